@@ -1,0 +1,27 @@
+"""DeSTA Lab: train one small connector on one task, and watch tasks that were never trained emerge.
+
+The names a notebook uses are loaded when they are first touched, so that `import desta_lab` takes milliseconds, not the
+seconds that torch and transformers take.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it
+_HOME: dict[str, str] = {}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'desta_lab' has no attribute {name!r}; it offers {', '.join(sorted(_HOME))}.")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
