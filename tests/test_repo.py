@@ -74,7 +74,7 @@ def part(module: str) -> str | None:
 
 
 def readme_tree() -> set[str]:
-    """The paths of README's file tree: two blanks of indent a level, a name, a phrase; the names of folders end in /."""
+    """The paths of README's file tree: two blanks of indent a level, a name, a phrase; a folder's name ends in /."""
     block = re.search(r"```text\n(desta_lab/.*?)```", read("README.md"), re.DOTALL)
     assert block, "README.md has no ```text block that starts with desta_lab/."
     folders: list[str] = []
@@ -178,12 +178,12 @@ def test_shapes_and_types_are_checked_in_tests():
 
 
 def test_nothing_in_the_package_unpickles():
-    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
     for path in modules():
         assert not {name.split(".")[0] for name in imports(path)} & unsafe, f"{dotted(path)} imports a pickler."
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr == "load":
-                assert ast.unparse(node.value) != "torch", f"{dotted(path)}:{node.lineno} calls torch.load."
+                assert ast.unparse(node.value) not in {"torch", "joblib"}, f"{dotted(path)}:{node.lineno} unpickles."
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert ast.unparse(node.value) == "False", f"{dotted(path)}:{node.value.lineno} allows pickle."
 
