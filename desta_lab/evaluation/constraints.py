@@ -16,24 +16,7 @@ _FENCE = "```"
 _JSON_TAGS = ("json", "Json", "JSON")  # what may follow the opening fence
 _DIVIDER = "***"  # IFEval's boundary between paragraphs
 _CLOSERS = "\"'”’)]}*_»"  # may stand between a full stop and the blank after it
-_ABBREVIATIONS = {
-    "mr",
-    "mrs",
-    "ms",
-    "dr",
-    "st",
-    "prof",
-    "sr",
-    "jr",
-    "inc",
-    "ltd",
-    "co",
-    "vs",
-    "etc",
-    "e.g",
-    "i.e",
-    "ph.d",
-}
+_ABBREVIATIONS = re.compile(r"mrs?|ms|dr|st|prof|sr|jr|inc|ltd|co|vs|etc|e\.g|i\.e|ph\.d")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
 
 
@@ -188,5 +171,6 @@ def _ends(word: str, following: str) -> bool:
     if word.endswith(("...", "…")):
         return not following[0].islower()
     if word.endswith("."):
-        return _INITIALS.fullmatch(word) is None and word[:-1].lstrip("(\"'").lower() not in _ABBREVIATIONS
+        bare = word.lstrip("(\"'")
+        return not _INITIALS.fullmatch(bare) and not _ABBREVIATIONS.fullmatch(bare[:-1].lower())
     return word.endswith(("!", "?"))
