@@ -1,0 +1,215 @@
+"""The voices of the spoken world: espeak-ng, called through ctypes, with speakers of our own making."""
+import _ctypes
+import ctypes
+import functools
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from desta_lab.audio import RATE
+
+ACCENTS = {"American": "en-us", "Scottish": "en-gb-scotland", "Caribbean": "en-029"}  # value → espeak-ng language
+SPEAKERS_PER_GENDER = 32
+_ENGLISH_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict")  # what English needs, of 127 languages
+_WORD, _END = 1, 5  # event types of speak_lib.h
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come to the callback before the call returns
+_UTF8 = 1  # espeakCHARS_UTF8
+_BUFFER = 1000  # milliseconds of sound a callback receives: few calls into Python
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+_HEADROOM = 40  # volume, of 100, at which no voice clips
+
+
+class VoiceError(RuntimeError):
+    """espeak-ng could not be loaded, or refused a voice."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One synthetic person: a name, a gender, and the lines of an espeak-ng voice variant."""
+
+    name: str
+    gender: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech with the moment of every word, in seconds from its first sample."""
+
+    wave: Float[np.ndarray, "sample"]
+    words: tuple[tuple[str, float, float], ...]
+
+
+@functools.cache
+def speakers() -> tuple[Speaker, ...]:
+    """The 64 people of the spoken world, the same in every corpus: female_01 … female_32, male_01 … male_32."""
+    return tuple(_speaker(gender, number) for gender in ("female", "male") for number in range(SPEAKERS_PER_GENDER))
+
+
+def _speaker(gender: str, number: int) -> Speaker:
+    """A vocal tract and a larynx drawn at random: formant places, strengths and widths, pitch, roughness, breath."""
+    rng = np.random.default_rng([gender == "female", number])
+    female = gender == "female"
+    pitch = rng.uniform(165, 225) if female else rng.uniform(78, 125)  # Hz, the floor of the intonation
+    tract = rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)  # a shorter tract raises all formants
+    lines = [f"pitch {pitch:.0f} {pitch * rng.uniform(1.3, 1.6):.0f}"]
+    for formant in range(9):
+        place = 100 * tract * rng.uniform(0.97, 1.03)
+        strength = rng.uniform(70, 105)
+        width = rng.uniform(125, 155) if female else rng.uniform(90, 115)
+        lines.append(f"formant {formant} {place:.0f} {strength:.0f} {width:.0f}")
+    breath = rng.integers(0, 5 if female else 3)
+    lines += [
+        f"roughness {rng.integers(0, 4)}",
+        f"flutter {rng.integers(0, 5)}",
+        f"breath 0 {breath} {breath} {breath} {breath} {breath} {breath} {breath}",
+        f"consonants {rng.integers(80, 125)} {rng.integers(80, 125)}",
+        f"tone 600 {rng.integers(150, 230)} 1500 {rng.integers(80, 140)} 3000 {rng.integers(50, 100)}",
+        f"stressAdd 0 0 {rng.integers(-15, 10)} {rng.integers(-15, 10)} 0 0 {rng.integers(-10, 20)} 20",
+    ]
+    return Speaker(f"{gender}_{number + 1:02d}", gender, tuple(lines))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),  # in characters, from 1
+        ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+class Synthesiser:
+    """espeak-ng with the speakers of this world; one per process, because the library is a global thing."""
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self._lock = threading.Lock()
+        self._folder = tempfile.mkdtemp(prefix="desta-voices-")
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        _write_data(Path(espeakng_loader.get_data_path()), Path(self._folder))
+        self._path = espeakng_loader.get_library_path()
+        self._callback = _Callback(self._receive)
+
+    @contextmanager
+    def _library(self) -> Iterator[ctypes.CDLL]:
+        """The library, loaded anew: it never rewinds its flutter and cycle counters, so a clip would depend on the one before it."""
+        library = ctypes.CDLL(self._path)
+        self._rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER, self._folder.encode(), 0)
+        if self._rate <= 0:
+            raise VoiceError(f"espeak-ng gave {self._rate} instead of a sample rate; reinstall espeakng-loader.")
+        library.espeak_SetSynthCallback(self._callback)
+        try:
+            yield library
+        finally:
+            library.espeak_Terminate()
+            (getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary"))(library._handle)
+
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
+        if samples and count > 0:
+            self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        index = 0
+        while events[index].kind:
+            event = events[index]
+            if event.kind in (_WORD, _END):
+                self._events.append((event.kind, event.text_position - 1, event.milliseconds / 1000))
+            index += 1
+        return 0
+
+    def say(
+        self, text: str, speaker: str, accent: str, *, words_per_minute: int = 175, pitch: int = 50, melody: int = 50
+    ) -> Utterance:
+        """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50."""
+        with self._lock, self._library() as library:
+            self._samples: list[np.ndarray] = []
+            self._events: list[tuple[int, int, float]] = []
+            voice = f"{ACCENTS[accent]}+{speaker}"
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            if library.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise VoiceError(f"espeak-ng knows no voice {voice!r}; speakers are female_01 … male_32.")
+            settings = {_RATE: words_per_minute, _VOLUME: _HEADROOM, _PITCH: pitch, _RANGE: melody}
+            for parameter, value in settings.items():
+                library.espeak_SetParameter(parameter, int(value), 0)
+            data = text.encode()
+            library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+            wave = np.concatenate(self._samples).astype(np.float32) / 2**15
+            events = list(self._events)
+        wave = soxr.resample(wave, self._rate, RATE)
+        return Utterance(cast(np.ndarray, wave), _words(text, events, len(wave) / RATE))
+
+
+def _words(text: str, events: list[tuple[int, int, float]], seconds: float) -> tuple[tuple[str, float, float], ...]:
+    """Events → (word, start, end), every word of the text once.
+
+    A word lasts until the next event, be it a word or the end of a sentence. espeak-ng reports some pairs ("for a",
+    "in the") as one word; they share its time by their letters.
+    """
+    starts = [event for event in events if event[0] == _WORD]
+    places = [place for _, place, _ in starts[1:]] + [len(text)]
+    moments = sorted({moment for _, _, moment in events} | {seconds})
+    words: list[tuple[str, float, float]] = []
+    for (_, place, start), next_place in zip(starts, places, strict=True):
+        group = [word.strip(".,").lower() for word in text[place:next_place].split()]
+        end = next((moment for moment in moments if moment > start), seconds)
+        edges = start + (end - start) * np.cumsum([0, *map(len, group)]) / sum(map(len, group))
+        words += [(word, float(edges[i]), float(edges[i + 1])) for i, word in enumerate(group)]
+    return tuple(words)
+
+
+def _write_data(source: Path, folder: Path) -> None:
+    """A private espeak-ng data folder: English from the package, and one variant file for each speaker."""
+    for name in _ENGLISH_FILES:
+        shutil.copy(source / name, folder / name)
+    shutil.copytree(source / "lang" / "gmw", folder / "lang" / "gmw")
+    variants = folder / "voices" / "!v"
+    variants.mkdir(parents=True)
+    for speaker in speakers():
+        header = ("language variant", f"name {speaker.name}", f"gender {speaker.gender}")
+        (variants / speaker.name).write_text("\n".join(header + speaker.lines) + "\n", encoding="utf-8")
+
+
+def whisper(wave: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Float[np.ndarray, "sample"]:
+    """The same vocal tract driven by noise instead of the larynx: linear prediction, frame by frame, no pitch left."""
+    hop, size, order = RATE // 100, RATE // 40, 18  # 10 ms, 25 ms; one pole pair per kHz and two for the source
+    window = np.hanning(size)
+    count = max(1, 1 + (len(wave) - size) // hop)
+    index = hop * np.arange(count)[:, None] + np.arange(size)
+    padded = np.pad(np.diff(wave, prepend=wave[:1]), (0, max(0, int(index.max()) + 1 - len(wave))))
+    frames = padded[index] * window
+    power = np.abs(np.fft.rfft(frames, 2 * size)) ** 2
+    correlation = np.fft.irfft(power)[:, : order + 1]
+    correlation[:, 0] = correlation[:, 0] * 1.0001 + 1e-9  # a little white noise keeps every frame solvable
+    lags = np.abs(np.arange(order)[:, None] - np.arange(order))
+    poles = np.linalg.solve(correlation[:, lags], correlation[:, 1:, None])[..., 0]
+    gain = np.sqrt(np.maximum(correlation[:, 0] - (poles * correlation[:, 1:]).sum(1), 0))
+    filters = np.fft.rfft(np.concatenate([np.ones((count, 1)), -poles], axis=1), 2 * size)
+    noise = np.fft.rfft(rng.standard_normal(len(padded))[index] * window, 2 * size)
+    voiceless = np.fft.irfft(noise * gain[:, None] / filters)
+    out = np.zeros(len(padded) + 2 * size)
+    for frame, sound in enumerate(voiceless):
+        out[hop * frame : hop * frame + 2 * size] += sound
+    return cast(np.ndarray, out[: len(wave)].astype(np.float32))
+
+
+@functools.cache
+def synthesiser() -> Synthesiser:
+    """This process's synthesiser, made at the first call (a few milliseconds)."""
+    return Synthesiser()
