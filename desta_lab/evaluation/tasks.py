@@ -1,9 +1,10 @@
 """The task ladder: from the prompt that was trained (rung 0) to what no target ever mentioned (rung 5)."""
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, NEUTRAL, describe
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
@@ -112,13 +113,145 @@ def own_attribute(task: Task, trained_label: str) -> bool:
     return task.attribute == trained_label
 
 
-def text_world(descriptions: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, str]]:
-    """(description, question, answer) for every task of the ladder: what the nano backbone is trained to read.
+# ---- the text world: what the nano backbone is taught, the ladder's questions and others like them ----
 
-    Only text. Rung 5 is asked of descriptions that state the topic, so that the oracle can answer it; where the
-    description is silent about it the caller adds no row.
+# other words for questions, and for parts of questions
+_REWORDED = {
+    TRAINED_PROMPT: ("Paraphrase what you hear.", "Say the description in other words.", "Describe the audio clip."),
+    PARAPHRASES[0]: ("Rewrite the description.", "Rewrite it.", "Write it again."),
+    PARAPHRASES[1]: ("What do you hear?", "Describe the clip in other words.", "Tell me all about the audio clip."),
+    "What is the gender of the speaker?": ("Is the speaker female or male?", "Is it a woman or a man?"),
+    "What is the accent of the speaker?": ("Which accent does the speaker have?", "Name the accent."),
+    "What is the speed of the speech?": ("How fast is the speech?", "Is the speed slow or fast?"),
+    "What is the volume of the voice?": ("How loud is the voice?", "Is the volume low or high?"),
+    "Does the speaker talk or whisper?": ("How does the speaker use the voice?", "Is the speech spoken or whispered?"),
+    "What is the background sound?": ("What is in the background?", "Which sound is behind the voice?"),
+    "What is the talk about?": ("What is the topic of the talk?", "Which topic does the speaker talk about?"),
+    "Which pronoun should be used for": ("Is it she or he for", "Name the pronoun of"),
+    "Is the speaker a king or a queen?": ("If the speaker had a crown, what would the speaker be?",),
+    "Which country does the speaker come from?": ("Where does the speaker come from?", "Name the country."),
+    "Which city does the speaker come from?": ("In which city was the speaker born?", "Name the city."),
+    "Is the speaker calm or in a hurry?": ("Does the speaker have time?", "How does the speaker feel about time?"),
+    "Should I turn the volume up or down?": ("What should I do with the volume?", "Which way should I turn the knob?"),
+    "What should you take with you if you go there?": ("What do you need there?", "What should I bring?"),
+    "Who or what makes the background sound?": ("What is the source of the background sound?",),
+    "Answer in JSON.": ("Use JSON.", "Reply with a JSON object."),
+    "Answer in capital letters.": ("Use capital letters only.", "Reply in upper case."),
+}
+_MORE_MULTI_HOP = (
+    ("gender", "How should I address the speaker?", "You should say", " madam| sir"),
+    ("gender", "Is the speaker a mother or a father?", "The speaker is a", " mother| father"),
+    ("accent", "Which money does the speaker pay with?", "The speaker pays with", " dollars| pounds| Jamaican dollars"),
+    ("rate", "Is the speaker like a snail or like a rocket?", "The speaker is like a", " snail| rocket"),
+    ("loudness", "Would the voice wake a baby?", "The baby would", " sleep| wake"),
+    ("manner", "Is it a secret?", "The talk is", " open| a secret"),
+    ("scene", "What would you see there?", "You would see", " puddles| a flashing light| wings| a stage"),
+    ("scene", "Is there trouble, water, nature or a party?", "There is", " water| trouble| nature| a party"),
+)
+_NOUN = {"gender": "gender", "accent": "accent", "rate": "speed", "loudness": "volume", "manner": "manner",
+         "scene": "background", "topic": "topic"}  # fmt: skip
+# the facts of a description in other words; {0} is the word of the rung-0 clause, {1} another for the same
+_FACTS = {
+    "gender": ("It is a {0} speaker.", "A {1} is heard.", "{0}."),
+    "accent": ("The speaker has the {0} accent.", "The voice sounds {0}.", "{0} accent."),
+    "rate": ("The speech is {0}.", "The speed of the speech is {0}.", "{0} speed."),
+    "loudness": ("The voice has a {0} volume.", "The voice is {1}.", "{0} volume."),
+    "manner": ("The voice {0}.", "The speech is {1}.", "{0}."),
+    "scene": ("There is {0} in the background.", "Behind the voice there is {0}.", "{0} in the background."),
+    "topic": ("The topic is {0}.", "The talk is on {0}.", "{0}."),
+}
+_SYNONYMS = dict(female="woman", male="man", low="quiet", high="loud", talks="spoken", whispers="whispered")
+
+
+def _said(attribute: str, value: str) -> tuple[str, str]:
+    stem, texts = _SAID.get(attribute, ("The talk is about", " food| travel| sport"))
+    return stem, _options(attribute, texts)[value]
+
+
+def _clause(attribute: str, value: str) -> str:
+    return "".join(_said(attribute, value)) + "."
+
+
+def _others() -> list[Task]:
+    """Tasks beside the ladder: each question under each constraint, and more multi-hop."""
+    tasks = [Task("", 4, a, question, stem, _options(a, texts)) for a, question, stem, texts in _MORE_MULTI_HOP]
+    for a, (question, stem, texts) in _ASKED.items():
+        bare = texts.replace(" a ", " ").replace(" ", "")
+        tasks += [
+            Task("", 2, a, f"{question} Answer in JSON.", f'{{"{_NOUN[a]}": "', _options(a, bare)),
+            Task("", 2, a, f"{question} Answer in capital letters.", stem.upper(), _options(a, texts.upper())),
+            Task("", 2, a, f"{question} Answer in lower case.", stem.lower(), _options(a, texts.lower())),
+            Task("", 2, a, f"{question} Put the answer in quotes.", f'"{stem}', _options(a, texts)),
+            Task("", 2, a, f"{question} Start with a bullet.", f"* {stem}", _options(a, texts)),
+            Task("", 2, a, f"{question} Answer in one word.", "", _options(a, bare)),
+        ]
+    return tasks
+
+
+def _answer(task: Task, value: str) -> str:
+    end = {"{": '"}', '"': '."'}.get(task.stem[:1], ".")
+    return task.stem + task.options[value] + end
+
+
+def _reworded(question: str, rng: random.Random) -> str:
+    for said, others in _REWORDED.items():
+        if said in question and rng.random() < 0.5:
+            question = question.replace(said, rng.choice(others))
+    return question
+
+
+def _retold(said: list[str], attributes: Mapping[str, str], rng: random.Random) -> str:
+    """The facts of a description, each in other words, in any order; at times words alone: "rain, male, fast, …"."""
+    words = {name: _said(name, attributes[name])[1].strip() for name in said}
+    order = rng.sample(said, len(said))
+    if rng.random() < 0.3:
+        return ", ".join(words[name] for name in order) + "."
+    told = []
+    for name in order:
+        forms = (_clause(name, attributes[name]), *_FACTS[name])
+        text = rng.choice(forms).format(words[name], _SYNONYMS.get(words[name], words[name]))
+        told.append(text[0].upper() + text[1:])
+    return " ".join(told)
+
+
+def text_world(rows: int, *, seed: int = 0, unseen: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """(description, question, answer), in the order in which the nano backbone is taught to read; only text.
+
+    The first fifth describes clips by `describe` alone; from then on half of the descriptions say the same facts in
+    other words and in any order. The questions are the ladder's, reworded, and others like them: the same answers
+    under more constraints, more multi-hop, several attributes at once, yes or no. Clips whose `describe` is among
+    `unseen` are left out, whatever the words. What a description does not state (the topic) is never asked for.
     """
-    for description, attributes in descriptions.items():
-        for task in ladder():
-            if task.attribute in DESCRIBED or f"about {attributes['topic']}" in description:
-                yield description, task.question, task.stem + task.options[attributes[task.attribute]]
+    rng = random.Random(seed)
+    listed, others = [task for task in ladder() if task.rung >= 2], _others()
+    made = 0
+    while made < rows:
+        a = {name: rng.choice(values) for name, values in ATTRIBUTES.items()}
+        if describe(a) in unseen:
+            continue
+        kind, task = rng.random(), rng.choice(listed if rng.random() < 0.7 else others)
+        topic = rng.random() < 0.1 or (kind >= 0.3 and task.attribute == "topic")
+        said = [*DESCRIBED, "topic"] if topic else list(DESCRIBED)
+        if kind < 0.15:  # say it all, from any clause on
+            first = rng.randrange(len(said))
+            question = _reworded(rng.choice((TRAINED_PROMPT, *PARAPHRASES)), rng)
+            answer = " ".join(_clause(name, a[name]) for name in said[first:] + said[:first])
+        elif kind < 0.25:  # several attributes
+            asked = rng.sample(said, rng.randint(2, 3))
+            question = f"What is the {' and the '.join(_NOUN[name] for name in asked)}?"
+            answer = " ".join(_clause(name, a[name]) for name in asked)
+        elif kind < 0.3:  # yes or no
+            name = rng.choice(said)
+            guess = rng.choice(ATTRIBUTES[name])
+            question = f"Is this right? {_clause(name, guess)}"
+            answer = f"{'Yes' if guess == a[name] else 'No'}. {_clause(name, a[name])}"
+        else:
+            question, answer = _reworded(task.question, rng), _answer(task, a[task.attribute])
+        if rng.random() < 0.02 and not topic:  # told nothing, it guesses evenly: a prior without favourites
+            description = NEUTRAL
+        elif made < rows / 5 or rng.random() < 0.5:
+            description = describe(a, topic=topic)
+        else:
+            description = _retold(said, a, rng)
+        made += 1
+        yield description, question, answer

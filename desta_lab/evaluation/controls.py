@@ -1,0 +1,153 @@
+"""One checkpoint under every view: the clip, silence, another speaker's clip, and the text oracle."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation import constraints, scoring
+from desta_lab.evaluation.tasks import Task
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.world.describe import describe, mentions
+
+Scores = Sequence[Float[Tensor, "clip option"]]
+
+
+def hear(llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32) -> Float[Tensor, "clip query d_llm"]:
+    """Audio embeddings of many clips under the connector as it is now."""
+    llm.connector.eval()
+    with torch.no_grad():
+        device = next(llm.connector.parameters()).device
+        return torch.cat([llm.connector(part.to(device)) for part in states.split(batch, dim=1)])
+
+
+def partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
+    """For every clip the row of another speaker's clip: the shuffled-audio control listens to that one instead."""
+    rng = np.random.default_rng(seed)
+    speakers = np.array([clip.speaker for clip in clips])
+    if len(set(speakers)) < 2:
+        raise ValueError("Shuffled audio needs clips of at least two speakers; take a larger split.")
+    return [int(rng.choice(np.flatnonzero(speakers != speaker))) for speaker in speakers]
+
+
+def views(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    spoken: Float[Tensor, "clip query d_llm"],
+    held_out: Float[Tensor, "other query d_llm"],
+    silence: Float[Tensor, "one query d_llm"],
+) -> pd.DataFrame:
+    """The audio view of one checkpoint with its controls, one row per view × clip × task.
+
+    `held_out` are clips of other speakers that calibrate the ranking. Shuffled audio scores another speaker's clip
+    against this clip's truth; silence scores one clip of zeros against every truth.
+    """
+    lengths = [scoring.option_lengths(llm.backbone.tokenizer, task) for task in tasks]
+    heard = scoring.rank(llm, tasks, torch.cat([spoken, held_out, silence]))
+    count, others = len(spoken), len(held_out)
+    audio = [score[:count] for score in heard]
+    calibration = [score[count : count + others] for score in heard]
+    swap = partners(clips)
+    by_view = {
+        "audio": audio,
+        "shuffled": [score[swap] for score in audio],
+        "silence": [score[-1:].expand(count, -1) for score in heard],
+    }
+    return pd.concat(
+        [_table(view, tasks, clips, scores, calibration, lengths) for view, scores in by_view.items()], ignore_index=True
+    )
+
+
+def oracle(llm: AudioLLM, tasks: Sequence[Task], clips: Sequence[Clip], held_out: Sequence[Clip]) -> pd.DataFrame:
+    """The text oracle: the untouched backbone reads the description and does every task, scored the same way.
+
+    Tasks about an attribute that descriptions leave out (rung 5) are asked of a description that states it.
+    """
+    lengths = {task.name: scoring.option_lengths(llm.backbone.tokenizer, task) for task in tasks}
+    tables = []
+    for topic in (False, True):
+        some = [task for task in tasks if (task.attribute == "topic") == topic]
+        texts = [describe(clip.attributes, topic=topic) for clip in [*clips, *held_out]]
+        unique = list(dict.fromkeys(texts))
+        scores = scoring.rank_text(llm.backbone, some, unique)
+        rows = [unique.index(text) for text in texts]
+        own, other = rows[: len(clips)], rows[len(clips) :]
+        tables.append(
+            _table(
+                "oracle", some, clips, [s[own] for s in scores], [s[other] for s in scores],
+                [lengths[task.name] for task in some],
+            )
+        )  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def _table(
+    view: str, tasks: Sequence[Task], clips: Sequence[Clip], scores: Scores, held_out: Scores, lengths: Sequence[Tensor]
+) -> pd.DataFrame:
+    table = scoring.judge(tasks, scores, held_out, [clip.attributes for clip in clips], lengths)
+    table.insert(0, "view", view)
+    table["clip"] = [clips[i].id for i in table["row"]]
+    table["speaker"] = [clips[i].speaker for i in table["row"]]
+    return table.drop(columns="row")
+
+
+def free_form(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    spoken: Float[Tensor, "clip query d_llm"] | None,
+    max_new_tokens: int = 24,
+    batch: int = 32,
+) -> pd.DataFrame:
+    """Answers in the backbone's own words: `free_form` 1 if only the right value is named, `obeyed` 1 if the output
+    constraint is kept (rung 2), and the `answer` itself. Without `spoken` the description is read (text oracle).
+
+    A question that several tasks share (the trained prompt) is answered once a clip.
+    """
+    asked: dict[tuple[str, bool], list[str]] = {}
+    for task in tasks:
+        key = (task.question, task.attribute == "topic")
+        if key not in asked:
+            asked[key] = _answers(llm, *key, clips, spoken, max_new_tokens, batch)
+    rows = []
+    for task in tasks:
+        for clip, answer in zip(clips, asked[task.question, task.attribute == "topic"], strict=True):
+            right = clip.attributes[task.attribute]
+            rows.append(
+                {
+                    "view": "oracle" if spoken is None else "audio", "clip": clip.id, "task": task.name, "answer": answer,
+                    "free_form": float(named(task, answer) == {right}),
+                    "obeyed": float(constraints.obeyed(task.constraint, answer)) if task.constraint else float("nan"),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _answers(
+    llm: AudioLLM, question: str, topic: bool, clips: Sequence[Clip], spoken: Tensor | None, tokens: int, batch: int
+) -> list[str]:
+    tokenizer, out = llm.backbone.tokenizer, []
+    for first in range(0, len(clips), batch):
+        some = clips[first : first + batch]
+        if spoken is None:
+            texts = [describe(clip.attributes, topic=topic) for clip in some]
+            streams = [chat.stream(tokenizer, chat.read(text, question), 0) for text in texts]
+            ids = llm.answer(streams, None, max_new_tokens=tokens)
+        else:
+            streams = [chat.stream(tokenizer, chat.ask(question), llm.queries)] * len(some)
+            ids = llm.answer(streams, spoken[first : first + batch], max_new_tokens=tokens)
+        out += [llm.backbone.text(row) for row in ids]
+    return out
+
+
+def named(task: Task, answer: str) -> set[str]:
+    """The values of a task's attribute that an answer names, by the option's own words or the attribute's."""
+    text = f" {answer.lower()} "
+    options = {v for v, words in task.options.items() if f" {words.strip().lower()}" in text}
+    return options | mentions(answer, task.attribute)

@@ -1,0 +1,211 @@
+"""Closed-set ranking through a shared prefix: one forward of the backbone answers every task of a clip."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from desta_lab.evaluation.tasks import Task
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import Backbone
+
+
+@dataclass
+class Trie:
+    """Token sequences that share their beginnings: every distinct beginning is one node, computed once.
+
+        "\\nWhat is the ─┬─ gender of … ─► The speaker is ─┬─ female
+                         └─ accent of … ─► The accent is   └─ male
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)  # -1: the trunk
+    depth: list[int] = field(default_factory=list)
+    _known: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        """Node of every token of a sequence, made where it is new."""
+        path, node = [], -1
+        for token in sequence:
+            if (node, token) not in self._known:
+                self._known[node, token] = len(self.tokens)
+                self.tokens.append(token)
+                self.parent.append(node)
+                self.depth.append(0 if node < 0 else self.depth[node] + 1)
+            node = self._known[node, token]
+            path.append(node)
+        return path
+
+    def mask(self) -> Bool[Tensor, "node node"]:
+        """Which node sees which: itself and its ancestors."""
+        sees = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self.parent):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        return sees
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The tasks as one trie behind the clip, and where each option's tokens are predicted."""
+
+    tasks: Sequence[Task]
+    trie: Trie
+    paths: list[list[tuple[list[int], list[int]]]]  # task → option → (predicting nodes, predicted ids)
+
+
+def branches(tokenizer: object, tasks: Sequence[Task], trunk: chat.Stream, streams: Sequence[chat.Stream]) -> Branches:
+    """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
+    trie, paths = Trie(), []
+    for task, stream in zip(tasks, streams, strict=True):
+        tail = list(stream.ids[len(trunk.ids) :])
+        stem = chat.encode(tokenizer, task.stem)
+        options = []
+        for text in task.options.values():
+            whole = chat.encode(tokenizer, task.stem + text)
+            option = whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text)
+            nodes = trie.add([*tail, *stem, *option[:-1]])
+            options.append((nodes[len(nodes) - len(option) :], option))
+        paths.append(options)
+    return Branches(tasks, trie, paths)
+
+
+def trunk_of(streams: Sequence[chat.Stream]) -> chat.Stream:
+    """The longest common beginning of several streams: everything up to the question."""
+    shortest = min(len(s.ids) for s in streams)
+    same = next((i for i in range(shortest) if len({s.ids[i] for s in streams}) > 1), shortest)
+    return chat.Stream(streams[0].ids[:same], same)
+
+
+@torch.no_grad()
+def rank(
+    llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"], batch: int = 8
+) -> list[Float[Tensor, "clip option"]]:
+    """Log-probability of every option of every task under the audio view, for clips already heard by the connector."""
+    streams = [chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks]
+    trunk = trunk_of(streams)
+    tree = branches(llm.backbone.tokenizer, tasks, trunk, streams)
+    ids = torch.tensor([list(trunk.ids)])
+    parts = [
+        _scores(llm.backbone, tree, llm.splice(ids.expand(len(some), -1), some), torch.ones(len(some), len(trunk.ids)))
+        for some in spoken.split(batch)
+    ]
+    return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+
+@torch.no_grad()
+def rank_text(
+    backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
+) -> list[Float[Tensor, "clip option"]]:
+    """The same scores under the text view: the backbone reads each description (the text oracle)."""
+    tokenizer = backbone.tokenizer
+    every = [[chat.stream(tokenizer, chat.read(d, task.question), 0) for task in tasks] for d in descriptions]
+    trunks = [trunk_of(streams) for streams in every]
+    tree = branches(tokenizer, tasks, trunks[0], every[0])
+    parts = []
+    for first in range(0, len(trunks), batch):
+        rows = [list(t.ids) for t in trunks[first : first + batch]]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[backbone.pad_id] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0.0] * (longest - len(row)) + [1.0] * len(row) for row in rows])
+        parts.append(_scores(backbone, tree, backbone.embed(ids), mask))
+    return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+
+def _scores(
+    backbone: Backbone, tree: Branches, trunk: Float[Tensor, "batch token d_llm"], real: Float[Tensor, "batch token"]
+) -> list[Float[Tensor, "batch option"]]:
+    """One forward over trunk and trie, every node masked to its own history; padding stands left of the trunk."""
+    trie, device = tree.trie, backbone.device
+    rows, long = trunk.shape[:2]
+    nodes = backbone.embed(torch.tensor(trie.tokens)).expand(rows, -1, -1).to(trunk.dtype)
+    total = long + len(trie.tokens)
+    sees = torch.zeros(total, total, dtype=torch.bool)
+    sees[:long, :long] = torch.ones(long, long, dtype=torch.bool).tril()
+    sees[long:, :long] = True
+    sees[long:, long:] = trie.mask()
+    padded = torch.cat([real.bool(), torch.ones(rows, len(trie.tokens), dtype=torch.bool)], dim=1)
+    allowed = sees & padded[:, None] | torch.eye(total, dtype=torch.bool)
+    lengths = real.sum(1).long()
+    positions = torch.cat(
+        [(real.cumsum(1) - 1).clamp_min(0).long(), lengths[:, None] + torch.tensor(trie.depth)[None]], dim=1
+    )
+    lowest = torch.finfo(backbone.dtype).min
+    mask = torch.zeros(rows, 1, total, total, dtype=backbone.dtype).masked_fill(~allowed[:, None], lowest)
+    hidden = backbone.hidden(
+        torch.cat([trunk, nodes], dim=1), attention_mask=mask.to(device), position_ids=positions.to(device)
+    )
+    wanted = sorted({node for task in tree.paths for before, _ in task for node in before})
+    at = torch.tensor([long + node for node in wanted], device=device)
+    logp = backbone.head(hidden[:, at]).log_softmax(-1).cpu()
+    row = {node: i for i, node in enumerate(wanted)}
+    return [
+        torch.stack([sum(logp[:, row[n], t] for n, t in zip(*option, strict=True)) for option in task], dim=1)  # type: ignore[misc]
+        for task in tree.paths
+    ]
+
+
+@torch.no_grad()
+def rank_plain(
+    llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"]
+) -> list[Float[Tensor, "clip option"]]:
+    """The same scores the slow way, one forward for every clip, task and option: the reference of `rank`."""
+    scores = []
+    for task in tasks:
+        start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
+        stem = chat.encode(llm.backbone.tokenizer, task.stem)
+        columns = []
+        for text in task.options.values():
+            whole = chat.encode(llm.backbone.tokenizer, task.stem + text)
+            option = whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(llm.backbone.tokenizer, text)
+            ids = torch.tensor([[*start.ids, *stem, *option]])
+            rows = []
+            for one in spoken:
+                hidden = llm.backbone.hidden(llm.splice(ids, one[None]))[0, -len(option) - 1 : -1]
+                logp = llm.backbone.head(hidden).log_softmax(-1).cpu()
+                rows.append(logp.gather(1, torch.tensor(option)[:, None]).sum())
+            columns.append(torch.stack(rows))
+        scores.append(torch.stack(columns, dim=1))
+    return scores
+
+
+def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "option"]:
+    """Tokens of each option, by which raw ranking divides its log-probability."""
+    return torch.tensor([len(chat.encode(tokenizer, task.stem + o)) - len(chat.encode(tokenizer, task.stem))
+                         for o in task.options.values()]).clamp_min(1)  # fmt: skip
+
+
+def judge(
+    tasks: Sequence[Task],
+    scores: Sequence[Float[Tensor, "clip option"]],
+    held_out: Sequence[Float[Tensor, "other option"]],
+    truth: Sequence[dict[str, str]],
+    lengths: Sequence[Int[Tensor, "option"]],
+) -> pd.DataFrame:
+    """Raw and calibrated choices, one row per clip × task.
+
+    Raw: the highest log-probability per token. Calibrated: each option's mean log-probability over `held_out` clips
+    (other speakers, never the ones scored here; no labels are used) is subtracted first, so that what remains is what
+    this clip says and not what the backbone likes to say.
+    """
+    rows = []
+    for task, score, other, length in zip(tasks, scores, held_out, lengths, strict=True):
+        values = list(task.options)
+        raw = (score / length).argmax(1).tolist()
+        calibrated = (score - other.mean(0)).argmax(1).tolist()
+        logp = score.log_softmax(-1)
+        for i, attributes in enumerate(truth):
+            right = values.index(attributes[task.attribute])
+            rows.append(
+                {
+                    "task": task.name, "rung": task.rung, "attribute": task.attribute, "chance": task.chance,
+                    "row": i, "raw": float(raw[i] == right), "calibrated": float(calibrated[i] == right),
+                    "logprob": float(score[i, right]), "share": float(logp[i, right].exp()),
+                    "chosen": values[calibrated[i]],
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)

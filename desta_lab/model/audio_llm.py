@@ -1,0 +1,172 @@
+"""AudioLLM: encoder → connector → backbone, put together; generation, and connector files that refuse other parts."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from desta_lab import audio
+from desta_lab.model import chat
+from desta_lab.model.backbone import Backbone
+from desta_lab.model.encoder import Encoder
+
+
+class PartsError(ValueError):
+    """A connector file and the parts around it do not belong together; the message says which."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `generate` returns, one entry a conversation."""
+
+    text: list[str]
+    ids: list[tuple[int, ...]]
+    audios: list[list[tuple[str, str]]]  # (file, transcript) of every clip
+
+
+class AudioLLM(nn.Module):
+    """A frozen encoder and a frozen backbone with a trained connector between them.
+
+    Args:
+        parts: what the connector is tied to (ids and hashes of encoder and backbone, tapped layers); it is written
+            into every connector file and compared when one is loaded.
+        transcribe: waveforms → words, used where a message asks for a transcript (`audios: [{"text": None}]` with
+            `with_transcript=True`).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        connector: nn.Module,
+        backbone: Backbone,
+        parts: dict[str, Any],
+        transcribe: Callable[[Sequence[Any]], list[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.connector, self.backbone = encoder, connector, backbone
+        self.parts, self.transcribe = parts, transcribe
+
+    @property
+    def queries(self) -> int:
+        """Audio embeddings per clip."""
+        return int(self.connector.queries)  # type: ignore[arg-type]
+
+    def splice(
+        self, ids: Int[Tensor, "batch token"], spoken: Float[Tensor, "clip query d_llm"]
+    ) -> Float[Tensor, "batch token d_llm"]:
+        """Token embeddings with audio embeddings written into the slots, clip after clip, row after row."""
+        embeddings = self.backbone.embed(ids)
+        slots = (ids == chat.SLOT).to(embeddings.device)
+        if int(slots.sum()) != spoken.shape[0] * spoken.shape[1]:
+            raise chat.ChatError(f"{int(slots.sum())} audio slots for {spoken.shape[0]} clips of {spoken.shape[1]} queries.")
+        return embeddings.masked_scatter(slots[..., None], spoken.to(embeddings.dtype))
+
+    def response_logits(
+        self, prefix: Sequence[int], ids: Int[Tensor, "batch token"], at: Tensor, spoken: Float[Tensor, "clip query d_llm"]
+    ) -> Float[Tensor, "position vocabulary"]:
+        """Next-token logits (float32) at the positions marked by `at`, after a shared prefix."""
+        return self.backbone.head(self.backbone.hidden(self.splice(ids, spoken), prefix)[at.to(self.backbone.device)])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        messages: Sequence[Any],
+        *,
+        max_new_tokens: int = 32,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        with_transcript: bool = False,
+    ) -> Answer:
+        """Answers to conversations in the message format of the DeSTA models.
+
+        `messages` is one conversation or a list of them; a user message may hold `<|AUDIO|>` placeholders and
+        `audios: [{"audio": path, "text": None | transcript}]`. Without audio the call is the untouched backbone.
+        """
+        chats = [list(messages)] if messages and isinstance(messages[0], dict) else [list(m) for m in messages]
+        waves = [[audio.read(clip["audio"]) for m in c for clip in m.get("audios", ())] for c in chats]
+        words = [
+            self._words(c, w, with_transcript) for c, w in zip(chats, waves, strict=True)
+        ]
+        streams = [
+            chat.stream(self.backbone.tokenizer, c, self.queries, transcripts=w) for c, w in zip(chats, words, strict=True)
+        ]
+        heard = [wave for conversation in waves for wave in conversation]
+        spoken = self.connector(self.encoder.hear(heard).float()) if heard else None
+        ids = self.answer(
+            streams, spoken, max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p
+        )
+        files = [[str(clip["audio"]) for m in c for clip in m.get("audios", ())] for c in chats]
+        audios = [list(zip(f, w, strict=True)) for f, w in zip(files, words, strict=True)]
+        return Answer([self.backbone.text(row) for row in ids], ids, audios)
+
+    @torch.no_grad()
+    def answer(
+        self, streams: Sequence[chat.Stream], spoken: Float[Tensor, "clip query d_llm"] | None, **how: Any
+    ) -> list[tuple[int, ...]]:
+        """Generated ids for streams whose slots are filled by `spoken`, clip after clip; rows are padded on the left."""
+        longest = max(len(s.ids) for s in streams)
+        pad = self.backbone.pad_id
+        ids = torch.tensor([[pad] * (longest - len(s.ids)) + list(s.ids) for s in streams])
+        mask = torch.tensor([[0] * (longest - len(s.ids)) + [1] * len(s.ids) for s in streams]).to(self.backbone.device)
+        if not how.get("do_sample"):
+            how = {key: value for key, value in how.items() if key not in ("temperature", "top_p")}
+        if spoken is None:
+            out = self.backbone.generate(input_ids=ids.to(self.backbone.device), attention_mask=mask, **how)[:, longest:]
+        else:
+            embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
+            out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
+        return [self.backbone.until_end(row.tolist()) for row in out]
+
+    def _words(self, conversation: Sequence[chat.Message], waves: Sequence[Any], with_transcript: bool) -> list[str]:
+        """The transcript of every clip: as given, written down by Whisper when asked for, or none."""
+        given = [clip.get("text") for m in conversation for clip in m.get("audios", ())]
+        if not with_transcript or all(text is not None for text in given):
+            return [text or "" for text in given]
+        if self.transcribe is None:
+            raise PartsError("A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=….")
+        return [text or written for text, written in zip(given, self.transcribe(waves), strict=True)]
+
+    def save(self, path: Path, **note: Any) -> str:
+        """Write the connector alone, with the ids and hashes of the parts it was trained with; returns its sha256."""
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.connector.state_dict().items()}
+        part = path.with_suffix(".part")
+        save_file(tensors, part, metadata={"parts": json.dumps(self.parts, sort_keys=True), "note": json.dumps(note)})
+        part.replace(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def load(self, path: Path) -> None:
+        """Read a connector file strictly; refuses a file of other parts, other shapes or other names.
+
+        Raises:
+            PartsError: with the first difference, and what to do.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                parts = json.loads((file.metadata() or {}).get("parts", "{}"))
+        except Exception as error:
+            raise PartsError(f"{path}: not a whole safetensors file ({error}); copy it again or train again.") from error
+        for key, mine in self.parts.items():
+            if parts.get(key) != mine:
+                raise PartsError(f"{path}: trained with {key} {parts.get(key)}, but here {key} is {mine}; load its own parts.")
+        try:
+            self.connector.load_state_dict(load_file(path), strict=True)
+        except RuntimeError as error:
+            raise PartsError(f"{path}: another connector's tensors ({str(error).splitlines()[-1].strip()}).") from error
+
+
+def tensors_sha256(module: nn.Module) -> str:
+    """One hash over every tensor of a module: the freeze guard compares it before and after a run."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""The connector, the only part that learns: query tokens read the tapped layers and speak in backbone embeddings."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention, written out so that a hook on `softmax` sees the weights (head, query, frame)."""
+
+    def __init__(self, width: int, heads: int, d_source: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(d_source, width), nn.Linear(d_source, width)
+        self.softmax, self.dropout, self.out = nn.Softmax(dim=-1), nn.Dropout(dropout), nn.Linear(width, width)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query width"], source: Float[Tensor, "batch frame d_source"]
+    ) -> Float[Tensor, "batch query width"]:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, queries), (self.key, source), (self.value, source))
+        )
+        weights = self.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
+        return self.out((self.dropout(weights) @ v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One Q-Former layer: queries attend to each other, then to the frames, then an MLP; post-norm or pre-norm."""
+
+    def __init__(self, width: int, heads: int, ffn: int, *, post_norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.post_norm = post_norm
+        self.self_attention = Attention(width, heads, width, dropout)
+        self.cross_attention = Attention(width, heads, width, dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, ffn), nn.GELU(), nn.Linear(ffn, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-12) for _ in range(3))  # BERT's epsilon
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query width"], frames: Float[Tensor, "batch frame width"]
+    ) -> Float[Tensor, "batch query width"]:
+        steps = (lambda x: self.self_attention(x, x), lambda x: self.cross_attention(x, frames), self.mlp)
+        for norm, step in zip(self.norms, steps, strict=True):
+            if self.post_norm:
+                queries = norm(queries + self.dropout(step(queries)))
+            else:
+                queries = queries + self.dropout(step(norm(queries)))
+        return queries
+
+
+class QFormer(nn.Module):
+    """The modality adapter of DeSTA2.5-Audio: one Q-Former shared by all tapped layers, mixed per query.
+
+        tapped layer l ──► Q-Former(query tokens l) ──► (query, width) ─┐
+                                                                        ├─ softmax mixture per query ─► LayerNorm, Linear
+        tapped layer l'──► Q-Former(query tokens l')──► (query, width) ─┘
+
+    The defaults are the published form (modeling_desta25.py). The small presets change three things, each measured
+    in LOG.md: `width` gives every tap an input projection to a narrower Q-Former, `post_norm=False`, and `anchor`
+    makes the connector be born saying one neutral sentence: its embeddings are added to the output and trained on.
+
+    Args:
+        scale: the output is multiplied by this constant, so that it is born at the backbone's embedding scale.
+        anchor: backbone embeddings of a text of as many tokens as there are queries.
+    """
+
+    def __init__(
+        self,
+        *,
+        taps: int,
+        d_enc: int,
+        d_llm: int,
+        queries: int = 64,
+        depth: int = 6,
+        heads: int = 20,
+        ffn: int = 3072,
+        width: int | None = None,
+        post_norm: bool = True,
+        dropout: float = 0.1,
+        scale: float = 1.0,
+        anchor: Float[Tensor, "query d_llm"] | None = None,
+    ) -> None:
+        super().__init__()
+        inner = width or d_enc
+        if anchor is not None and len(anchor) != queries:
+            raise ValueError(f"The anchor has {len(anchor)} tokens and the connector {queries} queries; make them equal.")
+        self.queries, self.scale = queries, scale
+        self.inputs = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity() for _ in range(taps)
+        )
+        self.query_tokens = nn.Parameter(torch.randn(taps, queries, inner) * (inner**-0.5 if width is None else 1.0))
+        self.blocks = nn.ModuleList(
+            Block(inner, heads, ffn, post_norm=post_norm, dropout=dropout) for _ in range(depth)
+        )
+        self.layer_weights = nn.Parameter(torch.zeros(queries, taps))
+        self.proj = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, d_llm))
+        self.anchor = nn.Parameter(anchor.detach().clone().float()) if anchor is not None else None
+
+    def forward(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
+        taps, batch = states.shape[:2]
+        frames = torch.stack([project(x) for project, x in zip(self.inputs, states, strict=True)])
+        read = self.query_tokens[:, None].expand(-1, batch, -1, -1).flatten(0, 1)
+        for block in self.blocks:
+            read = block(read, frames.flatten(0, 1))
+        mixed = torch.einsum("lbqd,ql->bqd", read.unflatten(0, (taps, batch)), self.mixture())
+        out = self.scale * self.proj(mixed)
+        return out if self.anchor is None else out + self.anchor
+
+    def mixture(self) -> Float[Tensor, "query layer"]:
+        """The share of each tapped layer in each query; rows sum to one."""
+        return self.layer_weights.softmax(-1)
+
+
+class FrameStack(nn.Module):
+    """The comparison connector: frames of the last tapped layer, stacked in groups, through an MLP (as in SLAM-ASR).
+
+    The clip's frames are cut into `queries` equal groups; a group is averaged in `stack` parts and concatenated.
+    """
+
+    def __init__(
+        self, *, d_enc: int, d_llm: int, queries: int, stack: int = 4, hidden: int = 1024, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.queries, self.stack, self.scale = queries, stack, scale
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(stack * d_enc), nn.Linear(stack * d_enc, hidden), nn.GELU(), nn.LayerNorm(hidden),
+            nn.Linear(hidden, d_llm),
+        )  # fmt: skip
+
+    def forward(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
+        parts = nn.functional.adaptive_avg_pool1d(states[-1].transpose(1, 2), self.queries * self.stack)
+        groups = parts.transpose(1, 2).unflatten(1, (self.queries, self.stack)).flatten(2)
+        return self.scale * self.mlp(groups)

@@ -1,0 +1,84 @@
+"""The frozen Whisper encoder: log-mel in, the outputs of its tapped layers out."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
+
+# tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (FACTS: modeling_desta25.py)
+TAPS = {4: (0, 1, 2, 3), 6: (1, 3, 5), 12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 32: (7, 15, 23, 31)}
+
+
+class Encoder(nn.Module):
+    """A frozen Whisper encoder, cropped to clips of `seconds`, that returns what its tapped layers put out.
+
+    A tapped layer is read before Whisper's final LayerNorm, as in DeSTA2.5-Audio. Cropping keeps the first rows of
+    the position table, so 4 s cost an eighth of the usual 30 s.
+    """
+
+    def __init__(self, whisper: nn.Module, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
+        super().__init__()
+        layers = len(whisper.layers)  # type: ignore[arg-type]
+        if not taps or not all(0 <= tap < layers for tap in taps):
+            raise ValueError(f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers.")
+        frames = round(seconds * FRAMES_PER_SECOND)
+        positions: nn.Embedding = whisper.embed_positions  # type: ignore[assignment]
+        if frames > positions.num_embeddings:
+            raise ValueError(f"{seconds} s are {frames} frames; this encoder knows {positions.num_embeddings}.")
+        whisper.embed_positions = nn.Embedding.from_pretrained(positions.weight.data[:frames].clone())
+        whisper.config = copy.deepcopy(whisper.config)
+        whisper.config.max_source_positions = frames  # type: ignore[union-attr]
+        self.whisper = whisper.eval().requires_grad_(False)
+        self.taps, self.seconds, self.frames = tuple(taps), seconds, frames
+        self.mels = int(whisper.config.num_mel_bins)  # type: ignore[union-attr, arg-type]
+        self.width = int(whisper.config.d_model)  # type: ignore[union-attr, arg-type]
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, seconds: float = WHISPER_SECONDS, taps: Sequence[int] | None = None, **how: Any
+    ) -> "Encoder":
+        """The encoder half of a Whisper folder; `how` goes to `from_pretrained` (dtype, …)."""
+        from transformers import WhisperModel
+
+        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **how})
+        return cls(model.encoder, taps or TAPS[len(model.encoder.layers)], seconds)
+
+    @torch.no_grad()
+    def forward(self, mel: Float[Tensor, "batch mel mel_frame"]) -> Float[Tensor, "layer batch frame d_enc"]:
+        """Encoder states of the tapped layers; two mel frames (20 ms) make one encoder frame."""
+        kept: dict[int, Tensor] = {}
+
+        def keep(tap: int) -> Any:
+            return lambda module, args, out: kept.__setitem__(tap, out[0] if isinstance(out, tuple) else out)
+
+        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in self.taps]  # type: ignore[index, union-attr]
+        try:
+            self.whisper(mel.to(next(self.whisper.parameters()).dtype))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack([kept[tap] for tap in self.taps])
+
+    def hear(self, waves: Sequence[Float[np.ndarray, "_"]]) -> Float[Tensor, "layer batch frame d_enc"]:
+        """Waveforms at 16 kHz, cropped or padded to `seconds`, through mel and encoder."""
+        device = next(self.whisper.parameters()).device
+        return self(log_mel(waves, self.seconds, self.mels).to(device))
+
+
+@torch.no_grad()
+def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]], max_new_tokens: int = 64) -> list[str]:
+    """What the whole Whisper of this folder, decoder included, writes down: greedy, 30 s windows."""
+    from transformers import AutoTokenizer, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
+    ids = model.generate(mel, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
+    texts: list[str] = AutoTokenizer.from_pretrained(folder).batch_decode(ids, skip_special_tokens=True)
+    return [text.strip() for text in texts]

@@ -1,0 +1,173 @@
+"""Presets: which frozen parts, which connector and how much of everything; the only file that knows model names."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from desta_lab.model import chat, weights
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import Backbone, fastest_dtype
+from desta_lab.model.connector import FrameStack, QFormer
+from desta_lab.model.encoder import Encoder, transcribe
+from desta_lab.world.describe import NEUTRAL
+
+NANO = Path(__file__).resolve().parents[2] / "data" / "nano"  # the glass-box LLM that ships with the checkout
+
+
+@dataclass(frozen=True)
+class ConnectorShape:
+    """Sizes of the connector; `width=None`, `post_norm=True`, `anchored=False` is the published form."""
+
+    kind: str = "qformer"  # or "frames", the comparison
+    queries: int = 64
+    depth: int = 6
+    heads: int = 20
+    ffn: int = 3072
+    width: int | None = None
+    post_norm: bool = True
+    dropout: float = 0.1
+    scaled: bool = False  # output multiplied by the backbone's embedding scale
+    anchored: bool = False  # born saying NEUTRAL; its length sets the number of queries
+
+
+SMALL = ConnectorShape(
+    depth=2, heads=8, ffn=1024, width=256, post_norm=False, dropout=0.0, scaled=True, anchored=True
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything a run needs to know, as data: always shown, always overridable with `dataclasses.replace`.
+
+    `minutes`, `memory_gb` and `disk_gb` are what the quickstart took where it was measured (README, LOG.md); None
+    where nobody has run it yet.
+    """
+
+    name: str
+    encoder: str
+    backbone: str
+    purpose: str
+    seconds: float = 4.0  # every clip is cropped or padded to this
+    connector: ConnectorShape = field(default_factory=ConnectorShape)
+    clips: dict[str, int] = field(default_factory=lambda: {"train": 1440, "validation": 192, "test": 384})
+    steps: int = 240
+    batch: int = 8
+    lr: float = 1e-3
+    label: str = "scene"  # the attribute whose bare values train the rival run
+    rungs: int = 64  # linear spacing of the checkpoint ladder
+    test: int = 96  # clips scored at every checkpoint
+    held_out: int = 48  # clips of other speakers that calibrate the ranking
+    spoken_answers: int = 12  # clips answered in free form at every checkpoint
+    minutes: float | None = None
+    memory_gb: float | None = None
+    disk_gb: float | None = None
+
+
+def nano() -> Preset:
+    """Real ears, glass-box backbone: exercises and CI."""
+    return Preset(
+        "nano", "whisper-tiny.en", str(NANO), "exercises, CI, the glass box", connector=SMALL,
+        clips={"train": 768, "validation": 96, "test": 192}, steps=240, batch=16,
+    )  # fmt: skip
+
+
+def cpu() -> Preset:
+    """Real models on a laptop: the main job."""
+    return Preset("cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL)
+
+
+def t4() -> Preset:
+    """Course labs on a free 16 GB GPU."""
+    return Preset(
+        "t4", "openai/whisper-small", "Qwen/Qwen2.5-0.5B-Instruct", "course labs",
+        connector=replace(SMALL, width=512, heads=8, ffn=2048), clips={"train": 2880, "validation": 192, "test": 384},
+        steps=600, batch=16, lr=5e-4,
+    )  # fmt: skip
+
+
+def workstation() -> Preset:
+    """Research on a 24 GB GPU."""
+    return Preset(
+        "workstation", "openai/whisper-medium", "Qwen/Qwen3-4B-Instruct-2507", "research",
+        connector=replace(SMALL, width=768, heads=12, ffn=3072), clips={"train": 5760, "validation": 192, "test": 768},
+        steps=1200, batch=16, lr=3e-4,
+    )  # fmt: skip
+
+
+def desta25() -> Preset:
+    """The published system: its connector exactly, 64 queries, 30 s."""
+    return Preset(
+        "desta25", "openai/whisper-large-v3", "meta-llama/Llama-3.1-8B-Instruct", "the published system", seconds=30.0,
+        connector=ConnectorShape(), steps=2000, batch=12, lr=1e-4,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {p.__name__: p for p in (nano, cpu, t4, workstation, desta25)}
+
+
+def named(name: str) -> Preset:
+    """A preset by its name; raises ValueError with the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
+    return PRESETS[name]()
+
+
+def pick() -> Preset:
+    """The preset that suits this machine: by the GPU's memory, or `cpu` where there is none."""
+    if not torch.cuda.is_available():
+        return cpu()
+    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return desta25() if memory_gb > 70 else workstation() if memory_gb > 20 else t4()
+
+
+def device() -> torch.device:
+    """A CUDA GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_connector(shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0) -> nn.Module:
+    """A new connector of this shape, the same for the same seed; parameters in float32."""
+    scale = backbone.embedding_scale if shape.scaled else 1.0
+    ids = torch.tensor(chat.encode(backbone.tokenizer, NEUTRAL))
+    queries = len(ids) if shape.anchored else shape.queries
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if shape.kind == "frames":
+            return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
+        return QFormer(
+            taps=taps, d_enc=d_enc, d_llm=backbone.width, queries=queries, depth=shape.depth, heads=shape.heads,
+            ffn=shape.ffn, width=shape.width, post_norm=shape.post_norm, dropout=shape.dropout, scale=scale,
+            anchor=backbone.embed(ids).float() if shape.anchored else None,
+        )  # fmt: skip
+
+
+def assemble(
+    preset: Preset, *, root: Path | None = None, seed: int = 0, progress: Callable[[str], None] | None = None
+) -> AudioLLM:
+    """Encoder, a new connector and backbone of a preset, on the fastest device and precision there is.
+
+    The frozen parts may be half precision; the connector and the loss stay in float32 (TRAPS: fp16 gives NaN).
+    """
+    where = device()
+    ears, mind = (weights.resolve(name, root, progress=progress) for name in (preset.encoder, preset.backbone))
+    dtype = fastest_dtype(where)
+    encoder = Encoder.load(ears, preset.seconds, dtype=torch.float32 if where.type == "cpu" else dtype).to(where)
+    backbone = Backbone.load(mind, dtype=dtype)
+    backbone.to(where)
+    connector = build_connector(preset.connector, len(encoder.taps), encoder.width, backbone, seed).to(where)
+    parts = {
+        "encoder": preset.encoder,
+        "encoder_sha256": weights.folder_sha256(ears),
+        "backbone": Path(preset.backbone).name if preset.name == "nano" else preset.backbone,
+        "backbone_sha256": weights.folder_sha256(mind),
+        "taps": list(encoder.taps),
+        "seconds": preset.seconds,
+        "connector": asdict(preset.connector),
+    }
+    return AudioLLM(encoder, connector, backbone, parts, lambda waves: transcribe(ears, waves))
+
+

@@ -1,0 +1,213 @@
+"""Targets: what the backbone itself answers to a description, and the rivals it is compared with."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from desta_lab.clips import Clip
+from desta_lab.model import chat
+from desta_lab.model.backbone import Backbone
+from desta_lab.world.describe import ATTRIBUTES, SURFACE, describe
+
+Kind = Literal["self", "soft", "label", "template", "other"]
+TOP_K = 50  # next-token probabilities kept per position of a soft target; the rest is one number
+
+
+class TargetError(ValueError):
+    """Targets that would spoil the experiment (a foreign writer, a leak); the message says which."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One response with its provenance. `truncated`: the writer was cut off, so no end of turn is learned."""
+
+    description: str
+    prompt: str
+    response: str
+    kind: Kind
+    writer: str
+    revision: str
+    decoding: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Soft:
+    """The backbone's next-token distributions along one response: the likeliest tokens and what is left over."""
+
+    ids: Int[Tensor, "token k"]
+    logp: Float[Tensor, "token k"]
+
+
+def self_written(
+    backbone: Backbone,
+    writer: str,
+    revision: str,
+    pairs: Iterable[tuple[str, str]],
+    *,
+    kind: Kind = "self",
+    max_new_tokens: int = 40,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[tuple[str, str], Target]:
+    """Greedy answers of an LLM to (description, prompt) pairs under the text view; equal pairs are answered once."""
+    unique = list(dict.fromkeys(pairs))
+    answers: dict[tuple[str, str], Target] = {}
+    for first in range(0, len(unique), batch):
+        part = unique[first : first + batch]
+        streams = [chat.stream(backbone.tokenizer, chat.read(d, p), 0) for d, p in part]
+        for (description, prompt), ids in zip(part, backbone.complete(streams, max_new_tokens, batch), strict=True):
+            cut = ids[-1] != backbone.tokenizer.eos_token_id
+            answers[description, prompt] = Target(
+                description, prompt, backbone.text(ids), kind, writer, revision, f"greedy, {max_new_tokens} tokens", cut
+            )
+        if progress:
+            progress(min(first + batch, len(unique)), len(unique))
+    return answers
+
+
+def label(clip: Clip, attribute: str, question: str) -> Target:
+    """The rival of the claim: the bare value of one attribute as the whole response."""
+    return Target("", question, clip.attributes[attribute], "label", "corpus", "", "attribute value")
+
+
+def template(clip: Clip, prompt: str) -> Target:
+    """A sentence no LLM wrote: attribute and value, filled into a fixed form."""
+    said = "; ".join(f"{name} is {SURFACE[name][clip.attributes[name]][0]}" for name in ATTRIBUTES if name != "topic")
+    return Target(describe(clip.attributes), prompt, f"Annotation: {said}.", "template", "corpus", "", "fixed form")
+
+
+def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
+    """Refuse self-generated targets that another LLM wrote.
+
+    Raises:
+        TargetError: names the writer, and the kind that would be honest.
+    """
+    for target in targets:
+        if target.kind in ("self", "soft") and target.revision != backbone_revision:
+            raise TargetError(
+                f"A '{target.kind}' target was written by {target.writer} ({target.revision[:8]}), not by this backbone "
+                f"({backbone_revision[:8]}); write the targets again, or call their kind 'other'."
+            )
+
+
+def example(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
+    """One row in the columns of DeSTA-AQA5M. `messages`, all that training sees, is built from the prompt alone.
+
+    Raises:
+        TargetError: the description found its way into the messages.
+    """
+    messages = chat.ask(target.prompt)
+    for message in messages:
+        if target.description and target.description in message["content"]:
+            raise TargetError(f"{clip.id}: the description leaks into the training prompt; change the prompt.")
+    return {
+        "id": clip.id,
+        "dataset": dataset,
+        "seed_description": target.description,
+        "prompt": target.prompt,
+        "response": target.response,
+        "messages": messages,
+        "provenance": {
+            "kind": target.kind,
+            "writer": target.writer,
+            "revision": target.revision,
+            "decoding": target.decoding,
+            "truncated": target.truncated,
+        },
+    }
+
+
+@torch.no_grad()
+def text_view(
+    backbone: Backbone, targets: Sequence[Target], batch: int = 16
+) -> Iterable[tuple[Float[Tensor, "token vocabulary"], tuple[int, ...]]]:
+    """Next-token log-probabilities along each response while the backbone reads the description, with its ids."""
+    streams = [
+        chat.stream(
+            backbone.tokenizer, chat.read(t.description, t.prompt), 0, response=t.response, truncated=t.truncated
+        )
+        for t in targets
+    ]
+    for first in range(0, len(streams), batch):
+        part = streams[first : first + batch]
+        longest = max(len(s.ids) for s in part)
+        ids = torch.tensor([list(s.ids) + [backbone.pad_id] * (longest - len(s.ids)) for s in part])
+        hidden = backbone.hidden(backbone.embed(ids))
+        for row, s in enumerate(part):
+            logits = backbone.head(hidden[row, s.start - 1 : len(s.ids) - 1])
+            yield logits.log_softmax(-1).cpu(), s.response
+
+
+def soften(backbone: Backbone, targets: Sequence[Target], k: int = TOP_K) -> list[Soft]:
+    """The backbone's own uncertainty about each response: soft targets, for a KL loss."""
+    soft = []
+    for logp, _ in text_view(backbone, targets):
+        top = logp.topk(min(k, logp.shape[-1]), dim=-1)
+        soft.append(Soft(top.indices.int(), top.values.half()))
+    return soft
+
+
+def perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
+    """How surprising a kind of target is to the backbone that reads the description: exp of the mean NLL per token."""
+    nats, tokens = 0.0, 0
+    for logp, ids in text_view(backbone, targets):
+        nats -= float(logp.gather(1, torch.tensor(ids)[:, None]).sum())
+        tokens += len(ids)
+    return float(torch.tensor(nats / tokens).exp())
+
+
+def token_evidence(backbone: Backbone, target: Target) -> tuple[list[str], Float[Tensor, "token"]]:
+    """Which words of a target carry the audio: KL per token between reading the description and reading nothing."""
+    blind = Target("", target.prompt, target.response, target.kind, "", "", "", target.truncated)
+    (seen, ids), (unseen, _) = (next(iter(text_view(backbone, [t]))) for t in (target, blind))
+    tokens = [str(backbone.tokenizer.decode([i])) for i in ids]
+    return tokens, (seen.exp() * (seen - unseen)).sum(-1)
+
+
+def kl(logits: Float[Tensor, "position vocabulary"], ids: Int[Tensor, "position k"], logp: Float[Tensor, "position k"]) -> Tensor:
+    """Mean KL(text view ‖ audio view) over the kept tokens plus one bucket for the rest, in nats a token."""
+    student = logits.log_softmax(-1)
+    kept = student.gather(1, ids.long())
+    teacher = logp.float()
+    rest_t = (1 - teacher.exp().sum(-1)).clamp_min(1e-6)
+    rest_s = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-6))
+    return ((teacher.exp() * (teacher - kept)).sum(-1) + rest_t * (rest_t.log() - rest_s)).mean()
+
+
+def cached(
+    root: Path, key: dict[str, Any], make: Callable[[], tuple[list[Target], list[Soft]]]
+) -> tuple[list[Target], list[Soft], Path]:
+    """Targets of this key from disk, or made and kept: `targets.jsonl` and, for soft ones, `soft.safetensors`.
+
+    A folder whose checksum does not match is made again, never read.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = root / digest
+    done = folder / "done.json"
+    files = [folder / "targets.jsonl", folder / "soft.safetensors"]
+    if done.exists() and all(f.exists() for f in files) and json.loads(done.read_text()) == _sums(files):
+        rows = [Target(**json.loads(line)) for line in files[0].read_text().splitlines()]
+        packed = load_file(files[1])
+        soft = [Soft(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"]) for i in range(len(packed) // 2)]
+        return rows, soft, folder
+    rows, soft = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)
+    files[0].write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    packed = {f"{i:06d}.{name}": value for i, s in enumerate(soft) for name, value in (("ids", s.ids), ("logp", s.logp))}
+    save_file(packed or {"none": torch.zeros(0)}, files[1])
+    done.write_text(json.dumps(_sums(files)))
+    return rows, soft, folder
+
+
+def _sums(files: Sequence[Path]) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,0 +1,210 @@
+"""One visible training loop: only the connector learns; killed at any step it resumes to the same weights."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
+from desta_lab.training import ladder
+from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.features import FeatureStore
+from desta_lab.training.targets import Soft, kl
+
+
+class FreezeError(RuntimeError):
+    """Something frozen moved, or something trainable did not; the message names it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train; every number is part of the run's hash."""
+
+    steps: int
+    batch: int = 8
+    lr: float = 1e-3
+    warmup: int = 20
+    floor: float = 0.1  # the cosine ends at this share of lr
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    rungs: int = 64  # linear spacing of the ladder after its powers of two
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step that is about to be taken (0-based): linear warm-up, then cosine."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
+
+    def rows(self, step: int, examples: int) -> list[int]:
+        """The examples of one step: epochs in an order that depends on the seed and the epoch alone."""
+        wanted = range(step * self.batch, (step + 1) * self.batch)
+        orders = {
+            epoch: torch.randperm(examples, generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch)).tolist()
+            for epoch in {i // examples for i in wanted}
+        }
+        return [orders[i // examples][i % examples] for i in wanted]
+
+
+def train(
+    llm: AudioLLM,
+    store: FeatureStore,
+    examples: Sequence[dict[str, Any]],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    soft: Sequence[Soft] | None = None,
+    state_every: int = 50,
+    progress: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> None:
+    """Train the connector on the examples and leave `records.jsonl`, `ladder/` and `state/` in `folder`.
+
+    `soft` gives the teacher's distributions, one for each example; without it the loss is cross-entropy on the
+    response. Rows of a batch are drawn from the recipe's seed, and so is dropout: the state on disk is connector,
+    moments and step, nothing else.
+
+    Raises:
+        FreezeError: after the run the encoder or the backbone has changed, or a connector tensor has not.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=llm.backbone.device.type == "cpu")
+    llm.connector.train()
+    connector = accelerator.prepare(llm.connector)
+    optimizer = torch.optim.AdamW(
+        llm.connector.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    optimizer = accelerator.prepare(optimizer)
+    streams = [
+        chat.stream(
+            llm.backbone.tokenizer, e["messages"], llm.queries, response=e["response"],
+            truncated=e["provenance"]["truncated"],
+        )
+        for e in examples
+    ]  # fmt: skip
+    frozen = {"encoder": tensors_sha256(llm.encoder), "backbone": tensors_sha256(llm.backbone.model)}
+    folder.mkdir(parents=True, exist_ok=True)
+    first = _resume(folder, llm.connector, optimizer.optimizer)
+    if first == 0:
+        ladder.keep(folder / "ladder", llm, 0, None)
+    rungs = set(ladder.schedule(recipe.steps, recipe.rungs))
+    with (folder / "records.jsonl").open("a") as records:
+        for step in range(first, recipe.steps):
+            begin = time.perf_counter()
+            rows = recipe.rows(step, len(examples))
+            torch.manual_seed(recipe.seed * 100_003 + step)  # dropout: a resumed step draws what the first one drew
+            batch = collate([streams[i] for i in rows], llm.backbone.pad_id)
+            states = store[[examples[i]["id"] for i in rows]].to(accelerator.device)
+            at = batch.labels != IGNORE
+            logits = llm.response_logits(batch.prefix, batch.ids, at, connector(states))
+            if soft is None:
+                loss = nn.functional.cross_entropy(logits, batch.labels[at].to(logits.device))
+            else:
+                teacher = [soft[i] for i in rows]
+                ids, logp = torch.cat([t.ids for t in teacher]), torch.cat([t.logp for t in teacher])
+                loss = kl(logits, ids.to(logits.device), logp.to(logits.device))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(llm.connector.parameters(), recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            record = {
+                "step": step + 1, "loss": float(loss.detach()), "lr": recipe.rate(step), "grad_norm": float(norm),
+                "tokens": int(at.sum()), "seconds": time.perf_counter() - begin,
+            }  # fmt: skip
+            if not math.isfinite(record["loss"]):
+                raise FreezeError(f"The loss of step {step + 1} is {record['loss']}; lower the learning rate and run again.")
+            records.write(json.dumps(record) + "\n")
+            if step + 1 in rungs:
+                ladder.keep(folder / "ladder", llm, step + 1, record["loss"])
+            if (step + 1) % state_every == 0 or step + 1 == recipe.steps:
+                records.flush()
+                _keep(folder, llm.connector, optimizer.optimizer, step + 1)
+            if progress:
+                progress(step + 1, recipe.steps, record)
+    llm.connector.eval()
+    _guard(llm, frozen, folder, recipe)
+
+
+def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) -> None:
+    """Frozen means frozen, and trained means trained."""
+    after = {"encoder": tensors_sha256(llm.encoder), "backbone": tensors_sha256(llm.backbone.model)}
+    moved = [part for part in before if before[part] != after[part]]
+    if moved:
+        raise FreezeError(f"The frozen {' and '.join(moved)} changed during training; the run is not valid.")
+    with safe_open(folder / "ladder" / "000000.safetensors", "pt") as born:
+        asleep = [n for n, t in llm.connector.state_dict().items() if torch.equal(t.cpu(), born.get_tensor(n))]
+    if asleep and recipe.steps > 1:
+        raise FreezeError(f"After {recipe.steps} steps these connector tensors never moved: {', '.join(asleep)}.")
+
+
+def _keep(folder: Path, connector: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write connector, Adam's moments and the step as one safetensors file, moved into place whole."""
+    tensors: dict[str, Tensor] = {f"connector.{n}": t for n, t in connector.state_dict().items()}
+    for i, (_, parameter) in enumerate(connector.named_parameters()):
+        moments = optimizer.state[parameter]
+        tensors |= {f"moment.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    path = folder / "state" / "state.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    save_file(tensors, path.with_suffix(".part"), metadata={"step": str(step)})
+    path.with_suffix(".part").replace(path)
+
+
+def _resume(folder: Path, connector: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put back the last state, and drop the records written after it; returns the step to go on from."""
+    path = folder / "state" / "state.safetensors"
+    step = 0
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            step = int(file.metadata()["step"])
+        connector.load_state_dict({n[10:]: t for n, t in tensors.items() if n.startswith("connector.")}, strict=True)
+        for i, (_, parameter) in enumerate(connector.named_parameters()):
+            keys = [n for n in tensors if n.startswith(f"moment.{i}.")]
+            optimizer.state[parameter] = {
+                n.split(".", 2)[2]: tensors[n] if n.endswith("step") else tensors[n].to(parameter.device) for n in keys
+            }
+    records = folder / "records.jsonl"
+    if records.exists():
+        lines = records.read_text().splitlines()[:step]
+        records.write_text("".join(line + "\n" for line in lines))
+    return step
+
+
+def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
+    """`<root>/<name>-<hash of the config>/` with its `config.json`: the same config finds the same run."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        part = folder / "config.json.part"
+        part.write_text(json.dumps(json.loads(text), indent=1))
+        part.replace(folder / "config.json")
+    return folder
+
+
+def finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run holds every rung of its ladder already."""
+    if not (folder / "ladder" / "ladder.json").exists():
+        return False
+    kept = {rung["step"] for rung in ladder.entries(folder / "ladder")}
+    return set(ladder.schedule(recipe.steps, recipe.rungs)) <= kept
+
+
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it enters a run's hash."""
+    return asdict(recipe)
