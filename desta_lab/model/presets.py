@@ -171,3 +171,6 @@ def assemble(
     return AudioLLM(encoder, connector, backbone, parts, lambda waves: transcribe(ears, waves))
 
 
+def with_parts(preset: Preset, parts: dict[str, Any]) -> Preset:
+    """The preset as a run used it: crop and connector as they stand in the run's `parts`."""
+    return replace(preset, seconds=parts["seconds"], connector=ConnectorShape(**parts["connector"]))

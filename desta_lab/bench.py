@@ -1,0 +1,130 @@
+"""Speed as ratios against named baselines, all measured in one run on the `cpu` preset."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from desta_lab import audio
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
+from desta_lab.model import chat, presets, weights
+from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.targets import Soft, kl
+
+ROUNDS = 5
+BATCH = 8
+RESPONSE = "A man with a Scottish accent talks at a slow pace and a low volume, with rain in the background."
+
+
+def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
+    """Every benchmark as a row: name, value, unit, aim and what was compared."""
+    tell = progress("bench")
+    llm = presets.assemble(presets.cpu(), progress=lambda s: tell(s))
+    tell(1, 5)
+    steps = _steps(llm)
+    tell(2, 5)
+    published = _published()
+    tell(3, 5)
+    shared = _scoring(llm)
+    tell(4, 5)
+    imported = _import_seconds()
+    tell(5, 5)
+    ours = steps["step"]
+    return [
+        {"name": "training step / floor", "value": ours / steps["floor"], "unit": "x", "aim": "≤ 1.15",
+         "detail": f"{ours:.2f} s against {steps['floor']:.2f} s: frozen backbone forward + backward, same tokens"},
+        {"name": "samples/s against re-encoding 30 s", "value": published / ours, "unit": "x", "aim": "≥ 3.5",
+         "detail": f"{published:.2f} s a step: 30 s of audio encoded in the step, 64 queries, no prefix kept, float32"},
+        {"name": "shared-prefix scoring", "value": shared["plain"] / shared["shared"], "unit": "x", "aim": "≥ 3",
+         "detail": f"{shared['shared']:.2f} s against {shared['plain']:.2f} s: one forward per clip, task and option"},
+        {"name": "import desta_lab", "value": imported, "unit": "s", "aim": "< 0.5", "detail": "in a fresh interpreter"},
+    ]  # fmt: skip
+
+
+def _median(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    work()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def _steps(llm: Any) -> dict[str, float]:
+    """One soft training step, and its floor: the same embeddings through the frozen backbone, forward and backward."""
+    tokenizer = llm.backbone.tokenizer
+    stream = chat.stream(tokenizer, chat.ask(TRAINED_PROMPT), llm.queries, response=RESPONSE)
+    batch = collate([stream] * BATCH, llm.backbone.pad_id)
+    at = batch.labels != IGNORE
+    states = torch.randn(len(llm.encoder.taps), BATCH, llm.encoder.frames, llm.encoder.width).half()
+    count = int(at.sum())
+    soft = Soft(torch.randint(0, 1000, (count, 50)).int(), torch.full((count, 50), -5.0).half())
+    optimizer = torch.optim.AdamW(llm.connector.parameters(), lr=1e-4)
+    llm.connector.train()
+
+    def step() -> None:
+        logits = llm.response_logits(batch.prefix, batch.ids, at, llm.connector(states.float()))
+        kl(logits, soft.ids, soft.logp).backward()
+        nn.utils.clip_grad_norm_(llm.connector.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    embeddings = llm.splice(batch.ids, torch.zeros(BATCH, llm.queries, llm.backbone.width))
+
+    def floor() -> None:
+        given = embeddings.clone().requires_grad_(True)
+        llm.backbone.head(llm.backbone.hidden(given, batch.prefix)[at]).log_softmax(-1).sum().backward()
+
+    return {"step": _median(step), "floor": _median(floor)}
+
+
+def _published() -> float:
+    """A step in the published manner: 30 s encoded every time, 64 queries, tags and system prompt read every time."""
+    preset = presets.cpu()
+    shape = presets.ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
+    slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
+    encoder = presets.Encoder.load(weights.resolve(slow.encoder), slow.seconds)
+    backbone = presets.Backbone.load(weights.resolve(slow.backbone))
+    connector = presets.build_connector(shape, len(encoder.taps), encoder.width, backbone)
+    llm = presets.AudioLLM(encoder, connector, backbone, {})
+    stream = chat.stream(backbone.tokenizer, chat.ask(TRAINED_PROMPT), 64, response=RESPONSE)
+    whole = collate([stream] * BATCH, backbone.pad_id)
+    ids = torch.tensor([list(stream.ids)] * BATCH)
+    labels = torch.cat([torch.full((BATCH, len(whole.prefix)), IGNORE), whole.labels], dim=1)
+    waves = [np.random.default_rng(i).normal(0, 0.1, audio.RATE * 4).astype(np.float32) for i in range(BATCH)]
+    optimizer = torch.optim.Adam(connector.parameters(), lr=1e-4)
+    connector.train()
+
+    def step() -> None:
+        hidden = backbone.hidden(llm.splice(ids, connector(encoder.hear(waves))))
+        nn.functional.cross_entropy(backbone.head(hidden).flatten(0, 1), labels.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _median(step, rounds=2)
+
+
+def _scoring(llm: Any) -> dict[str, float]:
+    """Every task of two clips: one forward a clip, against one forward per clip, task and option."""
+    llm.connector.eval()
+    tasks = ladder()
+    with torch.no_grad():
+        spoken = llm.connector(torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width))
+    return {
+        "shared": _median(lambda: scoring.rank(llm, tasks, spoken), rounds=2),
+        "plain": _median(lambda: scoring.rank_plain(llm, tasks, spoken), rounds=1),
+    }
+
+
+def _import_seconds() -> float:
+    code = "import time; t = time.perf_counter(); import desta_lab; print(time.perf_counter() - t)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

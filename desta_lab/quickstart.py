@@ -1,0 +1,457 @@
+"""The main job: corpus, targets, two runs, their ladders under every control, figures and the card."""
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import desta_lab
+from desta_lab import audio
+from desta_lab.clips import Clip, Corpus
+from desta_lab.evaluation import controls, emergence
+from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
+from desta_lab.model import presets
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.weights import models_dir
+from desta_lab.training import ladder as checkpoints
+from desta_lab.training import targets as target
+from desta_lab.training import trainer
+from desta_lab.training.features import FeatureStore
+from desta_lab.views import card, figures
+from desta_lab.world import spoken
+from desta_lab.world.describe import coverage, describe
+
+Progress = Callable[[str], Callable[..., None]]  # a stage's name → what is told (done, total) as it goes
+
+
+def silent(stage: str) -> Callable[..., None]:
+    """The progress of someone who does not want to hear any."""
+    return lambda *news: None
+
+
+class Quickstart:
+    """One preset's main job; every stage is found on disk by the hash of what determines it, or done and kept.
+
+    Args:
+        root: where corpora, features, targets and runs are kept; `data/` by default.
+        out: where figures and the card go; `figures/quickstart` by default.
+        progress: stage name → a function that is told (done, total) while the stage runs.
+    """
+
+    def __init__(
+        self,
+        preset: presets.Preset,
+        *,
+        seed: int = 0,
+        root: Path | None = None,
+        out: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.preset, self.seed, self.progress = preset, seed, progress
+        self.root = root or models_dir().parent
+        self.out = out or self.root.parent / "figures" / ("quickstart" if preset.name == "cpu" else f"quickstart-{preset.name}")
+        self.tasks = ladder()
+        self.seconds: dict[str, float] = {}
+        if sys.platform == "darwin" or not hasattr(resource, "getrusage"):
+            self._rss_unit = 1.0
+        else:
+            self._rss_unit = 1024.0
+
+    # ---- parts, each made once ----
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The spoken world of this preset and seed."""
+        key = _hash({"clips": self.preset.clips, "seconds": self.preset.seconds, "seed": self.seed, "v": spoken.VERSION})
+        with self._stage("corpus"):
+            return spoken.build(
+                self.root / "corpora" / f"spoken-{key}", clips=self.preset.clips, seconds=self.preset.seconds,
+                seed=self.seed, progress=self.progress("corpus"),
+            )  # fmt: skip
+
+    @cached_property
+    def llm(self) -> AudioLLM:
+        """Frozen encoder, new connector, frozen backbone."""
+        with self._stage("models"):
+            tell = self.progress("models")
+            return presets.assemble(self.preset, root=self.root / "models", seed=self.seed, progress=lambda s: tell(s))
+
+    def clips(self, split: str) -> list[Clip]:
+        """The clips of a split that this job uses: all for training, a few per speaker for scoring."""
+        some = {"train": None, "validation": self.preset.held_out, "test": self.preset.test}[split]
+        return self.corpus.split(split)[:some]
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Tapped layers of every clip that is used."""
+        every = [clip for split in ("train", "validation", "test") for clip in self.clips(split)]
+        store = FeatureStore(
+            self.root / "features", self.llm.encoder, self.llm.parts["encoder_sha256"], self.corpus, every
+        )
+        with self._stage("features"):
+            store.compute(self.progress("features"))
+        return store
+
+    @cached_property
+    def written(self) -> tuple[list[target.Target], list[target.Soft], str]:
+        """The backbone's own answers to every description it is trained with, and how sure it was of each token."""
+        descriptions = list(dict.fromkeys(describe(clip.attributes) for clip in self.clips("train")))
+        revision = self.llm.parts["backbone_sha256"]
+        key = {"revision": revision, "prompt": TRAINED_PROMPT, "tokens": 40, "k": target.TOP_K, "read": descriptions,
+               "dtype": str(self.llm.backbone.dtype)}  # fmt: skip
+
+        def write() -> tuple[list[target.Target], list[target.Soft]]:
+            answers = target.self_written(
+                self.llm.backbone, self.preset.backbone, revision, [(d, TRAINED_PROMPT) for d in descriptions],
+                kind="soft", max_new_tokens=40, progress=self.progress("targets"),
+            )  # fmt: skip
+            rows = list(answers.values())
+            return rows, target.soften(self.llm.backbone, rows)
+
+        with self._stage("targets"):
+            rows, soft, folder = target.cached(self.root / "targets", key, write)
+        target.check_writer(rows, revision)
+        return rows, soft, folder.name
+
+    def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.Soft] | None]:
+        """Training rows of a run: self-generated (with soft targets), or the bare label of one attribute."""
+        train = self.clips("train")
+        if kind == "label":
+            question = next(t.question for t in self.tasks if t.name == f"ask_{self.preset.label}")
+            labels = [target.label(clip, self.preset.label, question) for clip in train]
+            return [target.example(c, t, "spoken") for c, t in zip(train, labels, strict=True)], None
+        rows, soft, _ = self.written
+        index = {row.description: i for i, row in enumerate(rows)}
+        at = [index[describe(clip.attributes)] for clip in train]
+        return [target.example(c, rows[i], "spoken") for c, i in zip(train, at, strict=True)], [soft[i] for i in at]
+
+    # ---- the two runs ----
+
+    @property
+    def recipe(self) -> trainer.Recipe:
+        """The recipe both runs share."""
+        p = self.preset
+        return trainer.Recipe(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
+
+    def folder(self, kind: str) -> Path:
+        """The run's folder, named by the hash of all that determines it."""
+        config = {
+            "kind": kind, "recipe": asdict(self.recipe), "parts": self.llm.parts, "corpus": self.corpus.hash,
+            "targets": self.written[2] if kind == "self" else self.preset.label, "prompt": TRAINED_PROMPT,
+            "dtype": str(self.llm.backbone.dtype), "device": self.llm.backbone.device.type,
+        }  # fmt: skip
+        return trainer.run_folder(self.root / "runs", f"{self.preset.name}-{kind}", config)
+
+    def train(self, kind: str) -> Path:
+        """Train one run, or go on with it, or find it finished."""
+        folder = self.folder(kind)
+        if trainer.finished(folder, self.recipe):
+            return folder
+        examples, soft = self.examples(kind)
+        store = self.store
+        shape, encoder = self.preset.connector, self.llm.encoder
+        born = presets.build_connector(shape, len(encoder.taps), encoder.width, self.llm.backbone, self.seed)
+        self.llm.connector.load_state_dict(born.state_dict())
+        with self._stage(f"train {kind}"):
+            trainer.train(
+                self.llm, store, examples, self.recipe, folder, soft=soft, progress=self.progress(f"train {kind}")
+            )
+        return folder
+
+    # ---- measuring ----
+
+    def _key(self, **more: Any) -> str:
+        used = {split: [clip.id for clip in self.clips(split)] for split in ("validation", "test")}
+        return _hash({"clips": used, "corpus": self.corpus.hash, "tasks": [repr(t) for t in self.tasks], **more})
+
+    def oracle(self) -> pd.DataFrame:
+        """The text oracle of every task, closed-set and in its own words."""
+        path = self.root / "oracles" / f"{self._key(backbone=self.llm.parts['backbone_sha256'])}.csv"
+        with self._stage("text oracle"):
+            return _kept(path, self._oracle)
+
+    def _oracle(self) -> pd.DataFrame:
+        test, held_out = self.clips("test"), self.clips("validation")
+        tell = self.progress("text oracle")
+        tell(0, 2)
+        ranked = controls.oracle(self.llm, self.tasks, test, held_out)
+        tell(1, 2)
+        spoken_clips = test[: 2 * self.preset.spoken_answers]
+        free = controls.free_form(self.llm, self.tasks, spoken_clips, None)
+        tell(2, 2)
+        return ranked.merge(free, on=["view", "clip", "task"], how="left")
+
+    def evaluate(self, kind: str) -> pd.DataFrame:
+        """The task ladder with its controls at every rung of a run's checkpoint ladder."""
+        folder = self.folder(kind)
+        rungs = checkpoints.entries(folder / "ladder")
+        tell, tables = self.progress(f"evaluate {kind}"), []
+        with self._stage(f"evaluate {kind}"):
+            for i, rung in enumerate(rungs):
+                path = folder / "evals" / f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'])}.csv"
+                tables.append(_kept(path, lambda rung=rung: self._evaluate(folder, rung)).assign(step=rung["step"]))
+                tell(i + 1, len(rungs))
+        return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
+
+    def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
+        checkpoints.climb(folder / "ladder", self.llm, rung["step"])
+        test, held_out = self.clips("test"), self.clips("validation")
+        spoken_test, spoken_held = (controls.hear(self.llm, self.store[[c.id for c in s]]) for s in (test, held_out))
+        nothing = np.zeros(round(self.preset.seconds * audio.RATE), dtype=np.float32)
+        silence = controls.hear(self.llm, self.llm.encoder.hear([nothing]).float())
+        table = controls.views(self.llm, self.tasks, test, spoken_test, held_out=spoken_held, silence=silence)
+        last = rung["step"] == self.recipe.steps
+        tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
+        some = self.preset.spoken_answers * (2 if last else 1)
+        free = controls.free_form(
+            self.llm, tasks, test[:some], spoken_test[:some], max_new_tokens=24 if last else 8
+        )
+        return table.merge(free, on=["view", "clip", "task"], how="left")
+
+    # ---- the result ----
+
+    def run(self) -> dict[str, Any]:
+        """Everything, in order; returns the result that the card shows. A finished job is read from disk."""
+        begin = time.perf_counter()
+        folders = {kind: self.train(kind) for kind in ("self", "label")}
+        oracle = self.oracle()
+        tables = [self.evaluate(kind) for kind in folders]
+        read = [oracle.assign(run=kind, step=step, seed=self.seed)
+                for kind, table in zip(folders, tables, strict=True) for step in sorted(table["step"].unique())]  # fmt: skip
+        table = pd.concat([*tables, *read], ignore_index=True)
+        with self._stage("figures"):
+            result = self._result(table, folders)
+        result["seconds_now"] = time.perf_counter() - begin
+        return result
+
+    def kinds(self) -> dict[str, list[target.Target]]:
+        """A target of every kind for every description, to compare their perplexity and what they keep."""
+        rows, _, _ = self.written
+        first = {describe(clip.attributes): clip for clip in reversed(self.clips("train"))}
+        clips = [first[row.description] for row in rows]
+        question = next(t.question for t in self.tasks if t.name == f"ask_{self.preset.label}")
+        bare = [target.label(clip, self.preset.label, question) for clip in clips]
+        return {
+            "self": rows,
+            "label": [target.Target(**{**asdict(b), "description": r.description}) for b, r in zip(bare, rows, strict=True)],
+            "template": [target.template(clip, TRAINED_PROMPT) for clip in clips],
+        }
+
+    def _targets(self) -> dict[str, Any]:
+        """Perplexity and attribute coverage of every target kind, kept beside the targets."""
+        path = self.root / "targets" / self.written[2] / f"kinds-{self.preset.label}.json"
+        if not path.exists():
+            kinds = self.kinds()
+            first = {describe(clip.attributes): clip.attributes for clip in self.clips("train")}
+            read = [first[row.description] for row in kinds["self"]]
+            data = {
+                "perplexity": {kind: target.perplexity(self.llm.backbone, rows) for kind, rows in kinds.items()},
+                "coverage": {kind: coverage([r.response for r in rows], read) for kind, rows in kinds.items()},
+                "truncated": {kind: sum(r.truncated for r in rows) / len(rows) for kind, rows in kinds.items()},
+            }
+            card.save_bytes(path, card.to_json(data))
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def _result(self, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str, Any]:
+        judged = emergence.verdict(table, self.preset.label)
+        full = emergence.untrained(table)
+        rungs, tasks = emergence.per_rung(full), emergence.per_task(full)
+        self.out.mkdir(parents=True, exist_ok=True)
+        rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
+        hashes = {
+            **{f"run {kind}": folder.name for kind, folder in folders.items()},
+            **{f"checkpoint {kind}": checkpoints.entries(folder / "ladder")[-1]["sha256"] for kind, folder in folders.items()},
+            "corpus": self.corpus.hash,
+            **{key: value for key, value in self.llm.parts.items() if key.endswith("sha256")},
+        }
+        info = self._targets()
+        versions = {
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("torch", "transformers", "accelerate", "numpy", "pandas")},
+            "desta_lab": desta_lab.__version__,
+        }
+        provenance = {"preset": asdict(self.preset), "seeds": [self.seed], "hashes": hashes, "versions": versions}
+        drawn = self._figures(rungs, tasks, judged, folders, info, provenance)
+        able = emergence.counted(table)
+        left_out = [t.name for t in self.tasks if t.name not in able]
+        cut = info["truncated"]["self"]
+        result = {
+            "title": "Does one self-generated task teach the others?",
+            "preset": self.preset.name,
+            "verdict": asdict(judged),
+            "rungs": rungs_last.to_dict("records"),
+            "tasks": _side_by_side(table, tasks_last),
+            "crossings": emergence.crossings(rungs).to_dict("records"),
+            "targets": {key: info[key] for key in ("perplexity", "coverage")},
+            "stages": self._all_seconds(folders["self"]),
+            "peak_memory_gb": self._peak(folders["self"]),
+            "versions": versions,
+            "hashes": hashes,
+            "notes": [
+                f"Tasks left out of every claim because the text oracle cannot do them: {', '.join(left_out) or 'none'}.",
+                f"{cut:.0%} of the self-generated targets were cut off and carry no end of turn.",
+                f"{self.preset.test} clips of {len({c.speaker for c in self.clips('test')})} speakers never heard in "
+                f"training; calibration on {self.preset.held_out} clips of other speakers; one seed ({self.seed}).",
+            ],
+            "figures": drawn,
+        }
+        table.to_csv(self.out / "table.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+        card.write(self.out, result)
+        return result
+
+    def _figures(
+        self, rungs: pd.DataFrame, tasks: pd.DataFrame, judged: emergence.Verdict, folders: dict[str, Path],
+        info: dict[str, Any], provenance: dict[str, Any],
+    ) -> list[tuple[str, str]]:  # fmt: skip
+        """Draw everything from the tables; returns (file, alternative text)."""
+        up = judged.risen["self"]
+        asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
+        headline = f"{judged.verdict}: {len(up)} of {asked} attributes never asked about rose above every control"
+        share = pd.DataFrame(
+            [
+                {"kind": kind, "attribute": name, "share": value, "perplexity": info["perplexity"][kind]}
+                for kind, shares in info["coverage"].items()
+                for name, value in shares.items()
+            ]
+        )
+        drawn = [
+            ("emergence", figures.emergence(rungs, headline), f"Score of every rung along training. {headline}."),
+            ("held_out", figures.held_out(tasks, headline),
+             "Accuracy on questions never trained, per attribute, for both runs and every control."),
+            ("coverage", figures.coverage(share, "What a target drops it cannot teach"),
+             "Share of targets that name each attribute, per kind of target."),
+        ]  # fmt: skip
+        checkpoints.climb(folders["self"] / "ladder", self.llm, self.recipe.steps)
+        connector: Any = self.llm.connector
+        if hasattr(connector, "mixture"):
+            mixture = connector.mixture().detach().cpu().numpy()
+            clip = self.clips("test")[0]
+            waves = [audio.read(self.corpus.path(clip))]
+            attention = query_attention(connector, self.llm.encoder.hear(waves).float())
+            mel = audio.log_mel(waves, self.preset.seconds, self.llm.encoder.mels)[0].numpy()
+            drawn += [
+                ("layer_mixture", figures.layer_mixture(mixture, self.llm.encoder.taps, "Where each query token reads"),
+                 "Share of every tapped layer in every query token."),
+                ("query_to_time", figures.query_to_time(
+                    attention, mel, clip.spans, self.preset.seconds, headline="Where each query token looks"),
+                 "Spectrogram of one clip with its evidence spans, above the time each query token attends to."),
+            ]  # fmt: skip
+        tokens, nats = target.token_evidence(self.llm.backbone, self.written[0][0])
+        drawn.append(("token_evidence", figures.token_evidence(tokens, nats.tolist(), "Which words carry the clip"),
+                      "KL per token of one target between reading the description and reading nothing."))  # fmt: skip
+        return [(str(figures.save(f, self.out, name, provenance=provenance)), alt) for name, f, alt in drawn]
+
+    # ---- what it cost ----
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        inner = sum(self.seconds.values())
+        yield
+        nested = sum(self.seconds.values()) - inner
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
+
+    def _all_seconds(self, folder: Path) -> dict[str, float]:
+        """Seconds of every stage when it was really done: a stage found on disk keeps its old time."""
+        path = folder / "stages.json"
+        before: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        both = {name: max(s, before.get(name, 0.0)) for name, s in {**before, **self.seconds}.items()}
+        card.save_bytes(path, card.to_json(both))
+        return {name: round(s, 1) for name, s in both.items()}
+
+    def _peak(self, folder: Path) -> float:
+        """Most memory that this job ever took in one process, in GB."""
+        path = folder / "peak_memory_gb.json"
+        before = json.loads(path.read_text()) if path.exists() else 0.0
+        peak = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * self._rss_unit / 1e9)
+        card.save_bytes(path, card.to_json(peak))
+        return float(peak)
+
+
+def query_attention(connector: Any, states: torch.Tensor) -> np.ndarray:
+    """Cross-attention of every query over time for one clip: mean over heads and Q-Former layers, mixed over taps."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        block.cross_attention.softmax.register_forward_hook(lambda module, args, out: seen.append(out))
+        for block in connector.blocks
+    ]
+    try:
+        with torch.no_grad():
+            connector(states.to(next(connector.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    weights = torch.stack(seen).mean(dim=(0, 2))  # layer × (tap · clip) × head × query × frame → tap × query × frame
+    mixed: np.ndarray = torch.einsum("lqf,ql->qf", weights, connector.mixture()).detach().cpu().numpy()
+    return mixed
+
+
+def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row a task at the last step: our run with its interval, raw and free-form beside it, and every control."""
+    rows = []
+    wide = tasks[tasks["measure"] == "calibrated"].set_index(["run", "view", "task"])
+    raw = tasks[tasks["measure"] == "raw"].set_index(["run", "view", "task"])["accuracy"]
+    last = table[(table["step"] == table["step"].max()) & (table["run"] == "self") & (table["view"] == "audio")]
+    free = last.groupby("task")[["free_form", "obeyed", "logprob"]].mean()
+    for task in wide.loc[("self", "audio")].index:
+        own = wide.loc[("self", "audio", task)]
+        rows.append(
+            {
+                "task": task, "rung": int(own["rung"]), "attribute": own["attribute"], "counted": bool(own["counted"]),
+                "accuracy": own["accuracy"], "low": own["low"], "high": own["high"],
+                "raw": raw["self", "audio", task], "free_form": free.loc[task, "free_form"],
+                "obeyed": free.loc[task, "obeyed"], "logprob": free.loc[task, "logprob"], "chance": own["chance"],
+                **{view: wide.loc[("self", view, task), "accuracy"] for view in ("oracle", "shuffled", "silence", "untrained")},
+                "label_run": wide.loc[("label", "audio", task), "accuracy"],
+            }
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: (row["rung"], row["task"]))
+
+
+def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table from its CSV, or made and kept; a CSV that cannot be read is made again."""
+    try:
+        return pd.read_csv(path)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        table = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        card.save_bytes(path, table.to_csv(index=False).encode())
+        return table
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+
+
+def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioLLM, Path]:
+    """A finished run as an AudioLLM at the last rung of its ladder; by default the newest self-generated run.
+
+    Raises:
+        FileNotFoundError: there is no finished run; the message says how to make one.
+    """
+    root = root or models_dir().parent
+    found = sorted((root / "runs").glob("*-self-*/ladder/ladder.json"), key=lambda p: p.stat().st_mtime)
+    folder = folder or (found[-1].parents[1] if found else None)
+    if folder is None or not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`.")
+    config = json.loads((folder / "config.json").read_text())
+    parts = config["parts"]
+    preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
+    llm = presets.assemble(presets.with_parts(preset, parts), root=root / "models")
+    checkpoints.climb(folder / "ladder", llm, checkpoints.entries(folder / "ladder")[-1]["step"])
+    return llm, folder
