@@ -1,4 +1,5 @@
 """Waveforms: read, resample, crop, log-mel; frames ⇄ seconds."""
+
 import functools
 import struct
 from collections.abc import Sequence
@@ -97,13 +98,14 @@ def read(path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECOND
         raise AudioError(f"{path}: damaged ({error.error_string}); copy it again from its source.") from error
     if len(samples) < round(head.seconds * head.rate):
         raise AudioError(
-            f"{path}: truncated, {len(samples) / head.rate:.2f} s of {head.seconds:.2f} s; copy it again from its source."
+            f"{path}: truncated, {len(samples) / head.rate:.2f} of {head.seconds:.2f} s; copy it again from its source."
         )
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).any(axis=1).argmax())
         raise AudioError(f"{path}: sample {bad} is not a finite number; export the file again, as 16-bit integers.")
-    if np.abs(samples).max() <= SILENCE:
-        raise AudioError(f"{path}: silent, its peak is {np.abs(samples).max():.1e}; remove the clip or record it again.")
+    peak = np.abs(samples).max()
+    if peak <= SILENCE:
+        raise AudioError(f"{path}: silent, its peak is {peak:.1e} of 1; remove the clip or record it again.")
     wave = samples.mean(axis=1)
     if np.abs(wave).max() <= SILENCE:
         raise AudioError(f"{path}: its channels cancel each other to silence; keep one channel only.")
@@ -123,7 +125,9 @@ def fit(wave: Float[np.ndarray, "sample"], seconds: float) -> Float[np.ndarray, 
     return np.pad(wave[:length], (0, max(0, length - len(wave))))
 
 
-def log_mel(waves: Sequence[Float[np.ndarray, "_"]], seconds: float, mels: int = 80) -> "Float[Tensor, 'batch mel frame']":
+def log_mel(
+    waves: Sequence[Float[np.ndarray, "_"]], seconds: float, mels: int = 80
+) -> "Float[Tensor, 'batch mel frame']":
     """Whisper's log-mel spectrogram of waves cropped or padded to `seconds`, 100 frames a second.
 
     `seconds` is a multiple of 0.02 (one encoder frame) up to 30; the encoder's position table is cropped with it.
@@ -144,7 +148,7 @@ def _extractor(mels: int) -> Any:
     return WhisperFeatureExtractor(feature_size=mels, sampling_rate=RATE, hop_length=HOP)
 
 
-def frame_to_seconds(frame: float) -> float:
+def frame_to_seconds(frame: int | float) -> float:
     """The moment at which an encoder frame begins."""
     return frame / FRAMES_PER_SECOND
 

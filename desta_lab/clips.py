@@ -1,4 +1,5 @@
 """Clip and Corpus: a folder of audio with one JSONL manifest, validated line by line."""
+
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -121,9 +122,8 @@ def _read_head(path: Path) -> dict[str, Any]:
             raise CorpusError(f"{path}: split {split!r} must be a list of speaker names; correct it.")
         for speaker in speakers:
             if speaker in owner:
-                raise CorpusError(
-                    f"{path}: speaker {speaker!r} is in {owner[speaker]!r} and {split!r}; keep each speaker in one split."
-                )
+                both = f"{owner[speaker]!r} and {split!r}"
+                raise CorpusError(f"{path}: speaker {speaker!r} is in {both}; keep each speaker in one split.")
             owner[speaker] = split
     splits = {split: tuple(speakers) for split, speakers in head["splits"].items()}
     return {field: head[field] for field in ("name", "recipe", "seed", "licence")} | {"splits": splits}
@@ -142,7 +142,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not valid JSON ({error.msg}, column {error.colno}); repair or remove it.") from error
+        raise CorpusError(f"{where}: not JSON ({error.msg}, column {error.colno}); repair or remove it.") from error
     if not isinstance(row, dict):
         raise CorpusError(f"{where}: a JSON object is needed, not {type(row).__name__}; write it in braces.")
     return row
@@ -176,11 +176,11 @@ def _clip(row: dict[str, Any], where: str) -> Clip:
 
 def _span(row: Any, seconds: float, where: str) -> Span:
     if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a span is {type(row).__name__}, not an object with name, start and end; correct it.")
+        raise CorpusError(f"{where}: a span is {type(row).__name__}, not name, start and end; correct it.")
     name = _need(row, "name", str, where)
     start, end = (float(_need(row, edge, (int, float), where)) for edge in ("start", "end"))
     if not 0 <= start <= end <= seconds + _SLACK:
-        raise CorpusError(f"{where}: span {name!r} ({start} … {end} s) lies outside 0 … {seconds} s; correct its times.")
+        raise CorpusError(f"{where}: span {name!r} ({start} … {end} s) is not inside 0 … {seconds} s; correct it.")
     return Span(name, start, end)
 
 

@@ -1,4 +1,5 @@
 """Background scenes, mixing, loudness: four parametric generators, no two renderings alike."""
+
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +23,7 @@ def set_level(wave: Wave, level: float) -> Wave:
     return (wave * 10 ** ((level - loudness(wave)) / 20)).astype(np.float32)
 
 
-def mix(speech: Wave, scene: Wave, ratio_db: float, window: tuple[float, float]) -> Wave:
+def mix(speech: Wave, scene: Float[np.ndarray, "longer"], ratio_db: float, window: tuple[float, float]) -> Wave:
     """Lay a scene under speech, `ratio_db` below it, between two moments (seconds), with soft edges.
 
     Both levels are measured where the sound is: speech over the samples that hold any, the scene over its window.
@@ -30,6 +31,10 @@ def mix(speech: Wave, scene: Wave, ratio_db: float, window: tuple[float, float])
     start, end = (round(moment * RATE) for moment in window)
     if not 0 <= start < end <= len(speech):
         raise ValueError(f"The window {window} s does not fit {len(speech) / RATE:g} s of speech; choose it inside.")
+    if len(scene) < end - start:
+        raise ValueError(
+            f"{len(scene) / RATE:g} s of scene are shorter than the window {window} s; render a longer one."
+        )
     fade = min(round(_FADE * RATE), (end - start) // 2)
     envelope = np.ones(end - start)
     envelope[:fade] = np.sin(np.linspace(0, np.pi / 2, fade)) ** 2
@@ -48,7 +53,8 @@ def render(value: str, seconds: float, rng: np.random.Generator) -> Wave:
 def rain(samples: int, rng: np.random.Generator) -> Wave:
     """A shaped hiss, swelling slowly, with some hundred drops a second, each a click through its own resonance."""
     corner, top = rng.uniform(300, 900), rng.uniform(4500, 7000)  # Hz
-    hiss = signal.sosfilt(signal.butter(1, [corner, top], "bandpass", fs=RATE, output="sos"), rng.standard_normal(samples))
+    shape = signal.butter(1, [corner, top], "bandpass", fs=RATE, output="sos")
+    hiss = signal.sosfilt(shape, rng.standard_normal(samples))
     swell = 1 + 0.3 * np.sin(2 * np.pi * rng.uniform(0.2, 0.8) * np.arange(samples) / RATE + rng.uniform(0, 6))
     clicks = np.zeros(samples)
     count = int(samples / RATE * rng.uniform(60, 200))
@@ -125,7 +131,7 @@ def _pluck(note: float, decay: float, bright: float) -> Wave:
     return tone * np.minimum(1, time / 0.004) * np.minimum(1, (time[-1] - time) / 0.05)
 
 
-def _add(wave: Wave, place: float, sound: Wave) -> None:
+def _add(wave: Wave, place: float, sound: Float[np.ndarray, "shorter"]) -> None:
     start = round(place * RATE)
     end = min(len(wave), start + len(sound))
     if end > start:

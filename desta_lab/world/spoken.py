@@ -1,4 +1,5 @@
 """The spoken world: a factorial corpus rendered with espeak-ng, every attribute known and independent of the others."""
+
 import itertools
 import os
 import shutil
@@ -16,6 +17,7 @@ from joblib import Parallel, delayed
 from desta_lab.audio import RATE, fit
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span
 from desta_lab.world import scenes
+from desta_lab.world.sentences import TOPICS, cut, sentence
 from desta_lab.world.voices import ACCENTS, SPEAKERS_PER_GENDER, Utterance, speakers, synthesiser, whisper
 
 VERSION = 1  # of the recipe: raise it when the same seed gives other bytes
@@ -27,57 +29,15 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "manner": ("spoken", "whispered"),
     "scene": tuple(scenes.SCENES),
 }
-TOPICS = ("food", "travel", "sport")  # what is said; in Clip.attributes as "topic", never described to a model
 DEFAULT_CLIPS = {"train": 1440, "validation": 192, "test": 384}
 SPLIT_SPEAKERS = {"train": 40, "validation": 8, "test": 16}  # half of each gender
-WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (240, 280)}
-LEVEL = {"quiet": (-40.0, -36.0), "loud": (-22.0, -18.0)}  # dBFS of the whole clip
-SCENE_RATIO = (5.0, 11.0)  # dB that the scene lies below the speech
+WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (210, 240)}
+LEVEL = {"quiet": (-40.0, -36.0), "loud": (-24.0, -20.0)}  # dBFS of the whole clip
+SCENE_RATIO = (7.0, 13.0)  # dB that the scene lies below the speech
 LICENCE = "CC0-1.0; speech rendered with espeak-ng"
 _QUIETEST_ROOM = -55.0  # dB below the clip: a noise floor, so that no clip has digital silence
 _PEAK = 0.97  # of full scale, where a clip is turned down rather than clipped
 _LEAD, _TAIL = 0.05, 0.10  # seconds of a clip before and after which nobody speaks
-
-_WHO = (
-    "my brother", "the farmer", "her father", "our neighbour", "the old doctor", "their daughter", "his mother",
-    "the young teacher", "the driver", "another girl", "the mayor", "a quiet stranger", "the other boy", "Arthur", "Martha",
-)  # fmt: skip
-_LINKS = ("and later", "because", "while", "but", "and then", "so", "before", "after")
-_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "food": {
-        "did": ("cooked", "served", "tasted", "ordered", "shared", "prepared", "brought over", "burnt"),
-        "what": (
-            "the roasted carrots", "a bowl of warm porridge", "thirty butter biscuits", "a pot of pepper soup",
-            "the dark bread", "four fried fish", "the largest turkey", "another plate of rice", "the bitter chocolate",
-            "a jar of apple sauce", "some birthday cake", "a third lemon tart", "the garlic potatoes", "a sour orange",
-        ),
-        "where": ("for dinner", "at the market", "on the kitchen floor", "with her mother", "under the stairs", "at the bakery"),
-    },
-    "travel": {
-        "did": ("caught", "missed", "waited for", "boarded", "booked", "heard about", "paid for", "took"),
-        "what": (
-            "the early train north", "a ferry across the water", "the third bus to the airport", "another harbour tour",
-            "a cheap flight over the mountains", "the car to the border", "a journey around the world", "the night coach",
-            "a boat up the river", "the first tram to the square", "a taxi to the station", "the road along the shore",
-        ),
-        "where": ("on Thursday morning", "with thirty tourists", "in the storm", "for the winter", "without a passport", "from Perth"),
-    },
-    "sport": {
-        "did": ("won", "lost", "watched", "started", "finished", "talked about", "trained for", "cheered for"),
-        "what": (
-            "the first quarter of the match", "a hard game of cricket", "the northern football final", "another bicycle race",
-            "the third hour of tennis", "a swimming record", "her fourth marathon", "the rugby trophy", "an archery contest",
-            "the horse race", "a hurdles heat", "the under thirteen league", "a boxing bout", "the basketball derby",
-        ),
-        "where": ("in the park", "with the other players", "after a short rest", "at the stadium", "for the cup", "on grass"),
-    },
-}  # fmt: skip
-_LOOSE_ENDS = frozenset(  # words that want another word: no sentence is cut behind one
-    "a an the of to and or but so because while before after later then at in on for with under over from without her his my "
-    "our their another some up across around along about first third fourth four thirty other old young quiet roasted warm "
-    "butter pepper fried largest bitter birthday lemon garlic sour early harbour cheap night hard northern bicycle swimming "
-    "archery horse hurdles boxing basketball short kitchen apple dark".split()
-)
 
 
 def build(
@@ -136,30 +96,34 @@ def split_speakers(split: str) -> list[Any]:
 
 def design(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     """What is to be rendered: all 192 cells in turn, then topic and speaker spread evenly over every attribute."""
-    rng = np.random.default_rng([seed, list(SPLIT_SPEAKERS).index(split)])
+    people, number = split_speakers(split), list(SPLIT_SPEAKERS).index(split)
+    rng = np.random.default_rng([seed, number])
     cells = [dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())]
     rows = [dict(cell) for _ in range(count // len(cells)) for cell in cells]
     rows += _fraction(cells, count % len(cells), rng)
     _spread(rows, "topic", lambda row: TOPICS, rng)
-    people = split_speakers(split)
     by_gender = {gender: [s.name for s in people if s.gender == gender] for gender in ATTRIBUTES["gender"]}
     _spread(rows, "speaker", lambda row: by_gender[row["gender"]], rng)
     order = rng.permutation(len(rows))
     return [
-        {"id": f"{split}-{place:05d}", "split": split, "seed": (seed, len(split), place), **rows[row]}
+        {"id": f"{split}-{place:05d}", "split": split, "seed": (seed, number, place), **rows[row]}
         for place, row in enumerate(order)
     ]
 
 
 def _fraction(cells: Sequence[dict[str, str]], count: int, rng: np.random.Generator) -> list[dict[str, str]]:
-    """Some of the cells, chosen one by one so that values, then pairs of values, stay as even as they can."""
-    left, chosen = [cells[index] for index in rng.permutation(len(cells))], list[dict[str, str]]()
+    """Some of the cells, chosen one by one: even in every value, then in whole cells, then in pairs of values."""
+    order = [cells[index] for index in rng.permutation(len(cells))]
     seen: Counter[Any] = Counter()
+
+    def crowding(cell: dict[str, str]) -> tuple[int, int, int]:
+        singles, pairs = sum(map(seen.__getitem__, cell.items())), sum(map(seen.__getitem__, _pairs(cell)))
+        return singles, seen[tuple(cell.values())], pairs
+
+    chosen = []
     for _ in range(count):
-        best = min(left, key=lambda cell: (sum(seen[key] for key in cell.items()), sum(seen[key] for key in _pairs(cell))))
-        left.remove(best)
-        chosen.append(dict(best))
-        seen.update(itertools.chain(best.items(), _pairs(best)))
+        chosen.append(dict(min(order, key=crowding)))
+        seen.update([*chosen[-1].items(), tuple(chosen[-1].values()), *_pairs(chosen[-1])])
     return chosen
 
 
@@ -182,18 +146,6 @@ def _spread(
         seen.update([row[name], *((row[name], item) for item in row.items() if item[0] != name)])
 
 
-def sentence(topic: str, rng: np.random.Generator) -> str:
-    """Four linked clauses about a topic: more words than any clip holds, so that one can stop where time is up."""
-    words = _WORDS[topic]
-    clauses = [" ".join((_pick(_WHO, rng), *(_pick(words[part], rng) for part in ("did", "what", "where")))) for _ in range(4)]
-    links = [_pick(_LINKS, rng) for _ in range(3)]
-    return clauses[0] + "".join(f", {link} {clause}" for link, clause in zip(links, clauses[1:], strict=True))
-
-
-def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
-
-
 def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tuple[str, Utterance]:
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
     words = sentence(plan["topic"], rng).split()
@@ -206,9 +158,7 @@ def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tu
         if said.words[-1][2] <= room:
             return text[0].upper() + text[1:], said
         fitting = sum(end <= room for _, _, end in said.words)
-        words = words[: min(fitting, len(words) - 1)]
-        while words[-1].rstrip(",") in _LOOSE_ENDS:
-            words.pop()
+        words = cut(words, min(fitting, len(words) - 1))
 
 
 def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "sample"], Clip]:
@@ -219,7 +169,7 @@ def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "
     end = said.words[-1][2]
     onset = rng.uniform(_LEAD, seconds - _TAIL - end)
     speech = whisper(said.wave, rng) if plan["manner"] == "whispered" else said.wave
-    speech = fit(np.concatenate([np.zeros(round(onset * RATE), np.float32), speech[: round((end + 0.05) * RATE)]]), seconds)
+    speech = fit(np.pad(speech[: round((end + 0.05) * RATE)], (round(onset * RATE), 0)), seconds)
     length = rng.uniform(0.4, 0.85) * seconds
     start = rng.uniform(0, seconds - length)
     background = scenes.render(plan["scene"], length + 0.01, rng)

@@ -1,4 +1,5 @@
 """The voices of the spoken world: espeak-ng, called through ctypes, with speakers of our own making."""
+
 import _ctypes
 import ctypes
 import functools
@@ -64,17 +65,17 @@ def _speaker(gender: str, number: int) -> Speaker:
     tract = rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)  # a shorter tract raises all formants
     lines = [f"pitch {pitch:.0f} {pitch * rng.uniform(1.3, 1.6):.0f}"]
     for formant in range(9):
-        place = 100 * tract * rng.uniform(0.97, 1.03)
-        strength = rng.uniform(70, 105)
-        width = rng.uniform(125, 155) if female else rng.uniform(90, 115)
+        place = 100 * tract * rng.uniform(0.98, 1.02)
+        strength = rng.uniform(85, 110)
+        width = rng.uniform(105, 135) if female else rng.uniform(90, 110)
         lines.append(f"formant {formant} {place:.0f} {strength:.0f} {width:.0f}")
     breath = rng.integers(0, 5 if female else 3)
     lines += [
         f"roughness {rng.integers(0, 4)}",
         f"flutter {rng.integers(0, 5)}",
         f"breath 0 {breath} {breath} {breath} {breath} {breath} {breath} {breath}",
-        f"consonants {rng.integers(80, 125)} {rng.integers(80, 125)}",
-        f"tone 600 {rng.integers(150, 230)} 1500 {rng.integers(80, 140)} 3000 {rng.integers(50, 100)}",
+        f"consonants {rng.integers(90, 125)} {rng.integers(90, 125)}",
+        f"tone 600 {rng.integers(150, 200)} 1500 {rng.integers(110, 150)} 3000 {rng.integers(80, 120)}",
         f"stressAdd 0 0 {rng.integers(-15, 10)} {rng.integers(-15, 10)} 0 0 {rng.integers(-10, 20)} 20",
     ]
     return Speaker(f"{gender}_{number + 1:02d}", gender, tuple(lines))
@@ -111,7 +112,7 @@ class Synthesiser:
 
     @contextmanager
     def _library(self) -> Iterator[ctypes.CDLL]:
-        """The library, loaded anew: it never rewinds its flutter and cycle counters, so a clip would depend on the one before it."""
+        """The library, loaded anew: it never rewinds its counters, so a clip would depend on the one before."""
         library = ctypes.CDLL(self._path)
         self._rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER, self._folder.encode(), 0)
         if self._rate <= 0:
@@ -121,7 +122,8 @@ class Synthesiser:
             yield library
         finally:
             library.espeak_Terminate()
-            (getattr(_ctypes, "dlclose", None) or getattr(_ctypes, "FreeLibrary"))(library._handle)
+            unload = "dlclose" if hasattr(_ctypes, "dlclose") else "FreeLibrary"  # Unix, Windows
+            getattr(_ctypes, unload)(library._handle)
 
     def _receive(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
@@ -138,13 +140,15 @@ class Synthesiser:
         self, text: str, speaker: str, accent: str, *, words_per_minute: int = 175, pitch: int = 50, melody: int = 50
     ) -> Utterance:
         """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50."""
+        if speaker not in {known.name for known in speakers()}:
+            raise VoiceError(f"There is no speaker {speaker!r}; there are female_01 … male_32.")
         with self._lock, self._library() as library:
             self._samples: list[np.ndarray] = []
             self._events: list[tuple[int, int, float]] = []
             voice = f"{ACCENTS[accent]}+{speaker}"
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise VoiceError(f"espeak-ng knows no voice {voice!r}; speakers are female_01 … male_32.")
+                raise VoiceError(f"espeak-ng refused the voice {voice!r}; reinstall espeakng-loader.")
             settings = {_RATE: words_per_minute, _VOLUME: _HEADROOM, _PITCH: pitch, _RANGE: melody}
             for parameter, value in settings.items():
                 library.espeak_SetParameter(parameter, int(value), 0)
@@ -206,7 +210,7 @@ def whisper(wave: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Floa
     out = np.zeros(len(padded) + 2 * size)
     for frame, sound in enumerate(voiceless):
         out[hop * frame : hop * frame + 2 * size] += sound
-    return cast(np.ndarray, out[: len(wave)].astype(np.float32))
+    return out[: len(wave)].astype(np.float32)
 
 
 @functools.cache

@@ -1,0 +1,92 @@
+"""What the spoken world says: clauses from a small grammar, on three topics."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+TOPICS = ("food", "travel", "sport")  # in Clip.attributes as "topic"; never described to a model
+_WHO = (
+    "my brother", "the farmer", "her father", "our neighbour", "the old doctor", "their daughter", "his mother",
+    "the young teacher", "the driver", "another girl", "the mayor", "a quiet stranger", "the other boy", "Arthur",
+    "Martha",
+)  # fmt: skip
+_LINKS = ("and later", "because", "while", "but", "and then", "so", "before", "after")
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "food": {
+        "did": (
+            "cooked", "served", "tasted", "ordered", "shared", "prepared", "brought over", "burnt",
+        ),
+        "what": (
+            "the roasted carrots", "a bowl of warm porridge", "thirty butter biscuits", "a pot of pepper soup",
+            "the dark bread", "four fried fish", "the largest turkey", "another plate of rice",
+            "the bitter chocolate", "a jar of apple sauce", "some birthday cake", "a third lemon tart",
+            "the garlic potatoes", "a sour orange",
+        ),
+        "where": (
+            "for dinner", "at the market", "on the kitchen floor", "with her mother", "under the stairs",
+            "at the bakery",
+        ),
+    },
+    "travel": {
+        "did": (
+            "caught", "missed", "waited for", "boarded", "booked", "heard about", "paid for", "took",
+        ),
+        "what": (
+            "the early train north", "a ferry across the water", "the third bus to the airport",
+            "another harbour tour", "a cheap flight over the mountains", "the car to the border",
+            "a journey around the world", "the night coach", "a boat up the river", "the first tram to the square",
+            "a taxi to the station", "the road along the shore",
+        ),
+        "where": (
+            "on Thursday morning", "with thirty tourists", "in the storm", "for the winter", "without a passport",
+            "from Perth",
+        ),
+    },
+    "sport": {
+        "did": (
+            "won", "lost", "watched", "started", "finished", "talked about", "trained for", "cheered for",
+        ),
+        "what": (
+            "the first quarter of the match", "a hard game of cricket", "the northern football final",
+            "another bicycle race", "the third hour of tennis", "a swimming record", "her fourth marathon",
+            "the rugby trophy", "an archery contest", "the horse race", "a hurdles heat", "the under thirteen league",
+            "a boxing bout", "the basketball derby",
+        ),
+        "where": (
+            "in the park", "with the other players", "after a short rest", "at the stadium", "for the cup",
+            "on grass",
+        ),
+    },
+}  # fmt: skip
+_LOOSE_ENDS = frozenset([  # words that want another word: no sentence is cut behind one
+    "a", "an", "the", "of", "to", "and", "or", "but", "so", "because", "while", "before", "after", "later", "then",
+    "at", "in", "on", "for", "with", "under", "over", "from", "without", "her", "his", "my", "our", "their",
+    "another", "some", "up", "across", "around", "along", "about", "first", "third", "fourth", "four", "thirty",
+    "other", "old", "young", "quiet", "roasted", "warm", "butter", "pepper", "fried", "largest", "bitter", "birthday",
+    "lemon", "garlic", "sour", "early", "harbour", "cheap", "night", "hard", "northern", "bicycle", "swimming",
+    "archery", "horse", "hurdles", "boxing", "basketball", "short", "kitchen", "apple", "dark",
+])  # fmt: skip
+
+
+def sentence(topic: str, rng: np.random.Generator) -> str:
+    """Four linked clauses about a topic: more words than any clip holds, so that one can stop where time is up."""
+    text = _clause(topic, rng)
+    for _ in range(3):
+        text += f", {_pick(_LINKS, rng)} {_clause(topic, rng)}"
+    return text
+
+
+def _clause(topic: str, rng: np.random.Generator) -> str:
+    words = _WORDS[topic]
+    return " ".join(_pick(part, rng) for part in (_WHO, words["did"], words["what"], words["where"]))
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def cut(words: Sequence[str], count: int) -> list[str]:
+    """The first `count` words, or somewhat fewer, so that the last one can end a sentence."""
+    while count > 2 and words[count - 1].rstrip(",") in _LOOSE_ENDS:
+        count -= 1
+    return list(words[:count])

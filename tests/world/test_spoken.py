@@ -1,0 +1,225 @@
+"""The spoken world: balanced, speaker-disjoint, reproducible, and its attributes can be measured in the sound."""
+
+import itertools
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from desta_lab import audio
+from desta_lab.clips import Corpus, CorpusError
+from desta_lab.world import scenes, spoken
+from desta_lab.world.sentences import TOPICS, cut, sentence
+from desta_lab.world.voices import VoiceError, speakers, synthesiser, whisper
+
+NAMES = (*spoken.ATTRIBUTES, "topic")
+
+
+def cramers_v(pairs) -> float:
+    """0 where two labels are independent, 1 where one tells the other (Cramér 1946)."""
+    rows, columns = ({pair[side]: None for pair in pairs} for side in (0, 1))
+    table = np.array([[pairs.count((row, column)) for column in columns] for row in rows], float)
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    return float(np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / (min(table.shape) - 1)))
+
+
+def periodicity(wave) -> float:
+    """The highest autocorrelation between 60 and 400 Hz, averaged over the louder 40 ms frames."""
+    frames = wave[: len(wave) // 640 * 640].reshape(-1, 640)
+    frames = frames[frames.std(1) > np.median(frames.std(1))]
+    frames = frames - frames.mean(1, keepdims=True)
+    power = np.abs(np.fft.rfft(frames, 2048)) ** 2
+    correlation = np.fft.irfft(power)
+    return float((correlation[:, 40:267].max(1) / correlation[:, 0]).mean())
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1440), ("validation", 192), ("test", 384), ("test", 100)])
+def test_values_are_balanced_within_one_and_independent(split, count):
+    plans = spoken.design(split, count, seed=0)
+    for name in NAMES:
+        counts = Counter(plan[name] for plan in plans).values()
+        assert max(counts) - min(counts) <= 1, name
+    for one, other in itertools.combinations(NAMES, 2):
+        assert cramers_v([(plan[one], plan[other]) for plan in plans]) < (0.05 if count >= 192 else 0.1), (one, other)
+
+
+def test_all_cells_are_crossed_and_speakers_are_used_evenly():
+    plans = spoken.design("train", 1440, seed=0)
+    cells = Counter(tuple(plan[name] for name in spoken.ATTRIBUTES) for plan in plans)
+    assert len(cells) == 192
+    assert max(cells.values()) - min(cells.values()) <= 2, "7.5 rounds of 192 cells"
+    heard = Counter(plan["speaker"] for plan in plans)
+    assert len(heard) == 40
+    assert max(heard.values()) - min(heard.values()) <= 1
+    for name in set(NAMES) - {"gender"}:
+        assert cramers_v([(plan["speaker"], plan[name]) for plan in plans]) < 0.1, name
+
+
+def test_speakers_are_disjoint_between_splits_and_half_female():
+    splits = {split: spoken.split_speakers(split) for split in spoken.SPLIT_SPEAKERS}
+    everyone = [speaker.name for people in splits.values() for speaker in people]
+    assert len(everyone) == len(set(everyone)) == len(speakers()) == 64
+    for split, people in splits.items():
+        assert Counter(speaker.gender for speaker in people) == dict.fromkeys(
+            ("female", "male"), spoken.SPLIT_SPEAKERS[split] // 2
+        )
+
+
+def test_a_world_is_a_valid_corpus(world):
+    again = Corpus.read(world.folder, check_audio=True)
+    assert again.hash == world.hash
+    assert (len(again.split("train")), len(again.split("test"))) == (96, 32)
+    genders = {speaker.name: speaker.gender for speaker in speakers()}
+    for clip in again.clips:
+        assert set(clip.attributes) == set(NAMES)
+        assert all(clip.attributes[name] in values for name, values in spoken.ATTRIBUTES.items())
+        assert clip.attributes["topic"] in TOPICS
+        assert clip.attributes["gender"] == genders[clip.speaker]
+        assert len(audio.read(again.path(clip))) == 4 * audio.RATE
+
+
+def test_every_word_has_its_moment_in_order(world):
+    for clip in world.clips:
+        words = [span for span in clip.spans if span.name.startswith("word:")]
+        assert [span.name for span in words] == [f"word:{word.strip('.,').lower()}" for word in clip.transcript.split()]
+        assert all(one.end <= other.start + 0.002 for one, other in itertools.pairwise(words))
+        speech = next(span for span in clip.spans if span.name == "speech")
+        assert (words[0].start, words[-1].end) == (speech.start, speech.end)
+        assert any(span.name == f"scene:{clip.attributes['scene']}" for span in clip.spans)
+
+
+def test_speech_fills_most_of_a_clip_at_both_rates(world):
+    lengths = {rate: [] for rate in spoken.WORDS_PER_MINUTE}
+    words = {rate: [] for rate in spoken.WORDS_PER_MINUTE}
+    for clip in world.clips:
+        speech = next(span for span in clip.spans if span.name == "speech")
+        lengths[clip.attributes["rate"]].append(speech.end - speech.start)
+        words[clip.attributes["rate"]].append(len(clip.transcript.split()))
+    assert all(np.mean(seconds) > 2.9 and min(seconds) > 1.8 for seconds in lengths.values())
+    assert np.mean(words["fast"]) > 1.6 * np.mean(words["slow"])
+
+
+def test_loudness_classes_never_overlap(world):
+    levels = {value: [] for value in spoken.LEVEL}
+    for clip in world.clips:
+        levels[clip.attributes["loudness"]].append(scenes.loudness(audio.read(world.path(clip))))
+    assert max(levels["quiet"]) < -35
+    assert min(levels["loud"]) > -28
+
+
+def test_a_whisper_has_no_pitch_and_speech_has_one():
+    for speaker in ("female_01", "male_01"):
+        said = synthesiser().say("My brother cooked the largest turkey for dinner.", speaker, "American").wave
+        whispered = whisper(said, np.random.default_rng(0))
+        assert periodicity(said) > 0.6
+        assert periodicity(whispered) < 0.4
+        assert len(whispered) == len(said)
+
+
+def test_a_whisper_keeps_the_shape_of_the_tract():
+    """Band by band, the power of a vowel and its whisper rise and fall together."""
+    said = synthesiser().say("Arthur won.", "male_02", "American").wave
+    whispered = whisper(said, np.random.default_rng(0))
+    bands = [
+        np.log(np.abs(np.fft.rfft(wave)) ** 2 + 1e-9)[: len(wave) // 4 // 24 * 24].reshape(24, -1).mean(1)
+        for wave in (np.diff(said), whispered)
+    ]
+    assert np.corrcoef(*bands)[0, 1] > 0.8
+
+
+def test_women_speak_higher_than_men():
+    def pitch(name):
+        wave = synthesiser().say("Our neighbour won.", name, "American").wave
+        frames = wave[: len(wave) // 640 * 640].reshape(-1, 640)
+        frames = frames[frames.std(1) > np.median(frames.std(1))]
+        correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)
+        return float(np.median(audio.RATE / (40 + correlation[:, 40:267].argmax(1))))
+
+    pitches = {speaker.name: pitch(speaker.name) for speaker in speakers()[::8]}
+    women = [value for name, value in pitches.items() if name.startswith("female")]
+    men = [value for name, value in pitches.items() if name.startswith("male")]
+    assert min(women) > max(men)
+
+
+def test_accents_pronounce_the_same_words_differently():
+    waves = [synthesiser().say("Her brother won.", "male_01", accent).wave for accent in spoken.ATTRIBUTES["accent"]]
+    assert len({wave.tobytes() for wave in waves}) == 3
+
+
+def test_what_was_spoken_before_changes_nothing():
+    first = synthesiser().say("The mayor won.", "male_03", "Scottish").wave
+    synthesiser().say("A quiet stranger lost the race.", "female_03", "Caribbean")
+    np.testing.assert_array_equal(synthesiser().say("The mayor won.", "male_03", "Scottish").wave, first)
+
+
+def test_threads_may_share_the_synthesiser():
+    jobs = [("The mayor won.", f"male_{number:02d}", "American") for number in range(1, 9)]
+    alone = [synthesiser().say(*job).wave for job in jobs]
+    together = {}
+    threads = [threading.Thread(target=lambda j=job: together.update({j: synthesiser().say(*j).wave})) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((together[job] == wave).all() for job, wave in zip(jobs, alone, strict=True))
+
+
+def test_an_unknown_speaker_is_refused():
+    with pytest.raises(VoiceError, match="female_01"):
+        synthesiser().say("Hello.", "robot", "American")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_sentences_hardly_ever_repeat(topic):
+    rng = np.random.default_rng(0)
+    assert len({" ".join(sentence(topic, rng).split()[:6]) for _ in range(300)}) > 200
+
+
+def test_a_sentence_is_cut_behind_a_word_that_can_end_it():
+    words = ["the", "mayor", "tasted", "the", "garlic", "potatoes", "at", "the", "bakery"]
+    assert cut(words, 8) == words[:6]
+    assert cut(words, 9) == words
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
+    few = {"train": 12, "test": 6}
+    spoken.build(tmp_path / "one", clips=few, workers=1)
+    spoken.build(tmp_path / "two", clips=few, workers=2)
+    spoken.build(tmp_path / "other", clips=few, workers=1, seed=1)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert files(tmp_path / "one") != files(tmp_path / "other")
+
+
+def test_a_built_world_is_not_built_again_and_no_other_one_is_built_over_it(world, monkeypatch):
+    monkeypatch.setattr(spoken, "render", lambda *_: pytest.fail("a clip was rendered"))
+    shape = {split: len(world.split(split)) for split in world.splits}
+    assert spoken.build(world.folder, clips=shape).hash == world.hash
+    with pytest.raises(CorpusError, match="choose another folder"):
+        spoken.build(world.folder, clips=shape, seed=1)
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path):
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spoken.build(tmp_path / "spoken", clips={"train": 6}, workers=1, progress=stop)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_counts_to_the_end(tmp_path):
+    told = []
+    spoken.build(tmp_path / "spoken", clips={"test": 3}, workers=1, progress=lambda *counts: told.append(counts))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="no split 'dev'"):
+        spoken.build(tmp_path / "spoken", clips={"dev": 3}, workers=1)
+    assert not list(tmp_path.iterdir())
