@@ -120,10 +120,11 @@ def _fraction(cells: Sequence[dict[str, str]], count: int, rng: np.random.Genera
         singles, pairs = sum(map(seen.__getitem__, cell.items())), sum(map(seen.__getitem__, _pairs(cell)))
         return singles, seen[tuple(cell.values())], pairs
 
-    chosen = []
+    chosen: list[dict[str, str]] = []
     for _ in range(count):
-        chosen.append(dict(min(order, key=crowding)))
-        seen.update([*chosen[-1].items(), tuple(chosen[-1].values()), *_pairs(chosen[-1])])
+        best = min(order, key=crowding)
+        seen.update([*best.items(), tuple(best.values()), *_pairs(best)])
+        chosen.append(dict(best))
     return chosen
 
 
