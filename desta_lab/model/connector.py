@@ -1,5 +1,7 @@
 """The connector, the only part that learns: query tokens read the tapped layers and speak in backbone embeddings."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,8 +13,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, d_source: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(d_source, width), nn.Linear(d_source, width)
-        self.softmax, self.dropout, self.out = nn.Softmax(dim=-1), nn.Dropout(dropout), nn.Linear(width, width)
+        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.key, self.value = nn.Linear(d_source, width), nn.Linear(d_source, width)
+        self.softmax, self.dropout = nn.Softmax(dim=-1), nn.Dropout(dropout)
 
     def forward(
         self, queries: Float[Tensor, "batch query width"], source: Float[Tensor, "batch frame d_source"]
@@ -40,7 +43,11 @@ class Block(nn.Module):
     def forward(
         self, queries: Float[Tensor, "batch query width"], frames: Float[Tensor, "batch frame width"]
     ) -> Float[Tensor, "batch query width"]:
-        steps = (lambda x: self.self_attention(x, x), lambda x: self.cross_attention(x, frames), self.mlp)
+        steps: list[Callable[[Tensor], Tensor]] = [
+            lambda x: self.self_attention(x, x),
+            lambda x: self.cross_attention(x, frames),
+            self.mlp,
+        ]
         for norm, step in zip(self.norms, steps, strict=True):
             if self.post_norm:
                 queries = norm(queries + self.dropout(step(queries)))
@@ -53,7 +60,7 @@ class QFormer(nn.Module):
     """The modality adapter of DeSTA2.5-Audio: one Q-Former shared by all tapped layers, mixed per query.
 
         tapped layer l ──► Q-Former(query tokens l) ──► (query, width) ─┐
-                                                                        ├─ softmax mixture per query ─► LayerNorm, Linear
+                                                                        ├─ mixture per query ─► LayerNorm, Linear
         tapped layer l'──► Q-Former(query tokens l')──► (query, width) ─┘
 
     The defaults are the published form (modeling_desta25.py). The small presets change three things, each measured
@@ -84,16 +91,17 @@ class QFormer(nn.Module):
         super().__init__()
         inner = width or d_enc
         if anchor is not None and len(anchor) != queries:
-            raise ValueError(f"The anchor has {len(anchor)} tokens and the connector {queries} queries; make them equal.")
+            raise ValueError(f"The anchor has {len(anchor)} tokens, the connector {queries} queries; make them equal.")
         self.queries, self.scale = queries, scale
         self.inputs = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity() for _ in range(taps)
         )
-        self.query_tokens = nn.Parameter(torch.randn(taps, queries, inner) * (inner**-0.5 if width is None else 1.0))
+        self.query_tokens = nn.Parameter(torch.randn(taps, queries, inner))
         self.blocks = nn.ModuleList(
             Block(inner, heads, ffn, post_norm=post_norm, dropout=dropout) for _ in range(depth)
         )
-        self.layer_weights = nn.Parameter(torch.zeros(queries, taps))
+        # of one tap there is nothing to mix: its share is 1 and has no gradient
+        self.layer_weights = nn.Parameter(torch.zeros(queries, taps), requires_grad=taps > 1)
         self.proj = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, d_llm))
         self.anchor = nn.Parameter(anchor.detach().clone().float()) if anchor is not None else None
 

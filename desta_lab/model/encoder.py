@@ -1,6 +1,5 @@
 """The frozen Whisper encoder: log-mel in, the outputs of its tapped layers out."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,35 +19,42 @@ class Encoder(nn.Module):
     """A frozen Whisper encoder, cropped to clips of `seconds`, that returns what its tapped layers put out.
 
     A tapped layer is read before Whisper's final LayerNorm, as in DeSTA2.5-Audio. Cropping keeps the first rows of
-    the position table, so 4 s cost an eighth of the usual 30 s.
+    the position table, so 4 s cost an eighth of the usual 30 s. The module handed in is taken over: frozen, cropped.
     """
 
-    def __init__(self, whisper: nn.Module, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
+    def __init__(self, whisper: Any, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
         super().__init__()
-        layers = len(whisper.layers)  # type: ignore[arg-type]
+        layers = len(whisper.layers)
         if not taps or not all(0 <= tap < layers for tap in taps):
             raise ValueError(f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers.")
         frames = round(seconds * FRAMES_PER_SECOND)
-        positions: nn.Embedding = whisper.embed_positions  # type: ignore[assignment]
-        if frames > positions.num_embeddings:
-            raise ValueError(f"{seconds} s are {frames} frames; this encoder knows {positions.num_embeddings}.")
+        positions = whisper.embed_positions
+        if not 0 < frames <= positions.num_embeddings:
+            raise ValueError(
+                f"{seconds} s are {frames} frames and this encoder knows {positions.num_embeddings}, that is "
+                f"{positions.num_embeddings / FRAMES_PER_SECOND:g} s; crop the clips to less."
+            )
         whisper.embed_positions = nn.Embedding.from_pretrained(positions.weight.data[:frames].clone())
-        whisper.config = copy.deepcopy(whisper.config)
-        whisper.config.max_source_positions = frames  # type: ignore[union-attr]
+        whisper.config.max_source_positions = frames  # in place: the layers share this config
         self.whisper = whisper.eval().requires_grad_(False)
         self.taps, self.seconds, self.frames = tuple(taps), seconds, frames
-        self.mels = int(whisper.config.num_mel_bins)  # type: ignore[union-attr, arg-type]
-        self.width = int(whisper.config.d_model)  # type: ignore[union-attr, arg-type]
+        self.mels, self.width = int(whisper.config.num_mel_bins), int(whisper.config.d_model)
 
     @classmethod
     def load(
         cls, folder: Path | str, seconds: float = WHISPER_SECONDS, taps: Sequence[int] | None = None, **how: Any
     ) -> "Encoder":
-        """The encoder half of a Whisper folder; `how` goes to `from_pretrained` (dtype, …)."""
+        """The encoder half of a Whisper folder, by default with the published taps of its size (`TAPS`).
+
+        `how` goes to `from_pretrained` (dtype, …). Raises ValueError for a size without published taps.
+        """
         from transformers import WhisperModel
 
         model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **how})
-        return cls(model.encoder, taps or TAPS[len(model.encoder.layers)], seconds)
+        layers = len(model.encoder.layers)
+        if taps is None and layers not in TAPS:
+            raise ValueError(f"{folder}: no published taps for {layers} encoder layers; pass taps=(…), numbers from 0.")
+        return cls(model.encoder, TAPS[layers] if taps is None else taps, seconds)
 
     @torch.no_grad()
     def forward(self, mel: Float[Tensor, "batch mel mel_frame"]) -> Float[Tensor, "layer batch frame d_enc"]:
@@ -58,7 +64,7 @@ class Encoder(nn.Module):
         def keep(tap: int) -> Any:
             return lambda module, args, out: kept.__setitem__(tap, out[0] if isinstance(out, tuple) else out)
 
-        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in self.taps]  # type: ignore[index, union-attr]
+        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in self.taps]
         try:
             self.whisper(mel.to(next(self.whisper.parameters()).dtype))
         finally:
