@@ -2,7 +2,8 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,29 @@ from desta_lab.model import chat
 
 
 class Backbone(nn.Module):
-    """Any decoder-only instruct LLM of transformers with its tokenizer, frozen; the connector talks to its embeddings."""
+    """A decoder-only instruct LLM of transformers with its tokenizer, frozen; the connector talks to its embeddings."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         if tokenizer.chat_template is None:
             raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
-        self.model: Any = model.eval().requires_grad_(False)
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "This tokenizer has no end-of-turn token (eos_token); set the one its chat template ends in."
+            )
+        config = model.config.get_text_config()
+        for scaling in ("logit_scale", "logits_scaling", "lm_head_multiplier"):  # Cohere, Granite, Falcon-H1
+            if getattr(config, scaling, None) not in (None, 1.0):
+                raise ValueError(
+                    f"{config.model_type} scales its logits ({scaling}), which `head` does not; take another."
+                )
+        self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.width = int(self.model.get_input_embeddings().weight.shape[1])
-        self._prefix: tuple[tuple[int, ...], Any] = ((), None)
+        self.width = int(model.get_input_embeddings().weight.shape[1])
+        self.positions: int | None = getattr(config, "max_position_embeddings", None)  # the longest stream it can read
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
+        self._adapted = False
+        self._prefix: tuple[Any, Any] = (None, None)
 
     @classmethod
     def load(cls, folder: Path | str, **how: Any) -> "Backbone":
@@ -33,24 +47,53 @@ class Backbone(nn.Module):
         model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **how})
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
+    def with_lora(
+        self,
+        rank: int = 16,
+        alpha: int = 16,
+        dropout: float = 0.1,
+        targets: Sequence[str] = ("q_proj", "k_proj", "v_proj"),
+    ) -> list[nn.Parameter]:
+        """Give the attention low-rank adapters (peft) that may learn, DeSTA2.5's option; returns their parameters."""
+        from peft import LoraConfig
+
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+        self.model.add_adapter(config)
+        self.model.eval()
+        self._adapted = True
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Inside, the backbone is as it was published: adapters, if it has any, are switched off."""
+        if self._adapted:
+            self.model.disable_adapters()
+        try:
+            yield
+        finally:
+            if self._adapted:
+                self.model.enable_adapters()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the frozen weights."""
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings().weight.dtype
 
     @property
     def embedding_scale(self) -> float:
         """Root mean square of the token embeddings: the size at which audio embeddings should be born."""
-        return float(self.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
+        some = self.embed(torch.tensor([0, 1]))  # what embed returns may be scaled (Gemma 3)
+        scaling = some.float().norm() / self.model.get_input_embeddings().weight[:2].float().norm()
+        return float(scaling * self.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_llm"]:
         """Token embeddings; audio slots get those of token 0, to be written over."""
-        return self.model.get_input_embeddings()(ids.clamp(min=0).to(self.device))  # type: ignore[no-any-return]
+        return self.model.get_input_embeddings()(ids.clamp(min=0).to(self.device))
 
     def hidden(
         self, embeddings: Float[Tensor, "batch token d_llm"], prefix: Sequence[int] = (), **how: Any
@@ -58,45 +101,64 @@ class Backbone(nn.Module):
         """Final hidden states at every given position, after a common `prefix` of token ids that is read only once.
 
         The prefix is the same in every row and every step (system prompt and the tag before the clip), and nothing
-        trainable stands before it: its keys and values are computed without gradient and kept.
+        trainable stands before it: its keys and values are computed without gradient and kept. With adapters that
+        learn (LoRA) it is read anew each time.
         """
+        decoder = self.model.get_decoder()
+        if prefix and self._adapted:
+            before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
+            return self.hidden(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[:, len(prefix) :]
         if prefix:
-            if self._prefix[0] != tuple(prefix):
+            key = (tuple(prefix), self.device, self.dtype)
+            if self._prefix[0] != key:
                 with torch.no_grad():
                     ids = torch.tensor([list(prefix)], device=self.device)
-                    self._prefix = (tuple(prefix), self._decoder(ids, use_cache=True).past_key_values)
+                    self._prefix = (key, decoder(ids, use_cache=True).past_key_values)
             how["past_key_values"] = copy.deepcopy(self._prefix[1])
             how["past_key_values"].batch_repeat_interleave(len(embeddings))
-        out = self._decoder(inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **how)
-        return out.last_hidden_state  # type: ignore[no-any-return]
-
-    def _decoder(self, *args: Any, **how: Any) -> Any:
-        return self.model.get_decoder()(*args, **how)
+        out = decoder(inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **how)
+        return out.last_hidden_state
 
     def head(self, hidden: Float[Tensor, "*shape d_llm"]) -> Float[Tensor, "*shape vocabulary"]:
-        """Next-token logits in float32, for just the positions that need them."""
-        return self.model.get_output_embeddings()(hidden).float()  # type: ignore[no-any-return]
+        """Next-token logits in float32 (or better), for just the positions that need them."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
-    @torch.no_grad()
-    def complete(self, streams: Sequence[chat.Stream], max_new_tokens: int = 32, batch: int = 32) -> list[tuple[int, ...]]:
-        """Greedy answers of the untouched LLM to streams without audio: ids up to and with the end-of-turn token."""
+    def complete(
+        self, streams: Sequence[chat.Stream], max_new_tokens: int = 32, batch: int = 32, **how: Any
+    ) -> list[tuple[int, ...]]:
+        """Answers of the untouched LLM to streams without audio: ids up to and with the end-of-turn token."""
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
-            rows = [list(s.ids) for s in streams[first : first + batch]]
-            longest = max(map(len, rows))
-            pad = self.pad_id
-            ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self.device)
-            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.device)
-            out = self.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens)
-            answers += [self.until_end(row[longest:].tolist()) for row in out]
+            ids, mask = self.left_padded(streams[first : first + batch])
+            with self.untouched():
+                out = self.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how)
+            answers += [self.until_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
 
+    def left_padded(
+        self, streams: Sequence[chat.Stream]
+    ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
+        """Ids and attention mask of streams that are to go on: padding stands in front."""
+        longest = max(len(s.ids) for s in streams)
+        ids = [[self.pad_id] * (longest - len(s.ids)) + list(s.ids) for s in streams]
+        mask = [[0] * (longest - len(s.ids)) + [1] * len(s.ids) for s in streams]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
-        """transformers' generate, greedy unless told otherwise, with this tokenizer's end-of-turn token."""
-        how = {"do_sample": False, "eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.pad_id}
+        """What generate of transformers returns: greedy unless told otherwise, up to any end-of-turn token."""
+        how = {"do_sample": False, "eos_token_id": list(self.ends), "pad_token_id": self.pad_id}
         if not inputs.get("do_sample"):
             how |= {"temperature": None, "top_p": None, "top_k": None}
-        return self.model.generate(**{**how, **inputs})  # type: ignore[no-any-return]
+        return self.model.generate(**{**how, **inputs})
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end an answer: the tokenizer's end of turn, and what the model's own settings name beside it."""
+        own = self.model.generation_config.eos_token_id
+        return tuple(sorted({self.tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}))
 
     @property
     def pad_id(self) -> int:
@@ -106,8 +168,8 @@ class Backbone(nn.Module):
 
     def until_end(self, ids: Sequence[int]) -> tuple[int, ...]:
         """An answer's ids without what follows its end-of-turn token, which is kept."""
-        end = self.tokenizer.eos_token_id
-        return tuple(ids[: ids.index(end) + 1]) if end in ids else tuple(ids)
+        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        return tuple(ids[: end + 1])
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids as words, special tokens left out."""

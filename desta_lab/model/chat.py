@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 AUDIO = "<|AUDIO|>"  # stands in a user's text where a clip is heard
 START, END = "<start_audio>", "<end_audio>"  # plain text around every clip, as in DeSTA2.5-Audio
 SYSTEM = "Focus on the audio clips and instructions."
@@ -46,23 +48,23 @@ def stream(
     *,
     response: str | None = None,
     truncated: bool = False,
-    transcripts: Sequence[str] = (),
+    transcripts: Sequence[str] | None = None,
     max_tokens: int | None = None,
 ) -> Stream:
     """Token ids of a conversation up to the backbone's turn, and of its response when one is given.
 
         system · user: <start_audio> [slot × queries] transcript <end_audio> question · assistant: response <eos>
 
-    The chat template brings its own BOS, so nothing is added twice. A truncated response gets no end-of-turn token:
-    a cut is not an end.
+    The chat template brings its own BOS, so nothing is added twice. A response ends in one end-of-turn token, a
+    truncated one in none: a cut is not an end. `transcripts` has one text a clip (None: nothing is written there).
 
     Raises:
-        ChatError: audio placeholders and transcripts do not match, or the stream is longer than `max_tokens`.
+        ChatError: audio placeholders and transcripts do not match, the stream is longer than `max_tokens`, or the
+            chat template refuses the messages.
     """
-    plain = [{"role": m["role"], "content": _wrapped(m["content"])} for m in messages]
-    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    text = _rendered(tokenizer, [{"role": m["role"], "content": _wrapped(m["content"])} for m in messages])
     pieces = text.split(AUDIO)
-    heard = list(transcripts) or [""] * (len(pieces) - 1)
+    heard = [""] * (len(pieces) - 1) if transcripts is None else transcripts
     if len(heard) != len(pieces) - 1:
         raise ChatError(f"The messages hold {len(pieces) - 1} {AUDIO} but {len(heard)} clips were given; match them.")
     ids = encode(tokenizer, pieces[0])
@@ -70,15 +72,30 @@ def stream(
         ids += [SLOT] * queries + encode(tokenizer, words) + encode(tokenizer, piece)
     start = len(ids)
     if response is not None:
-        ids += encode(tokenizer, response) + ([] if truncated else [tokenizer.eos_token_id])
+        ids += encode(tokenizer, response.removesuffix(tokenizer.eos_token))
+        ids += [] if truncated else [tokenizer.eos_token_id]
     if max_tokens is not None and len(ids) > max_tokens:
-        raise ChatError(f"The conversation has {len(ids)} tokens, the limit is {max_tokens}; shorten it or raise the limit.")
+        raise ChatError(f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it.")
     return Stream(tuple(ids), start)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text with no special tokens added."""
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """The conversation as text, up to the backbone's turn; without a system role its words open the user's turn."""
+    how = {"tokenize": False, "add_generation_prompt": True}
+    try:
+        return str(tokenizer.apply_chat_template(messages, **how))
+    except TemplateError as error:
+        if len(messages) < 2 or messages[0]["role"] != "system":
+            raise ChatError(
+                f"The chat template refuses these messages ({error}); change roles or their order."
+            ) from error
+    system, user, *rest = messages  # Gemma's template, for one, knows no system role
+    return _rendered(tokenizer, [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest])
 
 
 def _wrapped(content: str) -> str:

@@ -1,0 +1,185 @@
+"""Any decoder-only LLM serves as a backbone, unchanged: its logits, its answers, its gradients."""
+
+import math
+
+import pytest
+import torch
+
+from desta_lab.model import backbone as module
+from desta_lab.model.backbone import Backbone, fastest_dtype
+from desta_lab.model.chat import read, stream
+from tests import tiny
+
+KINDS = ["llama", "qwen2", "qwen3", "neox", "gemma2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_of_hidden_is_what_the_model_itself_says(kind):
+    llm = tiny.backbone(kind)
+    ids = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(llm.head(llm.hidden(llm.embed(ids))), llm.model(ids).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shared_prefix_read_once_changes_nothing(kind):
+    llm = tiny.backbone(kind, dtype=torch.float64)
+    ids = torch.randint(0, 300, (3, 14), generator=torch.Generator().manual_seed(0))
+    prefix = [5, 6, 7, 8, 9]
+    whole = torch.cat([torch.tensor([prefix] * 3), ids], dim=1)
+    with torch.no_grad():
+        expected = llm.hidden(llm.embed(whole))[:, len(prefix) :]
+        for _ in range(2):  # the second call finds the prefix kept
+            close = (
+                1e-5 if kind == "gemma2" else 1e-10
+            )  # Gemma's norms and softmax are float32 whatever the model is in
+            torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), expected, atol=close, rtol=0)
+        other = llm.hidden(llm.embed(ids), [9, 8, 7])
+    assert not torch.allclose(other, expected)
+
+
+def test_a_kept_prefix_follows_the_precision():
+    llm = tiny.backbone()
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        llm.hidden(llm.embed(ids), [5, 6])
+        llm.double()
+        assert llm.hidden(llm.embed(ids), [5, 6]).dtype == torch.float64
+
+
+def test_logits_are_at_least_float32():
+    llm = tiny.backbone(dtype=torch.bfloat16)
+    assert llm.dtype == torch.bfloat16
+    assert llm.head(llm.hidden(llm.embed(torch.tensor([[1, 2]])))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_embedding_scale_is_the_size_of_what_embed_returns(kind):
+    llm = tiny.backbone(kind)
+    every = llm.embed(torch.arange(llm.model.config.vocab_size))
+    assert math.isclose(llm.embedding_scale, every.pow(2).mean().sqrt().item(), rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_in_a_batch_are_answers_one_by_one(kind):
+    llm = tiny.backbone(kind)
+    texts = ("a", "A much longer description of what is heard.", "some birds")
+    streams = [stream(llm.tokenizer, read(text, "What?"), 0) for text in texts]
+    together = llm.complete(streams, max_new_tokens=6)
+    assert together == [llm.complete([one], max_new_tokens=6)[0] for one in streams]
+    assert together == llm.complete(streams, max_new_tokens=6, batch=2)
+    assert len(set(together)) > 1
+
+
+def test_an_answer_stops_at_any_end_the_model_names():
+    llm = tiny.backbone()
+    start = stream(llm.tokenizer, read("a", "What?"), 0)
+    whole = llm.complete([start], max_new_tokens=6)[0]
+    llm.model.generation_config.eos_token_id = [whole[2], 399]
+    assert llm.ends == tuple(sorted({whole[2], 399, llm.tokenizer.eos_token_id}))
+    assert llm.complete([start], max_new_tokens=6)[0] == whole[:3]
+
+
+def test_padding_is_never_part_of_an_answer():
+    llm = tiny.backbone()
+    end = llm.tokenizer.eos_token_id
+    assert llm.until_end([5, 6, end, end, end]) == (5, 6, end)
+    assert llm.until_end([5, 6]) == (5, 6)
+    assert llm.text([*llm.tokenizer("low volume").input_ids, end]) == "low volume"
+
+
+def test_nothing_in_it_learns():
+    assert not any(parameter.requires_grad for parameter in tiny.backbone().parameters())
+
+
+def test_a_tokenizer_without_template_or_end_is_refused():
+    words = tiny.tokenizer.__wrapped__()
+    words.chat_template = None
+    with pytest.raises(ValueError, match="no chat template; take an instruct model"):
+        Backbone(tiny.causal(), words)
+    words = tiny.tokenizer.__wrapped__()
+    words.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-turn token"):
+        Backbone(tiny.causal(), words)
+
+
+def test_a_model_that_scales_its_logits_is_refused():
+    model = tiny.causal()
+    model.config.logits_scaling = 8.0
+    with pytest.raises(ValueError, match=r"scales its logits \(logits_scaling\)"):
+        Backbone(model, tiny.tokenizer())
+
+
+def test_a_folder_loads_in_the_hugging_face_layout(tmp_path):
+    model = tiny.causal("qwen2")
+    llm = Backbone.load(tiny.hf_folder(tmp_path, model, tiny.tokenizer()))
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(llm.head(llm.hidden(llm.embed(ids))), model(ids).logits)
+    assert llm.tokenizer("a sentence").input_ids == tiny.tokenizer()("a sentence").input_ids
+    assert llm.positions == 512
+
+
+# ---- LoRA ----
+
+
+def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
+    llm = tiny.backbone()
+    ids, prefix = torch.tensor([[5, 6, 7, 8]]), [9, 10]
+    start = stream(llm.tokenizer, read("a", "What?"), 0)
+    with torch.no_grad():
+        before = llm.hidden(llm.embed(ids), prefix)
+    answer = llm.complete([start], max_new_tokens=6)
+
+    learning = llm.with_lora(rank=4, alpha=4)
+    assert {id(p) for p in llm.parameters() if p.requires_grad} == {id(p) for p in learning}
+    assert sum(p.numel() for p in learning) == 2 * 4 * (48 + 48 + 2 * (48 + 24))  # layers × rank × (q + k + v)
+    with torch.no_grad():
+        torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
+
+    optimizer = torch.optim.SGD(learning, lr=1.0)
+    losses = []
+    for _ in range(5):
+        loss = llm.head(llm.hidden(llm.embed(ids), prefix)).log_softmax(-1)[..., 11].neg().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    with torch.no_grad():
+        assert not torch.allclose(llm.hidden(llm.embed(ids), prefix), before, atol=1e-2)
+        with llm.untouched():
+            torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
+    assert llm.complete([start], max_new_tokens=6) == answer
+    assert [p.requires_grad for p in learning] == [True] * len(learning)
+
+
+# ---- precision ----
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_precision_goes_by_compute_capability(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 claims
+    assert fastest_dtype(torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(("half", "dtype"), [(0.3, torch.bfloat16), (3.0, torch.float32)])
+def test_precision_on_a_cpu_is_measured(monkeypatch, half, dtype):
+    clock = [0.0]
+
+    class Slow(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.matmul, torch.Tensor.__matmul__, torch.Tensor.matmul):
+                clock[0] += half if args[0].dtype == torch.bfloat16 else 1.0
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    with Slow():
+        assert fastest_dtype(torch.device("cpu")) == dtype
+
+
+def test_precision_elsewhere_is_full():
+    assert fastest_dtype(torch.device("mps")) == torch.float32
