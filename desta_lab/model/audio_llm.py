@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -66,11 +66,18 @@ class AudioLLM(nn.Module):
         embeddings = self.backbone.embed(ids)
         slots = (ids == chat.SLOT).to(embeddings.device)
         if int(slots.sum()) != spoken.shape[0] * spoken.shape[1]:
-            raise chat.ChatError(f"{int(slots.sum())} audio slots for {spoken.shape[0]} clips of {spoken.shape[1]} queries.")
+            raise chat.ChatError(
+                f"The messages hold {int(slots.sum())} audio slots, but {spoken.shape[0]} clips of {spoken.shape[1]} "
+                "audio embeddings were given; match them."
+            )
         return embeddings.masked_scatter(slots[..., None], spoken.to(embeddings.dtype))
 
     def response_logits(
-        self, prefix: Sequence[int], ids: Int[Tensor, "batch token"], at: Tensor, spoken: Float[Tensor, "clip query d_llm"]
+        self,
+        prefix: Sequence[int],
+        ids: Int[Tensor, "batch token"],
+        at: Bool[Tensor, "batch token"],
+        spoken: Float[Tensor, "clip query d_llm"],
     ) -> Float[Tensor, "position vocabulary"]:
         """Next-token logits (float32) at the positions marked by `at`, after a shared prefix."""
         return self.backbone.head(self.backbone.hidden(self.splice(ids, spoken), prefix)[at.to(self.backbone.device)])
@@ -90,21 +97,24 @@ class AudioLLM(nn.Module):
 
         `messages` is one conversation or a list of them; a user message may hold `<|AUDIO|>` placeholders and
         `audios: [{"audio": path, "text": None | transcript}]`. Without audio the call is the untouched backbone.
+
+        Raises:
+            ChatError: clips and placeholders do not match, or a conversation is longer than the backbone can read.
         """
         chats = [list(messages)] if messages and isinstance(messages[0], dict) else [list(m) for m in messages]
-        waves = [[audio.read(clip["audio"]) for m in c for clip in m.get("audios", ())] for c in chats]
-        words = [
-            self._words(c, w, with_transcript) for c, w in zip(chats, waves, strict=True)
-        ]
+        clips = [[clip for message in c for clip in message.get("audios", ())] for c in chats]
+        waves = [[audio.read(clip["audio"]) for clip in some] for some in clips]
+        words = [self._words(some, heard, with_transcript) for some, heard in zip(clips, waves, strict=True)]
+        room = None if self.backbone.positions is None else self.backbone.positions - max_new_tokens
         streams = [
-            chat.stream(self.backbone.tokenizer, c, self.queries, transcripts=w) for c, w in zip(chats, words, strict=True)
+            chat.stream(self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room)
+            for c, w in zip(chats, words, strict=True)
         ]
-        heard = [wave for conversation in waves for wave in conversation]
-        spoken = self.connector(self.encoder.hear(heard).float()) if heard else None
-        ids = self.answer(
-            streams, spoken, max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_p=top_p
-        )
-        files = [[str(clip["audio"]) for m in c for clip in m.get("audios", ())] for c in chats]
+        every = [wave for some in waves for wave in some]
+        spoken = self.connector.eval()(self.encoder.hear(every).float()) if every else None
+        how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
+        ids = self.answer(streams, spoken, max_new_tokens=max_new_tokens, **how)
+        files = [[str(clip["audio"]) for clip in some] for some in clips]
         audios = [list(zip(f, w, strict=True)) for f, w in zip(files, words, strict=True)]
         return Answer([self.backbone.text(row) for row in ids], ids, audios)
 
@@ -112,34 +122,34 @@ class AudioLLM(nn.Module):
     def answer(
         self, streams: Sequence[chat.Stream], spoken: Float[Tensor, "clip query d_llm"] | None, **how: Any
     ) -> list[tuple[int, ...]]:
-        """Generated ids for streams whose slots are filled by `spoken`, clip after clip; rows are padded on the left."""
-        longest = max(len(s.ids) for s in streams)
-        pad = self.backbone.pad_id
-        ids = torch.tensor([[pad] * (longest - len(s.ids)) + list(s.ids) for s in streams])
-        mask = torch.tensor([[0] * (longest - len(s.ids)) + [1] * len(s.ids) for s in streams]).to(self.backbone.device)
-        if not how.get("do_sample"):
-            how = {key: value for key, value in how.items() if key not in ("temperature", "top_p")}
+        """Generated ids for streams whose slots are filled by `spoken`, clip after clip, all in one batch."""
         if spoken is None:
-            out = self.backbone.generate(input_ids=ids.to(self.backbone.device), attention_mask=mask, **how)[:, longest:]
-        else:
-            embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
-            out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
-        return [self.backbone.until_end(row.tolist()) for row in out]
+            if any(chat.SLOT in s.ids for s in streams):
+                raise chat.ChatError(f"The messages hold {chat.AUDIO} but no clips were given; match them.")
+            return self.backbone.complete(streams, batch=len(streams), **how)
+        ids, mask = self.backbone.left_padded(streams)
+        embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
+        out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
+        return [self.backbone.until_end(row) for row in out.tolist()]
 
-    def _words(self, conversation: Sequence[chat.Message], waves: Sequence[Any], with_transcript: bool) -> list[str]:
+    def _words(self, clips: Sequence[dict[str, Any]], waves: Sequence[Any], with_transcript: bool) -> list[str]:
         """The transcript of every clip: as given, written down by Whisper when asked for, or none."""
-        given = [clip.get("text") for m in conversation for clip in m.get("audios", ())]
+        given = [clip.get("text") for clip in clips]
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
             raise PartsError("A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=….")
-        return [text or written for text, written in zip(given, self.transcribe(waves), strict=True)]
+        written = self.transcribe(waves)
+        return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
-    def save(self, path: Path, **note: Any) -> str:
-        """Write the connector alone, with the ids and hashes of the parts it was trained with; returns its sha256."""
+    def save(self, path: Path) -> str:
+        """Write the connector alone, with the ids and hashes of the parts it was trained with; returns its sha256.
+
+        The same weights give the same file: its header has one entry, because safetensors writes several in any order.
+        """
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.connector.state_dict().items()}
         part = path.with_suffix(".part")
-        save_file(tensors, part, metadata={"parts": json.dumps(self.parts, sort_keys=True), "note": json.dumps(note)})
+        save_file(tensors, part, metadata={"parts": json.dumps(self.parts, sort_keys=True)})
         part.replace(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -153,14 +163,17 @@ class AudioLLM(nn.Module):
             with safe_open(path, "pt") as file:
                 parts = json.loads((file.metadata() or {}).get("parts", "{}"))
         except Exception as error:
-            raise PartsError(f"{path}: not a whole safetensors file ({error}); copy it again or train again.") from error
+            raise PartsError(f"{path}: no whole safetensors file ({error}); copy it again or train again.") from error
         for key, mine in self.parts.items():
             if parts.get(key) != mine:
-                raise PartsError(f"{path}: trained with {key} {parts.get(key)}, but here {key} is {mine}; load its own parts.")
+                raise PartsError(
+                    f"{path}: trained with {key} {parts.get(key)}, but here {key} is {mine}; load the parts it names."
+                )
         try:
             self.connector.load_state_dict(load_file(path), strict=True)
         except RuntimeError as error:
-            raise PartsError(f"{path}: another connector's tensors ({str(error).splitlines()[-1].strip()}).") from error
+            fault = str(error).splitlines()[-1].strip()
+            raise PartsError(f"{path}: another connector's tensors ({fault}); build the connector it was.") from error
 
 
 def tensors_sha256(module: nn.Module) -> str:
@@ -168,5 +181,5 @@ def tensors_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

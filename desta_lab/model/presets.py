@@ -34,9 +34,7 @@ class ConnectorShape:
     anchored: bool = False  # born saying NEUTRAL; its length sets the number of queries
 
 
-SMALL = ConnectorShape(
-    depth=2, heads=8, ffn=1024, width=256, post_norm=False, dropout=0.0, scaled=True, anchored=True
-)
+SMALL = ConnectorShape(depth=2, heads=8, ffn=1024, width=256, post_norm=False, dropout=0.0, scaled=True, anchored=True)
 
 
 @dataclass(frozen=True)
