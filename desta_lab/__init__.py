@@ -10,7 +10,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 # public name -> the module that defines it
-_HOME: dict[str, str] = {}
+_HOME: dict[str, str] = {
+    "AudioLLM": "desta_lab.model.audio_llm",
+    "Clip": "desta_lab.clips",
+    "Corpus": "desta_lab.clips",
+    "Quickstart": "desta_lab.quickstart",
+    "describe": "desta_lab.world.describe",
+    "listen": "desta_lab.views.widgets",
+    "setup": "desta_lab.course.setup",
+    "sheet": "desta_lab.views.widgets",
+}
 
 __all__ = ["__version__", *_HOME]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
 from desta_lab.evaluation import controls, emergence
 from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
-from desta_lab.model import presets
+from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.weights import models_dir
 from desta_lab.training import ladder as checkpoints
@@ -30,6 +30,7 @@ from desta_lab.training import targets as target
 from desta_lab.training import trainer
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, figures
+from desta_lab.views.widgets import sheet
 from desta_lab.world import spoken
 from desta_lab.world.describe import coverage, describe
 
@@ -61,7 +62,9 @@ class Quickstart:
     ) -> None:
         self.preset, self.seed, self.progress = preset, seed, progress
         self.root = root or models_dir().parent
-        self.out = out or self.root.parent / "figures" / ("quickstart" if preset.name == "cpu" else f"quickstart-{preset.name}")
+        self.out = out or self.root.parent / "figures" / (
+            "quickstart" if preset.name == "cpu" else f"quickstart-{preset.name}"
+        )
         self.tasks = ladder()
         self.seconds: dict[str, float] = {}
         if sys.platform == "darwin" or not hasattr(resource, "getrusage"):
@@ -74,7 +77,9 @@ class Quickstart:
     @cached_property
     def corpus(self) -> Corpus:
         """The spoken world of this preset and seed."""
-        key = _hash({"clips": self.preset.clips, "seconds": self.preset.seconds, "seed": self.seed, "v": spoken.VERSION})
+        key = _hash(
+            {"clips": self.preset.clips, "seconds": self.preset.seconds, "seed": self.seed, "v": spoken.VERSION}
+        )
         with self._stage("corpus"):
             return spoken.build(
                 self.root / "corpora" / f"spoken-{key}", clips=self.preset.clips, seconds=self.preset.seconds,
@@ -201,7 +206,7 @@ class Quickstart:
         with self._stage(f"evaluate {kind}"):
             for i, rung in enumerate(rungs):
                 path = folder / "evals" / f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'])}.csv"
-                tables.append(_kept(path, lambda rung=rung: self._evaluate(folder, rung)).assign(step=rung["step"]))
+                tables.append(_kept(path, partial(self._evaluate, folder, rung)).assign(step=rung["step"]))
                 tell(i + 1, len(rungs))
         return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
 
@@ -215,9 +220,7 @@ class Quickstart:
         last = rung["step"] == self.recipe.steps
         tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
         some = self.preset.spoken_answers * (2 if last else 1)
-        free = controls.free_form(
-            self.llm, tasks, test[:some], spoken_test[:some], max_new_tokens=24 if last else 8
-        )
+        free = controls.free_form(self.llm, tasks, test[:some], spoken_test[:some], max_new_tokens=24 if last else 8)
         return table.merge(free, on=["view", "clip", "task"], how="left")
 
     # ---- the result ----
@@ -228,13 +231,38 @@ class Quickstart:
         folders = {kind: self.train(kind) for kind in ("self", "label")}
         oracle = self.oracle()
         tables = [self.evaluate(kind) for kind in folders]
-        read = [oracle.assign(run=kind, step=step, seed=self.seed)
-                for kind, table in zip(folders, tables, strict=True) for step in sorted(table["step"].unique())]  # fmt: skip
+        read = [
+            oracle.assign(run=kind, step=step, seed=self.seed)
+            for kind, measured in zip(folders, tables, strict=True)
+            for step in sorted(measured["step"].unique())
+        ]
         table = pd.concat([*tables, *read], ignore_index=True)
         with self._stage("figures"):
             result = self._result(table, folders)
         result["seconds_now"] = time.perf_counter() - begin
         return result
+
+    def ask(self, clip: Clip, question: str) -> pd.DataFrame:
+        """One question under every view: the clip, silence, the description (text oracle), and no clip at all."""
+        folder = self.train("self")
+        checkpoints.climb(folder / "ladder", self.llm, self.recipe.steps)
+        nothing = np.zeros(round(self.preset.seconds * audio.RATE), dtype=np.float32)
+        tokenizer = self.llm.backbone.tokenizer
+        streams = {
+            "with the clip": chat.stream(tokenizer, chat.ask(question), self.llm.queries),
+            "with silence": chat.stream(tokenizer, chat.ask(question), self.llm.queries),
+            "reading the description": chat.stream(tokenizer, chat.read(describe(clip.attributes), question), 0),
+            "without the clip": chat.stream(tokenizer, chat.read("", question), 0),
+        }
+        waves = {"with the clip": audio.read(self.corpus.path(clip)), "with silence": nothing}
+        rows = []
+        for view, stream in streams.items():
+            spoken_clip = (
+                controls.hear(self.llm, self.llm.encoder.hear([waves[view]]).float()) if view in waves else None
+            )
+            ids = self.llm.answer([stream], spoken_clip, max_new_tokens=32)
+            rows.append({"view": view, "answer": self.llm.backbone.text(ids[0])})
+        return pd.DataFrame(rows)
 
     def kinds(self) -> dict[str, list[target.Target]]:
         """A target of every kind for every description, to compare their perplexity and what they keep."""
@@ -245,7 +273,9 @@ class Quickstart:
         bare = [target.label(clip, self.preset.label, question) for clip in clips]
         return {
             "self": rows,
-            "label": [target.Target(**{**asdict(b), "description": r.description}) for b, r in zip(bare, rows, strict=True)],
+            "label": [
+                target.Target(**{**asdict(b), "description": r.description}) for b, r in zip(bare, rows, strict=True)
+            ],
             "template": [target.template(clip, TRAINED_PROMPT) for clip in clips],
         }
 
@@ -273,7 +303,10 @@ class Quickstart:
         rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
         hashes = {
             **{f"run {kind}": folder.name for kind, folder in folders.items()},
-            **{f"checkpoint {kind}": checkpoints.entries(folder / "ladder")[-1]["sha256"] for kind, folder in folders.items()},
+            **{
+                f"checkpoint {kind}": checkpoints.entries(folder / "ladder")[-1]["sha256"]
+                for kind, folder in folders.items()
+            },
             "corpus": self.corpus.hash,
             **{key: value for key, value in self.llm.parts.items() if key.endswith("sha256")},
         }
@@ -301,7 +334,7 @@ class Quickstart:
             "versions": versions,
             "hashes": hashes,
             "notes": [
-                f"Tasks left out of every claim because the text oracle cannot do them: {', '.join(left_out) or 'none'}.",
+                f"Tasks that the text oracle cannot do, left out of every claim: {', '.join(left_out) or 'none'}.",
                 f"{cut:.0%} of the self-generated targets were cut off and carry no end of turn.",
                 f"{self.preset.test} clips of {len({c.speaker for c in self.clips('test')})} speakers never heard in "
                 f"training; calibration on {self.preset.held_out} clips of other speakers; one seed ({self.seed}).",
@@ -349,6 +382,8 @@ class Quickstart:
                     attention, mel, clip.spans, self.preset.seconds, headline="Where each query token looks"),
                  "Spectrogram of one clip with its evidence spans, above the time each query token attends to."),
             ]  # fmt: skip
+        drawn.append(("corpus", sheet(self.corpus, self.clips("train")[:6]),
+                      "Spectrograms of six clips with their attributes and evidence spans."))  # fmt: skip
         tokens, nats = target.token_evidence(self.llm.backbone, self.written[0][0])
         drawn.append(("token_evidence", figures.token_evidence(tokens, nats.tolist(), "Which words carry the clip"),
                       "KL per token of one target between reading the description and reading nothing."))  # fmt: skip
@@ -402,8 +437,8 @@ def query_attention(connector: Any, states: torch.Tensor) -> np.ndarray:
 def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a task at the last step: our run with its interval, raw and free-form beside it, and every control."""
     rows = []
-    wide = tasks[tasks["measure"] == "calibrated"].set_index(["run", "view", "task"])
-    raw = tasks[tasks["measure"] == "raw"].set_index(["run", "view", "task"])["accuracy"]
+    wide = tasks[tasks["measure"] == "calibrated"].set_index(["run", "view", "task"]).sort_index()
+    raw = tasks[tasks["measure"] == "raw"].set_index(["run", "view", "task"])["accuracy"].sort_index()
     last = table[(table["step"] == table["step"].max()) & (table["run"] == "self") & (table["view"] == "audio")]
     free = last.groupby("task")[["free_form", "obeyed", "logprob"]].mean()
     for task in wide.loc[("self", "audio")].index:
@@ -414,7 +449,7 @@ def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, An
                 "accuracy": own["accuracy"], "low": own["low"], "high": own["high"],
                 "raw": raw["self", "audio", task], "free_form": free.loc[task, "free_form"],
                 "obeyed": free.loc[task, "obeyed"], "logprob": free.loc[task, "logprob"], "chance": own["chance"],
-                **{view: wide.loc[("self", view, task), "accuracy"] for view in ("oracle", "shuffled", "silence", "untrained")},
+                **{v: wide.loc[("self", v, task), "accuracy"] for v in ("oracle", "shuffled", "silence", "untrained")},
                 "label_run": wide.loc[("label", "audio", task), "accuracy"],
             }
         )  # fmt: skip
@@ -436,8 +471,6 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-
-
 def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioLLM, Path]:
     """A finished run as an AudioLLM at the last rung of its ladder; by default the newest self-generated run.
 
@@ -448,7 +481,9 @@ def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioL
     found = sorted((root / "runs").glob("*-self-*/ladder/ladder.json"), key=lambda p: p.stat().st_mtime)
     folder = folder or (found[-1].parents[1] if found else None)
     if folder is None or not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`.")
+        raise FileNotFoundError(
+            f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."
+        )
     config = json.loads((folder / "config.json").read_text())
     parts = config["parts"]
     preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))

@@ -23,7 +23,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 
 # From low to high: a part imports itself and what stands before it, never what stands after.
-ORDER = ["audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "course", "sweep", "cli"]
+ORDER = [
+    "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor", "quickstart", "course", "sweep",
+    "bench", "cli",
+]  # fmt: skip
 
 
 def read(name: str) -> str:

@@ -18,7 +18,9 @@ from desta_lab.world.describe import describe, mentions
 Scores = Sequence[Float[Tensor, "clip option"]]
 
 
-def hear(llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32) -> Float[Tensor, "clip query d_llm"]:
+def hear(
+    llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32
+) -> Float[Tensor, "clip query d_llm"]:
     """Audio embeddings of many clips under the connector as it is now."""
     llm.connector.eval()
     with torch.no_grad():
@@ -60,7 +62,8 @@ def views(
         "silence": [score[-1:].expand(count, -1) for score in heard],
     }
     return pd.concat(
-        [_table(view, tasks, clips, scores, calibration, lengths) for view, scores in by_view.items()], ignore_index=True
+        [_table(view, tasks, clips, scores, calibration, lengths) for view, scores in by_view.items()],
+        ignore_index=True,
     )
 
 
@@ -121,7 +124,8 @@ def free_form(
             right = clip.attributes[task.attribute]
             rows.append(
                 {
-                    "view": "oracle" if spoken is None else "audio", "clip": clip.id, "task": task.name, "answer": answer,
+                    "view": "oracle" if spoken is None else "audio",
+                    "clip": clip.id, "task": task.name, "answer": answer,
                     "free_form": float(named(task, answer) == {right}),
                     "obeyed": float(constraints.obeyed(task.constraint, answer)) if task.constraint else float("nan"),
                 }

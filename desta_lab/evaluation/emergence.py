@@ -65,7 +65,7 @@ def per_task(table: pd.DataFrame, measures: Sequence[str] = ("calibrated", "raw"
             cell = dict(zip([*CELL, "task"], key, strict=True))
             rows.append(cell | {"measure": measure, "accuracy": accuracy, "low": low, "high": high})
     frame = pd.DataFrame(rows).merge(known, left_on="task", right_index=True)
-    sizes = table.groupby(CELL + ["task"]).agg(clips=("clip", "nunique"), speakers=("speaker", "nunique")).reset_index()
+    sizes = table.groupby([*CELL, "task"]).agg(clips=("clip", "nunique"), speakers=("speaker", "nunique")).reset_index()
     frame = frame.merge(sizes, on=[*CELL, "task"])
     frame["oracle"] = frame["task"].map(oracle)
     frame["counted"] = frame["task"].isin(able)
@@ -158,7 +158,9 @@ def verdict(table: pd.DataFrame, label_attribute: str, runs: tuple[str, str] = (
     fifth = per_rung(table[(table["step"] == last[mine]) & (table["run"] == mine) | (table["view"] == "oracle")])
     fifth = fifth[(fifth["view"] == "audio") & (fifth["rung"] == 5)]
     finding = f"Rung 5, an attribute no target mentions: score {_number(fifth)}; " + (
-        "above chance, which the claim does not need." if not fifth.empty and fifth["low"].iloc[0] > 0 else "near chance."
+        "above chance, which the claim does not need."
+        if not fifth.empty and fifth["low"].iloc[0] > 0
+        else "near chance."
     )
     rule = (
         "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 attributes of the "
@@ -177,7 +179,9 @@ def _number(ground: pd.DataFrame) -> str:
     return f"{row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _gap(table: pd.DataFrame, runs: tuple[str, str], last: dict[str, int], tasks: Sequence[str]) -> tuple[float, float, float]:
+def _gap(
+    table: pd.DataFrame, runs: tuple[str, str], last: dict[str, int], tasks: Sequence[str]
+) -> tuple[float, float, float]:
     """Difference of the two runs' mean scores over these tasks, with its interval."""
     if not tasks:
         return (float("nan"),) * 3

@@ -18,8 +18,8 @@ from desta_lab.model.backbone import Backbone
 class Trie:
     """Token sequences that share their beginnings: every distinct beginning is one node, computed once.
 
-        "\\nWhat is the ─┬─ gender of … ─► The speaker is ─┬─ female
-                         └─ accent of … ─► The accent is   └─ male
+    "\\nWhat is the ─┬─ gender of … ─► The speaker is ─┬─ female
+                     └─ accent of … ─► The accent is   └─ male
     """
 
     tokens: list[int] = field(default_factory=list)

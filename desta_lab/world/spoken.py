@@ -17,18 +17,12 @@ from joblib import Parallel, delayed
 from desta_lab.audio import RATE, fit
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span
 from desta_lab.world import scenes
-from desta_lab.world.sentences import TOPICS, cut, sentence
-from desta_lab.world.voices import ACCENTS, SPEAKERS_PER_GENDER, Utterance, speakers, synthesiser, whisper
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+from desta_lab.world.sentences import cut, sentence
+from desta_lab.world.voices import SPEAKERS_PER_GENDER, Utterance, speakers, synthesiser, whisper
 
 VERSION = 1  # of the recipe: raise it when the same seed gives other bytes
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "gender": ("female", "male"),
-    "accent": tuple(ACCENTS),
-    "rate": ("slow", "fast"),
-    "loudness": ("quiet", "loud"),
-    "manner": ("spoken", "whispered"),
-    "scene": tuple(scenes.SCENES),
-}
+CROSSED = {name: ATTRIBUTES[name] for name in DESCRIBED}  # the cells of the factorial design
 DEFAULT_CLIPS = {"train": 1440, "validation": 192, "test": 384}
 SPLIT_SPEAKERS = {"train": 40, "validation": 8, "test": 16}  # half of each gender
 WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (210, 240)}
@@ -98,10 +92,10 @@ def design(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     """What is to be rendered: all 192 cells in turn, then topic and speaker spread evenly over every attribute."""
     people, number = split_speakers(split), list(SPLIT_SPEAKERS).index(split)
     rng = np.random.default_rng([seed, number])
-    cells = [dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())]
+    cells = [dict(zip(CROSSED, values, strict=True)) for values in itertools.product(*CROSSED.values())]
     rows = [dict(cell) for _ in range(count // len(cells)) for cell in cells]
     rows += _fraction(cells, count % len(cells), rng)
-    _spread(rows, "topic", lambda row: TOPICS, rng)
+    _spread(rows, "topic", lambda row: ATTRIBUTES["topic"], rng)
     by_gender = {gender: [s.name for s in people if s.gender == gender] for gender in ATTRIBUTES["gender"]}
     _spread(rows, "speaker", lambda row: by_gender[row["gender"]], rng)
     order = rng.permutation(len(rows))
@@ -181,7 +175,7 @@ def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "
     spans = [Span(f"word:{word}", onset + begin, onset + stop) for word, begin, stop in said.words]
     spans += [Span("speech", onset, onset + end), Span(f"scene:{plan['scene']}", start, start + length)]
     spans = [Span(span.name, round(span.start, 3), round(span.end, 3)) for span in spans]
-    attributes = {name: plan[name] for name in (*ATTRIBUTES, "topic")}
+    attributes = {name: plan[name] for name in ATTRIBUTES}
     audio = f"audio/{plan['split']}/{plan['id']}.flac"
     return wave, Clip(plan["id"], audio, seconds, text, plan["speaker"], attributes, tuple(spans))
 
