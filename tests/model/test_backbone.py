@@ -147,7 +147,10 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     with torch.no_grad():
-        assert not torch.allclose(llm.hidden(llm.embed(ids), prefix), before, atol=1e-2)
+        after = llm.hidden(llm.embed(ids), prefix)
+        assert not torch.allclose(after, before, atol=1e-2)
+        whole = llm.hidden(llm.embed(torch.tensor([prefix + ids[0].tolist()])))[:, len(prefix) :]
+        torch.testing.assert_close(after, whole)  # the prefix, too, is read with the adapters
         with llm.untouched():
             torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
     assert llm.complete([start], max_new_tokens=6) == answer
