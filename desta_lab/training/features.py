@@ -1,4 +1,4 @@
-"""Encoder states of the tapped layers, computed once, kept in fp16 and memory-mapped: frozen things are not recomputed."""
+"""Encoder states of the tapped layers, computed once, kept in fp16 and memory-mapped."""
 
 import hashlib
 import json
@@ -26,13 +26,15 @@ class FeatureStore:
     their audio. A shard is written under another name and moved into place; its checksum stands in `shards.json`.
     """
 
-    def __init__(self, root: Path, encoder: Encoder, encoder_sha256: str, corpus: Corpus, clips: Sequence[Clip]) -> None:
+    def __init__(
+        self, root: Path, encoder: Encoder, encoder_sha256: str, corpus: Corpus, clips: Sequence[Clip]
+    ) -> None:
         self.encoder, self.corpus, self.clips = encoder, corpus, list(clips)
         key = {
             "encoder": encoder_sha256,
             "taps": encoder.taps,
             "seconds": encoder.seconds,
-            "clips": {clip.id: _checksum(corpus.path(clip)) for clip in self.clips},
+            "clips": [(clip.id, _checksum(corpus.path(clip))) for clip in self.clips],  # in order: rows have no names
             "shard": SHARD,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -58,24 +60,27 @@ class FeatureStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._checksums()
-        shards = range(0, len(self.clips), SHARD)
-        missing = [n for n, _ in enumerate(shards) if not self._whole(n, known)]
-        need = len(missing) * SHARD * int(np.prod(self.shape)) * 2
+        shards = [self.clips[first : first + SHARD] for first in range(0, len(self.clips), SHARD)]
+        missing = [n for n in range(len(shards)) if not self._whole(n, known)]
+        total = sum(len(shards[n]) for n in missing)
+        need = total * int(np.prod(self.shape)) * 2
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise OSError(
-                f"{self.folder}: the features need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; free some disk, "
-                "use fewer clips, or set DESTA_LAB_DATA to a larger one."
+                f"{self.folder}: the features need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free some, "
+                "use fewer clips, or set DESTA_LAB_DATA to a larger disk."
             )
-        for done, n in enumerate(missing):
-            clips = self.clips[n * SHARD : (n + 1) * SHARD]
+        done = 0
+        for n in missing:
+            clips = shards[n]
             rows = np.empty((len(clips), *self.shape), dtype=np.float16)
             for first in range(0, len(clips), batch):
                 part = clips[first : first + batch]
                 states = self.encoder.hear([audio.read(self.corpus.path(clip)) for clip in part])
                 rows[first : first + len(part)] = states.transpose(0, 1).half().cpu().numpy()
+                done += len(part)
                 if progress:
-                    progress(min(len(missing) * SHARD, done * SHARD + first + len(part)), len(missing) * SHARD)
+                    progress(done, total)
             path = self.folder / f"{n:05d}.npy"
             np.save(path.with_suffix(".part.npy"), rows)
             path.with_suffix(".part.npy").replace(path)
@@ -101,9 +106,9 @@ class FeatureStore:
     def _checksums(self) -> dict[str, Any]:
         try:
             known: dict[str, Any] = json.loads((self.folder / "shards.json").read_text())
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             return {}
-        return known
+        return known if isinstance(known, dict) else {}
 
     def _write_checksums(self, known: dict[str, Any]) -> None:
         part = self.folder / "shards.json.part"

@@ -13,7 +13,7 @@ class LadderError(ValueError):
 
 
 def schedule(steps: int, linear: int = 64) -> list[int]:
-    """Steps at which the connector is kept: 0, powers of two below `linear`, then every `linear` steps, and the last."""
+    """Steps at which the connector is kept: 0, powers of two below `linear`, every `linear` steps, and the last."""
     powers = [0]
     power = 1
     while power < min(linear, steps):
@@ -23,9 +23,12 @@ def schedule(steps: int, linear: int = 64) -> list[int]:
 
 
 def keep(folder: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
-    """Add one rung: the file first, its line in `ladder.json` after, so a kill leaves no line without a file."""
+    """Add one rung: the file first, its line in `ladder.json` after, so a kill leaves no line without a file.
+
+    The file says nothing about its step, so two rungs with the same weights have the same hash.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    sha256 = llm.save(folder / f"{step:06d}.safetensors", step=step)
+    sha256 = llm.save(folder / f"{step:06d}.safetensors")
     rungs = {rung["step"]: rung for rung in entries(folder)} if (folder / "ladder.json").exists() else {}
     twin = next((s for s, rung in rungs.items() if rung["sha256"] == sha256 and s != step), None)
     if twin is not None:
@@ -41,8 +44,8 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     path = folder / "ladder.json"
     try:
         rungs: list[dict[str, Any]] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise LadderError(f"{path}: no readable ladder ({error}); run the training again, it resumes.") from error
+    except (OSError, ValueError) as error:
+        raise LadderError(f"{path}: no readable ladder ({error}); delete the run's folder and train again.") from error
     return rungs
 
 

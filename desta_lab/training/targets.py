@@ -65,7 +65,7 @@ def self_written(
         part = unique[first : first + batch]
         streams = [chat.stream(backbone.tokenizer, chat.read(d, p), 0) for d, p in part]
         for (description, prompt), ids in zip(part, backbone.complete(streams, max_new_tokens, batch), strict=True):
-            cut = ids[-1] != backbone.tokenizer.eos_token_id
+            cut = ids[-1] not in backbone.ends
             answers[description, prompt] = Target(
                 description, prompt, backbone.text(ids), kind, writer, revision, f"greedy, {max_new_tokens} tokens", cut
             )
@@ -94,8 +94,8 @@ def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
     for target in targets:
         if target.kind in ("self", "soft") and target.revision != backbone_revision:
             raise TargetError(
-                f"A '{target.kind}' target was written by {target.writer} ({target.revision[:8]}), not by this backbone "
-                f"({backbone_revision[:8]}); write the targets again, or call their kind 'other'."
+                f"A '{target.kind}' target was written by {target.writer} ({target.revision[:8]}), not by this "
+                f"backbone ({backbone_revision[:8]}); write the targets again, or call their kind 'other'."
             )
 
 
@@ -107,7 +107,7 @@ def example(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
     """
     messages = chat.ask(target.prompt)
     for message in messages:
-        if target.description and target.description in message["content"]:
+        if target.description and _plain(target.description) in _plain(message["content"]):
             raise TargetError(f"{clip.id}: the description leaks into the training prompt; change the prompt.")
     return {
         "id": clip.id,
@@ -124,6 +124,11 @@ def example(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
             "truncated": target.truncated,
         },
     }
+
+
+def _plain(text: str) -> str:
+    """Text without what hides a copy: case, line breaks, punctuation at its ends."""
+    return " ".join(text.casefold().split()).strip(".,;:!? ")
 
 
 @torch.no_grad()
@@ -173,7 +178,9 @@ def token_evidence(backbone: Backbone, target: Target) -> tuple[list[str], Float
     return tokens, (seen.exp() * (seen - unseen)).sum(-1)
 
 
-def kl(logits: Float[Tensor, "position vocabulary"], ids: Int[Tensor, "position k"], logp: Float[Tensor, "position k"]) -> Tensor:
+def kl(
+    logits: Float[Tensor, "position vocabulary"], ids: Int[Tensor, "position k"], logp: Float[Tensor, "position k"]
+) -> Float[Tensor, ""]:
     """Mean KL(text view ‖ audio view) over the kept tokens plus one bucket for the rest, in nats a token."""
     student = logits.log_softmax(-1)
     kept = student.gather(1, ids.long())
@@ -194,7 +201,7 @@ def cached(
     folder = root / digest
     done = folder / "done.json"
     files = [folder / "targets.jsonl", folder / "soft.safetensors"]
-    if done.exists() and all(f.exists() for f in files) and json.loads(done.read_text()) == _sums(files):
+    if done.exists() and all(f.exists() for f in files) and done.read_bytes() == _sums(files):
         rows = [Target(**json.loads(line)) for line in files[0].read_text().splitlines()]
         packed = load_file(files[1])
         soft = [Soft(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"]) for i in range(len(packed) // 2)]
@@ -203,11 +210,11 @@ def cached(
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     files[0].write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    packed = {f"{i:06d}.{name}": value for i, s in enumerate(soft) for name, value in (("ids", s.ids), ("logp", s.logp))}
+    packed = {f"{i:06d}.ids": s.ids for i, s in enumerate(soft)} | {f"{i:06d}.logp": s.logp for i, s in enumerate(soft)}
     save_file(packed or {"none": torch.zeros(0)}, files[1])
-    done.write_text(json.dumps(_sums(files)))
+    done.write_bytes(_sums(files))
     return rows, soft, folder
 
 
-def _sums(files: Sequence[Path]) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _sums(files: Sequence[Path]) -> bytes:
+    return json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}).encode()

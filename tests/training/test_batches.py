@@ -1,0 +1,104 @@
+"""Batches: every position is trained on the token after it, padding on none, a shared prefix changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from desta_lab.model.chat import SLOT, ask, read, stream
+from desta_lab.training.batches import IGNORE, collate
+from tests import tiny
+
+RESPONSES = ("A tone.", "A much longer answer about a tone in the background.", "Yes")
+
+
+def streams(queries=5, question="What is it?"):
+    return [stream(tiny.tokenizer(), ask(question), queries, response=text) for text in RESPONSES]
+
+
+def test_only_responses_are_learned_each_token_one_position_early():
+    every = streams()
+    batch = collate(every, pad_id=0)
+    for row, one in enumerate(every):
+        learned = batch.labels[row] != IGNORE
+        assert tuple(batch.labels[row][learned].tolist()) == one.response
+        before = batch.ids[row][learned].tolist()
+        assert tuple(before) == one.ids[one.start - 1 : -1]  # what the model has read when it must say it
+
+
+def test_the_shared_prefix_ends_where_the_first_clip_begins():
+    batch = collate(streams(), pad_id=0)
+    assert batch.prefix == streams()[0].ids[: streams()[0].ids.index(SLOT)]
+    assert (batch.ids[:, 0] == SLOT).all()
+    assert (batch.ids == SLOT).sum().item() == 3 * 5
+
+
+def test_without_a_common_prefix_nothing_is_cut_off():
+    other = stream(tiny.tokenizer(), ask("What?", system="Listen."), 5, response="Yes")
+    batch = collate([*streams(), other], pad_id=0)
+    assert batch.prefix == ()
+    assert tuple(batch.ids[3, : len(other.ids)].tolist()) == other.ids
+
+
+def test_streams_without_audio_have_no_prefix():
+    one = stream(tiny.tokenizer(), read("A dog.", "What?"), 0, response="A dog.")
+    batch = collate([one], pad_id=0)
+    assert batch.prefix == ()
+    assert tuple(batch.labels[batch.labels != IGNORE].tolist()) == one.response
+
+
+@pytest.fixture
+def teacher():
+    """Text streams (so that transformers can compute the loss itself), with their ids padded on the right."""
+    llm = tiny.backbone()
+    every = [stream(llm.tokenizer, read("A dog.", "What?"), 0, response=text) for text in RESPONSES]
+    longest = max(len(s.ids) for s in every)
+    ids = torch.full((3, longest), llm.pad_id)
+    labels = torch.full((3, longest), IGNORE)
+    for row, one in enumerate(every):
+        ids[row, : len(one.ids)] = torch.tensor(one.ids)
+        labels[row, one.start : len(one.ids)] = torch.tensor(one.response)
+    with torch.no_grad():
+        expected = llm.model(input_ids=ids, labels=labels).loss  # transformers shifts these labels itself
+    return llm, collate(every, llm.pad_id), expected
+
+
+def test_the_loss_is_the_one_transformers_computes(teacher):
+    llm, batch, expected = teacher
+    at = batch.labels != IGNORE
+    with torch.no_grad():
+        logits = llm.head(llm.hidden(llm.embed(batch.ids))[at])
+    torch.testing.assert_close(nn.functional.cross_entropy(logits, batch.labels[at]), expected)
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_labels_off_by_one_would_be_seen(teacher, shift):
+    llm, batch, expected = teacher
+    wrong = batch.labels.roll(shift, dims=1)
+    at = wrong != IGNORE
+    with torch.no_grad():
+        logits = llm.head(llm.hidden(llm.embed(batch.ids))[at])
+    assert abs(nn.functional.cross_entropy(logits, wrong[at]) - expected) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "neox"])
+def test_the_prefix_read_once_gives_the_same_logits_and_gradients(kind):
+    llm = tiny.audio_llm(kind, dropout=0.0).double()
+    batch = collate(streams(llm.queries), llm.backbone.pad_id)
+    at = batch.labels != IGNORE
+    states = torch.randn(4, 3, 20, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def step(prefix, ids, at):
+        llm.connector.zero_grad()
+        logits = llm.response_logits(prefix, ids, at, llm.connector(states))
+        nn.functional.cross_entropy(logits, batch.labels[batch.labels != IGNORE]).backward()
+        return logits.detach(), {name: p.grad.clone() for name, p in llm.connector.named_parameters()}
+
+    blank = torch.zeros(3, len(batch.prefix), dtype=torch.bool)
+    front = torch.tensor([batch.prefix] * 3)
+    plain, expected = step((), torch.cat([front, batch.ids], dim=1), torch.cat([blank, at], dim=1))
+    for _ in range(2):  # the second time the prefix is found kept
+        shared, gradients = step(batch.prefix, batch.ids, at)
+        torch.testing.assert_close(shared, plain, atol=1e-10, rtol=0)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-8)
+    assert all(gradient.abs().max() > 0 for gradient in expected.values())
