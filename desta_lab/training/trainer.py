@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -24,6 +24,14 @@ from desta_lab.training.targets import Soft, kl
 
 class FreezeError(RuntimeError):
     """Something frozen moved, or something trainable did not; the message names it."""
+
+
+class LossError(RuntimeError):
+    """The loss is no number any more; the message names the step."""
+
+
+class StateError(ValueError):
+    """A run's state on disk cannot be gone on from; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,12 @@ class Recipe:
     def rows(self, step: int, examples: int) -> list[int]:
         """The examples of one step: epochs in an order that depends on the seed and the epoch alone."""
         wanted = range(step * self.batch, (step + 1) * self.batch)
-        orders = {
-            epoch: torch.randperm(examples, generator=torch.Generator().manual_seed(self.seed * 100_003 + epoch)).tolist()
-            for epoch in {i // examples for i in wanted}
-        }
+
+        def order(epoch: int) -> list[int]:
+            seeded = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+            return torch.randperm(examples, generator=seeded).tolist()
+
+        orders = {epoch: order(epoch) for epoch in {i // examples for i in wanted}}
         return [orders[i // examples][i % examples] for i in wanted]
 
 
@@ -76,7 +86,11 @@ def train(
     moments and step, nothing else.
 
     Raises:
-        FreezeError: after the run the encoder or the backbone has changed, or a connector tensor has not.
+        FreezeError: at the end the encoder or the backbone has changed, or a connector tensor has not. The last rung
+            is kept only after that check, so that such a run never looks finished.
+        LossError: the loss is no number any more.
+        StateError: the state on disk is damaged.
+        ChatError: an example is longer than the backbone can read.
     """
     from accelerate import Accelerator
 
@@ -90,7 +104,7 @@ def train(
     streams = [
         chat.stream(
             llm.backbone.tokenizer, e["messages"], llm.queries, response=e["response"],
-            truncated=e["provenance"]["truncated"],
+            truncated=e["provenance"]["truncated"], max_tokens=llm.backbone.positions,
         )
         for e in examples
     ]  # fmt: skip
@@ -98,9 +112,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     first = _resume(folder, llm.connector, optimizer.optimizer)
     if first == 0:
-        ladder.keep(folder / "ladder", llm, 0, None)
+        _be_born(folder / "ladder", llm)
     rungs = set(ladder.schedule(recipe.steps, recipe.rungs))
-    with (folder / "records.jsonl").open("a") as records:
+    with (folder / "records.jsonl").open("a", buffering=1) as records, torch.random.fork_rng(devices=[]):
         for step in range(first, recipe.steps):
             begin = time.perf_counter()
             rows = recipe.rows(step, len(examples))
@@ -126,28 +140,41 @@ def train(
                 "tokens": int(at.sum()), "seconds": time.perf_counter() - begin,
             }  # fmt: skip
             if not math.isfinite(record["loss"]):
-                raise FreezeError(f"The loss of step {step + 1} is {record['loss']}; lower the learning rate and run again.")
+                raise LossError(f"The loss of step {step + 1} is {record['loss']}; lower the learning rate.")
             records.write(json.dumps(record) + "\n")
+            if step + 1 == recipe.steps:
+                _guard(llm, frozen, folder, recipe)
             if step + 1 in rungs:
                 ladder.keep(folder / "ladder", llm, step + 1, record["loss"])
             if (step + 1) % state_every == 0 or step + 1 == recipe.steps:
-                records.flush()
                 _keep(folder, llm.connector, optimizer.optimizer, step + 1)
             if progress:
                 progress(step + 1, recipe.steps, record)
     llm.connector.eval()
-    _guard(llm, frozen, folder, recipe)
+
+
+def _be_born(folder: Path, llm: AudioLLM) -> None:
+    """Keep the connector as step 0, or go back to the step 0 of a run that began here and left no state."""
+    if (folder / "ladder.json").exists():
+        ladder.climb(folder, llm, 0)
+    else:
+        ladder.keep(folder, llm, 0, None)
 
 
 def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) -> None:
-    """Frozen means frozen, and trained means trained."""
+    """Frozen means frozen, and trained means trained; a run that broke this keeps no state to go on from."""
     after = {"encoder": tensors_sha256(llm.encoder), "backbone": tensors_sha256(llm.backbone.model)}
     moved = [part for part in before if before[part] != after[part]]
-    if moved:
-        raise FreezeError(f"The frozen {' and '.join(moved)} changed during training; the run is not valid.")
+    learning = [(name, p) for name, p in llm.connector.named_parameters() if p.requires_grad]
     with safe_open(folder / "ladder" / "000000.safetensors", "pt") as born:
-        asleep = [n for n, t in llm.connector.state_dict().items() if torch.equal(t.cpu(), born.get_tensor(n))]
-    if asleep and recipe.steps > 1:
+        asleep = [name for name, p in learning if torch.equal(p.detach().cpu(), born.get_tensor(name))]
+    if moved or asleep:
+        (folder / "state" / "state.safetensors").unlink(missing_ok=True)
+    if moved:
+        raise FreezeError(
+            f"The frozen {' and '.join(moved)} changed during training; load them again, and train again."
+        )
+    if asleep:
         raise FreezeError(f"After {recipe.steps} steps these connector tensors never moved: {', '.join(asleep)}.")
 
 
@@ -169,10 +196,17 @@ def _resume(folder: Path, connector: nn.Module, optimizer: torch.optim.Optimizer
     path = folder / "state" / "state.safetensors"
     step = 0
     if path.exists():
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            step = int(file.metadata()["step"])
-        connector.load_state_dict({n[10:]: t for n, t in tensors.items() if n.startswith("connector.")}, strict=True)
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                step = int(file.metadata()["step"])
+            mine = {n.removeprefix("connector."): t for n, t in tensors.items() if n.startswith("connector.")}
+            connector.load_state_dict(mine, strict=True)
+        except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+            fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise StateError(
+                f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
+            ) from error
         for i, (_, parameter) in enumerate(connector.named_parameters()):
             keys = [n for n in tensors if n.startswith(f"moment.{i}.")]
             optimizer.state[parameter] = {
@@ -181,7 +215,8 @@ def _resume(folder: Path, connector: nn.Module, optimizer: torch.optim.Optimizer
     records = folder / "records.jsonl"
     if records.exists():
         lines = records.read_text().splitlines()[:step]
-        records.write_text("".join(line + "\n" for line in lines))
+        records.with_suffix(".part").write_text("".join(line + "\n" for line in lines))
+        records.with_suffix(".part").replace(records)
     return step
 
 

@@ -1,0 +1,314 @@
+"""Training: only the connector learns, and a run killed at any moment ends in the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from desta_lab.model.audio_llm import tensors_sha256
+from desta_lab.model.chat import ChatError
+from desta_lab.training import ladder, trainer
+from desta_lab.training.targets import TOP_K, Target, soften
+from desta_lab.training.trainer import FreezeError, LossError, Recipe, StateError, finished, run_folder, train
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+RECIPE = tiny.RECIPE
+LAST = f"{RECIPE.steps:06d}.safetensors"
+
+
+def records(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def losses(folder) -> list[float]:
+    return [record["loss"] for record in records(folder)]
+
+
+def everything_but_time(folder) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records(folder)]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return tiny.prepared(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted, and the frozen hashes before and after it."""
+    root = tmp_path_factory.mktemp("whole")
+    llm, store, rows = tiny.prepared(root)
+    before = [tensors_sha256(part) for part in (llm.encoder, llm.backbone)]
+    train(llm, store, rows, RECIPE, root / "run", state_every=5)
+    after = [tensors_sha256(part) for part in (llm.encoder, llm.backbone)]
+    return root / "run", before, after, llm
+
+
+# ---- what learns ----
+
+
+def test_only_the_connector_learns_and_all_of_it(whole):
+    folder, before, after, llm = whole
+    assert before == after
+    born, learned = (load_file(folder / "ladder" / name) for name in ("000000.safetensors", LAST))
+    assert set(born) == set(learned) == set(llm.connector.state_dict())
+    assert not [name for name in born if torch.equal(born[name], learned[name])]
+    assert all(torch.equal(learned[name], tensor) for name, tensor in llm.connector.state_dict().items())
+    assert not llm.connector.training
+
+
+def test_the_loss_falls(whole):
+    said = losses(whole[0])
+    assert sum(said[-4:]) < 0.8 * sum(said[:4])
+
+
+def test_a_run_leaves_one_record_a_step_and_the_ladder(whole):
+    folder = whole[0]
+    assert [record["step"] for record in records(folder)] == list(range(1, RECIPE.steps + 1))
+    assert [record["lr"] for record in records(folder)] == [RECIPE.rate(step) for step in range(RECIPE.steps)]
+    assert {key for record in records(folder) for key in record} == {
+        "step", "loss", "lr", "grad_norm", "tokens", "seconds"
+    }  # fmt: skip
+    rungs = ladder.entries(folder / "ladder")
+    assert [rung["step"] for rung in rungs] == ladder.schedule(RECIPE.steps, RECIPE.rungs) == [0, 1, 2, 4, 8, 16, 24]
+    assert [rung["loss"] for rung in rungs[1:]] == [losses(folder)[rung["step"] - 1] for rung in rungs[1:]]
+    assert finished(folder, RECIPE)
+    assert not finished(folder, replace(RECIPE, steps=30))
+    assert not finished(folder.parent, RECIPE)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_a_backbone_that_moves_during_the_run_makes_it_invalid(parts, tmp_path, whole):
+    llm, store, rows = parts
+
+    def tamper(step, total, record):
+        if step == 13:
+            llm.backbone.model.get_input_embeddings().weight.data[7, 3] += 1e-3
+
+    with pytest.raises(FreezeError, match="The frozen backbone changed during training"):
+        train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5, progress=tamper)
+    assert not finished(tmp_path / "run", RECIPE)
+    # with the parts as they were, the same call starts anew and ends where an honest run ends
+    again = tiny.audio_llm(seed=3)
+    train(again, store, rows, RECIPE, tmp_path / "run", state_every=5)
+    assert finished(tmp_path / "run", RECIPE)
+    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+
+
+def test_an_encoder_that_moves_is_named_too(parts, tmp_path):
+    llm, store, rows = parts
+
+    def tamper(step, total, record):
+        llm.encoder.whisper.conv1.bias.data[0] += 1.0
+
+    with pytest.raises(FreezeError, match="The frozen encoder changed"):
+        train(llm, store, rows, replace(RECIPE, steps=2), tmp_path / "run", progress=tamper)
+
+
+def test_a_connector_tensor_that_sleeps_is_named(parts, tmp_path):
+    llm, store, rows = parts
+    llm.connector.idle = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(FreezeError, match="After 4 steps these connector tensors never moved: idle"):
+        train(llm, store, rows, replace(RECIPE, steps=4), tmp_path / "run")
+
+
+def test_a_single_tap_has_no_mixture_to_learn(tmp_path):
+    llm, words = tiny.audio_llm(), tiny.corpus(tmp_path / "corpus", 4)
+    llm.encoder = tiny.Encoder(tiny.whisper().encoder, (2,), tiny.SECONDS)
+    llm.connector = tiny.QFormer(taps=1, d_enc=64, d_llm=tiny.WIDTH, queries=5, depth=1, heads=4, ffn=32)
+    store = tiny.FeatureStore(tmp_path / "features", llm.encoder, "", words, words.clips)
+    store.compute()
+    for _ in range(2):  # the second call goes on from the state of the first
+        train(llm, store, tiny.examples(words), replace(RECIPE, steps=3), tmp_path / "run")
+    assert finished(tmp_path / "run", replace(RECIPE, steps=3))
+
+
+# ---- soft targets ----
+
+
+def test_soft_targets_are_learned_too(parts, tmp_path):
+    llm, store, rows = parts
+    told = [
+        Target(row["seed_description"], row["prompt"], row["response"], "soft", "tiny", "", "", False) for row in rows
+    ]
+    soft = soften(llm.backbone, told, TOP_K)
+    train(llm, store, rows, RECIPE, tmp_path / "run", soft=soft)
+    said = losses(tmp_path / "run")
+    assert all(loss > 0 for loss in said)
+    assert sum(said[-4:]) < 0.8 * sum(said[:4])
+
+
+# ---- killed and resumed ----
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from desta_lab.training.trainer import train
+from tests import tiny
+
+def progress(step, total, record):
+    print(step, flush=True)
+    time.sleep(0.2 if step >= 13 else 0)  # the parent has time to kill this process before it is done
+
+folder = Path(sys.argv[1])
+llm, store, rows = tiny.prepared(folder)
+train(llm, store, rows, tiny.RECIPE, folder / "run", state_every=5, progress=progress)
+"""
+
+
+def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env
+    ) as child:
+        for line in child.stdout:
+            if int(line) >= 13:
+                child.send_signal(signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    folder = tmp_path / "run"
+    assert 13 <= len((folder / "records.jsonl").read_text().splitlines()) < RECIPE.steps
+    assert not finished(folder, RECIPE)
+
+    told = []
+    llm, store, rows = tiny.prepared(tmp_path, seed=9)  # whatever connector comes in, the state decides
+    train(llm, store, rows, RECIPE, folder, state_every=5, progress=lambda step, *_: told.append(step))
+    assert told == list(range(11, RECIPE.steps + 1))
+    expected = whole[0]
+    assert everything_but_time(folder) == everything_but_time(expected)
+    assert ladder.entries(folder / "ladder") == ladder.entries(expected / "ladder")
+    for rung in ladder.entries(expected / "ladder"):
+        name = f"{rung['step']:06d}.safetensors"
+        assert (folder / "ladder" / name).read_bytes() == (expected / "ladder" / name).read_bytes()
+    assert tensors_sha256(llm.connector) == tensors_sha256(whole[3].connector)
+
+
+@pytest.mark.parametrize("at", [1, 5, 23])
+def test_wherever_it_stops_it_ends_the_same(parts, tmp_path, whole, at):
+    llm, store, rows = parts
+
+    def stop(step, total, record):
+        if step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5, progress=stop)
+    with (tmp_path / "run" / "records.jsonl").open("a") as file:
+        file.write('{"step": 99, "lo')  # a line that was being written
+    train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5)
+    assert everything_but_time(tmp_path / "run") == everything_but_time(whole[0])
+    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
+    llm, store, rows = tiny.prepared(tmp_path)
+    before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
+    train(llm, store, rows, RECIPE, whole[0], progress=lambda *news: pytest.fail("trained again"))
+    assert {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()} == before
+    assert tensors_sha256(llm.connector) == tensors_sha256(whole[3].connector)
+
+
+@pytest.mark.parametrize("harm", ["torn", "empty", "foreign", "stepless"])
+def test_a_damaged_state_is_a_sentence_and_nothing_is_lost(parts, tmp_path, whole, harm):
+    llm, store, rows = parts
+    folder = tmp_path / "run"
+
+    def stop(step, total, record):
+        if step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, store, rows, RECIPE, folder, state_every=5, progress=stop)
+    state = folder / "state" / "state.safetensors"
+    content = load_file(state)
+    if harm == "torn":
+        state.write_bytes(state.read_bytes()[:-50])
+    elif harm == "empty":
+        state.write_bytes(b"")
+    elif harm == "foreign":
+        trainer.save_file({f"other.{name}": t for name, t in content.items()}, state, metadata={"step": "10"})
+    else:
+        trainer.save_file(content, state)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(StateError, match=r"state.safetensors: damaged \(.+\); delete it and train again"):
+        train(llm, store, rows, RECIPE, folder, state_every=5)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    state.unlink()  # what the sentence says
+    train(llm, store, rows, RECIPE, folder, state_every=5)
+    assert everything_but_time(folder) == everything_but_time(whole[0])
+    assert (folder / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+
+
+def test_training_leaves_torchs_random_numbers_alone(parts, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(*parts, replace(RECIPE, steps=2), tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+
+
+# ---- what cannot be trained ----
+
+
+def test_an_example_longer_than_the_backbone_reads_is_a_sentence(parts, tmp_path):
+    llm, store, rows = parts
+    rows[3]["response"] = "tone " * 600
+    with pytest.raises(ChatError, match=r"has \d+ tokens and the limit is 512; shorten it"):
+        train(llm, store, rows, RECIPE, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(parts, tmp_path):
+    llm, store, rows = parts
+
+    def poison(step, total, record):
+        llm.connector.proj[1].bias.data[0] = float("nan")
+
+    with pytest.raises(LossError, match="The loss of step 3 is nan; lower the learning rate"):
+        train(llm, store, rows, RECIPE, tmp_path / "run", progress=lambda s, *r: poison(s, *r) if s == 2 else None)
+    assert [record["step"] for record in records(tmp_path / "run")] == [1, 2]
+    assert not finished(tmp_path / "run", RECIPE)
+
+
+# ---- the recipe and the folder ----
+
+
+def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
+    recipe = Recipe(steps=100, lr=1.0, warmup=10, floor=0.1)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.55)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
+    recipe = Recipe(steps=9, batch=4, seed=1)
+    drawn = [row for step in range(9) for row in recipe.rows(step, 12)]
+    epochs = [drawn[:12], drawn[12:24], drawn[24:]]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert recipe.rows(3, 12) == recipe.rows(3, 12) != replace(recipe, seed=2).rows(3, 12)
+    assert len(recipe.rows(0, 3)) == 4  # a batch may be larger than the set
+
+
+def test_the_same_config_finds_the_same_run(tmp_path):
+    config = {"recipe": trainer.config_of(RECIPE), "parts": {"backbone": "tiny", "taps": [0, 1]}}
+    folder = run_folder(tmp_path, "nano-self", config)
+    assert folder.name.startswith("nano-self-")
+    assert run_folder(tmp_path, "nano-self", dict(reversed(config.items()))) == folder
+    assert run_folder(tmp_path, "nano-self", {**config, "recipe": trainer.config_of(replace(RECIPE, lr=1.0))}) != folder
+    written = json.loads((folder / "config.json").read_text())
+    assert written["parts"] == config["parts"]
+    assert written["recipe"] == {**config["recipe"], "betas": [0.9, 0.98]}
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
