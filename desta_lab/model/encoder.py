@@ -79,12 +79,19 @@ class Encoder(nn.Module):
 
 
 @torch.no_grad()
-def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]], max_new_tokens: int = 64) -> list[str]:
-    """What the whole Whisper of this folder, decoder included, writes down: greedy, 30 s windows."""
+def transcribe(
+    folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]], max_new_tokens: int = 64, language: str = "en"
+) -> list[str]:
+    """What the whole Whisper of this folder, decoder included, writes down: greedy, 30 s windows.
+
+    `language` is told to a multilingual Whisper; one that knows a single language needs no telling.
+    """
     from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
-    ids = model.generate(mel, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
+    told = {"language": language, "task": "transcribe"} if model.generation_config.is_multilingual else {}
+    mask = torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long)
+    ids = model.generate(mel, attention_mask=mask, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False, **told)
     texts: list[str] = AutoTokenizer.from_pretrained(folder).batch_decode(ids, skip_special_tokens=True)
     return [text.strip() for text in texts]

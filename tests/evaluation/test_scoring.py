@@ -1,0 +1,72 @@
+"""Ranking through a shared prefix gives what one forward per option gives, and calibrates on other clips."""
+
+import pytest
+import torch
+
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.controls import partners
+from desta_lab.evaluation.tasks import Task, ladder
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return tiny.audio_llm()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> None:
+    llm = tiny.audio_llm(kind)
+    spoken = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    tasks = ladder()
+    together, alone = scoring.rank(llm, tasks, spoken, batch=2), scoring.rank_plain(llm, tasks, spoken)
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_text_view_does_not_depend_on_which_descriptions_share_a_batch(llm) -> None:
+    texts = ["A short one.", "A much longer description of a clip, with rain in the background, said at length."]
+    tasks = ladder()[:8]
+    both = scoring.rank_text(llm.backbone, tasks, texts)
+    single = [scoring.rank_text(llm.backbone, tasks, [text]) for text in texts]
+    for i, task in enumerate(both):
+        torch.testing.assert_close(task, torch.cat([single[0][i], single[1][i]]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_trie_computes_every_shared_beginning_once() -> None:
+    trie = scoring.Trie()
+    paths = [trie.add([1, 2, 3]), trie.add([1, 2, 4]), trie.add([5])]
+    assert len(trie.tokens) == 5
+    assert paths[0][:2] == paths[1][:2]
+    assert trie.mask()[paths[1][2]].nonzero().flatten().tolist() == paths[1]
+
+
+TWO = Task("t", 3, "gender", "Who?", "A", {"female": " woman", "male": " man"})
+
+
+def test_a_favourite_option_hides_what_calibration_shows() -> None:
+    truth = [{"gender": g} for g in ("female", "male") * 4]
+    score = torch.tensor([[-1.0, -5.0], [-1.5, -4.5]] * 4)  # always prefers the first, less so for men
+    table = scoring.judge([TWO], [score], [score + 1], truth, [torch.tensor([1, 1])])
+    assert table["raw"].mean() == 0.5
+    assert table["calibrated"].mean() == 1.0
+
+
+def test_calibration_never_reads_the_clips_it_scores() -> None:
+    truth, score = [{"gender": "male"}], torch.tensor([[-1.0, -1.1]])
+    length = [torch.tensor([1, 1])]
+    for shift, right in ((torch.tensor([[0.0, -3.0]]), 1.0), (torch.tensor([[-3.0, 0.0]]), 0.0)):
+        assert scoring.judge([TWO], [score], [shift], truth, length)["calibrated"].tolist() == [right]
+
+
+def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
+    truth = [{"gender": "female"}]
+    score = torch.tensor([[-3.0, -2.0]])  # three tokens against one
+    assert scoring.judge([TWO], [score], [score], truth, [torch.tensor([3, 1])])["raw"].tolist() == [1.0]
+
+
+def test_shuffled_audio_is_always_another_speakers(tmp_path) -> None:
+    clips = list(tiny.corpus(tmp_path, 12).clips)
+    assert all(clips[i].speaker != clip.speaker for clip, i in zip(clips, partners(clips), strict=True))
+    with pytest.raises(ValueError, match="two speakers"):
+        partners(clips[:2])
