@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 AUDIO = "<|AUDIO|>"  # stands in a user's text where a clip is heard
 START, END = "<start_audio>", "<end_audio>"  # plain text around every clip, as in DeSTA2.5-Audio
 SYSTEM = "Focus on the audio clips and instructions."
@@ -89,7 +87,7 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     how = {"tokenize": False, "add_generation_prompt": True}
     try:
         return str(tokenizer.apply_chat_template(messages, **how))
-    except TemplateError as error:
+    except Exception as error:  # whatever the template raises: jinja2's own, or a sentence of its author
         if len(messages) < 2 or messages[0]["role"] != "system":
             raise ChatError(
                 f"The chat template refuses these messages ({error}); change roles or their order."
