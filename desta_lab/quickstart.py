@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,8 @@ from desta_lab.evaluation import controls, emergence
 from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.weights import models_dir
+from desta_lab.model.backbone import Backbone
+from desta_lab.model.weights import folder_sha256, models_dir
 from desta_lab.training import ladder as checkpoints
 from desta_lab.training import targets as target
 from desta_lab.training import trainer
@@ -271,13 +272,17 @@ class Quickstart:
         clips = [first[row.description] for row in rows]
         question = next(t.question for t in self.tasks if t.name == f"ask_{self.preset.label}")
         bare = [target.label(clip, self.preset.label, question) for clip in clips]
-        return {
+        kinds = {
             "self": rows,
-            "label": [
-                target.Target(**{**asdict(b), "description": r.description}) for b, r in zip(bare, rows, strict=True)
-            ],
+            "label": [replace(b, description=row.description) for b, row in zip(bare, rows, strict=True)],
             "template": [target.template(clip, TRAINED_PROMPT) for clip in clips],
         }
+        if presets.NANO.is_dir() and Path(self.preset.backbone) != presets.NANO:
+            pairs = [(row.description, row.prompt) for row in rows]
+            writer, revision = Backbone.load(presets.NANO), folder_sha256(presets.NANO)
+            answers = target.self_written(writer, "nano", revision, pairs, kind="other", max_new_tokens=48)
+            kinds["other"] = [answers[pair] for pair in pairs]
+        return kinds
 
     def _targets(self) -> dict[str, Any]:
         """Perplexity and attribute coverage of every target kind, kept beside the targets."""

@@ -52,13 +52,13 @@ class Preset:
     seconds: float = 4.0  # every clip is cropped or padded to this
     connector: ConnectorShape = field(default_factory=ConnectorShape)
     clips: dict[str, int] = field(default_factory=lambda: {"train": 1440, "validation": 192, "test": 384})
-    steps: int = 240
+    steps: int = 160
     batch: int = 8
     lr: float = 1e-3
     label: str = "scene"  # the attribute whose bare values train the rival run
     rungs: int = 64  # linear spacing of the checkpoint ladder
-    test: int = 96  # clips scored at every checkpoint
-    held_out: int = 48  # clips of other speakers that calibrate the ranking
+    test: int = 64  # clips scored at every checkpoint
+    held_out: int = 32  # clips of other speakers that calibrate the ranking
     spoken_answers: int = 12  # clips answered in free form at every checkpoint
     minutes: float | None = None
     memory_gb: float | None = None

@@ -66,7 +66,9 @@ def test_intervals_cover_what_they_should() -> None:
     inside = []
     for seed in range(30):
         rows = emergence.per_task(table({("self", "gender"): 0.8}, seed), ["calibrated"])
-        row = rows[(rows["task"] == "3_gender") & (rows["run"] == "self") & (rows["step"] == 8) & (rows["view"] == "audio")]
+        row = rows[
+            (rows["task"] == "3_gender") & (rows["run"] == "self") & (rows["step"] == 8) & (rows["view"] == "audio")
+        ]
         inside.append(bool((row["low"] <= 0.8).item() and (row["high"] >= 0.8).item()))
     assert np.mean(inside) >= 0.8
 
@@ -74,10 +76,12 @@ def test_intervals_cover_what_they_should() -> None:
 def test_clips_of_one_speaker_count_as_one_witness() -> None:
     """If speakers differ, the interval over speakers is wider than the one that clips alone would give."""
     data = table({})
-    data.loc[(data["step"] == 8) & (data["view"] == "audio"), "calibrated"] = data["speaker"].isin(
-        [f"s{i}" for i in range(8)]
-    )[(data["step"] == 8) & (data["view"] == "audio")].astype(float)
-    row = emergence.per_task(data, ["calibrated"]).query("task == '3_gender' and run == 'self' and step == 8 and view == 'audio'")
+    data.loc[(data["step"] == 8) & (data["view"] == "audio"), "calibrated"] = (
+        data["speaker"].isin([f"s{i}" for i in range(8)])[(data["step"] == 8) & (data["view"] == "audio")].astype(float)
+    )
+    row = emergence.per_task(data, ["calibrated"]).query(
+        "task == '3_gender' and run == 'self' and step == 8 and view == 'audio'"
+    )
     clips_alone = 2 * 1.96 * np.sqrt(0.25 / (SPEAKERS * EACH))
     assert (row["high"] - row["low"]).item() > 1.5 * clips_alone
 

@@ -1,0 +1,123 @@
+"""The claim, end to end at `nano`: real audio, a real Whisper, real training; and the first notebook on top of it."""
+
+import json
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from desta_lab import cli
+from desta_lab.evaluation import emergence
+from desta_lab.model import presets
+from desta_lab.quickstart import Quickstart, reopen
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """The nano quickstart, in the checkout's own data folder: the notebook finds it there."""
+    return Quickstart(presets.nano(), out=tmp_path_factory.mktemp("figures"))
+
+
+@pytest.fixture(scope="module")
+def result(lab: Quickstart) -> dict:
+    return lab.run()
+
+
+@pytest.fixture(scope="module")
+def table(lab: Quickstart, result: dict) -> pd.DataFrame:
+    return pd.read_csv(lab.out / "table.csv.gz")
+
+
+def scores(table: pd.DataFrame, run: str, rung: int, view: str = "audio") -> float:
+    rungs = emergence.per_rung(emergence.untrained(table))
+    last = rungs[(rungs["run"] == run) & (rungs["view"] == view) & (rungs["rung"] == rung)].sort_values("step")
+    return float(last["score"].iloc[-1])
+
+
+def test_self_generated_targets_teach_questions_never_asked(lab: Quickstart, result: dict, table: pd.DataFrame) -> None:
+    assert result["verdict"]["verdict"] == "SUPPORTED", result["verdict"]["reasons"]
+    assert len(result["verdict"]["risen"]["self"]) >= 4
+    assert scores(table, "self", 3) > 0.5
+    assert scores(table, "self", 0) > 0.5
+
+
+def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, result: dict) -> None:
+    risen = result["verdict"]["risen"]["label"]
+    assert lab.preset.label in risen
+    assert len(set(risen) - {lab.preset.label}) <= 1, risen
+
+
+def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataFrame) -> None:
+    assert abs(scores(table, "self", 5)) < 0.3
+
+
+@pytest.mark.parametrize("view", ["shuffled", "silence", "untrained"])
+def test_every_control_stays_near_chance(view: str, result: dict, table: pd.DataFrame) -> None:
+    for rung in (0, 1, 3, 4):
+        assert abs(scores(table, "self", rung, view)) < 0.25, (view, rung)
+
+
+def test_the_glass_box_can_do_every_rung_when_it_reads(result: dict, table: pd.DataFrame) -> None:
+    oracle = table[table["view"] == "oracle"].groupby("rung")["calibrated"].mean()
+    assert (oracle >= 0.95).all(), oracle
+
+
+def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(lab: Quickstart, table: pd.DataFrame) -> None:
+    assert set(table["view"]) == {"audio", "oracle", "shuffled", "silence"}
+    heard = {split: {clip.speaker for clip in lab.clips(split)} for split in ("train", "validation", "test")}
+    assert not heard["train"] & heard["test"] and not heard["validation"] & heard["test"]
+    assert set(table["speaker"]) == heard["test"]
+
+
+def test_a_second_run_starts_from_the_caches(lab: Quickstart, result: dict) -> None:
+    again = Quickstart(lab.preset, out=lab.out)
+    begin = time.perf_counter()
+    second = again.run()
+    assert not any(stage.startswith(("train", "features")) for stage in again.seconds), again.seconds
+    assert time.perf_counter() - begin < 0.5 * sum(second["stages"].values())
+    assert second["verdict"] == result["verdict"]
+
+
+def test_the_card_holds_every_number_and_the_rule(lab: Quickstart, result: dict) -> None:
+    data = json.loads((lab.out / "card.json").read_text())
+    assert data["verdict"]["rule"].startswith("SUPPORTED if")
+    for row in data["tasks"]:
+        assert {"accuracy", "low", "high", "raw", "oracle", "shuffled", "silence", "untrained", "label_run"} <= set(row)
+    assert {"corpus", "encoder_sha256", "backbone_sha256"} <= set(data["hashes"])
+    page = (lab.out / "card.html").read_text()
+    assert data["verdict"]["verdict"] in page
+    for name in ("emergence", "held_out", "layer_mixture", "query_to_time"):
+        assert (lab.out / f"{name}.png").exists() and (lab.out / f"{name}.csv").exists()
+
+
+def test_ask_answers_from_a_finished_run(lab: Quickstart, result: dict, capsys: pytest.CaptureFixture) -> None:
+    clip = lab.clips("test")[0]
+    folder = lab.folder("self")
+    assert reopen(folder)[1] == folder
+    command = ["ask", str(lab.corpus.path(clip)), "What is the background sound?", "--run", str(folder)]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "with the clip" in said and "without it" in said
+
+
+def test_ask_says_what_is_wrong_with_a_file(result: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty.wav").touch()
+    assert cli.main(["ask", str(tmp_path / "empty.wav"), "What is it?"]) == 1
+    assert "empty.wav" in capsys.readouterr().err
+
+
+def test_the_first_notebook_runs_from_the_top(result: dict) -> None:
+    notebook = nbformat.read(ROOT / "notebooks" / "00_first_light.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    printed = "".join(out.get("text", "") for cell in cells for out in cell.outputs)
+    assert "SUPPORTED" in printed and "with the clip" in str(cells[-1].outputs)
+    pictures = [out for cell in cells for out in cell.outputs if "image/png" in out.get("data", {})]
+    assert len(pictures) >= 3
