@@ -64,6 +64,7 @@ def quickstart(args: argparse.Namespace) -> int:
 
 def ask(args: argparse.Namespace) -> int:
     """A finished run's answer about a clip, with the untouched LLM's text beside it."""
+    from desta_lab import audio
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.quickstart import reopen
 
@@ -73,6 +74,9 @@ def ask(args: argparse.Namespace) -> int:
     heard = llm.generate([system, message], with_transcript=args.transcript, max_new_tokens=48)
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)
     print(f"run             {folder.name}")
+    length = audio.header(args.clip).seconds
+    if length > llm.encoder.seconds:
+        print(f"heard           the first {llm.encoder.seconds:g} s of {length:.1f} s, as in training")
     if args.transcript:
         print(f"transcript      {heard.audios[0][0][1]}")
     print(f"with the clip   {heard.text[0]}")

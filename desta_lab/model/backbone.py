@@ -1,7 +1,6 @@
 """The frozen instruct LLM: tokens or embeddings in, next-token distributions or text out."""
 
 import copy
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,24 +176,13 @@ class Backbone(nn.Module):
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """The precision for frozen weights: bf16 from compute capability 8 on, fp16 on older GPUs, measured on a CPU.
+    """The precision for frozen weights, by what the hardware multiplies: never by a timing, so that it never flips.
 
-    A CPU without bf16 instructions is slower in bf16 than in fp32, one with them two to three times faster, and no
-    flag says so portably: a tenth of a second of matrix products decides.
+    A GPU of compute capability 8 or more gets bf16, an older one fp16 (its bf16 is emulated), a CPU with bf16
+    instructions bf16 (two to three times faster there, LOG.md), anything else float32.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type != "cpu":
-        return torch.float32
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        _ = a @ b
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            _ = a @ b
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return torch.bfloat16 if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else torch.float32
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    bf16 = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
+    return torch.bfloat16 if bf16 else torch.float32
