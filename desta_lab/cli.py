@@ -68,13 +68,13 @@ def ask(args: argparse.Namespace) -> int:
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.quickstart import reopen
 
+    length = audio.header(args.clip, max_seconds=float("inf")).seconds
     llm, folder = reopen(args.run)
     message = {"role": "user", "content": f"{AUDIO}\n{args.question}", "audios": [{"audio": args.clip, "text": None}]}
     system = {"role": "system", "content": SYSTEM}
     heard = llm.generate([system, message], with_transcript=args.transcript, max_new_tokens=48)
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)
     print(f"run             {folder.name}")
-    length = audio.header(args.clip).seconds
     if length > llm.encoder.seconds:
         print(f"heard           the first {llm.encoder.seconds:g} s of {length:.1f} s, as in training")
     if args.transcript:

@@ -24,8 +24,8 @@ SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 
 # From low to high: a part imports itself and what stands before it, never what stands after.
 ORDER = [
-    "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor", "quickstart", "course", "sweep",
-    "bench", "cli",
+    "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor", "quickstart",
+    "course", "sweep", "bench", "cli",
 ]  # fmt: skip
 
 

@@ -24,8 +24,9 @@ def table(skill: dict[tuple[str, str], float], seed: int = 0) -> pd.DataFrame:
                         p = 1.0 if view == "oracle" else skill.get((run, attribute), 1 / k) if learned else 1 / k
                         right = rng.random(SPEAKERS * EACH) < p
                         rows += [
-                            {"run": run, "step": step, "seed": 0, "view": view, "clip": f"c{i}", "speaker": f"s{i % SPEAKERS}",
-                             "task": name, "rung": rung, "attribute": attribute, "chance": 1 / k, "raw": float(r),
+                            {"run": run, "step": step, "seed": 0, "view": view, "clip": f"c{i}",
+                             "speaker": f"s{i % SPEAKERS}", "task": name, "rung": rung,
+                             "attribute": attribute, "chance": 1 / k, "raw": float(r),
                              "calibrated": float(r), "logprob": -1.0}
                             for i, r in enumerate(right)
                         ]  # fmt: skip

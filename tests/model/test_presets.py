@@ -28,7 +28,7 @@ def test_only_desta25_has_the_published_connector():
     assert presets.desta25().seconds == 30.0
 
 
-@pytest.mark.parametrize(("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "desta25")])
+@pytest.mark.parametrize(("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")])
 def test_the_hardware_picks_the_preset(monkeypatch, memory_gb, name):
     class Gpu:
         total_memory = memory_gb * 1e9
