@@ -95,9 +95,13 @@ class Quickstart:
             return presets.assemble(self.preset, root=self.root / "models", seed=self.seed, progress=lambda s: tell(s))
 
     def clips(self, split: str) -> list[Clip]:
-        """The clips of a split that this job uses: all for training, a few per speaker for scoring."""
+        """The clips of a split that this job uses: all for training, for scoring as many of each speaker as of any."""
+        every = self.corpus.split(split)
         some = {"train": None, "validation": self.preset.held_out, "test": self.preset.test}[split]
-        return self.corpus.split(split)[:some]
+        if some is None:
+            return every
+        turns = pd.Series([clip.speaker for clip in every]).groupby(lambda i: every[i].speaker).cumcount()
+        return [every[i] for i in turns.sort_values(kind="stable").index[:some]]
 
     @cached_property
     def store(self) -> FeatureStore:

@@ -1,5 +1,6 @@
 """The task ladder: from the prompt that was trained (rung 0) to what no target ever mentioned (rung 5)."""
 
+import itertools
 import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def own_attribute(task: Task, trained_label: str) -> bool:
 
 # ---- the text world: what the nano backbone is taught, the ladder's questions and others like them ----
 
+NANO_ROWS = 35_200  # 2,200 steps of 16
+
 # other words for questions, and for parts of questions
 _REWORDED = {
     TRAINED_PROMPT: ("Paraphrase what you hear.", "Say the description in other words.", "Describe the audio clip."),
@@ -160,7 +163,19 @@ _FACTS = {
     "scene": ("There is {0} in the background.", "Behind the voice there is {0}.", "{0} in the background."),
     "topic": ("The topic is {0}.", "The talk is on {0}.", "{0}."),
 }
-_SYNONYMS = dict(female="woman", male="man", low="quiet", high="loud", talks="spoken", whispers="whispered")
+_SYNONYMS = {
+    "female": "woman", "male": "man", "low": "quiet", "high": "loud", "talks": "spoken", "whispers": "whispered",
+}  # fmt: skip
+
+# the same facts in the sentence that knows none of them: what stands there, and what stands there once it is known
+_BLANKS = {
+    "gender": ("person", "{0} person"),
+    "accent": ("some accent", "{0} accent"),
+    "rate": ("some speed", "{0} speed"),
+    "loudness": ("some volume", "{0} volume"),
+    "manner": ("speaks", "{0}"),
+    "scene": ("something", "{0}"),
+}
 
 
 def _said(attribute: str, value: str) -> tuple[str, str]:
@@ -214,23 +229,35 @@ def _retold(said: list[str], attributes: Mapping[str, str], rng: random.Random) 
     return " ".join(told)
 
 
-def text_world(rows: int, *, seed: int = 0, unseen: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
-    """(description, question, answer), in the order in which the nano backbone is taught to read; only text.
+def _half_known(attributes: Mapping[str, str], rng: random.Random) -> str:
+    """`NEUTRAL` with some of its blanks filled in, or none."""
+    sentence, share = NEUTRAL, rng.random()
+    for name, (blank, known) in _BLANKS.items():
+        if rng.random() < share:
+            sentence = sentence.replace(blank, known.format(_said(name, attributes[name])[1].strip()))
+    return sentence
 
-    The first fifth describes clips by `describe` alone; from then on half of the descriptions say the same facts in
-    other words and in any order. The questions are the ladder's, reworded, and others like them: the same answers
-    under more constraints, more multi-hop, several attributes at once, yes or no. Clips whose `describe` is among
-    `unseen` are left out, whatever the words. What a description does not state (the topic) is never asked for.
+
+def text_world(rows: int, *, seed: int = 0, unseen: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """(description, question, answer), in the order in which the nano backbone learns to read; only text.
+
+    The first fifth asks for everything, or for several attributes, of descriptions by `describe`: many look-ups a row.
+    Then come the ladder's questions, reworded, and others like them: the same answers under more constraints, more
+    multi-hop, yes or no. Half of the descriptions then say the same facts in other words and any order, or leave some
+    open (`NEUTRAL` with gaps filled); what is open is guessed, evenly, so that the backbone has no favourites. Clips
+    whose `describe` is among `unseen` are left out, whatever the words. The topic is asked only where it is stated.
     """
     rng = random.Random(seed)
     listed, others = [task for task in ladder() if task.rung >= 2], _others()
+    weights = [len(task.options) * (3 if task.rung == 5 else 1) for task in listed]  # the more options, the more often
     made = 0
     while made < rows:
         a = {name: rng.choice(values) for name, values in ATTRIBUTES.items()}
         if describe(a) in unseen:
             continue
-        kind, task = rng.random(), rng.choice(listed if rng.random() < 0.7 else others)
-        topic = rng.random() < 0.1 or (kind >= 0.3 and task.attribute == "topic")
+        task = rng.choices(listed, weights)[0] if rng.random() < 0.8 else rng.choice(others)
+        kind = rng.random() * (0.2 if made < rows / 5 else 1)
+        topic = rng.random() < 0.15 or (kind >= 0.3 and task.attribute == "topic")
         said = [*DESCRIBED, "topic"] if topic else list(DESCRIBED)
         if kind < 0.15:  # say it all, from any clause on
             first = rng.randrange(len(said))
@@ -247,11 +274,23 @@ def text_world(rows: int, *, seed: int = 0, unseen: Collection[str] = ()) -> Ite
             answer = f"{'Yes' if guess == a[name] else 'No'}. {_clause(name, a[name])}"
         else:
             question, answer = _reworded(task.question, rng), _answer(task, a[task.attribute])
-        if rng.random() < 0.02 and not topic:  # told nothing, it guesses evenly: a prior without favourites
-            description = NEUTRAL
-        elif made < rows / 5 or rng.random() < 0.5:
+        if made < rows / 5 or rng.random() < 0.5:
             description = describe(a, topic=topic)
+        elif rng.random() < 0.2 and not topic:
+            description = _half_known(a, rng)
         else:
             description = _retold(said, a, rng)
         made += 1
         yield description, question, answer
+
+
+def kept_back() -> frozenset[str]:
+    """An eighth of all descriptions, never shown to the nano backbone that ships: does it read, or know by heart?"""
+    combinations = itertools.product(*(ATTRIBUTES[name] for name in DESCRIBED))
+    descriptions = [describe(dict(zip(DESCRIBED, values, strict=True))) for values in combinations]
+    return frozenset(random.Random(0).sample(descriptions, len(descriptions) // 8))
+
+
+def nano_rows() -> Iterator[tuple[str, str, str]]:
+    """What the nano backbone that ships was taught, in its order."""
+    return text_world(NANO_ROWS, unseen=kept_back())

@@ -69,7 +69,7 @@ def nano() -> Preset:
     """Real ears, glass-box backbone: exercises and CI."""
     return Preset(
         "nano", "whisper-tiny.en", str(NANO), "exercises, CI, the glass box", connector=SMALL,
-        clips={"train": 768, "validation": 96, "test": 192}, steps=240, batch=16,
+        clips={"train": 768, "validation": 96, "test": 192}, steps=120, batch=16,
     )  # fmt: skip
 
 

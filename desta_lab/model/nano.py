@@ -1,0 +1,169 @@
+"""The glass-box LLM: an instruct model of a few million parameters, trained here, on text alone, in minutes."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from desta_lab.model import chat
+
+Row = tuple[str, str, str]  # description, question, answer
+
+TURN, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+MAX_POSITIONS = 1024  # tokens
+HEAD = 32  # width of an attention head
+ROPE_THETA = 1e6  # so slow that a word is found wherever it stands
+BIRTH_SCALE = 0.1  # standard deviation of all weights: at the usual 0.02 attention starts flat and stays so (LOG.md)
+IGNORED = -100  # the label that transformers' loss leaves out
+
+
+def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which every word of the texts is one token; any other text falls into pieces.
+
+    Words are cut before they are merged, and a blank belongs to the word behind it. So the ids of a stem followed
+    by those of an option that begins with a blank are the ids of the two written together. What marks a turn and
+    the tags around a clip are one token each.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,  # more than the text world fills: merging ends when every word is whole
+        min_frequency=1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[PAD, TURN, END, chat.START, chat.END],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[TURN, chat.START, chat.END],
+        model_max_length=MAX_POSITIONS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def train(
+    rows: Iterable[Row],
+    *,
+    steps: int | None = None,
+    batch: int = 16,
+    width: int = 192,
+    layers: int = 4,
+    lr: float = 1.5e-3,
+    seed: int = 0,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A Llama of the text world and its tokenizer, from nothing, by next-token prediction on the answers.
+
+    Rows are taken in their order, so one that goes from easy to hard is kept; `steps=None` takes each once. Every
+    other description stands between the audio tags, where a clip will stand. `progress` is called with the steps
+    done, their number and {"loss": …}. The same arguments give the same weights on the same machine and threads.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows.")
+    steps = math.ceil(len(rows) / batch) if steps is None else steps
+    words = tokenizer(text for row in rows for text in (*row, f"{chat.SYSTEM}\nsystem\nuser\nassistant"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(_config(words, width, layers)).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+        for step, (ids, labels) in enumerate(_batches(rows, words, steps, batch)):
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if progress is not None:
+                progress(step + 1, steps, {"loss": loss.item()})
+    return model.eval().requires_grad_(False), words
+
+
+def save(
+    model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path | str, recipe: Mapping[str, Any] | None = None
+) -> None:
+    """Write the Hugging Face layout, and `recipe.json`: how the model came to be and what it was measured to do."""
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder, save_jinja_files=False)  # the chat template goes into tokenizer_config.json
+    (folder / "recipe.json").write_text(json.dumps(recipe or {}, indent=2) + "\n", encoding="utf-8")
+
+
+def _config(words: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaConfig:
+    """Llama's form, tied, with no dropout."""
+    return LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=8 * width // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD,
+        max_position_embeddings=MAX_POSITIONS,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        initializer_range=BIRTH_SCALE,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+
+
+def _rate(step: int, steps: int, warm_up: int = 50) -> float:
+    """The share of the learning rate at a step: up in a line, then down in a line to nothing."""
+    return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+
+
+def _batches(
+    rows: list[Row], words: PreTrainedTokenizerFast, steps: int, batch: int, window: int = 8
+) -> Iterator[tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]]:
+    """Batches of ids and labels; within a window of batches, rows of like length go together."""
+    for first in range(0, steps, window):
+        count = min(window, steps - first)
+        taken = range(first * batch, (first + count) * batch)
+        encoded = [_encode(rows[i % len(rows)], words, tagged=i % 2 == 1) for i in taken]
+        encoded.sort(key=lambda example: len(example[0]))
+        for k in torch.randperm(count).tolist():
+            yield _padded(encoded[k * batch : (k + 1) * batch], words.pad_token_id)
+
+
+def _encode(row: Row, words: PreTrainedTokenizerFast, *, tagged: bool) -> tuple[list[int], list[int]]:
+    """The ids and labels of one conversation: what is learned is the answer and its end.
+
+    Tagged, the description is the transcript of a clip of no slots: the audio view, with words in the clip's place.
+    """
+    description, question, answer = row
+    if tagged:
+        stream = chat.stream(words, chat.ask(question), 0, response=answer, transcripts=[description])
+    else:
+        stream = chat.stream(words, chat.read(description, question), 0, response=answer)
+    return list(stream.ids), [IGNORED] * stream.start + list(stream.response)
+
+
+def _padded(
+    examples: list[tuple[list[int], list[int]]], pad: int
+) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
+    """Filled up on the right, where a causal model needs no mask: nothing that counts comes after."""
+    longest = max(len(ids) for ids, _ in examples)
+    ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in examples])
+    return ids, torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in examples])
