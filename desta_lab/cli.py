@@ -109,11 +109,23 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 def nano(args: argparse.Namespace) -> int:
-    """Train the nano LLM on text alone, as the shipped weights were trained."""
-    from desta_lab.evaluation.tasks import nano_rows
-    from desta_lab.model import nano as glass
+    """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
+    import time
 
-    model, tokenizer = glass.train(nano_rows(), progress=bars()("nano"))
-    glass.save(model, tokenizer, args.folder)
-    print(f"Saved to {args.folder}")
+    from desta_lab.evaluation import scoring, tasks
+    from desta_lab.model import nano as glass
+    from desta_lab.model.backbone import Backbone
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    model, tokenizer = glass.train(tasks.nano_rows(), progress=bars()("nano"))
+    recipe = {
+        "made_by": "python -m desta_lab nano",
+        "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.kept_back())},
+        "parameters": model.num_parameters(),
+        "seconds": {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)},
+        "oracle": scoring.text_oracle(Backbone(model, tokenizer)),
+    }
+    glass.save(model, tokenizer, args.folder, recipe)
+    worst = min(recipe["oracle"].items(), key=lambda item: item[1])
+    print(f"Saved to {args.folder}; text oracle at worst {worst[1][1]:.2f} ({worst[0]})")
     return 0

@@ -1,5 +1,6 @@
 """Closed-set ranking through a shared prefix: one forward of the backbone answers every task of a clip."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from desta_lab.evaluation.tasks import Task
+from desta_lab.evaluation.tasks import Task, ladder
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
+from desta_lab.world.describe import ATTRIBUTES, describe
 
 
 @dataclass
@@ -209,3 +211,19 @@ def judge(
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def text_oracle(backbone: Backbone) -> dict[str, list[float]]:
+    """[raw, calibrated] accuracy of a backbone on every task, reading every described combination of attributes."""
+    found: dict[str, list[float]] = {}
+    crossed = [dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())]
+    for topic in (False, True):
+        tasks = [task for task in ladder() if (task.attribute == "topic") == topic]
+        texts = list(dict.fromkeys(describe(a, topic=topic) for a in crossed))
+        truth = {describe(a, topic=topic): a for a in crossed}
+        scores = rank_text(backbone, tasks, texts)
+        lengths = [option_lengths(backbone.tokenizer, task) for task in tasks]
+        table = judge(tasks, scores, scores, [truth[text] for text in texts], lengths)
+        means = table.groupby("task")[["raw", "calibrated"]].mean().round(4)
+        found |= {str(task): [float(row["raw"]), float(row["calibrated"])] for task, row in means.iterrows()}
+    return found

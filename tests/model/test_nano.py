@@ -139,7 +139,6 @@ def test_its_recipe_says_what_it_was_measured_to_do():
     recipe = json.loads((NANO / "recipe.json").read_text())
     assert set(recipe["oracle"]) == {task.name for task in ladder()}
     assert min(min(figures) for figures in recipe["oracle"].values()) >= ENOUGH
-    assert min([*recipe["greedy"].values(), *recipe["coverage"].values(), recipe["ended"]]) >= ENOUGH
     assert recipe["rows"]["count"] == NANO_ROWS
     assert set(recipe["rows"]["unseen"]) == kept_back()
     assert recipe["seconds"]["cpu"] <= 600
