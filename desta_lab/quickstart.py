@@ -68,10 +68,6 @@ class Quickstart:
         )
         self.tasks = ladder()
         self.seconds: dict[str, float] = {}
-        if sys.platform == "darwin" or not hasattr(resource, "getrusage"):
-            self._rss_unit = 1.0
-        else:
-            self._rss_unit = 1024.0
 
     # ---- parts, each made once ----
 
@@ -184,7 +180,8 @@ class Quickstart:
 
     def _key(self, **more: Any) -> str:
         used = {split: [clip.id for clip in self.clips(split)] for split in ("validation", "test")}
-        return _hash({"clips": used, "corpus": self.corpus.hash, "tasks": [repr(t) for t in self.tasks], **more})
+        how = {"tasks": [repr(t) for t in self.tasks], "spoken_answers": self.preset.spoken_answers}
+        return _hash({"clips": used, "corpus": self.corpus.hash, **how, **more})
 
     def oracle(self) -> pd.DataFrame:
         """The text oracle of every task, closed-set and in its own words."""
@@ -210,14 +207,21 @@ class Quickstart:
         tell, tables = self.progress(f"evaluate {kind}"), []
         with self._stage(f"evaluate {kind}"):
             for i, rung in enumerate(rungs):
-                path = folder / "evals" / f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'])}.csv"
+                name = f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'], thorough=self._thorough(rung))}.csv"
+                twins = sorted((self.root / "runs").glob(f"*/evals/{name}"))  # both runs are born the same
+                path = twins[0] if twins else folder / "evals" / name
                 tables.append(_kept(path, partial(self._evaluate, folder, rung)).assign(step=rung["step"]))
                 tell(i + 1, len(rungs))
         return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
 
+    def _thorough(self, rung: dict[str, Any]) -> bool:
+        """The first and the last rung carry the verdict and get every clip; those between get half."""
+        return rung["step"] in (0, self.recipe.steps)
+
     def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
         checkpoints.climb(folder / "ladder", self.llm, rung["step"])
-        test, held_out = self.clips("test"), self.clips("validation")
+        part = 1 if self._thorough(rung) else 2
+        test, held_out = (self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation"))
         spoken_test, spoken_held = (controls.hear(self.llm, self.store[[c.id for c in s]]) for s in (test, held_out))
         nothing = np.zeros(round(self.preset.seconds * audio.RATE), dtype=np.float32)
         silence = controls.hear(self.llm, self.llm.encoder.hear([nothing]).float())
@@ -338,8 +342,8 @@ class Quickstart:
             "tasks": _side_by_side(table, tasks_last),
             "crossings": emergence.crossings(rungs).to_dict("records"),
             "targets": {key: info[key] for key in ("perplexity", "coverage")},
-            "stages": self._all_seconds(folders["self"]),
-            "peak_memory_gb": self._peak(folders["self"]),
+            "stages": self._cost()["seconds"],
+            "peak_memory_gb": self._cost()["peak_memory_gb"],
             "versions": versions,
             "hashes": hashes,
             "notes": [
@@ -402,27 +406,27 @@ class Quickstart:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        inner = sum(self.seconds.values())
+        """Time a stage without the stages inside it, and note it at once: a killed job keeps what it knows."""
+        begin, inner = time.perf_counter(), sum(self.seconds.values())
         yield
         nested = sum(self.seconds.values()) - inner
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
+        card.save_bytes(self._costs, card.to_json(self._cost()))
 
-    def _all_seconds(self, folder: Path) -> dict[str, float]:
-        """Seconds of every stage when it was really done: a stage found on disk keeps its old time."""
-        path = folder / "stages.json"
-        before: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-        both = {name: max(s, before.get(name, 0.0)) for name, s in {**before, **self.seconds}.items()}
-        card.save_bytes(path, card.to_json(both))
-        return {name: round(s, 1) for name, s in both.items()}
+    @property
+    def _costs(self) -> Path:
+        return self.root / "costs" / f"{self.preset.name}-{_hash([asdict(self.preset), self.seed])}.json"
 
-    def _peak(self, folder: Path) -> float:
-        """Most memory that this job ever took in one process, in GB."""
-        path = folder / "peak_memory_gb.json"
-        before = json.loads(path.read_text()) if path.exists() else 0.0
-        peak = max(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * self._rss_unit / 1e9)
-        card.save_bytes(path, card.to_json(peak))
-        return float(peak)
+    def _cost(self) -> dict[str, Any]:
+        """Seconds of every stage when it was really done (one found on disk keeps its old time), and peak memory."""
+        before = json.loads(self._costs.read_text()) if self._costs.exists() else {"seconds": {}, "peak_memory_gb": 0.0}
+        names = {**before["seconds"], **self.seconds}
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kilobytes elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+        return {
+            "seconds": {n: round(max(before["seconds"].get(n, 0.0), self.seconds.get(n, 0.0)), 1) for n in names},
+            "peak_memory_gb": round(max(before["peak_memory_gb"], peak), 2),
+        }
 
 
 def query_attention(connector: Any, states: torch.Tensor) -> np.ndarray:

@@ -106,18 +106,26 @@ def free_form(
     clips: Sequence[Clip],
     spoken: Float[Tensor, "clip query d_llm"] | None,
     max_new_tokens: int = 24,
-    batch: int = 32,
+    batch: int = 48,
 ) -> pd.DataFrame:
     """Answers in the backbone's own words: `free_form` 1 if only the right value is named, `obeyed` 1 if the output
     constraint is kept (rung 2), and the `answer` itself. Without `spoken` the description is read (text oracle).
 
     A question that several tasks share (the trained prompt) is answered once a clip.
     """
-    asked: dict[tuple[str, bool], list[str]] = {}
-    for task in tasks:
-        key = (task.question, task.attribute == "topic")
-        if key not in asked:
-            asked[key] = _answers(llm, *key, clips, spoken, max_new_tokens, batch)
+    questions = list(dict.fromkeys((task.question, task.attribute == "topic") for task in tasks))
+    every = [(question, topic, i) for question, topic in questions for i in range(len(clips))]
+    answers: list[str] = []
+    for first in range(0, len(every), batch):
+        part = every[first : first + batch]
+        if spoken is None:
+            read = [chat.read(describe(clips[i].attributes, topic=topic), question) for question, topic, i in part]
+        else:
+            read = [chat.ask(question) for question, _, _ in part]
+        streams = [chat.stream(llm.backbone.tokenizer, messages, llm.queries) for messages in read]
+        heard = None if spoken is None else spoken[[i for *_, i in part]]
+        answers += [llm.backbone.text(ids) for ids in llm.answer(streams, heard, max_new_tokens=max_new_tokens)]
+    asked = {key: answers[n * len(clips) : (n + 1) * len(clips)] for n, key in enumerate(questions)}
     rows = []
     for task in tasks:
         for clip, answer in zip(clips, asked[task.question, task.attribute == "topic"], strict=True):
@@ -131,23 +139,6 @@ def free_form(
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _answers(
-    llm: AudioLLM, question: str, topic: bool, clips: Sequence[Clip], spoken: Tensor | None, tokens: int, batch: int
-) -> list[str]:
-    tokenizer, out = llm.backbone.tokenizer, []
-    for first in range(0, len(clips), batch):
-        some = clips[first : first + batch]
-        if spoken is None:
-            texts = [describe(clip.attributes, topic=topic) for clip in some]
-            streams = [chat.stream(tokenizer, chat.read(text, question), 0) for text in texts]
-            ids = llm.answer(streams, None, max_new_tokens=tokens)
-        else:
-            streams = [chat.stream(tokenizer, chat.ask(question), llm.queries)] * len(some)
-            ids = llm.answer(streams, spoken[first : first + batch], max_new_tokens=tokens)
-        out += [llm.backbone.text(row) for row in ids]
-    return out
 
 
 def named(task: Task, answer: str) -> set[str]:

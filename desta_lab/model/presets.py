@@ -59,7 +59,7 @@ class Preset:
     rungs: int = 64  # linear spacing of the checkpoint ladder
     test: int = 64  # clips scored at every checkpoint
     held_out: int = 32  # clips of other speakers that calibrate the ranking
-    spoken_answers: int = 12  # clips answered in free form at every checkpoint
+    spoken_answers: int = 6  # clips answered in free form at every checkpoint; twice as many at the last
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
