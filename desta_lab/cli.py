@@ -118,14 +118,15 @@ def nano(args: argparse.Namespace) -> int:
 
     wall, cpu = time.perf_counter(), time.process_time()
     model, tokenizer = glass.train(tasks.nano_rows(), progress=bars()("nano"))
+    oracle = scoring.text_oracle(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",
         "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.kept_back())},
         "parameters": model.num_parameters(),
         "seconds": {"wall": round(time.perf_counter() - wall), "cpu": round(time.process_time() - cpu)},
-        "oracle": scoring.text_oracle(Backbone(model, tokenizer)),
+        "oracle": oracle,
     }
     glass.save(model, tokenizer, args.folder, recipe)
-    worst = min(recipe["oracle"].items(), key=lambda item: item[1])
+    worst = min(oracle.items(), key=lambda item: item[1])
     print(f"Saved to {args.folder}; text oracle at worst {worst[1][1]:.2f} ({worst[0]})")
     return 0

@@ -419,7 +419,9 @@ class Quickstart:
 
     def _cost(self) -> dict[str, Any]:
         """Seconds of every stage when it was really done (one found on disk keeps its old time), and peak memory."""
-        before = json.loads(self._costs.read_text()) if self._costs.exists() else {"seconds": {}, "peak_memory_gb": 0.0}
+        before: dict[str, Any] = {"seconds": {}, "peak_memory_gb": 0.0}
+        if self._costs.exists():
+            before = json.loads(self._costs.read_text())
         names = {**before["seconds"], **self.seconds}
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kilobytes elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
