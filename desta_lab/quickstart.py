@@ -411,6 +411,7 @@ class Quickstart:
         yield
         nested = sum(self.seconds.values()) - inner
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
+        self._costs.parent.mkdir(parents=True, exist_ok=True)
         card.save_bytes(self._costs, card.to_json(self._cost()))
 
     @property
