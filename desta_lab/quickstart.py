@@ -416,7 +416,8 @@ class Quickstart:
 
     @property
     def _costs(self) -> Path:
-        return self.root / "costs" / f"{self.preset.name}-{_hash([asdict(self.preset), self.seed])}.json"
+        work = replace(self.preset, minutes=None, memory_gb=None, disk_gb=None)  # what is done, not what was said of it
+        return self.root / "costs" / f"{work.name}-{_hash([asdict(work), self.seed])}.json"
 
     def _cost(self) -> dict[str, Any]:
         """Seconds of every stage when it was really done (one found on disk keeps its old time), and peak memory."""
