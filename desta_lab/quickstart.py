@@ -311,7 +311,7 @@ class Quickstart:
     def _result(self, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str, Any]:
         judged = emergence.verdict(table, self.preset.label)
         full = emergence.untrained(table)
-        rungs, tasks = emergence.per_rung(full), emergence.per_task(full)
+        rungs, tasks = emergence.per_rung(emergence.own_apart(full, self.preset.label)), emergence.per_task(full)
         self.out.mkdir(parents=True, exist_ok=True)
         rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
         hashes = {
@@ -348,6 +348,7 @@ class Quickstart:
             "hashes": hashes,
             "notes": [
                 f"Tasks that the text oracle cannot do, left out of every claim: {', '.join(left_out) or 'none'}.",
+                f"The bare-label run's tasks about its own attribute ({self.preset.label}) stand apart, as label_own.",
                 f"{cut:.0%} of the self-generated targets were cut off and carry no end of turn.",
                 f"{self.preset.test} clips of {len({c.speaker for c in self.clips('test')})} speakers never heard in "
                 f"training; calibration on {self.preset.held_out} clips of other speakers; one seed ({self.seed}).",

@@ -23,6 +23,13 @@ def untrained(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, *copies], ignore_index=True)
 
 
+def own_apart(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
+    """The bare-label run's tasks about its own attribute as a run of their own: other questions about what was
+    trained are no transfer to other attributes."""
+    own = (table["run"] == run) & (table["attribute"] == attribute)
+    return table.assign(run=table["run"].mask(own, f"{run}_own"))
+
+
 def _draws(speakers: int, seed: int = 0) -> np.ndarray:
     """How often each speaker is drawn in each resample; the first row is the data itself."""
     rng = np.random.default_rng(seed)

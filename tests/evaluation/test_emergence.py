@@ -110,3 +110,10 @@ def test_crossings_tell_first_from_stable() -> None:
     assert (row["first"], row["stable"]) == (1, 4)
     never = emergence.crossings(curve.assign(score=0.1)).iloc[0]
     assert np.isnan(never["first"]) and np.isnan(never["stable"])
+
+
+def test_other_questions_about_the_trained_attribute_stand_apart() -> None:
+    rungs = emergence.per_rung(emergence.own_apart(table({("label", "scene"): 1.0}), "scene"))
+    last = rungs[(rungs["step"] == 8) & (rungs["rung"] == 3) & (rungs["view"] == "audio")].set_index("run")["score"]
+    assert last["label_own"] == pytest.approx(1.0)
+    assert abs(last["label"]) < 0.2
