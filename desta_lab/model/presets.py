@@ -75,7 +75,10 @@ def nano() -> Preset:
 
 def cpu() -> Preset:
     """Real models on a laptop: the main job."""
-    return Preset("cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL)
+    return Preset(
+        "cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL,
+        minutes=17, memory_gb=4.0, disk_gb=1.7,
+    )  # fmt: skip
 
 
 def t4() -> Preset:
