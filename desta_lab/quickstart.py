@@ -348,7 +348,7 @@ class Quickstart:
             "hashes": hashes,
             "notes": [
                 f"Tasks that the text oracle cannot do, left out of every claim: {', '.join(left_out) or 'none'}.",
-                f"The bare-label run's tasks about its own attribute ({self.preset.label}) stand apart, as label_own.",
+                f"The bare-label run stands in two parts: its own attribute ({self.preset.label}) and the others.",
                 f"{cut:.0%} of the self-generated targets were cut off and carry no end of turn.",
                 f"{self.preset.test} clips of {len({c.speaker for c in self.clips('test')})} speakers never heard in "
                 f"training; calibration on {self.preset.held_out} clips of other speakers; one seed ({self.seed}).",

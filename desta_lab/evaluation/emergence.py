@@ -24,10 +24,10 @@ def untrained(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_apart(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
-    """The bare-label run's tasks about its own attribute as a run of their own: other questions about what was
-    trained are no transfer to other attributes."""
-    own = (table["run"] == run) & (table["attribute"] == attribute)
-    return table.assign(run=table["run"].mask(own, f"{run}_own"))
+    """The bare-label run in two: tasks about its own attribute, and about others. Another question about what was
+    trained is no transfer to other attributes."""
+    kind = (table["attribute"] == attribute).map({True: f"{run}_own", False: f"{run}_others"})
+    return table.assign(run=table["run"].where(table["run"] != run, kind))
 
 
 def _draws(speakers: int, seed: int = 0) -> np.ndarray:

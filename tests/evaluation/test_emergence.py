@@ -116,4 +116,4 @@ def test_other_questions_about_the_trained_attribute_stand_apart() -> None:
     rungs = emergence.per_rung(emergence.own_apart(table({("label", "scene"): 1.0}), "scene"))
     last = rungs[(rungs["step"] == 8) & (rungs["rung"] == 3) & (rungs["view"] == "audio")].set_index("run")["score"]
     assert last["label_own"] == pytest.approx(1.0)
-    assert abs(last["label"]) < 0.2
+    assert abs(last["label_others"]) < 0.2
