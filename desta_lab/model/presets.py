@@ -77,7 +77,7 @@ def cpu() -> Preset:
     """Real models on a laptop: the main job."""
     return Preset(
         "cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL,
-        minutes=17, memory_gb=4.0, disk_gb=1.7,
+        minutes=17.0, memory_gb=4.0, disk_gb=1.7,
     )  # fmt: skip
 
 
