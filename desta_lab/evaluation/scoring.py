@@ -86,7 +86,7 @@ def trunk_of(streams: Sequence[chat.Stream]) -> chat.Stream:
 @torch.no_grad()
 def rank(
     llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"], batch: int = 8
-) -> list[Float[Tensor, "clip option"]]:
+) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task under the audio view, for clips already heard by the connector."""
     streams = [chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks]
     trunk = trunk_of(streams)
@@ -102,7 +102,7 @@ def rank(
 @torch.no_grad()
 def rank_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
-) -> list[Float[Tensor, "clip option"]]:
+) -> list[Float[Tensor, "clip _"]]:
     """The same scores under the text view: the backbone reads each description (the text oracle)."""
     tokenizer = backbone.tokenizer
     every = [[chat.stream(tokenizer, chat.read(d, task.question), 0) for task in tasks] for d in descriptions]
@@ -120,7 +120,7 @@ def rank_text(
 
 def _scores(
     backbone: Backbone, tree: Branches, trunk: Float[Tensor, "batch token d_llm"], real: Float[Tensor, "batch token"]
-) -> list[Float[Tensor, "batch option"]]:
+) -> list[Float[Tensor, "batch _"]]:
     """One forward over trunk and trie, every node masked to its own history; padding stands left of the trunk."""
     trie, device = tree.trie, backbone.device
     rows, long = trunk.shape[:2]
@@ -154,7 +154,7 @@ def _scores(
 @torch.no_grad()
 def rank_plain(
     llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"]
-) -> list[Float[Tensor, "clip option"]]:
+) -> list[Float[Tensor, "clip _"]]:
     """The same scores the slow way, one forward for every clip, task and option: the reference of `rank`."""
     scores = []
     for task in tasks:
@@ -175,7 +175,7 @@ def rank_plain(
     return scores
 
 
-def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "option"]:
+def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "_"]:
     """Tokens of each option, by which raw ranking divides its log-probability."""
     return torch.tensor([len(chat.encode(tokenizer, task.stem + o)) - len(chat.encode(tokenizer, task.stem))
                          for o in task.options.values()]).clamp_min(1)  # fmt: skip
@@ -183,10 +183,10 @@ def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "option"]:
 
 def judge(
     tasks: Sequence[Task],
-    scores: Sequence[Float[Tensor, "clip option"]],
-    held_out: Sequence[Float[Tensor, "other option"]],
+    scores: Sequence[Float[Tensor, "clip _"]],
+    held_out: Sequence[Float[Tensor, "other _"]],
     truth: Sequence[dict[str, str]],
-    lengths: Sequence[Int[Tensor, "option"]],
+    lengths: Sequence[Int[Tensor, "_"]],
 ) -> pd.DataFrame:
     """Raw and calibrated choices, one row per clip × task.
 
