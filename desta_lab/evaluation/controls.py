@@ -15,7 +15,7 @@ from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import describe, mentions
 
-Scores = Sequence[Float[Tensor, "clip _"]]
+Scores = Sequence[Float[Tensor, "_ _"]]  # clip × option, for every task
 
 
 def hear(
