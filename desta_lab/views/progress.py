@@ -11,7 +11,8 @@ SLOW = 5.0  # seconds between two lines of progress where there is no terminal
 def bars(stream: Any = None) -> Callable[[str], Callable[..., None]]:
     """Progress for people: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
     out = stream or sys.stderr
-    if out.isatty() or "ipykernel" in sys.modules:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if out.isatty() or (stream is None and hasattr(shell, "kernel")):
         return _bar
     return lambda stage: _lines(stage, out)
 
