@@ -113,7 +113,7 @@ class Corpus:
 def _read_head(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first.")
-    head = _parse(path.read_text(encoding="utf-8"), str(path))
+    head = parse_row(path.read_text(encoding="utf-8"), str(path))
     for field, kind in {"name": str, "recipe": dict, "seed": int, "licence": str, "splits": dict}.items():
         _need(head, field, kind, str(path))
     owner: dict[str, str] = {}
@@ -135,10 +135,11 @@ def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
-            yield where, _parse(line, where)
+            yield where, parse_row(line, where)
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def parse_row(text: str, where: str) -> dict[str, Any]:
+    """One JSON object of a manifest; raises CorpusError that begins with `where`."""
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:

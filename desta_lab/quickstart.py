@@ -135,13 +135,15 @@ class Quickstart:
         """Training rows of a run: self-generated (with soft targets), or the bare label of one attribute."""
         train = self.clips("train")
         if kind == "label":
-            question = next(t.question for t in self.tasks if t.name == f"ask_{self.preset.label}")
-            labels = [target.label(clip, self.preset.label, question) for clip in train]
-            return [target.example(c, t, "spoken") for c, t in zip(train, labels, strict=True)], None
+            return [target.example(clip, self._bare(clip), "spoken") for clip in train], None
         rows, soft, _ = self.written
         index = {row.description: i for i, row in enumerate(rows)}
         at = [index[describe(clip.attributes)] for clip in train]
         return [target.example(c, rows[i], "spoken") for c, i in zip(train, at, strict=True)], [soft[i] for i in at]
+
+    def _bare(self, clip: Clip) -> target.Target:
+        question = next(task.question for task in self.tasks if task.name == f"ask_{self.preset.label}")
+        return target.label(clip, self.preset.label, question)
 
     # ---- the two runs ----
 
@@ -278,11 +280,9 @@ class Quickstart:
         rows, _, _ = self.written
         first = {describe(clip.attributes): clip for clip in reversed(self.clips("train"))}
         clips = [first[row.description] for row in rows]
-        question = next(t.question for t in self.tasks if t.name == f"ask_{self.preset.label}")
-        bare = [target.label(clip, self.preset.label, question) for clip in clips]
         kinds = {
             "self": rows,
-            "label": [replace(b, description=row.description) for b, row in zip(bare, rows, strict=True)],
+            "label": [replace(self._bare(c), description=r.description) for c, r in zip(clips, rows, strict=True)],
             "template": [target.template(clip, TRAINED_PROMPT) for clip in clips],
         }
         if presets.NANO.is_dir() and Path(self.preset.backbone) != presets.NANO:

@@ -60,16 +60,23 @@ class Branches:
     paths: list[list[tuple[list[int], list[int]]]]  # task → option → (predicting nodes, predicted ids)
 
 
+def said(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a task's stem and of each option behind it, as the whole is tokenised where that keeps the stem."""
+    stem, options = chat.encode(tokenizer, task.stem), []
+    for text in task.options.values():
+        whole = chat.encode(tokenizer, task.stem + text)
+        options.append(whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text))
+    return stem, options
+
+
 def branches(tokenizer: object, tasks: Sequence[Task], trunk: chat.Stream, streams: Sequence[chat.Stream]) -> Branches:
     """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
     trie, paths = Trie(), []
     for task, stream in zip(tasks, streams, strict=True):
         tail = list(stream.ids[len(trunk.ids) :])
-        stem = chat.encode(tokenizer, task.stem)
+        stem, texts = said(tokenizer, task)
         options = []
-        for text in task.options.values():
-            whole = chat.encode(tokenizer, task.stem + text)
-            option = whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text)
+        for option in texts:
             nodes = trie.add([*tail, *stem, *option[:-1]])
             options.append((nodes[len(nodes) - len(option) :], option))
         paths.append(options)
@@ -159,11 +166,9 @@ def rank_plain(
     scores = []
     for task in tasks:
         start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
-        stem = chat.encode(llm.backbone.tokenizer, task.stem)
+        stem, options = said(llm.backbone.tokenizer, task)
         columns = []
-        for text in task.options.values():
-            whole = chat.encode(llm.backbone.tokenizer, task.stem + text)
-            option = whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(llm.backbone.tokenizer, text)
+        for option in options:
             ids = torch.tensor([[*start.ids, *stem, *option]])
             rows = []
             for one in spoken:
@@ -177,8 +182,7 @@ def rank_plain(
 
 def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "_"]:
     """Tokens of each option, by which raw ranking divides its log-probability."""
-    return torch.tensor([len(chat.encode(tokenizer, task.stem + o)) - len(chat.encode(tokenizer, task.stem))
-                         for o in task.options.values()]).clamp_min(1)  # fmt: skip
+    return torch.tensor([len(option) for option in said(tokenizer, task)[1]])
 
 
 def judge(

@@ -2,13 +2,12 @@
 
 import csv
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from desta_lab import audio
-from desta_lab.clips import Clip, Corpus, CorpusError
+from desta_lab.clips import Clip, Corpus, CorpusError, parse_row
 
 AQA_COLUMNS = {"id": str, "dataset": str, "seed_description": str, "prompt": str, "response": str, "messages": list}
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the speakers, where a table names no split
@@ -97,12 +96,7 @@ def stream_manifest(path: Path | str, root: Path | str | None = None) -> Iterato
 
 
 def _manifest_row(line: str, where: str, root: Path | str | None) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not JSON ({error.msg}, column {error.colno}); repair or remove it.") from error
-    if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a JSON object is needed, not {type(row).__name__}; write it in braces.")
+    row = parse_row(line, where)
     for column, kind in AQA_COLUMNS.items():
         if column not in row and column in ("id", "messages", "response"):
             raise CorpusError(f"{where}: the field {column!r} is missing; add it.")
