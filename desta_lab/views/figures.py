@@ -58,7 +58,7 @@ LOOKS = {
     "self": Look("self-generated targets, audio", "-", "o"),
     "soft": Look("soft targets, audio", "-", "v"),
     "label": Look("bare-label targets, audio", "-", "s"),
-    "label_others": Look("bare label, other attributes", "-", "s"),
+    "label_others": Look("bare label, other attributes", (0, (5, 2)), "s"),
     "label_own": Look("bare label, its own attribute", (0, (1, 1)), "D"),
     "template": Look("templated targets, audio", (0, (5, 1)), "P"),
     "other": Look("another LLM's targets, audio", (0, (3, 1, 1, 1)), "X"),
