@@ -22,7 +22,7 @@ from desta_lab.model.encoder import Encoder
 from desta_lab.training.batches import IGNORE, collate
 from desta_lab.training.targets import Soft, kl
 
-ROUNDS = 5
+ROUNDS = 9
 BATCH = 8
 RESPONSE = "A man with a Scottish accent talks at a slow pace and a low volume, with rain in the background."
 
@@ -52,14 +52,16 @@ def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _median(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    work()
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of each, taken in turns, so that a machine that slows down slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):  # the first turn warms up
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def _steps(llm: Any) -> dict[str, float]:
@@ -71,11 +73,11 @@ def _steps(llm: Any) -> dict[str, float]:
     states = torch.randn(len(llm.encoder.taps), BATCH, llm.encoder.frames, llm.encoder.width).half()
     count = int(at.sum())
     soft = Soft(torch.randint(0, 1000, (count, 50)).int(), torch.full((count, 50), -5.0).half())
-    optimizer = torch.optim.AdamW(llm.connector.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(llm.connector.parameters(), lr=1e-4, fused=True)
     llm.connector.train()
 
     def step() -> None:
-        logits = llm.response_logits(batch.prefix, batch.ids, at, llm.connector(states.float()))
+        logits = llm.response_logits(batch.prefix, batch.ids, at, llm.speak(states))
         kl(logits, soft.ids, soft.logp).backward()
         nn.utils.clip_grad_norm_(llm.connector.parameters(), 1.0)
         optimizer.step()
@@ -87,7 +89,7 @@ def _steps(llm: Any) -> dict[str, float]:
         given = embeddings.clone().requires_grad_(True)
         llm.backbone.head(llm.backbone.hidden(given, batch.prefix)[at]).log_softmax(-1).sum().backward()
 
-    return {"step": _median(step), "floor": _median(floor)}
+    return _medians(step=step, floor=floor)
 
 
 def _published() -> float:
@@ -113,7 +115,7 @@ def _published() -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    return _median(step, rounds=2)
+    return _medians(2, step=step)["step"]
 
 
 def _scoring(llm: Any) -> dict[str, float]:
@@ -121,11 +123,10 @@ def _scoring(llm: Any) -> dict[str, float]:
     llm.connector.eval()
     tasks = ladder()
     with torch.no_grad():
-        spoken = llm.connector(torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width))
-    return {
-        "shared": _median(lambda: scoring.rank(llm, tasks, spoken), rounds=2),
-        "plain": _median(lambda: scoring.rank_plain(llm, tasks, spoken), rounds=1),
-    }
+        spoken = llm.speak(torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width))
+    return _medians(
+        2, shared=lambda: scoring.rank(llm, tasks, spoken), plain=lambda: scoring.rank_plain(llm, tasks, spoken)
+    )
 
 
 def _import_seconds() -> float:

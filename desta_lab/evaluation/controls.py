@@ -24,8 +24,7 @@ def hear(
     """Audio embeddings of many clips under the connector as it is now."""
     llm.connector.eval()
     with torch.no_grad():
-        device = next(llm.connector.parameters()).device
-        return torch.cat([llm.connector(part.to(device)) for part in states.split(batch, dim=1)])
+        return torch.cat([llm.speak(part) for part in states.split(batch, dim=1)])
 
 
 def partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:

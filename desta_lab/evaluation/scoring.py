@@ -90,14 +90,21 @@ def trunk_of(streams: Sequence[chat.Stream]) -> chat.Stream:
     return chat.Stream(streams[0].ids[:same], same)
 
 
-@torch.no_grad()
+def layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.Stream, Branches]:
+    """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
+    streams = [chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks]
+    trunk = trunk_of(streams)
+    return trunk, branches(llm.backbone.tokenizer, tasks, trunk, streams)
+
+
 def rank(
     llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"], batch: int = 8
 ) -> list[Float[Tensor, "clip _"]]:
-    """Log-probability of every option of every task under the audio view, for clips already heard by the connector."""
-    streams = [chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks]
-    trunk = trunk_of(streams)
-    tree = branches(llm.backbone.tokenizer, tasks, trunk, streams)
+    """Log-probability of every option of every task under the audio view, for clips already heard by the connector.
+
+    It can be differentiated with respect to `spoken`; who does not want that calls it under `torch.no_grad`.
+    """
+    trunk, tree = layout(llm, tasks)
     ids = torch.tensor([list(trunk.ids)])
     parts = [
         _scores(llm.backbone, tree, llm.splice(ids.expand(len(some), -1), some), torch.ones(len(some), len(trunk.ids)))

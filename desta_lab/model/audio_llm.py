@@ -59,6 +59,18 @@ class AudioLLM(nn.Module):
         """Audio embeddings per clip."""
         return int(self.connector.queries)  # type: ignore[arg-type]
 
+    def precision(self) -> torch.autocast:
+        """In this context the connector multiplies in bf16 where the frozen parts do; its weights stay float32."""
+        half = self.backbone.dtype is torch.bfloat16
+        return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
+
+    def speak(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
+        """Audio embeddings of encoder states, in the precision of the connector's weights."""
+        weight = next(self.connector.parameters())
+        with self.precision():
+            spoken: Tensor = self.connector(states.to(weight))
+        return spoken.to(weight.dtype)
+
     def splice(
         self, ids: Int[Tensor, "batch token"], spoken: Float[Tensor, "clip query d_llm"]
     ) -> Float[Tensor, "batch token d_llm"]:
@@ -111,7 +123,8 @@ class AudioLLM(nn.Module):
             for c, w in zip(chats, words, strict=True)
         ]
         every = [wave for some in waves for wave in some]
-        spoken = self.connector.eval()(self.encoder.hear(every).float()) if every else None
+        self.connector.eval()
+        spoken = self.speak(self.encoder.hear(every)) if every else None
         how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
         ids = self.answer(streams, spoken, max_new_tokens=max_new_tokens, **how)
         files = [[str(clip["audio"]) for clip in some] for some in clips]

@@ -63,9 +63,10 @@ class QFormer(nn.Module):
                                                                         ├─ mixture per query ─► LayerNorm, Linear
         tapped layer l'──► Q-Former(query tokens l')──► (query, width) ─┘
 
-    The defaults are the published form (modeling_desta25.py). The small presets change three things, each measured
-    in LOG.md: `width` gives every tap an input projection to a narrower Q-Former, `post_norm=False`, and `anchor`
-    makes the connector be born saying one neutral sentence: its embeddings are added to the output and trained on.
+    The defaults are the published form (modeling_desta25.py). The small presets change four things, each measured
+    in LOG.md: `pool` averages neighbouring frames, `width` gives every tap an input projection to a narrower
+    Q-Former, `post_norm=False`, and `anchor` makes the connector be born saying one neutral sentence: its embeddings
+    are added to the output and trained on.
 
     Args:
         scale: the output is multiplied by this constant, so that it is born at the backbone's embedding scale.
@@ -83,6 +84,7 @@ class QFormer(nn.Module):
         heads: int = 20,
         ffn: int = 3072,
         width: int | None = None,
+        pool: int = 1,
         post_norm: bool = True,
         dropout: float = 0.1,
         scale: float = 1.0,
@@ -92,7 +94,7 @@ class QFormer(nn.Module):
         inner = width or d_enc
         if anchor is not None and len(anchor) != queries:
             raise ValueError(f"The anchor has {len(anchor)} tokens, the connector {queries} queries; make them equal.")
-        self.queries, self.scale = queries, scale
+        self.queries, self.pool, self.scale = queries, pool, scale
         self.inputs = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity() for _ in range(taps)
         )
@@ -107,6 +109,8 @@ class QFormer(nn.Module):
 
     def forward(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
         taps, batch = states.shape[:2]
+        if self.pool > 1:
+            states = states.unfold(2, self.pool, self.pool).mean(-1)
         frames = torch.stack([project(x) for project, x in zip(self.inputs, states, strict=True)])
         read = self.query_tokens[:, None].expand(-1, batch, -1, -1).flatten(0, 1)
         for block in self.blocks:

@@ -28,13 +28,16 @@ class ConnectorShape:
     heads: int = 20
     ffn: int = 3072
     width: int | None = None
+    pool: int = 1  # neighbouring frames averaged before they are read
     post_norm: bool = True
     dropout: float = 0.1
     scaled: bool = False  # output multiplied by the backbone's embedding scale
     anchored: bool = False  # born saying NEUTRAL; its length sets the number of queries
 
 
-SMALL = ConnectorShape(depth=2, heads=8, ffn=1024, width=256, post_norm=False, dropout=0.0, scaled=True, anchored=True)
+SMALL = ConnectorShape(
+    depth=2, heads=8, ffn=1024, width=256, pool=2, post_norm=False, dropout=0.0, scaled=True, anchored=True
+)
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,8 @@ def build_connector(shape: ConnectorShape, taps: int, d_enc: int, backbone: Back
             return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
         return QFormer(
             taps=taps, d_enc=d_enc, d_llm=backbone.width, queries=queries, depth=shape.depth, heads=shape.heads,
-            ffn=shape.ffn, width=shape.width, post_norm=shape.post_norm, dropout=shape.dropout, scale=scale,
-            anchor=backbone.embed(ids).float() if shape.anchored else None,
+            ffn=shape.ffn, width=shape.width, pool=shape.pool, post_norm=shape.post_norm, dropout=shape.dropout,
+            scale=scale, anchor=backbone.embed(ids).float() if shape.anchored else None,
         )  # fmt: skip
 
 

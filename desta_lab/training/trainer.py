@@ -98,7 +98,7 @@ def train(
     llm.connector.train()
     connector = accelerator.prepare(llm.connector)
     optimizer = torch.optim.AdamW(
-        llm.connector.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        llm.connector.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
     optimizer = accelerator.prepare(optimizer)
     streams = [
@@ -122,7 +122,9 @@ def train(
             batch = collate([streams[i] for i in rows], llm.backbone.pad_id)
             states = store[[examples[i]["id"] for i in rows]].to(accelerator.device)
             at = batch.labels != IGNORE
-            logits = llm.response_logits(batch.prefix, batch.ids, at, connector(states))
+            with llm.precision():
+                spoken = connector(states)
+            logits = llm.response_logits(batch.prefix, batch.ids, at, spoken)
             if soft is None:
                 loss = nn.functional.cross_entropy(logits, batch.labels[at].to(logits.device))
             else:
