@@ -1,19 +1,13 @@
-"""Tidy tables → figures, saved with their data and provenance, and drawn again from the saved CSV.
+"""Drawings of the main job: tidy tables → figures.
 
-Every public drawing function keeps what it drew as a table on the `Picture` it returns; `save` writes that table beside
-the picture and `redraw` reads it back. The same colour, line and marker mean the same thing in every figure, and tell
-things apart in grey too.
+Every public function keeps what it drew as a table on the `Picture` it returns, so that `save` can write it beside the
+picture and `redraw` read it back.
 """
 
-import io
-import json
 import math
-import platform
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,124 +15,41 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-import desta_lab
 from desta_lab.evaluation.tasks import RUNGS
-from desta_lab.views.card import plain, save_bytes, to_json
+from desta_lab.views.pictures import (
+    LOOKS,
+    PALETTE,
+    Picture,
+    as_span,
+    colour_of,
+    draw,
+    drawing,
+    legend,
+    look_of,
+    mark,
+    matrix,
+    matrix_rows,
+    ordered,
+    redraw,
+    save,
+    span_bars,
+    span_rows,
+    spectrogram,
+    step_axis,
+)
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, and a grey: one meaning each, everywhere
-PALETTE = {
-    "audio": "#0072B2",
-    "self": "#0072B2",
-    "label": "#E69F00",
-    "label_others": "#E69F00",
-    "label_own": "#E69F00",
-    "soft": "#56B4E9",
-    "template": "#009E73",
-    "other": "#F0E442",
-    "untrained": "#D55E00",
-    "shuffled": "#CC79A7",
-    "silence": "#7F7F7F",
-    "oracle": "#000000",
-    "text": "#000000",
-}
+__all__ = [
+    "LOOKS", "PALETTE", "Picture", "coverage", "emergence", "held_out", "layer_mixture", "query_to_time", "redraw",
+    "save", "spectrogram_sheet", "token_evidence",
+]  # fmt: skip
 
-
-class Look(NamedTuple):
-    """How one series is named and drawn in every figure."""
-
-    label: str
-    line: Any
-    marker: str
-
-
-LOOKS = {
-    "self": Look("self-generated targets, audio", "-", "o"),
-    "soft": Look("soft targets, audio", "-", "v"),
-    "label": Look("bare-label targets, audio", "-", "s"),
-    "label_others": Look("bare label, other attributes", (0, (5, 2)), "s"),
-    "label_own": Look("bare label, its own attribute", (0, (1, 1)), "D"),
-    "template": Look("templated targets, audio", (0, (5, 1)), "P"),
-    "other": Look("another LLM's targets, audio", (0, (3, 1, 1, 1)), "X"),
-    "untrained": Look("untrained connector (step 0)", "none", "D"),
-    "shuffled": Look("shuffled audio", "-.", "^"),
-    "silence": Look("silence", ":", "x"),
-    "oracle": Look("text oracle", "--", "*"),
-}
 MEASURES = {
     "calibrated": "calibrated ranking",
     "raw": "raw ranking",
     "free_form": "free-form match",
     "obeyed": "constraint obeyed",
 }
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
-    "svg.hashsalt": "desta_lab",  # the same bytes for the same table
-}
-_DPI = 150  # pixels per inch of the PNG
-_LINE_CHARACTERS = 13  # characters of a bold headline per inch of figure
-
-
-class Picture(Figure):
-    """A figure that knows the table it was drawn from; a notebook shows it once, as a PNG."""
-
-    kind: str = ""
-    table: pd.DataFrame
-    options: dict[str, Any]
-
-    def _repr_png_(self) -> bytes:
-        with matplotlib.rc_context(_STYLE):
-            return _render(self, "png")
-
-
-def save(
-    figure: Figure,
-    folder: Path | str,
-    name: str,
-    table: pd.DataFrame | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> Path:
-    """Save a figure as PNG and SVG with its table (CSV) and provenance (JSON); returns the path of the PNG.
-
-    Without `table` it is the table of the picture. `provenance` is config hash, checkpoint hash, seeds, versions; how
-    to draw the figure again and the versions of the drawing libraries are added. Each file is whole or not there.
-    """
-    table = table if table is not None else getattr(figure, "table", None)
-    if table is None:
-        raise ValueError(f"The figure {name!r} comes without a table; pass the one that it was drawn from.")
-    given = dict(provenance or {})
-    libraries = {package: version(package) for package in ("matplotlib", "numpy", "pandas", "seaborn")}
-    ours = {"python": platform.python_version(), "desta_lab": desta_lab.__version__, **libraries}
-    recipe = {"kind": getattr(figure, "kind", ""), "options": getattr(figure, "options", {})}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE):
-        files = {"png": _render(figure, "png"), "svg": _render(figure, "svg")}
-    files["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-    files["json"] = to_json({**given, "figure": recipe, "versions": {**ours, **given.get("versions", {})}})
-    for suffix, content in files.items():
-        save_bytes(folder / f"{name}.{suffix}", content)
-    return folder / f"{name}.png"
-
-
-def redraw(csv: Path | str) -> Picture:
-    """Draw a saved figure again from its CSV and the JSON beside it."""
-    path = Path(csv)
-    recipe = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["figure"]
-    if recipe["kind"] not in _DRAW:
-        raise ValueError(f"{path} was drawn by other hands than {', '.join(_DRAW)}; draw it where it was made.")
-    words = dict.fromkeys(("token", "name", "values"), str)  # never numbers, whatever they look like
-    table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
-    return _picture(recipe["kind"], table, recipe["options"])
-
 
 # ---- what generalises ----
 
@@ -154,14 +65,14 @@ def emergence(
     table = rungs.loc[rungs["measure"] == measure, ["run", "step", "view", "rung", "measure", "score", "low", "high"]]
     if table.empty:
         raise ValueError(f"No row with measure {measure!r}; the table has {sorted(rungs['measure'].unique())}.")
-    return _picture("emergence", table, {"headline": headline, "names": {str(k): v for k, v in names.items()}})
+    return draw("emergence", table, headline, names={str(k): v for k, v in names.items()})
 
 
-def _emergence(picture: Picture, table: pd.DataFrame, headline: str, names: Mapping[str, str]) -> None:
+@drawing("emergence")
+def _emergence(picture: Picture, table: pd.DataFrame, names: Mapping[str, str]) -> None:
     picture.set_size_inches(10, 5.8)
     grid = picture.subplots(2, math.ceil(len(names) / 2), sharex=True, sharey=True, squeeze=False)
-    runs = _ordered(table["run"])
-    last = max(1, int(table["step"].max()))
+    runs = ordered(table["run"])
     for axes, (rung, name) in zip(grid.flat, names.items(), strict=False):
         rows = table[table["rung"] == int(rung)].sort_values("step")
         axes.set_title(f"Rung {rung}: {name}", loc="left")
@@ -176,22 +87,16 @@ def _emergence(picture: Picture, table: pd.DataFrame, headline: str, names: Mapp
             _curve(axes, rows[(rows["run"] == run) & (rows["view"] == "audio")], run)
         start = rows[(rows["run"] == runs[0]) & (rows["view"] == "audio") & (rows["step"] == 0)]
         if len(start):
-            axes.plot([0], start["score"], label=LOOKS["untrained"].label, zorder=4, **_mark("untrained"))
-    corner = grid[0, 0]
-    corner.set_xscale("symlog", linthresh=1, linscale=0.5)
-    decades = [10**power for power in range(1 + int(math.log10(last))) if 2 * 10**power <= last]
-    corner.set_xticks([0, *decades, last], [str(tick) for tick in (0, *decades, last)], minor=False)
-    corner.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    corner.set_xlim(-0.15, last * 1.15)
-    corner.set_ylim(min(-0.3, table["low"].min() - 0.05), 1.08)
+            axes.plot([0], start["score"], label=LOOKS["untrained"].label, zorder=4, **mark("untrained"))
+    step_axis(grid[0, 0], max(1, int(table["step"].max())))
+    grid[0, 0].set_ylim(min(-0.3, table["low"].min() - 0.05), 1.08)
     measure = MEASURES.get(table["measure"].iloc[0], table["measure"].iloc[0])
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     picture.supylabel(
         f"accuracy above chance, {measure}\n(0 is chance, 1 is perfect; bands: 95 % interval)", fontsize=9
     )
-    _legend(picture, list(grid.flat), columns=4)
-    _headline(picture, headline)
+    legend(picture, list(grid.flat), columns=4)
 
 
 def held_out(summary: pd.DataFrame, headline: str = "", measure: str = "calibrated", rung: int = 3) -> Picture:
@@ -204,11 +109,12 @@ def held_out(summary: pd.DataFrame, headline: str = "", measure: str = "calibrat
     table = summary.loc[(summary["measure"] == measure) & (summary["rung"] == rung), [*columns, "oracle", "counted"]]
     if table.empty:
         raise ValueError(f"No row of rung {rung} with measure {measure!r}; evaluate it first or name another.")
-    return _picture("held_out", table, {"headline": headline})
+    return draw("held_out", table, headline)
 
 
-def _held_out(picture: Picture, table: pd.DataFrame, headline: str) -> None:
-    runs = _ordered(table["run"])
+@drawing("held_out")
+def _held_out(picture: Picture, table: pd.DataFrame) -> None:
+    runs = ordered(table["run"])
     main = table[table["run"] == runs[0]]
     series = {run: _at(table[(table["run"] == run) & (table["view"] == "audio")], last=True) for run in runs}
     series["untrained"] = _at(main[main["view"] == "audio"], last=False)
@@ -229,15 +135,14 @@ def _held_out(picture: Picture, table: pd.DataFrame, headline: str) -> None:
         y = rows["task"].map(places) + place
         reach = np.clip([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], 0, None)
         bars = reach if np.isfinite(reach).all() else None
-        axes.errorbar(rows["accuracy"], y, xerr=bars, elinewidth=1.5, label=_look(name).label, **_mark(name))
+        axes.errorbar(rows["accuracy"], y, xerr=bars, elinewidth=1.5, label=look_of(name).label, **mark(name))
     names = [row.attribute if single else f"{row.attribute}: {row.task}" for row in tasks.itertuples()]
     notes = ["" if row.counted else "\n(the oracle cannot do it)" for row in tasks.itertuples()]
     axes.set_yticks(range(len(tasks)), [name + note for name, note in zip(names, notes, strict=True)], fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(min(0, table["low"].min()), 1.02), ylim=(-0.5, len(tasks) - 0.5))
     axes.set_xlabel(f"accuracy, {MEASURES.get(table['measure'].iloc[0], '')} (bars: 95 % interval over speakers)")
-    _legend(picture, [axes], columns=4)
-    _headline(picture, headline)
+    legend(picture, [axes], columns=4)
 
 
 # ---- what the connector does ----
@@ -248,10 +153,11 @@ def layer_mixture(weights: Float[np.ndarray, "query tap"], taps: Sequence[int], 
     if not np.allclose(weights.sum(axis=1), 1, atol=1e-3):
         raise ValueError(f"A row sums to {weights.sum(axis=1).max():.3g}, not 1; take the softmax over the taps first.")
     grid = [(q, layer, float(w)) for q, row in enumerate(weights) for layer, w in zip(taps, row, strict=True)]
-    return _picture("layer_mixture", pd.DataFrame(grid, columns=["query", "layer", "share"]), {"headline": headline})
+    return draw("layer_mixture", pd.DataFrame(grid, columns=["query", "layer", "share"]), headline)
 
 
-def _layer_mixture(picture: Picture, table: pd.DataFrame, headline: str) -> None:
+@drawing("layer_mixture")
+def _layer_mixture(picture: Picture, table: pd.DataFrame) -> None:
     wide = table.pivot(index="query", columns="layer", values="share")
     queries, taps = wide.shape
     few = queries <= 16  # few enough to write every number into its cell
@@ -272,7 +178,6 @@ def _layer_mixture(picture: Picture, table: pd.DataFrame, headline: str) -> None
     )
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="tapped layer (0 is the first)", ylabel="query token")
-    _headline(picture, headline)
 
 
 def query_to_time(
@@ -288,30 +193,26 @@ def query_to_time(
     Both arrays cover 0 … `seconds`. A span is `(name, start, end)` or has these attributes; its name is `speech`,
     `scene:<value>` or `word:<word>`; `words` are more spans, named by the word alone.
     """
-    named = [*map(_span, spans), *((f"word:{name}", start, end) for name, start, end in map(_span, words))]
-    rows = [*_rows("mel", 0, mel, 2), *_rows("attention", 0, attention * attention.shape[1], 4), *_span_rows(0, named)]
-    return _picture("query_to_time", pd.DataFrame(rows), {"seconds": float(seconds), "headline": headline})
+    named = [*spans, *((f"word:{name}", start, end) for name, start, end in map(as_span, words))]
+    rows = [
+        *matrix_rows("mel", 0, mel, 2),
+        *matrix_rows("attention", 0, attention * attention.shape[1], 4),
+        *span_rows(0, named),
+    ]
+    return draw("query_to_time", pd.DataFrame(rows), headline, seconds=float(seconds))
 
 
-def _query_to_time(picture: Picture, table: pd.DataFrame, seconds: float, headline: str) -> None:
-    attention = _matrix(table, "attention")
+@drawing("query_to_time")
+def _query_to_time(picture: Picture, table: pd.DataFrame, seconds: float) -> None:
+    attention = matrix(table, "attention")
     picture.set_size_inches(9, 4.2 + 0.06 * len(attention))
     bars, top, below = picture.subplots(3, 1, sharex=True, height_ratios=[0.9, 2, 1 + 0.08 * len(attention)])
-    for place, kind in ((0.0, "word"), (1.0, "scene"), (2.0, "speech")):
-        _bars(bars, table, kind, place, 0.8)
-    bars.set(ylim=(-0.5, 2.5), xlim=(0, seconds))
-    bars.set_yticks(range(3), ["words", "scene", "speech"])
-    bars.tick_params(length=0)
-    bars.spines[:].set_visible(False)
-    mel = _matrix(table, "mel")
-    top.imshow(mel, origin="lower", aspect="auto", cmap="Greys", extent=(0, seconds, 0, len(mel)))
-    top.set_ylabel("mel band")
+    spectrogram(bars, top, table, seconds)
     extent = (0, seconds, len(attention) - 0.5, -0.5)
     image = below.imshow(attention, aspect="auto", cmap="mako_r", vmin=0, extent=extent)
     below.set(ylabel="query token", xlabel="time (s)")
     below.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(8, integer=True))
     picture.colorbar(image, ax=below, label="attention\n(1: spread evenly)", pad=0.01)
-    _headline(picture, headline)
 
 
 def token_evidence(
@@ -320,10 +221,11 @@ def token_evidence(
     """Which words of a target carry the audio: how much the description changes the prediction of each token (KL)."""
     shown = [token.strip().replace("\n", "⏎") or ("⏎" if "\n" in token else "␣") for token in tokens]
     table = pd.DataFrame([(a, float(b)) for a, b in zip(shown, nats, strict=True)], columns=["token", "nats"])
-    return _picture("token_evidence", table, {"headline": headline})
+    return draw("token_evidence", table, headline)
 
 
-def _token_evidence(picture: Picture, table: pd.DataFrame, headline: str, width: int = 32) -> None:
+@drawing("token_evidence")
+def _token_evidence(picture: Picture, table: pd.DataFrame, width: int = 32) -> None:
     lines = [table.iloc[start : start + width] for start in range(0, len(table), width)]
     picture.set_size_inches(1.2 + 0.28 * min(width, max(12, len(table))), 0.4 + 1.9 * len(lines))
     grid = picture.subplots(len(lines), 1, sharey=True, squeeze=False)
@@ -335,7 +237,6 @@ def _token_evidence(picture: Picture, table: pd.DataFrame, headline: str, width:
         axes.set_xlim(-0.6, min(width, max(12, len(table))) - 0.4)
         axes.tick_params(axis="x", length=0)
     picture.supylabel("evidence from the audio (KL, nats)", fontsize=9)
-    _headline(picture, headline)
 
 
 # ---- what it learns from ----
@@ -347,14 +248,15 @@ def coverage(table: pd.DataFrame, headline: str = "") -> Picture:
     `table` has `kind`, `attribute`, `share` and, where it is known, `perplexity` of the kind under the backbone.
     """
     columns = [name for name in ("kind", "attribute", "share", "perplexity") if name in table]
-    return _picture("coverage", table[columns], {"headline": headline})
+    return draw("coverage", table[columns], headline)
 
 
-def _coverage(picture: Picture, table: pd.DataFrame, headline: str) -> None:
-    kinds = _ordered(table["kind"])
+@drawing("coverage")
+def _coverage(picture: Picture, table: pd.DataFrame) -> None:
+    kinds = ordered(table["kind"])
     picture.set_size_inches(1.6 + table["attribute"].nunique() * (0.5 + 0.2 * len(kinds)), 3.2)
     axes = picture.subplots()
-    colours = {kind: _colour(kind) for kind in kinds}
+    colours = {kind: colour_of(kind) for kind in kinds}
     bars = {"edgecolor": "#222222", "linewidth": 0.6, "saturation": 1, "legend": False}
     sns.barplot(table, x="attribute", y="share", hue="kind", hue_order=kinds, palette=colours, ax=axes, **bars)
     for kind, container, hatch in zip(kinds, axes.containers, ("", "//", "..", "xx", "\\\\", "++"), strict=False):
@@ -363,8 +265,7 @@ def _coverage(picture: Picture, table: pd.DataFrame, headline: str) -> None:
         for patch in container:
             patch.set_hatch(hatch)
     axes.set(ylim=(0, 1.02), xlabel="attribute", ylabel="share of targets that\nname it rightly")
-    _legend(picture, [axes], columns=3)
-    _headline(picture, headline)
+    legend(picture, [axes], columns=3)
 
 
 def spectrogram_sheet(rows: Sequence[Mapping[str, Any]], columns: int = 3, headline: str = "") -> Picture:
@@ -379,11 +280,12 @@ def spectrogram_sheet(rows: Sequence[Mapping[str, Any]], columns: int = 3, headl
         said = textwrap.shorten(str(row.get("transcript", "")), 48, placeholder=" …")
         caption = "\n".join([" · ".join(values[:3]), " · ".join(values[3:]), *([f"“{said}”"] if said else [])])
         lines += [{"part": "clip", "panel": panel, "name": caption, "start": 0.0, "end": float(row["seconds"])}]
-        lines += [*_rows("mel", panel, row["mel"], 1), *_span_rows(panel, map(_span, row["spans"]))]
-    return _picture("spectrogram_sheet", pd.DataFrame(lines), {"columns": columns, "headline": headline})
+        lines += [*matrix_rows("mel", panel, row["mel"], 1), *span_rows(panel, row["spans"])]
+    return draw("spectrogram_sheet", pd.DataFrame(lines), headline, columns=columns)
 
 
-def _spectrogram_sheet(picture: Picture, table: pd.DataFrame, columns: int, headline: str) -> None:
+@drawing("spectrogram_sheet")
+def _spectrogram_sheet(picture: Picture, table: pd.DataFrame, columns: int) -> None:
     clips = table[table["part"] == "clip"]
     picture.set_size_inches(3.5 * columns, 2.3 * math.ceil(len(clips) / columns) + 0.4)
     grid = picture.subplots(math.ceil(len(clips) / columns), columns, sharex=True, sharey=True, squeeze=False)
@@ -391,93 +293,22 @@ def _spectrogram_sheet(picture: Picture, table: pd.DataFrame, columns: int, head
         axes.set_axis_off()
     for axes, clip in zip(grid.flat, clips.itertuples(), strict=False):
         rows = table[table["panel"] == clip.panel]
-        mel = _matrix(rows, "mel")
+        mel = matrix(rows, "mel")
         axes.imshow(mel, origin="lower", aspect="auto", cmap="Greys", extent=(0, clip.end, 0, len(mel)))
         for kind, place in (("speech", 1.10), ("scene", 1.28)):
-            _bars(axes, rows, kind, place * len(mel), 0.16 * len(mel))
+            span_bars(axes, rows, kind, place * len(mel), 0.16 * len(mel))
         axes.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1 if clips["end"].max() < 10 else 5))
         axes.set(xlim=(0, clips["end"].max()), ylim=(0, 1.38 * len(mel)), yticks=(0, len(mel) // 2, len(mel)))
         axes.set_title(clip.name, loc="left", fontsize=8, parse_math=False)
     picture.supxlabel("time (s)", fontsize=9)
     picture.supylabel("mel band", fontsize=9)
-    _headline(picture, headline)
-
-
-# ---- shared ----
-
-_DRAW: dict[str, Callable[..., None]] = {
-    "emergence": _emergence,
-    "held_out": _held_out,
-    "layer_mixture": _layer_mixture,
-    "query_to_time": _query_to_time,
-    "token_evidence": _token_evidence,
-    "coverage": _coverage,
-    "spectrogram_sheet": _spectrogram_sheet,
-}
-
-
-def _picture(kind: str, table: pd.DataFrame, options: dict[str, Any]) -> Picture:
-    with matplotlib.rc_context(_STYLE):
-        picture = Picture(layout="constrained")
-        FigureCanvasAgg(picture)
-        picture.kind, picture.table, picture.options = kind, table.reset_index(drop=True), plain(options)
-        _DRAW[kind](picture, picture.table, **picture.options)
-    return picture
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
-
-
-def _headline(picture: Picture, headline: str) -> None:
-    if headline:
-        lines = textwrap.fill(headline, int(_LINE_CHARACTERS * picture.get_figwidth() * 0.8))
-        picture.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
-
-
-def _legend(picture: Picture, grid: Sequence[Axes], columns: int) -> None:
-    """One legend below the panels, each series once, in the order of `LOOKS`."""
-    found: dict[str, Any] = {}
-    for axes in grid:
-        handles, labels = axes.get_legend_handles_labels()
-        found = dict(zip(labels, handles, strict=True)) | found
-    order = [look.label for look in LOOKS.values()]
-    labels = sorted(found, key=lambda label: order.index(label) if label in order else len(order))
-    picture.legend([found[label] for label in labels], labels, loc="outside lower center", ncols=columns)
-
-
-def _ordered(names: pd.Series) -> list[str]:
-    """Each name once, in the order of `LOOKS`, strangers last."""
-    return [name for name in (*LOOKS, *sorted(set(names) - set(LOOKS))) if name in set(names)]
-
-
-def _look(name: str) -> Look:
-    return LOOKS.get(name, Look(name, (0, (1, 1)), "h"))
-
-
-def _colour(name: str) -> str:
-    return PALETTE.get(name, "#555555")
-
-
-def _mark(name: str) -> dict[str, Any]:
-    """How one point is drawn, without a line."""
-    edge = {} if _look(name).marker == "x" else {"mec": "white", "mew": 0.5}
-    return {
-        "marker": _look(name).marker,
-        "color": _colour(name),
-        "ls": "none",
-        "ms": 8 if name == "oracle" else 6,
-        **edge,
-    }
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """One series over the steps with its interval; the oracle, which no step changes, as a level."""
     if rows.empty:
         return
-    look, colour = _look(name), _colour(name)
+    look, colour = look_of(name), colour_of(name)
     if name == "oracle":
         axes.axhline(rows["score"].mean(), color=colour, ls=look.line, lw=1.2, label=look.label)
         return
@@ -489,35 +320,3 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str) -> None:
 def _at(rows: pd.DataFrame, last: bool) -> pd.DataFrame:
     """The rows of the last step, or of step 0."""
     return rows[rows["step"] == (rows["step"].max() if last else 0)]
-
-
-def _span(span: Any) -> tuple[str, float, float]:
-    name, start, end = (span.name, span.start, span.end) if hasattr(span, "name") else span
-    return str(name), float(start), float(end)
-
-
-def _span_rows(panel: int, spans: Any) -> list[dict[str, Any]]:
-    return [{"part": "span", "panel": panel, "name": name, "start": start, "end": end} for name, start, end in spans]
-
-
-def _rows(part: str, panel: int, matrix: np.ndarray, digits: int) -> list[dict[str, Any]]:
-    """A matrix as table rows, one a line, its numbers in one cell: a CSV of readable size."""
-    lines = [" ".join(f"{value:.{digits}f}" for value in line) for line in np.asarray(matrix, dtype=float)]
-    return [{"part": part, "panel": panel, "row": i, "values": line} for i, line in enumerate(lines)]
-
-
-def _matrix(table: pd.DataFrame, part: str) -> np.ndarray:
-    return np.array([[float(value) for value in line.split()] for line in table.loc[table["part"] == part, "values"]])
-
-
-def _bars(axes: Axes, table: pd.DataFrame, kind: str, place: float, height: float) -> None:
-    """The spans of one kind as labelled bars at one height."""
-    fill, ink = {"speech": ("#4D4D4D", "white"), "scene": ("#C9C9C9", "black")}.get(kind, ("white", "black"))
-    for span in table[table["part"] == "span"].itertuples():
-        sort, _, value = span.name.partition(":")
-        if sort != kind:
-            continue
-        width = span.end - span.start
-        axes.barh(place, width, height, left=span.start, color=fill, edgecolor="#4D4D4D", lw=0.6)
-        middle = span.start + width / 2
-        axes.text(middle, place, value or sort, color=ink, ha="center", va="center", fontsize=7, parse_math=False)

@@ -15,7 +15,7 @@ import pytest
 
 from desta_lab.evaluation.tasks import RUNGS, ladder
 from desta_lab.views import figures
-from desta_lab.views.figures import LOOKS, PALETTE, Picture, redraw, save
+from desta_lab.views.pictures import LOOKS, PALETTE, Picture, redraw, save
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 300)
