@@ -48,6 +48,11 @@ def _resampled(table: pd.DataFrame, measure: str, by: Sequence[str]) -> dict[tup
     return dict(zip(keys, values, strict=True))
 
 
+def bootstrap(table: pd.DataFrame, measure: str, by: Sequence[str]) -> dict[tuple, tuple[float, float, float]]:
+    """Mean of a measure with its 95 % interval over speakers, per group of `by`."""
+    return {key: _interval(values) for key, values in _resampled(table, measure, by).items()}
+
+
 def _interval(values: np.ndarray) -> tuple[float, float, float]:
     low, high = np.nanpercentile(values[1:], LEVEL)
     return float(values[0]), float(low), float(high)

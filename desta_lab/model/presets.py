@@ -72,7 +72,7 @@ def nano() -> Preset:
     """Real ears, glass-box backbone: exercises and CI."""
     return Preset(
         "nano", "whisper-tiny.en", str(NANO), "exercises, CI, the glass box", connector=SMALL,
-        clips={"train": 768, "validation": 96, "test": 192}, steps=170, batch=16,
+        clips={"train": 768, "validation": 96, "test": 192}, steps=300, batch=16,
         minutes=3.5, memory_gb=2.4, disk_gb=1.0,
     )  # fmt: skip
 

@@ -1,0 +1,105 @@
+"""Similarity, maps and gaps, against independent references and planted shapes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab.analysis import geometry
+
+RNG = np.random.default_rng(0)
+
+
+def reference(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased HSIC by its definition as a U-statistic over quadruples (Song et al. 2012, eq. 3), in plain loops."""
+    k, l, n = x @ x.T, y @ y.T, len(x)
+
+    def u(a, b):
+        total = 0.0
+        for i in range(n):
+            for j in range(n):
+                for q in range(n):
+                    for r in range(n):
+                        if len({i, j, q, r}) == 4:
+                            total += a[i, j] * (b[i, j] + b[q, r] - 2 * b[i, q])
+        return total / (n * (n - 1) * (n - 2) * (n - 3))
+
+    return u(k, l) / (u(k, k) * u(l, l)) ** 0.5
+
+
+def test_cka_agrees_with_the_u_statistic_written_out():
+    x = RNG.normal(size=(9, 5))
+    y = x @ RNG.normal(size=(5, 4)) + RNG.normal(size=(9, 4))
+    assert geometry.cka(x, y) == pytest.approx(reference(x, y), rel=1e-9)
+
+
+def test_independent_data_have_no_similarity_and_the_null_says_so():
+    x, y = RNG.normal(size=(128, 896)), RNG.normal(size=(128, 896))
+    found = geometry.compare(x, y)
+    assert abs(found["cka"]) < 0.05
+    assert found["p"] > 0.05
+
+
+def test_the_same_shape_turned_and_scaled_is_one():
+    x = RNG.normal(size=(60, 8))
+    turn, _ = np.linalg.qr(RNG.normal(size=(8, 8)))
+    found = geometry.compare(x, 3.0 * x @ turn)
+    assert found["cka"] == pytest.approx(1.0)
+    assert found["p"] < 0.01 and found["null"] < 0.3
+
+
+def test_the_interval_holds_the_value():
+    x = RNG.normal(size=(100, 6))
+    found = geometry.compare(x, x + RNG.normal(size=(100, 6)))
+    assert found["low"] < found["cka"] < found["high"]
+    assert found["high"] - found["low"] < 0.4
+
+
+def test_cka_wants_the_same_clips():
+    with pytest.raises(ValueError, match="these are 5 and 6"):
+        geometry.cka(RNG.normal(size=(5, 3)), RNG.normal(size=(6, 3)))
+
+
+def test_similarity_lists_each_pair_once():
+    table = geometry.similarity({name: RNG.normal(size=(20, 4)) for name in "abc"})
+    assert list(zip(table["a"], table["b"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+def groups() -> tuple[np.ndarray, np.ndarray]:
+    which = np.arange(60) % 3
+    return RNG.normal(size=(60, 20)) + 12 * np.eye(20)[which], which
+
+
+@pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.slow)])
+def test_a_map_keeps_planted_groups_together_and_its_seed(method):
+    site, which = groups()
+    points, trust = geometry.maps({0: RNG.normal(size=(60, 20)), 8: site}, method, seeds=(0, 1))
+    again, _ = geometry.maps({0: points[["x", "y"]].to_numpy()[:60] @ np.ones((2, 20)), 8: site}, method)
+    last = points[(points["step"] == 8) & (points["seed"] == 0)][["x", "y"]].to_numpy()
+    np.testing.assert_allclose(last, again[again["step"] == 8][["x", "y"]].to_numpy(), rtol=1e-4, atol=1e-4)
+    centres = np.stack([last[which == g].mean(0) for g in range(3)])
+    spread = np.mean([np.linalg.norm(last[which == g] - centres[g], axis=1).mean() for g in range(3)])
+    apart = np.linalg.norm(centres[[0, 1, 2]] - centres[[1, 2, 0]], axis=1).min()
+    assert apart > 2 * spread
+    assert trust.loc[trust["step"] == 8, "trustworthiness"].min() > 0.7
+
+
+def test_alignment_undoes_a_turn_a_mirror_and_a_shift():
+    flat = RNG.normal(size=(30, 2))
+    moved = flat @ np.array([[0.0, 1.0], [1.0, 0.0]]) + 5
+    np.testing.assert_allclose(geometry.align(moved, flat), flat, atol=1e-9)
+
+
+def test_the_gap_closes_for_embeddings_of_the_own_text():
+    written = RNG.normal(size=(6, 16))
+    spoken = np.repeat(written[:, None], 4, axis=1)
+    found = geometry.gap(spoken, written, [1, 2, 3, 4, 5, 0], token_norm=1.0)
+    np.testing.assert_allclose(found["cosine to text view"], 1.0)
+    assert found["cosine, other clip's text"].mean() < 0.5
+
+
+def test_nearest_words_names_the_planted_token():
+    vocabulary = RNG.normal(size=(50, 12))
+    spoken = np.stack([vocabulary[[7, 9]] * scale for scale in (1.0, 2.0, 3.0)])
+    words = geometry.nearest_words(spoken, vocabulary)
+    expected = pd.DataFrame({"query": [0, 1], "token": [7, 9], "share": [1.0, 1.0]})
+    pd.testing.assert_frame_equal(words, expected)

@@ -1,0 +1,128 @@
+"""Lenses and interventions on planted directions."""
+
+import numpy as np
+import pytest
+import torch
+
+from desta_lab.analysis import activations, lens, probes
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.tasks import ladder
+from tests import tiny
+
+TASKS = [task for task in ladder() if task.rung == 3]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return tiny.audio_llm(dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def spoken(llm):
+    with torch.no_grad():
+        return llm.speak(llm.encoder.hear([tiny.wave(i) for i in range(6)]))
+
+
+TRUTH = [tiny.attributes(i) for i in range(6)]
+
+
+def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
+    states = llm.encoder.hear([tiny.wave(i) for i in range(6)])
+    task = next(t for t in TASKS if t.attribute == "gender")
+    sites = activations.heard(llm, [task], states)
+    logits = lens.option_logits(llm, task, sites["answer 1: gender"])
+    said = sites[f"scores {task.name}"].float()  # first tokens of " female" and " male" are not the whole option
+    first = [o[0] for o in scoring.said(llm.backbone.tokenizer, task)[1]]
+    assert logits.shape == (6, len(first))
+    if all(len(o) == 1 for o in scoring.said(llm.backbone.tokenizer, task)[1]):
+        torch.testing.assert_close(logits.diff(dim=1), said.diff(dim=1), atol=0.2, rtol=0.05)
+
+
+def test_the_lens_reads_a_planted_word(llm):
+    task = next(t for t in TASKS if t.attribute == "manner")
+    first = [option[0] for option in scoring.said(llm.backbone.tokenizer, task)[1]]
+    rows = llm.backbone.model.get_output_embeddings().weight[first].float()
+    truth = [{"manner": list(task.options)[i % 2]} for i in range(12)]
+    hidden = torch.stack([rows[i % 2] for i in range(12)]) * 5
+    sites = {"answer 0: manner": hidden.half(), "answer 1: manner": 0.01 * torch.randn(12, tiny.WIDTH).half()}
+    held_out = [0, 1, 2, 3]
+    table = lens.logit_lens(llm, [task], sites, truth, held_out)
+    assert table[table["layer"] == 0]["correct"].mean() == 1
+    assert (table[table["layer"] == 0]["margin"] > 0).all()
+    assert set(table["row"]) == set(range(4, 12))
+    wrong = lens.logit_lens(llm, [task], sites, truth, held_out, swap=[5, 4, 7, 6, 9, 8, 11, 10])
+    assert wrong[wrong["layer"] == 0]["correct"].mean() == 0
+
+
+def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
+    table = lens.patched(llm, TASKS, spoken, TRUTH, [(0, 1), (2, 3)])
+    with torch.no_grad():
+        scores = scoring.rank(llm, TASKS, spoken)
+    for i, task in enumerate(TASKS):
+        a, b = (list(task.options).index(TRUTH[k][task.attribute]) for k in (0, 1))
+        if a != b:
+            margin = scores[i][:, a] - scores[i][:, b]
+            row = table[(table["attribute"] == task.attribute) & (table["row"] == 1) & (table["query"] == -1)]
+            assert row["shift"].iloc[0] == pytest.approx(float(margin[0] - margin[1]), abs=1e-3)
+
+
+def test_patching_a_query_with_itself_moves_nothing(llm, spoken):
+    twins = torch.cat([spoken[:1], spoken[:1]])
+    table = lens.patched(llm, TASKS, twins, TRUTH[:2], [(0, 1)])
+    assert table["shift"].abs().max() < 1e-3
+
+
+def planted(strength: float = 4.0, clips: int = 120, width: int = 20) -> tuple[np.ndarray, list[str], list[str]]:
+    speakers = [f"s{i // 6}" for i in range(clips)]
+    labels = [("rain", "siren")[i % 2] for i in range(clips)]
+    features = RNG.normal(size=(clips, width)) @ RNG.normal(size=(width, width))
+    direction = RNG.normal(size=width)
+    features += strength * np.outer(np.arange(clips) % 2, direction)
+    return features, labels, speakers
+
+
+def test_after_erasing_no_probe_reads_the_label_and_others_still_do():
+    features, labels, speakers = planted()
+    other = [("low", "high")[(i // 2) % 2] for i in range(len(labels))]
+    features[:, 0] += 8.0 * np.array([v == "high" for v in other])
+    both = {"scene": labels, "loudness": other}
+
+    def read(x):
+        return probes.summary(probes.probe(x, both, speakers)).set_index(["attribute", "kind"])["accuracy"]
+
+    before, after = read(features), read(lens.eraser(features, labels)(features))
+    assert before["scene", "probe"] > 0.95
+    assert after["scene", "probe"] < 0.65
+    assert after["loudness", "probe"] > before["loudness", "probe"] - 0.1
+
+
+def test_erasing_changes_only_as_many_directions_as_there_are_differences():
+    features, labels, _ = planted()
+    change = lens.eraser(features, labels)(features) - features
+    assert np.linalg.matrix_rank(change, tol=1e-6 * np.linalg.norm(change)) == 1
+
+
+def test_erasing_a_planted_direction_flips_the_answer():
+    """A readout that uses the planted direction alone answers at chance once it is erased."""
+    features, labels, _ = planted(8.0)
+    means = [features[np.array(labels) == v].mean(0) for v in ("rain", "siren")]
+    readout = np.linalg.solve(np.cov(features.T) + np.eye(features.shape[1]), means[1] - means[0])
+    middle = features.mean(0)
+
+    def accuracy(x):
+        said = np.where((x - middle) @ readout > 0, "siren", "rain")
+        return (said == np.array(labels)).mean()
+
+    assert accuracy(features) > 0.9
+    assert accuracy(lens.eraser(features, labels)(features)) < 0.7
+
+
+def test_the_eraser_of_audio_embeddings_leaves_its_input_alone(spoken):
+    before = spoken.clone()
+    labels = [row["gender"] for row in TRUTH]
+    without = lens.erased(spoken, range(6), labels)
+    assert without.shape == spoken.shape and torch.equal(spoken, before)
+    means = [without[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
+    gap = [spoken[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
+    assert (means[0] - means[1]).norm() < 0.7 * (gap[0] - gap[1]).norm()
