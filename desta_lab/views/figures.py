@@ -33,10 +33,12 @@ from desta_lab.views.pictures import (
     ordered,
     redraw,
     save,
+    say,
     span_bars,
     span_rows,
     spectrogram,
     step_axis,
+    written,
 )
 
 __all__ = [
@@ -78,9 +80,7 @@ def _emergence(picture: Picture, table: pd.DataFrame, names: Mapping[str, str]) 
         axes.set_title(f"Rung {rung}: {name}", loc="left")
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
         if rows.empty:
-            axes.text(
-                0.5, 0.5, "no task that the oracle can do", ha="center", transform=axes.transAxes, color="#555555"
-            )
+            say(axes, "no task that the oracle can do")
         for view in ("silence", "shuffled", "oracle"):
             _curve(axes, rows[(rows["run"] == runs[0]) & (rows["view"] == view)], view)
         for run in reversed(runs):
@@ -219,8 +219,7 @@ def token_evidence(
     tokens: Sequence[str], nats: Sequence[float] | Float[np.ndarray, "token"], headline: str = ""
 ) -> Picture:
     """Which words of a target carry the audio: how much the description changes the prediction of each token (KL)."""
-    shown = [token.strip().replace("\n", "⏎") or ("⏎" if "\n" in token else "␣") for token in tokens]
-    table = pd.DataFrame([(a, float(b)) for a, b in zip(shown, nats, strict=True)], columns=["token", "nats"])
+    table = pd.DataFrame([(written(a), float(b)) for a, b in zip(tokens, nats, strict=True)], columns=["token", "nats"])
     return draw("token_evidence", table, headline)
 
 

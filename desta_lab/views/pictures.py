@@ -12,6 +12,7 @@ import math
 import platform
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,13 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 import desta_lab
 from desta_lab.views.card import plain, save_bytes, to_json
@@ -52,6 +57,15 @@ class Look(NamedTuple):
     marker: str
 
 
+class Series(NamedTuple):
+    """How one series of the analysis is named and drawn."""
+
+    label: str
+    colour: str
+    line: Any
+    marker: str
+
+
 LOOKS = {
     "self": Look("self-generated targets, audio", "-", "o"),
     "soft": Look("soft targets, audio", "-", "v"),
@@ -66,7 +80,7 @@ LOOKS = {
     "oracle": Look("text oracle", "--", "*"),
 }
 STYLE: Any = {
-    "font.family": "sans-serif",
+    "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -76,9 +90,11 @@ STYLE: Any = {
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
 _DPI = 150  # pixels per inch of the PNG
+_MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
+_NAME_CHARACTERS = 26  # of a longer name the middle is left out
 _LINE_CHARACTERS = 13  # characters of a bold headline per inch of figure
 
-_BOOKS = ("figures",)  # the files of this folder that hold drawings
+_BOOKS = ("figures", "insights")  # the files of this folder that hold drawings
 _DRAW: dict[str, Callable[..., None]] = {}  # the kind of a picture → what draws it
 
 
@@ -132,7 +148,9 @@ def redraw(csv: Path | str) -> Picture:
         importlib.import_module(f"desta_lab.views.{book}")
     if recipe["kind"] not in _DRAW:
         raise ValueError(f"{path} was drawn by other hands than {', '.join(_DRAW)}; draw it where it was made.")
-    words = dict.fromkeys(("token", "name", "values"), str)  # never numbers, whatever they look like
+    words = dict.fromkeys(
+        ("token", "word", "anchor", "site", "a", "b", "name", "values"), str
+    )  # never numbers, whatever they look like
     table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
     return draw(recipe["kind"], table, **recipe["options"])
 
@@ -167,15 +185,36 @@ def _render(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def legend(picture: Picture, grid: Sequence[Axes], columns: int) -> None:
-    """One legend below the panels, each series once, in the order of `LOOKS`."""
+def legend(picture: Picture, grid: Sequence[Axes], columns: int, note: str | None = None) -> None:
+    """One legend below the panels, each series once, in the order of `LOOKS`, under a note on what is drawn."""
     found: dict[str, Any] = {}
     for axes in grid:
         handles, labels = axes.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
     order = [look.label for look in LOOKS.values()]
     labels = sorted(found, key=lambda label: order.index(label) if label in order else len(order))
-    picture.legend([found[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+    if labels:
+        where: Any = {"loc": "outside lower center", "ncols": columns, "title": note, "title_fontsize": 9}
+        picture.legend([found[label] for label in labels], labels, **where)
+
+
+def say(axes: Axes, words: str) -> None:
+    """What is missing, in the middle of the panel that would be empty without it."""
+    box = {"facecolor": "white", "lw": 0, "pad": 2}
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes, color="#555555", bbox=box)
+
+
+def written(token: Any) -> str:
+    """A token as the fonts of a figure can write it: blanks to be seen, foreign signs as their code points."""
+    text = "—" if token is None or token != token else str(token)
+    shown = text.strip().replace("\n", "⏎") or ("⏎" if "\n" in text else "␣")
+    return "".join(sign if ord(sign) in _signs() else f"\\u{ord(sign):04x}" for sign in shown)
+
+
+@cache
+def _signs() -> frozenset[int]:
+    """The code points of the font that every figure is written in."""
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
 
 
 def ordered(names: pd.Series) -> list[str]:
@@ -261,3 +300,127 @@ def spectrogram(bars: Axes, axes: Axes, table: pd.DataFrame, seconds: float) -> 
     mel = matrix(table, "mel")
     axes.imshow(mel, origin="lower", aspect="auto", cmap="Greys", extent=(0, seconds, 0, len(mel)))
     axes.set_ylabel("mel band")
+
+
+# ---- tables → panels ----
+
+
+def tidy(table: pd.DataFrame, columns: str) -> pd.DataFrame:
+    """The columns of a table that a drawing needs, or an error that names what is missing."""
+    names = columns.split()
+    if absent := [name for name in names if name not in table]:
+        raise ValueError(f"The table has no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}.")
+    if table.empty:
+        raise ValueError("The table has no row; measure first, then draw.")
+    return table[names]
+
+
+def seen(column: pd.Series) -> list[Any]:
+    """Each name once, in the order of first appearance."""
+    return list(dict.fromkeys(column.dropna()))
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spread, the first and the last among them."""
+    return [items[i] for i in sorted(set(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)))]
+
+
+def short(name: Any, most: int = _NAME_CHARACTERS) -> str:
+    """A name as an axis has room for it: of a longer one the middle is left out."""
+    name = str(name)
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2) + 1 :]}"
+
+
+def as_matrix(table: pd.DataFrame, down: str, across: str, value: str, rows: Any, columns: Any) -> pd.DataFrame:
+    """One column of a tidy table as a matrix; NaN where it has no row."""
+    return table.pivot(index=down, columns=across, values=value).reindex(index=rows, columns=columns)
+
+
+def columns_of(panels: int) -> int:
+    """How many panels stand side by side: three in one row, and two rows of more."""
+    return panels if panels <= 3 else math.ceil(panels / 2)
+
+
+def panels(
+    picture: Picture, table: pd.DataFrame, by: str, size: tuple[float, float], xlabel: str, **share: Any
+) -> Iterable[tuple[Axes, pd.DataFrame]]:
+    """One panel per value of a column, in two rows at most, with its rows of the table."""
+    names = seen(table[by])
+    columns = columns_of(len(names))
+    rows = math.ceil(len(names) / columns)
+    picture.set_size_inches(max(6.5, 0.8 + size[0] * columns), 1.1 + size[1] * rows)
+    grid = picture.subplots(rows, columns, squeeze=False, **share)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes in grid.flat[max(0, len(names) - columns) : len(names)]:  # the lowest of each column
+        axes.set_xlabel(xlabel)
+        axes.tick_params(labelbottom=True)
+    for axes, name in zip(grid.flat, names, strict=False):
+        axes.set_title(str(name), loc="left")
+        yield axes, table[table[by] == name]
+
+
+def dots(axes: Axes, rows: pd.DataFrame, value: str, at: pd.Series, look: Series) -> None:
+    """One series as dots with their intervals, at places down the y axis."""
+    reach = np.clip([rows[value] - rows["low"], rows["high"] - rows[value]], 0, None)
+    axes.errorbar(rows[value], at, xerr=reach, elinewidth=1.2, label=look.label, **_ink(look) | {"ls": "none"})
+
+
+def line(axes: Axes, rows: pd.DataFrame, at: str, value: str, look: Series) -> None:
+    """One series along x with its interval as a band, or as a bar where it is one point."""
+    if rows.empty:
+        return
+    rows = rows.sort_values(at)
+    if len(rows) == 1:
+        reach = np.clip([rows[value] - rows["low"], rows["high"] - rows[value]], 0, None)
+        axes.errorbar(rows[at], rows[value], yerr=reach, ls="none", color=look.colour, elinewidth=1.2)
+    axes.fill_between(rows[at], rows["low"], rows["high"], color=look.colour, alpha=0.18, lw=0)
+    axes.plot(rows[at], rows[value], lw=1.6, label=look.label, markevery=max(1, len(rows) // 8), **_ink(look))
+
+
+def _ink(look: Series) -> dict[str, Any]:
+    edge = {} if look.marker == "x" else {"mec": "white", "mew": 0.5}
+    return {"color": look.colour, "ls": look.line, "marker": look.marker, "ms": 8 if look.marker == "*" else 5, **edge}
+
+
+def named_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> None:
+    """Names down the y axis, the first on top; a row that has nothing says so."""
+    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    for place in range(1, len(names), 2):
+        axes.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
+    for name in absent:
+        axes.text(0.5, names.index(name), "not measured", ha="center", va="center", color="#555555")
+
+
+def heat_map(
+    axes: Axes,
+    wide: pd.DataFrame,
+    top: float = 1.0,
+    faint: np.ndarray | None = None,
+    reason: str = "",
+    texts: pd.DataFrame | None = None,
+    bold: np.ndarray | None = None,
+) -> AxesImage:
+    """A matrix from 0 to `top` with its names; crossed where not measured, hatched where `faint` for a `reason`."""
+    values = wide.to_numpy(float)
+    image = axes.imshow(values, aspect="auto", cmap=_MORE, vmin=0, vmax=top)
+    axes.set_yticks(range(len(wide)), [short(name) for name in wide.index])
+    axes.set_xticks(range(wide.shape[1]), [short(name) for name in wide.columns])
+    axes.spines[:].set_visible(False)
+    box: Any = {"fill": False, "edgecolor": "#8A8A8A", "lw": 0}
+    if texts is not None:
+        axes.hlines(np.arange(1, len(wide)) - 0.5, -0.5, wide.shape[1] - 0.5, color="white", lw=0.5)
+        axes.vlines(np.arange(1, wide.shape[1]) - 0.5, -0.5, len(wide) - 0.5, color="white", lw=0.5)
+    for (row, column), value in np.ndenumerate(values):
+        if math.isnan(value):
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="xxx", label="not measured", **box))
+        elif faint is not None and faint[row, column]:
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="///", label=reason, **box))
+        if texts is not None and not math.isnan(value):
+            weight = "bold" if bold is not None and bold[row, column] else "normal"
+            ink: Any = {"color": "white" if value > 0.45 * top else "black", "fontsize": 7, "fontweight": weight}
+            ink["bbox"] = {"facecolor": image.to_rgba(np.array(value)), "lw": 0, "pad": 1}  # no hatch behind words
+            axes.text(column, row, texts.iat[row, column], ha="center", va="center", parse_math=False, **ink)
+    return image

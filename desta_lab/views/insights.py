@@ -1,0 +1,571 @@
+"""Drawings of the analysis, each from one tidy table: what is present, what is readable, what is spoken, and why.
+
+Every public function keeps what it drew as a table on the `Picture` it returns, as those of `figures` do. Darker is
+more in every heat map, and a crossed cell was not measured.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from desta_lab.views import pictures
+from desta_lab.views.pictures import PALETTE, Picture, Series, draw, drawing, legend, say, seen, spread, tidy
+from desta_lab.world.describe import ATTRIBUTES
+
+
+def _heard(label: str) -> Series:
+    return Series(label, PALETTE["audio"], "-", "o")
+
+
+def _shuffled(label: str) -> Series:
+    return Series(label, PALETTE["shuffled"], "-.", "^")
+
+
+SERIES = {
+    "probe": _heard("linear probe"),
+    "random labels": _shuffled("probe on random labels"),
+    "norm ratio": _heard("norm"),
+    "cosine to text view": _heard("cosine to the clip's own text view"),
+    "cosine, other clip's text": _shuffled("cosine to another clip's text view"),
+    "own": _heard("own evidence"),
+    "shuffled": _shuffled("shuffled (another clip's)"),
+    "uniform": Series("uniform (a flat profile)", PALETTE["silence"], ":", "x"),
+    "attribution": _heard("in the order of attribution"),
+    "random": _shuffled("in random order"),
+    "audio": _heard("audio"),
+    "oracle": Series("text oracle", PALETTE["oracle"], "--", "*"),
+    "untrained": Series("untrained connector", PALETTE["untrained"], (0, (1, 1)), "D"),
+}
+_GAP = {  # what is on the y axis → the measures drawn there
+    "norm of an audio embedding\n(1: as long as a token's)": ["norm ratio"],
+    "cosine": ["cosine, other clip's text", "cosine to text view"],
+}
+_FOUND = {  # how evidence was found → what its number is
+    "pointing": "share of clips whose\npeak lies in the evidence",
+    "iou": "overlap over union\nwith the evidence",
+    "mass": "share of the profile\ninside the evidence",
+}
+_MARKERS = "os^Dv*PX"
+_COLOURS = [
+    PALETTE[name] for name in ("audio", "label", "template", "oracle", "soft", "untrained", "shuffled", "silence")
+]
+_ROWS_OF_A_FAMILY = 6  # of "slots 0" … "slots 29", so many rows are drawn
+_INTERVAL = "bars and bands: 95 % interval over speakers"
+
+
+# ---- what is where ----
+
+
+def readable(probes: pd.DataFrame, spoken: pd.DataFrame, headline: str = "") -> Picture:
+    """Present, readable, spoken: how well a linear probe reads each attribute at every site and step, and what is said.
+
+    `probes` has a row per step × site × attribute × kind with `accuracy`, `low`, `high` and `chance`, its sites in the
+    order of the signal; a site with rows of the first step alone is one that training does not move. `spoken` is the
+    zero-shot accuracy of the model per step × attribute.
+    """
+    columns = "step attribute accuracy low high chance"
+    said = tidy(spoken, columns).assign(site="spoken", kind="spoken")
+    return draw("readable", pd.concat([tidy(probes, f"{columns} site kind"), said]), headline)
+
+
+@drawing("readable")
+def _readable(picture: Picture, table: pd.DataFrame) -> None:
+    table = table.assign(score=(table["accuracy"] - table["chance"]) / (1 - table["chance"]))
+    names, probed = seen(table["attribute"]), table[table["kind"] == "probe"]
+    moved = set(probed.loc[probed["step"] > table["step"].min(), "site"])
+    sites = _thinned(seen(probed["site"]))
+    fixed = [site for site in sites if moved and site not in moved]
+    ladder = sorted(set(table.loc[~table["site"].isin(fixed), "step"]))
+    columns = pictures.columns_of(len(names))
+    tall = math.ceil(len(names) / columns)
+    picture.set_size_inches(2.8 + 2.4 * max(2, columns), 0.9 + tall * (1 + 0.15 * len(sites)))
+    heights = [max(3, len(sites)), 1.4] * tall
+    grid = picture.subplots(2 * tall, columns, squeeze=False, sharex=True, sharey="row", height_ratios=heights)
+    for axes in grid.flat:
+        axes.set_axis_off()  # those in use are switched on again
+    for i, name in enumerate(names):
+        upper, strip = grid[i // columns * 2 : i // columns * 2 + 2, i % columns]
+        rows = table[table["attribute"] == name]
+        upper.set_title(f"{name} (chance {rows['chance'].mean():.2f})", loc="left")
+        image = _ladder(upper, rows[rows["kind"] == "probe"], sites, ladder, fixed)
+        _ladder(strip, rows[rows["kind"] == "spoken"], ["spoken"], ladder)
+        upper.tick_params(labelbottom=False)
+        strip.tick_params(labelbottom=i + columns >= len(names))
+        strip.set_xlabel("training step" if i + columns >= len(names) else "")
+        if i % columns == columns - 1 or i == len(names) - 1:
+            _braces(upper, {"present": fixed, "readable": [s for s in sites if s not in fixed]}, sites)
+            _braces(strip, {"spoken": ["spoken"]}, ["spoken"], rotation=0)
+    picture.colorbar(image, ax=list(grid.flat), label="accuracy above chance (0 is chance, 1 is perfect)", shrink=0.5)
+    picture.supylabel("site, from the sound down to the answer", fontsize=9)
+    legend(picture, list(grid.flat), columns=3)
+
+
+def _ladder(
+    axes: Axes, rows: pd.DataFrame, sites: Sequence[str], ladder: Sequence[int], fixed: Sequence[str] = ()
+) -> AxesImage:
+    """Scores of sites over the steps; what training does not move as one unbroken bar."""
+    axes.set_axis_on()
+    wide = pictures.as_matrix(rows, "site", "step", "score", sites, sorted({*ladder, *rows["step"]}))
+    wide.loc[list(fixed)] = wide.loc[list(fixed)].ffill(axis=1).bfill(axis=1)
+    image = pictures.heat_map(axes, wide[list(ladder)])
+    for row, site in enumerate(sites):
+        if site not in fixed:
+            axes.vlines(np.arange(1, len(ladder)) - 0.5, row - 0.5, row + 0.5, color="white", lw=0.4)
+    few = spread(range(len(ladder)), 6)
+    axes.set_xticks(few, [str(ladder[i]) for i in few], fontsize=7)
+    axes.tick_params(axis="both", length=2, labelsize=7)
+    if rows.empty:
+        say(axes, "not measured")
+    return image
+
+
+def _braces(axes: Axes, groups: Mapping[str, Sequence[str]], sites: Sequence[str], rotation: int = 90) -> None:
+    """Names of groups of rows, right of a heat map."""
+    for name, members in groups.items():
+        if members:
+            places = [sites.index(member) for member in members]
+            where: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+            axes.plot([1.03] * 2, [min(places) - 0.35, max(places) + 0.35], color="black", lw=1, **where)
+            axes.text(1.06, float(np.mean(places)), name, rotation=rotation, va="center", fontweight="bold", **where)
+
+
+def selectivity(probes: pd.DataFrame, headline: str = "") -> Picture:
+    """Does the probe read or remember? Its accuracy at the last step beside the same probe on random labels and chance.
+
+    Columns as in `readable`; of each site the last step it was measured at.
+    """
+    table = tidy(probes, "step site attribute kind accuracy low high chance")
+    return draw("selectivity", table[table["step"] == table.groupby("site")["step"].transform("max")], headline)
+
+
+@drawing("selectivity")
+def _selectivity(picture: Picture, table: pd.DataFrame) -> None:
+    sites = _thinned(seen(table["site"]))
+    places = {site: place for place, site in enumerate(sites)}
+    table = table[table["site"].isin(sites)]
+    for axes, rows in pictures.panels(
+        picture,
+        table,
+        "attribute",
+        (2.8, 0.8 + 0.17 * len(sites)),
+        "accuracy at the last step",
+        sharex=True,
+        sharey=True,
+    ):
+        for kind in ("random labels", "probe"):
+            some = rows[rows["kind"] == kind]
+            pictures.dots(axes, some, "accuracy", some["site"].map(places), SERIES[kind])
+        _chance(axes.axvline, rows)
+        pictures.named_rows(axes, sites)
+        axes.set_xlim(-0.02, 1.02)
+    picture.supylabel("site", fontsize=9)
+    legend(picture, picture.axes, 3, _INTERVAL)
+
+
+def learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
+    """How many clips a probe needs: accuracy by the number of clips it was fitted to, per site and attribute.
+
+    Of more than eight sites, eight are drawn, evenly spread.
+    """
+    return draw("learning_curves", tidy(curves, "site attribute clips accuracy low high chance"), headline)
+
+
+@drawing("learning_curves")
+def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
+    sites = spread(seen(table["site"]), len(_MARKERS))
+    shades = sns.color_palette("mako_r", len(sites) + 2).as_hex()[1:-1]  # darker is further along the signal
+    for axes, rows in pictures.panels(
+        picture, table, "attribute", (2.9, 2.2), "clips the probe was fitted to", sharex=True, sharey=True
+    ):
+        for site, shade, sign in zip(sites, shades, _MARKERS, strict=False):
+            pictures.line(
+                axes, rows[rows["site"] == site], "clips", "accuracy", Series(pictures.short(site), shade, "-", sign)
+            )
+        _chance(axes.axhline, rows)
+        axes.set(ylim=(-0.02, 1.05), xscale="log")
+        few = spread(sorted(table["clips"].unique()), 5)
+        axes.set_xticks(few, [str(clips) for clips in few])
+        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    picture.supylabel("accuracy", fontsize=9)
+    legend(picture, picture.axes, 3, _INTERVAL)
+
+
+# ---- what it looks like ----
+
+
+def similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
+    """Which sites (or steps) lay out the clips alike: debiased CKA of every pair, hatched where chance does as well.
+
+    Columns: a, b, cka, low, high, null (95th percentile under permutation of the clips) and p.
+    """
+    return draw("similarity", tidy(cka, "a b cka low high null p"), headline)
+
+
+@drawing("similarity")
+def _similarity(picture: Picture, table: pd.DataFrame) -> None:
+    down, across = seen(table["a"]), seen(table["b"])
+    if set(down) & set(across) or len(down) == len(across) == 1:
+        down = across = list(dict.fromkeys([*down, *across]))
+        table = pd.concat([table, table.rename(columns={"a": "b", "b": "a"})]).drop_duplicates(["a", "b"])
+    wide, null = (pictures.as_matrix(table, "a", "b", name, down, across) for name in ("cka", "null"))
+    if down == across:
+        wide, null = (wide.mask(np.eye(len(down), dtype=bool), value) for wide, value in ((wide, 1.0), (null, 0.0)))
+    picture.set_size_inches(max(6, 2.8 + 0.42 * len(across)), max(3.4, 1.8 + 0.36 * len(down)))
+    axes = picture.subplots()
+    few = max(wide.shape) <= 12
+    texts = wide.map("{:.2f}".format) if few else None
+    image = pictures.heat_map(
+        axes, wide, faint=~(wide > null).to_numpy(), reason="not above its permutation null", texts=texts
+    )
+    axes.tick_params(axis="x", rotation=90)
+    axes.set(xlabel="site or step", ylabel="site or step")
+    picture.colorbar(image, ax=axes, label="debiased CKA (1: the same shape)")
+    legend(picture, [axes], columns=3)
+
+
+def maps(
+    points: pd.DataFrame, trust: pd.DataFrame, colour: str = "gender", headline: str = "", method: str = "pca"
+) -> Picture:
+    """The clips on a plane, at up to six steps, coloured and shaped by an attribute; one method, its first seed.
+
+    `points`: step, method, seed, x, y and a column per attribute. `trust`: step, method, seed, trustworthiness (1 if
+    neighbours on the map are neighbours in truth), here its mean over the seeds.
+    """
+    table = tidy(points[points["method"] == method], f"step method seed x y {colour}")
+    steps = spread(sorted(table["step"].unique()), 6)
+    table = table[(table["seed"] == table["seed"].min()) & table["step"].isin(steps)]
+    mean = trust[trust["method"] == method].groupby("step", as_index=False)["trustworthiness"].mean()
+    return draw("maps", table.merge(mean, on="step", how="left"), headline, colour=colour)
+
+
+@drawing("maps")
+def _maps(picture: Picture, table: pd.DataFrame, colour: str) -> None:
+    known = ATTRIBUTES.get(colour, ())
+    values = [value for value in (*known, *sorted(set(table[colour]) - set(known))) if value in set(table[colour])]
+    name = {"pca": "principal component", "umap": "UMAP dimension"}[table["method"].iloc[0]]
+    for axes, rows in pictures.panels(picture, table, "step", (2.7, 2.6), f"{name} 1"):
+        for i, value in enumerate(values):
+            some = rows[rows[colour] == value]
+            look: Any = {"s": 20, "color": _COLOURS[i % 8], "marker": _MARKERS[i % 8], "edgecolor": "white", "lw": 0.4}
+            axes.scatter(some["x"], some["y"], label=f"{colour}: {value}", **look)
+        trust = rows["trustworthiness"].iloc[0]
+        told = "not measured" if math.isnan(trust) else f"{trust:.2f}"
+        axes.set_title(f"step {rows['step'].iloc[0]}\ntrustworthiness {told}", loc="left")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(xticks=[], yticks=[])
+    picture.supylabel(f"{name} 2", fontsize=9)
+    legend(picture, picture.axes, 4, "each panel on a scale of its own, the same along both axes")
+
+
+def modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
+    """How far hearing lies from reading along training: norms in token norms, and cosine to the text view.
+
+    Columns: step, measure (`norm ratio`, `cosine to text view`, `cosine, other clip's text`), value, low, high.
+    """
+    return draw("modality_gap", tidy(gap, "step measure value low high"), headline)
+
+
+@drawing("modality_gap")
+def _modality_gap(picture: Picture, table: pd.DataFrame) -> None:
+    picture.set_size_inches(8.5, 3.4)
+    for axes, (said, measures) in zip(picture.subplots(1, 2), _GAP.items(), strict=True):
+        for name in measures:
+            pictures.line(axes, table[table["measure"] == name], "step", "value", SERIES[name])
+        if not table["measure"].isin(measures).any():
+            say(axes, "not measured")
+        axes.axhline(float("norm ratio" in measures), color="#B0B0B0", lw=0.8, zorder=0)
+        pictures.step_axis(axes, max(1, int(table["step"].max())))
+        axes.set(xlabel="training step", ylabel=said)
+    legend(picture, picture.axes[1:], 2, _INTERVAL)
+
+
+def nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
+    """The words that each query's audio embeddings lie nearest to, at the first, a middle and the last step.
+
+    Columns: step, query, word, share (of the clips) and anchor, the word that the query was born as.
+    """
+    table = tidy(words, "step query word share anchor")
+    return draw(
+        "nearest_words",
+        table.assign(word=table["word"].map(pictures.written), anchor=table["anchor"].map(pictures.written)),
+        headline,
+    )
+
+
+@drawing("nearest_words")
+def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
+    queries = sorted(table["query"].unique())
+    table = table.sort_values(["step", "query", "share"], ascending=[True, True, False], kind="stable")
+    table = table.assign(rank=1 + table.groupby(["step", "query"]).cumcount())
+    steps, ranks = spread(sorted(table["step"].unique()), 3), [1, 2, 3]
+    born = table.groupby("query")["anchor"].first()
+    picture.set_size_inches(1.8 + 3.2 * max(2, len(steps)), 1.6 + 0.3 * len(queries))
+    grid = picture.subplots(1, len(steps), sharey=True, squeeze=False)[0]
+    for axes, step in zip(grid, steps, strict=True):
+        rows = table[table["step"] == step]
+        share, word = (pictures.as_matrix(rows, "query", "rank", name, queries, ranks) for name in ("share", "word"))
+        texts = word.map(lambda text: pictures.short(str(text), 11)) + share.map(" {:.2f}".format)
+        same = word.eq(born.reindex(queries), axis=0).to_numpy()
+        image = pictures.heat_map(axes, share, texts=texts, bold=same, reason="fewer words")
+        axes.set_title(f"step {step}", loc="left")
+        axes.set_xticks(range(3), ["nearest", "second", "third"])
+        axes.set_yticks(range(len(queries)), [f"{query}  {born.get(query, '')}" for query in queries], fontsize=8)
+    grid[0].set_ylabel("query token, and the word it was born as")
+    grid[len(grid) // 2].set_xlabel("word nearest to the audio embedding (bold: the word it was born as)")
+    picture.colorbar(image, ax=list(grid), label="share of clips", shrink=0.6)
+    legend(picture, picture.axes, columns=3)
+
+
+# ---- where it looks, and whether that is why ----
+
+
+def answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
+    """Which heads of the backbone look at the audio as the answer begins, and which of them point at the evidence.
+
+    Columns: layer, head, share (attention on the audio slots) and pointing (share of clips that peak in the evidence).
+    """
+    return draw("answer_attention", tidy(table, "layer head share pointing"), headline)
+
+
+@drawing("answer_attention")
+def _answer_attention(picture: Picture, table: pd.DataFrame) -> None:
+    layers, heads = sorted(table["layer"].unique()), sorted(table["head"].unique())
+    picture.set_size_inches(max(8, 2.4 + 0.5 * len(heads)), max(2.8, 1.5 + 0.14 * len(layers)))
+    labels = {"share": "attention on the audio slots\n(share)", "pointing": "peak in the evidence\n(share of clips)"}
+    for axes, name in zip(picture.subplots(1, 2, sharey=True), labels, strict=True):
+        top = 1.0 if name == "pointing" else max(1e-3, np.nan_to_num(table[name].max()))
+        image = pictures.heat_map(axes, pictures.as_matrix(table, "layer", "head", name, layers, heads), top)
+        for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
+            few = spread(range(len(numbers)), 10)
+            axis.set_ticks(few, [str(numbers[i]) for i in few])
+        axes.set(xlabel="head", ylabel="backbone layer (0 is the first)" if name == "share" else "")
+        if table[name].isna().all():
+            say(axes, "not measured")
+        picture.colorbar(image, ax=axes, label=labels[name])
+    legend(picture, picture.axes, columns=3)
+
+
+def evidence(summary: pd.DataFrame, headline: str = "", measure: str = "pointing") -> Picture:
+    """Attention is not explanation: how well each method finds the evidence of a clip, against two nulls.
+
+    Columns: method, attribute, null (`own`, `shuffled`, `uniform`), measure (`pointing`, `iou`, `mass`), value, low and
+    high. A method knows where the evidence is if `own` stands right of both nulls.
+    """
+    rows = summary[summary["measure"] == measure]
+    if rows.empty:
+        raise ValueError(f"No row with measure {measure!r}; the table has {sorted(summary['measure'].unique())}.")
+    return draw("evidence", tidy(rows, "method attribute null measure value low high"), headline)
+
+
+@drawing("evidence")
+def _evidence(picture: Picture, table: pd.DataFrame) -> None:
+    methods, measure = seen(table["method"]), table["measure"].iloc[0]
+    said = _FOUND.get(measure, measure)
+    for axes, rows in pictures.panels(
+        picture, table, "attribute", (2.8, 0.9 + 0.36 * len(methods)), said, sharex=True, sharey=True
+    ):
+        for null, shift in (("uniform", 0.28), ("shuffled", 0.05), ("own", -0.18)):
+            some = rows[rows["null"] == null]
+            pictures.dots(axes, some, "value", some["method"].map(methods.index) + shift, SERIES[null])
+        pictures.named_rows(axes, methods, [name for name in methods if name not in set(rows["method"])])
+        axes.set_xlim(-0.02, 1.02)
+    picture.supylabel("method", fontsize=9)
+    legend(picture, picture.axes, 3, _INTERVAL)
+
+
+def deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
+    """Is the attribution faithful? The answer's margin while parts of the audio are taken away, or put back.
+
+    Columns: curve (`deletion`, `insertion`), order (`attribution`, `random`), share, margin (nats), low and high.
+    """
+    return draw("deletion", tidy(curves, "curve order share margin low high"), headline)
+
+
+@drawing("deletion")
+def _deletion(picture: Picture, table: pd.DataFrame) -> None:
+    picture.set_size_inches(8.5, 3.4)
+    said = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
+    for axes, (curve, how) in zip(picture.subplots(1, 2, sharey=True), said.items(), strict=True):
+        for order in ("random", "attribution"):
+            rows = table[(table["curve"] == curve) & (table["order"] == order)]
+            pictures.line(axes, rows, "share", "margin", SERIES[order])
+        if curve not in set(table["curve"]):
+            say(axes, "not measured")
+        axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
+        axes.set_title(f"{curve}: {how}", loc="left")
+        axes.set(xlabel="share of the audio moved", xlim=(-0.03, 1.03))
+    picture.axes[0].set_ylabel("margin of the right answer (nats)")
+    legend(picture, picture.axes, 3, _INTERVAL)
+
+
+def listen_where(
+    mel: Float[np.ndarray, "mel frame"],
+    seconds: float,
+    profiles: Mapping[str, Any],
+    spans: Iterable[Any],
+    headline: str = "",
+) -> Picture:
+    """Where each method says that the answer was heard, under the spectrogram and the spans that hold the evidence.
+
+    A profile is an array over 0 … `seconds` of any length; each strip has a scale of its own, and below its line is
+    evidence against. Spans as in `figures.query_to_time`.
+    """
+    rows = [*pictures.matrix_rows("mel", 0, mel, 2), *pictures.span_rows(0, spans)]
+    for name, profile in profiles.items():
+        values = np.asarray(profile, dtype=float)
+        scale = np.nanmax(np.abs(values), initial=0) or 1.0
+        rows += [row | {"name": name} for row in pictures.matrix_rows("profile", 0, values[None] / scale, 4)]
+    return draw("listen_where", pd.DataFrame(rows), headline, seconds=float(seconds))
+
+
+@drawing("listen_where")
+def _listen_where(picture: Picture, table: pd.DataFrame, seconds: float) -> None:
+    strips = table[table["part"] == "profile"]
+    picture.set_size_inches(9, 3.4 + 0.5 * len(strips))
+    bars, top, *below = picture.subplots(2 + len(strips), 1, sharex=True, height_ratios=[0.9, 2, *[0.6] * len(strips)])
+    pictures.spectrogram(bars, top, table, seconds)
+    for axes, (_, row) in zip(below, strips.iterrows(), strict=True):
+        values = pictures.matrix(pd.DataFrame([row]), "profile")[0]
+        edges = np.linspace(0, seconds, len(values) + 1)
+        axes.stairs(values, edges, baseline=0, fill=True, color=PALETTE["audio"])
+        axes.axhline(0, color="#707070", lw=0.6)
+        axes.set(yticks=[], ylim=(min(-0.05, np.nanmin(values, initial=0)), 1.05))
+        axes.set_ylabel(pictures.short(row["name"]), rotation=0, ha="right", va="center")
+        if not np.isfinite(values).any():
+            say(axes, "not measured")
+        for span in table[table["part"] == "span"].itertuples():
+            if not span.name.startswith("word"):
+                look = "--" if span.name.startswith("speech") else ":"
+                axes.vlines(
+                    [span.start, span.end], 0, 1, transform=axes.get_xaxis_transform(), color="black", lw=1, ls=look
+                )
+    picture.axes[-1].set_xlabel("time (s); each strip on a scale of its own; dashed: speech, dotted: scene")
+
+
+# ---- what the answer is made of ----
+
+
+def logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
+    """At which layer of the backbone the answer is there: accuracy of reading the option at the answer position.
+
+    Columns: attribute, layer, view (`audio`, `oracle`, `shuffled`, `untrained`), accuracy, low, high, chance, margin.
+    """
+    return draw("logit_lens", tidy(lens, "attribute layer view accuracy low high chance margin"), headline)
+
+
+@drawing("logit_lens")
+def _logit_lens(picture: Picture, table: pd.DataFrame) -> None:
+    for axes, rows in pictures.panels(
+        picture, table, "attribute", (2.9, 2.2), "backbone layer (0 is the first)", sharex=True, sharey=True
+    ):
+        for view in ("oracle", "shuffled", "untrained", "audio"):
+            look = SERIES[view]._replace(label="shuffled audio") if view == "shuffled" else SERIES[view]
+            pictures.line(axes, rows[rows["view"] == view], "layer", "accuracy", look)
+        _chance(axes.axhline, rows)
+        axes.set_ylim(-0.02, 1.05)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    picture.supylabel("accuracy at the answer position", fontsize=9)
+    legend(picture, picture.axes, 3, _INTERVAL)
+
+
+def patching(patch: pd.DataFrame, headline: str = "") -> Picture:
+    """Which query carries what: how much of the answer's difference moves when one query comes from another clip.
+
+    Columns: attribute, query (−1, all of them, is not drawn), moved, low, high and word, which the query was born as.
+    """
+    table = tidy(patch, "attribute query moved low high word")
+    return draw("patching", table.assign(word=table["word"].map(pictures.written)), headline)
+
+
+@drawing("patching")
+def _patching(picture: Picture, table: pd.DataFrame) -> None:
+    table = table[table["query"] >= 0]
+    names, queries = seen(table["attribute"]), sorted(table["query"].unique())
+    few = len(queries) <= 24  # few enough to write every number into its cell
+    picture.set_size_inches(max(6.5, 2.6 + (0.34 if few else 0.19) * len(queries)), 2.2 + 0.36 * len(names))
+    axes = picture.subplots()
+    wide, low = (pictures.as_matrix(table, "attribute", "query", name, names, queries) for name in ("moved", "low"))
+    top = max(0.05, np.nan_to_num(table["moved"].max()))
+    texts = wide.map("{:.2f}".format) if few else None
+    image = pictures.heat_map(
+        axes, wide, top, faint=~(low > 0).to_numpy(), reason="interval holds 0, or has no ends", texts=texts
+    )
+    born = table.groupby("query")["word"].first()
+    axes.set_xticks(range(len(queries)), [f"{born.get(query, '')}  {query}" for query in queries], rotation=90)
+    axes.set(xlabel="query token, and the word it was born as", ylabel="attribute asked for")
+    picture.colorbar(image, ax=axes, label="share of the answer's\ndifference that moves")
+    legend(picture, [axes], columns=3)
+
+
+def erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
+    """What is used: the fall in accuracy when an attribute is erased from the audio embeddings, or a random direction.
+
+    Columns: erased, asked, kind (`erased`, `random direction`, `untouched`), accuracy, low, high and chance.
+    """
+    table = tidy(erase, "erased asked kind accuracy low high chance")
+    if not (table["kind"] == "untouched").any():
+        raise ValueError("No row of kind 'untouched'; a change is measured from there, so evaluate it first.")
+    return draw("erasure", table, headline)
+
+
+@drawing("erasure")
+def _erasure(picture: Picture, table: pd.DataFrame) -> None:
+    start = table[table["kind"] == "untouched"].groupby("asked")[["accuracy", "chance"]].mean()
+    table = table[table["kind"] != "untouched"].assign(before=table["asked"].map(start["accuracy"]))
+    table = table.assign(fall=table["before"] - table["accuracy"])
+    table = table.assign(within=~((table["high"] < table["before"]) | (table["low"] > table["before"])))
+    down, across = seen(table["erased"]), seen(table["asked"])
+    top = max(0.1, np.nan_to_num(table["fall"].max()))
+    picture.set_size_inches(2.4 + 2 * max(2.6, 0.66 * len(across)), 2.4 + 0.4 * len(down))
+    labels = [
+        f"{name}  {start['accuracy'].get(name, math.nan):.2f} ({start['chance'].get(name, math.nan):.2f})"
+        for name in across
+    ]
+    for axes, kind in zip(picture.subplots(1, 2, sharey=True), ("erased", "random direction"), strict=True):
+        rows = table[table["kind"] == kind]
+        fall, within = (pictures.as_matrix(rows, "erased", "asked", name, down, across) for name in ("fall", "within"))
+        image = pictures.heat_map(
+            axes,
+            fall,
+            top,
+            within.eq(True).to_numpy(),
+            "interval holds the untouched accuracy",
+            (0 - fall).map(_signed),
+        )
+        axes.set_title("the attribute erased" if kind == "erased" else "as many random directions erased", loc="left")
+        axes.set_xticks(range(len(across)), labels, rotation=90)
+        axes.set_xlabel("asked for, with its\naccuracy untouched (chance)")
+        axes.set_ylabel("erased" if kind == "erased" else "")
+        if rows.empty:
+            say(axes, "not measured")
+    picture.colorbar(image, ax=picture.axes, label="fall in accuracy")
+    legend(picture, picture.axes, columns=2)
+
+
+# ---- shared ----
+
+
+def _thinned(sites: Sequence[str]) -> list[str]:
+    """Sites that differ in their number alone are a family, of which a few are drawn."""
+    families: dict[str, list[str]] = {}
+    for site in sites:
+        families.setdefault(re.sub(r"\d+", "", site), []).append(site)
+    kept = {site for family in families.values() for site in spread(family, _ROWS_OF_A_FAMILY)}
+    return [site for site in sites if site in kept]
+
+
+def _chance(line: Any, rows: pd.DataFrame) -> None:
+    line(rows["chance"].mean(), color="#707070", lw=1.2, ls=(0, (1, 1)), zorder=0, label="chance (the commonest value)")
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.2f}".replace("-", "−")
