@@ -296,7 +296,7 @@ def nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
     table = tidy(words, "step query word share anchor")
     return draw(
         "nearest_words",
-        table.assign(word=table["word"].map(pictures.written), anchor=table["anchor"].map(pictures.written)),
+        table.assign(word=table["word"].map(pictures.written), anchor=table["anchor"].map(_born)),
         headline,
     )
 
@@ -483,7 +483,7 @@ def patching(patch: pd.DataFrame, headline: str = "") -> Picture:
     Columns: attribute, query (−1, all of them, is not drawn), moved, low, high and word, which the query was born as.
     """
     table = tidy(patch, "attribute query moved low high word")
-    return draw("patching", table.assign(word=table["word"].map(pictures.written)), headline)
+    return draw("patching", table.assign(word=table["word"].map(_born)), headline)
 
 
 @drawing("patching")
@@ -569,3 +569,8 @@ def _chance(line: Any, rows: pd.DataFrame) -> None:
 
 def _signed(change: float) -> str:
     return f"{change:+.2f}".replace("-", "−")
+
+
+def _born(word: Any) -> str:
+    """The word that a query was born as; a dash where it was born as none."""
+    return pictures.written(word or None)

@@ -436,6 +436,12 @@ def test_a_query_that_kept_its_word_is_bold():
     assert {text.split()[0] for text in bold} == {anchor.strip() for anchor in ANCHORS}
 
 
+def test_a_query_that_was_born_as_no_word_has_a_dash():
+    figure = insights.nearest_words(word_table().assign(anchor=""))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == ["0  —", "1  —"]
+    assert not any(text.get_fontweight() == "bold" for text in figure.axes[0].texts)
+
+
 @pytest.mark.parametrize(("name", "lacking"), [("deletion", "curve"), ("modality_gap", "measure"), ("erasure", "kind")])
 def test_a_panel_without_rows_says_so(name: str, lacking: str):
     draw, table = TABLES[name]
