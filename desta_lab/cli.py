@@ -1,4 +1,4 @@
-"""The command line: quickstart, ask, doctor, bench, nano."""
+"""The command line: quickstart, inside, ask, doctor, bench, nano."""
 
 import argparse
 import json
@@ -21,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     lab.add_argument("--seed", type=int, default=0)
     lab.add_argument("--steps", type=int, help="training steps instead of the preset's")
     lab.add_argument("--out", type=Path, help="folder for figures and card")
+    look = commands.add_parser("inside", help="probe, map, explain and patch a run of the quickstart")
+    look.add_argument("--preset", help="as for quickstart")
+    look.add_argument("--seed", type=int, default=0)
+    look.add_argument("--run", choices=("self", "label"), default="self", help="which of the two runs")
+    look.add_argument("--out", type=Path, help="folder for figures")
     question = commands.add_parser("ask", help="ask a finished run about a clip")
     question.add_argument("clip", type=Path)
     question.add_argument("question")
@@ -33,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     glass.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
     try:
-        return {"quickstart": quickstart, "ask": ask, "doctor": doctor, "bench": benchmark, "nano": nano}[args.command](
-            args
-        )
+        return COMMANDS[args.command](args)
     except KeyboardInterrupt:
         print("Stopped; run the same command again and it goes on where it was.", file=sys.stderr)
         return 130
@@ -59,6 +62,21 @@ def quickstart(args: argparse.Namespace) -> int:
     result = job.run()
     print(card.text(result))
     print(f"Figures and card: {job.out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
+    return 0
+
+
+def inside(args: argparse.Namespace) -> int:
+    """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable and spoken."""
+    from desta_lab.inside import Inside, digest
+    from desta_lab.model import presets
+    from desta_lab.quickstart import Quickstart
+
+    preset = presets.named(args.preset) if args.preset else presets.pick()
+    job = Quickstart(preset, seed=args.seed, progress=bars())
+    look = Inside(job, args.run, out=args.out, progress=bars())
+    tables = look.run()
+    print(digest(tables).to_string(index=False))
+    print(f"Figures: {look.out}; tables: {look.folder / 'inside'}")
     return 0
 
 
@@ -130,3 +148,8 @@ def nano(args: argparse.Namespace) -> int:
     worst = min(oracle.items(), key=lambda item: item[1])
     print(f"Saved to {args.folder}; text oracle at worst {worst[1][1]:.2f} ({worst[0]})")
     return 0
+
+
+COMMANDS = {
+    "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark, "nano": nano,
+}  # fmt: skip

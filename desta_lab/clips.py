@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -108,6 +109,16 @@ class Corpus:
     def hash(self) -> str:
         """The sha256 of the two manifest files: one name for exactly these clips and labels."""
         return hashlib.sha256((self.folder / HEAD).read_bytes() + (self.folder / ROWS).read_bytes()).hexdigest()
+
+
+def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """So many clips, as many of each speaker as of any other: first everybody's first, then everybody's second, …"""
+    said: Counter[str] = Counter()
+    turns = []
+    for clip in clips:
+        turns.append(said[clip.speaker])
+        said[clip.speaker] += 1
+    return [clip for _, clip in sorted(zip(turns, clips, strict=True), key=lambda pair: pair[0])[:count]]
 
 
 def _read_head(path: Path) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.clips import Clip, Corpus
+from desta_lab.analysis.attention import query_to_time
+from desta_lab.clips import Clip, Corpus, spread
 from desta_lab.evaluation import controls, emergence
 from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
 from desta_lab.model import chat, presets
@@ -94,10 +94,7 @@ class Quickstart:
         """The clips of a split that this job uses: all for training, for scoring as many of each speaker as of any."""
         every = self.corpus.split(split)
         some = {"train": None, "validation": self.preset.held_out, "test": self.preset.test}[split]
-        if some is None:
-            return every
-        turns = pd.Series([clip.speaker for clip in every]).groupby(lambda i: every[i].speaker).cumcount()
-        return [every[i] for i in turns.sort_values(kind="stable").index[:some]]
+        return every if some is None else spread(every, some)
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -189,7 +186,7 @@ class Quickstart:
         """The text oracle of every task, closed-set and in its own words."""
         path = self.root / "oracles" / f"{self._key(backbone=self.llm.parts['backbone_sha256'])}.csv"
         with self._stage("text oracle"):
-            return _kept(path, self._oracle)
+            return kept(path, self._oracle)
 
     def _oracle(self) -> pd.DataFrame:
         test, held_out = self.clips("test"), self.clips("validation")
@@ -212,7 +209,7 @@ class Quickstart:
                 name = f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'], thorough=self._thorough(rung))}.csv"
                 twins = sorted((self.root / "runs").glob(f"*/evals/{name}"))  # both runs are born the same
                 path = twins[0] if twins else folder / "evals" / name
-                tables.append(_kept(path, partial(self._evaluate, folder, rung)).assign(step=rung["step"]))
+                tables.append(kept(path, partial(self._evaluate, folder, rung)).assign(step=rung["step"]))
                 tell(i + 1, len(rungs))
         return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
 
@@ -387,7 +384,7 @@ class Quickstart:
             mixture = connector.mixture().detach().cpu().numpy()
             clip = self.clips("test")[0]
             waves = [audio.read(self.corpus.path(clip))]
-            attention = query_attention(connector, self.llm.encoder.hear(waves).float())
+            attention = query_to_time(connector, self.llm.encoder.hear(waves).float())[0].numpy()
             mel = audio.log_mel(waves, self.preset.seconds, self.llm.encoder.mels)[0].numpy()
             drawn += [
                 ("layer_mixture", figures.layer_mixture(mixture, self.llm.encoder.taps, "Where each query token reads"),
@@ -434,24 +431,6 @@ class Quickstart:
         }
 
 
-def query_attention(connector: Any, states: torch.Tensor) -> np.ndarray:
-    """Cross-attention of every query over time for one clip: mean over heads and Q-Former layers, mixed over taps."""
-    seen: list[torch.Tensor] = []
-    hooks = [
-        block.cross_attention.softmax.register_forward_hook(lambda module, args, out: seen.append(out))
-        for block in connector.blocks
-    ]
-    try:
-        with torch.no_grad():
-            connector(states.to(next(connector.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    weights = torch.stack(seen).mean(dim=(0, 2))  # layer × (tap · clip) × head × query × frame → tap × query × frame
-    mixed: np.ndarray = torch.einsum("lqf,ql->qf", weights, connector.mixture()).detach().cpu().numpy()
-    return mixed
-
-
 def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a task at the last step: our run with its interval, raw and free-form beside it, and every control."""
     rows = []
@@ -474,7 +453,7 @@ def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, An
     return sorted(rows, key=lambda row: (row["rung"], row["task"]))
 
 
-def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table from its CSV, or made and kept; a CSV that cannot be read is made again."""
     try:
         return pd.read_csv(path)

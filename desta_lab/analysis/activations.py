@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 
+FAMILIES = ("log-mel", "encoder", "block", "mixture", "audio embeddings", "slots", "answer", "scores")  # of sites
 Sites = dict[str, Tensor]  # site → (clip, feature), or (clip, query, feature) in the connector; fp16
 
 
@@ -71,21 +72,19 @@ def log_mel(mel: Float[Tensor, "clip mel frame"]) -> Float[Tensor, "clip feature
     return pooled(mel.transpose(1, 2))
 
 
-def fixed(llm: AudioLLM, mel: Float[Tensor, "clip mel _"], states: Float[Tensor, "layer clip frame d_enc"]) -> Sites:
-    """The sites that no training moves: the log-mel spectrogram and every tapped layer."""
-    return {"log-mel": log_mel(mel)} | {
-        f"encoder {tap}": pooled(layer) for tap, layer in zip(llm.encoder.taps, states, strict=True)
-    }
+def fixed(
+    llm: AudioLLM, batches: Iterable[tuple[Float[Tensor, "_ mel _"], Float[Tensor, "layer _ frame d_enc"]]]
+) -> Sites:
+    """The sites that no training moves, from (log-mel, encoder states): the spectrogram and every tapped layer."""
+    return _joined(
+        {"log-mel": _small(log_mel(mel))}
+        | {f"encoder {tap}": _small(pooled(layer)) for tap, layer in zip(llm.encoder.taps, states, strict=True)}
+        for mel, states in batches
+    )
 
 
 @torch.no_grad()
-def heard(
-    llm: AudioLLM,
-    tasks: Sequence[Task],
-    states: Float[Tensor, "layer clip frame d_enc"],
-    batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
-) -> Sites:
+def heard(llm: AudioLLM, tasks: Sequence[Task], batches: Iterable[Float[Tensor, "layer _ frame d_enc"]]) -> Sites:
     """The sites behind the connector as it is now, and the log-probability of every option (`scores <task>`).
 
         block i, mixture            inside the connector (a connector without blocks has neither)
@@ -101,20 +100,18 @@ def heard(
     begin = [len(trunk.ids) + task[0][0][0] for task in tree.paths]
     inner = _inside(llm.connector)
     parts: list[Sites] = []
-    for part in states.split(batch, dim=1):
+    for states in batches:
         with record({**inner, **layers(llm)}) as seen:
-            spoken = llm.speak(part)
-            scores = scoring.rank(llm, tasks, spoken, batch=batch)
-        now = {name: _by_clip(seen[name][0], part.shape[1]) for name in inner} | {"audio embeddings": spoken}
+            spoken = llm.speak(states)
+            scores = scoring.rank(llm, tasks, spoken, batch=len(spoken))
+        now = {name: _by_clip(seen[name][0], len(spoken)) for name in inner} | {"audio embeddings": spoken}
         for name in layers(llm):
             flow, number = seen[name][0], name.removeprefix("backbone ")
             now[f"slots {number}"] = pooled(flow[:, slots])
             now |= {f"answer {number}: {t.attribute}": flow[:, i] for t, i in zip(tasks, begin, strict=True)}
         now |= {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
         parts.append({name: _small(site) for name, site in now.items()})
-        if progress:
-            progress(sum(len(p["audio embeddings"]) for p in parts), states.shape[1])
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return _joined(parts)
 
 
 @torch.no_grad()
@@ -133,7 +130,7 @@ def read(llm: AudioLLM, tasks: Sequence[Task], descriptions: Sequence[str], batc
             number = name.removeprefix("backbone ")
             now |= {f"answer {number}: {t.attribute}": seen[name][0][:, i] for t, i in zip(tasks, begin, strict=True)}
         parts.append({name: _small(site) for name, site in now.items()})
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return _joined(parts)
 
 
 def kept(folder: Path, key: Mapping[str, Any], make: Callable[[], Sites]) -> Sites:
@@ -141,13 +138,23 @@ def kept(folder: Path, key: Mapping[str, Any], make: Callable[[], Sites]) -> Sit
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = folder / f"{digest}.safetensors"
     try:
-        return load_file(path)
+        return in_order(load_file(path))
     except (OSError, SafetensorError):
         sites = {name: site.contiguous() for name, site in make().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(sites, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-    return sites
+    return in_order(sites)
+
+
+def in_order(sites: Sites) -> Sites:
+    """The same sites from the sound down to the answer; a file knows no order."""
+
+    def place(name: str) -> tuple[int, int]:
+        digits = "".join(c for c in name.partition(":")[0] if c.isdigit())
+        return next(i for i, family in enumerate(FAMILIES) if name.startswith(family)), int(digits or 0)
+
+    return {name: sites[name] for name in sorted(sites, key=place)}
 
 
 def _inside(connector: nn.Module) -> dict[str, nn.Module]:
@@ -162,6 +169,12 @@ def _inside(connector: nn.Module) -> dict[str, nn.Module]:
 def _by_clip(flow: Float[Tensor, "_ query width"], clips: int) -> Float[Tensor, "clip _ width"]:
     """A block sees tap after tap of all clips; a clip's tokens are the queries of all its taps."""
     return flow.unflatten(0, (-1, clips)).transpose(0, 1).flatten(1, 2)
+
+
+def _joined(parts: Iterable[Sites]) -> Sites:
+    """Batches of the same sites, one after the other."""
+    every = list(parts)
+    return {name: torch.cat([part[name] for part in every]) for name in every[0]}
 
 
 def _small(site: Tensor) -> Tensor:

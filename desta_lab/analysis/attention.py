@@ -17,7 +17,7 @@ from desta_lab.model.audio_llm import AudioLLM
 
 @torch.no_grad()
 def query_weights(
-    connector: Any, states: Float[Tensor, "layer clip frame d_enc"]
+    connector: Any, states: Float[Tensor, "layer clip _ d_enc"]
 ) -> Float[Tensor, "clip block tap head query frame"]:
     """Every cross-attention weight of the Q-Former; each row over frames sums to one."""
     where = next(connector.parameters())
@@ -27,7 +27,7 @@ def query_weights(
     return weights.unflatten(1, (states.shape[0], states.shape[1])).permute(2, 0, 1, 3, 4, 5).float().cpu()
 
 
-def query_to_time(connector: Any, states: Float[Tensor, "layer clip frame d_enc"]) -> Float[Tensor, "clip query frame"]:
+def query_to_time(connector: Any, states: Float[Tensor, "layer clip _ d_enc"]) -> Float[Tensor, "clip query frame"]:
     """The same in one map: mean over heads and blocks, tapped layers weighed as the mixture weighs them."""
     weights = query_weights(connector, states).mean(dim=(1, 3))
     return torch.einsum("ctqf,qt->cqf", weights, connector.mixture().detach().cpu())

@@ -36,7 +36,7 @@ def _cka(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
     return hsic(k, l) / scale**0.5 if scale > 0 else float("nan")
 
 
-def cka(x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"]) -> float:
+def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
     """Debiased linear CKA of two sites over the same clips: 1 the same shape, about 0 nothing in common.
 
     (The usual, biased one gives .88 for independent noise of 128 clips × 896 features.)
@@ -103,7 +103,7 @@ def maps(
             points.append(pd.DataFrame({
                 "step": step, "method": method, "seed": seed, "row": range(len(site)), "x": flat[:, 0], "y": flat[:, 1],
             }))  # fmt: skip
-    return pd.concat(points, ignore_index=True), pd.DataFrame(trust)
+    return pd.concat(points[::-1], ignore_index=True), pd.DataFrame(trust[::-1])
 
 
 def _umap(site: np.ndarray, before: np.ndarray | None, seed: int) -> np.ndarray:
@@ -147,16 +147,24 @@ def gap(
 
 
 def nearest_words(
-    spoken: Float[np.ndarray, "clip query d_llm"], vocabulary: Float[np.ndarray, "token d_llm"], top: int = 3
+    spoken: Float[np.ndarray, "clip query d_llm"],
+    vocabulary: Float[np.ndarray, "token d_llm"],
+    born: Sequence[int] = (),
+    top: int = 3,
 ) -> pd.DataFrame:
-    """The vocabulary entries that the audio embeddings of each query lie nearest to (cosine), and in how many clips."""
+    """The vocabulary entries that the audio embeddings of each query lie nearest to (cosine), and in how many clips.
+
+    `born` has the token that each query began as: most queries stay nearest to it, so it is passed over.
+    """
     unit = vocabulary / np.linalg.norm(vocabulary, axis=1, keepdims=True).clip(1e-9)
-    nearest = np.stack([(query @ unit.T).argmax(1) for query in spoken.transpose(1, 0, 2)])
     rows = []
-    for query, tokens in enumerate(nearest):
-        ids, counts = np.unique(tokens, return_counts=True)
-        order = counts.argsort()[::-1][:top]
-        rows += [{"query": query, "token": int(ids[i]), "share": counts[i] / len(tokens)} for i in order]
+    for query, embeddings in enumerate(spoken.transpose(1, 0, 2)):
+        near = embeddings @ unit.T
+        if len(born):
+            near[:, born[query]] = -np.inf
+        ids, counts = np.unique(near.argmax(1), return_counts=True)
+        order = counts.argsort(kind="stable")[::-1][:top]
+        rows += [{"query": query, "token": int(ids[i]), "share": counts[i] / len(near)} for i in order]
     return pd.DataFrame(rows)
 
 

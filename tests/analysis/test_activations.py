@@ -26,7 +26,7 @@ def states(llm):
 
 @pytest.fixture(scope="module")
 def sites(llm, states):
-    return activations.heard(llm, TASKS, states, batch=2)
+    return activations.heard(llm, TASKS, states.split(2, dim=1))
 
 
 def hooks(llm) -> int:
@@ -69,15 +69,15 @@ def test_scores_are_those_of_the_ranking(llm, states, sites):
 
 def test_a_block_keeps_the_clips_apart(llm, states):
     """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among others."""
-    together = activations.heard(llm, TASKS[:1], states, batch=3)
-    alone = activations.heard(llm, TASKS[:1], states[:, 1:2])
+    together = activations.heard(llm, TASKS[:1], [states])
+    alone = activations.heard(llm, TASKS[:1], [states[:, 1:2]])
     for name in ("block 0", "mixture", "slots 1"):
         torch.testing.assert_close(together[name][1], alone[name][0], atol=1e-2, rtol=1e-2)
 
 
 def test_the_model_is_left_untouched(llm, states):
     before = weights(llm), hooks(llm)
-    activations.heard(llm, TASKS[:1], states)
+    activations.heard(llm, TASKS[:1], [states])
     assert (weights(llm), hooks(llm)) == before
 
 

@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 def reference(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased HSIC by its definition as a U-statistic over quadruples (Song et al. 2012, eq. 3), in plain loops."""
-    k, l, n = x @ x.T, y @ y.T, len(x)
+    mine, yours, n = x @ x.T, y @ y.T, len(x)
 
     def u(a, b):
         total = 0.0
@@ -23,7 +23,7 @@ def reference(x: np.ndarray, y: np.ndarray) -> float:
                             total += a[i, j] * (b[i, j] + b[q, r] - 2 * b[i, q])
         return total / (n * (n - 1) * (n - 2) * (n - 3))
 
-    return u(k, l) / (u(k, k) * u(l, l)) ** 0.5
+    return u(mine, yours) / (u(mine, mine) * u(yours, yours)) ** 0.5
 
 
 def test_cka_agrees_with_the_u_statistic_written_out():
@@ -103,3 +103,11 @@ def test_nearest_words_names_the_planted_token():
     words = geometry.nearest_words(spoken, vocabulary)
     expected = pd.DataFrame({"query": [0, 1], "token": [7, 9], "share": [1.0, 1.0]})
     pd.testing.assert_frame_equal(words, expected)
+
+
+def test_the_word_a_query_was_born_as_is_passed_over():
+    vocabulary = RNG.normal(size=(50, 12))
+    spoken = np.stack([vocabulary[[7, 9]] + 0.1 * vocabulary[[3, 4]]] * 2)
+    assert geometry.nearest_words(spoken, vocabulary)["token"].tolist() == [7, 9]
+    passed = geometry.nearest_words(spoken, vocabulary, born=[7, 9])["token"].tolist()
+    assert 7 not in passed and 9 not in passed

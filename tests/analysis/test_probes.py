@@ -14,7 +14,7 @@ LABELS = {
 }
 
 
-def planted(attribute: str, strength: float = 3.0, width: int = 64) -> np.ndarray:
+def planted(attribute: str, strength: float = 4.0, width: int = 32) -> np.ndarray:
     noise = np.random.default_rng(1).normal(size=(160, width))
     values = sorted(set(LABELS[attribute]))
     noise[:, 3] += strength * np.array([values.index(v) for v in LABELS[attribute]])
