@@ -11,9 +11,14 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME: dict[str, str] = {
+    "Ask": "desta_lab.views.panels",
     "AudioLLM": "desta_lab.model.audio_llm",
     "Clip": "desta_lab.clips",
     "Corpus": "desta_lab.clips",
+    "Inside": "desta_lab.inside",
+    "Ladder": "desta_lab.views.panels",
+    "Listen": "desta_lab.views.panels",
+    "Map": "desta_lab.views.panels",
     "Quickstart": "desta_lab.quickstart",
     "describe": "desta_lab.world.describe",
     "listen": "desta_lab.views.widgets",

@@ -75,7 +75,10 @@ def inside(args: argparse.Namespace) -> int:
     job = Quickstart(preset, seed=args.seed, progress=bars())
     look = Inside(job, args.run, out=args.out, progress=bars())
     tables = look.run()
+    print("What can be read off each site by a linear probe on unseen speakers, and what is said, at the last step:")
     print(digest(tables).to_string(index=False))
+    print("Attribution under other weights (0: it depends on them), and what its parts miss of the whole:")
+    print(tables["sanity"].round(2).to_string(index=False))
     print(f"Figures: {look.out}; tables: {look.folder / 'inside'}")
     return 0
 

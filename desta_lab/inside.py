@@ -41,7 +41,7 @@ class Inside:
     Args:
         job: a quickstart; the run is found on disk, or trained first.
         kind: which of its runs: `self` or `label`.
-        out: where figures go; `figures/inside-<preset>` by default.
+        out: where figures go; `figures/inside` by default, with the preset's name where that is not `cpu`.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class Inside:
         self.job, self.progress = job, progress
         self.folder = job.train(kind)
         self.llm = job.llm
-        self.out = out or job.root.parent / "figures" / f"inside-{job.preset.name}"
+        own = "" if job.preset.name == "cpu" else f"-{job.preset.name}"
+        self.out = out or job.root.parent / "figures" / f"inside{own}"
         self.tasks: list[Task] = [task for task in job.tasks if task.rung == 3]
         rungs = {rung["step"]: rung["sha256"] for rung in ladder.entries(self.folder / "ladder")}
         chosen = np.unique(np.linspace(0, len(rungs) - 1, min(STEPS, len(rungs))).round().astype(int))
@@ -151,6 +152,8 @@ class Inside:
         provenance = {"run": self.folder.name, "checkpoints": self.checkpoints, "seeds": [self.job.seed]}
         for name, picture in draw(self, tables).items():
             figures.save(picture, self.out, name, provenance=provenance)
+        for method in ("pca", "umap"):
+            insights.film(tables["points"], self.out / f"map_{method}.gif", self.job.preset.label, method)
         return tables
 
 

@@ -4,9 +4,11 @@ Every public function keeps what it drew as a table on the `Picture` it returns,
 more in every heat map, and a crossed cell was not measured.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -247,16 +249,53 @@ def maps(
     return draw("maps", table.merge(mean, on="step", how="left"), headline, colour=colour)
 
 
+def _values(table: pd.DataFrame, colour: str) -> list[Any]:
+    known = ATTRIBUTES.get(colour, ())
+    return [value for value in (*known, *sorted(set(table[colour]) - set(known))) if value in set(table[colour])]
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {"s": 20, "color": _COLOURS[i % 8], "marker": _MARKERS[i % 8], "edgecolor": "white", "lw": 0.4}
+
+
+def film(points: pd.DataFrame, path: Path, colour: str = "gender", method: str = "umap", between: int = 6) -> Path:
+    """The map along the ladder as an animated GIF: each checkpoint rests, and points move to the next in `between`
+    frames. Axes are the same throughout, so what moves has moved."""
+    from matplotlib.animation import PillowWriter
+
+    table = points[(points["method"] == method) & (points["seed"] == points["seed"].min())]
+    wide = table.pivot(index="clip", columns="step", values=["x", "y"])
+    known = table.drop_duplicates("clip").set_index("clip").loc[wide.index, colour]
+    steps = sorted(table["step"].unique())
+    picture = Picture(figsize=(4.4, 4.4), layout="constrained")
+    axes = picture.subplots()
+    groups = {v: (known == v).to_numpy() for v in _values(table, colour)}
+    dots = {v: axes.scatter([], [], label=f"{colour}: {v}", **_look(i)) for i, v in enumerate(groups)}
+    axes.set(xticks=[], yticks=[], xlabel=f"{method.upper()} 1", ylabel=f"{method.upper()} 2", aspect="equal")
+    axes.set(**{f"{a}lim": (table[a].min() - 0.5, table[a].max() + 0.5) for a in "xy"})
+    picture.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    writer, part = PillowWriter(fps=between), path.with_suffix(".part.gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writer.saving(picture, part, dpi=90):
+        for before, after in [*itertools.pairwise(steps), (steps[-1], steps[-1])]:
+            axes.set_title(f"step {before}", loc="left")
+            for share in [0.0] * between + list(np.linspace(0, 1, between, endpoint=False)):
+                for value, rows in groups.items():
+                    now, then = (wide.xs(step, axis=1, level="step").to_numpy()[rows] for step in (before, after))
+                    dots[value].set_offsets((1 - share) * now + share * then)
+                writer.grab_frame()
+    part.replace(path)
+    return path
+
+
 @drawing("maps")
 def _maps(picture: Picture, table: pd.DataFrame, colour: str) -> None:
-    known = ATTRIBUTES.get(colour, ())
-    values = [value for value in (*known, *sorted(set(table[colour]) - set(known))) if value in set(table[colour])]
+    values = _values(table, colour)
     name = {"pca": "principal component", "umap": "UMAP dimension"}[table["method"].iloc[0]]
     for axes, rows in pictures.panels(picture, table, "step", (2.7, 2.6), f"{name} 1"):
         for i, value in enumerate(values):
             some = rows[rows[colour] == value]
-            look: Any = {"s": 20, "color": _COLOURS[i % 8], "marker": _MARKERS[i % 8], "edgecolor": "white", "lw": 0.4}
-            axes.scatter(some["x"], some["y"], label=f"{colour}: {value}", **look)
+            axes.scatter(some["x"], some["y"], label=f"{colour}: {value}", **_look(i))
         trust = rows["trustworthiness"].iloc[0]
         told = "not measured" if math.isnan(trust) else f"{trust:.2f}"
         axes.set_title(f"step {rows['step'].iloc[0]}\ntrustworthiness {told}", loc="left")

@@ -499,3 +499,17 @@ def test_drawing_an_insight_leaves_its_arguments_alone():
         before = rows.copy()
         draw(rows)
         pd.testing.assert_frame_equal(rows, before, obj=name)
+
+
+def test_the_film_rests_at_every_step_and_moves_between_them(tmp_path):
+    from PIL import Image
+
+    points = pd.DataFrame(
+        [{"step": step, "method": "pca", "seed": 0, "clip": f"c{i}", "x": i + step, "y": float(i % 3), "gender": "female"}
+         for step in (0, 4, 8) for i in range(6)]
+    )  # fmt: skip
+    with Image.open(insights.film(points, tmp_path / "map.gif", method="pca", between=3)) as film:
+        frames = film.n_frames
+        assert film.format == "GIF"
+    assert 3 <= frames <= 3 * 2 * 3  # equal frames in a row are merged by the writer
+    assert [path.name for path in tmp_path.iterdir()] == ["map.gif"]
