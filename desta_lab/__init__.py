@@ -15,7 +15,7 @@ _HOME: dict[str, str] = {
     "AudioLLM": "desta_lab.model.audio_llm",
     "Clip": "desta_lab.clips",
     "Corpus": "desta_lab.clips",
-    "Inside": "desta_lab.inside",
+    "Inside": "desta_lab.inside.report",
     "Ladder": "desta_lab.views.panels",
     "Listen": "desta_lab.views.panels",
     "Map": "desta_lab.views.panels",

@@ -67,7 +67,7 @@ def quickstart(args: argparse.Namespace) -> int:
 
 def inside(args: argparse.Namespace) -> int:
     """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable and spoken."""
-    from desta_lab.inside import Inside, digest
+    from desta_lab.inside.report import Inside, digest
     from desta_lab.model import presets
     from desta_lab.quickstart import Quickstart
 
@@ -78,7 +78,7 @@ def inside(args: argparse.Namespace) -> int:
     print("What can be read off each site by a linear probe on unseen speakers, and what is said, at the last step:")
     print(digest(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss of the whole:")
-    print(tables["sanity"].round(2).to_string(index=False))
+    print(tables["randomisation"].round(2).to_string(index=False))
     print(f"Figures: {look.out}; tables: {look.folder / 'inside'}")
     return 0
 

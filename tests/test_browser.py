@@ -33,11 +33,11 @@ CELLS = {
     "Job": """
         from pathlib import Path
         from tests.views import test_panels as made
-        from desta_lab.views import panels
+        from desta_lab.views import panels, replies
         job = made.stand_in(Path("job"))""",
     "Ask": "panels.Ask(job)",
     "Ladder": "panels.Ladder(job, made.points(job), made.rungs())",
-    "Listen": "panels.Listen(job, attention=panels.looking(job, made.attention))",
+    "Listen": "panels.Listen(job, attention=replies.looking(job, made.attention))",
     "Map": "panels.Map(job, made.points(job))",
 }
 MINUTE = 60_000  # milliseconds

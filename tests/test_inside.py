@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from desta_lab.inside import TABLES, Inside, digest
+from desta_lab.inside.report import Inside, digest
+from desta_lab.inside.subject import TABLES
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
 

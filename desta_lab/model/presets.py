@@ -73,7 +73,7 @@ def nano() -> Preset:
     return Preset(
         "nano", "whisper-tiny.en", str(NANO), "exercises, CI, the glass box", connector=SMALL,
         clips={"train": 768, "validation": 96, "test": 192}, steps=300, batch=16,
-        minutes=3.5, memory_gb=2.4, disk_gb=1.0,
+        minutes=3.0, memory_gb=2.4, disk_gb=1.0,
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def cpu() -> Preset:
     """Real models on a laptop: the main job."""
     return Preset(
         "cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL,
-        minutes=17.0, memory_gb=4.0, disk_gb=1.7,
+        minutes=18.0, memory_gb=5.8, disk_gb=1.7,
     )  # fmt: skip
 
 

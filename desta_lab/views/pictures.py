@@ -94,7 +94,7 @@ _MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
 _NAME_CHARACTERS = 26  # of a longer name the middle is left out
 _LINE_CHARACTERS = 13  # characters of a bold headline per inch of figure
 
-_BOOKS = ("figures", "insights")  # the files of this folder that hold drawings
+_BOOKS = ("figures", "insights", "explanations")  # the files of this folder that hold drawings
 _DRAW: dict[str, Callable[..., None]] = {}  # the kind of a picture → what draws it
 
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
-from desta_lab.views import insights
+from desta_lab.views import explanations, figures, insights, pictures
 from desta_lab.views.insights import SERIES
 from desta_lab.views.pictures import Picture, redraw, save, written
 
@@ -207,13 +207,13 @@ DRAWN = {
     "maps": lambda: insights.maps(*map_tables(), colour="scene", headline="The scenes part along training."),
     "modality_gap": lambda: insights.modality_gap(gap_table(), "Hearing comes near reading, and stays apart."),
     "nearest_words": lambda: insights.nearest_words(word_table(), "Most queries keep the word they were born as."),
-    "answer_attention": lambda: insights.answer_attention(head_table(), "A few heads look at the audio."),
-    "evidence": lambda: insights.evidence(evidence_table(), "Attention is not explanation; Shapley values find it."),
-    "deletion": lambda: insights.deletion(deletion_table(), "The attribution is faithful."),
-    "logit_lens": lambda: insights.logit_lens(lens_table(), "The answer is there from layer 20."),
-    "patching": lambda: insights.patching(patch_table(), "One query carries one attribute."),
-    "erasure": lambda: insights.erasure(erasure_table(), "Erasing an attribute takes it away, and it alone."),
-    "listen_where": lambda: insights.listen_where(*sound(), headline="Three methods, three moments."),
+    "answer_attention": lambda: explanations.answer_attention(head_table(), "A few heads look at the audio."),
+    "evidence": lambda: explanations.evidence(evidence_table(), "Attention is not explanation; Shapley finds it."),
+    "deletion": lambda: explanations.deletion(deletion_table(), "The attribution is faithful."),
+    "logit_lens": lambda: explanations.logit_lens(lens_table(), "The answer is there from layer 20."),
+    "patching": lambda: explanations.patching(patch_table(), "One query carries one attribute."),
+    "erasure": lambda: explanations.erasure(erasure_table(), "Erasing an attribute takes it away, and it alone."),
+    "listen_where": lambda: explanations.listen_where(*sound(), headline="Three methods, three moments."),
 }
 TABLES = {  # the drawings of one long table, for what all of them must survive
     "readable": (lambda table, **how: insights.readable(table, spoken_table(), **how), probe_table),
@@ -223,12 +223,12 @@ TABLES = {  # the drawings of one long table, for what all of them must survive
     "maps": (lambda table, **how: insights.maps(table, map_tables()[1], **how), lambda: map_tables()[0]),
     "modality_gap": (insights.modality_gap, gap_table),
     "nearest_words": (insights.nearest_words, word_table),
-    "answer_attention": (insights.answer_attention, head_table),
-    "evidence": (insights.evidence, evidence_table),
-    "deletion": (insights.deletion, deletion_table),
-    "logit_lens": (insights.logit_lens, lens_table),
-    "patching": (insights.patching, patch_table),
-    "erasure": (insights.erasure, erasure_table),
+    "answer_attention": (explanations.answer_attention, head_table),
+    "evidence": (explanations.evidence, evidence_table),
+    "deletion": (explanations.deletion, deletion_table),
+    "logit_lens": (explanations.logit_lens, lens_table),
+    "patching": (explanations.patching, patch_table),
+    "erasure": (explanations.erasure, erasure_table),
 }
 drawn = functools.cache(lambda name: DRAWN[name]())
 every_drawing = pytest.mark.parametrize("name", DRAWN)
@@ -263,8 +263,8 @@ def test_an_insight_is_redrawn_from_its_csv_to_the_byte(name: str, tmp_path: Pat
 
 
 def test_every_drawing_of_the_analysis_is_tested():
-    public = {name for name, one in vars(insights).items() if getattr(one, "__module__", "") == insights.__name__}
-    assert {name for name in public if name.islower() and not name.startswith("_")} == set(DRAWN)
+    known = {kind for kind, draws in pictures._DRAW.items() if draws.__module__ != figures.__name__}
+    assert known == set(DRAWN)
 
 
 @every_drawing
@@ -452,16 +452,16 @@ def test_a_panel_without_rows_says_so(name: str, lacking: str):
 
 def test_a_method_that_was_not_scored_on_an_attribute_says_so():
     table = evidence_table()
-    figure = insights.evidence(table[(table["method"] != "rollout") | (table["attribute"] != "topic")])
+    figure = explanations.evidence(table[(table["method"] != "rollout") | (table["attribute"] != "topic")])
     assert "not measured" in texts(figure)
     with pytest.raises(ValueError, match="No row with measure 'area'; the table has"):
-        insights.evidence(table, measure="area")
+        explanations.evidence(table, measure="area")
 
 
 def test_erasing_is_measured_from_the_untouched_model():
     table = erasure_table()
     with pytest.raises(ValueError, match="No row of kind 'untouched'"):
-        insights.erasure(table[table["kind"] != "untouched"])
+        explanations.erasure(table[table["kind"] != "untouched"])
     told = {text.get_text() for text in drawn("erasure").axes[0].texts}
     assert {"−0.37", "−0.01"} <= told
 
@@ -478,7 +478,7 @@ def test_a_profile_may_have_any_length_and_evidence_against():
     assert strips[1].get_ylim()[0] < -0.1
     mel, seconds, profiles, spans = sound()
     assert "not measured" in texts(
-        insights.listen_where(mel, seconds, profiles | {"none": np.full(9, math.nan)}, spans)
+        explanations.listen_where(mel, seconds, profiles | {"none": np.full(9, math.nan)}, spans)
     )
 
 
@@ -505,9 +505,9 @@ def test_the_film_rests_at_every_step_and_moves_between_them(tmp_path):
     from PIL import Image
 
     points = pd.DataFrame(
-        [{"step": step, "method": "pca", "seed": 0, "clip": f"c{i}", "x": i + step, "y": float(i % 3), "gender": "female"}
-         for step in (0, 4, 8) for i in range(6)]
-    )  # fmt: skip
+        [(step, "pca", 0, f"c{i}", i + step, float(i % 3), "female") for step in (0, 4, 8) for i in range(6)],
+        columns=["step", "method", "seed", "clip", "x", "y", "gender"],
+    )
     with Image.open(insights.film(points, tmp_path / "map.gif", method="pca", between=3)) as film:
         frames = film.n_frames
         assert film.format == "GIF"

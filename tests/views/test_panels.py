@@ -2,6 +2,7 @@
 
 import datetime
 import io
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ from desta_lab import audio
 from desta_lab.evaluation.tasks import ladder as task_ladder
 from desta_lab.model.audio_llm import tensors_sha256
 from desta_lab.training import ladder
-from desta_lab.views import panels
+from desta_lab.views import panels, replies
+from desta_lab.views.panel import VIEWS, sound
 from desta_lab.world.describe import ATTRIBUTES
 from tests import tiny
 
@@ -94,10 +96,10 @@ def test_asking_answers_under_every_view_side_by_side(ask, job):
     assert ask.question.value and ask.task.value.rung == 3 and ask.table.value == ""
     ask.button.click()
     assert ask.note.value == ""
-    assert all(view in ask.table.value for view in panels.VIEWS.values())
+    assert all(view in ask.table.value for view in VIEWS.values())
     assert is_png(ask.bars.value)
-    last = panels.hear(job.llm, audio.read(job.corpus.path(job.corpus.clips[0])))
-    assert panels.escape(panels.listening(job.llm, last, ask.question.value).text) in ask.table.value
+    last = replies.hear(job.llm, audio.read(job.corpus.path(job.corpus.clips[0])))
+    assert escape(replies.listening(job.llm, last, ask.question.value).text) in ask.table.value
 
 
 def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
@@ -110,15 +112,15 @@ def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
 
 def test_options_share_one_probability_and_the_topic_is_read_out_to_the_oracle(job):
     task = job.tasks[-1]
-    reply = panels.reading(job.llm, job.corpus.clips[0], task.question, task)
+    reply = replies.reading(job.llm, job.corpus.clips[0], task.question, task)
     assert reply.options.keys() == task.options.keys() and sum(reply.options.values()) == pytest.approx(1)
-    assert reply.options != panels.reading(job.llm, job.corpus.clips[1], task.question, task).options
+    assert reply.options != replies.reading(job.llm, job.corpus.clips[1], task.question, task).options
 
 
 def test_the_last_rung_is_put_back_whatever_happens(job):
-    with panels.standing(job):
+    with replies.standing(job):
         last = tensors_sha256(job.llm.connector)
-    with pytest.raises(ZeroDivisionError), panels.standing(job, 0) as llm:
+    with pytest.raises(ZeroDivisionError), replies.standing(job, 0) as llm:
         assert tensors_sha256(llm.connector) != last
         raise ZeroDivisionError
     assert tensors_sha256(job.llm.connector) == last
@@ -143,7 +145,7 @@ def test_an_uploaded_recording_is_heard_but_nothing_is_known_of_it(ask):
     [
         ("voice.webm", b"\x1aE\xdf\xa3" * 40, "voice.webm: not readable as audio"),
         ("empty.wav", b"", "empty.wav: the file has 0 bytes"),
-        ("still.wav", panels.sound(np.zeros(9_000, dtype=np.float32)), "still.wav: silent"),
+        ("still.wav", sound(np.zeros(9_000, dtype=np.float32)), "still.wav: silent"),
     ],
 )
 def test_bad_audio_is_refused_in_a_sentence_that_names_the_file_alone(ask, name, content, sentence):
@@ -212,7 +214,7 @@ def test_points_without_attributes_are_refused(job):
 
 
 def test_a_query_token_is_heard_where_it_looks(job):
-    panel = panels.Listen(job, attention=panels.looking(job, attention))
+    panel = panels.Listen(job, attention=replies.looking(job, attention))
     panel.query.label = "query token 2"  # frame 8 of 20: 0.16 to 0.18 s
     assert panel.note.value == "" and "0.1" in panel.words.value and is_png(panel.picture.value)
     whole, part = (soundfile.read(io.BytesIO(player.value))[0] for player in (panel.whole, panel.part))
@@ -228,7 +230,7 @@ def test_a_profile_that_knows_no_question_says_so_and_another_answers(job):
         asked.append((clip.id, query, task and task.name))
         return np.linspace(1, 2, 20)
 
-    panel = panels.Listen(job, attention=panels.looking(job, attention), attribution=attribution)
+    panel = panels.Listen(job, attention=replies.looking(job, attention), attribution=attribution)
     panel.query.label = next(label for label, _ in panel.query._options_full if "background sound? [scene]" in label)
     assert "knows no question" in panel.note.value and panel.part.value == b""
     panel.profile.value = "attribution"
@@ -239,9 +241,9 @@ def test_a_profile_that_knows_no_question_says_so_and_another_answers(job):
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.95])
 def test_as_many_frames_are_kept_as_asked(share):
     weights = np.random.default_rng(0).random(100)
-    assert panels.strongest(weights, 2.0, share).sum() == round(100 * share)
+    assert replies.strongest(weights, 2.0, share).sum() == round(100 * share)
     wave = tiny.wave(0, 2.0)
-    np.testing.assert_allclose(panels.alone(wave, np.ones(100, dtype=bool)), wave, atol=1e-6)
+    np.testing.assert_allclose(replies.alone(wave, np.ones(100, dtype=bool)), wave, atol=1e-6)
 
 
 # ---- map ----
@@ -291,7 +293,7 @@ def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
 
 
 def test_every_panel_has_a_still_with_its_picture_and_no_script(job):
-    looking = panels.looking(job, attention)
+    looking = replies.looking(job, attention)
     every = [
         panels.Ladder(job, points(job), rungs()),
         panels.Listen(job, attention=looking),
