@@ -233,18 +233,22 @@ class Quickstart:
 
     # ---- the result ----
 
+    def table(self) -> pd.DataFrame:
+        """Every measurement of both runs: one row per run × step × view × task × clip, the text oracle among them."""
+        measured = [self.evaluate(kind) for kind in ("self", "label")]
+        oracle = self.oracle()
+        read = [
+            oracle.assign(run=table["run"].iloc[0], step=step, seed=self.seed)
+            for table in measured
+            for step in sorted(table["step"].unique())
+        ]
+        return pd.concat([*measured, *read], ignore_index=True)
+
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns the result that the card shows. A finished job is read from disk."""
         begin = time.perf_counter()
         folders = {kind: self.train(kind) for kind in ("self", "label")}
-        oracle = self.oracle()
-        tables = [self.evaluate(kind) for kind in folders]
-        read = [
-            oracle.assign(run=kind, step=step, seed=self.seed)
-            for kind, measured in zip(folders, tables, strict=True)
-            for step in sorted(measured["step"].unique())
-        ]
-        table = pd.concat([*tables, *read], ignore_index=True)
+        table = self.table()
         with self._stage("figures"):
             result = self._result(table, folders)
         result["seconds_now"] = time.perf_counter() - begin

@@ -1,8 +1,11 @@
 """The analysis, end to end at `nano`: its instruments on a real run, each claim beside its control."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+import desta_lab
 from desta_lab.inside.report import Inside, digest
 from desta_lab.inside.subject import TABLES
 from desta_lab.model import presets
@@ -86,3 +89,13 @@ def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables
 def test_an_unknown_table_is_named_with_those_there_are(inside: Inside) -> None:
     with pytest.raises(ValueError, match="no table 'nothing'; there are probes"):
         inside.table("nothing")
+
+
+def test_the_panels_open_on_a_real_run_as_the_readme_shows(inside: Inside, tables: dict) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    cell = next(part.split("```")[0] for part in readme.split("```python")[1:] if "desta_lab.Map(" in part)
+    known: dict = {"desta_lab": desta_lab, "lab": inside.job}
+    *lines, last = cell.strip().splitlines()
+    exec("\n".join([*lines, f"shown = {last}"]), known)
+    known["shown"].hear(inside.clips[0].id)
+    assert inside.clips[0].id in known["shown"].still()

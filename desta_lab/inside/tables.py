@@ -269,7 +269,8 @@ def deletion(subject: Subject) -> pd.DataFrame:
 @tabled
 def randomisation(subject: Subject) -> pd.DataFrame:
     """Weight randomisation, and what integrated gradients miss of the margin (convergence delta)."""
-    rows, clips = (some[:CHECKED] for some in subject.explained)
+    rows, clips = subject.explained
+    rows, clips = rows[:CHECKED], clips[:CHECKED]
     attribute = subject.job.preset.label
     task, values, states = subject.task(attribute), [c.attributes[attribute] for c in clips], subject.states(rows)
     connector = subject.llm.connector
