@@ -235,6 +235,8 @@ class Quickstart:
 
     def table(self) -> pd.DataFrame:
         """Every measurement of both runs: one row per run × step × view × task × clip, the text oracle among them."""
+        for kind in ("self", "label"):
+            self.train(kind)
         measured = [self.evaluate(kind) for kind in ("self", "label")]
         oracle = self.oracle()
         read = [

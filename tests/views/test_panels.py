@@ -283,7 +283,7 @@ def test_cells_keep_up_and_down_left_and_right():
 def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
     shown = []
     handle = SimpleNamespace(update=lambda page: shown.append(page.data))
-    monkeypatch.setattr(panels, "display", lambda one, **how: shown.append(one) or handle)
+    monkeypatch.setattr("desta_lab.views.panel.display", lambda one, **how: shown.append(one) or handle)
     panel = panels.Ask(job)
     panel._ipython_display_()
     assert "application/vnd.jupyter.widget-view+json" in shown[0]
