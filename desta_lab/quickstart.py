@@ -222,9 +222,8 @@ class Quickstart:
         part = 1 if self._thorough(rung) else 2
         test, held_out = (self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation"))
         spoken_test, spoken_held = (controls.hear(self.llm, self.store[[c.id for c in s]]) for s in (test, held_out))
-        nothing = np.zeros(round(self.preset.seconds * audio.RATE), dtype=np.float32)
-        silence = controls.hear(self.llm, self.llm.encoder.hear([nothing]).float())
-        table = controls.views(self.llm, self.tasks, test, spoken_test, held_out=spoken_held, silence=silence)
+        nothing = controls.silence(self.llm)
+        table = controls.views(self.llm, self.tasks, test, spoken_test, held_out=spoken_held, silence=nothing)
         last = rung["step"] == self.recipe.steps
         tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
         some = self.preset.spoken_answers * (2 if last else 1)
@@ -249,8 +248,8 @@ class Quickstart:
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns the result that the card shows. A finished job is read from disk."""
         begin = time.perf_counter()
-        folders = {kind: self.train(kind) for kind in ("self", "label")}
         table = self.table()
+        folders = {kind: self.folder(kind) for kind in ("self", "label")}
         with self._stage("figures"):
             result = self._result(table, folders)
         result["seconds_now"] = time.perf_counter() - begin

@@ -62,12 +62,6 @@ def margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     return of_waves
 
 
-def silent(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
-    """What the connector says of a clip of zeros: the baseline of every audio embedding."""
-    nothing = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
-    return controls.hear(llm, llm.encoder.hear([nothing]))
-
-
 @dataclass(frozen=True)
 class Case:
     """A scalar of one clip's input, the input, what stands where a part of it is taken away, and the part of every
@@ -95,7 +89,7 @@ def query_cases(
     llm: AudioLLM, task: Task, values: Sequence[str], spoken: Float[Tensor, "clip query d_llm"]
 ) -> list[Case]:
     """One case a clip: its parts are the audio embeddings, and silence's stand where one is taken away."""
-    absent = silent(llm)
+    absent = controls.silence(llm)
     parts = torch.arange(spoken.shape[1], device=spoken.device)[None, :, None]
     given = spoken.detach().split(1)
     return [Case(margin(llm, task, [v]), one, absent, parts) for v, one in zip(values, given, strict=True)]
@@ -311,7 +305,7 @@ class AudioInput(InterpretableInput):
         """A task asked of a clip, up to the end of its stem: the options are what captum may be given as target."""
         asked = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
         stem, _ = scoring.said(llm.backbone.tokenizer, task)
-        return cls(torch.tensor([[*asked.ids, *stem]]), spoken, silent(llm)[0], groups)
+        return cls(torch.tensor([[*asked.ids, *stem]]), spoken, controls.silence(llm)[0], groups)
 
     def to_tensor(self) -> Float[Tensor, "1 part"]:
         """Every feature is there."""

@@ -18,19 +18,13 @@ from desta_lab.model.audio_llm import AudioLLM
 
 
 @torch.no_grad()
-def option_logits(
-    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"], *, normed: bool = False
-) -> Float[Tensor, "clip option"]:
-    """Logits of the first token of every option, read from a hidden state as if it were the last (logit lens).
-
-    `normed`: the state already went through the backbone's final norm, as that of `last_hidden_state` has.
-    """
+def option_logits(llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]) -> Float[Tensor, "clip option"]:
+    """Logits of the first token of every option, read from a layer's output as if it were the last (logit lens)."""
     first = [option[0] for option in scoring.said(llm.backbone.tokenizer, task)[1]]
     if len(set(first)) < len(first):
         raise ValueError(f"Two options of {task.name} begin with the same token; the lens cannot tell them apart.")
     state = hidden.to(llm.backbone.device, llm.backbone.dtype)
-    state = state if normed else llm.backbone.model.get_decoder().norm(state)
-    return llm.backbone.head(state)[:, first].cpu()
+    return llm.backbone.head(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
 
 
 def logit_lens(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints, scoring
 from desta_lab.evaluation.tasks import Task
@@ -25,6 +26,12 @@ def hear(
     llm.connector.eval()
     with torch.no_grad():
         return torch.cat([llm.speak(part) for part in states.split(batch, dim=1)])
+
+
+def silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
+    """What the connector says of a clip of zeros: the silence control, and what stands where a part is taken away."""
+    nothing = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
+    return hear(llm, llm.encoder.hear([nothing]))
 
 
 def partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:

@@ -54,7 +54,7 @@ def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, figures.
         "learning_curves": insights.learning_curves(tables["learning"], "How many clips a probe needs"),
         "similar_sites": insights.similarity(tables["similar_sites"], "Which sites lay out the clips alike"),
         "similar_steps": insights.similarity(tables["similar_steps"], "How the audio embeddings change along training"),
-        "map_pca": insights.maps(points, trust, label, "The audio embeddings of unseen speakers, by scene"),
+        "map_pca": insights.maps(points, trust, label, f"The audio embeddings of unseen speakers, by {label}"),
         "map_umap": insights.maps(points, trust, label, "The same clips through UMAP", method="umap"),
         "modality_gap": insights.modality_gap(tables["gap"], "Does hearing come closer to reading?"),
         "nearest_words": insights.nearest_words(tables["words"], "The words that each query lies nearest to"),

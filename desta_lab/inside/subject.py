@@ -17,6 +17,7 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.quickstart import Progress, Quickstart, kept, silent
 from desta_lab.training import ladder
 from desta_lab.training.features import FeatureStore
+from desta_lab.views.pictures import evenly
 
 VERSION = 1  # of what is captured and computed here: raise it and everything is done again
 CLIPS = {"validation": 96, "test": 192}  # of speakers never heard in training; validation calibrates
@@ -52,8 +53,7 @@ class Subject:
         self.llm = job.llm
         self.tasks: list[Task] = [task for task in job.tasks if task.rung == 3]
         rungs = {rung["step"]: rung["sha256"] for rung in ladder.entries(self.folder / "ladder")}
-        chosen = np.unique(np.linspace(0, len(rungs) - 1, min(STEPS, len(rungs))).round().astype(int))
-        self.checkpoints = {step: rungs[step] for step in (sorted(rungs)[i] for i in chosen)}
+        self.checkpoints = {step: rungs[step] for step in evenly(sorted(rungs), STEPS)}
         self.last = max(self.checkpoints)
         ladder.climb(self.folder / "ladder", self.llm, self.last)  # where it stands between any two measurements
         self.clips = [c for split, count in CLIPS.items() for c in spread(job.corpus.split(split), count)]
@@ -143,7 +143,7 @@ class Subject:
         """One of the analysis's tables, from disk or computed now."""
         if name not in TABLES:
             raise ValueError(f"There is no table {name!r}; there are {', '.join(TABLES)}.")
-        sizes = (EXPLAINED, PAIRS, SEEDS, WORDS, SAMPLES)
+        sizes = (EXPLAINED, CHECKED, PAIRS, SEEDS, WORDS, SAMPLES)
         key = json.dumps([self.checkpoints, self._what, sizes], sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return kept(self.folder / "inside" / f"{name}-{digest}.csv", lambda: TABLES[name](self))

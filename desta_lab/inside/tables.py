@@ -1,6 +1,6 @@
 """The tables of the analysis, each one question about a run, in the order in which they are asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from desta_lab.evaluation import controls, emergence, scoring
 from desta_lab.inside.subject import BATCH, CHECKED, PAIRS, SAMPLES, SEEDS, WORDS, Subject, tabled
 from desta_lab.model import chat
 from desta_lab.training import ladder
+from desta_lab.views import insights
 from desta_lab.world.describe import NEUTRAL, describe
 
 # ---- present, readable, spoken ----
@@ -45,7 +46,8 @@ def spoken(subject: Subject) -> pd.DataFrame:
     lengths = [scoring.option_lengths(subject.llm.backbone.tokenizer, task) for task in subject.tasks]
     tables = []
     for step in subject.checkpoints:
-        scores = [subject.sites(step)[f"scores {task.name}"].float() for task in subject.tasks]
+        sites = subject.sites(step)
+        scores = [sites[f"scores {task.name}"].float() for task in subject.tasks]
         judged = scoring.judge(
             subject.tasks, [s[subject.scored] for s in scores], [s[subject.held_out] for s in scores], truth, lengths
         )
@@ -79,32 +81,18 @@ def learning(subject: Subject) -> pd.DataFrame:
 # ---- the shape of it ----
 
 
-def _thinned(names: Sequence[str], most: int = 4) -> list[str]:
-    """At most so many sites of each family (encoder, block, slots), spread evenly."""
-    families: dict[str, list[str]] = {}
-    for name in names:
-        families.setdefault(name.split()[0], []).append(name)
-    return [
-        family[i]
-        for family in families.values()
-        for i in np.unique(np.linspace(0, len(family) - 1, min(most, len(family))).round().astype(int))
-    ]
-
-
 @tabled
 def similar_sites(subject: Subject) -> pd.DataFrame:
     """Debiased CKA between sites at the last step."""
     sites = {**subject.before(), **subject.sites(subject.last)}
-    names = _thinned([name for name in sites if not name.startswith(("answer", "scores"))])
+    names = insights.thinned([name for name in sites if not name.startswith(("answer", "scores"))], 4)
     return geometry.similarity({name: activations.pooled(sites[name]).numpy() for name in names})
 
 
 @tabled
 def similar_steps(subject: Subject) -> pd.DataFrame:
     """Debiased CKA of the audio embeddings between checkpoints."""
-    return geometry.similarity(
-        {f"step {s}": subject.sites(s)["audio embeddings"].float().flatten(1).numpy() for s in subject.checkpoints}
-    )
+    return geometry.similarity({f"step {step}": site for step, site in _frames(subject).items()})
 
 
 def _frames(subject: Subject) -> dict[int, np.ndarray]:
@@ -114,10 +102,9 @@ def _frames(subject: Subject) -> dict[int, np.ndarray]:
 @tabled
 def points(subject: Subject) -> pd.DataFrame:
     """Both maps with their trustworthiness in every row; `clip` and its attributes beside the coordinates."""
-    tell = subject.progress("maps")
-    tables = []
+    tell, frames, tables = subject.progress("maps"), _frames(subject), []
     for done, method in enumerate(("pca", "umap")):
-        points, trust = geometry.maps(_frames(subject), method, SEEDS)
+        points, trust = geometry.maps(frames, method, SEEDS)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
         tell(done + 1, 2)
     points = pd.concat(tables, ignore_index=True)

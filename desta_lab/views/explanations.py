@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from desta_lab.views import insights, pictures
-from desta_lab.views.pictures import PALETTE, Picture, draw, drawing, legend, say, seen, spread, tidy
+from desta_lab.views.pictures import PALETTE, Picture, draw, drawing, evenly, legend, say, seen, tidy
 
 _FOUND = {  # how evidence was found → what its number is
     "pointing": "share of clips whose\npeak lies in the evidence",
@@ -38,7 +38,7 @@ def _answer_attention(picture: Picture, table: pd.DataFrame) -> None:
         top = 1.0 if name == "pointing" else max(1e-3, np.nan_to_num(table[name].max()))
         image = pictures.heat_map(axes, pictures.as_matrix(table, "layer", "head", name, layers, heads), top)
         for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
-            few = spread(range(len(numbers)), 10)
+            few = evenly(range(len(numbers)), 10)
             axis.set_ticks(few, [str(numbers[i]) for i in few])
         axes.set(xlabel="head", ylabel="backbone layer (0 is the first)" if name == "share" else "")
         if table[name].isna().all():

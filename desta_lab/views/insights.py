@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from desta_lab.views import pictures
-from desta_lab.views.pictures import PALETTE, Picture, Series, draw, drawing, legend, say, seen, spread, tidy
+from desta_lab.views.pictures import PALETTE, Picture, Series, draw, drawing, evenly, legend, say, seen, tidy
 from desta_lab.world.describe import ATTRIBUTES
 
 
@@ -78,7 +78,7 @@ def _readable(picture: Picture, table: pd.DataFrame) -> None:
     table = table.assign(score=(table["accuracy"] - table["chance"]) / (1 - table["chance"]))
     names, probed = seen(table["attribute"]), table[table["kind"] == "probe"]
     moved = set(probed.loc[probed["step"] > table["step"].min(), "site"])
-    sites = _thinned(seen(probed["site"]))
+    sites = thinned(seen(probed["site"]))
     fixed = [site for site in sites if moved and site not in moved]
     ladder = sorted(set(table.loc[~table["site"].isin(fixed), "step"]))
     columns = pictures.columns_of(len(names))
@@ -116,7 +116,7 @@ def _ladder(
     for row, site in enumerate(sites):
         if site not in fixed:
             axes.vlines(np.arange(1, len(ladder)) - 0.5, row - 0.5, row + 0.5, color="white", lw=0.4)
-    few = spread(range(len(ladder)), 6)
+    few = evenly(range(len(ladder)), 6)
     axes.set_xticks(few, [str(ladder[i]) for i in few], fontsize=7)
     axes.tick_params(axis="both", length=2, labelsize=7)
     if rows.empty:
@@ -145,7 +145,7 @@ def selectivity(probes: pd.DataFrame, headline: str = "") -> Picture:
 
 @drawing("selectivity")
 def _selectivity(picture: Picture, table: pd.DataFrame) -> None:
-    sites = _thinned(seen(table["site"]))
+    sites = thinned(seen(table["site"]))
     places = {site: place for place, site in enumerate(sites)}
     table = table[table["site"].isin(sites)]
     for axes, rows in pictures.panels(
@@ -177,7 +177,7 @@ def learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
 
 @drawing("learning_curves")
 def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
-    sites = spread(seen(table["site"]), len(_MARKERS))
+    sites = evenly(seen(table["site"]), len(_MARKERS))
     shades = sns.color_palette("mako_r", len(sites) + 2).as_hex()[1:-1]  # darker is further along the signal
     for axes, rows in pictures.panels(
         picture, table, "attribute", (2.9, 2.2), "clips the probe was fitted to", sharex=True, sharey=True
@@ -188,7 +188,7 @@ def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
             )
         chance(axes.axhline, rows)
         axes.set(ylim=(-0.02, 1.05), xscale="log")
-        few = spread(sorted(table["clips"].unique()), 5)
+        few = evenly(sorted(table["clips"].unique()), 5)
         axes.set_xticks(few, [str(clips) for clips in few])
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     picture.supylabel("accuracy", fontsize=9)
@@ -237,7 +237,7 @@ def maps(
     neighbours on the map are neighbours in truth), here its mean over the seeds.
     """
     table = tidy(points[points["method"] == method], f"step method seed x y {colour}")
-    steps = spread(sorted(table["step"].unique()), 6)
+    steps = evenly(sorted(table["step"].unique()), 6)
     table = table[(table["seed"] == table["seed"].min()) & table["step"].isin(steps)]
     mean = trust[trust["method"] == method].groupby("step", as_index=False)["trustworthiness"].mean()
     return draw("maps", table.merge(mean, on="step", how="left"), headline, colour=colour)
@@ -339,7 +339,7 @@ def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
     queries = sorted(table["query"].unique())
     table = table.sort_values(["step", "query", "share"], ascending=[True, True, False], kind="stable")
     table = table.assign(rank=1 + table.groupby(["step", "query"]).cumcount())
-    steps, ranks = spread(sorted(table["step"].unique()), 3), [1, 2, 3]
+    steps, ranks = evenly(sorted(table["step"].unique()), 3), [1, 2, 3]
     born = table.groupby("query")["anchor"].first()
     picture.set_size_inches(1.8 + 3.2 * max(2, len(steps)), 1.6 + 0.3 * len(queries))
     grid = picture.subplots(1, len(steps), sharey=True, squeeze=False)[0]
@@ -361,12 +361,12 @@ def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
 # ---- shared ----
 
 
-def _thinned(sites: Sequence[str]) -> list[str]:
-    """Sites that differ in their number alone are a family, of which a few are drawn."""
+def thinned(sites: Sequence[str], most: int = _ROWS_OF_A_FAMILY) -> list[str]:
+    """Sites that differ in their number alone are a family, of which a few are kept, its ends among them."""
     families: dict[str, list[str]] = {}
     for site in sites:
         families.setdefault(re.sub(r"\d+", "", site), []).append(site)
-    kept = {site for family in families.values() for site in spread(family, _ROWS_OF_A_FAMILY)}
+    kept = {site for family in families.values() for site in evenly(family, most)}
     return [site for site in sites if site in kept]
 
 

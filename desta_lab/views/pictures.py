@@ -320,7 +320,7 @@ def seen(column: pd.Series) -> list[Any]:
     return list(dict.fromkeys(column.dropna()))
 
 
-def spread(items: Sequence[Any], most: int) -> list[Any]:
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the items, evenly spread, the first and the last among them."""
     return [items[i] for i in sorted(set(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)))]
 

@@ -12,11 +12,6 @@ TASK = next(task for task in ladder() if task.rung == 3)
 
 
 @pytest.fixture(scope="module")
-def llm():
-    return tiny.audio_llm(dropout=0.0)
-
-
-@pytest.fixture(scope="module")
 def states(llm):
     return llm.encoder.hear([tiny.wave(i) for i in range(2)])
 

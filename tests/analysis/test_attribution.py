@@ -29,7 +29,7 @@ def llm() -> AudioLLM:
 @pytest.fixture(scope="module")
 def spoken(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
-    silence = attribution.silent(llm)
+    silence = controls.silence(llm)
     return silence + 10 * (controls.hear(llm, llm.encoder.hear(WAVES)) - silence)
 
 
@@ -90,10 +90,10 @@ def test_where_parts_add_up_every_method_agrees_with_the_truth(method):
 
 @pytest.mark.parametrize("method", attribution.METHODS)
 def test_the_one_query_that_carries_the_answer_is_found(llm, method):
-    planted = attribution.silent(llm).repeat(3, 1, 1)
+    planted = controls.silence(llm).repeat(3, 1, 1)
     planted[:, 3] += 0.5 * torch.randn(3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = attribution.over_queries(method, llm, TASK, VALUES, planted)
-    of, nothing = attribution.margin(llm, TASK, VALUES), attribution.silent(llm).repeat(3, 1, 1)
+    of, nothing = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
     torch.testing.assert_close(found.values[:, 3], (of(planted) - of(nothing)).float(), atol=1e-3, rtol=1e-3)
     assert found.values[:, 3].abs().min() > 0.01
     assert found.values[:, [0, 1, 2, 4]].abs().max() < 1e-6
@@ -132,7 +132,7 @@ def test_a_method_that_is_not_there_is_refused():
 
 
 def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), attribution.silent(llm).repeat(3, 1, 1)
+    of, silence = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
     found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=48)
     way = (of(spoken) - of(silence)).float()
     torch.testing.assert_close(found.values.sum(1), way, atol=1e-4, rtol=1e-4)
@@ -142,7 +142,7 @@ def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
 
 
 def test_delta_is_captums_convergence_delta(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), attribution.silent(llm).repeat(3, 1, 1)
+    of, silence = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
     found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=3)
     plain = IntegratedGradients(of)
     values, delta = plain.attribute(spoken, silence, n_steps=3, return_convergence_delta=True)
@@ -216,7 +216,7 @@ def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, spoken):
     values = attribution.attribute("ablation", cases).values
     drawn = attribution.curves(cases, values, ["c"]).set_index(["curve", "order", "share"])["margin"]
     of = attribution.margin(llm, TASK, VALUES[:1])
-    whole, none = float(of(spoken[:1])), float(of(attribution.silent(llm)))
+    whole, none = float(of(spoken[:1])), float(of(controls.silence(llm)))
     for order in ("attribution", "random"):
         assert drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
         assert drawn["deletion", order, 1.0] == pytest.approx(none) == drawn["insertion", order, 0.0]
@@ -315,6 +315,6 @@ def test_queries_may_be_grouped_into_features(llm, spoken):
     given = AudioInput.of(llm, TASK, spoken[0], torch.tensor([0, 0, 1, 1, 1]))
     assert given.n_itp_features == 2 and given.to_tensor().shape == (1, 2)
     half = given.to_model_input(torch.tensor([[1.0, 0.0]]))["spoken"][0]
-    assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(half[2:], attribution.silent(llm)[0, 2:])
+    assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(half[2:], controls.silence(llm)[0, 2:])
     assert torch.equal(given.to_model_input()["spoken"][0], spoken[0])
     torch.testing.assert_close(given.format_attr(torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 3.0, 4.0, 4.0, 4.0]]))

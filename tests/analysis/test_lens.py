@@ -19,11 +19,6 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def llm():
-    return tiny.audio_llm(dropout=0.0)
-
-
-@pytest.fixture(scope="module")
 def spoken(llm):
     with torch.no_grad():
         return llm.speak(llm.encoder.hear([tiny.wave(i) for i in range(6)]))
