@@ -1,4 +1,4 @@
-"""The command line: quickstart, inside, ask, doctor, bench, nano."""
+"""The command line: quickstart, inside, ask, doctor, bench, course, class, nano."""
 
 import argparse
 import json
@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("doctor", help="is this machine ready, and what will the quickstart cost")
     bench = commands.add_parser("bench", help="speed as ratios against named baselines, in one run")
     bench.add_argument("--json", action="store_true")
+    course = commands.add_parser("course", help="build the notebooks from their sources, or run them all")
+    course.add_argument("--run", action="store_true", help="execute them: pages, figures and measured costs")
+    course.add_argument("--preset", default="nano", help="which preset to run them with")
+    course.add_argument("--only", help="numbers, such as 04,05")
+    merge = commands.add_parser("class", help="merge a folder of students' cards into one table and one plot")
+    merge.add_argument("folder", type=Path)
     glass = commands.add_parser("nano", help="train the glass-box LLM on text again")
     glass.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
@@ -129,6 +135,32 @@ def benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
+def course(args: argparse.Namespace) -> int:
+    """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
+    from desta_lab.course import build
+
+    only = args.only.split(",") if args.only else ()
+    for path in build.write(only):
+        print(f"built {path.relative_to(build.NOTEBOOKS.parent)}")
+    if not args.run:
+        return 0
+    for source in build.sources(only):
+        took = build.run(source, args.preset)
+        print(f"ran {source.stem} on {args.preset}: {took['seconds']:.0f} s, {took['memory_gb']:.1f} GB", flush=True)
+    build.write(only)  # with the costs that were measured
+    return 0
+
+
+def cohort(args: argparse.Namespace) -> int:
+    """One table and one plot of a class's cards."""
+    from desta_lab.course import cohort as students
+
+    table = students.gather(args.folder)
+    print(students.digest(table).to_string(index=False))
+    print(f"Table and plot: {students.report(table, args.folder)}")
+    return 0
+
+
 def nano(args: argparse.Namespace) -> int:
     """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
     import time
@@ -154,5 +186,6 @@ def nano(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark, "nano": nano,
+    "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark,
+    "course": course, "class": cohort, "nano": nano,
 }  # fmt: skip

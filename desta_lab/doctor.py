@@ -26,8 +26,8 @@ def cost(preset: Any) -> str:
     )
 
 
-def checks() -> Iterator[tuple[str, bool, str]]:
-    """Rows of (what, is it right, what was found and what to do)."""
+def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
+    """Rows of (what, is it right, what was found and what to do), for a preset or the one that suits this machine."""
     from packaging.requirements import Requirement
 
     yield "python", (3, 11) <= sys.version_info[:2] <= (3, 13), f"{platform.python_version()} (3.11 to 3.13)"
@@ -57,7 +57,7 @@ def checks() -> Iterator[tuple[str, bool, str]]:
         True,
         f"{torch.__version__}, {where.type} (compute capability: {capability}), frozen parts in {dtype}",
     )
-    preset = presets.pick()
+    preset = preset or presets.pick()
     for name in (preset.encoder, preset.backbone):
         here = Path(name).is_dir() or weights.installed(name)
         known = name in weights.KNOWN
@@ -77,9 +77,9 @@ def checks() -> Iterator[tuple[str, bool, str]]:
     yield "preset", True, cost(preset)
 
 
-def table() -> tuple[str, bool]:
+def table(preset: Any = None) -> tuple[str, bool]:
     """The checks as text, one line each, and whether all of them hold."""
-    rows = list(checks())
+    rows = list(checks(preset))
     wide = max(len(name) for name, *_ in rows)
     lines = [f"{'OK  ' if ok else 'FAIL'}  {name:<{wide}}  {said}" for name, ok, said in rows]
     return "\n".join(lines), all(ok for _, ok, _ in rows)

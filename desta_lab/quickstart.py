@@ -150,14 +150,17 @@ class Quickstart:
         p = self.preset
         return trainer.Recipe(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
 
-    def folder(self, kind: str) -> Path:
-        """The run's folder, named by the hash of all that determines it."""
-        config = {
+    def config(self, kind: str) -> dict[str, Any]:
+        """All that determines a run."""
+        return {
             "kind": kind, "recipe": asdict(self.recipe), "parts": self.llm.parts, "corpus": self.corpus.hash,
             "targets": self.written[2] if kind == "self" else self.preset.label, "prompt": TRAINED_PROMPT,
             "dtype": str(self.llm.backbone.dtype), "device": self.llm.backbone.device.type,
         }  # fmt: skip
-        return trainer.run_folder(self.root / "runs", f"{self.preset.name}-{kind}", config)
+
+    def folder(self, kind: str) -> Path:
+        """The run's folder, named by the hash of its config."""
+        return trainer.run_folder(self.root / "runs", f"{self.preset.name}-{kind}", self.config(kind))
 
     def train(self, kind: str) -> Path:
         """Train one run, or go on with it, or find it finished."""
@@ -184,9 +187,13 @@ class Quickstart:
 
     def oracle(self) -> pd.DataFrame:
         """The text oracle of every task, closed-set and in its own words."""
-        path = self.root / "oracles" / f"{self._key(backbone=self.llm.parts['backbone_sha256'])}.csv"
         with self._stage("text oracle"):
-            return kept(path, self._oracle)
+            return kept(self.oracle_path, self._oracle)
+
+    @property
+    def oracle_path(self) -> Path:
+        """Where the oracle's table is kept."""
+        return self.root / "oracles" / f"{self._key(backbone=self.llm.parts['backbone_sha256'])}.csv"
 
     def _oracle(self) -> pd.DataFrame:
         test, held_out = self.clips("test"), self.clips("validation")
@@ -205,13 +212,19 @@ class Quickstart:
         rungs = checkpoints.entries(folder / "ladder")
         tell, tables = self.progress(f"evaluate {kind}"), []
         with self._stage(f"evaluate {kind}"):
-            for i, rung in enumerate(rungs):
-                name = f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'], thorough=self._thorough(rung))}.csv"
-                twins = sorted((self.root / "runs").glob(f"*/evals/{name}"))  # both runs are born the same
-                path = twins[0] if twins else folder / "evals" / name
+            for i, (rung, path) in enumerate(zip(rungs, self.evals(kind), strict=True)):
                 tables.append(kept(path, partial(self._evaluate, folder, rung)).assign(step=rung["step"]))
                 tell(i + 1, len(rungs))
         return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
+
+    def evals(self, kind: str) -> list[Path]:
+        """Where the table of every rung of a run is kept; what both runs share is kept once."""
+        folder, paths = self.folder(kind), []
+        for rung in checkpoints.entries(folder / "ladder"):
+            name = f"{rung['step']:06d}-{self._key(checkpoint=rung['sha256'], thorough=self._thorough(rung))}.csv"
+            twins = sorted((self.root / "runs").glob(f"*/evals/{name}"))  # both runs are born the same
+            paths.append(twins[0] if twins else folder / "evals" / name)
+        return paths
 
     def _thorough(self, rung: dict[str, Any]) -> bool:
         """The first and the last rung carry the verdict and get every clip; those between get half."""

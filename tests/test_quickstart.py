@@ -1,26 +1,23 @@
-"""The claim, end to end at `nano`: real audio, a real Whisper, real training; and the first notebook on top of it."""
+"""The claim, end to end at `nano`: real audio, a real Whisper, real training."""
 
 import json
 import time
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 
 from desta_lab import cli
 from desta_lab.evaluation import emergence
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart, reopen
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
-    """The nano quickstart, in the checkout's own data folder: the notebook finds it there."""
+    """The nano quickstart, in the checkout's own data folder."""
     return Quickstart(presets.nano(), out=tmp_path_factory.mktemp("figures"))
 
 
@@ -110,14 +107,3 @@ def test_ask_says_what_is_wrong_with_a_file(result: dict, tmp_path: Path, capsys
     (tmp_path / "empty.wav").touch()
     assert cli.main(["ask", str(tmp_path / "empty.wav"), "What is it?"]) == 1
     assert "empty.wav" in capsys.readouterr().err
-
-
-def test_the_first_notebook_runs_from_the_top(result: dict) -> None:
-    notebook = nbformat.read(ROOT / "notebooks" / "00_first_light.ipynb", as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    printed = "".join(out.get("text", "") for cell in cells for out in cell.outputs)
-    assert "SUPPORTED" in printed and "with the clip" in str(cells[-1].outputs)
-    pictures = [out for cell in cells for out in cell.outputs if "image/png" in out.get("data", {})]
-    assert len(pictures) >= 3

@@ -1,29 +1,38 @@
 """One line that makes a notebook ready anywhere."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from desta_lab import doctor
+from desta_lab.course import finished
+from desta_lab.course.lesson import Lesson, cost
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
 from desta_lab.views.progress import bars
 
 
-def setup(
-    preset: str = "nano", *, root: Path | None = None, out: Path | None = None, seed: int = 0, **more: Any
-) -> Quickstart:
-    """Check this machine, say what it will cost, and return the lab; works twice, installs nothing.
+def setup(notebook: str, preset: str | None = None, *, root: Path | None = None, seed: int = 0, **more: Any) -> Lesson:
+    """Check this machine, say what the notebook costs, bring the finished run; works twice, installs nothing.
 
-    `more` replaces fields of the preset (`steps=100`). The lab's parts are made when they are first touched.
+    Args:
+        notebook: its number, such as "05".
+        preset: which frozen parts; by default `$DESTA_LAB_PRESET`, else nano, which every machine can afford.
+        root: where corpora, features, targets and runs are kept; `data/` by default.
+        more: fields of the preset to replace (`steps=100`).
 
     Raises:
         RuntimeError: something is missing; the table above it says what, and what to do.
+        ValueError: there is no such preset.
     """
-    chosen = replace(presets.named(preset), **more)
-    text, well = doctor.table()
+    name = preset or os.environ.get("DESTA_LAB_PRESET", "nano")
+    chosen = replace(presets.named(name), **more)
+    text, well = doctor.table(chosen)
     print(text)  # a notebook speaks
-    print(doctor.cost(chosen))
     if not well:
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
-    return Quickstart(chosen, seed=seed, root=root, out=out, progress=bars())
+    print(cost(notebook, name))
+    lab = Quickstart(chosen, seed=seed, root=root, progress=bars())
+    print(finished.restore(lab))
+    return Lesson(notebook, lab)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,13 @@ class Subject:
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the analysis's tables, from disk or computed now."""
+        return kept(self.path(name), lambda: TABLES[name](self))
+
+    def path(self, name: str) -> Path:
+        """Where a table is kept, named by the hash of what determines it."""
         if name not in TABLES:
             raise ValueError(f"There is no table {name!r}; there are {', '.join(TABLES)}.")
         sizes = (EXPLAINED, CHECKED, PAIRS, SEEDS, WORDS, SAMPLES)
         key = json.dumps([self.checkpoints, self._what, sizes], sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-        return kept(self.folder / "inside" / f"{name}-{digest}.csv", lambda: TABLES[name](self))
+        return self.folder / "inside" / f"{name}-{digest}.csv"

@@ -142,7 +142,7 @@ class Ask(Panel):
         right = clip.attributes.get(task.attribute) if clip else None
         draw_bars(picture.subplots(), {view: reply.options for view, reply in replies.items()}, task, right)
         picture.legend(loc="outside lower center", ncols=2, frameon=False)
-        return picture._repr_png_()
+        return picture.png()
 
 
 def _read(name: str, content: bytes) -> Float[np.ndarray, "sample"]:
@@ -204,7 +204,7 @@ class Ladder(Panel):
         right.set_title(f"{clip.id}: every option")
         for axes in (axes for axes in (left, middle) if axes.get_legend_handles_labels()[0]):
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8)
-        return picture._repr_png_()
+        return picture.png()
 
 
 class Listen(Panel):
@@ -242,7 +242,7 @@ class Listen(Panel):
             kept, picture = strongest(weights, encoder.seconds, self.share.value), blank_picture(9.0, 3.8)
             mel = audio.log_mel([wave], encoder.seconds, encoder.mels)[0].numpy()
             draw_profile(picture, mel, clip, weights, kept, encoder.seconds)
-            self.part.value, self.picture.value = sound(alone(wave, kept)), picture._repr_png_()
+            self.part.value, self.picture.value = sound(alone(wave, kept)), picture.png()
             where = ", ".join(f"{start:.2f}–{end:.2f} s" for start, end in stretches(kept, encoder.seconds))
             self.words.value = f"{above[kept].sum() / (above.sum() or 1):.0%} of the weight lies in {where}."
 
@@ -315,7 +315,7 @@ class Map(Panel):
         picture, name = blank_picture(6.0, 5.0), self.attribute.value
         axes = picture.subplots()
         draw_map(axes, self.shown, name, marks_of(self.points[name]), self.chosen)
-        return f"{super().still().removesuffix('</div>')}{png(picture._repr_png_(), 'The embedding map')}</div>"
+        return f"{super().still().removesuffix('</div>')}{png(picture.png(), 'The embedding map')}</div>"
 
 
 def cells(rows: pd.DataFrame, side: int) -> list[tuple[int, int]]:

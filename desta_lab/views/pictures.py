@@ -105,9 +105,27 @@ class Picture(Figure):
     table: pd.DataFrame
     options: dict[str, Any]
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """The picture as the bytes of a PNG file."""
         with matplotlib.rc_context(STYLE):
             return _render(self, "png")
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        return self.png(), {"alt": self.get_suptitle()}
+
+
+def blank(
+    rows: int = 1, columns: int = 1, headline: str = "", size: tuple[float, float] = (7.0, 3.2), **how: Any
+) -> Any:
+    """An empty picture in the style of all figures, and its axes as `plt.subplots` gives them: a notebook fills it.
+
+    `size` is in inches; `how` goes to `Figure.subplots`. Shown once, as the value of its cell.
+    """
+    with matplotlib.rc_context(STYLE):
+        picture = Picture(figsize=size, layout="constrained")
+        FigureCanvasAgg(picture)
+        _under(picture, headline)
+        return picture, picture.subplots(rows, columns, **how)
 
 
 def save(
@@ -173,10 +191,14 @@ def draw(kind: str, table: pd.DataFrame, headline: str = "", **options: Any) -> 
         picture.kind, picture.table = kind, table.reset_index(drop=True)
         picture.options = plain({"headline": headline, **options})
         _DRAW[kind](picture, picture.table, **plain(options))
-        if headline:
-            lines = textwrap.fill(headline, int(_LINE_CHARACTERS * picture.get_figwidth() * 0.8))
-            picture.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+        _under(picture, headline)
     return picture
+
+
+def _under(picture: Picture, headline: str) -> None:
+    if headline:
+        lines = textwrap.fill(headline, int(_LINE_CHARACTERS * picture.get_figwidth() * 0.8))
+        picture.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
 
 
 def _render(figure: Figure, kind: str) -> bytes:

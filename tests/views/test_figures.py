@@ -188,7 +188,7 @@ def test_the_legend_covers_no_panel(name: str):
 
 @every_figure
 def test_a_notebook_shows_a_figure_once(name: str):
-    assert drawn(name)._repr_png_().startswith(b"\x89PNG")
+    assert drawn(name).png().startswith(b"\x89PNG")
     from matplotlib import pyplot
 
     assert not pyplot.get_fignums()
@@ -304,4 +304,4 @@ def test_without_oracle_rows_the_column_says_where_the_oracle_stands():
 
 def test_one_step_alone_can_be_drawn():
     table = rung_table()
-    assert figures.emergence(table[table["step"] == 0])._repr_png_()
+    assert figures.emergence(table[table["step"] == 0]).png()

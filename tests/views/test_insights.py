@@ -245,7 +245,7 @@ def shown(figure: Picture) -> list[Axes]:
 
 def whole(figure: Picture) -> bool:
     """There is ink, and none of it is cut off at the edge."""
-    pixels = matplotlib.image.imread(io.BytesIO(figure._repr_png_()))[..., :3]
+    pixels = matplotlib.image.imread(io.BytesIO(figure.png()))[..., :3]
     return pixels.std() > 0.02 and all((s > 0.99).all() for s in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 

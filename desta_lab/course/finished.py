@@ -1,0 +1,101 @@
+"""The small finished run that ships: one archive beside the nano LLM, unpacked where the lab looks for its runs."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+from desta_lab.inside.report import Inside
+from desta_lab.inside.subject import TABLES
+from desta_lab.model import presets
+from desta_lab.quickstart import Quickstart
+from desta_lab.training import trainer
+from desta_lab.views.card import save_bytes
+
+ARCHIVE = presets.NANO.parent / "finished" / "nano.zip"
+KINDS = ("self", "label")
+PLACE = {"dtype", "device", "targets"}  # of a run's config: where it was made, not what was learned
+
+
+def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
+    """Write what a notebook needs of a finished job into one archive; returns its size in bytes.
+
+    Of the ladder only the last self-generated rung is kept, with the tables of every rung and those of the analysis.
+    """
+    content: dict[str, bytes] = {}
+    for kind in KINDS:
+        folder = lab.train(kind)
+        lab.evaluate(kind)
+        for name in ("config.json", "records.jsonl", "ladder/ladder.json"):
+            content[f"{kind}/{name}"] = (folder / name).read_bytes()
+        content |= {f"{kind}/evals/{path.name}": path.read_bytes() for path in lab.evals(kind)}
+    last = f"ladder/{lab.recipe.steps:06d}.safetensors"
+    content[f"self/{last}"] = (lab.folder("self") / last).read_bytes()
+    look = Inside(lab)
+    content |= {f"self/inside/{name}.csv": look.table(name).to_csv(index=False).encode() for name in TABLES}
+    lab.oracle()
+    content[f"oracles/{lab.oracle_path.name}"] = lab.oracle_path.read_bytes()
+    for path in sorted((lab.root / "targets" / lab.written[2]).iterdir()):
+        content[f"targets/{lab.written[2]}/{path.name}"] = path.read_bytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in sorted(content):
+            entry = zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0))  # the same bytes whenever it is packed
+            file.writestr(entry, content[name], zipfile.ZIP_LZMA)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    save_bytes(archive, buffer.getvalue())
+    return archive.stat().st_size
+
+
+def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
+    """Unpack the finished run for a lab that would train the same one; returns a sentence on what there is now.
+
+    Nothing that exists is overwritten. A lab of other data, steps or seed gets nothing, and is told what it will cost.
+    """
+    shipped = zipfile.ZipFile(archive) if archive.exists() else None
+    if lab.preset.name == "nano" and shipped:
+        with shipped:
+            for name in shipped.namelist():
+                if name.startswith(("oracles/", "targets/")):
+                    _put(lab.root / name, shipped.read(name))
+            if all(_same(shipped, lab, kind) for kind in KINDS):
+                for kind in KINDS:
+                    _unpack(shipped, lab, kind)
+    if all(trainer.finished(lab.folder(kind), lab.recipe) for kind in KINDS):
+        return f"Finished runs: {', '.join(lab.folder(kind).name for kind in KINDS)}. Nothing needs training."
+    cost = f"about {lab.preset.minutes:g} minutes on two CPU cores" if lab.preset.minutes else "not measured yet"
+    return f"No finished run of this preset and seed is here; lab.run() makes it ({cost})."
+
+
+def _same(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> bool:
+    """Whether the run that ships is the one this lab would train, wherever either is made."""
+    theirs = json.loads(shipped.read(f"{kind}/config.json"))
+    ours = json.loads(json.dumps(lab.config(kind), default=str))
+    return all(theirs.get(key) == ours[key] for key in ours.keys() - PLACE)
+
+
+def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
+    """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
+    folder = lab.folder(kind)
+    if trainer.finished(folder, lab.recipe):
+        return
+    inside = [name for name in shipped.namelist() if name.startswith(f"{kind}/") and not name.endswith("ladder.json")]
+    for name in inside:
+        if not name.startswith(f"{kind}/inside/") and name != f"{kind}/config.json":
+            _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
+    rungs = shipped.read(f"{kind}/ladder/ladder.json")
+    (folder / "ladder").mkdir(parents=True, exist_ok=True)
+    first = folder / "ladder" / "000000.safetensors"
+    if lab.llm.save(first) != json.loads(rungs)[0]["sha256"]:  # the connector as this seed bears it
+        first.unlink()
+    save_bytes(folder / "ladder" / "ladder.json", rungs)
+    if kind == "self":
+        look = Inside(lab)
+        for name in TABLES:
+            _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))
+
+
+def _put(path: Path, content: bytes) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_bytes(path, content)

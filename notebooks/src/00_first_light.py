@@ -1,0 +1,167 @@
+# %% [markdown]
+# # 00 · Ears and environment: can a model answer about sound what it was never asked in training?
+#
+# A frozen Whisper hears, a frozen language model speaks, and between them a small *connector* has learned one task: to make the language model say about a clip what it would have said about a text description of that clip. Then it was asked six questions that training never contained.
+#
+# You will hear two clips, see what the encoder sees, ask the model something yourself, and read the figure that the whole course is about. The later notebooks take it apart.
+#
+# *Needs: Python, a little PyTorch. 30 minutes.*
+
+# %%
+import desta_lab
+from desta_lab import audio
+from desta_lab.evaluation import emergence
+from desta_lab.views import figures, replies
+
+lesson = desta_lab.setup("00")
+lab = lesson.lab
+
+# %% [markdown]
+# That line checked this machine and unpacked a small finished run, so nothing needs training here. It works twice, and it installs nothing.
+#
+# ## Hear two clips
+#
+# The corpus is made here, by a speech synthesiser: who speaks, how, and what sounds behind them is known for every clip, and each of these *attributes* is drawn independently of the others. Under each player stands the *seed description*, the only thing the language model ever read about the clip.
+
+# %%
+clips = lab.clips("test")[:2]
+desta_lab.listen(lab.corpus, clips)
+
+# %% [markdown]
+# And here is what they look like. The bars above each spectrogram are *evidence spans*: when somebody speaks, and when the scene sounds.
+
+# %%
+desta_lab.sheet(lab.corpus, clips, columns=2)
+
+# %% [markdown]
+# A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second.
+
+# %%
+wave = audio.read(lab.corpus.path(clips[0]))
+states = lab.llm.encoder.hear([wave])
+print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
+
+# %% [markdown]
+# ### Exercise 0.1 · Say when a frame starts · fill in · 4 min
+# Every picture of this course has frames on one side and seconds on the other. Write the function from the number of an encoder frame, counted from 0, to the second at which it starts.
+
+
+# %% tags=["exercise"]
+def seconds_of_frame(frame):
+    ### BEGIN SOLUTION
+    return frame / 50
+    ### END SOLUTION
+
+
+# %%
+lesson.check("seconds_of_frame", seconds_of_frame)
+
+# %% [markdown] tags=["hint"]
+# 200 encoder frames make a clip of 4 seconds.
+
+# %% [markdown]
+# ## Ask
+#
+# The run that ships answers. Beside it stand its controls: the same question about silence, the text oracle (the language model *reads* the description instead of hearing the clip), and no clip at all.
+
+# %%
+lab.ask(clips[0], "What is the background sound?")
+
+# %% [markdown]
+# Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear.
+#
+# ### Exercise 0.2 · Silence the evidence · break · 8 min
+# If the answer was heard, it should go when the sound goes. Write `silenced(wave, start, end)`: the same clip with the samples from second `start` to second `end` set to zero. Leave `wave` as it was.
+
+
+# %% tags=["exercise"]
+def silenced(wave, start, end):
+    ### BEGIN SOLUTION
+    quiet = wave.copy()
+    quiet[int(start * audio.RATE) : int(end * audio.RATE)] = 0
+    return quiet
+    ### END SOLUTION
+
+
+# %%
+lesson.check("silenced", silenced)
+
+# %% [markdown] tags=["hint"]
+# `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
+
+# %% [markdown]
+# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open.
+
+# %%
+scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
+quiet = silenced(wave, scene.start, scene.end)
+with replies.standing(lab) as llm:
+    heard = replies.hear(llm, wave if quiet is None else quiet)
+    answer = replies.listening(llm, heard, "What is the background sound?")
+answer.text
+
+# %% [markdown]
+# ## What was never asked
+#
+# The connector was trained on one prompt, “What can you hear?”, and on the language model's own paraphrase of each description. Its rival learned, from the same clips for as many steps, the bare label of the background scene: “rain”, “siren”, … Now both are asked about all six attributes, on voices that were never heard in training.
+#
+# ### Exercise 0.3 · Make guessing worth nothing · fill in · 5 min
+# A question with two options is half right by guessing, one with four a quarter. Put accuracy on a scale where guessing scores 0 and all right scores 1, whatever the number of options.
+
+
+# %% tags=["exercise"]
+def above_chance(accuracy, options):
+    ### BEGIN SOLUTION
+    chance = 1 / options
+    return (accuracy - chance) / (1 - chance)
+    ### END SOLUTION
+
+
+# %%
+lesson.check("above_chance", above_chance)
+
+# %% [markdown] tags=["hint"]
+# Subtract something so that guessing becomes 0; then divide by what is left of the scale.
+
+# %% [markdown]
+# ### Exercise 0.4 · Commit yourself · predict · 3 min
+# Two numbers, before you see them. A range is right when it holds the answer; the card at the end counts how often yours did.
+
+# %%
+lesson.predict("risen_self", "How many of the six attributes can the self-generated run tell?", 0, 6, step=1)
+
+# %%
+lesson.predict("risen_label", "How many of the five other attributes can the bare-label run tell?", 0, 5, step=1)
+
+# %% [markdown]
+# ## The figure of the course
+#
+# Height is the chance-corrected score: 0 is guessing, 1 is perfect. *Rung 0* is the trained prompt itself, *rung 3* the questions never trained, *rung 5* what no target ever mentioned. Look at the controls before you believe the blue line.
+
+# %%
+table = lab.table()
+verdict = emergence.verdict(table, lab.preset.label)
+rungs = emergence.per_rung(emergence.own_apart(emergence.untrained(table), lab.preset.label))
+
+# %% tags=["headline"]
+risen = verdict.risen["self"]
+headline = f"{verdict.verdict}: {len(risen)} of 6 attributes never asked about rose above every control"
+lesson.show(figures.emergence(rungs, headline), f"Score of every rung along training. {headline}.")
+
+# %%
+others = set(verdict.risen["label"]) - {lab.preset.label}
+print(lesson.reveal("risen_self", len(risen)))
+print(lesson.reveal("risen_label", len(others)))
+verdict.reasons
+
+# %% [markdown]
+# ## What we now know
+#
+# The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself.
+#
+# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `lab.run()` try another seed in a few minutes.
+#
+# Next: **01**, what the two frozen models bring with them.
+
+# %%
+lesson.card()

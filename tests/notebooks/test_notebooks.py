@@ -1,0 +1,83 @@
+"""Every notebook is built from its one source, runs from the top solved and unsolved, and keeps the course's form."""
+
+import re
+import statistics
+
+import nbformat
+import pytest
+
+from desta_lab.course import build, checks
+
+SOURCES = {source.name[:2]: source for source in build.sources()}
+MINUTES = (15, 45)  # of a student's time, exercises alone
+
+
+@pytest.mark.parametrize("path", sorted(build.outputs()), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_notebooks_are_what_their_sources_build(path) -> None:
+    assert path.exists() and path.read_bytes() == build.outputs()[path], "run `python -m desta_lab course`"
+
+
+@pytest.mark.parametrize("number", SOURCES)
+@pytest.mark.parametrize("solved", [True, False], ids=["solved", "student"])
+def test_a_notebook_is_valid_and_carries_no_outputs(number: str, solved: bool) -> None:
+    notebook = build.build(SOURCES[number], solved=solved)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    assert "colab.research.google.com" in notebook.cells[0].source
+    assert not any("### " in cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("number", SOURCES)
+def test_a_notebook_asks_one_question_and_its_exercises_say_kind_and_minutes(number: str) -> None:
+    title = build.build(SOURCES[number], solved=False).cells[0].source.splitlines()[2]
+    assert re.match(rf"# {number} · .+\?$", title), title
+    asked = build.exercises(SOURCES[number])
+    assert len(asked) >= 3 and len({one["kind"] for one in asked}) >= 2, asked
+    assert {one["kind"] for one in asked} <= set(build.KINDS)
+    assert [one["number"] for one in asked] == [f"{int(number)}.{i + 1}" for i in range(len(asked))]
+    assert MINUTES[0] <= sum(one["minutes"] for one in asked) <= MINUTES[1], asked
+
+
+@pytest.mark.parametrize("number", SOURCES)
+def test_every_exercise_has_stub_check_hint_and_solution(number: str) -> None:
+    cells = build.build(SOURCES[number], solved=False).cells
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("headline") == 1
+    assert tags.count("exercise") == tags.count("solution") and tags.count("exercise") >= 2
+    for i, cell in enumerate(cells):
+        if "exercise" in cell.metadata.get("tags", []):
+            assert cells[i + 1].source.startswith("lesson.check("), cell.source
+            assert "hint" in cells[i + 2].metadata.get("tags", []), cell.source
+
+
+@pytest.mark.parametrize("number", SOURCES)
+def test_cells_are_short(number: str) -> None:
+    lines = [
+        len(c.source.splitlines()) for c in build.build(SOURCES[number], solved=True).cells if c.cell_type == "code"
+    ]
+    assert statistics.median(lines) <= 8 and max(lines) <= 25, sorted(lines)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("number", SOURCES)
+def test_the_solved_notebook_passes_its_own_checks(number: str, notebooks) -> None:
+    ran = notebooks(number, solved=True)
+    assert ran.card["exercises"] and set(ran.card["exercises"].values()) == {"passed"}, ran.card["exercises"]
+    assert all(guess["measured"] is not None for guess in ran.card["predictions"]) and ran.card["predictions"]
+    assert (ran.figures / "course" / f"{number}.png").exists() and len(ran.table)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("number", SOURCES)
+def test_the_students_notebook_runs_to_the_end_unsolved(number: str, notebooks) -> None:
+    ran = notebooks(number, solved=False)
+    assert set(ran.card["exercises"].values()) == {"not attempted"}, ran.card["exercises"]
+    solved = notebooks(number, solved=True)
+    assert ran.table.round(3).equals(solved.table.round(3)), "the headline must not depend on the exercises"
+
+
+@pytest.mark.parametrize("number", SOURCES)
+def test_every_check_of_a_notebook_exists_and_every_check_is_used(number: str) -> None:
+    used = {name for source in SOURCES.values() for name in re.findall(r'lesson\.check\("(\w+)"', source.read_text())}
+    assert used == set(checks.every())
