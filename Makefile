@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Found no Python 3.11, 3.12 or 3.13 that has venv (on Debian and Ubuntu: apt install python3-venv). Install one, or name it: make lab PYTHON=..."; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "installing the packages of constraints.txt into $(VENV) (once; some minutes)"
-	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
 	@touch $@
 
 clean:

@@ -60,7 +60,7 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
     guesses = table[table["kind"] == "prediction"]
     names = list(dict.fromkeys(zip(guesses["notebook"], guesses["name"], strict=True)))
     headline = f"{guesses['held'].mean():.0%} of the ranges held the answer; {SURE:.0%} would be well calibrated"
-    picture, grid = pictures.blank(max(1, len(names)), 1, headline, (7, 1 + 1.1 * max(1, len(names))), squeeze=False)
+    picture, grid = pictures.blank(max(1, len(names)), 1, headline, (7.0, 1 + 1.1 * max(1, len(names))), squeeze=False)
     for axes, (notebook, name) in zip(grid[:, 0], names, strict=False):
         some = guesses[(guesses["notebook"] == notebook) & (guesses["name"] == name)].reset_index(drop=True)
         for i, guess in some.iterrows():

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.course import checks
+from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
 from desta_lab.views import pictures
 from desta_lab.views.card import save_bytes, to_json
@@ -140,7 +141,7 @@ class Lesson:
         return HTML(said + rows.to_html(index=False, border=0))
 
     def _made_with(self) -> dict[str, Any]:
-        return {"preset": self.lab.preset.name, "seed": self.lab.seed, "device": self.lab.llm.backbone.device.type}
+        return {"preset": self.lab.preset.name, "seed": self.lab.seed, "device": presets.device().type}
 
 
 class Told:

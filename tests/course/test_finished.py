@@ -1,0 +1,84 @@
+"""The finished run that ships stands in for one's own, and only where it is the same run."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from desta_lab.course import finished
+from desta_lab.inside.report import Inside
+from desta_lab.inside.subject import TABLES
+from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+from desta_lab.quickstart import Quickstart
+from desta_lab.training import ladder
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as a fresh clone has it, but for the corpus and the weights, which take time."""
+    folder = tmp_path_factory.mktemp("data")
+    Quickstart(presets.nano()).corpus  # noqa: B018 (rendered here, if it was not)
+    for name in ("models", "corpora"):
+        (folder / name).symlink_to(models_dir().parent / name)
+    presets.assemble(presets.nano())  # fetched here, if they were not
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(root: Path) -> Quickstart:
+    lab = Quickstart(presets.nano(), root=root)
+    said = finished.restore(lab)
+    assert said.endswith("Nothing needs training."), said
+    return lab
+
+
+def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
+    with zipfile.ZipFile(finished.ARCHIVE) as archive:
+        assert archive.testzip() is None
+        for name in archive.namelist():
+            assert not Path(name).is_absolute() and ".." not in Path(name).parts
+            assert Path(name).suffix in {".json", ".jsonl", ".csv", ".safetensors"}
+
+
+def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> None:
+    table = lab.table()
+    assert not any(stage.startswith("train") for stage in lab.seconds)
+    assert set(table["run"]) == {"self", "label"} and set(table["view"]) >= {"audio", "oracle", "shuffled", "silence"}
+
+
+def test_its_first_and_last_rung_can_be_climbed(lab: Quickstart) -> None:
+    for step in (0, lab.recipe.steps):
+        ladder.climb(lab.folder("self") / "ladder", lab.llm, step)
+    with pytest.raises(ladder.LadderError, match="train again"):
+        ladder.climb(lab.folder("self") / "ladder", lab.llm, 64)
+
+
+def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:
+    look = Inside(lab)
+    assert all(look.path(name).exists() for name in TABLES)
+
+
+def test_restoring_again_changes_nothing(lab: Quickstart) -> None:
+    files = {path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()}
+    finished.restore(Quickstart(lab.preset, root=lab.root))
+    assert files == {path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()}
+
+
+def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
+    other = Quickstart(replace(presets.nano(), steps=20), root=root)
+    assert "lab.run() makes it" in finished.restore(other)
+    assert not (other.folder("self") / "ladder").exists()
+
+
+def test_a_machine_of_another_precision_gets_the_same_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Quickstart(presets.nano(), root=root)
+    own = other.config
+    monkeypatch.setattr(other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"})
+    assert "Nothing needs training" in finished.restore(other)
+    made = json.loads((other.folder("self") / "ladder" / "ladder.json").read_text())
+    assert made[-1]["step"] == other.recipe.steps

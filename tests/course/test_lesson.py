@@ -1,0 +1,82 @@
+"""A lesson keeps what was guessed and tried, and its card says how well the student knew."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from desta_lab.course import lesson as lessons
+from desta_lab.course.lesson import Lesson, cost
+from desta_lab.model import presets
+from desta_lab.quickstart import Quickstart
+from desta_lab.views import pictures
+
+
+@pytest.fixture
+def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lesson:
+    monkeypatch.setenv("DESTA_LAB_FIGURES", str(tmp_path))
+    return Lesson("05", Quickstart(presets.nano(), root=tmp_path / "data"))
+
+
+def slider(box):
+    return box.children[1]
+
+
+def card(lesson: Lesson) -> dict:
+    return json.loads((lesson.out / "card-05.json").read_text())
+
+
+def test_a_guess_is_a_range_that_is_held_against_what_was_measured(lesson: Lesson) -> None:
+    slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value = (2, 4)
+    assert "outside" in repr(lesson.reveal("risen", 6.0))
+    assert "inside" in repr(lesson.reveal("risen", 4.0)).split(":")[-1]
+
+
+def test_a_guess_nobody_moved_is_called_the_default_and_not_counted(lesson: Lesson) -> None:
+    lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)
+    assert repr(lesson.reveal("risen", 3.0)).startswith("The default range")
+    assert "you moved no range" in lesson.card().data
+    assert card(lesson)["predictions"][0]["default"] is True
+
+
+@pytest.mark.parametrize("low, high, step", [(0, 6, 1), (0, 1, None), (-1, 1, 0.05), (1, 1000, 10)])
+def test_the_default_stands_on_the_sliders_grid(lesson: Lesson, low, high, step) -> None:
+    lesson.predict("x", "How much?", float(low), float(high), step=step and float(step))
+    assert lesson.guesses[0].default and low <= lesson.guesses[0].low < lesson.guesses[0].high <= high
+
+
+def test_revealing_what_was_never_asked_is_a_sentence(lesson: Lesson) -> None:
+    with pytest.raises(ValueError, match=r"lesson\.predict\('risen'"):
+        lesson.reveal("risen", 1.0)
+
+
+def test_the_card_holds_guesses_exercises_and_where_it_was_made(lesson: Lesson) -> None:
+    slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value = (5, 6)
+    lesson.reveal("risen", 6.0)
+    lesson.check("above_chance", None)
+    lesson.check("above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options))
+    page = lesson.card(student="Ada").data
+    kept = card(lesson)
+    assert "1 of your 1 ranges held the answer" in page and "1 of 1 exercises solved" in page
+    assert kept["student"] == "Ada" and kept["exercises"] == {"above_chance": "passed"}
+    assert kept["predictions"][0] | {"question": ""} == {
+        "name": "risen", "question": "", "low": 5.0, "high": 6.0, "default": False, "measured": 6.0, "inside": True,
+    }  # fmt: skip
+
+
+def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:
+    picture, axes = pictures.blank(headline="One")
+    axes.plot([0, 1], [0, 1])
+    shown = lesson.show(picture, "A line that rises.", pd.DataFrame({"x": [0, 1]}))
+    assert shown.alt == "A line that rises."
+    assert (lesson.out / "05.svg").exists() and len(pd.read_csv(lesson.out / "05.csv")) == 2
+    assert json.loads((lesson.out / "05.json").read_text())["alt"] == "A line that rises."
+
+
+def test_what_was_not_measured_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {"05": {"nano": {"seconds": 130, "memory_gb": 1.2, "on": "2 CPU cores, no GPU", "cells": {}}}}
+    monkeypatch.setattr(lessons, "COSTS", tmp_path / "costs.json")
+    assert "not measured yet" in cost("05", "nano")
+    lessons.COSTS.write_text(json.dumps(costs))
+    assert "about 2 min" in cost("05", "nano") and "not measured yet" in cost("05", "t4")
