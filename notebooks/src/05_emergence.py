@@ -1,0 +1,458 @@
+# %% [markdown]
+# # 05 · Emergence: does the ability to answer what was never asked appear suddenly, or does the metric make it look so?
+#
+# Somewhere between step 0 and the last step the connector begins to answer questions that training never contained. On many plots such an ability *emerges*: flat, then suddenly there. [Schaeffer et al. (2023)](https://arxiv.org/abs/2304.15004) warn that a sharp metric, such as exact match, makes a jump out of steady progress, and that a smooth metric, such as log-probability, shows the progress.
+#
+# You will grade one run in five ways, put an interval over speakers on each, decide when something has risen, and end with the figure that sets the jump of accuracy beside the jump of log-probability.
+#
+# *Needs: 00; some NumPy and pandas. 40 minutes.*
+
+# %%
+import itertools
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+
+import desta_lab
+from desta_lab import audio
+from desta_lab.evaluation import controls, emergence, scoring
+from desta_lab.views import pictures, replies
+
+lesson = desta_lab.setup("05")
+lab = lesson.lab
+matplotlib.rcParams.update(pictures.STYLE)
+
+# %% [markdown]
+# ## What was kept along training
+#
+# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the ladder was scored: one row per run, step, view, task and clip. Its steps double at first and then go on evenly. Remember that when you see a curve.
+
+# %%
+table = lab.table()
+steps = np.array(sorted(table["step"].unique()))
+steps
+
+# %% [markdown]
+# First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
+
+# %%
+first = lab.clips("test")[0]
+desta_lab.listen(lab.corpus, [first])
+
+# %%
+asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["view"] == "audio")]
+told = asked[asked["clip"] == first.id].pivot(index="attribute", columns="step", values="answer")
+told[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attributes))
+
+# %% [markdown]
+# ### Exercise 5.1 · Commit yourself · predict · 4 min
+# Take the largest rise between two neighbouring checkpoints, and divide it by the whole rise from step 0 to the end: the *jump share*. A rise that is even from checkpoint to checkpoint has a jump share of about 0.1; one that happens all at once has 1. What is it for the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer?
+
+# %%
+lesson.predict("jump_accuracy", "Jump share of accuracy?", 0, 1, step=0.05)
+
+# %%
+lesson.predict("jump_logprob", "Jump share of the log-probability of the right answer?", 0, 1, step=0.05)
+
+# %% [markdown]
+# ## From scores to a choice
+#
+# *Closed-set ranking* never lets the model speak. It asks how likely each of the allowed answers would be, and takes the likeliest. Of all attributes we take the one whose score depends most on how that is done, and compute its scores here, for the test clips and for clips of other speakers.
+
+# %%
+last = asked[asked["step"] == steps[-1]]
+means = last.groupby("attribute")[["calibrated", "raw"]].mean()
+attribute = (means["calibrated"] - means["raw"]).idxmax()
+task = next(task for task in lab.tasks if task.name == f"ask_{attribute}")
+task
+
+# %% tags=["expensive"]
+test, others = lab.clips("test"), lab.clips("validation")
+waves = [audio.read(lab.corpus.path(clip)) for clip in [*test, *others]]
+with replies.standing(lab) as llm, torch.no_grad():
+    scores = scoring.rank(llm, [task], controls.hear(llm, llm.encoder.hear(waves).float()))[0]
+scores, held_out = scores[: len(test)], scores[len(test) :]
+
+# %% [markdown]
+# One line per option: its mean log-probability over the clips of the other speakers, and over those of them for which it is the truth. The model prefers one option whatever it hears. That preference is the *option prior*; it belongs to the words, not to the clip.
+
+# %%
+truth = np.array([clip.attributes[attribute] for clip in others])
+pd.DataFrame({
+    option: {"over all clips": held_out[:, i].mean().item(), "where it is true": held_out[truth == option, i].mean().item()}
+    for i, option in enumerate(task.options)
+}).T  # fmt: skip
+
+# %% [markdown]
+# ### Exercise 5.2 · Take the prior out · fill in · 7 min
+# `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, without labels. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip.
+
+
+# %% tags=["exercise"]
+def calibrated(scores, held_out):
+    ### BEGIN SOLUTION
+    return scores - held_out.mean(0)
+    ### END SOLUTION
+
+
+# %%
+lesson.check("calibrated", calibrated)
+
+# %% [markdown] tags=["hint"]
+# The prior is one number per option: the mean over the held-out clips. In log-probabilities, to divide is to subtract.
+
+# %% [markdown]
+# The package does it in `scoring.judge`. By hand first, then the same choice from the package, clip by clip.
+
+# %%
+chosen = (scores - held_out.mean(0)).argmax(1)
+right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
+lengths = scoring.option_lengths(lab.llm.backbone.tokenizer, task)
+judged = scoring.judge([task], [scores], [held_out], [clip.attributes for clip in test], [lengths])
+torch.testing.assert_close((chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy()))
+
+# %% [markdown]
+# Now all six attributes at the last step, graded in three ways on the same clips: calibrated ranking, raw ranking, and *free-form*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
+
+# %%
+spoken_too = last.dropna(subset=["free_form"])
+grades = spoken_too.groupby("attribute")[["calibrated", "raw", "free_form"]].mean()
+grades.assign(clips=spoken_too.groupby("attribute").size()).round(2)
+
+# %% [markdown]
+# Where the columns part, the model hears more than it says. So “can it do the task?” has no answer before we say how it is graded.
+#
+# ## How sure is one number?
+#
+# The clips of one speaker are not independent: a voice that is hard once is hard every time. To know how far the score would move with other *people*, resample people.
+#
+# ### Exercise 5.3 · Resample the speakers · fill in · 8 min
+# `correct` and `speakers` are arrays [clip]. A thousand times, draw as many speakers as there are, with replacement, take all clips of each drawn speaker (twice, if drawn twice), and note the mean. Return the 2.5th and the 97.5th percentile of these means.
+
+
+# %% tags=["exercise"]
+def speaker_interval(correct, speakers):
+    ### BEGIN SOLUTION
+    rng = np.random.default_rng(0)
+    groups = [correct[speakers == name] for name in np.unique(speakers)]
+    drawn = [rng.integers(len(groups), size=len(groups)) for _ in range(1000)]
+    return np.percentile([np.concatenate([groups[i] for i in some]).mean() for some in drawn], [2.5, 97.5])
+    ### END SOLUTION
+
+
+# %%
+lesson.check("speaker_interval", speaker_interval)
+
+# %% [markdown] tags=["hint"]
+# `groups = [correct[speakers == name] for name in np.unique(speakers)]` has the clips of each speaker; `rng.integers(n, size=n)` draws with replacement; `np.percentile(means, [2.5, 97.5])`.
+
+# %% [markdown]
+# Yours beside the package's, for one attribute. Two thousand draws that are not the same: expect agreement to a few hundredths.
+
+# %%
+some = last[last["attribute"] == attribute]
+theirs = emergence.bootstrap(some, "calibrated", ["attribute"])[attribute,]
+yours = speaker_interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
+print("mean", theirs[0], "package", theirs[1:], "yours", yours)
+
+# %% [markdown]
+# ## When has it risen?
+#
+# A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
+
+# %%
+rungs = emergence.per_rung(emergence.untrained(table))
+curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(index="step", columns="view", values="score")
+curve.round(2)
+
+# %% [markdown]
+# ### Exercise 5.4 · Find the step at which it has risen · fill in · 7 min
+# A curve may touch a line and fall back, and a control may rise with it. Return the first step from which on, to the end, `score` is at least `threshold` *and* above `control`; `nan` where there is none. All of `steps`, `score` and `control` are arrays [checkpoint].
+
+
+# %% tags=["exercise"]
+def crossing(steps, score, control, threshold):
+    ### BEGIN SOLUTION
+    good = (score >= threshold) & (score > control)
+    for i, step in enumerate(steps):
+        if good[i:].all():
+            return step
+    return float("nan")
+    ### END SOLUTION
+
+
+# %%
+lesson.check("crossing", crossing)
+
+# %% [markdown] tags=["hint"]
+# `good = (score >= threshold) & (score > control)` is true or false at every checkpoint. Look for the first `i` with `good[i:].all()`.
+
+# %% [markdown]
+# The package's `crossings` says it for every rung of both runs, half way up. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
+
+# %%
+crossed = emergence.crossings(rungs, threshold=0.5)
+yours = crossing(steps, *(curve[view].to_numpy() for view in ("audio", "shuffled")), 0.5)
+print("yours, rung 3:", yours)
+crossed.pivot(index="rung", columns="run", values="stable")
+
+# %% [markdown]
+# ## The verdict, by hand
+#
+# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control, with a 95 % interval over speakers of the paired difference that stays above zero. A few lines apply it to the last step.
+
+# %%
+done = emergence.untrained(table[table["task"].isin(emergence.counted(table))])
+done = done[(done["run"] == "self") & (done["step"] == steps[-1]) & (done["rung"] == 3)]
+wide = done.pivot(index=["attribute", "clip", "speaker"], columns="view", values="calibrated").reset_index()
+low = pd.DataFrame({
+    control: {
+        name: interval[1]
+        for (name,), interval in emergence.bootstrap(
+            wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
+        ).items()
+    }
+    for control in emergence.CONTROLS
+})  # fmt: skip
+low.round(2)
+
+# %% [markdown]
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen.
+
+# %%
+verdict = emergence.verdict(table, lab.preset.label)
+assert sorted(low.index[(low > 0).all(axis=1)]) == verdict.risen["self"]
+print(verdict.verdict, *verdict.reasons, sep="\n")
+
+# %% [markdown]
+# ## A jump, or a mirage?
+#
+# So it rose. Did it jump? Five ways to grade the same answers:
+#
+# - *accuracy*, calibrated, above chance: right or wrong, a step function;
+# - *probability* of the right option among the options, above chance: smooth;
+# - *log-probability* of the right answer, in nats: smooth, and unbounded below;
+# - *free-form*: the right value named, and no other;
+# - *all six right*: a clip counts if all of its attributes are told right. Nothing in between counts.
+#
+# ### Exercise 5.5 · Make steady progress look sudden · break · 6 min
+# Somebody improves evenly: the share `p` of single answers that are right goes from 0 to 1 along a straight line. Invent a metric `sudden(p)` that still goes from 0 to 1 and never falls, and yet makes at least 0.4 of its rise in the last tenth of the way, while it stays below 0.1 for the first half.
+
+
+# %% tags=["exercise"]
+def sudden(p):
+    ### BEGIN SOLUTION
+    return p**6
+    ### END SOLUTION
+
+
+# %%
+lesson.check("sudden", sudden)
+
+# %% [markdown] tags=["hint"]
+# What is the probability that six answers are right at once, if each is right with probability `p`?
+
+# %% [markdown]
+# *All six right* is such a metric. If mistakes were independent, it would be the product of the six accuracies; the measured one stands beside it.
+
+# %%
+every_step = set(asked.loc[asked["step"] == steps[1], "clip"])  # between the ends, half of the clips are scored
+asked = asked[asked["clip"].isin(every_step)]
+product = asked.groupby(["step", "attribute"])["calibrated"].mean().unstack().prod(axis=1)
+six = asked.groupby(["step", "clip"])["calibrated"].min().groupby("step").mean()
+pd.DataFrame({"product of six accuracies": product, "all six right": six}).T.round(2)
+
+# %% [markdown]
+# ## Five metrics of one run
+#
+# Every row is a clip at a step, under one metric. For the bare-label run only the attributes it was not trained on count.
+
+# %%
+METRICS = {"accuracy": "accuracy", "prob": "probability", "logprob": "log-probability",
+           "free_form": "free-form", "all": "all right at once"}  # fmt: skip
+graded = table[(table["rung"] == 3) & table["clip"].isin(every_step)]
+graded = graded[(graded["run"] == "self") | ((graded["view"] == "audio") & (graded["attribute"] != lab.preset.label))]
+graded = graded.assign(
+    series=graded["view"].where(graded["view"] != "audio", graded["run"].replace("label", "label_others")),
+    accuracy=(graded["calibrated"] - graded["chance"]) / (1 - graded["chance"]),
+    prob=(graded["share"] - graded["chance"]) / (1 - graded["chance"]),
+    all=graded["calibrated"],
+)
+how = {name: (name, "min" if name == "all" else "mean") for name in METRICS}
+clips = graded.groupby(["series", "step", "clip", "speaker"], as_index=False).agg(**how)
+
+# %% [markdown]
+# To compare metrics that have different units, each is put on one scale: 0 is where the untrained connector stands, 1 is the text oracle. The intervals are those over speakers.
+
+# %%
+rows = []
+for name in METRICS:
+    level = clips.groupby(["series", "step"])[name].mean()
+    top = level["oracle"].iloc[-1]
+    for (series, step), values in emergence.bootstrap(clips, name, ["series", "step"]).items():
+        zero = level["label_others" if series == "label_others" else "self", 0]
+        score, low, high = (np.array(values) - zero) / (top - zero)
+        rows.append({"part": "curve", "metric": METRICS[name], "series": series, "step": step,
+                     "score": score, "low": low, "high": high})  # fmt: skip
+curves = pd.DataFrame(rows).dropna(subset=["score"])
+
+# %% [markdown]
+# And the jump share, again over speakers. The metrics see the same draws of speakers (free-form, which has fewer, its own), so that a difference can be taken draw by draw. The largest of several noisy rises is large even where nothing jumps: a *steady* rise, as far in every step of training and with the same noise, shows how much that explains.
+
+
+# %%
+def jump_share(curve):
+    return np.diff(curve).max(-1) / (curve[..., -1] - curve[..., 0])
+
+
+def by_speaker(name, series="self"):
+    some = clips[clips["series"] == series].dropna(subset=[name])
+    means = some.pivot_table(index="speaker", columns="step", values=name)
+    means = means.dropna().to_numpy()
+    drawn = np.random.default_rng(0).integers(len(means), size=(1000, len(means)))
+    return means.mean(0), means[drawn].mean(1)  # [checkpoint] and [draw, checkpoint]
+
+
+# %%
+found, draws = [], {}
+for name, metric in METRICS.items():
+    seen, drawn = by_speaker(name)
+    steady = seen[0] + (seen[-1] - seen[0]) * steps / steps[-1]
+    draws[name] = {"self": jump_share(drawn), "steady": jump_share(drawn - seen + steady)}
+    at = int(np.diff(seen).argmax())
+    for series, center in (("self", jump_share(seen)), ("steady", np.median(draws[name]["steady"]))):
+        low, high = np.percentile(draws[name][series], emergence.LEVEL)
+        found.append({"part": "jump", "metric": metric, "series": series, "before": steps[at], "step": steps[at + 1],
+                      "score": center, "low": low, "high": high})  # fmt: skip
+jumps = pd.DataFrame(found)
+jumps.drop(columns="part").round(2)
+
+# %% [markdown]
+# An average can hide a jump as well as a metric can make one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the prior hid from the probability what calibrated ranking already saw.
+
+# %%
+alone = graded[graded["series"] == "self"].melt(["attribute", "step"], ["accuracy", "prob"], "run", "score")
+alone = alone.groupby(["run", "attribute", "step"], as_index=False)["score"].mean()
+alone = emergence.crossings(alone.rename(columns={"attribute": "rung"}).assign(view="audio"))
+alone.pivot(index="rung", columns="run", values="stable").rename_axis(index="attribute", columns="half way from step")
+
+# %% [markdown]
+# ### Exercise 5.6 · Change the axis · tweak · 5 min
+# The steps double early in the ladder, so a logarithmic axis spreads the beginning and squeezes the end: what looks like a jump may have taken half of the training. Return the rise *per training step* between neighbouring checkpoints, [checkpoint − 1], from `steps` and `values`, both [checkpoint].
+
+
+# %% tags=["exercise"]
+def per_step(steps, values):
+    ### BEGIN SOLUTION
+    return np.diff(values) / np.diff(steps)
+    ### END SOLUTION
+
+
+# %%
+lesson.check("per_step", per_step)
+
+# %% [markdown] tags=["hint"]
+# `np.diff` gives the differences of neighbours, of values and of steps.
+
+# %% [markdown]
+# Rise of the log-probability per hundred steps, for the clip and for silence. The early checkpoints stand close together; there even a little is much per step. What silence gains too was not heard: it is the model getting used to the form of the answers.
+
+# %%
+between = [f"{a} to {b}" for a, b in itertools.pairwise(steps)]
+lift = {series: by_speaker("logprob", series)[0] for series in ("self", "silence")}
+pd.DataFrame({
+    "clip, whole rise": np.diff(lift["self"]), "clip, per 100 steps": 100 * np.diff(lift["self"]) / np.diff(steps),
+    "silence, per 100 steps": 100 * np.diff(lift["silence"]) / np.diff(steps),
+}, index=between).round(2)  # fmt: skip
+
+# %% [markdown]
+# ## The answer
+#
+# Five panels, one a metric, with its controls (free-form answers were asked of the clip alone, and of few clips: its controls are the untrained connector and the rival run). The grey band marks the largest rise. The sixth panel sets the jump shares beside each other.
+#
+# A curve that leaves its panel does so where a metric is unbounded: a connector that has learned to listen is sure, and with shuffled audio it is sure of another clip.
+
+
+# %%
+FLOOR = -0.6  # of the panels
+
+
+def draw(axes, metric):
+    rows = curves[curves["metric"] == metric]
+    at = share.loc[metric]
+    axes.axvspan(at["before"], at["step"], color="#E6E6E6", zorder=0, lw=0)
+    for series in ("oracle", "silence", "shuffled", "label_others", "self"):
+        some, look = rows[rows["series"] == series], pictures.look_of(series)
+        ink = {"color": pictures.colour_of(series), "ls": look.line, "label": look.label}
+        axes.fill_between(some["step"], some["low"], some["high"], color=ink["color"], alpha=0.15, lw=0)
+        axes.plot(some["step"], some["score"], marker=look.marker, ms=3.5, lw=2 if series == "self" else 1.1, **ink)
+    axes.plot(0, 0, label=pictures.look_of("untrained").label, zorder=4, **pictures.mark("untrained"))
+    axes.set_title(f"{metric}\nlargest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}", loc="left")
+    pictures.step_axis(axes, int(steps[-1]))
+    axes.set(ylim=(FLOOR, 1.1), xlabel="training step")
+    if rows["score"].min() < FLOOR:
+        lowest = rows.loc[rows["score"].idxmin()]
+        axes.text(
+            2, FLOOR + 0.05, f"{pictures.look_of(lowest['series']).label} falls to {lowest['score']:.1f}", fontsize=8
+        )
+
+
+# %%
+def compare(axes):
+    names = list(METRICS.values())
+    for series, shift, colour in (("steady", 0.18, "#7F7F7F"), ("self", -0.12, pictures.PALETTE["self"])):
+        rows = jumps[jumps["series"] == series]
+        reach = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
+        places = rows["metric"].map(names.index) + shift
+        axes.errorbar(rows["score"], places, xerr=reach, color=colour, fmt="o", ms=5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(len(names) - 0.4, -0.5), xlim=(0, 1.05), xlabel="share of the whole rise")
+    axes.set_title("largest rise: measured (blue), and of a\nsteady rise with the same noise (grey)", loc="left")
+
+
+# %% [markdown]
+# The headline is computed. If the interval of the difference between accuracy and log-probability lies above zero, the metric made a part of the jump. If it does not, and the log-probability jumps more than a steady rise with the same noise, then no mirage is shown.
+
+# %%
+share = jumps[jumps["series"] == "self"].set_index("metric")
+accuracy, smooth = share.loc["accuracy"], share.loc["log-probability"]
+apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], emergence.LEVEL)
+beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], emergence.LEVEL)
+reading = "No jump: the log-probability rises no more suddenly than a steady rise would"
+if beyond[0] > 0:
+    reading = "No mirage shown: the log-probability jumps too"
+if apart[0] > 0:
+    reading = "Part of the jump is the metric"
+headline = (
+    f"{reading}. It makes {smooth['score']:.0%} of its rise between steps {smooth['before']} and {smooth['step']}, "
+    f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
+    f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]"
+)
+
+# %% tags=["headline"]
+picture, grid = pictures.blank(2, 3, headline, (11.0, 6.4))
+for axes, metric in zip(grid.flat, METRICS.values(), strict=False):
+    draw(axes, metric)
+compare(grid[1, 2])
+picture.supylabel("0: untrained connector, 1: text oracle (bands: 95 % over speakers)", fontsize=9)
+pictures.legend(picture, list(grid.flat[:5]), columns=3)
+lesson.show(picture, f"Rung 3 along training under five metrics, with controls. {headline}.",
+            pd.concat([curves, jumps]))  # fmt: skip
+
+# %%
+print(lesson.reveal("jump_accuracy", accuracy["score"]))
+print(lesson.reveal("jump_logprob", smooth["score"]))
+
+# %% [markdown]
+# ## What we now know
+#
+# How to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump (you made one), an average can hide one, and an axis can stretch one. So a sentence on emergence needs the metric, the interval and the axis.
+#
+# **What would change our mind**: a ladder with more checkpoints inside the grey band, on which the log-probability goes up step by step; other seeds, because a band of two neighbouring checkpoints is one draw; and a metric of calibrated margins, which neither the prior nor the threshold touches.
+#
+# Next: **06**, what the connector knows before the model can say it.
+
+# %%
+lesson.card()
