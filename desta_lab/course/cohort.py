@@ -13,8 +13,8 @@ from desta_lab.views.card import save_bytes
 def gather(folder: Path) -> pd.DataFrame:
     """Every prediction and every exercise of the cards under a folder, one row each.
 
-    Columns: student, notebook, kind (prediction or exercise), name, low, high, default, measured, held (1 where the
-    range held the answer or the exercise was solved).
+    Columns: student, notebook, kind (prediction or exercise), name, question, low, high, default, measured, held (1
+    where the range held the answer or the exercise was solved).
 
     Raises:
         ValueError: there is no card, or a file is not one; the message names it.
@@ -26,7 +26,7 @@ def gather(folder: Path) -> pd.DataFrame:
             who = {"student": str(card["student"]), "notebook": str(card["notebook"]), "file": path.name}
             for guess in card["predictions"]:
                 if guess["measured"] is not None:
-                    told = {key: guess[key] for key in ("name", "low", "high", "default", "measured")}
+                    told = {key: guess[key] for key in ("name", "question", "low", "high", "default", "measured")}
                     rows.append({**who, "kind": "prediction", **told, "held": float(guess["inside"])})
             for name, state in card["exercises"].items():
                 rows.append({**who, "kind": "exercise", "name": name, "held": float(state == "passed")})
@@ -58,16 +58,19 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
     out = folder / "class"
     out.mkdir(exist_ok=True)
     guesses = table[table["kind"] == "prediction"]
+    own = guesses.loc[~guesses["default"].astype(bool), "held"]
     names = list(dict.fromkeys(zip(guesses["notebook"], guesses["name"], strict=True)))
-    headline = f"{guesses['held'].mean():.0%} of the ranges held the answer; {SURE:.0%} would be well calibrated"
-    picture, grid = pictures.blank(max(1, len(names)), 1, headline, (7.0, 1 + 1.1 * max(1, len(names))), squeeze=False)
+    headline = f"{own.mean():.0%} of {len(own)} ranges held the answer; {SURE:.0%} would be well calibrated"
+    rows = max(1, len(names))
+    picture, grid = pictures.blank(rows, 1, headline, (7.0, 1 + 1.3 * rows), squeeze=False)
     for axes, (notebook, name) in zip(grid[:, 0], names, strict=False):
         some = guesses[(guesses["notebook"] == notebook) & (guesses["name"] == name)].reset_index(drop=True)
         for i, guess in some.iterrows():
             colour = pictures.PALETTE["silence" if guess["default"] else "audio"]
             axes.plot([guess["low"], guess["high"]], [i, i], color=colour, lw=3, ls="-" if guess["held"] else ":")
         axes.axvline(some["measured"].mean(), color=pictures.PALETTE["oracle"], ls="--", lw=1)
-        axes.set(yticks=[], title=f"{notebook} · {name}", ylabel=f"{len(some)} students")
+        axes.set(yticks=[], ylabel=f"{len(some)} students")
+        axes.set_title(f"{notebook} · {some['question'].iloc[0]}", fontsize=9, loc="left")
     picture.supxlabel(
         "range guessed (dotted: missed; grey: left at the default) and what was measured (dashed)", fontsize=8
     )

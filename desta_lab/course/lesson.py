@@ -97,15 +97,13 @@ class Lesson:
         self.exercises[name] = judged.state
         return judged
 
-    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> Any:
+    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> "Shown":
         """Save the notebook's headline figure with its table, and show it with its alternative text.
 
         A `Picture` brings its table; any other matplotlib figure needs the one it was drawn from.
         """
-        from IPython.display import Image
-
         path = pictures.save(figure, self.out, self.notebook, table, {"alt": alt, **self._made_with()})
-        return Image(path, alt=alt)
+        return Shown(path, alt)
 
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.
@@ -142,6 +140,17 @@ class Lesson:
 
     def _made_with(self) -> dict[str, Any]:
         return {"preset": self.lab.preset.name, "seed": self.lab.seed, "device": presets.device().type}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A saved figure with its alternative text, as the value of a cell."""
+
+    path: Path
+    alt: str
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return self.path.read_bytes(), {"alt": self.alt}
 
 
 class Told:

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
 from desta_lab import doctor
 from desta_lab.course import finished
 from desta_lab.course.lesson import Lesson, cost
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
+from desta_lab.views import pictures
 from desta_lab.views.progress import bars
 
 
@@ -33,6 +36,7 @@ def setup(notebook: str, preset: str | None = None, *, root: Path | None = None,
     if not well:
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
     print(cost(notebook, name))
+    matplotlib.rcParams.update(pictures.STYLE)  # what a notebook draws by hand looks like the lab's figures
     lab = Quickstart(chosen, seed=seed, root=root, progress=bars())
     print(finished.restore(lab))
     return Lesson(notebook, lab)

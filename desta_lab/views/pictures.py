@@ -111,7 +111,7 @@ class Picture(Figure):
             return _render(self, "png")
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
-        return self.png(), {"alt": self.get_suptitle()}
+        return self.png(), {"alt": self.get_suptitle() or self.kind.replace("_", " ")}
 
 
 def blank(

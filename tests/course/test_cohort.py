@@ -31,6 +31,7 @@ def test_cards_become_one_row_a_prediction_and_an_exercise(folder: Path) -> None
     assert len(table) == 8 and set(table["kind"]) == {"prediction", "exercise"}
     digest = cohort.digest(table).set_index("notebook")
     assert digest.loc["05", "students"] == 3 and digest.loc["05", "ranges"] == 2
+    assert table["question"].dropna().unique() == ["How many?"]
     assert digest.loc["05", "held the answer"] == 0.5 and digest.loc["05", "exercises solved"] == 0.33
 
 
