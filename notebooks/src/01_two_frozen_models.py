@@ -1,0 +1,486 @@
+# %% [markdown]
+# # 01 · Two frozen models: what do they bring with them?
+#
+# Nothing in this course changes a weight of Whisper or of the language model. So whatever the connector will ever do, the two must bring the parts of it: one must hold the sound, the other must be able to answer from embeddings that are not words.
+#
+# You will open Whisper layer by layer and ask what a linear probe can read there, on voices it has never heard. Then you will feed the language model embeddings by hand: those of words, mixtures of two words, and noise.
+#
+# *Needs: PyTorch, notebook 00. 32 minutes.*
+
+# %%
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from sklearn.model_selection import KFold
+from transformers import WhisperModel
+
+import desta_lab
+from desta_lab import audio
+from desta_lab.analysis import activations, probes
+from desta_lab.clips import spread
+from desta_lab.evaluation import emergence, scoring
+from desta_lab.model import chat, weights
+from desta_lab.model.backbone import Backbone
+from desta_lab.views import insights, pictures
+from desta_lab.views.pictures import PALETTE, Series
+
+lesson = desta_lab.setup("01")
+lab = lesson.lab
+
+# %% [markdown]
+# ### Exercise 1.1 · Commit yourself · predict · 4 min
+# Three numbers before you have seen anything. The *accent* is one of three; a *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
+
+# %%
+taps = lab.llm.encoder.taps
+lesson.predict("best_layer", "At which tapped layer can the accent be read best?", taps[0], taps[-1], step=1)
+
+# %%
+question = (
+    "Each speaker is given a coin's side by chance. How often does a probe guess it, if it has heard the speaker?"
+)
+lesson.predict("leak", question, 0, 1)
+
+# %%
+lesson.predict("flip", "How much “male” must be mixed into “female” before the answer changes?", 0, 1)
+
+# %% [markdown]
+# ## What Whisper's layers hold
+#
+# One clip first. The encoder turns a spectrogram of 100 frames a second into 50 states a second, and does it in layers; we *tap* some of them, counted from 0.
+
+# %%
+clip = lab.clips("test")[0]
+desta_lab.listen(lab.corpus, [clip])
+
+# %%
+wave = audio.read(lab.corpus.path(clip))
+whisper = lab.llm.encoder.whisper
+mel = audio.log_mel([wave], lab.preset.seconds, lab.llm.encoder.mels).to(whisper.conv1.weight)
+states = lab.llm.encoder.hear([wave])
+print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tuple(states.shape))
+
+# %% [markdown]
+# Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram; what happens to them further up, the eye can no longer tell.
+
+# %%
+picture, axes = pictures.blank(1, 1 + len(taps), "One clip, from the spectrogram to the last tapped layer", (11, 2.6))
+rows = [mel[0].T, *states[:, 0]]
+for ax, seen, name in zip(axes, rows, ["log-mel", *(f"layer {tap}" for tap in taps)], strict=True):
+    seen = (seen.float() - seen.float().mean(0)) / (seen.float().std(0) + 1e-6)
+    extent = (0, lab.preset.seconds, 0, seen.shape[1])
+    ax.imshow(seen.T.cpu(), aspect="auto", origin="lower", cmap="Greys", vmin=-2, vmax=2, extent=extent)
+    ax.set(title=name, xlabel="time (s)", ylabel="band" if name == "log-mel" else "dimension")
+picture
+
+# %% [markdown]
+# ### The trap in `hidden_states`
+#
+# The library returns one tensor more than there are layers: `hidden_states[i + 1]` is what layer `i` puts out. We compare each with the package's tap, which is read by a hook.
+
+# %%
+with torch.no_grad():
+    hidden = whisper(mel, output_hidden_states=True).hidden_states
+pd.Series({f"layer {tap}": float((hidden[tap + 1] - states[i]).abs().max()) for i, tap in enumerate(taps)})
+
+# %% [markdown]
+# All are equal but the last: the library has already sent that one through Whisper's final LayerNorm. DeSTA taps *before* it. Undo the difference by hand, and it is gone:
+
+# %%
+torch.testing.assert_close(whisper.layer_norm(states[-1]), hidden[-1])
+float(hidden[-1].std()), float(states[-1].std())
+
+# %% [markdown]
+# ### Exercise 1.2 · Tap one layer · fill in · 8 min
+# Write `tapped(whisper, mel, layer)`: what encoder layer `layer` (counted from 0) puts out, for the last one too, before the final LayerNorm. `mel` is (clip, band, frame), the result (clip, frame, width). Leave the model as you found it.
+
+
+# %% tags=["exercise"]
+def tapped(whisper, mel, layer):
+    ### BEGIN SOLUTION
+    seen = []
+    hook = whisper.layers[layer].register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        whisper(mel)
+    hook.remove()
+    return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    ### END SOLUTION
+
+
+# %%
+lesson.check("tapped", tapped)
+
+# %% [markdown] tags=["hint"]
+# `module.register_forward_hook(function)` calls `function(module, inputs, output)` whenever the module runs, and returns something with `.remove()`. Some versions of the library return a tuple from a layer.
+
+# %% [markdown]
+# Beware of code that counts otherwise: one released DeSTA2 pipeline taps one layer earlier when it answers than it did when it was trained. Nothing crashes. Notebook 02 measures what that costs.
+#
+# ## Four seconds instead of thirty
+#
+# Whisper was trained on 30 s, so it has a table of 1,500 *positions*, one a frame. Our clips last 4 s: the package keeps the first rows of that table and never computes the rest.
+
+# %%
+folder = weights.resolve(lab.preset.encoder, lab.root / "models")
+whole = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
+table = whole.embed_positions.weight.detach()
+table.shape, lab.llm.encoder.frames
+
+# %% [markdown]
+# ### Exercise 1.3 · Crop the position table · fill in · 5 min
+# Write `cropped_positions(table, seconds)`: the rows of `table` (frame, width) that a clip of `seconds` needs.
+
+
+# %% tags=["exercise"]
+def cropped_positions(table, seconds):
+    ### BEGIN SOLUTION
+    return table[: round(seconds * audio.FRAMES_PER_SECOND)]
+    ### END SOLUTION
+
+
+# %%
+lesson.check("cropped_positions", cropped_positions)
+
+# %% [markdown] tags=["hint"]
+# Notebook 00: encoder frames, of which there are 50 a second (`audio.FRAMES_PER_SECOND`). The clip starts at 0 s.
+
+# %%
+kept = table[: round(lab.preset.seconds * audio.FRAMES_PER_SECOND)]
+torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float().cpu())
+
+# %% [markdown]
+# Is a cropped clip the same clip? The positions are, but in 30 s every frame also attends to 26 s of padding. So the states need not agree; we measure by how much they differ.
+
+# %%
+with torch.no_grad():
+    padded = whole(audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mels)).last_hidden_state
+cropped = whisper.layer_norm(states[-1]).float().cpu()
+cosine = torch.cosine_similarity(padded[:, : cropped.shape[1]], cropped, dim=-1)
+print(f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median {cosine.median():.2f}")
+
+# %% [markdown]
+# They are not the same states. That is allowed as long as the connector is trained and asked with the same crop, and it is one more thing that a connector file must remember.
+#
+# ## Reading it off: a probe, and how it lies
+#
+# A *probe* is a linear classifier on the states. It lies easily. To see how, we ask for something that is not in the sound at all: every speaker gets a coin's side by chance, and the probe guesses it from a clip, once with the speaker's other clips in training, and once without.
+#
+# Eight speakers, and only clips that are spoken aloud, because a whisper hides the voice.
+
+# %%
+names = sorted({c.speaker for c in lab.corpus.split("train")})[::5][:8]
+aloud = [c for c in lab.corpus.split("train") if c.speaker in names and c.attributes["manner"] == "spoken"]
+some = spread(aloud, 80)
+speakers = np.array([c.speaker for c in some])
+pd.Series(speakers).value_counts()
+
+# %% tags=["expensive"]
+waves = [audio.read(lab.corpus.path(c)) for c in some]
+heard = torch.cat([lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1)
+mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mels)
+sites = {"log-mel": activations.log_mel(mels).numpy()}
+sites |= {f"layer {tap}": activations.pooled(layer).cpu().numpy() for tap, layer in zip(taps, heard, strict=True)}
+
+# %% [markdown]
+# ### Exercise 1.4 · Keep the speakers apart · fill in · 8 min
+# Write `disjoint_folds(speakers, count)`: a list of `count` pairs (training rows, test rows) of numbers from 0. Every row is tested exactly once, and no speaker is on both sides of a pair.
+
+
+# %% tags=["exercise"]
+def disjoint_folds(speakers, count):
+    ### BEGIN SOLUTION
+    speakers = np.asarray(speakers)
+    folds = []
+    for part in np.array_split(np.unique(speakers), count):
+        test = np.isin(speakers, part)
+        folds.append((np.flatnonzero(~test), np.flatnonzero(test)))
+    return folds
+    ### END SOLUTION
+
+
+# %%
+lesson.check("disjoint_folds", disjoint_folds)
+
+# %% [markdown] tags=["hint"]
+# Share out the *names*, not the rows: `np.array_split(np.unique(speakers), count)`, then `np.isin`.
+
+# %% [markdown]
+# The package's folds do the same and also spread the classes evenly. Ten tosses, both ways of splitting. The package refuses the leaking split unless it is forced to show the leak.
+
+
+# %%
+def tossed(features, seed, leak):
+    sides = np.random.default_rng(seed).permutation(["heads", "tails"] * (len(names) // 2))
+    coin = np.array([dict(zip(names, sides, strict=True))[s] for s in speakers])
+    over = list(KFold(4, shuffle=True, random_state=0).split(features))
+    folds = over if leak else probes.folds(speakers, coin)
+    guessed = probes.probe(features, {"coin": coin}, speakers, folds, force=leak)
+    return guessed.loc[guessed["kind"] == "probe", "correct"].mean()
+
+
+# %% tags=["expensive"]
+tosses = pd.DataFrame([
+    {"site": site, "split": "speaker on both sides" if leak else "speakers apart", "toss": toss,
+     "correct": tossed(features, toss, leak)}
+    for site, features in sites.items() for leak in (True, False) for toss in range(10)
+])  # fmt: skip
+coins = tosses.groupby(["site", "split"])["correct"].mean().unstack()
+coins.loc[list(sites)].round(2)
+
+# %%
+leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
+picture, ax = pictures.blank(1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3))
+colours = {"speaker on both sides": PALETTE["untrained"], "speakers apart": PALETTE["audio"]}
+sns.stripplot(tosses, x="site", y="correct", hue="split", dodge=True, palette=colours, ax=ax, alpha=0.7, jitter=False)
+ax.axhline(0.5, color=PALETTE["silence"], ls=":")
+ax.set(ylim=(0, 1), ylabel="coin guessed rightly\n(a dot a toss)", xlabel="", title="")
+sns.move_legend(ax, "lower left", title=None, ncol=2)
+picture
+
+# %%
+print(lesson.reveal("leak", leak))
+
+# %% [markdown]
+# Where the probe knows the voices it “reads” a coin that nobody can hear. Look also at what depth does to the orange dots: where they come down to the blue ones, the layer no longer tells these voices apart. From now on all probes are scored on speakers they have not heard.
+
+# %% [markdown]
+# ## Layer by layer
+#
+# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there.
+
+# %%
+look = desta_lab.Inside(lab)
+measured = look.table("probes")
+measured = measured[measured["site"].str.match("log-mel|encoder")]
+wide = measured[measured["kind"] == "probe"].pivot(index="attribute", columns="site", values="accuracy")
+wide[["log-mel", *(f"encoder {tap}" for tap in taps)]].round(2)
+
+# %%
+accent = wide.loc["accent"].drop("log-mel")
+print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
+
+# %% [markdown]
+# Compare the first column with the others: what is already in the spectrogram, what the layers make linear, and what the last one lets go again. This is why DeSTA reads several layers and not only the last.
+#
+# ## What the language model does with embeddings
+#
+# Now the other model. A language model never sees words: it looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves.
+
+# %%
+backbone = lab.llm.backbone
+stream = chat.stream(backbone.tokenizer, chat.read(desta_lab.describe(clip.attributes), "Which accent is it?"), 0)
+ids = torch.tensor([stream.ids], device=backbone.device)
+by_id = backbone.model(input_ids=ids).logits
+by_vector = backbone.model(inputs_embeds=backbone.embed(ids)).logits
+torch.testing.assert_close(by_vector, by_id)
+
+# %% [markdown]
+# The same logits, to the last bit that matters. And is it still the model that was published? A copy, loaded from its files beside the connector, must agree as well: the text-only path of this system *is* the untouched backbone.
+
+# %%
+folder = weights.resolve(lab.preset.backbone, lab.root / "models")
+published = Backbone.load(folder, dtype=backbone.dtype).to(backbone.device)
+torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
+sum(p.requires_grad for p in backbone.parameters())
+
+# %% [markdown]
+# So we may write anything where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt.
+
+
+# %%
+def words(attributes):
+    ids = chat.encode(backbone.tokenizer, desta_lab.describe(attributes))
+    return backbone.embed(torch.tensor(ids)).float()
+
+
+def told(question, vectors):
+    stream = chat.stream(backbone.tokenizer, chat.ask(question), len(vectors))
+    return backbone.text(lab.llm.answer([stream], vectors[None], max_new_tokens=16)[0])
+
+
+told("What is the gender of the speaker?", words(clip.attributes))
+
+# %% [markdown]
+# It reads them like text, though no id was given. Next noise of the same size, three times. The *embedding scale* is the root mean square of all numbers in the table of token embeddings.
+
+# %%
+one = words(clip.attributes)
+print("size of the words:", round(float(one.pow(2).mean().sqrt()), 3), "  of all:", round(backbone.embedding_scale, 3))
+for seed in range(3):
+    noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed)).to(one)
+    print(told("What is the gender of the speaker?", backbone.embedding_scale * noise))
+
+# %% [markdown]
+# An answer comes back every time, and it is worth nothing. A fluent sentence is no sign that anything was heard; that is what controls are for.
+#
+# ### Exercise 1.5 · Speak at the wrong size · break · 7 min
+# Write `at_scale(vectors, scale)`: the same (token, width) vectors multiplied by one number, so that the root mean square of all their entries is `scale`. Then guess how far the size may go before the answers fail.
+
+
+# %% tags=["exercise"]
+def at_scale(vectors, scale):
+    ### BEGIN SOLUTION
+    return vectors * scale / vectors.pow(2).mean().sqrt()
+    ### END SOLUTION
+
+
+# %%
+lesson.check("at_scale", at_scale)
+
+# %% [markdown] tags=["hint"]
+# First divide by the root mean square that the vectors have now; it is one number for all of them.
+
+# %% [markdown]
+# To score it we need the probability of each option. `chosen` reads the next-token distribution where the answer begins, over the first tokens of the options.
+
+
+# %%
+def chosen(task, vectors):
+    """(row, token, width) → (row, option): the share of each option where the answer goes on."""
+    start = chat.stream(backbone.tokenizer, chat.ask(task.question), vectors.shape[1]).ids
+    ids = torch.tensor([*start, *chat.encode(backbone.tokenizer, task.stem)]).expand(len(vectors), -1)
+    logits = backbone.head(backbone.hidden(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1])
+    return logits[:, [chat.encode(backbone.tokenizer, text)[0] for text in task.options.values()]].softmax(-1).cpu()
+
+
+tasks = {task.attribute: task for task in lab.tasks if task.rung == 3}
+dict(zip(tasks["gender"].options, chosen(tasks["gender"], one[None])[0].tolist(), strict=True))
+
+# %% tags=["expensive"]
+times = [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 30, 100]
+rows = []
+for c in lab.clips("test")[:12]:
+    vectors = torch.stack([k * words(c.attributes) for k in times])
+    for name, task in tasks.items():
+        best = chosen(task, vectors).argmax(-1)
+        right = best == list(task.options).index(c.attributes[name])
+        rows += [{"times": k, "task": name, "right": float(r)} for k, r in zip(times, right, strict=True)]
+sizes = pd.DataFrame(rows).groupby("times")["right"].mean()
+
+# %%
+safe = [k for k, right in sizes.items() if right >= 0.9]
+said = f"The answers hold from {min(safe):g} to {max(safe):g} times the size of words"
+picture, ax = pictures.blank(1, 1, said, (6, 2.8))
+ax.plot(sizes.index, sizes, "-o", color=PALETTE["text"], label="words, rescaled")
+guess = np.mean([task.chance for task in tasks.values()])
+ax.axhline(guess, color=PALETTE["silence"], ls=":", label="chance")
+ax.set(xscale="log", ylim=(0, 1.05), xlabel="size, as a multiple of the words' own", ylabel="right, six questions")
+ax.legend(loc="lower left")
+picture
+
+# %% [markdown]
+# How wide that range is surprises many. Every layer of this family of models begins by dividing its input by its size (RMSNorm), so the first layer cannot see the scale at all; what it does see is how big its own contribution is beside what it was given. The right size matters less for being understood than for *learning*: notebook 05 comes back to it.
+#
+# ## Between two words
+#
+# Last, embeddings that no word has. We mix the descriptions “… male …” and “… female …” step by step, in 16 different descriptions for each attribute, and ask which of the two the model says. As a control, two noises are mixed in the same way; and the *text oracle* reads the two descriptions as plain text.
+
+# %%
+PAIRS = {"gender": ("female", "male"), "accent": ("Scottish", "Caribbean"), "rate": ("slow", "fast"),
+         "loudness": ("quiet", "loud"), "manner": ("spoken", "whispered"), "scene": ("rain", "music")}  # fmt: skip
+shares = torch.linspace(0, 1, 11)
+
+
+def mixed(one, other):
+    return (1 - shares[:, None, None]) * one.cpu() + shares[:, None, None] * other.cpu()
+
+
+for share, vectors in zip(shares, mixed(words({**clip.attributes, "gender": "female"}),
+                                        words({**clip.attributes, "gender": "male"})), strict=True):  # fmt: skip
+    print(f"{share:.1f}", told("What is the gender of the speaker?", vectors))
+
+
+# %%
+def second(name, scores):
+    """Of the two values that are mixed, the share of the second."""
+    at = [list(tasks[name].options).index(value) for value in PAIRS[name]]
+    return (scores[:, at[1]] / scores[:, at].sum(-1)).tolist()
+
+
+def asked(name, attributes, number):
+    """One row a share: what is said of the mixed words, of mixed noise, and (at both ends) of the plain text."""
+    pair = [{**attributes, name: value} for value in PAIRS[name]]
+    draw = torch.Generator().manual_seed(number)
+    noise = backbone.embedding_scale * torch.randn(2, *words(pair[0]).shape, generator=draw)
+    read = scoring.rank_text(backbone, [tasks[name]], [desta_lab.describe(a) for a in pair])[0].softmax(-1)
+    lines = {"words": (shares.tolist(), second(name, chosen(tasks[name], mixed(*map(words, pair))))),
+             "noise": (shares.tolist(), second(name, chosen(tasks[name], mixed(*noise)))),
+             "oracle": ([0.0, 1.0], second(name, read))}  # fmt: skip
+    tables = [pd.DataFrame({"kind": kind, "x": x, "value": value}) for kind, (x, value) in lines.items()]
+    return pd.concat(tables).assign(attribute=name, speaker=number)
+
+
+# %% tags=["expensive"]
+mixes = pd.concat([
+    asked(name, c.attributes, number) for name in PAIRS for number, c in enumerate(lab.clips("test")[:16])
+])  # fmt: skip
+by = ["attribute", "kind", "x"]
+found = emergence.bootstrap(mixes, "value", by)  # resamples descriptions, as it does speakers elsewhere
+mixing = pd.DataFrame([(*key, *interval) for key, interval in found.items()], columns=[*by, "value", "low", "high"])
+
+# %%
+gender = mixing[(mixing["attribute"] == "gender") & (mixing["kind"] == "words")].sort_values("x")
+flip = float(np.interp(0.5, gender["value"], gender["x"]))
+print(lesson.reveal("flip", flip))
+
+# %% [markdown]
+# ## What they bring
+#
+# One figure for both. Above, what can be read off Whisper; below, what the language model makes of embeddings. Each has its null in pink: a probe on random labels, and mixed noise.
+
+# %%
+sites = ["log-mel", *(f"encoder {tap}" for tap in taps)]
+reading = measured[measured["kind"].isin(["probe", "random labels"])].rename(columns={"accuracy": "value"})
+reading = reading.assign(x=reading["site"].map(sites.index), model="Whisper")
+columns = ["model", "attribute", "kind", "x", "value", "low", "high"]
+both = pd.concat([reading[columns], mixing.assign(model="LLM")[columns]], ignore_index=True)
+both.groupby(["model", "kind"])["value"].describe()[["count", "min", "max"]].round(2)
+
+# %%
+probed = both[both["model"] == "Whisper"].set_index(["attribute", "x", "kind"]).sort_index()
+held = [
+    name for name in PAIRS
+    if any(probed.at[(name, x, "probe"), "low"] > probed.at[(name, x, "random labels"), "high"] for x in range(1, len(sites)))
+]  # fmt: skip
+ends = mixing[mixing["kind"] == "words"].set_index(["attribute", "x"]).sort_index()
+followed = [name for name in PAIRS if ends.at[(name, 0.0), "high"] < 0.5 < ends.at[(name, 1.0), "low"]]
+headline = (
+    f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched LLM answers "
+    f"{len(followed)} of {len(PAIRS)} from embeddings alone"
+)
+
+# %% tags=["headline"]
+LOOKS = {
+    "probe": insights.SERIES["probe"], "random labels": insights.SERIES["random labels"],
+    "words": Series("embeddings of two words, mixed", PALETTE["text"], "-", "s"),
+    "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
+    "oracle": Series("text oracle", PALETTE["oracle"], "none", "*"),
+}  # fmt: skip
+picture, axes = pictures.blank(2, len(PAIRS), headline, (12, 5.4), sharey=True)
+for column, (name, pair) in enumerate(PAIRS.items()):
+    for ax, model in zip(axes[:, column], ("Whisper", "LLM"), strict=True):
+        rows = both[(both["attribute"] == name) & (both["model"] == model)]
+        for kind, series in LOOKS.items():
+            pictures.line(ax, rows[rows["kind"] == kind], "x", "value", series)
+    axes[0, column].axhline(tasks[name].chance, color="#B0B0B0", lw=0.8, label="chance")
+    axes[0, column].set_title(name, loc="left")
+    axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
+    axes[0, column].set(ylim=(-0.03, 1.05), xlabel="log-mel, then encoder layer")
+    axes[1, column].set_xticks([0, 0.5, 1], [pair[0], "half", pair[1]])
+axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
+axes[1, 0].set_ylabel("LLM: share of the\nsecond answer")
+pictures.legend(picture, list(axes.flat), 3, "bands: 95 % interval over speakers (above) and descriptions (below)")
+lesson.show(picture, f"{headline}. Above, probes by encoder layer; below, answers along mixtures of words.", both)
+
+# %% [markdown]
+# ## What we now know
+#
+# Everything that the course asks about is linearly there in the encoder, on voices the probe never heard, or the table above says where it is not. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and does not care much about their size. Neither knows the other's space: Whisper's states are no word embeddings. That is all the connector has to learn.
+#
+# **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone whose text-only logits moved.
+#
+# Next: **02**, the adapter between them, built by hand.
+
+# %%
+lesson.card()
