@@ -19,7 +19,7 @@ from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.model import chat
 from desta_lab.training import targets as target
 from desta_lab.views import figures, pictures
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, SURFACE, coverage, describe
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, coverage, describe
 
 lesson = desta_lab.setup("03")
 lab = lesson.lab
@@ -56,13 +56,13 @@ live = target.self_written(backbone, lab.preset.backbone, lab.llm.parts["backbon
 pd.DataFrame([{"reads": one.description, "writes": one.response} for one in live.values()]).style.hide()
 
 # %% [markdown]
-# All the others were written before, one for each different description, with the hash of their writer. The two that you saw are among them, word for word:
+# All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
 
 # %%
 rows, soft, _ = lab.written
 kept = {row.description: row.response for row in rows}
-assert all(kept[one.description] == one.response for one in live.values())
-len(train), len(rows)
+same = sum(kept[one.description] == one.response for one in live.values())
+print(f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 written again word for word")
 
 # %% [markdown]
 # ## The rivals
@@ -71,7 +71,8 @@ len(train), len(rows)
 
 # %%
 kinds = lab.kinds()
-pd.DataFrame([{"kind": kind, "prompt": some[0].prompt, "target": some[0].response} for kind, some in kinds.items()])
+firsts = [{"kind": kind, "prompt": some[0].prompt, "target": some[0].response} for kind, some in kinds.items()]
+pd.DataFrame(firsts).style.hide()
 
 # %% [markdown]
 # *Another* writer is missing where the backbone is the smallest one there is (preset nano). There a program stands in for it: the same facts as a fluent sentence that the backbone did not write.
@@ -79,15 +80,21 @@ pd.DataFrame([{"kind": kind, "prompt": some[0].prompt, "target": some[0].respons
 # %%
 first = {describe(c.attributes): c.attributes for c in reversed(train)}
 attributes = [first[row.description] for row in rows]
+SAY = {
+    "female": "woman", "male": "man", "American": "America", "Scottish": "Scotland", "Caribbean": "Jamaica",
+    "slow": "slowly", "fast": "quickly", "quiet": "softly", "loud": "loudly", "spoken": "talking",
+    "whispered": "whispering", "rain": "rain", "siren": "a siren", "birds": "birds", "music": "music",
+}  # fmt: skip
 
 
 def rewritten(a):
-    woman, slowly, softly = SURFACE["gender"][a["gender"]][1], SURFACE["rate"][a["rate"]][1], SURFACE["loudness"][a["loudness"]][2]
-    talks, rain = SURFACE["manner"][a["manner"]][-2], SURFACE["scene"][a["scene"]][0]
-    return f"Over {rain}, a {woman} from {SURFACE['accent'][a['accent']][1].title()} is {talks} {slowly} and {softly}."
+    who, place, speed, volume, manner, scene = (SAY[a[name]] for name in DESCRIBED)
+    return f"Over {scene} you can hear a {who} from {place} {manner} {speed} and {volume}."
 
 
-kinds.setdefault("other", [replace(row, response=rewritten(a), kind="other") for row, a in zip(rows, attributes)])
+kinds.setdefault(
+    "other", [replace(row, response=rewritten(a), kind="other") for row, a in zip(rows, attributes, strict=True)]
+)
 kinds["other"][0].response
 
 # %% [markdown]
@@ -111,7 +118,9 @@ stream = chat.stream(backbone.tokenizer, chat.read(one.description, one.prompt),
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
     logits = backbone.head(backbone.hidden(backbone.embed(ids[None])))[0]
-print("ids:", tuple(ids.shape), "  logits (position, vocabulary):", tuple(logits.shape), "  response from", stream.start)
+print(
+    "ids:", tuple(ids.shape), "  logits (position, vocabulary):", tuple(logits.shape), "  response from", stream.start
+)
 
 # %% [markdown]
 # The first attempt takes, for every response token, the probability that stands at the token's own position.
@@ -164,7 +173,7 @@ def sureness(reads):
     return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].exp().numpy()
 
 
-wrong = next(row for row, a in zip(rows, attributes) if all(a[n] != attributes[0][n] for n in DESCRIBED))
+wrong = next(row for row, a in zip(rows, attributes, strict=True) if all(a[n] != attributes[0][n] for n in DESCRIBED))
 readers = {"its description": one.description, "another description": wrong.description, "nothing": ""}
 strip = np.stack([sureness(reads) for reads in readers.values()])
 words = [pictures.written(backbone.tokenizer.decode([i])) for i in stream.response]
@@ -185,7 +194,7 @@ picture
 pd.DataFrame([
     {"written": backbone.tokenizer.decode([token])}
     | {f"guess {k + 1}": f"{backbone.tokenizer.decode([int(guess[k])])!r} {share[k].exp():.2f}" for k in range(3)}
-    for token, guess, share in list(zip(stream.response, soft[0].ids, soft[0].logp.float()))[:8]
+    for token, guess, share in list(zip(stream.response, soft[0].ids, soft[0].logp.float(), strict=True))[:8]
 ])  # fmt: skip
 
 # %% [markdown]
@@ -215,11 +224,10 @@ lesson.check("says", says)
 # The package's `coverage` is stricter: the right value must be named, and no other. The bars show it for each kind of target.
 
 # %%
-share = pd.DataFrame([
-    {"kind": kind, "attribute": name, "share": value, "perplexity": target.perplexity(backbone, some)}
-    for kind, some in kinds.items()
-    for name, value in coverage([t.response for t in some], attributes).items()
-])  # fmt: skip
+named = {kind: coverage([t.response for t in some], attributes) for kind, some in kinds.items()}
+share = (
+    pd.DataFrame(named).rename_axis("attribute").reset_index().melt("attribute", var_name="kind", value_name="share")
+)
 figures.coverage(share, "What a target drops it cannot teach")
 
 # %% [markdown]
@@ -229,7 +237,7 @@ figures.coverage(share, "What a target drops it cannot teach")
 
 # %%
 examples, _ = lab.examples("self")
-pd.Series(examples[0]).to_frame("example")
+pd.Series(examples[0]).drop(["messages", "provenance"]).to_frame("example").style
 
 # %%
 examples[0]["messages"]
@@ -286,14 +294,17 @@ lesson.check("smuggled", smuggled)
 # %% [markdown]
 # What a leak does: below, the backbone reads no description and hears nothing. With a clean prompt its own targets surprise it; with a leak, verbatim or in other words, they hardly do. Nothing would be left for a connector to learn.
 
+
 # %%
-some = [replace(row, description="") for row in rows[:64]]
-prompts = {
-    "clean": some,
-    "the description leaks": [replace(row, prompt=f"{row.description}\n{row.prompt}") for row in rows[:64]],
-    "the answer leaks": [replace(row, prompt=f"{row.response}\n{row.prompt}") for row in rows[:64]],
-}
-{name: target.perplexity(backbone, [replace(t, description="") for t in told]) for name, told in prompts.items()}
+def unheard(prompt_of):
+    return target.perplexity(backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]])
+
+
+pd.Series({
+    "clean": unheard(lambda row: row.prompt),
+    "the description leaks": unheard(lambda row: f"{row.description}\n{row.prompt}"),
+    "the answer leaks": unheard(lambda row: f"{row.response}\n{row.prompt}"),
+}, name="perplexity").round(3)  # fmt: skip
 
 # %% [markdown]
 # So what does prove that nothing leaks? Messages that are the same for every clip. A constant cannot tell one clip from another, in whatever words.
@@ -337,7 +348,7 @@ def reordered(response):
 
 turn = [*range(97, len(rows)), *range(97)]
 controls = {
-    "shuffled": [replace(row, response=rows[j].response) for row, j in zip(rows, turn)],
+    "shuffled": [replace(row, response=rows[j].response) for row, j in zip(rows, turn, strict=True)],
     "no description": [replace(row, description="") for row in rows],
     "reordered": [replace(row, response=reordered(row.response)) for row in rows],
 }
@@ -350,9 +361,10 @@ draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 
 def measured(some):
-    surprise = [(-float(logp.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for logp, ids in target.text_view(backbone, some)]
-    nats, tokens = np.array(surprise).T
-    named = np.array([list(coverage([t.response], [a]).values()) for t, a in zip(some, attributes)]).mean(1)
+    read = target.text_view(backbone, some)
+    nats, tokens = np.array([(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]).T
+    each = [coverage([t.response], [a]).values() for t, a in zip(some, attributes, strict=True)]
+    named = np.array([sum(values) / len(values) for values in each])
     low, high = np.exp(np.percentile(nats[draws].sum(1) / tokens[draws].sum(1), (2.5, 97.5)))
     share_low, share_high = np.percentile(named[draws].mean(1), (2.5, 97.5))
     return {"perplexity": np.exp(nats.sum() / tokens.sum()), "low": low, "high": high,
@@ -363,7 +375,7 @@ def measured(some):
 table = pd.DataFrame([
     {"kind": kind, "control": kind in controls, **measured(some)} for kind, some in {**kinds, **controls}.items()
 ])  # fmt: skip
-table.round(3)
+table.style.hide().format("{:.3g}", subset=list(table.columns[2:]))
 
 # %% [markdown]
 # Two lines help to read it: a reader who knows nothing and finds every token of the vocabulary as likely as any other has a perplexity of the vocabulary's size, and a writer who guesses every attribute names the average of one over the number of values.
@@ -373,27 +385,30 @@ vocabulary = len(backbone.tokenizer)
 guessing = np.mean([1 / len(ATTRIBUTES[name]) for name in DESCRIBED])
 full = table[~table["control"] & (table["coverage"] > 0.95)].sort_values("perplexity")
 best, second = full.iloc[0], full.iloc[1]
+more = np.log10(second.perplexity / best.perplexity)
 headline = (
-    f"Of the writers who keep the clip, “{best.kind}” costs the backbone perplexity {best.perplexity:.2f}; "
-    f"the next, “{second.kind}”, {second.perplexity:.3g}"
+    f"Of the writers who keep the clip, “{best.kind}” has perplexity {best.perplexity:.2f}; "
+    f"the next, “{second.kind}”, {more:.1f} powers of ten more"
 )
 
 # %% tags=["headline"]
-picture, (left, right) = pictures.blank(1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.6, 1])
+picture, (left, right) = pictures.blank(1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1])
 for place, row in enumerate(table.itertuples()):
-    ink = {"color": pictures.PALETTE.get(row.kind, "#555555"), "mfc": "white" if row.control else None, "ms": 8}
+    colour, marker = pictures.colour_of(row.kind), pictures.look_of(row.kind).marker
+    ink = {"ecolor": colour, "mfc": "white" if row.control else colour, "mec": colour if row.control else "#222222"}
     for axes, value, low, high in (
         (left, row.perplexity, row.low, row.high), (right, row.coverage, row.coverage_low, row.coverage_high),
     ):  # fmt: skip
-        axes.errorbar(value, place, xerr=[[max(0, value - low)], [max(0, high - value)]], marker=pictures.look_of(row.kind).marker, **ink)
-left.axvline(vocabulary, color="#707070", ls=":", lw=1.2)
-left.text(vocabulary, -0.6, f" every token as likely ({vocabulary})", fontsize=8, color="#555555")
-right.axvline(guessing, color="#707070", ls=":", lw=1.2)
-right.text(guessing, -0.6, " guessing", fontsize=8, color="#555555")
-names = [f"{row.kind}{' (control)' if row.control else ''}" for row in table.itertuples()]
-left.set_yticks(range(len(table)), names)
-left.set(xscale="log", ylim=(len(table) - 0.5, -0.9), xlabel="perplexity under the backbone (log)\nbars: 95 % interval over targets")
-right.set(xlim=(0, 1.05), xlabel="coverage: share of the six\nattributes named rightly")
+        reach = [[max(0, value - low)], [max(0, high - value)]]
+        axes.errorbar(value, place, xerr=reach, marker=marker, ms=8, elinewidth=1.5, **ink)
+        axes.annotate(f"{value:.3g}", (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+for axes, at, words in ((left, vocabulary, f" every token as likely ({vocabulary})"), (right, guessing, " guessing")):
+    axes.axvline(at, color="#707070", ls=":", lw=1.2, zorder=0)
+    axes.text(at, -0.65, words, fontsize=8, color="#555555")
+left.set_yticks(range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()])
+left.set(xscale="log", xlim=(0.7, None), ylim=(len(table) - 0.5, -0.95))
+left.set_xlabel("perplexity under the backbone (log)\nbars: 95 % interval over targets")
+right.set(xlim=(0, 1.08), xlabel="coverage: share of the six\nattributes named rightly")
 lesson.show(picture, f"Perplexity and coverage of every kind of target. {headline}.", table)
 
 # %%

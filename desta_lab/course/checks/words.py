@@ -41,7 +41,7 @@ def _certain(ids: torch.Tensor, vocabulary: int, chances: Sequence[float]) -> to
     }
 )
 def perplexity(answer: Callable[[torch.Tensor, torch.Tensor, int], Any]) -> None:
-    """exp of the mean surprise of the response's tokens, each predicted from the position before it."""
+    """The exponential of the mean surprise of the response's tokens, each predicted from the position before it."""
     ids = torch.tensor([0, 1, 2, 3, 4, 5])
     sure = float(answer(_certain(ids, 8, [0.99] * 5), ids, 3))
     if sure > 2:
@@ -61,7 +61,9 @@ def perplexity(answer: Callable[[torch.Tensor, torch.Tensor, int], Any]) -> None
     if np.isclose(uneven, 3.2, rtol=1e-3):
         raise Wrong("Probabilities 1/2 and 1/8 give 4, not 3.2: probabilities are averaged, not their logarithms.")
     if not (np.isclose(half, 2, rtol=1e-3) and np.isclose(uneven, 4, rtol=1e-3)):
-        raise Wrong(f"Tokens of probability 1/2 should give 2, and 1/2 with 1/8 should give 4; you: {half:g}, {uneven:g}.")
+        raise Wrong(
+            f"Probabilities of 1/2 should give 2, and 1/2 with 1/8 should give 4; you give {half:g}, {uneven:g}."
+        )
 
 
 @check(
@@ -94,7 +96,9 @@ def _leaking(holds: Callable[[dict], bool]) -> Callable[[list[dict]], list[str]]
 
 @check(
     wrong={
-        "only exact prompts are compared": _leaking(lambda row: row["prompt"].lower() == row["seed_description"].lower()),
+        "only exact prompts are compared": _leaking(
+            lambda row: row["prompt"].lower() == row["seed_description"].lower()
+        ),
         "looks at the response only": _leaking(lambda row: row["seed_description"].lower() in row["response"].lower()),
         "case-sensitive": _leaking(lambda row: any(row["seed_description"] in m["content"] for m in row["messages"])),
         "only one message is read": _leaking(
@@ -143,7 +147,7 @@ def smuggled(answer: Callable[[targets.Target], targets.Target]) -> None:
         given = targets.Target(describe(facts), "Paraphrase the description.", own, "self", "check", "", "greedy")
         got = answer(given)
         if (got.response, got.description) != (given.response, given.description):
-            raise Wrong("Response and description should stay as they are; the response was changed, or the description.")
+            raise Wrong("Response and description stay as they are; here the response was changed, or the description.")
         try:
             targets.example(clip, got, "check")
         except targets.TargetError:
