@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -20,6 +20,7 @@ COLAB = {
     "peft": "0.18.1", "tqdm": "4.67.3", "joblib": "1.5.3", "soundfile": "0.13.1", "soxr": "1.0.0",
     "umap-learn": "0.5.11", "packaging": "26.0", "filelock": "3.24.3",
 }  # fmt: skip
+WHEELS: dict[str, dict[str, str]] = {"3.12": {}, "3.13": {"numpy": "2.1.3", "pandas": "2.2.3"}}  # the first for 3.13
 NEEDS = {
     canonicalize_name(Requirement(line).name): Requirement(line)
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -35,12 +36,25 @@ def test_the_front_end_is_left_to_colab() -> None:
     assert not {"jupyterlab", "notebook", "ipykernel", "jupyter-server"} & NEEDS.keys()
 
 
+def found(version: str) -> str | None:
+    """A Python of this version that runs, if there is one on the path."""
+    python = shutil.which(f"python{version}")
+    works = python and subprocess.run([python, "--version"], capture_output=True).returncode == 0
+    return python if works else None
+
+
 @pytest.mark.slow
 @pytest.mark.weights
-def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_runs(
+    version: str, tmp_path: Path
+) -> None:
     """In a fresh virtual environment; torch's version is the one that is installed here, for want of its GPU parts."""
+    home = found(version)
+    if home is None:
+        pytest.skip(f"no python{version} on the path")
     python = tmp_path / "colab" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "colab")], check=True)
+    subprocess.run([home, "-m", "venv", str(tmp_path / "colab")], check=True)
 
     def pip(*words: str) -> None:
         done = subprocess.run([python, "-m", "pip", "install", "-q", *words], capture_output=True, text=True)
@@ -52,7 +66,7 @@ def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_ru
 
     import torch
 
-    has = COLAB | {"torch": torch.__version__.partition("+")[0], "ipykernel": "6.17.1"}
+    has = COLAB | WHEELS[version] | {"torch": torch.__version__.partition("+")[0], "ipykernel": "6.17.1"}
     pip(*(f"{name}=={version}" for name, version in has.items()))
     before = versions()
     pip("-e", str(ROOT))
