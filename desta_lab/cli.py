@@ -1,4 +1,4 @@
-"""The command line: quickstart, inside, ask, doctor, bench, course, class, nano."""
+"""The command line: quickstart, inside, ask, doctor, bench, parity, course, class, nano."""
 
 import argparse
 import json
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("doctor", help="is this machine ready, and what will the quickstart cost")
     bench = commands.add_parser("bench", help="speed as ratios against named baselines, in one run")
     bench.add_argument("--json", action="store_true")
+    same = commands.add_parser("parity", help="compare our numbers with those of the published code")
+    same.add_argument("folder", type=Path, help="weights, inputs and results under the published names")
     course = commands.add_parser("course", help="build the notebooks from their sources, or run them all")
     course.add_argument("--run", action="store_true", help="execute them: pages, figures and measured costs")
     course.add_argument("--preset", default="nano", help="which preset to run them with")
@@ -135,6 +137,19 @@ def benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
+def parity(args: argparse.Namespace) -> int:
+    """Largest differences to a published model and its run; exit status 1 where one is beyond its limit."""
+    from desta_lab.model import published
+
+    table = published.parity(args.folder)
+    print(table.to_string(index=False))
+    apart = table[table["difference"] > table["limit"]]
+    if len(apart):
+        worst = apart.loc[apart["difference"].idxmax()]
+        print(f"NOT THE SAME: {worst['quantity']} differs by {worst['difference']:.2e} ({worst['precision']}).")
+    return int(len(apart) > 0)
+
+
 def course(args: argparse.Namespace) -> int:
     """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
     from desta_lab.course import build
@@ -187,5 +202,5 @@ def nano(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark,
-    "course": course, "class": cohort, "nano": nano,
+    "parity": parity, "course": course, "class": cohort, "nano": nano,
 }  # fmt: skip
