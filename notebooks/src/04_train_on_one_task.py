@@ -1,0 +1,429 @@
+# %% [markdown]
+# # 04 · Training: what does the connector learn from one task in a minute?
+#
+# Training has one aim: hearing a clip, the frozen language model shall give the response that it gave when it read the clip's description. Nothing else is asked for, no label and no question. Only the connector may move.
+#
+# You will mark by hand which tokens are learned, write both losses (*hard*: the response's tokens; *soft*: the writer's whole distribution), train a few steps in a loop that you can read, and then let the package train three short runs: soft, hard, and one in which every clip has the *wrong* target. The last figure shows their losses and what each can do, on the trained prompt and on questions that were never trained, beside a finished run.
+#
+# *Needs: PyTorch's training loop, cross-entropy. 35 minutes.*
+
+# %%
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+import desta_lab
+from desta_lab.evaluation import controls, emergence
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import tensors_sha256
+from desta_lab.quickstart import kept
+from desta_lab.training import batches, ladder, trainer
+from desta_lab.training import targets as target
+from desta_lab.views import figures, pictures, replies
+
+lesson = desta_lab.setup("04")
+lab = lesson.lab
+tokenizer = lab.llm.backbone.tokenizer
+
+# %% [markdown]
+# How long and how fast: the dials of this notebook. The finished run had the steps and the batch of its preset; ours are shorter, so that three of them take a minute.
+
+# %%
+recipe = replace(lab.recipe, steps=80, batch=8)
+print("finished run:", lab.recipe.steps, "steps ×", lab.recipe.batch, "  here:", recipe.steps, "steps ×", recipe.batch)
+
+# %% [markdown]
+# ## One example
+#
+# A clip, and the response that the backbone wrote when it read the clip's description.
+
+# %%
+train = lab.clips("train")
+examples, soft = lab.examples("self")
+desta_lab.listen(lab.corpus, train[:1])
+
+# %%
+print(examples[0]["messages"][-1]["content"], "→", examples[0]["response"])
+
+# %% [markdown]
+# As a stream of token ids: `-1` marks the slots into which the connector writes its audio embeddings, and from `start` on stands the response with its end-of-turn token.
+
+# %%
+streams = [
+    chat.stream(tokenizer, row["messages"], lab.llm.queries, response=row["response"],
+                truncated=row["provenance"]["truncated"])
+    for row in examples
+]  # fmt: skip
+one = streams[0]
+print(len(one.ids), "tokens,", one.ids.count(chat.SLOT), "of them audio slots; the response starts at", one.start)
+
+# %% [markdown]
+# ### Exercise 4.1 · Mark what is learned · fill in · 8 min
+# Write `labels_of(ids, start, truncated)`: for every position the token that it shall predict, and −100 where it shall learn nothing. `ids` ends in the end-of-turn token. Learn the response and that end; but where the writer was cut off (`truncated`), the end is not its own.
+
+
+# %% tags=["exercise"]
+def labels_of(ids, start, truncated):
+    ### BEGIN SOLUTION
+    last = len(ids) - 1 - truncated
+    labels = [ids[t + 1] if start <= t + 1 <= last else -100 for t in range(len(ids) - 1)]
+    return [*labels, -100]
+    ### END SOLUTION
+
+
+# %%
+lesson.check("labels_of", labels_of)
+
+# %% [markdown] tags=["hint"]
+# Position *t* predicts token *t + 1*: so the position before `start` already learns, and the last one never does.
+
+# %% [markdown]
+# The package's `collate` does the same for a batch, shifts the labels, and pads on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read only once. Green below is what is learned; the rest of each row is read and not learned.
+
+# %%
+batch = batches.collate(streams[:4], lab.llm.backbone.pad_id)
+by_hand = torch.full_like(batch.labels, batches.IGNORE)
+for i, stream in enumerate(streams[:4]):
+    at = torch.arange(stream.start - 1, len(stream.ids) - 1)
+    by_hand[i, at - len(batch.prefix)] = torch.tensor(stream.ids)[at + 1]
+torch.testing.assert_close(by_hand, batch.labels)
+
+# %%
+learned = (batch.labels != batches.IGNORE).int() * 2 + (batch.ids == chat.SLOT).int()
+picture, axes = pictures.blank(1, 1, "Four clips of one batch: audio slots (blue), learned positions (green)", (9, 2.2))
+colours = ["#E8E8E8", pictures.PALETTE["audio"], pictures.PALETTE["template"]]
+axes.imshow(learned, aspect="auto", cmap=pictures.matplotlib.colors.ListedColormap(colours), vmin=0, vmax=2)
+axes.set(xlabel=f"position after the shared prefix of {len(batch.prefix)} tokens", ylabel="clip", yticks=range(4))
+picture
+
+# %% [markdown]
+# ## Two losses
+#
+# *Hard*: cross-entropy with the token that the writer chose. *Soft*: the divergence KL(writer ‖ listener) between the whole next-token distribution of the backbone that reads and of the backbone that hears. Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
+#
+# ### Exercise 4.2 · Compare two distributions · fill in · 7 min
+# Write `soft_loss(logits, teacher)`: the student's `logits` [position, vocabulary] and the teacher's log-probabilities of the same shape become one number, the mean over positions of KL(teacher ‖ student), in nats.
+
+
+# %% tags=["exercise"]
+def soft_loss(logits, teacher):
+    ### BEGIN SOLUTION
+    student = logits.log_softmax(-1)
+    return (teacher.exp() * (teacher - student)).sum(-1).mean()
+    ### END SOLUTION
+
+
+# %%
+lesson.check("soft_loss", soft_loss)
+
+# %% [markdown] tags=["hint"]
+# KL(p ‖ q) = Σ p (log p − log q), summed over the vocabulary. The teacher is p.
+
+# %% [markdown]
+# The package keeps only the likeliest 50 tokens of the teacher, and one bucket for all the rest. How much does that lose? Here the student is a backbone that reads *nothing*, and the teacher is the one that reads the description.
+
+# %%
+row = lab.written[0][0]
+teacher, _ = next(target.text_view(lab.llm.backbone, [row]))
+student, _ = next(target.text_view(lab.llm.backbone, [replace(row, description="")]))
+whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
+packed = target.kl(student, lab.written[1][0].ids, lab.written[1][0].logp)
+torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
+print(f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}")
+
+# %% [markdown]
+# ## Warm up, then cool down
+#
+# ### Exercise 4.3 · Draw up the learning rate · fill in · 5 min
+# Write `learning_rate(step, steps, lr, warmup, floor)` for the step that is about to be taken, counted from 0: a straight line that reaches `lr` in the last of the `warmup` steps, then half a cosine from `lr` down to `floor` × `lr` at step `steps`. The first step must not be wasted.
+
+
+# %% tags=["exercise"]
+def learning_rate(step, steps, lr, warmup, floor):
+    ### BEGIN SOLUTION
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    done = (step - warmup) / (steps - warmup)
+    return lr * (floor + (1 - floor) * (1 + np.cos(np.pi * done)) / 2)
+    ### END SOLUTION
+
+
+# %%
+lesson.check("learning_rate", learning_rate)
+
+# %% [markdown] tags=["hint"]
+# The cosine runs over the steps *after* the warm-up: (1 + cos(π · done)) / 2 goes from 1 to 0 as `done` goes from 0 to 1.
+
+# %% [markdown]
+# The recipe's rate, and below it the steps at which the connector is kept: the *checkpoint ladder* is dense where learning begins, because that is where things change fastest.
+
+# %%
+rungs = ladder.schedule(recipe.steps, recipe.rungs)
+picture, axes = pictures.blank(1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4))
+axes.plot([recipe.rate(step) for step in range(recipe.steps)], color="#222222")
+axes.plot(rungs, np.zeros(len(rungs)), ls="none", marker="^", color=pictures.PALETTE["untrained"], clip_on=False)
+axes.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
+picture
+
+# %% [markdown]
+# ## A loop that you can read
+#
+# The encoder is frozen, so what it says of every clip is computed once and kept on disk.
+
+# %% tags=["expensive"]
+store = lab.store
+print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
+
+# %% [markdown]
+# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved.
+
+# %%
+losses = []
+with replies.standing(lab, step=0) as llm:
+    before = [tensors_sha256(part) for part in (llm.encoder, llm.connector, llm.backbone.model)]
+    how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    optimizer = torch.optim.AdamW(llm.connector.train().parameters(), **how)
+    for step in range(6):
+        rows = recipe.rows(step, len(examples))
+        batch = batches.collate([streams[i] for i in rows], llm.backbone.pad_id)
+        learned = batch.labels != batches.IGNORE
+        spoken = llm.speak(store[[examples[i]["id"] for i in rows]])
+        logits = llm.response_logits(batch.prefix, batch.ids, learned, spoken)
+        ids, logp = torch.cat([soft[i].ids for i in rows]), torch.cat([soft[i].logp for i in rows])
+        loss = target.kl(logits, ids.to(logits.device), logp.to(logits.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), recipe.clip)
+        optimizer.param_groups[0]["lr"] = recipe.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    after = [tensors_sha256(part) for part in (llm.encoder, llm.connector, llm.backbone.model)]
+{
+    part: "moved" if a != b else "the same, bit for bit"
+    for part, a, b in zip(("encoder", "connector", "backbone"), before, after, strict=True)
+}
+
+# %% [markdown]
+# The encoder and the backbone are as they were. The gradient went through the frozen backbone to reach the connector, but nothing of the backbone was allowed to follow it.
+#
+# ## Commit yourself
+#
+# ### Exercise 4.4 · Bet on a short run · predict · 4 min
+# The package is about to train for 80 steps, three times: with soft targets, with hard targets, and with soft targets that belong to another speaker's clip. Two bets. The score is 0 for guessing and 1 for perfect.
+
+# %%
+lesson.predict("rung3", "Soft targets: mean score on the six questions that were never trained?", 0, 1, step=0.05)
+
+# %%
+lesson.predict(
+    "fall", "WRONG targets: by how many per cent does the loss fall, first to last ten steps?", 0, 100, step=5
+)
+
+# %% [markdown]
+# ## The same loop, in the package
+#
+# `trainer.train` runs the same steps, keeps records, the ladder and a state to go on from. A run lives in a folder whose name is the hash of all that determines it, so the second time it is found, not trained.
+
+
+# %%
+def short_run(name, examples, soft):
+    about = {**lab.config("self"), "recipe": asdict(recipe), "pairs": name}
+    folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
+    if not trainer.finished(folder, recipe):
+        with replies.standing(lab, step=0) as llm:
+            trainer.train(llm, store, examples, recipe, folder, soft=soft, progress=lab.progress(f"train {name}"))
+    return folder
+
+
+# %% tags=["expensive"]
+runs = {"soft": short_run("soft", examples, soft)}
+records = pd.read_json(runs["soft"] / "records.jsonl", lines=True)
+torch.testing.assert_close(
+    torch.tensor(losses), torch.tensor(records["loss"][:6].to_numpy()).float(), rtol=0.01, atol=0
+)
+print("by hand:", np.round(losses, 4), "  package:", records["loss"][:6].round(4).tolist())
+
+# %% [markdown]
+# The six losses of the loop above are those of the package: from here on it is trusted. The second run sees the same clips in the same order, with hard targets.
+
+# %% tags=["expensive"]
+runs["hard"] = short_run("hard", examples, None)
+
+# %% [markdown]
+# ## Kill it, and go on
+#
+# A notebook loses its kernel, a cluster its node. A run that is killed and started again must end in the same weights, or no result could be repeated. Four steps in one go, and four steps with a kill after the third; the state is kept every two steps.
+
+# %%
+tiny = replace(recipe, steps=4, batch=2, warmup=2)
+
+
+def killer(done, total, record):
+    if done == 3:
+        raise KeyboardInterrupt
+
+
+def four_steps(folder, progress=None):
+    with replies.standing(lab, step=0) as llm:  # the connector as it was born: nothing is left in memory
+        trainer.train(llm, store, examples, tiny, folder, soft=soft, state_every=2, progress=progress)
+
+
+# %%
+with tempfile.TemporaryDirectory() as place:
+    once, twice = Path(place, "once"), Path(place, "twice")
+    four_steps(once)
+    try:
+        four_steps(twice, killer)
+    except KeyboardInterrupt:
+        print("killed after step 3; kept so far:", sorted(path.name for path in (twice / "ladder").iterdir()))
+    four_steps(twice)
+    whole, resumed = (load_file(folder / "ladder" / "000004.safetensors") for folder in (once, twice))
+print(sum(torch.equal(whole[name], resumed[name]) for name in whole), "of", len(whole), "tensors equal, bit for bit")
+
+# %% [markdown]
+# ## Break the pairs
+#
+# A loss that falls proves that something was learned, not that anything was heard. The control has the same clips and the same targets, and no clip has its own.
+#
+# ### Exercise 4.5 · Give every clip a wrong target · break · 7 min
+# Write `mispaired(rows)`: examples are dicts with (among others) `id`, `seed_description` and `response`. Return a list with the same ids in the same order, each with all the rest from an example of *another* description. Leave the rows themselves alone.
+
+
+# %% tags=["exercise"]
+def mispaired(rows):
+    ### BEGIN SOLUTION
+    rng = np.random.default_rng(0)
+
+    def partner(row):
+        strangers = [other for other in rows if other["seed_description"] != row["seed_description"]]
+        return strangers[rng.integers(len(strangers))]
+
+    return [{**partner(row), "id": row["id"]} for row in rows]
+    ### END SOLUTION
+
+
+# %%
+lesson.check("mispaired", mispaired)
+
+# %% [markdown] tags=["hint"]
+# For each row, gather the rows of other descriptions and draw one of them: `{**other, "id": row["id"]}`. Clips of the same description share a target, so a mere shift of the list leaves some with their own.
+
+# %% [markdown]
+# The run below uses the package's pairs, with the clip of another speaker, so that everybody's figure is the same. A value such as “female” may still be right by chance, as often as in the corpus.
+
+# %% tags=["expensive"]
+partners = controls.partners(train)
+wrong = [{**examples[j], "id": clip.id} for clip, j in zip(train, partners, strict=True)]
+runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
+
+# %% [markdown]
+# ## What can each of them do?
+#
+# Each last connector answers the trained prompt (rung 0) and six questions that were never trained (rung 3), on voices that it never heard, with silence and another speaker's clip as controls.
+
+
+# %%
+def score(folder):
+    tasks = [task for task in lab.tasks if task.rung in (0, 3)]
+    test, other = lab.clips("test"), lab.clips("validation")
+    ladder.climb(folder / "ladder", lab.llm, recipe.steps)
+    heard, calibration = (controls.hear(lab.llm, store[[clip.id for clip in some]]) for some in (test, other))
+    return controls.views(lab.llm, tasks, test, heard, held_out=calibration, silence=controls.silence(lab.llm))
+
+
+# %% tags=["expensive"]
+scored = [
+    kept(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(run=name, step=recipe.steps)
+    for name, folder in runs.items()
+]
+pd.concat(scored).groupby(["run", "view", "rung"])["calibrated"].mean().unstack().round(2)
+
+# %% [markdown]
+# Those are plain accuracies. The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
+
+# %%
+finished = lab.table().query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps").assign(run="finished")
+born = lab.table().query("run == 'self' and rung in (0, 3) and step == 0 and view == 'audio'")
+every = pd.concat([*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True)
+tasks = emergence.per_task(every)
+figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], "Not every attribute is learned at the same time")
+
+# %% [markdown]
+# A short run shows an order: some attributes may already be answered while others stand at chance. What comes first, and whether it comes suddenly, is the question of notebook 05.
+#
+# ## What was learned
+#
+# Left, the losses. They have different floors: a listener who equals the writer has a soft loss of 0, and a hard loss of the writer's own surprise at its words. Right, what the connectors can do.
+
+# %%
+curves = pd.concat([
+    pd.read_json(folder / "records.jsonl", lines=True)[["step", "loss"]].assign(run=name) for name, folder in runs.items()
+])  # fmt: skip
+floor = float(np.log(target.perplexity(lab.llm.backbone, lab.written[0])))
+ends = curves.groupby("run")["loss"].agg(
+    first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
+)
+ends["fall in %"] = 100 * (1 - ends["last"] / ends["first"])
+ends.round(3)
+
+# %%
+found = emergence.per_rung(every)
+pick = {"untrained connector": ("soft", "audio", 0), "silence, soft": ("soft", "silence", recipe.steps),
+        "shuffled audio, soft": ("soft", "shuffled", recipe.steps), "wrong targets": ("mispaired", "audio", recipe.steps),
+        "hard targets": ("hard", "audio", recipe.steps), "soft targets": ("soft", "audio", recipe.steps),
+        f"finished run ({lab.recipe.steps} steps)": ("finished", "audio", lab.recipe.steps),
+        "text oracle": ("finished", "oracle", lab.recipe.steps)}  # fmt: skip
+cells = found.set_index(["run", "view", "step"])
+dots = pd.concat([cells.loc[[key]].reset_index().assign(name=name) for name, key in pick.items()], ignore_index=True)
+third = dots[dots["rung"] == 3].set_index("name")["score"]
+headline = (
+    f"{recipe.steps} steps on one task take questions never trained from {third['untrained connector']:.2f} to "
+    f"{third['soft targets']:.2f} (soft), {third['hard targets']:.2f} (hard), "
+    f"{third['wrong targets']:.2f} (wrong targets)"
+)
+
+# %% tags=["headline"]
+INK = {"hard": pictures.PALETTE["self"], "soft": pictures.PALETTE["soft"], "mispaired": pictures.PALETTE["shuffled"]}
+picture, (left, right) = pictures.blank(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
+for run, curve in curves.groupby("run", sort=False):
+    left.plot(curve["step"], curve["loss"], color=INK[run], lw=0.6, alpha=0.5)
+    left.plot(curve["step"], curve["loss"].rolling(10, min_periods=3).mean(), color=INK[run], lw=2, label=run)
+left.axhline(floor, color=INK["hard"], ls=":", lw=1.2, label="floor of hard targets")
+left.set(xlabel="training step", ylabel="loss, nats a token", ylim=(0, None))
+left.legend(loc="lower left", ncols=2)
+right.axvline(0, color="#B0B0B0", lw=0.8)
+views = {"silence": "silence", "shuffled": "shuffled", "oracle": "oracle"}
+for rung, shift, fill in ((0, 0.16, "white"), (3, -0.16, None)):
+    for place, row in enumerate(dots[dots["rung"] == rung].itertuples()):
+        colour = pictures.colour_of(views.get(row.view, "untrained" if row.step == 0 else "soft"))
+        colour = INK.get(row.run, colour) if row.view == "audio" and row.step else colour
+        reach = [[row.score - row.low], [row.high - row.score]]
+        right.errorbar(row.score, place + shift, xerr=reach, marker="o", ms=7, color=colour, mfc=fill or colour)
+right.set_yticks(range(len(pick)), list(pick))
+right.set_xlabel(
+    "accuracy above chance (0 chance, 1 perfect; bars: 95 % over speakers)\nopen: trained prompt (rung 0), filled: never trained (rung 3)"
+)
+lesson.show(
+    picture, f"Loss curves and scores of three short runs. {headline}.", pd.concat([dots, curves.assign(name="loss")])
+)
+
+# %%
+print(lesson.reveal("rung3", third["soft targets"]))
+print(lesson.reveal("fall", ends.loc["mispaired", "fall in %"]))
+
+# %% [markdown]
+# ## What we now know
+#
+# The right panel says how far a short run on a single task goes, on that task and beside it, and the run with wrong targets says how much of it needs the clip to be the right one. The left panel says what a falling loss is worth: compare how far each loss fell with what the run can do. Whether soft targets beat hard ones is for the intervals to say; where they overlap, one seed and so few steps do not tell.
+#
+# **What would change our mind**: a run with wrong targets that rises above chance; a rung 3 that stays at chance while rung 0 rises, which would be learning the task and nothing beside it; other seeds that turn the order of soft and hard round. `recipe = replace(recipe, steps=160)` above is the next thing to try.
+#
+# Next: **05**, when each ability emerges, and whether it does so suddenly.
+
+# %%
+lesson.card()
