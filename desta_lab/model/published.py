@@ -224,7 +224,7 @@ def parity(folder: Path | str) -> pd.DataFrame:
 
 @contextmanager
 def _exact_softmax(dtype: torch.dtype) -> Iterator[None]:
-    """Undo, in float64, that the eager attention of transformers takes its softmax in float32 whatever the model is in."""
+    """Undo, in float64, that eager attention takes its softmax in float32 whatever the model is in."""
     softmax = nn.functional.softmax
     if dtype is torch.float64:
         nn.functional.softmax = lambda scores, dim, **how: scores.softmax(dim)
