@@ -38,7 +38,7 @@ lesson.predict("best_layer", "At which tapped layer can the accent be read best?
 
 # %%
 question = (
-    "Each speaker is given a coin's side by chance. How often does a probe guess it, if it has heard the speaker?"
+    "A coin is tossed for each speaker. How often does a probe that has heard the speaker say which side it fell on?"
 )
 lesson.predict("leak", question, 0, 1)
 
@@ -62,7 +62,7 @@ states = lab.llm.encoder.hear([wave])
 print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]
-# Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram; what happens to them further up, the eye can no longer tell.
+# Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram. The slow waves in layer 0 are no sound: they are the *position table*, which tells a frame when it is. What becomes of the sound further up, the eye can no longer tell.
 
 # %%
 picture, axes = pictures.blank(1, 1 + len(taps), "One clip, from the spectrogram to the last tapped layer", (11, 2.6))
@@ -242,12 +242,12 @@ picture
 print(lesson.reveal("leak", leak))
 
 # %% [markdown]
-# Where the probe knows the voices it “reads” a coin that nobody can hear. Look also at what depth does to the orange dots: where they come down to the blue ones, the layer no longer tells these voices apart. From now on all probes are scored on speakers they have not heard.
+# Where orange stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Where depth brings the orange dots down to the blue ones, the layer no longer tells these voices apart. A single toss may be guessed well both ways, when it happens to line up with something that can be heard; that is why one toss proves nothing. From now on all probes are scored on speakers they have not heard.
 
 # %% [markdown]
 # ## Layer by layer
 #
-# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there.
+# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there (on so few speakers a little below chance, because a fold that has fewer of a class in training has more of it to test).
 
 # %%
 look = desta_lab.Inside(lab)
@@ -285,7 +285,7 @@ torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
 sum(p.requires_grad for p in backbone.parameters())
 
 # %% [markdown]
-# So we may write anything where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt.
+# Only vectors count, then, and we may write any where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt.
 
 
 # %%
@@ -370,7 +370,7 @@ ax.legend(loc="lower left")
 picture
 
 # %% [markdown]
-# How wide that range is surprises many. Every layer of this family of models begins by dividing its input by its size (RMSNorm), so the first layer cannot see the scale at all; what it does see is how big its own contribution is beside what it was given. The right size matters less for being understood than for *learning*: notebook 05 comes back to it.
+# How wide that range is surprises many. Every layer of this family of models begins by dividing its input by its size (RMSNorm), so scale is gone before anything is read. It comes back in two places: what a layer adds is small beside a giant, and a dwarf disappears in the tiny constant that keeps the division from being one by zero. The right size matters less for being understood than for *learning*: notebook 05 comes back to it.
 #
 # ## Between two words
 #
@@ -455,28 +455,28 @@ LOOKS = {
     "probe": insights.SERIES["probe"], "random labels": insights.SERIES["random labels"],
     "words": Series("embeddings of two words, mixed", PALETTE["text"], "-", "s"),
     "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
-    "oracle": Series("text oracle", PALETTE["oracle"], "none", "*"),
 }  # fmt: skip
 picture, axes = pictures.blank(2, len(PAIRS), headline, (12, 5.4), sharey=True)
 for column, (name, pair) in enumerate(PAIRS.items()):
-    for ax, model in zip(axes[:, column], ("Whisper", "LLM"), strict=True):
-        rows = both[(both["attribute"] == name) & (both["model"] == model)]
-        for kind, series in LOOKS.items():
-            pictures.line(ax, rows[rows["kind"] == kind], "x", "value", series)
+    rows = both[both["attribute"] == name]
+    for kind, series in LOOKS.items():
+        pictures.line(axes[int(kind in ("words", "noise")), column], rows[rows["kind"] == kind], "x", "value", series)
+    oracle = rows[rows["kind"] == "oracle"]
+    axes[1, column].plot(oracle["x"], oracle["value"], label="text oracle", **pictures.mark("oracle"))
     axes[0, column].axhline(tasks[name].chance, color="#B0B0B0", lw=0.8, label="chance")
     axes[0, column].set_title(name, loc="left")
     axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
-    axes[0, column].set(ylim=(-0.03, 1.05), xlabel="log-mel, then encoder layer")
-    axes[1, column].set_xticks([0, 0.5, 1], [pair[0], "half", pair[1]])
+    axes[0, column].set(ylim=(-0.03, 1.05), xlabel="encoder layer")
+    axes[1, column].set_xticks([0, 1], pair)
 axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
-axes[1, 0].set_ylabel("LLM: share of the\nsecond answer")
+axes[1, 0].set_ylabel("LLM: share of the answer\nwritten on the right")
 pictures.legend(picture, list(axes.flat), 3, "bands: 95 % interval over speakers (above) and descriptions (below)")
 lesson.show(picture, f"{headline}. Above, probes by encoder layer; below, answers along mixtures of words.", both)
 
 # %% [markdown]
 # ## What we now know
 #
-# Everything that the course asks about is linearly there in the encoder, on voices the probe never heard, or the table above says where it is not. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and does not care much about their size. Neither knows the other's space: Whisper's states are no word embeddings. That is all the connector has to learn.
+# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and does not care much about their size. What neither brings is the way between them: the states of the one and the vectors of the other do not even have the same width. That way is all the connector has to learn.
 #
 # **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone whose text-only logits moved.
 #

@@ -1,0 +1,474 @@
+# %% [markdown]
+# # 02 · Build the adapter: can you build the adapter yourself?
+#
+# Two million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will build each from a few lines, with the weights of the run that ships, and compare it with the package's.
+#
+# Then you will break the pieces on purpose. Every broken adapter still runs, and every one of them answers. The last figure says how one notices.
+#
+# *Needs: PyTorch, notebooks 00 and 01. 36 minutes.*
+
+# %%
+import copy
+import hashlib
+
+import pandas as pd
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+import desta_lab
+from desta_lab import audio
+from desta_lab.clips import spread
+from desta_lab.evaluation import controls, emergence, scoring
+from desta_lab.model import chat
+from desta_lab.model.connector import QFormer
+from desta_lab.quickstart import kept
+from desta_lab.views import pictures, replies
+
+lesson = desta_lab.setup("02")
+lab = lesson.lab
+torch.set_grad_enabled(False)  # nothing learns here
+
+# %% [markdown]
+# `standing` loads a rung of the checkpoint ladder: first the untrained connector, which we copy, then the last one, which stays.
+
+# %%
+with replies.standing(lab, step=0) as llm:
+    born = copy.deepcopy(llm.connector)
+connector = lab.llm.connector.eval()
+parts = {name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()}
+parts |= {name: p.numel() for name, p in connector.named_parameters(recurse=False)}
+pd.Series(parts, name="parameters").sort_values(ascending=False)
+
+# %% [markdown]
+# ### Exercise 2.1 · Commit yourself · predict · 4 min
+# Two numbers. The *score* is accuracy above chance on six questions never trained: 0 is guessing, 1 is perfect. A softmax over the *queries* instead of the frames is a classic slip: it runs, and its output has the right shape.
+
+# %%
+lesson.predict("published", "How many million parameters has the published connector of DeSTA2.5-Audio?", 0, 300)
+
+# %%
+lesson.predict("wrong_axis", "What does the trained connector score when its softmax runs over the queries?", 0, 1)
+
+# %% [markdown]
+# ## Attention to the frames
+#
+# One clip, as the encoder leaves it. Neighbouring frames are averaged in groups of `pool`, and each tapped layer goes through an input projection of its own.
+
+# %%
+clip = lab.clips("test")[0]
+states = lab.llm.encoder.hear([audio.read(lab.corpus.path(clip))]).float()
+pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
+frames = connector.inputs[0](pooled[0])
+print("states (layer, clip, frame, width):", tuple(states.shape), "→ frames of one layer:", tuple(frames.shape))
+
+# %% [markdown]
+# The other side are the *query tokens*: learned vectors, the same for every clip, that ask what the frames hold. Query and frame are compared in every *head*, and a softmax turns the comparisons into weights. But which axis should sum to one? We try both.
+
+# %%
+block, attention = connector.blocks[0], connector.blocks[0].cross_attention
+
+
+def heads(x):
+    return x.unflatten(-1, (attention.heads, -1)).transpose(-3, -2)  # (clip, head, token, width of a head)
+
+
+q = heads(attention.query(block.norms[1](connector.query_tokens[0][None])))
+k, v = heads(attention.key(frames)), heads(attention.value(frames))
+compared = q @ k.mT / q.shape[-1] ** 0.5
+print("over the frames:", tuple(compared.softmax(-1).shape), "  over the queries:", tuple(compared.softmax(-2).shape))
+
+# %%
+picture, axes = pictures.blank(
+    1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
+)
+extent = (0, lab.preset.seconds, connector.queries - 0.5, -0.5)
+for ax, axis, title in zip(axes, (-1, -2), ("softmax over the frames", "softmax over the queries"), strict=True):
+    weights = compared.softmax(axis)[0].mean(0)
+    ax.imshow(weights / weights.max(), aspect="auto", cmap="mako_r", extent=extent)
+    ax.set(title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)")
+axes[0].set_ylabel("query token")
+picture
+
+# %% [markdown]
+# Shape is no proof: both fit. Only on the left are a query's weights shares of one, so that what it takes home is a weighted *average* of the frames.
+#
+# ### Exercise 2.2 · Attend · fill in · 8 min
+# Write `cross_attention(q, k, v)`: compare, divide by the square root of the head's width, softmax, and average the values. `q` is (…, query, width), `k` and `v` are (…, frame, width), the result is (…, query, width).
+
+
+# %% tags=["exercise"]
+def cross_attention(q, k, v):
+    ### BEGIN SOLUTION
+    compared = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return compared.softmax(-1) @ v
+    ### END SOLUTION
+
+
+# %%
+lesson.check("cross_attention", cross_attention)
+
+# %% [markdown] tags=["hint"]
+# `q @ k.transpose(-1, -2)` is (…, query, frame). The frames are its last axis.
+
+# %% [markdown]
+# PyTorch has this as one call. By hand, that call, and the package's module must agree; from here on we use PyTorch's. `attend` adds what is around it: heads are split, and joined again.
+
+# %%
+torch.testing.assert_close(compared.softmax(-1) @ v, scaled_dot_product_attention(q, k, v))
+
+
+def attend(part, queries, source, attention=scaled_dot_product_attention):
+    q, k, v = (heads(layer(x)) for layer, x in ((part.query, queries), (part.key, source), (part.value, source)))
+    return part.out(attention(q, k, v).transpose(-3, -2).flatten(-2))
+
+
+tokens = connector.query_tokens[0][None]
+torch.testing.assert_close(attend(attention, tokens, frames), attention(tokens, frames))
+
+# %% [markdown]
+# ## One block
+#
+# Three steps: the queries attend to each other, then to the frames, then each goes through a small network on its own. Each step adds to what was there. Here a LayerNorm stands *before* each step (pre-norm); in the published form it stands after the sum (post-norm).
+
+
+# %%
+def one_block(block, x, frames, attention=scaled_dot_product_attention):
+    first, second, third = block.norms
+    x = x + attend(block.self_attention, first(x), first(x))
+    x = x + attend(block.cross_attention, second(x), frames, attention)
+    return x + block.mlp(third(x))
+
+
+torch.testing.assert_close(one_block(block, tokens, frames), block(tokens, frames))
+
+# %% [markdown]
+# ## A mixture of layers
+#
+# The same blocks read every tapped layer, each with query tokens of its own. So each query comes home with one vector a layer, and has to decide between them: a softmax over the layers, *for each query*. These are its shares after training.
+
+# %%
+shares = connector.layer_weights.softmax(-1)
+pd.DataFrame(shares, columns=[f"layer {tap}" for tap in lab.llm.encoder.taps]).describe().loc[
+    ["min", "mean", "max"]
+].round(3)
+
+# %% [markdown]
+# ### Exercise 2.3 · Mix the layers · fill in · 5 min
+# Write `layer_mixture(read, logits)`: `read` is (layer, clip, query, width), `logits` is (query, layer); the result is (clip, query, width), for each query its own weighted average of the layers.
+
+
+# %% tags=["exercise"]
+def layer_mixture(read, logits):
+    ### BEGIN SOLUTION
+    return torch.einsum("lbqd,ql->bqd", read, logits.softmax(-1))
+    ### END SOLUTION
+
+
+# %%
+lesson.check("layer_mixture", layer_mixture)
+
+# %% [markdown] tags=["hint"]
+# `torch.einsum("lbqd,ql->bqd", read, shares)` multiplies and sums over the layers. What must the shares of one query sum to?
+
+# %% [markdown]
+# ## The whole adapter
+#
+# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence, so that the connector is born saying something. That is all of it:
+
+
+# %%
+def by_layer(read, logits):
+    return (read * logits.softmax(-1).T[:, None, :, None]).sum(0)
+
+
+def adapter(c, states, attention=scaled_dot_product_attention, mixture=by_layer):
+    pooled = states.unfold(2, c.pool, c.pool).mean(-1)
+    read = []
+    for tokens, project, layer in zip(c.query_tokens, c.inputs, pooled, strict=True):
+        x = tokens.expand(layer.shape[0], -1, -1)
+        for block in c.blocks:
+            x = one_block(block, x, project(layer), attention)
+        read.append(x)
+    return c.scale * c.proj(mixture(torch.stack(read), c.layer_weights)) + c.anchor
+
+
+spoken = adapter(connector, states)
+torch.testing.assert_close(spoken, connector(states), atol=1e-4, rtol=1e-4)
+tuple(spoken.shape)
+
+# %% [markdown]
+# Equal up to rounding? Doubt is settled in float64: a real difference would stay, rounding shrinks by nine digits.
+
+# %%
+double = copy.deepcopy(connector).double()
+differences = {
+    "float32": float((spoken - connector(states)).abs().max()),
+    "float64": float((adapter(double, states.double()) - double(states.double())).abs().max()),
+}
+torch.testing.assert_close(differences["float64"], 0.0, atol=1e-10, rtol=0)
+differences
+
+# %% [markdown]
+# ## What the published one is
+#
+# Ours differs in four things of form: it pools frames, narrows them to a `width` of its own, puts the LayerNorm first, and is anchored. (It is also born at the embedding scale and has no dropout.) And it is smaller. By how much?
+#
+# ### Exercise 2.4 · Count a block · fill in · 6 min
+# Write `block_parameters(width, ffn)`: the number of parameters of one block. It has two attentions of four linear layers (width → width), a network width → ffn → width, and three LayerNorms. Linear layers have biases.
+
+
+# %% tags=["exercise"]
+def block_parameters(width, ffn):
+    ### BEGIN SOLUTION
+    attentions = 2 * 4 * (width * width + width)
+    network = width * ffn + ffn + ffn * width + width
+    norms = 3 * 2 * width
+    return attentions + network + norms
+    ### END SOLUTION
+
+
+# %%
+lesson.check("block_parameters", block_parameters)
+
+# %% [markdown] tags=["hint"]
+# A linear layer a → b has a · b weights and b biases. A LayerNorm has a scale and a shift for each of its dimensions.
+
+# %% [markdown]
+# The published connector, on the `meta` device: all shapes, no memory. Whisper large-v3 is 1,280 wide, Llama-3.1-8B 4,096.
+
+# %%
+with torch.device("meta"):
+    published = QFormer(taps=4, d_enc=1280, d_llm=4096)
+count = {name: sum(p.numel() for p in c.parameters()) for name, c in (("published", published), ("ours", connector))}
+count["one published block"] = sum(p.numel() for p in published.blocks[0].parameters())
+print(lesson.reveal("published", count["published"] / 1e6))
+count
+
+# %% [markdown]
+# That is the number counted in the authors' own code: 131,540,224. Large beside ours, and still less than two per cent of the eight billion it speaks to.
+#
+# ## Into the language model
+#
+# The prompt holds a *slot* for each audio embedding, an id that no token has. Text gets its embeddings by look-up, slots get theirs from the adapter.
+
+# %%
+question = "What is the background sound?"
+stream = chat.stream(lab.llm.backbone.tokenizer, chat.ask(question), connector.queries)
+ids = torch.tensor([stream.ids], device=lab.llm.backbone.device)
+at = (ids == chat.SLOT)[0].nonzero().flatten()
+print(f"{ids.shape[1]} tokens, slots from {int(at[0])} to {int(at[-1])}")
+
+# %% [markdown]
+# ### Exercise 2.5 · Fill the slots · fill in · 7 min
+# Write `splice(embeddings, slots, spoken)`: `embeddings` is (row, token, width), `slots` (row, token) is True where a slot is, `spoken` is (clip, query, width). Slots are filled row after row, clip after clip, query after query; everything else stays. Return a new tensor.
+
+
+# %% tags=["exercise"]
+def splice(embeddings, slots, spoken):
+    ### BEGIN SOLUTION
+    filled = embeddings.clone()
+    filled[slots] = spoken.flatten(0, 1)
+    return filled
+    ### END SOLUTION
+
+
+# %%
+lesson.check("splice", splice)
+
+# %% [markdown] tags=["hint"]
+# `filled[slots]` picks the slots of all rows in order, as one list of vectors; it can be assigned to.
+
+# %% [markdown]
+# By hand, against the package, and then the proof that counts: the words that come out are those of `lab.ask`.
+
+# %%
+backbone = lab.llm.backbone
+filled = backbone.embed(ids).clone()
+filled[ids == chat.SLOT] = lab.llm.speak(states).flatten(0, 1).to(filled.dtype)
+torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.speak(states)))
+
+# %%
+out = backbone.generate(inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32)
+ours = backbone.text(backbone.until_end(out[0].tolist()))
+theirs = lab.ask(clip, question).set_index("view")["answer"]
+assert ours == theirs["with the clip"]
+theirs
+
+# %% [markdown]
+# ## Now break it
+#
+# First a fault that should be fatal: destroy time.
+#
+# ### Exercise 2.6 · Shuffle time · break · 6 min
+# Write `shuffled_in_time(states, pool, seed)`: the groups of `pool` neighbouring frames in a random order, the same order in all layers. `states` is (layer, clip, frame, width), and so is the result. Before you go on: what will it cost?
+
+
+# %% tags=["exercise"]
+def shuffled_in_time(states, pool, seed):
+    ### BEGIN SOLUTION
+    groups = states.unflatten(2, (-1, pool))
+    order = torch.randperm(groups.shape[2], generator=torch.Generator().manual_seed(seed))
+    return groups[:, :, order].flatten(2, 3)
+    ### END SOLUTION
+
+
+# %%
+lesson.check("shuffled_in_time", shuffled_in_time)
+
+# %% [markdown] tags=["hint"]
+# `states.unflatten(2, (-1, pool))` makes the groups an axis; `.flatten(2, 3)` takes it back. `torch.randperm` gives an order.
+
+# %%
+order = torch.randperm(pooled.shape[2], generator=torch.Generator().manual_seed(0))
+mixed_up = states.unflatten(2, (-1, connector.pool))[:, :, order].flatten(2, 3)
+torch.testing.assert_close(adapter(connector, mixed_up), spoken, atol=1e-4, rtol=1e-4)
+
+# %% [markdown]
+# It costs nothing at all: attention is a sum over frames, and a sum has no order. What the adapter knows of time, it knows because Whisper wrote each frame's position *into* the frame (notebook 01). Shuffling after the encoder is no fault; it goes into the figure as a second check that must agree.
+#
+# The real faults are those people make. Each is one change to the adapter that we built, with the weights as they are:
+
+
+# %%
+def over_queries(q, k, v):
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2) @ v
+
+
+FAULTS = {
+    "softmax over the queries": lambda x: adapter(connector, x, over_queries),
+    "not divided by √width": lambda x: adapter(connector, x, lambda q, k, v: (q @ k.mT).softmax(-1) @ v),
+    "keys and values swapped": lambda x: adapter(connector, x, lambda q, k, v: scaled_dot_product_attention(q, v, k)),
+    "mixture over the queries": lambda x: adapter(connector, x, mixture=lambda r, w: by_layer(r, w.T.softmax(-1).T.log())),
+    "no softmax in the mixture": lambda x: adapter(connector, x, mixture=lambda r, w: torch.einsum("lbqd,ql->bqd", r, w)),
+    "tapped one layer too early": lambda x: adapter(connector, torch.cat([x[:1], x[:-1]])),
+    "one mean frame": lambda x: adapter(connector, x.mean(2, keepdim=True).expand_as(x)),
+    "slots off by one": lambda x: adapter(connector, x).roll(1, dims=1),
+}  # fmt: skip
+
+# %% [markdown]
+# Each is heard on clips of voices never trained, and ranked as in every notebook: calibrated on other speakers, with the fault in place there too. So a fault that shifts everything alike is forgiven.
+
+# %% tags=["expensive"]
+clips, others = spread(lab.clips("test"), 32), spread(lab.clips("validation"), 32)
+waves = [audio.read(lab.corpus.path(c)) for c in (*clips, *others)]
+every = torch.cat([lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1).float()
+silent = lab.llm.encoder.hear([torch.zeros(round(lab.preset.seconds * audio.RATE)).numpy()]).float()
+
+# %%
+reference = connector(every)
+vectors = {"built by hand": adapter(connector, every), "package, as it runs": controls.hear(lab.llm, every)}
+groups = every.unflatten(2, (-1, connector.pool))
+vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))
+vectors |= {name: fault(every) for name, fault in FAULTS.items()}
+swap = [*controls.partners(clips), *range(len(clips), len(every[0]))]  # the clips that calibrate stay
+vectors |= {"untrained connector": born(every), "another speaker's clip": reference[swap]}
+quiet = connector(silent).expand(len(clips), -1, -1)
+vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
+
+# %% [markdown]
+# Before the average, one example: what each adapter lets the language model say about the first clip.
+
+# %%
+print(desta_lab.describe(clips[0].attributes))
+pd.Series({name: replies.listening(lab.llm, one[:1], "Describe the audio clip again in other words.").text
+           for name, one in vectors.items()}).to_frame("answer").style.set_properties(**{"text-align": "left"})  # fmt: skip
+
+# %%
+tasks = [task for task in lab.tasks if task.rung == 3]
+lengths = [scoring.option_lengths(backbone.tokenizer, task) for task in tasks]
+
+
+def judged(vectors):
+    """One row a clip and task; kept under the hash of the vectors, so other vectors are judged anew."""
+    name = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def judge():
+        scores = scoring.rank(lab.llm, tasks, vectors)
+        mine, theirs = [s[: len(clips)] for s in scores], [s[len(clips) :] for s in scores]
+        return scoring.judge(tasks, mine, theirs, [c.attributes for c in clips], lengths)
+
+    table = kept(lab.folder("self") / "variants" / f"{name}.csv", judge)
+    return table.assign(
+        clip=[clips[row].id for row in table["row"]], speaker=[clips[row].speaker for row in table["row"]]
+    )
+
+
+# %% tags=["expensive"]
+answers = pd.concat([judged(one).assign(variant=name) for name, one in vectors.items()])
+
+# %%
+read = lab.oracle()
+read = read[(read["rung"] == 3) & read["clip"].isin([c.id for c in clips])].assign(variant="text oracle")
+answers = pd.concat([answers, read], ignore_index=True)
+answers["score"] = (answers["calibrated"] - answers["chance"]) / (1 - answers["chance"])
+right = answers[answers["variant"] == "built by hand"].set_index(["clip", "task"])["score"]
+answers["lost"] = [right[key] for key in zip(answers["clip"], answers["task"], strict=True)] - answers["score"]
+
+# %% [markdown]
+# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero.
+
+# %%
+score, lost = (emergence.bootstrap(answers, measure, ["variant"]) for measure in ("score", "lost"))
+table = pd.DataFrame([
+    {"variant": name, "kind": "fault" if name in FAULTS else "right" if i < 3 else "control",
+     "difference": float((vectors[name] - reference)[: len(clips)].abs().max()) if name in vectors else None,
+     **dict(zip(("score", "low", "high"), score[name,], strict=True)),
+     **dict(zip(("lost", "lost_low", "lost_high"), lost[name,], strict=True))}
+    for i, name in enumerate([*vectors, "text oracle"])
+])  # fmt: skip
+table["seen"] = (table["lost_low"] > 0).where(table["kind"] == "fault")
+table.round(4)
+
+# %%
+row = table.set_index("variant")
+print(lesson.reveal("wrong_axis", row.at["softmax over the queries", "score"]))
+
+# %% [markdown]
+# ## How one notices
+#
+# Left, the largest difference of any number of any audio embedding to the package's, for all clips. Right, what the answers score. Read the rows in orange: how far left would you have to look to find the fault, and how far right?
+
+# %%
+faults = table[table["kind"] == "fault"]
+headline = (
+    f"Built by hand it matches to {row.at['built by hand', 'difference']:.0e}; of {len(faults)} faults, all of which run, "
+    f"the answers betray {int(faults['seen'].sum())} and the comparison "
+    f"{int((faults['difference'] > 100 * row.at['built by hand', 'difference']).sum())}"
+)
+
+# %% tags=["headline"]
+NAMES = {
+    "untrained connector": "untrained",
+    "another speaker's clip": "shuffled",
+    "silence": "silence",
+    "text oracle": "oracle",
+}
+picture, (left, right) = pictures.blank(1, 2, headline, (10, 5.2), sharey=True)
+for place, one in enumerate(table.itertuples()):
+    look = NAMES.get(one.variant, "label" if one.kind == "fault" else "self")
+    left.plot(one.difference, place, **pictures.mark(look))
+    reach = [[max(0, one.score - one.low)], [max(0, one.high - one.score)]]
+    right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **pictures.mark(look))
+pictures.named_rows(left, list(table["variant"]))
+for place in range(1, len(table), 2):
+    right.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
+right.tick_params(axis="y", length=0)
+right.axvline(0, color="#B0B0B0", lw=0.8)
+right.axvspan(
+    row.at["built by hand", "low"], row.at["built by hand", "high"], color=pictures.PALETTE["self"], alpha=0.12
+)
+left.set(xscale="log", xlabel="largest difference to the package's embeddings")
+right.set(xlabel="score on questions never trained (0 is chance; bars: 95 % interval)")
+lesson.show(picture, f"{headline}. Difference to the package and score of each variant, with controls.", table)
+
+# %% [markdown]
+# ## What we now know
+#
+# The adapter is a few lines, and it is right when a reference says so, not when it runs and not when it answers. Some faults are nearly free here, and the table says which: the mixture is close to even, so its axis hardly matters; most of these attributes last for the whole clip, so even one mean frame carries much of them. That is a fact about this corpus and these weights; the weights were trained with the right adapter, and one that is *trained* with the fault may do better or worse.
+#
+# **What would change our mind**: a difference in float64 that does not shrink, a control that scores like the clip, or clips whose question can only be answered by *when* something happens.
+#
+# Next: **03**, whose words the adapter should learn.
+
+# %%
+lesson.card()
