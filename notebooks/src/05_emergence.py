@@ -376,7 +376,7 @@ pd.DataFrame({
 
 
 # %%
-FLOOR = -0.6  # of the panels
+FLOOR = -0.85  # of the panels
 
 
 def draw(axes, metric):
@@ -395,7 +395,7 @@ def draw(axes, metric):
     if rows["score"].min() < FLOOR:
         lowest = rows.loc[rows["score"].idxmin()]
         axes.text(
-            2, FLOOR + 0.05, f"{pictures.look_of(lowest['series']).label} falls to {lowest['score']:.1f}", fontsize=8
+            -0.1, FLOOR + 0.05, f"{pictures.look_of(lowest['series']).label} falls to {lowest['score']:.1f}", fontsize=8
         )
 
 
