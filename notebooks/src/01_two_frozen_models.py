@@ -231,7 +231,7 @@ coins.loc[list(sites)].round(2)
 # %%
 leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
 picture, ax = pictures.blank(1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3))
-colours = {"speaker on both sides": PALETTE["untrained"], "speakers apart": PALETTE["audio"]}
+colours = {"speaker on both sides": pictures.colour_of("leak"), "speakers apart": PALETTE["audio"]}
 sns.stripplot(tosses, x="site", y="correct", hue="split", dodge=True, palette=colours, ax=ax, alpha=0.7, jitter=False)
 ax.axhline(0.5, color=PALETTE["silence"], ls=":")
 ax.set(ylim=(0, 1), ylabel="coin guessed rightly\n(a dot a toss)", xlabel="", title="")
@@ -242,7 +242,7 @@ picture
 print(lesson.reveal("leak", leak))
 
 # %% [markdown]
-# Where orange stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Where depth brings the orange dots down to the blue ones, the layer no longer tells these voices apart. A single toss may be guessed well both ways, when it happens to line up with something that can be heard; that is why one toss proves nothing. From now on all probes are scored on speakers they have not heard.
+# Where grey stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Where depth brings the grey dots down to the blue ones, the layer no longer tells these voices apart. A single toss may be guessed well both ways, when it happens to line up with something that can be heard; that is why one toss proves nothing. From now on all probes are scored on speakers they have not heard.
 
 # %% [markdown]
 # ## Layer by layer
