@@ -167,7 +167,7 @@ pictures.legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
-# Whoever lets the labels choose the picture (a supervised map, a probe's own directions, the prettiest of forty maps) will see clusters. The cure is the one of notebook 06: other speakers.
+# Whoever lets the labels choose the picture (a supervised map, a probe's own directions, the prettiest of forty maps) will see clusters. Principal components never see a label, which is one reason to begin with them. The cure is the one of notebook 06: other speakers.
 #
 # So here is a question for the full space, with no map in it. Of the 15 nearest clips *of other speakers*, how many share the attribute?
 
@@ -335,11 +335,12 @@ lesson.check("gap_in_spreads", gap_in_spreads)
 # Each cloud has its own middle, `cloud.mean(0)`. Average the two squared spreads before you take the root.
 
 # %%
-middle = {0: born.mean(1), look.last: grown.mean(1)}
-for step, cloud in middle.items():
+rows = {}
+for step, cloud in {0: born.mean(1), look.last: grown.mean(1)}.items():
     away = np.linalg.norm(cloud.mean(0) - written.mean(0))
     wide = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean())
-    print(f"step {step}: distance {away:.2f}, own spread {wide:.2f}, in spreads {gap_in_spreads(cloud, written)}")
+    rows[f"step {step}"] = {"distance": away, "own spread": wide, "in spreads": gap_in_spreads(cloud, written)}
+pd.DataFrame(rows).T
 
 # %% [markdown]
 # Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length, each with its control: the description of another speaker's clip.
@@ -403,7 +404,7 @@ def draw_place(axes, rows):
     pictures.step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7)
 
 
 # %%
