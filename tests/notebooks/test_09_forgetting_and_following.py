@@ -1,0 +1,50 @@
+"""Notebook 09: a frozen backbone forgets nothing, bare labels make it disobey by ear, and adapters can reach its text."""
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.weights
+FROZEN = ["untrained", "label from birth", "self-generated", "+ label, frozen"]
+
+
+@pytest.fixture(scope="module")
+def score(notebooks) -> pd.DataFrame:
+    """Model × part, from the table of the headline."""
+    table = notebooks("09", solved=True).table
+    assert ((table["low"] <= table["score"]) & (table["score"] <= table["high"])).all()
+    return table.pivot(index="model", columns="part", values="score")
+
+
+def test_without_adapters_the_text_view_is_the_same_to_the_last_answer(score) -> None:
+    text = score.loc[FROZEN, ["obeys in text", "right in text"]]
+    assert (text == text.iloc[0]).all(axis=None)
+
+
+def test_by_ear_bare_labels_follow_worse_than_self_generated_targets(score) -> None:
+    obeys = score["obeys by ear"]
+    assert obeys["self-generated"] - obeys["label from birth"] > 0.2
+    assert obeys["self-generated"] > obeys["+ label, frozen"]
+
+
+def test_a_few_bare_labels_teach_their_attribute_and_cost_the_others(score) -> None:
+    taught, before = score.loc["+ label, frozen"], score.loc["self-generated"]
+    assert taught["taught"] - taught["shuffled"] > 0.4
+    assert before["others"] - taught["others"] > 0.2
+
+
+def test_the_larger_rate_of_lora_reaches_the_text_and_turning_it_off_gives_it_back(score) -> None:
+    lora = [model for model in score.index if "LoRA" in model]
+    strong = max((model for model in lora if "scale" not in model), key=lambda model: float(model.rsplit(" ", 1)[1]))
+    assert score.loc["+ label, frozen", "obeys in text"] - score.loc[strong, "obeys in text"] > 0.2
+    off = score.loc[f"{strong}, scale 0", ["obeys in text", "right in text"]]
+    assert (off == score.loc["+ label, frozen", ["obeys in text", "right in text"]]).all()
+
+
+def test_the_untrained_connector_shows_that_following_is_not_hearing(score) -> None:
+    assert score.loc["untrained", "obeys by ear"] > 0.8
+    assert score.loc["untrained", "others"] < score.loc["self-generated", "others"] - 0.2
+
+
+def test_the_forgetting_rate_of_bare_labels_is_a_loss(notebooks) -> None:
+    measured = {guess["name"]: guess["measured"] for guess in notebooks("09", solved=True).card["predictions"]}
+    assert measured["delta_label"] < -0.1
