@@ -292,7 +292,7 @@ lesson.check("smuggled", smuggled)
 # `replace(target, prompt=…)` makes the copy. Somebody has already said the same as the description in other words: look into the target itself.
 
 # %% [markdown]
-# What a leak does: below, the backbone reads no description and hears nothing. With a clean prompt its own targets surprise it; with a leak, verbatim or in other words, they hardly do. Nothing would be left for a connector to learn.
+# What a leak does: below, the backbone reads no description and hears nothing. If the perplexity with a leak is that of a reader of the description, then nothing is left for a connector to learn.
 
 
 # %%
@@ -401,12 +401,19 @@ for place, row in enumerate(table.itertuples()):
     ):  # fmt: skip
         reach = [[max(0, value - low)], [max(0, high - value)]]
         axes.errorbar(value, place, xerr=reach, marker=marker, ms=8, elinewidth=1.5, **ink)
-        axes.annotate(f"{value:.3g}", (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(
+            f"{value:.2f}" if value < 10 else f"{value:.1e}",
+            (value, place),
+            (0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
 for axes, at, words in ((left, vocabulary, f" every token as likely ({vocabulary})"), (right, guessing, " guessing")):
     axes.axvline(at, color="#707070", ls=":", lw=1.2, zorder=0)
     axes.text(at, -0.65, words, fontsize=8, color="#555555")
 left.set_yticks(range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()])
-left.set(xscale="log", xlim=(0.7, None), ylim=(len(table) - 0.5, -0.95))
+left.set(xscale="log", xlim=(0.5, None), ylim=(len(table) - 0.5, -0.95))
 left.set_xlabel("perplexity under the backbone (log)\nbars: 95 % interval over targets")
 right.set(xlim=(0, 1.08), xlabel="coverage: share of the six\nattributes named rightly")
 lesson.show(picture, f"Perplexity and coverage of every kind of target. {headline}.", table)

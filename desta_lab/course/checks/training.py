@@ -91,13 +91,9 @@ def soft_loss(answer: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
     if np.isclose(got, 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1), atol=1e-4):
         raise Wrong(f"KL(.9, .1 ‖ .5, .5) is {right:.3f}, not {got:.3f}: the two distributions are swapped.")
     if np.isclose(got, 4 * right, atol=1e-4):
-        raise Wrong(
-            f"Four equal positions give four times the loss ({got:.3f}): not averaged over the tokens."
-        )
+        raise Wrong(f"Four equal positions give four times the loss ({got:.3f}): not averaged over the tokens.")
     if np.isclose(got, right / 3, atol=1e-4):
-        raise Wrong(
-            f"{got:.3f} is {right:.3f} over three, the number of words: averaged over the vocabulary too."
-        )
+        raise Wrong(f"{got:.3f} is {right:.3f} over three, the number of words: averaged over the vocabulary too.")
     if not np.isclose(got, right, atol=1e-4):
         raise Wrong(f"A teacher of .9 and .1 and a student of .5 and .5 should give {right:.3f}; you give {got:.3f}.")
 
