@@ -420,13 +420,13 @@ share = jumps[jumps["series"] == "self"].set_index("metric")
 accuracy, smooth = share.loc["accuracy"], share.loc["log-probability"]
 apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], emergence.LEVEL)
 beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], emergence.LEVEL)
-reading = "No jump: the log-probability rises no more suddenly than a steady rise would"
+reading = "No jump: a smooth metric rises no more suddenly than a steady rise would"
 if beyond[0] > 0:
-    reading = "No mirage shown: the log-probability jumps too"
+    reading = "No mirage shown: a smooth metric jumps too"
 if apart[0] > 0:
     reading = "Part of the jump is the metric"
 headline = (
-    f"{reading}. It makes {smooth['score']:.0%} of its rise between steps {smooth['before']} and {smooth['step']}, "
+    f"{reading}. Log-probability makes {smooth['score']:.0%} of its rise between steps {smooth['before']} and {smooth['step']}, "
     f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
     f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]"
 )

@@ -277,7 +277,7 @@ for draw in range(5):
     directions[f"random labels {draw}"] = between(probes.shuffled(labels[ERASED], speakers, seed=draw))
 
 # %% [markdown]
-# The model is asked about the test speakers, sixteen of them; the calibration clips lose the same direction.
+# The model is asked about the test speakers, none of whom the direction was learned on; the calibration clips lose the same direction.
 
 # %% tags=["expensive"]
 task, tested = look.task(ERASED), look.scored[::2]
@@ -303,7 +303,7 @@ erased = emergence.bootstrap(erasing, "correct", ["erased"])
 pd.DataFrame({key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]).T.round(2)
 
 # %% [markdown]
-# Read both controls against the attribute's own direction. A random direction among thousands hits nothing. Random labels may cost a lot: eight speakers at random are by accident often split by what tells voices apart best. How nearly the directions are the same says so:
+# Read both controls against the attribute's own direction. A random direction among thousands hits nothing. Random labels may cost a lot: they seldom split a few speakers evenly, and then the difference of their means points along what tells voices apart best. How nearly the directions are the same says so:
 
 # %%
 one = directions["the attribute"]
@@ -389,7 +389,7 @@ for series, step in (("untrained", 0), ("trained", look.last)):
         clear[part, series] = int(above.sum())
 headline = (
     f"Untrained: a probe reads {clear['readable', 'untrained']} of {len(labels)} attributes, the model says "
-    f"{clear['spoken', 'untrained']}. Trained: {clear['readable', 'trained']} and {clear['spoken', 'trained']}"
+    f"{clear['spoken', 'untrained']}. Trained: it reads {clear['readable', 'trained']}, the model says {clear['spoken', 'trained']}"
 )
 
 
@@ -415,7 +415,7 @@ def panel(axes, part, names):
 
 # %% tags=["headline"]
 picture, (left, right) = pictures.blank(1, 2, headline, (10.0, 5.6), sharey=True)
-panel(left, "readable", {"log-mel": "log-mel spectrogram", "random labels": "random labels",
+panel(left, "readable", {"log-mel": "log-mel spectrogram", "random labels": "random labels (both)",
                          "untrained": "embeddings, untrained", "trained": "embeddings, trained"})  # fmt: skip
 panel(right, "spoken", {"shuffled": "shuffled audio, trained", "untrained": "untrained connector",
                         "trained": "trained connector"})  # fmt: skip
@@ -434,7 +434,7 @@ print(lesson.reveal("erased", erased["the attribute",][0]))
 #
 # **What would change our mind**: an attribute that no probe reads before training and the model says after it; a control direction that costs as much as the attribute's own; or human voices, whose prints are not as faint as these.
 #
-# Next: **07**, where in time the model finds its evidence.
+# Next: **07**, the shape of what the connector says: maps, and what they may be read for.
 
 # %%
 lesson.card()
