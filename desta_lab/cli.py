@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument("--json", action="store_true")
     same = commands.add_parser("parity", help="compare our numbers with those of the published code")
     same.add_argument("folder", type=Path, help="weights, inputs and results under the published names")
+    answers = commands.add_parser("score", help="score answers in Speech-IFEval's format beside published systems")
+    answers.add_argument("folder", type=Path, help="holds closed_ended_questions.jsonl and its like, with responses")
+    answers.add_argument("--text", type=Path, help="the answers of the model's own text LLM, for the forgetting rate")
     course = commands.add_parser("course", help="build the notebooks from their sources, or run them all")
     course.add_argument("--run", action="store_true", help="execute them: pages, figures and measured costs")
     course.add_argument("--preset", default="nano", help="which preset to run them with")
@@ -150,6 +153,23 @@ def parity(args: argparse.Namespace) -> int:
     return int(len(apart) > 0)
 
 
+def score(args: argparse.Namespace) -> int:
+    """IFrate, and Δ where the text LLM's answers are given, under both protocols, above the published systems."""
+    from desta_lab.evaluation import benchmarks
+
+    items = benchmarks.speech_ifeval(args.folder)
+    text = benchmarks.speech_ifeval(args.text) if args.text else None
+    for protocol in sorted(items.loc[items["set"] == "cot", "protocol"].unique()) or ["rule"]:
+        print(f"Chain of thought told by: {protocol}")
+        print(benchmarks.ifrate(items, protocol).round(2).to_string(index=False))
+        if text is not None:
+            print("Δ {delta:.2f} [{low:.2f}, {high:.2f}]".format(**benchmarks.forgetting(items, text, protocol)))
+    published = benchmarks.published("Speech-IFEval")
+    print("Published, chain of thought told by a judge: compare with the rule's numbers only where none is told.")
+    print(published.pivot(index="system", columns="metric", values="value").to_string())
+    return 0
+
+
 def course(args: argparse.Namespace) -> int:
     """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
     from desta_lab.course import build
@@ -202,5 +222,5 @@ def nano(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark,
-    "parity": parity, "course": course, "class": cohort, "nano": nano,
+    "parity": parity, "score": score, "course": course, "class": cohort, "nano": nano,
 }  # fmt: skip
