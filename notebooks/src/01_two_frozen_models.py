@@ -249,7 +249,7 @@ print(lesson.reveal("leak", leak))
 #
 # Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there (on so few speakers a little below chance, because a fold that has fewer of a class in training has more of it to test).
 
-# %%
+# %% tags=["expensive"]
 look = desta_lab.Inside(lab)
 measured = look.table("probes")
 measured = measured[measured["site"].str.match("log-mel|encoder")]
@@ -468,6 +468,9 @@ for column, (name, pair) in enumerate(PAIRS.items()):
     axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
     axes[0, column].set(ylim=(-0.03, 1.05), xlabel="encoder layer")
     axes[1, column].set_xticks([0, 1], pair)
+    axes[1, column].set_xlabel("embeddings, mixed")
+    for label, side in zip(axes[1, column].get_xticklabels(), ("left", "right"), strict=True):
+        label.set_ha(side)
 axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
 axes[1, 0].set_ylabel("LLM: share of the answer\nwritten on the right")
 pictures.legend(picture, list(axes.flat), 3, "bands: 95 % interval over speakers (above) and descriptions (below)")

@@ -86,11 +86,12 @@ for ax, axis, title in zip(axes, (-1, -2), ("softmax over the frames", "softmax 
     weights = compared.softmax(axis)[0].mean(0)
     ax.imshow(weights / weights.max(), aspect="auto", cmap="mako_r", extent=extent)
     ax.set(title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)")
+    ax.set_yticks(range(0, connector.queries, 3))
 axes[0].set_ylabel("query token")
 picture
 
 # %% [markdown]
-# Shape is no proof: both fit. Only on the left are a query's weights shares of one, so that what it takes home is a weighted *average* of the frames.
+# Darker is more. Shape is no proof: both fit. Only on the left are a query's weights shares of one, so that what it takes home is a weighted *average* of the frames.
 #
 # ### Exercise 2.2 · Attend · fill in · 8 min
 # Write `cross_attention(q, k, v)`: compare, divide by the square root of the head's width, softmax, and average the values. `q` is (…, query, width), `k` and `v` are (…, frame, width), the result is (…, query, width).

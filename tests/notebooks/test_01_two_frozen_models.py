@@ -1,4 +1,4 @@
-"""What notebook 01 shows: Whisper holds the attributes, the language model answers from vectors, and both have a null."""
+"""What notebook 01 shows: Whisper holds the attributes, the language model answers from vectors; both have a null."""
 
 import pandas as pd
 import pytest
