@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,54 @@ def outputs(only: Collection[str] = ()) -> dict[Path, bytes]:
     }
 
 
+def pages() -> dict[Path, bytes]:
+    """README with its gallery and the instructor's page with its time table, drawn from the sources and figures."""
+    readme, teaching = NOTEBOOKS.parent / "README.md", NOTEBOOKS / "TEACHING.md"
+    return {readme: _between(readme, "gallery", _gallery()), teaching: _between(teaching, "timetable", _timetable())}
+
+
+def _between(path: Path, name: str, content: str) -> bytes:
+    """A page with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{path}: needs one {begin.strip()} and one {end}; put them where the table belongs.")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return f"{before}{begin}{content}{end}{after}".encode()
+
+
+def _gallery() -> str:
+    """One row a notebook: its question, and the figure that answered it where it was run last."""
+    rows = ["| notebook | its last figure |", "|---|---|"]
+    for source in sources():
+        number, figure = source.name[:2], NOTEBOOKS.parent / "figures" / "course" / f"{source.name[:2]}.json"
+        url = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{source.stem}.ipynb"
+        shown = "not run yet"
+        if figure.exists():
+            alt = escape(json.loads(figure.read_text(encoding="utf-8"))["alt"])
+            shown = f'<img src="figures/course/{number}.png" width="420" alt="{alt}">'
+        name, question = title(source).split(": ", 1)
+        rows.append(f"| [{name}](notebooks/{source.stem}.ipynb)<br>{question}<br>[Colab]({url}) | {shown} |")
+    return "\n".join(rows) + "\n"
+
+
+def _timetable() -> str:
+    rows = ["| notebook | question | exercises, minutes |", "|---|---|---|"]
+    for source in sources():
+        question = title(source).split(" · ", 1)[1]
+        rows.append(f"| {source.name[:2]} | {question} | {sum(one['minutes'] for one in exercises(source))} |")
+    return "\n".join(rows) + "\n"
+
+
+def title(source: Path) -> str:
+    """A notebook's title, "05 · Emergence: does …?"."""
+    first = next(line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith("# # "))
+    return first.removeprefix("# # ")
+
+
 def write(only: Collection[str] = ()) -> list[Path]:
-    """Build the notebooks into their places; returns the files that changed."""
-    built = outputs(only)
+    """Build the notebooks and pages into their places; returns the files that changed."""
+    built = outputs(only) | pages()
     changed = [path for path, content in built.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,61 @@
+"""The pages beside the notebooks are tied to what they are about."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from desta_lab.course import build
+
+ROOT = Path(__file__).resolve().parents[2]
+ERRORS = (ROOT / "notebooks" / "ERRORS.md").read_text(encoding="utf-8")
+GLOSSARY = (ROOT / "notebooks" / "GLOSSARY.md").read_text(encoding="utf-8")
+
+
+def sources() -> list[ast.Module]:
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "desta_lab").rglob("*.py")]
+
+
+def errors() -> set[str]:
+    """Every exception that the package defines and a user can meet; `Wrong` and what is private never leave a check."""
+    return {
+        node.name
+        for tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and re.fullmatch(r"[A-Z]\w+Error", node.name)
+    }
+
+
+def words() -> str:
+    """All text of the package's strings, joined as Python joins them."""
+    strings = (n.value for tree in sources() for n in ast.walk(tree) if isinstance(n, ast.Constant))
+    return "\n".join(value for value in strings if isinstance(value, str))
+
+
+def test_every_error_of_the_package_has_its_section_and_no_other_is_told_of() -> None:
+    assert set(re.findall(r"^## (\w+Error)$", ERRORS, re.MULTILINE)) == errors()
+
+
+@pytest.mark.parametrize("piece", re.findall(r'"([^"]+)"', ERRORS))
+def test_what_the_page_quotes_is_what_the_package_says(piece: str) -> None:
+    said = " ".join(words().split())
+    assert piece in said, piece
+
+
+def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
+    told = [term for row in re.findall(r"^\| \*\*(.+?)\*\* \|", GLOSSARY, re.MULTILINE) for term in row.split(", ")]
+    prose = " ".join(build._prose(source) for source in build.sources()).lower()
+    unused = [term for term in told if term.lower().removesuffix("s").replace(" δ", "") not in prose]
+    assert told == sorted(told, key=str.lower) or len(told) > 30
+    assert not unused
+
+
+@pytest.mark.parametrize("path", sorted(build.pages()), ids=lambda path: path.name)
+def test_gallery_and_time_table_are_those_of_the_notebooks(path: Path) -> None:
+    assert path.read_bytes() == build.pages()[path], "run `python -m desta_lab course`"
+    assert all(source.name[:2] in path.read_text(encoding="utf-8") for source in build.sources())
+
+
+def test_every_headline_figure_is_kept_with_its_words() -> None:
+    assert "not run yet" not in build._gallery()
