@@ -340,7 +340,7 @@ for step, cloud in {0: born.mean(1), look.last: grown.mean(1)}.items():
     away = np.linalg.norm(cloud.mean(0) - written.mean(0))
     wide = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean())
     rows[f"step {step}"] = {"distance": away, "own spread": wide, "in spreads": gap_in_spreads(cloud, written)}
-pd.DataFrame(rows).T
+pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length, each with its control: the description of another speaker's clip.
@@ -367,7 +367,7 @@ drawn = []
 for name, site in clouds.items():
     flat, trusted = geometry.maps({0: site}, "pca")
     title = f"{name}\ntrustworthiness {trusted['trustworthiness'].iloc[0]:.2f}"
-    drawn.append(flat[["x", "y"]].assign(part="map", name=title, value=labels))
+    drawn.append(flat[["x", "y"]].assign(part="map", name=title, label=labels))
 
 # %% [markdown]
 # Neighbours get an interval over speakers.

@@ -136,7 +136,7 @@ pd.Series({
 }).to_frame("mass above share")  # fmt: skip
 
 # %% [markdown]
-# 0 is what a flat profile scores. But more than 0 may still be a habit: whoever always looks at the middle of a clip hits scenes, which tend to be there. So the control is *another clip's evidence*: the same profile against the window of another speaker's clip. The difference is called the *gain*.
+# The two differ by the edges: the package asks of every frame whether its middle lies in the span. 0 is what a flat profile scores. But more than 0 may still be a habit: whoever always looks at the middle of a clip hits scenes, which tend to be there. So the control is *another clip's evidence*: the same profile against the window of another speaker's clip. The difference is called the *gain*.
 #
 # ### Exercise 8.3 · Say who finds the scene · predict · 4 min
 # Two gains over 16 clips. 0 is a habit, and the windows themselves would score less than 0.2, because those of two clips overlap. First the attention of all query tokens, then Shapley values of windows of the waveform, which you will meet below.
@@ -385,7 +385,7 @@ def take_away():
 
 # %% tags=["expensive"]
 path = look.path("deletion")
-taken = quickstart.kept(path.with_name(f"taken-{PART}-{DRAWS}-{path.name}"), take_away)
+taken = quickstart.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
 
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")
@@ -427,8 +427,8 @@ finds = tried[tried["gain_low"] > 0]["method"].tolist()
 hurts = tried[tried["fall_low"] > 0]["method"]
 attends = r"attention|rollout"
 headline = (
-    f"{len(finds)} of {len(tried)} ways find the scene better than another clip's ({'; '.join(finds) or 'none'}); "
-    f"silencing what they point at hurts more than chance for {len(hurts)}, "
+    f"The scene is found by {len(finds)} of {len(tried)} ways ({'; '.join(finds) or 'none'}); "
+    f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of {tried['method'].str.contains(attends).sum()} kinds of attention"
 )
 picture, (left, right) = pictures.blank(1, 2, headline, (10.5, 4.8), sharey=True)
