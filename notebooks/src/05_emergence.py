@@ -122,7 +122,7 @@ grades = spoken_too.groupby("attribute")[["calibrated", "raw", "free_form"]].mea
 grades.assign(clips=spoken_too.groupby("attribute").size()).round(2)
 
 # %% [markdown]
-# Where the columns part, the model hears more than it says. So “can it do the task?” has no answer before we say how it is graded.
+# Where the columns part, the model hears more than it says. On the `cpu` preset they part wider: its backbone likes to chat. So “can it do the task?” has no answer before we say how it is graded.
 #
 # ## How sure is one number?
 #
