@@ -114,7 +114,8 @@ lesson.predict("shuffled", "Self-generated targets of the WRONG clip: which perp
 
 # %%
 one = rows[0]
-stream = chat.stream(backbone.tokenizer, chat.read(one.description, one.prompt), 0, response=one.response)
+messages = chat.read(one.description, one.prompt)
+stream = chat.stream(backbone.tokenizer, messages, 0, response=one.response, truncated=one.truncated)
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
     logits = backbone.head(backbone.hidden(backbone.embed(ids[None])))[0]
