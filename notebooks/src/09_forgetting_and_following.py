@@ -177,7 +177,7 @@ print("one number off", "not tried yet" if spoiled is None else tensors_sha256(s
 # Now the experiment. Take the finished self-generated run and go on training it for a few steps on bare labels: the question about the background, and “rain”, “siren”, … as the whole answer. Three pupils: one with the backbone **frozen**, and two with **LoRA** beside every linear layer of the backbone, at the connector's own learning rate and at five times that.
 
 # %%
-STEPS, BATCH, CLIPS, RANK = 40, 16, 256, 8
+STEPS, BATCH, CLIPS, RANK = 40, 12, 256, 8
 RATES = (lab.preset.lr, 5 * lab.preset.lr)  # of the adapters; the connector keeps the first
 learn, ask = lab.clips("train")[:CLIPS], lab.clips("test")[:32]
 tasks = [task for task in lab.tasks if task.rung in (2, 3)]
@@ -388,7 +388,8 @@ def panel(axes, title, looks):
         reach = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
         lift = 0.16 * (list(looks).index(part) - (len(looks) - 1) / 2)
         axes.errorbar(rows["score"], np.arange(len(MODELS)) + lift, xerr=reach, label=label, ls="none", ms=6, **how)
-    axes.axhspan(MODELS.index(frozen) + 0.5, len(MODELS), color="#F3F3F3", zorder=-1)  # adapters in the backbone
+    shade = "LoRA in the backbone" if axes.get_subplotspec().is_last_col() else None
+    axes.axhspan(MODELS.index(frozen) + 0.5, len(MODELS), color="#F0F0F0", zorder=-1, label=shade)
     axes.set(title=title, xlim=(-0.06, 1.06), ylim=(len(MODELS) - 0.5, -0.5))
     axes.set_yticks(range(len(MODELS)), MODELS)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8)
@@ -400,8 +401,8 @@ strong, frozen = f"+ label, LoRA {RATES[-1]:g}", "+ label, frozen"
 # %% tags=["headline"]
 value = summary.set_index(["model", "part"])["score"]
 headline = (
-    f"After {STEPS} steps on bare labels the backbone obeys {value[strong, 'obeys in text']:.0%} of instructions in "
-    f"plain text with LoRA at rate {RATES[-1]:g}, {value[frozen, 'obeys in text']:.0%} frozen"
+    f"After {STEPS} steps on bare labels the backbone obeys {value[strong, 'obeys in text']:.0%} of constraints in "
+    f"plain text with LoRA (learning rate {RATES[-1]:g}), {value[frozen, 'obeys in text']:.0%} frozen"
 )
 figure, (left, middle, right) = pictures.blank(1, 3, headline, size=(10, 4.6), sharey=True)
 panel(left, "Learned: names it rightly, by ear", {

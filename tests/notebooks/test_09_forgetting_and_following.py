@@ -1,4 +1,4 @@
-"""Notebook 09: a frozen backbone forgets nothing, bare labels make it disobey by ear, and adapters can reach its text."""
+"""Notebook 09: frozen forgets nothing, bare labels disobey by ear, and adapters can reach the text."""
 
 import pandas as pd
 import pytest
