@@ -402,17 +402,11 @@ for place, row in enumerate(table.itertuples()):
     ):  # fmt: skip
         reach = [[max(0, value - low)], [max(0, high - value)]]
         axes.errorbar(value, place, xerr=reach, marker=marker, ms=8, elinewidth=1.5, **ink)
-        axes.annotate(
-            f"{value:.2f}" if value < 10 else f"{value:.1e}",
-            (value, place),
-            (0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-for axes, at, words in ((left, vocabulary, f" every token as likely ({vocabulary})"), (right, guessing, " guessing")):
+        number = f"{value:.2f}" if value < 10 else f"{value:.0f}" if value < 1000 else f"{value:.1e}"
+        axes.annotate(number, (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+for axes, at, words in ((left, vocabulary, f"every token as likely ({vocabulary}) "), (right, guessing, "guessing ")):
     axes.axvline(at, color="#707070", ls=":", lw=1.2, zorder=0)
-    axes.text(at, -0.65, words, fontsize=8, color="#555555")
+    axes.text(at, -0.65, words, fontsize=8, color="#555555", ha="right")
 left.set_yticks(range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()])
 left.set(xscale="log", xlim=(0.5, None), ylim=(len(table) - 0.5, -0.95))
 left.set_xlabel("perplexity under the backbone (log)\nbars: 95 % interval over targets")
