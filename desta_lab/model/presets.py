@@ -67,6 +67,18 @@ class Preset:
     memory_gb: float | None = None
     disk_gb: float | None = None
 
+    @property
+    def taps(self) -> tuple[int, ...] | None:
+        """The tapped layers; None: the published ones of the encoder's size (`encoder.TAPS`)."""
+        return None
+
+
+@dataclass(frozen=True)
+class Tapped(Preset):
+    """A preset that names its tapped layers itself. Its own class: a field more in `Preset` renames every cost file."""
+
+    taps: tuple[int, ...] | None = None
+
 
 def nano() -> Preset:
     """Real ears, glass-box backbone: exercises and CI."""
@@ -111,7 +123,19 @@ def desta25() -> Preset:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {p.__name__: p for p in (nano, cpu, t4, workstation, desta25)}
+def desta2() -> Preset:
+    """The system before it, as its released inference computes it: that taps one layer before its training code does.
+
+    It counts `encoder_hidden_states`, whose first entry is no layer's output, so its 2, 5, 8, 11 are the outputs of
+    layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py). `replace(desta2(), taps=(2, 5, 8, 11))` undoes it.
+    """
+    return Tapped(
+        "desta2", "openai/whisper-small", "meta-llama/Meta-Llama-3-8B-Instruct", "the published system before it",
+        seconds=30.0, connector=ConnectorShape(depth=2, heads=12), steps=2000, batch=8, lr=1e-4, taps=(1, 4, 7, 10),
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {p.__name__: p for p in (nano, cpu, t4, workstation, desta25, desta2)}
 
 
 def named(name: str) -> Preset:
@@ -124,7 +148,8 @@ def named(name: str) -> Preset:
 def pick() -> Preset:
     """The preset that suits this machine: by the GPU's memory, or `cpu` where there is none.
 
-    `desta25` is never picked: its backbone stands behind a licence gate, so it is asked for by name.
+    `desta25` and `desta2` are never picked: their backbones stand behind a licence gate, so they are asked for by
+    name.
     """
     if not torch.cuda.is_available():
         return cpu()
@@ -153,18 +178,28 @@ def build_connector(shape: ConnectorShape, taps: int, d_enc: int, backbone: Back
 
 
 def assemble(
-    preset: Preset, *, root: Path | None = None, seed: int = 0, progress: Callable[[str], None] | None = None
+    preset: Preset,
+    *,
+    root: Path | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    **how: Any,
 ) -> AudioLLM:
     """Encoder, a new connector and backbone of a preset, on the fastest device and precision there is.
+
+    `how` goes to the backbone's `from_pretrained` (dtype, quantization_config, …); with a `device_map` in it the
+    backbone stays where that puts it.
 
     The frozen parts may be half precision; the connector and the loss stay in float32 (TRAPS: fp16 gives NaN).
     """
     where = device()
     ears, mind = (weights.resolve(name, root, progress=progress) for name in (preset.encoder, preset.backbone))
     dtype = fastest_dtype(where)
-    encoder = Encoder.load(ears, preset.seconds, dtype=torch.float32 if where.type == "cpu" else dtype).to(where)
-    backbone = Backbone.load(mind, dtype=dtype)
-    backbone.to(where)
+    hears = torch.float32 if where.type == "cpu" else dtype
+    encoder = Encoder.load(ears, preset.seconds, preset.taps, dtype=hears).to(where)
+    backbone = Backbone.load(mind, **{"dtype": dtype, **how})
+    if "device_map" not in how:
+        backbone.to(where)
     connector = build_connector(preset.connector, len(encoder.taps), encoder.width, backbone, seed).to(where)
     parts = {
         "encoder": preset.encoder,

@@ -15,17 +15,28 @@ from tests import tiny
 
 
 def test_an_unknown_preset_names_the_ones_there_are():
-    with pytest.raises(ValueError, match="There is no preset 'gpu'; take one of nano, cpu, t4, workstation, desta25"):
+    known = "nano, cpu, t4, workstation, desta25, desta2"
+    with pytest.raises(ValueError, match=f"There is no preset 'gpu'; take one of {known}"):
         presets.named("gpu")
     assert {presets.named(name).name for name in presets.PRESETS} == set(presets.PRESETS)
 
 
-def test_only_desta25_has_the_published_connector():
-    shape = presets.desta25().connector
-    assert (shape.queries, shape.depth, shape.heads, shape.ffn) == (64, 6, 20, 3072)
+@pytest.mark.parametrize(("name", "depth", "heads"), [("desta25", 6, 20), ("desta2", 2, 12)])
+def test_the_published_systems_have_the_published_connector(name, depth, heads):
+    preset = presets.named(name)
+    shape = preset.connector
+    assert (shape.queries, shape.depth, shape.heads, shape.ffn) == (64, depth, heads, 3072)
     assert shape.post_norm
     assert not (shape.width or shape.scaled or shape.anchored)
-    assert presets.desta25().seconds == 30.0
+    assert preset.seconds == 30.0
+
+
+def test_only_desta2_names_its_own_taps_and_the_other_presets_are_the_data_they_were():
+    taps = {name: presets.named(name).taps for name in presets.PRESETS}
+    assert taps.pop("desta2") == (1, 4, 7, 10)
+    assert set(taps.values()) == {None}
+    assert all("taps" not in presets.asdict(presets.named(name)) for name in taps)  # it names the files of costs
+    assert presets.replace(presets.desta2(), taps=(2, 5, 8, 11)).taps == (2, 5, 8, 11)
 
 
 @pytest.mark.parametrize(("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")])
