@@ -359,8 +359,8 @@ for c in lab.clips("test")[:12]:
 sizes = pd.DataFrame(rows).groupby("times")["right"].mean()
 
 # %%
-safe = [k for k, right in sizes.items() if right >= 0.9]
-said = f"The answers hold from {min(safe):g} to {max(safe):g} times the size of words"
+safe = [k for k, right in sizes.items() if right >= sizes[1] - 0.1]
+said = f"From {min(safe):g} to {max(safe):g} times the size of words the answers stay as good"
 picture, ax = pictures.blank(1, 1, said, (6, 2.8))
 ax.plot(sizes.index, sizes, "-o", color=PALETTE["text"], label="words, rescaled")
 guess = np.mean([task.chance for task in tasks.values()])
@@ -370,7 +370,7 @@ ax.legend(loc="lower left")
 picture
 
 # %% [markdown]
-# How wide that range is surprises many. Every layer of this family of models begins by dividing its input by its size (RMSNorm), so scale is gone before anything is read. It comes back in two places: what a layer adds is small beside a giant, and a dwarf disappears in the tiny constant that keeps the division from being one by zero. The right size matters less for being understood than for *learning*: notebook 05 comes back to it.
+# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: what a layer adds is small beside a giant and large beside a dwarf, and a very small one disappears in the constant that guards the division. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors are born at the embedding scale.
 #
 # ## Between two words
 #
@@ -479,7 +479,7 @@ lesson.show(picture, f"{headline}. Above, probes by encoder layer; below, answer
 # %% [markdown]
 # ## What we now know
 #
-# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and does not care much about their size. What neither brings is the way between them: the states of the one and the vectors of the other do not even have the same width. That way is all the connector has to learn.
+# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and bears some error in their size; the picture above says how much. What neither brings is the way between them: the states of the one and the vectors of the other do not even have the same width. That way is all the connector has to learn.
 #
 # **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone whose text-only logits moved.
 #
