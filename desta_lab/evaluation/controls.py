@@ -82,6 +82,8 @@ def oracle(llm: AudioLLM, tasks: Sequence[Task], clips: Sequence[Clip], held_out
     tables = []
     for topic in (False, True):
         some = [task for task in tasks if (task.attribute == "topic") == topic]
+        if not some:
+            continue
         texts = [describe(clip.attributes, topic=topic) for clip in [*clips, *held_out]]
         unique = list(dict.fromkeys(texts))
         scores = scoring.rank_text(llm.backbone, some, unique)

@@ -38,7 +38,7 @@ def _sorted(row: Mapping[str, Any]) -> str:
 )
 def grid(answer: Callable[[Mapping[str, Sequence[Any]]], Mapping[str, Mapping[str, Any]]]) -> None:
     """Every combination of the values of some fields, under a key that depends on the combination alone."""
-    fields = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
+    fields: dict[str, list[Any]] = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
     got = answer(fields)
     seeds = [row["seed"] for row in got.values()]
     if len(got) == 6 and len(set(seeds)) == 1:

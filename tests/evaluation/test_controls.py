@@ -1,0 +1,16 @@
+"""The controls answer what they are asked, and nothing else."""
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation import controls
+from desta_lab.evaluation.tasks import ladder
+from tests import tiny
+
+
+def test_the_oracle_reads_some_tasks_just_as_it_reads_all() -> None:
+    llm = tiny.audio_llm()
+    people = [Clip(f"c{i}", "", 1.0, "", f"s{i}", {**tiny.attributes(i)}) for i in range(3)]
+    asked = [task for task in ladder() if task.rung == 3]  # none is about the topic, which a description may state
+    whole = controls.oracle(llm, [task for task in ladder() if task.rung in (3, 5)], people, people)
+    some = controls.oracle(llm, asked, people, people)
+    assert set(some["task"]) == {task.name for task in asked}
+    assert some["chosen"].tolist() == whole.loc[whole["rung"] == 3, "chosen"].tolist()
