@@ -1,10 +1,17 @@
-"""Other people's data: a folder with a CSV becomes a corpus; DeSTA-AQA5M manifests stream row by row."""
+"""Other people's data: a folder with a CSV or a Hugging Face dataset becomes a corpus; DeSTA-AQA5M manifests stream."""
 
 import csv
 import hashlib
-from collections.abc import Iterator, Mapping
+import importlib
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import soundfile
 
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus, CorpusError, parse_row
@@ -12,6 +19,84 @@ from desta_lab.clips import Clip, Corpus, CorpusError, parse_row
 AQA_COLUMNS = {"id": str, "dataset": str, "seed_description": str, "prompt": str, "response": str, "messages": list}
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the speakers, where a table names no split
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
+_SUFFIXES = {"WAVEX": ".wav", "RF64": ".wav", "MPEG": ".mp3"}  # libsndfile's names that are no usual file ending
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip as its source tells it; `where` opens every complaint, `unfit` says why the clip is left out."""
+
+    where: str
+    audio: str
+    speaker: str
+    transcript: str = ""
+    split: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    unfit: str = ""
+
+
+def gather(
+    folder: Path | str,
+    rows: Iterable[Row],
+    *,
+    name: str,
+    recipe: Mapping[str, Any],
+    licence: str,
+    own_splits: bool = True,
+    max_seconds: float = audio.WHISPER_SECONDS,
+    leave_out_long: bool = False,
+) -> Corpus:
+    """Make a corpus of the rows of some source, writing the two manifest files into the folder of the audio.
+
+    Speakers without a split, or all of them with own_splits=False, are dealt 80 : 10 : 10. An attribute with an empty
+    value is left out. With leave_out_long, clips beyond max_seconds are left out instead of refused; `left_out` in the
+    recipe of the corpus counts them by reason. Raises CorpusError.
+    """
+    folder = Path(folder)
+    clips: list[Clip] = []
+    split_of: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        if not row.speaker:
+            raise CorpusError(f"{row.where}: the speaker is empty; name one, splits are disjoint by speaker.")
+        reason = row.unfit
+        if not reason:
+            seconds = _seconds(folder / row.audio, row.where, math.inf if leave_out_long else max_seconds)
+            reason = f"longer than {max_seconds:g} s" if seconds > max_seconds else ""
+        if reason:
+            left_out[reason] += 1
+            continue
+        attributes = {attribute: value for attribute, value in row.attributes.items() if value}
+        identity = Path(row.audio).with_suffix("").as_posix()
+        clips.append(Clip(identity, row.audio, seconds, row.transcript, row.speaker, attributes))
+        split = (row.split if own_splits else "") or _deal(row.speaker)
+        if split_of.setdefault(row.speaker, split) != split:
+            before = split_of[row.speaker]
+            raise CorpusError(f"{row.where}: speaker {row.speaker!r} is in {before!r} and {split!r}; keep one split.")
+    if not clips:
+        raise CorpusError(f"{folder}: no clips, and {left_out.total()} left out; check that this is the right folder.")
+    splits: dict[str, list[str]] = {}
+    for speaker, split in split_of.items():
+        splits.setdefault(split, []).append(speaker)
+    recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
+    return Corpus.write(folder, clips, name=name, recipe=recipe, seed=0, licence=licence, splits=splits)
+
+
+def _seconds(path: Path, where: str, max_seconds: float) -> float:
+    try:
+        return audio.header(path, max_seconds).seconds
+    except audio.AudioError as error:
+        raise CorpusError(f"{error}" if where == str(path) else f"{where}: {error}") from error
+
+
+def _deal(speaker: str) -> str:
+    """A split for a speaker by the hash of the name, so that adding speakers moves nobody."""
+    place = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
+    for split, share in SHARES.items():
+        place -= share
+        if place < 0:
+            return split
+    return split
 
 
 def from_folder(
@@ -28,56 +113,141 @@ def from_folder(
     column is an attribute, left out where its cell is empty. Without `split`, speakers are dealt 80 : 10 : 10.
     """
     folder = Path(folder)
-    clips: list[Clip] = []
-    split_of: dict[str, str] = {}
-    for where, row in _table(folder / table):
-        clips.append(_clip(folder, row, where, max_seconds))
-        split = row.get("split") or _deal(row["speaker"])
-        if split_of.setdefault(row["speaker"], split) != split:
-            before = split_of[row["speaker"]]
-            raise CorpusError(f"{where}: speaker {row['speaker']!r} is in {before!r} and {split!r}; keep one split.")
-    splits: dict[str, list[str]] = {}
-    for speaker, split in split_of.items():
-        splits.setdefault(split, []).append(speaker)
-    recipe = {"source": "folder", "table": table, "sha256": hashlib.sha256((folder / table).read_bytes()).hexdigest()}
-    return Corpus.write(folder, clips, name=name or folder.name, recipe=recipe, seed=0, licence=licence, splits=splits)
+    rows = (
+        Row(
+            where,
+            row["audio"],
+            row["speaker"],
+            row.get("transcript", ""),
+            row.get("split", ""),
+            {column: value for column, value in row.items() if column not in _OWN_COLUMNS},
+        )
+        for where, row in read_table(folder / table, ("audio", "speaker"))
+    )
+    recipe = {"source": "folder", "table": table}
+    if (folder / table).is_file():
+        recipe["sha256"] = hashlib.sha256((folder / table).read_bytes()).hexdigest()
+    return gather(folder, rows, name=name or folder.name, recipe=recipe, licence=licence, max_seconds=max_seconds)
 
 
-def _table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def read_table(path: Path, needed: Iterable[str], tabs: bool = False) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV, or of a TSV without quoting, each with its file and line; raises CorpusError."""
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file; write a CSV with the columns audio and speaker.")
+        raise CorpusError(f"{path}: no such file; it is a table with the columns {', '.join(needed)}: put it there.")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = {"audio", "speaker"} - set(reader.fieldnames or ())
+        how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+        reader = csv.DictReader(file, **how)
+        missing = set(needed) - set(reader.fieldnames or ())
         if missing:
             raise CorpusError(f"{path}, line 1: no column {', '.join(sorted(missing))}; add it to the header.")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise CorpusError(f"{where}: more or fewer cells than the header has columns; correct the row.")
-            if not row["speaker"]:
-                raise CorpusError(f"{where}: the speaker is empty; name one, splits are disjoint by speaker.")
             yield where, row
 
 
-def _clip(folder: Path, row: Mapping[str, str], where: str, max_seconds: float) -> Clip:
+def from_datasets(
+    dataset: Path | str,
+    folder: Path | str,
+    columns: Mapping[str, str],
+    *,
+    config: str | None = None,
+    name: str | None = None,
+    licence: str = "unknown",
+    own_splits: bool = True,
+    max_seconds: float = audio.WHISPER_SECONDS,
+) -> Corpus:
+    """Make a corpus in `folder` of a Hugging Face dataset: what `save_to_disk` wrote, or what `load_dataset` finds.
+
+    `columns` says where things stand: `speaker` must be told, `transcript` may, `audio` is "audio" unless told, every
+    other key is an attribute: `{"speaker": "client_id", "transcript": "sentence", "gender": "gender"}`. Class numbers
+    become their names. The audio is copied as it is stored and read by soundfile, never decoded by `datasets`. Splits
+    of the dataset are kept if there are several; its speakers are dealt 80 : 10 : 10 if there is one, or with
+    own_splits=False. Needs the package `datasets`, which for a loose folder of audio needs torchcodec: there, write a
+    CSV for `from_folder` instead. Raises CorpusError with split and row.
+    """
+    if "speaker" not in columns:
+        raise CorpusError(f"{dataset}: columns name no speaker; say which column does, splits are disjoint by speaker.")
+    library = _library(dataset)
+    parts = _load(library, dataset, config)
+    rows = (
+        row
+        for split, part in parts.items()
+        for row in _dataset_rows(library, part, f"{dataset}, split {split}", split, dict(columns), Path(folder))
+    )
+    title = Path(dataset).name
+    recipe = {"source": "datasets", "dataset": title if Path(dataset).exists() else str(dataset), "config": config}
+    return gather(
+        folder,
+        rows,
+        name=name or title,
+        recipe={**recipe, "columns": dict(columns)},
+        licence=licence,
+        own_splits=own_splits and len(parts) > 1,
+        max_seconds=max_seconds,
+    )
+
+
+def _library(dataset: Path | str) -> Any:
     try:
-        seconds = audio.header(folder / row["audio"], max_seconds).seconds
-    except audio.AudioError as error:
-        raise CorpusError(f"{where}: {error}") from error
-    attributes = {column: value for column, value in row.items() if column not in _OWN_COLUMNS and value}
-    identity = Path(row["audio"]).with_suffix("").as_posix()
-    return Clip(identity, row["audio"], seconds, row.get("transcript", ""), row["speaker"], attributes)
+        return importlib.import_module("datasets")  # by name: an optional package, which nothing else here needs
+    except ImportError as error:
+        raise CorpusError(f"{dataset}: a Hugging Face dataset is read by its library; pip install datasets.") from error
 
 
-def _deal(speaker: str) -> str:
-    """A split for a speaker by the hash of the name, so that adding speakers moves nobody."""
-    place = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
-    for split, share in SHARES.items():
-        place -= share
-        if place < 0:
-            return split
-    return split
+def _load(library: Any, dataset: Path | str, config: str | None) -> dict[str, Any]:
+    saved = any((Path(dataset) / mark).is_file() for mark in ("state.json", "dataset_dict.json"))
+    try:
+        found = library.load_from_disk(str(dataset)) if saved else library.load_dataset(str(dataset), config)
+    except (OSError, ValueError, library.exceptions.DatasetsError) as error:
+        why = error.__cause__ or error
+        raise CorpusError(f"{dataset}: not loaded ({why}); check the name or folder, and the config.") from error
+    return dict(found) if isinstance(found, dict) else {"all": found}
+
+
+def _dataset_rows(
+    library: Any, part: Any, where: str, split: str, columns: dict[str, str], folder: Path
+) -> Iterator[Row]:
+    sound = columns.pop("audio", "audio")
+    unknown = {sound, *columns.values()} - set(part.column_names)
+    if unknown:
+        there = ", ".join(part.column_names)
+        raise CorpusError(f"{where}: no column {', '.join(sorted(unknown))}; there are {there}.")
+    part = part.select_columns(list(dict.fromkeys([sound, *columns.values()])))
+    part = part.cast_column(sound, library.Audio(decode=False))  # decoding would need torchcodec and FFmpeg
+    for number, row in enumerate(part):
+        here = f"{where}, row {number}"
+        told = {ours: _word(row[theirs], part.features[theirs], theirs, here) for ours, theirs in columns.items()}
+        path = _copy(row[sound], folder, f"audio/{split}/{number:06d}", here)
+        yield Row(here, path, told.pop("speaker"), told.pop("transcript", ""), split, told)
+
+
+def _word(value: Any, feature: Any, column: str, where: str) -> str:
+    """A cell as text: nothing is "", a class number is its name."""
+    names = getattr(feature, "names", None)
+    if value is None or (names and value == -1):  # -1: how `datasets` writes an unlabelled row
+        return ""
+    if not isinstance(value, str | int | float):
+        raise CorpusError(f"{where}: {column!r} holds {type(value).__name__}; choose a column of words or numbers.")
+    return str(names[value] if names else value).strip()
+
+
+def _copy(cell: Any, folder: Path, stem: str, where: str) -> str:
+    """Put one stored file into the folder, unchanged, under the ending of its content."""
+    data, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+    if data is None and path and Path(path).is_file():
+        data = Path(path).read_bytes()
+    if not data:
+        raise CorpusError(f"{where}: no audio is stored, and its path is {path!r}; embed the files in the dataset.")
+    try:
+        kind = soundfile.info(io.BytesIO(data)).format
+    except soundfile.LibsndfileError as error:
+        raise CorpusError(f"{where}: not readable as audio ({error.error_string}); store WAV, FLAC or MP3.") from error
+    name = stem + _SUFFIXES.get(kind, f".{kind.lower()}")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+    return name
 
 
 def stream_manifest(path: Path | str, root: Path | str | None = None) -> Iterator[dict[str, Any]]:

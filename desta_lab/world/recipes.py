@@ -1,0 +1,391 @@
+"""Published corpora as data: how CREMA-D, RAVDESS, ESC-50, Common Voice and LibriSpeech become a corpus and words."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from desta_lab import audio
+from desta_lab.clips import Corpus, CorpusError
+from desta_lab.world.describe import describe
+from desta_lab.world.sources import Row, gather, read_table
+
+GENDER = ("female", "male")
+DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+_WHO = (("A {gender} speaker", "A speaker"), (" in their {age}", ""))
+_FELT = ((" sounds {emotion}", " speaks"), (", with {intensity} intensity", ""))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one published corpus becomes a Corpus: its rows, its attributes and the sentence that describes a clip.
+
+    `attributes` gives each attribute its values; `()` is an open vocabulary, taken as it is told. `sentence` is a row
+    of clauses, each as it reads where its attributes are known and where one is not; `words` are values as they stand
+    in it.
+    """
+
+    name: str
+    licence: str
+    how_to_get: str
+    attributes: Mapping[str, tuple[str, ...]]
+    sentence: tuple[tuple[str, str], ...]
+    rows: Callable[[Path], Iterator[Row]]
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def corpus(
+        self, folder: Path | str, *, own_splits: bool = True, max_seconds: float = audio.WHISPER_SECONDS
+    ) -> Corpus:
+        """Write the manifest files into the unpacked download, and read the corpus back, validated.
+
+        Clips longer than max_seconds, and clips known to be faulty, are left out and counted in the corpus's recipe.
+        With own_splits=False speakers are dealt 80 : 10 : 10, as for a download of one part only. Raises CorpusError.
+        """
+        folder = Path(folder)
+        rows = (self._checked(row) for row in self.rows(folder))
+        about = {"source": self.name, "own_splits": own_splits}
+        return gather(
+            folder,
+            rows,
+            name=self.name,
+            recipe=about,
+            licence=self.licence,
+            own_splits=own_splits,
+            max_seconds=max_seconds,
+            leave_out_long=True,
+        )
+
+    def describe(self, attributes: Mapping[str, str]) -> str:
+        """One or two English sentences that say what is known of a clip; what is not told is not mentioned.
+
+        Raises:
+            KeyError: an attribute has a value that this corpus does not know.
+        """
+        for name, values in self.attributes.items():
+            if values and attributes.get(name, values[0]) not in values:
+                raise KeyError(
+                    f"The attribute {name} cannot be {attributes[name]!r}; it is one of {', '.join(values)}."
+                )
+        said = {name: self.words.get(name, {}).get(value, value) for name, value in attributes.items()}
+        return "".join(_clause(known, unknown, said) for known, unknown in self.sentence)
+
+    def _checked(self, row: Row) -> Row:
+        for name, value in row.attributes.items():
+            if value and self.attributes[name] and value not in self.attributes[name]:
+                raise _unknown(row.where, name, value, self.attributes[name])
+        return row
+
+
+def describer(corpus: Corpus) -> Callable[[Mapping[str, str]], str]:
+    """What turns the attributes of a corpus into its seed descriptions: the spoken world's, a recipe's, or plain."""
+    if corpus.recipe.get("world") == "spoken":
+        return describe
+    recipe = RECIPES.get(corpus.recipe.get("source", ""))
+    return recipe.describe if recipe else plain
+
+
+def plain(attributes: Mapping[str, str]) -> str:
+    """The description of a clip of which nobody wrote a sentence: one short sentence an attribute."""
+    return " ".join(f"The {name} is {value}." for name, value in attributes.items()) or "This is a recording."
+
+
+def _clause(known: str, unknown: str, said: Mapping[str, str]) -> str:
+    try:
+        return known.format_map(said)
+    except KeyError:
+        return unknown
+
+
+def _unknown(where: str, what: str, code: str, known: Mapping[str, str] | tuple[str, ...]) -> CorpusError:
+    return CorpusError(f"{where}: unknown {what} {code!r}; it is one of {', '.join(known)}.")
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern in order, without those that some systems leave beside them (`._name`)."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+# ---- CREMA-D: 1001_DFA_ANG_XX.wav is actor, sentence, emotion, intensity; VideoDemographics.csv knows the actors ----
+
+CREMA_D_SENTENCES = {
+    "IEO": "It's eleven o'clock.",
+    "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
+    "IWW": "I wonder what this is about.",
+    "TAI": "The airplane is almost full.",
+    "MTI": "Maybe tomorrow it will be cold.",
+    "IWL": "I would like a new alarm clock.",
+    "ITH": "I think I have a doctor's appointment.",
+    "DFA": "Don't forget a jacket.",
+    "ITS": "I think I've seen this before.",
+    "TSI": "The surface is slick.",
+    "WSI": "We'll stop in a couple of minutes.",
+}
+CREMA_D_EMOTIONS = {
+    "ANG": "angry", "DIS": "disgusted", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad",
+}  # fmt: skip
+CREMA_D_INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "", "X": ""}  # X: a slip in older copies
+# reported by people who worked with the files, and left out
+CREMA_D_FAULTY = {"1076_MTI_SAD_XX": "silent", "1064_IEO_DIS_MD": "every emotion in one file"}
+
+
+def crema_d_name(path: Path | str) -> dict[str, str]:
+    """What the name of a CREMA-D file says: speaker, transcript, emotion and intensity ("" where unspecified)."""
+    codes = Path(path).stem.split("_")
+    if len(codes) != 4 or not codes[0].isdigit():
+        raise CorpusError(f"{path}: not named like 1001_DFA_ANG_XX.wav; move it out of the folder.")
+    speaker, sentence, emotion, intensity = codes
+    tables = {"sentence": CREMA_D_SENTENCES, "emotion": CREMA_D_EMOTIONS, "intensity": CREMA_D_INTENSITIES}
+    for (what, table), code in zip(tables.items(), codes[1:], strict=True):
+        if code not in table:
+            raise _unknown(str(path), what, code, table)
+    return {
+        "speaker": speaker,
+        "transcript": CREMA_D_SENTENCES[sentence],
+        "emotion": CREMA_D_EMOTIONS[emotion],
+        "intensity": CREMA_D_INTENSITIES[intensity],
+    }
+
+
+def _crema_d(folder: Path) -> Iterator[Row]:
+    table = folder / "VideoDemographics.csv"
+    actors: dict[str, dict[str, str]] = {}
+    for where, actor in read_table(table, ("ActorID", "Age", "Sex")):
+        if not actor["Age"].isdigit():
+            raise CorpusError(f"{where}: the age {actor['Age']!r} is no whole number; correct it.")
+        decade = int(actor["Age"]) // 10
+        age = DECADES[decade - 1] if 0 < decade <= len(DECADES) else ""
+        if actor["Sex"].lower() not in GENDER:
+            raise _unknown(where, "Sex", actor["Sex"], ("Female", "Male"))
+        actors[actor["ActorID"]] = {"gender": actor["Sex"].lower(), "age": age}
+    for path in _files(folder, "AudioWAV/*.wav"):
+        told = crema_d_name(path)
+        speaker, transcript = told.pop("speaker"), told.pop("transcript")
+        if speaker not in actors:
+            raise CorpusError(f"{path}: speaker {speaker!r} is not in {table}; add the actor or move the file away.")
+        attributes = {**actors[speaker], **told}
+        unfit = CREMA_D_FAULTY.get(path.stem, "")
+        yield Row(str(path), f"AudioWAV/{path.name}", speaker, transcript, "", attributes, unfit)
+
+
+CREMA_D = Recipe(
+    name="crema-d",
+    licence="ODbL-1.0 (database), DbCL-1.0 (contents); Cao et al. 2014, doi:10.1109/TAFFC.2014.2336244",
+    how_to_get="git clone https://github.com/CheyneyComputerScience/CREMA-D, with git-lfs installed: without it the "
+    "WAV files are pointers of a few bytes. The folder needs AudioWAV/ and VideoDemographics.csv.",
+    attributes={
+        "gender": GENDER,
+        "age": DECADES,
+        "emotion": tuple(emotion for emotion in EMOTIONS if emotion in CREMA_D_EMOTIONS.values()),
+        "intensity": ("low", "medium", "high"),
+    },
+    sentence=(*_WHO, *_FELT, (".", "")),
+    rows=_crema_d,
+)
+
+
+# ---- RAVDESS: 03-01-06-01-02-01-12.wav is modality, channel, emotion, intensity, statement, repetition, actor ----
+
+RAVDESS_STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+RAVDESS_EMOTIONS = {f"{number:02d}": emotion for number, emotion in enumerate(EMOTIONS, start=1)}
+RAVDESS_INTENSITIES = {"01": "normal", "02": "strong"}
+RAVDESS_CHANNELS = {"01": "spoken", "02": "sung"}
+RAVDESS_ACTORS = 24
+# 24 voices are too few for a deal by hash: the last eight actors, half of them women, are kept from training
+RAVDESS_SPLITS = {"train": range(1, 17), "validation": range(17, 21), "test": range(21, 25)}
+
+
+def ravdess_name(path: Path | str) -> dict[str, str]:
+    """What the name of a RAVDESS file says; actors with odd numbers are male, with even numbers female."""
+    codes = Path(path).stem.split("-")
+    if len(codes) != 7 or not all(re.fullmatch(r"\d\d", code) for code in codes):
+        raise CorpusError(f"{path}: not named like 03-01-06-01-02-01-12.wav; move it out of the folder.")
+    modality, channel, emotion, intensity, statement, _, actor = codes
+    for what, code, known in (
+        ("modality", modality, ("03",)),  # audio alone; 01 and 02 are films
+        ("vocal channel", channel, RAVDESS_CHANNELS),
+        ("emotion", emotion, RAVDESS_EMOTIONS),
+        ("intensity", intensity, RAVDESS_INTENSITIES),
+        ("statement", statement, RAVDESS_STATEMENTS),
+    ):
+        if code not in known:
+            raise _unknown(str(path), what, code, known)
+    if not 1 <= int(actor) <= RAVDESS_ACTORS:
+        raise CorpusError(f"{path}: unknown actor {actor!r}; they are numbered 01 to {RAVDESS_ACTORS}.")
+    return {
+        "speaker": f"actor-{actor}",
+        "transcript": RAVDESS_STATEMENTS[statement],
+        "split": next(split for split, actors in RAVDESS_SPLITS.items() if int(actor) in actors),
+        "gender": "male" if int(actor) % 2 else "female",
+        "emotion": RAVDESS_EMOTIONS[emotion],
+        "intensity": RAVDESS_INTENSITIES[intensity],
+        "manner": RAVDESS_CHANNELS[channel],
+    }
+
+
+def _ravdess(folder: Path) -> Iterator[Row]:
+    for path in _files(folder, "**/Actor_*/*.wav"):
+        told = ravdess_name(path)
+        speaker, transcript, split = (told.pop(name) for name in ("speaker", "transcript", "split"))
+        yield Row(str(path), path.relative_to(folder).as_posix(), speaker, transcript, split, told)
+
+
+RAVDESS = Recipe(
+    name="ravdess",
+    licence="CC-BY-NC-SA-4.0; Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391",
+    how_to_get="Audio_Speech_Actors_01-24.zip, and Audio_Song_Actors_01-24.zip into a folder of its own, from "
+    "https://zenodo.org/records/1188976, unpacked: the folder needs Actor_01/ to Actor_24/, at any depth.",
+    attributes={
+        "gender": GENDER,
+        "emotion": EMOTIONS,
+        "intensity": tuple(RAVDESS_INTENSITIES.values()),
+        "manner": tuple(RAVDESS_CHANNELS.values()),
+    },
+    sentence=(_WHO[0], (" {manner} and", ""), *_FELT, (".", "")),
+    rows=_ravdess,
+    words={"manner": {"spoken": "speaks", "sung": "sings"}},
+)
+
+
+# ---- ESC-50: meta/esc50.csv with filename, fold, target, category, src_file; nobody speaks ----
+
+ESC_50_EVENTS = (
+    "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow",
+    "rain", "sea waves", "crackling fire", "crickets", "chirping birds",
+    "water drops", "wind", "pouring water", "toilet flush", "thunderstorm",
+    "crying baby", "sneezing", "clapping", "breathing", "coughing",
+    "footsteps", "laughing", "brushing teeth", "snoring", "drinking sipping",
+    "door wood knock", "mouse click", "keyboard typing", "door wood creaks", "can opening",
+    "washing machine", "vacuum cleaner", "clock alarm", "clock tick", "glass breaking",
+    "helicopter", "chainsaw", "siren", "car horn", "engine",
+    "train", "church bells", "airplane", "fireworks", "hand saw",
+)  # fmt: skip
+ESC_50_KINDS = ("animal", "nature", "human", "home", "city")  # ten events each, in this order
+ESC_50_SPLITS = {"1": "train", "2": "train", "3": "train", "4": "validation", "5": "test"}  # by the authors' fold
+
+
+def _esc_50(folder: Path) -> Iterator[Row]:
+    """The fold is the split, and the recording that clips were cut from stands where a speaker would.
+
+    Folds keep the fragments of one recording together; with the fold in its name a group can never be in two splits.
+    """
+    for where, row in read_table(folder / "meta" / "esc50.csv", ("filename", "fold", "category", "src_file")):
+        event = row["category"].replace("_", " ")
+        if event not in ESC_50_EVENTS:
+            raise _unknown(where, "category", row["category"], ESC_50_EVENTS)
+        if row["fold"] not in ESC_50_SPLITS:
+            raise _unknown(where, "fold", row["fold"], ESC_50_SPLITS)
+        kind = ESC_50_KINDS[ESC_50_EVENTS.index(event) // 10]
+        group = f"fold {row['fold']}, recording {row['src_file']}" if row["src_file"] else ""
+        attributes = {"event": event, "kind": kind}
+        yield Row(where, f"audio/{row['filename']}", group, "", ESC_50_SPLITS[row["fold"]], attributes)
+
+
+ESC_50 = Recipe(
+    name="esc-50",
+    licence="CC-BY-NC-3.0 (the clips marked esc10: CC-BY); Piczak 2015, doi:10.1145/2733373.2806390",
+    how_to_get="https://github.com/karolpiczak/ESC-50/archive/master.zip (600 MB), unpacked: the folder needs audio/ "
+    "and meta/esc50.csv.",
+    attributes={"event": ESC_50_EVENTS, "kind": ESC_50_KINDS},
+    sentence=(("A recording of one sound: {event}.", "A recording of one sound."), (" It comes from {kind}.", "")),
+    rows=_esc_50,
+    words={
+        "kind": {
+            "animal": "an animal", "nature": "nature", "human": "a person", "home": "a home", "city": "a city",
+        },
+    },
+)  # fmt: skip
+
+
+# ---- Common Voice: train.tsv, dev.tsv and test.tsv over clips/*.mp3; what speakers tell of themselves ----
+
+COMMON_VOICE_TABLES = {"train.tsv": "train", "dev.tsv": "validation", "test.tsv": "test"}
+COMMON_VOICE_GENDERS = {
+    "female": "female", "female_feminine": "female", "male": "male", "male_masculine": "male",
+    # told otherwise, or not told: the clip stays, the attribute with its two classes is left out
+    "": "", "other": "", "transgender": "", "non-binary": "", "intersex": "", "do_not_wish_to_say": "",
+}  # fmt: skip
+COMMON_VOICE_AGES = {"": "", "fourties": "forties"} | {decade: decade for decade in DECADES}
+
+
+def _common_voice(folder: Path) -> Iterator[Row]:
+    """The three tables, whose speakers the authors keep apart; where none is there, validated.tsv, to be dealt."""
+    tables = [name for name in COMMON_VOICE_TABLES if (folder / name).is_file()] or ["validated.tsv"]
+    for table in tables:
+        for where, row in read_table(folder / table, ("client_id", "path", "sentence", "age", "gender"), tabs=True):
+            if row["gender"] not in COMMON_VOICE_GENDERS:
+                raise _unknown(where, "gender", row["gender"], tuple(filter(None, COMMON_VOICE_GENDERS)))
+            if row["age"] not in COMMON_VOICE_AGES:
+                raise _unknown(where, "age", row["age"], tuple(filter(None, COMMON_VOICE_AGES)))
+            attributes = {
+                "gender": COMMON_VOICE_GENDERS[row["gender"]],
+                "age": COMMON_VOICE_AGES[row["age"]],
+                "accent": row.get("accents") or row.get("accent") or "",  # the column's name before and since 2022
+            }
+            split = COMMON_VOICE_TABLES.get(table, "")
+            yield Row(where, f"clips/{row['path']}", row["client_id"], row["sentence"], split, attributes)
+
+
+COMMON_VOICE = Recipe(
+    name="common-voice",
+    licence="CC0-1.0; not to be hosted again, and no speaker may be identified (terms of the download)",
+    how_to_get="A language's archive from Mozilla Data Collective, by way of https://commonvoice.mozilla.org/datasets, "
+    "unpacked: the folder is that of the language, with clips/ and train.tsv, dev.tsv, test.tsv (or "
+    "validated.tsv alone).",
+    attributes={"gender": GENDER, "age": DECADES, "accent": ()},
+    sentence=(*_WHO, (" speaks with this accent: {accent}.", " speaks.")),
+    rows=_common_voice,
+)
+
+
+# ---- LibriSpeech: SPEAKERS.TXT, and part/reader/chapter/ with *.flac and *.trans.txt ----
+
+LIBRISPEECH_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # by the first word of the part
+
+
+def librispeech_speakers(path: Path) -> dict[str, str]:
+    """The gender of each reader, of lines like `14   | F | train-clean-360 | 25.03 | Kristin LeMoine`."""
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file; it lies beside the parts in every LibriSpeech archive.")
+    genders = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith(";"):
+            continue
+        cells = [cell.strip() for cell in line.split("|", 4)]  # one reader's name holds bars itself
+        if len(cells) != 5 or cells[1] not in ("F", "M"):
+            raise CorpusError(f"{path}, line {number}: not reader | F or M | part | minutes | name; correct it.")
+        genders[cells[0]] = "female" if cells[1] == "F" else "male"
+    return genders
+
+
+def _librispeech(folder: Path) -> Iterator[Row]:
+    genders = librispeech_speakers(folder / "SPEAKERS.TXT")
+    for path in _files(folder, "*/*/*/*.trans.txt"):
+        chapter = path.parent.relative_to(folder)
+        part = chapter.parts[0].split("-")[0]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            name, _, transcript = line.partition(" ")
+            reader = name.split("-")[0]
+            if part not in LIBRISPEECH_SPLITS:
+                raise _unknown(where, "part", chapter.parts[0], tuple(f"{one}-…" for one in LIBRISPEECH_SPLITS))
+            if reader not in genders:
+                raise CorpusError(f"{where}: reader {reader!r} is not in SPEAKERS.TXT; add the reader there.")
+            sound, gender = (chapter / f"{name}.flac").as_posix(), {"gender": genders[reader]}
+            yield Row(where, sound, reader, transcript, LIBRISPEECH_SPLITS[part], gender)
+
+
+LIBRISPEECH = Recipe(
+    name="librispeech",
+    licence="CC-BY-4.0; Panayotov et al. 2015, doi:10.1109/ICASSP.2015.7178964",
+    how_to_get="Archives from https://www.openslr.org/12, unpacked: the folder is LibriSpeech/, with SPEAKERS.TXT and "
+    "parts such as dev-clean/. With one part only, deal its readers: corpus(folder, own_splits=False).",
+    attributes={"gender": GENDER},
+    sentence=(_WHO[0], (" reads aloud from a book.", "")),
+    rows=_librispeech,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (CREMA_D, RAVDESS, ESC_50, COMMON_VOICE, LIBRISPEECH)}
