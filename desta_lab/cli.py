@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     question.add_argument("clip", type=Path)
     question.add_argument("question")
     question.add_argument("--run", type=Path, help="a folder under data/runs; by default the newest self-generated one")
+    question.add_argument("--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5-Audio released, instead")
+    question.add_argument("--preset", choices=("desta25", "desta2"), default="desta25", help="whose adapter that is")
     question.add_argument("--transcript", action="store_true", help="let Whisper write the words after the clip")
     commands.add_parser("doctor", help="is this machine ready, and what will the quickstart cost")
     bench = commands.add_parser("bench", help="speed as ratios against named baselines, in one run")
@@ -95,16 +97,27 @@ def inside(args: argparse.Namespace) -> int:
 
 
 def ask(args: argparse.Namespace) -> int:
-    """A finished run's answer about a clip, with the untouched LLM's text beside it."""
+    """A finished run's answer about a clip, or a published system's, with the untouched LLM's text beside it."""
     from desta_lab import audio
+    from desta_lab.model import presets, published
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.quickstart import reopen
 
     length = audio.header(args.clip, max_seconds=float("inf")).seconds
-    llm, folder = reopen(args.run)
     message = {"role": "user", "content": f"{AUDIO}\n{args.question}", "audios": [{"audio": args.clip, "text": None}]}
     system = {"role": "system", "content": SYSTEM}
-    heard = llm.generate([system, message], with_transcript=args.transcript, max_new_tokens=48)
+    if args.published:
+        args.transcript = True  # the published systems always write one
+        preset, folder = presets.named(args.preset), args.published
+        print(published.estimate(preset), flush=True)
+        llm = published.open_system(args.published, preset)
+    else:
+        llm, folder = reopen(args.run)
+    if args.published and args.preset == "desta2":
+        turns = [system, {"role": "audio", "content": str(args.clip)}, {"role": "user", "content": args.question}]
+        heard = published.answer_desta2(llm, turns, max_new_tokens=48)
+    else:
+        heard = llm.generate([system, message], with_transcript=args.transcript, max_new_tokens=48)
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)
     print(f"run             {folder.name}")
     if length > llm.encoder.seconds:
@@ -142,9 +155,9 @@ def benchmark(args: argparse.Namespace) -> int:
 
 def parity(args: argparse.Namespace) -> int:
     """Largest differences to a published model and its run; exit status 1 where one is beyond its limit."""
-    from desta_lab.model import published
+    from desta_lab.model.parity import compare
 
-    table = published.parity(args.folder)
+    table = compare(args.folder)
     print(table.to_string(index=False))
     apart = table[table["difference"] > table["limit"]]
     if len(apart):

@@ -1,30 +1,29 @@
-"""The published systems, exactly: their adapter files to our connector and back, and our numbers beside theirs.
+"""The published systems, exactly: their adapter files to our connector and back, and opened whole.
 
 Names and layout are those of DeSTA2.5-Audio (`perception.connector.*`, modeling_desta25.py) and of DeSTA2, whose
 adapter has the same parts under no prefix or `speech_perception.connector.` (modeling_desta.py).
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from desta_lab.model import chat
-from desta_lab.model.audio_llm import PartsError
+from desta_lab import audio
+from desta_lab.model import chat, presets, weights
+from desta_lab.model.audio_llm import Answer, AudioLLM, PartsError
 from desta_lab.model.connector import QFormer
-from desta_lab.model.encoder import Encoder
 
 PREFIX = "perception.connector."  # of DeSTA2.5-Audio's released file
 PREFIXES = (PREFIX, "speech_perception.connector.", "")  # of DeSTA2.5-Audio, DeSTA2, and DeSTA2's connector alone
-LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}  # largest difference that counts as the same
 
 # a part of the published Q-Former layer → ours
 _PARTS = {
@@ -90,7 +89,7 @@ def _layer(name: str, start: str, parts: dict[str, str]) -> tuple[str, str | Non
     return number, parts[longest[0]] + rest.removeprefix(longest[0]) if longest else None
 
 
-def load_adapter(connector: QFormer, path: Path | str) -> None:
+def load_adapter(connector: nn.Module, path: Path | str) -> None:
     """Read a published adapter into a connector of its form, strictly.
 
     Raises:
@@ -134,101 +133,214 @@ def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-# ---- our numbers beside theirs ----
+# ---- a published system, whole ----
+
+Form = Literal["bf16", "int8", "float32"]
+
+# Parameters of the frozen parts, counted on models without weights (meta device) of the published sizes:
+# a Whisper and its encoder alone, an LLM and its embeddings and head, which int8 leaves in bf16.
+PARAMETERS = {
+    "openai/whisper-small": (241_734_912, 88_154_112),
+    "openai/whisper-large-v3": (1_543_490_560, 636_968_960),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (8_030_261_248, 1_050_673_152),
+    "meta-llama/Llama-3.1-8B-Instruct": (8_030_261_248, 1_050_673_152),
+}
 
 
 @dataclass(frozen=True)
-class Case:
-    """A published model and one run of it: folder layout as in `tests/data/desta25_tiny`."""
+class Size:
+    """Parameters of a system's parts, and the memory they take, in GB (1e9 bytes)."""
 
-    folder: Path
-    about: dict[str, Any]
-    tensors: dict[str, Tensor]
+    whisper: int  # decoder included
+    encoder: int
+    backbone: int
+    unquantised: int  # the backbone's embeddings and head
 
     @classmethod
-    def read(cls, folder: Path | str) -> "Case":
-        """Raises PartsError with the first file that is missing."""
-        folder = Path(folder)
-        needed = ("desta25.json", "case.safetensors", "connector.safetensors", "llm.safetensors",
-                  "whisper_encoder.safetensors", "llm/config.json", "whisper/config.json")  # fmt: skip
-        if missing := [name for name in needed if not (folder / name).exists()]:
-            raise PartsError(f"{folder}: no {missing[0]} here; a parity case has {', '.join(needed)}.")
-        about = json.loads((folder / "desta25.json").read_text(encoding="utf-8"))
-        return cls(folder, about, load_file(folder / "case.safetensors"))
+    def of(cls, preset: presets.Preset, root: Path | None = None) -> "Size":
+        """From the configs where they lie here, else from the known numbers; raises RuntimeError without either."""
+        return cls(*_parameters(preset.encoder, root), *_parameters(preset.backbone, root))
 
-    def parts(self, attention: str, dtype: torch.dtype) -> tuple[Encoder, QFormer, Any]:
-        """Encoder, connector and backbone model with the published weights."""
-        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    @property
+    def ears(self) -> float:
+        """The encoder in float32: less on a GPU, where it is in bf16."""
+        return 4 * self.encoder / 1e9
 
-        ears = AutoConfig.from_pretrained(self.folder / "whisper")
-        whisper = AutoModel.from_config(ears, attn_implementation=attention)
-        whisper.encoder.load_state_dict(load_file(self.folder / "whisper_encoder.safetensors"))
-        seconds = self.tensors["mel"].shape[-1] / 100  # mel frames of 10 ms
-        encoder = Encoder(whisper.encoder, self.about["tapped_layers"], seconds)
-        config = AutoConfig.from_pretrained(self.folder / "llm")
-        backbone = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        backbone.load_state_dict(load_file(self.folder / "llm.safetensors"))
-        connector = QFormer(
-            taps=len(encoder.taps), d_enc=encoder.width, d_llm=config.hidden_size, queries=self.about["prompt_size"],
-            depth=self.about["qformer_num_hidden_layers"], heads=ears.encoder_attention_heads,
-        )  # fmt: skip
-        load_adapter(connector, self.folder / "connector.safetensors")
-        return encoder.to(dtype), connector.eval().to(dtype), backbone.eval().to(dtype)
+    @property
+    def writing(self) -> float:
+        """The whole Whisper in float32, while it writes a transcript on the CPU."""
+        return 4 * self.whisper / 1e9
 
-    def embeddings(self, spoken: Tensor, embed: nn.Module) -> Tensor:
-        """Token embeddings of the case with audio embeddings in their slots, and the transcript's after them."""
-        ids, queries = self.tensors["input_ids"].clone(), spoken.shape[1]
-        words = self.tensors["transcription_ids"].split(self.tensors["transcription_lengths"].tolist())
-        for row, (start, own) in enumerate(zip(self.tensors["start_positions"].tolist(), words, strict=True)):
-            ids[row, start : start + queries] = chat.SLOT
-            ids[row, start + queries : start + queries + len(own)] = own
-        slots = ids == chat.SLOT
-        return embed(ids.clamp(min=0)).masked_scatter(slots[..., None], spoken)
+    def mind(self, form: Form) -> float:
+        """The backbone in this form, without what an answer needs beside it: 0.13 GB for 1000 tokens of Llama-3."""
+        if form == "int8":
+            return (self.backbone + self.unquantised) / 1e9  # 1 byte each, the unquantised 2
+        return {"bf16": 2, "float32": 4}[form] * self.backbone / 1e9
+
+
+def estimate(preset: presets.Preset, root: Path | None = None) -> str:
+    """What a system takes in bf16, int8 and float32, and whether this machine's GPU or free RAM can hold it.
+
+    Sizes are counted from parameters, a lower bound: the connector and what an answer needs come on top. Times are not
+    known: nobody has timed an 8 B backbone with this package yet.
+    """
+    size, (ram, gpu) = Size.of(preset, root), _memory()
+    lines = [
+        f"{preset.name}: backbone {size.backbone / 1e9:.2f} B parameters, encoder {size.encoder / 1e9:.2f} B; this "
+        f"machine has {ram:.1f} GB of RAM free and {f'a GPU of {gpu:.1f} GB' if gpu else 'no GPU'}."
+    ]
+    for form in ("bf16", "int8", "float32"):
+        need = size.mind(form) + size.ears
+        lines.append(f"{form:<8} {need:5.1f} GB  {_verdict(need, need + size.writing, ram, gpu)}")
+    lines.append(
+        f"A transcript takes {size.writing:.1f} GB of RAM more while the whole Whisper writes it; connector and "
+        "context take up to 1 GB. Estimated from parameter counts; the time to load and to answer was not measured."
+    )
+    return "\n".join(lines)
+
+
+def _verdict(need: float, writing: float, ram: float, gpu: float) -> str:
+    if gpu:
+        return "fits the GPU" if need < gpu else "fits with offload=True" if need < gpu + ram else "does not fit"
+    if need < ram < writing:
+        return "fits the RAM, but not while a transcript is written"
+    return "fits the RAM" if need < ram else "does not fit"
+
+
+def open_system(
+    adapter: Path | str,
+    preset: presets.Preset,
+    root: Path | None = None,
+    *,
+    quantise: Literal["int8"] | None = None,
+    offload: bool = False,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> AudioLLM:
+    """A published system as an AudioLLM: `preset` is `presets.desta25()` or `desta2()`, its models names or folders.
+
+    The backbone is in bf16, as published; `quantise="int8"` halves its layers (bitsandbytes), `offload=True` spreads
+    it over GPU and RAM (accelerate). Ask with `with_transcript=True`, for the published systems always write the words
+    after the clip: theirs are a blank where a voice detector finds no speech, ours are what Whisper writes anyway.
+    DeSTA2 has a message layout of its own: `answer_desta2`.
+
+    Raises:
+        RuntimeError: this machine clearly cannot hold it (`force=True` tries all the same), or no bitsandbytes.
+        PartsError: the file is no published adapter, or one of other sizes.
+        WeightsError: encoder or backbone cannot be had.
+    """
+    if quantise not in (None, "int8"):
+        raise ValueError(f"There is no form {quantise!r} to quantise to; take 'int8', or None for bf16.")
+    if quantise and importlib.util.find_spec("bitsandbytes") is None:
+        raise RuntimeError(
+            "int8 needs bitsandbytes, which is not installed: `pip install bitsandbytes`. It is made for NVIDIA GPUs; "
+            "without one, open the system in bf16."
+        )
+    size, (ram, gpu) = Size.of(preset, root), _memory()
+    need, room = size.mind(quantise or "bf16") + size.ears, ram + gpu if offload else gpu or ram
+    if need > room and not force:
+        raise RuntimeError(
+            f"{preset.name} needs {need:.1f} GB in {quantise or 'bf16'}, but {room:.1f} GB are there; take "
+            f"quantise='int8', offload=True or a larger machine, or try all the same with force=True.\n"
+            f"{estimate(preset, root)}"
+        )
+    how: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": "auto" if offload else {"": presets.device()}}
+    if quantise:
+        from transformers import BitsAndBytesConfig
+
+        spread = {"llm_int8_enable_fp32_cpu_offload": offload}
+        how["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, **spread)
+    llm = presets.assemble(preset, root=root, progress=progress, **how)
+    load_adapter(llm.connector, adapter)
+    llm.connector.eval()
+    with Path(adapter).open("rb") as file:
+        llm.parts["adapter_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    llm.parts |= {"adapter": Path(adapter).name, "backbone_form": quantise or "bf16"}
+    return llm
+
+
+def _parameters(name: str, root: Path | None) -> tuple[int, int]:
+    """Parameters of a Whisper and of its encoder, or of an LLM and of what int8 leaves alone."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    folder = (root or weights.models_dir()) / name.replace("/", "--")
+    try:
+        config = AutoConfig.from_pretrained(folder if folder.is_dir() else name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if name in PARAMETERS:
+            return PARAMETERS[name]
+        raise RuntimeError(
+            f"The size of {name} is not known before its config.json is here; fetch it first."
+        ) from error
+    with torch.device("meta"):  # shapes without memory
+        if config.is_encoder_decoder:
+            whisper = AutoModel.from_config(config)
+            return _count(whisper), _count(whisper.encoder)
+        model = AutoModelForCausalLM.from_config(config)
+    ends = nn.ModuleList([model.get_input_embeddings(), model.get_output_embeddings()])
+    return _count(model), _count(ends)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _memory() -> tuple[float, float]:
+    """RAM that is free (all of it where the system does not say) and the GPU's memory, 0 without one, in GB."""
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    if (told := Path("/proc/meminfo")).exists():
+        free = next(line for line in told.read_text().splitlines() if line.startswith("MemAvailable"))
+        ram = int(free.split()[1]) * 1024 / 1e9
+    return ram, torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
+
+
+# ---- DeSTA2's own messages ----
+
+
+def stream_desta2(tokenizer: Any, messages: Sequence[chat.Message], queries: int, transcript: str) -> chat.Stream:
+    """Token ids as DeSTA2's released inference makes them, quirks included: use it with `presets.desta2()` only.
+
+        messages: {"role": "system", …}, {"role": "audio", "content": "clip.wav"}, {"role": "user", …}
+
+    The chat template's text is cut where the clip's path stands; left + transcript + right is tokenised at once WITH
+    special tokens, so a Llama-3 stream begins with two BOS; and the audio embeddings go where the left text ends when
+    it is counted without the second one, that is one token early: before the last token of the audio turn's header.
+    Source: kehanlu/DeSTA2, modeling_desta.py, `process_text` and `prepare_llm_input`. `chat.stream` has neither quirk.
+
+    Raises:
+        ChatError: there is not exactly one audio message, or its path does not stand once in the conversation.
+    """
+    paths = [str(message["content"]) for message in messages if message["role"] == "audio"]
+    if len(paths) != 1:
+        raise chat.ChatError(f"DeSTA2 hears one clip a conversation, here are {len(paths)} audio messages; give one.")
+    turns = [{"role": m["role"], "content": str(m["content"])} for m in messages]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    if text.count(paths[0]) != 1:
+        raise chat.ChatError(
+            f"The path {paths[0]!r} stands {text.count(paths[0])} times in the conversation; give the clip a name that "
+            "stands there once."
+        )
+    left, right = text.split(paths[0])
+    ids = list(tokenizer(left + transcript + right).input_ids)
+    at = len(chat.encode(tokenizer, left))
+    ids[at:at] = [chat.SLOT] * queries
+    return chat.Stream(tuple(ids), len(ids))
 
 
 @torch.no_grad()
-def computed(case: Case, attention: str = "eager", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """What our code makes of a case: audio embeddings, logits and loss, as the published code returned them."""
-    with _exact_softmax(dtype):
-        encoder, connector, backbone = case.parts(attention, dtype)
-        spoken = connector(encoder(case.tensors["mel"].to(dtype)))
-        embeddings = case.embeddings(spoken, backbone.get_input_embeddings())
-        logits = backbone(inputs_embeds=embeddings, attention_mask=case.tensors["attention_mask"]).logits
-    loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), case.tensors["labels"][:, 1:].flatten())
-    real = case.tensors["attention_mask"].bool()
-    return {"audio_embeddings": spoken, "logits": logits[real], "loss": loss[None]}
+def answer_desta2(llm: AudioLLM, messages: Sequence[chat.Message], transcript: str | None = None, **how: Any) -> Answer:
+    """Answer one conversation in DeSTA2's message format; without a transcript, Whisper writes it.
 
-
-def parity(folder: Path | str) -> pd.DataFrame:
-    """Largest difference to the published numbers, per quantity, attention and precision, with its limit.
-
-    In float32 the reference is what the published code computed. float64 has none, so there the two attentions of
-    the backbone are compared with each other.
+    Whisper's words open with a blank there, so they do here. Not reproduced: they pass clips through 22.05 kHz, let
+    Whisper guess the language (ours is told English), and sample at temperature 0.6 (ours is greedy unless told).
     """
-    case = Case.read(folder)
-    real = case.tensors["attention_mask"].bool()
-    theirs = {**case.tensors, "logits": case.tensors["logits"][real]}
-    rows = []
-    for dtype in LIMITS:
-        ours = {attention: computed(case, attention, dtype) for attention in ("eager", "sdpa")}
-        for attention, values in ours.items():
-            other = theirs if dtype is torch.float32 else ours["eager"]
-            for name, value in values.items():
-                rows.append({
-                    "quantity": name, "attention": attention, "precision": str(dtype).removeprefix("torch."),
-                    "reference": "published code" if dtype is torch.float32 else "eager, recomputed",
-                    "difference": float((value - other[name]).abs().max()), "limit": LIMITS[dtype],
-                })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-@contextmanager
-def _exact_softmax(dtype: torch.dtype) -> Iterator[None]:
-    """Undo, in float64, that eager attention takes its softmax in float32 whatever the model is in."""
-    softmax = nn.functional.softmax
-    if dtype is torch.float64:
-        nn.functional.softmax = lambda scores, dim, **how: scores.softmax(dim)
-    try:
-        yield
-    finally:
-        nn.functional.softmax = softmax
+    path = next((str(m["content"]) for m in messages if m["role"] == "audio"), None)
+    waves = [] if path is None else [audio.read(path)]
+    if transcript is None and waves:
+        if llm.transcribe is None:
+            raise PartsError("DeSTA2 reads a transcript, but this AudioLLM has no Whisper decoder; pass transcript=….")
+        transcript = " " + llm.transcribe(waves)[0]
+    stream = stream_desta2(llm.backbone.tokenizer, messages, llm.queries, transcript or "")
+    llm.connector.eval()
+    ids = llm.answer([stream], llm.speak(llm.encoder.hear(waves)), **how)
+    return Answer([llm.backbone.text(row) for row in ids], ids, [[(str(path), transcript or "")]])
