@@ -1,4 +1,4 @@
-"""The command line: quickstart, inside, ask, doctor, bench, parity, course, class, nano."""
+"""The command line: quickstart, inside, ask, doctor, bench, parity, score, sweep, course, class, nano."""
 
 import argparse
 import json
@@ -41,6 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     answers = commands.add_parser("score", help="score answers in Speech-IFEval's format beside published systems")
     answers.add_argument("folder", type=Path, help="holds closed_ended_questions.jsonl and its like, with responses")
     answers.add_argument("--text", type=Path, help="the answers of the model's own text LLM, for the forgetting rate")
+    grid = commands.add_parser("sweep", help="measure a grid of settings and seeds; only what is missing is run")
+    grid.add_argument("--preset", help="as for quickstart")
+    grid.add_argument("--set", action="append", default=[], metavar="FIELD=A,B", help="values of a field of the config")
+    grid.add_argument("--seeds", default="0", help="such as 0,1,2")
+    grid.add_argument("--jobs", type=int, default=1, help="so many processes on this machine")
+    grid.add_argument("--slurm", action="append", metavar="NAME=VALUE", help="run on Slurm, with submitit's parameters")
+    grid.add_argument("--retry", action="store_true", help="run what failed again")
+    grid.add_argument("--out", type=Path, help="folder for table and figure")
+    show = commands.add_parser("demo", help="a local page: record or pick a clip, ask anything")
+    show.add_argument("--preset", help="as for quickstart")
+    show.add_argument("--port", type=int, default=7860)
     course = commands.add_parser("course", help="build the notebooks from their sources, or run them all")
     course.add_argument("--run", action="store_true", help="execute them: pages, figures and measured costs")
     course.add_argument("--preset", default="nano", help="which preset to run them with")
@@ -55,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; run the same command again and it goes on where it was.", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -183,6 +194,43 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(args: argparse.Namespace) -> int:
+    """A grid over settings and seeds: its cost, what is missing of it, one tidy table, and which knobs matter."""
+    from desta_lab.model import presets
+    from desta_lab.sweep import Sweep, parse
+    from desta_lab.views import figures
+
+    preset = presets.named(args.preset) if args.preset else presets.pick()
+    grid = Sweep(preset, parse(args.set), seeds=[int(seed) for seed in args.seeds.split(",")], progress=bars())
+    slurm = None if args.slurm is None else {name: one for name, (one, *_) in parse(args.slurm).items()}
+    table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
+    out = args.out or grid.root.parent / "figures" / f"sweep-{preset.name}"
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "table.csv", index=False)
+    if table["score"].notna().any():
+        print(grid.knobs().round(2).to_string(index=False))
+        figures.save(
+            grid.picture(), out, "knobs", provenance={"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
+        )
+    for cell, error in table.dropna(subset="error")[["cell", "error"]].itertuples(index=False):
+        print(f"Cell {cell} failed: {error}")
+    print(f"Table and figure: {out}")
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
+    from desta_lab.model import presets
+    from desta_lab.quickstart import Quickstart
+    from desta_lab.views.demo import Demo, page
+
+    job = Quickstart(presets.named(args.preset) if args.preset else presets.pick(), progress=bars())
+    job.train("self")
+    print(f"Open http://127.0.0.1:{args.port} in a browser; stop with Ctrl+C.", flush=True)
+    page(Demo(job)).launch(server_name="127.0.0.1", server_port=args.port, share=False, quiet=True)
+    return 0
+
+
 def course(args: argparse.Namespace) -> int:
     """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
     from desta_lab.course import build
@@ -235,5 +283,5 @@ def nano(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "quickstart": quickstart, "inside": inside, "ask": ask, "doctor": doctor, "bench": benchmark,
-    "parity": parity, "score": score, "course": course, "class": cohort, "nano": nano,
+    "parity": parity, "score": score, "demo": demo, "sweep": sweep, "course": course, "class": cohort, "nano": nano,
 }  # fmt: skip

@@ -31,19 +31,23 @@ from desta_lab.views.pictures import (
     matrix,
     matrix_rows,
     ordered,
+    panels,
     redraw,
     save,
     say,
+    seen,
+    short,
     span_bars,
     span_rows,
     spectrogram,
     step_axis,
+    tidy,
     written,
 )
 
 __all__ = [
-    "LOOKS", "PALETTE", "Picture", "coverage", "emergence", "held_out", "layer_mixture", "query_to_time", "redraw",
-    "save", "spectrogram_sheet", "token_evidence",
+    "LOOKS", "PALETTE", "Picture", "coverage", "emergence", "held_out", "knobs", "layer_mixture", "query_to_time",
+    "redraw", "save", "spectrogram_sheet", "token_evidence",
 ]  # fmt: skip
 
 MEASURES = {
@@ -143,6 +147,37 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
     axes.set(xlim=(min(0, table["low"].min()), 1.02), ylim=(-0.5, len(tasks) - 0.5))
     axes.set_xlabel(f"accuracy, {MEASURES.get(table['measure'].iloc[0], '')} (bars: 95 % interval over speakers)")
     legend(picture, [axes], columns=4)
+
+
+def knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
+    """Which knobs of a sweep matter: the mean score of a rung at every value of every knob, beside its controls.
+
+    `table` has a row per knob × `name` (of the value) × view: `score` over the `cells` that have it, with `low` and
+    `high`, which are NaN where one cell has it.
+    """
+    return draw("knobs", tidy(table, "knob name view score low high cells"), headline, rung=rung)
+
+
+@drawing("knobs")
+def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
+    views = [view for view in ("audio", "untrained", "silence", "shuffled", "oracle") if view in set(table["view"])]
+    shifts = dict(zip(views, np.linspace(-0.24, 0.24, len(views)), strict=True))
+    for axes, rows in panels(picture, table, "knob", (3.0, 2.6), "value", sharey=True):
+        values = seen(rows["name"])
+        axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
+        for view in views:
+            own = rows[rows["view"] == view]
+            reach = [own["score"] - own["low"], own["high"] - own["score"]]
+            at = own["name"].map(values.index) + shifts[view]
+            look: Any = {"label": "audio, trained"} if view == "audio" else {"label": look_of(view).label}
+            look |= mark(view) | ({"marker": "o"} if view == "audio" else {})
+            axes.errorbar(at, own["score"], yerr=reach, elinewidth=1.2, **look)
+        axes.set_xticks(range(len(values)), [short(value) for value in values])
+        axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    picture.axes[0].set_ylim(min(-0.3, table["low"].min() - 0.05), max(1.08, table["high"].max() + 0.05))
+    picture.supylabel(f"rung {rung}, accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
+    legend(picture, picture.axes, 3, "bars: 95 % interval over cells and seeds, where there are several")
 
 
 # ---- what the connector does ----

@@ -1,0 +1,460 @@
+"""Grids over any field of a run's config: a cell is measured once, however, wherever and whenever it is asked for.
+
+A cell is one config and one seed. It leaves one file, `data/sweeps/<hash>.json`, whole or not at all: its scores, or
+the sentence it failed with. So a sweep that was killed goes on, and a larger one finds the cells of a smaller one.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, get_type_hints
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from scipy import stats
+
+from desta_lab.evaluation import controls, emergence
+from desta_lab.evaluation.tasks import ladder
+from desta_lab.model import presets
+from desta_lab.model.presets import ConnectorShape, Preset
+from desta_lab.model.weights import folder_sha256, models_dir
+from desta_lab.quickstart import Progress, Quickstart
+from desta_lab.training import ladder as checkpoints
+from desta_lab.views import card, figures
+from desta_lab.views.progress import bars
+from desta_lab.world import spoken
+from desta_lab.world.describe import DESCRIBED
+
+VERSION = 1  # of what a cell measures: another version, other files
+RUNGS = (0, 2, 3)
+CHOICES = {"target": ("self", "label"), "label": DESCRIBED, "connector.kind": ("qformer", "frames")}
+SAID = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # what is said of a preset, not what is done
+COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "view", "score"]
+KINDS = dict.fromkeys(("run", "error", "attribute", "view"), "string") | {"rung": "Int64", "score": "float"}
+_WAKE = (  # what another process is told to do; a spec brings its own import path
+    "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; "
+    "from desta_lab import sweep; sweep.wake(spec)"
+)
+_STOPPED = (-2, -15, 130, 143)  # exit statuses of a process that a person stopped: its cell stays missing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One config and one seed."""
+
+    preset: Preset
+    target: str
+    seed: int
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every field that determines the cell, by its dotted name; the glass box by its hash, not its place."""
+        glass = self.preset.backbone == str(presets.NANO)
+        own = {"backbone": f"nano-{folder_sha256(presets.NANO)[:12]}"} if glass else {}
+        return {**fields(self.preset), "target": self.target, **own}
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all that: another task, world or version of the measurement is another cell."""
+        world = [VERSION, spoken.VERSION, [repr(task) for task in ladder() if task.rung in RUNGS]]
+        text = json.dumps([self.settings, self.seed, world], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def place(self, root: Path) -> Path:
+        """The cell's file in a data folder."""
+        return root / "sweeps" / f"{self.key}.json"
+
+
+Measure = Callable[[Cell, Path], dict[str, Any]]  # a cell and the data folder → its `rows`, and what they cost
+
+
+def fields(preset: Preset) -> dict[str, Any]:
+    """Every field that a sweep can turn, by its dotted name, as this preset has it."""
+    flat: dict[str, Any] = {"target": "self"}
+    for name, value in asdict(preset).items():
+        inner = {f"{name}.{leaf}": v for leaf, v in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {} if name in SAID else inner
+    return flat
+
+
+def turn(preset: Preset, name: str, value: Any) -> Preset:
+    """The preset with one field, named as in `fields`, set to another value."""
+    head, _, leaf = name.partition(".")
+    inner = getattr(preset, head)
+    if leaf:
+        value = {**inner, leaf: value} if isinstance(inner, dict) else replace(inner, **{leaf: value})
+    return replace(preset, **{head: value})
+
+
+def _checked(preset: Preset, name: str, value: Any) -> Any:
+    """A value as its field takes it, or a ValueError that says what the field takes."""
+    if name not in fields(preset):
+        raise ValueError(f"A sweep cannot turn {name!r}; it turns {', '.join(fields(preset))}.")
+    head, _, leaf = name.partition(".")
+    known = {"target": str, "clips": int, "connector": get_type_hints(ConnectorShape).get(leaf)}
+    kind: Any = known.get(head) or get_type_hints(Preset)[head]
+    value = value.item() if isinstance(value, np.generic) else value
+    value = float(value) if kind is float and type(value) is int else value
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} takes {getattr(kind, '__name__', kind)}, not {value!r}.")
+    if value not in CHOICES.get(name, (value,)):
+        raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}.")
+    return value
+
+
+def parse(settings: Iterable[str]) -> dict[str, list[Any]]:
+    """`["steps=40,80", "label=rate"]` as a grid: numbers, true, false and null as JSON writes them, else words."""
+    grid: dict[str, list[Any]] = {}
+    for setting in settings:
+        name, sign, values = setting.partition("=")
+        if not sign:
+            raise ValueError(f"{setting!r} sets nothing; write a field and its values, such as steps=40,80.")
+        for text in values.split(","):
+            try:
+                grid.setdefault(name, []).append(json.loads(text))
+            except ValueError:
+                grid[name].append(text)
+    return grid
+
+
+class Sweep:
+    """A grid of cells: every combination of the values of every knob, for every seed.
+
+    `Sweep(preset, {"steps": [40, 80], "connector.pool": [1, 2]}, seeds=range(3)).run()` is a tidy table. A seed is that
+    of the world, of the connector's birth and of the order of examples, so intervals over seeds hold all three.
+
+    Args:
+        root: where corpora, runs and cells are kept; `data/` by default.
+        measure: what runs a cell; `train_and_score` by default.
+        progress: as for Quickstart; also told the cost, before anything runs.
+
+    Raises:
+        ValueError: a knob or a value is none; the message lists those there are.
+    """
+
+    def __init__(
+        self, preset: Preset, grid: Mapping[str, Any], *, seeds: Iterable[int] = (0,), root: Path | None = None,
+        measure: Measure | None = None, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        self.preset, self.root, self.measure = preset, root or models_dir().parent, measure or train_and_score
+        self.progress = progress or bars()
+        self.grid: dict[str, list[Any]] = {}
+        for name, values in sorted(grid.items()):
+            many = isinstance(values, Iterable) and not isinstance(values, str)
+            given = {_checked(preset, name, value) for value in (values if many else [values])}
+            self.grid[name] = sorted(given, key=lambda value: (value is None, value or 0))
+        self.seeds = sorted({int(seed) for seed in seeds})
+        if not self.seeds or not all(self.grid.values()):
+            raise ValueError("A sweep needs a seed, and a value for each of its knobs.")
+        self.cells = [
+            self._cell(dict(zip(self.grid, values, strict=True)), seed)
+            for seed in self.seeds
+            for values in itertools.product(*self.grid.values())
+        ]
+        if "connector.queries" in self.grid and any(cell.preset.connector.anchored for cell in self.cells):
+            raise ValueError(
+                "connector.queries changes nothing while connector.anchored is true: the sentence that the connector "
+                "is born saying sets the number of its query tokens; turn connector.anchored to false as well."
+            )
+
+    def _cell(self, knobs: dict[str, Any], seed: int) -> Cell:
+        preset, target = self.preset, knobs.pop("target", "self")
+        for name, value in knobs.items():
+            preset = turn(preset, name, value)
+        return Cell(preset, target, seed)
+
+    def found(self) -> list[dict[str, Any] | None]:
+        """What each cell left, in the order of `cells`; None for those that are missing."""
+        return [read(cell.place(self.root)) for cell in self.cells]
+
+    def run(self, jobs: int = 1, *, retry: bool = False, slurm: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Say the cost, run what is missing (with `retry` also what failed) and return `table`.
+
+        One after the other in this process, in `jobs` processes of this machine that share its cores and GPUs, or as
+        jobs of a Slurm cluster: `slurm` holds submitit's parameters, such as `{"slurm_partition": "gpu"}`. Killed at
+        any moment, the same call goes on.
+        """
+        for cell, found in zip(self.cells, self.found(), strict=True):
+            if retry and "error" in (found or {}):
+                cell.place(self.root).unlink()
+        tell = self.progress("sweep")
+        tell(self.cost(jobs))
+        todo = [cell for cell, found in zip(self.cells, self.found(), strict=True) if found is None]
+        launched = self._here(todo) if jobs == 1 else self._processes(todo, jobs)
+        if slurm is not None:
+            launched = self._cluster(todo, **slurm)
+        for done, cell in enumerate(launched, 1):
+            if error := (read(cell.place(self.root)) or {}).get("error"):
+                tell(f"Cell {cell.key} (seed {cell.seed}) failed. {error}")
+            tell(done, len(todo))
+        return self.table()
+
+    def cost(self, jobs: int = 1) -> str:
+        """What is there, what is to be run, and how long that takes by what was measured, in a few sentences."""
+        found = self.found()
+        todo = [cell for cell, one in zip(self.cells, found, strict=True) if one is None]
+        failed, count = sum("error" in (one or {}) for one in found), len(found) // len(self.seeds)
+        words = (
+            f"{len(found)} cells (settings: {count}, seeds: {len(self.seeds)}): {len(found) - len(todo) - failed} "
+            f"finished, {failed} failed, {len(todo)} to run"
+        )
+        steps = sum(cell.preset.steps for cell in todo)
+        return f"{words}, {steps} training steps in all. {self._time(todo, steps, jobs)}" if todo else f"{words}."
+
+    def _time(self, todo: list[Cell], steps: int, jobs: int) -> str:
+        ears, minds = ({cell.settings[part] for cell in todo} for part in ("encoder", "backbone"))
+        kept = [read(path) or {} for path in sorted((self.root / "sweeps").glob("*.json"))]
+        past = [one for one in kept if "trained" in one]
+        past = [one for one in past if one["settings"]["encoder"] in ears and one["settings"]["backbone"] in minds]
+        side = max(1, min(jobs, len(todo)))
+        if not past:
+            logs = map(_steps, (self.root / "runs").glob(f"{self.preset.name}-*/records.jsonl"))
+            if not (rates := [second for log in logs for second in log]):
+                return "How long that takes was not measured yet; the first cells will tell."
+            rate = statistics.median(rates)
+            return (
+                f"Training alone takes about {_long(steps * rate / side)}, by the {rate:.2g} s a step of earlier runs "
+                f"of preset {self.preset.name}; scoring was not measured yet."
+            )
+        rate = statistics.median(one["trained"] / one["settings"]["steps"] for one in past)
+        score = statistics.median(one["scored"] for one in past)
+        known = {one["seed"] for one in past}
+        ready = statistics.median(max(one["prepared"] for one in past if one["seed"] == seed) for seed in known)
+        total = steps * rate + len(todo) * score + len({cell.seed for cell in todo} - known) * ready
+        return (
+            f"That takes about {_long(total / side)}{f', if {side} at a time do not slow each other' * (side > 1)}: "
+            f"{rate:.2g} s a step, {score:.2g} s to score a cell, {ready:.2g} s to prepare a new seed (finished cells: "
+            f"{len(past)}, on {', '.join(sorted({one['device'] for one in past}))})."
+        )
+
+    # ---- launchers: each yields a cell when it is done ----
+
+    def _here(self, todo: list[Cell]) -> Iterator[Cell]:
+        for cell in todo:
+            work(cell, self.root, self.measure)
+            yield cell
+
+    def _command(self, cell: Cell) -> list[str]:
+        """What another process of this Python runs to measure one cell."""
+        name = f"{self.measure.__module__}:{self.measure.__qualname__}"
+        if name.startswith("__main__") or "<" in name:
+            raise ValueError(f"Another process cannot import {name}; put it into a file, or run with jobs=1.")
+        path = [str(Path(folder).resolve()) for folder in sys.path]
+        spec = {**asdict(cell), "root": str(self.root.resolve()), "measure": name, "path": path}
+        return [sys.executable, "-c", _WAKE, json.dumps(spec)]
+
+    def _processes(self, todo: list[Cell], jobs: int) -> Iterator[Cell]:
+        children: list[subprocess.Popen] = []
+        slots: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for slot in range(jobs):
+            slots.put(share(slot, jobs, gpus()))
+
+        def one(command: list[str]) -> tuple[int, str]:
+            mine = slots.get()
+            child = subprocess.Popen(
+                command, env=os.environ | mine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            children.append(child)
+            said = child.communicate()[1]
+            slots.put(mine)
+            return child.returncode, said
+
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            futures = {pool.submit(one, self._command(cell)): cell for cell in todo}
+            for future in as_completed(futures):
+                status, said = future.result()
+                if status not in _STOPPED:
+                    self._lost(futures[future], f"Its process ended with status {status}", said)
+                yield futures[future]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
+
+    def _cluster(self, todo: list[Cell], cluster: str | None = None, **how: Any) -> Iterator[Cell]:
+        try:
+            submitit = import_module("submitit")
+        except ImportError as error:
+            raise ValueError("Slurm needs the package submitit: `pip install submitit`.") from error
+        executor = submitit.AutoExecutor(self.root / "sweeps" / "jobs", cluster=cluster)
+        executor.update_parameters(**{"name": "desta-lab", **how})
+        commands = [submitit.helpers.CommandFunction(self._command(cell), verbose=False) for cell in todo]
+        with executor.batch():
+            jobs = [executor.submit(command) for command in commands]
+        cells = {id(job): cell for job, cell in zip(jobs, todo, strict=True)}
+        for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
+            if fault := job.exception():
+                self._lost(cells[id(job)], "Its job failed", str(fault))
+            yield cells[id(job)]
+
+    def _lost(self, cell: Cell, how: str, said: str) -> None:
+        """Of a process that ended without leaving its cell, keep how, and the last line it said."""
+        if read(cell.place(self.root)) is None:
+            keep(cell, self.root, {"error": ": ".join([how, *said.strip().splitlines()[-1:]])})
+
+    # ---- the result ----
+
+    def table(self) -> pd.DataFrame:
+        """One row per cell × rung, or attribute of rung 3, × view: the `score`, above chance and calibrated; beside it
+        its `mean` over seeds with a 95 % t-interval, NaN where there is one seed. A failed cell is one row."""
+        rows: list[dict[str, Any]] = []
+        for cell, found in zip(self.cells, self.found(), strict=True):
+            if found is not None:
+                about = {name: "none" if (v := cell.settings[name]) is None else v for name in self.grid}
+                about |= {"seed": cell.seed, "cell": cell.key, "run": found.get("run"), "error": found.get("error")}
+                rows += [{**about, **row} for row in found.get("rows") or [{}]]
+        table = pd.DataFrame(rows, columns=[*self.grid, *COLUMNS]).astype(KINDS)
+        return _with_interval(table, [*self.grid, "rung", "attribute", "view"], "seeds")
+
+    def knobs(self, rung: int = 3) -> pd.DataFrame:
+        """Mean score of a rung at every value of every knob, with its 95 % interval over the cells that have it; the
+        knob that moves the audio view most comes first, the seed (what chance alone moves) last."""
+        table = self.table()
+        some = table[(table["rung"] == rung) & (table["attribute"] == "all")]
+        if some.empty:
+            raise ValueError(
+                f"No cell of this sweep has a score on rung {rung}; run it, or read the errors in its table."
+            )
+        every = [name for name in (*self.grid, "seed") if some[name].nunique() > 1] or ["seed"]
+        parts = []
+        for knob in every:
+            means = _with_interval(some, [knob, "view"], "cells").drop_duplicates([knob, "view"])
+            parts.append(means.assign(knob=knob, name=means[knob].astype(str), score=means["mean"]))
+        heard = [means.loc[means["view"] == "audio", "score"] for means in parts]
+        order = sorted(range(len(parts)), key=lambda i: (every[i] == "seed", heard[i].min() - heard[i].max()))
+        return pd.concat([parts[i] for i in order])[
+            ["knob", "name", "view", "score", "low", "high", "cells"]
+        ].reset_index(drop=True)
+
+    def picture(self, rung: int = 3) -> figures.Picture:
+        """Which knobs matter: `knobs`, drawn."""
+        table = self.knobs(rung)
+        first = table[(table["knob"] == table["knob"].iloc[0]) & (table["view"] == "audio")].sort_values("score")
+        low, high = first.iloc[0], first.iloc[-1]
+        apart = "95 % intervals apart" if high["low"] > low["high"] else "the 95 % intervals do not tell them apart"
+        ends = " to ".join(f"{end['score']:.2f} at {end['name']}" for end in (low, high))
+        return figures.knobs(table, f"{low['knob']} moves rung {rung} most: from {ends}; {apart}", rung)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What a cell left; None where there is nothing, or nothing whole."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and ("rows" in found or "error" in found) else None
+
+
+def keep(cell: Cell, root: Path, found: Mapping[str, Any]) -> None:
+    """Write a cell's file, whole."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
+    about = {"settings": cell.settings, "seed": cell.seed, "device": device}
+    cell.place(root).parent.mkdir(parents=True, exist_ok=True)
+    card.save_bytes(cell.place(root), card.to_json({**about, **found}))
+
+
+def work(cell: Cell, root: Path, measure: Measure) -> None:
+    """Measure one cell and keep its rows, or the error it failed with; a cell that is there is left alone."""
+    with _alone(root, cell.key):
+        if read(cell.place(root)) is None:
+            try:
+                found = measure(cell, root)
+            except Exception as error:
+                found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            keep(cell, root, found)
+
+
+def wake(spec: dict[str, Any]) -> None:
+    """`work`, in another process."""
+    shape = ConnectorShape(**spec["preset"].pop("connector"))
+    module, _, name = spec["measure"].partition(":")
+    cell = Cell(Preset(**spec["preset"], connector=shape), spec["target"], spec["seed"])
+    work(cell, Path(spec["root"]), getattr(import_module(module), name))
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    every = ",".join(map(str, range(torch.cuda.device_count())))
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if name]
+
+
+def share(slot: int, jobs: int, graphics: list[str]) -> dict[str, str]:
+    """The environment of one of several processes: its part of the cores, and one GPU in turn."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = min(max(1, cores // jobs), int(os.environ.get("OMP_NUM_THREADS") or cores))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(own))
+    return threads | ({"CUDA_VISIBLE_DEVICES": graphics[slot % len(graphics)]} if graphics else {})
+
+
+def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
+    """Train a cell, or find its run, and score rungs 0, 2 and 3 at the last step beside every control, calibrated."""
+    lab = Quickstart(cell.preset, seed=cell.seed, root=root)
+    with _alone(root, "prepare"):  # cells share corpus, features, targets and oracle: one makes them, all find them
+        oracle, store, folder = lab.oracle(), lab.store, lab.folder(cell.target)
+        prepared = sum(lab.seconds.values()) - lab.seconds["models"]
+    with _alone(root, folder.name):
+        lab.train(cell.target)
+    begin = time.perf_counter()
+    tasks = [task for task in lab.tasks if task.rung in RUNGS]
+    test, held_out = lab.clips("test"), lab.clips("validation")
+
+    def views(step: int) -> pd.DataFrame:
+        checkpoints.climb(folder / "ladder", lab.llm, step)
+        said = [controls.hear(lab.llm, store[[clip.id for clip in clips]]) for clips in (test, held_out)]
+        return controls.views(lab.llm, tasks, test, said[0], held_out=said[1], silence=controls.silence(lab.llm))
+
+    trained, born = views(cell.preset.steps), views(0)
+    untrained = born[born["view"] == "audio"].assign(view="untrained")
+    table = pd.concat([trained, untrained, oracle[oracle["rung"].isin(RUNGS)]])
+    scored = lab.seconds["models"] + time.perf_counter() - begin
+    costs = {"trained": sum(_steps(folder / "records.jsonl")), "scored": scored, "prepared": prepared}
+    return {"run": folder.name, "rows": above_chance(table).to_dict("records"), **costs}
+
+
+def above_chance(table: pd.DataFrame) -> pd.DataFrame:
+    """Calibrated accuracy above chance of the tasks that the text oracle can do, per view, rung and, on rung 3,
+    attribute: 0 is chance, 1 is perfect."""
+    some = table[table["task"].isin(emergence.counted(table))]
+    tasks = some.groupby(["view", "rung", "attribute", "task"])[["calibrated", "chance"]].mean().reset_index()
+    tasks["score"] = (tasks["calibrated"] - tasks["chance"]) / (1 - tasks["chance"])
+    whole = tasks.groupby(["view", "rung"])["score"].mean().reset_index().assign(attribute="all")
+    single = tasks[tasks["rung"] == 3].groupby(["view", "rung", "attribute"])["score"].mean().reset_index()
+    return pd.concat([whole, single], ignore_index=True)
+
+
+def _alone(root: Path, name: str) -> FileLock:
+    """A lock that ends with the process that holds it, however that ends."""
+    folder = root / "sweeps" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
+def _steps(records: Path) -> list[float]:
+    lines = records.read_text().splitlines()  # the last one may be half a line while a run goes on
+    return [json.loads(line)["seconds"] for line in lines if line.endswith("}")]
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def _with_interval(table: pd.DataFrame, by: list[str], count: str) -> pd.DataFrame:
+    groups = table.groupby(by, dropna=False)["score"]
+    number, mean = groups.transform("count"), groups.transform("mean")
+    reach = groups.transform("sem") * stats.t.ppf(0.975, number - 1)
+    return table.assign(mean=mean, low=mean - reach, high=mean + reach, **{count: number})
