@@ -1,0 +1,141 @@
+"""A page to show: record or pick a clip, ask anything, see the answer come beside what reading and silence give."""
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from desta_lab import audio
+from desta_lab.analysis.attention import query_to_time
+from desta_lab.clips import Clip
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.views import figures
+from desta_lab.views.replies import hear, listening, reading, standing, wave_of
+from desta_lab.world.describe import describe
+
+TOKENS = 48  # of an answer
+UNKNOWN = "(a recording has no description to read)"
+NOTE = (
+    "The connector learned to paraphrase descriptions of synthetic clips, and nothing else. Of real voices it was "
+    "taught nothing: see what carries over. Everything stays on this machine."
+)
+
+
+class Demo:
+    """A finished job behind a page; `answers` is what its button does.
+
+    Args:
+        job: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `folder("self")`, as `Quickstart` has.
+    """
+
+    def __init__(self, job: Any, clips: int = 12) -> None:
+        self.job = job
+        self.clips: dict[str, Clip] = {clip.id: clip for clip in job.clips("test")[:clips]}
+        self.questions = [task.question for task in job.tasks if task.rung == 3]
+
+    def answers(self, name: str | None, recording: str | None, question: str) -> Iterator[tuple[str, str, str, Any]]:
+        """The answer as it grows, with what the language model says when it reads, what it says of silence, a figure.
+
+        A recording, when there is one, is heard instead of the clip.
+
+        Raises:
+            ValueError: there is neither a question nor a sound; audio.AudioError: the recording cannot be heard.
+        """
+        if not question.strip():
+            raise ValueError("There is no question yet; write one.")
+        if not recording and name not in self.clips:
+            raise ValueError("There is no sound yet; pick a clip, or record one.")
+        clip = None if recording else self.clips[str(name)]
+        wave = audio.read(Path(recording)) if recording else wave_of(self.job, self.clips[str(name)])
+        with standing(self.job) as llm:
+            looked = _looked(llm, wave, clip)
+            quiet = listening(llm, hear(llm, np.zeros_like(wave)), question).text
+            read = reading(llm, clip, question).text if clip else UNKNOWN
+            so_far = ""
+            for piece in streamed(llm, wave, question):
+                so_far += piece
+                yield so_far.strip(), read, quiet, looked
+            yield so_far.strip() or "(nothing)", read, quiet, looked
+
+    def about(self, name: str) -> tuple[str, str]:
+        """The file of a clip, and its seed description, which only the text oracle reads."""
+        clip = self.clips[name]
+        return str(self.job.corpus.path(clip)), describe(clip.attributes)
+
+
+def streamed(llm: AudioLLM, wave: Float[np.ndarray, "sample"], question: str) -> Iterator[str]:
+    """The audio view's answer to a question, in pieces as the backbone says them."""
+    from transformers import TextIteratorStreamer
+
+    said = TextIteratorStreamer(llm.backbone.tokenizer, skip_special_tokens=True)
+    stream = chat.stream(llm.backbone.tokenizer, chat.ask(question), llm.queries)
+    heard = hear(llm, wave)
+
+    def speak() -> None:
+        try:
+            llm.answer([stream], heard, max_new_tokens=TOKENS, streamer=said)
+        finally:
+            said.end()  # whatever happened, the reader below must not wait
+
+    with ThreadPoolExecutor(1) as worker:
+        done = worker.submit(speak)
+        yield from said
+        done.result()
+
+
+def _looked(llm: AudioLLM, wave: Float[np.ndarray, "sample"], clip: Clip | None) -> Any:
+    """Where each query token looks, above the clip's spans where they are known."""
+    attention = query_to_time(llm.connector, llm.encoder.hear([wave]).float())[0].numpy()
+    mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mels)[0].numpy()
+    spans = clip.spans if clip else ()
+    return figures.query_to_time(attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks")
+
+
+def page(demo: Demo) -> Any:
+    """The page as a Gradio app, not yet open.
+
+    Raises:
+        ImportError: Gradio is not installed; the message says how.
+    """
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ImportError('The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.') from error
+
+    def ask(name: str | None, recording: str | None, question: str) -> Iterator[tuple[str, str, str, str]]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "looked.png"
+            try:
+                for told, read, quiet, looked in demo.answers(name, recording, question):
+                    if not path.exists():
+                        path.write_bytes(looked.png())
+                    yield told, read, quiet, str(path)
+            except ValueError as error:  # a sentence for whoever stands before the page
+                raise gr.Error(str(error)) from error
+
+    first = next(iter(demo.clips))
+    with gr.Blocks(title="DeSTA Lab", analytics_enabled=False) as app:
+        gr.Markdown(f"# Ask a language model that learned to hear from one task\n{NOTE}")
+        with gr.Row():
+            with gr.Column():
+                pick = gr.Dropdown(list(demo.clips), value=first, label="a clip of a voice it never heard")
+                player = gr.Audio(demo.about(first)[0], label="the clip", interactive=False)
+                with gr.Accordion("what is known about it (only the text oracle reads this)", open=False):
+                    known = gr.Markdown(demo.about(first)[1])
+                record = gr.Audio(sources=["microphone", "upload"], type="filepath", label="or your own sound")
+                question = gr.Textbox(demo.questions[0], label="question")
+                gr.Examples([[q] for q in demo.questions], [question], label="questions it was never trained on")
+                button = gr.Button("Ask", variant="primary")
+            with gr.Column():
+                told = gr.Textbox(label="hears the clip", lines=2)
+                read = gr.Textbox(label="reads the description instead (text oracle)", lines=2)
+                quiet = gr.Textbox(label="hears silence (control)", lines=2)
+                looked = gr.Image(label="where it looked", type="filepath")
+        pick.change(demo.about, [pick], [player, known])
+        button.click(ask, [pick, record, question], [told, read, quiet, looked])
+    return app

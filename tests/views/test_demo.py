@@ -1,0 +1,70 @@
+"""The demo's page: an answer that comes in pieces, beside its oracle and its control."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from desta_lab import audio
+from desta_lab.views import replies
+from desta_lab.views.demo import UNKNOWN, Demo, page, streamed
+from tests.views import test_panels as made
+
+QUESTION = "What is the background sound?"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    return Demo(made.stand_in(tmp_path_factory.mktemp("job")))
+
+
+def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> None:
+    wave = replies.wave_of(demo.job, next(iter(demo.clips.values())))
+    with replies.standing(demo.job) as llm:
+        pieces = list(streamed(llm, wave, QUESTION))
+        whole = replies.listening(llm, replies.hear(llm, wave), QUESTION).text
+    assert "".join(pieces).strip().startswith(whole)
+
+
+def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
+    name, clip = next(iter(demo.clips.items()))
+    told, read, quiet, looked = list(demo.answers(name, None, QUESTION))[-1]
+    with replies.standing(demo.job) as llm:
+        assert read == replies.reading(llm, clip, QUESTION).text
+        nothing = np.zeros_like(replies.wave_of(demo.job, clip))
+        assert quiet == replies.listening(llm, replies.hear(llm, nothing), QUESTION).text
+    assert told and looked.png().startswith(b"\x89PNG")
+
+
+def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(demo: Demo, tmp_path: Path) -> None:
+    own = np.random.default_rng(0).normal(0, 0.1, 2 * audio.RATE)
+    soundfile.write(tmp_path / "own.wav", own, audio.RATE)
+    *_, (_, read, _, looked) = demo.answers(next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION)
+    assert read == UNKNOWN and not (looked.table["part"] == "span").any()
+
+
+@pytest.mark.parametrize("name, question, said", [(None, QUESTION, "no sound yet"), ("x", " ", "no question yet")])
+def test_what_is_missing_is_said(demo: Demo, name: str | None, question: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        next(demo.answers(name, None, question))
+
+
+def test_a_fault_while_speaking_reaches_the_reader(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replies.standing(demo.job) as llm:
+        monkeypatch.setattr(llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(streamed(llm, torch.zeros(audio.RATE).numpy(), QUESTION))
+
+
+@pytest.mark.filterwarnings("ignore", "ignore::pytest.PytestUnraisableExceptionWarning")  # Gradio's own
+def test_the_page_has_a_microphone_and_asks_nothing_of_the_network(demo: Demo) -> None:
+    pytest.importorskip("gradio", reason="the demo's extra is not installed")
+    app = page(demo)
+    kinds = [block["type"] for block in app.get_config_file()["components"]]
+    assert {"dropdown", "audio", "textbox", "image", "button"} <= set(kinds)
+    assert not app.analytics_enabled
+    del app
+    gc.collect()  # its event loops are warned of here, not in the next test
