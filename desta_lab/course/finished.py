@@ -9,7 +9,7 @@ from desta_lab.inside.report import Inside
 from desta_lab.inside.subject import TABLES
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
-from desta_lab.training import trainer
+from desta_lab.training import ladder, trainer
 from desta_lab.views.card import save_bytes
 
 ARCHIVE = presets.NANO.parent / "finished" / "nano.zip"
@@ -76,21 +76,18 @@ def _same(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> bool:
 
 def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
     """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
-    folder = lab.folder(kind)
-    if trainer.finished(folder, lab.recipe):
-        return
-    inside = [name for name in shipped.namelist() if name.startswith(f"{kind}/") and not name.endswith("ladder.json")]
-    for name in inside:
-        if not name.startswith(f"{kind}/inside/") and name != f"{kind}/config.json":
-            _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
-    rungs = shipped.read(f"{kind}/ladder/ladder.json")
-    (folder / "ladder").mkdir(parents=True, exist_ok=True)
-    first = folder / "ladder" / "000000.safetensors"
-    if lab.llm.save(first) != json.loads(rungs)[0]["sha256"]:  # the connector as this seed bears it
-        first.unlink()
-    save_bytes(folder / "ladder" / "ladder.json", rungs)
-    if kind == "self":
-        look = Inside(lab)
+    folder, rungs = lab.folder(kind), shipped.read(f"{kind}/ladder/ladder.json")
+    if not trainer.finished(folder, lab.recipe):
+        for name in shipped.namelist():
+            if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/ladder/0")):
+                _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
+        (folder / "ladder").mkdir(parents=True, exist_ok=True)
+        first = folder / "ladder" / "000000.safetensors"
+        if lab.llm.save(first) != json.loads(rungs)[0]["sha256"]:  # the connector as this seed bears it
+            first.unlink()
+        save_bytes(folder / "ladder" / "ladder.json", rungs)
+    if kind == "self" and ladder.entries(folder / "ladder")[-1]["sha256"] == json.loads(rungs)[-1]["sha256"]:
+        look = Inside(lab)  # the tables are of this run's last connector, and of no other's
         for name in TABLES:
             _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))
 

@@ -31,13 +31,19 @@ WORDS = 64  # clips whose audio embeddings are looked up in the vocabulary
 BATCH = 16
 SAMPLES = 3  # orders of Shapley sampling
 
-TABLES: dict[str, Callable[["Subject"], pd.DataFrame]] = {}  # what there is to know, in the order it is found out
+Make = Callable[["Subject"], pd.DataFrame]
+TABLES: dict[str, Make] = {}  # what there is to know, in the order it is found out
+REVISIONS: dict[str, int] = {}  # of how a table is computed
 
 
-def tabled(make: Callable[["Subject"], pd.DataFrame]) -> Callable[["Subject"], pd.DataFrame]:
-    """Make a function one of the analysis's tables, under its own name."""
-    TABLES[make.__name__] = make
-    return make
+def tabled(revision: int = 1) -> Callable[[Make], Make]:
+    """Make a function one of the analysis's tables, under its own name; a new revision is computed anew."""
+
+    def register(make: Make) -> Make:
+        TABLES[make.__name__], REVISIONS[make.__name__] = make, revision
+        return make
+
+    return register
 
 
 class Subject:
@@ -149,6 +155,6 @@ class Subject:
         if name not in TABLES:
             raise ValueError(f"There is no table {name!r}; there are {', '.join(TABLES)}.")
         sizes = (EXPLAINED, CHECKED, PAIRS, SEEDS, WORDS, SAMPLES)
-        key = json.dumps([self.checkpoints, self._what, sizes], sort_keys=True)
+        key = json.dumps([self.checkpoints, self._what, sizes, REVISIONS[name]], sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.folder / "inside" / f"{name}-{digest}.csv"

@@ -21,7 +21,7 @@ from desta_lab.world.describe import NEUTRAL, describe
 # ---- present, readable, spoken ----
 
 
-@tabled
+@tabled()
 def probes(subject: Subject) -> pd.DataFrame:
     """What a linear probe reads off every site of every checkpoint, per attribute, with random labels beside it."""
     strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in subject.clips]
@@ -39,7 +39,7 @@ def probes(subject: Subject) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled
+@tabled()
 def spoken(subject: Subject) -> pd.DataFrame:
     """What the model can say, of the same clips: ranking calibrated on the validation speakers."""
     truth = [subject.clips[i].attributes for i in subject.scored]
@@ -57,7 +57,7 @@ def spoken(subject: Subject) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled
+@tabled()
 def learning(subject: Subject) -> pd.DataFrame:
     """How many clips the probe needs: on the log-mel, the last tapped layer and the audio embeddings."""
     fixed, now = subject.before(), subject.sites(subject.last)
@@ -81,7 +81,7 @@ def learning(subject: Subject) -> pd.DataFrame:
 # ---- the shape of it ----
 
 
-@tabled
+@tabled()
 def similar_sites(subject: Subject) -> pd.DataFrame:
     """Debiased CKA between sites at the last step."""
     sites = {**subject.before(), **subject.sites(subject.last)}
@@ -89,7 +89,7 @@ def similar_sites(subject: Subject) -> pd.DataFrame:
     return geometry.similarity({name: activations.pooled(sites[name]).numpy() for name in names})
 
 
-@tabled
+@tabled()
 def similar_steps(subject: Subject) -> pd.DataFrame:
     """Debiased CKA of the audio embeddings between checkpoints."""
     return geometry.similarity({f"step {step}": site for step, site in _frames(subject).items()})
@@ -99,7 +99,7 @@ def _frames(subject: Subject) -> dict[int, np.ndarray]:
     return {step: subject.sites(step)["audio embeddings"].float().flatten(1).numpy() for step in subject.checkpoints}
 
 
-@tabled
+@tabled()
 def points(subject: Subject) -> pd.DataFrame:
     """Both maps with their trustworthiness in every row; `clip` and its attributes beside the coordinates."""
     tell, frames, tables = subject.progress("maps"), _frames(subject), []
@@ -112,7 +112,7 @@ def points(subject: Subject) -> pd.DataFrame:
     return points.merge(known, on="row")
 
 
-@tabled
+@tabled()
 def gap(subject: Subject) -> pd.DataFrame:
     """How far hearing lies from reading at every checkpoint, with another clip's text as control."""
     backbone, rows = subject.llm.backbone, subject.scored
@@ -133,7 +133,7 @@ def gap(subject: Subject) -> pd.DataFrame:
     return pd.DataFrame(tables)
 
 
-@tabled
+@tabled()
 def words(subject: Subject) -> pd.DataFrame:
     """The words that each query's audio embeddings lie nearest to, beside the one it was born as."""
     backbone = subject.llm.backbone
@@ -181,7 +181,7 @@ def looks(subject: Subject, attribute: str) -> dict[str, np.ndarray]:
     return {name.replace("_", " "): profile.detach().cpu().numpy().astype(float) for name, profile in found.items()}
 
 
-@tabled
+@tabled()
 def profiles(subject: Subject) -> pd.DataFrame:
     """Every profile, one row a clip, method and place in time: of the scene, whose window each clip draws anew."""
     _, clips = subject.explained
@@ -199,7 +199,7 @@ def profiles(subject: Subject) -> pd.DataFrame:
     )  # fmt: skip
 
 
-@tabled
+@tabled()
 def evidence(subject: Subject) -> pd.DataFrame:
     """How well every profile falls on the seconds that hold the evidence, against its nulls."""
     _, clips = subject.explained
@@ -211,7 +211,7 @@ def evidence(subject: Subject) -> pd.DataFrame:
     return evidence_.summary(pd.concat(tables, ignore_index=True))
 
 
-@tabled
+@tabled()
 def heads(subject: Subject) -> pd.DataFrame:
     """Layer × head of the backbone: attention on the audio as the answer begins, and whether it points at the scene."""
     rows, clips = subject.explained
@@ -230,7 +230,7 @@ def heads(subject: Subject) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-@tabled
+@tabled()
 def deletion(subject: Subject) -> pd.DataFrame:
     """Deletion and insertion curves of the waveform's windows, in the order of Shapley values and at random."""
     _, clips = subject.explained
@@ -253,7 +253,7 @@ def deletion(subject: Subject) -> pd.DataFrame:
     )
 
 
-@tabled
+@tabled()
 def randomisation(subject: Subject) -> pd.DataFrame:
     """Weight randomisation, and what integrated gradients miss of the margin (convergence delta)."""
     rows, clips = subject.explained
@@ -291,7 +291,7 @@ def _relative(told: attribution.Attribution) -> float:
 # ---- lenses ----
 
 
-@tabled
+@tabled()
 def lens(subject: Subject) -> pd.DataFrame:
     """Which layer of the backbone has the answer, hearing and reading, with both controls."""
     rows, held_out, llm = subject.scored, subject.held_out, subject.llm
@@ -315,7 +315,7 @@ def lens(subject: Subject) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled
+@tabled()
 def patching(subject: Subject) -> pd.DataFrame:
     """Which query carries which attribute: one clip's audio embeddings put into another's, query by query."""
     rows = subject.scored[: 2 * PAIRS]
@@ -337,11 +337,13 @@ def patching(subject: Subject) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-@tabled
+@tabled(revision=2)
 def erasure(subject: Subject) -> pd.DataFrame:
     """Each attribute erased from the audio embeddings (learnt on other speakers), every attribute asked for."""
-    rows = [*subject.held_out[:32], *subject.scored[-96:]]
-    train = [i for i in range(len(subject.clips)) if i not in set(subject.scored[-96:])]
+    names = list(dict.fromkeys(subject.speakers[i] for i in subject.scored))
+    asked = set(names[len(names) // 2 :])  # half of the test speakers; the directions are learnt on all others
+    rows = [*subject.held_out[:32], *(i for i in subject.scored if subject.speakers[i] in asked)]
+    train = [i for i, speaker in enumerate(subject.speakers) if speaker not in asked]
     everything = subject.spoken(range(len(subject.clips)))
     ways: list[tuple[str, str, Tensor]] = [("nothing", "untouched", everything)]
     for attribute, labels in subject.labels.items():

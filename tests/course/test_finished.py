@@ -63,6 +63,14 @@ def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:
     assert all(look.path(name).exists() for name in TABLES)
 
 
+def test_a_table_that_is_gone_comes_back_with_the_next_restore(lab: Quickstart) -> None:
+    path = Inside(lab).path("spoken")
+    before = path.read_bytes()
+    path.unlink()
+    finished.restore(Quickstart(lab.preset, root=lab.root))
+    assert path.read_bytes() == before
+
+
 def test_restoring_again_changes_nothing(lab: Quickstart) -> None:
     files = {path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()}
     finished.restore(Quickstart(lab.preset, root=lab.root))
