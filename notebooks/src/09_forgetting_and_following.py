@@ -443,7 +443,7 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 #
 # Following and knowing are two things, and forgetting has two places. The first column of the last table says what the *ear* makes the model disobey; the backbone can be intact the while. The second says what the *backbone* itself has lost: exactly nothing for every row without adapters, by hash and by measurement, since all of them hold the same weights. Adapters *can* carry the fault into plain text. How much they do depends on how far they moved, as the two learning rates show, and turning them down gives the text back.
 #
-# **What would change our mind**: LoRA that learns the label as well, and costs neither ear nor text anything (the row of the smaller rate comes nearer to that); or a connector trained on bare labels whose Δ by ear is zero. Two constraints, ten questions and two million parameters do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
+# **What would change our mind**: LoRA that learns the label as well, and costs neither ear nor text anything (in text, the row of the smaller rate comes near to that); or a connector trained on bare labels whose Δ by ear is zero. Two constraints, ten questions and two million parameters do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
 #
 # Next: **10**, your own change, and your own recordings.
 

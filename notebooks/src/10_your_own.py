@@ -12,11 +12,13 @@ import hashlib
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile
 import soxr
+from IPython.display import Audio
 from scipy import signal, stats
 
 import desta_lab
@@ -28,7 +30,7 @@ from desta_lab.quickstart import Quickstart, kept
 from desta_lab.training import ladder
 from desta_lab.views import card, pictures, replies
 from desta_lab.world import sources, spoken
-from desta_lab.world.describe import DESCRIBED
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
 
 lesson = desta_lab.setup("10")
 lab = lesson.lab
@@ -233,10 +235,13 @@ pd.DataFrame([
 #
 # ## Part B: your own recordings
 #
-# A folder of audio files with a table `clips.csv` beside them: the columns `audio` and `speaker`, and one for each attribute you know. Put its path here; while it is `None`, the next cells make a stand-in.
+# A folder of audio files with a table `clips.csv` beside them: the columns `audio` and `speaker`, and one for each attribute you know, with the values below. Four speakers are the least; a column is asked about if every row has it filled. Put the path here; while it is empty, the next cells make a stand-in.
 
 # %%
-FOLDER = None  # Path("…/my recordings")
+{name: ATTRIBUTES[name] for name in DESCRIBED}
+
+# %%
+FOLDER = ""  # where your recordings lie
 
 
 # %% [markdown]
@@ -264,7 +269,7 @@ def stand_in(folder, count=16):
 
 
 # %%
-folder = FOLDER or stand_in(lab.root / "own" / "standin")
+folder = Path(FOLDER) if FOLDER else stand_in(lab.root / "own" / "standin")
 own = sources.from_folder(folder)
 pd.read_csv(folder / "clips.csv").head(4)
 
@@ -273,7 +278,7 @@ pd.read_csv(folder / "clips.csv").head(4)
 
 # %%
 table = (folder / "clips.csv").read_text().splitlines()
-(folder / "bad.csv").write_text("\n".join([*table[:3], "nobody.wav" + table[3][table[3].index(",") :]]))
+(folder / "bad.csv").write_text("\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")]))
 try:
     sources.from_folder(folder, "bad.csv")
 except CorpusError as error:
@@ -283,7 +288,8 @@ except CorpusError as error:
 # Hear the first two.
 
 # %%
-desta_lab.listen(own, own.clips[:2])
+full = all(set(DESCRIBED) <= clip.attributes.keys() for clip in own.clips)  # else there is nothing to read
+desta_lab.listen(own, own.clips[:2]) if full else Audio(audio.read(own.path(own.clips[0])), rate=audio.RATE)
 
 # %% [markdown]
 # ### Exercise 10.5 · Split by speaker · fill in · 7 min
@@ -310,12 +316,11 @@ lesson.check("split_recordings", split_recordings)
 # The shipped run is asked about each recording, in its own words first: what is the background? Beside it silence, and the text oracle, which reads your table instead of hearing anything.
 
 # %%
-waves = [audio.read(own.path(clip)) for clip in own.clips]
-full = all(set(DESCRIBED) <= clip.attributes.keys() for clip in own.clips)  # else there is nothing to read
+waves = [audio.read(own.path(clip)) for clip in own.clips[:8]]
 scene = next(task for task in lab.tasks if task.name == f"ask_{lab.preset.label}")
 said = {}
 with replies.standing(lab) as llm:
-    said["by ear"] = [replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves[:8]]
+    said["by ear"] = [replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves]
     said["silence"] = replies.listening(llm, controls.silence(llm), scene.question).text
     if full:
         said["by reading"] = [replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]]
