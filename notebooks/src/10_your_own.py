@@ -29,8 +29,7 @@ from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart, kept
 from desta_lab.training import ladder
 from desta_lab.views import card, pictures, replies
-from desta_lab.world import sources, spoken
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+from desta_lab.world import describe, sources, spoken
 
 lesson = desta_lab.setup("10")
 lab = lesson.lab
@@ -238,7 +237,7 @@ pd.DataFrame([
 # A folder of audio files with a table `clips.csv` beside them: the columns `audio` and `speaker`, and one for each attribute you know, with the values below. Four speakers are the least; a column is asked about if every row has it filled. Put the path here; while it is empty, the next cells make a stand-in.
 
 # %%
-{name: ATTRIBUTES[name] for name in DESCRIBED}
+{name: describe.ATTRIBUTES[name] for name in describe.DESCRIBED}
 
 # %%
 FOLDER = ""  # where your recordings lie
@@ -262,7 +261,7 @@ def stand_in(folder, count=16):
         wave, clip = spoken.render({**plan, "seed": (2026, *plan["seed"])}, lab.preset.seconds)
         for channel, sound, rate in (("studio", wave, audio.RATE), ("telephone", telephone(wave, rng), 8000)):
             soundfile.write(folder / f"{clip.id}-{channel}.wav", sound, rate)
-            known = {name: clip.attributes[name] for name in DESCRIBED}
+            known = {name: clip.attributes[name] for name in describe.DESCRIBED}
             rows.append({"audio": f"{clip.id}-{channel}.wav", "speaker": clip.speaker, "channel": channel, **known})
     pd.DataFrame(rows).to_csv(folder / "clips.csv", index=False)
     return folder
@@ -288,7 +287,7 @@ except CorpusError as error:
 # Hear the first two.
 
 # %%
-full = all(set(DESCRIBED) <= clip.attributes.keys() for clip in own.clips)  # else there is nothing to read
+full = all(set(describe.DESCRIBED) <= clip.attributes.keys() for clip in own.clips)  # else there is nothing to read
 desta_lab.listen(own, own.clips[:2]) if full else Audio(audio.read(own.path(own.clips[0])), rate=audio.RATE)
 
 # %% [markdown]
