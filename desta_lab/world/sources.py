@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import importlib
 import io
 import math
 from collections import Counter
@@ -191,9 +190,10 @@ def from_datasets(
 
 def _library(dataset: Path | str) -> Any:
     try:
-        return importlib.import_module("datasets")  # by name: an optional package, which nothing else here needs
+        import datasets
     except ImportError as error:
         raise CorpusError(f"{dataset}: a Hugging Face dataset is read by its library; pip install datasets.") from error
+    return datasets
 
 
 def _load(library: Any, dataset: Path | str, config: str | None) -> dict[str, Any]:
