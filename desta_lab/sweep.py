@@ -342,13 +342,22 @@ class Sweep:
         ].reset_index(drop=True)
 
     def picture(self, rung: int = 3) -> figures.Picture:
-        """Which knobs matter: `knobs`, drawn."""
-        table = self.knobs(rung)
-        first = table[(table["knob"] == table["knob"].iloc[0]) & (table["view"] == "audio")].sort_values("score")
-        low, high = first.iloc[0], first.iloc[-1]
-        apart = "95 % intervals apart" if high["low"] > low["high"] else "the 95 % intervals do not tell them apart"
-        ends = " to ".join(f"{end['score']:.2f} at {end['name']}" for end in (low, high))
-        return figures.knobs(table, f"{low['knob']} moves rung {rung} most: from {ends}; {apart}", rung)
+        """Which knobs matter: `knobs`, drawn. The headline's difference is that of cells that share all else."""
+        means, table = self.knobs(rung), self.table()
+        knob, heard = means["knob"].iloc[0], means[means["view"] == "audio"]
+        low, high = (heard[heard["knob"] == knob].sort_values("score").iloc[end] for end in (0, -1))
+        if low["name"] == high["name"]:
+            return figures.knobs(means, f"Rung {rung}: {low['score']:.2f} at {knob} {low['name']}", rung)
+        some = table[(table["rung"] == rung) & (table["attribute"] == "all") & (table["view"] == "audio")]
+        wide = some.assign(at=some[knob].astype(str)).pivot_table(
+            index=[name for name in (*self.grid, "seed") if name != knob] or ["view"], columns="at", values="score"
+        )
+        gaps = (wide[high["name"]] - wide[low["name"]]).dropna()
+        reach = gaps.sem() * stats.t.ppf(0.975, len(gaps) - 1)
+        sure = f"[{gaps.mean() - reach:+.2f}, {gaps.mean() + reach:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
+        words = f"{low['score']:.2f} at {low['name']}, {high['score']:.2f} at {high['name']}"
+        words = f"{knob} moves rung {rung} most: {words}; all else equal {gaps.mean():+.2f} {sure}"
+        return figures.knobs(means, words, rung)
 
 
 def read(path: Path) -> dict[str, Any] | None:
