@@ -175,7 +175,8 @@ def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
         axes.set_xticks(range(len(values)), [short(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
         axes.set_xlim(-0.5, len(values) - 0.5)
-    picture.axes[0].set_ylim(min(-0.3, table["low"].min() - 0.05), max(1.08, table["high"].max() + 0.05))
+    low, high = table[["low", "score"]].min().min(), table[["high", "score"]].max().max()
+    picture.axes[0].set_ylim(min(-0.3, low - 0.05), max(1.08, high + 0.05))
     picture.supylabel(f"rung {rung}, accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
     legend(picture, picture.axes, 3, "bars: 95 % interval over cells and seeds, where there are several")
 
