@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 00 · Ears and environment: can a model answer about sound what it was never asked in training?
 #
-# A frozen Whisper hears, a frozen language model speaks, and between them a small *connector* has learned one task: to make the language model say about a clip what it would have said about a text description of that clip. Then it was asked six questions that training never contained.
+# The encoder of Whisper, a speech recogniser, hears, and a language model, the *backbone*, speaks. Both are *frozen*: nothing here trains them. Between them a small *connector* has learned one task: to make the language model say about a clip what it would have said about a text description of that clip (the idea of [DeSTA2](https://arxiv.org/abs/2409.20007)). Then it was asked six questions that training never contained.
 #
-# You will hear two clips, see what the encoder sees, ask the model something yourself, and read the figure that the whole course is about. The later notebooks take it apart.
+# You will hear two clips, see what the encoder sees, ask the model something yourself, and read the figure that the whole course is about. The later notebooks take it apart. Most words in *italics* stand in `notebooks/GLOSSARY.md` too, if you lose one.
 #
-# *Needs: Python, a little PyTorch. 30 minutes.*
+# *Needs: Python, a little PyTorch. 20 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import desta_lab
@@ -21,20 +21,20 @@ lab = lesson.lab
 #
 # ## Hear two clips
 #
-# The corpus is made here, by a speech synthesiser: who speaks, how, and what sounds behind them is known for every clip, and each of these *attributes* is drawn independently of the others. Under each player stands the *seed description*, the only thing the language model ever read about the clip.
+# The corpus is made here, by a speech synthesiser: who speaks, how, and what sounds behind them is known for every clip, and each of these *attributes* is drawn independently of the others. The two clips are of the *test* voices, which training never heard. Under each player stands the *seed description*, the only thing the language model ever read about the clip.
 
 # %%
 clips = lab.clips("test")[:2]
 desta_lab.listen(lab.corpus, clips)
 
 # %% [markdown]
-# And here is what they look like. The bars above each spectrogram are *evidence spans*: when somebody speaks, and when the scene sounds.
+# And here is what they look like. A *spectrogram* has time from left to right and pitch from low to high; the colour says how strong each pitch is at each moment. The bars above each spectrogram are *evidence spans*: when somebody speaks, and when the scene sounds.
 
 # %%
 desta_lab.sheet(lab.corpus, clips, columns=2)
 
 # %% [markdown]
-# A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second.
+# A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
 
 # %%
 wave = audio.read(lab.corpus.path(clips[0]))
@@ -62,7 +62,7 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 # %% [markdown]
 # ## Ask
 #
-# The run that ships answers. Beside it stand its controls: the same question about silence, the text oracle (the language model *reads* the description instead of hearing the clip), and no clip at all.
+# The run that ships answers about the clip it hears: the *audio view*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text view*), and no clip at all.
 
 # %%
 lab.ask(clips[0], "What is the background sound?")
@@ -71,7 +71,7 @@ lab.ask(clips[0], "What is the background sound?")
 # Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear.
 #
 # ### Exercise 0.2 · Silence the evidence · break · 8 min
-# If the answer was heard, it should go when the sound goes. Write `silenced(wave, start, end)`: the same clip with the samples from second `start` to second `end` set to zero. Leave `wave` as it was.
+# If the answer was heard, it should go when the sound goes. `wave` is a NumPy array of samples. Write `silenced(wave, start, end)`: the same clip with the samples from second `start` to second `end` set to zero. Leave `wave` as it was.
 
 
 # %% tags=["exercise"]
@@ -90,7 +90,7 @@ lesson.check("silenced", silenced)
 # `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
 
 # %% [markdown]
-# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open.
+# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open. (`standing` puts the finished connector into the model, `hear` listens, `listening` answers.)
 
 # %%
 scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
@@ -103,7 +103,7 @@ answer.text
 # %% [markdown]
 # ## What was never asked
 #
-# The connector was trained on one prompt, “What can you hear?”, and on the language model's own paraphrase of each description. Its rival learned, from the same clips for as many steps, the bare label of the background scene: “rain”, “siren”, … Now both are asked about all six attributes, on voices that were never heard in training.
+# The connector was trained on one prompt, “Paraphrase the description.”, asked about the clip, and on the language model's own paraphrase of each description: a *self-generated target*. That paraphrase names all six attributes; what is new at the end is the question. Its rival, the *bare-label run*, learned, from the same clips for as many steps, the bare label of the background scene: “rain”, “siren”, … Now both are asked about all six attributes, on voices that were never heard in training.
 #
 # ### Exercise 0.3 · Make guessing worth nothing · fill in · 5 min
 # A question with two options is half right by guessing, one with four a quarter. Put accuracy on a scale where guessing scores 0 and all right scores 1, whatever the number of options.
@@ -125,7 +125,7 @@ lesson.check("above_chance", above_chance)
 
 # %% [markdown]
 # ### Exercise 0.4 · Commit yourself · predict · 3 min
-# Two numbers, before you see them. A range is right when it holds the answer; the card at the end counts how often yours did.
+# Two numbers, before you see them. A run can *tell* an attribute if its answers about it beat every control. A range is right when it holds the answer; the card at the end counts how often yours did.
 
 # %%
 lesson.predict("risen_self", "How many of the six attributes can the self-generated run tell?", 0, 6, step=1)
@@ -136,7 +136,7 @@ lesson.predict("risen_label", "How many of the five other attributes can the bar
 # %% [markdown]
 # ## The figure of the course
 #
-# Height is the chance-corrected score: 0 is guessing, 1 is perfect. *Rung 0* is the trained prompt itself, *rung 3* the questions never trained, *rung 5* what no target ever mentioned. Look at the controls before you believe the blue line.
+# Height is the chance-corrected score: 0 is guessing, 1 is perfect. Each panel is a *rung* of the task ladder, from near the training to far from it. *Rung 0* is the trained prompt itself, rung 1 the same in other words, rung 2 questions that ask for a form (“Answer in JSON.”), *rung 3* the plain questions never trained (*held-out tasks*), rung 4 questions that need one thought more, *rung 5* what no target ever mentioned (the topic of the talk). Two controls are new: *shuffled audio* asks about another speaker's clip, and the *untrained connector* is the one before its first step. Look at the controls before you believe the blue line. The bands are 95 % intervals over speakers: they say how far other voices could move this run, and nothing about the next seed.
 
 # %%
 table = lab.table()
@@ -157,9 +157,9 @@ verdict.reasons
 # %% [markdown]
 # ## What we now know
 #
-# The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself.
+# The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why: the two runs differ in who wrote the targets *and* in how many attributes the targets name, and this figure does not pull the two apart.
 #
-# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `lab.run()` try another seed in a few minutes.
+# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `lab.run()` try another seed in a few minutes.
 #
 # Next: **01**, what the two frozen models bring with them.
 

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 01 · Two frozen models: what do they bring with them?
 #
-# Nothing in this course changes a weight of Whisper or of the language model. So whatever the connector will ever do, the two must bring the parts of it: one must hold the sound, the other must be able to answer from embeddings that are not words.
+# Nothing changes a weight of Whisper or of the language model, until notebook 09 tries it on purpose. So whatever the connector will ever do, the two must bring the parts of it: one must hold the sound, the other must be able to answer from embeddings that are not words.
 #
-# You will open Whisper layer by layer and ask what a linear probe can read there, on voices it has never heard. Then you will feed the language model embeddings by hand: those of words, mixtures of two words, and noise.
+# You will open Whisper layer by layer and ask what a linear *probe* (a linear classifier, trained on the layer's numbers) can read there, on voices it has never heard. Then you will feed the language model embeddings by hand: those of words, mixtures of two words, and noise.
 #
-# *Needs: PyTorch, notebook 00. 32 minutes.*
+# *Needs: PyTorch, notebook 00. 32 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
@@ -30,7 +30,7 @@ lab = lesson.lab
 
 # %% [markdown]
 # ### Exercise 1.1 · Commit yourself · predict · 4 min
-# Three numbers before you have seen anything. The *accent* is one of three; a *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
+# Three numbers before you have seen anything. A *tapped layer* is an encoder layer whose output we read; the first layer has number 0. The *accent* is one of three. The coin is tossed once for each speaker and has nothing to do with the sound; a *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
 
 # %%
 taps = lab.llm.encoder.taps
@@ -48,7 +48,7 @@ lesson.predict("flip", "How much “male” must be mixed into “female” befo
 # %% [markdown]
 # ## What Whisper's layers hold
 #
-# One clip first. The encoder turns a spectrogram of 100 frames a second into 50 states a second, and does it in layers; we *tap* some of them, counted from 0.
+# One clip first. The encoder turns a spectrogram of 100 frames a second into 50 states a second, and does it in layers; we *tap* some of them, counted from 0. The spectrogram is a *log-mel*: the logarithm of the strength in bands of pitch.
 
 # %%
 clip = lab.clips("test")[0]
@@ -77,7 +77,7 @@ picture
 # %% [markdown]
 # ### The trap in `hidden_states`
 #
-# The library returns one tensor more than there are layers: `hidden_states[i + 1]` is what layer `i` puts out. We compare each with the package's tap, which is read by a hook.
+# The library (`transformers`) returns one tensor more than there are layers: `hidden_states[i + 1]` is what layer `i` puts out. We compare each with the package's tap, which is read by a *hook*: a function that PyTorch calls whenever a module has run.
 
 # %%
 with torch.no_grad():
@@ -115,7 +115,7 @@ lesson.check("tapped", tapped)
 # `module.register_forward_hook(function)` calls `function(module, inputs, output)` whenever the module runs, and returns something with `.remove()`. Some versions of the library return a tuple from a layer.
 
 # %% [markdown]
-# Beware of code that counts otherwise: one released DeSTA2 pipeline taps one layer earlier when it answers than it did when it was trained. Nothing crashes. Notebook 02 measures what that costs.
+# Beware of code that counts otherwise: one released DeSTA2 pipeline taps one layer earlier when it answers than it did when it was trained. Nothing crashes. Notebook 02 measures what such a slip costs our connector.
 #
 # ## Four seconds instead of thirty
 #
@@ -166,7 +166,7 @@ print(f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median 
 #
 # A *probe* is a linear classifier on the states. It lies easily. To see how, we ask for something that is not in the sound at all: every speaker gets a coin's side by chance, and the probe guesses it from a clip, once with the speaker's other clips in training, and once without.
 #
-# Eight speakers, and only clips that are spoken aloud, because a whisper hides the voice.
+# Eight speakers, and only clips that are spoken aloud, because a whisper hides the voice. For the probe each clip becomes one row of numbers: mean and spread over its frames, once for the spectrogram and once for each tapped layer.
 
 # %%
 names = sorted({c.speaker for c in lab.corpus.split("train")})[::5][:8]
@@ -184,7 +184,7 @@ sites |= {f"layer {tap}": activations.pooled(layer).cpu().numpy() for tap, layer
 
 # %% [markdown]
 # ### Exercise 1.4 · Keep the speakers apart · fill in · 8 min
-# Write `disjoint_folds(speakers, count)`: a list of `count` pairs (training rows, test rows) of numbers from 0. Every row is tested exactly once, and no speaker is on both sides of a pair.
+# `speakers` is a list with the speaker's name of every row. Write `disjoint_folds(speakers, count)`: a list of `count` pairs (training rows, test rows), each an array of row numbers counted from 0. Every row is tested exactly once, and no speaker is on both sides of a pair.
 
 
 # %% tags=["exercise"]
@@ -261,11 +261,11 @@ accent = wide.loc["accent"].drop("log-mel")
 print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
 
 # %% [markdown]
-# Compare the first column with the others: what is already in the spectrogram, what the layers make linear, and what the last one lets go again. This is why DeSTA reads several layers and not only the last.
+# Compare the first column with the others: what is already in the spectrogram, what the layers make linear, and what, if anything, the last one lets go again. Neighbouring layers often lie within each other's intervals, so “the best layer” is a guess; where the best is not the last, that speaks for reading several layers, as DeSTA does.
 #
 # ## What the language model does with embeddings
 #
-# Now the other model. A language model never sees words: it looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves.
+# Now the other model, the *backbone*. A language model never sees words: it looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves. (`chat.stream` turns the messages of a conversation into token ids.)
 
 # %%
 backbone = lab.llm.backbone
@@ -285,7 +285,7 @@ torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
 sum(p.requires_grad for p in backbone.parameters())
 
 # %% [markdown]
-# Only vectors count, then, and we may write any where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt.
+# Only vectors count, then, and we may write any where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt, the places that are kept free for the clip.
 
 
 # %%
@@ -332,7 +332,7 @@ lesson.check("at_scale", at_scale)
 # First divide by the root mean square that the vectors have now; it is one number for all of them.
 
 # %% [markdown]
-# To score it we need the probability of each option. `chosen` reads the next-token distribution where the answer begins, over the first tokens of the options.
+# To score it we need the probability of each option. `chosen` lets the answer begin with its *stem* (“The speaker is”) and reads the next-token distribution there, over the first tokens of the options (“ female”, “ male”).
 
 
 # %%
@@ -370,7 +370,7 @@ ax.legend(loc="lower left")
 picture
 
 # %% [markdown]
-# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: what a layer adds is small beside a giant and large beside a dwarf, and a very small one disappears in the constant that guards the division. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors are born at the embedding scale.
+# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: each layer *adds* to its input, and what it adds is small beside a very large vector and large beside a very small one; and a very small vector disappears beside the constant that keeps the division from dividing by zero. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors are born at the embedding scale.
 #
 # ## Between two words
 #
@@ -427,7 +427,7 @@ print(lesson.reveal("flip", flip))
 # %% [markdown]
 # ## What they bring
 #
-# One figure for both. Above, what can be read off Whisper; below, what the language model makes of embeddings. Each has its null in pink: a probe on random labels, and mixed noise.
+# One figure for both. Above, what can be read off Whisper; below, what the language model makes of embeddings. Each has its *null* in pink, what would be seen if nothing were there: a probe on random labels, and mixed noise. An attribute counts as *held* if at any tapped layer the probe's interval lies above that of random labels (the spectrogram may do as well: look left), and as *answered* if the interval is on the right side of one half at both ends of the mixture.
 
 # %%
 sites = ["log-mel", *(f"encoder {tap}" for tap in taps)]
@@ -479,7 +479,7 @@ lesson.show(picture, f"{headline}. Above, probes by encoder layer; below, answer
 # %% [markdown]
 # ## What we now know
 #
-# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The language model answers from vectors, turns sharply from one word to the other somewhere between them, and bears some error in their size; the picture above says how much. What neither brings is the way between them: the states of the one and the vectors of the other do not even have the same width. That way is all the connector has to learn.
+# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The lower row says whether the language model answers from vectors, and where and how sharply it turns from one word to the other; the picture of sizes says how much error it bears. These vectors were still those of words: whether a connector can make such vectors from sound is not shown here. What neither brings is the way between them: the states of the one and the vectors of the other need not even have the same width. That way is what the connector has to learn.
 #
 # **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone whose text-only logits moved.
 #

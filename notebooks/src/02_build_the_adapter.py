@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 02 · Build the adapter: can you build the adapter yourself?
 #
-# Two million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will build each from a few lines, with the weights of the run that ships, and compare it with the package's.
+# A few million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will build each from a few lines, with the weights of the run that ships, and compare it with the package's.
 #
 # Then you will break the pieces on purpose. Every broken adapter still runs, and every one of them answers. The last figure says how one notices.
 #
-# *Needs: PyTorch, notebooks 00 and 01. 36 minutes.*
+# *Needs: PyTorch, notebooks 00 and 01. 36 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import copy
@@ -29,7 +29,7 @@ lesson = desta_lab.setup("02")
 lab = lesson.lab
 
 # %% [markdown]
-# `standing` loads a rung of the checkpoint ladder: first the untrained connector, which we copy, then the last one, which stays.
+# The run kept its connector at many steps of training, its *checkpoint ladder*. `standing` loads one of them: first the untrained connector, which we copy, then the last one, which stays.
 
 # %%
 with replies.standing(lab, step=0) as llm:
@@ -145,7 +145,7 @@ torch.testing.assert_close(one_block(block, tokens, frames), block(tokens, frame
 # %% [markdown]
 # ## A mixture of layers
 #
-# The same blocks read every tapped layer, each with query tokens of its own. So each query comes home with one vector a layer, and has to decide between them: a softmax over the layers, *for each query*. These are its shares after training.
+# The same blocks read every tapped layer, each with query tokens of its own. So each query comes home with one vector a layer, and has to decide between them: a softmax over the layers, *for each query*. This is the *layer mixture*, and these are its shares after training.
 
 # %%
 shares = connector.layer_weights.softmax(-1)
@@ -174,7 +174,7 @@ lesson.check("layer_mixture", layer_mixture)
 # %% [markdown]
 # ## The whole adapter
 #
-# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence, so that the connector is born saying something. That is all of it:
+# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence (“A person with some accent …”), one token of it for each query, so that the connector is born saying something. What comes out are the *audio embeddings* of the clip, (clip, query, width of the language model). That is all of it:
 
 
 # %%
@@ -329,7 +329,7 @@ mixed_up = states.unflatten(2, (-1, connector.pool))[:, :, order].flatten(2, 3)
 torch.testing.assert_close(adapter(connector, mixed_up), spoken, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
-# It costs nothing at all: attention is a sum over frames, and a sum has no order. What the adapter knows of time, it knows because Whisper wrote each frame's position *into* the frame (notebook 01). Shuffling after the encoder is no fault; it goes into the figure as a second check that must agree.
+# It costs nothing at all: attention is a sum over frames, and a sum has no order. What the adapter knows of time must stand *in* the frames, where Whisper adds a position (notebook 01) and mixes neighbours. Shuffling after the encoder is no fault; it goes into the figure as a second check that must agree.
 #
 # The real faults are those people make. Each is one change to the adapter that we built, with the weights as they are:
 
@@ -351,7 +351,7 @@ FAULTS = {
 }  # fmt: skip
 
 # %% [markdown]
-# Each is heard on clips of voices never trained, and ranked as in every notebook: calibrated on other speakers, with the fault in place there too. So a fault that shifts everything alike is forgiven.
+# Each is heard on clips of voices never trained, and ranked as in every notebook: the likeliest of the allowed answers counts. First the scores are *calibrated*: how much the model likes each answer anyway, measured on clips of other speakers, is taken away (notebook 05). The fault is in place there too. So a fault that shifts everything alike is forgiven.
 
 # %% tags=["expensive"]
 clips, others = spread(lab.clips("test"), 32), spread(lab.clips("validation"), 32)
@@ -416,7 +416,7 @@ right = answers[answers["variant"] == "built by hand"].set_index(["clip", "task"
 answers["lost"] = [right[key] for key in zip(answers["clip"], answers["task"], strict=True)] - answers["score"]
 
 # %% [markdown]
-# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero.
+# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero; one that is not seen was not shown to cost anything on these 32 clips, which is not the same as harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
 
 # %%
 score, lost = (emergence.bootstrap(answers, measure, ["variant"]) for measure in ("score", "lost"))

@@ -5,7 +5,7 @@
 #
 # You will watch the model write, measure how much each writer's words surprise it (*perplexity*) and how much of the clip they keep (*coverage*), hunt for descriptions that leak into the prompt, and cut a target short. The last figure sets perplexity beside coverage for every writer and three controls.
 #
-# *Needs: softmax and cross-entropy. 35 minutes.*
+# *Needs: 00; softmax and cross-entropy. 33 minutes of exercises; reading and running take about as long again.*
 
 # %%
 from dataclasses import replace
@@ -39,7 +39,7 @@ desta_lab.listen(lab.corpus, [clip])
 pd.Series(clip.attributes, name=clip.id).to_frame()
 
 # %% [markdown]
-# `describe` puts six of the seven attributes into one sentence. The topic is left out on purpose: it is kept for rung 5.
+# `describe` puts six of the seven attributes into one sentence. The topic is left out on purpose: it is kept for rung 5 of the task ladder, what no target ever mentions.
 
 # %%
 description = describe(clip.attributes)
@@ -48,7 +48,7 @@ description
 # %% [markdown]
 # ## Watch the backbone write
 #
-# The backbone reads the description, then the one prompt of this course, and answers greedily. Its answer is the *self-generated target*. Two are written here and now:
+# The backbone reads the description, then the one prompt of this course, “Paraphrase the description.”, and answers greedily (always the likeliest token). Its answer is the *self-generated target*. Two are written here and now:
 
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
@@ -135,7 +135,7 @@ float(naive.mean().exp())
 # A number of that size for words that the backbone wrote itself cannot be right. What stands at position *t* is a guess about token *t + 1*.
 #
 # ### Exercise 3.2 · Measure a reader's surprise · fill in · 9 min
-# Write `perplexity(logits, ids, start)` for one conversation: `logits` [position, vocabulary], `ids` [position]; the response runs from `start` to the end. It is exp of the mean surprise (in nats) of the response's tokens.
+# Write `perplexity(logits, ids, start)` for one conversation: `logits` [position, vocabulary], `ids` [position]; the response runs from `start` to the end. It is exp of the mean surprise of the response's tokens; the surprise of a token is minus the natural logarithm of its probability, counted in *nats*.
 
 
 # %% tags=["exercise"]
@@ -245,7 +245,7 @@ examples[0]["messages"]
 
 # %% [markdown]
 # ### Exercise 3.4 · Search the messages · fill in · 7 min
-# Write `find_leaks(examples)`: the list of the ids of those examples in which any message holds the example's own `seed_description`, whatever its case. The response may hold it: that is what is learned.
+# `examples` are dicts like the one above. Write `find_leaks(examples)`: the list of the ids of those examples in which any message holds the example's own `seed_description`, whatever its case. The response may hold it: that is what is learned.
 
 
 # %% tags=["exercise"]
@@ -276,7 +276,7 @@ except target.TargetError as refusal:
 
 # %% [markdown]
 # ### Exercise 3.5 · Smuggle a description past the builder · break · 7 min
-# No search for a sentence finds the same facts in other words. Write `smuggled(target)`: a copy of the target whose `prompt` gives away at least three of the clip's attributes and still passes the builder. Leave description and response alone.
+# No search for a sentence finds the same facts in other words. A `target` here is a row of `rows`, with its fields `description`, `prompt` and `response`. Write `smuggled(target)`: a copy of it whose `prompt` gives away at least three of the clip's attributes and still passes the builder. Leave description and response alone.
 
 
 # %% tags=["exercise"]
@@ -293,7 +293,7 @@ lesson.check("smuggled", smuggled)
 # `replace(target, prompt=…)` makes the copy. Somebody has already said the same as the description in other words: look into the target itself.
 
 # %% [markdown]
-# What a leak does: below, the backbone reads no description and hears nothing. If the perplexity with a leak is that of a reader of the description, then nothing is left for a connector to learn.
+# What a leak does: below, the backbone reads no description and hears nothing, only the prompt. If the perplexity of the self-generated targets with a leak is as low as with the description, then nothing is left for a connector to learn.
 
 
 # %%
@@ -379,7 +379,7 @@ table = pd.DataFrame([
 table.style.hide().format("{:.3g}", subset=list(table.columns[2:]))
 
 # %% [markdown]
-# Two lines help to read it: a reader who knows nothing and finds every token of the vocabulary as likely as any other has a perplexity of the vocabulary's size, and a writer who guesses every attribute names the average of one over the number of values.
+# Two lines help to read it: a reader who knows nothing and finds every token of the vocabulary as likely as any other has a perplexity of the vocabulary's size, and a writer who guesses each attribute names it rightly one time in as many as it has values; the line is the mean over the six.
 
 # %%
 vocabulary = len(backbone.tokenizer)
@@ -419,11 +419,13 @@ print(lesson.reveal("template", np.log10(cost["template"] / cost["self"])))
 print(lesson.reveal("shuffled", cost["shuffled"]))
 
 # %% [markdown]
+# That the backbone foresees its own words best is no discovery: they were chosen, token by token, as the likeliest. What is measured is by how much the others miss, and whether the clip is kept.
+#
 # Read the controls against each other. Perplexity hears the *voice*: compare the backbone's own words about the wrong clip with its own facts in an order that it would not choose. Coverage hears the *content*. Neither alone says that a target is good, and a perplexity above the vocabulary's size says that the reader is not unsure but convinced of something else.
 #
 # ## What we now know
 #
-# The table says which writer keeps the attributes and is still foreseen by the backbone. If that is the backbone itself, a connector can reach such targets by changing what the backbone knows about the clip; for a writer whom the backbone does not foresee, it must also bend how the backbone speaks, and that is not what we want it to learn. This notebook has measured targets, not what training on them does.
+# The table says which writer keeps the attributes and is still foreseen by the backbone. If that is the backbone itself, a connector can reach such targets by changing what the backbone knows about the clip; for a writer whom the backbone does not foresee, we expect that it must also bend how the backbone speaks, and that is not what we want it to learn. This notebook has measured targets, not what training on them does.
 #
 # **What would change our mind**: a rival with full coverage whose perplexity is no higher; or a connector that is trained on words the backbone does not foresee and follows new instructions as well. At nano the other writer is a program, and the backbone is tiny and very sure of itself, so the powers of ten are its own: compare with `desta_lab.setup("03", "cpu")`.
 #

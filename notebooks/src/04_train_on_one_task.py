@@ -3,9 +3,9 @@
 #
 # Training has one aim: hearing a clip, the frozen language model shall give the response that it gave when it read the clip's description. Nothing else is asked for, no label and no question. Only the connector may move.
 #
-# You will mark by hand which tokens are learned, write both losses (*hard*: the response's tokens; *soft*: the writer's whole distribution), train a few steps in a loop that you can read, and then let the package train three short runs: soft, hard, and one in which every clip has the *wrong* target. The last figure shows their losses and what each can do, on the trained prompt and on questions that were never trained, beside a finished run.
+# You will mark by hand which tokens are learned, write both losses (*hard*: the response's tokens; *soft*: the whole next-token distribution of its *writer*, the language model that read the description), train a few steps in a loop that you can read, and then let the package train three short runs: soft, hard, and one in which every clip has the *wrong* target. The last figure shows their losses and what each can do, on the trained prompt and on questions that were never trained, beside a finished run.
 #
-# *Needs: PyTorch's training loop, cross-entropy. 35 minutes.*
+# *Needs: 00 and 03; PyTorch's training loop, cross-entropy. 31 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import tempfile
@@ -66,7 +66,7 @@ print(len(one.ids), "tokens,", one.ids.count(chat.SLOT), "of them audio slots; t
 
 # %% [markdown]
 # ### Exercise 4.1 · Mark what is learned · fill in · 8 min
-# Write `labels_of(ids, start, truncated)`: for every position the token that it shall predict, and −100 where it shall learn nothing. `ids` ends in the end-of-turn token. Learn the response and that end; but where the writer was cut off (`truncated`), the end is not its own.
+# Write `labels_of(ids, start, truncated)`, a list as long as `ids`: for every position the token that it shall predict, and −100 where it shall learn nothing. `ids` always ends in the end-of-turn token. Learn the response and that end; but where the writer was cut off (`truncated`), the end is not its own.
 
 
 # %% tags=["exercise"]
@@ -85,7 +85,7 @@ lesson.check("labels_of", labels_of)
 # Position *t* predicts token *t + 1*: so the position before `start` already learns, and the last one never does.
 
 # %% [markdown]
-# The package's `collate` does the same for a batch, shifts the labels, and pads on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read only once. Black below is what is learned; the rest of each row is read and not learned.
+# The package's `collate` does the same for a batch, and pads on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read once for the whole batch. Black below is what is learned; the rest of each row is read and not learned.
 
 # %%
 batch = batches.collate(streams[:4], lab.llm.backbone.pad_id)
@@ -106,7 +106,7 @@ picture
 # %% [markdown]
 # ## Two losses
 #
-# *Hard*: cross-entropy with the token that the writer chose. *Soft*: the divergence KL(writer ‖ listener) between the whole next-token distribution of the backbone that reads and of the backbone that hears. Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
+# *Hard*: cross-entropy with the token that the writer chose. *Soft*: the divergence KL(writer ‖ listener) between the whole next-token distribution of the backbone that reads (the writer, or *teacher*) and of the backbone that hears (the listener, or *student*). Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
 #
 # ### Exercise 4.2 · Compare two distributions · fill in · 7 min
 # Write `soft_loss(logits, teacher)`: the student's `logits` [position, vocabulary] and the teacher's log-probabilities of the same shape become one number, the mean over positions of KL(teacher ‖ student), in nats.
@@ -142,7 +142,7 @@ print(f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 to
 # ## Warm up, then cool down
 #
 # ### Exercise 4.3 · Draw up the learning rate · fill in · 5 min
-# Write `learning_rate(step, steps, lr, warmup, floor)` for the step that is about to be taken, counted from 0: a straight line that reaches `lr` in the last of the `warmup` steps, then half a cosine from `lr` down to `floor` × `lr` at step `steps`. The first step must not be wasted.
+# Write `learning_rate(step, steps, lr, warmup, floor)` for the step that is about to be taken, counted from 0: a straight line that reaches `lr` in the last of the `warmup` steps (number `warmup` − 1), then half a cosine from `lr` at step `warmup` down to `floor` × `lr` at step `steps`. The first step must not be wasted: its rate is above 0.
 
 
 # %% tags=["exercise"]
@@ -182,7 +182,7 @@ store = lab.store
 print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
 
 # %% [markdown]
-# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved.
+# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved. `recipe.rows` draws the clips of a step, `speak` makes their audio embeddings, and `response_logits` gives the logits at the learned positions.
 
 
 # %%
@@ -297,7 +297,7 @@ print(sum(torch.equal(whole[name], resumed[name]) for name in whole), "of", len(
 # A loss that falls proves that something was learned, not that anything was heard. The control has the same clips and the same targets, and no clip has its own.
 #
 # ### Exercise 4.5 · Give every clip a wrong target · break · 7 min
-# Write `mispaired(rows)`: examples are dicts with (among others) `id`, `seed_description` and `response`. Return a list with the same ids in the same order, each with all the rest from an example of *another* description. Leave the rows themselves alone.
+# Write `mispaired(rows)`: examples are dicts with (among others) `id`, `seed_description` and `response`. Return a list with the same ids in the same order, each with all the rest from an example of *another* description, and not the same one for all. Leave the rows themselves alone.
 
 
 # %% tags=["exercise"]
@@ -350,7 +350,7 @@ scored = [
 pd.concat(scored).groupby(["run", "view", "rung"])["calibrated"].mean().unstack().round(2)
 
 # %% [markdown]
-# Those are plain accuracies. The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
+# Those are accuracies, not yet corrected for chance (*calibrated* ranking is taken apart in notebook 05). The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
 
 # %%
 finished = lab.table().query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps").assign(run="finished")
@@ -434,7 +434,7 @@ print(lesson.reveal("fall", ends.loc["mispaired", "fall in %"]))
 # %% [markdown]
 # ## What we now know
 #
-# The right panel says how far a short run on a single task goes, on that task and beside it, and the run with wrong targets says how much of it needs the clip to be the right one. The left panel says what a falling loss is worth: compare how far each loss fell with what its run can do. Where the loss with wrong targets hardly falls, the connector was born close to saying what is likely of any clip, and nearly all that is left to learn is the clip itself. Whether soft targets beat hard ones is for the intervals to say; where they overlap, one seed and so few steps do not tell.
+# The right panel says how far a short run on a single task goes, on that task and beside it, and the run with wrong targets says how much of it needs the clip to be the right one. The left panel says what a falling loss is worth: compare how far each loss fell with what its run can do. Where the loss with wrong targets hardly falls, one reading is that the connector was born close to saying what is likely of any clip, so that nearly all that is left to learn is the clip itself. Whether soft targets beat hard ones this figure cannot settle, even where the bars part: they are intervals over speakers, and each kind was trained once.
 #
 # **What would change our mind**: a run with wrong targets that rises above chance; a rung 3 that stays at chance while rung 0 rises, which would be learning the task and nothing beside it; other seeds that turn the order of soft and hard round. `recipe = replace(recipe, steps=160)` above is the next thing to try.
 #

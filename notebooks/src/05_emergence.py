@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 05 · Emergence: does the ability to answer what was never asked appear suddenly, or does the metric make it look so?
 #
-# Somewhere between step 0 and the last step the connector begins to answer questions that training never contained. On many plots such an ability *emerges*: flat, then suddenly there. [Schaeffer et al. (2023)](https://arxiv.org/abs/2304.15004) warn that a sharp metric, such as exact match, makes a jump out of steady progress, and that a smooth metric, such as log-probability, shows the progress.
+# Somewhere between step 0 and the last step the connector may begin to answer questions that training never contained. On many plots such an ability *emerges*: flat, then suddenly there. [Schaeffer et al. (2023)](https://arxiv.org/abs/2304.15004) argue, for models of growing size, that a sharp metric, such as exact match, can make a jump out of steady progress (a *mirage*), and that a smooth one, such as the Brier score, shows the progress. Here it is training that grows, and the smooth metrics are probability and log-probability.
 #
 # You will grade one run in five ways, put an interval over speakers on each, decide when something has risen, and end with the figure that sets the jump of accuracy beside the jump of log-probability.
 #
-# *Needs: 00; some NumPy and pandas. 40 minutes.*
+# *Needs: 00; some NumPy and pandas. 37 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import itertools
@@ -27,7 +27,7 @@ matplotlib.rcParams.update(pictures.STYLE)
 # %% [markdown]
 # ## What was kept along training
 #
-# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the ladder was scored: one row per run, step, view, task and clip. Its steps double at first and then go on evenly. Remember that when you see a curve.
+# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, view, task and clip. The *view* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
 table = lab.table()
@@ -59,7 +59,7 @@ lesson.predict("jump_logprob", "Jump share of the log-probability of the right a
 # %% [markdown]
 # ## From scores to a choice
 #
-# *Closed-set ranking* never lets the model speak. It asks how likely each of the allowed answers would be, and takes the likeliest. Of all attributes we take the one whose score depends most on how that is done, and compute its scores here, for the test clips and for clips of other speakers.
+# *Closed-set ranking* never lets the model speak. It asks how likely each of the allowed answers would be, and takes the likeliest: the column `raw`. (The column `calibrated` is what exercise 5.2 is about.) Of all attributes we take the one whose score depends most on how that is done, and compute its scores here, for the test clips and for clips of other speakers.
 
 # %%
 last = asked[asked["step"] == steps[-1]]
@@ -114,7 +114,7 @@ judged = scoring.judge([task], [scores], [held_out], [clip.attributes for clip i
 torch.testing.assert_close((chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy()))
 
 # %% [markdown]
-# Now all six attributes at the last step, graded in three ways on the same clips: calibrated ranking, raw ranking, and *free-form*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
+# Now all six attributes at the last step, graded in three ways on the same clips: *calibrated ranking*, raw ranking, and *free-form match*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
 
 # %%
 spoken_too = last.dropna(subset=["free_form"])
@@ -129,7 +129,7 @@ grades.assign(clips=spoken_too.groupby("attribute").size()).round(2)
 # The clips of one speaker are not independent: a voice that is hard once is hard every time. To know how far the score would move with other *people*, resample people.
 #
 # ### Exercise 5.3 · Resample the speakers · fill in · 8 min
-# `correct` and `speakers` are arrays [clip]. A thousand times, draw as many speakers as there are, with replacement, take all clips of each drawn speaker (twice, if drawn twice), and note the mean. Return the 2.5th and the 97.5th percentile of these means.
+# `correct` (1 right, 0 wrong) and `speakers` (names) are arrays [clip]. A thousand times, draw as many speakers as there are, with replacement, take all clips of each drawn speaker (twice, if drawn twice), and note the mean over all these clips. Return the 2.5th and the 97.5th percentile of these means.
 
 
 # %% tags=["exercise"]
@@ -190,7 +190,7 @@ lesson.check("crossing", crossing)
 # `good = (score >= threshold) & (score > control)` is true or false at every checkpoint. Look for the first `i` with `good[i:].all()`.
 
 # %% [markdown]
-# The package's `crossings` says it for every rung of both runs, half way up. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
+# The package's `crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
 
 # %%
 crossed = emergence.crossings(rungs, threshold=0.5)
@@ -219,7 +219,7 @@ low = pd.DataFrame({
 low.round(2)
 
 # %% [markdown]
-# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen.
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever. That is why the rule asks for most.
 
 # %%
 verdict = emergence.verdict(table, lab.preset.label)
@@ -229,16 +229,16 @@ print(verdict.verdict, *verdict.reasons, sep="\n")
 # %% [markdown]
 # ## A jump, or a mirage?
 #
-# So it rose. Did it jump? Five ways to grade the same answers:
+# If it rose, did it jump? Five ways to grade the same answers:
 #
 # - *accuracy*, calibrated, above chance: right or wrong, a step function;
 # - *probability* of the right option among the options, above chance: smooth;
 # - *log-probability* of the right answer, in nats: smooth, and unbounded below;
-# - *free-form*: the right value named, and no other;
+# - *free-form* match: the right value named, and no other;
 # - *all six right*: a clip counts if all of its attributes are told right. Nothing in between counts.
 #
 # ### Exercise 5.5 · Make steady progress look sudden · break · 6 min
-# Somebody improves evenly: the share `p` of single answers that are right goes from 0 to 1 along a straight line. Invent a metric `sudden(p)` that still goes from 0 to 1 and never falls, and yet makes at least 0.4 of its rise in the last tenth of the way, while it stays below 0.1 for the first half.
+# Somebody improves evenly: the share `p` of single answers that are right goes from 0 to 1 along a straight line. Invent a metric `sudden(p)`, from an array `p` to an array, that still goes from 0 to 1 and never falls, and yet makes at least 0.4 of its rise in the last tenth of the way, while it stays below 0.1 for the first half.
 
 
 # %% tags=["exercise"]
@@ -299,7 +299,7 @@ for name in METRICS:
 curves = pd.DataFrame(rows).dropna(subset=["score"])
 
 # %% [markdown]
-# And the jump share, again over speakers. The metrics see the same draws of speakers (free-form, which has fewer, its own), so that a difference can be taken draw by draw. The largest of several noisy rises is large even where nothing jumps: a *steady* rise, as far in every step of training and with the same noise, shows how much that explains.
+# And the jump share, again over speakers. The metrics see the same draws of speakers (free-form, which has fewer, its own), so that a difference can be taken draw by draw. The largest of several noisy rises is large even where nothing jumps. So a *steady* rise is computed beside it: the same total, spread evenly over the steps of training, with the same noise. It shows how much of the jump share that explains.
 
 
 # %%
@@ -330,7 +330,7 @@ jumps = pd.DataFrame(found)
 jumps.drop(columns="part").round(2)
 
 # %% [markdown]
-# An average can hide a jump as well as a metric can make one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the prior hid from the probability what calibrated ranking already saw.
+# An average can hide a jump as well as a metric can make one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the option prior stood in the way: accuracy is calibrated here, probability is not.
 
 # %%
 alone = graded[graded["series"] == "self"].melt(["attribute", "step"], ["accuracy", "prob"], "run", "score")
@@ -413,7 +413,7 @@ def compare(axes):
 
 
 # %% [markdown]
-# The headline is computed. If the interval of the difference between accuracy and log-probability lies above zero, the metric made a part of the jump. If it does not, and the log-probability jumps more than a steady rise with the same noise, then no mirage is shown.
+# The headline is computed. If the interval of the difference between accuracy and log-probability lies above zero, the metric made a part of the jump. If it does not, and the log-probability jumps more than a steady rise with the same noise, then no mirage is shown, nor is a small one excluded: the interval of the difference says how large one may have been missed.
 
 # %%
 share = jumps[jumps["series"] == "self"].set_index("metric")
@@ -448,7 +448,7 @@ print(lesson.reveal("jump_logprob", smooth["score"]))
 # %% [markdown]
 # ## What we now know
 #
-# How to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump (you made one), an average can hide one, and an axis can stretch one. So a sentence on emergence needs the metric, the interval and the axis.
+# We have seen how to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump (you made one), an average can hide one, and an axis can stretch one. So a sentence on emergence needs the metric, the interval and the axis.
 #
 # **What would change our mind**: a ladder with more checkpoints inside the grey band, on which the log-probability goes up step by step; other seeds, because a band of two neighbouring checkpoints is one draw; and a metric of calibrated margins, which neither the prior nor the threshold touches.
 #

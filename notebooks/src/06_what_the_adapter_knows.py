@@ -5,7 +5,7 @@
 #
 # A probe is easy to fool and easy to be fooled by. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in.
 #
-# *Needs: 00; some NumPy. 40 minutes.*
+# *Needs: 00; some NumPy. 35 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import matplotlib
@@ -24,7 +24,7 @@ lab = lesson.lab
 matplotlib.rcParams.update(pictures.STYLE)
 
 # %% [markdown]
-# What this notebook turns: the attribute that is read by hand, the one that is erased, and the folds of the cross-validation.
+# The constants of this notebook: the attribute that is read by hand, the one that is erased, and the folds of the cross-validation.
 
 # %%
 READ, ERASED, FOLDS = "accent", "gender", 4
@@ -62,7 +62,7 @@ lesson.predict("erased", f"Accuracy of the answer about the {ERASED} with one di
 # %% [markdown]
 # ## Capture
 #
-# The audio embeddings of every clip, [clip, query, width], as the language model is given them, at both ends of training. To read them, each clip becomes one row: mean and standard deviation over its query tokens.
+# The *audio embeddings* of every clip, [clip, query, width], as the language model is given them, at both ends of training: one vector for each of the connector's *query tokens* (notebook 02). To read them, each clip becomes one row: mean and standard deviation over its query tokens.
 
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
@@ -77,7 +77,7 @@ speakers = np.array(look.speakers)
 # A probe is fitted to some clips and tested on others. If a voice is on both sides, the probe may recognise the voice and remember what belongs to it. To see whether that can happen, make it as bad as it can be.
 #
 # ### Exercise 6.2 · Give every voice a print · break · 5 min
-# Return an array [clip, width] of normal random numbers that is the same for all clips of a speaker and different between speakers. Added to the features, it is a voice that anybody can recognise, and says nothing else.
+# `speakers` is an array [clip] of names. Return an array [clip, width] of normal random numbers, drawn from `rng`, that is the same for all clips of a speaker and different between speakers. Added to the features, it is a voice that anybody can recognise, and says nothing else.
 
 
 # %% tags=["exercise"]
@@ -96,7 +96,7 @@ lesson.check("voiceprint", voiceprint)
 
 # %% [markdown]
 # ### Exercise 6.3 · Split by speaker · fill in · 7 min
-# Return a list of `count` pairs (training rows, test rows), arrays of clip numbers. No speaker may be on both sides of a pair, and every clip is tested exactly once.
+# Again `speakers` is [clip]. (Who did exercise 1.4 knows this one.) Return a list of `count` pairs (training rows, test rows), arrays of clip numbers. No speaker may be on both sides of a pair, and every clip is tested exactly once.
 
 
 # %% tags=["exercise"]
@@ -125,7 +125,7 @@ naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 
 # %% [markdown]
 # ### Exercise 6.4 · Standardise without looking · fill in · 5 min
-# A ridge probe wants features of mean 0 and standard deviation 1. Return `train` and `test`, both [clip, feature], on one scale, which is learned from the training clips alone: nobody who is tested may have been seen.
+# A ridge probe wants features of mean 0 and standard deviation 1. Return `train` and `test`, both [clip, feature], on one scale: for each feature a mean and a standard deviation, which are learned from the training clips alone; nobody who is tested may have been seen.
 
 
 # %% tags=["exercise"]
@@ -193,7 +193,7 @@ pd.DataFrame({
 #
 # ## Does it read, or does it learn by heart?
 #
-# A flexible probe can also learn by heart. Its control is the same probe on *random labels*, of the same kind and number; probe minus random labels is its *selectivity* ([Hewitt and Liang, 2019](https://arxiv.org/abs/1909.03368)). With few speakers, random labels score a little below chance: what is frequent among the training speakers is rare among the others.
+# A flexible probe can also learn by heart. On speakers it never heard that does not help, so the same probe on *random labels*, of the same kind and number, says what is scored where there is nothing to read. Probe minus random labels is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368); their control task, with the same words on both sides, is the stricter one: it can be learned by heart, and so measures how much the probe does. With few speakers, random labels score a little below chance: what is frequent among the training speakers is rare among the others.
 
 # %%
 measured = probes.summary(probes.probe(rows["untrained"], labels, look.speakers, disjoint))
@@ -201,7 +201,7 @@ wide = measured.pivot(index="attribute", columns="kind", values="accuracy")
 wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 
 # %% [markdown]
-# These are the embeddings of a connector that was never trained. Random weights do not destroy information, they mix it.
+# These are the embeddings of a connector that was never trained. Random weights need not destroy information: they mix it, and what they mix are the states of a trained encoder.
 #
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
 
@@ -258,7 +258,7 @@ lesson.check("erase", erase)
 # `unit = direction / direction.norm()`; how far a clip stands along it is `(x - center) @ unit`; subtract as much of `unit`.
 
 # %% [markdown]
-# The direction is learned on the validation speakers: the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.
+# The direction is learned on clips of the validation speakers (`look.held_out`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.
 
 
 # %%
@@ -277,7 +277,7 @@ for draw in range(5):
     directions[f"random labels {draw}"] = between(probes.shuffled(labels[ERASED], speakers, seed=draw))
 
 # %% [markdown]
-# The model is asked about the test speakers, none of whom the direction was learned on; the calibration clips lose the same direction.
+# The model is asked about the test speakers, none of whom the direction was learned on; the clips that calibrate lose the same direction.
 
 # %% tags=["expensive"]
 task, tested = look.task(ERASED), look.scored[::2]
@@ -303,7 +303,7 @@ erased = emergence.bootstrap(erasing, "correct", ["erased"])
 pd.DataFrame({key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]).T.round(2)
 
 # %% [markdown]
-# Read both controls against the attribute's own direction. A random direction among thousands hits nothing. Random labels may cost a lot: they seldom split a few speakers evenly, and then the difference of their means points along what tells voices apart best. How nearly the directions are the same says so:
+# Read both controls against the attribute's own direction. A random direction among thousands should hit nothing. Random labels may cost a lot: they seldom split a few speakers evenly, and then the difference of their means points along what tells voices apart best. How nearly the directions are the same says so:
 
 # %%
 one = directions["the attribute"]
@@ -311,7 +311,7 @@ cosine = {name: abs(torch.cosine_similarity(one, d, dim=0).item()) for name, d i
 pd.Series(cosine, name="|cosine| with the attribute's direction").round(2)
 
 # %% [markdown]
-# So a difference of means is a blunt knife. LEACE takes out the least after which no linear probe can tell the attribute; the run's table has it for every attribute, with as many directions of random labels as its control. Expect a fall on the diagonal of the left map and nowhere else. (It learned on other clips, but also of the speakers that are asked about: the easier test.)
+# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) takes out the least after which no linear probe can tell the attribute of the clips it learned on; with fewer clips than dimensions it is shrunk, and comes near to that only. The run's table has it for every attribute, with as many directions of random labels as its control. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. (It learned on other speakers than those that are asked about.)
 
 # %%
 explanations.erasure(look.table("erasure"), "What the answer uses: the fall of accuracy when a direction is erased")
@@ -319,7 +319,7 @@ explanations.erasure(look.table("erasure"), "What the answer uses: the fall of a
 # %% [markdown]
 # ## Where it sits
 #
-# Erasing says *whether*; patching says *where*. One query token of clip A is put into clip B. If it carries the attribute, B is now answered as A. The table of the run names the pair of attribute and query token that moves most.
+# Erasing says *whether*; patching says *where*. One query token of clip A is put into clip B. If it carries the attribute, B is now answered as A. The table of the run names the pair of attribute and query token that moves most: the best of all pairs, so its number flatters a little.
 
 # %%
 moved = look.table("patching")
@@ -430,9 +430,11 @@ print(lesson.reveal("erased", erased["the attribute",][0]))
 # %% [markdown]
 # ## What we now know
 #
-# The left panel says what could be known, the right one what is told. Where an attribute is readable before training and said only after it, training did not bring the information: it moved it to where the frozen language model looks. Erasing and patching say whether the answer uses it there, and in which query tokens. Compare log-mel: what a probe reads off the spectrogram is no merit of any model.
+# The left panel says what could be known, the right one what is told. Where an attribute is readable before training and said only after it, training did not bring the information: it made it usable to the frozen language model. Erasing and patching, which change the embeddings, say whether the answer uses it there, and in which query tokens; the probes alone do not. Compare log-mel: what a probe reads off the spectrogram is no merit of any model.
 #
 # **What would change our mind**: an attribute that no probe reads before training and the model says after it; a control direction that costs as much as the attribute's own; or human voices, whose prints are not as faint as these.
+#
+# All intervals are over speakers, of one run.
 #
 # Next: **07**, the shape of what the connector says: maps, and what they may be read for.
 

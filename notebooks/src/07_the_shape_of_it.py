@@ -5,7 +5,7 @@
 #
 # You will draw maps of the cloud before and after training, make noise look like a discovery, measure whether two clouds have the same shape with a measure that does not flatter, and end with one figure: does hearing take the shape of reading, and does it come to lie where reading lies?
 #
-# *Needs: 02 and 06, some linear algebra. 30 minutes.*
+# *Needs: 02 and 06, some linear algebra. 31 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
@@ -24,7 +24,7 @@ lesson = desta_lab.setup("07")
 lab = lesson.lab
 
 # %% [markdown]
-# One constant to turn: the attribute that colours the maps. Accent is the one that synthetic voices hide best. Try `"rate"` or `"scene"` afterwards.
+# One constant to turn: the attribute that colours the maps. Accent was the hardest for the probes of the run that ships (notebook 01). Try `"rate"` or `"scene"` afterwards.
 
 # %%
 COLOUR = "accent"
@@ -39,7 +39,7 @@ look = desta_lab.Inside(lab)
 desta_lab.listen(lab.corpus, look.clips[:1])
 
 # %% [markdown]
-# On its way that clip is a spectrogram, then frames of four encoder layers, then audio embeddings. The next cell hears all clips of the held-out speakers and keeps what flows at every site: once under the untrained connector (step 0), once under the trained one.
+# On its way that clip is a spectrogram, then frames of four encoder layers, then audio embeddings. Each of these places is a *site*. The next cell hears all clips of the held-out speakers and keeps what flows at every site: once under the untrained connector (step 0), once under the trained one.
 
 # %% tags=["expensive"]
 everyone = range(len(look.clips))
@@ -132,7 +132,7 @@ picture
 # ## A map is not evidence
 #
 # ### Exercise 7.2 · Make clusters out of noise · break · 7 min
-# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`: from noise `(clip, feature)` and groups `(clip, group)`, one 1 a row, two directions `(feature, 2)` onto which the noise falls in these groups.
+# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`; `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`, such that on the map `noise @ directions` the clips fall into these groups.
 
 
 # %% tags=["exercise"]
@@ -192,7 +192,7 @@ pd.DataFrame(shares).mean().round(2)
 #
 # ## Alike, or only large?
 #
-# *Centred kernel alignment* (CKA) compares two clouds of the same clips whatever their width: the inner products between clips on one side against those on the other. In its usual form it is three lines.
+# *Centred kernel alignment* (CKA, [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)) compares two clouds of the same clips whatever their width: the inner products between clips on one side against those on the other. In its usual form it is three lines.
 
 
 # %%
@@ -217,14 +217,14 @@ x, y = np.random.default_rng(0).normal(size=(2, 128, 896))
 lesson.reveal("noise", usual_cka(x, y))
 
 # %% [markdown]
-# Two clouds of nothing look alike, because every clip is like itself: the diagonals of `k` and `l` are large. It passes with more clips, slowly. Most clouds in this lab have fewer clips than features.
+# Two clouds of nothing look alike, because every clip is like itself: the diagonals of `k` and `l`, the matrices of inner products (*Gram matrices*), are large. With more clips this bias shrinks, slowly. Most clouds in this lab have fewer clips than features.
 
 # %%
 many = np.random.default_rng(1).normal(size=(2, 4096, 896))
 pd.Series({clips: usual_cka(*many[:, :clips]) for clips in (64, 128, 512, 2048)}, name="CKA of noise").round(2)
 
 # %% [markdown]
-# The repair is to leave out the pairs of a clip with itself, and to do the sums so that the mean over random draws is 0: equation 5 of Song et al. (2012), for Gram matrices with an empty diagonal.
+# The numerator of CKA, the sum over `k * l`, is called HSIC. The repair is to leave out the pairs of a clip with itself, and to do the sums so that for independent clouds their mean over random draws is 0: equation 5 of Song et al. (2012), for Gram matrices whose diagonal was set to zero.
 
 
 # %%
@@ -239,7 +239,7 @@ torch.testing.assert_close(hsic(geometry.gram(x), geometry.gram(y)), geometry.hs
 
 # %% [markdown]
 # ### Exercise 7.4 · Take the bias out · fill in · 7 min
-# Write `debiased_cka(x, y)` for `(clip, feature)` matrices of the same clips: Gram matrices of the centred clips, their diagonals set to zero, and `hsic` of both over what each has alone, so that a cloud against itself scores 1.
+# Write `debiased_cka(x, y)` for `(clip, feature)` matrices of the same clips: Gram matrices of the centred clips, their diagonals set to zero, and `hsic` of both, divided by the geometric mean of what each has with itself, so that a cloud against itself scores 1.
 
 
 # %% tags=["exercise"]
@@ -265,7 +265,7 @@ if told is not None:
 print(f"independent noise, debiased: {geometry.cka(x, y):.3f}")
 
 # %% [markdown]
-# Near 0, but how near is near? A *permutation null* says: the same two clouds with the clips of one in random order, a few hundred times. `geometry.compare` returns its 95th percentile as `null`, beside an interval from half-samples of the clips.
+# Near 0, but how near is near? A *permutation null* says: the same two clouds with the clips of one in random order, a few hundred times. `geometry.compare` returns its 95th percentile as `null`, beside an interval from half-samples of the clips. Both treat clips as independent; clips of one speaker are not, so both are somewhat too narrow.
 
 # %%
 insights.similarity(look.table("similar_steps"), "How much of the untrained shape is left along training")
@@ -277,7 +277,7 @@ insights.similarity(look.table("similar_steps"), "How much of the untrained shap
 insights.similarity(look.table("similar_sites"), "Which sites lay out the clips alike")
 
 # %% [markdown]
-# Look at encoder 3, the last layer of this Whisper: if it stands apart, the connector took its shape from the layers below.
+# Look at the last encoder layer: if it stands apart, the shape of the connector's output is more like that of the layers below. Likeness does not say where it was taken from.
 #
 # ## Hearing against reading
 #
@@ -300,7 +300,7 @@ shape = pd.DataFrame([{"site": name, **geometry.compare(site, written)} for name
 shape.round(3)
 
 # %% [markdown]
-# Where the cloud lies is another question, the *modality gap*. At step 0 the mean audio embedding of a clip points away from its own description like this:
+# Where the cloud lies is another question, the *modality gap* ([Liang et al., 2022](https://arxiv.org/abs/2203.02053)). At step 0 this is the cosine between the mean audio embedding of a clip and its own description (1: the same direction, 0: none in common):
 
 # %%
 gap = look.table("gap")
@@ -316,7 +316,7 @@ lesson.predict("cosine", f"Cosine to the own description after training (it bega
 
 # %% [markdown]
 # ### Exercise 7.6 · Measure the gap in spreads · fill in · 6 min
-# A distance without a scale says nothing: both clouds may have grown. Write `gap_in_spreads(a, b)` for two clouds `(clip, feature)`: the distance between their means over their spread, where the spread is the root of the mean of the two mean squared distances to the own middle.
+# A distance without a scale says nothing: both clouds may have grown. Write `gap_in_spreads(a, b)` for two clouds `(clip, feature)`: the distance between their means, divided by one spread for both. For each cloud take the mean squared distance of its clips to its own mean; the spread is the root of the mean of these two numbers.
 
 
 # %% tags=["exercise"]
@@ -425,9 +425,11 @@ def draw_all(table, headline):
 
 # %% tags=["headline"]
 *_, first, final = alike.itertuples()
-own = along[along["name"] == "cosine to text view"].sort_values("step")["value"]
+ends = along[along["name"] == "cosine to text view"].sort_values("step")
+own = ends["value"]
 nearer = "takes" if final.low > first.high else "does not take"
-place = "moves away from" if own.iloc[-1] < own.iloc[0] else "comes closer to"
+place = "comes closer to" if ends["low"].iloc[-1] > ends["high"].iloc[0] else "does not come closer to"
+place = "moves away from" if ends["high"].iloc[-1] < ends["low"].iloc[0] else place
 headline = (
     f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, {final.value:.2f} after) "
     f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f})"
@@ -442,9 +444,9 @@ beside.set_index("name").round(2)
 # %% [markdown]
 # ## What we now know
 #
-# A map suggests, and a measure with a null decides. The figure keeps two things apart that “alignment” mixes up: the *shape* of the cloud, which the language model can use through any rotation, and its *place*, which training is free to ignore. It says which of the two training has changed, and how much of the shape was there before training began: an untrained connector, a random projection of a good encoder, is no blank page.
+# A map suggests, and a measure with a null decides. The figure keeps two things apart that “alignment” mixes up: the *shape* of the cloud, which CKA sees through any rotation, and its *place*, about which the training loss says nothing. The frozen language model is no CKA: turn the cloud and its answers would change, so likeness of shape is not yet a reason for the answers. It says which of the two training has changed, and how much of the shape was there before training began: an untrained connector, a random projection of a good encoder, is no blank page.
 #
-# **What would change our mind**: a connector trained on bare labels that comes as close to the shape of the descriptions; other seeds that do not repeat it; and an embedding of descriptions better than a mean of tokens, which knows no word order. CKA also weighs large directions most: a small one that the answer uses may be missed. Notebook 09 erases directions and looks what breaks.
+# **What would change our mind**: a connector trained on bare labels that comes as close to the shape of the descriptions; other seeds that do not repeat it; and an embedding of descriptions better than a mean of tokens, which knows no word order. CKA also weighs large directions most: a small one that the answer uses may be missed. Notebook 06 erased directions and looked at what broke. And all intervals are over clips or speakers of one run.
 #
 # Next: **08**, where does it look, and is that why it answers?
 

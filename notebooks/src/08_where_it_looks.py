@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 08 · Where it looks: where does the model look in a clip, and is that why it answers as it does?
 #
-# The connector attends to frames, and the language model attends to the connector's output, so there are pictures of where it looks. They are easy to draw and easy to believe. But looking somewhere is not the same as using what is there.
+# The connector attends to frames, and the language model attends to the connector's output, so there are pictures of where it looks. They are easy to draw and easy to believe. But looking somewhere is not the same as using what is there ([Jain and Wallace, 2019](https://arxiv.org/abs/1902.10186)).
 #
 # This corpus knows when each clip's background scene sounds: the *evidence span*. So for every way to say where an answer came from, attention or attribution, we can ask whether it finds those seconds better than those of another clip, and whether taking away what it points at takes away the answer.
 #
-# *Needs: 02, some calculus. 40 minutes.*
+# *Needs: 02, some calculus. 36 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
@@ -139,7 +139,7 @@ pd.Series({
 # The two differ by the edges: the package asks of every frame whether its middle lies in the span. 0 is what a flat profile scores. But more than 0 may still be a habit: whoever always looks at the middle of a clip hits scenes, which tend to be there. So the control is *another clip's evidence*: the same profile against the window of another speaker's clip. The difference is called the *gain*.
 #
 # ### Exercise 8.3 · Say who finds the scene · predict · 4 min
-# Two gains over 16 clips. 0 is a habit, and the windows themselves would score less than 0.2, because those of two clips overlap. First the attention of all query tokens, then Shapley values of windows of the waveform, which you will meet below.
+# Two gains, each a mean over 16 clips. A gain of 0 is a habit. Even a profile that is the scene's window itself gains little, about 0.2 on this corpus, because the windows of two clips overlap. First the attention of all query tokens, then Shapley values of windows of the waveform, which you will meet below.
 
 # %%
 lesson.predict("attention", "Gain of query attention?", -0.1, 0.2, step=0.02)
@@ -151,7 +151,7 @@ lesson.predict("shapley", "Gain of Shapley values of the waveform's windows?", -
 # ## Does the picture need the training?
 #
 # ### Exercise 8.4 · Break the connector · break · 6 min
-# An explanation of what was learned must go when the learning goes. Write `scrambled(weights)`: from a dictionary of tensors to a new one in which each tensor holds the same numbers in random order. Leave `weights` as they were.
+# An explanation of what was learned must go when the learning goes ([Adebayo et al., 2018](https://arxiv.org/abs/1810.03292)). Write `scrambled(weights)`: from a dictionary of tensors to a new one in which each tensor holds the same numbers in random order. Leave `weights` as they were.
 
 
 # %% tags=["exercise"]
@@ -203,7 +203,7 @@ heads = look.table("heads")
 explanations.answer_attention(heads, "Which heads look at the audio as the answer begins")
 
 # %% [markdown]
-# On the right is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone.
+# On the right is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
 
 # %%
 summary = look.table("evidence")
@@ -214,7 +214,7 @@ print(f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the 
 # %% [markdown]
 # ## From looking to mattering
 #
-# Attention asks what is weighed. *Attribution* asks what the margin hangs on. *Integrated gradients* walk from the embeddings of silence to those of the clip and collect the slope on the way.
+# Attention asks what is weighed. *Attribution* asks what the margin hangs on. *Integrated gradients* ([Sundararajan et al., 2017](https://arxiv.org/abs/1703.01365)) walk from the embeddings of silence to those of the clip and collect the slope on the way.
 #
 # ### Exercise 8.5 · Integrate the gradient · fill in · 8 min
 # Write `integrated_gradients(scalar, given, absent, steps)`. `given` and `absent` are `(1, *feature)`; `scalar` takes a batch `(steps, *feature)` and gives one number each. Take `steps` points evenly on the way (the middle of each part of it), average their gradients, and multiply by the whole difference: `(*feature)`.
@@ -238,7 +238,7 @@ lesson.check("integrated_gradients", integrated_gradients)
 # `points = absent + shares * (given - absent)` with `shares` of shape `(steps, 1, …, 1)`, then `points.requires_grad_()`; `torch.autograd.grad(scalar(points).sum(), points)` gives every point its own gradient, in a tuple.
 
 # %% [markdown]
-# captum does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
+# captum, a library of attribution methods, does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
 
 # %%
 package = attribution.over_queries("integrated_gradients", llm, task, [clip.attributes["scene"]], spoken)
@@ -255,7 +255,7 @@ print(
 )
 
 # %% [markdown]
-# Embeddings are not seconds. They can be carried on to the frames that each query attends to, which trusts attention again. Or the waveform itself is cut into windows of a quarter of a second and these are taken away, which trusts nothing. *Shapley values* average over the orders in which windows are put back; captum draws a few.
+# Embeddings are not seconds. They can be carried on to the frames that each query attends to, which trusts attention again. Or the waveform itself is cut into windows of a quarter of a second and these are taken away, which trusts nothing. The *Shapley value* of a window is what the margin gains when that window is put back, averaged over all orders in which the windows can be put back; captum draws a few of them.
 
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]
@@ -311,7 +311,7 @@ explanations.deletion(look.table("deletion"), "Taking sound away, and putting it
 # %% [markdown]
 # The other ways to say where an answer came from are not in it. So the last measurement takes the same quarter of the windows away from every clip under every method, and compares the fall of the margin, clip by clip, with that of a random quarter.
 #
-# First the profiles. The run keeps one a clip and method. One is added: notebook 09 will show which query token carries the scene, and if attention means anything, it should be in that one.
+# First the profiles. The run keeps one a clip and method. *Query attention* is the one you computed; *answer attention* is that of the language model, and *answer rollout* multiplies it through its layers. *Ablation* takes one part away at a time. “queries” means that audio embeddings were judged and carried on to frames, “windows” that the waveform was. One is added: the patching of notebook 06 says which query token carries the scene, and if attention means anything, it should be in that one. (The query was chosen on clips that include these 16, which favours it a little.)
 
 # %%
 told, ids = look.table("profiles"), [clip.id for clip in clips]
@@ -327,7 +327,7 @@ every = attention.query_to_time(llm.connector, llm.encoder.hear(look.waves(clips
 profiles[f"attention, query {carrier}"] = every[:, carrier]
 
 # %% [markdown]
-# And two controls: a flat profile, which must gain nothing, and the scene's window itself, which no method can beat.
+# And two controls: a flat profile, which must gain nothing, and the scene's window itself: a profile that knows the span and nothing else. It is a yardstick, not a ceiling, since some parts of a window may tell more than others.
 
 # %%
 frames = every.shape[-1]
@@ -446,11 +446,11 @@ print(lesson.reveal("shapley", gain["shapley, windows"]))
 # %% [markdown]
 # ## What we now know
 #
-# Where the weights lie and what the answer hangs on are two questions, and the figure puts both to every method, against the same controls. A row whose interval holds 0 has not been shown to find the scene, which is not the same as shown not to. Shapley values and ablation of windows are made from such deletions, so the right side is no surprise for them; what tests them is the left side, where they know no window. And the row of the window itself says how much there is to win: where its fall is small, a quarter of the scene can go because the rest of it still sounds.
+# Where the weights lie and what the answer hangs on are two questions, and the figure puts both to every method, against the same controls. A row whose interval holds 0 has not been shown to find the scene, which is not the same as shown not to. And one row clear of 0 beside another that is not does not yet make the first the better: that would take their difference, clip by clip. Shapley values and ablation of windows are made from such deletions, so the right side is no surprise for them; what tests them is the left side, where they know no window. And the row of the window itself is the yardstick: where its fall is small, a quarter of the scene can go because the rest of it still sounds.
 #
 # **What would change our mind**: more clips (16 have wide intervals, and of so many methods one may win by luck), other seeds, scenes that fill less of a clip; an attribute whose evidence is a word; and a baseline other than silence, itself a sound that training never had.
 #
-# Next: **09**, which change inside would change the answer.
+# Next: **09**, whether it still follows instructions, and what it has forgotten.
 
 # %%
 lesson.card()

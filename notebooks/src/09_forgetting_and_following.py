@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 09 · Forgetting and following: does it still follow instructions, and what has it forgotten?
 #
-# “What is the background sound? Answer in JSON.” Two things are asked there: *what* is heard, and *in which form* it is to be said. Speech models that were tuned on bare labels often keep the first and lose the second, and some lose it in plain text too, where no sound is involved at all.
+# “What is the background sound? Answer in JSON.” Two things are asked there: *what* is heard, and *in which form* it is to be said. Speech models that were tuned on speech tasks often keep the first and lose the second ([Speech-IFEval, 2025](https://arxiv.org/abs/2505.19037)); where the language model itself was changed, it may be lost in plain text too, where no sound is involved at all.
 #
-# You will write a rule that says whether an answer obeys, put a number on what the ear costs, prove that a frozen backbone forgets nothing, and then thaw it a little, with LoRA, and measure what goes. The backbone here has two million parameters and knows one small world: this is a glass-box demonstration of a mechanism, not a measurement of large models.
+# You will write a rule that says whether an answer obeys, put a number on what the ear costs, prove that a frozen backbone forgets nothing, and then thaw it a little, with LoRA (small matrices that learn beside the frozen weights), and measure what goes. The backbone of the run that ships has a few million parameters and knows one small world: this is a glass-box demonstration of a mechanism, not a measurement of large models.
 #
-# *Needs: 00; 04 helps. 35 minutes.*
+# *Needs: 00; 04 helps. 33 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import copy
@@ -51,7 +51,7 @@ pd.DataFrame(rows, columns=["question", "by ear", "by reading"])
 # %% [markdown]
 # ## Obeying is checked by rule
 #
-# Nobody has to judge whether an answer is JSON. IFEval (Zhou et al., 2023) made a list of such *output constraints* with a rule for each, and Speech-IFEval asks speech models under them. Only the form is scored: `{"background": "rain"}` obeys even when birds sing.
+# Nobody has to judge whether an answer is JSON. IFEval ([Zhou et al., 2023](https://arxiv.org/abs/2311.07911)) made a list of such *output constraints* with a rule for each, and Speech-IFEval asks speech models under them. Only the form is scored: `{"background": "rain"}` obeys even when birds sing.
 #
 # ### Exercise 9.1 · Write a rule for JSON · fill in · 6 min
 # `obeys_json(answer)` takes a string and returns whether the whole of it is one JSON value. Models like to wrap JSON in a code fence, with or without the word json behind the opening one: that counts as obeying. An answer that cannot be read must give `False`, not an error.
@@ -76,7 +76,7 @@ lesson.check("obeys_json", obeys_json)
 # `json.loads` raises `ValueError` where a text is no JSON; `str.removeprefix` takes a fence off, and does nothing where there is none.
 
 # %% [markdown]
-# The package has thirteen such rules under their IFEval ids. Two of them stand on rung 2 of the ladder. Here is every answer that both finished runs gave there, judged by your rule, or by the package's while the exercise is open; the two must agree on every one.
+# The package has thirteen such rules under their IFEval ids. Two of them stand on rung 2 of the task ladder (notebook 00). Here is every answer that both finished runs gave there, judged by your rule, or by the package's while the exercise is open; the two must agree on every one.
 
 # %%
 table = lab.table()
@@ -93,7 +93,7 @@ json_asked.groupby(["run", "view", "task"])["answer"].first().unstack("task")
 # The share of answers that obey is the **IFrate**. A weak language model obeys little even when it reads, so the fair question is how much of its *own* obedience it loses when it listens. That is the **forgetting rate** Δ of Speech-IFEval: 0 is nothing lost, −1 everything, −0.5 half.
 #
 # ### Exercise 9.2 · Work out the forgetting rate · fill in · 4 min
-# Take two IFrates, of the audio view and of the same backbone's text view, and return Δ: the change, relative to what the text view could do.
+# Write `forgetting_rate(if_audio, if_text)`: take two IFrates, of the audio view and of the same backbone's text view, and return Δ: the change, relative to what the text view could do.
 
 
 # %% tags=["exercise"]
@@ -117,7 +117,7 @@ lesson.check("forgetting_rate", forgetting_rate)
 lesson.predict("delta_label", "Forgetting rate Δ of the bare-label run, by ear?", -1, 0.5, step=0.05)
 
 # %%
-lesson.predict("text_lora", "IFrate of the LoRA-tuned backbone in plain text (it was 1 before)?", 0, 1, step=0.05)
+lesson.predict("text_lora", "IFrate of the LoRA-tuned backbone in plain text?", 0, 1, step=0.05)
 
 
 # %% [markdown]
@@ -138,11 +138,11 @@ rates = asked.groupby("run")[["speaker", "view", "obeyed"]].apply(delta).set_axi
 asked.groupby(["run", "view"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
-# The column `oracle` is the text view: both runs have the same backbone, and it reads equally well. So where Δ is clearly below zero, the fault lies in the ear: the connector has learned to make the backbone say one word, whatever the question was. An interval without width means that every answer was the same, not that we know for certain.
+# The column `oracle` is the text view: both runs have the same backbone, and it reads equally well. So where Δ is clearly below zero, the fault lies in the ear: for instance in a connector that makes the backbone say one word, whatever the question was; the answers above show whether it does. An interval without width means that every answer was the same, not that we know for certain.
 #
 # ## Frozen means frozen
 #
-# That the backbone is the same can be proved. Every tensor of the backbone goes into one hash; training refuses to finish when it changed. But would one changed weight among millions show?
+# That the backbone is the same can be proved. Every tensor of the backbone goes into one hash; training refuses to finish if that hash has changed. But would one changed weight among millions show?
 #
 # ### Exercise 9.4 · Nudge one weight · break · 6 min
 # Write `nudged(module)`: a copy of the module in which exactly one number of one tensor is different, while the module itself stays as it was. Mind the precision: in bfloat16, one plus a millionth is one.
@@ -300,7 +300,7 @@ print("numbers of the backbone that may learn:", sizes)
 # %% [markdown]
 # ## What was learned, what was forgotten
 #
-# Construction is one thing, measurement another. Every model is asked ten things about each of the test clips, of voices never heard in training: four under a constraint, six plain ones. Once by ear, and once in **text only**. `set_scale` turns all adapters down at test time; SALMONN's authors did so when their model had fallen for its training task ([Tang et al., 2024](https://arxiv.org/abs/2310.13289)). At 0 the backbone is the old one, and what remains is the connector that grew up beside adapters.
+# Construction is one thing, measurement another. Every model is asked ten things about each of the test clips, of voices never heard in training: four under a constraint, six plain ones. Once by ear, and once in **text only**. `set_scale` turns all adapters down at test time; SALMONN's authors did so when their model had overfitted to its training task ([Tang et al., 2024](https://arxiv.org/abs/2310.13289)). At 0 the backbone is the old one, and what remains is the connector that grew up beside adapters.
 
 
 # %%
@@ -396,13 +396,14 @@ def panel(axes, title, looks):
 
 
 blue, black, pink = (pictures.PALETTE[name] for name in ("audio", "text", "shuffled"))
-strong, frozen = f"+ label, LoRA {RATES[-1]:g}", "+ label, frozen"
+weak, strong, frozen = *(f"+ label, LoRA {rate:g}" for rate in RATES), "+ label, frozen"
 
 # %% tags=["headline"]
 value = summary.set_index(["model", "part"])["score"]
 headline = (
     f"After {STEPS} steps on bare labels the backbone obeys {value[strong, 'obeys in text']:.0%} of constraints in "
-    f"plain text with LoRA (learning rate {RATES[-1]:g}), {value[frozen, 'obeys in text']:.0%} frozen"
+    f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at {RATES[0]:g}, "
+    f"{value[frozen, 'obeys in text']:.0%} frozen"
 )
 figure, (left, middle, right) = pictures.blank(1, 3, headline, size=(10, 4.6), sharey=True)
 panel(left, "Learned: names it rightly, by ear", {
@@ -441,9 +442,9 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 # %% [markdown]
 # ## What we now know
 #
-# Following and knowing are two things, and forgetting has two places. The first column of the last table says what the *ear* makes the model disobey; the backbone can be intact the while. The second says what the *backbone* itself has lost: exactly nothing for every row without adapters, by hash and by measurement, since all of them hold the same weights. Adapters *can* carry the fault into plain text. How much they do depends on how far they moved, as the two learning rates show, and turning them down gives the text back.
+# Following and knowing are two things, and forgetting has two places. The first column of the last table says what the *ear* makes the model disobey; the backbone can be intact the while. The second says what the *backbone* itself has lost: exactly nothing for every row without adapters, by hash and by measurement, since all of them hold the same weights. Adapters *can* carry the fault into plain text. The two learning rates say how much that depends on how hard they are trained, so the strong one alone would tell half of the story. Turned down to 0 the adapters give the text back by construction; what happens between is measured. Each model was trained once, and the intervals are over speakers.
 #
-# **What would change our mind**: LoRA that learns the label as well, and costs neither ear nor text anything (in text, the row of the smaller rate comes near to that); or a connector trained on bare labels whose Δ by ear is zero. Two constraints, ten questions and two million parameters do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
+# **What would change our mind**: LoRA that learns the label as well, and costs neither ear nor text anything (look how near the row of the smaller rate comes, in text and by ear); or a connector trained on bare labels whose Δ by ear is zero. Two constraints, ten questions and so small a backbone do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
 #
 # Next: **10**, your own change, and your own recordings.
 

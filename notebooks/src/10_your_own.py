@@ -5,7 +5,7 @@
 #
 # You will lay out a grid whose runs are found again, put an interval on a difference, learn how to fool yourself, and see what a change of microphone does to a connector that never heard one.
 #
-# *Needs: 00; 05 helps. 40 minutes.*
+# *Needs: 00; 05 helps. 40 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import hashlib
@@ -43,7 +43,7 @@ lab = lesson.lab
 lab.preset.connector
 
 # %% [markdown]
-# The one we turn is `anchored`: a connector that is *anchored* is born saying a neutral sentence (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once brought out an attribute that stayed mute without it, so it ought to help. Does it, here, in a short training?
+# The one we turn is `anchored`: a connector that is *anchored* is born saying a neutral sentence (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once (one seed) brought out an attribute that stayed mute without it, so it may help. Does it, here, in a short training?
 #
 # The runs are small: few clips, few steps. Turn these constants when you come back for the last exercise.
 
@@ -54,7 +54,7 @@ CLIPS = {"train": 192, "validation": 24, "test": 48}
 
 # %% [markdown]
 # ### Exercise 10.1 · Lay out a grid · fill in · 7 min
-# `grid({"pool": [1, 2], "seed": [0, 1]})` should return a dict with one entry for every *combination*: its settings, such as `{"pool": 1, "seed": 0}`, under a key that is the hash of those settings and of nothing else. Then a run that was done is found again, whatever you add to the grid later.
+# `grid({"pool": [1, 2], "seed": [0, 1]})` should return a dict with one entry for every *combination*: its settings, such as `{"pool": 1, "seed": 0}`, under a key that is the hash of those settings and of nothing else, not even of the order in which the fields were given. Then a run that was done is found again, whatever you add to the grid later.
 
 
 # %% tags=["exercise"]
@@ -73,7 +73,7 @@ lesson.check("grid", grid)
 
 # %% [markdown]
 # ### Exercise 10.2 · Commit yourself · predict · 3 min
-# The score is the chance-corrected accuracy of the six questions never trained (rung 3) on voices never heard: 0 is guessing, 1 is perfect. The finished run has about 0.9 after 300 steps.
+# The score is the chance-corrected accuracy of the six questions never trained (rung 3) on voices never heard: 0 is guessing, 1 is perfect. The run that ships has about 0.9 after 300 steps.
 
 # %%
 lesson.predict("effect", f"Mean score with {KNOB} = {VALUES[0]} minus {KNOB} = {VALUES[1]}?", -0.5, 0.5, step=0.05)
@@ -162,7 +162,7 @@ each.round(2)
 # Attribute by attribute (accuracy, not corrected) the runs of one setting need not agree either: which question opens first is partly a matter of the seed.
 #
 # ### Exercise 10.3 · Put an interval on a difference · fill in · 8 min
-# `ours` and `theirs` hold one score per seed, in the same order: seed 0 against seed 0, so that an easy corpus is easy for both. Return three numbers: the mean difference and both ends of its 95 % interval, `mean ± t · s / √n`, where `s` is the standard deviation of the differences and `t` the quantile of Student's distribution.
+# `ours` and `theirs` hold one score per seed, in the same order: seed 0 against seed 0, so that an easy corpus is easy for both. Return three numbers: the mean difference and both ends of its 95 % interval, `mean ± t · s / √n`, where `s` is the standard deviation of the differences, `n` the number of seeds, and `t` the 97.5 % quantile of Student's distribution with `n` − 1 degrees of freedom.
 
 
 # %% tags=["exercise"]
@@ -292,7 +292,7 @@ desta_lab.listen(own, own.clips[:2]) if full else Audio(audio.read(own.path(own.
 
 # %% [markdown]
 # ### Exercise 10.5 · Split by speaker · fill in · 7 min
-# Ranking is calibrated on clips that are not scored (notebook 05), and no voice may be on both sides, or the voice itself is the clue. Given the speaker of every recording and the `share` that the first split should have of the speakers, return two lists of row numbers: no speaker in both, no recording lost, and neither list empty as long as there are two speakers.
+# Ranking is *calibrated*: how much the model likes each option anyway is measured on clips that are not scored, and taken away (notebook 05). No voice may be on both sides, or the voice itself is the clue. Write `split_recordings(speakers, share)`: given the speaker of every recording and the `share` that the first split should have of the speakers, return two lists of row numbers: no speaker in both, no recording lost, and neither list empty as long as there are two speakers.
 
 
 # %% tags=["exercise"]
@@ -372,7 +372,7 @@ recordings[recordings["view"] == "audio"].pivot(index="row", columns="channel", 
 # %% [markdown]
 # ## Both answers in one picture
 #
-# Left, the ablation: one row per run, so that you see settings *and* seeds. Right, the recordings. A blue dot is worth its distance from its controls. An untrained connector may stand off zero, too: an accident of one birth, which the interval over speakers knows nothing about.
+# Left, the ablation: one row per run, so that you see settings *and* seeds. Right, the recordings. A blue dot is worth its distance from its controls. (Drawn are the controls of the first channel; those of the others stand in the table `recordings`.) An untrained connector may stand off zero, too: an accident of one birth, which the interval over speakers knows nothing about.
 
 
 # %%
@@ -414,7 +414,7 @@ shown = "shown" if low > 0 or high < 0 else "not shown"
 total = recordings[(recordings["view"] == "audio") & (recordings["row"] == "all of them")].set_index("channel")["score"]
 headline = (
     f"{KNOB} = {VALUES[0]} minus {VALUES[1]}: {effect:+.2f} [{low:+.2f}, {high:+.2f}] over {len(SEEDS)} seeds, {shown}; "
-    f"the finished run on recordings: {', '.join(f'{name} {score:.2f}' for name, score in total.items())}"
+    f"the finished run on {'recordings' if FOLDER else 'synthetic stand-ins'}: {', '.join(f'{name} {score:.2f}' for name, score in total.items())}"
 )
 figure, (left, right) = pictures.blank(1, 2, headline, size=(10, 4.6))
 dots(
@@ -459,7 +459,7 @@ card.write(lesson.out / "ablation", result).name
 
 # %% [markdown]
 # ### Exercise 10.6 · Turn your knob · tweak · 10 min
-# Go back to the constants and change `KNOB` and `VALUES`: `pool` (1 or 4 frames averaged before they are read), `depth` (1 or 2 blocks), `scaled`, `post_norm`. Say first what you expect, and how sure you are; then run from there. If you can wait, add a third seed: what does it do to the interval? Runs that are done are found again.
+# Go back to the constants and change `KNOB` and `VALUES`: `pool` (1 or 4 frames averaged before they are read), `depth` (1 or 2 blocks), `scaled`, `post_norm`. Say first what you expect, and how sure you are; then run from there. If you can wait, take a third seed, and say so before you look: seeds that are added until the interval leaves zero always find something. What does it do to the interval? Runs that are done are found again.
 #
 # ## What real recordings would need
 #
@@ -467,7 +467,7 @@ card.write(lesson.out / "ablation", result).name
 #
 # ## What we now know
 #
-# A change to the recipe is a claim about a distribution of runs; its figure has a row per seed, its interval goes over seeds, and an interval that holds zero means that these runs cannot tell, not that the knob does nothing. A connector trained on one synthetic world can be asked about any recording, and the table beside its controls says how much of what it learned travels.
+# A change to the recipe is a claim about a distribution of runs; its figure has a row per seed, its interval goes over seeds, and an interval that holds zero means that these runs cannot tell, not that the knob does nothing. A connector trained on one synthetic world can be asked about any recording, and the table beside its controls says how much of what it learned travels. The stand-in is no long way: the same synthesiser and the test speakers of the course, so *studio* is hardly another world.
 #
 # **What would change our mind**: more seeds that agree; an interval clear of zero from a choice of knob made before looking; and, for part B, real voices in real rooms, which nothing here has tested.
 #
