@@ -145,7 +145,7 @@ rungs = emergence.per_rung(emergence.own_apart(emergence.untrained(table), lab.p
 
 # %% tags=["headline"]
 risen = verdict.risen["self"]
-headline = f"{verdict.verdict}: {len(risen)} of 6 attributes never asked about rose above every control"
+headline = f"{verdict.verdict}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
 lesson.show(figures.emergence(rungs, headline), f"Score of every rung along training. {headline}.")
 
 # %%

@@ -369,7 +369,7 @@ figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 #
 # ## What was learned
 #
-# First the losses. They have different floors: a listener who equals the writer has a soft loss of 0, and a hard loss of the writer's own surprise at its words. With wrong targets the best that a listener can do is to say what is likely of any clip.
+# First the losses. They have different floors: a listener who equals the writer has a soft loss of 0, and a hard loss of the writer's own surprise at its words (which is no true floor: hard targets reward a listener for being surer than the writer). With wrong targets the best that a listener can do is to say what is likely of any clip.
 
 # %%
 curves = pd.concat([
@@ -411,7 +411,7 @@ for run, name in (("soft", "soft targets"), ("hard", "hard targets"), ("mispaire
     curve = curves[curves["run"] == run].set_index("step")["loss"]
     left.plot(curve, color=INK[run], lw=0.6, alpha=0.5)
     left.plot(curve.rolling(10, min_periods=3).mean(), color=INK[run], lw=2, label=name)
-left.axhline(floor, color=INK["hard"], ls=":", lw=1.2, label="floor of hard targets")
+left.axhline(floor, color=INK["hard"], ls=":", lw=1.2, label="the writer's own, hard")
 left.set(xlabel="training step (thick: mean of ten)", ylabel="loss, nats a token", ylim=(0, None))
 left.legend(loc="lower left", ncols=2, fontsize=8)
 right.axvline(0, color="#B0B0B0", lw=0.8)

@@ -255,7 +255,7 @@ print(
 )
 
 # %% [markdown]
-# Embeddings are not seconds. They can be carried on to the frames that each query attends to, which trusts attention again. Or the waveform itself is cut into windows of a quarter of a second and these are taken away, which trusts nothing. The *Shapley value* of a window is what the margin gains when that window is put back, averaged over all orders in which the windows can be put back; captum draws a few of them.
+# Embeddings are not seconds. They can be carried on to the frames that each query attends to, which trusts attention again. Or the waveform itself is cut into windows of a quarter of a second and these are taken away, which trusts only the silence in their place. The *Shapley value* of a window is what the margin gains when that window is put back, averaged over all orders in which the windows can be put back; captum draws a few of them.
 
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]

@@ -244,7 +244,7 @@ FOLDER = ""  # where your recordings lie
 
 
 # %% [markdown]
-# The stand-in: sentences, voices and scenes drawn anew, as in no corpus of this course, by speakers whom the connector never heard in training. Each is saved twice: as it is (*studio*), and through a *telephone*, 300 to 3400 Hz, 8000 samples a second and some line noise. Real recordings will be further away than either.
+# The stand-in: sentences, pitches and scenes drawn anew, by the test speakers of the course, whom the connector never heard in training. Each is saved twice: as it is (*studio*), and through a *telephone*, 300 to 3400 Hz, 8000 samples a second and some line noise. Real recordings will be further away than either.
 
 
 # %%
