@@ -187,7 +187,7 @@ def crossing(steps, score, control, threshold):
 lesson.check("crossing", crossing)
 
 # %% [markdown] tags=["hint"]
-# `good = (score >= threshold) & (score > control)` is true or false at every checkpoint. Look for the first `i` with `good[i:].all()`.
+# Make an array `good` [checkpoint] that is true where both conditions hold. `good[i:].all()` says whether they hold from checkpoint `i` to the end.
 
 # %% [markdown]
 # The package's `crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
@@ -201,7 +201,7 @@ crossed.pivot(index="rung", columns="run", values="stable")
 # %% [markdown]
 # ## The verdict, by hand
 #
-# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control, with a 95 % interval over speakers of the paired difference that stays above zero. A few lines apply it to the last step.
+# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step.
 
 # %%
 done = emergence.untrained(table[table["task"].isin(emergence.counted(table))])
@@ -219,7 +219,7 @@ low = pd.DataFrame({
 low.round(2)
 
 # %% [markdown]
-# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever. That is why the rule asks for most.
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
 verdict = emergence.verdict(table, lab.preset.label)
