@@ -43,7 +43,7 @@ print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", t
 
 # %% [markdown]
 # ### Exercise 0.1 · Say when a frame starts · fill in · 4 min
-# Every picture of this course has frames on one side and seconds on the other. Write the function from the number of an encoder frame, counted from 0, to the second at which it starts.
+# Every picture of this course has frames on one side and seconds on the other. Write the function from the number of an encoder frame, counted from 0, to the second at which it starts. (In every exercise: replace the `...`, run the cell, then the next one, which checks it in words. Hint and solution are folded below. Unsolved exercises stop nothing.)
 
 
 # %% tags=["exercise"]

@@ -49,7 +49,7 @@ pd.DataFrame(answers)
 
 # %% [markdown]
 # ### Exercise 6.1 · Commit yourself · predict · 4 min
-# The accent has three values, so guessing gives 0.33. What does a linear probe get off the embeddings of a connector that was *never trained*, on unseen speakers? And after training: the model tells the gender; now one direction, of all the thousands of dimensions of a clip's embeddings, is taken out. How often is its answer right then (guessing: 0.5)?
+# The accent has three values, so guessing gives 0.33. How often is a linear probe right that reads the embeddings of a connector that was *never trained*, on unseen speakers? And after training: the model tells the gender; now one direction, of all the thousands of dimensions of a clip's embeddings, is taken out. How often is its answer right then (guessing: 0.5)?
 
 # %%
 lesson.predict(
@@ -96,7 +96,7 @@ lesson.check("voiceprint", voiceprint)
 
 # %% [markdown]
 # ### Exercise 6.3 · Split by speaker · fill in · 7 min
-# Again `speakers` is [clip]. (Who did exercise 1.4 knows this one.) Return a list of `count` pairs (training rows, test rows), arrays of clip numbers. No speaker may be on both sides of a pair, and every clip is tested exactly once.
+# Again `speakers` is [clip]. (If you did exercise 1.4, you know this one.) Return a list of `count` pairs (training rows, test rows), arrays of clip numbers. No speaker may be on both sides of a pair, and every clip is tested exactly once.
 
 
 # %% tags=["exercise"]
@@ -255,7 +255,7 @@ def erase(x, direction, center):
 lesson.check("erase", erase)
 
 # %% [markdown] tags=["hint"]
-# `unit = direction / direction.norm()`; how far a clip stands along it is `(x - center) @ unit`; subtract as much of `unit`.
+# Make the direction one unit long first. An inner product with it says how far each clip stands from `center` along it; take that much of it away.
 
 # %% [markdown]
 # The direction is learned on clips of the validation speakers (`look.held_out`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.

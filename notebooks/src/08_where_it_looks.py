@@ -203,7 +203,7 @@ heads = look.table("heads")
 explanations.answer_attention(heads, "Which heads look at the audio as the answer begins")
 
 # %% [markdown]
-# On the right is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
+# On the right (`pointing` in the table) is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
 
 # %%
 summary = look.table("evidence")
