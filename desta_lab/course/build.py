@@ -244,7 +244,7 @@ def execute(notebook: NotebookNode, *, preset: str, figures: Path, timeout: int 
 
 def run(source: Path, preset: str) -> dict[str, Any]:
     """Execute a solved notebook: its page, its headline figure, and what it took."""
-    figures = NOTEBOOKS.parent / "figures"
+    figures = NOTEBOOKS.parent / "figures" / ("" if preset == "nano" else preset)  # the gallery is nano's
     notebook = build(source, solved=True)
     measured = execute(notebook, preset=preset, figures=figures)
     html(notebook, figures / "course" / "pages" / f"{source.stem}.html")
