@@ -129,14 +129,20 @@ class Quickstart:
         return rows, soft, folder.name
 
     def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.Soft] | None]:
-        """Training rows of a run: self-generated (with soft targets), or the bare label of one attribute."""
+        """Training rows of a run: `self` (soft targets), `hard` (their tokens alone), `label`, or `template`.
+
+        A template names every attribute, as a self-generated target does, in words that are not the backbone's: beside
+        `hard` it tells apart who wrote the targets from how much they name.
+        """
         train = self.clips("train")
-        if kind == "label":
-            return [target.example(clip, self._bare(clip), "spoken") for clip in train], None
+        if kind in ("label", "template"):
+            write = self._bare if kind == "label" else partial(target.template, prompt=TRAINED_PROMPT)
+            return [target.example(clip, write(clip), "spoken") for clip in train], None
         rows, soft, _ = self.written
         index = {row.description: i for i, row in enumerate(rows)}
         at = [index[describe(clip.attributes)] for clip in train]
-        return [target.example(c, rows[i], "spoken") for c, i in zip(train, at, strict=True)], [soft[i] for i in at]
+        made = [target.example(c, rows[i], "spoken") for c, i in zip(train, at, strict=True)]
+        return made, [soft[i] for i in at] if kind == "self" else None
 
     def _bare(self, clip: Clip) -> target.Target:
         question = next(task.question for task in self.tasks if task.name == f"ask_{self.preset.label}")
@@ -154,7 +160,8 @@ class Quickstart:
         """All that determines a run."""
         return {
             "kind": kind, "recipe": asdict(self.recipe), "parts": self.llm.parts, "corpus": self.corpus.hash,
-            "targets": self.written[2] if kind == "self" else self.preset.label, "prompt": TRAINED_PROMPT,
+            "targets": self.written[2] if kind in ("self", "hard") else {"label": self.preset.label}.get(kind, kind),
+            "prompt": TRAINED_PROMPT,
             "dtype": str(self.llm.backbone.dtype), "device": self.llm.backbone.device.type,
         }  # fmt: skip
 

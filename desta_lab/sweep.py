@@ -41,7 +41,9 @@ from desta_lab.world.describe import DESCRIBED
 
 VERSION = 1  # of what a cell measures: another version, other files
 RUNGS = (0, 2, 3)
-CHOICES = {"target": ("self", "label"), "label": DESCRIBED, "connector.kind": ("qformer", "frames")}
+CHOICES = {
+    "target": ("self", "hard", "label", "template"), "label": DESCRIBED, "connector.kind": ("qformer", "frames"),
+}  # fmt: skip
 SAID = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # what is said of a preset, not what is done
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "view", "score"]
 KINDS = dict.fromkeys(("run", "error", "attribute", "view"), "string") | {"rung": "Int64", "score": "float"}

@@ -50,6 +50,18 @@ def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, re
     assert len(set(risen) - {lab.preset.label}) <= 1, risen
 
 
+def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Quickstart) -> None:
+    written, soft = lab.examples("self")
+    hard, none = lab.examples("hard")
+    assert soft is not None and none is None and [e["response"] for e in hard] == [e["response"] for e in written]
+    template, _ = lab.examples("template")
+    assert {e["provenance"]["kind"] for e in template} == {"template"}
+    assert all(
+        "accent is" in e["response"] and e["messages"] == w["messages"] for e, w in zip(template, written, strict=True)
+    )
+    assert len({lab.folder(kind).name for kind in ("self", "hard", "label", "template")}) == 4
+
+
 def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataFrame) -> None:
     assert abs(scores(table, "self", 5)) < 0.3
 
