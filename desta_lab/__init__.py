@@ -20,6 +20,7 @@ _HOME: dict[str, str] = {
     "Listen": "desta_lab.views.panels",
     "Map": "desta_lab.views.panels",
     "Quickstart": "desta_lab.quickstart",
+    "Sweep": "desta_lab.sweep",
     "describe": "desta_lab.world.describe",
     "listen": "desta_lab.views.widgets",
     "setup": "desta_lab.course.setup",

@@ -463,7 +463,7 @@ card.write(lesson.out / "ablation", result).name
 #
 # ## What real recordings would need
 #
-# Emotion in acted speech (CREMA-D, RAVDESS) is *planned; it is not in this notebook yet*. The way is the one above: a table with `audio`, `speaker` and `emotion`, a seed description that states the emotion, targets written by the backbone, a split by actor. Expect less than here: a few dozen actors, emotions that listeners themselves confuse, and a synthetic corpus that has taught the connector nothing about them.
+# Emotion in acted speech (CREMA-D, RAVDESS) is *planned; it is not in this notebook yet*: `desta_lab.world.recipes` makes a corpus of either, but nothing is trained on it here. The way is the one above: a table with `audio`, `speaker` and `emotion`, a seed description that states the emotion, targets written by the backbone, a split by actor. Expect less than here: a few dozen actors, emotions that listeners themselves confuse, and a synthetic corpus that has taught the connector nothing about them.
 #
 # ## What we now know
 #
@@ -471,7 +471,7 @@ card.write(lesson.out / "ablation", result).name
 #
 # **What would change our mind**: more seeds that agree; an interval clear of zero from a choice of knob made before looking; and, for part B, real voices in real rooms, which nothing here has tested.
 #
-# This is the last notebook. `python -m desta_lab class FOLDER` merges the cards of a class; the README says how to try a larger preset.
+# This is the last notebook. `python -m desta_lab sweep --set steps=40,80 --seeds 0,1,2` turns any field over seeds, finds what is done and draws which knobs matter; `python -m desta_lab class FOLDER` merges the cards of a class; the README says how to try a larger preset.
 
 # %%
 lesson.card()
