@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import optimize, stats
+from scipy import optimize
 from torch import nn
 
-from desta_lab.evaluation import forgetting, tasks
+from desta_lab.evaluation import emergence, forgetting, tasks
 from desta_lab.model import nano, presets, weights
 from desta_lab.model.presets import Preset
 from desta_lab.quickstart import Progress
@@ -372,9 +372,7 @@ def differences(study: Study, found: pd.DataFrame, rung: int = 3) -> list[Differ
     for arm in [arm for arm in wide if arm != study.against and study.against in wide]:
         gaps = (wide[arm] - wide[study.against]).dropna()
         if len(gaps):
-            mean, reach = float(gaps.mean()), float("nan")
-            if len(gaps) > 1:
-                reach = float(gaps.sem() * stats.t.ppf(0.975, len(gaps) - 1))
+            mean, reach = float(gaps.mean()), float(emergence.reach(gaps.sem(), len(gaps)))
             listed.append(Difference(arm, mean, mean - reach, mean + reach, len(gaps)))
     return listed
 

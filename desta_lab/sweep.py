@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from scipy import stats
 
 from desta_lab import launchers
 from desta_lab.evaluation import controls, emergence, forgetting
@@ -352,7 +351,7 @@ class Sweep:
             index=[name for name in (*self.grid, "seed") if name != knob] or ["view"], columns="at", values="score"
         )
         gaps = (wide[high["name"]] - wide[low["name"]]).dropna()
-        reach = gaps.sem() * stats.t.ppf(0.975, len(gaps) - 1)
+        reach = emergence.reach(gaps.sem(), len(gaps))
         sure = f"[{gaps.mean() - reach:+.2f}, {gaps.mean() + reach:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
         words = f"{low['score']:.2f} at {low['name']}, {high['score']:.2f} at {high['name']}"
         words = f"{knob} moves rung {rung} most: {words}; all else equal {gaps.mean():+.2f} {sure}"
@@ -525,5 +524,5 @@ def _long(seconds: float) -> str:
 def _with_interval(table: pd.DataFrame, by: list[str], count: str) -> pd.DataFrame:
     groups = table.groupby(by, dropna=False)["score"]
     number, mean = groups.transform("count"), groups.transform("mean")
-    reach = groups.transform("sem") * stats.t.ppf(0.975, number - 1)
+    reach = emergence.reach(groups.transform("sem"), number)
     return table.assign(mean=mean, low=mean - reach, high=mean + reach, **{count: number})

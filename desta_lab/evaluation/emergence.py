@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from scipy import stats
 
 DRAWS = 1000  # bootstrap resamples of speakers
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
@@ -110,6 +112,14 @@ def per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
                     "tasks": len(keys),
                 })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def reach(sem: Any, count: Any) -> Any:
+    """Half the width of the 95 % t-interval of a mean over `count` values with this standard error; NaN for one value.
+
+    Numbers, or arrays and series of them.
+    """
+    return sem * stats.t.ppf(LEVEL[1] / 100, count - 1)
 
 
 @dataclass(frozen=True)

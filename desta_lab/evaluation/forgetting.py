@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints
+from desta_lab.evaluation.emergence import reach
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import describe
@@ -161,8 +161,8 @@ def plane(table: pd.DataFrame) -> pd.DataFrame:
     every = pd.concat([own, *lines], ignore_index=True).dropna(subset=["score"])
     groups = every.groupby(["arm", "kind", "share", "measure"], sort=False)["score"]
     found = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "seeds"})
-    reach = found.pop("sem") * stats.t.ppf(0.975, found["seeds"] - 1)
-    return found.assign(low=found["mean"] - reach, high=found["mean"] + reach)
+    width = reach(found.pop("sem"), found["seeds"])
+    return found.assign(low=found["mean"] - width, high=found["mean"] + width)
 
 
 def per_constraint(table: pd.DataFrame) -> pd.DataFrame:

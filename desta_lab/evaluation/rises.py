@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from desta_lab.evaluation.emergence import LEVEL, crossed, resampled
+from desta_lab.evaluation.emergence import LEVEL, crossed, reach, resampled
 
 HALF = 0.5  # of the way from chance to perfect: where an answer counts as there
 RUNG = 16  # steps between two checkpoints of the ladder where it is even
@@ -40,8 +40,8 @@ def over_runs(values: Sequence[float]) -> tuple[float, float, float]:
     found = found[~np.isnan(found)]
     if len(found) < 2:
         return (float(found.mean()) if len(found) else float("nan"), float("nan"), float("nan"))
-    reach = stats.sem(found) * stats.t.ppf(LEVEL[1] / 100, len(found) - 1)
-    return float(found.mean()), float(found.mean() - reach), float(found.mean() + reach)
+    width = reach(stats.sem(found), len(found))
+    return float(found.mean()), float(found.mean() - width), float(found.mean() + width)
 
 
 def said(values: tuple[float, float, float], form: str = ".2f") -> str:

@@ -64,7 +64,9 @@ def from_backbone(backbone: Backbone, name: str, revision: str, *, max_new_token
 
     def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         streams = [chat.Stream(ids, len(ids)) for ids in prompts]
-        return [(ids, ids[-1] not in backbone.ends) for ids in backbone.complete(streams, max_new_tokens, batch)]
+        with backbone.untouched():
+            answers = backbone.complete(streams, max_new_tokens, batch)
+        return [(ids, ids[-1] not in backbone.ends) for ids in answers]
 
     return Writer(name, revision, backbone.tokenizer, max_new_tokens, ask)
 

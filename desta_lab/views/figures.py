@@ -15,8 +15,8 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from scipy import stats
 
+from desta_lab.evaluation.emergence import reach
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.views.pictures import (
     LOOKS,
@@ -141,8 +141,8 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
     places = {task: i for i, task in enumerate(tasks["task"])}
     for place, (name, rows) in zip(np.linspace(0.34, -0.34, len(series)), series.items(), strict=True):
         y = rows["task"].map(places) + place
-        reach = np.clip([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], 0, None)
-        bars = reach if np.isfinite(reach).all() else None
+        width = np.clip([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], 0, None)
+        bars = width if np.isfinite(width).all() else None
         axes.errorbar(rows["accuracy"], y, xerr=bars, elinewidth=1.5, label=look_of(name).label, **mark(name))
     names = [row.attribute if single else f"{row.attribute}: {row.task}" for row in tasks.itertuples()]
     notes = ["" if row.counted else "\n(the oracle cannot do it)" for row in tasks.itertuples()]
@@ -171,11 +171,11 @@ def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
         for view in views:
             own = rows[rows["view"] == view]
-            reach = [own["score"] - own["low"], own["high"] - own["score"]]
+            width = [own["score"] - own["low"], own["high"] - own["score"]]
             at = own["name"].map(values.index) + shifts[view]
             look: Any = {"label": "audio, trained"} if view == "audio" else {"label": look_of(view).label}
             look |= mark(view) | ({"marker": "o"} if view == "audio" else {})
-            axes.errorbar(at, own["score"], yerr=reach, elinewidth=1.2, **look)
+            axes.errorbar(at, own["score"], yerr=width, elinewidth=1.2, **look)
         axes.set_xticks(range(len(values)), [short(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
         axes.set_xlim(-0.5, len(values) - 0.5)
@@ -230,12 +230,12 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
                 plain: Any = {"ls": "none", "marker": "o", "ms": 3.5, "color": colour_of(view), "alpha": 0.55}
                 axes.plot(at, dots["score"], label="audio, one seed", **plain)
             mean, number = own.mean(), own.count()
-            reach = own.sem() * stats.t.ppf(0.975, number - 1)
             look: Any = mark(view) | (
                 {"marker": "o", "ms": 7} if view == "audio" else {"ms": 7 if view == "oracle" else 4}
             )
             label = "audio, mean over seeds" if view == "audio" else look_of(view).label
-            axes.errorbar(places[mean.index] + shifts[view], mean, yerr=reach, elinewidth=1.2, label=label, **look)
+            bars = reach(own.sem(), number)
+            axes.errorbar(places[mean.index] + shifts[view], mean, yerr=bars, elinewidth=1.2, label=label, **look)
         axes.set_xticks(places, names, rotation=20 if long else 0, ha="right" if long else "center")
         axes.set_xlim(-0.5, places.max() + 0.65)
         axes.set_xlabel(unit)
@@ -275,8 +275,8 @@ def _benchmark(picture: Picture, table: pd.DataFrame, note: str) -> None:
             own = rows[rows["kind"] == kind]
             if own.empty:
                 continue
-            reach = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
-            bars = reach if np.isfinite(reach).all() else None
+            width = np.clip([own["value"] - own["low"], own["high"] - own["value"]], 0, None)
+            bars = width if np.isfinite(width).all() else None
             axes.errorbar(own["value"], own["system"].map(systems.index), xerr=bars, elinewidth=1.5, **look)
         for row in rows[rows["differs"].fillna("") != ""].itertuples():
             axes.annotate(row.differs, (row.value, systems.index(row.system)), (4, 2), textcoords="offset points")
