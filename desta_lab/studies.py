@@ -53,6 +53,7 @@ class Study:
     base: str = ""  # the arm that the others are compared with; by default the one that changes nothing
     amount: str = ""  # the field whose value is an amount: a curve is fitted over it
     more: Mapping[str, Arms] = field(default_factory=dict)  # preset → arms that only it can run
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # preset → the arms it keeps, where not all
     presets: tuple[str, ...] = ("nano",)  # those it is kept for
     parts: tuple[str, ...] = ()  # frozen parts that are made before it runs, by their name in `PARTS`
     measure: Measure | None = None
@@ -63,7 +64,8 @@ class Study:
 
     def settings(self, preset: str) -> Arms:
         """The arms that a preset runs."""
-        return {**self.arms, **self.more.get(preset, {})}
+        every = {**self.arms, **self.more.get(preset, {})}
+        return {arm: every[arm] for arm in self.only.get(preset, every)}
 
     @property
     def against(self) -> str:
@@ -204,8 +206,9 @@ STUDIES: dict[str, Study] = {
              in itertools.product(("frozen", "lora-2", "lora-8", "lora-32", "full"), ("self", "template", "label"))
              if (tuning, target) != ("frozen", "self")},
             "One learning rate serves the connector and the LLM, chosen for the connector; another for the LLM was not "
-            "tried. The LLM knows one small world and a handful of constraints by heart; how much a large LLM forgets, "
-            "it does not show.",
+            "tried. The nano LLM knows one small world and a handful of constraints by heart, and SmolLM2 obeys few "
+            "constraints to begin with; how much a large LLM forgets, it does not show.",
+            only={"cpu": ("frozen, self", "frozen, label", "lora-8, self", "lora-8, label")}, presets=("nano", "cpu"),
             measure=train_and_forget, measured="forgetting", columns=("share",),
             draw=lambda _, found: insights.tradeoff(found, forgetting.headline(found)),
             say=lambda _, found: forgetting.statements(found),
