@@ -249,19 +249,19 @@ def answer(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> int:
     """A test set's numbers by every protocol, with intervals and controls; a figure has them beside the published."""
-    from desta_lab.evaluation import benchmarks
+    from desta_lab.evaluation import benchmarks, choices, comparison, speech_ifeval
     from desta_lab.model.weights import models_dir
     from desta_lab.views import figures
 
     benchmark = args.benchmark or benchmarks.which(args.path)
     if benchmark == "speech-ifeval":
-        text = benchmarks.speech_ifeval(args.text) if args.text else None
-        measured = benchmarks.speech_rates(benchmarks.speech_ifeval(args.path), text)
+        text = speech_ifeval.items(args.text) if args.text else None
+        measured = speech_ifeval.rates(speech_ifeval.items(args.path), text)
     else:
-        measured = benchmarks.rates(benchmarks.read(args.path, benchmark), benchmark)
-    print(benchmarks.side_by_side(measured).to_string())
+        measured = choices.rates(benchmarks.read(args.path, benchmark), benchmark)
+    print(comparison.side_by_side(measured).to_string())
     name = args.path.resolve().stem
-    table, note = benchmarks.beside(measured, benchmark, name)
+    table, note = comparison.beside(measured, benchmark, name)
     others = table[table["kind"] == "published"]
     if len(others):
         print("Published:")
@@ -269,9 +269,9 @@ def score(args: argparse.Namespace) -> int:
         print(wide.reindex(others["system"].unique()).round(2).to_string())
     print(note)
     out = args.out or models_dir().parent.parent / "figures" / "score"
-    said = benchmarks.headline(table, benchmark, name)
+    said = comparison.headline(table, benchmark, name)
     figure = figures.benchmark(table, said, note)
-    sources = {"benchmark": benchmark, "scored": name, "published": benchmarks.PUBLISHED.name}
+    sources = {"benchmark": benchmark, "scored": name, "published": comparison.PUBLISHED.name}
     print(f"Figure: {figures.save(figure, out, benchmark, provenance=sources)}")
     return 0
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.evaluation import benchmarks, controls
+from desta_lab.evaluation import comparison, controls, speech_ifeval
 from desta_lab.model import chat, parity, presets, published
 from desta_lab.model.audio_llm import PartsError
 from desta_lab.model.connector import QFormer
@@ -300,7 +300,7 @@ if system:
 # [Speech-IFEval](https://arxiv.org/abs/2505.19037) asked such systems questions about speech under an output constraint (notebook 09): three sets, of which closed questions and creative writing are checked by rule and chain of thought by a judge, which is another language model. This is what its authors' repository prints, with the protocol of every number:
 
 # %%
-printed = benchmarks.published("Speech-IFEval")
+printed = comparison.published("Speech-IFEval")
 names = printed["system"].unique()
 wide = printed.pivot(index="system", columns="metric", values="value").loc[names]
 wide.round(2)
@@ -396,12 +396,12 @@ answers = {"ours, self-generated": heard[heard["run"] == "self"], "ours, bare la
 answers |= dict(list(missing.groupby("model"))[::-1])
 rows = []
 for model, said in answers.items():
-    rate = benchmarks.ifrate(items(said)).set_index("set").loc["IFrate", ["rate", "low", "high"]]
+    rate = speech_ifeval.ifrate(items(said)).set_index("set").loc["IFrate", ["rate", "low", "high"]]
     with np.errstate(divide="ignore", invalid="ignore"):  # of a text LLM that obeys nothing, nothing can be lost
-        lost = benchmarks.forgetting(items(said), read)
+        lost = speech_ifeval.delta(items(said), read)
     rows.append([model, *rate, lost["delta"], lost["low"], lost["high"]])
 own = pd.DataFrame(rows, columns=["system", "IFrate", "low", "high", "delta", "delta_low", "delta_high"])
-own = own.set_index("system").assign(text=benchmarks.ifrate(read)["rate"].iloc[-1])
+own = own.set_index("system").assign(text=speech_ifeval.ifrate(read)["rate"].iloc[-1])
 own.astype(float).round(1)
 
 # %% [markdown]
@@ -477,7 +477,7 @@ own[["IFrate", "delta"]].astype(float).round(1)
 # Following is not all that was published. What else is stored here; mind the protocol, which moves numbers by itself (the note on DeSTA2.5-Audio says by how much):
 
 # %%
-others = pd.concat([benchmarks.published(name) for name in ("SAKURA", "MMAU v05.15.25 mini")])
+others = pd.concat([comparison.published(name) for name in ("SAKURA", "MMAU v05.15.25 mini")])
 others[["benchmark", "system", "metric", "value", "protocol", "note"]].fillna("")
 
 # %% [markdown]

@@ -12,7 +12,7 @@ from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.clips import Corpus
 from desta_lab.course import finished
-from desta_lab.evaluation import answers, benchmarks, scoring
+from desta_lab.evaluation import answers, benchmarks, choices, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
@@ -160,7 +160,7 @@ def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypat
     assert cli.main(["answer", str(folder), "--out", str(tmp_path / "out"), *run, "--tokens", "12"]) == 0
     assert cli.main(["score", str(tmp_path / "out"), "--out", str(tmp_path / "figures")]) == 0
     assert "DeSTA2" in capsys.readouterr().out
-    found = benchmarks.rates(benchmarks.read(tmp_path / "out", "sakura"), "sakura")
+    found = choices.rates(benchmarks.read(tmp_path / "out", "sakura"), "sakura")
     single = found[(found["group"] == "all") & (found["metric"] == "single")].set_index("protocol")
     assert single.loc["parsed", "low"] > single.loc["silence", "value"]  # it hears who speaks
     assert single.loc["calibrated", "value"] > single.loc["ranked", "value"]  # and never starts with an option

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desta_lab import cli
-from desta_lab.evaluation import benchmarks
+from desta_lab.evaluation import benchmarks, choices, comparison, speech_ifeval
 from desta_lab.evaluation.benchmarks import BenchmarkError
 from desta_lab.evaluation.constraints import CHECKS, obeyed
 
@@ -52,39 +52,39 @@ def answers(folder: Path, *, capital: int, reasoned: int, of: int = 10) -> Path:
 
 
 def test_ifrate_is_the_mean_of_the_sets_with_intervals_over_items(tmp_path):
-    rates = benchmarks.ifrate(benchmarks.speech_ifeval(answers(tmp_path, capital=8, reasoned=4))).set_index("set")
+    rates = speech_ifeval.ifrate(speech_ifeval.items(answers(tmp_path, capital=8, reasoned=4))).set_index("set")
     assert rates.loc["closed", "rate"] == 80 and rates.loc["cot", "rate"] == 40
     assert rates.loc["IFrate", "rate"] == pytest.approx(60)
     assert (rates["low"] < rates["rate"]).all() and (rates["rate"] < rates["high"]).all()
 
 
 def test_the_forgetting_rate_is_relative_to_the_models_own_text_llm(tmp_path):
-    audio = benchmarks.speech_ifeval(answers(tmp_path / "audio", capital=4, reasoned=4))
-    text = benchmarks.speech_ifeval(answers(tmp_path / "text", capital=8, reasoned=8))
-    assert benchmarks.forgetting(audio, text)["delta"] == pytest.approx(-50)
-    assert benchmarks.forgetting(text, text) == {"delta": 0.0, "low": 0.0, "high": 0.0}
+    audio = speech_ifeval.items(answers(tmp_path / "audio", capital=4, reasoned=4))
+    text = speech_ifeval.items(answers(tmp_path / "text", capital=8, reasoned=8))
+    assert speech_ifeval.delta(audio, text)["delta"] == pytest.approx(-50)
+    assert speech_ifeval.delta(text, text) == {"delta": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_a_mean_is_no_sum_and_the_published_one_is_checked():
     closed, creative, cot = 83.71, 91.75, 91.50  # DeSTA2's line; its printed IFrate of 89.23 is not the mean
-    assert benchmarks._mean({"closed": closed, "creative": creative, "cot": cot}) == pytest.approx(88.99, abs=0.005)
+    assert speech_ifeval._mean({"closed": closed, "creative": creative, "cot": cot}) == pytest.approx(88.99, abs=0.005)
 
 
 def test_a_judges_word_on_reasoning_stands_apart_from_the_rule(tmp_path):
     answers(tmp_path, capital=10, reasoned=0)
     judged = [{"id": i, "correct": True} for i in range(10)]
     write(tmp_path / "reports" / "llm_eval@chain-of-thought.jsonl", judged)
-    items = benchmarks.speech_ifeval(tmp_path)
-    rates = {p: benchmarks.ifrate(items, p).set_index("set")["rate"] for p in ("rule", "judge")}
+    items = speech_ifeval.items(tmp_path)
+    rates = {p: speech_ifeval.ifrate(items, p).set_index("set")["rate"] for p in ("rule", "judge")}
     assert rates["rule"]["cot"] == 0 and rates["judge"]["cot"] == 100
     assert rates["rule"]["closed"] == rates["judge"]["closed"] == 100
 
 
 def test_other_items_than_the_text_llms_are_refused(tmp_path):
-    audio = benchmarks.speech_ifeval(answers(tmp_path / "audio", capital=4, reasoned=4, of=9))
-    text = benchmarks.speech_ifeval(answers(tmp_path / "text", capital=8, reasoned=8))
+    audio = speech_ifeval.items(answers(tmp_path / "audio", capital=4, reasoned=4, of=9))
+    text = speech_ifeval.items(answers(tmp_path / "text", capital=8, reasoned=8))
     with pytest.raises(BenchmarkError, match="different items"):
-        benchmarks.forgetting(audio, text)
+        speech_ifeval.delta(audio, text)
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_a_bad_row_is_named_with_its_file_and_line(tmp_path, line, said):
     path = tmp_path / "close.jsonl"
     path.write_text(json.dumps({"id": 0, "response": "RAIN", **CAPITAL}) + "\n" + line + "\n")
     with pytest.raises(BenchmarkError, match=said) as error:
-        benchmarks.speech_ifeval(tmp_path)
+        speech_ifeval.items(tmp_path)
     assert "close.jsonl" in str(error.value)
 
 
 def test_an_empty_folder_says_what_it_should_hold(tmp_path):
     with pytest.raises(BenchmarkError, match=r"closed_ended_questions\.jsonl"):
-        benchmarks.speech_ifeval(tmp_path)
+        speech_ifeval.items(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_an_empty_folder_says_what_it_should_hold(tmp_path):
      ("I hear drops on a roof. Therefore it is raining.", True)],
 )  # fmt: skip
 def test_reasoning_is_two_sentences_and_a_step(response, shown):
-    assert benchmarks.reasons(response) is shown
+    assert speech_ifeval.reasons(response) is shown
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(sorted(CHECKS)))
 def test_any_text_gets_a_plain_yes_or_no(answer, name):
     assert obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
-    assert benchmarks.reasons(answer) in (True, False)
+    assert speech_ifeval.reasons(answer) in (True, False)
 
 
 @settings(max_examples=60, deadline=None)
@@ -164,8 +164,8 @@ def test_adversarial_answers_neither_raise_nor_take_long(answer):
     begin = time.process_time()
     for name in CHECKS:
         assert obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
-    assert benchmarks.reasons(answer) in (True, False)
-    assert benchmarks.chosen(answer, ["rain", "a siren"]) is None or len(answer) < 10
+    assert speech_ifeval.reasons(answer) in (True, False)
+    assert choices.chosen(answer, ["rain", "a siren"]) is None or len(answer) < 10
     assert time.process_time() - begin < 5  # seconds: what is quadratic takes minutes
 
 
@@ -181,7 +181,7 @@ OPTIONS = ["a bird", "a bird song", "rain", "a siren"]
      ("It is a Siren!", 3), ("trains", None), ("(z)", None)],
 )  # fmt: skip
 def test_a_generated_answer_names_one_option_or_none(response, index):
-    assert benchmarks.chosen(response, OPTIONS) == index
+    assert choices.chosen(response, OPTIONS) == index
 
 
 def test_options_are_found_in_the_question_as_in_sakura():
@@ -197,14 +197,14 @@ def test_letters_are_taken_off_options_only_where_every_one_has_its_own():
 
 
 def test_an_option_that_is_a_letter_is_named_by_its_text():
-    assert benchmarks.chosen("A", ["D", "A", "G"]) == 1 and benchmarks.chosen(' "G". ', ["D", "A", "G"]) == 2
+    assert choices.chosen("A", ["D", "A", "G"]) == 1 and choices.chosen(' "G". ', ["D", "A", "G"]) == 2
 
 
 @pytest.mark.parametrize(
     "said, right", [("The answer is: a dog.", True), ("dog", False), ("a dog or a cat", False), ("", False)]
 )
 def test_mmaus_own_rule_wants_every_word_of_the_answer_and_none_of_another(said, right):
-    assert benchmarks.matches(said, "a dog", ["a dog", "a cat"]) is right
+    assert choices.matches(said, "a dog", ["a dog", "a cat"]) is right
 
 
 def sakura(folder: Path, answered: dict[str, list[int]], judged: bool = False) -> Path:
@@ -236,7 +236,7 @@ def mmau(**more: object) -> dict:
 
 def test_multi_hop_is_conditioned_on_the_same_clips_single_hop(tmp_path):
     items = benchmarks.read(sakura(tmp_path, {"single": [0, 1, 2, 3], "multi": [0, 1, 2, 4]}), "sakura")
-    rates = benchmarks.rates(items, "sakura").set_index(["group", "protocol", "metric"]).sort_index()
+    rates = choices.rates(items, "sakura").set_index(["group", "protocol", "metric"]).sort_index()
     parsed = rates.loc["animal", "parsed"]
     assert parsed["value"].to_dict() == {"single": 50, "multi": 50, "multi | single": 75}
     assert (parsed["low"] < parsed["value"]).all() and (parsed["high"] > parsed["value"]).all()
@@ -248,32 +248,32 @@ def test_all_of_sakura_is_the_mean_of_its_tracks_and_their_intervals_are_of_clip
     for hop in ("single", "multi"):
         row = {"instruction": "? (a) x (b) y", "label": "(a) x", "response": "(b)"}
         write_json(tmp_path / f"g_{hop}.json", {"attribute": "Gender", "type": hop, "results": {"1.wav": row}})
-    rates = benchmarks.rates(benchmarks.read(tmp_path, "sakura"), "sakura").set_index(["group", "metric"]).sort_index()
+    rates = choices.rates(benchmarks.read(tmp_path, "sakura"), "sakura").set_index(["group", "metric"]).sort_index()
     assert rates.loc[("animal", "multi"), "value"] == 100 and rates.loc[("gender", "multi"), "value"] == 0
     assert rates.loc[("all", "multi"), "value"] == 50
 
 
 def test_a_judges_word_is_a_protocol_of_its_own(tmp_path):
     items = benchmarks.read(sakura(tmp_path, {"single": [0], "multi": [0]}, judged=True), "sakura")
-    rates = benchmarks.rates(items, "sakura").set_index(["group", "protocol", "metric"])["value"].sort_index()
+    rates = choices.rates(items, "sakura").set_index(["group", "protocol", "metric"])["value"].sort_index()
     assert rates["all", "judge", "single"] == 100 and rates["all", "parsed", "single"] == 12.5
 
 
 def test_a_clip_with_one_hop_is_named(tmp_path):
     items = benchmarks.read(sakura(tmp_path, {"single": [0]}), "sakura")
     with pytest.raises(BenchmarkError, match=r"0\.wav: answered in one hop"):
-        benchmarks.rates(items, "sakura")
+        choices.rates(items, "sakura")
 
 
 def test_protocols_stand_side_by_side_with_silence_and_a_missing_one_is_not_a_zero(tmp_path):
     row = mmau(model_output="Hard to say", scores=[-3.0, -1.0], silence=[-4.0, -1.5])
     items = benchmarks.read(write_json(tmp_path / "m.json", [row]), "mmau")
-    both = benchmarks.multiple_choice(items, "mmau").iloc[0]
+    both = choices.scored(items, "mmau").iloc[0]
     assert (both["ranked"], both["calibrated"], both["silence"]) == (1, 0, 1)
     assert both["parsed"] == both["string match"] == 0
     assert both["unparsed"] == 1
     items = benchmarks.read(write_json(tmp_path / "m.json", [mmau(model_prediction="cat")]), "mmau")
-    assert set(benchmarks.rates(items, "mmau")["protocol"]) == {"parsed", "string match"}
+    assert set(choices.rates(items, "mmau")["protocol"]) == {"parsed", "string match"}
 
 
 def test_dynamic_superb_takes_its_options_from_the_instruction_or_the_labels_of_the_file(tmp_path):
@@ -282,7 +282,7 @@ def test_dynamic_superb_takes_its_options_from_the_instruction_or_the_labels_of_
             {"id": "2.wav", "pred": "joy it is", "label": "fear", "instruction": "Which emotion?"}]  # fmt: skip
     items = benchmarks.read(write_json(tmp_path / "Emotion.json", {"predictions": rows}), "dynamic-superb")
     assert items[0].options == ("anger", "joy", "no_emotion") and items[1].options == ("fear", "joy")
-    table = benchmarks.multiple_choice(items, "dynamic-superb")
+    table = choices.scored(items, "dynamic-superb")
     assert list(table["exact match"]) == [1, 0] and list(table["parsed"]) == [1, 0]
 
 
@@ -320,7 +320,7 @@ def test_a_bad_row_of_a_choice_is_named_with_its_file_and_remedy(tmp_path, name,
 def test_an_answer_that_is_no_option_or_not_public_is_refused(tmp_path, row, said):
     items = benchmarks.read(write_json(tmp_path / "m.json", [row | {"model_prediction": "cat"}]), "mmau")
     with pytest.raises(BenchmarkError, match=f"item 0: .*{said}"):
-        benchmarks.rates(items, "mmau")
+        choices.rates(items, "mmau")
 
 
 def test_the_test_set_is_told_by_its_files(tmp_path):
@@ -335,35 +335,35 @@ def test_the_test_set_is_told_by_its_files(tmp_path):
 def test_a_published_table_can_be_rebuilt_from_items():
     items = pd.DataFrame({"set": ["closed"] * 4, "id": list("0123"), "constraint": "x", "protocol": "rule",
                           "followed": [1.0, 1.0, 1.0, 0.0]})  # fmt: skip
-    assert benchmarks.ifrate(items).set_index("set")["rate"].to_dict() == {"closed": 75.0, "IFrate": 75.0}
+    assert speech_ifeval.ifrate(items).set_index("set")["rate"].to_dict() == {"closed": 75.0, "IFrate": 75.0}
 
 
 # ---- published numbers ----
 
 
 def test_every_published_number_has_a_source_and_a_protocol():
-    table = pd.read_csv(benchmarks.PUBLISHED)
+    table = pd.read_csv(comparison.PUBLISHED)
     needed = ["benchmark", "system", "metric", "value", "protocol", "items", "source"]
     assert not table[needed].isna().any(axis=None)
     assert not table.duplicated(["benchmark", "system", "metric"]).any()
 
 
 def test_published_forgetting_rates_follow_from_their_ifrates():
-    table = benchmarks.published("Speech-IFEval").pivot(index="system", columns="metric", values="value")
+    table = comparison.published("Speech-IFEval").pivot(index="system", columns="metric", values="value")
     text = table.loc["Llama-3-8B-Instruct (text)", "IFrate"]
     assert 100 * (table.loc["DeSTA2", "IFrate"] - text) / text == pytest.approx(table.loc["DeSTA2", "delta"], abs=0.01)
 
 
 def test_sakuras_published_averages_are_the_means_of_their_tracks():
-    table = pd.concat([benchmarks.published(f"SAKURA {t}") for t in ("gender", "language", "emotion", "animal")])
+    table = pd.concat([comparison.published(f"SAKURA {t}") for t in ("gender", "language", "emotion", "animal")])
     means = table.groupby(["system", "metric"]).agg(value=("value", "mean"), items=("items", "sum"))
-    total = benchmarks.published("SAKURA").set_index(["system", "metric"]).reindex(means.index)
+    total = comparison.published("SAKURA").set_index(["system", "metric"]).reindex(means.index)
     assert (means["value"] - total["value"]).abs().max() < 0.06 and (means["items"] == total["items"]).all()
 
 
 def test_what_cannot_be_compared_with_the_published_is_marked_and_said(tmp_path):
-    rates = benchmarks.speech_rates(benchmarks.speech_ifeval(answers(tmp_path, capital=4, reasoned=4, of=200)))
-    table, note = benchmarks.beside(rates, "speech-ifeval", "ours")
+    rates = speech_ifeval.rates(speech_ifeval.items(answers(tmp_path, capital=4, reasoned=4, of=200)))
+    table, note = comparison.beside(rates, "speech-ifeval", "ours")
     theirs = table[table["kind"] == "published"].set_index(["system", "metric"])["differs"].sort_index()
     assert theirs["DeSTA2", "cot"] == "*" and theirs["DeSTA2", "closed"] == "†" and theirs["DeSTA2", "IFrate"] == "*†"
     assert "cot: judge (gpt-4o-2024-11-20) there, our rule here" in note and "closed: 933 there, 200 here" in note
@@ -372,7 +372,7 @@ def test_what_cannot_be_compared_with_the_published_is_marked_and_said(tmp_path)
 
 def test_sakuras_published_means_are_over_the_measured_tracks(tmp_path):
     items = benchmarks.read(sakura(tmp_path, {"single": [0], "multi": [0]}, judged=True), "sakura")
-    table, note = benchmarks.beside(benchmarks.rates(items, "sakura"), "sakura", "ours")
+    table, note = comparison.beside(choices.rates(items, "sakura"), "sakura", "ours")
     theirs = table[table["kind"] == "published"]
     row = theirs[(theirs["system"] == "DeSTA2") & (theirs["metric"] == "single")].iloc[0]
     assert row["value"] == 34.4 and row["differs"] == "†" and "500 there, 8 here" in note
@@ -392,4 +392,4 @@ def test_the_command_scores_a_folder_beside_the_published(tmp_path, capsys):
 
 def test_an_unknown_benchmark_is_a_sentence():
     with pytest.raises(BenchmarkError, match="there is Speech-IFEval"):
-        benchmarks.published("MMLU")
+        comparison.published("MMLU")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from desta_lab.course import build
-from desta_lab.evaluation import benchmarks
+from desta_lab.evaluation import comparison
 from desta_lab.model import chat, presets, published
 from desta_lab.model.audio_llm import PartsError
 from desta_lab.model.connector import QFormer
@@ -25,7 +25,7 @@ def rates(ran) -> pd.DataFrame:
 
 
 def test_what_was_published_is_drawn_as_stored(rates) -> None:
-    stored = benchmarks.published("Speech-IFEval").pivot(index="system", columns="metric", values="value")
+    stored = comparison.published("Speech-IFEval").pivot(index="system", columns="metric", values="value")
     theirs = rates[rates["protocol"] == "Speech-IFEval"]
     assert len(theirs) == 7
     for metric in ("IFrate", "delta"):
