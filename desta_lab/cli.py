@@ -128,6 +128,8 @@ def quickstart(args: argparse.Namespace) -> int:
     preset = replace(_preset(args), **{name: value for name, value in told.items() if value})
     say = print if ranks.main() else _silence
     say(cost(preset), flush=True)
+    if args.corpus:
+        say("That was measured on the preset's own corpus; with yours, features and targets go by its clips.")
     job = Quickstart(preset, seed=args.seed, corpus=args.corpus, label=args.label, out=args.out, progress=bars())
     result = job.run()
     say(card.text(result))
@@ -160,9 +162,9 @@ def inside(args: argparse.Namespace) -> int:
 def ask(args: argparse.Namespace) -> int:
     """A finished run's answer about a clip, or a published system's, with the untouched LLM's text beside it."""
     from desta_lab import audio
+    from desta_lab.lab import reopen
     from desta_lab.model import presets, published
     from desta_lab.model.chat import AUDIO, SYSTEM
-    from desta_lab.quickstart import reopen
 
     length = audio.header(args.clip, max_seconds=float("inf")).seconds
     message = {"role": "user", "content": f"{AUDIO}\n{args.question}", "audios": [{"audio": args.clip, "text": None}]}
@@ -230,7 +232,7 @@ def parity(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace) -> int:
     """A finished run's answers to a test set, in its own format; stopped, it goes on where it was."""
     from desta_lab.evaluation import answers, benchmarks
-    from desta_lab.quickstart import reopen
+    from desta_lab.lab import reopen
     from desta_lab.training import ladder
 
     benchmark = args.benchmark or benchmarks.which(args.path)

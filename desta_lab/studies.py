@@ -18,13 +18,13 @@ import torch
 from scipy import optimize
 from torch import nn
 
+from desta_lab import files
 from desta_lab.evaluation import emergence, forgetting, tasks
+from desta_lab.lab import Progress
 from desta_lab.model import nano, presets, weights
 from desta_lab.model.presets import Preset
-from desta_lab.quickstart import Progress
 from desta_lab.sweep import Measure, Sweep, train_and_forget
 from desta_lab.views import figures, insights
-from desta_lab.views.card import save_bytes
 
 Arms = Mapping[str, Mapping[str, Any]]  # name → field → value, as a sweep's arms
 
@@ -561,5 +561,5 @@ def _numbers(study: Study, found: pd.DataFrame) -> list[str]:
 
 def write_page(folder: Path = HOME) -> Path:
     """Write the page beside its tables."""
-    save_bytes(folder / "README.md", page(folder).encode())
+    files.save(folder / "README.md", page(folder).encode())
     return folder / "README.md"

@@ -23,16 +23,16 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from desta_lab import launchers
+from desta_lab import files, launchers
 from desta_lab.evaluation import controls, emergence, forgetting
 from desta_lab.evaluation.tasks import ladder
+from desta_lab.lab import Lab, Progress
 from desta_lab.model import presets
 from desta_lab.model.presets import ConnectorShape, Preset
 from desta_lab.model.weights import folder_sha256, models_dir
-from desta_lab.quickstart import Progress, Quickstart
 from desta_lab.training import ladder as checkpoints
 from desta_lab.training import targets
-from desta_lab.views import card, figures
+from desta_lab.views import figures
 from desta_lab.views.progress import bars
 from desta_lab.world import spoken
 from desta_lab.world.describe import DESCRIBED, describe
@@ -165,7 +165,7 @@ class Sweep:
         root: where corpora, runs and cells are kept; `data/` by default.
         measure: what runs a cell; `train_and_score` by default.
         measured: the name of what another `measure` measures; cells of another name are other cells.
-        progress: as for Quickstart; also told the cost, before anything runs.
+        progress: as for Lab; also told the cost, before anything runs.
 
     Raises:
         ValueError: a knob or a value is none; the message lists those there are.
@@ -372,7 +372,7 @@ def keep(cell: Cell, root: Path, found: Mapping[str, Any]) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
     about = {"settings": cell.settings, "seed": cell.seed, "device": device}
     cell.place(root).parent.mkdir(parents=True, exist_ok=True)
-    card.save_bytes(cell.place(root), card.to_json({**about, **found}))
+    files.save(cell.place(root), files.to_json({**about, **found}))
 
 
 def work(cell: Cell, root: Path, measure: Measure) -> None:
@@ -450,43 +450,50 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     return {"run": folder.name, "rows": rows, "trained": trained, "scored": scored, "prepared": prepared}
 
 
-def _train(cell: Cell, root: Path) -> tuple[Quickstart, Path, float, float]:
+def _train(cell: Cell, root: Path) -> tuple[Lab, Path, float, float]:
     """The cell's lab and run, with the seconds that training and what went before it took."""
-    lab = Quickstart(cell.preset, seed=cell.seed, root=root)
-    with _alone(root, "prepare"):  # cells share corpus, features, targets and oracle: one makes them, all find them
-        _, _, folder = lab.oracle(), lab.store, lab.folder(cell.target)
-        prepared = sum(lab.seconds.values()) - lab.seconds["models"]
+    lab = Lab(cell.preset, seed=cell.seed, root=root)
+    with _alone(root, f"prepare-{cell.seed}"):  # cells share corpus, targets and oracle: one makes them, all find them
+        _, folder = lab.oracle(), lab.folder(cell.target)
+    with _alone(root, f"hear-{cell.seed}-{Path(cell.preset.encoder).name}"):
+        _ = lab.store
+    prepared = sum(lab.seconds.values()) - lab.seconds["models"]
     with _alone(root, folder.name):
         lab.train(cell.target)
     return lab, folder, sum(_steps(folder / "records.jsonl")), prepared
 
 
-def _score(lab: Quickstart, folder: Path) -> pd.DataFrame:
+def _score(lab: Lab, folder: Path) -> pd.DataFrame:
     """The last step under every control; the model stays there."""
-    tables = []
-    for step in (0, lab.preset.steps):
-        checkpoints.climb(folder / "ladder", lab.llm, step)
-        tables.append(_views(lab, _hear(lab)))
-    untrained = tables[0][tables[0]["view"] == "audio"].assign(view="untrained")
+    first, last = (checkpoints.entries(folder / "ladder")[i] for i in (0, -1))
+
+    def newborn() -> pd.DataFrame:
+        checkpoints.climb(folder / "ladder", lab.llm, first["step"])
+        table = _views(lab, _hear(lab))
+        return table[table["view"] == "audio"].assign(view="untrained")
+
+    key = lab.key(checkpoint=first["sha256"], transcript=lab.preset.transcript)  # many cells are born alike
+    untrained = files.kept(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
+    checkpoints.climb(folder / "ladder", lab.llm, last["step"])
     oracle = lab.oracle()
-    return pd.concat([tables[1], untrained, oracle[oracle["rung"].isin(RUNGS)]])
+    return pd.concat([_views(lab, _hear(lab)), untrained, oracle[oracle["rung"].isin(RUNGS)]])
 
 
-def _hear(lab: Quickstart) -> dict[str, torch.Tensor]:
+def _hear(lab: Lab) -> dict[str, torch.Tensor]:
     """What the connector, as it is now, says of the test clips, of those that calibrate, and of silence."""
     test, held_out = (lab.store[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation"))
     said = {"spoken": controls.hear(lab.llm, test), "held_out": controls.hear(lab.llm, held_out)}
     return said | {"silence": controls.silence(lab.llm)}
 
 
-def _views(lab: Quickstart, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+def _views(lab: Lab, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     """What the backbone, as it is now, makes of that on the ladder's scored rungs."""
     tasks = [task for task in lab.tasks if task.rung in RUNGS]
     words = lab.words([*lab.clips("test"), *lab.clips("validation")])
     return controls.views(lab.llm, tasks, lab.clips("test"), **heard, transcripts=words)
 
 
-def _own_answers(lab: Quickstart, descriptions: int = 4) -> list[targets.Target]:
+def _own_answers(lab: Lab, descriptions: int = 4) -> list[targets.Target]:
     """What the untouched backbone says to the ladder's questions about some held-out descriptions."""
     questions = dict.fromkeys(task.question for task in lab.tasks if task.attribute != "topic")
     some = list(dict.fromkeys(describe(clip.attributes) for clip in lab.clips("test")))[:descriptions]

@@ -13,9 +13,10 @@ from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.evaluation import emergence
 from desta_lab.evaluation.tasks import PROMPTS
+from desta_lab.lab import reopen
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
-from desta_lab.quickstart import Quickstart, reopen
+from desta_lab.quickstart import Quickstart
 from tests import tiny
 
 pytestmark = pytest.mark.weights

@@ -24,9 +24,8 @@ SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 
 # From low to high: a part imports itself and what stands before it, never what stands after.
 ORDER = [
-    "ranks", "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor", "quickstart",
-    "inside",
-    "course", "launchers", "sweep", "studies", "bench", "cli",
+    "files", "ranks", "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor",
+    "lab", "quickstart", "inside", "course", "launchers", "sweep", "studies", "bench", "cli",
 ]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli, studies, sweep
+from desta_lab.lab import silent
 from desta_lab.model import presets
-from desta_lab.quickstart import silent
 from desta_lab.studies import STUDIES, Study
 from desta_lab.sweep import Cell
 from desta_lab.views.pictures import redraw, save

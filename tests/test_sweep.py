@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli, sweep
+from desta_lab.lab import silent
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
-from desta_lab.quickstart import silent
 from desta_lab.sweep import Cell, Sweep
 from desta_lab.views.pictures import redraw, save
 

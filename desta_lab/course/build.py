@@ -27,8 +27,8 @@ import torch
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from desta_lab import files
 from desta_lab.course.lesson import COSTS, costs
-from desta_lab.views.card import save_bytes, to_json
 
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
@@ -215,7 +215,7 @@ def write(only: Collection[str] = ()) -> list[Path]:
     built = outputs(only) | pages()
     changed = [path for path, content in built.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:
-        save_bytes(path, built[path])
+        files.save(path, built[path])
     return changed
 
 
@@ -266,7 +266,7 @@ def note(number: str, preset: str, measured: dict[str, Any], on: str) -> None:
     """Keep what a notebook took on a preset where the build and `setup` find it."""
     known = costs()
     known.setdefault(number, {})[preset] = {**measured, "on": on}
-    save_bytes(COSTS, to_json({n: dict(sorted(known[n].items())) for n in sorted(known)}))
+    files.save(COSTS, files.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)}))
 
 
 def html(notebook: NotebookNode, path: Path) -> None:
@@ -274,7 +274,7 @@ def html(notebook: NotebookNode, path: Path) -> None:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    save_bytes(path, page.encode())
+    files.save(path, page.encode())
 
 
 _PEAK = """\

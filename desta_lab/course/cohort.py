@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from desta_lab import files
 from desta_lab.course.lesson import SURE
 from desta_lab.views import pictures
-from desta_lab.views.card import save_bytes
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -74,5 +74,5 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
         "range guessed (dotted: missed; grey: left at the default) and what was measured (dashed)", fontsize=8
     )
     pictures.save(picture, out, "guesses", guesses.drop(columns="file"))
-    save_bytes(out / "class.csv", table.to_csv(index=False).encode())
+    files.save(out / "class.csv", table.to_csv(index=False).encode())
     return out

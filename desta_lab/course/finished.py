@@ -5,12 +5,12 @@ import json
 import zipfile
 from pathlib import Path
 
+from desta_lab import files
 from desta_lab.inside.report import Inside
 from desta_lab.inside.subject import TABLES
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
 from desta_lab.training import ladder, trainer
-from desta_lab.views.card import save_bytes
 
 ARCHIVE = presets.NANO.parent / "finished" / "nano.zip"
 KINDS = ("self", "label")
@@ -42,7 +42,7 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
         for name in sorted(content):
             entry = zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0))  # the same bytes whenever it is packed
             file.writestr(entry, content[name], zipfile.ZIP_LZMA)
-    save_bytes(archive, buffer.getvalue())
+    files.save(archive, buffer.getvalue())
     return archive.stat().st_size
 
 
@@ -87,7 +87,7 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
         first = folder / "ladder" / "000000.safetensors"
         if lab.llm.save(first) != hashes[0]:  # the connector as this seed bears it
             first.unlink()
-        save_bytes(folder / "ladder" / "ladder.json", listed)
+        files.save(folder / "ladder" / "ladder.json", listed)
     if kind == "self" and ladder.entries(folder / "ladder")[-1]["sha256"] == hashes[-1]:
         look = Inside(lab)  # the tables are of this run's last connector, and of no other's
         for name in TABLES:
@@ -96,4 +96,4 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
 
 def _put(path: Path, content: bytes) -> None:
     if not path.exists():
-        save_bytes(path, content)
+        files.save(path, content)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from desta_lab import files
 from desta_lab.course import checks
 from desta_lab.model import presets
 from desta_lab.quickstart import Quickstart
 from desta_lab.views import pictures
-from desta_lab.views.card import save_bytes, to_json
 
 COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
 SURE = 0.8  # a guess is a range that should hold the answer this often
@@ -119,7 +119,7 @@ class Lesson:
             "exercises": self.exercises, "seconds": round(time.perf_counter() - self.began, 1),
         }  # fmt: skip
         path = self.out / f"card-{self.notebook}.json"
-        save_bytes(path, to_json(content))
+        files.save(path, files.to_json(content))
         own = [guess for guess in guesses if not guess.default and guess.inside is not None]
         held = f"{sum(bool(guess.inside) for guess in own)} of your {len(own)} ranges held the answer" if own else (
             "you moved no range, so there is nothing to say about your calibration"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from desta_lab import audio
+from desta_lab import audio, files
 from desta_lab.evaluation import controls, scoring
 from desta_lab.evaluation.benchmarks import SETS, Item
 from desta_lab.evaluation.tasks import Task
@@ -82,7 +82,7 @@ def _resume(path: Path, mine: dict[str, Any]) -> list[dict[str, Any]]:
     if theirs != mine:
         other = ", ".join(name for name in mine if theirs.get(name) != mine[name])
         raise ValueError(f"{path}: answers with another {other}; give another --out, or delete it.")
-    _save(path, "".join([head, *rows]))
+    files.save(path, "".join([head, *rows]).encode())
     return [{name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row).items()} for row in rows]
 
 
@@ -97,12 +97,12 @@ def _clip(item: Item, root: Path | None) -> Path:
 
 def write(items: Iterable[Item], benchmark: str, out: Path) -> list[Path]:
     """Answered items as files in the test set's own format, which `benchmarks.read` and its authors' code read."""
-    files: dict[str, list[Item]] = {}
+    parts: dict[str, list[Item]] = {}
     for item in items:
         name = {"sakura": f"{item.group}_{item.hop}", "mmau": "mmau"}.get(benchmark, item.group)
-        files.setdefault(name, []).append(item)
+        parts.setdefault(name, []).append(item)
     paths = []
-    for name, some in files.items():
+    for name, some in parts.items():
         path, field = (
             out / f"{name}.json",
             {"mmau": "model_prediction", "dynamic-superb": "pred"}.get(benchmark, "response"),
@@ -116,9 +116,9 @@ def write(items: Iterable[Item], benchmark: str, out: Path) -> list[Path]:
             content = {"predictions": [{**row, "id": item.id} for row, item in zip(rows, some, strict=True)]}
         if benchmark == "speech-ifeval":
             path = out / SETS[name][0]
-            _save(path, "".join(json.dumps(row) + "\n" for row in rows))
+            files.save(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         else:
-            _save(path, json.dumps(content, indent=1) + "\n")
+            files.save(path, f"{json.dumps(content, indent=1)}\n".encode())
         paths.append(path)
     return paths
 
@@ -127,11 +127,3 @@ def _ours(item: Item, field: str) -> dict[str, Any]:
     """The fields of an answer, the response under the name that the test set gives it."""
     scores = {} if item.scores is None else {"scores": item.scores, "silence": item.silence}
     return {field: item.response, **scores}
-
-
-def _save(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

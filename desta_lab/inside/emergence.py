@@ -12,19 +12,19 @@ import matplotlib
 import pandas as pd
 import torch
 
+from desta_lab import files
 from desta_lab.analysis import probes
 from desta_lab.analysis.activations import pooled
 from desta_lab.clips import Clip, spread
 from desta_lab.evaluation import controls, emergence, rises
 from desta_lab.evaluation.tasks import Task
+from desta_lab.lab import Lab, Progress, silent
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
-from desta_lab.quickstart import Progress, Quickstart, kept, silent
 from desta_lab.training import ladder
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import pictures
 from desta_lab.views import rises as drawings
-from desta_lab.views.card import save_bytes
 
 HOME = Path(__file__).resolve().parents[2] / "figures" / "emergence"  # the report that ships, of preset nano
 TABLES = ("curves", "jumps", "probes")  # what is tracked; all else is made of them
@@ -71,7 +71,7 @@ class Climb:
         self.run, self.progress = run, progress
         rungs = preset.rungs if run.kind == "self" else presets.named(preset.name).rungs  # the rival's, of quickstarts
         settings = replace(preset, train=run.train, rungs=rungs)
-        self.lab = Quickstart(settings, seed=run.seed, root=root, progress=progress)
+        self.lab = Lab(settings, seed=run.seed, root=root, progress=progress)
         asked = (2, 3, 4, 5) if run.whole else (3,)
         self.tasks: list[Task] = [task for task in self.lab.tasks if task.rung in asked]
         clips = {split: spread(self.lab.corpus.split(split), count) for split, count in PROBED.items()}
@@ -93,9 +93,13 @@ class Climb:
         answers, read = [], []
         for done, rung in enumerate(rungs, 1):
             at = {"step": rung["step"], "seed": self.run.seed, "run": self.run.kind, "clips": len(lab.clips("train"))}
-            answers.append(kept(self._place("answers", rung), partial(self._answers, folder, rung, store)).assign(**at))
+            answers.append(
+                files.kept(self._place("answers", rung), partial(self._answers, folder, rung, store)).assign(**at)
+            )
             if self.run.whole:
-                read.append(kept(self._place("probes", rung), partial(self._probes, folder, rung, store)).assign(**at))
+                read.append(
+                    files.kept(self._place("probes", rung), partial(self._probes, folder, rung, store)).assign(**at)
+                )
             tell(done, len(rungs))
         return pd.concat(answers, ignore_index=True), pd.concat(read, ignore_index=True) if read else pd.DataFrame()
 
@@ -154,7 +158,7 @@ def measure(
             parts["probes"].append(rises.probed(told).assign(**about))
         tables = {name: pd.concat(some, ignore_index=True).round(4) for name, some in parts.items()}
         for name, table in tables.items():
-            save_bytes(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+            files.save(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
         tell(done, len(runs))
     return tables
 
@@ -212,7 +216,7 @@ def report(folder: Path) -> Path:
     found = claims(tables)
     for name, (_, picture) in found.items():
         pictures.save(picture, folder, f"figure_{name}")
-    save_bytes(folder / "README.md", text(tables, found).encode())
+    files.save(folder / "README.md", text(tables, found).encode())
     return folder / "README.md"
 
 

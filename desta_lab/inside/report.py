@@ -7,7 +7,7 @@ import pandas as pd
 from desta_lab import audio
 from desta_lab.inside import tables as _  # noqa: F401 (fills TABLES)
 from desta_lab.inside.subject import TABLES, Subject
-from desta_lab.quickstart import Progress, Quickstart, silent
+from desta_lab.lab import Lab, Progress, silent
 from desta_lab.views import explanations, figures, insights
 
 
@@ -18,9 +18,7 @@ class Inside(Subject):
         out: where figures go; `figures/inside` by default, with the preset's name where that is not `cpu`.
     """
 
-    def __init__(
-        self, job: Quickstart, kind: str = "self", *, out: Path | None = None, progress: Progress = silent
-    ) -> None:
+    def __init__(self, job: Lab, kind: str = "self", *, out: Path | None = None, progress: Progress = silent) -> None:
         super().__init__(job, kind, progress=progress)
         own = "" if job.preset.name == "cpu" else f"-{job.preset.name}"
         self.out = out or job.root.parent / "figures" / f"inside{own}"

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from desta_lab import audio
+from desta_lab import audio, files
 from desta_lab.analysis import activations
 from desta_lab.clips import Clip, spread
 from desta_lab.evaluation.tasks import Task
-from desta_lab.quickstart import Progress, Quickstart, kept, silent
+from desta_lab.lab import Lab, Progress, silent
 from desta_lab.training import ladder
 from desta_lab.training.features import FeatureStore, features_dir
 from desta_lab.views.pictures import evenly
@@ -58,7 +58,7 @@ class Subject:
         ValueError: the run was trained on another corpus than the spoken world.
     """
 
-    def __init__(self, job: Quickstart, kind: str = "self", *, progress: Progress = silent) -> None:
+    def __init__(self, job: Lab, kind: str = "self", *, progress: Progress = silent) -> None:
         if job.describe is not describe:
             raise ValueError(
                 f"{job.corpus.folder}: the analysis asks about the spoken world's attributes and its spans, which this "
@@ -157,7 +157,7 @@ class Subject:
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the analysis's tables, from disk or computed now."""
-        return kept(self.path(name), lambda: TABLES[name](self))
+        return files.kept(self.path(name), lambda: TABLES[name](self))
 
     def path(self, name: str) -> Path:
         """Where a table is kept, named by the hash of what determines it."""

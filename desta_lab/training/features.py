@@ -14,7 +14,7 @@ from filelock import FileLock
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from desta_lab import audio, ranks
+from desta_lab import audio, files, ranks
 from desta_lab.clips import Clip, Corpus
 from desta_lab.model.encoder import Encoder
 
@@ -130,9 +130,7 @@ class FeatureStore:
         path.with_suffix(".part.npy").replace(path)
         with self._lock:
             known = self._checksums() | {path.name: _checksum(path)}
-            draft = self.folder / "shards.json.part"
-            draft.write_text(json.dumps(known, indent=1, sort_keys=True))
-            draft.replace(self.folder / "shards.json")
+            files.save(self.folder / "shards.json", json.dumps(known, indent=1, sort_keys=True).encode())
 
     def __getitem__(self, names: Sequence[str]) -> Float[Tensor, "layer batch frame d_enc"]:
         """Encoder states of these clips, named by id or by the path of their audio, as the connector takes them.

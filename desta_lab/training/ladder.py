@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from desta_lab import files
 from desta_lab.model.audio_llm import AudioLLM
 
 
@@ -34,9 +35,7 @@ def keep(folder: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
     if twin is not None:
         raise LadderError(f"{folder}: step {step} is the same file as step {twin}; nothing was learned in between.")
     rungs[step] = {"step": step, "sha256": sha256, "loss": loss}
-    part = folder / "ladder.json.part"
-    part.write_text(json.dumps([rungs[s] for s in sorted(rungs)], indent=1))
-    part.replace(folder / "ladder.json")
+    files.save(folder / "ladder.json", json.dumps([rungs[s] for s in sorted(rungs)], indent=1).encode())
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from desta_lab import ranks
+from desta_lab import files, ranks
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
 from desta_lab.training import ladder
@@ -274,8 +274,7 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
     records = folder / "records.jsonl"
     if records.exists() and ranks.main():
         lines = records.read_text().splitlines()[:step]
-        records.with_suffix(".part").write_text("".join(line + "\n" for line in lines))
-        records.with_suffix(".part").replace(records)
+        files.save(records, "".join(line + "\n" for line in lines).encode())
     return step
 
 
@@ -285,9 +284,7 @@ def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
     folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.main() and not (folder / "config.json").exists():
-        part = folder / "config.json.part"
-        part.write_text(json.dumps(json.loads(text), indent=1))
-        part.replace(folder / "config.json")
+        files.save(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
     return folder
 
 

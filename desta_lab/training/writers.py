@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 
 from filelock import FileLock, Timeout
 
+from desta_lab import files
 from desta_lab.clips import CorpusError, parse_row
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, ends
@@ -234,8 +235,7 @@ def write_shards(
                 written = _written(part, writer, kind)
                 new += len(part)
                 text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in written)
-                path.with_suffix(".part").write_text(text, encoding="utf-8")
-                path.with_suffix(".part").replace(path)
+                files.save(path, text.encode())
             paths.append(path)
             done += len(part)
             if progress:
@@ -257,8 +257,7 @@ def _settle(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
     if then != now and (then or any(folder.glob("targets-*.jsonl"))):
         apart = ", ".join(f"{key} {then.get(key)!r}, now {one!r}" for key, one in now.items() if then.get(key) != one)
         raise TargetError(f"{folder} holds targets written otherwise ({apart}); choose another folder.")
-    note.with_suffix(".part").write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-    note.with_suffix(".part").replace(note)
+    files.save(note, f"{json.dumps(now, indent=1)}\n".encode())
 
 
 def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> list[dict[str, Any]]:

@@ -1,17 +1,13 @@
 """The result card: one page that says whether the claim held, by which rule, with every number and every control."""
 
 import base64
-import dataclasses
-import json
-import math
-import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from desta_lab.evaluation.tasks import RUNGS
+from desta_lab.files import plain, save, to_json
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
@@ -54,8 +50,8 @@ def write(folder: Path | str, result: Mapping[str, Any]) -> Path:
     """
     page, data = card(result)
     folder = Path(folder)
-    save_bytes(folder / "card.json", to_json(data))
-    save_bytes(folder / "card.html", page.encode())
+    save(folder / "card.json", to_json(data))
+    save(folder / "card.html", page.encode())
     return folder / "card.html"
 
 
@@ -99,41 +95,6 @@ def text(result: Mapping[str, Any]) -> str:
     if data.get("peak_memory_gb") is not None:
         lines.append(f"Peak memory {data['peak_memory_gb']:.2f} GB")
     return "\n".join(lines)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON can hold it: numbers of any library, tables as records, paths as text, NaN and ∞ as null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a DataFrame, without importing pandas
-        value = value.to_dict("records")
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def to_json(data: Any) -> bytes:
-    """Plain data as indented JSON with sorted keys."""
-    return (json.dumps(plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def save_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _title(data: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 import desta_lab
-from desta_lab.views.card import plain, save_bytes, to_json
+from desta_lab import files
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, and a grey: one meaning each, everywhere
 PALETTE = {
@@ -149,11 +149,11 @@ def save(
     recipe = {"kind": getattr(figure, "kind", ""), "options": getattr(figure, "options", {})}
     folder = Path(folder)
     with matplotlib.rc_context(STYLE):
-        files = {"png": _render(figure, "png"), "svg": _render(figure, "svg")}
-    files["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-    files["json"] = to_json({**given, "figure": recipe, "versions": {**ours, **given.get("versions", {})}})
-    for suffix, content in files.items():
-        save_bytes(folder / f"{name}.{suffix}", content)
+        parts = {"png": _render(figure, "png"), "svg": _render(figure, "svg")}
+    parts["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+    parts["json"] = files.to_json({**given, "figure": recipe, "versions": {**ours, **given.get("versions", {})}})
+    for suffix, content in parts.items():
+        files.save(folder / f"{name}.{suffix}", content)
     return folder / f"{name}.png"
 
 
@@ -188,8 +188,8 @@ def draw(kind: str, table: pd.DataFrame, headline: str = "", **options: Any) -> 
         picture = Picture(layout="constrained")
         FigureCanvasAgg(picture)
         picture.kind, picture.table = kind, table.reset_index(drop=True)
-        picture.options = plain({"headline": headline, **options})
-        _DRAW[kind](picture, picture.table, **plain(options))
+        picture.options = files.plain({"headline": headline, **options})
+        _DRAW[kind](picture, picture.table, **files.plain(options))
         _under(picture, headline)
     return picture
 

@@ -19,9 +19,9 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.clips import spread
 from desta_lab.evaluation import controls, emergence, scoring
+from desta_lab.files import kept
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
-from desta_lab.quickstart import kept
 from desta_lab.views import pictures, replies
 
 torch.set_grad_enabled(False)  # nothing learns here

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 import desta_lab
 from desta_lab.evaluation import controls, emergence
+from desta_lab.files import kept
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import tensors_sha256
-from desta_lab.quickstart import kept
 from desta_lab.training import batches, ladder, trainer
 from desta_lab.training import targets as target
 from desta_lab.views import figures, pictures, replies

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 import desta_lab
-from desta_lab import audio, quickstart
+from desta_lab import audio, files
 from desta_lab.analysis import activations, attention, attribution, evidence
 from desta_lab.evaluation import controls, emergence
 from desta_lab.views import explanations, figures, pictures, replies
@@ -385,7 +385,7 @@ def take_away():
 
 # %% tags=["expensive"]
 path = look.path("deletion")
-taken = quickstart.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
+taken = files.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
 
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab import studies
 from desta_lab.evaluation import constraints, controls, emergence, forgetting
+from desta_lab.files import kept
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import tensors_sha256
-from desta_lab.quickstart import kept
 from desta_lab.training import batches, features, ladder, trainer
 from desta_lab.views import insights, pictures, replies
 

@@ -24,8 +24,9 @@ import desta_lab
 from desta_lab import audio, studies
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import controls, emergence
+from desta_lab.files import kept
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart, kept
+from desta_lab.quickstart import Quickstart
 from desta_lab.training import ladder
 from desta_lab.views import card, pictures, replies
 from desta_lab.world import describe, recipes, sources, spoken

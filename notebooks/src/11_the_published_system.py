@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab import audio
 from desta_lab.evaluation import comparison, controls, speech_ifeval
+from desta_lab.files import kept
 from desta_lab.model import chat, parity, presets, published
 from desta_lab.model.audio_llm import PartsError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import TAPS
 from desta_lab.model.weights import WeightsError
-from desta_lab.quickstart import kept
 from desta_lab.views import pictures, replies
 from desta_lab.world.describe import describe
 

@@ -340,7 +340,7 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(ROWS, echo(ask=dying), killed, shard=3)
-    (killed / "targets-00002.part").write_text('{"id": "c6"')  # as a kill in the middle of writing leaves it
+    (killed / ".targets-00002.jsonl.k3p").write_text('{"id": "c6"')  # as a kill in the middle of writing leaves it
     before = {path: path.stat().st_mtime_ns for path in killed.glob("targets-*.jsonl")}
     assert len(before) == 2
 
@@ -350,7 +350,7 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
     assert again == [3, 1]
     assert told == [(3, 0), (6, 0), (9, 3), (10, 4)]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    files = [{path.name: path.read_bytes() for path in folder.glob("*.*")} for folder in (whole, killed)]
+    files = [{path.name: path.read_bytes() for path in folder.glob("targets-*")} for folder in (whole, killed)]
     assert files[0] == files[1]
 
 
