@@ -214,11 +214,13 @@ STUDIES: dict[str, Study] = {
             say=lambda _, found: forgetting.statements(found),
         ),
         Study(
-            "backbone", "Backbone", "Does a smaller LLM, which reads worse, hear worse?",
+            "backbone", "Backbone", "Does a smaller LLM hear worse?",
             {"64 wide, 2 layers": {"backbone": "nano-64x2"}, "96 wide, 3 layers": {"backbone": "nano-96x3"},
              "192 wide, 4 layers": {}},
-            "All sizes are nano LLMs, trained on this world's text alone, each once. Tasks that an LLM cannot do when "
-            "it reads are left out of its score, so the arms may be scored on different tasks.",
+            "All sizes are nano LLMs, trained on this world's text alone, each once. What an LLM expects of its input "
+            "has fewer dimensions the smaller it is, and all arms train for the same few steps; whether the larger "
+            "ones catch up, or which of width and depth matters, it does not show. Tasks that an LLM cannot do when it "
+            "reads are left out of its score, so arms may be scored on different tasks (see the text oracle).",
             parts=("nano-64x2", "nano-96x3"),
         ),
         Study(
