@@ -144,11 +144,6 @@ def _spoken() -> list[Task]:
     return tasks
 
 
-def own_attribute(task: Task, trained_label: str) -> bool:
-    """Whether a run trained on the bare label of one attribute has seen this task's attribute (reported apart)."""
-    return task.attribute == trained_label
-
-
 # ---- the text world: what the nano backbone is taught, the ladder's questions and others like them ----
 
 NANO_ROWS = 35_200  # 2,200 steps of 16

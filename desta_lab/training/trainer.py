@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -294,8 +294,3 @@ def finished(folder: Path, recipe: Recipe) -> bool:
         return False
     kept = {rung["step"] for rung in ladder.entries(folder / "ladder")}
     return set(ladder.schedule(recipe.steps, recipe.rungs)) <= kept
-
-
-def config_of(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it enters a run's hash."""
-    return asdict(recipe)

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -375,11 +375,11 @@ def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
 
 
 def test_the_same_config_finds_the_same_run(tmp_path):
-    config = {"recipe": trainer.config_of(RECIPE), "parts": {"backbone": "tiny", "taps": [0, 1]}}
+    config = {"recipe": asdict(RECIPE), "parts": {"backbone": "tiny", "taps": [0, 1]}}
     folder = run_folder(tmp_path, "nano-self", config)
     assert folder.name.startswith("nano-self-")
     assert run_folder(tmp_path, "nano-self", dict(reversed(config.items()))) == folder
-    assert run_folder(tmp_path, "nano-self", {**config, "recipe": trainer.config_of(replace(RECIPE, lr=1.0))}) != folder
+    assert run_folder(tmp_path, "nano-self", {**config, "recipe": asdict(replace(RECIPE, lr=1.0))}) != folder
     written = json.loads((folder / "config.json").read_text())
     assert written["parts"] == config["parts"]
     assert written["recipe"] == {**config["recipe"], "betas": [0.9, 0.98]}
