@@ -455,10 +455,13 @@ def statements(study: Study, found: pd.DataFrame) -> list[str]:
     rest = [f"{gap.arm} {gap}" for gap in gaps if not gap.shown]
     seeds = sorted({gap.seeds for gap in gaps})
     said = []
-    if gaps:
+    if seeds == [1]:
+        apart = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
+        said.append(f"Rung 3 against {study.against}, in one seed, which alone shows nothing: {apart}.")
+    elif gaps:
         over = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
         said.append(
-            f"Rung 3 against {study.against}, over {over} seed{'s' * (seeds[-1] > 1)}: "
+            f"Rung 3 against {study.against}, over {over} seeds: "
             f"shown: {', '.join(shown) or 'nothing'}; not shown: {', '.join(rest) or 'nothing'}."
         )
     if study.amount:
@@ -489,7 +492,10 @@ def picture(study: Study, found: pd.DataFrame) -> figures.Picture:
     shown = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps if gap.shown)
     rest = ", ".join(gap.arm for gap in gaps if not gap.shown)
     words = "; ".join([f"shown {shown}"] * bool(shown) + [f"not shown {rest}"] * bool(rest))
-    words = f"{study.title}, rung 3 against {study.against}: {words} ({found['seed'].nunique()} seeds)"
+    seeds = found["seed"].nunique()
+    if seeds == 1:
+        words = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
+    words = f"{study.title}, rung 3 against {study.against}: {words} ({seeds} seed{'s' * (seeds > 1)})"
     line = [] if curve is None or not curve.determined else [curve.top[0], curve.half[0], curve.slope[0]]
     unit = {"train": "training clips", "": ""}.get(study.amount, f"training {study.amount}")
     return figures.ablation(found, words, unit, line)
@@ -530,11 +536,12 @@ def _section(study: Study, kept: list[tuple[str, pd.DataFrame]]) -> list[str]:
     lines = [f"## {study.title}", "", study.question, ""]
     for preset, found in kept:
         said = statements(study, found)
-        seeds = ", ".join(str(seed) for seed in sorted(set(found["seed"])))
-        steps = f", {STEPS[preset]} steps unless an arm says otherwise" if preset in STEPS else ""
+        seeds = [str(seed) for seed in sorted({int(seed) for seed in found["seed"]})]
+        where = f"On preset `{preset}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+        where += f", {STEPS[preset]} steps unless an arm says otherwise" if preset in STEPS else ""
         drawn = "What was learned against what was forgotten by" if study.draw else "Rung 3 and rung 0 of"
         alt = " ".join([f"{drawn} every arm of {study.title} on preset {preset}.", *said])
-        lines += [f"On preset `{preset}`{steps}, seeds {seeds}:", "", f"![{alt}]({preset}/{study.name}.png)", ""]
+        lines += [f"{where}:", "", f"![{alt}]({preset}/{study.name}.png)", ""]
         lines += [*(f"- {sentence}" for sentence in said), "", *([] if study.say else _numbers(study, found)), ""]
     commands = [
         shlex.join(["python", "-m", "desta_lab", "ablate", study.name, "--preset", preset]) for preset in study.presets

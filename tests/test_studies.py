@@ -98,7 +98,7 @@ def test_a_difference_is_shown_and_noise_is_not(tmp_path: Path):
 
 def test_one_seed_shows_nothing(tmp_path: Path):
     said = run(["targets"], tmp_path, seeds=(0,))["targets"]
-    assert "over 1 seed: shown: nothing" in said[0] and "label -0.5" in said[0] and "(one seed)" in said[0]
+    assert "in one seed, which alone shows nothing" in said[0] and "label -0.5" in said[0]
 
 
 def test_differences_are_paired_over_the_seeds_that_both_arms_have():

@@ -213,6 +213,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
     grid = picture.subplots(1, 2, sharey=True, sharex=True)
     views = [view for view in ("audio", "untrained", "silence", "shuffled", "oracle") if view in set(table["view"])]
     shifts = dict(zip(views, (0.0, 0.14, 0.22, 0.30, 0.38), strict=False))
+    many = table["seed"].nunique() > 1
     for axes, rung in zip(grid, (3, 0), strict=True):
         axes.set_title(f"Rung {rung}: {RUNGS[rung]}", loc="left")
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
@@ -224,7 +225,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
             axes.plot(at, top / (1 + (half / across) ** slope), color=colour_of("audio"), lw=1.2, label="fitted curve")
         for view in views:
             own = rows[rows["view"] == view].groupby("arm", sort=False)["score"]
-            if view == "audio":
+            if view == "audio" and many:
                 dots = rows[rows["view"] == view]
                 at = dots["arm"].map(places) - 0.16
                 plain: Any = {"ls": "none", "marker": "o", "ms": 3.5, "color": colour_of(view), "alpha": 0.55}
@@ -233,7 +234,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
             look: Any = mark(view) | (
                 {"marker": "o", "ms": 7} if view == "audio" else {"ms": 7 if view == "oracle" else 4}
             )
-            label = "audio, mean over seeds" if view == "audio" else look_of(view).label
+            label = "audio, mean over seeds" if view == "audio" and many else look_of(view).label
             bars = reach(own.sem(), number)
             axes.errorbar(places[mean.index] + shifts[view], mean, yerr=bars, elinewidth=1.2, label=label, **look)
         axes.set_xticks(places, names, rotation=20 if long else 0, ha="right" if long else "center")
@@ -241,7 +242,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
         axes.set_xlabel(unit)
     grid[0].set_ylim(min(-0.3, table["score"].min() - 0.05), 1.08)
     picture.supylabel("accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
-    legend(picture, list(grid), 3, "bars: 95 % interval over seeds")
+    legend(picture, list(grid), 3, "bars: 95 % interval over seeds" if many else "one seed")
 
 
 def benchmark(table: pd.DataFrame, headline: str = "", note: str = "") -> Picture:
