@@ -181,11 +181,15 @@ def statements(table: pd.DataFrame) -> list[str]:
     said = []
     for measure, what in (("forgotten", "in text"), ("by ear", "by ear")):
         rows = whole[whole["measure"] == measure]
+        change = f"Δ {what}, per cent of what the untouched LLM obeys when it reads"
+        if whole["seeds"].max() == 1:
+            said.append(f"{change}, in one seed, which alone shows nothing: {_told(rows, '.0f')}.")
+            continue
         none = (rows["low"] == 0) & (rows["high"] == 0)
         shown = (rows["high"] < 0) | (rows["low"] > 0)
         said.append(
-            f"Δ {what}, per cent of what the untouched LLM obeys when it reads: shown {_told(rows[shown], '.0f')}; "
-            f"not shown {_told(rows[~shown & ~none], '.0f')}; none in any seed {'; '.join(rows[none]['arm']) or '–'}."
+            f"{change}: shown {_told(rows[shown], '.0f')}; not shown {_told(rows[~shown & ~none], '.0f')}; "
+            f"none in any seed {'; '.join(rows[none]['arm']) or '–'}."
         )
     rows = whole[whole["measure"] == "perplexity"]
     said.append(f"Perplexity of its own answers in text, as a ratio: {_told(rows[rows['mean'] != 1], '.2f')}; else 1.")
@@ -199,11 +203,12 @@ def statements(table: pd.DataFrame) -> list[str]:
             f"{_told(heard, '.2f')}."
         )
     rates = per_constraint(table)
-    absent = rates[rates["text"].isna()]
+    absent = rates["text"].isna()
+    left_out = [f"{i} {row['untouched']:.0%} and {row['unasked']:.0%}" for i, row in rates[absent].iterrows()]
     said.append(
-        "Constraints left out, with how often the untouched LLM obeys them when asked and when not: "
-        + (", ".join(f"{i} {row['untouched']:.0%} and {row['unasked']:.0%}" for i, row in absent.iterrows()) or "none")
-        + "."
+        f"Δ counts {len(rates) - absent.sum()} of {len(rates)} constraints: "
+        f"{', '.join(rates.index[~absent])}. Left out, with how often the untouched LLM obeys them when asked and when "
+        f"not: {', '.join(left_out) or 'none'}."
     )
     return said
 

@@ -411,7 +411,8 @@ def _tradeoff(picture: Picture, table: pd.DataFrame) -> None:
     for kind in seen(pd.Series([arm.split(", ")[1] for arm in arms])):
         grid[0].plot([], [], marker="o", ls="none", ms=8, label=f"{kind} targets", **_face(kind))
     grid[0].plot([], [], color="#555555", lw=0.9, marker=".", ms=3, label="adapters turned down, to 0")
-    legend(picture, list(grid), 4, "upper right is best; bars: 95 % interval over seeds")
+    seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
+    legend(picture, list(grid), 4, f"upper right is best; {seeds}")
 
 
 def _face(kind: str) -> dict[str, Any]:
