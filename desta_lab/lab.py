@@ -456,15 +456,21 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def newest(root: Path) -> Path | None:
+    """The self-generated run that was finished last, of those that a main job judged; of a sweep's where none was."""
+    found = [path.parents[1] for path in (root / "runs").glob("*-self-*/ladder/ladder.json")]
+    last = {run: (run / "ladder" / "ladder.json").stat().st_mtime for run in found}
+    return max(found, key=lambda run: ((run / "evals").is_dir(), last[run]), default=None)
+
+
 def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioLLM, Path]:
-    """A finished run as an AudioLLM at the last rung of its ladder; by default the newest self-generated run.
+    """A finished run as an AudioLLM at the last rung of its ladder; by default the one that `newest` finds.
 
     Raises:
         FileNotFoundError: there is no finished run; the message says how to make one.
     """
     root = root or models_dir().parent
-    found = sorted((root / "runs").glob("*-self-*/ladder/ladder.json"), key=lambda p: p.stat().st_mtime)
-    folder = folder or (found[-1].parents[1] if found else None)
+    folder = folder or newest(root)
     if folder is None or not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."

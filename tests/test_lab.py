@@ -1,0 +1,27 @@
+"""Which run is taken where none is named."""
+
+import os
+from pathlib import Path
+
+from desta_lab.lab import newest
+
+
+def run(root: Path, name: str, when: int, judged: bool) -> Path:
+    """A run's folder, finished at a time, with the tables of a main job or without."""
+    folder = root / "runs" / name
+    (folder / "ladder").mkdir(parents=True)
+    (folder / "ladder" / "ladder.json").write_text("[]")
+    os.utime(folder / "ladder" / "ladder.json", (when, when))
+    if judged:
+        (folder / "evals").mkdir()
+    return folder
+
+
+def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_path: Path):
+    assert newest(tmp_path) is None
+    cell = run(tmp_path, "nano-self-1", when=9, judged=False)
+    assert newest(tmp_path) == cell
+    run(tmp_path, "nano-label-1", when=10, judged=True)
+    run(tmp_path, "nano-self-2", when=5, judged=True)
+    later = run(tmp_path, "cpu-self-3", when=7, judged=True)
+    assert newest(tmp_path) == later
