@@ -1,12 +1,15 @@
-"""Ways to run commands: in processes that share this machine, or on a Slurm cluster.
+"""Ways to get tasks done: by processes that share this machine, or on a Slurm cluster.
 
-Each yields, as commands end, the number of the command and how it ended, in words; None where a person stopped it.
+Each yields, as tasks end, the number of the task and how it ended, in words; None where it was done or a person stopped
+it.
 """
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,37 +17,70 @@ from typing import Any
 
 import torch
 
+DONE = "task done"  # what a worker prints after each task
 _STOPPED = (-2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 
-def processes(commands: Sequence[list[str]], jobs: int) -> Iterator[tuple[int, str | None]]:
-    """So many at a time on this machine, each with its `share`; all end with the caller."""
-    children: list[subprocess.Popen] = []
-    slots: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for slot in range(jobs):
-        slots.put(share(slot, jobs, gpus()))
+def processes(command: list[str], tasks: Sequence[str], jobs: int) -> Iterator[tuple[int, str | None]]:
+    """So many workers on this machine, each with its `share`; all end with the caller.
 
-    def one(command: list[str]) -> tuple[int, str]:
-        mine = slots.get()
-        child = subprocess.Popen(
-            command, env=os.environ | mine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        children.append(child)
-        said = child.communicate()[1]
-        slots.put(mine)
-        return child.returncode, said
+    A worker is the command: it reads a task a line from its standard input, and prints `DONE` on a line of its own when
+    it is done with it. One that dies ends its task, and another takes its place.
+    """
+    workers: list[Worker] = []
+    slots: SimpleQueue[tuple[dict[str, str], Worker | None]] = SimpleQueue()
+    for slot in range(jobs):
+        slots.put((share(slot, jobs, gpus()), None))
+
+    def one(task: str) -> str | None:
+        mine, worker = slots.get()
+        if worker is None:
+            worker = Worker(command, os.environ | mine)
+            workers.append(worker)
+        how = worker.do(task)
+        slots.put((mine, worker if how is None and worker.process.poll() is None else None))
+        return how
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        futures = {pool.submit(one, command): i for i, command in enumerate(commands)}
+        futures = {pool.submit(one, task): i for i, task in enumerate(tasks)}
         for future in as_completed(futures):
-            status, said = future.result()
-            how = None if status in _STOPPED else _words(f"Its process ended with status {status}", said)
-            yield futures[future], how
+            yield futures[future], future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.terminate()
+        for worker in workers:
+            worker.end()
+
+
+class Worker:
+    """A process that does one task after the other."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.said = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed by `end`; written at its end, read anywhere)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
+        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    def do(self, task: str) -> str | None:
+        """Hand over a task and wait; how the process ended, in words, if it did not get to the end of it."""
+        begin, stdin, stdout = os.fstat(self.said.fileno()).st_size, self.process.stdin, self.process.stdout
+        assert stdin and stdout
+        with suppress(BrokenPipeError):  # it died already: there is no line to read below, either
+            stdin.write(f"{task}\n")
+            stdin.flush()
+        if any(line == f"{DONE}\n" for line in stdout):
+            return None
+        status = self.process.wait()
+        self.said.seek(begin)
+        said = self.said.read().decode(errors="replace")
+        return None if status in _STOPPED else _words(f"Its process ended with status {status}", said)
+
+    def end(self) -> None:
+        """Stop the process, whatever it does, and close its files."""
+        self.process.terminate()
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.said):
+            with suppress(BrokenPipeError):
+                file.close()  # type: ignore[union-attr]
 
 
 def slurm(

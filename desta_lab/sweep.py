@@ -4,6 +4,7 @@ A cell is one config and one seed. It leaves one file, `data/sweeps/<hash>.json`
 the sentence it failed with. So a sweep that was killed goes on, and a larger one finds the cells of a smaller one.
 """
 
+import gc
 import hashlib
 import itertools
 import json
@@ -49,9 +50,9 @@ COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "view", "share",
 KINDS = dict.fromkeys(("run", "error", "attribute", "view"), "string") | {
     "rung": "Int64", "share": "float", "score": "float",
 }  # fmt: skip
-_WAKE = (  # what another process is told to do; a spec brings its own import path
-    "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; "
-    "from desta_lab import sweep; sweep.wake(spec)"
+_WAKE = (  # what another process is told to do, beside its import path
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from desta_lab import sweep; "
+    "sweep.serve(sys.argv[2:] or sys.stdin)"
 )
 
 
@@ -284,24 +285,23 @@ class Sweep:
                 work(cell, self.root, self.measure)
                 yield cell
             return
-        commands = [self._command(cell) for cell in todo]
+        path = json.dumps([str(Path(folder).resolve()) for folder in sys.path])
+        command, specs = [sys.executable, "-c", _WAKE, path], [self._spec(cell) for cell in todo]
         if slurm is None:
-            ended = launchers.processes(commands, jobs)
+            ended = launchers.processes(command, specs, jobs)
         else:
-            ended = launchers.slurm(commands, self.root / "sweeps" / "jobs", **slurm)
+            ended = launchers.slurm([[*command, spec] for spec in specs], self.root / "sweeps" / "jobs", **slurm)
         for i, how in ended:
             if how and read(todo[i].place(self.root)) is None:
                 keep(todo[i], self.root, {"error": how})
             yield todo[i]
 
-    def _command(self, cell: Cell) -> list[str]:
-        """What another process of this Python runs to measure one cell."""
+    def _spec(self, cell: Cell) -> str:
+        """A cell as another process of this Python is told of it."""
         name = f"{self.measure.__module__}:{self.measure.__qualname__}"
         if name.startswith("__main__") or "<" in name:
             raise ValueError(f"Another process cannot import {name}; put it into a file, or run with jobs=1.")
-        path = [str(Path(folder).resolve()) for folder in sys.path]
-        spec = {**asdict(cell), "root": str(self.root.resolve()), "measure": name, "path": path}
-        return [sys.executable, "-c", _WAKE, json.dumps(spec)]
+        return json.dumps({**asdict(cell), "root": str(self.root.resolve()), "measure": name})
 
     # ---- the result ----
 
@@ -386,13 +386,18 @@ def work(cell: Cell, root: Path, measure: Measure) -> None:
             keep(cell, root, found)
 
 
-def wake(spec: dict[str, Any]) -> None:
-    """`work`, in another process."""
-    shape, taps = ConnectorShape(**spec["preset"].pop("connector")), spec["preset"].pop("taps")
-    module, _, name = spec["measure"].partition(":")
-    preset = Preset(**spec["preset"], connector=shape, taps=None if taps is None else tuple(taps))
-    cell = Cell(preset, spec["target"], spec["seed"], spec["measured"])
-    work(cell, Path(spec["root"]), getattr(import_module(module), name))
+def serve(specs: Iterable[str]) -> None:
+    """`work`, in another process: cell after cell, each told as `Sweep` writes it."""
+    for line in specs:
+        spec = json.loads(line)
+        shape, taps = ConnectorShape(**spec["preset"].pop("connector")), spec["preset"].pop("taps")
+        module, _, name = spec["measure"].partition(":")
+        preset = Preset(**spec["preset"], connector=shape, taps=None if taps is None else tuple(taps))
+        cell = Cell(preset, spec["target"], spec["seed"], spec["measured"])
+        work(cell, Path(spec["root"]), getattr(import_module(module), name))
+        gc.collect()  # models hold themselves by cycles
+        sys.stdout.write(f"{launchers.DONE}\n")
+        sys.stdout.flush()
 
 
 def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands share a machine fairly, and each ends with a word about how."""
+"""Workers share a machine fairly, and each task ends with a word about how."""
 
 import os
 import sys
@@ -7,11 +7,28 @@ import pytest
 
 from desta_lab import launchers
 
+WORKER = """
+import os, sys
+for line in sys.stdin:
+    print("told", line.strip(), file=sys.stderr)
+    exec(line)
+    print("task done", flush=True)
+"""
 
-def test_a_command_says_how_it_ended_unless_a_person_stopped_it():
-    programs = ["pass", "raise SystemExit('No such cell.')", "import os; os.kill(os.getpid(), 15)"]
-    ended = dict(launchers.processes([[sys.executable, "-c", program] for program in programs], jobs=2))
-    assert ended == {0: "Its process ended with status 0", 1: "Its process ended with status 1: No such cell.", 2: None}
+
+def test_a_task_that_ends_its_worker_says_how_unless_a_person_stopped_it_and_another_worker_goes_on():
+    tasks = ["print('heard')", "raise SystemExit('No such cell.')", "os.kill(os.getpid(), 15)", "os._exit(3)", "pass"]
+    ended = dict(launchers.processes([sys.executable, "-c", WORKER], tasks, jobs=2))
+    assert ended == {
+        0: None, 1: "Its process ended with status 1: No such cell.", 2: None,
+        3: "Its process ended with status 3: told os._exit(3)", 4: None,
+    }  # fmt: skip
+
+
+def test_a_worker_does_one_task_after_the_other(tmp_path):
+    tasks = [f"open({str(tmp_path / str(i))!r}, 'w').write(str(os.getpid()))" for i in range(4)]
+    list(launchers.processes([sys.executable, "-c", WORKER], tasks, jobs=1))
+    assert len({(tmp_path / str(i)).read_text() for i in range(4)}) == 1
 
 
 def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch):

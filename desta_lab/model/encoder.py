@@ -57,25 +57,36 @@ class Encoder(nn.Module):
         return cls(model.encoder, TAPS[layers] if taps is None else taps, seconds)
 
     @torch.no_grad()
-    def forward(self, mel: Float[Tensor, "batch mel mel_frame"]) -> Float[Tensor, "layer batch frame d_enc"]:
-        """Encoder states of the tapped layers; two mel frames (20 ms) make one encoder frame."""
+    def forward(
+        self, mel: Float[Tensor, "batch mel mel_frame"], taps: Sequence[int] | None = None
+    ) -> Float[Tensor, "layer batch frame d_enc"]:
+        """Encoder states of the tapped layers, or of others; two mel frames (20 ms) make one encoder frame."""
+        taps = self.taps if taps is None else taps
         kept: dict[int, Tensor] = {}
 
         def keep(tap: int) -> Any:
             return lambda module, args, out: kept.__setitem__(tap, out[0] if isinstance(out, tuple) else out)
 
-        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in self.taps]
+        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in taps]
         try:
             self.whisper(mel.to(next(self.whisper.parameters()).dtype))
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([kept[tap] for tap in self.taps])
+        return torch.stack([kept[tap] for tap in taps])
 
-    def hear(self, waves: Sequence[Float[np.ndarray, "_"]]) -> Float[Tensor, "layer batch frame d_enc"]:
+    def hear(
+        self, waves: Sequence[Float[np.ndarray, "_"]], taps: Sequence[int] | None = None
+    ) -> Float[Tensor, "layer batch frame d_enc"]:
         """Waveforms at 16 kHz, cropped or padded to `seconds`, through mel and encoder."""
         device = next(self.whisper.parameters()).device
-        return self(log_mel(waves, self.seconds, self.mels).to(device))
+        return self(log_mel(waves, self.seconds, self.mels).to(device), taps)
+
+    @property
+    def published(self) -> tuple[int, ...]:
+        """The published taps of an encoder of this size, where they hold ours; else ours."""
+        every = TAPS.get(len(self.whisper.layers), ())
+        return every if set(self.taps) <= set(every) else self.taps
 
 
 @torch.no_grad()

@@ -46,8 +46,9 @@ class OnTheFly:
 class FeatureStore:
     """Tapped layers of a corpus's clips on disk: one shard of (clip, layer, frame, width) fp16 per 64 clips.
 
-    The folder's name is the hash of everything that determines the numbers: encoder, tapped layers, crop, clips and
-    their audio, which is read for it (a gigabyte a second). A shard is written under another name and moved into
+    The folder's name is the hash of everything that determines the numbers: encoder, layers, crop, clips and their
+    audio, which is read for it (a gigabyte a second). Layers are the published ones where they hold the tapped ones, so
+    that encoders with fewer taps share a store. A shard is written under another name and moved into
     place; its checksum stands in `shards.json`.
 
     Without `compute`, or while shards are missing, a store is partial: their clips are heard when they are asked for.
@@ -65,9 +66,11 @@ class FeatureStore:
         keep: bool = False,
     ) -> None:
         self.encoder, self.corpus, self.clips, self.keep = encoder, corpus, list(clips), keep
+        self.layers = encoder.published
+        self._taps = [self.layers.index(tap) for tap in encoder.taps]
         key = {
             "encoder": encoder_sha256,
-            "taps": encoder.taps,
+            "taps": self.layers,
             "seconds": encoder.seconds,
             "clips": [(clip.id, _checksum(corpus.path(clip))) for clip in self.clips],  # in order: rows have no names
             "shard": SHARD,
@@ -81,8 +84,8 @@ class FeatureStore:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(layer, frame, width) of one clip."""
-        return len(self.encoder.taps), self.encoder.frames, self.encoder.width
+        """(layer, frame, width) of one clip on disk."""
+        return len(self.layers), self.encoder.frames, self.encoder.width
 
     @property
     def gigabytes(self) -> float:
@@ -122,7 +125,7 @@ class FeatureStore:
         rows = np.empty((len(clips), *self.shape), dtype=np.float16)
         for first in range(0, len(clips), batch):
             part = clips[first : first + batch]
-            states = _heard(self.encoder, [self.corpus.path(clip) for clip in part])
+            states = _heard(self.encoder, [self.corpus.path(clip) for clip in part], self.layers)
             rows[first : first + len(part)] = states.transpose(0, 1).cpu().numpy()
             yield len(part)
         path = self.folder / f"{n:05d}.npy"
@@ -153,7 +156,7 @@ class FeatureStore:
             states = dict(zip(absent, heard.unbind(1), strict=True))
         for row in set(rows) - set(absent):
             shard: Any = shards[row // SHARD]
-            states[row] = torch.from_numpy(np.array(shard[row % SHARD]))
+            states[row] = torch.from_numpy(shard[row % SHARD][self._taps])
         return torch.stack([states[row] for row in rows], dim=1).float()
 
     def _shard(self, n: int) -> np.ndarray | None:
@@ -185,8 +188,10 @@ class FeatureStore:
         return known if isinstance(known, dict) else {}
 
 
-def _heard(encoder: Encoder, paths: Sequence[Path]) -> Float16[Tensor, "layer batch frame d_enc"]:
-    return encoder.hear([audio.read(path) for path in paths]).half()
+def _heard(
+    encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
+) -> Float16[Tensor, "layer batch frame d_enc"]:
+    return encoder.hear([audio.read(path) for path in paths], layers).half()
 
 
 def _checksum(path: Path) -> str:

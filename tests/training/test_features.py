@@ -10,7 +10,7 @@ import torch
 
 from desta_lab import audio
 from desta_lab.audio import RATE
-from desta_lab.model.encoder import Encoder
+from desta_lab.model.encoder import TAPS, Encoder
 from desta_lab.training import features
 from desta_lab.training.features import FeatureStore
 from tests import tiny
@@ -35,9 +35,9 @@ def encoder():
     heard.count = 0
     hear = heard.hear
 
-    def counting(waves):
+    def counting(waves, taps=None):
         heard.count += len(waves)
-        return hear(waves)
+        return hear(waves, taps)
 
     heard.hear = counting
     return heard
@@ -59,7 +59,7 @@ def test_features_are_what_the_encoder_says_in_half_precision(tmp_path, encoder,
     store = store_of(tmp_path, encoder, corpus)
     store.compute(batch=3)
     expected = direct(encoder, corpus, corpus.clips)
-    assert store.shape == (2, 20, 64)
+    assert store.shape == (4, 20, 64)  # the published layers, of which two are tapped
     kept = store[ids(corpus.clips)]
     assert kept.dtype == torch.float32
     torch.testing.assert_close(kept, expected, atol=1e-3, rtol=2e-3)
@@ -133,7 +133,8 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path, encoder, corpus):
     assert not list(again.folder.glob("*.part*"))
 
 
-def test_everything_that_determines_the_numbers_is_in_the_name(tmp_path, encoder, corpus):
+def test_everything_that_determines_the_numbers_is_in_the_name(tmp_path, encoder, corpus, monkeypatch):
+    monkeypatch.delitem(TAPS, 4)  # no published layers: each encoder keeps its own
     folder = store_of(tmp_path, encoder, corpus).folder
     others = [
         store_of(tmp_path, encoder, corpus, sha="f" * 64),
@@ -144,6 +145,16 @@ def test_everything_that_determines_the_numbers_is_in_the_name(tmp_path, encoder
     ]
     assert len({folder, *(store.folder for store in others)}) == 6
     assert store_of(tmp_path, encoder, corpus).folder == folder
+
+
+def test_an_encoder_with_fewer_taps_finds_the_store_of_the_published_ones(tmp_path, corpus):
+    every, one = (Encoder(tiny.whisper().encoder, taps, tiny.SECONDS) for taps in ((0, 1, 2, 3), (2,)))
+    store_of(tmp_path, every, corpus).compute()
+    one.hear = None  # it must not be asked
+    store = store_of(tmp_path, one, corpus)
+    store.compute()
+    names = ids(corpus.clips)
+    assert torch.equal(store[names], store_of(tmp_path, every, corpus)[names][2:3])
 
 
 def test_another_order_of_the_same_clips_reads_the_right_rows(tmp_path, encoder, corpus):
@@ -163,11 +174,11 @@ def test_changed_audio_is_another_store(tmp_path, encoder):
 
 def test_a_full_disk_is_a_sentence_before_anything_is_written(tmp_path, encoder, corpus, monkeypatch):
     store = store_of(tmp_path, encoder, corpus)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=51_199))
-    with pytest.raises(OSError, match=r"the features need 5.12e-05 GB and .* are free; free some, use fewer clips"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=102_399))
+    with pytest.raises(OSError, match=r"the features need 0.000102 GB and .* are free; free some, use fewer clips"):
         store.compute()
     assert encoder.count == 0
     assert not list(store.folder.iterdir())
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=51_200))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=102_400))
     store.compute()
     assert encoder.count == COUNT

@@ -231,9 +231,9 @@ def encoder(monkeypatch):
     heard = tiny.audio_llm().encoder
     hear, heard.count = heard.hear, 0
 
-    def counting(waves):
+    def counting(waves, taps=None):
         heard.count += len(waves)
-        return hear(waves)
+        return hear(waves, taps)
 
     heard.hear = counting
     return heard
