@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 DONE = "task done"  # what a worker prints after each task
+MOST = 8  # tasks of one worker: memory that it does not give back ends with it
 _STOPPED = (-2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 
@@ -38,7 +39,11 @@ def processes(command: list[str], tasks: Sequence[str], jobs: int) -> Iterator[t
             worker = Worker(command, os.environ | mine)
             workers.append(worker)
         how = worker.do(task)
-        slots.put((mine, worker if how is None and worker.process.poll() is None else None))
+        if how is None and worker.process.poll() is None and worker.done < MOST:
+            slots.put((mine, worker))
+        else:
+            worker.end()
+            slots.put((mine, None))
         return how
 
     pool = ThreadPoolExecutor(jobs)
@@ -56,6 +61,7 @@ class Worker:
     """A process that does one task after the other."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.done = 0
         self.said = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed by `end`; written at its end, read anywhere)
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
@@ -68,6 +74,7 @@ class Worker:
             stdin.write(f"{task}\n")
             stdin.flush()
         if any(line == f"{DONE}\n" for line in stdout):
+            self.done += 1
             return None
         status = self.process.wait()
         self.said.seek(begin)
