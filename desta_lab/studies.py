@@ -521,8 +521,8 @@ def page(folder: Path = HOME) -> str:
         "prompt. **Shown** means that the 95 % t-interval of the difference, paired over seeds, excludes 0; *not "
         "shown* does not mean *no difference*: the interval says how large one could still be. There is no correction "
         f"for the {compared} comparisons on this page: of so many, {compared / 20:.0f} would be called shown by "
-        "chance alone if nothing differed. And rounding alone, of another machine or number of threads, moves a cell: by "
-        "0.1 in one that was measured (LOG.md).", "",
+        "chance alone if nothing differed. And rounding alone, of another machine or number of threads, moves a cell: "
+        "by 0.1 in one that was measured (LOG.md).", "",
     ]  # fmt: skip
     for name in dict.fromkeys(study.name for study, _, _ in kept):
         lines += _section(named(name), [(preset, found) for study, preset, found in kept if study.name == name])
