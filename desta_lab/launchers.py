@@ -26,7 +26,7 @@ def processes(command: list[str], tasks: Sequence[str], jobs: int) -> Iterator[t
     """So many workers on this machine, each with its `share`; all end with the caller.
 
     A worker is the command: it reads a task a line from its standard input, and prints `DONE` on a line of its own when
-    it is done with it. One that dies ends its task, and another takes its place.
+    it is done with it. One that dies ends its task. Another takes its place, and that of one with `MOST` behind it.
     """
     workers: list[Worker] = []
     slots: SimpleQueue[tuple[dict[str, str], Worker | None]] = SimpleQueue()

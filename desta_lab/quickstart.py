@@ -50,7 +50,7 @@ def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str
 
     `table` is `job.table()`; `folders` are those of its runs, by kind.
     """
-    judged, info = _judged(job, table), _kinds(job)
+    judged, info, able = _judged(job, table), _kinds(job), emergence.counted(table)
     full = emergence.untrained(table)
     rungs, tasks = emergence.per_rung(emergence.own_apart(full, job.preset.label)), emergence.per_task(full)
     rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
@@ -68,7 +68,8 @@ def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str
         "desta_lab": desta_lab.__version__,
     }
     provenance = {"preset": asdict(job.preset), "seeds": [job.seed], "hashes": hashes, "versions": versions}
-    left_out = [task.name for task in job.tasks if task.name not in emergence.counted(table)]
+    left_out = [task.name for task in job.tasks if task.name not in able]
+    cost = job.cost()
     result = {
         "title": "Does one self-generated task teach the others?",
         "preset": job.preset.name,
@@ -77,8 +78,8 @@ def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str
         "tasks": _side_by_side(table, tasks_last),
         "crossings": emergence.crossings(rungs).to_dict("records"),
         "targets": {key: info[key] for key in ("perplexity", "coverage")},
-        "stages": job.cost()["seconds"],
-        "peak_memory_gb": job.cost()["peak_memory_gb"],
+        "stages": cost["seconds"],
+        "peak_memory_gb": cost["peak_memory_gb"],
         "versions": versions,
         "hashes": hashes,
         "notes": [

@@ -456,8 +456,7 @@ def statements(study: Study, found: pd.DataFrame) -> list[str]:
     seeds = sorted({gap.seeds for gap in gaps})
     said = []
     if seeds == [1]:
-        apart = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
-        said.append(f"Rung 3 against {study.against}, in one seed, which alone shows nothing: {apart}.")
+        said.append(f"Rung 3 against {study.against}, in one seed, which alone shows nothing: {_means(gaps)}.")
     elif gaps:
         over = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
         said.append(
@@ -467,6 +466,10 @@ def statements(study: Study, found: pd.DataFrame) -> list[str]:
     if study.amount:
         said.append(_said_of(fit(found), study))
     return said
+
+
+def _means(gaps: Iterable[Difference]) -> str:
+    return ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
 
 
 def _said_of(curve: Fit | None, study: Study) -> str:
@@ -489,12 +492,12 @@ def picture(study: Study, found: pd.DataFrame) -> figures.Picture:
     if study.draw:
         return study.draw(study, found)
     gaps, curve = differences(study, found), fit(found) if study.amount else None
-    shown = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps if gap.shown)
+    shown = _means(gap for gap in gaps if gap.shown)
     rest = ", ".join(gap.arm for gap in gaps if not gap.shown)
     words = "; ".join([f"shown {shown}"] * bool(shown) + [f"not shown {rest}"] * bool(rest))
     seeds = found["seed"].nunique()
     if seeds == 1:
-        words = ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
+        words = _means(gaps)
     words = f"{study.title}, rung 3 against {study.against}: {words} ({seeds} seed{'s' * (seeds > 1)})"
     line = [] if curve is None or not curve.determined else [curve.top[0], curve.half[0], curve.slope[0]]
     unit = {"train": "training clips", "": ""}.get(study.amount, f"training {study.amount}")

@@ -93,13 +93,11 @@ class Climb:
         answers, read = [], []
         for done, rung in enumerate(rungs, 1):
             at = {"step": rung["step"], "seed": self.run.seed, "run": self.run.kind, "clips": len(lab.clips("train"))}
-            answers.append(
-                files.kept(self._place("answers", rung), partial(self._answers, folder, rung, store)).assign(**at)
-            )
+            table = files.kept(self._place("answers", rung), partial(self._answers, folder, rung, store))
+            answers.append(table.assign(**at))
             if self.run.whole:
-                read.append(
-                    files.kept(self._place("probes", rung), partial(self._probes, folder, rung, store)).assign(**at)
-                )
+                table = files.kept(self._place("probes", rung), partial(self._probes, folder, rung, store))
+                read.append(table.assign(**at))
             tell(done, len(rungs))
         return pd.concat(answers, ignore_index=True), pd.concat(read, ignore_index=True) if read else pd.DataFrame()
 
