@@ -169,8 +169,8 @@ class Lab:
         pairs = list(dict.fromkeys(zip(descriptions, self._prompts(train), strict=True)))
         revision = self.llm.parts["backbone_sha256"]
         read: list[Any] = [d for d, _ in pairs] if self.preset.prompts == 1 else pairs
-        key = {"revision": revision, "prompt": self._prompt, "tokens": 40, "k": target.TOP_K, "read": read,
-               "dtype": str(self.llm.backbone.dtype)}  # fmt: skip
+        key = {"revision": revision, "prompt": self._prompt, "tokens": 40, "k": target.TOP_K, "read": read}
+        key |= self._rounding
 
         def write() -> tuple[list[target.Target], list[target.Soft]]:
             return target.answered(
@@ -181,6 +181,12 @@ class Lab:
             rows, soft, folder = target.cached(self.root / "targets", key, write)
         target.check_writer(rows, revision)
         return rows, soft, folder.name
+
+    @property
+    def _rounding(self) -> dict[str, str]:
+        """How the backbone computes, as it enters a hash: done in another way, the same sum rounds otherwise."""
+        attention = {"attention": self.preset.attention} if self.preset.attention else {}
+        return {"dtype": str(self.llm.backbone.dtype), **attention}
 
     @property
     def _prompt(self) -> str | list[str]:
@@ -255,7 +261,7 @@ class Lab:
         return {
             "kind": kind, "recipe": asdict(self.recipe), "parts": self.llm.parts, "corpus": self.corpus.hash,
             "targets": ours[kind] if kind in ours else self.written[2], "prompt": self._prompt,
-            "dtype": str(self.llm.backbone.dtype), "device": self.llm.backbone.device.type,
+            **self._rounding, "device": self.llm.backbone.device.type,
             **({} if self.preset.train is None else {"train": self.preset.train}),
             **({"transcript": True} if self.preset.transcript else {}),
         }  # fmt: skip

@@ -29,7 +29,8 @@ from desta_lab.views import figures, insights
 Arms = Mapping[str, Mapping[str, Any]]  # name → field → value, as a sweep's arms
 
 HOME = Path(__file__).resolve().parents[1] / "figures" / "ablations"  # the tables that ship, one folder a preset
-STEPS = {"nano": 150}  # enough to tell arms apart before the best of them are perfect; other presets keep theirs
+# a preset as the studies turn it; nano: steps that tell arms apart before the best are perfect, the faster attention
+TURNED: dict[str, dict[str, Any]] = {"nano": {"steps": 150, "attention": "eager"}}
 SEEDS = {"nano": (0, 1, 2, 3, 4)}
 FEWER = (0, 1, 2)  # seeds of every other preset
 COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "view", "score"]  # of a study's table
@@ -246,11 +247,11 @@ def named(name: str) -> Study:
 
 
 def lab_scale(preset: str | Preset | None) -> Preset:
-    """The preset that a study turns: a name with the studies' number of steps, any other exactly as it is."""
+    """The preset that a study turns: a name as the studies have it (`TURNED`), any other exactly as it is."""
     if isinstance(preset, Preset):
         return preset
     found = presets.named(preset or "nano")
-    return replace(found, steps=STEPS.get(found.name, found.steps))
+    return replace(found, **TURNED.get(found.name, {}))
 
 
 def sweep(
@@ -309,7 +310,7 @@ def run(
 ) -> Iterator[tuple[Study, list[str]]]:  # fmt: skip
     """Run what is missing of some studies, keep each one's table and figure, and yield what it shows.
 
-    The cells of all of them run together, a seed at a time. With `jobs=0` nothing is run: what is finished is drawn.
+    The cells of all of them run together. With `jobs=0` nothing is run: what is finished is drawn.
     """
     chosen = [named(name) for name in names]
     how: dict[str, Any] = {"preset": preset, "seeds": None if seeds is None else list(seeds), "root": root}
@@ -542,7 +543,7 @@ def _section(study: Study, kept: list[tuple[str, pd.DataFrame]]) -> list[str]:
         said = statements(study, found)
         seeds = [str(seed) for seed in sorted({int(seed) for seed in found["seed"]})]
         where = f"On preset `{preset}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
-        where += f", {STEPS[preset]} steps unless an arm says otherwise" if preset in STEPS else ""
+        where += f", {TURNED[preset]['steps']} steps unless an arm says otherwise" if preset in TURNED else ""
         drawn = "What was learned against what was forgotten by" if study.draw else "Rung 3 and rung 0 of"
         alt = " ".join([f"{drawn} every arm of {study.title} on preset {preset}.", *said])
         lines += [f"{where}:", "", f"![{alt}]({preset}/{study.name}.png)", ""]

@@ -224,6 +224,8 @@ class Sweep:
         tell = self.progress("sweep")
         tell(self.cost(jobs))
         todo = [cell for cell, found in zip(self.cells, self.found(), strict=True) if found is None]
+        first = {cell.seed: cell for cell in reversed(todo)}
+        todo.sort(key=lambda cell: cell is not first[cell.seed])  # seeds are prepared side by side: none waits
         for done, cell in enumerate(self._launch(todo, jobs, slurm), 1):
             if error := (read(cell.place(self.root)) or {}).get("error"):
                 tell(f"Cell {cell.key} (seed {cell.seed}) failed. {error}")

@@ -71,13 +71,14 @@ class Preset:
     transcript: bool = False  # whether a clip's words stand behind its audio embeddings
     accumulate: int = 1  # parts that a step's batch is computed in, one after the other, to save memory
     checkpointing: bool = False  # compute the backbone's layers twice in training, to save memory
+    attention: str | None = None  # of the backbone: "eager" is faster where rows are short; None: as transformers picks
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
 
 
 # in no hash where they are not used: older work is found
-OPTIONS = ("taps", "tuning", "prompts", "train", "transcript", "accumulate", "checkpointing")
+OPTIONS = ("taps", "tuning", "prompts", "train", "transcript", "accumulate", "checkpointing", "attention")
 
 
 def as_data(preset: Preset) -> dict[str, Any]:
@@ -206,7 +207,8 @@ def assemble(
     hears = torch.float32 if where.type == "cpu" else dtype
     dtype = torch.float32 if preset.tuning == "full" else dtype  # small steps vanish in half precision
     encoder = Encoder.load(ears, preset.seconds, preset.taps, dtype=hears).to(where)
-    backbone = Backbone.load(mind, **{"dtype": dtype, **how})
+    attention = {"attn_implementation": preset.attention} if preset.attention else {}
+    backbone = Backbone.load(mind, **{"dtype": dtype, **attention, **how})
     backbone.checkpointing = preset.checkpointing
     if "device_map" not in how:
         backbone.to(where)
