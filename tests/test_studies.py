@@ -208,6 +208,17 @@ def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.Monk
     assert "label -0.5" in page and "label -0.5" not in studies.page(folder)
 
 
+def test_the_page_says_how_far_rounding_moves_a_cell(tmp_path: Path):
+    run(["rounding"], tmp_path)
+    kept = tmp_path / "ablations" / "nano" / "rounding.csv"
+    assert "by 0.00 at the median of 3 seeds and 0.00 at most" in studies.page(tmp_path / "ablations")
+    table = studies.stored("rounding", folder=tmp_path / "ablations")
+    moved = (table["arm"] == "fused") & (table["rung"] == 3)
+    table.loc[moved, "score"] += table.loc[moved, "seed"].map({0: -0.3, 1: 0.1, 2: 0.0})
+    table.to_csv(kept, index=False)
+    assert "by 0.10 at the median of 3 seeds and 0.30 at most" in studies.page(tmp_path / "ablations")
+
+
 def test_the_page_that_ships_is_that_of_the_tables_that_ship():
     assert (studies.HOME / "README.md").read_bytes() == studies.page().encode(), "run `python -m desta_lab ablate`"
     assert list(studies.HOME.glob("nano/*.csv"))

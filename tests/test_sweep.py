@@ -85,6 +85,12 @@ def test_a_grid_is_every_combination_for_every_seed(tmp_path: Path):
     assert len({cell.key for cell in cells}) == len(cells) == 12
 
 
+def test_every_seed_has_one_cell_before_any_has_two(tmp_path: Path):
+    measure = Counted()
+    grid(tmp_path, measure, seeds=range(3)).run()
+    assert [cell.seed for cell in measure.cells] == [0, 1, 2, *[0] * 3, *[1] * 3, *[2] * 3]
+
+
 def test_how_a_grid_is_written_does_not_matter(tmp_path: Path):
     one = grid(tmp_path, seeds=(0, 1))
     backwards = {"connector.pool": np.array([2, 1, 2]), "steps": (80, 40)}
