@@ -177,6 +177,8 @@ def statements(table: pd.DataFrame) -> list[str]:
     """What the plane shows, by rule: a change is shown where its 95 % interval over seeds excludes none."""
     known = plane(table)
     known = known[known["arm"] != "control"]
+    alone = (known["seeds"] == 1) & (known["seeds"].max() > 1)
+    known = known.assign(arm=known["arm"].mask(alone, known["arm"] + " (one seed)"))
     whole = known[known["share"] == 1]
     said = []
     for measure, what in (("forgotten", "in text"), ("by ear", "by ear")):

@@ -192,6 +192,14 @@ def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_l
     )
 
 
+def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
+    one = [("frozen, self", 0, None, "startend:quotation", view, 1.0, 1.0) for view in ("untouched", "text", "audio")]
+    table = pd.concat([swept(), pd.DataFrame(one, columns=swept().columns)])
+    some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
+    assert "not shown lora-8, label (one seed) −50;" in forgetting.statements(some)[0]
+    assert not any("(one seed)" in sentence for sentence in forgetting.statements(table[table["seed"] == 0]))
+
+
 def test_the_plane_is_drawn_from_its_table_again(tmp_path):
     picture = insights.tradeoff(swept(), "What was learned")
     pictures.save(picture, tmp_path, "forgetting")
