@@ -235,9 +235,8 @@ def _named(arm: str) -> str:
 
 
 def _number(row: Any, form: str) -> str:
-    known = row["low"] == row["low"] and row["low"] != row["high"]
     mean, low, high = (f"{row[name]:z{form}}".replace("-", "−") for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" if known else mean
+    return mean if low == high else f"{mean} [{low}, {high}]"  # of one seed both are NaN
 
 
 def _told(rows: pd.DataFrame, form: str) -> str:
