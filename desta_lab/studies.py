@@ -209,8 +209,8 @@ STUDIES: dict[str, Study] = {
             "One learning rate serves the connector and the LLM, chosen for the connector; another for the LLM was not "
             "tried. The nano LLM knows one small world and a handful of constraints by heart, and SmolLM2 obeys few "
             "constraints to begin with; how much a large LLM forgets, it does not show.",
-            only={"cpu": ("frozen, self", "frozen, label", "lora-2, self", "lora-8, self", "lora-8, label",
-                          "lora-32, self")}, presets=("nano", "cpu"),
+            only={"cpu": ("frozen, self", "frozen, template", "frozen, label", "lora-2, self", "lora-8, self",
+                          "lora-8, template", "lora-8, label", "lora-32, self")}, presets=("nano", "cpu"),
             measure=train_and_forget, measured="forgetting", columns=("share",),
             draw=lambda _, found: insights.tradeoff(found, forgetting.headline(found)),
             say=lambda _, found: forgetting.statements(found),
