@@ -545,7 +545,7 @@ def page(folder: Path = HOME) -> str:
 
 
 def _noise(found: pd.DataFrame) -> str:
-    gaps = scores(found).diff(axis=1).iloc[:, 1].abs()
+    gaps = scores(found).diff(axis=1).iloc[:, 1].abs().dropna()
     return (
         f" And rounding alone moves a cell on rung 3: by {gaps.median():.2f} at the median of {len(gaps)} seeds and "
         f"{gaps.max():.2f} at most (Rounding, at the end)."

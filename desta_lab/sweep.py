@@ -479,8 +479,8 @@ def _score(lab: Lab, folder: Path) -> pd.DataFrame:
         table = _views(lab, _hear(lab))
         return table[table["view"] == "audio"].assign(view="untrained")
 
-    what = {"v": VERSION, "checkpoint": first["sha256"], "transcript": lab.preset.transcript}
-    key = lab.key(**what)  # many cells are born alike
+    # many cells are born alike
+    key = lab.key(v=VERSION, checkpoint=first["sha256"], transcript=lab.preset.transcript)
     untrained = files.kept(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
     checkpoints.climb(folder / "ladder", lab.llm, last["step"])
     oracle = lab.oracle()
