@@ -15,12 +15,12 @@ _HOME: dict[str, str] = {
     "AudioLLM": "desta_lab.model.audio_llm",
     "Clip": "desta_lab.clips",
     "Corpus": "desta_lab.clips",
-    "Inside": "desta_lab.inside.report",
+    "Inside": "desta_lab.experiments.inside",
     "Ladder": "desta_lab.views.panels",
     "Listen": "desta_lab.views.panels",
     "Map": "desta_lab.views.panels",
-    "Quickstart": "desta_lab.quickstart",
-    "Sweep": "desta_lab.sweep",
+    "Quickstart": "desta_lab.experiments.quickstart",
+    "Sweep": "desta_lab.experiments.sweep",
     "describe": "desta_lab.world.describe",
     "listen": "desta_lab.views.widgets",
     "setup": "desta_lab.course.setup",
@@ -32,7 +32,9 @@ __all__ = ["__version__", *_HOME]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'desta_lab' has no attribute {name!r}; it offers {', '.join(sorted(_HOME))}.")
+        raise AttributeError(
+            f"module 'desta_lab' has no attribute {name!r}; it offers {', '.join(sorted(_HOME))}."
+        )
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -58,10 +58,14 @@ def header(path: Path | str, max_seconds: float = WHISPER_SECONDS) -> Header:
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: not readable as audio ({error.error_string}); convert it to WAV or FLAC.") from error
+        raise AudioError(
+            f"{path}: not readable as audio ({error.error_string}); convert it to WAV or FLAC."
+        ) from error
     expected = _FORMATS.get(path.suffix.lower())
     if expected is not None and info.format not in expected:
-        raise AudioError(f"{path}: named {path.suffix} but the content is {info.format}; rename or convert it.")
+        raise AudioError(
+            f"{path}: named {path.suffix} but the content is {info.format}; rename or convert it."
+        )
     if info.frames == 0:
         raise AudioError(f"{path}: 0 samples; remove the clip or record it again.")
     if info.duration > max_seconds:
@@ -71,7 +75,9 @@ def header(path: Path | str, max_seconds: float = WHISPER_SECONDS) -> Header:
         )
     missing = _missing_bytes(path)
     if missing > 0:
-        raise AudioError(f"{path}: truncated, {missing} bytes are missing; copy it again from its source.")
+        raise AudioError(
+            f"{path}: truncated, {missing} bytes are missing; copy it again from its source."
+        )
     return Header(info.samplerate, info.channels, info.duration, info.format)
 
 
@@ -85,7 +91,9 @@ def _missing_bytes(path: Path) -> int:
     return 0 if promised in _STREAMED else promised + 8 - path.stat().st_size
 
 
-def read(path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECONDS) -> Float[np.ndarray, "sample"]:
+def read(
+    path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECONDS
+) -> Float[np.ndarray, "sample"]:
     """Read a file as one channel of float32 in −1 … 1: channels are averaged, any rate is resampled, 8 kHz too.
 
     Raises AudioError, one sentence with a remedy, for a file that is missing, empty, silent, not finite, too long,
@@ -95,28 +103,40 @@ def read(path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECOND
     try:
         samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: damaged ({error.error_string}); copy it again from its source.") from error
+        raise AudioError(
+            f"{path}: damaged ({error.error_string}); copy it again from its source."
+        ) from error
     if len(samples) < round(head.seconds * head.rate):
         raise AudioError(
             f"{path}: truncated, {len(samples) / head.rate:.2f} of {head.seconds:.2f} s; copy it again from its source."
         )
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).any(axis=1).argmax())
-        raise AudioError(f"{path}: sample {bad} is not a finite number; export the file again, as 16-bit integers.")
+        raise AudioError(
+            f"{path}: sample {bad} is not a finite number; export the file again, as 16-bit integers."
+        )
     peak = np.abs(samples).max()
     if peak <= SILENCE:
-        raise AudioError(f"{path}: silent, its peak is {peak:.1e} of 1; remove the clip or record it again.")
+        raise AudioError(
+            f"{path}: silent, its peak is {peak:.1e} of 1; remove the clip or record it again."
+        )
     wave = samples.mean(axis=1)
     if np.abs(wave).max() <= SILENCE:
-        raise AudioError(f"{path}: its channels cancel each other to silence; keep one channel only.")
+        raise AudioError(
+            f"{path}: its channels cancel each other to silence; keep one channel only."
+        )
     return wave if head.rate == rate else cast(np.ndarray, soxr.resample(wave, head.rate, rate))
 
 
-def check(path: Path | str, seconds: float | None = None, max_seconds: float = WHISPER_SECONDS) -> None:
+def check(
+    path: Path | str, seconds: float | None = None, max_seconds: float = WHISPER_SECONDS
+) -> None:
     """Hear a file as `read` does and throw it away; with `seconds`, also compare the length a manifest states."""
     actual = len(read(path, max_seconds=max_seconds)) / RATE
     if seconds is not None and abs(actual - seconds) > 1 / FRAMES_PER_SECOND:
-        raise AudioError(f"{path}: {actual:.2f} s long but the manifest says {seconds:.2f} s; correct one of them.")
+        raise AudioError(
+            f"{path}: {actual:.2f} s long but the manifest says {seconds:.2f} s; correct one of them."
+        )
 
 
 def fit(wave: Float[np.ndarray, "sample"], seconds: float) -> Float[np.ndarray, "sample_fit"]:
@@ -134,16 +154,25 @@ def log_mel(
     """
     samples = round(seconds * RATE)
     if samples % (HOP * STRIDE) or not 0 < seconds <= WHISPER_SECONDS:
-        raise AudioError(f"{seconds} s is no whole number of encoder frames up to 30 s; take a multiple of 0.02 s.")
+        raise AudioError(
+            f"{seconds} s is no whole number of encoder frames up to 30 s; take a multiple of 0.02 s."
+        )
     extractor = _extractor(mels)
     fitted = [fit(wave, seconds) for wave in waves]
-    options = {"sampling_rate": RATE, "max_length": samples, "truncation": True, "return_tensors": "pt"}
+    options = {
+        "sampling_rate": RATE,
+        "max_length": samples,
+        "truncation": True,
+        "return_tensors": "pt",
+    }
     return cast("Tensor", extractor(fitted, padding="max_length", **options).input_features)
 
 
 @functools.cache
 def _extractor(mels: int) -> Any:
-    from transformers import WhisperFeatureExtractor  # half a second of import, only where mels are needed
+    from transformers import (
+        WhisperFeatureExtractor,  # half a second of import, only where mels are needed
+    )
 
     return WhisperFeatureExtractor(feature_size=mels, sampling_rate=RATE, hop_length=HOP)
 

@@ -42,14 +42,35 @@ def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     tell(5, 5)
     ours = steps["step"]
     return [
-        {"name": "training step / floor", "value": ours / steps["floor"], "unit": "x", "aim": "≤ 1.15",
-         "detail": f"{ours:.2f} s against {steps['floor']:.2f} s: frozen backbone forward + backward, same tokens"},
-        {"name": "samples/s against re-encoding 30 s", "value": published / ours, "unit": "x", "aim": "≥ 3.5",
-         "detail": f"{published:.2f} s a step: 30 s of audio encoded in the step, 64 queries, no prefix kept, float32"},
-        {"name": "shared-prefix scoring", "value": shared["plain"] / shared["shared"], "unit": "x", "aim": "≥ 3",
-         "detail": f"{shared['shared']:.2f} s against {shared['plain']:.2f} s: one forward per clip, task and option"},
-        {"name": "import desta_lab", "value": imported, "unit": "s", "aim": "< 0.5", "detail": "fresh interpreter"},
-    ]  # fmt: skip
+        {
+            "name": "training step / floor",
+            "value": ours / steps["floor"],
+            "unit": "x",
+            "aim": "≤ 1.15",
+            "detail": f"{ours:.2f} s against {steps['floor']:.2f} s: frozen backbone forward + backward, same tokens",
+        },
+        {
+            "name": "samples/s against re-encoding 30 s",
+            "value": published / ours,
+            "unit": "x",
+            "aim": "≥ 3.5",
+            "detail": f"{published:.2f} s a step: 30 s of audio encoded in the step, 64 queries, no prefix kept, float32",
+        },
+        {
+            "name": "shared-prefix scoring",
+            "value": shared["plain"] / shared["shared"],
+            "unit": "x",
+            "aim": "≥ 3",
+            "detail": f"{shared['shared']:.2f} s against {shared['plain']:.2f} s: one forward per clip, task and option",
+        },
+        {
+            "name": "import desta_lab",
+            "value": imported,
+            "unit": "s",
+            "aim": "< 0.5",
+            "detail": "fresh interpreter",
+        },
+    ]
 
 
 def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
@@ -87,7 +108,9 @@ def _steps(llm: Any) -> dict[str, float]:
 
     def floor() -> None:
         given = embeddings.clone().requires_grad_(True)
-        llm.backbone.head(llm.backbone.hidden(given, batch.prefix)[at]).log_softmax(-1).sum().backward()
+        llm.backbone.head(llm.backbone.hidden(given, batch.prefix)[at]).log_softmax(
+            -1
+        ).sum().backward()
 
     return _medians(step=step, floor=floor)
 
@@ -105,13 +128,18 @@ def _published() -> float:
     whole = collate([stream] * BATCH, backbone.pad_id)
     ids = torch.tensor([list(stream.ids)] * BATCH)
     labels = torch.cat([torch.full((BATCH, len(whole.prefix)), IGNORE), whole.labels], dim=1)
-    waves = [np.random.default_rng(i).normal(0, 0.1, audio.RATE * 4).astype(np.float32) for i in range(BATCH)]
+    waves = [
+        np.random.default_rng(i).normal(0, 0.1, audio.RATE * 4).astype(np.float32)
+        for i in range(BATCH)
+    ]
     optimizer = torch.optim.Adam(connector.parameters(), lr=1e-4)
     connector.train()
 
     def step() -> None:
         hidden = backbone.hidden(llm.splice(ids, connector(encoder.hear(waves))))
-        nn.functional.cross_entropy(backbone.head(hidden).flatten(0, 1), labels.flatten()).backward()
+        nn.functional.cross_entropy(
+            backbone.head(hidden).flatten(0, 1), labels.flatten()
+        ).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -123,12 +151,20 @@ def _scoring(llm: Any) -> dict[str, float]:
     llm.connector.eval()
     tasks = ladder()
     with torch.no_grad():
-        spoken = llm.speak(torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width))
+        spoken = llm.speak(
+            torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width)
+        )
     return _medians(
-        2, shared=lambda: scoring.rank(llm, tasks, spoken), plain=lambda: scoring.rank_plain(llm, tasks, spoken)
+        2,
+        shared=lambda: scoring.rank(llm, tasks, spoken),
+        plain=lambda: scoring.rank_plain(llm, tasks, spoken),
     )
 
 
 def _import_seconds() -> float:
     code = "import time; t = time.perf_counter(); import desta_lab; print(time.perf_counter() - t)"
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )

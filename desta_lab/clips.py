@@ -65,9 +65,13 @@ class Corpus:
         for where, row in _rows(folder / ROWS):
             clip = _clip(row, where)
             if clip.id in clips:
-                raise CorpusError(f"{where}: the id {clip.id!r} appears twice; give every clip its own id.")
+                raise CorpusError(
+                    f"{where}: the id {clip.id!r} appears twice; give every clip its own id."
+                )
             if clip.speaker not in speakers:
-                raise CorpusError(f"{where}: speaker {clip.speaker!r} is in no split of {HEAD}; add it to one.")
+                raise CorpusError(
+                    f"{where}: speaker {clip.speaker!r} is in no split of {HEAD}; add it to one."
+                )
             _check_file(folder / clip.audio, clip, where, check_audio)
             clips[clip.id] = clip
         if not clips:
@@ -90,16 +94,26 @@ class Corpus:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         members = {split: sorted(speakers) for split, speakers in splits.items()}
-        head = {"name": name, "recipe": dict(recipe), "seed": seed, "licence": licence, "splits": members}
+        head = {
+            "name": name,
+            "recipe": dict(recipe),
+            "seed": seed,
+            "licence": licence,
+            "splits": members,
+        }
         rows = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
         (folder / ROWS).write_text(rows, encoding="utf-8")
-        (folder / HEAD).write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / HEAD).write_text(
+            json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         return cls.read(folder)
 
     def split(self, name: str) -> list[Clip]:
         """The clips whose speakers belong to this split, in manifest order."""
         if name not in self.splits:
-            raise CorpusError(f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}.")
+            raise CorpusError(
+                f"{self.folder}: no split {name!r}; there are {', '.join(self.splits)}."
+            )
         speakers = set(self.splits[name])
         return [clip for clip in self.clips if clip.speaker in speakers]
 
@@ -110,7 +124,9 @@ class Corpus:
     @cached_property
     def hash(self) -> str:
         """The sha256 of the two manifest files: one name for exactly these clips and labels."""
-        return hashlib.sha256((self.folder / HEAD).read_bytes() + (self.folder / ROWS).read_bytes()).hexdigest()
+        return hashlib.sha256(
+            (self.folder / HEAD).read_bytes() + (self.folder / ROWS).read_bytes()
+        ).hexdigest()
 
 
 def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
@@ -120,7 +136,9 @@ def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
     for clip in clips:
         turns.append(said[clip.speaker])
         said[clip.speaker] += 1
-    return [clip for _, clip in sorted(zip(turns, clips, strict=True), key=lambda pair: pair[0])[:count]]
+    return [
+        clip for _, clip in sorted(zip(turns, clips, strict=True), key=lambda pair: pair[0])[:count]
+    ]
 
 
 def parts(corpus: Corpus) -> tuple[dict[str, list[Clip]], bool]:
@@ -141,31 +159,53 @@ def parts(corpus: Corpus) -> tuple[dict[str, list[Clip]], bool]:
     order = sorted(corpus.clips, key=lambda clip: hashlib.sha256(clip.id.encode()).hexdigest())
     alone = [replace(clip, speaker=clip.id) for clip in order]
     test, held_out = len(order) // 4, len(order) // 8
-    return {"train": alone[test + held_out :], "validation": alone[test : test + held_out], "test": alone[:test]}, False
+    return {
+        "train": alone[test + held_out :],
+        "validation": alone[test : test + held_out],
+        "test": alone[:test],
+    }, False
 
 
 def _read_head(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first.")
+        raise CorpusError(
+            f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first."
+        )
     head = parse_row(path.read_text(encoding="utf-8"), str(path))
-    for field, kind in {"name": str, "recipe": dict, "seed": int, "licence": str, "splits": dict}.items():
+    for field, kind in {
+        "name": str,
+        "recipe": dict,
+        "seed": int,
+        "licence": str,
+        "splits": dict,
+    }.items():
         _need(head, field, kind, str(path))
     owner: dict[str, str] = {}
     for split, speakers in head["splits"].items():
-        if not isinstance(speakers, list) or not all(isinstance(speaker, str) for speaker in speakers):
-            raise CorpusError(f"{path}: split {split!r} must be a list of speaker names; correct it.")
+        if not isinstance(speakers, list) or not all(
+            isinstance(speaker, str) for speaker in speakers
+        ):
+            raise CorpusError(
+                f"{path}: split {split!r} must be a list of speaker names; correct it."
+            )
         for speaker in speakers:
             if speaker in owner:
                 both = f"{owner[speaker]!r} and {split!r}"
-                raise CorpusError(f"{path}: speaker {speaker!r} is in {both}; keep each speaker in one split.")
+                raise CorpusError(
+                    f"{path}: speaker {speaker!r} is in {both}; keep each speaker in one split."
+                )
             owner[speaker] = split
     splits = {split: tuple(speakers) for split, speakers in head["splits"].items()}
-    return {field: head[field] for field in ("name", "recipe", "seed", "licence")} | {"splits": splits}
+    return {field: head[field] for field in ("name", "recipe", "seed", "licence")} | {
+        "splits": splits
+    }
 
 
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first.")
+        raise CorpusError(
+            f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first."
+        )
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
@@ -177,9 +217,13 @@ def parse_row(text: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not JSON ({error.msg}, column {error.colno}); repair or remove it.") from error
+        raise CorpusError(
+            f"{where}: not JSON ({error.msg}, column {error.colno}); repair or remove it."
+        ) from error
     if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a JSON object is needed, not {type(row).__name__}; write it in braces.")
+        raise CorpusError(
+            f"{where}: a JSON object is needed, not {type(row).__name__}; write it in braces."
+        )
     return row
 
 
@@ -195,35 +239,51 @@ def _need(row: Mapping[str, Any], field: str, kind: type | tuple[type, ...], whe
 
 
 def _clip(row: dict[str, Any], where: str) -> Clip:
-    text = {field: _need(row, field, str, where) for field in ("id", "audio", "transcript", "speaker")}
+    text = {
+        field: _need(row, field, str, where) for field in ("id", "audio", "transcript", "speaker")
+    }
     seconds = float(_need(row, "seconds", (int, float), where))
     if not 0 < seconds < float("inf"):
-        raise CorpusError(f"{where}: 'seconds' is {seconds}; state the length of the audio in seconds.")
+        raise CorpusError(
+            f"{where}: 'seconds' is {seconds}; state the length of the audio in seconds."
+        )
     attributes = _need(row, "attributes", dict, where)
     for name, value in attributes.items():
         if not isinstance(value, str):
-            raise CorpusError(f"{where}: attribute {name!r} is {type(value).__name__}, not str; put it in quotes.")
+            raise CorpusError(
+                f"{where}: attribute {name!r} is {type(value).__name__}, not str; put it in quotes."
+            )
     if PurePosixPath(text["audio"]).is_absolute() or ".." in PurePosixPath(text["audio"]).parts:
-        raise CorpusError(f"{where}: audio {text['audio']!r} leaves the folder; use a path relative to the corpus.")
+        raise CorpusError(
+            f"{where}: audio {text['audio']!r} leaves the folder; use a path relative to the corpus."
+        )
     spans = tuple(_span(span, seconds, where) for span in _need(row, "spans", list, where))
     return Clip(**text, seconds=seconds, attributes=attributes, spans=spans)
 
 
 def _span(row: Any, seconds: float, where: str) -> Span:
     if not isinstance(row, dict):
-        raise CorpusError(f"{where}: a span is {type(row).__name__}, not name, start and end; correct it.")
+        raise CorpusError(
+            f"{where}: a span is {type(row).__name__}, not name, start and end; correct it."
+        )
     name = _need(row, "name", str, where)
     start, end = (float(_need(row, edge, (int, float), where)) for edge in ("start", "end"))
     if not 0 <= start <= end <= seconds + _SLACK:
-        raise CorpusError(f"{where}: span {name!r} ({start} … {end} s) is not inside 0 … {seconds} s; correct it.")
+        raise CorpusError(
+            f"{where}: span {name!r} ({start} … {end} s) is not inside 0 … {seconds} s; correct it."
+        )
     return Span(name, start, end)
 
 
 def _check_file(path: Path, clip: Clip, where: str, listen: bool) -> None:
     if not path.is_file():
-        raise CorpusError(f"{where}: audio file {clip.audio!r} is missing; restore it or remove the line.")
+        raise CorpusError(
+            f"{where}: audio file {clip.audio!r} is missing; restore it or remove the line."
+        )
     if listen:
         try:
-            audio.check(path, clip.seconds, max_seconds=max(audio.WHISPER_SECONDS, clip.seconds + 1))
+            audio.check(
+                path, clip.seconds, max_seconds=max(audio.WHISPER_SECONDS, clip.seconds + 1)
+            )
         except audio.AudioError as error:
             raise CorpusError(f"{where}: {error}") from error

@@ -13,7 +13,11 @@ def cost(preset: Any) -> str:
     """What a preset takes, in one sentence: measured where it was measured, and said where it was not."""
     from desta_lab.model import weights
 
-    fetch = [n for n in (preset.encoder, preset.backbone) if not Path(n).is_dir() and not weights.installed(n)]
+    fetch = [
+        n
+        for n in (preset.encoder, preset.backbone)
+        if not Path(n).is_dir() and not weights.installed(n)
+    ]
     known = sum(weights.KNOWN[n].download_mb for n in fetch if n in weights.KNOWN)
     others = [n for n in fetch if n not in weights.KNOWN]
     load = f"a download of {known} MB first" if known else "no download"
@@ -30,7 +34,11 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
     """Rows of (what, is it right, what was found and what to do), for a preset or the one that suits this machine."""
     from packaging.requirements import Requirement
 
-    yield "python", (3, 11) <= sys.version_info[:2] <= (3, 13), f"{platform.python_version()} (3.11 to 3.13)"
+    yield (
+        "python",
+        (3, 11) <= sys.version_info[:2] <= (3, 13),
+        f"{platform.python_version()} (3.11 to 3.13)",
+    )
     wrong, count = [], 0
     for text in importlib.metadata.requires("desta-lab") or []:
         need = Requirement(text)
@@ -50,7 +58,9 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
     from desta_lab.model import backbone, presets, weights
 
     where = presets.device()
-    capability = ".".join(map(str, torch.cuda.get_device_capability())) if where.type == "cuda" else "no GPU"
+    capability = (
+        ".".join(map(str, torch.cuda.get_device_capability())) if where.type == "cuda" else "no GPU"
+    )
     dtype = str(backbone.fastest_dtype(where)).removeprefix("torch.")
     yield (
         "torch",

@@ -22,7 +22,9 @@ MOST = 8  # tasks of one worker: memory that it does not give back ends with it
 _STOPPED = (-2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 
-def processes(command: list[str], tasks: Sequence[str], jobs: int) -> Iterator[tuple[int, str | None]]:
+def processes(
+    command: list[str], tasks: Sequence[str], jobs: int
+) -> Iterator[tuple[int, str | None]]:
     """So many workers on this machine, each with its `share`; all end with the caller.
 
     A worker is the command: it reads a task a line from its standard input, and prints `DONE` on a line of its own when
@@ -63,12 +65,20 @@ class Worker:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.done = 0
         self.said = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (closed by `end`; written at its end, read anywhere)
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": self.said,
+        }
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
     def do(self, task: str) -> str | None:
         """Hand over a task and wait; how the process ended, in words, if it did not get to the end of it."""
-        begin, stdin, stdout = os.fstat(self.said.fileno()).st_size, self.process.stdin, self.process.stdout
+        begin, stdin, stdout = (
+            os.fstat(self.said.fileno()).st_size,
+            self.process.stdin,
+            self.process.stdout,
+        )
         assert stdin and stdout
         with suppress(BrokenPipeError):  # it died already: there is no line to read below, either
             stdin.write(f"{task}\n")
@@ -79,7 +89,9 @@ class Worker:
         status = self.process.wait()
         self.said.seek(begin)
         said = self.said.read().decode(errors="replace")
-        return None if status in _STOPPED else _words(f"Its process ended with status {status}", said)
+        return (
+            None if status in _STOPPED else _words(f"Its process ended with status {status}", said)
+        )
 
     def end(self) -> None:
         """Stop the process, whatever it does, and close its files."""
@@ -101,7 +113,9 @@ def slurm(
     try:
         submitit = import_module("submitit")
     except ImportError as error:
-        raise ValueError('Slurm needs the package submitit: `pip install "desta-lab[slurm]"`.') from error
+        raise ValueError(
+            'Slurm needs the package submitit: `pip install "desta-lab[slurm]"`.'
+        ) from error
     executor = submitit.AutoExecutor(folder, cluster=cluster)
     executor.update_parameters(**{"name": "desta-lab", **how})
     functions = [submitit.helpers.CommandFunction(command, verbose=False) for command in commands]
@@ -121,7 +135,9 @@ def gpus() -> list[str]:
 
 def share(slot: int, jobs: int, graphics: list[str]) -> dict[str, str]:
     """The environment of one of several processes: its part of the cores, and one GPU in turn."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     own = min(max(1, cores // jobs), int(os.environ.get("OMP_NUM_THREADS") or cores))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(own))
     return threads | ({"CUDA_VISIBLE_DEVICES": graphics[slot % len(graphics)]} if graphics else {})

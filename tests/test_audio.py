@@ -8,7 +8,9 @@ from desta_lab import audio
 
 
 def tone(seconds: float, rate: int = audio.RATE, hertz: float = 440.0) -> np.ndarray:
-    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 def write(path, wave, rate=audio.RATE, **options):
@@ -71,7 +73,9 @@ def test_every_broken_file_is_refused_with_its_name_and_a_remedy(tmp_path):
 
 def test_a_ten_hour_file_is_refused_by_its_header_alone(tmp_path, monkeypatch):
     path = tmp_path / "night.flac"
-    with soundfile.SoundFile(str(path), "w", 1000, 1, format="FLAC") as file:  # 36 M samples would be 16 times as many
+    with soundfile.SoundFile(
+        str(path), "w", 1000, 1, format="FLAC"
+    ) as file:  # 36 M samples would be 16 times as many
         for _ in range(36):
             file.write(np.zeros(1_000_000, np.int16))
     monkeypatch.setattr(soundfile, "read", lambda *_, **__: pytest.fail("the samples were loaded"))
@@ -110,7 +114,9 @@ def test_log_mel_of_the_whole_thirty_seconds_is_whispers_own():
     from transformers import WhisperFeatureExtractor
 
     wave = tone(3.0)
-    theirs = WhisperFeatureExtractor()(wave, sampling_rate=audio.RATE, return_tensors="pt").input_features
+    theirs = WhisperFeatureExtractor()(
+        wave, sampling_rate=audio.RATE, return_tensors="pt"
+    ).input_features
     assert (audio.log_mel([wave], 30.0) == theirs).all()
 
 
@@ -122,5 +128,7 @@ def test_log_mel_refuses_what_is_no_number_of_encoder_frames(seconds):
 
 def test_frames_and_seconds_are_inverse():
     assert audio.FRAMES_PER_SECOND == 50
-    assert all(audio.seconds_to_frame(audio.frame_to_seconds(frame)) == frame for frame in range(1500))
+    assert all(
+        audio.seconds_to_frame(audio.frame_to_seconds(frame)) == frame for frame in range(1500)
+    )
     assert audio.seconds_to_frame(0.0399) == 1

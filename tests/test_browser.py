@@ -22,11 +22,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason=f"no browser here: none of {', '.join(NAMES)} is on the path"),
+    pytest.mark.skipif(
+        BROWSER is None, reason=f"no browser here: none of {', '.join(NAMES)} is on the path"
+    ),
 ]
 
 CELLS = {
@@ -48,7 +57,9 @@ def notebook(path: Path) -> None:
     cells = []
     for name, code in CELLS.items():
         cells.append(nbformat.v4.new_markdown_cell(f"# {name}"))
-        cells.append(nbformat.v4.new_code_cell("\n".join(line.strip() for line in code.strip().splitlines())))
+        cells.append(
+            nbformat.v4.new_code_cell("\n".join(line.strip() for line in code.strip().splitlines()))
+        )
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
@@ -61,18 +72,40 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = folder / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings = (
+        folder
+        / ".settings"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     own = {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings")}
-    own |= {f"JUPYTER_{name}_DIR": str(folder / ".jupyter" / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    own |= {
+        f"JUPYTER_{name}_DIR": str(folder / ".jupyter" / name.lower())
+        for name in ("CONFIG", "DATA", "RUNTIME")
+    }
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-               f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}",
+    ]
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **own, "PYTHONPATH": path}, stdout=log, stderr=log
+            command,
+            cwd=folder,
+            env={**os.environ, **own, "PYTHONPATH": path},
+            stdout=log,
+            stderr=log,
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/api?token={token}", server, folder / "lab.log")
@@ -143,7 +176,9 @@ def panel(page, name: str):
 def loaded(page, box, seconds: float, players: int) -> None:
     """Wait until every player of a panel has a sound of this length."""
     test = "([box, s]) => [...box.querySelectorAll('audio')].filter(one => Math.abs(one.duration - s) < 0.01).length"
-    page.wait_for_function(f"(given) => ({test})(given) === {players}", arg=[box.element_handle(), seconds])
+    page.wait_for_function(
+        f"(given) => ({test})(given) === {players}", arg=[box.element_handle(), seconds]
+    )
 
 
 def test_ask_shows_an_answer_of_every_view(page, shots: Path) -> None:
@@ -151,7 +186,9 @@ def test_ask_shows_an_answer_of_every_view(page, shots: Path) -> None:
     box.get_by_role("button", name="Ask", exact=True).click()
     box.locator("table").wait_for()
     assert box.locator("tr").count() == 5 and "untrained connector" in box.inner_text()
-    page.wait_for_function("image => image.naturalWidth > 1000", arg=box.locator("img").element_handle())
+    page.wait_for_function(
+        "image => image.naturalWidth > 1000", arg=box.locator("img").element_handle()
+    )
     box.get_by_text("working…").wait_for(state="detached")
     box.screenshot(path=shots / "ask.png")
 
@@ -163,7 +200,9 @@ def test_the_ladders_slider_moves_the_answer_and_the_picture(page, shots: Path) 
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     box.locator("td").first.and_(page.get_by_text("0", exact=True)).wait_for()
-    page.wait_for_function("image => image.naturalWidth > 1000", arg=box.locator("img").element_handle())
+    page.wait_for_function(
+        "image => image.naturalWidth > 1000", arg=box.locator("img").element_handle()
+    )
     assert box.locator("img").get_attribute("src") != before
     box.screenshot(path=shots / "ladder.png")
 
@@ -185,16 +224,23 @@ def test_a_point_of_the_map_plays_its_clip(page, shots: Path) -> None:
     assert "scene" in box.locator("table").inner_text()
 
 
-def test_a_saved_notebook_shows_the_last_state_without_widgets(page, lab: tuple[str, Path], shots: Path) -> None:
+def test_a_saved_notebook_shows_the_last_state_without_widgets(
+    page, lab: tuple[str, Path], shots: Path
+) -> None:
     path, end = lab[1] / "panels.ipynb", time.monotonic() + 20
     while not all(word in path.read_text() for word in ("untrained connector", "<b>clip-003")):
         assert time.monotonic() < end, "the stills do not follow the panels"
         page.keyboard.press("Control+s")
         page.wait_for_timeout(500)
     outputs = {
-        name: cell["outputs"] for name, cell in zip(CELLS, json.loads(path.read_text())["cells"][1::2], strict=True)
+        name: cell["outputs"]
+        for name, cell in zip(CELLS, json.loads(path.read_text())["cells"][1::2], strict=True)
     }
-    stills = ["".join(out["data"].get("text/html", "")) for name in list(CELLS)[1:] for out in outputs[name][1:]]
+    stills = [
+        "".join(out["data"].get("text/html", ""))
+        for name in list(CELLS)[1:]
+        for out in outputs[name][1:]
+    ]
     assert len(stills) == 4 and all("data:image/png;base64," in still for still in stills)
     saved = page.context.browser.new_context().new_page()
     saved.set_content("<hr>".join(stills))

@@ -55,4 +55,6 @@ def test_progress_without_a_terminal_is_a_line_at_a_time():
         tell(done, 3, {"loss": 0.5})
     assert out.getvalue().splitlines()[0] == "Downloading …"
     assert out.getvalue().splitlines()[-1].startswith("features: 3/3, loss 0.500")
-    assert len(out.getvalue().splitlines()) == 2  # nothing in between: less than five seconds went by
+    assert (
+        len(out.getvalue().splitlines()) == 2
+    )  # nothing in between: less than five seconds went by

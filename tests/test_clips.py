@@ -18,8 +18,18 @@ def corpus(tmp_path):
     for number, speaker in enumerate(["anna", "bert", "carl"]):
         soundfile.write(str(tmp_path / f"{number}.wav"), 0.1 * rng.standard_normal(16_000), 16_000)
         spans = (Span("speech", 0.1, 0.9),)
-        clips.append(Clip(f"c{number}", f"{number}.wav", 1.0, "Größe", speaker, {"gender": "female"}, spans))
-    return Corpus.write(tmp_path, clips, name="tiny", recipe={"by": "hand"}, seed=3, licence="CC0-1.0", splits=SPLITS)
+        clips.append(
+            Clip(f"c{number}", f"{number}.wav", 1.0, "Größe", speaker, {"gender": "female"}, spans)
+        )
+    return Corpus.write(
+        tmp_path,
+        clips,
+        name="tiny",
+        recipe={"by": "hand"},
+        seed=3,
+        licence="CC0-1.0",
+        splits=SPLITS,
+    )
 
 
 def change_row(corpus, number, **fields):
@@ -36,7 +46,12 @@ def test_a_corpus_comes_back_as_it_was_written(corpus):
     assert again == corpus
     assert [clip.transcript for clip in again.clips] == ["Größe"] * 3
     assert again.clips[0].spans == (Span("speech", 0.1, 0.9),)
-    assert (again.name, again.seed, again.licence, again.recipe) == ("tiny", 3, "CC0-1.0", {"by": "hand"})
+    assert (again.name, again.seed, again.licence, again.recipe) == (
+        "tiny",
+        3,
+        "CC0-1.0",
+        {"by": "hand"},
+    )
 
 
 def test_splits_follow_the_speakers(corpus):
@@ -64,8 +79,14 @@ BAD_ROWS = {
     "a path out of the folder": ({"audio": "../0.wav"}, "leaves the folder"),
     "an id used before": ({"id": "c0"}, "'c0' appears twice"),
     "a stranger": ({"speaker": "dora"}, "'dora' is in no split"),
-    "a span behind the end": ({"spans": [{"name": "speech", "start": 0.5, "end": 2.0}]}, "not inside 0 … 1.0 s"),
-    "a span that runs backwards": ({"spans": [{"name": "speech", "start": 0.5, "end": 0.2}]}, "not inside"),
+    "a span behind the end": (
+        {"spans": [{"name": "speech", "start": 0.5, "end": 2.0}]},
+        "not inside 0 … 1.0 s",
+    ),
+    "a span that runs backwards": (
+        {"spans": [{"name": "speech", "start": 0.5, "end": 0.2}]},
+        "not inside",
+    ),
     "a span without a name": ({"spans": [{"start": 0.5, "end": 0.7}]}, "'name' is missing"),
     "a span that is a list": ({"spans": [["speech", 0, 1]]}, "a span is list"),
 }
@@ -93,7 +114,9 @@ def test_a_speaker_in_two_splits_is_refused(corpus):
     head = json.loads((corpus.folder / "corpus.json").read_text(encoding="utf-8"))
     head["splits"]["test"].append("anna")
     (corpus.folder / "corpus.json").write_text(json.dumps(head), encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"corpus\.json: speaker 'anna' is in 'train' and 'test'; "):
+    with pytest.raises(
+        CorpusError, match=r"corpus\.json: speaker 'anna' is in 'train' and 'test'; "
+    ):
         Corpus.read(corpus.folder)
 
 
@@ -131,7 +154,9 @@ def of_speakers(folder, speakers, splits):
     folder.mkdir(exist_ok=True)
     soundfile.write(str(folder / "a.wav"), np.full(800, 0.1), 8_000)
     clips = [Clip(f"c{i}", "a.wav", 0.1, "", speaker, {}) for i, speaker in enumerate(speakers)]
-    return Corpus.write(folder, clips, name="x", recipe={}, seed=0, licence="CC0-1.0", splits=splits)
+    return Corpus.write(
+        folder, clips, name="x", recipe={}, seed=0, licence="CC0-1.0", splits=splits
+    )
 
 
 def test_a_corpus_with_voices_for_every_split_is_parted_by_them(tmp_path):
@@ -145,7 +170,11 @@ def test_with_too_few_voices_clips_are_parted_and_none_is_in_two(tmp_path, speak
     corpus = of_speakers(tmp_path, speakers, {"train": set(speakers)})
     found, apart = parts(corpus)
     ids = [clip.id for some in found.values() for clip in some]
-    assert not apart and sorted(ids) == sorted(clip.id for clip in corpus.clips) and all(found.values())
+    assert (
+        not apart
+        and sorted(ids) == sorted(clip.id for clip in corpus.clips)
+        and all(found.values())
+    )
     assert all(clip.speaker == clip.id for some in found.values() for clip in some)
     assert len(found["train"]) > len(found["test"]) > len(found["validation"]) >= 2
 

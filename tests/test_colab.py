@@ -15,12 +15,29 @@ ROOT = Path(__file__).resolve().parents[1]
 # What Colab's image holds of what the lab asks for (googlecolab/backend-info, pip-freeze.gpu.txt of February 2026, the
 # last one read). Of these a set-up cell must move none: the running kernel has loaded them, or they take minutes.
 COLAB = {
-    "torch": "2.10.0", "numpy": "2.0.2", "pandas": "2.2.2", "scipy": "1.16.3", "scikit-learn": "1.6.1",
-    "matplotlib": "3.10.0", "seaborn": "0.13.2", "ipython": "7.34.0", "ipywidgets": "7.7.1", "accelerate": "1.12.0",
-    "peft": "0.18.1", "tqdm": "4.67.3", "joblib": "1.5.3", "soundfile": "0.13.1", "soxr": "1.0.0",
-    "umap-learn": "0.5.11", "packaging": "26.0", "filelock": "3.24.3",
-}  # fmt: skip
-WHEELS: dict[str, dict[str, str]] = {"3.12": {}, "3.13": {"numpy": "2.1.3", "pandas": "2.2.3"}}  # the first for 3.13
+    "torch": "2.10.0",
+    "numpy": "2.0.2",
+    "pandas": "2.2.2",
+    "scipy": "1.16.3",
+    "scikit-learn": "1.6.1",
+    "matplotlib": "3.10.0",
+    "seaborn": "0.13.2",
+    "ipython": "7.34.0",
+    "ipywidgets": "7.7.1",
+    "accelerate": "1.12.0",
+    "peft": "0.18.1",
+    "tqdm": "4.67.3",
+    "joblib": "1.5.3",
+    "soundfile": "0.13.1",
+    "soxr": "1.0.0",
+    "umap-learn": "0.5.11",
+    "packaging": "26.0",
+    "filelock": "3.24.3",
+}
+WHEELS: dict[str, dict[str, str]] = {
+    "3.12": {},
+    "3.13": {"numpy": "2.1.3", "pandas": "2.2.3"},
+}  # the first for 3.13
 NEEDS = {
     canonicalize_name(Requirement(line).name): Requirement(line)
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -29,7 +46,9 @@ NEEDS = {
 
 @pytest.mark.parametrize("name", COLAB)
 def test_what_colab_has_is_in_range(name: str) -> None:
-    assert COLAB[name] in NEEDS[name].specifier, f"pip would replace Colab's {name} {COLAB[name]}: {NEEDS[name]}"
+    assert COLAB[name] in NEEDS[name].specifier, (
+        f"pip would replace Colab's {name} {COLAB[name]}: {NEEDS[name]}"
+    )
 
 
 def test_the_front_end_is_left_to_colab() -> None:
@@ -57,16 +76,24 @@ def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_ru
     subprocess.run([home, "-m", "venv", str(tmp_path / "colab")], check=True)
 
     def pip(*words: str) -> None:
-        done = subprocess.run([python, "-m", "pip", "install", "-q", *words], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", *words], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]
 
     def versions() -> dict[str, str]:
-        listed = subprocess.run([python, "-m", "pip", "list", "--format", "json"], capture_output=True, check=True)
+        listed = subprocess.run(
+            [python, "-m", "pip", "list", "--format", "json"], capture_output=True, check=True
+        )
         return {canonicalize_name(one["name"]): one["version"] for one in json.loads(listed.stdout)}
 
     import torch
 
-    has = COLAB | WHEELS[version] | {"torch": torch.__version__.partition("+")[0], "ipykernel": "6.17.1"}
+    has = (
+        COLAB
+        | WHEELS[version]
+        | {"torch": torch.__version__.partition("+")[0], "ipykernel": "6.17.1"}
+    )
     pip(*(f"{name}=={version}" for name, version in has.items()))
     before = versions()
     pip("-e", str(ROOT))
@@ -78,6 +105,8 @@ def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_ru
         "notebook = build.build(build.sources(['00'])[0], solved=True);"
         "build.execute(notebook, preset='nano', figures=Path('figures'))"
     )
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "figures" / "course" / "00.png").exists()

@@ -17,12 +17,21 @@ for line in sys.stdin:
 
 
 def test_a_task_that_ends_its_worker_says_how_unless_a_person_stopped_it_and_another_worker_goes_on():
-    tasks = ["print('heard')", "raise SystemExit('No such cell.')", "os.kill(os.getpid(), 15)", "os._exit(3)", "pass"]
+    tasks = [
+        "print('heard')",
+        "raise SystemExit('No such cell.')",
+        "os.kill(os.getpid(), 15)",
+        "os._exit(3)",
+        "pass",
+    ]
     ended = dict(launchers.processes([sys.executable, "-c", WORKER], tasks, jobs=2))
     assert ended == {
-        0: None, 1: "Its process ended with status 1: No such cell.", 2: None,
-        3: "Its process ended with status 3: told os._exit(3)", 4: None,
-    }  # fmt: skip
+        0: None,
+        1: "Its process ended with status 1: No such cell.",
+        2: None,
+        3: "Its process ended with status 3: told os._exit(3)",
+        4: None,
+    }
 
 
 def test_a_worker_does_one_task_after_the_other_but_not_for_ever(tmp_path, monkeypatch):
@@ -42,11 +51,8 @@ def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyP
     assert launchers.share(0, 3, [])["OMP_NUM_THREADS"] == "2"
     assert launchers.share(0, 40, [])["MKL_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [launchers.share(slot, 4, launchers.gpus())["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == [
-        "4",
-        "6",
-        "4",
-        "6",
-    ]
+    assert [
+        launchers.share(slot, 4, launchers.gpus())["CUDA_VISIBLE_DEVICES"] for slot in range(4)
+    ] == ["4", "6", "4", "6"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert launchers.gpus() == []

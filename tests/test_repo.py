@@ -24,9 +24,25 @@ SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 
 # From low to high: a part imports itself and what stands before it, never what stands after.
 ORDER = [
-    "files", "ranks", "audio", "clips", "world", "model", "training", "evaluation", "analysis", "views", "doctor",
-    "lab", "quickstart", "inside", "course", "launchers", "sweep", "studies", "bench", "cli",
-]  # fmt: skip
+    "audio",
+    "clips",
+    "cache",
+    "processes",
+    "world",
+    "model",
+    "training",
+    "evaluation",
+    "analysis",
+    "benchmarks",
+    "published",
+    "views",
+    "launchers",
+    "experiments",
+    "doctor",
+    "course",
+    "bench",
+    "cli",
+]
 
 
 def read(name: str) -> str:
@@ -34,7 +50,9 @@ def read(name: str) -> str:
 
 
 def declared(extras: set[str]) -> dict[str, Requirement]:
-    lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    lines = PROJECT["dependencies"] + [
+        line for extra in extras for line in PROJECT["optional-dependencies"][extra]
+    ]
     requirements = [Requirement(line) for line in lines]
     return {canonicalize_name(one.name): one for one in requirements}
 
@@ -98,7 +116,9 @@ def readme_tree() -> set[str]:
 
 def test_conda_users_get_the_same_packages_and_ranges():
     conda = yaml.safe_load(read("environment.yml"))["dependencies"]
-    python = next(Requirement(line) for line in conda if isinstance(line, str) and line.startswith("python "))
+    python = next(
+        Requirement(line) for line in conda if isinstance(line, str) and line.startswith("python ")
+    )
     pip = next(line["pip"] for line in conda if isinstance(line, dict))
     listed = [Requirement(line) for line in pip if not line.startswith("-")]
     assert python.specifier == Requirement("python" + PROJECT["requires-python"]).specifier
@@ -113,9 +133,13 @@ def test_every_dependency_has_a_tested_version_within_its_range():
             name, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()
             assert canonicalize_name(name) not in pins, f"constraints.txt pins {name} twice."
             pins[canonicalize_name(name)] = version
-    wanted = declared(set(PROJECT["optional-dependencies"]) - {"corpora", "demo", "slurm", "vllm"})  # not in CI
+    wanted = declared(
+        set(PROJECT["optional-dependencies"]) - {"corpora", "demo", "slurm", "vllm"}
+    )  # not in CI
     assert wanted.keys() <= pins.keys()
-    outside = [f"{one} but {pins[name]}" for name, one in wanted.items() if pins[name] not in one.specifier]
+    outside = [
+        f"{one} but {pins[name]}" for name, one in wanted.items() if pins[name] not in one.specifier
+    ]
     assert not outside
 
 
@@ -125,7 +149,9 @@ def test_what_the_package_imports_is_declared():
     stray = {
         (dotted(path), top)
         for path in modules()
-        for top in {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"desta_lab"}
+        for top in {name.split(".")[0] for name in imports(path)}
+        - set(sys.stdlib_module_names)
+        - {"desta_lab"}
         if not any(canonicalize_name(home) in known for home in homes.get(top, [top]))
     }
     assert not stray, f"Imported, but not among pyproject.toml's dependencies: {sorted(stray)}."
@@ -140,28 +166,42 @@ def test_imports_point_one_way():
         names = path.relative_to(PACKAGE).with_suffix("").parts
         if names[0] in ("__init__", "__main__"):
             continue
-        assert names[0] in ORDER, f"desta_lab/{names[0]} is new: give it a place in ORDER and in DESIGN.md's layout."
+        assert names[0] in ORDER, (
+            f"desta_lab/{names[0]} is new: give it a place in ORDER and in DESIGN.md's layout."
+        )
         allowed = ORDER[: ORDER.index(names[0]) + 1]
-        wrong += [f"{dotted(path)} imports {name}" for name in imports(path) if (part(name) or names[0]) not in allowed]
+        wrong += [
+            f"{dotted(path)} imports {name}"
+            for name in imports(path)
+            if (part(name) or names[0]) not in allowed
+        ]
     assert not wrong
 
 
 def test_figures_are_drawn_from_tables_alone():
     heavy = {"torch", "transformers", "desta_lab.model"}
-    path = PACKAGE / "views" / "figures.py"
-    assert not {name for name in imports(path) if any(name == one or name.startswith(one + ".") for one in heavy)}
-    assert loaded_by("import desta_lab.views.figures").isdisjoint(heavy)
+    path = PACKAGE / "views" / "claim_figures.py"
+    assert not {
+        name
+        for name in imports(path)
+        if any(name == one or name.startswith(one + ".") for one in heavy)
+    }
+    assert loaded_by("import desta_lab.views.claim_figures").isdisjoint(heavy)
 
 
 def loaded_by(statement: str) -> set[str]:
     """The modules that are in memory once a fresh Python ran one statement."""
     code = f"{statement}; import sys; print(*sys.modules)"
-    fresh = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    fresh = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(fresh.stdout.split())
 
 
 def test_importing_the_package_stays_light():
-    assert loaded_by("import desta_lab").isdisjoint({"torch", "transformers", "matplotlib", "numpy", "pandas"})
+    assert loaded_by("import desta_lab").isdisjoint(
+        {"torch", "transformers", "matplotlib", "numpy", "pandas"}
+    )
 
 
 def test_every_public_name_is_there():
@@ -183,12 +223,18 @@ def test_shapes_and_types_are_checked_in_tests():
 def test_nothing_in_the_package_unpickles():
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
     for path in modules():
-        assert not {name.split(".")[0] for name in imports(path)} & unsafe, f"{dotted(path)} imports a pickler."
+        assert not {name.split(".")[0] for name in imports(path)} & unsafe, (
+            f"{dotted(path)} imports a pickler."
+        )
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr == "load":
-                assert ast.unparse(node.value) not in {"torch", "joblib"}, f"{dotted(path)}:{node.lineno} unpickles."
+                assert ast.unparse(node.value) not in {"torch", "joblib"}, (
+                    f"{dotted(path)}:{node.lineno} unpickles."
+                )
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                assert ast.unparse(node.value) == "False", f"{dotted(path)}:{node.value.lineno} allows pickle."
+                assert ast.unparse(node.value) == "False", (
+                    f"{dotted(path)}:{node.value.lineno} allows pickle."
+                )
 
 
 # ---- words ----
@@ -199,18 +245,31 @@ def test_everything_in_the_readme_tree_exists():
 
 
 def test_every_file_of_the_package_is_in_the_readme_tree():
-    untold = {path.relative_to(ROOT).as_posix() for path in modules() if path.name != "__main__.py"} - readme_tree()
-    assert not {name for name in untold if not re.fullmatch(r"desta_lab/(\w+/__init__|course/checks/\w+)\.py", name)}
+    untold = {
+        path.relative_to(ROOT).as_posix() for path in modules() if path.name != "__main__.py"
+    } - readme_tree()
+    assert not {
+        name
+        for name in untold
+        if not re.fullmatch(r"desta_lab/(\w+/__init__|course/checks/\w+)\.py", name)
+    }
 
 
 def test_what_the_readme_links_to_exists():
-    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", re.sub(r"<!--.*?-->", "", read("README.md"), flags=re.DOTALL))
+    links = re.findall(
+        r"\]\((?!https?:|#)([^)#\s]+)",
+        re.sub(r"<!--.*?-->", "", read("README.md"), flags=re.DOTALL),
+    )
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_readme_ci_and_hooks_run_the_same_command():
-    hooks = [hook for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
+    hooks = [
+        hook
+        for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+        for hook in repo["hooks"]
+    ]
     targets = set(re.findall(r"^(\w+):", read("Makefile"), re.MULTILINE))
     assert {"lab", "test"} <= targets
     assert all(f"\nmake {target}\n" in read("README.md") for target in ("lab", "test"))
@@ -240,10 +299,14 @@ def test_no_tracked_file_names_a_place_on_one_machine():
 
 def test_the_data_that_ships_is_small():
     sizes = {path: path.stat().st_size for path in tracked() if path.is_relative_to(ROOT / "data")}
-    assert sum(sizes.values()) < SHIPPED_DATA_LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    assert sum(sizes.values()) < SHIPPED_DATA_LIMIT, sorted(
+        sizes.items(), key=lambda item: -item[1]
+    )[:5]
 
 
 @pytest.mark.parametrize("folder", ["models", "corpora", "features", "targets", "runs"])
 def test_what_can_be_rebuilt_is_left_alone_by_git(folder: str):
     tracked()  # skips outside a checkout
-    assert subprocess.run(["git", "check-ignore", "-q", f"data/{folder}/x"], cwd=ROOT).returncode == 0
+    assert (
+        subprocess.run(["git", "check-ignore", "-q", f"data/{folder}/x"], cwd=ROOT).returncode == 0
+    )

@@ -45,35 +45,60 @@ NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System 
 def tokenizer(*, bos: bool = False, system: bool = True) -> PreTrainedTokenizerFast:
     """Byte-level BPE with a ChatML template; with `bos`, template and tokenizer both bring one, as Llama's do."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.pre_tokenizer, bpe.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = [END, START, BOS]
     bpe.train_from_iterator(
-        [NEUTRAL, "system user assistant start_audio end_audio Focus on the audio clips and instructions."] * 2,
+        [
+            NEUTRAL,
+            "system user assistant start_audio end_audio Focus on the audio clips and instructions.",
+        ]
+        * 2,
         trainers.BpeTrainer(
-            vocab_size=400, special_tokens=special, show_progress=False,
+            vocab_size=400,
+            special_tokens=special,
+            show_progress=False,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         ),
-    )  # fmt: skip
+    )
     if bos:
         from tokenizers.processors import TemplateProcessing
 
-        bpe.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, special.index(BOS))])
+        bpe.post_processor = TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, special.index(BOS))]
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=END, bos_token=BOS if bos else None,
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=END,
+        bos_token=BOS if bos else None,
         chat_template=("{{ bos_token }}" if bos else "") + ("" if system else NO_SYSTEM) + CHATML,
-    )  # fmt: skip
+    )
 
 
 def whisper(layers: int = 4, seconds: float = 6.0, width: int = 64, seed: int = 0) -> WhisperModel:
     """A random Whisper that knows a few seconds."""
     torch.manual_seed(seed)
     config = WhisperConfig(
-        vocab_size=60, d_model=width, num_mel_bins=80, encoder_layers=layers, decoder_layers=1,
-        encoder_ffn_dim=2 * width, decoder_ffn_dim=2 * width, encoder_attention_heads=4, decoder_attention_heads=4,
-        init_std=0.1, pad_token_id=0,
-        max_source_positions=round(seconds * 50), max_target_positions=8, bos_token_id=0, eos_token_id=0,
+        vocab_size=60,
+        d_model=width,
+        num_mel_bins=80,
+        encoder_layers=layers,
+        decoder_layers=1,
+        encoder_ffn_dim=2 * width,
+        decoder_ffn_dim=2 * width,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        init_std=0.1,
+        pad_token_id=0,
+        max_source_positions=round(seconds * 50),
+        max_target_positions=8,
+        bos_token_id=0,
+        eos_token_id=0,
         decoder_start_token_id=0,
-    )  # fmt: skip
+    )
     return WhisperModel(config).eval()
 
 
@@ -81,11 +106,18 @@ def causal(kind: str = "llama", *, seed: int = 0, bos: bool = False, **how: Any)
     """A random decoder-only LLM of this architecture, its weights large enough to be sure of something."""
     words = tokenizer(bos=bos)
     sizes = {
-        "vocab_size": len(words), "hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "max_position_embeddings": 512, "initializer_range": 0.2,
-        "tie_word_embeddings": False, "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id,
+        "vocab_size": len(words),
+        "hidden_size": WIDTH,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "pad_token_id": words.pad_token_id,
+        "eos_token_id": words.eos_token_id,
         "bos_token_id": words.bos_token_id,
-    }  # fmt: skip
+    }
     grouped = {"num_key_value_heads": 2}
     config = {
         "llama": lambda: LlamaConfig(**sizes, **grouped),
@@ -93,7 +125,12 @@ def causal(kind: str = "llama", *, seed: int = 0, bos: bool = False, **how: Any)
         "qwen3": lambda: Qwen3Config(**sizes, **grouped, head_dim=12),
         "neox": lambda: GPTNeoXConfig(**sizes),
         "gemma2": lambda: Gemma2Config(
-            **sizes, **grouped, head_dim=12, query_pre_attn_scalar=12, sliding_window=64, final_logit_softcapping=5.0
+            **sizes,
+            **grouped,
+            head_dim=12,
+            query_pre_attn_scalar=12,
+            sliding_window=64,
+            final_logit_softcapping=5.0,
         ),
     }[kind]()
     torch.manual_seed(seed)
@@ -105,17 +142,36 @@ def backbone(kind: str = "llama", *, bos: bool = False, **how: Any) -> Backbone:
     return Backbone(causal(kind, bos=bos, **how), tokenizer(bos=bos))
 
 
-def audio_llm(kind: str = "llama", *, bos: bool = False, dropout: float = 0.1, seed: int = 0, **how: Any) -> AudioLLM:
+def audio_llm(
+    kind: str = "llama", *, bos: bool = False, dropout: float = 0.1, seed: int = 0, **how: Any
+) -> AudioLLM:
     """Tiny encoder, tiny connector of the small form with five queries, tiny backbone."""
     mind = backbone(kind, bos=bos, **how)
     encoder = Encoder(whisper().encoder, (0, 1, 2, 3), SECONDS)
     torch.manual_seed(seed)
-    anchor = mind.embed(torch.tensor(mind.tokenizer("speech", add_special_tokens=False).input_ids[:1] * 5)).float()
+    anchor = mind.embed(
+        torch.tensor(mind.tokenizer("speech", add_special_tokens=False).input_ids[:1] * 5)
+    ).float()
     connector = QFormer(
-        taps=4, d_enc=64, d_llm=WIDTH, queries=5, depth=1, heads=4, ffn=64, width=32, post_norm=False, dropout=dropout,
-        scale=mind.embedding_scale, anchor=anchor,
-    )  # fmt: skip
-    parts = {"encoder": "tiny-whisper", "encoder_sha256": "e" * 64, "backbone": f"tiny-{kind}", "taps": [0, 1, 2, 3]}
+        taps=4,
+        d_enc=64,
+        d_llm=WIDTH,
+        queries=5,
+        depth=1,
+        heads=4,
+        ffn=64,
+        width=32,
+        post_norm=False,
+        dropout=dropout,
+        scale=mind.embedding_scale,
+        anchor=anchor,
+    )
+    parts = {
+        "encoder": "tiny-whisper",
+        "encoder_sha256": "e" * 64,
+        "backbone": f"tiny-{kind}",
+        "taps": [0, 1, 2, 3],
+    }
     return AudioLLM(encoder, connector, mind, parts)
 
 
@@ -137,22 +193,38 @@ def corpus(folder: Path, count: int = 12) -> Corpus:
     clips = []
     for i in range(count):
         soundfile.write(folder / f"{i:03d}.wav", wave(i), RATE)
-        clips.append(Clip(f"clip-{i:03d}", f"{i:03d}.wav", SECONDS, "word", f"speaker-{i // 2}", attributes(i)))
+        clips.append(
+            Clip(
+                f"clip-{i:03d}", f"{i:03d}.wav", SECONDS, "word", f"speaker-{i // 2}", attributes(i)
+            )
+        )
     splits = {"train": sorted({clip.speaker for clip in clips}), "test": []}
     recipe = {"world": "spoken"}
-    return Corpus.write(folder, clips, name="tones", recipe=recipe, seed=0, licence="CC0-1.0", splits=splits)
+    return Corpus.write(
+        folder, clips, name="tones", recipe=recipe, seed=0, licence="CC0-1.0", splits=splits
+    )
 
 
 def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
     """Training rows in the package's columns, all with one response."""
     return [
         {
-            "id": clip.id, "dataset": "tones", "seed_description": describe(clip.attributes), "prompt": "What is it?",
-            "response": response, "messages": ask("What is it?"),
-            "provenance": {"kind": "template", "writer": "test", "revision": "", "decoding": "", "truncated": False},
+            "id": clip.id,
+            "dataset": "tones",
+            "seed_description": describe(clip.attributes),
+            "prompt": "What is it?",
+            "response": response,
+            "messages": ask("What is it?"),
+            "provenance": {
+                "kind": "template",
+                "writer": "test",
+                "revision": "",
+                "decoding": "",
+                "truncated": False,
+            },
         }
         for clip in words.clips
-    ]  # fmt: skip
+    ]
 
 
 RECIPE = Recipe(steps=24, batch=4, lr=3e-3, warmup=3, rungs=8)
@@ -166,10 +238,16 @@ def prepared(folder: Path, **how: Any) -> tuple[AudioLLM, FeatureStore, list[dic
     return llm, store, examples(words)
 
 
-def conversation(question: str = "What is it?", *files: Path, system: bool = True) -> list[dict[str, Any]]:
+def conversation(
+    question: str = "What is it?", *files: Path, system: bool = True
+) -> list[dict[str, Any]]:
     """A conversation in the message format of the DeSTA models, one placeholder a file."""
     content = "".join("<|AUDIO|>\n" for _ in files) + question
-    user = {"role": "user", "content": content, "audios": [{"audio": str(file), "text": None} for file in files]}
+    user = {
+        "role": "user",
+        "content": content,
+        "audios": [{"audio": str(file), "text": None} for file in files],
+    }
     return [{"role": "system", "content": "Focus."}, user] if system else [user]
 
 

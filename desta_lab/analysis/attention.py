@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from desta_lab.analysis.activations import record
+from desta_lab.analysis.sites import record
 from desta_lab.evaluation.scoring import said
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
@@ -21,13 +21,22 @@ def query_weights(
 ) -> Float[Tensor, "clip block tap head query frame"]:
     """Every cross-attention weight of the Q-Former; each row over frames sums to one."""
     where = next(connector.parameters())
-    with record({str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}) as seen:
+    with record(
+        {str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}
+    ) as seen:
         connector(states.to(where))
     weights = torch.stack([seen[str(i)][0] for i in range(len(connector.blocks))])
-    return weights.unflatten(1, (states.shape[0], states.shape[1])).permute(2, 0, 1, 3, 4, 5).float().cpu()
+    return (
+        weights.unflatten(1, (states.shape[0], states.shape[1]))
+        .permute(2, 0, 1, 3, 4, 5)
+        .float()
+        .cpu()
+    )
 
 
-def query_to_time(connector: Any, states: Float[Tensor, "layer clip _ d_enc"]) -> Float[Tensor, "clip query frame"]:
+def query_to_time(
+    connector: Any, states: Float[Tensor, "layer clip _ d_enc"]
+) -> Float[Tensor, "clip query frame"]:
     """The same in one map: mean over heads and blocks, tapped layers weighed as the mixture weighs them."""
     weights = query_weights(connector, states).mean(dim=(1, 3))
     return torch.einsum("ctqf,qt->cqf", weights, connector.mixture().detach().cpu())
@@ -67,11 +76,16 @@ def answer_to_audio(
         for some in spoken.split(batch):
             out = llm.backbone.model.get_decoder()(
                 inputs_embeds=llm.splice(ids.expand(len(some), -1), some).to(llm.backbone.dtype),
-                output_attentions=True, use_cache=False,
-            )  # fmt: skip
+                output_attentions=True,
+                use_cache=False,
+            )
             if not out.attentions:
-                raise RuntimeError("The backbone returned no attention; it may know no eager form: take another.")
-            weights.append(torch.stack([a[:, :, -1, slots] for a in out.attentions], dim=1).float().cpu())
+                raise RuntimeError(
+                    "The backbone returned no attention; it may know no eager form: take another."
+                )
+            weights.append(
+                torch.stack([a[:, :, -1, slots] for a in out.attentions], dim=1).float().cpu()
+            )
             rolled.append(_rollout(out.attentions)[:, -1, slots].cpu())
     return {"weights": torch.cat(weights), "rollout": torch.cat(rolled)}
 

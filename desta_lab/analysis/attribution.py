@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from captum.attr import FeatureAblation, IntegratedGradients, InterpretableInput, LLMAttribution, ShapleyValueSampling
+from captum.attr import (
+    FeatureAblation,
+    IntegratedGradients,
+    InterpretableInput,
+    LLMAttribution,
+    ShapleyValueSampling,
+)
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from desta_lab import audio
-from desta_lab.evaluation import controls, scoring
+from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
@@ -36,12 +42,18 @@ def margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     """
     options = list(task.options)
     if strange := sorted(set(values) - set(options)):
-        raise ValueError(f"{task.name} has no option for {', '.join(strange)}; it has {', '.join(options)}.")
-    right = nn.functional.one_hot(torch.tensor([options.index(value) for value in values]), len(options)).bool()
+        raise ValueError(
+            f"{task.name} has no option for {', '.join(strange)}; it has {', '.join(options)}."
+        )
+    right = nn.functional.one_hot(
+        torch.tensor([options.index(value) for value in values]), len(options)
+    ).bool()
 
     def of(spoken: Float[Tensor, "batch query d_llm"]) -> Float[Tensor, "batch"]:
         if len(spoken) % len(right):
-            raise ValueError(f"{len(spoken)} clips were given, but {len(right)} right values; give each clip its own.")
+            raise ValueError(
+                f"{len(spoken)} clips were given, but {len(right)} right values; give each clip its own."
+            )
         (scores,) = scoring.rank(llm, [task], spoken)
         at = right.repeat(len(spoken) // len(right), 1)
         others = scores[~at].unflatten(0, (len(spoken), -1))
@@ -57,7 +69,7 @@ def margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     @torch.no_grad()
     def of_waves(waves: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch"]:
         states = llm.encoder.hear(list(waves.float().cpu().numpy()))
-        return of(controls.hear(llm, states)).to(waves.device)
+        return of(conditions.hear(llm, states)).to(waves.device)
 
     return of_waves
 
@@ -89,10 +101,13 @@ def query_cases(
     llm: AudioLLM, task: Task, values: Sequence[str], spoken: Float[Tensor, "clip query d_llm"]
 ) -> list[Case]:
     """One case a clip: its parts are the audio embeddings, and silence's stand where one is taken away."""
-    absent = controls.silence(llm)
+    absent = conditions.silence(llm)
     parts = torch.arange(spoken.shape[1], device=spoken.device)[None, :, None]
     given = spoken.detach().split(1)
-    return [Case(margin(llm, task, [v]), one, absent, parts) for v, one in zip(values, given, strict=True)]
+    return [
+        Case(margin(llm, task, [v]), one, absent, parts)
+        for v, one in zip(values, given, strict=True)
+    ]
 
 
 def window_cases(
@@ -103,7 +118,9 @@ def window_cases(
     window: float = WINDOW,
 ) -> list[Case]:
     """One case a clip: its parts are windows of the waveform, and zeros stand where one is taken away."""
-    fitted = torch.from_numpy(np.stack([audio.fit(wave, llm.encoder.seconds) for wave in waves])).float()
+    fitted = torch.from_numpy(
+        np.stack([audio.fit(wave, llm.encoder.seconds) for wave in waves])
+    ).float()
     parts = torch.arange(fitted.shape[1])[None] // round(window * audio.RATE)
     return [
         Case(margin_of_audio(llm, task, [v]), one, torch.zeros_like(one), parts)
@@ -127,7 +144,13 @@ class Attribution:
 
 
 def attribute(
-    method: str, cases: Sequence[Case], *, steps: int = 32, samples: int = 16, batch: int = 8, seed: int = 0
+    method: str,
+    cases: Sequence[Case],
+    *,
+    steps: int = 32,
+    samples: int = 16,
+    batch: int = 8,
+    seed: int = 0,
 ) -> Attribution:
     """Attribution of every case's scalar to its parts.
 
@@ -140,7 +163,9 @@ def attribute(
         raise ValueError(f"There is no method {method!r}; take one of {', '.join(METHODS)}.")
     values, deltas = [], []
     for number, case in enumerate(cases):
-        spread = _captum(method, case, steps, samples, batch, [seed, number]).detach().double().cpu()
+        spread = (
+            _captum(method, case, steps, samples, batch, [seed, number]).detach().double().cpu()
+        )
         at = case.parts.expand_as(case.given).flatten().cpu()
         sums = torch.zeros(case.count, dtype=torch.float64).index_add(0, at, spread.flatten())
         # captum gives each number of a part the whole part's value, but its own share under integrated gradients
@@ -150,7 +175,9 @@ def attribute(
     return Attribution(torch.stack(values).float(), torch.stack(deltas).float())
 
 
-def _captum(method: str, case: Case, steps: int, samples: int, batch: int, seed: Sequence[int]) -> Tensor:
+def _captum(
+    method: str, case: Case, steps: int, samples: int, batch: int, seed: Sequence[int]
+) -> Tensor:
     if method == "integrated_gradients":
         path = {"n_steps": steps, "internal_batch_size": batch}
         return IntegratedGradients(case.scalar).attribute(case.given, case.absent, **path)
@@ -159,7 +186,9 @@ def _captum(method: str, case: Case, steps: int, samples: int, batch: int, seed:
         return FeatureAblation(case.scalar).attribute(case.given, case.absent, **how)
     sampler, rng = ShapleyValueSampling(case.scalar), np.random.default_rng(seed)
 
-    def orders(parts: int, count: int) -> Iterable[list[int]]:  # captum's own draws from torch's global generator
+    def orders(
+        parts: int, count: int
+    ) -> Iterable[list[int]]:  # captum's own draws from torch's global generator
         return (rng.permutation(parts).tolist() for _ in range(count))
 
     sampler.permutation_generator = orders
@@ -189,7 +218,9 @@ def over_windows(
 ) -> Attribution:
     """What every window of the waveform adds to the margin of the right option, against zeros."""
     if method == "integrated_gradients":
-        raise ValueError("Waveforms have no gradient here (log-mel, frozen encoder); take ablation or shapley.")
+        raise ValueError(
+            "Waveforms have no gradient here (log-mel, frozen encoder); take ablation or shapley."
+        )
     return attribute(method, window_cases(llm, task, values, waves, window), **how)
 
 
@@ -221,11 +252,21 @@ def curves(
     rng, tables = np.random.default_rng(seed), []
     for case, worth, clip in zip(cases, values, clips, strict=True):
         blind = [torch.from_numpy(rng.permutation(case.count)) for _ in range(draws)]
-        for order, ways in {"attribution": [worth.argsort(descending=True)], "random": blind}.items():
-            moved = torch.stack([way.argsort() < torch.arange(case.count + 1)[:, None] for way in ways])
+        for order, ways in {
+            "attribution": [worth.argsort(descending=True)],
+            "random": blind,
+        }.items():
+            moved = torch.stack(
+                [way.argsort() < torch.arange(case.count + 1)[:, None] for way in ways]
+            )
             for curve, kept in {"deletion": ~moved, "insertion": moved}.items():
                 mean = case.of(kept.flatten(0, 1), batch).unflatten(0, (len(ways), -1)).mean(0)
-                cell = {"clip": clip, "curve": curve, "order": order, "share": np.linspace(0, 1, case.count + 1)}
+                cell = {
+                    "clip": clip,
+                    "curve": curve,
+                    "order": order,
+                    "share": np.linspace(0, 1, case.count + 1),
+                }
                 tables.append(pd.DataFrame(cell | {"margin": mean.double().numpy()}))
     return pd.concat(tables, ignore_index=True)
 
@@ -235,7 +276,8 @@ def areas(drawn: pd.DataFrame) -> pd.DataFrame:
     groups = drawn.sort_values("share", kind="stable").groupby(["clip", "curve", "order"])
     return pd.DataFrame(
         [
-            dict(zip(("clip", "curve", "order"), key, strict=True)) | {"area": np.trapezoid(g["margin"], g["share"])}
+            dict(zip(("clip", "curve", "order"), key, strict=True))
+            | {"area": np.trapezoid(g["margin"], g["share"])}
             for key, g in groups
         ]
     )
@@ -256,13 +298,17 @@ def shuffled(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     """A module's weights, every tensor's numbers in random order: the same sizes, nothing learned."""
     draw = torch.Generator().manual_seed(seed)
     return {
-        name: tensor.flatten()[torch.randperm(tensor.numel(), generator=draw).to(tensor.device)].view_as(tensor)
+        name: tensor.flatten()[
+            torch.randperm(tensor.numel(), generator=draw).to(tensor.device)
+        ].view_as(tensor)
         for name, tensor in module.state_dict().items()
     }
 
 
 def randomised(
-    module: nn.Module, weights: Mapping[str, Tensor], explain: Callable[[], Float[Tensor, "clip part"]]
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    explain: Callable[[], Float[Tensor, "clip part"]],
 ) -> Float[np.ndarray, "clip"]:
     """The sanity check of Adebayo et al. (2018): Spearman correlation, clip by clip, of an attribution with the same
     attribution under other weights (`shuffled`, or an untrained connector's). What stays high explains no training.
@@ -300,25 +346,35 @@ class AudioInput(InterpretableInput):
 
     @classmethod
     def of(
-        cls, llm: AudioLLM, task: Task, spoken: Float[Tensor, "query d_llm"], groups: Int[Tensor, "query"] | None = None
+        cls,
+        llm: AudioLLM,
+        task: Task,
+        spoken: Float[Tensor, "query d_llm"],
+        groups: Int[Tensor, "query"] | None = None,
     ) -> "AudioInput":
         """A task asked of a clip, up to the end of its stem: the options are what captum may be given as target."""
         asked = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
         stem, _ = scoring.said(llm.backbone.tokenizer, task)
-        return cls(torch.tensor([[*asked.ids, *stem]]), spoken, controls.silence(llm)[0], groups)
+        return cls(torch.tensor([[*asked.ids, *stem]]), spoken, conditions.silence(llm)[0], groups)
 
     def to_tensor(self) -> Float[Tensor, "1 part"]:
         """Every feature is there."""
         return torch.ones(1, self.n_itp_features)
 
-    def to_model_input(self, perturbed_tensor: Float[Tensor, "batch part"] | None = None) -> dict[str, Tensor]:
+    def to_model_input(
+        self, perturbed_tensor: Float[Tensor, "batch part"] | None = None
+    ) -> dict[str, Tensor]:
         """Ids and audio embeddings; a feature between 0 and 1 lies on the line from silence to the clip."""
         features = self.to_tensor() if perturbed_tensor is None else perturbed_tensor
         there = features[:, self.groups.to(features.device), None].to(self.spoken)
-        spoken = torch.lerp(self.silence.expand(len(there), -1, -1), self.spoken.expand(len(there), -1, -1), there)
+        spoken = torch.lerp(
+            self.silence.expand(len(there), -1, -1), self.spoken.expand(len(there), -1, -1), there
+        )
         return {"input_ids": self.ids.expand(len(there), -1), "spoken": spoken}
 
-    def format_attr(self, itp_attr: Float[Tensor, "*target part"]) -> Float[Tensor, "*target query"]:
+    def format_attr(
+        self, itp_attr: Float[Tensor, "*target part"]
+    ) -> Float[Tensor, "*target query"]:
         """Each query with its feature's value."""
         return itp_attr[..., self.groups.to(itp_attr.device)]
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import hypergeom
 
 from desta_lab.clips import Clip, Span
-from desta_lab.evaluation import controls, emergence
+from desta_lab.evaluation import conditions, verdict
 from desta_lab.world import sentences
 
 MEASURES = ("pointing", "iou", "mass")
@@ -24,7 +24,9 @@ def evidence(clip: Clip, attribute: str) -> list[Span]:
     if attribute == "scene":
         found = [span for span in clip.spans if span.name.startswith("scene:")]
     else:
-        telling = _telling(clip.attributes.get("topic", "")) if attribute == "topic" else frozenset()
+        telling = (
+            _telling(clip.attributes.get("topic", "")) if attribute == "topic" else frozenset()
+        )
         words = [span for span in clip.spans if span.name.removeprefix("word:") in telling]
         found = words or [span for span in clip.spans if span.name == "speech"]
     if not found:
@@ -43,7 +45,9 @@ def _telling(topic: str) -> frozenset[str]:
         for name, parts in sentences._WORDS.items()
     }
     anywhere = {word for phrase in (*sentences._WHO, *sentences._LINKS) for word in phrase.split()}
-    return frozenset(used.get(topic, set()).difference(anywhere, *(used[name] for name in used if name != topic)))
+    return frozenset(
+        used.get(topic, set()).difference(anywhere, *(used[name] for name in used if name != topic))
+    )
 
 
 def inside(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarray, "frame"]:
@@ -56,7 +60,9 @@ def inside(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarra
     return within
 
 
-def score(profile: Float[np.ndarray, "frame"], spans: Sequence[Span], seconds: float) -> dict[str, float]:
+def score(
+    profile: Float[np.ndarray, "frame"], spans: Sequence[Span], seconds: float
+) -> dict[str, float]:
     """How well a profile over `seconds` falls on the evidence; equal values count as drawn in any order.
 
     pointing: 1 if the highest frame lies in the evidence. iou: overlap over union of the evidence with as many highest
@@ -103,11 +109,21 @@ def table(
     scores a flat profile.
     """
     rows = []
-    for profile, clip, other in zip(profiles, clips, controls.partners(clips, seed), strict=True):
+    for profile, clip, other in zip(profiles, clips, conditions.partners(clips, seed), strict=True):
         own, theirs = evidence(clip, attribute), evidence(clips[other], attribute)
-        against = {"own": (profile, own), "shuffled": (profile, theirs), "uniform": (np.ones(len(profile)), own)}
+        against = {
+            "own": (profile, own),
+            "shuffled": (profile, theirs),
+            "uniform": (np.ones(len(profile)), own),
+        }
         for null, (some, spans) in against.items():
-            cell = {"method": method, "attribute": attribute, "clip": clip.id, "speaker": clip.speaker, "null": null}
+            cell = {
+                "method": method,
+                "attribute": attribute,
+                "clip": clip.id,
+                "speaker": clip.speaker,
+                "null": null,
+            }
             rows.append(cell | score(some, spans, seconds))
     return pd.DataFrame(rows)
 
@@ -119,9 +135,13 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """
     by, rows = ["method", "attribute"], []
     for measure in MEASURES:
-        wide = scores.set_index([*by, "clip", "speaker", "null"])[measure].unstack("null").reset_index()
-        gains = emergence.bootstrap(wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by)
-        for (*cell, null), value in emergence.bootstrap(scores, measure, [*by, "null"]).items():
+        wide = (
+            scores.set_index([*by, "clip", "speaker", "null"])[measure]
+            .unstack("null")
+            .reset_index()
+        )
+        gains = verdict.bootstrap(wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by)
+        for (*cell, null), value in verdict.bootstrap(scores, measure, [*by, "null"]).items():
             gain = gains[tuple(cell)] if null == "own" else (float("nan"),) * 3
             rows.append((*cell, null, measure, *value, *gain))
     names = [*by, "null", "measure", "value", "low", "high", "gain", "gain_low", "gain_high"]

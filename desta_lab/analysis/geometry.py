@@ -28,7 +28,10 @@ def hsic(k: Float[np.ndarray, "clip clip"], l: Float[np.ndarray, "clip clip"]) -
     """The unbiased estimator of Song et al. (2012), equation 5, of two Gram matrices with empty diagonals."""
     n = len(k)
     rows = k.sum(0) @ l.sum(0)
-    return float(((k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)) / (n * (n - 3)))
+    return float(
+        ((k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * rows / (n - 2))
+        / (n * (n - 3))
+    )
 
 
 def _cka(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
@@ -42,11 +45,15 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
     (The usual, biased one gives .88 for independent noise of 128 clips × 896 features.)
     """
     if len(x) != len(y) or len(x) < 4:
-        raise ValueError(f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}.")
+        raise ValueError(
+            f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
+        )
     return _cka(gram(x), gram(y))
 
 
-def compare(x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed: int = 0) -> dict[str, float]:
+def compare(
+    x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed: int = 0
+) -> dict[str, float]:
     """CKA with its 95 % interval, the 95th percentile of its permutation null, and the p of that test.
 
     The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to the full size: a
@@ -62,18 +69,27 @@ def compare(x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed
     for _ in range(DRAWS):
         some = np.ix_(*[rng.permutation(n)[: n // 2]] * 2)
         halves.append(_cka(k[some], l[some]))
-    low, high = value + (np.nanpercentile(halves, (2.5, 97.5)) - np.nanmean(halves)) * (1 / 2) ** 0.5
+    low, high = (
+        value + (np.nanpercentile(halves, (2.5, 97.5)) - np.nanmean(halves)) * (1 / 2) ** 0.5
+    )
     return {
-        "cka": value, "low": float(low), "high": float(high), "null": float(np.nanpercentile(null, 95)),
+        "cka": value,
+        "low": float(low),
+        "high": float(high),
+        "null": float(np.nanpercentile(null, 95)),
         "p": float((1 + np.sum(np.array(null) >= value)) / (1 + PERMUTATIONS)),
-    }  # fmt: skip
+    }
 
 
 def similarity(sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0) -> pd.DataFrame:
     """CKA of every pair of sites (or of one site at several steps), one row a pair, each pair once."""
     names = list(sites)
     return pd.DataFrame(
-        [{"a": a, "b": b, **compare(sites[a], sites[b], seed)} for i, a in enumerate(names) for b in names[i + 1 :]]
+        [
+            {"a": a, "b": b, **compare(sites[a], sites[b], seed)}
+            for i, a in enumerate(names)
+            for b in names[i + 1 :]
+        ]
     )
 
 
@@ -81,7 +97,9 @@ def similarity(sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0) 
 
 
 def maps(
-    frames: Mapping[int, Float[np.ndarray, "clip feature"]], method: str = "pca", seeds: Sequence[int] = (0,)
+    frames: Mapping[int, Float[np.ndarray, "clip feature"]],
+    method: str = "pca",
+    seeds: Sequence[int] = (0,),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two-dimensional maps of one site along the ladder: points (step, method, seed, row, x, y) and trust.
 
@@ -98,11 +116,26 @@ def maps(
             flat = axes.transform(site) if method == "pca" else _umap(site, before, seed)
             before = flat
             near = min(NEIGHBOURS, len(site) // 2 - 1)
-            trust.append({"step": step, "method": method, "seed": seed,
-                          "trustworthiness": float(trustworthiness(site, flat, n_neighbors=near))})  # fmt: skip
-            points.append(pd.DataFrame({
-                "step": step, "method": method, "seed": seed, "row": range(len(site)), "x": flat[:, 0], "y": flat[:, 1],
-            }))  # fmt: skip
+            trust.append(
+                {
+                    "step": step,
+                    "method": method,
+                    "seed": seed,
+                    "trustworthiness": float(trustworthiness(site, flat, n_neighbors=near)),
+                }
+            )
+            points.append(
+                pd.DataFrame(
+                    {
+                        "step": step,
+                        "method": method,
+                        "seed": seed,
+                        "row": range(len(site)),
+                        "x": flat[:, 0],
+                        "y": flat[:, 1],
+                    }
+                )
+            )
     return pd.concat(points[::-1], ignore_index=True), pd.DataFrame(trust[::-1])
 
 
@@ -120,7 +153,9 @@ def _umap(site: np.ndarray, before: np.ndarray | None, seed: int) -> np.ndarray:
     return flat if before is None else align(flat, before)
 
 
-def align(flat: Float[np.ndarray, "clip 2"], onto: Float[np.ndarray, "clip 2"]) -> Float[np.ndarray, "clip 2"]:
+def align(
+    flat: Float[np.ndarray, "clip 2"], onto: Float[np.ndarray, "clip 2"]
+) -> Float[np.ndarray, "clip 2"]:
     """Move and turn (or mirror) a map onto another of the same clips, without stretching it."""
     turn, _ = orthogonal_procrustes(flat - flat.mean(0), onto - onto.mean(0))
     moved: np.ndarray = (flat - flat.mean(0)) @ turn + onto.mean(0)
@@ -164,7 +199,9 @@ def nearest_words(
             near[:, born[query]] = -np.inf
         ids, counts = np.unique(near.argmax(1), return_counts=True)
         order = counts.argsort(kind="stable")[::-1][:top]
-        rows += [{"query": query, "token": int(ids[i]), "share": counts[i] / len(near)} for i in order]
+        rows += [
+            {"query": query, "token": int(ids[i]), "share": counts[i] / len(near)} for i in order
+        ]
     return pd.DataFrame(rows)
 
 

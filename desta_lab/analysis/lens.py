@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from desta_lab.analysis.activations import Sites
+from desta_lab.analysis.sites import Sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
@@ -18,11 +18,15 @@ from desta_lab.model.audio_llm import AudioLLM
 
 
 @torch.no_grad()
-def option_logits(llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]) -> Float[Tensor, "clip option"]:
+def option_logits(
+    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
+) -> Float[Tensor, "clip option"]:
     """Logits of the first token of every option, read from a layer's output as if it were the last (logit lens)."""
     first = [option[0] for option in scoring.said(llm.backbone.tokenizer, task)[1]]
     if len(set(first)) < len(first):
-        raise ValueError(f"Two options of {task.name} begin with the same token; the lens cannot tell them apart.")
+        raise ValueError(
+            f"Two options of {task.name} begin with the same token; the lens cannot tell them apart."
+        )
     state = hidden.to(llm.backbone.device, llm.backbone.dtype)
     return llm.backbone.head(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
 
@@ -46,16 +50,30 @@ def logit_lens(
     for task in tasks:
         values = list(task.options)
         right = torch.tensor([values.index(truth[i][task.attribute]) for i in scored])
-        numbers = [int(name.split()[1].rstrip(":")) for name in sites if name.endswith(f": {task.attribute}")]
+        numbers = [
+            int(name.split()[1].rstrip(":"))
+            for name in sites
+            if name.endswith(f": {task.attribute}")
+        ]
         for layer in sorted(numbers):
             logits = option_logits(llm, task, sites[f"answer {layer}: {task.attribute}"])
-            logits = (logits - logits[list(held_out)].mean(0))[scored if swap is None else list(swap)]
+            logits = (logits - logits[list(held_out)].mean(0))[
+                scored if swap is None else list(swap)
+            ]
             own = logits.gather(1, right[:, None])[:, 0]
             others = logits.scatter(1, right[:, None], -torch.inf).amax(1)
-            rows.append(pd.DataFrame({
-                "attribute": task.attribute, "layer": layer, "row": scored, "correct": (own > others).float().numpy(),
-                "margin": (own - others).numpy(), "chance": task.chance,
-            }))  # fmt: skip
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "attribute": task.attribute,
+                        "layer": layer,
+                        "row": scored,
+                        "correct": (own > others).float().numpy(),
+                        "margin": (own - others).numpy(),
+                        "chance": task.chance,
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -64,10 +82,14 @@ def logit_lens(
 
 @torch.no_grad()
 def patched(
-    llm: AudioLLM, tasks: Sequence[Task], spoken: Float[Tensor, "clip query d_llm"],
-    truth: Sequence[Mapping[str, str]], pairs: Sequence[tuple[int, int]], batch: int = 16,
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    spoken: Float[Tensor, "clip query d_llm"],
+    truth: Sequence[Mapping[str, str]],
+    pairs: Sequence[tuple[int, int]],
+    batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Audio embeddings of clip A put into clip B, one query at a time: which query moves the answer?
 
     Per pair (A, B), task in which their values differ, and query (−1: all of them): `shift`, how far the margin
@@ -85,10 +107,15 @@ def patched(
                 margin = scores[:, theirs] - scores[:, ours]
                 shift = (margin[:-1] - margin[-1]).tolist()
                 rows += [
-                    {"attribute": task.attribute, "row": b, "query": q if q < count else -1, "shift": s,
-                     "whole": shift[-1]}
+                    {
+                        "attribute": task.attribute,
+                        "row": b,
+                        "query": q if q < count else -1,
+                        "shift": s,
+                        "whole": shift[-1],
+                    }
                     for q, s in enumerate(shift)
-                ]  # fmt: skip
+                ]
         if progress:
             progress(done + 1, len(pairs))
     return pd.DataFrame(rows)

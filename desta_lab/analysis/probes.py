@@ -12,11 +12,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from desta_lab.evaluation.emergence import bootstrap
+from desta_lab.evaluation.verdict import bootstrap
 
 FOLDS = 4
 DRAWS = 5  # shufflings of the labels whose mean is the random-label baseline
-STRENGTHS = np.logspace(0, 6, 7)  # ridge penalties the probe chooses from, by leave-one-out inside its training clips
+STRENGTHS = np.logspace(
+    0, 6, 7
+)  # ridge penalties the probe chooses from, by leave-one-out inside its training clips
 
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]  # (training rows, test rows)
 
@@ -25,10 +27,14 @@ class ProbeError(ValueError):
     """A probe that would measure something else than it says; the message names it."""
 
 
-def folds(speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0) -> Splits:
+def folds(
+    speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0
+) -> Splits:
     """Cross-validation folds in which every speaker is on one side only, with the strata spread evenly."""
     made = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a class of one speaker cannot be in every fold: the probe will say what it costs
+    with (
+        warnings.catch_warnings()
+    ):  # a class of one speaker cannot be in every fold: the probe will say what it costs
         warnings.simplefilter("ignore", UserWarning)
         return list(made.split(np.zeros(len(speakers)), strata, speakers))
 
@@ -63,11 +69,17 @@ def probe(
     """
     who = np.asarray(speakers)
     truth = {name: np.asarray(values) for name, values in labels.items()}
-    splits = splits or folds(speakers, ["/".join(row) for row in zip(*_of_speakers(truth, who), strict=True)])
+    splits = splits or folds(
+        speakers, ["/".join(row) for row in zip(*_of_speakers(truth, who), strict=True)]
+    )
     if not force:
         _check(who, splits)
     asked = {(name, "probe", 0): values for name, values in truth.items()}
-    asked |= {(n, "random labels", d): shuffled(v, who, seed + d) for n, v in truth.items() for d in range(DRAWS)}
+    asked |= {
+        (n, "random labels", d): shuffled(v, who, seed + d)
+        for n, v in truth.items()
+        for d in range(DRAWS)
+    }
     right = {key: np.full(len(who), np.nan) for key in asked}
     majority = {name: np.full(len(who), np.nan) for name in truth}
     for train, test in splits:
@@ -81,12 +93,24 @@ def probe(
     rows = []
     for name in truth:
         random = np.mean([right[name, "random labels", d] for d in range(DRAWS)], axis=0)
-        scored = {"probe": right[name, "probe", 0], "random labels": random, "majority": majority[name]}
+        scored = {
+            "probe": right[name, "probe", 0],
+            "random labels": random,
+            "majority": majority[name],
+        }
         for kind, correct in scored.items():
-            rows.append(pd.DataFrame({
-                "attribute": name, "kind": kind, "row": np.arange(len(who)), "speaker": who, "correct": correct,
-                "chance": 1 / len(set(truth[name])),
-            }))  # fmt: skip
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "attribute": name,
+                        "kind": kind,
+                        "row": np.arange(len(who)),
+                        "speaker": who,
+                        "correct": correct,
+                        "chance": 1 / len(set(truth[name])),
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True).dropna(subset=["correct"])
 
 
@@ -94,7 +118,8 @@ def summary(correct: pd.DataFrame, by: Sequence[str] = ("attribute", "kind")) ->
     """Accuracy with its 95 % interval (bootstrap over speakers) of every group."""
     chance = correct.groupby(list(by))["chance"].first()
     rows = [
-        dict(zip(by, key, strict=True)) | dict(zip(("accuracy", "low", "high"), interval, strict=True))
+        dict(zip(by, key, strict=True))
+        | dict(zip(("accuracy", "low", "high"), interval, strict=True))
         for key, interval in bootstrap(correct, "correct", by).items()
     ]
     return pd.DataFrame(rows).merge(chance.reset_index(), on=list(by))
@@ -115,15 +140,20 @@ def learning_curve(
     return pd.concat(tables, ignore_index=True)
 
 
-def _fit(features: np.ndarray, asked: Mapping[Any, np.ndarray], train: np.ndarray, test: np.ndarray) -> dict[Any, Any]:
+def _fit(
+    features: np.ndarray, asked: Mapping[Any, np.ndarray], train: np.ndarray, test: np.ndarray
+) -> dict[Any, Any]:
     """The guesses for every labelling, from one ridge regression onto all their indicators at once."""
     kinds = {key: np.unique(values[train]) for key, values in asked.items()}
-    indicators = np.hstack([(asked[key][train][:, None] == kind) * 2.0 - 1 for key, kind in kinds.items()])
+    indicators = np.hstack(
+        [(asked[key][train][:, None] == kind) * 2.0 - 1 for key, kind in kinds.items()]
+    )
     ridge = make_pipeline(StandardScaler(), RidgeCV(STRENGTHS, alpha_per_target=True))
     said = ridge.fit(features[train], indicators).predict(features[test])
     edges = np.cumsum([len(kind) for kind in kinds.values()])[:-1]
     return {
-        key: kind[part.argmax(1)] for (key, kind), part in zip(kinds.items(), np.split(said, edges, 1), strict=True)
+        key: kind[part.argmax(1)]
+        for (key, kind), part in zip(kinds.items(), np.split(said, edges, 1), strict=True)
     }
 
 

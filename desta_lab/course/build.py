@@ -27,15 +27,19 @@ import torch
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from desta_lab import files
+from desta_lab import cache
 from desta_lab.course.lesson import COSTS, costs
 
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
 KINDS = ("predict", "fill in", "break", "tweak")
-SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE)
+SOLUTION = re.compile(
+    r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE
+)
 STUB = re.compile(r"^ *### STUB\n", re.MULTILINE)
-EXERCISE = re.compile(r"^### Exercise (?P<number>[\d.]+) · (?P<title>.+) · (?P<kind>.+) · (?P<minutes>\d+) min$", re.M)
+EXERCISE = re.compile(
+    r"^### Exercise (?P<number>[\d.]+) · (?P<title>.+) · (?P<kind>.+) · (?P<minutes>\d+) min$", re.M
+)
 COLAB = """\
 # On Colab this fetches the lab, once; anywhere else it does nothing. Neither torch nor numpy is touched.
 import importlib.util
@@ -75,11 +79,15 @@ def build(source: Path, *, solved: bool) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata={**kernel, **language})
 
 
-def _cells(cells: list[NotebookNode], number: str, stem: str, *, solved: bool) -> Iterator[tuple[str, str, list[str]]]:
+def _cells(
+    cells: list[NotebookNode], number: str, stem: str, *, solved: bool
+) -> Iterator[tuple[str, str, list[str]]]:
     """Kind, content and tags of every cell of the notebook that is built."""
     url = _colab(f"{'solutions/' if solved else ''}{stem}")
     badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
-    waiting: tuple[str, str, list[str]] | None = None  # the solution, printed once its check and its hints stand
+    waiting: tuple[str, str, list[str]] | None = (
+        None  # the solution, printed once its check and its hints stand
+    )
     for i, cell in enumerate(cells):
         tags = cell.metadata.get("tags", [])
         content = cell.source
@@ -124,7 +132,9 @@ def _folded(word: str, content: str) -> str:
 def _price(number: str, code: str) -> str:
     """The measured seconds of an expensive cell on every preset, in one line."""
     key = _code_key(code)
-    known = {name: entry for name, entry in costs().get(number, {}).items() if key in entry["cells"]}
+    known = {
+        name: entry for name, entry in costs().get(number, {}).items() if key in entry["cells"]
+    }
     if not known:
         return "⏱ *The next cell works for a while; its time was not measured yet.*"
     said = ", ".join(f"{_span(entry['cells'][key])} on `{name}`" for name, entry in known.items())
@@ -142,7 +152,9 @@ def _code_key(code: str) -> str:
 
 def exercises(source: Path) -> list[dict[str, Any]]:
     """Number, title, kind and minutes of every exercise of a source."""
-    return [{**m.groupdict(), "minutes": int(m["minutes"])} for m in EXERCISE.finditer(_prose(source))]
+    return [
+        {**m.groupdict(), "minutes": int(m["minutes"])} for m in EXERCISE.finditer(_prose(source))
+    ]
 
 
 def _prose(source: Path) -> str:
@@ -157,7 +169,9 @@ def written(notebook: NotebookNode) -> bytes:
 def outputs(only: Collection[str] = ()) -> dict[Path, bytes]:
     """Every built notebook, or those of some numbers: its file → its bytes."""
     return {
-        NOTEBOOKS / ("solutions" if solved else "") / f"{source.stem}.ipynb": written(build(source, solved=solved))
+        NOTEBOOKS / ("solutions" if solved else "") / f"{source.stem}.ipynb": written(
+            build(source, solved=solved)
+        )
         for source in sources(only)
         for solved in (False, True)
     }
@@ -166,7 +180,10 @@ def outputs(only: Collection[str] = ()) -> dict[Path, bytes]:
 def pages() -> dict[Path, bytes]:
     """README with its gallery and the instructor's page with its time table, drawn from the sources and figures."""
     readme, teaching = NOTEBOOKS.parent / "README.md", NOTEBOOKS / "TEACHING.md"
-    return {readme: _between(readme, "gallery", _gallery()), teaching: _between(teaching, "timetable", _timetable())}
+    return {
+        readme: _between(readme, "gallery", _gallery()),
+        teaching: _between(teaching, "timetable", _timetable()),
+    }
 
 
 def _between(path: Path, name: str, content: str) -> bytes:
@@ -174,7 +191,9 @@ def _between(path: Path, name: str, content: str) -> bytes:
     text = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{path}: needs one {begin.strip()} and one {end}; put them where the table belongs.")
+        raise ValueError(
+            f"{path}: needs one {begin.strip()} and one {end}; put them where the table belongs."
+        )
     before, after = text.split(begin)[0], text.split(end)[1]
     return f"{before}{begin}{content}{end}{after}".encode()
 
@@ -200,26 +219,34 @@ def _timetable() -> str:
     rows = ["| notebook | question | exercises, minutes |", "|---|---|---|"]
     for source in sources():
         question = title(source).split(" · ", 1)[1]
-        rows.append(f"| {source.name[:2]} | {question} | {sum(one['minutes'] for one in exercises(source))} |")
+        rows.append(
+            f"| {source.name[:2]} | {question} | {sum(one['minutes'] for one in exercises(source))} |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def title(source: Path) -> str:
     """A notebook's title, "05 · Emergence: does …?"."""
-    first = next(line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith("# # "))
+    first = next(
+        line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith("# # ")
+    )
     return first.removeprefix("# # ")
 
 
 def write(only: Collection[str] = ()) -> list[Path]:
     """Build the notebooks and pages into their places; returns the files that changed."""
     built = outputs(only) | pages()
-    changed = [path for path, content in built.items() if not path.exists() or path.read_bytes() != content]
+    changed = [
+        path for path, content in built.items() if not path.exists() or path.read_bytes() != content
+    ]
     for path in changed:
-        files.save(path, built[path])
+        cache.save(path, built[path])
     return changed
 
 
-def execute(notebook: NotebookNode, *, preset: str, figures: Path, timeout: int = 3600) -> dict[str, Any]:
+def execute(
+    notebook: NotebookNode, *, preset: str, figures: Path, timeout: int = 3600
+) -> dict[str, Any]:
     """Run a notebook from the top in an empty kernel; returns seconds, seconds of its cells, and peak memory.
 
     Figures and card go to `figures/course`. The notebook is filled with its outputs.
@@ -228,7 +255,11 @@ def execute(notebook: NotebookNode, *, preset: str, figures: Path, timeout: int 
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds it.
     """
     notebook.cells.append(nbformat.v4.new_code_cell(_PEAK, id="peak"))
-    surroundings = {**os.environ, "DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": str(figures.resolve())}
+    surroundings = {
+        **os.environ,
+        "DESTA_LAB_PRESET": preset,
+        "DESTA_LAB_FIGURES": str(figures.resolve()),
+    }
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as here:
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": here}})
@@ -248,7 +279,9 @@ def execute(notebook: NotebookNode, *, preset: str, figures: Path, timeout: int 
 
 def run(source: Path, preset: str) -> dict[str, Any]:
     """Execute a solved notebook: its page, its headline figure, and what it took."""
-    figures = NOTEBOOKS.parent / "figures" / ("" if preset == "nano" else preset)  # the gallery is nano's
+    figures = (
+        NOTEBOOKS.parent / "figures" / ("" if preset == "nano" else preset)
+    )  # the gallery is nano's
     notebook = build(source, solved=True)
     measured = execute(notebook, preset=preset, figures=figures)
     html(notebook, figures / "course" / "pages" / f"{source.stem}.html")
@@ -266,7 +299,7 @@ def note(number: str, preset: str, measured: dict[str, Any], on: str) -> None:
     """Keep what a notebook took on a preset where the build and `setup` find it."""
     known = costs()
     known.setdefault(number, {})[preset] = {**measured, "on": on}
-    files.save(COSTS, files.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)}))
+    cache.save(COSTS, cache.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)}))
 
 
 def html(notebook: NotebookNode, path: Path) -> None:
@@ -274,7 +307,7 @@ def html(notebook: NotebookNode, path: Path) -> None:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    files.save(path, page.encode())
+    cache.save(path, page.encode())
 
 
 _PEAK = """\

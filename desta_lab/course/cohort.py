@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from desta_lab import files
+from desta_lab import cache
 from desta_lab.course.lesson import SURE
-from desta_lab.views import pictures
+from desta_lab.views import style
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -23,13 +23,24 @@ def gather(folder: Path) -> pd.DataFrame:
     for path in sorted(set(folder.rglob("*.json")) - set((folder / "class").glob("*"))):
         try:
             card = json.loads(path.read_text(encoding="utf-8"))
-            who = {"student": str(card["student"]), "notebook": str(card["notebook"]), "file": path.name}
+            who = {
+                "student": str(card["student"]),
+                "notebook": str(card["notebook"]),
+                "file": path.name,
+            }
             for guess in card["predictions"]:
                 if guess["measured"] is not None:
-                    told = {key: guess[key] for key in ("name", "question", "low", "high", "default", "measured")}
-                    rows.append({**who, "kind": "prediction", **told, "held": float(guess["inside"])})
+                    told = {
+                        key: guess[key]
+                        for key in ("name", "question", "low", "high", "default", "measured")
+                    }
+                    rows.append(
+                        {**who, "kind": "prediction", **told, "held": float(guess["inside"])}
+                    )
             for name, state in card["exercises"].items():
-                rows.append({**who, "kind": "exercise", "name": name, "held": float(state == "passed")})
+                rows.append(
+                    {**who, "kind": "exercise", "name": name, "held": float(state == "passed")}
+                )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: no card of a lesson ({type(error).__name__}: {error}); take it out of the folder, or ask for "
@@ -45,11 +56,16 @@ def digest(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for notebook, some in table.groupby("notebook"):
         own = some[(some["kind"] == "prediction") & ~some["default"].fillna(False).astype(bool)]
-        rows.append({
-            "notebook": notebook, "students": some["student"].nunique(), "ranges": len(own),
-            "held the answer": own["held"].mean(), "well calibrated": SURE,
-            "exercises solved": some.loc[some["kind"] == "exercise", "held"].mean(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "notebook": notebook,
+                "students": some["student"].nunique(),
+                "ranges": len(own),
+                "held the answer": own["held"].mean(),
+                "well calibrated": SURE,
+                "exercises solved": some.loc[some["kind"] == "exercise", "held"].mean(),
+            }
+        )
     return pd.DataFrame(rows).round(2)
 
 
@@ -61,18 +77,27 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
     names = list(dict.fromkeys(zip(guesses["notebook"], guesses["name"], strict=True)))
     headline = f"{own.mean():.0%} of {len(own)} ranges held the answer; {SURE:.0%} would be well calibrated"
     rows = max(1, len(names))
-    picture, grid = pictures.blank(rows, 1, headline, (7.0, 1 + 1.3 * rows), squeeze=False)
+    picture, grid = style.blank(rows, 1, headline, (7.0, 1 + 1.3 * rows), squeeze=False)
     for axes, (notebook, name) in zip(grid[:, 0], names, strict=False):
-        some = guesses[(guesses["notebook"] == notebook) & (guesses["name"] == name)].reset_index(drop=True)
+        some = guesses[(guesses["notebook"] == notebook) & (guesses["name"] == name)].reset_index(
+            drop=True
+        )
         for i, guess in some.iterrows():
-            colour = pictures.PALETTE["silence" if guess["default"] else "audio"]
-            axes.plot([guess["low"], guess["high"]], [i, i], color=colour, lw=3, ls="-" if guess["held"] else ":")
-        axes.axvline(some["measured"].mean(), color=pictures.PALETTE["oracle"], ls="--", lw=1)
+            colour = style.PALETTE["silence" if guess["default"] else "audio"]
+            axes.plot(
+                [guess["low"], guess["high"]],
+                [i, i],
+                color=colour,
+                lw=3,
+                ls="-" if guess["held"] else ":",
+            )
+        axes.axvline(some["measured"].mean(), color=style.PALETTE["oracle"], ls="--", lw=1)
         axes.set(yticks=[], ylabel=f"{len(some)} students")
         axes.set_title(f"{notebook} · {some['question'].iloc[0]}", fontsize=9, loc="left")
     picture.supxlabel(
-        "range guessed (dotted: missed; grey: left at the default) and what was measured (dashed)", fontsize=8
+        "range guessed (dotted: missed; grey: left at the default) and what was measured (dashed)",
+        fontsize=8,
     )
-    pictures.save(picture, out, "guesses", guesses.drop(columns="file"))
-    files.save(out / "class.csv", table.to_csv(index=False).encode())
+    style.save(picture, out, "guesses", guesses.drop(columns="file"))
+    cache.save(out / "class.csv", table.to_csv(index=False).encode())
     return out

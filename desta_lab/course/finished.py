@@ -5,12 +5,12 @@ import json
 import zipfile
 from pathlib import Path
 
-from desta_lab import files
-from desta_lab.inside.report import Inside
-from desta_lab.inside.subject import TABLES
+from desta_lab import cache
+from desta_lab.experiments.inside import Inside
+from desta_lab.experiments.inside_subject import TABLES
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart
-from desta_lab.training import ladder, trainer
+from desta_lab.training import checkpoints, trainer
 
 ARCHIVE = presets.NANO.parent / "finished" / "nano.zip"
 KINDS = ("self", "label")
@@ -32,7 +32,9 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
     last = f"ladder/{lab.recipe.steps:06d}.safetensors"
     content[f"self/{last}"] = (lab.folder("self") / last).read_bytes()
     look = Inside(lab)
-    content |= {f"self/inside/{name}.csv": look.table(name).to_csv(index=False).encode() for name in TABLES}
+    content |= {
+        f"self/inside/{name}.csv": look.table(name).to_csv(index=False).encode() for name in TABLES
+    }
     lab.oracle()
     content[f"oracles/{lab.oracle_path.name}"] = lab.oracle_path.read_bytes()
     for path in sorted((lab.root / "targets" / lab.written[2]).iterdir()):
@@ -40,9 +42,11 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in sorted(content):
-            entry = zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0))  # the same bytes whenever it is packed
+            entry = zipfile.ZipInfo(
+                name, (2000, 1, 1, 0, 0, 0)
+            )  # the same bytes whenever it is packed
             file.writestr(entry, content[name], zipfile.ZIP_LZMA)
-    files.save(archive, buffer.getvalue())
+    cache.save(archive, buffer.getvalue())
     return archive.stat().st_size
 
 
@@ -60,11 +64,17 @@ def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
             if all(_same(shipped, lab, kind) for kind in KINDS):
                 for kind in KINDS:
                     _unpack(shipped, lab, kind)
-    begun = any((lab.root / "runs").glob(f"{lab.preset.name}-*"))  # a run's name needs its targets: minutes, where none
+    begun = any(
+        (lab.root / "runs").glob(f"{lab.preset.name}-*")
+    )  # a run's name needs its targets: minutes, where none
     folders = [lab.folder(kind) for kind in KINDS] if begun else []
     if folders and all(trainer.finished(folder, lab.recipe) for folder in folders):
         return f"Finished runs: {', '.join(folder.name for folder in folders)}. Nothing needs training."
-    cost = f"about {lab.preset.minutes:g} minutes on two CPU cores" if lab.preset.minutes else "not measured yet"
+    cost = (
+        f"about {lab.preset.minutes:g} minutes on two CPU cores"
+        if lab.preset.minutes
+        else "not measured yet"
+    )
     return f"No finished run of this preset and seed is here; lab.run() makes it ({cost})."
 
 
@@ -87,8 +97,8 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
         first = folder / "ladder" / "000000.safetensors"
         if lab.llm.save(first) != hashes[0]:  # the connector as this seed bears it
             first.unlink()
-        files.save(folder / "ladder" / "ladder.json", listed)
-    if kind == "self" and ladder.entries(folder / "ladder")[-1]["sha256"] == hashes[-1]:
+        cache.save(folder / "ladder" / "ladder.json", listed)
+    if kind == "self" and checkpoints.entries(folder / "ladder")[-1]["sha256"] == hashes[-1]:
         look = Inside(lab)  # the tables are of this run's last connector, and of no other's
         for name in TABLES:
             _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))
@@ -96,4 +106,4 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
 
 def _put(path: Path, content: bytes) -> None:
     if not path.exists():
-        files.save(path, content)
+        cache.save(path, content)

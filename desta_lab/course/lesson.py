@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from desta_lab import files
+from desta_lab import cache
 from desta_lab.course import checks
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart
-from desta_lab.views import pictures
+from desta_lab.views import style
 
 COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
 SURE = 0.8  # a guess is a range that should hold the answer this often
@@ -61,16 +61,22 @@ class Lesson:
         home = os.environ.get("DESTA_LAB_FIGURES") or self.lab.root.parent / "figures"
         return Path(home) / "course"
 
-    def predict(self, name: str, question: str, low: float, high: float, *, step: float | None = None) -> Any:
+    def predict(
+        self, name: str, question: str, low: float, high: float, *, step: float | None = None
+    ) -> Any:
         """A slider for a range that the student is 80 % sure of, from all that is possible; shown by the cell."""
         import ipywidgets
 
         step = step or (high - low) / 20
         quarter = round((high - low) / 4 / step) * step  # on the slider's grid
         slider = ipywidgets.FloatRangeSlider(
-            value=(low + quarter, high - quarter), min=low, max=high, step=step,
-            readout_format=".2f" if step < 1 else ".0f", layout={"width": "36em"},
-        )  # fmt: skip
+            value=(low + quarter, high - quarter),
+            min=low,
+            max=high,
+            step=step,
+            readout_format=".2f" if step < 1 else ".0f",
+            layout={"width": "36em"},
+        )
         self._sliders[name] = (question, slider, tuple(slider.value))
         ask = f"<b>{escape(question)}</b> Move the ends until you are {SURE:.0%} sure that the answer lies between."
         return ipywidgets.VBox([ipywidgets.HTML(ask), slider])
@@ -78,7 +84,9 @@ class Lesson:
     def reveal(self, name: str, measured: float) -> "Told":
         """Set what was measured beside the guess."""
         if name not in self._sliders:
-            raise ValueError(f"Nothing was predicted under {name!r}; run the cell with lesson.predict({name!r}, …).")
+            raise ValueError(
+                f"Nothing was predicted under {name!r}; run the cell with lesson.predict({name!r}, …)."
+            )
         self._measured[name] = float(measured)
         return Told(next(guess for guess in self.guesses if guess.name == name))
 
@@ -102,7 +110,7 @@ class Lesson:
 
         A `Picture` brings its table; any other matplotlib figure needs the one it was drawn from.
         """
-        path = pictures.save(figure, self.out, self.notebook, table, {"alt": alt, **self._made_with()})
+        path = style.save(figure, self.out, self.notebook, table, {"alt": alt, **self._made_with()})
         return Shown(path, alt)
 
     def card(self, student: str = "anonymous") -> Any:
@@ -114,23 +122,33 @@ class Lesson:
 
         guesses = self.guesses
         content = {
-            "notebook": self.notebook, "student": student, **self._made_with(),
+            "notebook": self.notebook,
+            "student": student,
+            **self._made_with(),
             "predictions": [{**asdict(guess), "inside": guess.inside} for guess in guesses],
-            "exercises": self.exercises, "seconds": round(time.perf_counter() - self.began, 1),
-        }  # fmt: skip
+            "exercises": self.exercises,
+            "seconds": round(time.perf_counter() - self.began, 1),
+        }
         path = self.out / f"card-{self.notebook}.json"
-        files.save(path, files.to_json(content))
+        cache.save(path, cache.to_json(content))
         own = [guess for guess in guesses if not guess.default and guess.inside is not None]
-        held = f"{sum(bool(guess.inside) for guess in own)} of your {len(own)} ranges held the answer" if own else (
-            "you moved no range, so there is nothing to say about your calibration"
-        )  # fmt: skip
+        held = (
+            f"{sum(bool(guess.inside) for guess in own)} of your {len(own)} ranges held the answer"
+            if own
+            else ("you moved no range, so there is nothing to say about your calibration")
+        )
         solved = sum(state == "passed" for state in self.exercises.values())
-        rows = pd.DataFrame([
-            {"question": g.question, "your range": f"{g.low:g} to {g.high:g}" + (" (default)" if g.default else ""),
-             "measured": "not yet" if g.measured is None else f"{g.measured:.2f}",
-             "inside": "" if g.inside is None else "yes" if g.inside else "no"}
-            for g in guesses
-        ])  # fmt: skip
+        rows = pd.DataFrame(
+            [
+                {
+                    "question": g.question,
+                    "your range": f"{g.low:g} to {g.high:g}" + (" (default)" if g.default else ""),
+                    "measured": "not yet" if g.measured is None else f"{g.measured:.2f}",
+                    "inside": "" if g.inside is None else "yes" if g.inside else "no",
+                }
+                for g in guesses
+            ]
+        )
         said = (
             f"<p><b>Card {self.notebook}</b>: {held} (well calibrated would be {SURE:.0%}); "
             f"{solved} of {len(self.exercises)} exercises solved. Kept in {escape(path.name)}.</p>"
@@ -138,7 +156,11 @@ class Lesson:
         return HTML(said + rows.to_html(index=False, border=0))
 
     def _made_with(self) -> dict[str, Any]:
-        return {"preset": self.lab.preset.name, "seed": self.lab.seed, "device": presets.device().type}
+        return {
+            "preset": self.lab.preset.name,
+            "seed": self.lab.seed,
+            "device": presets.device().type,
+        }
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,9 @@ class Told:
 
 def costs() -> dict[str, dict[str, Any]]:
     """What the build measured: notebook → preset → seconds, seconds of its cells, memory, and on what."""
-    measured: dict[str, dict[str, Any]] = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+    measured: dict[str, dict[str, Any]] = (
+        json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
+    )
     return measured
 
 

@@ -10,13 +10,20 @@ import matplotlib
 from desta_lab import doctor
 from desta_lab.course import finished
 from desta_lab.course.lesson import Lesson, cost
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart
-from desta_lab.views import pictures
+from desta_lab.views import style
 from desta_lab.views.progress import bars
 
 
-def setup(notebook: str, preset: str | None = None, *, root: Path | None = None, seed: int = 0, **more: Any) -> Lesson:
+def setup(
+    notebook: str,
+    preset: str | None = None,
+    *,
+    root: Path | None = None,
+    seed: int = 0,
+    **more: Any,
+) -> Lesson:
     """Check this machine, say what the notebook costs, bring the finished run; works twice, installs nothing.
 
     Args:
@@ -36,7 +43,9 @@ def setup(notebook: str, preset: str | None = None, *, root: Path | None = None,
     if not well:
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
     print(cost(notebook, name))
-    matplotlib.rcParams.update(pictures.STYLE)  # what a notebook draws by hand looks like the lab's figures
+    matplotlib.rcParams.update(
+        style.STYLE
+    )  # what a notebook draws by hand looks like the lab's figures
     lab = Quickstart(chosen, seed=seed, root=root, progress=bars())
     print(finished.restore(lab))
     return Lesson(notebook, lab)

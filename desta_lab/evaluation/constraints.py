@@ -32,9 +32,13 @@ def obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
         ValueError: an argument has no meaning (an unknown relation, no keyword, an empty phrase).
     """
     if instruction_id not in CHECKS:
-        raise KeyError(f"No check for the instruction {instruction_id!r}; there are {', '.join(CHECKS)}.")
+        raise KeyError(
+            f"No check for the instruction {instruction_id!r}; there are {', '.join(CHECKS)}."
+        )
     given = {name: value for name, value in kwargs.items() if value is not None}
-    seen = any(char.isprintable() and not char.isspace() for char in answer)  # zero-width marks are nothing, too
+    seen = any(
+        char.isprintable() and not char.isspace() for char in answer
+    )  # zero-width marks are nothing, too
     return CHECKS[instruction_id](answer, **given) and seen
 
 
@@ -91,13 +95,18 @@ def existence(answer: str, *, keywords: Sequence[str]) -> bool:
 def forbidden_words(answer: str, *, forbidden_words: Sequence[str]) -> bool:
     """None of these words occurs as a whole word, whatever its case."""
     text = answer.casefold()
-    return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in _phrases(forbidden_words))
+    return not any(
+        re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in _phrases(forbidden_words)
+    )
 
 
 def number_bullet_lists(answer: str, *, num_bullets: int) -> bool:
     """Exactly this many lines are markdown bullets (`* text` or `- text`; `**bold**` is none)."""
     lines = [line.lstrip() for line in answer.split("\n")]
-    return sum(line[:1] == "-" or (line[:1] == "*" and line[1:2] not in ("", "*")) for line in lines) == num_bullets
+    return (
+        sum(line[:1] == "-" or (line[:1] == "*" and line[1:2] not in ("", "*")) for line in lines)
+        == num_bullets
+    )
 
 
 def number_words(answer: str, *, num_words: int, relation: str) -> bool:
@@ -162,7 +171,9 @@ def _sentences(answer: str) -> int:
     for word, following in pairwise([*answer.split(), ""]):
         said += any(char.isalnum() for char in word)
         numbers_an_item = said == 1 and word[:-1].isdigit()
-        if said and (not following or (not numbers_an_item and _ends(word.rstrip(_CLOSERS), following))):
+        if said and (
+            not following or (not numbers_an_item and _ends(word.rstrip(_CLOSERS), following))
+        ):
             count, said = count + 1, 0
     return count
 

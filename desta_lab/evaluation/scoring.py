@@ -57,7 +57,9 @@ class Branches:
 
     tasks: Sequence[Task]
     trie: Trie
-    paths: list[list[tuple[list[int], list[int]]]]  # task → option → (predicting nodes, predicted ids)
+    paths: list[
+        list[tuple[list[int], list[int]]]
+    ]  # task → option → (predicting nodes, predicted ids)
 
 
 def said(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
@@ -65,11 +67,15 @@ def said(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
     stem, options = chat.encode(tokenizer, task.stem), []
     for text in task.options.values():
         whole = chat.encode(tokenizer, task.stem + text)
-        options.append(whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text))
+        options.append(
+            whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text)
+        )
     return stem, options
 
 
-def branches(tokenizer: object, tasks: Sequence[Task], trunk: chat.Stream, streams: Sequence[chat.Stream]) -> Branches:
+def branches(
+    tokenizer: object, tasks: Sequence[Task], trunk: chat.Stream, streams: Sequence[chat.Stream]
+) -> Branches:
     """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
     trie, paths = Trie(), []
     for task, stream in zip(tasks, streams, strict=True):
@@ -92,7 +98,9 @@ def trunk_of(streams: Sequence[chat.Stream]) -> chat.Stream:
 
 def layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.Stream, Branches]:
     """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
-    streams = [chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks]
+    streams = [
+        chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks
+    ]
     trunk = trunk_of(streams)
     return trunk, branches(llm.backbone.tokenizer, tasks, trunk, streams)
 
@@ -114,13 +122,20 @@ def rank(
     if transcripts is not None:
         tokenizer = llm.backbone.tokenizer
         trunks = [
-            trunk_of([chat.stream(tokenizer, chat.ask(t.question), llm.queries, transcripts=[words]) for t in tasks])
+            trunk_of(
+                [
+                    chat.stream(tokenizer, chat.ask(t.question), llm.queries, transcripts=[words])
+                    for t in tasks
+                ]
+            )
             for words in transcripts
         ]
     parts = []
     for first in range(0, len(spoken), batch):
         ids, real = llm.backbone.left_padded(trunks[first : first + batch])
-        parts.append(_scores(llm.backbone, tree, llm.splice(ids, spoken[first : first + batch]), real.cpu()))
+        parts.append(
+            _scores(llm.backbone, tree, llm.splice(ids, spoken[first : first + batch]), real.cpu())
+        )
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
@@ -130,7 +145,10 @@ def rank_text(
 ) -> list[Float[Tensor, "clip _"]]:
     """The same scores under the text view: the backbone reads each description (the text oracle)."""
     tokenizer = backbone.tokenizer
-    every = [[chat.stream(tokenizer, chat.read(d, task.question), 0) for task in tasks] for d in descriptions]
+    every = [
+        [chat.stream(tokenizer, chat.read(d, task.question), 0) for task in tasks]
+        for d in descriptions
+    ]
     trunks = [trunk_of(streams) for streams in every]
     tree = branches(tokenizer, tasks, trunks[0], every[0])
     parts = []
@@ -141,7 +159,10 @@ def rank_text(
 
 
 def _scores(
-    backbone: Backbone, tree: Branches, trunk: Float[Tensor, "batch token d_llm"], real: Int[Tensor, "batch token"]
+    backbone: Backbone,
+    tree: Branches,
+    trunk: Float[Tensor, "batch token d_llm"],
+    real: Int[Tensor, "batch token"],
 ) -> list[Float[Tensor, "batch _"]]:
     """One forward over trunk and trie, every node masked to its own history; padding stands left of the trunk."""
     trie, device = tree.trie, backbone.device
@@ -156,19 +177,30 @@ def _scores(
     allowed = sees & padded[:, None] | torch.eye(total, dtype=torch.bool)
     lengths = real.sum(1).long()
     positions = torch.cat(
-        [(real.cumsum(1) - 1).clamp_min(0).long(), lengths[:, None] + torch.tensor(trie.depth)[None]], dim=1
+        [
+            (real.cumsum(1) - 1).clamp_min(0).long(),
+            lengths[:, None] + torch.tensor(trie.depth)[None],
+        ],
+        dim=1,
     )
     lowest = torch.finfo(backbone.dtype).min
-    mask = torch.zeros(rows, 1, total, total, dtype=backbone.dtype).masked_fill(~allowed[:, None], lowest)
+    mask = torch.zeros(rows, 1, total, total, dtype=backbone.dtype).masked_fill(
+        ~allowed[:, None], lowest
+    )
     hidden = backbone.hidden(
-        torch.cat([trunk, nodes], dim=1), attention_mask=mask.to(device), position_ids=positions.to(device)
+        torch.cat([trunk, nodes], dim=1),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
     )
     wanted = sorted({node for task in tree.paths for before, _ in task for node in before})
     at = torch.tensor([long + node for node in wanted], device=device)
     logp = backbone.head(hidden[:, at]).log_softmax(-1).cpu()
     row = {node: i for i, node in enumerate(wanted)}
     return [
-        torch.stack([sum(logp[:, row[n], t] for n, t in zip(*option, strict=True)) for option in task], dim=1)  # type: ignore[misc]
+        torch.stack(
+            [sum(logp[:, row[n], t] for n, t in zip(*option, strict=True)) for option in task],
+            dim=1,
+        )
         for task in tree.paths
     ]
 
@@ -188,7 +220,9 @@ def rank_plain(
         for option in options:
             rows = []
             for one, words in zip(spoken, transcripts or [""] * len(spoken), strict=True):
-                start = chat.stream(tokenizer, chat.ask(task.question), llm.queries, transcripts=[words])
+                start = chat.stream(
+                    tokenizer, chat.ask(task.question), llm.queries, transcripts=[words]
+                )
                 ids = torch.tensor([[*start.ids, *stem, *option]])
                 hidden = llm.backbone.hidden(llm.splice(ids, one[None]))[0, -len(option) - 1 : -1]
                 logp = llm.backbone.head(hidden).log_softmax(-1).cpu()
@@ -231,20 +265,29 @@ def judge(
             best_other = torch.cat([lead[i, :right], lead[i, right + 1 :]]).max()
             rows.append(
                 {
-                    "task": task.name, "rung": task.rung, "attribute": task.attribute, "chance": task.chance,
-                    "row": i, "raw": float(raw[i] == right), "calibrated": float(calibrated[i] == right),
-                    "logprob": float(score[i, right]), "share": float(logp[i, right].exp()),
+                    "task": task.name,
+                    "rung": task.rung,
+                    "attribute": task.attribute,
+                    "chance": task.chance,
+                    "row": i,
+                    "raw": float(raw[i] == right),
+                    "calibrated": float(calibrated[i] == right),
+                    "logprob": float(score[i, right]),
+                    "share": float(logp[i, right].exp()),
                     "margin": float(lead[i, right] - best_other),
                     "chosen": values[calibrated[i]],
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows)
 
 
 def text_oracle(backbone: Backbone) -> dict[str, list[float]]:
     """[raw, calibrated] accuracy of a backbone on every task, reading every described combination of attributes."""
     found: dict[str, list[float]] = {}
-    crossed = [dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())]
+    crossed = [
+        dict(zip(ATTRIBUTES, values, strict=True))
+        for values in itertools.product(*ATTRIBUTES.values())
+    ]
     for topic in (False, True):
         tasks = [task for task in ladder() if (task.attribute == "topic") == topic]
         texts = list(dict.fromkeys(describe(a, topic=topic) for a in crossed))
@@ -253,5 +296,8 @@ def text_oracle(backbone: Backbone) -> dict[str, list[float]]:
         lengths = [option_lengths(backbone.tokenizer, task) for task in tasks]
         table = judge(tasks, scores, scores, [truth[text] for text in texts], lengths)
         means = table.groupby("task")[["raw", "calibrated"]].mean().round(4)
-        found |= {str(task): [float(row["raw"]), float(row["calibrated"])] for task, row in means.iterrows()}
+        found |= {
+            str(task): [float(row["raw"]), float(row["calibrated"])]
+            for task, row in means.iterrows()
+        }
     return found

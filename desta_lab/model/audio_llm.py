@@ -66,7 +66,9 @@ class AudioLLM(nn.Module):
         half = self.backbone.dtype is torch.bfloat16
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
 
-    def speak(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
+    def speak(
+        self, states: Float[Tensor, "layer batch frame d_enc"]
+    ) -> Float[Tensor, "batch query d_llm"]:
         """Audio embeddings of encoder states, in the precision of the connector's weights."""
         weight = next(self.connector.parameters())
         with self.precision():
@@ -94,7 +96,9 @@ class AudioLLM(nn.Module):
         spoken: Float[Tensor, "clip query d_llm"],
     ) -> Float[Tensor, "position vocabulary"]:
         """Next-token logits (float32) at the positions marked by `at`, after a shared prefix."""
-        return self.backbone.head(self.backbone.hidden(self.splice(ids, spoken), prefix)[at.to(self.backbone.device)])
+        return self.backbone.head(
+            self.backbone.hidden(self.splice(ids, spoken), prefix)[at.to(self.backbone.device)]
+        )
 
     @torch.no_grad()
     def generate(
@@ -115,10 +119,17 @@ class AudioLLM(nn.Module):
         Raises:
             ChatError: clips and placeholders do not match, or a conversation is longer than the backbone can read.
         """
-        chats = [list(messages)] if messages and isinstance(messages[0], dict) else [list(m) for m in messages]
+        chats = (
+            [list(messages)]
+            if messages and isinstance(messages[0], dict)
+            else [list(m) for m in messages]
+        )
         clips = [[clip for message in c for clip in message.get("audios", ())] for c in chats]
         waves = [[audio.read(clip["audio"]) for clip in some] for some in clips]
-        words = [self._words(some, heard, with_transcript) for some, heard in zip(clips, waves, strict=True)]
+        words = [
+            self._words(some, heard, with_transcript)
+            for some, heard in zip(clips, waves, strict=True)
+        ]
         room = None if self.backbone.positions is None else self.backbone.positions - max_new_tokens
         streams = [
             chat.stream(self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room)
@@ -135,12 +146,17 @@ class AudioLLM(nn.Module):
 
     @torch.no_grad()
     def answer(
-        self, streams: Sequence[chat.Stream], spoken: Float[Tensor, "clip query d_llm"] | None, **how: Any
+        self,
+        streams: Sequence[chat.Stream],
+        spoken: Float[Tensor, "clip query d_llm"] | None,
+        **how: Any,
     ) -> list[tuple[int, ...]]:
         """Generated ids for streams whose slots are filled by `spoken`, clip after clip, all in one batch."""
         if spoken is None:
             if any(chat.SLOT in s.ids for s in streams):
-                raise chat.ChatError(f"The messages hold {chat.AUDIO} but no clips were given; match them.")
+                raise chat.ChatError(
+                    f"The messages hold {chat.AUDIO} but no clips were given; match them."
+                )
             with self.backbone.untouched():
                 return self.backbone.complete(streams, batch=len(streams), **how)
         ids, mask = self.backbone.left_padded(streams)
@@ -148,13 +164,17 @@ class AudioLLM(nn.Module):
         out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
         return [self.backbone.until_end(row) for row in out.tolist()]
 
-    def _words(self, clips: Sequence[dict[str, Any]], waves: Sequence[Any], with_transcript: bool) -> list[str]:
+    def _words(
+        self, clips: Sequence[dict[str, Any]], waves: Sequence[Any], with_transcript: bool
+    ) -> list[str]:
         """The transcript of every clip: as given, written down by Whisper when asked for, or none."""
         given = [clip.get("text") for clip in clips]
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
-            raise PartsError("A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=….")
+            raise PartsError(
+                "A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=…."
+            )
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
@@ -162,11 +182,15 @@ class AudioLLM(nn.Module):
     def learning(self) -> dict[str, nn.Parameter]:
         """All that learns, by its name in a connector file: the connector, and what of the backbone was thawed."""
         thawed = {f"{THAWED}{name}": p for name, p in self.backbone.learning.items()}
-        return {name: p for name, p in self.connector.named_parameters() if p.requires_grad} | thawed
+        return {
+            name: p for name, p in self.connector.named_parameters() if p.requires_grad
+        } | thawed
 
     def state(self) -> dict[str, Tensor]:
         """The tensors of a connector file: the connector's, and under `backbone.` what was thawed."""
-        tensors = self.connector.state_dict() | {n: p for n, p in self.learning.items() if n.startswith(THAWED)}
+        tensors = self.connector.state_dict() | {
+            n: p for n, p in self.learning.items() if n.startswith(THAWED)
+        }
         return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
     @torch.no_grad()
@@ -178,7 +202,9 @@ class AudioLLM(nn.Module):
             raise RuntimeError(
                 f"tensors of the backbone that are in one and not the other: {sorted(given ^ set(mine))}"
             )
-        self.connector.load_state_dict({n: t for n, t in tensors.items() if n not in given}, strict=True)
+        self.connector.load_state_dict(
+            {n: t for n, t in tensors.items() if n not in given}, strict=True
+        )
         for name, parameter in mine.items():
             parameter.copy_(tensors[name])
 
@@ -203,7 +229,9 @@ class AudioLLM(nn.Module):
             with safe_open(path, "pt") as file:
                 parts = json.loads((file.metadata() or {}).get("parts", "{}"))
         except Exception as error:
-            raise PartsError(f"{path}: no whole safetensors file ({error}); copy it again or train again.") from error
+            raise PartsError(
+                f"{path}: no whole safetensors file ({error}); copy it again or train again."
+            ) from error
         for key in {**self.parts, **parts}:
             mine = self.parts.get(key)
             if parts.get(key) != mine:
@@ -214,7 +242,9 @@ class AudioLLM(nn.Module):
             self.put(load_file(path))
         except RuntimeError as error:
             fault = str(error).splitlines()[-1].strip()
-            raise PartsError(f"{path}: another connector's tensors ({fault}); build the connector it was.") from error
+            raise PartsError(
+                f"{path}: another connector's tensors ({fault}); build the connector it was."
+            ) from error
 
 
 def tensors_sha256(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -21,13 +21,19 @@ class Backbone(nn.Module):
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         if tokenizer.chat_template is None:
-            raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
+            raise ValueError(
+                "This tokenizer has no chat template; take an instruct model, or set one."
+            )
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 "This tokenizer has no end-of-turn token (eos_token); set the one its chat template ends in."
             )
         config = model.config.get_text_config()
-        for scaling in ("logit_scale", "logits_scaling", "lm_head_multiplier"):  # Cohere, Granite, Falcon-H1
+        for scaling in (
+            "logit_scale",
+            "logits_scaling",
+            "lm_head_multiplier",
+        ):  # Cohere, Granite, Falcon-H1
             if getattr(config, scaling, None) not in (None, 1.0):
                 raise ValueError(
                     f"{config.model_type} scales its logits ({scaling}), which `head` does not; take another."
@@ -35,11 +41,15 @@ class Backbone(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width = int(model.get_input_embeddings().weight.shape[1])
-        self.positions: int | None = getattr(config, "max_position_embeddings", None)  # the longest stream it can read
+        self.positions: int | None = getattr(
+            config, "max_position_embeddings", None
+        )  # the longest stream it can read
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
         self._born: dict[str, Tensor] = {}  # what learns, as it was before it learned anything
         self._prefix: tuple[Any, Any] = (None, None)
-        self.checkpointing = False  # keep no activations inside its layers, but compute them again on the way back
+        self.checkpointing = (
+            False  # keep no activations inside its layers, but compute them again on the way back
+        )
 
     @classmethod
     def load(cls, folder: Path | str, **how: Any) -> "Backbone":
@@ -60,7 +70,9 @@ class Backbone(nn.Module):
         from peft import LoraConfig
 
         where = targets if isinstance(targets, str) else list(targets)
-        self.model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=where))
+        self.model.add_adapter(
+            LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=where)
+        )
         self.model.eval()
         for parameter in self.learning.values():
             parameter.data = parameter.data.float()
@@ -80,9 +92,13 @@ class Backbone(nn.Module):
                 self.with_lora(int(rank), 2 * int(rank), 0.0, "all-linear")
         elif tuning == "full":
             self.model.requires_grad_(True)
-            self._born = {name: parameter.detach().clone() for name, parameter in self.learning.items()}
+            self._born = {
+                name: parameter.detach().clone() for name, parameter in self.learning.items()
+            }
         elif tuning != "frozen":
-            raise ValueError(f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}.")
+            raise ValueError(
+                f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}."
+            )
 
     @property
     def learning(self) -> dict[str, nn.Parameter]:
@@ -131,7 +147,9 @@ class Backbone(nn.Module):
         """Root mean square of the token embeddings: the size at which audio embeddings should be born."""
         some = self.embed(torch.tensor([0, 1]))  # what embed returns may be scaled (Gemma 3)
         scaling = some.float().norm() / self.model.get_input_embeddings().weight[:2].float().norm()
-        return float(scaling * self.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
+        return float(
+            scaling * self.model.get_input_embeddings().weight.float().pow(2).mean().sqrt()
+        )
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_llm"]:
         """Token embeddings; audio slots get those of token 0, to be written over."""
@@ -150,7 +168,9 @@ class Backbone(nn.Module):
         again = self.checkpointing and torch.is_grad_enabled()
         if prefix and (self._born or again):
             before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
-            return self.hidden(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[:, len(prefix) :]
+            return self.hidden(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[
+                :, len(prefix) :
+            ]
         if prefix:
             key = (tuple(prefix), self.device, self.dtype)
             if self._prefix[0] != key:
@@ -167,7 +187,9 @@ class Backbone(nn.Module):
         """Next-token logits in float32 (or better), for just the positions that need them."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+        return (
+            logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+        )
 
     def complete(
         self, streams: Sequence[chat.Stream], max_new_tokens: int = 32, batch: int = 32, **how: Any
@@ -176,7 +198,9 @@ class Backbone(nn.Module):
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
             ids, mask = self.left_padded(streams[first : first + batch])
-            out = self.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how)
+            out = self.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how
+            )
             answers += [self.until_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
 
@@ -226,8 +250,12 @@ def _computed_again(decoder: nn.Module) -> Iterator[None]:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers: list[Any] = [layer for layer in decoder.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    own = [vars(layer).get("forward") for layer in layers]  # such as accelerate's, of a spread model
+    layers: list[Any] = [
+        layer for layer in decoder.modules() if isinstance(layer, GradientCheckpointingLayer)
+    ]
+    own = [
+        vars(layer).get("forward") for layer in layers
+    ]  # such as accelerate's, of a spread model
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:

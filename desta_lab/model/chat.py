@@ -31,12 +31,18 @@ class Stream:
 
 def ask(question: str, system: str = SYSTEM) -> list[dict[str, str]]:
     """The audio view of a question: the clip, then the words. This is all that training ever shows the backbone."""
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"{AUDIO}\n{question}"}]
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"{AUDIO}\n{question}"},
+    ]
 
 
 def read(description: str, question: str, system: str = SYSTEM) -> list[dict[str, str]]:
     """The text view of the same question: the description stands where the clip stood."""
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"{description}\n{question}"}]
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"{description}\n{question}"},
+    ]
 
 
 def stream(
@@ -60,11 +66,15 @@ def stream(
         ChatError: audio placeholders and transcripts do not match, the stream is longer than `max_tokens`, or the
             chat template refuses the messages.
     """
-    text = _rendered(tokenizer, [{"role": m["role"], "content": _wrapped(m["content"])} for m in messages])
+    text = _rendered(
+        tokenizer, [{"role": m["role"], "content": _wrapped(m["content"])} for m in messages]
+    )
     pieces = text.split(AUDIO)
     heard = [""] * (len(pieces) - 1) if transcripts is None else transcripts
     if len(heard) != len(pieces) - 1:
-        raise ChatError(f"The messages hold {len(pieces) - 1} {AUDIO} but {len(heard)} clips were given; match them.")
+        raise ChatError(
+            f"The messages hold {len(pieces) - 1} {AUDIO} but {len(heard)} clips were given; match them."
+        )
     ids = encode(tokenizer, pieces[0])
     for words, piece in zip(heard, pieces[1:], strict=True):
         ids += [SLOT] * queries + encode(tokenizer, words) + encode(tokenizer, piece)
@@ -73,7 +83,9 @@ def stream(
         ids += encode(tokenizer, response.removesuffix(tokenizer.eos_token))
         ids += [] if truncated else [tokenizer.eos_token_id]
     if max_tokens is not None and len(ids) > max_tokens:
-        raise ChatError(f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it.")
+        raise ChatError(
+            f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
+        )
     return Stream(tuple(ids), start)
 
 
@@ -92,13 +104,17 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     how = {"tokenize": False, "add_generation_prompt": True}
     try:
         return str(tokenizer.apply_chat_template(messages, **how))
-    except Exception as error:  # whatever the template raises: jinja2's own, or a sentence of its author
+    except (
+        Exception
+    ) as error:  # whatever the template raises: jinja2's own, or a sentence of its author
         if len(messages) < 2 or messages[0]["role"] != "system":
             raise ChatError(
                 f"The chat template refuses these messages ({error}); change roles or their order."
             ) from error
     system, user, *rest = messages  # Gemma's template, for one, knows no system role
-    return _rendered(tokenizer, [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest])
+    return _rendered(
+        tokenizer, [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
+    )
 
 
 def _wrapped(content: str) -> str:

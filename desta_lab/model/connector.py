@@ -18,7 +18,9 @@ class Attention(nn.Module):
         self.softmax, self.dropout = nn.Softmax(dim=-1), nn.Dropout(dropout)
 
     def forward(
-        self, queries: Float[Tensor, "batch query width"], source: Float[Tensor, "batch frame d_source"]
+        self,
+        queries: Float[Tensor, "batch query width"],
+        source: Float[Tensor, "batch frame d_source"],
     ) -> Float[Tensor, "batch query width"]:
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -31,17 +33,23 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One Q-Former layer: queries attend to each other, then to the frames, then an MLP; post-norm or pre-norm."""
 
-    def __init__(self, width: int, heads: int, ffn: int, *, post_norm: bool, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, ffn: int, *, post_norm: bool, dropout: float
+    ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.self_attention = Attention(width, heads, width, dropout)
         self.cross_attention = Attention(width, heads, width, dropout)
         self.mlp = nn.Sequential(nn.Linear(width, ffn), nn.GELU(), nn.Linear(ffn, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-12) for _ in range(3))  # BERT's epsilon
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width, eps=1e-12) for _ in range(3)
+        )  # BERT's epsilon
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, queries: Float[Tensor, "batch query width"], frames: Float[Tensor, "batch frame width"]
+        self,
+        queries: Float[Tensor, "batch query width"],
+        frames: Float[Tensor, "batch frame width"],
     ) -> Float[Tensor, "batch query width"]:
         steps: list[Callable[[Tensor], Tensor]] = [
             lambda x: self.self_attention(x, x),
@@ -93,10 +101,13 @@ class QFormer(nn.Module):
         super().__init__()
         inner = width or d_enc
         if anchor is not None and len(anchor) != queries:
-            raise ValueError(f"The anchor has {len(anchor)} tokens, the connector {queries} queries; make them equal.")
+            raise ValueError(
+                f"The anchor has {len(anchor)} tokens, the connector {queries} queries; make them equal."
+            )
         self.queries, self.pool, self.scale = queries, pool, scale
         self.inputs = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity() for _ in range(taps)
+            nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity()
+            for _ in range(taps)
         )
         self.query_tokens = nn.Parameter(torch.randn(taps, queries, inner))
         self.blocks = nn.ModuleList(
@@ -107,7 +118,9 @@ class QFormer(nn.Module):
         self.proj = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, d_llm))
         self.anchor = nn.Parameter(anchor.detach().clone().float()) if anchor is not None else None
 
-    def forward(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
+    def forward(
+        self, states: Float[Tensor, "layer batch frame d_enc"]
+    ) -> Float[Tensor, "batch query d_llm"]:
         taps, batch = states.shape[:2]
         if self.pool > 1:
             states = states.unfold(2, self.pool, self.pool).mean(-1)
@@ -131,16 +144,30 @@ class FrameStack(nn.Module):
     """
 
     def __init__(
-        self, *, d_enc: int, d_llm: int, queries: int, stack: int = 4, hidden: int = 1024, scale: float = 1.0
+        self,
+        *,
+        d_enc: int,
+        d_llm: int,
+        queries: int,
+        stack: int = 4,
+        hidden: int = 1024,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.queries, self.stack, self.scale = queries, stack, scale
         self.mlp = nn.Sequential(
-            nn.LayerNorm(stack * d_enc), nn.Linear(stack * d_enc, hidden), nn.GELU(), nn.LayerNorm(hidden),
+            nn.LayerNorm(stack * d_enc),
+            nn.Linear(stack * d_enc, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden),
             nn.Linear(hidden, d_llm),
-        )  # fmt: skip
+        )
 
-    def forward(self, states: Float[Tensor, "layer batch frame d_enc"]) -> Float[Tensor, "batch query d_llm"]:
-        parts = nn.functional.adaptive_avg_pool1d(states[-1].transpose(1, 2), self.queries * self.stack)
+    def forward(
+        self, states: Float[Tensor, "layer batch frame d_enc"]
+    ) -> Float[Tensor, "batch query d_llm"]:
+        parts = nn.functional.adaptive_avg_pool1d(
+            states[-1].transpose(1, 2), self.queries * self.stack
+        )
         groups = parts.transpose(1, 2).unflatten(1, (self.queries, self.stack)).flatten(2)
         return self.scale * self.mlp(groups)

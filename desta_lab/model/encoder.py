@@ -26,7 +26,9 @@ class Encoder(nn.Module):
         super().__init__()
         layers = len(whisper.layers)
         if not taps or not all(0 <= tap < layers for tap in taps):
-            raise ValueError(f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers.")
+            raise ValueError(
+                f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers."
+            )
         frames = round(seconds * FRAMES_PER_SECOND)
         positions = whisper.embed_positions
         if not 0 < frames <= positions.num_embeddings:
@@ -34,7 +36,9 @@ class Encoder(nn.Module):
                 f"{seconds} s are {frames} frames and this encoder knows {positions.num_embeddings}, that is "
                 f"{positions.num_embeddings / FRAMES_PER_SECOND:g} s; crop the clips to less."
             )
-        whisper.embed_positions = nn.Embedding.from_pretrained(positions.weight.data[:frames].clone())
+        whisper.embed_positions = nn.Embedding.from_pretrained(
+            positions.weight.data[:frames].clone()
+        )
         whisper.config.max_source_positions = frames  # in place: the layers share this config
         self.whisper = whisper.eval().requires_grad_(False)
         self.taps, self.seconds, self.frames = tuple(taps), seconds, frames
@@ -42,7 +46,11 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(
-        cls, folder: Path | str, seconds: float = WHISPER_SECONDS, taps: Sequence[int] | None = None, **how: Any
+        cls,
+        folder: Path | str,
+        seconds: float = WHISPER_SECONDS,
+        taps: Sequence[int] | None = None,
+        **how: Any,
     ) -> "Encoder":
         """The encoder half of a Whisper folder, by default with the published taps of its size (`TAPS`).
 
@@ -53,7 +61,9 @@ class Encoder(nn.Module):
         model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **how})
         layers = len(model.encoder.layers)
         if taps is None and layers not in TAPS:
-            raise ValueError(f"{folder}: no published taps for {layers} encoder layers; pass taps=(…), numbers from 0.")
+            raise ValueError(
+                f"{folder}: no published taps for {layers} encoder layers; pass taps=(…), numbers from 0."
+            )
         return cls(model.encoder, TAPS[layers] if taps is None else taps, seconds)
 
     @torch.no_grad()
@@ -65,7 +75,9 @@ class Encoder(nn.Module):
         kept: dict[int, Tensor] = {}
 
         def keep(tap: int) -> Any:
-            return lambda module, args, out: kept.__setitem__(tap, out[0] if isinstance(out, tuple) else out)
+            return lambda module, args, out: kept.__setitem__(
+                tap, out[0] if isinstance(out, tuple) else out
+            )
 
         hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in taps]
         try:
@@ -91,7 +103,10 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def transcribe(
-    folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]], max_new_tokens: int = 64, language: str = "en"
+    folder: Path | str,
+    waves: Sequence[Float[np.ndarray, "_"]],
+    max_new_tokens: int = 64,
+    language: str = "en",
 ) -> list[str]:
     """What the whole Whisper of this folder, decoder included, writes down: greedy, 30 s windows.
 
@@ -101,8 +116,21 @@ def transcribe(
 
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
-    told = {"language": language, "task": "transcribe"} if model.generation_config.is_multilingual else {}
+    told = (
+        {"language": language, "task": "transcribe"}
+        if model.generation_config.is_multilingual
+        else {}
+    )
     mask = torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long)
-    ids = model.generate(mel, attention_mask=mask, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False, **told)
-    texts: list[str] = AutoTokenizer.from_pretrained(folder).batch_decode(ids, skip_special_tokens=True)
+    ids = model.generate(
+        mel,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        do_sample=False,
+        **told,
+    )
+    texts: list[str] = AutoTokenizer.from_pretrained(folder).batch_decode(
+        ids, skip_special_tokens=True
+    )
     return [text.strip() for text in texts]

@@ -81,13 +81,19 @@ def train(
     """
     rows = list(rows)
     if not rows:
-        raise ValueError("The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows.")
+        raise ValueError(
+            "The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows."
+        )
     steps = math.ceil(len(rows) / batch) if steps is None else steps
-    words = tokenizer(text for row in rows for text in (*row, f"{chat.SYSTEM}\nsystem\nuser\nassistant"))
+    words = tokenizer(
+        text for row in rows for text in (*row, f"{chat.SYSTEM}\nsystem\nuser\nassistant")
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(_config(words, width, layers)).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step, (ids, labels) in enumerate(_batches(rows, words, steps, batch)):
             loss = model(input_ids=ids, labels=labels).loss
@@ -102,12 +108,17 @@ def train(
 
 
 def save(
-    model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path | str, recipe: Mapping[str, Any] | None = None
+    model: LlamaForCausalLM,
+    words: PreTrainedTokenizerFast,
+    folder: Path | str,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the Hugging Face layout, and `recipe.json`: how the model came to be and what it was measured to do."""
     folder = Path(folder)
     model.save_pretrained(folder)
-    words.save_pretrained(folder, save_jinja_files=False)  # the chat template goes into tokenizer_config.json
+    words.save_pretrained(
+        folder, save_jinja_files=False
+    )  # the chat template goes into tokenizer_config.json
     (folder / "recipe.json").write_text(json.dumps(recipe or {}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -147,14 +158,18 @@ def _batches(
             yield _padded(encoded[k * batch : (k + 1) * batch], words.pad_token_id)
 
 
-def _encode(row: Row, words: PreTrainedTokenizerFast, *, tagged: bool) -> tuple[list[int], list[int]]:
+def _encode(
+    row: Row, words: PreTrainedTokenizerFast, *, tagged: bool
+) -> tuple[list[int], list[int]]:
     """The ids and labels of one conversation: what is learned is the answer and its end.
 
     Tagged, the description is the transcript of a clip of no slots: the audio view, with words in the clip's place.
     """
     description, question, answer = row
     if tagged:
-        stream = chat.stream(words, chat.ask(question), 0, response=answer, transcripts=[description])
+        stream = chat.stream(
+            words, chat.ask(question), 0, response=answer, transcripts=[description]
+        )
     else:
         stream = chat.stream(words, chat.read(description, question), 0, response=answer)
     return list(stream.ids), [IGNORED] * stream.start + list(stream.response)
@@ -166,4 +181,6 @@ def _padded(
     """Filled up on the right, where a causal model needs no mask: nothing that counts comes after."""
     longest = max(len(ids) for ids, _ in examples)
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in examples])
-    return ids, torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in examples])
+    return ids, torch.tensor(
+        [labels + [IGNORED] * (longest - len(labels)) for _, labels in examples]
+    )

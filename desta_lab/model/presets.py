@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from desta_lab import ranks
+from desta_lab import processes
 from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone, fastest_dtype
@@ -16,7 +16,9 @@ from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.model.encoder import Encoder, transcribe
 from desta_lab.world.describe import NEUTRAL
 
-NANO = Path(__file__).resolve().parents[2] / "data" / "nano"  # the glass-box LLM that ships with the checkout
+NANO = (
+    Path(__file__).resolve().parents[2] / "data" / "nano"
+)  # the glass-box LLM that ships with the checkout
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,15 @@ class ConnectorShape:
 
 
 SMALL = ConnectorShape(
-    depth=2, heads=8, ffn=1024, width=256, pool=2, post_norm=False, dropout=0.0, scaled=True, anchored=True
+    depth=2,
+    heads=8,
+    ffn=1024,
+    width=256,
+    pool=2,
+    post_norm=False,
+    dropout=0.0,
+    scaled=True,
+    anchored=True,
 )
 
 
@@ -55,7 +65,9 @@ class Preset:
     purpose: str
     seconds: float = 4.0  # every clip is cropped or padded to this
     connector: ConnectorShape = field(default_factory=ConnectorShape)
-    clips: dict[str, int] = field(default_factory=lambda: {"train": 1440, "validation": 192, "test": 384})
+    clips: dict[str, int] = field(
+        default_factory=lambda: {"train": 1440, "validation": 192, "test": 384}
+    )
     steps: int = 160
     batch: int = 8
     lr: float = 1e-3
@@ -63,71 +75,125 @@ class Preset:
     rungs: int = 64  # linear spacing of the checkpoint ladder
     test: int = 64  # clips scored at every checkpoint
     held_out: int = 32  # clips of other speakers that calibrate the ranking
-    spoken_answers: int = 6  # clips answered in free form at every checkpoint; twice as many at the last
-    taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of the encoder's size
-    tuning: str = "frozen"  # what of the backbone learns: nothing, adapters ("lora-8", of rank 8) or "full"
+    spoken_answers: int = (
+        6  # clips answered in free form at every checkpoint; twice as many at the last
+    )
+    taps: tuple[int, ...] | None = (
+        None  # tapped layers; None: the published ones of the encoder's size
+    )
+    tuning: str = (
+        "frozen"  # what of the backbone learns: nothing, adapters ("lora-8", of rank 8) or "full"
+    )
     prompts: int = 1  # how many describing prompts train (tasks.PROMPTS)
     train: int | None = None  # clips trained with, of those there are; None: all
     transcript: bool = False  # whether a clip's words stand behind its audio embeddings
-    accumulate: int = 1  # parts that a step's batch is computed in, one after the other, to save memory
+    accumulate: int = (
+        1  # parts that a step's batch is computed in, one after the other, to save memory
+    )
     checkpointing: bool = False  # compute the backbone's layers twice in training, to save memory
-    attention: str | None = None  # of the backbone: "eager" is faster where rows are short; None: as transformers picks
+    attention: str | None = (
+        None  # of the backbone: "eager" is faster where rows are short; None: as transformers picks
+    )
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
 
 
 # in no hash where they are not used: older work is found
-OPTIONS = ("taps", "tuning", "prompts", "train", "transcript", "accumulate", "checkpointing", "attention")
+OPTIONS = (
+    "taps",
+    "tuning",
+    "prompts",
+    "train",
+    "transcript",
+    "accumulate",
+    "checkpointing",
+    "attention",
+)
 
 
 def as_data(preset: Preset) -> dict[str, Any]:
     """A preset's fields for a hash, without the options that it does not use."""
-    unused = {f.name for f in fields(preset) if f.name in OPTIONS and getattr(preset, f.name) == f.default}
+    unused = {
+        f.name for f in fields(preset) if f.name in OPTIONS and getattr(preset, f.name) == f.default
+    }
     return {name: value for name, value in asdict(preset).items() if name not in unused}
 
 
 def nano() -> Preset:
     """Real ears, glass-box backbone: exercises and CI."""
     return Preset(
-        "nano", "whisper-tiny.en", str(NANO), "exercises, CI, the glass box", connector=SMALL,
-        clips={"train": 768, "validation": 96, "test": 192}, steps=300, batch=16,
-        minutes=3.0, memory_gb=2.4, disk_gb=1.0,
-    )  # fmt: skip
+        "nano",
+        "whisper-tiny.en",
+        str(NANO),
+        "exercises, CI, the glass box",
+        connector=SMALL,
+        clips={"train": 768, "validation": 96, "test": 192},
+        steps=300,
+        batch=16,
+        minutes=3.0,
+        memory_gb=2.4,
+        disk_gb=1.0,
+    )
 
 
 def cpu() -> Preset:
     """Real models on a laptop: the main job."""
     return Preset(
-        "cpu", "whisper-tiny.en", "SmolLM2-135M-Instruct", "the main job with real models", connector=SMALL,
-        minutes=18.0, memory_gb=5.8, disk_gb=1.7,
-    )  # fmt: skip
+        "cpu",
+        "whisper-tiny.en",
+        "SmolLM2-135M-Instruct",
+        "the main job with real models",
+        connector=SMALL,
+        minutes=18.0,
+        memory_gb=5.8,
+        disk_gb=1.7,
+    )
 
 
 def t4() -> Preset:
     """Course labs on a free 16 GB GPU."""
     return Preset(
-        "t4", "openai/whisper-small", "Qwen/Qwen2.5-0.5B-Instruct", "course labs",
-        connector=replace(SMALL, width=512, heads=8, ffn=2048), clips={"train": 2880, "validation": 192, "test": 384},
-        steps=600, batch=16, lr=5e-4,
-    )  # fmt: skip
+        "t4",
+        "openai/whisper-small",
+        "Qwen/Qwen2.5-0.5B-Instruct",
+        "course labs",
+        connector=replace(SMALL, width=512, heads=8, ffn=2048),
+        clips={"train": 2880, "validation": 192, "test": 384},
+        steps=600,
+        batch=16,
+        lr=5e-4,
+    )
 
 
 def workstation() -> Preset:
     """Research on a 24 GB GPU."""
     return Preset(
-        "workstation", "openai/whisper-medium", "Qwen/Qwen3-4B-Instruct-2507", "research",
-        connector=replace(SMALL, width=768, heads=12, ffn=3072), clips={"train": 5760, "validation": 192, "test": 768},
-        steps=1200, batch=16, lr=3e-4,
-    )  # fmt: skip
+        "workstation",
+        "openai/whisper-medium",
+        "Qwen/Qwen3-4B-Instruct-2507",
+        "research",
+        connector=replace(SMALL, width=768, heads=12, ffn=3072),
+        clips={"train": 5760, "validation": 192, "test": 768},
+        steps=1200,
+        batch=16,
+        lr=3e-4,
+    )
 
 
 def desta25() -> Preset:
     """The published system: its connector exactly, 64 queries, 30 s."""
     return Preset(
-        "desta25", "openai/whisper-large-v3", "meta-llama/Llama-3.1-8B-Instruct", "the published system", seconds=30.0,
-        connector=ConnectorShape(), steps=2000, batch=12, lr=1e-4,
-    )  # fmt: skip
+        "desta25",
+        "openai/whisper-large-v3",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "the published system",
+        seconds=30.0,
+        connector=ConnectorShape(),
+        steps=2000,
+        batch=12,
+        lr=1e-4,
+    )
 
 
 def desta2() -> Preset:
@@ -137,12 +203,22 @@ def desta2() -> Preset:
     layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py). `replace(desta2(), taps=(2, 5, 8, 11))` undoes it.
     """
     return Preset(
-        "desta2", "openai/whisper-small", "meta-llama/Meta-Llama-3-8B-Instruct", "the published system before it",
-        seconds=30.0, connector=ConnectorShape(depth=2, heads=12), steps=2000, batch=8, lr=1e-4, taps=(1, 4, 7, 10),
-    )  # fmt: skip
+        "desta2",
+        "openai/whisper-small",
+        "meta-llama/Meta-Llama-3-8B-Instruct",
+        "the published system before it",
+        seconds=30.0,
+        connector=ConnectorShape(depth=2, heads=12),
+        steps=2000,
+        batch=8,
+        lr=1e-4,
+        taps=(1, 4, 7, 10),
+    )
 
 
-PRESETS: dict[str, Callable[[], Preset]] = {p.__name__: p for p in (nano, cpu, t4, workstation, desta25, desta2)}
+PRESETS: dict[str, Callable[[], Preset]] = {
+    p.__name__: p for p in (nano, cpu, t4, workstation, desta25, desta2)
+}
 
 
 def named(name: str) -> Preset:
@@ -165,11 +241,13 @@ def pick() -> Preset:
 
 def device() -> torch.device:
     """A CUDA GPU if there is one, this rank's where there are several ranks, else the CPU."""
-    ranks.join()
+    processes.join()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_connector(shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0) -> nn.Module:
+def build_connector(
+    shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
+) -> nn.Module:
     """A new connector of this shape, the same for the same seed; parameters in float32."""
     scale = backbone.embedding_scale if shape.scaled else 1.0
     ids = torch.tensor(chat.encode(backbone.tokenizer, NEUTRAL))
@@ -179,10 +257,20 @@ def build_connector(shape: ConnectorShape, taps: int, d_enc: int, backbone: Back
         if shape.kind == "frames":
             return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
         return QFormer(
-            taps=taps, d_enc=d_enc, d_llm=backbone.width, queries=queries, depth=shape.depth, heads=shape.heads,
-            ffn=shape.ffn, width=shape.width, pool=shape.pool, post_norm=shape.post_norm, dropout=shape.dropout,
-            scale=scale, anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
-        )  # fmt: skip
+            taps=taps,
+            d_enc=d_enc,
+            d_llm=backbone.width,
+            queries=queries,
+            depth=shape.depth,
+            heads=shape.heads,
+            ffn=shape.ffn,
+            width=shape.width,
+            pool=shape.pool,
+            post_norm=shape.post_norm,
+            dropout=shape.dropout,
+            scale=scale,
+            anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
+        )
 
 
 def assemble(
@@ -201,18 +289,25 @@ def assemble(
     The frozen parts may be half precision; the connector and the loss stay in float32 (TRAPS: fp16 gives NaN).
     """
     where = device()
-    with ranks.main_first():  # one fetches
-        ears, mind = (weights.resolve(name, root, progress=progress) for name in (preset.encoder, preset.backbone))
+    with processes.main_first():  # one fetches
+        ears, mind = (
+            weights.resolve(name, root, progress=progress)
+            for name in (preset.encoder, preset.backbone)
+        )
     dtype = fastest_dtype(where)
     hears = torch.float32 if where.type == "cpu" else dtype
-    dtype = torch.float32 if preset.tuning == "full" else dtype  # small steps vanish in half precision
+    dtype = (
+        torch.float32 if preset.tuning == "full" else dtype
+    )  # small steps vanish in half precision
     encoder = Encoder.load(ears, preset.seconds, preset.taps, dtype=hears).to(where)
     attention = {"attn_implementation": preset.attention} if preset.attention else {}
     backbone = Backbone.load(mind, **{"dtype": dtype, **attention, **how})
     backbone.checkpointing = preset.checkpointing
     if "device_map" not in how:
         backbone.to(where)
-    connector = build_connector(preset.connector, len(encoder.taps), encoder.width, backbone, seed).to(where)
+    connector = build_connector(
+        preset.connector, len(encoder.taps), encoder.width, backbone, seed
+    ).to(where)
     parts = {
         "encoder": preset.encoder,
         "encoder_sha256": weights.folder_sha256(ears),
@@ -231,6 +326,9 @@ def assemble(
 def with_parts(preset: Preset, parts: dict[str, Any]) -> Preset:
     """The preset as a run used it: crop, taps, connector and tuning as they stand in the run's `parts`."""
     return replace(
-        preset, seconds=parts["seconds"], taps=tuple(parts["taps"]), connector=ConnectorShape(**parts["connector"]),
+        preset,
+        seconds=parts["seconds"],
+        taps=tuple(parts["taps"]),
+        connector=ConnectorShape(**parts["connector"]),
         tuning=parts.get("tuning", "frozen"),
-    )  # fmt: skip
+    )

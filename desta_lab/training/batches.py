@@ -19,7 +19,9 @@ class Batch:
 
     prefix: tuple[int, ...]
     ids: Int[Tensor, "batch token"]
-    labels: Int[Tensor, "batch token"]  # the next token where it belongs to a response, IGNORE elsewhere
+    labels: Int[
+        Tensor, "batch token"
+    ]  # the next token where it belongs to a response, IGNORE elsewhere
 
 
 IGNORE = -100  # torch's default ignore_index

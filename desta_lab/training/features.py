@@ -14,7 +14,7 @@ from filelock import FileLock
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from desta_lab import audio, files, ranks
+from desta_lab import audio, cache, processes
 from desta_lab.clips import Clip, Corpus
 from desta_lab.model.encoder import Encoder
 
@@ -72,15 +72,21 @@ class FeatureStore:
             "encoder": encoder_sha256,
             "taps": self.layers,
             "seconds": encoder.seconds,
-            "clips": [(clip.id, _checksum(corpus.path(clip))) for clip in self.clips],  # in order: rows have no names
+            "clips": [
+                (clip.id, _checksum(corpus.path(clip))) for clip in self.clips
+            ],  # in order: rows have no names
             "shard": SHARD,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.folder = root / digest[:16]
-        self._lock = FileLock(self.folder / ".lock")  # others may fill the same folder: other ranks, other jobs
+        self._lock = FileLock(
+            self.folder / ".lock"
+        )  # others may fill the same folder: other ranks, other jobs
         self._row = {str(corpus.path(clip)): i for i, clip in enumerate(self.clips)}
         self._row |= {clip.id: i for i, clip in enumerate(self.clips)}
-        self._open: dict[int, np.ndarray | None] = {}  # None: missing or torn when it was looked for
+        self._open: dict[
+            int, np.ndarray | None
+        ] = {}  # None: missing or torn when it was looked for
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -101,7 +107,7 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._checksums()
         shards = range(-(-len(self.clips) // SHARD))
-        missing = ranks.told([n for n in shards if not self._whole(n, known)])
+        missing = processes.told([n for n in shards if not self._whole(n, known)])
         need = sum(len(self._clips(n)) for n in missing) * int(np.prod(self.shape)) * 2
         free = shutil.disk_usage(self.folder).free
         if need > free:
@@ -109,14 +115,14 @@ class FeatureStore:
                 f"{self.folder}: the features need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free some, "
                 "use fewer clips, or set DESTA_LAB_FEATURES to a folder on a larger disk."
             )
-        mine = ranks.share(missing)
+        mine = processes.share(missing)
         done, total = 0, sum(len(self._clips(n)) for n in mine)
         for n in mine:
             for part in self._make(n, batch):
                 done += part
                 if progress:
                     progress(done, total)
-        ranks.wait()
+        processes.wait()
         self._open = {n: self._map(n) for n in shards}
 
     def _make(self, n: int, batch: int = 16) -> Iterator[int]:
@@ -133,7 +139,9 @@ class FeatureStore:
         path.with_suffix(".part.npy").replace(path)
         with self._lock:
             known = self._checksums() | {path.name: _checksum(path)}
-            files.save(self.folder / "shards.json", json.dumps(known, indent=1, sort_keys=True).encode())
+            cache.save(
+                self.folder / "shards.json", json.dumps(known, indent=1, sort_keys=True).encode()
+            )
 
     def __getitem__(self, names: Sequence[str]) -> Float[Tensor, "layer batch frame d_enc"]:
         """Encoder states of these clips, named by id or by the path of their audio, as the connector takes them.
@@ -152,7 +160,9 @@ class FeatureStore:
         absent = [row for row in dict.fromkeys(rows) if shards[row // SHARD] is None]
         states = {}
         if absent:
-            heard = _heard(self.encoder, [self.corpus.path(self.clips[row]) for row in absent]).cpu()
+            heard = _heard(
+                self.encoder, [self.corpus.path(self.clips[row]) for row in absent]
+            ).cpu()
             states = dict(zip(absent, heard.unbind(1), strict=True))
         for row in set(rows) - set(absent):
             shard: Any = shards[row // SHARD]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from desta_lab import ranks
+from desta_lab import processes
 from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
@@ -70,7 +70,14 @@ def self_written(
         for (description, prompt), ids in zip(part, written, strict=True):
             cut = ids[-1] not in backbone.ends
             answers[description, prompt] = Target(
-                description, prompt, backbone.text(ids), kind, writer, revision, f"greedy, {max_new_tokens} tokens", cut
+                description,
+                prompt,
+                backbone.text(ids),
+                kind,
+                writer,
+                revision,
+                f"greedy, {max_new_tokens} tokens",
+                cut,
             )
         if progress:
             progress(min(first + batch, len(unique)), len(unique))
@@ -79,16 +86,29 @@ def self_written(
 
 def label(clip: Clip, attribute: str, question: str) -> Target:
     """The rival of the claim: the bare value of one attribute as the whole response."""
-    return Target("", question, clip.attributes[attribute], "label", "corpus", "", "attribute value")
+    return Target(
+        "", question, clip.attributes[attribute], "label", "corpus", "", "attribute value"
+    )
 
 
 def template(
-    clip: Clip, prompt: str, names: Iterable[str] = DESCRIBED, describe: Callable[..., str] = describe
+    clip: Clip,
+    prompt: str,
+    names: Iterable[str] = DESCRIBED,
+    describe: Callable[..., str] = describe,
 ) -> Target:
     """A sentence no LLM wrote: those of the attributes that are known, and their values, filled into a fixed form."""
     known = [name for name in names if name in clip.attributes]
     said = "; ".join(f"{name} is {surface(name, clip.attributes[name])[0]}" for name in known)
-    return Target(describe(clip.attributes), prompt, f"Annotation: {said}.", "template", "corpus", "", "fixed form")
+    return Target(
+        describe(clip.attributes),
+        prompt,
+        f"Annotation: {said}.",
+        "template",
+        "corpus",
+        "",
+        "fixed form",
+    )
 
 
 def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
@@ -119,7 +139,9 @@ def row(name: str, target: Target, dataset: str) -> dict[str, Any]:
     messages = chat.ask(target.prompt)
     for message in messages:
         if target.description and _plain(target.description) in _plain(message["content"]):
-            raise TargetError(f"{name}: the description leaks into the training prompt; change the prompt.")
+            raise TargetError(
+                f"{name}: the description leaks into the training prompt; change the prompt."
+            )
     return {
         "id": name,
         "dataset": dataset,
@@ -149,7 +171,11 @@ def text_view(
     """Next-token log-probabilities along each response while the backbone reads the description, with its ids."""
     streams = [
         chat.stream(
-            backbone.tokenizer, chat.read(t.description, t.prompt), 0, response=t.response, truncated=t.truncated
+            backbone.tokenizer,
+            chat.read(t.description, t.prompt),
+            0,
+            response=t.response,
+            truncated=t.truncated,
         )
         for t in targets
     ]
@@ -192,11 +218,19 @@ def answered(
 
     def write(part: Sequence[tuple[str, str]]) -> tuple[list[Target], list[Soft]]:
         answers = self_written(
-            backbone, writer, revision, part, kind="soft", max_new_tokens=max_new_tokens, batch=batch
+            backbone,
+            writer,
+            revision,
+            part,
+            kind="soft",
+            max_new_tokens=max_new_tokens,
+            batch=batch,
         )
         return list(answers.values()), soften(backbone, list(answers.values()))
 
-    done = ranks.every([unique[i : i + batch] for i in range(0, len(unique), batch)], write, progress)
+    done = processes.every(
+        [unique[i : i + batch] for i in range(0, len(unique), batch)], write, progress
+    )
     return [row for rows, _ in done for row in rows], [one for _, soft in done for one in soft]
 
 
@@ -219,7 +253,9 @@ def token_evidence(backbone: Backbone, target: Target) -> tuple[list[str], Float
 
 
 def kl(
-    logits: Float[Tensor, "position vocabulary"], ids: Int[Tensor, "position k"], logp: Float[Tensor, "position k"]
+    logits: Float[Tensor, "position vocabulary"],
+    ids: Int[Tensor, "position k"],
+    logp: Float[Tensor, "position k"],
 ) -> Float[Tensor, ""]:
     """Mean KL(text view ‖ audio view) over the kept tokens plus one bucket for the rest, in nats a token."""
     student = logits.log_softmax(-1)
@@ -241,15 +277,19 @@ def cached(
     folder = root / digest
     done = folder / "done.json"
     files = [folder / "targets.jsonl", folder / "soft.safetensors"]
-    if ranks.told(done.exists() and all(f.exists() for f in files) and done.read_bytes() == _sums(files)):
+    if processes.told(
+        done.exists() and all(f.exists() for f in files) and done.read_bytes() == _sums(files)
+    ):
         rows = [Target(**json.loads(line)) for line in files[0].read_text().splitlines()]
         packed = load_file(files[1])
-        soft = [Soft(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"]) for i in range(len(packed) // 2)]
+        soft = [
+            Soft(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"]) for i in range(len(packed) // 2)
+        ]
         return rows, soft, folder
     rows, soft = make()
-    if ranks.main():
+    if processes.main():
         _keep(folder, rows, soft)
-    ranks.wait()
+    processes.wait()
     return rows, soft, folder
 
 
@@ -258,10 +298,14 @@ def _keep(folder: Path, rows: Sequence[Target], soft: Sequence[Soft]) -> None:
     done, files = folder / "done.json", [folder / "targets.jsonl", folder / "soft.safetensors"]
     done.unlink(missing_ok=True)
     files[0].write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    packed = {f"{i:06d}.ids": s.ids for i, s in enumerate(soft)} | {f"{i:06d}.logp": s.logp for i, s in enumerate(soft)}
+    packed = {f"{i:06d}.ids": s.ids for i, s in enumerate(soft)} | {
+        f"{i:06d}.logp": s.logp for i, s in enumerate(soft)
+    }
     save_file(packed or {"none": torch.zeros(0)}, files[1])
     done.write_bytes(_sums(files))
 
 
 def _sums(files: Sequence[Path]) -> bytes:
-    return json.dumps({file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}).encode()
+    return json.dumps(
+        {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    ).encode()

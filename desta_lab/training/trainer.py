@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from desta_lab import files, ranks
+from desta_lab import cache, processes
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
-from desta_lab.training import ladder
+from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, collate
 from desta_lab.training.features import FeatureStore, OnTheFly
 from desta_lab.training.targets import Soft, kl
@@ -65,7 +65,9 @@ class Recipe:
     def rows(self, step: int, examples: int) -> list[int]:
         """The examples of one step: epochs in an order that depends on the seed and the epoch alone."""
         wanted = range(step * self.batch, (step + 1) * self.batch)
-        return [int(_order(self.seed * 100_003 + i // examples, examples)[i % examples]) for i in wanted]
+        return [
+            int(_order(self.seed * 100_003 + i // examples, examples)[i % examples]) for i in wanted
+        ]
 
 
 @lru_cache(maxsize=2)  # a step may end one epoch and begin the next
@@ -106,10 +108,10 @@ def train(
         ChatError: an example is longer than the backbone can read; found before the first step among the first
             4096 examples, before its own step among the others.
     """
-    parts = ranks.world() * accumulate
+    parts = processes.world() * accumulate
     if recipe.batch < parts:
         raise ValueError(
-            f"A batch of {recipe.batch} has no row for each of {parts} parts ({ranks.world()} processes, accumulate "
+            f"A batch of {recipe.batch} has no row for each of {parts} parts ({processes.world()} processes, accumulate "
             f"{accumulate}); enlarge it, or take fewer."
         )
     llm.connector.train()
@@ -123,10 +125,14 @@ def train(
         e = examples[i]
         try:
             stream = chat.stream(
-                llm.backbone.tokenizer, e["messages"], llm.queries, response=e["response"],
-                truncated=e.get("provenance", {}).get("truncated", False), transcripts=e.get("transcripts"),
+                llm.backbone.tokenizer,
+                e["messages"],
+                llm.queries,
+                response=e["response"],
+                truncated=e.get("provenance", {}).get("truncated", False),
+                transcripts=e.get("transcripts"),
                 max_tokens=llm.backbone.positions,
-            )  # fmt: skip
+            )
         except chat.ChatError as error:
             raise chat.ChatError(f"Example {i + 1} ({e['id']}): {error}") from error
         return stream, e.get("clip", e["id"])
@@ -135,19 +141,19 @@ def train(
         read(i)
     frozen = _frozen(llm)
     folder.mkdir(parents=True, exist_ok=True)
-    with ranks.main_first():
+    with processes.main_first():
         first = _resume(folder, llm, optimizer)
         if first == 0:
             _be_born(folder / "ladder", llm)
-    rungs = set(ladder.schedule(recipe.steps, recipe.rungs))
-    written = folder / "records.jsonl" if ranks.main() else Path(os.devnull)
+    rungs = set(checkpoints.schedule(recipe.steps, recipe.rungs))
+    written = folder / "records.jsonl" if processes.main() else Path(os.devnull)
     with written.open("a", buffering=1) as records, torch.random.fork_rng(devices=[]):
         for step in range(first, recipe.steps):
             begin = time.perf_counter()
             rows = recipe.rows(step, len(examples))
             tokens = sum(len(read(i)[0].response) for i in rows)
             said: Any = 0.0
-            for part in ranks.share(range(parts)):
+            for part in processes.share(range(parts)):
                 mine = rows[part::parts]
                 seed = recipe.seed * 100_003 + step + (part << 32)
                 torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
@@ -156,30 +162,36 @@ def train(
                 loss = loss * (sum(len(s.response) for s in streams) / tokens)
                 loss.backward()
                 said = said + loss.detach()
-            ranks.add([said, *(p.grad for p in learning if p.grad is not None)])
+            processes.add([said, *(p.grad for p in learning if p.grad is not None)])
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
             norm = nn.utils.clip_grad_norm_(learning, recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
             record = {
-                "step": step + 1, "loss": float(said), "lr": recipe.rate(step), "grad_norm": float(norm),
-                "tokens": tokens, "seconds": time.perf_counter() - begin,
-            }  # fmt: skip
+                "step": step + 1,
+                "loss": float(said),
+                "lr": recipe.rate(step),
+                "grad_norm": float(norm),
+                "tokens": tokens,
+                "seconds": time.perf_counter() - begin,
+            }
             if not math.isfinite(record["loss"]):
-                raise LossError(f"The loss of step {step + 1} is {record['loss']}; lower the learning rate.")
+                raise LossError(
+                    f"The loss of step {step + 1} is {record['loss']}; lower the learning rate."
+                )
             records.write(json.dumps(record) + "\n")
             if step + 1 == recipe.steps:
                 _guard(llm, frozen, folder, recipe)
-                ranks.wait()  # no rank found anything
-            if step + 1 in rungs and ranks.main():
-                ladder.keep(folder / "ladder", llm, step + 1, record["loss"])
-            if ((step + 1) % state_every == 0 or step + 1 == recipe.steps) and ranks.main():
+                processes.wait()  # no rank found anything
+            if step + 1 in rungs and processes.main():
+                checkpoints.keep(folder / "ladder", llm, step + 1, record["loss"])
+            if ((step + 1) % state_every == 0 or step + 1 == recipe.steps) and processes.main():
                 _keep(folder, llm, optimizer, step + 1)
             if progress:
                 progress(step + 1, recipe.steps, record)
     llm.connector.eval()
-    ranks.wait()  # until the last rung is there
+    processes.wait()  # until the last rung is there
 
 
 def _loss(
@@ -203,9 +215,9 @@ def _loss(
 def _be_born(folder: Path, llm: AudioLLM) -> None:
     """Keep the connector as step 0, or go back to the step 0 of a run that began here and left no state."""
     if (folder / "ladder.json").exists():
-        ladder.climb(folder, llm, 0)
+        checkpoints.climb(folder, llm, 0)
     else:
-        ladder.keep(folder, llm, 0, None)
+        checkpoints.keep(folder, llm, 0, None)
 
 
 def _frozen(llm: AudioLLM) -> dict[str, str]:
@@ -227,7 +239,11 @@ def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) 
     after = _frozen(llm)
     moved = [part for part in before if before[part] != after[part]]
     with safe_open(folder / "ladder" / "000000.safetensors", "pt") as born:
-        asleep = [name for name, p in llm.learning.items() if torch.equal(p.detach().cpu(), born.get_tensor(name))]
+        asleep = [
+            name
+            for name, p in llm.learning.items()
+            if torch.equal(p.detach().cpu(), born.get_tensor(name))
+        ]
     if moved or asleep:
         (folder / "state" / "state.safetensors").unlink(missing_ok=True)
     if moved:
@@ -235,7 +251,9 @@ def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) 
             f"The frozen {' and '.join(moved)} changed during training; load them again, and train again."
         )
     if asleep:
-        raise FreezeError(f"After {recipe.steps} steps these tensors never moved: {', '.join(asleep)}.")
+        raise FreezeError(
+            f"After {recipe.steps} steps these tensors never moved: {', '.join(asleep)}."
+        )
 
 
 def _keep(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -260,7 +278,13 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 step = int(file.metadata()["step"])
-            llm.put({n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")})
+            llm.put(
+                {
+                    n.removeprefix("weight."): t
+                    for n, t in tensors.items()
+                    if n.startswith("weight.")
+                }
+            )
         except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
             fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
             raise StateError(
@@ -269,12 +293,15 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
         for i, parameter in enumerate(llm.learning.values()):
             keys = [n for n in tensors if n.startswith(f"moment.{i}.")]
             optimizer.state[parameter] = {
-                n.split(".", 2)[2]: tensors[n] if n.endswith("step") else tensors[n].to(parameter.device) for n in keys
+                n.split(".", 2)[2]: tensors[n]
+                if n.endswith("step")
+                else tensors[n].to(parameter.device)
+                for n in keys
             }
     records = folder / "records.jsonl"
-    if records.exists() and ranks.main():
+    if records.exists() and processes.main():
         lines = records.read_text().splitlines()[:step]
-        files.save(records, "".join(line + "\n" for line in lines).encode())
+        cache.save(records, "".join(line + "\n" for line in lines).encode())
     return step
 
 
@@ -283,8 +310,8 @@ def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
     text = json.dumps(config, sort_keys=True, default=str)
     folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks.main() and not (folder / "config.json").exists():
-        files.save(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
+    if processes.main() and not (folder / "config.json").exists():
+        cache.save(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
     return folder
 
 
@@ -292,5 +319,5 @@ def finished(folder: Path, recipe: Recipe) -> bool:
     """Whether a run holds every rung of its ladder already."""
     if not (folder / "ladder" / "ladder.json").exists():
         return False
-    kept = {rung["step"] for rung in ladder.entries(folder / "ladder")}
-    return set(ladder.schedule(recipe.steps, recipe.rungs)) <= kept
+    kept = {rung["step"] for rung in checkpoints.entries(folder / "ladder")}
+    return set(checkpoints.schedule(recipe.steps, recipe.rungs)) <= kept

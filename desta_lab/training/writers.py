@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 
 from filelock import FileLock, Timeout
 
-from desta_lab import files
+from desta_lab import cache
 from desta_lab.clips import CorpusError, parse_row
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, ends
@@ -30,10 +30,15 @@ from desta_lab.model.weights import folder_sha256
 from desta_lab.training.targets import Kind, Target, TargetError, row
 
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
-PER_REQUEST, REQUESTS = 32, 8  # prompts a request × requests at a time = 256, vLLM's default of sequences at a time
+PER_REQUEST, REQUESTS = (
+    32,
+    8,
+)  # prompts a request × requests at a time = 256, vLLM's default of sequences at a time
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a server that failed is asked again
 SECONDS = 600.0  # that a server may take for one request
-Answer = tuple[Sequence[int] | str, bool]  # token ids (or text) of an answer, and whether it was cut off
+Answer = tuple[
+    Sequence[int] | str, bool
+]  # token ids (or text) of an answer, and whether it was cut off
 Ask = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
 
 
@@ -60,7 +65,9 @@ class Writer:
 # ---- three writers ----
 
 
-def from_backbone(backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32) -> Writer:
+def from_backbone(
+    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32
+) -> Writer:
     """The backbone itself, in this process."""
 
     def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
@@ -81,7 +88,9 @@ def from_vllm(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) 
     try:
         library = import_module("vllm")
     except ImportError as error:
-        raise ValueError('This writer needs the package vllm: `pip install "desta-lab[vllm]"`.') from error
+        raise ValueError(
+            'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
+        ) from error
     words, decoding = _decoding(folder)
     engine = library.LLM(model=str(folder), **how)
     settings = library.SamplingParams(**decoding, max_tokens=max_new_tokens)
@@ -95,7 +104,12 @@ def from_vllm(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) 
 
 
 def from_server(
-    address: str, folder: Path, name: str, *, max_new_tokens: int = 40, waits: Sequence[float] = WAITS
+    address: str,
+    folder: Path,
+    name: str,
+    *,
+    max_new_tokens: int = 40,
+    waits: Sequence[float] = WAITS,
 ) -> Writer:
     """An OpenAI-compatible address, such as `vllm serve` opens: `/v1/completions` with token ids as prompts.
 
@@ -123,12 +137,16 @@ def from_server(
     def one(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         choices = _fetch(f"{base}/v1/completions", {**fixed, "prompt": prompts}, "choices", waits)
         if len(choices) != len(prompts):
-            raise ValueError(f"{address} gave {len(choices)} answers to {len(prompts)} prompts; is it vLLM's server?")
+            raise ValueError(
+                f"{address} gave {len(choices)} answers to {len(prompts)} prompts; is it vLLM's server?"
+            )
         choices = sorted(choices, key=lambda choice: choice["index"])
         return [(c.get("token_ids") or c["text"], c["finish_reason"] != "stop") for c in choices]
 
     def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        parts = [prompts[first : first + PER_REQUEST] for first in range(0, len(prompts), PER_REQUEST)]
+        parts = [
+            prompts[first : first + PER_REQUEST] for first in range(0, len(prompts), PER_REQUEST)
+        ]
         with ThreadPoolExecutor(REQUESTS) as pool:
             return [answer for answers in pool.map(one, parts) for answer in answers]
 
@@ -144,14 +162,21 @@ def _decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
         own = GenerationConfig.from_pretrained(folder)
     else:
         own = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
-    stop, penalty = list(ends(words, own)), own.repetition_penalty or 1.0  # Qwen2.5 brings a penalty, for one
+    stop, penalty = (
+        list(ends(words, own)),
+        own.repetition_penalty or 1.0,
+    )  # Qwen2.5 brings a penalty, for one
     return words, {"temperature": 0.0, "stop_token_ids": stop, "repetition_penalty": penalty}
 
 
-def _fetch(url: str, body: dict[str, Any] | None, wanted: str, waits: Sequence[float]) -> list[dict[str, Any]]:
+def _fetch(
+    url: str, body: dict[str, Any] | None, wanted: str, waits: Sequence[float]
+) -> list[dict[str, Any]]:
     """The list of this name in what a server answers, to a question in JSON if there is one; it may fail some times."""
     key = os.environ.get("VLLM_API_KEY")
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": "application/json"} | (
+        {"Authorization": f"Bearer {key}"} if key else {}
+    )
     request = Request(url, None if body is None else json.dumps(body).encode(), headers)
     fault: Exception
     for wait in (*waits, None):
@@ -163,7 +188,9 @@ def _fetch(url: str, body: dict[str, Any] | None, wanted: str, waits: Sequence[f
             with error:
                 said = error.read().decode(errors="replace").strip()
             if error.code < 500:
-                raise ValueError(f"{url} refuses what is asked (HTTP {error.code}): {said[:500]}") from error
+                raise ValueError(
+                    f"{url} refuses what is asked (HTTP {error.code}): {said[:500]}"
+                ) from error
             fault = error
         except (OSError, HTTPException) as error:
             fault = error
@@ -195,7 +222,9 @@ def manifest(path: Path) -> Iterator[dict[str, Any]]:
             found = parse_row(line, where)
             for column in ("id", "seed_description", "prompt"):
                 if not isinstance(found.get(column), str):
-                    raise CorpusError(f"{where}: the field {column!r} is missing or no text; add it.")
+                    raise CorpusError(
+                        f"{where}: the field {column!r} is missing or no text; add it."
+                    )
             yield found
 
 
@@ -222,7 +251,9 @@ def write_shards(
     try:
         held = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
-        raise OSError(f"{folder}: another process writes here; wait for it, or choose another folder.") from error
+        raise OSError(
+            f"{folder}: another process writes here; wait for it, or choose another folder."
+        ) from error
     with held:
         _settle(folder, writer, kind, shard)
         paths: list[Path] = []
@@ -235,29 +266,43 @@ def write_shards(
                 written = _written(part, writer, kind)
                 new += len(part)
                 text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in written)
-                files.save(path, text.encode())
+                cache.save(path, text.encode())
             paths.append(path)
             done += len(part)
             if progress:
                 progress(done, new)
         if stale := sorted(set(folder.glob("targets-*.jsonl")) - set(paths)):
-            raise TargetError(f"{stale[0]}: the manifest ends before this shard; remove it, it is another manifest's.")
+            raise TargetError(
+                f"{stale[0]}: the manifest ends before this shard; remove it, it is another manifest's."
+            )
     return paths
 
 
 def _settle(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
     """Write down what determines every shard of a folder, or refuse to mix it with what was written otherwise."""
-    read = json.dumps(writer.prompt("description", "prompt"))  # the chat template, and the ids of its words
+    read = json.dumps(
+        writer.prompt("description", "prompt")
+    )  # the chat template, and the ids of its words
     now = {
-        "kind": kind, "writer": writer.name, "revision": writer.revision, "decoding": writer.decoding, "shard": shard,
+        "kind": kind,
+        "writer": writer.name,
+        "revision": writer.revision,
+        "decoding": writer.decoding,
+        "shard": shard,
         "prompts": hashlib.sha256(read.encode()).hexdigest(),
-    }  # fmt: skip
+    }
     note = folder / "shards.json"
     then = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     if then != now and (then or any(folder.glob("targets-*.jsonl"))):
-        apart = ", ".join(f"{key} {then.get(key)!r}, now {one!r}" for key, one in now.items() if then.get(key) != one)
-        raise TargetError(f"{folder} holds targets written otherwise ({apart}); choose another folder.")
-    files.save(note, f"{json.dumps(now, indent=1)}\n".encode())
+        apart = ", ".join(
+            f"{key} {then.get(key)!r}, now {one!r}"
+            for key, one in now.items()
+            if then.get(key) != one
+        )
+        raise TargetError(
+            f"{folder} holds targets written otherwise ({apart}); choose another folder."
+        )
+    cache.save(note, f"{json.dumps(now, indent=1)}\n".encode())
 
 
 def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> list[dict[str, Any]]:
@@ -270,12 +315,23 @@ def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> l
         said, cut = answers[ids]
         response = said.strip() if isinstance(said, str) else chat.decode(writer.tokenizer, said)
         target = Target(
-            one["seed_description"], one["prompt"], response, kind, writer.name, writer.revision, writer.decoding, cut
+            one["seed_description"],
+            one["prompt"],
+            response,
+            kind,
+            writer.name,
+            writer.revision,
+            writer.decoding,
+            cut,
         )
         made = row(one["id"], target, one.get("dataset", ""))
-        sounds = [sound for message in one.get("messages", ()) for sound in message.get("audios") or ()]
+        sounds = [
+            sound for message in one.get("messages", ()) for sound in message.get("audios") or ()
+        ]
         if len(sounds) > 1:
-            raise CorpusError(f"{one['id']}: {len(sounds)} clips and one description; give every row one clip.")
+            raise CorpusError(
+                f"{one['id']}: {len(sounds)} clips and one description; give every row one clip."
+            )
         if sounds:
             made["messages"][-1]["audios"] = sounds
         rows.append({**one, **made})
@@ -286,6 +342,11 @@ def _same(path: Path, part: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a shard that answers other rows than the manifest's."""
     with path.open(encoding="utf-8") as lines:
         there = [json.loads(line) for line in lines]
-    told = [[(one["id"], one["seed_description"], one["prompt"]) for one in rows] for rows in (there, part)]
+    told = [
+        [(one["id"], one["seed_description"], one["prompt"]) for one in rows]
+        for rows in (there, part)
+    ]
     if told[0] != told[1]:
-        raise TargetError(f"{path} answers other rows than the manifest's; remove it, or choose another folder.")
+        raise TargetError(
+            f"{path} answers other rows than the manifest's; remove it, or choose another folder."
+        )

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from desta_lab.cache import plain, save, to_json
 from desta_lab.evaluation.tasks import RUNGS
-from desta_lab.files import plain, save, to_json
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; }
@@ -57,7 +57,9 @@ def write(folder: Path | str, result: Mapping[str, Any]) -> Path:
 
 def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The page as one self-contained HTML string, and the same result as plain data."""
-    data = plain({**result, "figures": [(Path(path).name, alt) for path, alt in result.get("figures", [])]})
+    data = plain(
+        {**result, "figures": [(Path(path).name, alt) for path, alt in result.get("figures", [])]}
+    )
     targets = data.get("targets") or {}
     memory = data.get("peak_memory_gb")
     sections = [
@@ -71,8 +73,14 @@ def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             [_with_interval(row) for row in data.get("tasks") or []],
         ),
         _list("Notes", data.get("notes")),
-        _table("Targets: perplexity under the backbone", _records(targets.get("perplexity"), "kind", "perplexity")),
-        _table("Targets: share that names the attribute rightly", _records(targets.get("coverage"), "kind", "share")),
+        _table(
+            "Targets: perplexity under the backbone",
+            _records(targets.get("perplexity"), "kind", "perplexity"),
+        ),
+        _table(
+            "Targets: share that names the attribute rightly",
+            _records(targets.get("coverage"), "kind", "share"),
+        ),
         _table("Seconds per stage", _records(data.get("stages"), "stage", "seconds")),
         _paragraph("Peak memory", None if memory is None else f"{memory:.2f} GB"),
         _table("Versions", _records(data.get("versions"), "part", "version")),
@@ -87,11 +95,16 @@ def text(result: Mapping[str, Any]) -> str:
     data = plain(result)
     verdict = data.get("verdict") or {}
     lines = [_title(data) + (f" (preset {data['preset']})" if data.get("preset") else "")]
-    lines += [f"{verdict.get('verdict', 'NO VERDICT')}: {verdict.get('rule', 'no rule was applied.')}"]
+    lines += [
+        f"{verdict.get('verdict', 'NO VERDICT')}: {verdict.get('rule', 'no rule was applied.')}"
+    ]
     lines += [f"  - {reason}" for reason in verdict.get("reasons", [])]
     lines += [f"  note: {note}" for note in data.get("notes") or []]
     if stages := data.get("stages"):
-        lines.append(f"{sum(stages.values()):.0f} s: " + ", ".join(f"{name} {s:.0f} s" for name, s in stages.items()))
+        lines.append(
+            f"{sum(stages.values()):.0f} s: "
+            + ", ".join(f"{name} {s:.0f} s" for name, s in stages.items())
+        )
     if data.get("peak_memory_gb") is not None:
         lines.append(f"Peak memory {data['peak_memory_gb']:.2f} GB")
     return "\n".join(lines)
@@ -122,7 +135,10 @@ def _records(values: Any, key: str, value: str) -> list[dict[str, Any]] | None:
     """{a: 1} and {a: {x: 1}} as rows of a table; what is a table already stays."""
     if not isinstance(values, Mapping):
         return values
-    return [{key: name, **(one if isinstance(one, Mapping) else {value: one})} for name, one in values.items()]
+    return [
+        {key: name, **(one if isinstance(one, Mapping) else {value: one})}
+        for name, one in values.items()
+    ]
 
 
 def _table(caption: str, rows: Sequence[Mapping[str, Any]] | None) -> str:
@@ -141,7 +157,8 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     first, *rest = (row.get(column) for column in columns)
     numeric = [not isinstance(value, str) or value.endswith("]") for value in rest]
     cells = [
-        f"<td>{_show(v)}</td>" if n else f'<td class="text">{_show(v)}</td>' for v, n in zip(rest, numeric, strict=True)
+        f"<td>{_show(v)}</td>" if n else f'<td class="text">{_show(v)}</td>'
+        for v, n in zip(rest, numeric, strict=True)
     ]
     return f'<th scope="row">{_show(first)}</th>{"".join(cells)}'
 
@@ -152,7 +169,11 @@ def _with_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     if value is None or row.get("low") is None or row.get("high") is None:
         return dict(row)
     shown = f"{_show(row[value])} {_show([row['low'], row['high']])}"
-    return {name: shown if name == value else one for name, one in row.items() if name not in ("low", "high")}
+    return {
+        name: shown if name == value else one
+        for name, one in row.items()
+        if name not in ("low", "high")
+    }
 
 
 def _by_rung(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
@@ -160,7 +181,8 @@ def _by_rung(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
     lines: dict[Any, dict[str, Any]] = {}
     for row in rows or []:
         line = lines.setdefault(
-            (row["rung"], row.get("measure")), {"rung": f"{row['rung']} {RUNGS.get(row['rung'], '')}"}
+            (row["rung"], row.get("measure")),
+            {"rung": f"{row['rung']} {RUNGS.get(row['rung'], '')}"},
         )
         line["measure"] = row.get("measure")
         line[f"{row['run']}: {row['view']}"] = _with_interval(row)["score"]

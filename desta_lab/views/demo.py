@@ -13,10 +13,10 @@ from torch import Tensor
 from desta_lab import audio
 from desta_lab.analysis.attention import query_to_time
 from desta_lab.clips import Clip
-from desta_lab.evaluation import controls
+from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.views import figures
+from desta_lab.views import claim_figures
 from desta_lab.views.replies import listening, reading, standing, wave_of
 from desta_lab.world.recipes import describer, is_spoken
 
@@ -38,10 +38,14 @@ class Demo:
     def __init__(self, job: Any, clips: int = 12) -> None:
         self.job, self.describe = job, describer(job.corpus)
         self.clips: dict[str, Clip] = {clip.id: clip for clip in job.clips("test")[:clips]}
-        self.note = NOTE.format(clips="synthetic clips" if is_spoken(job.corpus) else f"clips of {job.corpus.name}")
+        self.note = NOTE.format(
+            clips="synthetic clips" if is_spoken(job.corpus) else f"clips of {job.corpus.name}"
+        )
         self.questions = [task.question for task in job.tasks if task.rung == 3]
 
-    def answers(self, name: str | None, recording: str | None, question: str) -> Iterator[tuple[str, str, str, Any]]:
+    def answers(
+        self, name: str | None, recording: str | None, question: str
+    ) -> Iterator[tuple[str, str, str, Any]]:
         """The answer as it grows, with what the language model says when it reads, what it says of silence, a figure.
 
         A recording, when there is one, is heard instead of the clip.
@@ -58,10 +62,10 @@ class Demo:
         with standing(self.job) as llm:
             states = llm.encoder.hear([wave]).float()
             looked = _looked(llm, wave, states, clip)
-            quiet = listening(llm, controls.silence(llm), question).text
+            quiet = listening(llm, conditions.silence(llm), question).text
             read = reading(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
             so_far = ""
-            for piece in streamed(llm, controls.hear(llm, states), question):
+            for piece in streamed(llm, conditions.hear(llm, states), question):
                 so_far += piece
                 yield so_far.strip(), read, quiet, looked
             yield so_far.strip() or "(nothing)", read, quiet, looked
@@ -101,7 +105,9 @@ def _looked(
     attention = query_to_time(llm.connector, states)[0].numpy()
     mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mels)[0].numpy()
     spans = clip.spans if clip else ()
-    return figures.query_to_time(attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks")
+    return claim_figures.query_to_time(
+        attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks"
+    )
 
 
 def page(demo: Demo) -> Any:
@@ -113,9 +119,13 @@ def page(demo: Demo) -> Any:
     try:
         import gradio as gr
     except ImportError as error:
-        raise ImportError('The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.') from error
+        raise ImportError(
+            'The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.'
+        ) from error
 
-    def ask(name: str | None, recording: str | None, question: str) -> Iterator[tuple[str, str, str, str]]:
+    def ask(
+        name: str | None, recording: str | None, question: str
+    ) -> Iterator[tuple[str, str, str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "looked.png"
             try:
@@ -132,13 +142,23 @@ def page(demo: Demo) -> Any:
         gr.Markdown(f"# Ask a language model that learned to hear from one task\n{demo.note}")
         with gr.Row():
             with gr.Column():
-                pick = gr.Dropdown(list(demo.clips), value=first, label="a clip of a voice it never heard")
+                pick = gr.Dropdown(
+                    list(demo.clips), value=first, label="a clip of a voice it never heard"
+                )
                 player = gr.Audio(heard, label="the clip", interactive=False)
-                with gr.Accordion("what is known about it (only the text oracle reads this)", open=False):
+                with gr.Accordion(
+                    "what is known about it (only the text oracle reads this)", open=False
+                ):
                     known = gr.Markdown(description)
-                record = gr.Audio(sources=["microphone", "upload"], type="filepath", label="or your own sound")
+                record = gr.Audio(
+                    sources=["microphone", "upload"], type="filepath", label="or your own sound"
+                )
                 question = gr.Textbox(demo.questions[0], label="question")
-                gr.Examples([[q] for q in demo.questions], [question], label="questions it was never trained on")
+                gr.Examples(
+                    [[q] for q in demo.questions],
+                    [question],
+                    label="questions it was never trained on",
+                )
                 button = gr.Button("Ask", variant="primary")
             with gr.Column():
                 told = gr.Textbox(label="hears the clip", lines=2)

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
-from desta_lab.views.pictures import LOOKS, PALETTE, Picture
 from desta_lab.views.replies import stretches
+from desta_lab.views.style import LOOKS, PALETTE, Picture
 
 VIEWS = {
     "audio": "hears the clip",
@@ -51,8 +51,12 @@ class Panel:
         choices: those whose change calls `act`.
     """
 
-    def __init__(self, rows: Sequence[Any], choices: Sequence[Any], act: Callable[[], None]) -> None:
-        self.note = w.HTML(layout={"min_height": "28px"})  # a line's height: nothing jumps when it speaks
+    def __init__(
+        self, rows: Sequence[Any], choices: Sequence[Any], act: Callable[[], None]
+    ) -> None:
+        self.note = w.HTML(
+            layout={"min_height": "28px"}
+        )  # a line's height: nothing jumps when it speaks
         self.box = w.VBox([self.note if row is None else row for row in rows])
         self._name = f"desta-{type(self).__name__.lower()}-{self.box.model_id}"
         self._shown: Any = None
@@ -67,7 +71,9 @@ class Panel:
         return f'{hide}<div class="{self._name}-still">{_still(self.box)}</div>'
 
     def _ipython_display_(self) -> None:
-        plain = {"text/plain": f"{type(self).__name__}: a panel; where no widget runs, its still stands below."}
+        plain = {
+            "text/plain": f"{type(self).__name__}: a panel; where no widget runs, its still stands below."
+        }
         display(self.box._repr_mimebundle_() | plain, raw=True)
         self._shown = display(HTML(self.still()), display_id=True)
 
@@ -93,7 +99,9 @@ class Panel:
 def _still(widget: Any) -> str:
     """A widget, and all that is in it, as HTML."""
     if isinstance(widget, w.Box):
-        return "".join(f"<div>{inner}</div>" for child in widget.children if (inner := _still(child)))
+        return "".join(
+            f"<div>{inner}</div>" for child in widget.children if (inner := _still(child))
+        )
     if isinstance(widget, w.HTML):
         return str(widget.value)
     if isinstance(widget, w.Image):
@@ -125,9 +133,15 @@ def player(autoplay: bool = False) -> Any:
 
 def image(says: str) -> Any:
     """A picture that takes no room until it has one; `says` is for the still (`tooltip` breaks ipywidgets' Image)."""
-    image = w.Image(value=b"", format="png", layout={"max_width": "100%", "object_fit": "contain", "display": "none"})
+    image = w.Image(
+        value=b"",
+        format="png",
+        layout={"max_width": "100%", "object_fit": "contain", "display": "none"},
+    )
     image.says = says
-    image.observe(lambda change: setattr(image.layout, "display", None if change.new else "none"), "value")
+    image.observe(
+        lambda change: setattr(image.layout, "display", None if change.new else "none"), "value"
+    )
     return image
 
 
@@ -147,7 +161,9 @@ def attributes_of(job: Any, points: pd.DataFrame) -> list[str]:
     known = {name for clip in job.corpus.clips for name in clip.attributes}
     if names := [name for name in points.columns if name in known]:
         return names
-    raise ValueError(f"The points have no column of an attribute ({', '.join(sorted(known))}); merge them in by clip.")
+    raise ValueError(
+        f"The points have no column of an attribute ({', '.join(sorted(known))}); merge them in by clip."
+    )
 
 
 def words_about(clip: Clip) -> str:
@@ -158,8 +174,10 @@ def words_about(clip: Clip) -> str:
 def html_table(head: Sequence[str], *rows: Sequence[str]) -> str:
     """A small table as HTML; everything in it is text."""
     cell = 'style="text-align: left; padding: .1em .8em; vertical-align: top; line-height: 1.5"'
-    lines = ["".join(f"<{kind} {cell}>{escape(text)}</{kind}>" for text in row)
-             for kind, row in [("th", head), *(("td", row) for row in rows)]]  # fmt: skip
+    lines = [
+        "".join(f"<{kind} {cell}>{escape(text)}</{kind}>" for text in row)
+        for kind, row in [("th", head), *(("td", row) for row in rows)]
+    ]
     return f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
 
 
@@ -171,13 +189,27 @@ def blank_picture(width: float, height: float) -> Picture:  # inches
     return Picture(figsize=(width, height), layout="constrained")
 
 
-def draw_bars(axes: Axes, shares: Mapping[str, Mapping[str, float]], task: Task, right: str | None) -> None:
+def draw_bars(
+    axes: Axes, shares: Mapping[str, Mapping[str, float]], task: Task, right: str | None
+) -> None:
     """The probability of every option, a bar for each view; the right option wears a tick."""
     thick = min(0.3, 0.8 / len(shares))
     for i, (view, options) in enumerate(shares.items()):
-        look: Any = {"color": PALETTE[view], "hatch": _HATCH.get(view), "edgecolor": "white", "label": VIEWS[view]}
-        axes.barh(np.arange(len(options)) + (i - (len(shares) - 1) / 2) * thick, list(options.values()), thick, **look)
-    ticks = [text.strip() + (" ✓" if value == right else "") for value, text in task.options.items()]
+        look: Any = {
+            "color": PALETTE[view],
+            "hatch": _HATCH.get(view),
+            "edgecolor": "white",
+            "label": VIEWS[view],
+        }
+        axes.barh(
+            np.arange(len(options)) + (i - (len(shares) - 1) / 2) * thick,
+            list(options.values()),
+            thick,
+            **look,
+        )
+    ticks = [
+        text.strip() + (" ✓" if value == right else "") for value, text in task.options.items()
+    ]
     axes.set_yticks(range(len(ticks)), ticks)
     axes.axvline(task.chance, color="#707070", ls=(0, (1, 1)), label="chance")
     axes.set(xlim=(0, 1), xlabel=f"probability after “{task.stem}”")
@@ -189,12 +221,23 @@ def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
     for view, some in rows.groupby("view"):
         colour, look = PALETTE[str(view)], LOOKS.get(str(view))
         if look:
-            axes.plot(some["rung"], some["score"], ls="none", marker=look.marker, color=colour, label=look.label)
+            axes.plot(
+                some["rung"],
+                some["score"],
+                ls="none",
+                marker=look.marker,
+                color=colour,
+                label=look.label,
+            )
         else:
             reach = np.clip([some["score"] - some["low"], some["high"] - some["score"]], 0, None)
-            axes.bar(some["rung"], some["score"], yerr=reach, color=colour, alpha=0.6, label=str(view))
+            axes.bar(
+                some["rung"], some["score"], yerr=reach, color=colour, alpha=0.6, label=str(view)
+            )
     axes.axhline(0, color="#B0B0B0", lw=0.8)
-    axes.set(xlabel="rung", ylabel="score (0: chance, 1: perfect)", ylim=(-0.5, 1.1), xlim=(-0.6, 5.6))
+    axes.set(
+        xlabel="rung", ylabel="score (0: chance, 1: perfect)", ylim=(-0.5, 1.1), xlim=(-0.6, 5.6)
+    )
     axes.set_title("not measured at this step" if rows.empty else "score of every rung")
 
 
@@ -206,11 +249,21 @@ def marks_of(values: Iterable[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(names, zip(letters, itertools.cycle(TINTS), strict=False), strict=True))
 
 
-def draw_map(axes: Axes, rows: pd.DataFrame, attribute: str, marks: Mapping[str, tuple[str, str]], clip: str) -> None:
+def draw_map(
+    axes: Axes, rows: pd.DataFrame, attribute: str, marks: Mapping[str, tuple[str, str]], clip: str
+) -> None:
     """The embedding map at one step, every point with the letter of its value; one clip is ringed."""
     for value, (letter, tint) in marks.items():
         some = rows[rows[attribute] == value]
-        axes.scatter(some["x"], some["y"], s=110, color=tint, edgecolor="#555555", lw=0.5, label=f"{letter}: {value}")
+        axes.scatter(
+            some["x"],
+            some["y"],
+            s=110,
+            color=tint,
+            edgecolor="#555555",
+            lw=0.5,
+            label=f"{letter}: {value}",
+        )
         for x, y in zip(some["x"], some["y"], strict=True):
             axes.text(x, y, letter, ha="center", va="center_baseline", fontsize=8)
     ringed = rows[rows["clip"] == clip]
@@ -237,6 +290,10 @@ def draw_profile(
     for axes in (top, below):
         for start, stop in stretches(kept, end):
             axes.axvspan(start, stop, color=PALETTE["audio"], alpha=0.25, lw=0)
-    below.stairs(weights / np.abs(weights).mean(), np.linspace(0, end, len(weights) + 1), color=PALETTE["audio"])
+    below.stairs(
+        weights / np.abs(weights).mean(),
+        np.linspace(0, end, len(weights) + 1),
+        color=PALETTE["audio"],
+    )
     top.set(ylabel="mel band", ylim=(0, len(mel)))
     below.set(xlabel="time (s)", ylabel="weight\n(mean: 1)", xlim=(0, end))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
-from desta_lab.training import ladder
+from desta_lab.training import checkpoints
 from desta_lab.views.panel import (
     VIEWS,
     WIDE,
@@ -67,7 +67,9 @@ class Ask(Panel):
         self._uploads: dict[str, np.ndarray] = {}
         questions, first = questions_of(job.tasks)
         self.clip = pick("clip", list(self._clips))
-        self.upload = w.FileUpload(accept="audio/*", description="upload a sound", layout={"width": "auto"})
+        self.upload = w.FileUpload(
+            accept="audio/*", description="upload a sound", layout={"width": "auto"}
+        )
         hint = w.HTML(
             "<small>Your own voice: record it with a phone or a recorder and upload it as WAV, FLAC, OGG or MP3; "
             "a notebook's plain widgets cannot open the microphone.</small>"
@@ -88,8 +90,14 @@ class Ask(Panel):
         with self._working():
             clip = self._clips.get(self.clip.value)
             self.player.value = sound(self._wave())
-            known = f"{words_about(clip)} {escape(self._describe(clip.attributes))}" if clip else "Only its sound."
-            self.known.value = f"<details><summary>what is known about it</summary>{known}</details>"
+            known = (
+                f"{words_about(clip)} {escape(self._describe(clip.attributes))}"
+                if clip
+                else "Only its sound."
+            )
+            self.known.value = (
+                f"<details><summary>what is known about it</summary>{known}</details>"
+            )
             if self.task.value is not None:
                 self.question.value = self.task.value.question
             self.table.value, self.bars.value = "", b""
@@ -101,7 +109,9 @@ class Ask(Panel):
 
     def _wave(self) -> np.ndarray:
         name = self.clip.value
-        return self._uploads[name] if name in self._uploads else wave_of(self.job, self._clips[name])
+        return (
+            self._uploads[name] if name in self._uploads else wave_of(self.job, self._clips[name])
+        )
 
     def _take(self) -> None:
         """Hear an upload, once it is sound that can be heard, and choose it."""
@@ -120,20 +130,34 @@ class Ask(Panel):
     def press(self) -> None:
         """Ask the question under every view, and show the answers side by side."""
         with self._working(self.button):
-            question, task, clip = self.question.value.strip(), self.task.value, self._clips.get(self.clip.value)
+            question, task, clip = (
+                self.question.value.strip(),
+                self.task.value,
+                self._clips.get(self.clip.value),
+            )
             if not question:
-                raise ValueError("There is no question yet; write one, or choose one of the ladder.")
+                raise ValueError(
+                    "There is no question yet; write one, or choose one of the ladder."
+                )
             replies = self._replies(question, task, clip)
-            answers = {view: replies[view].text if view in replies else "(it has no description)" for view in VIEWS}
+            answers = {
+                view: replies[view].text if view in replies else "(it has no description)"
+                for view in VIEWS
+            }
             rows = [(name, answers[view]) for view, name in VIEWS.items()]
             bars = self._draw(replies, task, clip) if task else b""
-            self.table.value, self.bars.value = html_table(("the model", f"answers “{question}”"), *rows), bars
+            self.table.value, self.bars.value = (
+                html_table(("the model", f"answers “{question}”"), *rows),
+                bars,
+            )
 
     def _replies(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Reply]:
         wave = self._wave()
         with standing(self.job) as llm:
             replies = {"audio": listening(llm, hear(llm, wave), question, task)}
-            replies |= {"oracle": reading(llm, clip, question, task, self._describe)} if clip else {}
+            replies |= (
+                {"oracle": reading(llm, clip, question, task, self._describe)} if clip else {}
+            )
             replies["silence"] = listening(llm, hear(llm, np.zeros_like(wave)), question, task)
         with standing(self.job, 0) as llm:
             return replies | {"untrained": listening(llm, hear(llm, wave), question, task)}
@@ -141,7 +165,12 @@ class Ask(Panel):
     def _draw(self, replies: Mapping[str, Reply], task: Task, clip: Clip | None) -> bytes:
         picture = blank_picture(8.0, 1.6 + 0.5 * len(task.options))
         right = clip.attributes.get(task.attribute) if clip else None
-        draw_bars(picture.subplots(), {view: reply.options for view, reply in replies.items()}, task, right)
+        draw_bars(
+            picture.subplots(),
+            {view: reply.options for view, reply in replies.items()},
+            task,
+            right,
+        )
         picture.legend(loc="outside lower center", ncols=2, frameon=False)
         return picture.png()
 
@@ -167,18 +196,29 @@ class Ladder(Panel):
 
     def __init__(self, job: Any, points: pd.DataFrame, rungs: pd.DataFrame) -> None:
         self.job, self._clips = job, {clip.id: clip for clip in job.clips("test")}
-        self.points, self.rungs = points[points["seed"] == points["seed"].min()], rungs[rungs["run"] == "self"]
+        self.points, self.rungs = (
+            points[points["seed"] == points["seed"].min()],
+            rungs[rungs["run"] == "self"],
+        )
         self._replies: dict[tuple[int, str, str], Reply] = {}
-        steps = [rung["step"] for rung in ladder.entries(job.folder("self") / "ladder")]
+        steps = [rung["step"] for rung in checkpoints.entries(job.folder("self") / "ladder")]
         self.step = w.SelectionSlider(
             options=steps, value=steps[-1], description="step", continuous_update=False, **WIDE
         )
-        self.clip, self.task = pick("clip", list(self._clips)), pick("question", *questions_of(job.tasks))
+        self.clip, self.task = (
+            pick("clip", list(self._clips)),
+            pick("question", *questions_of(job.tasks)),
+        )
         self.attribute = pick("letters", attributes_of(job, points))
         self.method = pick("map", sorted(set(points["method"])))
-        self.picture, self.words = image("Embedding map, score of every rung, and one answer, at one step"), w.HTML()
+        self.picture, self.words = (
+            image("Embedding map, score of every rung, and one answer, at one step"),
+            w.HTML(),
+        )
         choices = [self.clip, self.task, self.attribute, self.method]
-        super().__init__([self.step, None, self.picture, self.words, *choices], [self.step, *choices], self.move)
+        super().__init__(
+            [self.step, None, self.picture, self.words, *choices], [self.step, *choices], self.move
+        )
 
     def move(self) -> None:
         """Show everything at the chosen step."""
@@ -187,10 +227,15 @@ class Ladder(Panel):
             key = step, clip.id, task.name
             if key not in self._replies:
                 with standing(self.job, step) as llm:
-                    self._replies[key] = listening(llm, hear(llm, wave_of(self.job, clip)), task.question, task)
+                    self._replies[key] = listening(
+                        llm, hear(llm, wave_of(self.job, clip)), task.question, task
+                    )
             picture = self._draw(step, clip, task, self._replies[key])
             answer = str(step), task.question, self._replies[key].text
-            self.picture.value, self.words.value = picture, html_table(("step", "question", "answer"), answer)
+            self.picture.value, self.words.value = (
+                picture,
+                html_table(("step", "question", "answer"), answer),
+            )
 
     def _draw(self, step: int, clip: Clip, task: Task, reply: Reply) -> bytes:
         picture = blank_picture(12.0, 4.2)
@@ -198,13 +243,17 @@ class Ladder(Panel):
         every = self.points[self.points["method"] == self.method.value]
         rows, name = every[every["step"] == step], self.attribute.value
         left.set(xlim=limits_of(every["x"]), ylim=limits_of(every["y"]))  # the same at every step
-        left.set_title(f"audio embeddings at step {step}" if len(rows) else f"no map at step {step}")
+        left.set_title(
+            f"audio embeddings at step {step}" if len(rows) else f"no map at step {step}"
+        )
         draw_map(left, rows, name, marks_of(every[name]), clip.id)
         draw_rungs(middle, self.rungs[self.rungs["step"] == step])
         draw_bars(right, {"audio": reply.options}, task, clip.attributes.get(task.attribute))
         right.set_title(f"{clip.id}: every option")
         for axes in (axes for axes in (left, middle) if axes.get_legend_handles_labels()[0]):
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8)
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8
+            )
         return picture.png()
 
 
@@ -216,42 +265,77 @@ class Listen(Panel):
     """
 
     def __init__(self, job: Any, **profiles: Profile) -> None:
-        self.job, self.profiles, self._clips = job, profiles, {clip.id: clip for clip in job.clips("test")}
+        self.job, self.profiles, self._clips = (
+            job,
+            profiles,
+            {clip.id: clip for clip in job.clips("test")},
+        )
         self._weights: dict[tuple[str, str, str], np.ndarray] = {}
-        queries = [("all query tokens", None), *((f"query token {i}", i) for i in range(job.llm.queries))]
+        queries = [
+            ("all query tokens", None),
+            *((f"query token {i}", i) for i in range(job.llm.queries)),
+        ]
         asked = [(f"answer to {label}", task) for label, task in questions_of(job.tasks)[0]]
         self.clip, self.query = pick("clip", list(self._clips)), pick("looks", [*queries, *asked])
         self.profile = pick("by", list(profiles))
         self.share = w.FloatSlider(
-            0.25, min=0.05, max=0.95, step=0.05, description="keep", readout_format=".0%", continuous_update=False,
+            0.25,
+            min=0.05,
+            max=0.95,
+            step=0.05,
+            description="keep",
+            readout_format=".0%",
+            continuous_update=False,
             style={"description_width": "6em"},
-        )  # fmt: skip
-        self.picture, self.words = image("Spectrogram with the seconds that carry most weight"), w.HTML()
+        )
+        self.picture, self.words = (
+            image("Spectrogram with the seconds that carry most weight"),
+            w.HTML(),
+        )
         self.part, self.whole = player(), player()
-        heard = [w.VBox([w.HTML(name), player]) for name, player in (("alone", self.part), ("whole", self.whole))]
+        heard = [
+            w.VBox([w.HTML(name), player])
+            for name, player in (("alone", self.part), ("whole", self.whole))
+        ]
         choices = [self.clip, self.query, self.profile, self.share]
-        super().__init__([*choices, None, self.picture, self.words, w.HBox(heard)], choices, self.look)
+        super().__init__(
+            [*choices, None, self.picture, self.words, w.HBox(heard)], choices, self.look
+        )
 
     def look(self) -> None:
         """Show and cut out where the chosen profile has most of its weight."""
         with self._working(self.clip, self.query, self.profile):
             clip, encoder = self._clips[self.clip.value], self.job.llm.encoder
             wave = audio.fit(wave_of(self.job, clip), encoder.seconds)
-            self.whole.value, self.part.value, self.picture.value, self.words.value = sound(wave), b"", b"", ""
+            self.whole.value, self.part.value, self.picture.value, self.words.value = (
+                sound(wave),
+                b"",
+                b"",
+                "",
+            )
             weights = self._weigh(clip)
             above = weights.clip(min=0)  # an attribution may also speak against
-            kept, picture = strongest(weights, encoder.seconds, self.share.value), blank_picture(9.0, 3.8)
+            kept, picture = (
+                strongest(weights, encoder.seconds, self.share.value),
+                blank_picture(9.0, 3.8),
+            )
             mel = audio.log_mel([wave], encoder.seconds, encoder.mels)[0].numpy()
             draw_profile(picture, mel, clip, weights, kept, encoder.seconds)
             self.part.value, self.picture.value = sound(alone(wave, kept)), picture.png()
-            where = ", ".join(f"{start:.2f}–{end:.2f} s" for start, end in stretches(kept, encoder.seconds))
-            self.words.value = f"{above[kept].sum() / (above.sum() or 1):.0%} of the weight lies in {where}."
+            where = ", ".join(
+                f"{start:.2f}–{end:.2f} s" for start, end in stretches(kept, encoder.seconds)
+            )
+            self.words.value = (
+                f"{above[kept].sum() / (above.sum() or 1):.0%} of the weight lies in {where}."
+            )
 
     def _weigh(self, clip: Clip) -> np.ndarray:
         key, at = (self.profile.value, clip.id, self.query.label), self.query.value
         if key not in self._weights:
             query, task = (None, at) if isinstance(at, Task) else (at, None)
-            self._weights[key] = np.asarray(self.profiles[self.profile.value](clip, query, task), dtype=float)
+            self._weights[key] = np.asarray(
+                self.profiles[self.profile.value](clip, query, task), dtype=float
+            )
         return self._weights[key]
 
 
@@ -260,29 +344,45 @@ class Map(Panel):
 
     def __init__(self, job: Any, points: pd.DataFrame) -> None:
         self.job, self._clips, self.chosen = job, {clip.id: clip for clip in job.corpus.clips}, ""
-        self.points, steps = points[points["seed"] == points["seed"].min()], sorted(set(points["step"]))
-        self.method, self.step = pick("map", sorted(set(points["method"]))), pick("step", steps, len(steps) - 1)
+        self.points, steps = (
+            points[points["seed"] == points["seed"].min()],
+            sorted(set(points["step"])),
+        )
+        self.method, self.step = (
+            pick("map", sorted(set(points["method"]))),
+            pick("step", steps, len(steps) - 1),
+        )
         self.attribute = pick("letters", attributes_of(job, points))
         size = {"width": f"{_CELL}px", "height": f"{_CELL}px", "padding": "0", "margin": "0"}
         self.buttons = {clip: w.Button(layout=size) for clip in dict.fromkeys(points["clip"])}
         self.side = max(_CELLS, math.ceil((3 * len(self.buttons)) ** 0.5))
         tracks = f"repeat({self.side}, {_CELL}px)"
-        frame = {"border": "1px solid #888", "width": "max-content", "overflow": "auto", "max_width": "100%"}
+        frame = {
+            "border": "1px solid #888",
+            "width": "max-content",
+            "overflow": "auto",
+            "max_width": "100%",
+        }
         grid = w.GridBox(
-            list(self.buttons.values()), layout={"grid_template_columns": tracks, "grid_template_rows": tracks, **frame}
+            list(self.buttons.values()),
+            layout={"grid_template_columns": tracks, "grid_template_rows": tracks, **frame},
         )
         self.legend, self.words = w.HTML(), w.HTML("Press a point to hear its clip.")
         self.player = player(autoplay=True)  # it follows a press, so no browser minds
         choices, wrap = [self.method, self.step, self.attribute], {"flex_flow": "row wrap"}
         beside = w.HBox([grid, w.VBox([self.player, self.words])], layout=wrap)
-        super().__init__([w.HBox(choices, layout=wrap), self.legend, None, beside], choices, self.place)
+        super().__init__(
+            [w.HBox(choices, layout=wrap), self.legend, None, beside], choices, self.place
+        )
         for clip, button in self.buttons.items():
             button.on_click(lambda _, clip=clip: self.hear(clip))
 
     @property
     def shown(self) -> pd.DataFrame:
         """The points of the chosen map and step."""
-        return self.points[(self.points["method"] == self.method.value) & (self.points["step"] == self.step.value)]
+        return self.points[
+            (self.points["method"] == self.method.value) & (self.points["step"] == self.step.value)
+        ]
 
     def place(self) -> None:
         """Put every button into the cell of its point, with the letter and tint of its value."""
@@ -309,7 +409,9 @@ class Map(Panel):
             for name, button in self.buttons.items():
                 button.layout.border = "2px solid black" if name == clip else None
             self.player.value, self.chosen = sound(wave_of(self.job, one)), clip
-            self.words.value = words_about(one) + html_table(("attribute", "value"), *one.attributes.items())
+            self.words.value = words_about(one) + html_table(
+                ("attribute", "value"), *one.attributes.items()
+            )
 
     def still(self) -> str:
         """The panel as it stands, with its map as one picture."""

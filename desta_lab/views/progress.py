@@ -51,6 +51,10 @@ def _lines(stage: str, out: Any) -> Callable[..., None]:
             last[0] = now
             left = now / done * (total - done)
             loss = f", loss {rest[0]['loss']:.3f}" if rest else ""
-            print(f"{stage}: {done}/{total}{loss}, {now:.0f} s, {left:.0f} s left", file=out, flush=True)
+            print(
+                f"{stage}: {done}/{total}{loss}, {now:.0f} s, {left:.0f} s left",
+                file=out,
+                flush=True,
+            )
 
     return tell

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from desta_lab import audio
 from desta_lab.clips import Clip
-from desta_lab.evaluation import controls, scoring
+from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.training import ladder
+from desta_lab.training import checkpoints
 from desta_lab.world.describe import describe
 
-Profile = Callable[[Clip, int | None, Task | None], np.ndarray]  # clip, query or task → a weight for every frame
+Profile = Callable[
+    [Clip, int | None, Task | None], np.ndarray
+]  # clip, query or task → a weight for every frame
 
 _WINDOW = 0.1  # seconds: the shortest sound worth hearing alone
 _FADED = 0.04  # what is left of the rest: −28 dB
@@ -38,20 +40,22 @@ class Reply:
 def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
     """The job's AudioLLM at one rung of its checkpoint ladder, by default the last, which is put back afterwards."""
     folder = job.folder("self") / "ladder"
-    last = ladder.entries(folder)[-1]["step"]
+    last = checkpoints.entries(folder)[-1]["step"]
     try:
-        ladder.climb(folder, job.llm, last if step is None else step)
+        checkpoints.climb(folder, job.llm, last if step is None else step)
         yield job.llm
     finally:
-        ladder.climb(folder, job.llm, last)
+        checkpoints.climb(folder, job.llm, last)
 
 
 def hear(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
-    return controls.hear(llm, llm.encoder.hear([wave]).float())
+    return conditions.hear(llm, llm.encoder.hear([wave]).float())
 
 
-def listening(llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str, task: Task | None = None) -> Reply:
+def listening(
+    llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str, task: Task | None = None
+) -> Reply:
     """The audio view of a question."""
     text = _answer(llm, chat.ask(question), spoken)
     with torch.no_grad():
@@ -59,13 +63,17 @@ def listening(llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: s
 
 
 def reading(
-    llm: AudioLLM, clip: Clip, question: str, task: Task | None = None, describe: Callable[..., str] = describe
+    llm: AudioLLM,
+    clip: Clip,
+    question: str,
+    task: Task | None = None,
+    describe: Callable[..., str] = describe,
 ) -> Reply:
     """The text view of a question; one about what descriptions leave out (rung 5) reads one that states it.
 
     `describe` is that of the clip's corpus (`recipes.describer`), by default the spoken world's.
     """
-    known = controls.read(clip, task is not None and task.rung == 5, describe)
+    known = conditions.read(clip, task is not None and task.rung == 5, describe)
     options = _shares(task, scoring.rank_text(llm.backbone, [task], [known])[0]) if task else {}
     return Reply(_answer(llm, chat.read(known, question), None), options)
 
@@ -85,29 +93,41 @@ def looking(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
 
     def profile(clip: Clip, query: int | None, task: Task | None) -> np.ndarray:
         if task is not None:
-            raise ValueError("Query → time attention knows no question; choose a query token, or another profile.")
+            raise ValueError(
+                "Query → time attention knows no question; choose a query token, or another profile."
+            )
         with standing(job) as llm, torch.no_grad():
-            rows = np.asarray(attention(llm.connector, llm.encoder.hear([wave_of(job, clip)]).float()))
+            rows = np.asarray(
+                attention(llm.connector, llm.encoder.hear([wave_of(job, clip)]).float())
+            )
         rows = rows.reshape(-1, rows.shape[-1])
         return rows.mean(0) if query is None else rows[query]
 
     return profile
 
 
-def strongest(weights: Float[np.ndarray, "frame"], seconds: float, share: float = 0.25) -> Bool[np.ndarray, "frame"]:
+def strongest(
+    weights: Float[np.ndarray, "frame"], seconds: float, share: float = 0.25
+) -> Bool[np.ndarray, "frame"]:
     """The share of frames around which most weight lies, averaged over windows of 0.1 s."""
     width = max(1, round(_WINDOW / seconds * len(weights)))
-    dense = np.convolve(np.pad(weights, width, mode="edge"), np.full(width, 1 / width), "same")[width:-width]
+    dense = np.convolve(np.pad(weights, width, mode="edge"), np.full(width, 1 / width), "same")[
+        width:-width
+    ]
     kept = np.zeros(len(weights), dtype=bool)
     kept[np.argsort(-dense, kind="stable")[: max(1, round(share * len(weights)))]] = True
     return kept
 
 
-def alone(wave: Float[np.ndarray, "sample"], kept: Bool[np.ndarray, "frame"]) -> Float[np.ndarray, "sample"]:
+def alone(
+    wave: Float[np.ndarray, "sample"], kept: Bool[np.ndarray, "frame"]
+) -> Float[np.ndarray, "sample"]:
     """A waveform with the kept frames as they are and the rest faded, over ramps of 10 ms."""
     frame = np.minimum(np.arange(len(wave)) * len(kept) // len(wave), len(kept) - 1)
     ramp = np.hanning(audio.HOP + 2)[1:-1]
-    heard = np.convolve(np.pad(kept[frame].astype(float), audio.HOP, mode="edge"), ramp / ramp.sum(), "same")
+    heard = np.convolve(
+        np.pad(kept[frame].astype(float), audio.HOP, mode="edge"), ramp / ramp.sum(), "same"
+    )
     return (wave * (_FADED + (1 - _FADED) * heard[audio.HOP : -audio.HOP])).astype(np.float32)
 
 

@@ -5,20 +5,25 @@ from typing import Any
 
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
-from desta_lab.views import figures
+from desta_lab.views import claim_figures
 from desta_lab.world.recipes import describer
 
 
-def sheet(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> figures.Picture:
+def sheet(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> claim_figures.Picture:
     """Clips as spectrograms with their attributes and evidence spans."""
     rows: list[dict[str, Any]] = []
     for clip in clips:
         mel = audio.log_mel([audio.read(corpus.path(clip))], clip.seconds)[0].numpy()
-        rows.append({
-            "mel": mel, "seconds": clip.seconds, "attributes": clip.attributes, "spans": clip.spans,
-            "transcript": clip.transcript,
-        })  # fmt: skip
-    return figures.spectrogram_sheet(rows, columns=columns)
+        rows.append(
+            {
+                "mel": mel,
+                "seconds": clip.seconds,
+                "attributes": clip.attributes,
+                "spans": clip.spans,
+                "transcript": clip.transcript,
+            }
+        )
+    return claim_figures.spectrogram_sheet(rows, columns=columns)
 
 
 def listen(corpus: Corpus, clips: Sequence[Clip]) -> Any:
@@ -29,6 +34,10 @@ def listen(corpus: Corpus, clips: Sequence[Clip]) -> Any:
     boxes, describe = [], describer(corpus)
     for clip in clips:
         player = Audio(audio.read(corpus.path(clip)), rate=audio.RATE, normalize=False)
-        words = f"<b>{clip.id}</b> ({clip.speaker}): “{clip.transcript}”<br>{describe(clip.attributes)}"
-        boxes.append(ipywidgets.VBox([ipywidgets.HTML(words), ipywidgets.HTML(player._repr_html_())]))
+        words = (
+            f"<b>{clip.id}</b> ({clip.speaker}): “{clip.transcript}”<br>{describe(clip.attributes)}"
+        )
+        boxes.append(
+            ipywidgets.VBox([ipywidgets.HTML(words), ipywidgets.HTML(player._repr_html_())])
+        )
     return ipywidgets.VBox(boxes)

@@ -33,7 +33,10 @@ SAID = {
 
 # words by which an attribute's value is recognised in free text; matched as whole words, lower case
 SURFACE: dict[str, dict[str, tuple[str, ...]]] = {
-    "gender": {"female": ("female", "woman", "she", "her"), "male": ("male", "man", "he", "his", "him")},
+    "gender": {
+        "female": ("female", "woman", "she", "her"),
+        "male": ("male", "man", "he", "his", "him"),
+    },
     "accent": {
         "American": ("american", "america", "american-accented"),
         "Scottish": ("scottish", "scotland", "scot", "scottish-accented"),
@@ -41,7 +44,16 @@ SURFACE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "rate": {
         "slow": ("slow", "slowly", "slower", "slow-paced", "slow-moving"),
-        "fast": ("fast", "quick", "quickly", "rapid", "rapidly", "faster", "fast-paced", "fast-moving"),
+        "fast": (
+            "fast",
+            "quick",
+            "quickly",
+            "rapid",
+            "rapidly",
+            "faster",
+            "fast-paced",
+            "fast-moving",
+        ),
     },
     "loudness": {
         "quiet": ("low", "quiet", "quietly", "soft", "softly", "low-volume"),
@@ -78,7 +90,9 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
     a = {name: attributes[name] for name in DESCRIBED}
     for name, value in a.items():
         if value not in ATTRIBUTES[name]:
-            raise KeyError(f"The attribute {name} cannot be {value!r}; it is one of {', '.join(ATTRIBUTES[name])}.")
+            raise KeyError(
+                f"The attribute {name} cannot be {value!r}; it is one of {', '.join(ATTRIBUTES[name])}."
+            )
     article = "an" if a["accent"][0] in "AEIOU" else "a"
     sentence = (
         f"A {a['gender']} speaker with {article} {a['accent']} accent {_VERB[a['manner']]} at a {a['rate']} speed "
@@ -115,19 +129,30 @@ def mentions(text: str, attribute: str, values: Iterable[str] | None = None) -> 
     """
     words = " ".join(word.strip(".,;:!?\"'()[]{}*") for word in text.lower().split())
     every = ATTRIBUTES[attribute] if values is None else values
-    return {value for value in every if any(f" {word} " in f" {words} " for word in surface(attribute, value))}
+    return {
+        value
+        for value in every
+        if any(f" {word} " in f" {words} " for word in surface(attribute, value))
+    }
 
 
 def coverage(
-    texts: Iterable[str], attributes: Iterable[Mapping[str, str]], values: Mapping[str, Iterable[str]] | None = None
+    texts: Iterable[str],
+    attributes: Iterable[Mapping[str, str]],
+    values: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, float]:
     """The share of texts that name each attribute rightly, where it is known: what a target drops it cannot teach.
 
     `values` are the attributes with what they can be; by default those that the spoken world describes.
     """
-    pairs, every = list(zip(texts, attributes, strict=True)), values or {name: ATTRIBUTES[name] for name in DESCRIBED}
+    pairs, every = (
+        list(zip(texts, attributes, strict=True)),
+        values or {name: ATTRIBUTES[name] for name in DESCRIBED},
+    )
     found: dict[str, float] = {}
     for name, possible in every.items():
         known = [(text, a[name]) for text, a in pairs if name in a]
-        found[name] = sum(mentions(text, name, possible) == {value} for text, value in known) / max(1, len(known))
+        found[name] = sum(mentions(text, name, possible) == {value} for text, value in known) / max(
+            1, len(known)
+        )
     return found

@@ -13,7 +13,17 @@ from desta_lab.world.sources import Row, gather, read_table
 
 MOST = 20  # values of an attribute whose vocabulary nobody stated
 GENDER = ("female", "male")
-DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
+DECADES = (
+    "teens",
+    "twenties",
+    "thirties",
+    "forties",
+    "fifties",
+    "sixties",
+    "seventies",
+    "eighties",
+    "nineties",
+)
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 _WHO = (("A {gender} speaker", "A speaker"), (" in their {age}", ""))
 _FELT = ((" sounds {emotion}", " speaks"), (", with {intensity} intensity", ""))
@@ -37,7 +47,11 @@ class Recipe:
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def corpus(
-        self, folder: Path | str, *, own_splits: bool = True, max_seconds: float = audio.WHISPER_SECONDS
+        self,
+        folder: Path | str,
+        *,
+        own_splits: bool = True,
+        max_seconds: float = audio.WHISPER_SECONDS,
     ) -> Corpus:
         """Write the manifest files into the unpacked download, and read the corpus back, validated.
 
@@ -66,7 +80,9 @@ class Recipe:
                 raise KeyError(
                     f"The attribute {name} cannot be {attributes[name]!r}; it is one of {', '.join(values)}."
                 )
-        said = {name: self.words.get(name, {}).get(value, value) for name, value in attributes.items()}
+        said = {
+            name: self.words.get(name, {}).get(value, value) for name, value in attributes.items()
+        }
         return "".join(_clause(known, unknown, said) for known, unknown in self.sentence)
 
 
@@ -106,7 +122,11 @@ def asked(corpus: Corpus) -> dict[str, tuple[str, ...]]:
         order = known.get(name, ())
         closed = bool(order) and values <= set(order)
         if len(values) > 1 and (closed or len(values) <= MOST):
-            found[name] = tuple(value for value in order if value in values) if closed else tuple(sorted(values))
+            found[name] = (
+                tuple(value for value in order if value in values)
+                if closed
+                else tuple(sorted(values))
+            )
     return found
 
 
@@ -120,7 +140,9 @@ def _clause(known: str, unknown: str, said: Mapping[str, str]) -> str:
 def _meant(where: Path | str, what: str, code: str, table: Mapping[str, str]) -> str:
     """What a code stands for; raises CorpusError, with the codes there are, where it stands for nothing."""
     if code not in table:
-        raise CorpusError(f"{where}: unknown {what} {code!r}; it is one of {', '.join(filter(None, table))}.")
+        raise CorpusError(
+            f"{where}: unknown {what} {code!r}; it is one of {', '.join(filter(None, table))}."
+        )
     return table[code]
 
 
@@ -146,9 +168,20 @@ CREMA_D_SENTENCES = {
     "WSI": "We'll stop in a couple of minutes.",
 }
 CREMA_D_EMOTIONS = {
-    "ANG": "angry", "DIS": "disgusted", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad",
-}  # fmt: skip
-CREMA_D_INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "", "X": ""}  # X: a slip in older copies
+    "ANG": "angry",
+    "DIS": "disgusted",
+    "FEA": "fearful",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+CREMA_D_INTENSITIES = {
+    "LO": "low",
+    "MD": "medium",
+    "HI": "high",
+    "XX": "",
+    "X": "",
+}  # X: a slip in older copies
 CREMA_D_SEXES = {"Female": "female", "Male": "male"}
 # reported by people who worked with the files, and left out
 CREMA_D_FAULTY = {"1076_MTI_SAD_XX": "silent", "1064_IEO_DIS_MD": "every emotion in one file"}
@@ -182,7 +215,9 @@ def _crema_d(folder: Path) -> Iterator[Row]:
         told = crema_d_name(path)
         speaker, transcript = told.pop("speaker"), told.pop("transcript")
         if speaker not in actors:
-            raise CorpusError(f"{path}: speaker {speaker!r} is not in {table}; add the actor or move the file away.")
+            raise CorpusError(
+                f"{path}: speaker {speaker!r} is not in {table}; add the actor or move the file away."
+            )
         attributes = {**actors[speaker], **told}
         unfit = CREMA_D_FAULTY.get(path.stem, "")
         yield Row(str(path), f"AudioWAV/{path.name}", speaker, transcript, "", attributes, unfit)
@@ -220,11 +255,15 @@ def ravdess_name(path: Path | str) -> dict[str, str]:
     """What the name of a RAVDESS file says; actors with odd numbers are male, with even numbers female."""
     codes = Path(path).stem.split("-")
     if len(codes) != 7 or not all(re.fullmatch(r"\d\d", code) for code in codes):
-        raise CorpusError(f"{path}: not named like 03-01-06-01-02-01-12.wav; move it out of the folder.")
+        raise CorpusError(
+            f"{path}: not named like 03-01-06-01-02-01-12.wav; move it out of the folder."
+        )
     modality, channel, emotion, intensity, statement, _, actor = codes
     _meant(path, "modality", modality, RAVDESS_MODALITIES)
     if not 1 <= int(actor) <= RAVDESS_ACTORS:
-        raise CorpusError(f"{path}: unknown actor {actor!r}; they are numbered 01 to {RAVDESS_ACTORS}.")
+        raise CorpusError(
+            f"{path}: unknown actor {actor!r}; they are numbered 01 to {RAVDESS_ACTORS}."
+        )
     return {
         "speaker": f"actor-{actor}",
         "transcript": _meant(path, "statement", statement, RAVDESS_STATEMENTS),
@@ -264,17 +303,63 @@ RAVDESS = Recipe(
 
 ESC_50_KINDS = {  # the events of each kind in the order of their numbers
     "animal": ("dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow"),
-    "nature": ("rain", "sea waves", "crackling fire", "crickets", "chirping birds",
-               "water drops", "wind", "pouring water", "toilet flush", "thunderstorm"),
-    "human": ("crying baby", "sneezing", "clapping", "breathing", "coughing",
-              "footsteps", "laughing", "brushing teeth", "snoring", "drinking sipping"),
-    "home": ("door wood knock", "mouse click", "keyboard typing", "door wood creaks", "can opening",
-             "washing machine", "vacuum cleaner", "clock alarm", "clock tick", "glass breaking"),
-    "city": ("helicopter", "chainsaw", "siren", "car horn", "engine",
-             "train", "church bells", "airplane", "fireworks", "hand saw"),
-}  # fmt: skip
+    "nature": (
+        "rain",
+        "sea waves",
+        "crackling fire",
+        "crickets",
+        "chirping birds",
+        "water drops",
+        "wind",
+        "pouring water",
+        "toilet flush",
+        "thunderstorm",
+    ),
+    "human": (
+        "crying baby",
+        "sneezing",
+        "clapping",
+        "breathing",
+        "coughing",
+        "footsteps",
+        "laughing",
+        "brushing teeth",
+        "snoring",
+        "drinking sipping",
+    ),
+    "home": (
+        "door wood knock",
+        "mouse click",
+        "keyboard typing",
+        "door wood creaks",
+        "can opening",
+        "washing machine",
+        "vacuum cleaner",
+        "clock alarm",
+        "clock tick",
+        "glass breaking",
+    ),
+    "city": (
+        "helicopter",
+        "chainsaw",
+        "siren",
+        "car horn",
+        "engine",
+        "train",
+        "church bells",
+        "airplane",
+        "fireworks",
+        "hand saw",
+    ),
+}
 ESC_50_EVENTS = {event: kind for kind, events in ESC_50_KINDS.items() for event in events}
-ESC_50_SPLITS = {"1": "train", "2": "train", "3": "train", "4": "validation", "5": "test"}  # by the authors' fold
+ESC_50_SPLITS = {
+    "1": "train",
+    "2": "train",
+    "3": "train",
+    "4": "validation",
+    "5": "test",
+}  # by the authors' fold
 
 
 def _esc_50(folder: Path) -> Iterator[Row]:
@@ -282,7 +367,9 @@ def _esc_50(folder: Path) -> Iterator[Row]:
 
     Folds keep the fragments of one recording together; with the fold in its name a group can never be in two splits.
     """
-    for where, row in read_table(folder / "meta" / "esc50.csv", ("filename", "fold", "category", "src_file")):
+    for where, row in read_table(
+        folder / "meta" / "esc50.csv", ("filename", "fold", "category", "src_file")
+    ):
         event = row["category"].replace("_", " ")
         attributes = {"event": event, "kind": _meant(where, "category", event, ESC_50_EVENTS)}
         split = _meant(where, "fold", row["fold"], ESC_50_SPLITS)
@@ -296,39 +383,62 @@ ESC_50 = Recipe(
     how_to_get="https://github.com/karolpiczak/ESC-50/archive/master.zip (600 MB), unpacked: the folder needs audio/ "
     "and meta/esc50.csv.",
     attributes={"event": tuple(ESC_50_EVENTS), "kind": tuple(ESC_50_KINDS)},
-    sentence=(("A recording of one sound: {event}.", "A recording of one sound."), (" It comes from {kind}.", "")),
+    sentence=(
+        ("A recording of one sound: {event}.", "A recording of one sound."),
+        (" It comes from {kind}.", ""),
+    ),
     rows=_esc_50,
     words={
         "kind": {
-            "animal": "an animal", "nature": "nature", "human": "a person", "home": "a home", "city": "a city",
-        },
+            "animal": "an animal",
+            "nature": "nature",
+            "human": "a person",
+            "home": "a home",
+            "city": "a city",
+        }
     },
-)  # fmt: skip
+)
 
 
 # ---- Common Voice: train.tsv, dev.tsv and test.tsv over clips/*.mp3; what speakers tell of themselves ----
 
 COMMON_VOICE_TABLES = {"train.tsv": "train", "dev.tsv": "validation", "test.tsv": "test"}
 COMMON_VOICE_GENDERS = {
-    "female": "female", "female_feminine": "female", "male": "male", "male_masculine": "male",
+    "female": "female",
+    "female_feminine": "female",
+    "male": "male",
+    "male_masculine": "male",
     # told otherwise, or not told: the clip stays, the attribute with its two classes is left out
-    "": "", "other": "", "transgender": "", "non-binary": "", "intersex": "", "do_not_wish_to_say": "",
-}  # fmt: skip
+    "": "",
+    "other": "",
+    "transgender": "",
+    "non-binary": "",
+    "intersex": "",
+    "do_not_wish_to_say": "",
+}
 COMMON_VOICE_AGES = {"": "", "fourties": "forties"} | {decade: decade for decade in DECADES}
 
 
 def _common_voice(folder: Path) -> Iterator[Row]:
     """The three tables, whose speakers the authors keep apart; where none is there, validated.tsv, to be dealt."""
-    tables = [name for name in COMMON_VOICE_TABLES if (folder / name).is_file()] or ["validated.tsv"]
+    tables = [name for name in COMMON_VOICE_TABLES if (folder / name).is_file()] or [
+        "validated.tsv"
+    ]
     for table in tables:
-        for where, row in read_table(folder / table, ("client_id", "path", "sentence", "age", "gender"), tabs=True):
+        for where, row in read_table(
+            folder / table, ("client_id", "path", "sentence", "age", "gender"), tabs=True
+        ):
             attributes = {
                 "gender": _meant(where, "gender", row["gender"], COMMON_VOICE_GENDERS),
                 "age": _meant(where, "age", row["age"], COMMON_VOICE_AGES),
-                "accent": row.get("accents") or row.get("accent") or "",  # the column's name before and since 2022
+                "accent": row.get("accents")
+                or row.get("accent")
+                or "",  # the column's name before and since 2022
             }
             split = COMMON_VOICE_TABLES.get(table, "")
-            yield Row(where, f"clips/{row['path']}", row["client_id"], row["sentence"], split, attributes)
+            yield Row(
+                where, f"clips/{row['path']}", row["client_id"], row["sentence"], split, attributes
+            )
 
 
 COMMON_VOICE = Recipe(
@@ -345,20 +455,28 @@ COMMON_VOICE = Recipe(
 
 # ---- LibriSpeech: SPEAKERS.TXT, and part/reader/chapter/ with *.flac and *.trans.txt ----
 
-LIBRISPEECH_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # by the first word of the part
+LIBRISPEECH_SPLITS = {
+    "train": "train",
+    "dev": "validation",
+    "test": "test",
+}  # by the first word of the part
 
 
 def librispeech_speakers(path: Path) -> dict[str, str]:
     """The gender of each reader, of lines like `14   | F | train-clean-360 | 25.03 | Kristin LeMoine`."""
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file; it lies beside the parts in every LibriSpeech archive.")
+        raise CorpusError(
+            f"{path}: no such file; it lies beside the parts in every LibriSpeech archive."
+        )
     genders = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith(";"):
             continue
         cells = [cell.strip() for cell in line.split("|", 4)]  # one reader's name holds bars itself
         if len(cells) != 5 or cells[1] not in ("F", "M"):
-            raise CorpusError(f"{path}, line {number}: not reader | F or M | part | minutes | name; correct it.")
+            raise CorpusError(
+                f"{path}, line {number}: not reader | F or M | part | minutes | name; correct it."
+            )
         genders[cells[0]] = "female" if cells[1] == "F" else "male"
     return genders
 
@@ -376,7 +494,9 @@ def _librispeech(folder: Path) -> Iterator[Row]:
             reader = name.split("-")[0]
             split = _meant(where, "part", part, LIBRISPEECH_SPLITS)
             if reader not in genders:
-                raise CorpusError(f"{where}: reader {reader!r} is not in SPEAKERS.TXT; add the reader there.")
+                raise CorpusError(
+                    f"{where}: reader {reader!r} is not in SPEAKERS.TXT; add the reader there."
+                )
             sound, gender = (chapter / f"{name}.flac").as_posix(), {"gender": genders[reader]}
             yield Row(where, sound, reader, transcript, split, gender)
 

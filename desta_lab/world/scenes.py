@@ -23,14 +23,18 @@ def set_level(wave: Wave, level: float) -> Wave:
     return (wave * 10 ** ((level - loudness(wave)) / 20)).astype(np.float32)
 
 
-def mix(speech: Wave, scene: Float[np.ndarray, "longer"], ratio_db: float, window: tuple[float, float]) -> Wave:
+def mix(
+    speech: Wave, scene: Float[np.ndarray, "longer"], ratio_db: float, window: tuple[float, float]
+) -> Wave:
     """Lay a scene under speech, `ratio_db` below it, between two moments (seconds), with soft edges.
 
     Both levels are measured where the sound is: speech over the samples that hold any, the scene over its window.
     """
     start, end = (round(moment * RATE) for moment in window)
     if not 0 <= start < end <= len(speech):
-        raise ValueError(f"The window {window} s does not fit {len(speech) / RATE:g} s of speech; choose it inside.")
+        raise ValueError(
+            f"The window {window} s does not fit {len(speech) / RATE:g} s of speech; choose it inside."
+        )
     if len(scene) < end - start:
         raise ValueError(
             f"{len(scene) / RATE:g} s of scene are shorter than the window {window} s; render a longer one."
@@ -55,10 +59,14 @@ def rain(samples: int, rng: np.random.Generator) -> Wave:
     corner, top = rng.uniform(300, 900), rng.uniform(4500, 7000)  # Hz
     shape = signal.butter(1, [corner, top], "bandpass", fs=RATE, output="sos")
     hiss = signal.sosfilt(shape, rng.standard_normal(samples))
-    swell = 1 + 0.3 * np.sin(2 * np.pi * rng.uniform(0.2, 0.8) * np.arange(samples) / RATE + rng.uniform(0, 6))
+    swell = 1 + 0.3 * np.sin(
+        2 * np.pi * rng.uniform(0.2, 0.8) * np.arange(samples) / RATE + rng.uniform(0, 6)
+    )
     clicks = np.zeros(samples)
     count = int(samples / RATE * rng.uniform(60, 200))
-    clicks[rng.integers(0, samples, count)] = rng.exponential(1.0, count) * rng.choice([-1, 1], count)
+    clicks[rng.integers(0, samples, count)] = rng.exponential(1.0, count) * rng.choice(
+        [-1, 1], count
+    )
     drops = np.zeros(samples)
     for frequency in rng.uniform(1500, 6000, 3):
         drops += signal.lfilter(*signal.iirpeak(frequency, 8, fs=RATE), clicks)
@@ -97,7 +105,9 @@ def birds(samples: int, rng: np.random.Generator) -> Wave:
 
 def _chirp(base: float, swing: float, length: float, trill: float) -> Wave:
     time = np.arange(round(length * RATE)) / RATE
-    frequency = np.clip(base + swing * time / length + 150 * np.sin(2 * np.pi * trill * time), 2000, 6000)
+    frequency = np.clip(
+        base + swing * time / length + 150 * np.sin(2 * np.pi * trill * time), 2000, 6000
+    )
     angle = 2 * np.pi * np.cumsum(frequency) / RATE
     return np.hanning(len(time)) * (np.sin(angle) + 0.1 * np.sin(2 * angle) * (frequency < 3500))
 
@@ -106,7 +116,13 @@ def music(samples: int, rng: np.random.Generator) -> Wave:
     """Broken chords on plucked strings: four harmonics-rich notes over and over, then the next chord."""
     wave = np.zeros(samples)
     root, beat = rng.uniform(48, 60), rng.uniform(0.12, 0.22)  # MIDI note, seconds
-    shapes = ([0, 4, 7, 12], [0, 3, 7, 12], [-3, 0, 4, 9], [-7, -3, 0, 5], [-5, -1, 2, 7])  # I, i, vi, IV, V
+    shapes = (
+        [0, 4, 7, 12],
+        [0, 3, 7, 12],
+        [-3, 0, 4, 9],
+        [-7, -3, 0, 5],
+        [-5, -1, 2, 7],
+    )  # I, i, vi, IV, V
     decay, bright = rng.uniform(0.4, 0.9), rng.uniform(0.8, 1.6)
     place, chord = 0.0, shapes[rng.integers(0, 2)]
     while place < samples / RATE:

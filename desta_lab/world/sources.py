@@ -17,12 +17,31 @@ from jaxtyping import Int
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus, CorpusError, parse_row
 
-AQA_COLUMNS = {"id": str, "dataset": str, "seed_description": str, "prompt": str, "response": str, "messages": list}
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the speakers, where a table names no split
-LEAST = {"train": 1, "validation": 1, "test": 2}  # speakers without whom nothing can be trained, calibrated, compared
+AQA_COLUMNS = {
+    "id": str,
+    "dataset": str,
+    "seed_description": str,
+    "prompt": str,
+    "response": str,
+    "messages": list,
+}
+SHARES = {
+    "train": 0.8,
+    "validation": 0.1,
+    "test": 0.1,
+}  # of the speakers, where a table names no split
+LEAST = {
+    "train": 1,
+    "validation": 1,
+    "test": 2,
+}  # speakers without whom nothing can be trained, calibrated, compared
 BLOCK = 1 << 22  # bytes of a manifest searched for line breaks at a time
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
-_SUFFIXES = {"WAVEX": ".wav", "RF64": ".wav", "MPEG": ".mp3"}  # libsndfile's names that are no usual file ending
+_SUFFIXES = {
+    "WAVEX": ".wav",
+    "RF64": ".wav",
+    "MPEG": ".mp3",
+}  # libsndfile's names that are no usual file ending
 
 
 @dataclass(frozen=True)
@@ -63,10 +82,14 @@ def gather(
     left_out: Counter[str] = Counter()
     for row in rows:
         if not row.speaker:
-            raise CorpusError(f"{row.where}: the speaker is empty; name one, splits are disjoint by speaker.")
+            raise CorpusError(
+                f"{row.where}: the speaker is empty; name one, splits are disjoint by speaker."
+            )
         reason = row.unfit
         if not reason:
-            seconds = _seconds(folder / row.audio, row.where, math.inf if leave_out_long else max_seconds)
+            seconds = _seconds(
+                folder / row.audio, row.where, math.inf if leave_out_long else max_seconds
+            )
             reason = f"longer than {max_seconds:g} s" if seconds > max_seconds else ""
         if reason:
             left_out[reason] += 1
@@ -78,15 +101,21 @@ def gather(
         split = (row.split if own_splits else "") or _deal(row.speaker)
         if split_of.setdefault(row.speaker, split) != split:
             before = split_of[row.speaker]
-            raise CorpusError(f"{row.where}: speaker {row.speaker!r} is in {before!r} and {split!r}; keep one split.")
+            raise CorpusError(
+                f"{row.where}: speaker {row.speaker!r} is in {before!r} and {split!r}; keep one split."
+            )
     if not clips:
-        raise CorpusError(f"{folder}: no clips, and {left_out.total()} left out; check that this is the right folder.")
+        raise CorpusError(
+            f"{folder}: no clips, and {left_out.total()} left out; check that this is the right folder."
+        )
     split_of = split_of if told else _deal_few(split_of)
     splits: dict[str, list[str]] = {}
     for speaker, split in split_of.items():
         splits.setdefault(split, []).append(speaker)
     recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
-    return Corpus.write(folder, clips, name=name, recipe=recipe, seed=0, licence=licence, splits=splits)
+    return Corpus.write(
+        folder, clips, name=name, recipe=recipe, seed=0, licence=licence, splits=splits
+    )
 
 
 def _seconds(path: Path, where: str, max_seconds: float) -> float:
@@ -113,11 +142,16 @@ def _deal(speaker: str) -> str:
 def _deal_few(dealt: dict[str, str]) -> dict[str, str]:
     """The same splits, or, where chance left validation empty or test with one voice, other ones by the same order."""
     counts = Counter(dealt.values())
-    if len(dealt) < sum(LEAST.values()) or all(counts[split] >= least for split, least in LEAST.items()):
+    if len(dealt) < sum(LEAST.values()) or all(
+        counts[split] >= least for split, least in LEAST.items()
+    ):
         return dealt
     order = sorted(dealt, key=_place, reverse=True)
     ends = LEAST["test"], LEAST["test"] + LEAST["validation"]
-    return {s: "test" if i < ends[0] else "validation" if i < ends[1] else "train" for i, s in enumerate(order)}
+    return {
+        s: "test" if i < ends[0] else "validation" if i < ends[1] else "train"
+        for i, s in enumerate(order)
+    }
 
 
 def opened(folder: Path | str) -> Corpus:
@@ -145,24 +179,43 @@ def from_folder(
         attributes = {column: value for column, value in row.items() if column not in _OWN_COLUMNS}
         transcript, split = row.get("transcript", ""), row.get("split", "")
         rows.append(Row(where, row["audio"], row["speaker"], transcript, split, attributes))
-    recipe = {"source": "folder", "table": table, "sha256": hashlib.sha256((folder / table).read_bytes()).hexdigest()}
-    return gather(folder, rows, name=name or folder.name, recipe=recipe, licence=licence, max_seconds=max_seconds)
+    recipe = {
+        "source": "folder",
+        "table": table,
+        "sha256": hashlib.sha256((folder / table).read_bytes()).hexdigest(),
+    }
+    return gather(
+        folder,
+        rows,
+        name=name or folder.name,
+        recipe=recipe,
+        licence=licence,
+        max_seconds=max_seconds,
+    )
 
 
-def read_table(path: Path, needed: Iterable[str], tabs: bool = False) -> Iterator[tuple[str, dict[str, str]]]:
+def read_table(
+    path: Path, needed: Iterable[str], tabs: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV, or of a TSV without quoting, each with its file and line; raises CorpusError."""
     if not path.is_file():
-        raise CorpusError(f"{path}: no such file; it is a table with the columns {', '.join(needed)}: put it there.")
+        raise CorpusError(
+            f"{path}: no such file; it is a table with the columns {', '.join(needed)}: put it there."
+        )
     with path.open(encoding="utf-8-sig", newline="") as file:
         how: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
         reader = csv.DictReader(file, **how)
         missing = set(needed) - set(reader.fieldnames or ())
         if missing:
-            raise CorpusError(f"{path}, line 1: no column {', '.join(sorted(missing))}; add it to the header.")
+            raise CorpusError(
+                f"{path}, line 1: no column {', '.join(sorted(missing))}; add it to the header."
+            )
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise CorpusError(f"{where}: more or fewer cells than the header has columns; correct the row.")
+                raise CorpusError(
+                    f"{where}: more or fewer cells than the header has columns; correct the row."
+                )
             yield where, row
 
 
@@ -187,16 +240,24 @@ def from_datasets(
     CSV for `from_folder` instead. Raises CorpusError with split and row.
     """
     if "speaker" not in columns:
-        raise CorpusError(f"{dataset}: columns name no speaker; say which column does, splits are disjoint by speaker.")
+        raise CorpusError(
+            f"{dataset}: columns name no speaker; say which column does, splits are disjoint by speaker."
+        )
     library = _library(dataset)
     parts = _load(library, dataset, config)
     rows = (
         row
         for split, part in parts.items()
-        for row in _dataset_rows(library, part, f"{dataset}, split {split}", split, columns, Path(folder))
+        for row in _dataset_rows(
+            library, part, f"{dataset}, split {split}", split, columns, Path(folder)
+        )
     )
     title = Path(dataset).name
-    recipe = {"source": "datasets", "dataset": title if Path(dataset).exists() else str(dataset), "config": config}
+    recipe = {
+        "source": "datasets",
+        "dataset": title if Path(dataset).exists() else str(dataset),
+        "config": config,
+    }
     return gather(
         folder,
         rows,
@@ -212,17 +273,25 @@ def _library(dataset: Path | str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise CorpusError(f"{dataset}: a Hugging Face dataset is read by its library; pip install datasets.") from error
+        raise CorpusError(
+            f"{dataset}: a Hugging Face dataset is read by its library; pip install datasets."
+        ) from error
     return datasets
 
 
 def _load(library: Any, dataset: Path | str, config: str | None) -> dict[str, Any]:
     saved = any((Path(dataset) / mark).is_file() for mark in ("state.json", "dataset_dict.json"))
     try:
-        found = library.load_from_disk(str(dataset)) if saved else library.load_dataset(str(dataset), config)
+        found = (
+            library.load_from_disk(str(dataset))
+            if saved
+            else library.load_dataset(str(dataset), config)
+        )
     except (OSError, ValueError, library.exceptions.DatasetsError) as error:
         why = error.__cause__ or error
-        raise CorpusError(f"{dataset}: not loaded ({why}); check the name or folder, and the config.") from error
+        raise CorpusError(
+            f"{dataset}: not loaded ({why}); check the name or folder, and the config."
+        ) from error
     return dict(found) if isinstance(found, dict) else {"all": found}
 
 
@@ -237,10 +306,15 @@ def _dataset_rows(
         there = ", ".join(part.column_names)
         raise CorpusError(f"{where}: no column {', '.join(sorted(unknown))}; there are {there}.")
     part = part.select_columns(list(needed))
-    part = part.cast_column(sound, library.Audio(decode=False))  # decoding would need torchcodec and FFmpeg
+    part = part.cast_column(
+        sound, library.Audio(decode=False)
+    )  # decoding would need torchcodec and FFmpeg
     for number, row in enumerate(part):
         here = f"{where}, row {number}"
-        told = {ours: _word(row[theirs], part.features[theirs], theirs, here) for ours, theirs in words.items()}
+        told = {
+            ours: _word(row[theirs], part.features[theirs], theirs, here)
+            for ours, theirs in words.items()
+        }
         path = _copy(row[sound], folder, f"audio/{split}/{number:06d}", here)
         yield Row(here, path, told.pop("speaker"), told.pop("transcript", ""), split, told)
 
@@ -251,7 +325,9 @@ def _word(value: Any, feature: Any, column: str, where: str) -> str:
     if value is None or (names and value == -1):  # -1: how `datasets` writes an unlabelled row
         return ""
     if not isinstance(value, str | int | float):
-        raise CorpusError(f"{where}: {column!r} holds {type(value).__name__}; choose a column of words or numbers.")
+        raise CorpusError(
+            f"{where}: {column!r} holds {type(value).__name__}; choose a column of words or numbers."
+        )
     return str(names[value] if names else value).strip()
 
 
@@ -261,11 +337,15 @@ def _copy(cell: Any, folder: Path, stem: str, where: str) -> str:
     if data is None and path and Path(path).is_file():
         data = Path(path).read_bytes()
     if not data:
-        raise CorpusError(f"{where}: no audio is stored, and its path is {path!r}; embed the files in the dataset.")
+        raise CorpusError(
+            f"{where}: no audio is stored, and its path is {path!r}; embed the files in the dataset."
+        )
     try:
         kind = soundfile.info(io.BytesIO(data)).format
     except soundfile.LibsndfileError as error:
-        raise CorpusError(f"{where}: not readable as audio ({error.error_string}); store WAV, FLAC or MP3.") from error
+        raise CorpusError(
+            f"{where}: not readable as audio ({error.error_string}); store WAV, FLAC or MP3."
+        ) from error
     name = stem + _SUFFIXES.get(kind, f".{kind.lower()}")
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
@@ -294,7 +374,9 @@ def _manifest_row(line: str, where: str, root: Path | str | None) -> dict[str, A
             raise CorpusError(f"{where}: the field {column!r} is missing; add it.")
         if column in row and not isinstance(row[column], kind):
             found = type(row[column]).__name__
-            raise CorpusError(f"{where}: {column!r} is {found}, not {kind.__name__}; correct its type.")
+            raise CorpusError(
+                f"{where}: {column!r} is {found}, not {kind.__name__}; correct its type."
+            )
     for message in row["messages"]:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise CorpusError(f"{where}: a message lacks role or content; give it both.")
@@ -317,7 +399,9 @@ class Manifest(Sequence[dict[str, Any]]):
     Raises CorpusError with file and line: at once for an empty line and a last line that is torn, else with the row.
     """
 
-    def __init__(self, path: Path | str, root: Path | str | None = None, transcripts: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, root: Path | str | None = None, transcripts: bool = False
+    ) -> None:
         self.path, self.root, self.transcripts = Path(path), root, transcripts
         if not self.path.is_file():
             raise CorpusError(f"{self.path}: no such file; download the manifest first.")
@@ -341,10 +425,14 @@ class Manifest(Sequence[dict[str, Any]]):
         row, where = self._row(i), f"{self.path}, line {i + 1}"
         sounds = [sound for message in row["messages"] for sound in message.get("audios") or ()]
         if len(sounds) != 1:
-            raise CorpusError(f"{where}: {len(sounds)} clips in 'audios'; training takes one: remove or split the row.")
+            raise CorpusError(
+                f"{where}: {len(sounds)} clips in 'audios'; training takes one: remove or split the row."
+            )
         clip, text = sounds[0]["audio"], sounds[0].get("text")
         if not Path(clip).is_file():
-            raise CorpusError(f"{where}: audio file {clip!r} is missing; restore it, or pass root=, its folder.")
+            raise CorpusError(
+                f"{where}: audio file {clip!r} is missing; restore it, or pass root=, its folder."
+            )
         return {**row, "clip": clip} | ({"transcripts": [text or ""]} if self.transcripts else {})
 
     def _row(self, i: int) -> dict[str, Any]:
@@ -352,11 +440,15 @@ class Manifest(Sequence[dict[str, Any]]):
         try:
             line = self._line(i).decode()
         except UnicodeDecodeError as error:
-            raise CorpusError(f"{where}: not UTF-8 ({error.reason}); repair or remove it.") from error
+            raise CorpusError(
+                f"{where}: not UTF-8 ({error.reason}); repair or remove it."
+            ) from error
         return _manifest_row(line, where, self.root)
 
     def _line(self, i: int) -> bytes:
-        with self.path.open("rb") as file:  # opened anew: nothing to close, and nothing shared between processes
+        with self.path.open(
+            "rb"
+        ) as file:  # opened anew: nothing to close, and nothing shared between processes
             file.seek(self._starts[i])
             return file.read(self._starts[i + 1] - self._starts[i])
 

@@ -55,7 +55,9 @@ def build(
         if (corpus.recipe, corpus.seed) == (recipe, seed):
             return corpus
     if folder.exists() and any(folder.iterdir()):
-        raise CorpusError(f"{folder}: holds something other than {recipe} with seed {seed}; choose another folder.")
+        raise CorpusError(
+            f"{folder}: holds something other than {recipe} with seed {seed}; choose another folder."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -70,7 +72,9 @@ def build(
             if progress is not None:
                 progress(len(done), len(plans))
         names = {split: [speaker.name for speaker in split_speakers(split)] for split in clips}
-        Corpus.write(draft, done, name="spoken", recipe=recipe, seed=seed, licence=LICENCE, splits=names)
+        Corpus.write(
+            draft, done, name="spoken", recipe=recipe, seed=seed, licence=LICENCE, splits=names
+        )
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -80,23 +84,31 @@ def build(
 def split_speakers(split: str) -> list[Any]:
     """The speakers of a split: disjoint from every other split, half female, half male."""
     if split not in SPLIT_SPEAKERS:
-        raise CorpusError(f"The spoken world has no split {split!r}; it has {', '.join(SPLIT_SPEAKERS)}.")
+        raise CorpusError(
+            f"The spoken world has no split {split!r}; it has {', '.join(SPLIT_SPEAKERS)}."
+        )
     order = np.random.default_rng(64).permutation(SPEAKERS_PER_GENDER)
     bounds = np.cumsum([0, *SPLIT_SPEAKERS.values()]) // 2
     place = list(SPLIT_SPEAKERS).index(split)
     chosen = {int(number) for number in order[bounds[place] : bounds[place + 1]]}
-    return [speaker for index, speaker in enumerate(speakers()) if index % SPEAKERS_PER_GENDER in chosen]
+    return [
+        speaker for index, speaker in enumerate(speakers()) if index % SPEAKERS_PER_GENDER in chosen
+    ]
 
 
 def design(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     """What is to be rendered: all 192 cells in turn, then topic and speaker spread evenly over every attribute."""
     people, number = split_speakers(split), list(SPLIT_SPEAKERS).index(split)
     rng = np.random.default_rng([seed, number])
-    cells = [dict(zip(CROSSED, values, strict=True)) for values in itertools.product(*CROSSED.values())]
+    cells = [
+        dict(zip(CROSSED, values, strict=True)) for values in itertools.product(*CROSSED.values())
+    ]
     rows = [dict(cell) for _ in range(count // len(cells)) for cell in cells]
     rows += _fraction(cells, count % len(cells), rng)
     _spread(rows, "topic", lambda row: ATTRIBUTES["topic"], rng)
-    by_gender = {gender: [s.name for s in people if s.gender == gender] for gender in ATTRIBUTES["gender"]}
+    by_gender = {
+        gender: [s.name for s in people if s.gender == gender] for gender in ATTRIBUTES["gender"]
+    }
     _spread(rows, "speaker", lambda row: by_gender[row["gender"]], rng)
     order = rng.permutation(len(rows))
     return [
@@ -105,13 +117,18 @@ def design(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _fraction(cells: Sequence[dict[str, str]], count: int, rng: np.random.Generator) -> list[dict[str, str]]:
+def _fraction(
+    cells: Sequence[dict[str, str]], count: int, rng: np.random.Generator
+) -> list[dict[str, str]]:
     """Some of the cells, chosen one by one: even in every value, then in whole cells, then in pairs of values."""
     order = [cells[index] for index in rng.permutation(len(cells))]
     seen: Counter[Any] = Counter()
 
     def crowding(cell: dict[str, str]) -> tuple[int, int, int]:
-        singles, pairs = sum(map(seen.__getitem__, cell.items())), sum(map(seen.__getitem__, _pairs(cell)))
+        singles, pairs = (
+            sum(map(seen.__getitem__, cell.items())),
+            sum(map(seen.__getitem__, _pairs(cell))),
+        )
         return singles, seen[tuple(cell.values())], pairs
 
     chosen: list[dict[str, str]] = []
@@ -137,7 +154,9 @@ def _spread(
     for index in rng.permutation(len(rows)):
         row = rows[index]
         options = [values(row)[place] for place in rng.permutation(len(values(row)))]
-        row[name] = min(options, key=lambda value: (seen[value], sum(seen[value, item] for item in row.items())))
+        row[name] = min(
+            options, key=lambda value: (seen[value], sum(seen[value, item] for item in row.items()))
+        )
         seen.update([row[name], *((row[name], item) for item in row.items() if item[0] != name)])
 
 
@@ -145,11 +164,17 @@ def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tu
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
     words = sentence(plan["topic"], rng).split()
     speed = int(rng.integers(*WORDS_PER_MINUTE[plan["rate"]], endpoint=True))
-    voice = {"words_per_minute": speed, "pitch": int(rng.integers(35, 66)), "melody": int(rng.integers(40, 71))}
+    voice = {
+        "words_per_minute": speed,
+        "pitch": int(rng.integers(35, 66)),
+        "melody": int(rng.integers(40, 71)),
+    }
     words = words[: int(1.4 * room * speed / 60) + 3]
     while True:
         text = " ".join(words).rstrip(",") + "."
-        said = synthesiser().say(text[0].upper() + text[1:], plan["speaker"], plan["accent"], **voice)
+        said = synthesiser().say(
+            text[0].upper() + text[1:], plan["speaker"], plan["accent"], **voice
+        )
         if said.words[-1][2] <= room:
             return text[0].upper() + text[1:], said
         fitting = sum(end <= room for _, _, end in said.words)
@@ -169,11 +194,16 @@ def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "
     start = rng.uniform(0, seconds - length)
     background = scenes.render(plan["scene"], length + 0.01, rng)
     mixed = scenes.mix(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
-    room_noise = scenes.set_level(rng.standard_normal(len(mixed)), scenes.loudness(mixed) + _QUIETEST_ROOM)
+    room_noise = scenes.set_level(
+        rng.standard_normal(len(mixed)), scenes.loudness(mixed) + _QUIETEST_ROOM
+    )
     wave = scenes.set_level(mixed + room_noise, rng.uniform(*LEVEL[plan["loudness"]]))
     wave *= min(1.0, _PEAK / float(np.abs(wave).max()))
     spans = [Span(f"word:{word}", onset + begin, onset + stop) for word, begin, stop in said.words]
-    spans += [Span("speech", onset, onset + end), Span(f"scene:{plan['scene']}", start, start + length)]
+    spans += [
+        Span("speech", onset, onset + end),
+        Span(f"scene:{plan['scene']}", start, start + length),
+    ]
     spans = [Span(span.name, round(span.start, 3), round(span.end, 3)) for span in spans]
     attributes = {name: plan[name] for name in ATTRIBUTES}
     audio = f"audio/{plan['split']}/{plan['id']}.flac"

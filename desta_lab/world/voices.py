@@ -19,9 +19,19 @@ from jaxtyping import Float
 
 from desta_lab.audio import RATE
 
-ACCENTS = {"American": "en-us", "Scottish": "en-gb-scotland", "Caribbean": "en-029"}  # value → espeak-ng language
+ACCENTS = {
+    "American": "en-us",
+    "Scottish": "en-gb-scotland",
+    "Caribbean": "en-029",
+}  # value → espeak-ng language
 SPEAKERS_PER_GENDER = 32
-_ENGLISH_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict")  # what English needs, of 127 languages
+_ENGLISH_FILES = (
+    "phondata",
+    "phonindex",
+    "phontab",
+    "intonations",
+    "en_dict",
+)  # what English needs, of 127 languages
 _WORD, _END = 1, 5  # event types of speak_lib.h
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come to the callback before the call returns
 _UTF8 = 1  # espeakCHARS_UTF8
@@ -54,15 +64,23 @@ class Utterance:
 @functools.cache
 def speakers() -> tuple[Speaker, ...]:
     """The 64 people of the spoken world, the same in every corpus: female_01 … female_32, male_01 … male_32."""
-    return tuple(_speaker(gender, number) for gender in ("female", "male") for number in range(SPEAKERS_PER_GENDER))
+    return tuple(
+        _speaker(gender, number)
+        for gender in ("female", "male")
+        for number in range(SPEAKERS_PER_GENDER)
+    )
 
 
 def _speaker(gender: str, number: int) -> Speaker:
     """A vocal tract and a larynx drawn at random: formant places, strengths and widths, pitch, roughness, breath."""
     rng = np.random.default_rng([gender == "female", number])
     female = gender == "female"
-    pitch = rng.uniform(165, 225) if female else rng.uniform(78, 125)  # Hz, the floor of the intonation
-    tract = rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)  # a shorter tract raises all formants
+    pitch = (
+        rng.uniform(165, 225) if female else rng.uniform(78, 125)
+    )  # Hz, the floor of the intonation
+    tract = (
+        rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)
+    )  # a shorter tract raises all formants
     lines = [f"pitch {pitch:.0f} {pitch * rng.uniform(1.3, 1.6):.0f}"]
     for formant in range(9):
         place = 100 * tract * rng.uniform(0.98, 1.02)
@@ -94,7 +112,9 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 class Synthesiser:
@@ -116,7 +136,9 @@ class Synthesiser:
         library = ctypes.CDLL(self._path)
         self._rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER, self._folder.encode(), 0)
         if self._rate <= 0:
-            raise VoiceError(f"espeak-ng gave {self._rate} instead of a sample rate; reinstall espeakng-loader.")
+            raise VoiceError(
+                f"espeak-ng gave {self._rate} instead of a sample rate; reinstall espeakng-loader."
+            )
         library.espeak_SetSynthCallback(self._callback)
         try:
             yield library
@@ -132,12 +154,21 @@ class Synthesiser:
         while events[index].kind:
             event = events[index]
             if event.kind in (_WORD, _END):
-                self._events.append((event.kind, event.text_position - 1, event.milliseconds / 1000))
+                self._events.append(
+                    (event.kind, event.text_position - 1, event.milliseconds / 1000)
+                )
             index += 1
         return 0
 
     def say(
-        self, text: str, speaker: str, accent: str, *, words_per_minute: int = 175, pitch: int = 50, melody: int = 50
+        self,
+        text: str,
+        speaker: str,
+        accent: str,
+        *,
+        words_per_minute: int = 175,
+        pitch: int = 50,
+        melody: int = 50,
     ) -> Utterance:
         """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50."""
         if speaker not in {known.name for known in speakers()}:
@@ -148,7 +179,9 @@ class Synthesiser:
             voice = f"{ACCENTS[accent]}+{speaker}"
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise VoiceError(f"espeak-ng refused the voice {voice!r}; reinstall espeakng-loader.")
+                raise VoiceError(
+                    f"espeak-ng refused the voice {voice!r}; reinstall espeakng-loader."
+                )
             settings = {_RATE: words_per_minute, _VOLUME: _HEADROOM, _PITCH: pitch, _RANGE: melody}
             for parameter, value in settings.items():
                 library.espeak_SetParameter(parameter, int(value), 0)
@@ -160,7 +193,9 @@ class Synthesiser:
         return Utterance(cast(np.ndarray, wave), _words(text, events, len(wave) / RATE))
 
 
-def _words(text: str, events: list[tuple[int, int, float]], seconds: float) -> tuple[tuple[str, float, float], ...]:
+def _words(
+    text: str, events: list[tuple[int, int, float]], seconds: float
+) -> tuple[tuple[str, float, float], ...]:
     """Events → (word, start, end), every word of the text once.
 
     A word lasts until the next event, be it a word or the end of a sentence. espeak-ng reports some pairs ("for a",
@@ -187,12 +222,20 @@ def _write_data(source: Path, folder: Path) -> None:
     variants.mkdir(parents=True)
     for speaker in speakers():
         header = ("language variant", f"name {speaker.name}", f"gender {speaker.gender}")
-        (variants / speaker.name).write_text("\n".join(header + speaker.lines) + "\n", encoding="utf-8")
+        (variants / speaker.name).write_text(
+            "\n".join(header + speaker.lines) + "\n", encoding="utf-8"
+        )
 
 
-def whisper(wave: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Float[np.ndarray, "sample"]:
+def whisper(
+    wave: Float[np.ndarray, "sample"], rng: np.random.Generator
+) -> Float[np.ndarray, "sample"]:
     """The same vocal tract driven by noise instead of the larynx: linear prediction, frame by frame, no pitch left."""
-    hop, size, order = RATE // 100, RATE // 40, 18  # 10 ms, 25 ms; one pole pair per kHz and two for the source
+    hop, size, order = (
+        RATE // 100,
+        RATE // 40,
+        18,
+    )  # 10 ms, 25 ms; one pole pair per kHz and two for the source
     window = np.hanning(size)
     count = max(1, 1 + (len(wave) - size) // hop)
     index = hop * np.arange(count)[:, None] + np.arange(size)
@@ -200,7 +243,9 @@ def whisper(wave: Float[np.ndarray, "sample"], rng: np.random.Generator) -> Floa
     frames = padded[index] * window
     power = np.abs(np.fft.rfft(frames, 2 * size)) ** 2
     correlation = np.fft.irfft(power)[:, : order + 1]
-    correlation[:, 0] = correlation[:, 0] * 1.0001 + 1e-9  # a little white noise keeps every frame solvable
+    correlation[:, 0] = (
+        correlation[:, 0] * 1.0001 + 1e-9
+    )  # a little white noise keeps every frame solvable
     lags = np.abs(np.arange(order)[:, None] - np.arange(order))
     poles = np.linalg.solve(correlation[:, lags], correlation[:, 1:, None])[..., 0]
     gain = np.sqrt(np.maximum(correlation[:, 0] - (poles * correlation[:, 1:]).sum(1), 0))

@@ -10,8 +10,8 @@
 # %%
 import desta_lab
 from desta_lab import audio
-from desta_lab.evaluation import emergence
-from desta_lab.views import figures, replies
+from desta_lab.evaluation import verdict
+from desta_lab.views import claim_figures, replies
 
 lesson = desta_lab.setup("00")
 lab = lesson.lab
@@ -128,10 +128,18 @@ lesson.check("above_chance", above_chance)
 # Two numbers, before you see them. A run can *tell* an attribute if its answers about it beat every control. A range is right when it holds the answer; the card at the end counts how often yours did.
 
 # %%
-lesson.predict("risen_self", "How many of the six attributes can the self-generated run tell?", 0, 6, step=1)
+lesson.predict(
+    "risen_self", "How many of the six attributes can the self-generated run tell?", 0, 6, step=1
+)
 
 # %%
-lesson.predict("risen_label", "How many of the five other attributes can the bare-label run tell?", 0, 5, step=1)
+lesson.predict(
+    "risen_label",
+    "How many of the five other attributes can the bare-label run tell?",
+    0,
+    5,
+    step=1,
+)
 
 # %% [markdown]
 # ## The figure of the course
@@ -140,13 +148,15 @@ lesson.predict("risen_label", "How many of the five other attributes can the bar
 
 # %%
 table = lab.table()
-verdict = emergence.verdict(table, lab.preset.label)
-rungs = emergence.per_rung(emergence.own_apart(emergence.untrained(table), lab.preset.label))
+verdict = verdict.verdict(table, lab.preset.label)
+rungs = verdict.per_rung(verdict.own_apart(verdict.untrained(table), lab.preset.label))
 
 # %% tags=["headline"]
 risen = verdict.risen["self"]
 headline = f"{verdict.verdict}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
-lesson.show(figures.emergence(rungs, headline), f"Score of every rung along training. {headline}.")
+lesson.show(
+    claim_figures.emergence(rungs, headline), f"Score of every rung along training. {headline}."
+)
 
 # %%
 others = set(verdict.risen["label"]) - {lab.preset.label}

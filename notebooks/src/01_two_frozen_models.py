@@ -17,13 +17,13 @@ from transformers import WhisperModel
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.analysis import activations, probes
+from desta_lab.analysis import probes, sites
 from desta_lab.clips import spread
-from desta_lab.evaluation import emergence, scoring
+from desta_lab.evaluation import scoring, verdict
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
-from desta_lab.views import insights, pictures
-from desta_lab.views.pictures import PALETTE, Series
+from desta_lab.views import representation_figures, style
+from desta_lab.views.style import PALETTE, Series
 
 lesson = desta_lab.setup("01")
 lab = lesson.lab
@@ -34,16 +34,18 @@ lab = lesson.lab
 
 # %%
 taps = lab.llm.encoder.taps
-lesson.predict("best_layer", "At which tapped layer can the accent be read best?", taps[0], taps[-1], step=1)
+lesson.predict(
+    "best_layer", "At which tapped layer can the accent be read best?", taps[0], taps[-1], step=1
+)
 
 # %%
-question = (
-    "A coin is tossed for each speaker. How often does a probe that has heard the speaker say which side it fell on?"
-)
+question = "A coin is tossed for each speaker. How often does a probe that has heard the speaker say which side it fell on?"
 lesson.predict("leak", question, 0, 1)
 
 # %%
-lesson.predict("flip", "How much “male” must be mixed into “female” before the answer changes?", 0, 1)
+lesson.predict(
+    "flip", "How much “male” must be mixed into “female” before the answer changes?", 0, 1
+)
 
 # %% [markdown]
 # ## What Whisper's layers hold
@@ -65,12 +67,16 @@ print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tup
 # Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram. The slow waves in layer 0 are no sound: they are the *position table*, which tells a frame when it is. What becomes of the sound further up, the eye can no longer tell.
 
 # %%
-picture, axes = pictures.blank(1, 1 + len(taps), "One clip, from the spectrogram to the last tapped layer", (11, 2.6))
+picture, axes = style.blank(
+    1, 1 + len(taps), "One clip, from the spectrogram to the last tapped layer", (11, 2.6)
+)
 rows = [mel[0].T, *states[:, 0]]
 for ax, seen, name in zip(axes, rows, ["log-mel", *(f"layer {tap}" for tap in taps)], strict=True):
     seen = (seen.float() - seen.float().mean(0)) / (seen.float().std(0) + 1e-6)
     extent = (0, lab.preset.seconds, 0, seen.shape[1])
-    ax.imshow(seen.T.cpu(), aspect="auto", origin="lower", cmap="Greys", vmin=-2, vmax=2, extent=extent)
+    ax.imshow(
+        seen.T.cpu(), aspect="auto", origin="lower", cmap="Greys", vmin=-2, vmax=2, extent=extent
+    )
     ax.set(title=name, xlabel="time (s)", ylabel="band" if name == "log-mel" else "dimension")
 picture
 
@@ -82,7 +88,9 @@ picture
 # %%
 with torch.no_grad():
     hidden = whisper(mel, output_hidden_states=True).hidden_states
-pd.Series({f"layer {tap}": float((hidden[tap + 1] - states[i]).abs().max()) for i, tap in enumerate(taps)})
+pd.Series(
+    {f"layer {tap}": float((hidden[tap + 1] - states[i]).abs().max()) for i, tap in enumerate(taps)}
+)
 
 # %% [markdown]
 # All are equal but the last: the library has already sent that one through Whisper's final LayerNorm. DeSTA taps *before* it. Undo the difference by hand, and it is gone:
@@ -154,10 +162,14 @@ torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float()
 
 # %%
 with torch.no_grad():
-    padded = whole(audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mels)).last_hidden_state
+    padded = whole(
+        audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mels)
+    ).last_hidden_state
 cropped = whisper.layer_norm(states[-1]).float().cpu()
 cosine = torch.cosine_similarity(padded[:, : cropped.shape[1]], cropped, dim=-1)
-print(f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median {cosine.median():.2f}")
+print(
+    f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median {cosine.median():.2f}"
+)
 
 # %% [markdown]
 # They are not the same states. That is allowed as long as the connector is trained and asked with the same crop, and it is one more thing that a connector file must remember.
@@ -170,17 +182,26 @@ print(f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median 
 
 # %%
 names = sorted({c.speaker for c in lab.corpus.split("train")})[::5][:8]
-aloud = [c for c in lab.corpus.split("train") if c.speaker in names and c.attributes["manner"] == "spoken"]
+aloud = [
+    c
+    for c in lab.corpus.split("train")
+    if c.speaker in names and c.attributes["manner"] == "spoken"
+]
 some = spread(aloud, 80)
 speakers = np.array([c.speaker for c in some])
 pd.Series(speakers).value_counts()
 
 # %% tags=["expensive"]
 waves = [audio.read(lab.corpus.path(c)) for c in some]
-heard = torch.cat([lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1)
+heard = torch.cat(
+    [lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
+)
 mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mels)
-sites = {"log-mel": activations.log_mel(mels).numpy()}
-sites |= {f"layer {tap}": activations.pooled(layer).cpu().numpy() for tap, layer in zip(taps, heard, strict=True)}
+sites = {"log-mel": sites.log_mel(mels).numpy()}
+sites |= {
+    f"layer {tap}": sites.pooled(layer).cpu().numpy()
+    for tap, layer in zip(taps, heard, strict=True)
+}
 
 # %% [markdown]
 # ### Exercise 1.4 · Keep the speakers apart · fill in · 8 min
@@ -220,19 +241,39 @@ def tossed(features, seed, leak):
 
 
 # %% tags=["expensive"]
-tosses = pd.DataFrame([
-    {"site": site, "split": "speaker on both sides" if leak else "speakers apart", "toss": toss,
-     "correct": tossed(features, toss, leak)}
-    for site, features in sites.items() for leak in (True, False) for toss in range(10)
-])  # fmt: skip
+tosses = pd.DataFrame(
+    [
+        {
+            "site": site,
+            "split": "speaker on both sides" if leak else "speakers apart",
+            "toss": toss,
+            "correct": tossed(features, toss, leak),
+        }
+        for site, features in sites.items()
+        for leak in (True, False)
+        for toss in range(10)
+    ]
+)
 coins = tosses.groupby(["site", "split"])["correct"].mean().unstack()
 coins.loc[list(sites)].round(2)
 
 # %%
 leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
-picture, ax = pictures.blank(1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3))
-colours = {"speaker on both sides": pictures.colour_of("leak"), "speakers apart": PALETTE["audio"]}
-sns.stripplot(tosses, x="site", y="correct", hue="split", dodge=True, palette=colours, ax=ax, alpha=0.7, jitter=False)
+picture, ax = style.blank(
+    1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3)
+)
+colours = {"speaker on both sides": style.colour_of("leak"), "speakers apart": PALETTE["audio"]}
+sns.stripplot(
+    tosses,
+    x="site",
+    y="correct",
+    hue="split",
+    dodge=True,
+    palette=colours,
+    ax=ax,
+    alpha=0.7,
+    jitter=False,
+)
 ax.axhline(0.5, color=PALETTE["silence"], ls=":")
 ax.set(ylim=(0, 1), ylabel="coin guessed rightly\n(a dot a toss)", xlabel="", title="")
 sns.move_legend(ax, "lower left", title=None, ncol=2)
@@ -253,7 +294,9 @@ print(lesson.reveal("leak", leak))
 look = desta_lab.Inside(lab)
 measured = look.table("probes")
 measured = measured[measured["site"].str.match("log-mel|encoder")]
-wide = measured[measured["kind"] == "probe"].pivot(index="attribute", columns="site", values="accuracy")
+wide = measured[measured["kind"] == "probe"].pivot(
+    index="attribute", columns="site", values="accuracy"
+)
 wide[["log-mel", *(f"encoder {tap}" for tap in taps)]].round(2)
 
 # %%
@@ -269,7 +312,9 @@ print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
 
 # %%
 backbone = lab.llm.backbone
-stream = chat.stream(backbone.tokenizer, chat.read(desta_lab.describe(clip.attributes), "Which accent is it?"), 0)
+stream = chat.stream(
+    backbone.tokenizer, chat.read(desta_lab.describe(clip.attributes), "Which accent is it?"), 0
+)
 ids = torch.tensor([stream.ids], device=backbone.device)
 by_id = backbone.model(input_ids=ids).logits
 by_vector = backbone.model(inputs_embeds=backbone.embed(ids)).logits
@@ -306,7 +351,12 @@ told("What is the gender of the speaker?", words(clip.attributes))
 
 # %%
 one = words(clip.attributes)
-print("size of the words:", round(float(one.pow(2).mean().sqrt()), 3), "  of all:", round(backbone.embedding_scale, 3))
+print(
+    "size of the words:",
+    round(float(one.pow(2).mean().sqrt()), 3),
+    "  of all:",
+    round(backbone.embedding_scale, 3),
+)
 for seed in range(3):
     noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed)).to(one)
     print(told("What is the gender of the speaker?", backbone.embedding_scale * noise))
@@ -339,9 +389,15 @@ lesson.check("at_scale", at_scale)
 def chosen(task, vectors):
     """(row, token, width) → (row, option): the share of each option where the answer goes on."""
     start = chat.stream(backbone.tokenizer, chat.ask(task.question), vectors.shape[1]).ids
-    ids = torch.tensor([*start, *chat.encode(backbone.tokenizer, task.stem)]).expand(len(vectors), -1)
+    ids = torch.tensor([*start, *chat.encode(backbone.tokenizer, task.stem)]).expand(
+        len(vectors), -1
+    )
     logits = backbone.head(backbone.hidden(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1])
-    return logits[:, [chat.encode(backbone.tokenizer, text)[0] for text in task.options.values()]].softmax(-1).cpu()
+    return (
+        logits[:, [chat.encode(backbone.tokenizer, text)[0] for text in task.options.values()]]
+        .softmax(-1)
+        .cpu()
+    )
 
 
 tasks = {task.attribute: task for task in lab.tasks if task.rung == 3}
@@ -355,17 +411,24 @@ for c in lab.clips("test")[:12]:
     for name, task in tasks.items():
         best = chosen(task, vectors).argmax(-1)
         right = best == list(task.options).index(c.attributes[name])
-        rows += [{"times": k, "task": name, "right": float(r)} for k, r in zip(times, right, strict=True)]
+        rows += [
+            {"times": k, "task": name, "right": float(r)} for k, r in zip(times, right, strict=True)
+        ]
 sizes = pd.DataFrame(rows).groupby("times")["right"].mean()
 
 # %%
 safe = [k for k, right in sizes.items() if right >= sizes[1] - 0.1]
 said = f"From {min(safe):g} to {max(safe):g} times the size of words the answers stay as good"
-picture, ax = pictures.blank(1, 1, said, (6, 2.8))
+picture, ax = style.blank(1, 1, said, (6, 2.8))
 ax.plot(sizes.index, sizes, "-o", color=PALETTE["text"], label="words, rescaled")
 guess = np.mean([task.chance for task in tasks.values()])
 ax.axhline(guess, color=PALETTE["silence"], ls=":", label="chance")
-ax.set(xscale="log", ylim=(0, 1.05), xlabel="size, as a multiple of the words' own", ylabel="right, six questions")
+ax.set(
+    xscale="log",
+    ylim=(0, 1.05),
+    xlabel="size, as a multiple of the words' own",
+    ylabel="right, six questions",
+)
 ax.legend(loc="lower left")
 picture
 
@@ -377,8 +440,14 @@ picture
 # Last, embeddings that no word has. We mix the descriptions “… male …” and “… female …” step by step, in 16 different descriptions for each attribute, and ask which of the two the model says. As a control, two noises are mixed in the same way; and the *text oracle* reads the two descriptions as plain text.
 
 # %%
-PAIRS = {"gender": ("female", "male"), "accent": ("Scottish", "Caribbean"), "rate": ("slow", "fast"),
-         "loudness": ("quiet", "loud"), "manner": ("spoken", "whispered"), "scene": ("rain", "music")}  # fmt: skip
+PAIRS = {
+    "gender": ("female", "male"),
+    "accent": ("Scottish", "Caribbean"),
+    "rate": ("slow", "fast"),
+    "loudness": ("quiet", "loud"),
+    "manner": ("spoken", "whispered"),
+    "scene": ("rain", "music"),
+}
 shares = torch.linspace(0, 1, 11)
 
 
@@ -386,8 +455,13 @@ def mixed(one, other):
     return (1 - shares[:, None, None]) * one.cpu() + shares[:, None, None] * other.cpu()
 
 
-for share, vectors in zip(shares, mixed(words({**clip.attributes, "gender": "female"}),
-                                        words({**clip.attributes, "gender": "male"})), strict=True):  # fmt: skip
+for share, vectors in zip(
+    shares,
+    mixed(
+        words({**clip.attributes, "gender": "female"}), words({**clip.attributes, "gender": "male"})
+    ),
+    strict=True,
+):
     print(f"{share:.1f}", told("What is the gender of the speaker?", vectors))
 
 
@@ -403,21 +477,35 @@ def asked(name, attributes, number):
     pair = [{**attributes, name: value} for value in PAIRS[name]]
     draw = torch.Generator().manual_seed(number)
     noise = backbone.embedding_scale * torch.randn(2, *words(pair[0]).shape, generator=draw)
-    read = scoring.rank_text(backbone, [tasks[name]], [desta_lab.describe(a) for a in pair])[0].softmax(-1)
-    lines = {"words": (shares.tolist(), second(name, chosen(tasks[name], mixed(*map(words, pair))))),
-             "noise": (shares.tolist(), second(name, chosen(tasks[name], mixed(*noise)))),
-             "oracle": ([0.0, 1.0], second(name, read))}  # fmt: skip
-    tables = [pd.DataFrame({"kind": kind, "x": x, "value": value}) for kind, (x, value) in lines.items()]
+    read = scoring.rank_text(backbone, [tasks[name]], [desta_lab.describe(a) for a in pair])[
+        0
+    ].softmax(-1)
+    lines = {
+        "words": (shares.tolist(), second(name, chosen(tasks[name], mixed(*map(words, pair))))),
+        "noise": (shares.tolist(), second(name, chosen(tasks[name], mixed(*noise)))),
+        "oracle": ([0.0, 1.0], second(name, read)),
+    }
+    tables = [
+        pd.DataFrame({"kind": kind, "x": x, "value": value}) for kind, (x, value) in lines.items()
+    ]
     return pd.concat(tables).assign(attribute=name, speaker=number)
 
 
 # %% tags=["expensive"]
-mixes = pd.concat([
-    asked(name, c.attributes, number) for name in PAIRS for number, c in enumerate(lab.clips("test")[:16])
-])  # fmt: skip
+mixes = pd.concat(
+    [
+        asked(name, c.attributes, number)
+        for name in PAIRS
+        for number, c in enumerate(lab.clips("test")[:16])
+    ]
+)
 by = ["attribute", "kind", "x"]
-found = emergence.bootstrap(mixes, "value", by)  # resamples descriptions, as it does speakers elsewhere
-mixing = pd.DataFrame([(*key, *interval) for key, interval in found.items()], columns=[*by, "value", "low", "high"])
+found = verdict.bootstrap(
+    mixes, "value", by
+)  # resamples descriptions, as it does speakers elsewhere
+mixing = pd.DataFrame(
+    [(*key, *interval) for key, interval in found.items()], columns=[*by, "value", "low", "high"]
+)
 
 # %%
 gender = mixing[(mixing["attribute"] == "gender") & (mixing["kind"] == "words")].sort_values("x")
@@ -431,7 +519,9 @@ print(lesson.reveal("flip", flip))
 
 # %%
 sites = ["log-mel", *(f"encoder {tap}" for tap in taps)]
-reading = measured[measured["kind"].isin(["probe", "random labels"])].rename(columns={"accuracy": "value"})
+reading = measured[measured["kind"].isin(["probe", "random labels"])].rename(
+    columns={"accuracy": "value"}
+)
 reading = reading.assign(x=reading["site"].map(sites.index), model="Whisper")
 columns = ["model", "attribute", "kind", "x", "value", "low", "high"]
 both = pd.concat([reading[columns], mixing.assign(model="LLM")[columns]], ignore_index=True)
@@ -440,11 +530,17 @@ both.groupby(["model", "kind"])["value"].describe()[["count", "min", "max"]].rou
 # %%
 probed = both[both["model"] == "Whisper"].set_index(["attribute", "x", "kind"]).sort_index()
 held = [
-    name for name in PAIRS
-    if any(probed.at[(name, x, "probe"), "low"] > probed.at[(name, x, "random labels"), "high"] for x in range(1, len(sites)))
-]  # fmt: skip
+    name
+    for name in PAIRS
+    if any(
+        probed.at[(name, x, "probe"), "low"] > probed.at[(name, x, "random labels"), "high"]
+        for x in range(1, len(sites))
+    )
+]
 ends = mixing[mixing["kind"] == "words"].set_index(["attribute", "x"]).sort_index()
-followed = [name for name in PAIRS if ends.at[(name, 0.0), "high"] < 0.5 < ends.at[(name, 1.0), "low"]]
+followed = [
+    name for name in PAIRS if ends.at[(name, 0.0), "high"] < 0.5 < ends.at[(name, 1.0), "low"]
+]
 headline = (
     f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched LLM answers "
     f"{len(followed)} of {len(PAIRS)} from embeddings alone"
@@ -452,17 +548,24 @@ headline = (
 
 # %% tags=["headline"]
 LOOKS = {
-    "probe": insights.SERIES["probe"], "random labels": insights.SERIES["random labels"],
+    "probe": representation_figures.SERIES["probe"],
+    "random labels": representation_figures.SERIES["random labels"],
     "words": Series("embeddings of two words, mixed", PALETTE["text"], "-", "s"),
     "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
-}  # fmt: skip
-picture, axes = pictures.blank(2, len(PAIRS), headline, (12, 5.4), sharey=True)
+}
+picture, axes = style.blank(2, len(PAIRS), headline, (12, 5.4), sharey=True)
 for column, (name, pair) in enumerate(PAIRS.items()):
     rows = both[both["attribute"] == name]
     for kind, series in LOOKS.items():
-        pictures.line(axes[int(kind in ("words", "noise")), column], rows[rows["kind"] == kind], "x", "value", series)
+        style.line(
+            axes[int(kind in ("words", "noise")), column],
+            rows[rows["kind"] == kind],
+            "x",
+            "value",
+            series,
+        )
     oracle = rows[rows["kind"] == "oracle"]
-    axes[1, column].plot(oracle["x"], oracle["value"], label="text oracle", **pictures.mark("oracle"))
+    axes[1, column].plot(oracle["x"], oracle["value"], label="text oracle", **style.mark("oracle"))
     axes[0, column].axhline(tasks[name].chance, color="#B0B0B0", lw=0.8, label="chance")
     axes[0, column].set_title(name, loc="left")
     axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
@@ -473,8 +576,17 @@ for column, (name, pair) in enumerate(PAIRS.items()):
         label.set_ha(side)
 axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
 axes[1, 0].set_ylabel("LLM: share of the answer\nwritten on the right")
-pictures.legend(picture, list(axes.flat), 3, "bands: 95 % interval over speakers (above) and descriptions (below)")
-lesson.show(picture, f"{headline}. Above, probes by encoder layer; below, answers along mixtures of words.", both)
+style.legend(
+    picture,
+    list(axes.flat),
+    3,
+    "bands: 95 % interval over speakers (above) and descriptions (below)",
+)
+lesson.show(
+    picture,
+    f"{headline}. Above, probes by encoder layer; below, answers along mixtures of words.",
+    both,
+)
 
 # %% [markdown]
 # ## What we now know

@@ -17,12 +17,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import desta_lab
 from desta_lab import audio
+from desta_lab.cache import kept
 from desta_lab.clips import spread
-from desta_lab.evaluation import controls, emergence, scoring
-from desta_lab.files import kept
+from desta_lab.evaluation import conditions, scoring, verdict
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
-from desta_lab.views import pictures, replies
+from desta_lab.views import replies, style
 
 torch.set_grad_enabled(False)  # nothing learns here
 lesson = desta_lab.setup("02")
@@ -35,7 +35,9 @@ lab = lesson.lab
 with replies.standing(lab, step=0) as llm:
     born = copy.deepcopy(llm.connector)
 connector = lab.llm.connector.eval()
-parts = {name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()}
+parts = {
+    name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()
+}
 parts |= {name: p.numel() for name, p in connector.named_parameters(recurse=False)}
 pd.Series(parts, name="parameters").sort_values(ascending=False)
 
@@ -44,10 +46,20 @@ pd.Series(parts, name="parameters").sort_values(ascending=False)
 # Two numbers. The *score* is accuracy above chance on six questions never trained: 0 is guessing, 1 is perfect. A softmax over the *queries* instead of the frames is a classic slip: it runs, and its output has the right shape.
 
 # %%
-lesson.predict("published", "How many million parameters has the published connector of DeSTA2.5-Audio?", 0, 300)
+lesson.predict(
+    "published",
+    "How many million parameters has the published connector of DeSTA2.5-Audio?",
+    0,
+    300,
+)
 
 # %%
-lesson.predict("wrong_axis", "What does the trained connector score when its softmax runs over the queries?", 0, 1)
+lesson.predict(
+    "wrong_axis",
+    "What does the trained connector score when its softmax runs over the queries?",
+    0,
+    1,
+)
 
 # %% [markdown]
 # ## Attention to the frames
@@ -59,7 +71,12 @@ clip = lab.clips("test")[0]
 states = lab.llm.encoder.hear([audio.read(lab.corpus.path(clip))]).float()
 pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
 frames = connector.inputs[0](pooled[0])
-print("states (layer, clip, frame, width):", tuple(states.shape), "→ frames of one layer:", tuple(frames.shape))
+print(
+    "states (layer, clip, frame, width):",
+    tuple(states.shape),
+    "→ frames of one layer:",
+    tuple(frames.shape),
+)
 
 # %% [markdown]
 # The other side are the *query tokens*: learned vectors, the same for every clip, that ask what the frames hold. Query and frame are compared in every *head*, and a softmax turns the comparisons into weights. But which axis should sum to one? We try both.
@@ -69,23 +86,34 @@ block, attention = connector.blocks[0], connector.blocks[0].cross_attention
 
 
 def heads(x):
-    return x.unflatten(-1, (attention.heads, -1)).transpose(-3, -2)  # (clip, head, token, width of a head)
+    return x.unflatten(-1, (attention.heads, -1)).transpose(
+        -3, -2
+    )  # (clip, head, token, width of a head)
 
 
 q = heads(attention.query(block.norms[1](connector.query_tokens[0][None])))
 k, v = heads(attention.key(frames)), heads(attention.value(frames))
 compared = q @ k.mT / q.shape[-1] ** 0.5
-print("over the frames:", tuple(compared.softmax(-1).shape), "  over the queries:", tuple(compared.softmax(-2).shape))
+print(
+    "over the frames:",
+    tuple(compared.softmax(-1).shape),
+    "  over the queries:",
+    tuple(compared.softmax(-2).shape),
+)
 
 # %%
-picture, axes = pictures.blank(
+picture, axes = style.blank(
     1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
 )
 extent = (0, lab.preset.seconds, connector.queries - 0.5, -0.5)
-for ax, axis, title in zip(axes, (-1, -2), ("softmax over the frames", "softmax over the queries"), strict=True):
+for ax, axis, title in zip(
+    axes, (-1, -2), ("softmax over the frames", "softmax over the queries"), strict=True
+):
     weights = compared.softmax(axis)[0].mean(0)
     ax.imshow(weights / weights.max(), aspect="auto", cmap="mako_r", extent=extent)
-    ax.set(title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)")
+    ax.set(
+        title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)"
+    )
     ax.set_yticks(range(0, connector.queries, 3))
 axes[0].set_ylabel("query token")
 picture
@@ -119,7 +147,10 @@ torch.testing.assert_close(compared.softmax(-1) @ v, scaled_dot_product_attentio
 
 
 def attend(part, queries, source, attention=scaled_dot_product_attention):
-    q, k, v = (heads(layer(x)) for layer, x in ((part.query, queries), (part.key, source), (part.value, source)))
+    q, k, v = (
+        heads(layer(x))
+        for layer, x in ((part.query, queries), (part.key, source), (part.value, source))
+    )
     return part.out(attention(q, k, v).transpose(-3, -2).flatten(-2))
 
 
@@ -244,7 +275,10 @@ lesson.check("block_parameters", block_parameters)
 # %%
 with torch.device("meta"):
     published = QFormer(taps=4, d_enc=1280, d_llm=4096)
-count = {name: sum(p.numel() for p in c.parameters()) for name, c in (("published", published), ("ours", connector))}
+count = {
+    name: sum(p.numel() for p in c.parameters())
+    for name, c in (("published", published), ("ours", connector))
+}
 count["one published block"] = sum(p.numel() for p in published.blocks[0].parameters())
 print(lesson.reveal("published", count["published"] / 1e6))
 count
@@ -293,7 +327,9 @@ filled[ids == chat.SLOT] = lab.llm.speak(states).flatten(0, 1).to(filled.dtype)
 torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.speak(states)))
 
 # %%
-out = backbone.generate(inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32)
+out = backbone.generate(
+    inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32
+)
 ours = backbone.text(backbone.until_end(out[0].tolist()))
 theirs = lab.ask(clip, question).set_index("view")["answer"]
 assert ours == theirs["with the clip"]
@@ -341,14 +377,20 @@ def over_queries(q, k, v):
 
 FAULTS = {
     "softmax over the queries": lambda x: adapter(connector, x, over_queries),
-    "not divided by √width": lambda x: adapter(connector, x, lambda q, k, v: (q @ k.mT).softmax(-1) @ v),
-    "keys and values swapped": lambda x: adapter(connector, x, lambda q, k, v: scaled_dot_product_attention(q, v, k)),
-    "mixture over the queries": lambda x: adapter(connector, x, mixture=lambda read, w: weighed(read, w.softmax(0))),
+    "not divided by √width": lambda x: adapter(
+        connector, x, lambda q, k, v: (q @ k.mT).softmax(-1) @ v
+    ),
+    "keys and values swapped": lambda x: adapter(
+        connector, x, lambda q, k, v: scaled_dot_product_attention(q, v, k)
+    ),
+    "mixture over the queries": lambda x: adapter(
+        connector, x, mixture=lambda read, w: weighed(read, w.softmax(0))
+    ),
     "no softmax in the mixture": lambda x: adapter(connector, x, mixture=weighed),
     "tapped one layer too early": lambda x: adapter(connector, early),
     "one mean frame": lambda x: adapter(connector, x.mean(2, keepdim=True).expand_as(x)),
     "slots off by one": lambda x: adapter(connector, x).roll(1, dims=1),
-}  # fmt: skip
+}
 
 # %% [markdown]
 # Each is heard on clips of voices never trained, and ranked as in every notebook: the likeliest of the allowed answers counts. First the scores are *calibrated*: how much the model likes each answer anyway, measured on clips of other speakers, is taken away (notebook 05). The fault is in place there too. So a fault that shifts everything alike is forgiven.
@@ -367,11 +409,17 @@ silent = encoder.hear([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]
 
 # %%
 reference = connector(every)
-vectors = {"built by hand": adapter(connector, every), "package, as it runs": controls.hear(lab.llm, every)}
+vectors = {
+    "built by hand": adapter(connector, every),
+    "package, as it runs": conditions.hear(lab.llm, every),
+}
 groups = every.unflatten(2, (-1, connector.pool))
 vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))
 vectors |= {name: fault(every) for name, fault in FAULTS.items()}
-swap = [*controls.partners(clips), *range(len(clips), len(every[0]))]  # the clips that calibrate stay
+swap = [
+    *conditions.partners(clips),
+    *range(len(clips), len(every[0])),
+]  # the clips that calibrate stay
 vectors |= {"untrained connector": born(every), "another speaker's clip": reference[swap]}
 quiet = connector(silent).expand(len(clips), -1, -1)
 vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
@@ -381,8 +429,14 @@ vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
 
 # %%
 print(desta_lab.describe(clips[0].attributes))
-pd.Series({name: replies.listening(lab.llm, one[:1], "Describe the audio clip again in other words.").text
-           for name, one in vectors.items()}).to_frame("answer").style.set_properties(**{"text-align": "left"})  # fmt: skip
+pd.Series(
+    {
+        name: replies.listening(
+            lab.llm, one[:1], "Describe the audio clip again in other words."
+        ).text
+        for name, one in vectors.items()
+    }
+).to_frame("answer").style.set_properties(**{"text-align": "left"})
 
 # %%
 tasks = [task for task in lab.tasks if task.rung == 3]
@@ -400,7 +454,8 @@ def judged(vectors):
 
     table = kept(lab.folder("self") / "variants" / f"{name}.csv", judge)
     return table.assign(
-        clip=[clips[row].id for row in table["row"]], speaker=[clips[row].speaker for row in table["row"]]
+        clip=[clips[row].id for row in table["row"]],
+        speaker=[clips[row].speaker for row in table["row"]],
     )
 
 
@@ -409,24 +464,35 @@ answers = pd.concat([judged(one).assign(variant=name) for name, one in vectors.i
 
 # %%
 read = lab.oracle()
-read = read[(read["rung"] == 3) & read["clip"].isin([c.id for c in clips])].assign(variant="text oracle")
+read = read[(read["rung"] == 3) & read["clip"].isin([c.id for c in clips])].assign(
+    variant="text oracle"
+)
 answers = pd.concat([answers, read], ignore_index=True)
 answers["score"] = (answers["calibrated"] - answers["chance"]) / (1 - answers["chance"])
 right = answers[answers["variant"] == "built by hand"].set_index(["clip", "task"])["score"]
-answers["lost"] = [right[key] for key in zip(answers["clip"], answers["task"], strict=True)] - answers["score"]
+answers["lost"] = [
+    right[key] for key in zip(answers["clip"], answers["task"], strict=True)
+] - answers["score"]
 
 # %% [markdown]
 # `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero; one that is not seen was not shown to cost anything on these 32 clips, which is not the same as harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
 
 # %%
-score, lost = (emergence.bootstrap(answers, measure, ["variant"]) for measure in ("score", "lost"))
-table = pd.DataFrame([
-    {"variant": name, "kind": "fault" if name in FAULTS else "right" if i < 3 else "control",
-     "difference": float((vectors[name] - reference)[: len(clips)].abs().max()) if name in vectors else None,
-     **dict(zip(("score", "low", "high"), score[name,], strict=True)),
-     **dict(zip(("lost", "lost_low", "lost_high"), lost[name,], strict=True))}
-    for i, name in enumerate([*vectors, "text oracle"])
-])  # fmt: skip
+score, lost = (verdict.bootstrap(answers, measure, ["variant"]) for measure in ("score", "lost"))
+table = pd.DataFrame(
+    [
+        {
+            "variant": name,
+            "kind": "fault" if name in FAULTS else "right" if i < 3 else "control",
+            "difference": float((vectors[name] - reference)[: len(clips)].abs().max())
+            if name in vectors
+            else None,
+            **dict(zip(("score", "low", "high"), score[name,], strict=True)),
+            **dict(zip(("lost", "lost_low", "lost_high"), lost[name,], strict=True)),
+        }
+        for i, name in enumerate([*vectors, "text oracle"])
+    ]
+)
 table["seen"] = (table["lost_low"] > 0).where(table["kind"] == "fault")
 table.round(4)
 
@@ -454,25 +520,32 @@ NAMES = {
     "silence": "silence",
     "text oracle": "oracle",
 }
-picture, (left, right) = pictures.blank(1, 2, headline, (10, 5.2), sharey=True)
+picture, (left, right) = style.blank(1, 2, headline, (10, 5.2), sharey=True)
 for place, one in enumerate(table.itertuples()):
     look = NAMES.get(one.variant, "fault" if one.kind == "fault" else "self")
-    left.plot(max(one.difference, 1e-9), place, **pictures.mark(look))
+    left.plot(max(one.difference, 1e-9), place, **style.mark(look))
     reach = [[max(0, one.score - one.low)], [max(0, one.high - one.score)]]
-    right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **pictures.mark(look))
-pictures.named_rows(left, list(table["variant"]))
+    right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **style.mark(look))
+style.named_rows(left, list(table["variant"]))
 for place in range(1, len(table), 2):
     right.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
 right.tick_params(axis="y", length=0)
 right.axvline(0, color="#B0B0B0", lw=0.8)
 right.axvspan(
-    row.at["built by hand", "low"], row.at["built by hand", "high"], color=pictures.PALETTE["self"], alpha=0.12
+    row.at["built by hand", "low"],
+    row.at["built by hand", "high"],
+    color=style.PALETTE["self"],
+    alpha=0.12,
 )
 left.set_title("Is it the same adapter?", loc="left")
 right.set_title("Does it still answer? (shaded: built by hand)", loc="left")
 left.set(xscale="log", xlabel="largest difference to the package's audio embeddings")
 right.set(xlabel="score on questions never trained (0: chance)\nbars: 95 % interval over speakers")
-lesson.show(picture, f"{headline}. Difference to the package and score of each variant, with controls.", table)
+lesson.show(
+    picture,
+    f"{headline}. Difference to the package and score of each variant, with controls.",
+    table,
+)
 
 # %% [markdown]
 # ## What we now know

@@ -18,7 +18,7 @@ import desta_lab
 from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.model import chat
 from desta_lab.training import targets as target
-from desta_lab.views import figures, pictures
+from desta_lab.views import claim_figures, style
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, coverage, describe
 
 lesson = desta_lab.setup("03")
@@ -52,8 +52,12 @@ description
 
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
-live = target.self_written(backbone, lab.preset.backbone, lab.llm.parts["backbone_sha256"], pairs, kind="soft")
-pd.DataFrame([{"reads": one.description, "writes": one.response} for one in live.values()]).style.hide()
+live = target.self_written(
+    backbone, lab.preset.backbone, lab.llm.parts["backbone_sha256"], pairs, kind="soft"
+)
+pd.DataFrame(
+    [{"reads": one.description, "writes": one.response} for one in live.values()]
+).style.hide()
 
 # %% [markdown]
 # All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
@@ -62,7 +66,9 @@ pd.DataFrame([{"reads": one.description, "writes": one.response} for one in live
 rows, soft, _ = lab.written
 kept = {row.description: row.response for row in rows}
 same = sum(kept[one.description] == one.response for one in live.values())
-print(f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 written again word for word")
+print(
+    f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 written again word for word"
+)
 
 # %% [markdown]
 # ## The rivals
@@ -71,7 +77,10 @@ print(f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 writ
 
 # %%
 kinds = lab.kinds()
-firsts = [{"kind": kind, "prompt": some[0].prompt, "target": some[0].response} for kind, some in kinds.items()]
+firsts = [
+    {"kind": kind, "prompt": some[0].prompt, "target": some[0].response}
+    for kind, some in kinds.items()
+]
 pd.DataFrame(firsts).style.hide()
 
 # %% [markdown]
@@ -81,10 +90,22 @@ pd.DataFrame(firsts).style.hide()
 first = {describe(c.attributes): c.attributes for c in reversed(train)}
 attributes = [first[row.description] for row in rows]
 SAY = {
-    "female": "woman", "male": "man", "American": "America", "Scottish": "Scotland", "Caribbean": "Jamaica",
-    "slow": "slowly", "fast": "quickly", "quiet": "softly", "loud": "loudly", "spoken": "talking",
-    "whispered": "whispering", "rain": "rain", "siren": "a siren", "birds": "birds", "music": "music",
-}  # fmt: skip
+    "female": "woman",
+    "male": "man",
+    "American": "America",
+    "Scottish": "Scotland",
+    "Caribbean": "Jamaica",
+    "slow": "slowly",
+    "fast": "quickly",
+    "quiet": "softly",
+    "loud": "loudly",
+    "spoken": "talking",
+    "whispered": "whispering",
+    "rain": "rain",
+    "siren": "a siren",
+    "birds": "birds",
+    "music": "music",
+}
 
 
 def rewritten(a):
@@ -93,7 +114,11 @@ def rewritten(a):
 
 
 kinds.setdefault(
-    "other", [replace(row, response=rewritten(a), kind="other") for row, a in zip(rows, attributes, strict=True)]
+    "other",
+    [
+        replace(row, response=rewritten(a), kind="other")
+        for row, a in zip(rows, attributes, strict=True)
+    ],
 )
 kinds["other"][0].response
 
@@ -102,10 +127,18 @@ kinds["other"][0].response
 # *Perplexity* is what a text costs a reader: 1 for a reader who foresaw every token, 10 for one who was as unsure as between ten equal choices. The reader here is the backbone, with the description before its eyes. Two bets.
 
 # %%
-lesson.predict("template", "Template against self-generated: how many powers of ten more perplexity?", 0, 10, step=0.5)
+lesson.predict(
+    "template",
+    "Template against self-generated: how many powers of ten more perplexity?",
+    0,
+    10,
+    step=0.5,
+)
 
 # %%
-lesson.predict("shuffled", "Self-generated targets of the WRONG clip: which perplexity?", 1, 21, step=0.5)
+lesson.predict(
+    "shuffled", "Self-generated targets of the WRONG clip: which perplexity?", 1, 21, step=0.5
+)
 
 # %% [markdown]
 # ## Perplexity by hand
@@ -115,12 +148,19 @@ lesson.predict("shuffled", "Self-generated targets of the WRONG clip: which perp
 # %%
 one = rows[0]
 messages = chat.read(one.description, one.prompt)
-stream = chat.stream(backbone.tokenizer, messages, 0, response=one.response, truncated=one.truncated)
+stream = chat.stream(
+    backbone.tokenizer, messages, 0, response=one.response, truncated=one.truncated
+)
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
     logits = backbone.head(backbone.hidden(backbone.embed(ids[None])))[0]
 print(
-    "ids:", tuple(ids.shape), "  logits (position, vocabulary):", tuple(logits.shape), "  response from", stream.start
+    "ids:",
+    tuple(ids.shape),
+    "  logits (position, vocabulary):",
+    tuple(logits.shape),
+    "  response from",
+    stream.start,
 )
 
 # %% [markdown]
@@ -174,15 +214,25 @@ def sureness(reads):
     return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].exp().numpy()
 
 
-wrong = next(row for row, a in zip(rows, attributes, strict=True) if all(a[n] != attributes[0][n] for n in DESCRIBED))
-readers = {"its description": one.description, "another description": wrong.description, "nothing": ""}
+wrong = next(
+    row
+    for row, a in zip(rows, attributes, strict=True)
+    if all(a[n] != attributes[0][n] for n in DESCRIBED)
+)
+readers = {
+    "its description": one.description,
+    "another description": wrong.description,
+    "nothing": "",
+}
 strip = np.stack([sureness(reads) for reads in readers.values()])
-words = [pictures.written(backbone.tokenizer.decode([i])) for i in stream.response]
+words = [style.written(backbone.tokenizer.decode([i])) for i in stream.response]
 
 # %%
-picture, axes = pictures.blank(1, 1, "How sure the reader is of each token of one target", (10, 2.6))
+picture, axes = style.blank(1, 1, "How sure the reader is of each token of one target", (10, 2.6))
 image = axes.imshow(strip, aspect="auto", cmap="mako_r", vmin=0, vmax=1)
-axes.set_xticks(range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+axes.set_xticks(
+    range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+)
 axes.set_yticks(range(3), list(readers))
 axes.set(ylabel="the reader has", xlabel="token of the target, in order")
 picture.colorbar(image, ax=axes, label="probability", pad=0.01)
@@ -192,11 +242,18 @@ picture
 # What a *soft target* keeps is the whole guess and not only the token that won: the likeliest 50 tokens of every position with their log-probabilities. Here are the first tokens of the target with their closest rivals. A rival of some weight means that the writer might as well have gone on otherwise.
 
 # %%
-pd.DataFrame([
-    {"written": backbone.tokenizer.decode([token])}
-    | {f"guess {k + 1}": f"{backbone.tokenizer.decode([int(guess[k])])!r} {share[k].exp():.2f}" for k in range(3)}
-    for token, guess, share in list(zip(stream.response, soft[0].ids, soft[0].logp.float(), strict=True))[:8]
-])  # fmt: skip
+pd.DataFrame(
+    [
+        {"written": backbone.tokenizer.decode([token])}
+        | {
+            f"guess {k + 1}": f"{backbone.tokenizer.decode([int(guess[k])])!r} {share[k].exp():.2f}"
+            for k in range(3)
+        }
+        for token, guess, share in list(
+            zip(stream.response, soft[0].ids, soft[0].logp.float(), strict=True)
+        )[:8]
+    ]
+)
 
 # %% [markdown]
 # ## What a target drops it cannot teach
@@ -227,9 +284,12 @@ lesson.check("says", says)
 # %%
 named = {kind: coverage([t.response for t in some], attributes) for kind, some in kinds.items()}
 share = (
-    pd.DataFrame(named).rename_axis("attribute").reset_index().melt("attribute", var_name="kind", value_name="share")
+    pd.DataFrame(named)
+    .rename_axis("attribute")
+    .reset_index()
+    .melt("attribute", var_name="kind", value_name="share")
 )
-figures.coverage(share, "What a target drops it cannot teach")
+claim_figures.coverage(share, "What a target drops it cannot teach")
 
 # %% [markdown]
 # ## Hunt for leaks
@@ -270,7 +330,9 @@ lesson.check("find_leaks", find_leaks)
 
 # %%
 try:
-    target.example(clip, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken")
+    target.example(
+        clip, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken"
+    )
 except target.TargetError as refusal:
     print(refusal)
 
@@ -298,14 +360,19 @@ lesson.check("smuggled", smuggled)
 
 # %%
 def unheard(prompt_of):
-    return target.perplexity(backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]])
+    return target.perplexity(
+        backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]]
+    )
 
 
-pd.Series({
-    "clean": unheard(lambda row: row.prompt),
-    "the description leaks": unheard(lambda row: f"{row.description}\n{row.prompt}"),
-    "the answer leaks": unheard(lambda row: f"{row.response}\n{row.prompt}"),
-}, name="perplexity").round(3)  # fmt: skip
+pd.Series(
+    {
+        "clean": unheard(lambda row: row.prompt),
+        "the description leaks": unheard(lambda row: f"{row.description}\n{row.prompt}"),
+        "the answer leaks": unheard(lambda row: f"{row.response}\n{row.prompt}"),
+    },
+    name="perplexity",
+).round(3)
 
 # %% [markdown]
 # So what does prove that nothing leaks? Messages that are the same for every clip. A constant cannot tell one clip from another, in whatever words.
@@ -324,8 +391,14 @@ print(f"{len(examples)} examples, one and the same messages, with {chat.AUDIO} i
 short = target.self_written(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
 print(short.response, "| truncated:", short.truncated)
 for truncated in (True, False):
-    read = chat.stream(backbone.tokenizer, chat.read(*pairs[0]), 0, response=short.response, truncated=truncated)
-    print("truncated" if truncated else "not marked", "→ ends in", repr(backbone.tokenizer.decode(read.ids[-1:])))
+    read = chat.stream(
+        backbone.tokenizer, chat.read(*pairs[0]), 0, response=short.response, truncated=truncated
+    )
+    print(
+        "truncated" if truncated else "not marked",
+        "→ ends in",
+        repr(backbone.tokenizer.decode(read.ids[-1:])),
+    )
 
 # %% [markdown]
 # How probable is the false end to the one who wrote the text? If it is not, a connector that learns it learns to stop in the middle of a sentence.
@@ -334,7 +407,9 @@ for truncated in (True, False):
 logp, response = next(iter(target.text_view(backbone, [replace(short, truncated=False)])))
 print(f"probability of the false end of turn: {float(logp[-1, response[-1]].exp()):.1e}")
 print(f"perplexity, marked as cut: {target.perplexity(backbone, [short]):.3g}")
-print(f"perplexity, not marked: {target.perplexity(backbone, [replace(short, truncated=False)]):.3g}")
+print(
+    f"perplexity, not marked: {target.perplexity(backbone, [replace(short, truncated=False)]):.3g}"
+)
 
 # %% [markdown]
 # ## Whose words?
@@ -349,7 +424,9 @@ def reordered(response):
 
 turn = [*range(97, len(rows)), *range(97)]
 controls = {
-    "shuffled": [replace(row, response=rows[j].response) for row, j in zip(rows, turn, strict=True)],
+    "shuffled": [
+        replace(row, response=rows[j].response) for row, j in zip(rows, turn, strict=True)
+    ],
     "no description": [replace(row, description="") for row in rows],
     "reordered": [replace(row, response=reordered(row.response)) for row in rows],
 }
@@ -363,19 +440,30 @@ draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 def measured(some):
     read = target.text_view(backbone, some)
-    nats, tokens = np.array([(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]).T
+    nats, tokens = np.array(
+        [(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]
+    ).T
     each = [coverage([t.response], [a]).values() for t, a in zip(some, attributes, strict=True)]
     named = np.array([sum(values) / len(values) for values in each])
     low, high = np.exp(np.percentile(nats[draws].sum(1) / tokens[draws].sum(1), (2.5, 97.5)))
     share_low, share_high = np.percentile(named[draws].mean(1), (2.5, 97.5))
-    return {"perplexity": np.exp(nats.sum() / tokens.sum()), "low": low, "high": high,
-            "coverage": named.mean(), "coverage_low": share_low, "coverage_high": share_high}  # fmt: skip
+    return {
+        "perplexity": np.exp(nats.sum() / tokens.sum()),
+        "low": low,
+        "high": high,
+        "coverage": named.mean(),
+        "coverage_low": share_low,
+        "coverage_high": share_high,
+    }
 
 
 # %% tags=["expensive"]
-table = pd.DataFrame([
-    {"kind": kind, "control": kind in controls, **measured(some)} for kind, some in {**kinds, **controls}.items()
-])  # fmt: skip
+table = pd.DataFrame(
+    [
+        {"kind": kind, "control": kind in controls, **measured(some)}
+        for kind, some in {**kinds, **controls}.items()
+    ]
+)
 table.style.hide().format("{:.3g}", subset=list(table.columns[2:]))
 
 # %% [markdown]
@@ -393,21 +481,35 @@ headline = (
 )
 
 # %% tags=["headline"]
-picture, (left, right) = pictures.blank(1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1])
+picture, (left, right) = style.blank(1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1])
 for place, row in enumerate(table.itertuples()):
-    colour, marker = pictures.colour_of(row.kind), pictures.look_of(row.kind).marker
-    ink = {"ecolor": colour, "mfc": "white" if row.control else colour, "mec": colour if row.control else "#222222"}
+    colour, marker = style.colour_of(row.kind), style.look_of(row.kind).marker
+    ink = {
+        "ecolor": colour,
+        "mfc": "white" if row.control else colour,
+        "mec": colour if row.control else "#222222",
+    }
     for axes, value, low, high in (
-        (left, row.perplexity, row.low, row.high), (right, row.coverage, row.coverage_low, row.coverage_high),
-    ):  # fmt: skip
+        (left, row.perplexity, row.low, row.high),
+        (right, row.coverage, row.coverage_low, row.coverage_high),
+    ):
         reach = [[max(0, value - low)], [max(0, high - value)]]
         axes.errorbar(value, place, xerr=reach, marker=marker, ms=8, elinewidth=1.5, **ink)
-        number = f"{value:.2f}" if value < 10 else f"{value:.0f}" if value < 1000 else f"{value:.1e}"
-        axes.annotate(number, (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-for axes, at, words in ((left, vocabulary, f"every token as likely ({vocabulary}) "), (right, guessing, "guessing ")):
+        number = (
+            f"{value:.2f}" if value < 10 else f"{value:.0f}" if value < 1000 else f"{value:.1e}"
+        )
+        axes.annotate(
+            number, (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8
+        )
+for axes, at, words in (
+    (left, vocabulary, f"every token as likely ({vocabulary}) "),
+    (right, guessing, "guessing "),
+):
     axes.axvline(at, color="#707070", ls=":", lw=1.2, zorder=0)
     axes.text(at, -0.65, words, fontsize=8, color="#555555", ha="right")
-left.set_yticks(range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()])
+left.set_yticks(
+    range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()]
+)
 left.set(xscale="log", xlim=(0.5, None), ylim=(len(table) - 0.5, -0.95))
 left.set_xlabel("perplexity under the backbone (log)\nbars: 95 % interval over targets")
 right.set(xlim=(0, 1.08), xlabel="coverage: share of the six\nattributes named rightly")

@@ -19,13 +19,13 @@ from matplotlib.colors import ListedColormap
 from safetensors.torch import load_file
 
 import desta_lab
-from desta_lab.evaluation import controls, emergence
-from desta_lab.files import kept
+from desta_lab.cache import kept
+from desta_lab.evaluation import conditions, verdict
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import tensors_sha256
-from desta_lab.training import batches, ladder, trainer
+from desta_lab.training import batches, checkpoints, trainer
 from desta_lab.training import targets as target
-from desta_lab.views import figures, pictures, replies
+from desta_lab.views import claim_figures, replies, style
 
 lesson = desta_lab.setup("04")
 lab = lesson.lab
@@ -37,7 +37,16 @@ tokenizer = lab.llm.backbone.tokenizer
 # %%
 recipe = replace(lab.recipe, steps=80, batch=8)
 lab.train("self")  # finds the finished run; only another preset or seed has to train it now
-print("finished run:", lab.recipe.steps, "steps ×", lab.recipe.batch, "  here:", recipe.steps, "steps ×", recipe.batch)
+print(
+    "finished run:",
+    lab.recipe.steps,
+    "steps ×",
+    lab.recipe.batch,
+    "  here:",
+    recipe.steps,
+    "steps ×",
+    recipe.batch,
+)
 
 # %% [markdown]
 # ## One example
@@ -57,12 +66,23 @@ print(examples[0]["messages"][-1]["content"], "→", examples[0]["response"])
 
 # %%
 streams = [
-    chat.stream(tokenizer, row["messages"], lab.llm.queries, response=row["response"],
-                truncated=row["provenance"]["truncated"])
+    chat.stream(
+        tokenizer,
+        row["messages"],
+        lab.llm.queries,
+        response=row["response"],
+        truncated=row["provenance"]["truncated"],
+    )
     for row in examples
-]  # fmt: skip
+]
 one = streams[0]
-print(len(one.ids), "tokens,", one.ids.count(chat.SLOT), "of them audio slots; the response starts at", one.start)
+print(
+    len(one.ids),
+    "tokens,",
+    one.ids.count(chat.SLOT),
+    "of them audio slots; the response starts at",
+    one.start,
+)
 
 # %% [markdown]
 # ### Exercise 4.1 · Mark what is learned · fill in · 8 min
@@ -97,10 +117,16 @@ torch.testing.assert_close(by_hand, batch.labels)
 
 # %%
 learned = (batch.labels != batches.IGNORE).int() * 2 + (batch.ids == chat.SLOT).int()
-picture, axes = pictures.blank(1, 1, "Four clips of one batch: audio slots (blue), learned positions (black)", (9, 2.2))
-colours = ["#E0E0E0", pictures.PALETTE["audio"], pictures.PALETTE["text"]]
+picture, axes = style.blank(
+    1, 1, "Four clips of one batch: audio slots (blue), learned positions (black)", (9, 2.2)
+)
+colours = ["#E0E0E0", style.PALETTE["audio"], style.PALETTE["text"]]
 axes.imshow(learned, aspect="auto", cmap=ListedColormap(colours), vmin=0, vmax=2)
-axes.set(xlabel=f"position after the shared prefix of {len(batch.prefix)} tokens", ylabel="clip", yticks=range(4))
+axes.set(
+    xlabel=f"position after the shared prefix of {len(batch.prefix)} tokens",
+    ylabel="clip",
+    yticks=range(4),
+)
 picture
 
 # %% [markdown]
@@ -136,7 +162,9 @@ student, _ = next(target.text_view(lab.llm.backbone, [replace(row, description="
 whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
 packed = target.kl(student, lab.written[1][0].ids, lab.written[1][0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
-print(f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}")
+print(
+    f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
+)
 
 # %% [markdown]
 # ## Warm up, then cool down
@@ -165,8 +193,10 @@ lesson.check("learning_rate", learning_rate)
 # The recipe's rate, and below it the steps at which the connector is kept: the *checkpoint ladder* is dense where learning begins, because that is where things change fastest.
 
 # %%
-rungs = ladder.schedule(recipe.steps, recipe.rungs)
-picture, axes = pictures.blank(1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4))
+rungs = checkpoints.schedule(recipe.steps, recipe.rungs)
+picture, axes = style.blank(
+    1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4)
+)
 axes.plot([recipe.rate(step) for step in range(recipe.steps)], color="#222222")
 axes.plot(rungs, np.zeros(len(rungs)), ls="none", marker="^", color="#222222", clip_on=False)
 axes.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
@@ -223,11 +253,21 @@ with replies.standing(lab, step=0) as llm:
 # The package is about to train for 80 steps, three times: with soft targets, with hard targets, and with soft targets that belong to another speaker's clip. Two bets. The score is 0 for guessing and 1 for perfect.
 
 # %%
-lesson.predict("rung3", "Soft targets: mean score on the six questions that were never trained?", 0, 1, step=0.05)
+lesson.predict(
+    "rung3",
+    "Soft targets: mean score on the six questions that were never trained?",
+    0,
+    1,
+    step=0.05,
+)
 
 # %%
 lesson.predict(
-    "fall", "WRONG targets: by how many per cent does the loss fall, first to last ten steps?", 0, 100, step=5
+    "fall",
+    "WRONG targets: by how many per cent does the loss fall, first to last ten steps?",
+    0,
+    100,
+    step=5,
 )
 
 # %% [markdown]
@@ -242,7 +282,15 @@ def short_run(name, examples, soft):
     folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
     if not trainer.finished(folder, recipe):
         with replies.standing(lab, step=0) as llm:
-            trainer.train(llm, store, examples, recipe, folder, soft=soft, progress=lab.progress(f"train {name}"))
+            trainer.train(
+                llm,
+                store,
+                examples,
+                recipe,
+                folder,
+                soft=soft,
+                progress=lab.progress(f"train {name}"),
+            )
     return folder
 
 
@@ -275,8 +323,12 @@ def killer(done, total, record):
 
 
 def four_steps(folder, progress=None):
-    with replies.standing(lab, step=0) as llm:  # the connector as it was born: nothing is left in memory
-        trainer.train(llm, store, examples, tiny, folder, soft=soft, state_every=2, progress=progress)
+    with replies.standing(
+        lab, step=0
+    ) as llm:  # the connector as it was born: nothing is left in memory
+        trainer.train(
+            llm, store, examples, tiny, folder, soft=soft, state_every=2, progress=progress
+        )
 
 
 # %%
@@ -286,10 +338,20 @@ with tempfile.TemporaryDirectory() as place:
     try:
         four_steps(twice, killer)
     except KeyboardInterrupt:
-        print("killed after step 3; kept so far:", sorted(path.name for path in (twice / "ladder").iterdir()))
+        print(
+            "killed after step 3; kept so far:",
+            sorted(path.name for path in (twice / "ladder").iterdir()),
+        )
     four_steps(twice)
-    whole, resumed = (load_file(folder / "ladder" / "000004.safetensors") for folder in (once, twice))
-print(sum(torch.equal(whole[name], resumed[name]) for name in whole), "of", len(whole), "tensors equal, bit for bit")
+    whole, resumed = (
+        load_file(folder / "ladder" / "000004.safetensors") for folder in (once, twice)
+    )
+print(
+    sum(torch.equal(whole[name], resumed[name]) for name in whole),
+    "of",
+    len(whole),
+    "tensors equal, bit for bit",
+)
 
 # %% [markdown]
 # ## Break the pairs
@@ -306,7 +368,9 @@ def mispaired(rows):
     rng = np.random.default_rng(0)
 
     def partner(row):
-        strangers = [other for other in rows if other["seed_description"] != row["seed_description"]]
+        strangers = [
+            other for other in rows if other["seed_description"] != row["seed_description"]
+        ]
         return strangers[rng.integers(len(strangers))]
 
     return [{**partner(row), "id": row["id"]} for row in rows]
@@ -323,7 +387,7 @@ lesson.check("mispaired", mispaired)
 # The run below uses the package's pairs, with the clip of another speaker, so that everybody's figure is the same. A value such as “female” may still be right by chance, as often as in the corpus.
 
 # %% tags=["expensive"]
-partners = controls.partners(train)
+partners = conditions.partners(train)
 wrong = [{**examples[j], "id": clip.id} for clip, j in zip(train, partners, strict=True)]
 runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 
@@ -337,14 +401,20 @@ runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 def score(folder):
     tasks = [task for task in lab.tasks if task.rung in (0, 3)]
     test, other = lab.clips("test"), lab.clips("validation")
-    ladder.climb(folder / "ladder", lab.llm, recipe.steps)
-    heard, calibration = (controls.hear(lab.llm, store[[clip.id for clip in some]]) for some in (test, other))
-    return controls.views(lab.llm, tasks, test, heard, held_out=calibration, silence=controls.silence(lab.llm))
+    checkpoints.climb(folder / "ladder", lab.llm, recipe.steps)
+    heard, calibration = (
+        conditions.hear(lab.llm, store[[clip.id for clip in some]]) for some in (test, other)
+    )
+    return conditions.views(
+        lab.llm, tasks, test, heard, held_out=calibration, silence=conditions.silence(lab.llm)
+    )
 
 
 # %% tags=["expensive"]
 scored = [
-    kept(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(run=name, step=recipe.steps)
+    kept(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(
+        run=name, step=recipe.steps
+    )
     for name, folder in runs.items()
 ]
 pd.concat(scored).groupby(["run", "view", "rung"])["calibrated"].mean().unstack().round(2)
@@ -353,16 +423,22 @@ pd.concat(scored).groupby(["run", "view", "rung"])["calibrated"].mean().unstack(
 # Those are accuracies, not yet corrected for chance (*calibrated* ranking is taken apart in notebook 05). The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
 
 # %%
-finished = lab.table().query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps").assign(run="finished")
+finished = (
+    lab.table()
+    .query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps")
+    .assign(run="finished")
+)
 born = lab.table().query("run == 'self' and rung in (0, 3) and step == 0 and view == 'audio'")
-every = pd.concat([*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True)
+every = pd.concat(
+    [*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True
+)
 
 # %%
-margins = emergence.risen(every, "soft", recipe.steps)
+margins = verdict.risen(every, "soft", recipe.steps)
 risen = sum(min(over.values()) > 0 for over in margins.values())
-tasks = emergence.per_task(every)
+tasks = verdict.per_task(every)
 headline = f"After {recipe.steps} steps with soft targets {risen} of {len(margins)} questions stand above every control"
-figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
+claim_figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 
 # %% [markdown]
 # A short run shows an order: some questions may already be answered while others stand at chance. What comes first, and whether it comes suddenly, is the question of notebook 05.
@@ -372,10 +448,12 @@ figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 # First the losses. They have different floors: a listener who equals the writer has a soft loss of 0, and a hard loss of the writer's own surprise at its words (which is no true floor: hard targets reward a listener for being surer than the writer). With wrong targets the best that a listener can do is to say what is likely of any clip.
 
 # %%
-curves = pd.concat([
-    pd.read_json(folder / "records.jsonl", lines=True)[["step", "loss"]].assign(run=name)
-    for name, folder in runs.items()
-])  # fmt: skip
+curves = pd.concat(
+    [
+        pd.read_json(folder / "records.jsonl", lines=True)[["step", "loss"]].assign(run=name)
+        for name, folder in runs.items()
+    ]
+)
 floor = float(np.log(target.perplexity(lab.llm.backbone, lab.written[0])))
 ends = curves.groupby("run")["loss"].agg(
     first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
@@ -384,7 +462,7 @@ ends["fall in %"] = 100 * (1 - ends["last"] / ends["first"])
 ends.round(3)
 
 # %%
-found = emergence.per_rung(every)
+found = verdict.per_rung(every)
 pick = {
     "untrained connector": ("soft", "audio", 0),
     "silence, soft": ("soft", "silence", recipe.steps),
@@ -392,11 +470,18 @@ pick = {
     "wrong targets": ("mispaired", "audio", recipe.steps),
     "hard targets": ("hard", "audio", recipe.steps),
     "soft targets": ("soft", "audio", recipe.steps),
-    f"finished run, {lab.recipe.steps} × {lab.recipe.batch}": ("finished", "audio", lab.recipe.steps),
+    f"finished run, {lab.recipe.steps} × {lab.recipe.batch}": (
+        "finished",
+        "audio",
+        lab.recipe.steps,
+    ),
     "text oracle": ("finished", "oracle", lab.recipe.steps),
 }
 cells = found.set_index(["run", "view", "step"])
-dots = pd.concat([cells.loc[[key]].reset_index().assign(name=name) for name, key in pick.items()], ignore_index=True)
+dots = pd.concat(
+    [cells.loc[[key]].reset_index().assign(name=name) for name, key in pick.items()],
+    ignore_index=True,
+)
 third = dots[dots["rung"] == 3].set_index("name")["score"]
 headline = (
     f"{recipe.steps} steps on one task take questions never trained from {third['untrained connector']:.2f} to "
@@ -405,9 +490,17 @@ headline = (
 )
 
 # %% tags=["headline"]
-INK = {"hard": pictures.PALETTE["self"], "soft": pictures.PALETTE["soft"], "mispaired": pictures.PALETTE["shuffled"]}
-picture, (left, right) = pictures.blank(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
-for run, name in (("soft", "soft targets"), ("hard", "hard targets"), ("mispaired", "wrong targets (soft)")):
+INK = {
+    "hard": style.PALETTE["self"],
+    "soft": style.PALETTE["soft"],
+    "mispaired": style.PALETTE["shuffled"],
+}
+picture, (left, right) = style.blank(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
+for run, name in (
+    ("soft", "soft targets"),
+    ("hard", "hard targets"),
+    ("mispaired", "wrong targets (soft)"),
+):
     curve = curves[curves["run"] == run].set_index("step")["loss"]
     left.plot(curve, color=INK[run], lw=0.6, alpha=0.5)
     left.plot(curve.rolling(10, min_periods=3).mean(), color=INK[run], lw=2, label=name)
@@ -418,12 +511,26 @@ right.axvline(0, color="#B0B0B0", lw=0.8)
 for row in dots.itertuples():
     place, up = list(pick).index(row.name), {0: 0.16, 3: -0.16}[row.rung]
     view = row.view if row.view != "audio" else "soft" if row.step else "untrained"
-    colour = INK[row.run] if row.view == "audio" and row.step and row.run in INK else pictures.colour_of(view)
+    colour = (
+        INK[row.run]
+        if row.view == "audio" and row.step and row.run in INK
+        else style.colour_of(view)
+    )
     reach = [[row.score - row.low], [row.high - row.score]]
-    right.errorbar(row.score, place + up, xerr=reach, marker="o", ms=7, color=colour, mfc="white" if up > 0 else colour)
+    right.errorbar(
+        row.score,
+        place + up,
+        xerr=reach,
+        marker="o",
+        ms=7,
+        color=colour,
+        mfc="white" if up > 0 else colour,
+    )
 right.set_yticks(range(len(pick)), list(pick))
-right.set_xlabel("accuracy above chance (0 chance, 1 perfect; bars: 95 % over speakers)\n"
-                 "open: trained prompt (rung 0), filled: never trained (rung 3)")  # fmt: skip
+right.set_xlabel(
+    "accuracy above chance (0 chance, 1 perfect; bars: 95 % over speakers)\n"
+    "open: trained prompt (rung 0), filled: never trained (rung 3)"
+)
 table = pd.concat([dots, curves.assign(name="loss")])
 lesson.show(picture, f"Loss curves and scores of three short runs. {headline}.", table)
 

@@ -16,9 +16,10 @@ import torch
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.evaluation import controls, emergence, rises, scoring
-from desta_lab.inside.emergence import HOME
-from desta_lab.views import pictures, replies
+from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.experiments import emergence_claims
+from desta_lab.experiments.emergence import HOME
+from desta_lab.views import replies, style
 
 lesson = desta_lab.setup("05")
 lab = lesson.lab
@@ -53,7 +54,9 @@ told[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attribute
 lesson.predict("jump_accuracy", "Jump share of accuracy?", 0, 1, step=0.05)
 
 # %%
-lesson.predict("jump_logprob", "Jump share of the log-probability of the right answer?", 0, 1, step=0.05)
+lesson.predict(
+    "jump_logprob", "Jump share of the log-probability of the right answer?", 0, 1, step=0.05
+)
 
 # %% [markdown]
 # ## From scores to a choice
@@ -71,7 +74,7 @@ task
 test, others = lab.clips("test"), lab.clips("validation")
 waves = [audio.read(lab.corpus.path(clip)) for clip in [*test, *others]]
 with replies.standing(lab) as llm, torch.no_grad():
-    scores = scoring.rank(llm, [task], controls.hear(llm, llm.encoder.hear(waves).float()))[0]
+    scores = scoring.rank(llm, [task], conditions.hear(llm, llm.encoder.hear(waves).float()))[0]
 scores, held_out = scores[: len(test)], scores[len(test) :]
 
 # %% [markdown]
@@ -79,10 +82,15 @@ scores, held_out = scores[: len(test)], scores[len(test) :]
 
 # %%
 truth = np.array([clip.attributes[attribute] for clip in others])
-pd.DataFrame({
-    option: {"over all clips": held_out[:, i].mean().item(), "where it is true": held_out[truth == option, i].mean().item()}
-    for i, option in enumerate(task.options)
-}).T  # fmt: skip
+pd.DataFrame(
+    {
+        option: {
+            "over all clips": held_out[:, i].mean().item(),
+            "where it is true": held_out[truth == option, i].mean().item(),
+        }
+        for i, option in enumerate(task.options)
+    }
+).T
 
 # %% [markdown]
 # ### Exercise 5.2 · Take the prior out · fill in · 7 min
@@ -110,7 +118,9 @@ chosen = (scores - held_out.mean(0)).argmax(1)
 right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
 lengths = scoring.option_lengths(lab.llm.backbone.tokenizer, task)
 judged = scoring.judge([task], [scores], [held_out], [clip.attributes for clip in test], [lengths])
-torch.testing.assert_close((chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy()))
+torch.testing.assert_close(
+    (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
+)
 
 # %% [markdown]
 # Now all six attributes at the last step, graded in three ways on the same clips: *calibrated ranking*, raw ranking, and *free-form match*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
@@ -137,7 +147,9 @@ def speaker_interval(correct, speakers):
     rng = np.random.default_rng(0)
     groups = [correct[speakers == name] for name in np.unique(speakers)]
     drawn = [rng.integers(len(groups), size=len(groups)) for _ in range(1000)]
-    return np.percentile([np.concatenate([groups[i] for i in some]).mean() for some in drawn], [2.5, 97.5])
+    return np.percentile(
+        [np.concatenate([groups[i] for i in some]).mean() for some in drawn], [2.5, 97.5]
+    )
     ### END SOLUTION
 
 
@@ -152,7 +164,7 @@ lesson.check("speaker_interval", speaker_interval)
 
 # %%
 some = last[last["attribute"] == attribute]
-theirs = emergence.bootstrap(some, "calibrated", ["attribute"])[attribute,]
+theirs = verdict.bootstrap(some, "calibrated", ["attribute"])[attribute,]
 yours = speaker_interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
 print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 
@@ -162,8 +174,10 @@ print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 # A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
 
 # %%
-rungs = emergence.per_rung(emergence.untrained(table))
-curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(index="step", columns="view", values="score")
+rungs = verdict.per_rung(verdict.untrained(table))
+curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(
+    index="step", columns="view", values="score"
+)
 curve.round(2)
 
 # %% [markdown]
@@ -192,7 +206,7 @@ lesson.check("crossing", crossing)
 # The package's `crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
 
 # %%
-crossed = emergence.crossings(rungs, threshold=0.5)
+crossed = verdict.crossings(rungs, threshold=0.5)
 yours = crossing(steps, *(curve[view].to_numpy() for view in ("audio", "shuffled")), 0.5)
 print("yours, rung 3:", yours)
 crossed.pivot(index="rung", columns="run", values="stable")
@@ -203,25 +217,29 @@ crossed.pivot(index="rung", columns="run", values="stable")
 # The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step.
 
 # %%
-done = emergence.untrained(table[table["task"].isin(emergence.counted(table))])
+done = verdict.untrained(table[table["task"].isin(verdict.counted(table))])
 done = done[(done["run"] == "self") & (done["step"] == steps[-1]) & (done["rung"] == 3)]
-wide = done.pivot(index=["attribute", "clip", "speaker"], columns="view", values="calibrated").reset_index()
-low = pd.DataFrame({
-    control: {
-        name: interval[1]
-        for (name,), interval in emergence.bootstrap(
-            wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
-        ).items()
+wide = done.pivot(
+    index=["attribute", "clip", "speaker"], columns="view", values="calibrated"
+).reset_index()
+low = pd.DataFrame(
+    {
+        control: {
+            name: interval[1]
+            for (name,), interval in verdict.bootstrap(
+                wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
+            ).items()
+        }
+        for control in verdict.CONTROLS
     }
-    for control in emergence.CONTROLS
-})  # fmt: skip
+)
 low.round(2)
 
 # %% [markdown]
 # Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
-verdict = emergence.verdict(table, lab.preset.label)
+verdict = verdict.verdict(table, lab.preset.label)
 assert sorted(low.index[(low > 0).all(axis=1)]) == verdict.risen["self"]
 print(verdict.verdict, *verdict.reasons, sep="\n")
 
@@ -257,7 +275,9 @@ lesson.check("sudden", sudden)
 # *All six right* is such a metric. If mistakes were independent, it would be the product of the six accuracies; the measured one stands beside it.
 
 # %%
-every_step = set(asked.loc[asked["step"] == steps[1], "clip"])  # between the ends, half of the clips are scored
+every_step = set(
+    asked.loc[asked["step"] == steps[1], "clip"]
+)  # between the ends, half of the clips are scored
 asked = asked[asked["clip"].isin(every_step)]
 product = asked.groupby(["step", "attribute"])["calibrated"].mean().unstack().prod(axis=1)
 six = asked.groupby(["step", "clip"])["calibrated"].min().groupby("step").mean()
@@ -269,12 +289,22 @@ pd.DataFrame({"product of six accuracies": product, "all six right": six}).T.rou
 # Every row is a clip at a step, under one metric. For the bare-label run only the attributes it was not trained on count.
 
 # %%
-METRICS = {"accuracy": "accuracy", "prob": "probability", "logprob": "log-probability",
-           "free_form": "free-form", "all": "all right at once"}  # fmt: skip
+METRICS = {
+    "accuracy": "accuracy",
+    "prob": "probability",
+    "logprob": "log-probability",
+    "free_form": "free-form",
+    "all": "all right at once",
+}
 graded = table[(table["rung"] == 3) & table["clip"].isin(every_step)]
-graded = graded[(graded["run"] == "self") | ((graded["view"] == "audio") & (graded["attribute"] != lab.preset.label))]
+graded = graded[
+    (graded["run"] == "self")
+    | ((graded["view"] == "audio") & (graded["attribute"] != lab.preset.label))
+]
 graded = graded.assign(
-    series=graded["view"].where(graded["view"] != "audio", graded["run"].replace("label", "label_others")),
+    series=graded["view"].where(
+        graded["view"] != "audio", graded["run"].replace("label", "label_others")
+    ),
     accuracy=(graded["calibrated"] - graded["chance"]) / (1 - graded["chance"]),
     prob=(graded["share"] - graded["chance"]) / (1 - graded["chance"]),
     all=graded["calibrated"],
@@ -290,11 +320,20 @@ rows = []
 for name in METRICS:
     level = clips.groupby(["series", "step"])[name].mean()
     top = level["oracle"].iloc[-1]
-    for (series, step), values in emergence.bootstrap(clips, name, ["series", "step"]).items():
+    for (series, step), values in verdict.bootstrap(clips, name, ["series", "step"]).items():
         zero = level["label_others" if series == "label_others" else "self", 0]
         score, low, high = (np.array(values) - zero) / (top - zero)
-        rows.append({"part": "curve", "metric": METRICS[name], "series": series, "step": step,
-                     "score": score, "low": low, "high": high})  # fmt: skip
+        rows.append(
+            {
+                "part": "curve",
+                "metric": METRICS[name],
+                "series": series,
+                "step": step,
+                "score": score,
+                "low": low,
+                "high": high,
+            }
+        )
 curves = pd.DataFrame(rows).dropna(subset=["score"])
 
 # %% [markdown]
@@ -321,12 +360,27 @@ for name, metric in METRICS.items():
     steady = seen[0] + (seen[-1] - seen[0]) * steps / steps[-1]
     draws[name] = {"self": jump_share(drawn), "steady": jump_share(drawn - seen + steady)}
     at = int(np.diff(seen).argmax())
-    for series, center in (("self", jump_share(seen)), ("steady", np.median(draws[name]["steady"]))):
-        low, high = np.percentile(draws[name][series], emergence.LEVEL)
-        found.append({"part": "jump", "metric": metric, "series": series, "before": steps[at], "step": steps[at + 1],
-                      "score": center, "low": low, "high": high})  # fmt: skip
+    for series, center in (
+        ("self", jump_share(seen)),
+        ("steady", np.median(draws[name]["steady"])),
+    ):
+        low, high = np.percentile(draws[name][series], verdict.LEVEL)
+        found.append(
+            {
+                "part": "jump",
+                "metric": metric,
+                "series": series,
+                "before": steps[at],
+                "step": steps[at + 1],
+                "score": center,
+                "low": low,
+                "high": high,
+            }
+        )
 jumps = pd.DataFrame(found)
-np.testing.assert_allclose(jump_share(drawn), rises.jump_share(drawn))  # the package's, on the last metric
+np.testing.assert_allclose(
+    jump_share(drawn), emergence_claims.jump_share(drawn)
+)  # the package's, on the last metric
 jumps.drop(columns="part").round(2)
 
 # %% [markdown]
@@ -334,17 +388,21 @@ jumps.drop(columns="part").round(2)
 
 # %%
 several = {name: pd.read_csv(HOME / f"{name}.csv") for name in ("curves", "jumps")}
-claim = rises.mirage(several["jumps"], several["curves"])
+claim = emergence_claims.mirage(several["jumps"], several["curves"])
 print(claim.rule, claim.verdict.upper(), *claim.numbers, sep="\n")
 
 # %% [markdown]
 # An average can hide a jump as well as a metric can make one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the option prior stood in the way: accuracy is calibrated here, probability is not.
 
 # %%
-alone = graded[graded["series"] == "self"].melt(["attribute", "step"], ["accuracy", "prob"], "run", "score")
+alone = graded[graded["series"] == "self"].melt(
+    ["attribute", "step"], ["accuracy", "prob"], "run", "score"
+)
 alone = alone.groupby(["run", "attribute", "step"], as_index=False)["score"].mean()
-alone = emergence.crossings(alone.rename(columns={"attribute": "rung"}).assign(view="audio"))
-alone.pivot(index="rung", columns="run", values="stable").rename_axis(index="attribute", columns="half way from step")
+alone = verdict.crossings(alone.rename(columns={"attribute": "rung"}).assign(view="audio"))
+alone.pivot(index="rung", columns="run", values="stable").rename_axis(
+    index="attribute", columns="half way from step"
+)
 
 # %% [markdown]
 # ### Exercise 5.6 · Change the axis · tweak · 5 min
@@ -370,10 +428,14 @@ lesson.check("per_step", per_step)
 # %%
 between = [f"{a} to {b}" for a, b in itertools.pairwise(steps)]
 lift = {series: by_speaker("logprob", series)[0] for series in ("self", "silence")}
-pd.DataFrame({
-    "clip, whole rise": np.diff(lift["self"]), "clip, per 100 steps": 100 * np.diff(lift["self"]) / np.diff(steps),
-    "silence, per 100 steps": 100 * np.diff(lift["silence"]) / np.diff(steps),
-}, index=between).round(2)  # fmt: skip
+pd.DataFrame(
+    {
+        "clip, whole rise": np.diff(lift["self"]),
+        "clip, per 100 steps": 100 * np.diff(lift["self"]) / np.diff(steps),
+        "silence, per 100 steps": 100 * np.diff(lift["silence"]) / np.diff(steps),
+    },
+    index=between,
+).round(2)
 
 # %% [markdown]
 # ## The answer
@@ -392,32 +454,53 @@ def draw(axes, metric):
     at = share.loc[metric]
     axes.axvspan(at["before"], at["step"], color="#E6E6E6", zorder=0, lw=0)
     for series in ("oracle", "silence", "shuffled", "label_others", "self"):
-        some, look = rows[rows["series"] == series], pictures.look_of(series)
-        ink = {"color": pictures.colour_of(series), "ls": look.line, "label": look.label}
-        axes.fill_between(some["step"], some["low"], some["high"], color=ink["color"], alpha=0.15, lw=0)
-        axes.plot(some["step"], some["score"], marker=look.marker, ms=3.5, lw=2 if series == "self" else 1.1, **ink)
-    axes.plot(0, 0, label=pictures.look_of("untrained").label, zorder=4, **pictures.mark("untrained"))
-    axes.set_title(f"{metric}\nlargest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}", loc="left")
-    pictures.step_axis(axes, int(steps[-1]))
+        some, look = rows[rows["series"] == series], style.look_of(series)
+        ink = {"color": style.colour_of(series), "ls": look.line, "label": look.label}
+        axes.fill_between(
+            some["step"], some["low"], some["high"], color=ink["color"], alpha=0.15, lw=0
+        )
+        axes.plot(
+            some["step"],
+            some["score"],
+            marker=look.marker,
+            ms=3.5,
+            lw=2 if series == "self" else 1.1,
+            **ink,
+        )
+    axes.plot(0, 0, label=style.look_of("untrained").label, zorder=4, **style.mark("untrained"))
+    axes.set_title(
+        f"{metric}\nlargest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}",
+        loc="left",
+    )
+    style.step_axis(axes, int(steps[-1]))
     axes.set(ylim=(FLOOR, 1.1), xlabel="training step")
     if rows["score"].min() < FLOOR:
         lowest = rows.loc[rows["score"].idxmin()]
         axes.text(
-            -0.1, FLOOR + 0.05, f"{pictures.look_of(lowest['series']).label} falls to {lowest['score']:.1f}", fontsize=8
+            -0.1,
+            FLOOR + 0.05,
+            f"{style.look_of(lowest['series']).label} falls to {lowest['score']:.1f}",
+            fontsize=8,
         )
 
 
 # %%
 def compare(axes):
     names = list(METRICS.values())
-    for series, shift, colour in (("steady", 0.18, "#7F7F7F"), ("self", -0.12, pictures.PALETTE["self"])):
+    for series, shift, colour in (
+        ("steady", 0.18, "#7F7F7F"),
+        ("self", -0.12, style.PALETTE["self"]),
+    ):
         rows = jumps[jumps["series"] == series]
         reach = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
         places = rows["metric"].map(names.index) + shift
         axes.errorbar(rows["score"], places, xerr=reach, color=colour, fmt="o", ms=5)
     axes.set_yticks(range(len(names)), names)
     axes.set(ylim=(len(names) - 0.4, -0.5), xlim=(0, 1.05), xlabel="share of the whole rise")
-    axes.set_title("largest rise: measured (blue), and of a\nsteady rise with the same noise (grey)", loc="left")
+    axes.set_title(
+        "largest rise: measured (blue), and of a\nsteady rise with the same noise (grey)",
+        loc="left",
+    )
 
 
 # %% [markdown]
@@ -426,8 +509,8 @@ def compare(axes):
 # %%
 share = jumps[jumps["series"] == "self"].set_index("metric")
 accuracy, smooth = share.loc["accuracy"], share.loc["log-probability"]
-apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], emergence.LEVEL)
-beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], emergence.LEVEL)
+apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], verdict.LEVEL)
+beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], verdict.LEVEL)
 reading = "No jump: a smooth metric rises no more suddenly than a steady rise would"
 if beyond[0] > 0:
     reading = "No mirage shown: a smooth metric jumps too"
@@ -440,14 +523,17 @@ headline = (
 )
 
 # %% tags=["headline"]
-picture, grid = pictures.blank(2, 3, headline, (11.0, 6.4))
+picture, grid = style.blank(2, 3, headline, (11.0, 6.4))
 for axes, metric in zip(grid.flat, METRICS.values(), strict=False):
     draw(axes, metric)
 compare(grid[1, 2])
 picture.supylabel("0: untrained connector, 1: text oracle (bands: 95 % over speakers)", fontsize=9)
-pictures.legend(picture, list(grid.flat[:5]), columns=3)
-lesson.show(picture, f"Rung 3 along training under five metrics, with controls. {headline}.",
-            pd.concat([curves, jumps]))  # fmt: skip
+style.legend(picture, list(grid.flat[:5]), columns=3)
+lesson.show(
+    picture,
+    f"Rung 3 along training under five metrics, with controls. {headline}.",
+    pd.concat([curves, jumps]),
+)
 
 # %%
 print(lesson.reveal("jump_accuracy", accuracy["score"]))

@@ -14,9 +14,9 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import activations, probes
-from desta_lab.evaluation import controls, emergence, scoring
-from desta_lab.views import explanations, insights, pictures, replies
+from desta_lab.analysis import probes, sites
+from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.views import explanation_figures, replies, representation_figures, style
 
 lesson = desta_lab.setup("06")
 lab = lesson.lab
@@ -34,7 +34,10 @@ READ, ERASED, FOLDS = "accent", "gender", 4
 
 # %%
 look = desta_lab.Inside(lab)
-pair = [next(c for c in look.clips if c.attributes[ERASED] == value) for value in look.task(ERASED).options]
+pair = [
+    next(c for c in look.clips if c.attributes[ERASED] == value)
+    for value in look.task(ERASED).options
+]
 desta_lab.listen(lab.corpus, pair)
 
 # %%
@@ -42,7 +45,9 @@ answers = {"truth": [clip.attributes[ERASED] for clip in pair]}
 for name, step in {"untrained": 0, "trained": look.last}.items():
     with replies.standing(lab, step) as llm:
         heard = [replies.hear(llm, replies.wave_of(lab, clip)) for clip in pair]
-        answers[name] = [replies.listening(llm, one, look.task(ERASED).question).text for one in heard]
+        answers[name] = [
+            replies.listening(llm, one, look.task(ERASED).question).text for one in heard
+        ]
 pd.DataFrame(answers)
 
 # %% [markdown]
@@ -51,11 +56,21 @@ pd.DataFrame(answers)
 
 # %%
 lesson.predict(
-    "readable", f"Accuracy of a probe for the {READ}, untrained connector, unseen speakers?", 0, 1, step=0.05
+    "readable",
+    f"Accuracy of a probe for the {READ}, untrained connector, unseen speakers?",
+    0,
+    1,
+    step=0.05,
 )
 
 # %%
-lesson.predict("erased", f"Accuracy of the answer about the {ERASED} with one direction erased?", 0, 1, step=0.05)
+lesson.predict(
+    "erased",
+    f"Accuracy of the answer about the {ERASED} with one direction erased?",
+    0,
+    1,
+    step=0.05,
+)
 
 # %% [markdown]
 # ## Capture
@@ -65,9 +80,11 @@ lesson.predict("erased", f"Accuracy of the answer about the {ERASED} with one di
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
 embeddings["trained"] = look.sites(look.last)["audio embeddings"].float()
-rows = {name: activations.pooled(site).numpy() for name, site in embeddings.items()}
+rows = {name: sites.pooled(site).numpy() for name, site in embeddings.items()}
 speakers = np.array(look.speakers)
-{name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {"speakers": len(set(speakers))}
+{name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {
+    "speakers": len(set(speakers))
+}
 
 # %% [markdown]
 # ## A split that cannot cheat
@@ -180,11 +197,21 @@ coins = [np.random.default_rng(seed).integers(2, size=len(names))[which] for see
 splits = {"naive": naive, "by speaker": disjoint}
 
 # %%
-pd.DataFrame({
-    name: {split: np.mean([probe(features, coin, folds) for coin in coins]) for split, folds in splits.items()}
-    for name, features in seen.items()
-} | {f"{READ}, embeddings": {split: probe(rows["untrained"], labels[READ], folds).mean()
-                             for split, folds in splits.items()}}).round(2)  # fmt: skip
+pd.DataFrame(
+    {
+        name: {
+            split: np.mean([probe(features, coin, folds) for coin in coins])
+            for split, folds in splits.items()
+        }
+        for name, features in seen.items()
+    }
+    | {
+        f"{READ}, embeddings": {
+            split: probe(rows["untrained"], labels[READ], folds).mean()
+            for split, folds in splits.items()
+        }
+    }
+).round(2)
 
 # %% [markdown]
 # With voice prints the naive probe reads coins that do not exist. What the naive split gains on the embeddings themselves stands in the first column, and on a true attribute in the last. If that is little, these synthetic voices leave little trace; you cannot know it before you have looked, so you split by speaker.
@@ -204,7 +231,7 @@ wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
 
 # %%
-insights.learning_curves(look.table("learning"), "How many clips a probe needs")
+representation_figures.learning_curves(look.table("learning"), "How many clips a probe needs")
 
 # %% [markdown]
 # ### Exercise 6.5 · Show the probe less · tweak · 6 min
@@ -226,11 +253,16 @@ lesson.check("less", less)
 
 # %%
 few = {name: less(site) for name, site in embeddings.items()}
-few = {name: site if some is None else some for (name, site), some in zip(rows.items(), few.values(), strict=True)}
-pd.DataFrame({
-    name: {a: probe(np.asarray(some), values, disjoint).mean() for a, values in labels.items()}
-    for name, some in few.items()
-}).round(2)  # fmt: skip
+few = {
+    name: site if some is None else some
+    for (name, site), some in zip(rows.items(), few.values(), strict=True)
+}
+pd.DataFrame(
+    {
+        name: {a: probe(np.asarray(some), values, disjoint).mean() for a, values in labels.items()}
+        for name, some in few.items()
+    }
+).round(2)
 
 # %% [markdown]
 # ## Readable is not used
@@ -272,7 +304,9 @@ center = flat[look.held_out].mean(0)
 random = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0))
 directions = {"nothing": None, "the attribute": between(labels[ERASED]), "random": random}
 for draw in range(5):
-    directions[f"random labels {draw}"] = between(probes.shuffled(labels[ERASED], speakers, seed=draw))
+    directions[f"random labels {draw}"] = between(
+        probes.shuffled(labels[ERASED], speakers, seed=draw)
+    )
 
 # %% [markdown]
 # The model is asked about the test speakers, none of whom the direction was learned on; the clips that calibrate lose the same direction.
@@ -293,26 +327,42 @@ for name, direction in directions.items():
     correct[name] = np.array(list(task.options))[chosen] == labels[ERASED][tested]
 
 # %%
-erasing = pd.concat([
-    pd.DataFrame({"erased": name.rstrip(" 0123456789"), "correct": right * 1.0, "speaker": speakers[tested]})
-    for name, right in correct.items()
-])  # fmt: skip
-erased = emergence.bootstrap(erasing, "correct", ["erased"])
-pd.DataFrame({key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]).T.round(2)
+erasing = pd.concat(
+    [
+        pd.DataFrame(
+            {
+                "erased": name.rstrip(" 0123456789"),
+                "correct": right * 1.0,
+                "speaker": speakers[tested],
+            }
+        )
+        for name, right in correct.items()
+    ]
+)
+erased = verdict.bootstrap(erasing, "correct", ["erased"])
+pd.DataFrame(
+    {key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]
+).T.round(2)
 
 # %% [markdown]
 # Read both controls against the attribute's own direction. A random direction among thousands should hit nothing. Random labels may cost a lot: they seldom split a few speakers evenly, and then the difference of their means points along what tells voices apart best. How nearly the directions are the same says so:
 
 # %%
 one = directions["the attribute"]
-cosine = {name: abs(torch.cosine_similarity(one, d, dim=0).item()) for name, d in directions.items() if d is not None}
+cosine = {
+    name: abs(torch.cosine_similarity(one, d, dim=0).item())
+    for name, d in directions.items()
+    if d is not None
+}
 pd.Series(cosine, name="|cosine| with the attribute's direction").round(2)
 
 # %% [markdown]
 # So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) takes out the least after which no linear probe can tell the attribute of the clips it learned on; with fewer clips than dimensions it is shrunk, and comes near to that only. The run's table has it for every attribute, with as many directions of random labels as its control. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. (It learned on other speakers than those that are asked about.)
 
 # %%
-explanations.erasure(look.table("erasure"), "What the answer uses: the fall of accuracy when a direction is erased")
+explanation_figures.erasure(
+    look.table("erasure"), "What the answer uses: the fall of accuracy when a direction is erased"
+)
 
 # %% [markdown]
 # ## Where it sits
@@ -333,7 +383,9 @@ whole = {name: look.spoken([row]) for name, row in mixes.items()}
 for place in (query, (query + 1) % embeddings["trained"].shape[1]):
     whole[f"B with A's query {place}"] = look.spoken([b])
     whole[f"B with A's query {place}"][0, place] = look.spoken([a])[0, place]
-pd.Series({name: replies.listening(look.llm, one, asked.question).text for name, one in whole.items()})
+pd.Series(
+    {name: replies.listening(look.llm, one, asked.question).text for name, one in whole.items()}
+)
 
 # %% [markdown]
 # ## Present, readable, spoken
@@ -348,10 +400,14 @@ picked = [
     ("untrained", "audio embeddings", "probe", 0),
     ("trained", "audio embeddings", "probe", look.last),
 ]
-told = pd.concat([
-    look.table("probes").query("site == @site and kind == @kind and step == @step").assign(part="readable", series=name)
-    for name, site, kind, step in picked
-])  # fmt: skip
+told = pd.concat(
+    [
+        look.table("probes")
+        .query("site == @site and kind == @kind and step == @step")
+        .assign(part="readable", series=name)
+        for name, site, kind, step in picked
+    ]
+)
 
 # %%
 said = look.table("spoken")
@@ -363,14 +419,19 @@ said["series"] = np.where(said["step"] == 0, "untrained", "trained")
 
 # %%
 scores = [look.sites(look.last)[f"scores {task.name}"].float() for task in look.tasks]
-swap = [look.scored[i] for i in controls.partners([look.clips[i] for i in look.scored])]
+swap = [look.scored[i] for i in conditions.partners([look.clips[i] for i in look.scored])]
 lengths = [scoring.option_lengths(look.llm.backbone.tokenizer, task) for task in look.tasks]
 shuffled = scoring.judge(
-    look.tasks, [s[swap] for s in scores], [s[look.held_out] for s in scores],
-    [look.clips[i].attributes for i in look.scored], lengths,
-).rename(columns={"calibrated": "correct"})  # fmt: skip
+    look.tasks,
+    [s[swap] for s in scores],
+    [s[look.held_out] for s in scores],
+    [look.clips[i].attributes for i in look.scored],
+    lengths,
+).rename(columns={"calibrated": "correct"})
 shuffled["speaker"] = speakers[look.scored][shuffled["row"]]
-shuffled = probes.summary(shuffled, ["attribute"]).assign(part="spoken", series="shuffled", step=look.last)
+shuffled = probes.summary(shuffled, ["attribute"]).assign(
+    part="spoken", series="shuffled", step=look.last
+)
 
 # %% [markdown]
 # An attribute counts as *read* when the lower end of its interval is above the upper end of the random labels' at the same step, and as *said* when it is above that of shuffled audio.
@@ -398,11 +459,19 @@ ALIKE = {"trained": "self", "random labels": "shuffled"}  # drawn as these are e
 def panel(axes, part, names):
     rows = final[final["part"] == part]
     order = list(labels)
-    for (series, label), shift in zip(names.items(), np.linspace(0.27, -0.27, len(names)), strict=True):
+    for (series, label), shift in zip(
+        names.items(), np.linspace(0.27, -0.27, len(names)), strict=True
+    ):
         some = rows[rows["series"] == series]
         reach = np.clip([some["accuracy"] - some["low"], some["high"] - some["accuracy"]], 0, None)
         places = some["attribute"].map(order.index) + shift
-        axes.errorbar(some["accuracy"], places, xerr=reach, label=label, **pictures.mark(ALIKE.get(series, series)))
+        axes.errorbar(
+            some["accuracy"],
+            places,
+            xerr=reach,
+            label=label,
+            **style.mark(ALIKE.get(series, series)),
+        )
     for place, name in enumerate(order):
         chance = rows.loc[rows["attribute"] == name, "chance"].iloc[0]
         axes.plot([chance] * 2, [place - 0.45, place + 0.45], color="#707070", ls=":", lw=1.2)
@@ -412,14 +481,33 @@ def panel(axes, part, names):
 
 
 # %% tags=["headline"]
-picture, (left, right) = pictures.blank(1, 2, headline, (10.0, 5.6), sharey=True)
-panel(left, "readable", {"log-mel": "log-mel spectrogram", "random labels": "random labels (both)",
-                         "untrained": "embeddings, untrained", "trained": "embeddings, trained"})  # fmt: skip
-panel(right, "spoken", {"shuffled": "shuffled audio, trained", "untrained": "untrained connector",
-                        "trained": "trained connector"})  # fmt: skip
+picture, (left, right) = style.blank(1, 2, headline, (10.0, 5.6), sharey=True)
+panel(
+    left,
+    "readable",
+    {
+        "log-mel": "log-mel spectrogram",
+        "random labels": "random labels (both)",
+        "untrained": "embeddings, untrained",
+        "trained": "embeddings, trained",
+    },
+)
+panel(
+    right,
+    "spoken",
+    {
+        "shuffled": "shuffled audio, trained",
+        "untrained": "untrained connector",
+        "trained": "trained connector",
+    },
+)
 left.set_title("readable: a linear probe on unseen speakers", loc="left")
 right.set_title("spoken: the model's calibrated answer", loc="left")
-lesson.show(picture, f"Accuracy per attribute of a probe and of the model, untrained and trained. {headline}.", final)
+lesson.show(
+    picture,
+    f"Accuracy per attribute of a probe and of the model, untrained and trained. {headline}.",
+    final,
+)
 
 # %%
 print(lesson.reveal("readable", ends.loc[("readable", "untrained", 0, READ), "accuracy"]))

@@ -15,10 +15,11 @@ import torch
 from scipy.spatial.distance import cdist
 
 import desta_lab
-from desta_lab.analysis import activations, geometry
-from desta_lab.evaluation import emergence
+from desta_lab.analysis import geometry
+from desta_lab.analysis.sites import pooled
+from desta_lab.evaluation import verdict
 from desta_lab.model import chat
-from desta_lab.views import insights, pictures
+from desta_lab.views import representation_figures, style
 
 lesson = desta_lab.setup("07")
 lab = lesson.lab
@@ -48,7 +49,9 @@ born, grown = (look.spoken(everyone, step).cpu().numpy() for step in (0, look.la
 
 # %%
 sites = {"audio embeddings": grown, **before}
-pd.Series({name: tuple(site.shape[1:]) for name, site in sites.items()}, name="numbers of one clip").to_frame()
+pd.Series(
+    {name: tuple(site.shape[1:]) for name, site in sites.items()}, name="numbers of one clip"
+).to_frame()
 
 # %% [markdown]
 # The sites before the connector are kept as mean and standard deviation over time. The audio embeddings are kept whole, queries × width. For what follows each clip is one long row.
@@ -97,13 +100,17 @@ if mine is not None:
 
 # %%
 every = look.table("points")
-insights.maps(every, every, COLOUR, f"Principal components of the audio embeddings, by {COLOUR}")
+representation_figures.maps(
+    every, every, COLOUR, f"Principal components of the audio embeddings, by {COLOUR}"
+)
 
 # %% [markdown]
 # UMAP bends the cloud to keep neighbours together. Its coordinates come from the run's table: importing and fitting it takes a minute, and another machine would draw another map.
 
 # %%
-insights.maps(every, every, COLOUR, f"The same clips through UMAP, by {COLOUR}", method="umap")
+representation_figures.maps(
+    every, every, COLOUR, f"The same clips through UMAP, by {COLOUR}", method="umap"
+)
 
 # %% [markdown]
 # How much of that is the drawing? The same data, the same method, another random seed:
@@ -111,7 +118,13 @@ insights.maps(every, every, COLOUR, f"The same clips through UMAP, by {COLOUR}",
 
 # %%
 def draw_map(axes, flat, title):
-    look_of = {"hue": labels, "style": labels, "hue_order": sorted(set(labels)), "palette": "colorblind", "s": 18}
+    look_of = {
+        "hue": labels,
+        "style": labels,
+        "hue_order": sorted(set(labels)),
+        "palette": "colorblind",
+        "s": 18,
+    }
     sns.scatterplot(x=flat[:, 0], y=flat[:, 1], ax=axes, **look_of)
     axes.set_title(title, loc="left")
     axes.set(xticks=[], yticks=[])
@@ -120,10 +133,12 @@ def draw_map(axes, flat, title):
 
 # %%
 last = every[(every["method"] == "umap") & (every["step"] == look.last)]
-picture, panels = pictures.blank(1, 2, f"One cloud through UMAP, two random seeds, by {COLOUR}", (7, 3.6))
+picture, panels = style.blank(
+    1, 2, f"One cloud through UMAP, two random seeds, by {COLOUR}", (7, 3.6)
+)
 for axes, (seed, rows) in zip(panels, last.groupby("seed"), strict=True):
     draw_map(axes, rows.sort_values("row")[["x", "y"]].to_numpy(), f"seed {seed}")
-pictures.legend(picture, panels, columns=4)
+style.legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
@@ -160,10 +175,10 @@ wished = wishful_axes(noise, pd.get_dummies(labels).to_numpy(float))
 wished = np.eye(noise.shape[1])[:, :2] if wished is None else wished
 
 # %%
-picture, panels = pictures.blank(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
+picture, panels = style.blank(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
 draw_map(panels[0], noise @ wished, "the noise that chose the axes")
 draw_map(panels[1], fresh @ wished, "new noise, the same axes")
-pictures.legend(picture, panels, columns=4)
+style.legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
@@ -210,7 +225,9 @@ def usual_cka(x, y):
 lesson.predict("noise", "Usual CKA of two independent noise matrices, 128 × 896?", 0, 1, step=0.05)
 
 # %%
-lesson.predict("shape", "Debiased CKA of trained audio embeddings and descriptions?", 0, 1, step=0.05)
+lesson.predict(
+    "shape", "Debiased CKA of trained audio embeddings and descriptions?", 0, 1, step=0.05
+)
 
 # %%
 x, y = np.random.default_rng(0).normal(size=(2, 128, 896))
@@ -221,7 +238,9 @@ lesson.reveal("noise", usual_cka(x, y))
 
 # %%
 many = np.random.default_rng(1).normal(size=(2, 4096, 896))
-pd.Series({clips: usual_cka(*many[:, :clips]) for clips in (64, 128, 512, 2048)}, name="CKA of noise").round(2)
+pd.Series(
+    {clips: usual_cka(*many[:, :clips]) for clips in (64, 128, 512, 2048)}, name="CKA of noise"
+).round(2)
 
 # %% [markdown]
 # The numerator of CKA, the sum over `k * l`, is called HSIC. The repair is to leave out the pairs of a clip with itself, and to do the sums so that for independent clouds their mean over random draws is 0: equation 5 of Song et al. (2012), for Gram matrices whose diagonal was set to zero.
@@ -235,7 +254,9 @@ def hsic(k, l):  # noqa: E741
 
 
 # %%
-torch.testing.assert_close(hsic(geometry.gram(x), geometry.gram(y)), geometry.hsic(geometry.gram(x), geometry.gram(y)))
+torch.testing.assert_close(
+    hsic(geometry.gram(x), geometry.gram(y)), geometry.hsic(geometry.gram(x), geometry.gram(y))
+)
 
 # %% [markdown]
 # ### Exercise 7.4 · Take the bias out · fill in · 7 min
@@ -268,13 +289,17 @@ print(f"independent noise, debiased: {geometry.cka(x, y):.3f}")
 # Near 0, but how near is near? A *permutation null* says: the same two clouds with the clips of one in random order, a few hundred times. `geometry.compare` returns its 95th percentile as `null`, beside an interval from half-samples of the clips. Both treat clips as independent; clips of one speaker are not, so both are somewhat too narrow.
 
 # %%
-insights.similarity(look.table("similar_steps"), "How much of the untrained shape is left along training")
+representation_figures.similarity(
+    look.table("similar_steps"), "How much of the untrained shape is left along training"
+)
 
 # %% [markdown]
 # Read the first row: it says when the cloud changes and how much of its birth shape survives. Between the sites at the last step:
 
 # %%
-insights.similarity(look.table("similar_sites"), "Which sites lay out the clips alike")
+representation_figures.similarity(
+    look.table("similar_sites"), "Which sites lay out the clips alike"
+)
 
 # %% [markdown]
 # Look at the last encoder layer: if it stands apart, the shape of the connector's output is more like that of the layers below. Likeness does not say where it was taken from.
@@ -294,9 +319,14 @@ print(texts[0], written.shape)
 # CKA knows nothing of where a cloud lies, only of its shape. Against the shape of the descriptions: noise, the sound, every encoder layer, and the audio embeddings before and after training.
 
 # %%
-compared = {"noise (control)": noise, **{name: activations.pooled(site).numpy() for name, site in before.items()}}
+compared = {
+    "noise (control)": noise,
+    **{name: pooled(site).numpy() for name, site in before.items()},
+}
 compared |= {"heard, untrained": heard[0], "heard, trained": heard[look.last]}
-shape = pd.DataFrame([{"site": name, **geometry.compare(site, written)} for name, site in compared.items()])
+shape = pd.DataFrame(
+    [{"site": name, **geometry.compare(site, written)} for name, site in compared.items()]
+)
 shape.round(3)
 
 # %% [markdown]
@@ -312,7 +342,13 @@ print(f"cosine to the own description at step 0: {start:.2f}")
 # The connector was trained until the language model answers as if it had read the description. Does its output move towards the description?
 
 # %%
-lesson.predict("cosine", f"Cosine to the own description after training (it began at {start:.2f})?", 0, 1, step=0.05)
+lesson.predict(
+    "cosine",
+    f"Cosine to the own description after training (it began at {start:.2f})?",
+    0,
+    1,
+    step=0.05,
+)
 
 # %% [markdown]
 # ### Exercise 7.6 · Measure the gap in spreads · fill in · 6 min
@@ -339,20 +375,28 @@ rows = {}
 for step, cloud in {0: born.mean(1), look.last: grown.mean(1)}.items():
     away = np.linalg.norm(cloud.mean(0) - written.mean(0))
     wide = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean())
-    rows[f"step {step}"] = {"distance": away, "own spread": wide, "in spreads": gap_in_spreads(cloud, written)}
+    rows[f"step {step}"] = {
+        "distance": away,
+        "own spread": wide,
+        "in spreads": gap_in_spreads(cloud, written),
+    }
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length, each with its control: the description of another speaker's clip.
 
 # %%
-insights.modality_gap(gap, "The gap along training: length, and direction against another clip's text")
+representation_figures.modality_gap(
+    gap, "The gap along training: length, and direction against another clip's text"
+)
 
 # %% [markdown]
 # If embeddings are no descriptions, are they words? The vocabulary entries that each query lies nearest to, the word it was born as passed over:
 
 # %%
-insights.nearest_words(look.table("words"), "The words that each query lies nearest to")
+representation_figures.nearest_words(
+    look.table("words"), "The words that each query lies nearest to"
+)
 
 # %% [markdown]
 # Judge them yourself: at the last step some queries name a value they carry, and many name nothing that fits, in few of the clips.
@@ -375,9 +419,14 @@ for name, site in clouds.items():
 # %%
 near = {"read, random labels": sharing(written, draw.permutation(labels))}
 near |= {name: sharing(site, labels) for name, site in clouds.items()}
-rows = [pd.DataFrame({"name": name, "share": share, "speaker": speakers}) for name, share in near.items()]
-found = emergence.bootstrap(pd.concat(rows), "share", ["name"])
-beside = pd.DataFrame([(name, *found[name,]) for name in near], columns=["name", "value", "low", "high"])
+rows = [
+    pd.DataFrame({"name": name, "share": share, "speaker": speakers})
+    for name, share in near.items()
+]
+found = verdict.bootstrap(pd.concat(rows), "share", ["name"])
+beside = pd.DataFrame(
+    [(name, *found[name,]) for name in near], columns=["name", "value", "low", "high"]
+)
 
 # %%
 alike = shape.rename(columns={"site": "name", "cka": "value"}).assign(part="shape")
@@ -389,10 +438,10 @@ table = pd.concat([*drawn, beside.assign(part="neighbours"), alike, along], igno
 def draw_dots(axes, rows, xlabel):
     colours = {"heard, untrained": "untrained", "heard, trained": "audio", "read": "oracle"}
     for place, (_, row) in enumerate(rows.iterrows()):
-        colour = pictures.PALETTE[colours.get(row["name"], "silence")]
+        colour = style.PALETTE[colours.get(row["name"], "silence")]
         ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], place, xerr=ends, fmt="o", color=colour, ms=5)
-    pictures.named_rows(axes, list(rows["name"]))
+    style.named_rows(axes, list(rows["name"]))
     axes.set(xlim=(-0.05, 1), xlabel=xlabel)
     axes.set_title(rows["part"].iloc[0], loc="left")
 
@@ -400,8 +449,8 @@ def draw_dots(axes, rows, xlabel):
 # %%
 def draw_place(axes, rows):
     for name, some in rows.groupby("name", sort=False):
-        pictures.line(axes, some, "step", "value", insights.SERIES[name])
-    pictures.step_axis(axes, int(rows["step"].max()))
+        style.line(axes, some, "step", "value", representation_figures.SERIES[name])
+    style.step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
     axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7)
@@ -409,15 +458,23 @@ def draw_place(axes, rows):
 
 # %%
 def draw_all(table, headline):
-    picture, (top, bottom) = pictures.blank(2, 3, headline, (10.5, 6.6))
-    for axes, (name, rows) in zip(top, table[table["part"] == "map"].groupby("name", sort=False), strict=True):
+    picture, (top, bottom) = style.blank(2, 3, headline, (10.5, 6.6))
+    for axes, (name, rows) in zip(
+        top, table[table["part"] == "map"].groupby("name", sort=False), strict=True
+    ):
         draw_map(axes, rows[["x", "y"]].to_numpy(), name)
         axes.set(xlabel="principal component 1", ylabel="principal component 2")
     top[0].legend(fontsize=7, handletextpad=0.1)
-    draw_dots(bottom[0], table[table["part"] == "neighbours"], f"share of 15 neighbours of the same {COLOUR}")
+    draw_dots(
+        bottom[0],
+        table[table["part"] == "neighbours"],
+        f"share of 15 neighbours of the same {COLOUR}",
+    )
     rows = table[table["part"] == "shape"]
     draw_dots(bottom[1], rows, "debiased CKA with the descriptions")
-    bottom[1].plot(rows["null"], range(len(rows)), "|", color="black", ms=9, label="permutation null (95 %)")
+    bottom[1].plot(
+        rows["null"], range(len(rows)), "|", color="black", ms=9, label="permutation null (95 %)"
+    )
     bottom[1].legend(fontsize=7)
     draw_place(bottom[2], table[table["part"] == "place"])
     return picture
@@ -428,13 +485,19 @@ def draw_all(table, headline):
 ends = along[along["name"] == "cosine to text view"].sort_values("step")
 own = ends["value"]
 nearer = "takes" if final.low > first.high else "does not take"
-place = "comes closer to" if ends["low"].iloc[-1] > ends["high"].iloc[0] else "does not come closer to"
+place = (
+    "comes closer to" if ends["low"].iloc[-1] > ends["high"].iloc[0] else "does not come closer to"
+)
 place = "moves away from" if ends["high"].iloc[-1] < ends["low"].iloc[0] else place
 headline = (
     f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, {final.value:.2f} after) "
     f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f})"
 )
-lesson.show(draw_all(table, headline), f"Three maps above; below them neighbours, shape and place. {headline}.", table)
+lesson.show(
+    draw_all(table, headline),
+    f"Three maps above; below them neighbours, shape and place. {headline}.",
+    table,
+)
 
 # %%
 print(lesson.reveal("shape", final.value))

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 import desta_lab
-from desta_lab import audio, files
-from desta_lab.analysis import activations, attention, attribution, evidence
-from desta_lab.evaluation import controls, emergence
-from desta_lab.views import explanations, figures, pictures, replies
+from desta_lab import audio, cache
+from desta_lab.analysis import attention, attribution, evidence, sites
+from desta_lab.evaluation import conditions, verdict
+from desta_lab.views import claim_figures, explanation_figures, replies, style
 
 lesson = desta_lab.setup("08")
 lab = lesson.lab
@@ -43,13 +43,13 @@ desta_lab.listen(lab.corpus, [clip])
 # %%
 wave = audio.read(lab.corpus.path(clip))
 states = llm.encoder.hear([wave])
-spoken = controls.hear(llm, states)
+spoken = conditions.hear(llm, states)
 print(task.question, "→", replies.listening(llm, spoken, task.question).text)
 
 # %%
 margin = attribution.margin(llm, task, [clip.attributes["scene"]])
 with torch.no_grad():
-    whole, nothing = margin(spoken).item(), margin(controls.silence(llm)).item()
+    whole, nothing = margin(spoken).item(), margin(conditions.silence(llm)).item()
 print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence {nothing:.2f}")
 
 # %% [markdown]
@@ -59,9 +59,11 @@ print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence
 
 # %%
 attend = llm.connector.blocks[-1].cross_attention
-with activations.record({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
+with sites.record({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
     llm.connector(states)
-q, k = (seen[name][0][-1].unflatten(-1, (attend.heads, -1)).transpose(0, 1) for name in "qk")  # of the last tap
+q, k = (
+    seen[name][0][-1].unflatten(-1, (attend.heads, -1)).transpose(0, 1) for name in "qk"
+)  # of the last tap
 tuple(q.shape), tuple(k.shape)
 
 # %% [markdown]
@@ -96,7 +98,9 @@ if mine is not None:
 # %%
 where = attention.query_to_time(llm.connector, states)
 mel = audio.log_mel([wave], seconds, llm.encoder.mels)[0].numpy()
-figures.query_to_time(where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip")
+claim_figures.query_to_time(
+    where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
+)
 
 # %% [markdown]
 # Listen to what it looks at. The panel cuts out the quarter of the clip that carries most weight, of all query tokens or of one; a still of it stays where no widget runs.
@@ -131,9 +135,12 @@ lesson.check("mass_above_share", mass_above_share)
 # %%
 profile = where[0].mean(0).numpy().astype(float)
 told = evidence.score(profile, [span], seconds)
-pd.Series({
-    "package": told["mass"] - told["share"], "by hand": mass_above_share(profile, span.start, span.end, seconds)
-}).to_frame("mass above share")  # fmt: skip
+pd.Series(
+    {
+        "package": told["mass"] - told["share"],
+        "by hand": mass_above_share(profile, span.start, span.end, seconds),
+    }
+).to_frame("mass above share")
 
 # %% [markdown]
 # The two differ by the edges: the package asks of every frame whether its middle lies in the span. 0 is what a flat profile scores. But more than 0 may still be a habit: whoever always looks at the middle of a clip hits scenes, which tend to be there. So the control is *another clip's evidence*: the same profile against the window of another speaker's clip. The difference is called the *gain*.
@@ -181,7 +188,9 @@ def likeness(other):
     return np.mean([pd.Series(a).corr(pd.Series(b), method="spearman") for a, b in pairs])
 
 
-stranger = attention.query_to_time(llm.connector, llm.encoder.hear(look.waves(clips[number - 1 : number])))
+stranger = attention.query_to_time(
+    llm.connector, llm.encoder.hear(look.waves(clips[number - 1 : number]))
+)
 with attribution.wearing(llm.connector, attribution.shuffled(llm.connector)):
     dealt = attention.query_to_time(llm.connector, states)
 with replies.standing(lab, 0) as young:
@@ -189,7 +198,9 @@ with replies.standing(lab, 0) as young:
 
 # %%
 others = {"dealt weights": dealt, "untrained": born, "another clip, trained": stranger}
-pd.Series({name: likeness(other) for name, other in others.items()}, name="rank correlation").round(2)
+pd.Series({name: likeness(other) for name, other in others.items()}, name="rank correlation").round(
+    2
+)
 
 # %% [markdown]
 # If the first two are near 0, the map needs the training, and passes this test. It does not say that the map explains the answer: a map can depend on every weight and still be about something else. If the third is high, a part of the map is a habit that no clip changes.
@@ -200,7 +211,7 @@ pd.Series({name: likeness(other) for name, other in others.items()}, name="rank 
 
 # %%
 heads = look.table("heads")
-explanations.answer_attention(heads, "Which heads look at the audio as the answer begins")
+explanation_figures.answer_attention(heads, "Which heads look at the audio as the answer begins")
 
 # %% [markdown]
 # On the right (`pointing` in the table) is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
@@ -208,8 +219,12 @@ explanations.answer_attention(heads, "Which heads look at the audio as the answe
 # %%
 summary = look.table("evidence")
 flat = summary[(summary["null"] == "uniform") & (summary["measure"] == "pointing")]["value"].iloc[0]
-lucky = np.random.default_rng(0).binomial(len(clips), flat, size=(10_000, len(heads))).max(1).mean() / len(clips)
-print(f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the best of {len(heads)} such {lucky:.2f}")
+lucky = np.random.default_rng(0).binomial(len(clips), flat, size=(10_000, len(heads))).max(
+    1
+).mean() / len(clips)
+print(
+    f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the best of {len(heads)} such {lucky:.2f}"
+)
 
 # %% [markdown]
 # ## From looking to mattering
@@ -241,8 +256,10 @@ lesson.check("integrated_gradients", integrated_gradients)
 # captum, a library of attribution methods, does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
 
 # %%
-package = attribution.over_queries("integrated_gradients", llm, task, [clip.attributes["scene"]], spoken)
-mine = integrated_gradients(margin, spoken, controls.silence(llm), 32)
+package = attribution.over_queries(
+    "integrated_gradients", llm, task, [clip.attributes["scene"]], spoken
+)
+mine = integrated_gradients(margin, spoken, conditions.silence(llm), 32)
 if mine is not None:
     torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
 
@@ -260,7 +277,9 @@ print(
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]
 shapley = attribution.over_windows("shapley", llm, task, values, [wave], samples=3)
-print(f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta {shapley.delta.item():.2f}")
+print(
+    f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta {shapley.delta.item():.2f}"
+)
 
 # %% [markdown]
 # The three ways on one time axis. Below a strip's line is evidence against.
@@ -268,7 +287,9 @@ print(f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta
 # %%
 strips = {"query attention": where[0].mean(0), "Shapley, windows": shapley.values[0]}
 strips["int. gradients, queries"] = attribution.to_seconds(package.values, where)[0]
-explanations.listen_where(mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip")
+explanation_figures.listen_where(
+    mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip"
+)
 
 # %% [markdown]
 # ## Is that why?
@@ -306,7 +327,9 @@ if mine is not None:
 # The run's own table has this for all 16 clips, in the order of their Shapley values and at random.
 
 # %%
-explanations.deletion(look.table("deletion"), "Taking sound away, and putting it back, window by window")
+explanation_figures.deletion(
+    look.table("deletion"), "Taking sound away, and putting it back, window by window"
+)
 
 # %% [markdown]
 # The other ways to say where an answer came from are not in it. So the last measurement takes the same quarter of the windows away from every clip under every method, and compares the fall of the margin, clip by clip, with that of a random quarter.
@@ -323,7 +346,11 @@ profiles = {
 # %%
 moved = look.table("patching").query("attribute == 'scene' and query >= 0")
 carrier = int(moved.loc[moved["moved"].idxmax(), "query"])
-every = attention.query_to_time(llm.connector, llm.encoder.hear(look.waves(clips))).numpy().astype(float)
+every = (
+    attention.query_to_time(llm.connector, llm.encoder.hear(look.waves(clips)))
+    .numpy()
+    .astype(float)
+)
 profiles[f"attention, query {carrier}"] = every[:, carrier]
 
 # %% [markdown]
@@ -337,12 +364,18 @@ framed = {"a flat profile": np.ones((len(clips), frames)), "the window itself": 
 
 # %%
 def gains(profiles):
-    tables = [evidence.table(some, clips, "scene", seconds, name) for name, some in profiles.items()]
+    tables = [
+        evidence.table(some, clips, "scene", seconds, name) for name, some in profiles.items()
+    ]
     scores = pd.concat(tables).assign(above=lambda row: row["mass"] - row["share"])
-    wide = scores.pivot(index=["method", "clip", "speaker"], columns="null", values="above").reset_index()
+    wide = scores.pivot(
+        index=["method", "clip", "speaker"], columns="null", values="above"
+    ).reset_index()
     wide["gain"] = wide["own"] - wide["shuffled"]
-    found = emergence.bootstrap(wide, "gain", ["method"])
-    rows = [(name, wide.loc[wide["method"] == name, "own"].mean(), *found[name,]) for name in profiles]
+    found = verdict.bootstrap(wide, "gain", ["method"])
+    rows = [
+        (name, wide.loc[wide["method"] == name, "own"].mean(), *found[name,]) for name in profiles
+    ]
     return pd.DataFrame(rows, columns=["method", "own", "gain", "gain_low", "gain_high"])
 
 
@@ -379,18 +412,21 @@ def take_away():
             inside = evidence.inside([spans[i]], case.count, seconds)
             pairs += [("a flat profile", luck), ("the window itself", luck + inside)]
         margins = case.of(torch.tensor(np.stack([without_most(worth) for _, worth in pairs])))
-        rows += [(name, clip.id, clip.speaker, m) for (name, _), m in zip(pairs, margins.tolist(), strict=True)]
+        rows += [
+            (name, clip.id, clip.speaker, m)
+            for (name, _), m in zip(pairs, margins.tolist(), strict=True)
+        ]
     return pd.DataFrame(rows, columns=["method", "clip", "speaker", "margin"])
 
 
 # %% tags=["expensive"]
 path = look.path("deletion")
-taken = files.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
+taken = cache.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
 
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")
 fall = mean.rsub(mean["a flat profile"], axis=0).stack().rename("fall").reset_index()
-fell = emergence.bootstrap(fall, "fall", ["method"])
+fell = verdict.bootstrap(fall, "fall", ["method"])
 rows = [(name, *fell[name,]) for name in found["method"]]
 fell = pd.DataFrame(rows, columns=["method", "fall", "fall_low", "fall_high"])
 
@@ -411,10 +447,10 @@ CONTROLS = ("a flat profile", "the window itself", "query attention, untrained")
 
 def draw_rows(axes, table, value, xlabel, title):
     for place, row in enumerate(table.to_dict("records")):
-        colour = pictures.PALETTE["silence" if row["method"] in CONTROLS else "audio"]
+        colour = style.PALETTE["silence" if row["method"] in CONTROLS else "audio"]
         ends = [[row[value] - row[f"{value}_low"]], [row[f"{value}_high"] - row[value]]]
         axes.errorbar(row[value], place, xerr=ends, fmt="o", color=colour, ms=5)
-    pictures.named_rows(axes, list(table["method"].str.replace("integrated", "int.")))
+    style.named_rows(axes, list(table["method"].str.replace("integrated", "int.")))
     axes.axvline(0, color="black", lw=0.8, ls=":")
     axes.set(xlabel=xlabel)
     axes.set_title(title, loc="left")
@@ -431,12 +467,22 @@ headline = (
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of {tried['method'].str.contains(attends).sum()} kinds of attention"
 )
-picture, (left, right) = pictures.blank(1, 2, headline, (10.5, 4.8), sharey=True)
+picture, (left, right) = style.blank(1, 2, headline, (10.5, 4.8), sharey=True)
 draw_rows(
-    left, table, "gain", "mass above share: own window minus another clip's", "Does it find the scene? (grey: controls)"
+    left,
+    table,
+    "gain",
+    "mass above share: own window minus another clip's",
+    "Does it find the scene? (grey: controls)",
 )
-draw_rows(right, table, "fall", "fall of the margin beyond a random quarter's (nats)", "Is that why?")
-lesson.show(picture, f"Per method, gain over another clip's evidence and fall of the margin. {headline}.", table)
+draw_rows(
+    right, table, "fall", "fall of the margin beyond a random quarter's (nats)", "Is that why?"
+)
+lesson.show(
+    picture,
+    f"Per method, gain over another clip's evidence and fall of the margin. {headline}.",
+    table,
+)
 
 # %%
 gain = table.set_index("method")["gain"]

@@ -20,15 +20,17 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import desta_lab
-from desta_lab import studies
-from desta_lab.evaluation import constraints, controls, emergence, forgetting
-from desta_lab.files import kept
+from desta_lab.cache import kept
+from desta_lab.evaluation import conditions, constraints, verdict
+from desta_lab.experiments import forgetting, studies
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import tensors_sha256
-from desta_lab.training import batches, features, ladder, trainer
-from desta_lab.views import insights, pictures, replies
+from desta_lab.training import batches, checkpoints, features, trainer
+from desta_lab.views import replies, representation_figures, style
 
-warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft asks transformers by an old name
+warnings.filterwarnings(
+    "ignore", message=".*is_gradient_checkpointing"
+)  # peft asks transformers by an old name
 lesson = desta_lab.setup("09")
 lab = lesson.lab
 
@@ -46,7 +48,10 @@ question = "What is the background sound?"
 forms = [question, f"{question} Answer in JSON.", f"{question} Answer in capital letters."]
 with replies.standing(lab) as llm:
     heard = replies.hear(llm, replies.wave_of(lab, clip))
-    rows = [(form, replies.listening(llm, heard, form).text, replies.reading(llm, clip, form).text) for form in forms]
+    rows = [
+        (form, replies.listening(llm, heard, form).text, replies.reading(llm, clip, form).text)
+        for form in forms
+    ]
 pd.DataFrame(rows, columns=["question", "by ear", "by reading"])
 
 # %% [markdown]
@@ -85,7 +90,9 @@ last = table[(table["step"] == lab.recipe.steps) & table["view"].isin(["audio", 
 asked = last.dropna(subset=["obeyed"]).assign(answer=lambda rows: rows["answer"].fillna(""))
 json_asked = asked[asked["task"].str.startswith("json")]
 rule = constraints.json_format if obeys_json("{}") is None else obeys_json
-assert [rule(answer) for answer in json_asked["answer"]] == json_asked["obeyed"].astype(bool).tolist()
+assert [rule(answer) for answer in json_asked["answer"]] == json_asked["obeyed"].astype(
+    bool
+).tolist()
 json_asked.groupby(["run", "view", "task"])["answer"].first().unstack("task")
 
 # %% [markdown]
@@ -97,7 +104,9 @@ json_asked.groupby(["run", "view", "task"])["answer"].first().unstack("task")
 home = lab.folder("self") / "forgetting"
 ask = lab.clips("test")[:32]
 items = forgetting.instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
-known = kept(home / "constraints.csv", lambda: forgetting.counted(lab.llm, items)).set_index("constraint")
+known = kept(home / "constraints.csv", lambda: forgetting.counted(lab.llm, items)).set_index(
+    "constraint"
+)
 print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
 
@@ -110,15 +119,20 @@ def following():
     """Answers of the finished run under every counted constraint, by ear and in text."""
     some = [item for item in items if known["counted"][item.constraint]]
     with replies.standing(lab) as llm:
-        heard = controls.hear(llm, llm.encoder.hear([replies.wave_of(lab, clip) for clip in ask]).float())
+        heard = conditions.hear(
+            llm, llm.encoder.hear([replies.wave_of(lab, clip) for clip in ask]).float()
+        )
         spoken = heard[[ask.index(item.clip) for item in some]]
-        views = {"by ear": forgetting.followed(llm, some, spoken), "in text": forgetting.followed(llm, some)}
+        views = {
+            "by ear": forgetting.followed(llm, some, spoken),
+            "in text": forgetting.followed(llm, some),
+        }
     return pd.concat([rows.assign(view=view) for view, rows in views.items()])
 
 
 answered = kept(home / "following.csv", following)
 answered["speaker"] = answered["clip"].map({clip.id: clip.speaker for clip in ask})
-rates = emergence.bootstrap(answered, "obeyed", ["constraint", "view"])
+rates = verdict.bootstrap(answered, "obeyed", ["constraint", "view"])
 rates = pd.DataFrame(rates, index=["rate", "low", "high"]).T.unstack().swaplevel(axis=1)
 rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]])].round(2)
 
@@ -126,7 +140,9 @@ rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]
 # Only the form was graded. One answer by ear to each, to read:
 
 # %%
-answered[answered["view"] == "by ear"].groupby("constraint")[["question", "answer", "obeyed"]].first()
+answered[answered["view"] == "by ear"].groupby("constraint")[
+    ["question", "answer", "obeyed"]
+].first()
 
 # %% [markdown]
 # ## What does the ear cost?
@@ -155,7 +171,9 @@ lesson.check("forgetting_rate", forgetting_rate)
 # Two ranges, before the numbers. The first is about the run that learned the bare label of the background from its birth, with the backbone frozen. The second is about an experiment further down: the finished self-generated run is taught the bare label for a few steps more, with low-rank adapters (LoRA) in every layer of the backbone at five times the connector's learning rate, and then asked in *text only*.
 
 # %%
-lesson.predict("delta_label", "Forgetting rate Δ of the bare-label run, by ear?", -1, 0.5, step=0.05)
+lesson.predict(
+    "delta_label", "Forgetting rate Δ of the bare-label run, by ear?", -1, 0.5, step=0.05
+)
 
 # %%
 lesson.predict("text_lora", "IFrate of the LoRA-tuned backbone in plain text?", 0, 1, step=0.05)
@@ -172,10 +190,16 @@ def delta(rows):
     drawn = np.random.default_rng(0).integers(len(people), size=(1000, len(people)))
     drawn = np.vstack([np.arange(len(people)), drawn])  # the first row is the data itself
     heard, read = (people[view].to_numpy()[drawn].mean(1) for view in ("audio", "oracle"))
-    return pd.Series([((heard - read) / read)[0], *np.percentile((heard - read) / read, [2.5, 97.5])])
+    return pd.Series(
+        [((heard - read) / read)[0], *np.percentile((heard - read) / read, [2.5, 97.5])]
+    )
 
 
-rates = asked.groupby("run")[["speaker", "view", "obeyed"]].apply(delta).set_axis(["Δ", "low", "high"], axis=1)
+rates = (
+    asked.groupby("run")[["speaker", "view", "obeyed"]]
+    .apply(delta)
+    .set_axis(["Δ", "low", "high"], axis=1)
+)
 asked.groupby(["run", "view"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
@@ -225,7 +249,11 @@ tasks = [task for task in lab.tasks if task.rung in (2, 3)]
 
 # %% tags=["expensive"]
 store = features.FeatureStore(
-    lab.root / "features", lab.llm.encoder, lab.llm.parts["encoder_sha256"], lab.corpus, [*learn, *ask]
+    lab.root / "features",
+    lab.llm.encoder,
+    lab.llm.parts["encoder_sha256"],
+    lab.corpus,
+    [*learn, *ask],
 )
 store.compute(lab.progress("features"))
 
@@ -256,10 +284,12 @@ lesson.check("lora_forward", lora_forward)
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
     llm = presets.assemble(lab.preset, root=lab.root / "models", seed=lab.seed)
-    ladder.climb(lab.train("self") / "ladder", llm, lab.recipe.steps)
+    checkpoints.climb(lab.train("self") / "ladder", llm, lab.recipe.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:
-        get_peft_model(llm.backbone.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+        get_peft_model(
+            llm.backbone.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
+        )
     return llm
 
 
@@ -290,14 +320,20 @@ def teach(llm, rate):
     """Bare labels for a few steps: the connector learns, and the adapters at their own rate."""
     learning = [p for p in llm.backbone.parameters() if p.requires_grad]
     groups = [{"params": [*llm.connector.parameters()]}, {"params": learning, "lr": rate or 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step) / recipe.lr)
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: recipe.rate(step) / recipe.lr
+    )
     for step in range(STEPS):
         rows = [examples[i] for i in recipe.rows(step, len(examples))]
         ids, labels = batch_of(llm, rows)
         spoken = llm.speak(store[[row["id"] for row in rows]])
         logits = llm.response_logits((), ids, labels != batches.IGNORE, spoken)
-        loss = torch.nn.functional.cross_entropy(logits, labels[labels != batches.IGNORE].to(logits.device))
+        loss = torch.nn.functional.cross_entropy(
+            logits, labels[labels != batches.IGNORE].to(logits.device)
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*llm.connector.parameters(), *learning], recipe.clip)
         optimizer.step()
@@ -310,7 +346,9 @@ def teach(llm, rate):
 def batch_of(llm, rows):
     """Token ids of whole conversations, and which token each position should say next."""
     tokenizer = llm.backbone.tokenizer
-    streams = [chat.stream(tokenizer, r["messages"], llm.queries, response=r["response"]) for r in rows]
+    streams = [
+        chat.stream(tokenizer, r["messages"], llm.queries, response=r["response"]) for r in rows
+    ]
     batch = batches.collate(streams, llm.backbone.pad_id)
     before = torch.tensor(batch.prefix).expand(len(rows), -1)
     silent = torch.full_like(before, batches.IGNORE)
@@ -325,7 +363,9 @@ home.mkdir(exist_ok=True)
 for rate, llm in pupils.items():
     path = home / f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}-{rate or 'frozen'}.safetensors"
     if not path.exists():
-        print(f"adapters' rate {rate or 'none: frozen'}: loss {teach(llm, rate):.3f} at the last step")
+        print(
+            f"adapters' rate {rate or 'none: frozen'}: loss {teach(llm, rate):.3f} at the last step"
+        )
         save_file({name: p.detach() for name, p in llm.named_parameters() if p.requires_grad}, path)
     llm.load_state_dict(load_file(path), strict=False)
 
@@ -334,7 +374,10 @@ for rate, llm in pupils.items():
 
 # %%
 assert tensors_sha256(pupils[None].backbone.model) == before
-sizes = {rate: sum(p.numel() for p in llm.backbone.parameters() if p.requires_grad) for rate, llm in pupils.items()}
+sizes = {
+    rate: sum(p.numel() for p in llm.backbone.parameters() if p.requires_grad)
+    for rate, llm in pupils.items()
+}
 print("numbers of the backbone that may learn:", sizes)
 
 # %% [markdown]
@@ -346,8 +389,8 @@ print("numbers of the backbone that may learn:", sizes)
 # %%
 def measured(llm):
     """Answers by ear and in text only, a row per clip and task."""
-    heard = controls.hear(llm, store[[clip.id for clip in ask]])
-    views = [controls.free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
+    heard = conditions.hear(llm, store[[clip.id for clip in ask]])
+    views = [conditions.free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
     return pd.concat(views, ignore_index=True)
 
 
@@ -365,7 +408,11 @@ for step, name in ((0, "untrained"), (lab.recipe.steps, "self-generated")):
         answers[name] = kept(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
 for rate, llm in pupils.items():
     for scale in (1, 0.5, 0) if rate == RATES[-1] else (1,):
-        name = f"+ label, LoRA {rate:g}{f', scale {scale:g}' * (scale < 1)}" if rate else "+ label, frozen"
+        name = (
+            f"+ label, LoRA {rate:g}{f', scale {scale:g}' * (scale < 1)}"
+            if rate
+            else "+ label, frozen"
+        )
         path = home / f"{key}-{rate or 'frozen'}-at-{scale}.csv"
         answers[name] = kept(path, lambda llm=llm, scale=scale: measured(scaled(llm, scale)))
 answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
@@ -374,7 +421,9 @@ answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
 # One clip before any average: what is said in **text only**, where the right answer stands in the question.
 
 # %%
-text = answers[(answers["view"] == "oracle") & (answers["clip"] == ask[0].id)].fillna({"answer": ""})
+text = answers[(answers["view"] == "oracle") & (answers["clip"] == ask[0].id)].fillna(
+    {"answer": ""}
+)
 text.pivot(index="model", columns="task", values="answer").loc[
     answers["model"].unique(), ["ask_scene", "ask_gender", "json_scene", "capital_rate"]
 ]
@@ -384,7 +433,9 @@ text.pivot(index="model", columns="task", values="answer").loc[
 
 # %%
 shipped = last[(last["run"] == "label") & last["rung"].isin((2, 3))].dropna(subset=["free_form"])
-graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True).fillna({"answer": ""})
+graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True).fillna(
+    {"answer": ""}
+)
 people = {clip.id: clip for clip in lab.clips("test")}
 graded["speaker"] = [people[clip].speaker for clip in graded["clip"]]
 graded["rung"] = graded["task"].map({task.name: task.rung for task in tasks})
@@ -394,9 +445,13 @@ taught = next(task for task in tasks if task.name == f"ask_{lab.preset.label}")
 def swapped(rows):
     """The same answers, each graded by another speaker's clip."""
     clips = [people[clip] for clip in rows["clip"]]
-    said = rows["answer"].to_numpy()[controls.partners(clips)]
+    said = rows["answer"].to_numpy()[conditions.partners(clips)]
     truth = [clip.attributes[taught.attribute] for clip in clips]
-    return rows.assign(free_form=[float(controls.named(taught, a) == {t}) for a, t in zip(said, truth, strict=True)])
+    return rows.assign(
+        free_form=[
+            float(conditions.named(taught, a) == {t}) for a, t in zip(said, truth, strict=True)
+        ]
+    )
 
 
 # %%
@@ -404,15 +459,20 @@ ear, read = graded[graded["view"] == "audio"], graded[graded["view"] == "oracle"
 own, plain = ear[ear["task"] == taught.name], ear[ear["rung"] == 3]
 shuffled = pd.concat([swapped(rows) for _, rows in own.groupby("model")])
 PARTS = {
-    "taught": (own, "free_form"), "shuffled": (shuffled, "free_form"),
-    "others": (plain[plain["task"] != taught.name], "free_form"), "obeys by ear": (ear, "obeyed"),
-    "obeys in text": (read, "obeyed"), "right in text": (read[read["rung"] == 3], "free_form"),
-}  # fmt: skip
-summary = pd.DataFrame([
-    {"part": part, "model": model, "score": score, "low": low, "high": high}
-    for part, (rows, measure) in PARTS.items()
-    for (model,), (score, low, high) in emergence.bootstrap(rows, measure, ["model"]).items()
-])  # fmt: skip
+    "taught": (own, "free_form"),
+    "shuffled": (shuffled, "free_form"),
+    "others": (plain[plain["task"] != taught.name], "free_form"),
+    "obeys by ear": (ear, "obeyed"),
+    "obeys in text": (read, "obeyed"),
+    "right in text": (read[read["rung"] == 3], "free_form"),
+}
+summary = pd.DataFrame(
+    [
+        {"part": part, "model": model, "score": score, "low": low, "high": high}
+        for part, (rows, measure) in PARTS.items()
+        for (model,), (score, low, high) in verdict.bootstrap(rows, measure, ["model"]).items()
+    ]
+)
 MODELS = ["untrained", "label from birth", *answers["model"].unique()[1:]]
 summary.pivot(index="model", columns="part", values="score").loc[MODELS, list(PARTS)].round(2)
 
@@ -427,7 +487,15 @@ def panel(axes, title, looks):
         rows = summary[summary["part"] == part].set_index("model").reindex(MODELS)
         reach = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
         lift = 0.16 * (list(looks).index(part) - (len(looks) - 1) / 2)
-        axes.errorbar(rows["score"], np.arange(len(MODELS)) + lift, xerr=reach, label=label, ls="none", ms=6, **how)
+        axes.errorbar(
+            rows["score"],
+            np.arange(len(MODELS)) + lift,
+            xerr=reach,
+            label=label,
+            ls="none",
+            ms=6,
+            **how,
+        )
     shade = "LoRA in the backbone" if axes.get_subplotspec().is_last_col() else None
     axes.axhspan(MODELS.index(frozen) + 0.5, len(MODELS), color="#F0F0F0", zorder=-1, label=shade)
     axes.set(title=title, xlim=(-0.06, 1.06), ylim=(len(MODELS) - 0.5, -0.5))
@@ -435,7 +503,7 @@ def panel(axes, title, looks):
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=8)
 
 
-blue, black, pink = (pictures.PALETTE[name] for name in ("audio", "text", "shuffled"))
+blue, black, pink = (style.PALETTE[name] for name in ("audio", "text", "shuffled"))
 weak, strong, frozen = *(f"+ label, LoRA {rate:g}" for rate in RATES), "+ label, frozen"
 
 # %% tags=["headline"]
@@ -445,27 +513,41 @@ headline = (
     f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at {RATES[0]:g}, "
     f"{value[frozen, 'obeys in text']:.0%} frozen"
 )
-figure, (left, middle, right) = pictures.blank(1, 3, headline, size=(10, 4.6), sharey=True)
-panel(left, "Learned: names it rightly, by ear", {
-    "taught": (f"{lab.preset.label} (taught)", {"color": blue, "marker": "o"}),
-    "others": ("five others (not taught)", {"color": blue, "marker": "s", "mfc": "white"}),
-    "shuffled": (f"{lab.preset.label}, shuffled audio", {"color": pink, "marker": "^"}),
-})  # fmt: skip
-panel(middle, "Follows: obeys the constraint, by ear", {
-    "obeys by ear": ("IFrate by ear (dashed: in text, Δ = 0)", {"color": blue, "marker": "o"}),
-})  # fmt: skip
-middle.axvline(value["self-generated", "obeys in text"], color=black, ls="--", lw=1, zorder=0)  # Δ = 0
-panel(right, "Kept: the backbone in plain text", {
-    "obeys in text": ("IFrate in text (text oracle)", {"color": black, "marker": "*"}),
-    "right in text": ("plain questions right", {"color": black, "marker": "s", "mfc": "white"}),
-})  # fmt: skip
+figure, (left, middle, right) = style.blank(1, 3, headline, size=(10, 4.6), sharey=True)
+panel(
+    left,
+    "Learned: names it rightly, by ear",
+    {
+        "taught": (f"{lab.preset.label} (taught)", {"color": blue, "marker": "o"}),
+        "others": ("five others (not taught)", {"color": blue, "marker": "s", "mfc": "white"}),
+        "shuffled": (f"{lab.preset.label}, shuffled audio", {"color": pink, "marker": "^"}),
+    },
+)
+panel(
+    middle,
+    "Follows: obeys the constraint, by ear",
+    {"obeys by ear": ("IFrate by ear (dashed: in text, Δ = 0)", {"color": blue, "marker": "o"})},
+)
+middle.axvline(
+    value["self-generated", "obeys in text"], color=black, ls="--", lw=1, zorder=0
+)  # Δ = 0
+panel(
+    right,
+    "Kept: the backbone in plain text",
+    {
+        "obeys in text": ("IFrate in text (text oracle)", {"color": black, "marker": "*"}),
+        "right in text": ("plain questions right", {"color": black, "marker": "s", "mfc": "white"}),
+    },
+)
 lesson.show(figure, f"What {len(MODELS)} models learned, follow and kept. {headline}.", summary)
 
 # %%
 print(lesson.reveal("delta_label", rates.loc["label", "Δ"]))
 print(lesson.reveal("text_lora", value[strong, "obeys in text"]))
 following = value.unstack().loc[MODELS, ["obeys by ear", "obeys in text"]]
-(following / value["self-generated", "obeys in text"] - 1).set_axis(["Δ by ear", "Δ in text"], axis=1).round(2)
+(following / value["self-generated", "obeys in text"] - 1).set_axis(
+    ["Δ by ear", "Δ in text"], axis=1
+).round(2)
 
 # %% [markdown]
 # ### Exercise 9.6 · Turn LoRA down yourself · tweak · 6 min
@@ -476,7 +558,11 @@ SCALE, RATE = 0.25, RATES[-1]
 
 # %% tags=["expensive"]
 rows = measured(scaled(pupils[RATE], SCALE))
-scores = rows.groupby("view")[["obeyed", "free_form"]].mean().rename(index={"audio": "by ear", "oracle": "in text"})
+scores = (
+    rows.groupby("view")[["obeyed", "free_form"]]
+    .mean()
+    .rename(index={"audio": "by ear", "oracle": "in text"})
+)
 scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).round(2)
 
 # %% [markdown]
@@ -486,7 +572,7 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 
 # %%
 swept = studies.stored("forgetting")
-insights.tradeoff(swept, forgetting.headline(swept))
+representation_figures.tradeoff(swept, forgetting.headline(swept))
 
 # %% [markdown]
 # The left panel holds no sound: what is lost there, the language model itself has forgotten. The right one is what a listener meets. An arm that stands at 0 on the left and far from it on the right has an intact backbone and a poor ear. The orange dotted line is where a model stands that answers everything with the bare label: some constraints, such as one word alone, that model obeys by accident.

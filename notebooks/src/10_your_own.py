@@ -21,14 +21,15 @@ import soxr
 from scipy import signal, stats
 
 import desta_lab
-from desta_lab import audio, studies
+from desta_lab import audio
+from desta_lab.cache import kept
 from desta_lab.clips import CorpusError
-from desta_lab.evaluation import controls, emergence
-from desta_lab.files import kept
+from desta_lab.evaluation import conditions, verdict
+from desta_lab.experiments import studies
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart
-from desta_lab.training import ladder
-from desta_lab.views import card, pictures, replies
+from desta_lab.training import checkpoints
+from desta_lab.views import card, replies, style
 from desta_lab.world import describe, recipes, sources, spoken
 
 lesson = desta_lab.setup("10")
@@ -60,8 +61,13 @@ CLIPS = {"train": 192, "validation": 24, "test": 48}
 # %% tags=["exercise"]
 def grid(fields):
     ### BEGIN SOLUTION
-    rows = [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
-    return {hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:12]: row for row in rows}
+    rows = [
+        dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())
+    ]
+    return {
+        hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:12]: row
+        for row in rows
+    }
     ### END SOLUTION
 
 
@@ -76,10 +82,18 @@ lesson.check("grid", grid)
 # The score is the chance-corrected accuracy of the six questions never trained (rung 3) on voices never heard: 0 is guessing, 1 is perfect. The run that ships has about 0.9 after 300 steps.
 
 # %%
-lesson.predict("effect", f"Mean score with {KNOB} = {VALUES[0]} minus {KNOB} = {VALUES[1]}?", -0.5, 0.5, step=0.05)
+lesson.predict(
+    "effect",
+    f"Mean score with {KNOB} = {VALUES[0]} minus {KNOB} = {VALUES[1]}?",
+    -0.5,
+    0.5,
+    step=0.05,
+)
 
 # %%
-lesson.predict("between", "How far are two seeds of the same setting apart, on average?", 0, 0.5, step=0.02)
+lesson.predict(
+    "between", "How far are two seeds of the same setting apart, on average?", 0, 0.5, step=0.02
+)
 
 
 # %% [markdown]
@@ -90,7 +104,15 @@ lesson.predict("between", "How far are two seeds of the same setting apart, on a
 def job_of(value, seed):
     """The main job of this preset with one knob turned, made small."""
     connector = replace(lab.preset.connector, **{"queries": lab.llm.queries, KNOB: value})
-    small = replace(lab.preset, connector=connector, clips=CLIPS, test=48, held_out=24, steps=STEPS, minutes=None)
+    small = replace(
+        lab.preset,
+        connector=connector,
+        clips=CLIPS,
+        test=48,
+        held_out=24,
+        steps=STEPS,
+        minutes=None,
+    )
     job = Quickstart(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
     job.llm = presets.assemble(small, root=lab.root / "models", seed=seed)
     return job
@@ -108,12 +130,16 @@ def measured(job):
     def make():
         tasks = [task for task in job.tasks if task.rung == 3]
         test, others = job.clips("test"), job.clips("validation")
-        read = controls.oracle(job.llm, tasks, test, others, job.describe)
+        read = conditions.oracle(job.llm, tasks, test, others, job.describe)
         rows = [read.assign(step=0), read.assign(step=last)]
         for step in (0, last):
-            ladder.climb(folder / "ladder", job.llm, step)
-            said, calibration = (controls.hear(job.llm, job.store[[c.id for c in some]]) for some in (test, others))
-            heard = controls.views(job.llm, tasks, test, said, calibration, controls.silence(job.llm))
+            checkpoints.climb(folder / "ladder", job.llm, step)
+            said, calibration = (
+                conditions.hear(job.llm, job.store[[c.id for c in some]]) for some in (test, others)
+            )
+            heard = conditions.views(
+                job.llm, tasks, test, said, calibration, conditions.silence(job.llm)
+            )
             rows.append(heard.assign(step=step))
         return pd.concat(rows, ignore_index=True).assign(run="self", seed=job.seed)
 
@@ -131,31 +157,41 @@ tables = {key: measured(job) for key, job in jobs.items()}
 # %%
 name = f"{jobs[plan[0]].clips('test')[0].id}"
 chosen = {
-    f"{KNOB} = {value}": rows[(rows["clip"] == name) & (rows["view"] == "audio") & (rows["step"] == STEPS)]
-    .set_index("attribute")["chosen"]
+    f"{KNOB} = {value}": rows[
+        (rows["clip"] == name) & (rows["view"] == "audio") & (rows["step"] == STEPS)
+    ].set_index("attribute")["chosen"]
     for (value, seed), rows in tables.items()
     if seed == SEEDS[0]
-}  # fmt: skip
+}
 pd.DataFrame(chosen).assign(truth=pd.Series(jobs[plan[0]].clips("test")[0].attributes))
 
 # %% [markdown]
 # Now the scores: a row per run and view, with an interval over *speakers*. That interval says how sure we are about this one run. It says nothing about the next seed.
 
 # %%
-scores = pd.concat([
-    emergence.per_rung(emergence.untrained(rows)).query("step == @STEPS").assign(setting=f"{KNOB} = {value}", seed=seed)
-    for (value, seed), rows in tables.items()
-], ignore_index=True)  # fmt: skip
+scores = pd.concat(
+    [
+        verdict.per_rung(verdict.untrained(rows))
+        .query("step == @STEPS")
+        .assign(setting=f"{KNOB} = {value}", seed=seed)
+        for (value, seed), rows in tables.items()
+    ],
+    ignore_index=True,
+)
 scores.pivot(index=["setting", "seed"], columns="view", values="score").round(2)
 
 # %%
 heard = scores[scores["view"] == "audio"].pivot(index="seed", columns="setting", values="score")
 ours, theirs = (heard[f"{KNOB} = {value}"].to_numpy() for value in VALUES)
-each = pd.concat({
-    f"{KNOB} = {value}, seed {seed}": rows[(rows["view"] == "audio") & (rows["step"] == STEPS)]
-    .groupby("attribute")["calibrated"].mean()
-    for (value, seed), rows in tables.items()
-}, axis=1)  # fmt: skip
+each = pd.concat(
+    {
+        f"{KNOB} = {value}, seed {seed}": rows[(rows["view"] == "audio") & (rows["step"] == STEPS)]
+        .groupby("attribute")["calibrated"]
+        .mean()
+        for (value, seed), rows in tables.items()
+    },
+    axis=1,
+)
 each.round(2)
 
 # %% [markdown]
@@ -223,11 +259,16 @@ lesson.check("flattering", flattering)
 
 # %%
 worlds = np.random.default_rng(0).normal(0.4, 0.08, size=(1000, 2, 10))
-pd.DataFrame([
-    {"seeds": n, "honest mean difference": np.mean(worlds[:, 0, :n].mean(1) - worlds[:, 1, :n].mean(1)),
-     "flattering difference": np.mean(worlds[:, 0, :n].max(1) - worlds[:, 1, :n].min(1))}
-    for n in (1, 2, 5, 10)
-]).set_index("seeds").round(3)  # fmt: skip
+pd.DataFrame(
+    [
+        {
+            "seeds": n,
+            "honest mean difference": np.mean(worlds[:, 0, :n].mean(1) - worlds[:, 1, :n].mean(1)),
+            "flattering difference": np.mean(worlds[:, 0, :n].max(1) - worlds[:, 1, :n].min(1)),
+        }
+        for n in (1, 2, 5, 10)
+    ]
+).set_index("seeds").round(3)
 
 # %% [markdown]
 # The honest difference stays near zero. The flattering one grows with the number of seeds one may choose from.
@@ -268,7 +309,9 @@ FOLDER = ""  # where your recordings lie
 def telephone(wave, rng):
     band = signal.butter(4, (300, 3400), "bandpass", fs=audio.RATE, output="sos")
     narrow = soxr.resample(signal.sosfilt(band, wave).astype(np.float32), audio.RATE, 8000)
-    return narrow + 0.03 * np.abs(narrow).max() * rng.standard_normal(len(narrow)).astype(np.float32)
+    return narrow + 0.03 * np.abs(narrow).max() * rng.standard_normal(len(narrow)).astype(
+        np.float32
+    )
 
 
 def stand_in(folder, count=16):
@@ -276,10 +319,20 @@ def stand_in(folder, count=16):
     rows, rng = [], np.random.default_rng(2026)
     for plan in spoken.design("test", count, seed=2026):
         wave, clip = spoken.render({**plan, "seed": (2026, *plan["seed"])}, lab.preset.seconds)
-        for channel, sound, rate in (("studio", wave, audio.RATE), ("telephone", telephone(wave, rng), 8000)):
+        for channel, sound, rate in (
+            ("studio", wave, audio.RATE),
+            ("telephone", telephone(wave, rng), 8000),
+        ):
             soundfile.write(folder / f"{clip.id}-{channel}.wav", sound, rate)
             known = {name: clip.attributes[name] for name in describe.DESCRIBED}
-            rows.append({"audio": f"{clip.id}-{channel}.wav", "speaker": clip.speaker, "channel": channel, **known})
+            rows.append(
+                {
+                    "audio": f"{clip.id}-{channel}.wav",
+                    "speaker": clip.speaker,
+                    "channel": channel,
+                    **known,
+                }
+            )
     pd.DataFrame(rows).to_csv(folder / "clips.csv", index=False)
     return folder
 
@@ -294,7 +347,9 @@ pd.read_csv(folder / "clips.csv").head(4)
 
 # %%
 table = (folder / "clips.csv").read_text().splitlines()
-(folder / "bad.csv").write_text("\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")]))
+(folder / "bad.csv").write_text(
+    "\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")])
+)
 try:
     sources.from_folder(folder, "bad.csv")
 except CorpusError as error:
@@ -304,7 +359,9 @@ except CorpusError as error:
 # Hear the first two. The sentence above each is its seed description, made of its row in the table.
 
 # %%
-full = all(set(describe.DESCRIBED) <= clip.attributes.keys() for clip in own.clips)  # else there is nothing to read
+full = all(
+    set(describe.DESCRIBED) <= clip.attributes.keys() for clip in own.clips
+)  # else there is nothing to read
 desta_lab.listen(own, own.clips[:2])
 
 # %% [markdown]
@@ -318,7 +375,9 @@ def split_recordings(speakers, share):
     people = sorted(set(speakers))
     count = min(max(1, round(share * len(people))), len(people) - 1)
     first = set(people[:count])
-    return [i for i, s in enumerate(speakers) if s in first], [i for i, s in enumerate(speakers) if s not in first]
+    return [i for i, s in enumerate(speakers) if s in first], [
+        i for i, s in enumerate(speakers) if s not in first
+    ]
     ### END SOLUTION
 
 
@@ -336,10 +395,14 @@ waves = [audio.read(own.path(clip)) for clip in own.clips[:8]]
 scene = next(task for task in lab.tasks if task.name == f"ask_{lab.preset.label}")
 said = {}
 with replies.standing(lab) as llm:
-    said["by ear"] = [replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves]
-    said["silence"] = replies.listening(llm, controls.silence(llm), scene.question).text
+    said["by ear"] = [
+        replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves
+    ]
+    said["silence"] = replies.listening(llm, conditions.silence(llm), scene.question).text
     if full:
-        said["by reading"] = [replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]]
+        said["by reading"] = [
+            replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]
+        ]
 pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 
 # %% [markdown]
@@ -349,19 +412,27 @@ pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 # %%
 def by_halves(llm, clips, states):
     """Every clip scored once, calibrated on the clips of the other half of the speakers."""
-    said = controls.hear(llm, states)
+    said = conditions.hear(llm, states)
     people = sorted({clip.speaker for clip in clips})
     first = [i for i, clip in enumerate(clips) if clip.speaker in people[::2]]
     second = [i for i, clip in enumerate(clips) if clip.speaker not in people[::2]]
-    nothing = controls.silence(llm)
-    return pd.concat([
-        controls.views(llm, asked, [clips[i] for i in mine], said[mine], said[others], nothing)
-        for mine, others in ((first, second), (second, first))
-    ])  # fmt: skip
+    nothing = conditions.silence(llm)
+    return pd.concat(
+        [
+            conditions.views(
+                llm, asked, [clips[i] for i in mine], said[mine], said[others], nothing
+            )
+            for mine, others in ((first, second), (second, first))
+        ]
+    )
 
 
 # %% tags=["expensive"]
-asked = [t for t in lab.tasks if t.rung == 3 and all(t.attribute in clip.attributes for clip in own.clips)]
+asked = [
+    t
+    for t in lab.tasks
+    if t.rung == 3 and all(t.attribute in clip.attributes for clip in own.clips)
+]
 channel_of = {clip.id: clip.attributes.get("channel", "your recordings") for clip in own.clips}
 rows = []
 for channel in sorted(set(channel_of.values())):
@@ -370,21 +441,30 @@ for channel in sorted(set(channel_of.values())):
     for step in (0, lab.recipe.steps):
         with replies.standing(lab, step) as llm:
             heard = by_halves(llm, clips, states)
-        rows.append(heard[heard["view"] == "audio"].assign(view="untrained") if step == 0 else heard)
+        rows.append(
+            heard[heard["view"] == "audio"].assign(view="untrained") if step == 0 else heard
+        )
     if full:
-        rows.append(controls.oracle(lab.llm, asked, clips, clips))
+        rows.append(conditions.oracle(lab.llm, asked, clips, clips))
 graded = pd.concat(rows, ignore_index=True)
 graded["channel"] = graded["clip"].map(channel_of)
 graded["score"] = (graded["calibrated"] - graded["chance"]) / (1 - graded["chance"])
 
 # %%
-heard = emergence.bootstrap(graded, "score", ["view", "channel", "attribute"])
-overall = emergence.bootstrap(graded.assign(attribute="all of them"), "score", ["view", "channel", "attribute"])
-recordings = pd.DataFrame([
-    dict(zip(("view", "channel", "row"), key, strict=True)) | dict(zip(("score", "low", "high"), found, strict=True))
-    for key, found in (heard | overall).items()
-])  # fmt: skip
-recordings[recordings["view"] == "audio"].pivot(index="row", columns="channel", values="score").round(2)
+heard = verdict.bootstrap(graded, "score", ["view", "channel", "attribute"])
+overall = verdict.bootstrap(
+    graded.assign(attribute="all of them"), "score", ["view", "channel", "attribute"]
+)
+recordings = pd.DataFrame(
+    [
+        dict(zip(("view", "channel", "row"), key, strict=True))
+        | dict(zip(("score", "low", "high"), found, strict=True))
+        for key, found in (heard | overall).items()
+    ]
+)
+recordings[recordings["view"] == "audio"].pivot(
+    index="row", columns="channel", values="score"
+).round(2)
 
 # %% [markdown]
 # ## Part C: train on a folder
@@ -404,13 +484,25 @@ TELLS = ("gender", "manner", "scene")  # the columns of the stand-in's table
 def as_if_yours(folder, count=96):
     folder.mkdir(parents=True, exist_ok=True)
     plans, rows = spoken.design("test", count, seed=2027), []
-    voices = sorted({plan["speaker"] for plan in plans}, key=lambda name: name[::-1])  # women and men mixed
-    split = {name: "test" if i < 4 else "validation" if i < 8 else "train" for i, name in enumerate(voices)}
+    voices = sorted(
+        {plan["speaker"] for plan in plans}, key=lambda name: name[::-1]
+    )  # women and men mixed
+    split = {
+        name: "test" if i < 4 else "validation" if i < 8 else "train"
+        for i, name in enumerate(voices)
+    }
     for plan in plans:
         wave, clip = spoken.render({**plan, "seed": (2027, *plan["seed"])}, lab.preset.seconds)
         soundfile.write(folder / f"{clip.id}.wav", wave, audio.RATE)
         about = {name: clip.attributes[name] for name in TELLS}
-        rows.append({"audio": f"{clip.id}.wav", "speaker": clip.speaker, "split": split[clip.speaker], **about})
+        rows.append(
+            {
+                "audio": f"{clip.id}.wav",
+                "speaker": clip.speaker,
+                "split": split[clip.speaker],
+                **about,
+            }
+        )
     pd.DataFrame(rows).to_csv(folder / "clips.csv", index=False)
     return folder
 
@@ -434,28 +526,42 @@ for one in job.written[0][:2]:
 # Some 48 clips train it, 60 steps long, 20 times round. The score is that of rung 3 on the four voices of the test.
 
 # %%
-lesson.predict("folder", "Mean score of the questions about the folder, on voices it never heard?", -0.2, 1, step=0.05)
+lesson.predict(
+    "folder",
+    "Mean score of the questions about the folder, on voices it never heard?",
+    -0.2,
+    1,
+    step=0.05,
+)
 
 # %% tags=["expensive"]
 of_folder = measured(job)
-taught = emergence.untrained(of_folder).query("step == @job.recipe.steps")
+taught = verdict.untrained(of_folder).query("step == @job.recipe.steps")
 taught = taught.assign(score=(taught["calibrated"] - taught["chance"]) / (1 - taught["chance"]))
 
 # %%
-by_row = emergence.bootstrap(taught, "score", ["view", "attribute"])
-by_row |= emergence.bootstrap(taught.assign(attribute="all of them"), "score", ["view", "attribute"])
-folder_rows = pd.DataFrame([
-    dict(zip(("series", "row", "score", "low", "high"), (*key, *found), strict=True)) for key, found in by_row.items()
-])  # fmt: skip
+by_row = verdict.bootstrap(taught, "score", ["view", "attribute"])
+by_row |= verdict.bootstrap(taught.assign(attribute="all of them"), "score", ["view", "attribute"])
+folder_rows = pd.DataFrame(
+    [
+        dict(zip(("series", "row", "score", "low", "high"), (*key, *found), strict=True))
+        for key, found in by_row.items()
+    ]
+)
 folder_rows.pivot(index="row", columns="series", values="score").round(2)
 
 # %% [markdown]
 # Read each line against its controls: *audio* has to stand clear of silence, shuffled audio and the untrained connector, and the text oracle says what reading the table would have given. The lab's rule asks that the *difference* to every control stays above zero when voices are drawn again. With four voices that is a hard test for what goes with the voice, as gender does: silence gives everybody the same answer, which is right for whole voices at a time. An attribute that fails it was not shown, which is not the same as not learned:
 
 # %%
-heard_of = {split: (len(job.clips(split)), len({c.speaker for c in job.clips(split)})) for split in ("train", "test")}
-margins = emergence.risen(of_folder, "self", job.recipe.steps)
-learned = [task.removeprefix("ask_") for task, margin in margins.items() if min(margin.values()) > 0]
+heard_of = {
+    split: (len(job.clips(split)), len({c.speaker for c in job.clips(split)}))
+    for split in ("train", "test")
+}
+margins = verdict.risen(of_folder, "self", job.recipe.steps)
+learned = [
+    task.removeprefix("ask_") for task, margin in margins.items() if min(margin.values()) > 0
+]
 print(
     f"(clips, voices): {heard_of}; clear of every control: {', '.join(learned) or 'nothing'} of {', '.join(job.values)}."
 )
@@ -479,33 +585,52 @@ def dots(axes, rows, names, series):
     axes.axvline(0, color="#B0B0B0", lw=0.8, zorder=0)
     for at in range(1, len(names), 2):
         axes.axhspan(at - 0.5, at + 0.5, color="#F3F3F3", zorder=-1, lw=0)
-    axes.set(xlim=(-0.65, 1.08), ylim=(len(names) - 0.5, -0.5), xlabel="score (0 is guessing, 1 is perfect)")
+    axes.set(
+        xlim=(-0.65, 1.08),
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="score (0 is guessing, 1 is perfect)",
+    )
     axes.set_yticks(range(len(names)), names)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8)
 
 
 # %%
 left_rows = scores.assign(
-    panel="ablation", row=scores["setting"] + ", seed " + scores["seed"].astype(str),
+    panel="ablation",
+    row=scores["setting"] + ", seed " + scores["seed"].astype(str),
     series=scores["view"].replace("audio", "self"),
-)  # fmt: skip
-first = sorted(set(channel_of.values()))[0]  # its controls stand for the others', which are drawn from the same labels
+)
+first = sorted(set(channel_of.values()))[
+    0
+]  # its controls stand for the others', which are drawn from the same labels
 right_rows = recordings[(recordings["view"] == "audio") | (recordings["channel"] == first)]
 right_rows = right_rows.assign(
-    panel="recordings", series=right_rows["view"].where(right_rows["view"] != "audio", right_rows["channel"])
+    panel="recordings",
+    series=right_rows["view"].where(right_rows["view"] != "audio", right_rows["channel"]),
 )
-last_rows = folder_rows.assign(panel="folder", series=folder_rows["series"].replace("audio", "self"))
-drawn = pd.concat([left_rows, right_rows, last_rows])[["panel", "row", "series", "score", "low", "high"]]
-CONTROLS = [
-    (name, pictures.LOOKS[name].label, pictures.mark(name)) for name in ("untrained", "shuffled", "silence", "oracle")
+last_rows = folder_rows.assign(
+    panel="folder", series=folder_rows["series"].replace("audio", "self")
+)
+drawn = pd.concat([left_rows, right_rows, last_rows])[
+    ["panel", "row", "series", "score", "low", "high"]
 ]
-BLUE = pictures.mark("self")
-HEARD = [(name, f"{name}, by ear", BLUE | {"marker": m, "mfc": c, "mec": BLUE["color"]})
-         for name, m, c in zip(sorted(set(channel_of.values())), "osv^D", [BLUE["color"], *["white"] * 4], strict=False)]  # fmt: skip
+CONTROLS = [
+    (name, style.LOOKS[name].label, style.mark(name))
+    for name in ("untrained", "shuffled", "silence", "oracle")
+]
+BLUE = style.mark("self")
+HEARD = [
+    (name, f"{name}, by ear", BLUE | {"marker": m, "mfc": c, "mec": BLUE["color"]})
+    for name, m, c in zip(
+        sorted(set(channel_of.values())), "osv^D", [BLUE["color"], *["white"] * 4], strict=False
+    )
+]
 
 # %%
 shown = "shown" if low > 0 or high < 0 else "not shown"
-total = recordings[(recordings["view"] == "audio") & (recordings["row"] == "all of them")].set_index("channel")["score"]
+total = recordings[
+    (recordings["view"] == "audio") & (recordings["row"] == "all of them")
+].set_index("channel")["score"]
 all_taught = by_row["audio", "all of them"][0]
 whose = "recordings" if FOLDER else "synthetic stand-ins"
 headline = (
@@ -514,18 +639,37 @@ headline = (
     f"taught by {heard_of['train'][0]} clips of a folder alone: {all_taught:.2f}"
 )
 PANELS = [
-    ("ablation", f"A: rung 3 after {STEPS} steps, a row per run", list(dict.fromkeys(left_rows["row"])), "after training, by ear"),
-    ("recordings", "B: the finished run on a folder", [*(task.attribute for task in asked), "all of them"], None),
-    ("folder", f"C: trained on {heard_of['train'][0]} clips of a folder", [*job.values, "all of them"], "after training, by ear"),
-]  # fmt: skip
+    (
+        "ablation",
+        f"A: rung 3 after {STEPS} steps, a row per run",
+        list(dict.fromkeys(left_rows["row"])),
+        "after training, by ear",
+    ),
+    (
+        "recordings",
+        "B: the finished run on a folder",
+        [*(task.attribute for task in asked), "all of them"],
+        None,
+    ),
+    (
+        "folder",
+        f"C: trained on {heard_of['train'][0]} clips of a folder",
+        [*job.values, "all of them"],
+        "after training, by ear",
+    ),
+]
 
 # %% tags=["headline"]
-figure, every = pictures.blank(1, 3, headline, size=(13.5, 4.8))
+figure, every = style.blank(1, 3, headline, size=(13.5, 4.8))
 for axes, (panel, title, names, label) in zip(every, PANELS, strict=True):
     ours_of = [("self", label, BLUE)] if label else HEARD
     dots(axes, drawn[drawn["panel"] == panel], names, [*ours_of, *CONTROLS])
     axes.set_title(title)
-lesson.show(figure, f"An ablation over seeds, recordings asked about, and a folder trained on. {headline}.", drawn)
+lesson.show(
+    figure,
+    f"An ablation over seeds, recordings asked about, and a folder trained on. {headline}.",
+    drawn,
+)
 
 # %%
 print(lesson.reveal("effect", effect))
@@ -543,13 +687,18 @@ print(lesson.reveal("folder", all_taught))
 # %%
 RULE = "SHOWN if the 95 % interval of the paired difference over seeds (Student's t) does not hold zero."
 result = {
-    "title": f"Does {KNOB} = {VALUES[0]} help over {VALUES[1]}?", "preset": lab.preset.name,
+    "title": f"Does {KNOB} = {VALUES[0]} help over {VALUES[1]}?",
+    "preset": lab.preset.name,
     "verdict": {"verdict": shown.upper(), "rule": RULE, "reasons": [headline]},
     "tasks": left_rows[["row", "series", "score", "low", "high"]],
-    "notes": [f"{len(SEEDS)} seeds, {STEPS} steps, {CLIPS['train']} training clips; intervals in the table: speakers."],
-    "hashes": {f"run {value} {seed}": job.folder("self").name for (value, seed), job in jobs.items()},
+    "notes": [
+        f"{len(SEEDS)} seeds, {STEPS} steps, {CLIPS['train']} training clips; intervals in the table: speakers."
+    ],
+    "hashes": {
+        f"run {value} {seed}": job.folder("self").name for (value, seed), job in jobs.items()
+    },
     "figures": [(str(lesson.out / "10.png"), headline)],
-}  # fmt: skip
+}
 card.write(lesson.out / "ablation", result).name
 
 # %% [markdown]
@@ -568,7 +717,9 @@ for one in (recipes.CREMA_D, recipes.RAVDESS):
 # A clip of CREMA-D would be read to the backbone like this:
 
 # %%
-recipes.CREMA_D.describe({"gender": "female", "age": "fifties", "emotion": "angry", "intensity": "high"})
+recipes.CREMA_D.describe(
+    {"gender": "female", "age": "fifties", "emotion": "angry", "intensity": "high"}
+)
 
 # %% [markdown]
 # The nano LLM knows none of these words, and 7,442 clips ask for a GPU. On Colab (*Runtime → Change runtime type → T4 GPU*; then the first cell of this notebook) this trains it; it is **not run here, and nothing of it was measured**:

@@ -19,14 +19,16 @@ from safetensors.torch import load_file, save_file
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.evaluation import comparison, controls, speech_ifeval
-from desta_lab.files import kept
-from desta_lab.model import chat, parity, presets, published
+from desta_lab.benchmarks import comparison, speech_ifeval
+from desta_lab.cache import kept
+from desta_lab.evaluation import conditions
+from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import PartsError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import TAPS
 from desta_lab.model.weights import WeightsError
-from desta_lab.views import pictures, replies
+from desta_lab.published import desta, parity
+from desta_lab.views import replies, style
 from desta_lab.world.describe import describe
 
 lesson = desta_lab.setup("11")
@@ -47,7 +49,9 @@ presets.desta25()
 # Three ranges, before anything is counted. The third is about the control at the end: the finished run of this course hears silence, and is asked four questions under a constraint (“Answer in JSON.”).
 
 # %%
-lesson.predict("released", "Per cent of the system's parameters that are in the file?", 0, 20, step=0.5)
+lesson.predict(
+    "released", "Per cent of the system's parameters that are in the file?", 0, 20, step=0.5
+)
 
 # %%
 lesson.predict("memory", "GB of memory for the system with its backbone in bf16?", 0, 60, step=1)
@@ -63,10 +67,17 @@ WHISPER_WIDTH, LLAMA_WIDTH = 1280, 4096  # of whisper-large-v3 and Llama-3.1-8B,
 with torch.device("meta"):
     theirs = QFormer(taps=len(TAPS[32]), d_enc=WHISPER_WIDTH, d_llm=LLAMA_WIDTH)
 in_file = sum(p.numel() for p in theirs.parameters())
-size = published.Size.of(presets.desta25())
-parts = {"connector (in the file)": in_file, "encoder (frozen)": size.encoder, "backbone (frozen)": size.backbone}
+size = desta.Size.of(presets.desta25())
+parts = {
+    "connector (in the file)": in_file,
+    "encoder (frozen)": size.encoder,
+    "backbone (frozen)": size.backbone,
+}
 whole = sum(parts.values())
-pd.DataFrame({"parameters": parts.values(), "per cent": [100 * n / whole for n in parts.values()]}, list(parts))
+pd.DataFrame(
+    {"parameters": parts.values(), "per cent": [100 * n / whole for n in parts.values()]},
+    list(parts),
+)
 
 # %%
 print(f"In float32 the file has about {4 * in_file / 1e9:.2f} GB.")
@@ -82,11 +93,20 @@ print(lesson.reveal("memory", size.held("bf16")))
 TINY = Path(desta_lab.__file__).parents[1] / "tests" / "data" / "desta25_tiny"
 file = load_file(TINY / "connector.safetensors")
 numbers = sum(tensor.numel() for tensor in file.values())
-print("bytes for numbers:", 4 * numbers, "  of the file:", (TINY / "connector.safetensors").stat().st_size)
+print(
+    "bytes for numbers:",
+    4 * numbers,
+    "  of the file:",
+    (TINY / "connector.safetensors").stat().st_size,
+)
 
 # %%
-LAYER = f"{published.PREFIX}qformer.layer."
-shapes = {name.removeprefix(LAYER): tuple(tensor.shape) for name, tensor in file.items() if f"{LAYER}0." in name}
+LAYER = f"{desta.PREFIX}qformer.layer."
+shapes = {
+    name.removeprefix(LAYER): tuple(tensor.shape)
+    for name, tensor in file.items()
+    if f"{LAYER}0." in name
+}
 pd.Series(shapes, name="published, below perception.connector.qformer.layer.").to_frame()
 
 # %% [markdown]
@@ -131,7 +151,7 @@ lesson.check("our_name", our_name)
 # What is not in a layer keeps its name, and the query tokens of all taps, a tensor each there (`layer_prompts.0`, …), are one tensor here. The package does both. By your hand, where the exercise is solved, and by the package, the same:
 
 # %%
-ours = published.to_ours(file)
+ours = desta.to_ours(file)
 for name, tensor in file.items():
     if LAYER in name and our_name(name) is not None:
         torch.testing.assert_close(ours[our_name(name)], tensor)
@@ -199,7 +219,9 @@ differences({**file, a: file[b], b: file[a]})
 # %%
 question = "What is the background sound?"
 words = "hello there."  # what Whisper would have written
-text = lab.llm.backbone.tokenizer.apply_chat_template(chat.ask(question), tokenize=False, add_generation_prompt=True)
+text = lab.llm.backbone.tokenizer.apply_chat_template(
+    chat.ask(question), tokenize=False, add_generation_prompt=True
+)
 before, after = text.split(chat.AUDIO)
 print(text)
 
@@ -232,7 +254,9 @@ def encode(text):
     return chat.encode(lab.llm.backbone.tokenizer, text)
 
 
-stream = chat.stream(lab.llm.backbone.tokenizer, chat.ask(question), 3, transcripts=[words])  # 64 there, 3 to look at
+stream = chat.stream(
+    lab.llm.backbone.tokenizer, chat.ask(question), 3, transcripts=[words]
+)  # 64 there, 3 to look at
 by_hand = laid_out(encode, before, after, words, 3)
 assert by_hand is None or list(stream.ids) == by_hand
 
@@ -249,7 +273,7 @@ pd.DataFrame({"id": stream.ids, "says": [repr(word) for word in says]})[at - 3 :
 # Counted from parameters, and held against the memory of this machine:
 
 # %%
-print(published.estimate(presets.desta25()))
+print(desta.estimate(presets.desta25()))
 
 # %% [markdown]
 # With a GPU the same lines say where `offload=True` helps, which spreads the backbone over GPU and RAM. The time to load and to answer is not known: nobody has timed it with this package.
@@ -261,8 +285,10 @@ print(published.estimate(presets.desta25()))
 WHICH, FORM = "desta25", "int8"
 
 # %%
-one = published.Size.of(presets.named(WHICH))
-print(f"{WHICH}, {FORM}: {one.held(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)")
+one = desta.Size.of(presets.named(WHICH))
+print(
+    f"{WHICH}, {FORM}: {one.held(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)"
+)
 
 # %% [markdown]
 # Now open it, if it can be had. The released file is on the model hub (`DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`), and Llama's weights ask for a licence to be accepted; `ADAPTER` is where you put the file. Both cells below were **not run with the released weights** on the machine that built this page: it does not have them. A test runs the same cells with tiny ones.
@@ -273,7 +299,7 @@ SYSTEM = presets.desta25()
 
 # %%
 try:
-    system = published.open_system(ADAPTER, SYSTEM, progress=print)
+    system = desta.open_system(ADAPTER, SYSTEM, progress=print)
 except (RuntimeError, PartsError, WeightsError) as fault:
     system = None
     print("Not opened here:", str(fault).splitlines()[0])
@@ -287,10 +313,16 @@ if system:
     heard = system.generate([*turns, {**user, **sound}], with_transcript=True, max_new_tokens=48)
     read, blind = (
         system.generate(messages, max_new_tokens=48)
-        for messages in (chat.read(describe(clip.attributes), question), [*turns, {**user, "content": question}])
+        for messages in (
+            chat.read(describe(clip.attributes), question),
+            [*turns, {**user, "content": question}],
+        )
     )
     said = {"hears the clip": heard, "reads its description": read, "neither": blind}
-    print({"transcript": heard.audios[0][0][1]} | {view: answer.text[0] for view, answer in said.items()})
+    print(
+        {"transcript": heard.audios[0][0][1]}
+        | {view: answer.text[0] for view, answer in said.items()}
+    )
 
 # %% [markdown]
 # Three answers side by side: the system hears the clip and reads its own transcript; the same language model, untouched, reads the description (the text oracle); and it is asked with neither, which is guessing.
@@ -314,7 +346,11 @@ printed[["metric", "protocol", "source"]].drop_duplicates()
 # Numbers in print are to be added up again. The IFrate is the mean of the three sets; is it?
 
 # %%
-sets = {"closed": 933, "creative": 400, "cot": 200}  # questions in each, counted in the authors' repository
+sets = {
+    "closed": 933,
+    "creative": 400,
+    "cot": 200,
+}  # questions in each, counted in the authors' repository
 added = wide[["IFrate"]].assign(mean=wide[[*sets]].mean(axis=1))
 added.assign(off=added["IFrate"] - added["mean"]).round(2)
 
@@ -342,8 +378,13 @@ lesson.check("text_ifrate", text_ifrate)
 # %%
 systems = wide.drop("Llama-3-8B-Instruct (text)").astype(float)
 systems["text"] = systems["IFrate"] / (1 + systems["delta"] / 100)
-spread = sum(systems[name] * (100 - systems[name]) / n for name, n in sets.items()) ** 0.5 / len(sets)
-systems["low"], systems["high"] = systems["IFrate"] - 1.96 * spread, systems["IFrate"] + 1.96 * spread
+spread = sum(systems[name] * (100 - systems[name]) / n for name, n in sets.items()) ** 0.5 / len(
+    sets
+)
+systems["low"], systems["high"] = (
+    systems["IFrate"] - 1.96 * spread,
+    systems["IFrate"] + 1.96 * spread,
+)
 by_hand = [text_ifrate(*row) for row in systems[["IFrate", "delta"]].to_numpy()]
 assert by_hand[0] is None or np.allclose(by_hand, systems["text"], equal_nan=True)
 systems[["IFrate", "low", "high", "delta", "text"]].round(2)
@@ -370,10 +411,14 @@ def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
     states = lab.llm.encoder.hear([audio.read(lab.corpus.path(clip)) for clip in ask])
     with replies.standing(lab, 0) as llm:
-        untrained = controls.free_form(llm, asked, ask, controls.hear(llm, states.float()))
+        untrained = conditions.free_form(llm, asked, ask, conditions.hear(llm, states.float()))
     with replies.standing(lab) as llm:
-        silent = controls.free_form(llm, asked, ask, controls.silence(llm).expand(len(ask), -1, -1))
-    return pd.concat([untrained.assign(model="untrained connector"), silent.assign(model="ours, on silence")])
+        silent = conditions.free_form(
+            llm, asked, ask, conditions.silence(llm).expand(len(ask), -1, -1)
+        )
+    return pd.concat(
+        [untrained.assign(model="untrained connector"), silent.assign(model="ours, on silence")]
+    )
 
 
 # %% tags=["expensive"]
@@ -388,19 +433,31 @@ missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask}
 def items(rows):
     """Answers in the scorer's format, an item a speaker."""
     people = rows.groupby("speaker")["obeyed"].mean()
-    return pd.DataFrame({"set": "closed", "id": people.index, "protocol": "rule", "followed": people.to_numpy()})
+    return pd.DataFrame(
+        {"set": "closed", "id": people.index, "protocol": "rule", "followed": people.to_numpy()}
+    )
 
 
-heard, read = last[last["view"] == "audio"], items(last[(last["view"] == "oracle") & (last["run"] == "self")])
-answers = {"ours, self-generated": heard[heard["run"] == "self"], "ours, bare label": heard[heard["run"] == "label"]}
+heard, read = (
+    last[last["view"] == "audio"],
+    items(last[(last["view"] == "oracle") & (last["run"] == "self")]),
+)
+answers = {
+    "ours, self-generated": heard[heard["run"] == "self"],
+    "ours, bare label": heard[heard["run"] == "label"],
+}
 answers |= dict(list(missing.groupby("model"))[::-1])
 rows = []
 for model, said in answers.items():
     rate = speech_ifeval.ifrate(items(said)).set_index("set").loc["IFrate", ["rate", "low", "high"]]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a text LLM that obeys nothing, nothing can be lost
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # of a text LLM that obeys nothing, nothing can be lost
         lost = speech_ifeval.delta(items(said), read)
     rows.append([model, *rate, lost["delta"], lost["low"], lost["high"]])
-own = pd.DataFrame(rows, columns=["system", "IFrate", "low", "high", "delta", "delta_low", "delta_high"])
+own = pd.DataFrame(
+    rows, columns=["system", "IFrate", "low", "high", "delta", "delta_low", "delta_high"]
+)
 own = own.set_index("system").assign(text=speech_ifeval.ifrate(read)["rate"].iloc[-1])
 own.astype(float).round(1)
 
@@ -411,18 +468,31 @@ own.astype(float).round(1)
 
 
 # %%
-blue, black = pictures.PALETTE["audio"], pictures.PALETTE["text"]
-COLOURS = {"ours, bare label": pictures.PALETTE["label"], "untrained connector": pictures.PALETTE["untrained"],
-           "ours, on silence": pictures.PALETTE["silence"]}  # fmt: skip
+blue, black = style.PALETTE["audio"], style.PALETTE["text"]
+COLOURS = {
+    "ours, bare label": style.PALETTE["label"],
+    "untrained connector": style.PALETTE["untrained"],
+    "ours, on silence": style.PALETTE["silence"],
+}
 
 
 def rates(axes, rows, title, note):
     """IFrate by ear with its interval, and of the text LLM, a row a system."""
     y, colours = np.arange(len(rows)), [COLOURS.get(name, blue) for name in rows.index]
     axes.hlines(y, rows["IFrate"], rows["text"], color="#BBBBBB", lw=2, zorder=0)
-    axes.scatter(rows["text"], y, color=black, marker="*", label="its language model alone, in text", s=170)
+    axes.scatter(
+        rows["text"], y, color=black, marker="*", label="its language model alone, in text", s=170
+    )
     axes.hlines(y, rows["low"], rows["high"], color=colours, lw=2)
-    axes.scatter(rows["IFrate"], y, color=colours, label="by ear, with 95 % interval", s=40, ec="white", zorder=3)
+    axes.scatter(
+        rows["IFrate"],
+        y,
+        color=colours,
+        label="by ear, with 95 % interval",
+        s=40,
+        ec="white",
+        zorder=3,
+    )
     axes.set(xlim=(-3, 105), ylim=(len(rows) - 0.5, -0.5), yticks=y, yticklabels=rows.index)
     axes.set_title(title, loc="left")
     axes.text(5, 0, note, va="center", fontsize=8)
@@ -444,7 +514,9 @@ def losses(axes, rows, title):
 
 
 # %% tags=["headline"]
-result = pd.concat([systems.assign(protocol="Speech-IFEval"), own.assign(protocol="ours")]).rename_axis("system")
+result = pd.concat(
+    [systems.assign(protocol="Speech-IFEval"), own.assign(protocol="ours")]
+).rename_axis("system")
 kept_by_ear, rate = 100 + systems["delta"], own["IFrate"].to_dict()
 headline = (
     f"By ear DeSTA2 keeps {kept_by_ear['DeSTA2']:.0f} % of its language model's obedience, {kept_by_ear.idxmin()} "
@@ -452,7 +524,9 @@ headline = (
     f"by ear, {rate['ours, on silence']:.0f} % on silence, its language model {own['text'].iloc[0]:.0f} % in text"
 )
 sizes = {"height_ratios": [len(systems), len(own)]}
-figure, ((top, top_lost), (low, low_lost)) = pictures.blank(2, 2, headline, size=(10, 6), gridspec_kw=sizes)
+figure, ((top, top_lost), (low, low_lost)) = style.blank(
+    2, 2, headline, size=(10, 6), gridspec_kw=sizes
+)
 note = f"{sum(sets.values())} questions\n13 constraints\nrules and a judge"
 rates(top, systems, "IFrate, per cent: Speech-IFEval, as published", note)
 losses(top_lost, systems, "Forgetting rate Δ, per cent: as published")
@@ -464,7 +538,9 @@ for axes in (low, low_lost):
 low_lost.set_xlabel("grey panels must not be compared with those above")
 figure.legend(*top.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
 lesson.show(
-    figure, f"IFrate and Δ of published systems, and ours by another protocol. {headline}.", result.reset_index()
+    figure,
+    f"IFrate and Δ of published systems, and ours by another protocol. {headline}.",
+    result.reset_index(),
 )
 
 # %%

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from desta_lab.analysis import attention
-from desta_lab.analysis.activations import replaced
+from desta_lab.analysis.sites import replaced
 from desta_lab.evaluation.tasks import ladder
 from tests import tiny
 
@@ -20,7 +20,9 @@ def test_every_query_spends_all_its_attention_on_the_clip(llm, states):
     weights = attention.query_weights(llm.connector, states)
     assert weights.shape == (2, 1, 4, 4, 5, 20)  # clip, block, tap, head, query, frame
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    torch.testing.assert_close(attention.query_to_time(llm.connector, states).sum(-1), torch.ones(2, 5))
+    torch.testing.assert_close(
+        attention.query_to_time(llm.connector, states).sum(-1), torch.ones(2, 5)
+    )
 
 
 def test_clips_and_taps_are_not_mixed_up(llm, states):
@@ -47,7 +49,9 @@ def test_answer_attention_is_that_of_an_eager_forward_and_sdpa_is_back_afterward
     found = attention.answer_to_audio(llm, TASK, spoken, batch=1)
     assert found["weights"].shape == (2, 2, 4, 5)  # clip, layer, head, query
     assert ((found["weights"] >= 0) & (found["weights"] <= 1)).all()
-    assert (found["weights"].sum(-1) < 1).all()  # the question and the system prompt get their share
+    assert (
+        found["weights"].sum(-1) < 1
+    ).all()  # the question and the system prompt get their share
     assert llm.backbone.model.config._attn_implementation == before
     assert found["rollout"].shape == (2, 5) and (found["rollout"] > 0).all()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from desta_lab.analysis import attribution
 from desta_lab.analysis.attribution import AudioAttribution, AudioInput, Case
-from desta_lab.evaluation import controls, scoring
+from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import ladder
 from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
 from tests import tiny
@@ -29,15 +29,19 @@ def llm() -> AudioLLM:
 @pytest.fixture(scope="module")
 def spoken(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
-    silence = controls.silence(llm)
-    return silence + 10 * (controls.hear(llm, llm.encoder.hear(WAVES)) - silence)
+    silence = conditions.silence(llm)
+    return silence + 10 * (conditions.hear(llm, llm.encoder.hear(WAVES)) - silence)
 
 
 def additive(seed: int = 0, parts: int = 8) -> Case:
     """A scalar to which every part adds its own amount: (case).scalar = Σ weight · number."""
     draw = torch.Generator().manual_seed(seed)
-    given, absent, weights = (torch.randn(1, parts, 3, generator=draw, dtype=torch.float64) for _ in range(3))
-    return Case(lambda x: (x * weights).sum((1, 2)), given, absent, torch.arange(parts)[None, :, None])
+    given, absent, weights = (
+        torch.randn(1, parts, 3, generator=draw, dtype=torch.float64) for _ in range(3)
+    )
+    return Case(
+        lambda x: (x * weights).sum((1, 2)), given, absent, torch.arange(parts)[None, :, None]
+    )
 
 
 def truth(case: Case) -> Tensor:
@@ -71,7 +75,7 @@ def test_a_value_that_is_no_option_is_refused(llm):
 
 
 def test_the_margin_of_audio_hears_first(llm):
-    heard = controls.hear(llm, llm.encoder.hear(WAVES))
+    heard = conditions.hear(llm, llm.encoder.hear(WAVES))
     waves = torch.from_numpy(np.stack(WAVES))
     found = attribution.margin_of_audio(llm, TASK, VALUES)(waves)
     torch.testing.assert_close(found, attribution.margin(llm, TASK, VALUES)(heard))
@@ -84,17 +88,23 @@ def test_the_margin_of_audio_hears_first(llm):
 def test_where_parts_add_up_every_method_agrees_with_the_truth(method):
     cases = [additive(0), additive(1)]
     found = attribution.attribute(method, cases)
-    torch.testing.assert_close(found.values, torch.stack([truth(case) for case in cases]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.values, torch.stack([truth(case) for case in cases]), atol=1e-5, rtol=1e-5
+    )
     assert found.delta.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("method", attribution.METHODS)
 def test_the_one_query_that_carries_the_answer_is_found(llm, method):
-    planted = controls.silence(llm).repeat(3, 1, 1)
-    planted[:, 3] += 0.5 * torch.randn(3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    planted = conditions.silence(llm).repeat(3, 1, 1)
+    planted[:, 3] += 0.5 * torch.randn(
+        3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     found = attribution.over_queries(method, llm, TASK, VALUES, planted)
-    of, nothing = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
-    torch.testing.assert_close(found.values[:, 3], (of(planted) - of(nothing)).float(), atol=1e-3, rtol=1e-3)
+    of, nothing = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
+    torch.testing.assert_close(
+        found.values[:, 3], (of(planted) - of(nothing)).float(), atol=1e-3, rtol=1e-3
+    )
     assert found.values[:, 3].abs().min() > 0.01
     assert found.values[:, [0, 1, 2, 4]].abs().max() < 1e-6
 
@@ -104,12 +114,17 @@ def test_a_query_that_is_not_read_gets_nothing(method):
     case = additive()
     deaf = Case(lambda x: torch.tanh(x[:, 5].sum(-1)), case.given, case.absent, case.parts)
     values = attribution.attribute(method, [deaf]).values[0]
-    assert values.abs().argmax() == 5 and values[[0, 1, 2, 3, 4, 6, 7]].abs().max() < 1e-6 < values[5].abs()
+    assert (
+        values.abs().argmax() == 5
+        and values[[0, 1, 2, 3, 4, 6, 7]].abs().max() < 1e-6 < values[5].abs()
+    )
 
 
 @pytest.mark.parametrize("method", ["ablation", "shapley"])
 def test_the_one_window_that_sounds_is_found(llm, method):
-    waves = [np.where(np.arange(len(w)) // (len(w) // 4) == 2, w, 0).astype(np.float32) for w in WAVES]
+    waves = [
+        np.where(np.arange(len(w)) // (len(w) // 4) == 2, w, 0).astype(np.float32) for w in WAVES
+    ]
     found = attribution.over_windows(method, llm, TASK, VALUES, waves, QUARTER, samples=4)
     assert found.values.shape == (3, 4)
     assert found.values[:, [0, 1, 3]].abs().max() < 1e-6 < 1e-3 < found.values[:, 2].abs().min()
@@ -127,12 +142,14 @@ def test_waveforms_have_no_gradient_to_integrate(llm):
 
 
 def test_a_method_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="no method 'lime'; take one of integrated_gradients, ablation, shapley"):
+    with pytest.raises(
+        ValueError, match="no method 'lime'; take one of integrated_gradients, ablation, shapley"
+    ):
         attribution.attribute("lime", [additive()])
 
 
 def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
+    of, silence = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
     found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=48)
     way = (of(spoken) - of(silence)).float()
     torch.testing.assert_close(found.values.sum(1), way, atol=1e-4, rtol=1e-4)
@@ -142,7 +159,7 @@ def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
 
 
 def test_delta_is_captums_convergence_delta(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), controls.silence(llm).repeat(3, 1, 1)
+    of, silence = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
     found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=3)
     plain = IntegratedGradients(of)
     values, delta = plain.attribute(spoken, silence, n_steps=3, return_convergence_delta=True)
@@ -151,7 +168,10 @@ def test_delta_is_captums_convergence_delta(llm, spoken):
 
 
 def test_shapley_values_add_up_where_ablation_does_not(llm, spoken):
-    found = {m: attribution.over_queries(m, llm, TASK, VALUES, spoken, samples=4) for m in ("shapley", "ablation")}
+    found = {
+        m: attribution.over_queries(m, llm, TASK, VALUES, spoken, samples=4)
+        for m in ("shapley", "ablation")
+    }
     assert found["shapley"].delta.abs().max() < 1e-5 < 1e-2 < found["ablation"].delta.abs().max()
 
 
@@ -166,7 +186,9 @@ def test_sampling_is_repeatable_and_has_a_seed(llm, spoken):
 def test_the_size_of_a_forward_changes_no_number(llm, spoken):
     for method in attribution.METHODS:
         one, many = (
-            attribution.over_queries(method, llm, TASK, VALUES, spoken, batch=batch, samples=2, steps=6).values
+            attribution.over_queries(
+                method, llm, TASK, VALUES, spoken, batch=batch, samples=2, steps=6
+            ).values
             for batch in (1, 7)
         )
         torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-4)
@@ -174,12 +196,20 @@ def test_the_size_of_a_forward_changes_no_number(llm, spoken):
 
 def test_nothing_is_left_behind(llm, spoken):
     modules = list(llm.modules())
-    before = [tensors_sha256(llm), [p.requires_grad for p in llm.parameters()], torch.get_rng_state().tolist()]
+    before = [
+        tensors_sha256(llm),
+        [p.requires_grad for p in llm.parameters()],
+        torch.get_rng_state().tolist(),
+    ]
     heard = spoken.clone()
     for method in attribution.METHODS:
         attribution.over_queries(method, llm, TASK, VALUES, heard, samples=1, steps=2)
     attribution.over_windows("shapley", llm, TASK, VALUES, WAVES, QUARTER, samples=1)
-    after = [tensors_sha256(llm), [p.requires_grad for p in llm.parameters()], torch.get_rng_state().tolist()]
+    after = [
+        tensors_sha256(llm),
+        [p.requires_grad for p in llm.parameters()],
+        torch.get_rng_state().tolist(),
+    ]
     assert before == after
     assert all(parameter.grad is None for parameter in llm.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in modules)
@@ -190,7 +220,9 @@ def test_nothing_is_left_behind(llm, spoken):
 
 
 def test_each_query_hands_its_value_to_the_frames_it_looks_at():
-    looks = torch.tensor([[[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.0, 3.0]]])  # rows that do not sum to one
+    looks = torch.tensor(
+        [[[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.0, 3.0]]]
+    )  # rows that do not sum to one
     found = attribution.to_seconds(torch.tensor([[5.0, -1.0]]), looks)
     torch.testing.assert_close(found, torch.tensor([[5.0, 0.0, -0.5, -0.5]]))
 
@@ -202,7 +234,9 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
     cases = [additive(seed) for seed in range(4)]
     values = attribution.attribute("ablation", cases).values
     drawn = attribution.curves(cases, values, [f"c{i}" for i in range(4)], draws=2)
-    assert list(drawn) == ["clip", "curve", "order", "share", "margin"] and len(drawn) == 4 * 2 * 2 * 9
+    assert (
+        list(drawn) == ["clip", "curve", "order", "share", "margin"] and len(drawn) == 4 * 2 * 2 * 9
+    )
     area = attribution.areas(drawn).pivot(index="clip", columns=["curve", "order"], values="area")
     assert (area["deletion"]["attribution"] < area["deletion"]["random"]).all()
     assert (area["insertion"]["attribution"] > area["insertion"]["random"]).all()
@@ -214,39 +248,62 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
 def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, spoken):
     cases = attribution.query_cases(llm, TASK, VALUES[:1], spoken[:1])
     values = attribution.attribute("ablation", cases).values
-    drawn = attribution.curves(cases, values, ["c"]).set_index(["curve", "order", "share"])["margin"]
+    drawn = attribution.curves(cases, values, ["c"]).set_index(["curve", "order", "share"])[
+        "margin"
+    ]
     of = attribution.margin(llm, TASK, VALUES[:1])
-    whole, none = float(of(spoken[:1])), float(of(controls.silence(llm)))
+    whole, none = float(of(spoken[:1])), float(of(conditions.silence(llm)))
     for order in ("attribution", "random"):
-        assert drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
-        assert drawn["deletion", order, 1.0] == pytest.approx(none) == drawn["insertion", order, 0.0]
+        assert (
+            drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
+        )
+        assert (
+            drawn["deletion", order, 1.0] == pytest.approx(none) == drawn["insertion", order, 0.0]
+        )
     first = whole - drawn["deletion", "attribution", 1 / 5]
-    assert first == pytest.approx(float(values.max()), abs=1e-5)  # the first to go is the one worth most
+    assert first == pytest.approx(
+        float(values.max()), abs=1e-5
+    )  # the first to go is the one worth most
 
 
 def test_random_orders_have_a_seed():
     cases = [additive()]
     values = attribution.attribute("ablation", cases).values
-    first, again, other = (attribution.curves(cases, values, ["c"], seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        attribution.curves(cases, values, ["c"], seed=seed) for seed in (0, 0, 1)
+    )
     assert first.equals(again) and not first.equals(other)
 
 
 def test_the_area_is_the_mean_height_of_a_line():
-    cases = [Case(lambda x: x.sum((1, 2)), torch.ones(1, 4, 1), torch.zeros(1, 4, 1), torch.arange(4)[None, :, None])]
+    cases = [
+        Case(
+            lambda x: x.sum((1, 2)),
+            torch.ones(1, 4, 1),
+            torch.zeros(1, 4, 1),
+            torch.arange(4)[None, :, None],
+        )
+    ]
     drawn = attribution.curves(cases, torch.ones(1, 4), ["c"])
     assert attribution.areas(drawn)["area"].tolist() == pytest.approx([2.0] * 4)
 
 
 def explained(llm: AudioLLM) -> Tensor:
     """Ablation over the audio embeddings under the connector of the moment."""
-    return attribution.over_queries("ablation", llm, TASK, VALUES, controls.hear(llm, llm.encoder.hear(WAVES))).values
+    return attribution.over_queries(
+        "ablation", llm, TASK, VALUES, conditions.hear(llm, llm.encoder.hear(WAVES))
+    ).values
 
 
 def test_other_weights_give_another_attribution_and_the_same_weights_the_same(llm):
     before, own = tensors_sha256(llm), llm.connector.state_dict()
-    same = attribution.randomised(llm.connector, {name: t.clone() for name, t in own.items()}, lambda: explained(llm))
+    same = attribution.randomised(
+        llm.connector, {name: t.clone() for name, t in own.items()}, lambda: explained(llm)
+    )
     others = [
-        attribution.randomised(llm.connector, attribution.shuffled(llm.connector, seed), lambda: explained(llm))
+        attribution.randomised(
+            llm.connector, attribution.shuffled(llm.connector, seed), lambda: explained(llm)
+        )
         for seed in range(3)
     ]
     assert same == pytest.approx(np.ones(3))
@@ -264,11 +321,17 @@ def test_shuffled_weights_hold_the_same_numbers(llm):
 def test_the_weights_come_back_after_an_error(llm):
     before, flags = tensors_sha256(llm), [p.requires_grad for p in llm.parameters()]
 
-    with pytest.raises(ZeroDivisionError), attribution.wearing(llm.connector, attribution.shuffled(llm.connector)):
+    with (
+        pytest.raises(ZeroDivisionError),
+        attribution.wearing(llm.connector, attribution.shuffled(llm.connector)),
+    ):
         assert tensors_sha256(llm) != before
         _ = 1 / 0
     part = {name: t + 1 for name, t in llm.connector.state_dict().items() if name != "query_tokens"}
-    with pytest.raises(RuntimeError, match="query_tokens"), attribution.wearing(llm.connector, part):
+    with (
+        pytest.raises(RuntimeError, match="query_tokens"),
+        attribution.wearing(llm.connector, part),
+    ):
         pass
     assert tensors_sha256(llm) == before and [p.requires_grad for p in llm.parameters()] == flags
 
@@ -279,7 +342,9 @@ def test_the_weights_come_back_after_an_error(llm):
 def test_captum_drives_the_audio_slots_as_features(llm, spoken):
     given = AudioInput.of(llm, TASK, spoken[0])
     of = attribution.margin(llm, TASK, VALUES[:1])
-    found = FeatureAblation(lambda x: of(given.to_model_input(x)["spoken"])).attribute(given.to_tensor().double())
+    found = FeatureAblation(lambda x: of(given.to_model_input(x)["spoken"])).attribute(
+        given.to_tensor().double()
+    )
     expected = attribution.over_queries("ablation", llm, TASK, VALUES[:1], spoken[:1]).values
     torch.testing.assert_close(given.format_attr(found).float(), expected, atol=1e-5, rtol=1e-4)
 
@@ -288,10 +353,13 @@ def test_captums_own_llm_attribution_gives_the_numbers_of_our_ablation(llm, spok
     """log p(right) and log p(wrong) explained by captum, one after the other: their difference explains the margin."""
     _, options = scoring.said(llm.backbone.tokenizer, TASK)
     found = [
-        AudioAttribution(llm).attribute(AudioInput.of(llm, TASK, spoken[0]), torch.tensor(option)) for option in options
+        AudioAttribution(llm).attribute(AudioInput.of(llm, TASK, spoken[0]), torch.tensor(option))
+        for option in options
     ]
     expected = attribution.over_queries("ablation", llm, TASK, ["female"], spoken[:1]).values[0]
-    torch.testing.assert_close(found[0].seq_attr - found[1].seq_attr, expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        found[0].seq_attr - found[1].seq_attr, expected, atol=1e-4, rtol=1e-3
+    )
     torch.testing.assert_close(found[0].token_attr.sum(0), found[0].seq_attr, atol=1e-4, rtol=1e-3)
     assert found[0].input_tokens == [f"audio {query}" for query in range(5)]
     assert len(found[0].output_tokens) == len(options[0])
@@ -315,6 +383,10 @@ def test_queries_may_be_grouped_into_features(llm, spoken):
     given = AudioInput.of(llm, TASK, spoken[0], torch.tensor([0, 0, 1, 1, 1]))
     assert given.n_itp_features == 2 and given.to_tensor().shape == (1, 2)
     half = given.to_model_input(torch.tensor([[1.0, 0.0]]))["spoken"][0]
-    assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(half[2:], controls.silence(llm)[0, 2:])
+    assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(
+        half[2:], conditions.silence(llm)[0, 2:]
+    )
     assert torch.equal(given.to_model_input()["spoken"][0], spoken[0])
-    torch.testing.assert_close(given.format_attr(torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 3.0, 4.0, 4.0, 4.0]]))
+    torch.testing.assert_close(
+        given.format_attr(torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 3.0, 4.0, 4.0, 4.0]])
+    )

@@ -12,10 +12,21 @@ SECONDS, FRAMES = 4.0, 200
 
 def clip(number: int = 0, topic: str = "food", **spans: tuple[float, float]) -> Clip:
     """A clip of speaker number // 4 with a scene from 1 to 2 s, speech from 0.5 to 3 s and two words in it."""
-    places = {"scene:rain": (1.0, 2.0), "speech": (0.5, 3.0), "word:the": (0.5, 0.7), "word:carrots": (0.7, 1.2)}
+    places = {
+        "scene:rain": (1.0, 2.0),
+        "speech": (0.5, 3.0),
+        "word:the": (0.5, 0.7),
+        "word:carrots": (0.7, 1.2),
+    }
     listed = tuple(Span(name, *place) for name, place in (places | spans).items())
     return Clip(
-        f"c{number}", f"{number}.wav", SECONDS, "", f"s{number // 4}", {"scene": "rain", "topic": topic}, listed
+        f"c{number}",
+        f"{number}.wav",
+        SECONDS,
+        "",
+        f"s{number // 4}",
+        {"scene": "rain", "topic": topic},
+        listed,
     )
 
 
@@ -34,13 +45,16 @@ def names(some: Clip, attribute: str) -> list[str]:
 def test_the_scene_is_heard_in_its_window_and_the_voice_in_the_speech():
     assert names(clip(), "scene") == ["scene:rain"]
     assert all(
-        names(clip(), attribute) == ["speech"] for attribute in ("gender", "accent", "rate", "loudness", "manner")
+        names(clip(), attribute) == ["speech"]
+        for attribute in ("gender", "accent", "rate", "loudness", "manner")
     )
 
 
 def test_the_topic_is_heard_in_the_words_that_only_it_uses():
     assert names(clip(), "topic") == ["word:carrots"]
-    assert names(clip(**{"word:mother": (1.2, 1.5)}), "topic") == ["word:carrots"]  # she is also the one who acts
+    assert names(clip(**{"word:mother": (1.2, 1.5)}), "topic") == [
+        "word:carrots"
+    ]  # she is also the one who acts
     assert names(clip(topic="sport"), "topic") == ["speech"]  # no word of sport is said
     assert names(clip(topic="gardening"), "topic") == ["speech"]  # a topic of other people's data
 
@@ -61,7 +75,9 @@ def test_a_span_shorter_than_a_frame_still_has_its_frame():
 
 def test_a_profile_on_the_evidence_scores_one_and_one_beside_it_nothing():
     scene = Span("scene:rain", 1.0, 2.0)
-    best, worst = (evidence.score(profile, [scene], SECONDS) for profile in (on(scene), 1 - on(scene)))
+    best, worst = (
+        evidence.score(profile, [scene], SECONDS) for profile in (on(scene), 1 - on(scene))
+    )
     assert best == {"pointing": 1.0, "iou": 1.0, "mass": 1.0, "share": 0.25}
     assert worst == {"pointing": 0.0, "iou": 0.0, "mass": 0.0, "share": 0.25}
 
@@ -85,11 +101,15 @@ def test_a_flat_profile_scores_what_random_frames_score():
     drawn = [rng.permutation(32) < within.sum() for _ in range(4000)]
     flat = evidence.score(np.ones(32), scene, SECONDS)
     assert flat["pointing"] == flat["mass"] == flat["share"] == within.mean()
-    assert flat["iou"] == pytest.approx(np.mean([(d & within).sum() / (d | within).sum() for d in drawn]), abs=0.01)
+    assert flat["iou"] == pytest.approx(
+        np.mean([(d & within).sum() / (d | within).sum() for d in drawn]), abs=0.01
+    )
 
 
 def test_equal_values_are_drawn_in_any_order():
-    mixed = np.array([3.0, 1.0, 1.0, 0.0])  # two frames of evidence: the first is sure, one of two is drawn
+    mixed = np.array(
+        [3.0, 1.0, 1.0, 0.0]
+    )  # two frames of evidence: the first is sure, one of two is drawn
     found = evidence.score(mixed, [Span("speech", 0.0, 2.0)], SECONDS)
     assert found["iou"] == pytest.approx((1.0 + 1 / 3) / 2)
 
@@ -120,8 +140,18 @@ def profiles(clips: list[Clip]) -> np.ndarray:
 def test_a_table_has_every_clip_under_every_null():
     clips = some_clips()
     table = evidence.table(profiles(clips), clips, "scene", SECONDS, "planted")
-    assert list(table) == ["method", "attribute", "clip", "speaker", "null", *evidence.MEASURES, "share"]
-    assert table.groupby("clip")["null"].agg(list).map(tuple).unique().tolist() == [("own", "shuffled", "uniform")]
+    assert list(table) == [
+        "method",
+        "attribute",
+        "clip",
+        "speaker",
+        "null",
+        *evidence.MEASURES,
+        "share",
+    ]
+    assert table.groupby("clip")["null"].agg(list).map(tuple).unique().tolist() == [
+        ("own", "shuffled", "uniform")
+    ]
     means = table.groupby("null")[["pointing", "iou", "mass"]].mean()
     assert (means.loc["own"] == 1.0).all()
     assert (means.loc["shuffled"] < 0.7).all()
@@ -133,9 +163,13 @@ def test_knowing_the_clip_is_a_gain_and_a_habit_of_looking_at_the_middle_is_none
     clips = some_clips()
     middle = np.exp(-((np.linspace(-2, 2, FRAMES)) ** 2))
     for profile, knows in ((profiles(clips), True), (np.tile(middle, (len(clips), 1)), False)):
-        found = evidence.summary(evidence.table(profile, clips, "scene", SECONDS, "m")).set_index(["measure", "null"])
+        found = evidence.summary(evidence.table(profile, clips, "scene", SECONDS, "m")).set_index(
+            ["measure", "null"]
+        )
         own = found.loc[("iou", "own")]
-        assert own["value"] > found.loc[("iou", "uniform"), "value"] + 0.1  # both beat a flat profile
+        assert (
+            own["value"] > found.loc[("iou", "uniform"), "value"] + 0.1
+        )  # both beat a flat profile
         assert (own["gain_low"] > 0) == knows
         assert own["gain"] == pytest.approx(own["value"] - found.loc[("iou", "shuffled"), "value"])
 

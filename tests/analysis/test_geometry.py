@@ -73,11 +73,17 @@ def groups() -> tuple[np.ndarray, np.ndarray]:
 def test_a_map_keeps_planted_groups_together_and_its_seed(method):
     site, which = groups()
     points, trust = geometry.maps({0: RNG.normal(size=(60, 20)), 8: site}, method, seeds=(0, 1))
-    again, _ = geometry.maps({0: points[["x", "y"]].to_numpy()[:60] @ np.ones((2, 20)), 8: site}, method)
+    again, _ = geometry.maps(
+        {0: points[["x", "y"]].to_numpy()[:60] @ np.ones((2, 20)), 8: site}, method
+    )
     last = points[(points["step"] == 8) & (points["seed"] == 0)][["x", "y"]].to_numpy()
-    np.testing.assert_allclose(last, again[again["step"] == 8][["x", "y"]].to_numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        last, again[again["step"] == 8][["x", "y"]].to_numpy(), rtol=1e-4, atol=1e-4
+    )
     centres = np.stack([last[which == g].mean(0) for g in range(3)])
-    spread = np.mean([np.linalg.norm(last[which == g] - centres[g], axis=1).mean() for g in range(3)])
+    spread = np.mean(
+        [np.linalg.norm(last[which == g] - centres[g], axis=1).mean() for g in range(3)]
+    )
     apart = np.linalg.norm(centres[[0, 1, 2]] - centres[[1, 2, 0]], axis=1).min()
     assert apart > 2 * spread
     assert trust.loc[trust["step"] == 8, "trustworthiness"].min() > 0.7

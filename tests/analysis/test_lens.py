@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from desta_lab.analysis import activations, lens, probes
+from desta_lab.analysis import lens, probes
+from desta_lab.analysis.sites import heard
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import ladder
 from desta_lab.model import chat
@@ -14,7 +15,9 @@ from tests import tiny
 
 TASKS = [task for task in ladder() if task.rung == 3]
 # the tiny tokenizer knows bytes: without their common blank the options begin differently
-BARE = {t.attribute: replace(t, options={v: o.strip() for v, o in t.options.items()}) for t in TASKS}
+BARE = {
+    t.attribute: replace(t, options={v: o.strip() for v, o in t.options.items()}) for t in TASKS
+}
 RNG = np.random.default_rng(0)
 
 
@@ -30,14 +33,16 @@ TRUTH = [tiny.attributes(i) for i in range(6)]
 def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
     """An independent reference: the model's own logits after the stem."""
     states, task = llm.encoder.hear([tiny.wave(i) for i in range(6)]), BARE["gender"]
-    sites = activations.heard(llm, [task], [states])
+    sites = heard(llm, [task], [states])
     start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
     stem, options = scoring.said(llm.backbone.tokenizer, task)
     ids = torch.tensor([[*start.ids, *stem]]).expand(6, -1)
     with torch.no_grad():
         said = llm.backbone.model(inputs_embeds=llm.splice(ids, llm.speak(states))).logits[:, -1]
     found = lens.option_logits(llm, task, sites["answer 1: gender"])
-    torch.testing.assert_close(found, said[:, [option[0] for option in options]], atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(
+        found, said[:, [option[0] for option in options]], atol=3e-2, rtol=3e-2
+    )
 
 
 def test_the_lens_reads_a_planted_word(llm):
@@ -46,7 +51,10 @@ def test_the_lens_reads_a_planted_word(llm):
     rows = llm.backbone.model.get_output_embeddings().weight[first].float()
     truth = [{"manner": list(task.options)[i % 2]} for i in range(12)]
     hidden = torch.stack([rows[i % 2] for i in range(12)]) * 5
-    sites = {"answer 0: manner": hidden.half(), "answer 1: manner": 0.01 * torch.randn(12, tiny.WIDTH).half()}
+    sites = {
+        "answer 0: manner": hidden.half(),
+        "answer 1: manner": 0.01 * torch.randn(12, tiny.WIDTH).half(),
+    }
     held_out = [0, 1, 2, 3]
     table = lens.logit_lens(llm, [task], sites, truth, held_out)
     assert table[table["layer"] == 0]["correct"].mean() == 1
@@ -64,7 +72,11 @@ def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
         a, b = (list(task.options).index(TRUTH[k][task.attribute]) for k in (0, 1))
         if a != b:
             margin = scores[i][:, a] - scores[i][:, b]
-            row = table[(table["attribute"] == task.attribute) & (table["row"] == 1) & (table["query"] == -1)]
+            row = table[
+                (table["attribute"] == task.attribute)
+                & (table["row"] == 1)
+                & (table["query"] == -1)
+            ]
             assert row["shift"].iloc[0] == pytest.approx(float(margin[0] - margin[1]), abs=1e-3)
 
 
@@ -74,7 +86,9 @@ def test_patching_a_query_with_itself_moves_nothing(llm, spoken):
     assert table["shift"].abs().max() < 1e-3
 
 
-def planted(strength: float = 4.0, clips: int = 120, width: int = 20) -> tuple[np.ndarray, list[str], list[str]]:
+def planted(
+    strength: float = 4.0, clips: int = 120, width: int = 20
+) -> tuple[np.ndarray, list[str], list[str]]:
     speakers = [f"s{i // 6}" for i in range(clips)]
     labels = [("rain", "siren")[i % 2] for i in range(clips)]
     features = RNG.normal(size=(clips, width)) @ RNG.normal(size=(width, width))
@@ -90,7 +104,9 @@ def test_after_erasing_no_probe_reads_the_label_and_others_still_do():
     both = {"scene": labels, "loudness": other}
 
     def read(x):
-        return probes.summary(probes.probe(x, both, speakers)).set_index(["attribute", "kind"])["accuracy"]
+        return probes.summary(probes.probe(x, both, speakers)).set_index(["attribute", "kind"])[
+            "accuracy"
+        ]
 
     before, after = read(features), read(lens.eraser(features, labels)(features))
     assert before["scene", "probe"] > 0.95

@@ -54,7 +54,9 @@ def test_voices_alone_are_not_read_as_labels():
 
 def test_shared_speakers_are_an_error():
     with pytest.raises(probes.ProbeError, match=r"speakers are in training and test .*force=True"):
-        probes.probe(planted("scene"), LABELS, SPEAKERS, [(np.arange(0, 160, 2), np.arange(1, 160, 2))])
+        probes.probe(
+            planted("scene"), LABELS, SPEAKERS, [(np.arange(0, 160, 2), np.arange(1, 160, 2))]
+        )
 
 
 def test_folds_part_speakers_and_test_every_clip_once():
@@ -72,7 +74,9 @@ def test_random_labels_of_a_speakers_attribute_stay_the_speakers():
 
 
 def test_a_learning_curve_rises_with_clips():
-    curve = probes.learning_curve(planted("scene", 2.0, 16), {"scene": LABELS["scene"]}, SPEAKERS, (8, 100))
+    curve = probes.learning_curve(
+        planted("scene", 2.0, 16), {"scene": LABELS["scene"]}, SPEAKERS, (8, 100)
+    )
     few, many = curve.sort_values("clips")["accuracy"]
     assert many > few + 0.03
 

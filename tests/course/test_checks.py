@@ -31,7 +31,9 @@ def test_a_function_that_returns_nothing_is_not_attempted_yet() -> None:
 
 
 def test_what_is_right_passes_and_says_so_in_html_too() -> None:
-    said = checks.judge("above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options))
+    said = checks.judge(
+        "above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options)
+    )
     assert said.state == "passed" and "above_chance" in said._repr_html_()
 
 

@@ -10,16 +10,34 @@ from desta_lab import cli
 from desta_lab.course import cohort
 
 
-def card(student: str, low: float, high: float, *, default: bool = False, notebook: str = "05") -> dict:
-    guess = {"name": "risen", "question": "How many?", "low": low, "high": high, "default": default, "measured": 6.0,
-             "inside": low <= 6 <= high}  # fmt: skip
-    return {"notebook": notebook, "student": student, "predictions": [guess, {**guess, "measured": None}],
-            "exercises": {"above_chance": "passed" if high == 6 else "wrong"}}  # fmt: skip
+def card(
+    student: str, low: float, high: float, *, default: bool = False, notebook: str = "05"
+) -> dict:
+    guess = {
+        "name": "risen",
+        "question": "How many?",
+        "low": low,
+        "high": high,
+        "default": default,
+        "measured": 6.0,
+        "inside": low <= 6 <= high,
+    }
+    return {
+        "notebook": notebook,
+        "student": student,
+        "predictions": [guess, {**guess, "measured": None}],
+        "exercises": {"above_chance": "passed" if high == 6 else "wrong"},
+    }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    cards = [card("Ada", 5, 6), card("Ben", 1, 2), card("Cy", 2, 4, default=True), card("Ada", 5, 6, notebook="06")]
+    cards = [
+        card("Ada", 5, 6),
+        card("Ben", 1, 2),
+        card("Cy", 2, 4, default=True),
+        card("Ada", 5, 6, notebook="06"),
+    ]
     for i, one in enumerate(cards):
         (tmp_path / f"{i}").mkdir()
         (tmp_path / f"{i}" / f"card-{one['notebook']}.json").write_text(json.dumps(one))
@@ -32,14 +50,18 @@ def test_cards_become_one_row_a_prediction_and_an_exercise(folder: Path) -> None
     digest = cohort.digest(table).set_index("notebook")
     assert digest.loc["05", "students"] == 3 and digest.loc["05", "ranges"] == 2
     assert table["question"].dropna().unique() == ["How many?"]
-    assert digest.loc["05", "held the answer"] == 0.5 and digest.loc["05", "exercises solved"] == 0.33
+    assert (
+        digest.loc["05", "held the answer"] == 0.5 and digest.loc["05", "exercises solved"] == 0.33
+    )
 
 
 def test_the_command_writes_a_table_and_a_plot_and_can_be_run_again(folder: Path, capsys) -> None:
     for _ in range(2):
         assert cli.main(["class", str(folder)]) == 0
     assert "held the answer" in capsys.readouterr().out
-    assert (folder / "class" / "guesses.png").exists() and len(pd.read_csv(folder / "class" / "class.csv")) == 8
+    assert (folder / "class" / "guesses.png").exists() and len(
+        pd.read_csv(folder / "class" / "class.csv")
+    ) == 8
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from desta_lab.course import finished
-from desta_lab.inside.report import Inside
-from desta_lab.inside.subject import TABLES
+from desta_lab.experiments.inside import Inside
+from desta_lab.experiments.inside_subject import TABLES
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
-from desta_lab.quickstart import Quickstart
-from desta_lab.training import ladder
+from desta_lab.training import checkpoints
 
 pytestmark = pytest.mark.weights
 
@@ -48,14 +48,19 @@ def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
 def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> None:
     table = lab.table()
     assert not any(stage.startswith("train") for stage in lab.seconds)
-    assert set(table["run"]) == {"self", "label"} and set(table["view"]) >= {"audio", "oracle", "shuffled", "silence"}
+    assert set(table["run"]) == {"self", "label"} and set(table["view"]) >= {
+        "audio",
+        "oracle",
+        "shuffled",
+        "silence",
+    }
 
 
 def test_its_first_and_last_rung_can_be_climbed(lab: Quickstart) -> None:
     for step in (0, lab.recipe.steps):
-        ladder.climb(lab.folder("self") / "ladder", lab.llm, step)
-    with pytest.raises(ladder.LadderError, match="train again"):
-        ladder.climb(lab.folder("self") / "ladder", lab.llm, 64)
+        checkpoints.climb(lab.folder("self") / "ladder", lab.llm, step)
+    with pytest.raises(checkpoints.LadderError, match="train again"):
+        checkpoints.climb(lab.folder("self") / "ladder", lab.llm, 64)
 
 
 def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:
@@ -72,9 +77,13 @@ def test_a_table_that_is_gone_comes_back_with_the_next_restore(lab: Quickstart) 
 
 
 def test_restoring_again_changes_nothing(lab: Quickstart) -> None:
-    files = {path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()}
+    files = {
+        path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()
+    }
     finished.restore(Quickstart(lab.preset, root=lab.root))
-    assert files == {path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()}
+    assert files == {
+        path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()
+    }
 
 
 def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
@@ -83,10 +92,14 @@ def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
     assert not (other.folder("self") / "ladder").exists()
 
 
-def test_a_machine_of_another_precision_gets_the_same_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_of_another_precision_gets_the_same_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Quickstart(presets.nano(), root=root)
     own = other.config
-    monkeypatch.setattr(other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"})
+    monkeypatch.setattr(
+        other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"}
+    )
     assert "Nothing needs training" in finished.restore(other)
     made = json.loads((other.folder("self") / "ladder" / "ladder.json").read_text())
     assert made[-1]["step"] == other.recipe.steps

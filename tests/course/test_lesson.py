@@ -8,9 +8,9 @@ import pytest
 
 from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, cost
+from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.quickstart import Quickstart
-from desta_lab.views import pictures
+from desta_lab.views import style
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def test_a_guess_nobody_moved_is_called_the_default_and_not_counted(lesson: Less
 @pytest.mark.parametrize("low, high, step", [(0, 6, 1), (0, 1, None), (-1, 1, 0.05), (1, 1000, 10)])
 def test_the_default_stands_on_the_sliders_grid(lesson: Lesson, low, high, step) -> None:
     lesson.predict("x", "How much?", float(low), float(high), step=step and float(step))
-    assert lesson.guesses[0].default and low <= lesson.guesses[0].low < lesson.guesses[0].high <= high
+    assert (
+        lesson.guesses[0].default and low <= lesson.guesses[0].low < lesson.guesses[0].high <= high
+    )
 
 
 def test_revealing_what_was_never_asked_is_a_sentence(lesson: Lesson) -> None:
@@ -55,18 +57,26 @@ def test_the_card_holds_guesses_exercises_and_where_it_was_made(lesson: Lesson) 
     slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value = (5, 6)
     lesson.reveal("risen", 6.0)
     lesson.check("above_chance", None)
-    lesson.check("above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options))
+    lesson.check(
+        "above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options)
+    )
     page = lesson.card(student="Ada").data
     kept = card(lesson)
     assert "1 of your 1 ranges held the answer" in page and "1 of 1 exercises solved" in page
     assert kept["student"] == "Ada" and kept["exercises"] == {"above_chance": "passed"}
     assert kept["predictions"][0] | {"question": ""} == {
-        "name": "risen", "question": "", "low": 5.0, "high": 6.0, "default": False, "measured": 6.0, "inside": True,
-    }  # fmt: skip
+        "name": "risen",
+        "question": "",
+        "low": 5.0,
+        "high": 6.0,
+        "default": False,
+        "measured": 6.0,
+        "inside": True,
+    }
 
 
 def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:
-    picture, axes = pictures.blank(headline="One")
+    picture, axes = style.blank(headline="One")
     axes.plot([0, 1], [0, 1])
     shown = lesson.show(picture, "A line that rises.", pd.DataFrame({"x": [0, 1]}))
     assert shown.alt == "A line that rises."
@@ -75,7 +85,9 @@ def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesso
 
 
 def test_what_was_not_measured_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = {"05": {"nano": {"seconds": 130, "memory_gb": 1.2, "on": "2 CPU cores, no GPU", "cells": {}}}}
+    costs = {
+        "05": {"nano": {"seconds": 130, "memory_gb": 1.2, "on": "2 CPU cores, no GPU", "cells": {}}}
+    }
     monkeypatch.setattr(lessons, "COSTS", tmp_path / "costs.json")
     assert "not measured yet" in cost("05", "nano")
     lessons.COSTS.write_text(json.dumps(costs))

@@ -9,11 +9,18 @@ from desta_lab.evaluation.constraints import CHECKS, obeyed
 from desta_lab.evaluation.tasks import ladder
 
 CAPITAL, LOWER = "change_case:english_capital", "change_case:english_lowercase"
-JSON, QUOTED, TITLE = "detectable_format:json_format", "startend:quotation", "detectable_format:title"
+JSON, QUOTED, TITLE = (
+    "detectable_format:json_format",
+    "startend:quotation",
+    "detectable_format:title",
+)
 STARTS, ENDS = "combination:repeat_prompt", "startend:end_checker"
 WITH, WITHOUT = "keywords:existence", "keywords:forbidden_words"
 BULLETS, WORDS = "detectable_format:number_bullet_lists", "length_constraints:number_words"
-SENTENCES, PARAGRAPHS = "length_constraints:number_sentences", "length_constraints:number_paragraphs"
+SENTENCES, PARAGRAPHS = (
+    "length_constraints:number_sentences",
+    "length_constraints:number_paragraphs",
+)
 
 # arguments under which every check can be called
 ARGUMENTS = {
@@ -81,11 +88,31 @@ CASES = [
     (WORDS, {"num_words": 3, "relation": "at least"}, "one, two — !!!", False),
     (WORDS, {"num_words": 3, "relation": "less than"}, "one two three", False),
     (SENTENCES, {"num_sentences": 3, "relation": "at least"}, "One. Two! Is it three?", True),
-    (SENTENCES, {"num_sentences": 3, "relation": "at least"}, "He said “Go.” She went. Then silence", True),
-    (SENTENCES, {"num_sentences": 2, "relation": "at least"}, "Dr. A. B. Jones paid 3.50 in the U.S. today", False),
+    (
+        SENTENCES,
+        {"num_sentences": 3, "relation": "at least"},
+        "He said “Go.” She went. Then silence",
+        True,
+    ),
+    (
+        SENTENCES,
+        {"num_sentences": 2, "relation": "at least"},
+        "Dr. A. B. Jones paid 3.50 in the U.S. today",
+        False,
+    ),
     (SENTENCES, {"num_sentences": 2, "relation": "at least"}, "It began in 1990. It ended.", True),
-    (SENTENCES, {"num_sentences": 2, "relation": "at least"}, "The answer is no. It is late.", True),
-    (SENTENCES, {"num_sentences": 3, "relation": "less than"}, "1. The first item.\n2. The second item.", True),
+    (
+        SENTENCES,
+        {"num_sentences": 2, "relation": "at least"},
+        "The answer is no. It is late.",
+        True,
+    ),
+    (
+        SENTENCES,
+        {"num_sentences": 3, "relation": "less than"},
+        "1. The first item.\n2. The second item.",
+        True,
+    ),
     (SENTENCES, {"num_sentences": 2, "relation": "at least"}, "Well... it goes on", False),
     (SENTENCES, {"num_sentences": 2, "relation": "at least"}, "Hm. ! ? ... ???", False),
     (PARAGRAPHS, {"num_paragraphs": 2}, "One\n\nstill one\n***\nTwo", True),
@@ -108,7 +135,24 @@ def test_an_empty_answer_never_obeys(instruction, answer):
 
 @pytest.mark.parametrize("instruction", CHECKS)
 @pytest.mark.parametrize(
-    "piece", ["<<", ">>", "*", "***", "\n", " \n*", "-\n", "[", '"', "```", ". ", "a.", "rain", "A b. ", "e\u0301 "]
+    "piece",
+    [
+        "<<",
+        ">>",
+        "*",
+        "***",
+        "\n",
+        " \n*",
+        "-\n",
+        "[",
+        '"',
+        "```",
+        ". ",
+        "a.",
+        "rain",
+        "A b. ",
+        "e\u0301 ",
+    ],
 )
 def test_a_long_answer_costs_no_more_than_its_length(instruction, piece):
     """100 kB in well under a second: published patterns take minutes on some of these."""
@@ -123,7 +167,9 @@ def test_arguments_that_are_none_are_left_out():
 
 
 def test_an_unknown_instruction_is_refused_in_words():
-    with pytest.raises(KeyError, match=r"No check for the instruction 'startend:nothing'; there are change_case"):
+    with pytest.raises(
+        KeyError, match=r"No check for the instruction 'startend:nothing'; there are change_case"
+    ):
         obeyed("startend:nothing", "yes")
 
 

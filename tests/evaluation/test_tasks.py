@@ -3,8 +3,8 @@
 import pytest
 
 from desta_lab.clips import Clip
+from desta_lab.evaluation.conditions import named
 from desta_lab.evaluation.constraints import obeyed
-from desta_lab.evaluation.controls import named
 from desta_lab.evaluation.tasks import Task, ladder
 from desta_lab.training import targets
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
@@ -20,7 +20,9 @@ ENDS = {"detectable_format:json_format": '"}', "change_case:english_capital": ".
 
 def test_the_spoken_world_keeps_its_ladder_and_a_corpus_like_it_gets_the_same() -> None:
     described = [task for task in ladder() if task.rung < 5]
-    assert sorted(ladder({name: ATTRIBUTES[name] for name in DESCRIBED}), key=repr) == sorted(described, key=repr)
+    assert sorted(ladder({name: ATTRIBUTES[name] for name in DESCRIBED}), key=repr) == sorted(
+        described, key=repr
+    )
 
 
 def test_a_part_of_the_spoken_world_has_its_questions_with_the_values_that_occur() -> None:
@@ -37,11 +39,18 @@ def test_every_attribute_is_asked_on_the_first_four_rungs_with_all_its_values() 
         assert {task.rung for task in asked} >= {0, 1, 2, 3} and [t.rung for t in tasks] == sorted(
             t.rung for t in tasks
         )
-        assert all(tuple(task.options) == values and len(set(task.options.values())) == len(values) for task in asked)
+        assert all(
+            tuple(task.options) == values and len(set(task.options.values())) == len(values)
+            for task in asked
+        )
 
 
-@pytest.mark.parametrize("task", [t for t in ladder(OWN) if t.rung == 2], ids=lambda task: task.name)
-def test_the_answers_of_rung_two_obey_their_constraint_and_the_plain_ones_do_not(task: Task) -> None:
+@pytest.mark.parametrize(
+    "task", [t for t in ladder(OWN) if t.rung == 2], ids=lambda task: task.name
+)
+def test_the_answers_of_rung_two_obey_their_constraint_and_the_plain_ones_do_not(
+    task: Task,
+) -> None:
     assert task.constraint
     for value, option in task.options.items():
         assert obeyed(task.constraint, task.stem + option + ENDS[task.constraint])
@@ -54,15 +63,23 @@ def test_no_message_holds_the_description_or_the_value_that_is_asked_for() -> No
         description = describe(attributes)
         for task in ladder({name: (value, "other") for name, value in attributes.items()}):
             target = targets.Target(description, task.question, "Hm.", "self", "", "", "")
-            messages = targets.row("one", target, "own")["messages"]  # raises where the description leaks
-            assert all(value not in message["content"] for message in messages for value in attributes.values())
+            messages = targets.row("one", target, "own")[
+                "messages"
+            ]  # raises where the description leaks
+            assert all(
+                value not in message["content"]
+                for message in messages
+                for value in attributes.values()
+            )
 
 
 def test_an_answer_names_a_value_of_another_corpus_by_its_own_words() -> None:
     emotion = next(task for task in ladder(OWN) if task.name == "ask_emotion")
     assert named(emotion, "The speaker sounds ANGRY.") == {"angry"}
     assert named(emotion, "Not a word of it") == set()
-    manner = Task("ask_manner", 3, "manner", "?", "The manner is", {"spoken": " spoken", "sung": " sung"})
+    manner = Task(
+        "ask_manner", 3, "manner", "?", "The manner is", {"spoken": " spoken", "sung": " sung"}
+    )
     assert named(manner, "She whispers.") == set() and named(manner, "It is sung.") == {"sung"}
 
 

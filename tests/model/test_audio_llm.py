@@ -30,7 +30,11 @@ def files(tmp_path):
 def test_slots_are_filled_clip_after_clip_row_after_row():
     llm = tiny.audio_llm()
     ids = torch.tensor([[7, SLOT, SLOT, 8, SLOT, SLOT], [9, 9, 9, SLOT, SLOT, 5]])
-    spoken = torch.arange(3.0)[:, None, None] * 10 + torch.arange(2.0)[None, :, None] + torch.zeros(3, 2, tiny.WIDTH)
+    spoken = (
+        torch.arange(3.0)[:, None, None] * 10
+        + torch.arange(2.0)[None, :, None]
+        + torch.zeros(3, 2, tiny.WIDTH)
+    )
     embeddings = llm.splice(ids, spoken)
     assert embeddings[0, [1, 2, 4, 5], 0].tolist() == [0, 1, 10, 11]
     assert embeddings[1, [3, 4], -1].tolist() == [20, 21]
@@ -41,7 +45,9 @@ def test_slots_are_filled_clip_after_clip_row_after_row():
 @pytest.mark.parametrize("clips", [1, 3])
 def test_more_or_fewer_clips_than_slots_are_a_sentence(clips):
     llm = tiny.audio_llm()
-    with pytest.raises(ChatError, match=f"hold 4 audio slots, but {clips} clips of 2 audio embeddings were given"):
+    with pytest.raises(
+        ChatError, match=f"hold 4 audio slots, but {clips} clips of 2 audio embeddings were given"
+    ):
         llm.splice(torch.tensor([[SLOT, SLOT, 5, SLOT, SLOT]]), torch.zeros(clips, 2, tiny.WIDTH))
 
 
@@ -63,10 +69,18 @@ def test_the_loss_reaches_the_connector_and_nothing_else():
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_without_audio_it_is_the_untouched_backbone_token_for_token(kind, bos):
-    llm, model, tokenizer = tiny.audio_llm(kind, bos=bos), tiny.causal(kind, bos=bos), tiny.tokenizer(bos=bos)
+    llm, model, tokenizer = (
+        tiny.audio_llm(kind, bos=bos),
+        tiny.causal(kind, bos=bos),
+        tiny.tokenizer(bos=bos),
+    )
     messages = tiny.conversation("Tell me about birds.")
-    given = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    own = model.generate(**given, max_new_tokens=12, do_sample=False)[0, given["input_ids"].shape[1] :]
+    given = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    own = model.generate(**given, max_new_tokens=12, do_sample=False)[
+        0, given["input_ids"].shape[1] :
+    ]
     answer = llm.generate(messages, max_new_tokens=12)
     assert list(answer.ids[0]) == own.tolist()
     assert answer.text == [tokenizer.decode(own, skip_special_tokens=True).strip()]
@@ -85,7 +99,9 @@ def test_answers_in_a_batch_are_answers_one_by_one(files):
     llm = tiny.audio_llm()
     conversations = [
         tiny.conversation("What is it?", files[0]),
-        tiny.conversation("Which of these two tones is the higher one, and why?", files[1], files[2]),
+        tiny.conversation(
+            "Which of these two tones is the higher one, and why?", files[1], files[2]
+        ),
         tiny.conversation("What?", files[2], system=False),
     ]
     together = llm.generate(conversations, max_new_tokens=6)
@@ -103,13 +119,17 @@ def test_which_clip_stands_first_matters(files):
     llm = tiny.audio_llm()
     with torch.no_grad():
         llm.connector.proj[1].weight.mul_(20)
-    one, other = (llm.generate(tiny.conversation("What?", *order)).ids for order in (files[:2], files[1::-1]))
+    one, other = (
+        llm.generate(tiny.conversation("What?", *order)).ids for order in (files[:2], files[1::-1])
+    )
     assert one != other
 
 
 def test_text_and_audio_conversations_go_together_in_one_batch(files):
     llm = tiny.audio_llm()
-    both = llm.generate([tiny.conversation("What?"), tiny.conversation("What?", files[0])], max_new_tokens=5)
+    both = llm.generate(
+        [tiny.conversation("What?"), tiny.conversation("What?", files[0])], max_new_tokens=5
+    )
     assert both.ids[0] == llm.generate(tiny.conversation("What?"), max_new_tokens=5).ids[0]
 
 
@@ -122,9 +142,15 @@ def test_answering_never_drops_out(files):
 def test_sampling_is_possible_and_follows_torchs_seed(files):
     llm = tiny.audio_llm()
     torch.manual_seed(0)
-    draws = [llm.generate(tiny.conversation("What?", files[0]), do_sample=True, temperature=3.0).ids for _ in range(3)]
+    draws = [
+        llm.generate(tiny.conversation("What?", files[0]), do_sample=True, temperature=3.0).ids
+        for _ in range(3)
+    ]
     torch.manual_seed(0)
-    assert llm.generate(tiny.conversation("What?", files[0]), do_sample=True, temperature=3.0).ids == draws[0]
+    assert (
+        llm.generate(tiny.conversation("What?", files[0]), do_sample=True, temperature=3.0).ids
+        == draws[0]
+    )
     assert len(set(map(str, draws))) > 1
 
 
@@ -135,7 +161,10 @@ def test_a_transcript_is_written_only_where_asked_for_and_not_given(files):
     messages[-1]["audios"][1]["text"] = ""
     length = round(tiny.SECONDS * RATE)
     assert [w for _, w in llm.generate(messages).audios[0]] == ["", ""]
-    assert [w for _, w in llm.generate(messages, with_transcript=True).audios[0]] == [f"heard {length}", ""]
+    assert [w for _, w in llm.generate(messages, with_transcript=True).audios[0]] == [
+        f"heard {length}",
+        "",
+    ]
     messages[-1]["audios"][0]["text"] = "given"
     assert [w for _, w in llm.generate(messages, with_transcript=True).audios[0]] == ["given", ""]
 
@@ -147,7 +176,9 @@ def test_a_transcript_without_a_decoder_is_a_sentence(files):
 
 @pytest.mark.parametrize("content", ["What?", "<|AUDIO|> <|AUDIO|> What?"])
 def test_clips_without_placeholders_and_placeholders_without_clips_are_sentences(files, content):
-    messages = [{"role": "user", "content": content, "audios": [{"audio": str(files[0]), "text": None}]}]
+    messages = [
+        {"role": "user", "content": content, "audios": [{"audio": str(files[0]), "text": None}]}
+    ]
     with pytest.raises(ChatError, match="1 clips were given; match them"):
         tiny.audio_llm().generate(messages)
     if "AUDIO" in content:
@@ -224,10 +255,16 @@ def test_other_parts_are_refused_by_both_names(tmp_path):
     other = copy.deepcopy(llm)
     other.parts = {**llm.parts, "backbone": "tiny-other"}
     loads(
-        other, tmp_path / "connector.safetensors", "trained with backbone tiny-llama, but here backbone is tiny-other"
+        other,
+        tmp_path / "connector.safetensors",
+        "trained with backbone tiny-llama, but here backbone is tiny-other",
     )
     other.parts = {**llm.parts, "taps": [0, 1, 2]}
-    loads(other, tmp_path / "connector.safetensors", r"taps \[0, 1, 2, 3\], but here taps is \[0, 1, 2\]")
+    loads(
+        other,
+        tmp_path / "connector.safetensors",
+        r"taps \[0, 1, 2, 3\], but here taps is \[0, 1, 2\]",
+    )
 
 
 @pytest.mark.parametrize("size", [0, 7, 2000])
@@ -235,11 +272,19 @@ def test_a_truncated_file_is_a_sentence(tmp_path, size):
     llm, path = tiny.audio_llm(), tmp_path / "connector.safetensors"
     llm.save(path)
     path.write_bytes(path.read_bytes()[:size])
-    loads(llm, path, "connector.safetensors: no whole safetensors file .* copy it again or train again")
+    loads(
+        llm,
+        path,
+        "connector.safetensors: no whole safetensors file .* copy it again or train again",
+    )
 
 
 def test_a_missing_file_is_a_sentence(tmp_path):
-    loads(tiny.audio_llm(), tmp_path / "none.safetensors", "none.safetensors: no whole safetensors file")
+    loads(
+        tiny.audio_llm(),
+        tmp_path / "none.safetensors",
+        "none.safetensors: no whole safetensors file",
+    )
 
 
 def test_nothing_is_unpickled(tmp_path, monkeypatch):

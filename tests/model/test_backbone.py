@@ -32,7 +32,9 @@ def test_a_shared_prefix_read_once_changes_nothing(kind):
             close = (
                 1e-5 if kind == "gemma2" else 1e-10
             )  # Gemma's norms and softmax are float32 whatever the model is in
-            torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), expected, atol=close, rtol=0)
+            torch.testing.assert_close(
+                llm.hidden(llm.embed(ids), prefix), expected, atol=close, rtol=0
+            )
         other = llm.hidden(llm.embed(ids), [9, 8, 7])
     assert not torch.allclose(other, expected)
 
@@ -132,7 +134,9 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
 
     learning = llm.with_lora(rank=4, alpha=4)
     assert {id(p) for p in llm.parameters() if p.requires_grad} == {id(p) for p in learning}
-    assert sum(p.numel() for p in learning) == 2 * 4 * (48 + 48 + 2 * (48 + 24))  # layers × rank × (q + k + v)
+    assert sum(p.numel() for p in learning) == 2 * 4 * (
+        48 + 48 + 2 * (48 + 24)
+    )  # layers × rank × (q + k + v)
     with torch.no_grad():
         torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
 
@@ -162,7 +166,8 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+    ("capability", "dtype"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
 )
 def test_precision_goes_by_compute_capability(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

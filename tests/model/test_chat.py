@@ -24,7 +24,9 @@ def test_training_begins_with_exactly_what_answering_begins_with():
 def test_without_audio_the_stream_is_the_chat_template_itself():
     tokenizer = tiny.tokenizer(bos=True)
     messages = read("A dog barks.", "What is it?")
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
     assert list(stream(tokenizer, messages, QUERIES).ids) == expected
 
 
@@ -48,7 +50,9 @@ def test_a_response_ends_in_exactly_one_end_of_turn():
 
 def test_a_truncated_response_has_no_end():
     for response in ("A tone wi", "A tone wi" + tiny.END):
-        said = stream(tiny.tokenizer(), ask("What?"), QUERIES, response=response, truncated=True).response
+        said = stream(
+            tiny.tokenizer(), ask("What?"), QUERIES, response=response, truncated=True
+        ).response
         assert tiny.tokenizer().eos_token_id not in said
         assert words(said) == "A tone wi"
 
@@ -88,7 +92,11 @@ def test_clips_in_several_turns_are_found():
 
 def test_tags_that_are_there_are_not_doubled():
     bare = stream(tiny.tokenizer(), [{"role": "user", "content": "<|AUDIO|>\nWhat?"}], QUERIES)
-    worn = stream(tiny.tokenizer(), [{"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWhat?"}], QUERIES)
+    worn = stream(
+        tiny.tokenizer(),
+        [{"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWhat?"}],
+        QUERIES,
+    )
     assert bare == worn
     assert words(bare.ids).count(chat.START) == 1
 
@@ -96,14 +104,18 @@ def test_tags_that_are_there_are_not_doubled():
 @pytest.mark.parametrize("transcripts", [[], ["a"], ["a", "b", "c"]])
 def test_clips_and_placeholders_must_match(transcripts):
     messages = [{"role": "user", "content": "<|AUDIO|> <|AUDIO|>"}]
-    with pytest.raises(ChatError, match=rf"hold 2 <\|AUDIO\|> but {len(transcripts)} clips were given; match them"):
+    with pytest.raises(
+        ChatError, match=rf"hold 2 <\|AUDIO\|> but {len(transcripts)} clips were given; match them"
+    ):
         stream(tiny.tokenizer(), messages, QUERIES, transcripts=transcripts)
 
 
 def test_a_conversation_that_is_too_long_is_a_sentence_with_both_numbers():
     long = stream(tiny.tokenizer(), ask("What? " * 50), QUERIES)
     assert stream(tiny.tokenizer(), ask("What? " * 50), QUERIES, max_tokens=len(long.ids)) == long
-    with pytest.raises(ChatError, match=f"has {len(long.ids)} tokens and the limit is 60; shorten it"):
+    with pytest.raises(
+        ChatError, match=f"has {len(long.ids)} tokens and the limit is 60; shorten it"
+    ):
         stream(tiny.tokenizer(), ask("What? " * 50), QUERIES, max_tokens=60)
 
 

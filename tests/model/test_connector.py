@@ -10,9 +10,18 @@ from desta_lab.model.connector import Attention, FrameStack, QFormer
 @pytest.mark.parametrize(
     ("sizes", "trainable"),
     [
-        ({"d_enc": 1280, "d_llm": 4096}, 131_540_224),  # DeSTA2.5: Whisper large-v3, Llama-3.1-8B, the defaults
-        ({"d_enc": 768, "d_llm": 4096, "depth": 2, "heads": 12}, 22_251_776),  # DeSTA2: Whisper small, Llama-3-8B
-        ({"d_enc": 384, "d_llm": 1024, "depth": 2, "heads": 6}, 7_589_120),  # Whisper tiny, Qwen3-0.6B
+        (
+            {"d_enc": 1280, "d_llm": 4096},
+            131_540_224,
+        ),  # DeSTA2.5: Whisper large-v3, Llama-3.1-8B, the defaults
+        (
+            {"d_enc": 768, "d_llm": 4096, "depth": 2, "heads": 12},
+            22_251_776,
+        ),  # DeSTA2: Whisper small, Llama-3-8B
+        (
+            {"d_enc": 384, "d_llm": 1024, "depth": 2, "heads": 6},
+            7_589_120,
+        ),  # Whisper tiny, Qwen3-0.6B
     ],
 )
 def test_it_has_as_many_parameters_as_the_published_one(sizes, trainable):
@@ -33,7 +42,16 @@ def test_published_query_tokens_are_born_standard_normal():
 
 def small(**how) -> QFormer:
     torch.manual_seed(0)
-    sizes = {"taps": 3, "d_enc": 32, "d_llm": 24, "queries": 4, "depth": 2, "heads": 4, "ffn": 48, "dropout": 0.0}
+    sizes = {
+        "taps": 3,
+        "d_enc": 32,
+        "d_llm": 24,
+        "queries": 4,
+        "depth": 2,
+        "heads": 4,
+        "ffn": 48,
+        "dropout": 0.0,
+    }
     return QFormer(**{**sizes, **how}).eval()
 
 
@@ -45,7 +63,9 @@ def test_attention_is_that_of_torch():
     own = Attention(16, 4, 16, 0.0)
     reference = nn.MultiheadAttention(16, 4, batch_first=True)
     with torch.no_grad():
-        reference.in_proj_weight.copy_(torch.cat([own.query.weight, own.key.weight, own.value.weight]))
+        reference.in_proj_weight.copy_(
+            torch.cat([own.query.weight, own.key.weight, own.value.weight])
+        )
         reference.in_proj_bias.copy_(torch.cat([own.query.bias, own.key.bias, own.value.bias]))
         reference.out_proj.load_state_dict(own.out.state_dict())
     queries, frames = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
@@ -112,7 +132,9 @@ def test_without_an_anchor_the_scale_sets_the_size_of_the_output():
 
 
 def test_an_anchor_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="The anchor has 5 tokens, the connector 4 queries; make them equal"):
+    with pytest.raises(
+        ValueError, match="The anchor has 5 tokens, the connector 4 queries; make them equal"
+    ):
         small(anchor=torch.zeros(5, 24))
 
 
@@ -129,7 +151,11 @@ def test_dropout_acts_in_training_alone():
 def test_stacked_frames_become_as_many_embeddings_as_asked_for():
     stack = FrameStack(d_enc=32, d_llm=24, queries=3, stack=2, hidden=16)
     assert stack(STATES).shape == (2, 3, 24)
-    assert FrameStack(d_enc=32, d_llm=24, queries=8, stack=4, hidden=16)(STATES).shape == (2, 8, 24)  # fewer frames
+    assert FrameStack(d_enc=32, d_llm=24, queries=8, stack=4, hidden=16)(STATES).shape == (
+        2,
+        8,
+        24,
+    )  # fewer frames
 
 
 def test_stacked_frames_hear_the_last_tapped_layer_in_order_of_time():

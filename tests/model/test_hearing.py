@@ -15,7 +15,11 @@ EASY = {"accent": "American", "rate": "slow", "loudness": "loud", "manner": "spo
 
 @pytest.fixture(scope="module")
 def clips():
-    plans = [p for p in spoken.design("train", 384, 0) if all(p[name] == value for name, value in EASY.items())]
+    plans = [
+        p
+        for p in spoken.design("train", 384, 0)
+        if all(p[name] == value for name, value in EASY.items())
+    ]
     return [spoken.render(plan, 4.0) for plan in plans[:16]]
 
 
@@ -28,6 +32,9 @@ def plain(text: str) -> str:
 def test_a_converted_whisper_writes_down_sentences_of_the_corpus(name: str, clips) -> None:
     """Synthetic voices over a scene are hard for a small Whisper: about half of the words come back."""
     heard = transcribe(resolve(name), [wave for wave, _ in clips])
-    rates = [jiwer.wer(plain(clip.transcript), plain(text)) for (_, clip), text in zip(clips, heard, strict=True)]
+    rates = [
+        jiwer.wer(plain(clip.transcript), plain(text))
+        for (_, clip), text in zip(clips, heard, strict=True)
+    ]
     assert min(rates) <= 0.15, heard
     assert np.median(rates) <= 0.75, heard

@@ -6,15 +6,30 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-from desta_lab.evaluation.tasks import NANO_ROWS, PARAPHRASES, TRAINED_PROMPT, Task, kept_back, ladder, text_world
+from desta_lab.evaluation.tasks import (
+    NANO_ROWS,
+    PARAPHRASES,
+    TRAINED_PROMPT,
+    Task,
+    kept_back,
+    ladder,
+    text_world,
+)
 from desta_lab.model import nano
 from desta_lab.model.presets import NANO
 from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, coverage, describe
 
 ENOUGH = 0.95  # of a text oracle
-COMBINATIONS = [dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())]
+COMBINATIONS = [
+    dict(zip(ATTRIBUTES, values, strict=True)) for values in itertools.product(*ATTRIBUTES.values())
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +42,14 @@ def clips() -> list[dict[str, str]]:
     """Clips with every value of every attribute, half of them of combinations that were never shown in training."""
     unseen = kept_back()
     draw = random.Random(0)
-    new, old = ([a for a in COMBINATIONS if (describe(a) in unseen) == hidden] for hidden in (True, False))
-    picked = [clip for pair in zip(draw.sample(new, 24), draw.sample(old, 24), strict=True) for clip in pair]
+    new, old = (
+        [a for a in COMBINATIONS if (describe(a) in unseen) == hidden] for hidden in (True, False)
+    )
+    picked = [
+        clip
+        for pair in zip(draw.sample(new, 24), draw.sample(old, 24), strict=True)
+        for clip in pair
+    ]
     assert all({a[name] for a in picked} == set(values) for name, values in ATTRIBUTES.items())
     return picked
 
@@ -48,17 +69,23 @@ def log_probability(model, words, beginning: list[int], option: list[int]) -> fl
     return sum(float(logp[len(beginning) - 1 + i, token]) for i, token in enumerate(option))
 
 
-def accuracy(model, words, task: Task, clips: list[dict[str, str]], tagged: bool) -> tuple[float, float]:
+def accuracy(
+    model, words, task: Task, clips: list[dict[str, str]], tagged: bool
+) -> tuple[float, float]:
     """Raw and calibrated accuracy of ranking the options after the stem; every value weighs the same in calibration."""
     table = []
     options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]
     for a in clips:
         said = prompt(describe(a, topic=task.rung == 5), task.question, tagged)
-        beginning = words.encode(said, add_special_tokens=False) + words.encode(task.stem, add_special_tokens=False)
+        beginning = words.encode(said, add_special_tokens=False) + words.encode(
+            task.stem, add_special_tokens=False
+        )
         table.append([log_probability(model, words, beginning, option) for option in options])
     scores, values = torch.tensor(table), list(task.options)
     right = torch.tensor([values.index(a[task.attribute]) for a in clips])
-    calibrated = scores - torch.stack([scores[right == k].mean(0) for k in range(len(values))]).mean(0)
+    calibrated = scores - torch.stack(
+        [scores[right == k].mean(0) for k in range(len(values))]
+    ).mean(0)
     return tuple(float((s.argmax(1) == right).float().mean()) for s in (scores, calibrated))
 
 
@@ -90,7 +117,10 @@ def test_the_shipped_model_answers_every_task_from_text(shipped, clips, tagged):
 @pytest.mark.parametrize("question", [TRAINED_PROMPT, *PARAPHRASES])
 def test_its_answer_to_the_trained_prompt_says_everything_and_ends(shipped, clips, question):
     some = clips[::4]
-    answers = [answer(*shipped, prompt(describe(a), question, tagged=i % 2 == 1)) for i, a in enumerate(some)]
+    answers = [
+        answer(*shipped, prompt(describe(a), question, tagged=i % 2 == 1))
+        for i, a in enumerate(some)
+    ]
     texts = [text for text, _ in answers]
     assert all(ended for _, ended in answers)
     assert min(coverage(texts, some).values()) >= ENOUGH
@@ -99,7 +129,9 @@ def test_its_answer_to_the_trained_prompt_says_everything_and_ends(shipped, clip
 def test_its_answers_to_questions_are_the_right_sentences(shipped, clips):
     wrong = []
     for task, a in zip([task for task in ladder() if task.rung >= 2], itertools.cycle(clips[::5])):
-        text, ended = answer(*shipped, prompt(describe(a, topic=task.rung == 5), task.question, tagged=True))
+        text, ended = answer(
+            *shipped, prompt(describe(a, topic=task.rung == 5), task.question, tagged=True)
+        )
         if not (ended and text.startswith(task.stem + task.options[a[task.attribute]])):
             wrong.append((task.name, text))
         elif task.stem.startswith("{"):
@@ -113,8 +145,12 @@ def test_told_nothing_it_has_no_strong_favourite(shipped):
     for task in (task for task in ladder() if task.rung == 3):
         options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]
         said = prompt(NEUTRAL, task.question, tagged=True)
-        beginning = words.encode(said, add_special_tokens=False) + words.encode(task.stem, add_special_tokens=False)
-        share = torch.tensor([log_probability(model, words, beginning, option) for option in options]).softmax(0)
+        beginning = words.encode(said, add_special_tokens=False) + words.encode(
+            task.stem, add_special_tokens=False
+        )
+        share = torch.tensor(
+            [log_probability(model, words, beginning, option) for option in options]
+        ).softmax(0)
         assert share.min() > 0.01, task.name
 
 
@@ -123,7 +159,9 @@ def test_other_words_do_not_stop_it(shipped):
     strange = 'Ein Fräulein spricht: „Здравствуйте“ 🎻 <|AUDIO|>\tzzyzx "{\\'
     ids = words.encode(strange, add_special_tokens=False)
     assert words.decode(ids) == strange
-    assert isinstance(answer(model, words, prompt(strange, "Wie spät ist es?", tagged=False), tokens=8)[0], str)
+    assert isinstance(
+        answer(model, words, prompt(strange, "Wie spät ist es?", tagged=False), tokens=8)[0], str
+    )
 
 
 def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
@@ -153,7 +191,10 @@ def test_stem_and_option_are_tokens_of_the_whole(shipped):
         stem = words.encode(task.stem, add_special_tokens=False)
         for option in task.options.values():
             whole = words.encode(task.stem + option, add_special_tokens=False)
-            assert whole == stem + words.encode(option, add_special_tokens=False), (task.name, option)
+            assert whole == stem + words.encode(option, add_special_tokens=False), (
+                task.name,
+                option,
+            )
 
 
 def test_every_word_and_mark_of_the_text_world_is_one_token(shipped):
@@ -185,13 +226,17 @@ SMALL = {"steps": 40, "batch": 8, "width": 64, "layers": 2}
 def test_training_lowers_the_loss_and_repeats_itself():
     rows, losses = list(text_world(320, seed=3)), []
     before = torch.random.get_rng_state()
-    first, words = nano.train(rows, **SMALL, progress=lambda done, total, news: losses.append(news["loss"]))
+    first, words = nano.train(
+        rows, **SMALL, progress=lambda done, total, news: losses.append(news["loss"])
+    )
     second, _ = nano.train(rows, **SMALL)
     other, _ = nano.train(rows, **SMALL, seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
     assert len(losses) == SMALL["steps"]
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     assert not torch.equal(first.get_input_embeddings().weight, other.get_input_embeddings().weight)
     assert not any(p.requires_grad for p in first.parameters())
     assert len(words) == first.config.vocab_size
@@ -211,8 +256,13 @@ def test_only_the_answer_and_its_end_are_learned():
 def test_what_is_saved_comes_back(tmp_path):
     model, words = nano.train(text_world(16), steps=1, batch=2, width=32, layers=1)
     nano.save(model, words, tmp_path, {"seed": 0})
-    again, reader = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    again, reader = (
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+        AutoTokenizer.from_pretrained(tmp_path),
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
     assert reader.encode("The speaker is") == words.encode("The speaker is")
     assert reader.chat_template == words.chat_template
     assert again.generation_config.eos_token_id == words.eos_token_id
@@ -238,16 +288,19 @@ def test_the_text_world_asks_every_task_of_the_ladder_and_answers_rightly():
     rows = list(text_world(6000, seed=5))
     for task in (task for task in ladder() if task.rung >= 2):
         begun = {answer for _, question, answer in rows if question == task.question}
-        assert all(any(said.startswith(task.stem + text) for said in begun) for text in task.options.values()), (
-            task.name
-        )
+        assert all(
+            any(said.startswith(task.stem + text) for said in begun)
+            for text in task.options.values()
+        ), task.name
     assert len({question for _, question, _ in rows}) > 200
 
 
 def test_every_clause_may_open_an_answer_to_the_trained_prompt():
     answers = [said for _, question, said in text_world(6000, seed=5) if question == TRAINED_PROMPT]
     for task in (task for task in ladder() if task.rung == 0):
-        opens = [said.startswith(task.stem + text) for said in answers for text in task.options.values()]
+        opens = [
+            said.startswith(task.stem + text) for said in answers for text in task.options.values()
+        ]
         assert sum(opens) > len(answers) / 20
 
 
@@ -255,7 +308,11 @@ def test_the_text_world_repeats_itself_and_keeps_what_is_unseen_unseen():
     hidden = {describe(a) for a in COMBINATIONS[:60]}
     rows = list(text_world(2000, seed=2, unseen=hidden))
     assert rows == list(text_world(2000, seed=2, unseen=hidden))
-    assert not [description for description, _, _ in rows if any(description.startswith(one) for one in hidden)]
+    assert not [
+        description
+        for description, _, _ in rows
+        if any(description.startswith(one) for one in hidden)
+    ]
 
 
 def test_the_topic_is_asked_only_where_it_is_told():

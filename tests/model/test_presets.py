@@ -35,12 +35,16 @@ def test_only_desta2_names_its_own_taps_and_unused_options_enter_no_hash():
     taps = {name: presets.named(name).taps for name in presets.PRESETS}
     assert taps.pop("desta2") == (1, 4, 7, 10)
     assert set(taps.values()) == {None}
-    assert not any(set(presets.OPTIONS) & set(presets.as_data(presets.named(name))) for name in taps)
+    assert not any(
+        set(presets.OPTIONS) & set(presets.as_data(presets.named(name))) for name in taps
+    )
     assert {"taps", "train"} <= set(presets.as_data(replace(presets.desta2(), train=48)))
     assert presets.replace(presets.desta2(), taps=(2, 5, 8, 11)).taps == (2, 5, 8, 11)
 
 
-@pytest.mark.parametrize(("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")])
+@pytest.mark.parametrize(
+    ("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")]
+)
 def test_the_hardware_picks_the_preset(monkeypatch, memory_gb, name):
     class Gpu:
         total_memory = memory_gb * 1e9
@@ -79,7 +83,9 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
     assert len(llm.parts["encoder_sha256"]) == len(llm.parts["backbone_sha256"]) == 64
 
     row = tiny.examples(tiny.corpus(tmp_path / "corpus", 2))[0]
-    stream = presets.chat.stream(llm.backbone.tokenizer, row["messages"], llm.queries, response=row["response"])
+    stream = presets.chat.stream(
+        llm.backbone.tokenizer, row["messages"], llm.queries, response=row["response"]
+    )
     batch = collate([stream], llm.backbone.pad_id)
     at = batch.labels != IGNORE
     states = llm.encoder.hear([tiny.wave(0)]).float()
@@ -95,9 +101,15 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
     text = llm.generate(tiny.conversation("What is it?"), max_new_tokens=4).ids[0]
     own = AutoModelForCausalLM.from_pretrained(folders.backbone, dtype=torch.bfloat16)
     given = tiny.tokenizer().apply_chat_template(
-        tiny.conversation("What is it?"), add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        tiny.conversation("What is it?"),
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
-    assert list(text) == own.generate(**given, max_new_tokens=4, do_sample=False)[0, -len(text) :].tolist()
+    assert (
+        list(text)
+        == own.generate(**given, max_new_tokens=4, do_sample=False)[0, -len(text) :].tolist()
+    )
 
 
 def test_a_seed_makes_the_same_connector_and_leaves_torchs_own_alone():
@@ -105,7 +117,9 @@ def test_a_seed_makes_the_same_connector_and_leaves_torchs_own_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, same, other = (presets.build_connector(presets.SMALL, 4, 64, mind, seed) for seed in (0, 0, 1))
+    one, same, other = (
+        presets.build_connector(presets.SMALL, 4, 64, mind, seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(one.query_tokens, same.query_tokens)
     assert not torch.equal(one.query_tokens, other.query_tokens)

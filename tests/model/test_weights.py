@@ -14,13 +14,24 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from desta_lab.model import weights
 from desta_lab.model.weights import WeightsError, installed, resolve
 
 NAME = "tiny-whisper"
-MARKS = ["<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>"]
+MARKS = [
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|startofprev|>",
+]
 MARKS += ["<|notimestamps|>"]
 TYPES = {"float32": 0, "int16": 2, "float16": 4}
 
@@ -28,10 +39,22 @@ TYPES = {"float32": 0, "int16": 2, "float16": 4}
 def tiny_whisper() -> WhisperForConditionalGeneration:
     torch.manual_seed(0)
     config = WhisperConfig(
-        vocab_size=len(MARKS), d_model=8, num_mel_bins=80, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=12,
-        decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=4, max_source_positions=10,
-        max_target_positions=7, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(MARKS),
+        d_model=8,
+        num_mel_bins=80,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=12,
+        decoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        decoder_attention_heads=4,
+        max_source_positions=10,
+        max_target_positions=7,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=1,
+    )
     model = WhisperForConditionalGeneration(config)
     for parameter in model.parameters():  # no zeros or ones that would hide a swapped pair
         torch.nn.init.normal_(parameter)
@@ -86,7 +109,12 @@ def ctranslate2_bytes(arrays: dict[str, np.ndarray]) -> bytes:
         array = value.astype(np.float16) if value.dtype == np.float32 else value
         out += text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
         out += struct.pack("<BI", TYPES[str(array.dtype)], array.nbytes) + array.tobytes()
-    return out + struct.pack("<I", 1) + text("decoder/projection/weight") + text("decoder/embeddings/weight")
+    return (
+        out
+        + struct.pack("<I", 1)
+        + text("decoder/projection/weight")
+        + text("decoder/embeddings/weight")
+    )
 
 
 @pytest.fixture
@@ -94,9 +122,18 @@ def members() -> dict[str, bytes]:
     """A package's files: a tiny random Whisper whose model.bin comes in two parts."""
     tokenizer = Tokenizer(models.BPE({mark: i for i, mark in enumerate(MARKS)}, []))
     model = ctranslate2_bytes(ctranslate2_arrays(tiny_whisper()))
-    lists = {"suppress_ids": [2], "suppress_ids_begin": [0], "alignment_heads": [[0, 1]], "lang_ids": []}
+    lists = {
+        "suppress_ids": [2],
+        "suppress_ids_begin": [0],
+        "alignment_heads": [[0, 1]],
+        "lang_ids": [],
+    }
     parts = {"model.bin.part1": model[:1000], "model.bin.part2": model[1000:]}
-    return {**parts, "config.json": json.dumps(lists).encode(), "tokenizer.json": tokenizer.to_str().encode()}
+    return {
+        **parts,
+        "config.json": json.dumps(lists).encode(),
+        "tokenizer.json": tokenizer.to_str().encode(),
+    }
 
 
 @pytest.fixture
@@ -127,7 +164,9 @@ def visible(root: Path) -> list[str]:
 def test_a_ctranslate2_file_comes_back_as_the_same_whisper(downloads, tmp_path):
     folder = resolve(NAME, tmp_path)
     loaded, info = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and loaded.dtype == torch.float32
+    assert (
+        not info["missing_keys"] and not info["unexpected_keys"] and loaded.dtype == torch.float32
+    )
     original = tiny_whisper().state_dict()
     assert loaded.state_dict().keys() == original.keys()
     for name, value in loaded.state_dict().items():
@@ -165,13 +204,18 @@ def test_a_folder_with_missing_files_is_named_with_them(downloads, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "config.json").write_text("{}")
     assert not installed(NAME, tmp_path)
-    with pytest.raises(WeightsError, match=r"has no generation_config.json, .*model.safetensors. Add what is missing"):
+    with pytest.raises(
+        WeightsError,
+        match=r"has no generation_config.json, .*model.safetensors. Add what is missing",
+    ):
         resolve(NAME, tmp_path)
 
 
 def test_the_hub_comes_before_the_package(downloads, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(weights, "_from_hub", lambda *how: (asked.append(how), (tmp_path / "snapshot", ""))[1])
+    monkeypatch.setattr(
+        weights, "_from_hub", lambda *how: (asked.append(how), (tmp_path / "snapshot", ""))[1]
+    )
     assert resolve(NAME, tmp_path) == tmp_path / "snapshot"
     assert asked[0][:2] == ("org/tiny", "0" * 40) and not downloads
 
@@ -196,7 +240,13 @@ def test_changed_weights_are_hashed_anew(downloads, tmp_path):
 
 
 def test_shards_are_hashed_together(tmp_path):
-    index = {"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-2.safetensors",
+            "b": "model-1.safetensors",
+            "c": "model-2.safetensors",
+        }
+    }
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     for number in (1, 2):
         (tmp_path / f"model-{number}.safetensors").write_bytes(bytes([number]))
@@ -208,7 +258,9 @@ def test_a_changed_member_is_refused_with_both_hashes(downloads, members, tmp_pa
     expected = hashlib.sha256(members["model.bin.part2"]).hexdigest()
     members["model.bin.part2"] = b"changed"
     found = hashlib.sha256(b"changed").hexdigest()
-    with pytest.raises(WeightsError, match=rf"model.bin.part2 in tiny==1 is {found}, but {expected} was expected"):
+    with pytest.raises(
+        WeightsError, match=rf"model.bin.part2 in tiny==1 is {found}, but {expected} was expected"
+    ):
         resolve(NAME, tmp_path)
     assert visible(tmp_path) == []
 
@@ -223,7 +275,9 @@ def test_a_member_that_is_gone_is_refused(downloads, members, tmp_path):
 def test_a_cut_model_file_is_refused(cut, members, tmp_path):
     whole = members["model.bin.part1"] + members["model.bin.part2"]
     (tmp_path / "model.bin").write_bytes(whole[:cut])
-    with pytest.raises(WeightsError, match=r"model.bin is no readable CTranslate2 Whisper: .* Fetch it again."):
+    with pytest.raises(
+        WeightsError, match=r"model.bin is no readable CTranslate2 Whisper: .* Fetch it again."
+    ):
         weights.read_ctranslate2(tmp_path / "model.bin")
 
 
@@ -256,7 +310,9 @@ def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
 
 
 def test_an_unknown_name_says_what_is_known(tmp_path):
-    with pytest.raises(WeightsError, match=r"'whisper-huge' is no folder, no known name \(SmolLM2-135M-Instruct"):
+    with pytest.raises(
+        WeightsError, match=r"'whisper-huge' is no folder, no known name \(SmolLM2-135M-Instruct"
+    ):
         resolve("whisper-huge", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -275,13 +331,21 @@ def test_an_unreachable_hub_is_said_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", never)
     with pytest.raises(WeightsError) as error:
         resolve("org/model", tmp_path, revision="abc")
-    assert "'org/model' could not be fetched from the model hub: ConnectionError: nobody answers." in str(error.value)
-    assert f"Run `hf download org/model --revision abc --local-dir {tmp_path / 'org--model'}" in str(error.value)
+    assert (
+        "'org/model' could not be fetched from the model hub: ConnectionError: nobody answers."
+        in str(error.value)
+    )
+    assert (
+        f"Run `hf download org/model --revision abc --local-dir {tmp_path / 'org--model'}"
+        in str(error.value)
+    )
 
 
 def test_offline_mode_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.get_session", lambda: pytest.fail("the hub was asked in offline mode"))
+    monkeypatch.setattr(
+        "huggingface_hub.get_session", lambda: pytest.fail("the hub was asked in offline mode")
+    )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set\. Run `hf download org/model"):
         resolve("org/model", tmp_path)
@@ -290,16 +354,26 @@ def test_offline_mode_asks_nobody(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ("/bin/python: No module named pip", "has no pip to fetch weights with. Run `python -m ensurepip`"),
-        ("noise\nERROR: No matching distribution found", "pip failed and said: ERROR: No matching distribution found."),
+        (
+            "/bin/python: No module named pip",
+            "has no pip to fetch weights with. Run `python -m ensurepip`",
+        ),
+        (
+            "noise\nERROR: No matching distribution found",
+            "pip failed and said: ERROR: No matching distribution found.",
+        ),
     ],
 )
 def test_a_failing_pip_is_said_with_the_remedy(said, sentence, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "_from_hub", lambda *_: (None, "ConnectError: nobody answers."))
-    monkeypatch.setattr(subprocess, "run", lambda *how, **__: subprocess.CompletedProcess(how, 1, "", said))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *how, **__: subprocess.CompletedProcess(how, 1, "", said)
+    )
     with pytest.raises(WeightsError) as error:
         resolve("whisper-tiny.en", tmp_path)
-    assert sentence in str(error.value) and "(The model hub was tried before: ConnectError" in str(error.value)
+    assert sentence in str(error.value) and "(The model hub was tried before: ConnectError" in str(
+        error.value
+    )
     assert visible(tmp_path) == []
 
 
@@ -321,10 +395,15 @@ def test_every_known_source_is_pinned():
 @pytest.mark.weights
 def test_smollm2_knows_the_capital_of_france():
     folder = resolve("SmolLM2-135M-Instruct")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face")
+    assert prompt.startswith(
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    )
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
     out = model.generate(**ids, do_sample=False, max_new_tokens=20)[0, ids.input_ids.shape[1] :]
     assert "Paris" in tokenizer.decode(out)
@@ -346,6 +425,12 @@ def test_whisper_tiny_en_loads_strictly_with_its_tokenizer():
     model, info = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.decode(tokenizer("Good morning").input_ids, skip_special_tokens=True) == "Good morning"
-    start = [model.generation_config.decoder_start_token_id, model.generation_config.no_timestamps_token_id]
+    assert (
+        tokenizer.decode(tokenizer("Good morning").input_ids, skip_special_tokens=True)
+        == "Good morning"
+    )
+    start = [
+        model.generation_config.decoder_start_token_id,
+        model.generation_config.no_timestamps_token_id,
+    ]
     assert tokenizer.convert_ids_to_tokens(start) == ["<|startoftranscript|>", "<|notimestamps|>"]

@@ -38,7 +38,9 @@ class Ran:
     def printed(self) -> str:
         """All that its cells said in words."""
         outputs = [out for cell in self.notebook.cells for out in cell.get("outputs", [])]
-        return "\n".join(out.get("text") or str(out.get("data", {}).get("text/plain", "")) for out in outputs)
+        return "\n".join(
+            out.get("text") or str(out.get("data", {}).get("text/plain", "")) for out in outputs
+        )
 
 
 class Notebooks:

@@ -20,7 +20,9 @@ def llm(ran) -> pd.DataFrame:
     return rows.pivot(index=["attribute", "kind"], columns="x", values="value")
 
 
-def test_every_attribute_is_readable_in_the_encoder_by_a_probe_that_never_heard_the_speaker(whisper) -> None:
+def test_every_attribute_is_readable_in_the_encoder_by_a_probe_that_never_heard_the_speaker(
+    whisper,
+) -> None:
     best = whisper.drop(columns=0).max(axis=1).unstack()
     assert len(best) == 6 and (best["probe"] > best["random labels"] + 0.3).all(), best
 
@@ -33,10 +35,15 @@ def test_a_probe_on_random_labels_knows_nothing(whisper) -> None:
 
 def test_the_layers_make_readable_what_the_spectrogram_holds_less_plainly(whisper) -> None:
     probe = whisper.xs("probe", level="kind")
-    assert (probe.loc[["accent", "rate"]].drop(columns=0).max(axis=1) > probe.loc[["accent", "rate"], 0] + 0.1).all()
+    assert (
+        probe.loc[["accent", "rate"]].drop(columns=0).max(axis=1)
+        > probe.loc[["accent", "rate"], 0] + 0.1
+    ).all()
 
 
-def test_the_language_model_turns_with_the_words_as_the_text_oracle_does_and_not_with_noise(llm) -> None:
+def test_the_language_model_turns_with_the_words_as_the_text_oracle_does_and_not_with_noise(
+    llm,
+) -> None:
     words, noise, oracle = (llm.xs(kind, level="kind") for kind in ("words", "noise", "oracle"))
     assert (words[1.0] - words[0.0] > 0.9).all()
     assert ((words[[0.0, 1.0]] - oracle[[0.0, 1.0]]).abs() < 0.1).all(axis=None)

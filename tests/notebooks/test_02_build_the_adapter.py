@@ -23,7 +23,10 @@ def test_the_order_of_frames_changes_nothing(table) -> None:
 
 def test_every_fault_runs_and_shows_in_the_comparison(table) -> None:
     faults = table[table["kind"] == "fault"]
-    assert len(faults) == 8 and (faults["difference"] > 100 * table.at["built by hand", "difference"]).all(), faults
+    assert (
+        len(faults) == 8
+        and (faults["difference"] > 100 * table.at["built by hand", "difference"]).all()
+    ), faults
 
 
 def test_answers_betray_some_faults_and_hide_others(table) -> None:
@@ -33,7 +36,10 @@ def test_answers_betray_some_faults_and_hide_others(table) -> None:
 
 
 def test_the_controls_stay_at_chance_and_the_oracle_does_not(table) -> None:
-    assert (table.loc[["untrained connector", "another speaker's clip", "silence"], "score"].abs() < 0.25).all()
+    assert (
+        table.loc[["untrained connector", "another speaker's clip", "silence"], "score"].abs()
+        < 0.25
+    ).all()
     assert table.at["text oracle", "score"] > 0.9
 
 

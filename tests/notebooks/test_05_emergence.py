@@ -30,12 +30,18 @@ def test_the_scale_goes_from_the_untrained_connector_to_the_text_oracle(curves) 
     start = curves[(curves["series"] == "self") & (curves["step"] == 0)]
     oracle = curves[curves["series"] == "oracle"]
     assert np.allclose(start["score"], 0, atol=1e-6) and np.allclose(oracle["score"], 1, atol=1e-6)
-    assert (curves["low"] <= curves["score"] + 1e-9).all() and (curves["score"] <= curves["high"] + 1e-9).all()
+    assert (curves["low"] <= curves["score"] + 1e-9).all() and (
+        curves["score"] <= curves["high"] + 1e-9
+    ).all()
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "probability", "log-probability", "all right at once"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "probability", "log-probability", "all right at once"]
+)
 def test_at_the_last_step_the_clip_stands_above_every_control(curves, metric: str) -> None:
-    end = curves[(curves["metric"] == metric) & (curves["step"] == curves["step"].max())].set_index("series")
+    end = curves[(curves["metric"] == metric) & (curves["step"] == curves["step"].max())].set_index(
+        "series"
+    )
     for control in ("shuffled", "silence", "label_others"):
         assert end.loc["self", "low"] > end.loc[control, "high"], control
 
@@ -52,7 +58,9 @@ def test_all_right_at_once_rises_no_earlier_than_accuracy(curves, jumps) -> None
         for metric, rows in curves.groupby("metric")
     }
     assert half["all right at once"] >= half["accuracy"]
-    assert jumps.loc[("all right at once", "self"), "step"] >= jumps.loc[("accuracy", "self"), "step"]
+    assert (
+        jumps.loc[("all right at once", "self"), "step"] >= jumps.loc[("accuracy", "self"), "step"]
+    )
 
 
 def test_the_verdict_by_hand_is_the_package_s_and_both_guesses_are_told(ran) -> None:

@@ -17,7 +17,9 @@ def test_probe_and_answer_both_come_with_their_controls(ran) -> None:
     found = {part: set(rows["series"]) for part, rows in ran.table.groupby("part")}
     assert found["readable"] == {"log-mel", "random labels", "untrained", "trained"}
     assert found["spoken"] == {"shuffled", "untrained", "trained"}
-    assert all(set(rows["attribute"]) == ATTRIBUTES for _, rows in ran.table.groupby(["part", "series"]))
+    assert all(
+        set(rows["attribute"]) == ATTRIBUTES for _, rows in ran.table.groupby(["part", "series"])
+    )
 
 
 def test_the_untrained_embeddings_are_read_above_random_labels_and_say_nothing(ran, ends) -> None:

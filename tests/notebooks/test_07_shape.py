@@ -8,7 +8,9 @@ pytestmark = pytest.mark.weights
 def test_training_gives_hearing_the_shape_of_reading(ran) -> None:
     shape = ran.table.query("part == 'shape'").set_index("name")
     assert shape.loc["heard, trained", "low"] > shape.loc["heard, untrained", "high"]
-    assert shape.loc["heard, untrained", "value"] > shape.loc["heard, untrained", "null"]  # no blank page before
+    assert (
+        shape.loc["heard, untrained", "value"] > shape.loc["heard, untrained", "null"]
+    )  # no blank page before
 
 
 def test_noise_has_no_shape_in_common_with_the_descriptions(ran) -> None:
@@ -22,7 +24,9 @@ def test_the_gap_does_not_close(ran) -> None:
     own = place[place["name"] == "cosine to text view"].set_index("step")["value"]
     other = place[place["name"] != "cosine to text view"].set_index("step")["value"]
     assert own[own.index.max()] < own[0]
-    assert own[own.index.max()] > other[other.index.max()]  # yet nearer to its own text than to another clip's
+    assert (
+        own[own.index.max()] > other[other.index.max()]
+    )  # yet nearer to its own text than to another clip's
 
 
 def test_trained_neighbours_share_the_accent_and_random_labels_do_not(ran) -> None:

@@ -18,11 +18,18 @@ def test_a_flat_profile_gains_nothing_and_the_window_itself_most(table) -> None:
 
 def test_shapley_values_of_windows_find_the_scene(table) -> None:
     assert table.loc["shapley, windows", "gain_low"] > 0
-    assert table.loc["shapley, windows", "fall_low"] > 0  # it is made from such deletions: a check that it is right
+    assert (
+        table.loc["shapley, windows", "fall_low"] > 0
+    )  # it is made from such deletions: a check that it is right
 
 
 def test_mean_attention_is_not_shown_to_find_the_scene(table) -> None:
-    for name in ("query attention", "answer attention", "answer rollout", "query attention, untrained"):
+    for name in (
+        "query attention",
+        "answer attention",
+        "answer rollout",
+        "query attention, untrained",
+    ):
         assert table.loc[name, "gain_low"] < 0.01, name
         assert table.loc[name, "gain"] < table.loc["shapley, windows", "gain"], name
 

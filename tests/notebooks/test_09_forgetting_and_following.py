@@ -34,7 +34,10 @@ def test_a_few_bare_labels_teach_their_attribute_and_cost_the_others(score) -> N
 
 def test_the_larger_rate_of_lora_reaches_the_text_and_turning_it_off_gives_it_back(score) -> None:
     lora = [model for model in score.index if "LoRA" in model]
-    strong = max((model for model in lora if "scale" not in model), key=lambda model: float(model.rsplit(" ", 1)[1]))
+    strong = max(
+        (model for model in lora if "scale" not in model),
+        key=lambda model: float(model.rsplit(" ", 1)[1]),
+    )
     assert score.loc["+ label, frozen", "obeys in text"] - score.loc[strong, "obeys in text"] > 0.2
     off = score.loc[f"{strong}, scale 0", ["obeys in text", "right in text"]]
     assert (off == score.loc["+ label, frozen", ["obeys in text", "right in text"]]).all()
@@ -50,6 +53,8 @@ def test_the_forgetting_rate_of_bare_labels_is_a_loss(ran) -> None:
     assert measured["delta_label"] < -0.1
 
 
-def test_the_constraints_that_the_backbone_cannot_obey_are_named_and_the_plane_is_read_out(ran) -> None:
+def test_the_constraints_that_the_backbone_cannot_obey_are_named_and_the_plane_is_read_out(
+    ran,
+) -> None:
     assert "left out: combination:repeat_prompt" in ran.printed
     assert "Δ in text" in ran.printed and "Δ by ear" in ran.printed

@@ -20,21 +20,29 @@ def test_every_run_of_the_ablation_has_a_row_with_its_controls(table) -> None:
 
 
 def test_forty_steps_teach_something_that_silence_and_another_clip_do_not_have(table) -> None:
-    scores = table[table["panel"] == "ablation"].pivot(index="row", columns="series", values="score")
+    scores = table[table["panel"] == "ablation"].pivot(
+        index="row", columns="series", values="score"
+    )
     assert (scores["self"] > scores[["shuffled", "silence"]].max(axis=1) + 0.1).all()
     assert (scores["oracle"] > scores["self"]).all()
 
 
 def test_the_finished_run_hears_the_stand_in_and_a_telephone_costs_it_something(table) -> None:
-    every = table[(table["panel"] == "recordings") & (table["row"] == "all of them")].set_index("series")
+    every = table[(table["panel"] == "recordings") & (table["row"] == "all of them")].set_index(
+        "series"
+    )
     assert set(every.index) == CONTROLS | {"studio", "telephone"}
-    assert every.loc["studio", "low"] > every.loc[["untrained", "shuffled", "silence"], "high"].max()
+    assert (
+        every.loc["studio", "low"] > every.loc[["untrained", "shuffled", "silence"], "high"].max()
+    )
     assert every.loc["studio", "score"] > every.loc["telephone", "score"]
 
 
 def test_what_a_folder_alone_taught_stands_beside_every_control(table, ran) -> None:
     rows = table[table["panel"] == "folder"].pivot(index="row", columns="series", values="score")
-    assert set(rows.index) == {"gender", "manner", "scene", "all of them"} and set(rows.columns) == CONTROLS | {"self"}
+    assert set(rows.index) == {"gender", "manner", "scene", "all of them"} and set(
+        rows.columns
+    ) == CONTROLS | {"self"}
     assert not rows.isna().any(axis=None) and (rows["oracle"] > 0.8).all()
     assert rows.loc["all of them", "self"] > rows.loc["all of them", ["shuffled", "silence"]].max()
     assert f"{ran.measured['folder']:.2f}" == f"{rows.loc['all of them', 'self']:.2f}"

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from desta_lab.benchmarks import comparison
 from desta_lab.course import build
-from desta_lab.evaluation import comparison
-from desta_lab.model import chat, presets, published
+from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import PartsError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.weights import WeightsError
+from desta_lab.published import desta
 from desta_lab.world.describe import describe
 from tests import tiny
 
@@ -25,24 +26,36 @@ def rates(ran) -> pd.DataFrame:
 
 
 def test_what_was_published_is_drawn_as_stored(rates) -> None:
-    stored = comparison.published("Speech-IFEval").pivot(index="system", columns="metric", values="value")
+    stored = comparison.published("Speech-IFEval").pivot(
+        index="system", columns="metric", values="value"
+    )
     theirs = rates[rates["protocol"] == "Speech-IFEval"]
     assert len(theirs) == 7
     for metric in ("IFrate", "delta"):
         pd.testing.assert_series_equal(theirs[metric], stored.loc[theirs.index, metric])
-    assert theirs.loc["DeSTA2", "text"] == pytest.approx(stored.loc["Llama-3-8B-Instruct (text)", "IFrate"], abs=0.05)
+    assert theirs.loc["DeSTA2", "text"] == pytest.approx(
+        stored.loc["Llama-3-8B-Instruct (text)", "IFrate"], abs=0.05
+    )
 
 
 def test_ours_carry_their_own_protocol_and_their_controls(rates) -> None:
     ours = rates[rates["protocol"] == "ours"]
-    assert set(ours.index) == {"ours, self-generated", "ours, bare label", "untrained connector", "ours, on silence"}
+    assert set(ours.index) == {
+        "ours, self-generated",
+        "ours, bare label",
+        "untrained connector",
+        "ours, on silence",
+    }
     assert ((ours["low"] <= ours["IFrate"]) & (ours["IFrate"] <= ours["high"])).all()
     assert (ours["text"] > 90).all()  # the text oracle
 
 
 def test_bare_labels_disobey_by_ear_and_silence_obeys_as_well_as_the_clip(rates) -> None:
     assert rates.loc["ours, bare label", "delta_high"] < 0
-    assert rates.loc["ours, on silence", "IFrate"] > 90 and rates.loc["ours, self-generated", "IFrate"] > 90
+    assert (
+        rates.loc["ours, on silence", "IFrate"] > 90
+        and rates.loc["ours, self-generated", "IFrate"] > 90
+    )
 
 
 def test_a_small_part_was_released_and_the_machine_is_told_what_the_rest_takes(ran) -> None:
@@ -51,23 +64,39 @@ def test_a_small_part_was_released_and_the_machine_is_told_what_the_rest_takes(r
     assert "Not opened here: " in ran.printed or "hears the clip" in ran.printed
 
 
-def test_the_cells_that_open_the_system_answer_where_its_parts_are(tmp_path, monkeypatch, capsys) -> None:
+def test_the_cells_that_open_the_system_answer_where_its_parts_are(
+    tmp_path, monkeypatch, capsys
+) -> None:
     ears = tiny.hf_folder(tmp_path / "ears", tiny.whisper())
     mind = tiny.hf_folder(tmp_path / "mind", tiny.causal(), tiny.tokenizer())
     shape = presets.ConnectorShape(queries=6, depth=1, heads=4, ffn=32)
-    system = replace(presets.desta25(), encoder=str(ears), backbone=str(mind), seconds=tiny.SECONDS, connector=shape)
+    system = replace(
+        presets.desta25(),
+        encoder=str(ears),
+        backbone=str(mind),
+        seconds=tiny.SECONDS,
+        connector=shape,
+    )
     width = tiny.causal().config.hidden_size
     adapter = QFormer(taps=4, d_enc=64, d_llm=width, queries=6, depth=1, heads=4, ffn=32)
-    published.save_adapter(adapter, tmp_path / "adapter.safetensors")
+    desta.save_adapter(adapter, tmp_path / "adapter.safetensors")
     monkeypatch.setattr(presets, "transcribe", lambda ears, waves: ["hello there."])
     corpus = tiny.corpus(tmp_path / "corpus", 2)
     names = {
-        "ADAPTER": tmp_path / "adapter.safetensors", "SYSTEM": system, "question": "What is it?", "chat": chat,
-        "published": published, "describe": describe, "PartsError": PartsError, "WeightsError": WeightsError,
+        "ADAPTER": tmp_path / "adapter.safetensors",
+        "SYSTEM": system,
+        "question": "What is it?",
+        "chat": chat,
+        "published": desta,
+        "describe": describe,
+        "PartsError": PartsError,
+        "WeightsError": WeightsError,
         "lab": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
-    }  # fmt: skip
+    }
     (source,) = build.sources(["11"])
-    cells = [cell.source for cell in build.build(source, solved=True).cells if cell.cell_type == "code"]
+    cells = [
+        cell.source for cell in build.build(source, solved=True).cells if cell.cell_type == "code"
+    ]
     opening = next(i for i, cell in enumerate(cells) if "published.open_system(" in cell)
     for cell in cells[opening : opening + 2]:
         exec(cell, names)

@@ -55,7 +55,9 @@ def test_every_exercise_has_stub_check_hint_and_solution(number: str) -> None:
 @pytest.mark.parametrize("number", SOURCES)
 def test_cells_are_short(number: str) -> None:
     lines = [
-        len(c.source.splitlines()) for c in build.build(SOURCES[number], solved=True).cells if c.cell_type == "code"
+        len(c.source.splitlines())
+        for c in build.build(SOURCES[number], solved=True).cells
+        if c.cell_type == "code"
     ]
     assert statistics.median(lines) <= 8 and max(lines) <= 25, sorted(lines)
 
@@ -64,8 +66,13 @@ def test_cells_are_short(number: str) -> None:
 @pytest.mark.parametrize("number", SOURCES)
 def test_the_solved_notebook_passes_its_own_checks(number: str, notebooks) -> None:
     ran = notebooks(number, solved=True)
-    assert ran.card["exercises"] and set(ran.card["exercises"].values()) == {"passed"}, ran.card["exercises"]
-    assert all(guess["measured"] is not None for guess in ran.card["predictions"]) and ran.card["predictions"]
+    assert ran.card["exercises"] and set(ran.card["exercises"].values()) == {"passed"}, ran.card[
+        "exercises"
+    ]
+    assert (
+        all(guess["measured"] is not None for guess in ran.card["predictions"])
+        and ran.card["predictions"]
+    )
     assert (ran.figures / "course" / f"{number}.png").exists() and len(ran.table)
 
 
@@ -75,10 +82,16 @@ def test_the_students_notebook_runs_to_the_end_unsolved(number: str, notebooks) 
     ran = notebooks(number, solved=False)
     assert set(ran.card["exercises"].values()) == {"not attempted"}, ran.card["exercises"]
     solved = notebooks(number, solved=True)
-    assert ran.table.round(3).equals(solved.table.round(3)), "the headline must not depend on the exercises"
+    assert ran.table.round(3).equals(solved.table.round(3)), (
+        "the headline must not depend on the exercises"
+    )
 
 
 @pytest.mark.parametrize("number", SOURCES)
 def test_every_check_of_a_notebook_exists_and_every_check_is_used(number: str) -> None:
-    used = {name for source in SOURCES.values() for name in re.findall(r'lesson\.check\("(\w+)"', source.read_text())}
+    used = {
+        name
+        for source in SOURCES.values()
+        for name in re.findall(r'lesson\.check\("(\w+)"', source.read_text())
+    }
     assert used == set(checks.every())

@@ -15,7 +15,9 @@ GLOSSARY = (ROOT / "notebooks" / "GLOSSARY.md").read_text(encoding="utf-8")
 
 
 def sources() -> list[ast.Module]:
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "desta_lab").rglob("*.py")]
+    return [
+        ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "desta_lab").rglob("*.py")
+    ]
 
 
 def errors() -> set[str]:
@@ -44,9 +46,15 @@ def test_what_the_page_quotes_is_what_the_package_says(piece: str) -> None:
 
 
 def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
-    told = [term for row in re.findall(r"^\| \*\*(.+?)\*\* \|", GLOSSARY, re.MULTILINE) for term in row.split(", ")]
+    told = [
+        term
+        for row in re.findall(r"^\| \*\*(.+?)\*\* \|", GLOSSARY, re.MULTILINE)
+        for term in row.split(", ")
+    ]
     prose = " ".join(build._prose(source) for source in build.sources()).lower()
-    unused = [term for term in told if term.lower().removesuffix("s").replace(" δ", "") not in prose]
+    unused = [
+        term for term in told if term.lower().removesuffix("s").replace(" δ", "") not in prose
+    ]
     assert told == sorted(told, key=str.lower) or len(told) > 30
     assert not unused
 

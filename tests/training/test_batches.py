@@ -22,7 +22,9 @@ def test_only_responses_are_learned_each_token_one_position_early():
         learned = batch.labels[row] != IGNORE
         assert tuple(batch.labels[row][learned].tolist()) == one.response
         before = batch.ids[row][learned].tolist()
-        assert tuple(before) == one.ids[one.start - 1 : -1]  # what the model has read when it must say it
+        assert (
+            tuple(before) == one.ids[one.start - 1 : -1]
+        )  # what the model has read when it must say it
 
 
 def test_the_shared_prefix_ends_where_the_first_clip_begins():
@@ -58,7 +60,9 @@ def teacher():
         ids[row, : len(one.ids)] = torch.tensor(one.ids)
         labels[row, one.start : len(one.ids)] = torch.tensor(one.response)
     with torch.no_grad():
-        expected = llm.model(input_ids=ids, labels=labels).loss  # transformers shifts these labels itself
+        expected = llm.model(
+            input_ids=ids, labels=labels
+        ).loss  # transformers shifts these labels itself
     return llm, collate(every, llm.pad_id), expected
 
 
@@ -85,13 +89,17 @@ def test_the_prefix_read_once_gives_the_same_logits_and_gradients(kind):
     llm = tiny.audio_llm(kind, dropout=0.0).double()
     batch = collate(streams(llm.queries), llm.backbone.pad_id)
     at = batch.labels != IGNORE
-    states = torch.randn(4, 3, 20, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    states = torch.randn(
+        4, 3, 20, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
     def step(prefix, ids, at):
         llm.connector.zero_grad()
         logits = llm.response_logits(prefix, ids, at, llm.connector(states))
         nn.functional.cross_entropy(logits, batch.labels[batch.labels != IGNORE]).backward()
-        return logits.detach(), {name: p.grad.clone() for name, p in llm.connector.named_parameters()}
+        return logits.detach(), {
+            name: p.grad.clone() for name, p in llm.connector.named_parameters()
+        }
 
     blank = torch.zeros(3, len(batch.prefix), dtype=torch.bool)
     front = torch.tensor([batch.prefix] * 3)

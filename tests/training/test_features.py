@@ -63,7 +63,9 @@ def test_features_are_what_the_encoder_says_in_half_precision(tmp_path, encoder,
     kept = store[ids(corpus.clips)]
     assert kept.dtype == torch.float32
     torch.testing.assert_close(kept, expected, atol=1e-3, rtol=2e-3)
-    torch.testing.assert_close(store[[corpus.clips[7].id, corpus.clips[2].id]], kept[:, [7, 2]], atol=0, rtol=0)
+    torch.testing.assert_close(
+        store[[corpus.clips[7].id, corpus.clips[2].id]], kept[:, [7, 2]], atol=0, rtol=0
+    )
 
 
 def test_every_clip_is_heard_once(tmp_path, encoder, corpus):
@@ -81,7 +83,9 @@ def test_features_are_memory_mapped_half_floats(tmp_path, encoder, corpus):
     store = store_of(tmp_path, encoder, corpus)
     store.compute()
     _ = store[ids(corpus.clips)]
-    assert all(isinstance(shard, np.memmap) and shard.dtype == np.float16 for shard in store._open.values())
+    assert all(
+        isinstance(shard, np.memmap) and shard.dtype == np.float16 for shard in store._open.values()
+    )
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy")) / 1e9
     assert store.gigabytes == pytest.approx(size, rel=0.02)
 
@@ -94,7 +98,9 @@ def foreign(path):
     np.save(path, np.zeros_like(np.load(path)))
 
 
-@pytest.mark.parametrize("harm", [truncate, foreign, lambda path: path.unlink()], ids=["torn", "foreign", "gone"])
+@pytest.mark.parametrize(
+    "harm", [truncate, foreign, lambda path: path.unlink()], ids=["torn", "foreign", "gone"]
+)
 def test_a_harmed_shard_is_found_and_only_that_one_made_again(tmp_path, encoder, corpus, harm):
     store = store_of(tmp_path, encoder, corpus)
     store.compute()
@@ -129,17 +135,23 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path, encoder, corpus):
     again = store_of(tmp_path, encoder, corpus)
     again.compute()
     assert encoder.count == 6 + COUNT - 4
-    torch.testing.assert_close(again[ids(corpus.clips)], direct(encoder, corpus, corpus.clips), atol=1e-3, rtol=2e-3)
+    torch.testing.assert_close(
+        again[ids(corpus.clips)], direct(encoder, corpus, corpus.clips), atol=1e-3, rtol=2e-3
+    )
     assert not list(again.folder.glob("*.part*"))
 
 
-def test_everything_that_determines_the_numbers_is_in_the_name(tmp_path, encoder, corpus, monkeypatch):
+def test_everything_that_determines_the_numbers_is_in_the_name(
+    tmp_path, encoder, corpus, monkeypatch
+):
     monkeypatch.delitem(TAPS, 4)  # no published layers: each encoder keeps its own
     folder = store_of(tmp_path, encoder, corpus).folder
     others = [
         store_of(tmp_path, encoder, corpus, sha="f" * 64),
         store_of(tmp_path, encoder, corpus, corpus.clips[:-1]),
-        store_of(tmp_path, encoder, corpus, corpus.clips[::-1]),  # rows have no names: the order is theirs
+        store_of(
+            tmp_path, encoder, corpus, corpus.clips[::-1]
+        ),  # rows have no names: the order is theirs
         store_of(tmp_path, Encoder(tiny.whisper().encoder, (0, 2), tiny.SECONDS), corpus),
         store_of(tmp_path, Encoder(tiny.whisper().encoder, (0, 3), 0.2), corpus),
     ]
@@ -148,7 +160,9 @@ def test_everything_that_determines_the_numbers_is_in_the_name(tmp_path, encoder
 
 
 def test_an_encoder_with_fewer_taps_finds_the_store_of_the_published_ones(tmp_path, corpus):
-    every, one = (Encoder(tiny.whisper().encoder, taps, tiny.SECONDS) for taps in ((0, 1, 2, 3), (2,)))
+    every, one = (
+        Encoder(tiny.whisper().encoder, taps, tiny.SECONDS) for taps in ((0, 1, 2, 3), (2,))
+    )
     store_of(tmp_path, every, corpus).compute()
     one.hear = None  # it must not be asked
     store = store_of(tmp_path, one, corpus)
@@ -158,7 +172,10 @@ def test_an_encoder_with_fewer_taps_finds_the_store_of_the_published_ones(tmp_pa
 
 
 def test_another_order_of_the_same_clips_reads_the_right_rows(tmp_path, encoder, corpus):
-    first, turned = store_of(tmp_path, encoder, corpus), store_of(tmp_path, encoder, corpus, corpus.clips[::-1])
+    first, turned = (
+        store_of(tmp_path, encoder, corpus),
+        store_of(tmp_path, encoder, corpus, corpus.clips[::-1]),
+    )
     first.compute()
     turned.compute()
     some = ids(corpus.clips[:3])
@@ -172,10 +189,14 @@ def test_changed_audio_is_another_store(tmp_path, encoder):
     assert store_of(tmp_path, encoder, words).folder != before
 
 
-def test_a_full_disk_is_a_sentence_before_anything_is_written(tmp_path, encoder, corpus, monkeypatch):
+def test_a_full_disk_is_a_sentence_before_anything_is_written(
+    tmp_path, encoder, corpus, monkeypatch
+):
     store = store_of(tmp_path, encoder, corpus)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=102_399))
-    with pytest.raises(OSError, match=r"the features need 0.000102 GB and .* are free; free some, use fewer clips"):
+    with pytest.raises(
+        OSError, match=r"the features need 0.000102 GB and .* are free; free some, use fewer clips"
+    ):
         store.compute()
     assert encoder.count == 0
     assert not list(store.folder.iterdir())

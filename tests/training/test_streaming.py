@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from desta_lab import quickstart
 from desta_lab.audio import AudioError
 from desta_lab.clips import CorpusError
+from desta_lab.experiments import quickstart
 from desta_lab.model import presets
 from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
@@ -34,13 +34,20 @@ def lines(count: int) -> Iterator[str]:
     rows = []
     for number in range(CLIPS):
         row = {
-            "id": "row-ID", "dataset": "tones", "seed_description": f"[00:00-00:01] tone {number} in noise " * 6,
-            "prompt": "What is it?", "response": f"a tone, number {number}",
+            "id": "row-ID",
+            "dataset": "tones",
+            "seed_description": f"[00:00-00:01] tone {number} in noise " * 6,
+            "prompt": "What is it?",
+            "response": f"a tone, number {number}",
             "messages": [
                 {"role": "system", "content": "Focus on the audio clips and instructions."},
-                {"role": "user", "content": "<|AUDIO|>\nWhat is it?", "audios": [{"audio": f"{number:03d}.wav"}]},
+                {
+                    "role": "user",
+                    "content": "<|AUDIO|>\nWhat is it?",
+                    "audios": [{"audio": f"{number:03d}.wav"}],
+                },
             ],
-        }  # fmt: skip
+        }
         rows.append(json.dumps(row) + "\n")
     return (rows[i % CLIPS].replace("row-ID", f"row-{i}", 1) for i in range(count))
 
@@ -77,15 +84,22 @@ def test_a_manifest_gives_the_rows_that_its_stream_gives_each_with_its_clip(path
     streamed = list(stream_manifest(path, clips.folder))
     assert len(rows) == len(streamed) == 30
     assert [{key: value for key, value in row.items() if key != "clip"} for row in rows] == streamed
-    assert [row["clip"] for row in rows] == [str(clips.path(clips.clips[i % CLIPS])) for i in range(30)]
-    assert [row["id"] for row in rows[-2:]] == [rows[-2]["id"], rows[29]["id"]] == ["row-28", "row-29"]
+    assert [row["clip"] for row in rows] == [
+        str(clips.path(clips.clips[i % CLIPS])) for i in range(30)
+    ]
+    assert (
+        [row["id"] for row in rows[-2:]] == [rows[-2]["id"], rows[29]["id"]] == ["row-28", "row-29"]
+    )
     with pytest.raises(IndexError):
         rows[30]
 
 
 def test_the_text_of_a_clip_becomes_its_transcript_where_it_is_asked_for(path, clips):
     path.write_text(path.read_text().replace('"003.wav"', '"003.wav", "text": "word"'))
-    assert [row["transcripts"] for row in Manifest(path, clips.folder, transcripts=True)[2:4]] == [[""], ["word"]]
+    assert [row["transcripts"] for row in Manifest(path, clips.folder, transcripts=True)[2:4]] == [
+        [""],
+        ["word"],
+    ]
     assert "transcripts" not in Manifest(path, clips.folder)[3]
 
 
@@ -102,11 +116,16 @@ def test_wherever_blocks_end_lines_begin_where_they_begin(path, clips, size, mon
     [
         (lambda text: "", r"rows\.jsonl: no rows; "),
         (lambda text: text[:-40], r"rows\.jsonl, line 30: not JSON \(.*\); repair or remove it"),
-        (lambda text: text.replace("\n", "\n\n", 7).replace("\n\n", "\n", 6), r"rows\.jsonl, line 8: empty; remove"),
+        (
+            lambda text: text.replace("\n", "\n\n", 7).replace("\n\n", "\n", 6),
+            r"rows\.jsonl, line 8: empty; remove",
+        ),
     ],
     ids=["no rows", "torn last line", "empty line"],
 )
-def test_a_manifest_that_is_cut_or_has_a_hole_is_refused_when_it_is_opened(path, clips, harm, words):
+def test_a_manifest_that_is_cut_or_has_a_hole_is_refused_when_it_is_opened(
+    path, clips, harm, words
+):
     path.write_text(harm(path.read_text()))
     with pytest.raises(CorpusError, match=words):
         Manifest(path, clips.folder)
@@ -119,10 +138,22 @@ def test_a_manifest_that_is_not_there_is_a_sentence(tmp_path):
 
 HARMS = {
     "no JSON": (b'"response": ', b'"response" ', r"line 18: not JSON \(.*\); repair or remove it"),
-    "a column less": (b'"response"', b'"answer"', r"line 18: the field 'response' is missing; add it"),
+    "a column less": (
+        b'"response"',
+        b'"answer"',
+        r"line 18: the field 'response' is missing; add it",
+    ),
     "no text": (b"a tone", b"\xff\xfe", r"line 18: not UTF-8 \(.*\); repair or remove it"),
-    "two clips": (b'[{"audio": "005', b'[{"audio": "004.wav"}, {"audio": "005', r"line 18: 2 clips in 'audios'; "),
-    "no audio": (b"005.wav", b"gone.wav", r"line 18: audio file '.*gone.wav' is missing; restore it, or pass root="),
+    "two clips": (
+        b'[{"audio": "005',
+        b'[{"audio": "004.wav"}, {"audio": "005',
+        r"line 18: 2 clips in 'audios'; ",
+    ),
+    "no audio": (
+        b"005.wav",
+        b"gone.wav",
+        r"line 18: audio file '.*gone.wav' is missing; restore it, or pass root=",
+    ),
 }
 
 
@@ -151,7 +182,9 @@ def test_a_manifest_trains_to_the_bits_that_its_rows_in_memory_train_to(path, cl
 
 
 @pytest.mark.parametrize("ahead", [1, 4096])
-def test_stopped_and_gone_on_a_manifest_ends_in_the_same_bits(path, clips, tmp_path, ahead, monkeypatch):
+def test_stopped_and_gone_on_a_manifest_ends_in_the_same_bits(
+    path, clips, tmp_path, ahead, monkeypatch
+):
     rows = Manifest(path, clips.folder)
     expected = trained(tmp_path / "whole", rows)
     monkeypatch.setattr(trainer, "AHEAD", ahead)
@@ -165,18 +198,24 @@ def test_an_example_too_long_is_named_before_its_own_step(path, clips, tmp_path,
     rows = list(Manifest(path, clips.folder))
     last = RECIPE.rows(6, len(rows))[-1]
     rows[last]["response"] = "tone " * 600
-    with pytest.raises(ChatError, match=rf"Example {last + 1} \(row-{last}\): .* the limit is 512; shorten it"):
+    with pytest.raises(
+        ChatError, match=rf"Example {last + 1} \(row-{last}\): .* the limit is 512; shorten it"
+    ):
         trained(tmp_path / "run", rows)
     assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 6
 
 
 def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
     def order(epoch: int) -> list[int]:
-        return torch.randperm(1001, generator=torch.Generator().manual_seed(7 * 100_003 + epoch)).tolist()
+        return torch.randperm(
+            1001, generator=torch.Generator().manual_seed(7 * 100_003 + epoch)
+        ).tolist()
 
     expected = order(0) + order(1)
     drawn, draw = [], torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda *args, **how: drawn.append(args) or draw(*args, **how))
+    monkeypatch.setattr(
+        torch, "randperm", lambda *args, **how: drawn.append(args) or draw(*args, **how)
+    )
     recipe = Recipe(steps=500, batch=4, seed=7)
     assert [i for step in range(500) for i in recipe.rows(step, 1001)] == expected[:2000]
     assert len(drawn) == 2
@@ -204,7 +243,9 @@ for path in manifests:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc"
+)
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_manifest(count, clips, tmp_path):
     files = [tmp_path / f"{rows}.jsonl" for rows in (1000, count)]
@@ -213,8 +254,11 @@ def test_memory_does_not_grow_with_the_manifest(count, clips, tmp_path):
             out.writelines(lines(int(file.stem)))
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(clips.folder), *map(str, files)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     print(done.stdout)
     few, many = map(json.loads, done.stdout.splitlines())
     assert many["rows"] == count
@@ -288,7 +332,9 @@ def test_a_partial_store_hears_what_it_lacks_and_writes_nothing(encoder, clips, 
     assert {file: file.read_bytes() for file in shard.parent.iterdir()} == left
 
 
-def test_asked_to_keep_a_partial_store_computes_a_shard_when_one_of_its_clips_is_asked_for(encoder, clips, tmp_path):
+def test_asked_to_keep_a_partial_store_computes_a_shard_when_one_of_its_clips_is_asked_for(
+    encoder, clips, tmp_path
+):
     store = store_of(tmp_path, encoder, clips, keep=True)
     kept = store[ids(clips, 9, 1)]
     assert encoder.count == 8
@@ -301,7 +347,10 @@ def test_asked_to_keep_a_partial_store_computes_a_shard_when_one_of_its_clips_is
 
 
 def test_a_clip_of_another_corpus_is_refused(encoder, clips, tmp_path):
-    with pytest.raises(ValueError, match=r"stranger is none of the 12 clips of .*; open the store with it, or use On"):
+    with pytest.raises(
+        ValueError,
+        match=r"stranger is none of the 12 clips of .*; open the store with it, or use On",
+    ):
         store_of(tmp_path, encoder, clips)[["stranger"]]
 
 
@@ -318,7 +367,9 @@ def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, mon
     lab = quickstart.Quickstart(presets.nano(), root=tmp_path / "data")
     lab.llm = tiny.audio_llm()
     voices = {"train": speakers[:2], "validation": speakers[2:3], "test": speakers[3:]}
-    lab.corpus = dataclasses.replace(clips, splits={split: tuple(names) for split, names in voices.items()})
+    lab.corpus = dataclasses.replace(
+        clips, splits={split: tuple(names) for split, names in voices.items()}
+    )
     assert lab.store.folder.parent == tmp_path / "other disk"
     assert list(lab.store.folder.glob("*.npy"))
     assert not (tmp_path / "data" / "features").exists()

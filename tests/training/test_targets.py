@@ -74,7 +74,9 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
     assert not written(whole, [pair])[pair].truncated
 
     row = targets.example(clip(0), cut, "tones")
-    stream = chat.stream(llm.tokenizer, row["messages"], 3, response="a b", truncated=row["provenance"]["truncated"])
+    stream = chat.stream(
+        llm.tokenizer, row["messages"], 3, response="a b", truncated=row["provenance"]["truncated"]
+    )
     assert llm.tokenizer.eos_token_id not in stream.response
 
 
@@ -83,19 +85,34 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
 
 def test_a_row_has_the_columns_of_desta_aqa5m_and_its_provenance():
     row = targets.example(clip(0), target(truncated=True), "tones")
-    assert list(row) == ["id", "dataset", "seed_description", "prompt", "response", "messages", "provenance"]
+    assert list(row) == [
+        "id",
+        "dataset",
+        "seed_description",
+        "prompt",
+        "response",
+        "messages",
+        "provenance",
+    ]
     assert row["provenance"] == {
-        "kind": "self", "writer": "tiny", "revision": REVISION, "decoding": "greedy", "truncated": True
-    }  # fmt: skip
+        "kind": "self",
+        "writer": "tiny",
+        "revision": REVISION,
+        "decoding": "greedy",
+        "truncated": True,
+    }
     assert (row["id"], row["dataset"], row["seed_description"]) == ("c0", "tones", "A dog barks.")
     assert row["messages"] == chat.ask(PROMPT)
 
 
 @pytest.mark.parametrize(
-    "prompt", ["A dog barks. What?", "Rewrite: a dog  barks", "Rewrite “A DOG\nBARKS!” in other words."]
+    "prompt",
+    ["A dog barks. What?", "Rewrite: a dog  barks", "Rewrite “A DOG\nBARKS!” in other words."],
 )
 def test_a_description_in_the_prompt_is_a_leak(prompt):
-    with pytest.raises(TargetError, match="c0: the description leaks into the training prompt; change the prompt"):
+    with pytest.raises(
+        TargetError, match="c0: the description leaks into the training prompt; change the prompt"
+    ):
         targets.example(clip(0), target(prompt=prompt), "tones")
 
 
@@ -104,12 +121,15 @@ def test_no_training_prompt_says_anything_of_the_description():
     for number in range(12):
         one = clip(number)
         for made in (
-            target(description=describe(one.attributes)), targets.template(one, PROMPT),
+            target(description=describe(one.attributes)),
+            targets.template(one, PROMPT),
             targets.label(one, "scene", "What is in the background?"),
-        ):  # fmt: skip
+        ):
             row = targets.example(one, made, "tones")
             stream = chat.stream(tokenizer, row["messages"], 3, response=row["response"])
-            read = tokenizer.decode([i for i in stream.ids[: stream.start] if i != chat.SLOT]).lower()
+            read = tokenizer.decode(
+                [i for i in stream.ids[: stream.start] if i != chat.SLOT]
+            ).lower()
             words = {word.strip(".,!?:<>_|") for word in read.split()}
             for name, values in SURFACE.items():
                 assert not words & {surface for value in values for surface in values[value]}, name
@@ -131,9 +151,12 @@ def test_label_and_template_say_what_the_clip_is():
 @pytest.mark.parametrize("kind", ["self", "soft"])
 def test_another_writer_under_our_own_name_is_refused(kind):
     with pytest.raises(
-        TargetError, match=r"written by other \(cccccccc\), not by this backbone \(bbbbbbbb\); .* 'other'"
+        TargetError,
+        match=r"written by other \(cccccccc\), not by this backbone \(bbbbbbbb\); .* 'other'",
     ):
-        targets.check_writer([target(), target(kind=kind, writer="other", revision="c" * 64)], REVISION)
+        targets.check_writer(
+            [target(), target(kind=kind, writer="other", revision="c" * 64)], REVISION
+        )
 
 
 def test_another_writer_may_say_so():
@@ -147,13 +170,23 @@ def test_another_writer_may_say_so():
 def reference(llm, one: Target) -> torch.Tensor:
     """Next-token log-probabilities along a response, from transformers and the chat template alone."""
     messages = chat.read(one.description, one.prompt)
-    asked = llm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    said = llm.tokenizer(one.response).input_ids + ([] if one.truncated else [llm.tokenizer.eos_token_id])
+    asked = llm.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    said = llm.tokenizer(one.response).input_ids + (
+        [] if one.truncated else [llm.tokenizer.eos_token_id]
+    )
     with torch.no_grad():
-        return llm.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+        return (
+            llm.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+        )
 
 
-ROWS = [target(), target("A much longer answer that is cut", truncated=True), target("Yes", "Birds sing, far away.")]
+ROWS = [
+    target(),
+    target("A much longer answer that is cut", truncated=True),
+    target("Yes", "Birds sing, far away."),
+]
 
 
 @pytest.mark.parametrize("k", [5, 10_000])
@@ -164,7 +197,9 @@ def test_soft_targets_are_the_likeliest_tokens_and_one_number_for_the_rest(llm, 
         assert soft.ids.shape == soft.logp.shape == (len(expected), kept)
         top = expected.topk(kept)
         torch.testing.assert_close(soft.logp.float(), top.values, atol=2e-2, rtol=1e-3)
-        torch.testing.assert_close(expected.gather(1, soft.ids.long()), top.values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            expected.gather(1, soft.ids.long()), top.values, atol=1e-4, rtol=1e-4
+        )
         rest = 1 - soft.logp.float().exp().sum(-1)
         assert (rest > -2e-3).all()
         left_out = torch.ones_like(expected, dtype=torch.bool).scatter(1, soft.ids.long(), False)
@@ -173,7 +208,9 @@ def test_soft_targets_are_the_likeliest_tokens_and_one_number_for_the_rest(llm, 
 
 def test_kl_over_the_whole_vocabulary_is_torchs():
     generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(7, 40, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    student, teacher = (
+        torch.randn(7, 40, generator=generator, dtype=torch.float64) * 3 for _ in range(2)
+    )
     logp, ids = teacher.log_softmax(-1).sort(-1, descending=True)
     expected = nn.functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
@@ -188,7 +225,9 @@ def test_kl_of_the_likeliest_has_one_bucket_for_the_rest():
     p = torch.cat([top.values.exp(), 1 - top.values.exp().sum(-1, keepdim=True)], -1)
     mine = student.softmax(-1).gather(1, top.indices)
     q = torch.cat([mine, 1 - mine.sum(-1, keepdim=True)], -1)
-    torch.testing.assert_close(kl(student, top.indices, top.values), (p * (p / q).log()).sum(-1).mean())
+    torch.testing.assert_close(
+        kl(student, top.indices, top.values), (p * (p / q).log()).sum(-1).mean()
+    )
 
 
 @pytest.mark.parametrize("k", [1, 6, 40])
@@ -207,7 +246,9 @@ def test_kl_stays_finite_for_a_student_that_is_sure_and_wrong():
     student = torch.full((2, 40), -200.0)
     student[:, 3] = 200.0
     student.requires_grad_(True)
-    loss = kl(student, torch.tensor([[1, 2]] * 2), torch.tensor([[math.log(0.5), math.log(0.4)]] * 2))
+    loss = kl(
+        student, torch.tensor([[1, 2]] * 2), torch.tensor([[math.log(0.5), math.log(0.4)]] * 2)
+    )
     loss.backward()
     assert loss.isfinite()
     assert student.grad.isfinite().all()
@@ -220,8 +261,12 @@ def test_perplexity_is_the_one_transformers_computes(llm):
     nats, tokens = 0.0, 0
     for one in ROWS:
         messages = chat.read(one.description, one.prompt)
-        asked = llm.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        said = llm.tokenizer(one.response).input_ids + ([] if one.truncated else [llm.tokenizer.eos_token_id])
+        asked = llm.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        said = llm.tokenizer(one.response).input_ids + (
+            [] if one.truncated else [llm.tokenizer.eos_token_id]
+        )
         ids, labels = torch.tensor([asked + said]), torch.tensor([[-100] * len(asked) + said])
         with torch.no_grad():
             nats += llm.model(input_ids=ids, labels=labels).loss.item() * len(said)

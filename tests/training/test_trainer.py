@@ -14,9 +14,17 @@ from safetensors.torch import load_file
 
 from desta_lab.model.audio_llm import PartsError, tensors_sha256
 from desta_lab.model.chat import ChatError
-from desta_lab.training import ladder, trainer
+from desta_lab.training import checkpoints, trainer
 from desta_lab.training.targets import TOP_K, Target, soften
-from desta_lab.training.trainer import FreezeError, LossError, Recipe, StateError, finished, run_folder, train
+from desta_lab.training.trainer import (
+    FreezeError,
+    LossError,
+    Recipe,
+    StateError,
+    finished,
+    run_folder,
+    train,
+)
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +41,10 @@ def losses(folder) -> list[float]:
 
 
 def everything_but_time(folder) -> list[dict]:
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records(folder)]
+    return [
+        {key: value for key, value in record.items() if key != "seconds"}
+        for record in records(folder)
+    ]
 
 
 @pytest.fixture
@@ -61,7 +72,9 @@ def test_only_the_connector_learns_and_all_of_it(whole):
     born, learned = (load_file(folder / "ladder" / name) for name in ("000000.safetensors", LAST))
     assert set(born) == set(learned) == set(llm.connector.state_dict())
     assert not [name for name in born if torch.equal(born[name], learned[name])]
-    assert all(torch.equal(learned[name], tensor) for name, tensor in llm.connector.state_dict().items())
+    assert all(
+        torch.equal(learned[name], tensor) for name, tensor in llm.connector.state_dict().items()
+    )
     assert not llm.connector.training
 
 
@@ -73,13 +86,26 @@ def test_the_loss_falls(whole):
 def test_a_run_leaves_one_record_a_step_and_the_ladder(whole):
     folder = whole[0]
     assert [record["step"] for record in records(folder)] == list(range(1, RECIPE.steps + 1))
-    assert [record["lr"] for record in records(folder)] == [RECIPE.rate(step) for step in range(RECIPE.steps)]
+    assert [record["lr"] for record in records(folder)] == [
+        RECIPE.rate(step) for step in range(RECIPE.steps)
+    ]
     assert {key for record in records(folder) for key in record} == {
-        "step", "loss", "lr", "grad_norm", "tokens", "seconds"
-    }  # fmt: skip
-    rungs = ladder.entries(folder / "ladder")
-    assert [rung["step"] for rung in rungs] == ladder.schedule(RECIPE.steps, RECIPE.rungs) == [0, 1, 2, 4, 8, 16, 24]
-    assert [rung["loss"] for rung in rungs[1:]] == [losses(folder)[rung["step"] - 1] for rung in rungs[1:]]
+        "step",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "seconds",
+    }
+    rungs = checkpoints.entries(folder / "ladder")
+    assert (
+        [rung["step"] for rung in rungs]
+        == checkpoints.schedule(RECIPE.steps, RECIPE.rungs)
+        == [0, 1, 2, 4, 8, 16, 24]
+    )
+    assert [rung["loss"] for rung in rungs[1:]] == [
+        losses(folder)[rung["step"] - 1] for rung in rungs[1:]
+    ]
     assert finished(folder, RECIPE)
     assert not finished(folder, replace(RECIPE, steps=30))
     assert not finished(folder.parent, RECIPE)
@@ -100,7 +126,9 @@ def test_a_backbone_that_moves_during_the_run_makes_it_invalid(parts, tmp_path, 
     again = tiny.audio_llm(seed=3)
     train(again, store, rows, RECIPE, tmp_path / "run", state_every=5)
     assert finished(tmp_path / "run", RECIPE)
-    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (
+        whole[0] / "ladder" / LAST
+    ).read_bytes()
 
 
 def test_an_encoder_that_moves_is_named_too(parts, tmp_path):
@@ -151,7 +179,7 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
     name = "ladder/000006.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
-    ladder.climb(tmp_path / "run" / "ladder", llm, 0)
+    checkpoints.climb(tmp_path / "run" / "ladder", llm, 0)
     with torch.no_grad():
         assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
 
@@ -195,7 +223,9 @@ def test_a_file_of_a_thawed_run_is_refused_by_a_frozen_one(tmp_path):
 def test_a_single_tap_has_no_mixture_to_learn(tmp_path):
     llm, words = tiny.audio_llm(), tiny.corpus(tmp_path / "corpus", 4)
     llm.encoder = tiny.Encoder(tiny.whisper().encoder, (2,), tiny.SECONDS)
-    llm.connector = tiny.QFormer(taps=1, d_enc=64, d_llm=tiny.WIDTH, queries=5, depth=1, heads=4, ffn=32)
+    llm.connector = tiny.QFormer(
+        taps=1, d_enc=64, d_llm=tiny.WIDTH, queries=5, depth=1, heads=4, ffn=32
+    )
     store = tiny.FeatureStore(tmp_path / "features", llm.encoder, "", words, words.clips)
     store.compute()
     for _ in range(2):  # the second call goes on from the state of the first
@@ -209,7 +239,10 @@ def test_a_single_tap_has_no_mixture_to_learn(tmp_path):
 def test_soft_targets_are_learned_too(parts, tmp_path):
     llm, store, rows = parts
     told = [
-        Target(row["seed_description"], row["prompt"], row["response"], "soft", "tiny", "", "", False) for row in rows
+        Target(
+            row["seed_description"], row["prompt"], row["response"], "soft", "tiny", "", "", False
+        )
+        for row in rows
     ]
     soft = soften(llm.backbone, told, TOP_K)
     train(llm, store, rows, RECIPE, tmp_path / "run", soft=soft)
@@ -251,13 +284,17 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
     assert not finished(folder, RECIPE)
 
     told = []
-    llm, store, rows = tiny.prepared(tmp_path, seed=9)  # whatever connector comes in, the state decides
-    train(llm, store, rows, RECIPE, folder, state_every=5, progress=lambda step, *_: told.append(step))
+    llm, store, rows = tiny.prepared(
+        tmp_path, seed=9
+    )  # whatever connector comes in, the state decides
+    train(
+        llm, store, rows, RECIPE, folder, state_every=5, progress=lambda step, *_: told.append(step)
+    )
     assert told == list(range(11, RECIPE.steps + 1))
     expected = whole[0]
     assert everything_but_time(folder) == everything_but_time(expected)
-    assert ladder.entries(folder / "ladder") == ladder.entries(expected / "ladder")
-    for rung in ladder.entries(expected / "ladder"):
+    assert checkpoints.entries(folder / "ladder") == checkpoints.entries(expected / "ladder")
+    for rung in checkpoints.entries(expected / "ladder"):
         name = f"{rung['step']:06d}.safetensors"
         assert (folder / "ladder" / name).read_bytes() == (expected / "ladder" / name).read_bytes()
     assert tensors_sha256(llm.connector) == tensors_sha256(whole[3].connector)
@@ -277,7 +314,9 @@ def test_wherever_it_stops_it_ends_the_same(parts, tmp_path, whole, at):
         file.write('{"step": 99, "lo')  # a line that was being written
     train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5)
     assert everything_but_time(tmp_path / "run") == everything_but_time(whole[0])
-    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (
+        whole[0] / "ladder" / LAST
+    ).read_bytes()
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
@@ -306,11 +345,15 @@ def test_a_damaged_state_is_a_sentence_and_nothing_is_lost(parts, tmp_path, whol
     elif harm == "empty":
         state.write_bytes(b"")
     elif harm == "foreign":
-        trainer.save_file({f"other.{name}": t for name, t in content.items()}, state, metadata={"step": "10"})
+        trainer.save_file(
+            {f"other.{name}": t for name, t in content.items()}, state, metadata={"step": "10"}
+        )
     else:
         trainer.save_file(content, state)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(StateError, match=r"state.safetensors: damaged \(.+\); delete it and train again"):
+    with pytest.raises(
+        StateError, match=r"state.safetensors: damaged \(.+\); delete it and train again"
+    ):
         train(llm, store, rows, RECIPE, folder, state_every=5)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -346,7 +389,14 @@ def test_a_loss_that_is_no_number_stops_the_run(parts, tmp_path):
         llm.connector.proj[1].bias.data[0] = float("nan")
 
     with pytest.raises(LossError, match="The loss of step 3 is nan; lower the learning rate"):
-        train(llm, store, rows, RECIPE, tmp_path / "run", progress=lambda s, *r: poison(s, *r) if s == 2 else None)
+        train(
+            llm,
+            store,
+            rows,
+            RECIPE,
+            tmp_path / "run",
+            progress=lambda s, *r: poison(s, *r) if s == 2 else None,
+        )
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 2]
     assert not finished(tmp_path / "run", RECIPE)
 
@@ -379,7 +429,10 @@ def test_the_same_config_finds_the_same_run(tmp_path):
     folder = run_folder(tmp_path, "nano-self", config)
     assert folder.name.startswith("nano-self-")
     assert run_folder(tmp_path, "nano-self", dict(reversed(config.items()))) == folder
-    assert run_folder(tmp_path, "nano-self", {**config, "recipe": asdict(replace(RECIPE, lr=1.0))}) != folder
+    assert (
+        run_folder(tmp_path, "nano-self", {**config, "recipe": asdict(replace(RECIPE, lr=1.0))})
+        != folder
+    )
     written = json.loads((folder / "config.json").read_text())
     assert written["parts"] == config["parts"]
     assert written["recipe"] == {**config["recipe"], "betas": [0.9, 0.98]}

@@ -22,7 +22,14 @@ from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import folder_sha256
 from desta_lab.training import writers
 from desta_lab.training.targets import TargetError, check_writer, self_written
-from desta_lab.training.writers import Writer, from_backbone, from_server, from_vllm, manifest, write_shards
+from desta_lab.training.writers import (
+    Writer,
+    from_backbone,
+    from_server,
+    from_vllm,
+    manifest,
+    write_shards,
+)
 from desta_lab.world.describe import describe
 from tests import tiny
 
@@ -63,7 +70,11 @@ class Server(ThreadingHTTPServer):
         streams = [chat.Stream(tuple(ids), len(ids)) for ids in body["prompt"]]
         for index, ids in enumerate(mind.complete(streams, body["max_tokens"])):
             stopped = ids[-1] in body["stop_token_ids"]
-            choice = {"index": index, "text": mind.text(ids), "finish_reason": "stop" if stopped else "length"}
+            choice = {
+                "index": index,
+                "text": mind.text(ids),
+                "finish_reason": "stop" if stopped else "length",
+            }
             choices.append(choice | ({"token_ids": list(ids)} if self.with_ids else {}))
         return choices[::-1]
 
@@ -83,7 +94,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.path == "/v1/models"
-        self.answer(200 if known else 404, {"data": [{"id": self.server.serves}]} if known else {"error": "no such"})
+        self.answer(
+            200 if known else 404,
+            {"data": [{"id": self.server.serves}]} if known else {"error": "no such"},
+        )
 
     def do_POST(self) -> None:
         body, mine = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.server
@@ -114,7 +128,10 @@ def server(nano: Backbone, monkeypatch) -> Iterator[Server]:
 
 def by_server(serving: Server, **how: Any) -> Writer:
     return from_server(
-        serving.address, presets.NANO, "nano", **{"max_new_tokens": TOKENS, "waits": (0.01, 0.01), **how}
+        serving.address,
+        presets.NANO,
+        "nano",
+        **{"max_new_tokens": TOKENS, "waits": (0.01, 0.01), **how},
     )
 
 
@@ -123,7 +140,11 @@ def by_nano(nano: Backbone, revision: str) -> Writer:
 
 
 def read_back(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in sorted(folder.glob("targets-*")) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("targets-*"))
+        for line in path.read_text().splitlines()
+    ]
 
 
 class Words:
@@ -155,7 +176,9 @@ def echo(asked: list[int] | None = None, **how: Any) -> Writer:
 # ---- one prompt, one answer ----
 
 
-def test_a_server_is_sent_the_ids_that_the_transformers_writer_reads(server, nano, revision, monkeypatch, tmp_path):
+def test_a_server_is_sent_the_ids_that_the_transformers_writer_reads(
+    server, nano, revision, monkeypatch, tmp_path
+):
     read: list[tuple[int, ...]] = []
     complete = Backbone.complete
 
@@ -185,7 +208,9 @@ def test_server_and_backbone_write_the_same_bytes(server, nano, revision, tmp_pa
     names = sorted(path.name for path in (tmp_path / "server").glob("*.json*"))
     assert names == ["shards.json", *(f"targets-{i:05d}.jsonl" for i in range(3))]
     for name in names:
-        assert (tmp_path / "server" / name).read_bytes() == (tmp_path / "backbone" / name).read_bytes()
+        assert (tmp_path / "server" / name).read_bytes() == (
+            tmp_path / "backbone" / name
+        ).read_bytes()
 
 
 def test_answers_and_provenance_are_those_of_self_written(server, nano, revision, tmp_path):
@@ -193,14 +218,19 @@ def test_answers_and_provenance_are_those_of_self_written(server, nano, revision
     check_writer(own.values(), revision)
     write_shards(ROWS, by_server(server), tmp_path)
     rows = read_back(tmp_path)
-    assert {row["provenance"]["truncated"] for row in rows} == {row.truncated for row in own.values()}
+    assert {row["provenance"]["truncated"] for row in rows} == {
+        row.truncated for row in own.values()
+    }
     for row, pair in zip(rows, PAIRS, strict=True):
         target = own[pair]
         assert row["response"] == target.response
         assert row["provenance"] == {
-            "kind": "self", "writer": "nano", "revision": revision, "decoding": target.decoding,
+            "kind": "self",
+            "writer": "nano",
+            "revision": revision,
+            "decoding": target.decoding,
             "truncated": target.truncated,
-        }  # fmt: skip
+        }
         assert row["messages"] == chat.ask(pair[1])
 
 
@@ -211,12 +241,16 @@ def test_an_answer_that_the_length_ended_is_marked_truncated(server, tmp_path):
     assert {row["provenance"]["truncated"] for row in read_back(tmp_path / "long")} == {False}
 
 
-def test_many_prompts_go_out_in_bounded_requests_and_come_back_in_order(server, nano, revision, monkeypatch):
+def test_many_prompts_go_out_in_bounded_requests_and_come_back_in_order(
+    server, nano, revision, monkeypatch
+):
     monkeypatch.setattr(writers, "PER_REQUEST", 3)
     prompts = [by_nano(nano, revision).prompt(*pair) for pair in PAIRS]
     answers = by_server(server).ask(prompts)
     assert sorted(len(body["prompt"]) for body in server.asked) == [1, 3, 3, 3]
-    assert [tuple(ids) for ids, _ in answers] == [ids for ids, _ in by_nano(nano, revision).ask(prompts)]
+    assert [tuple(ids) for ids, _ in answers] == [
+        ids for ids, _ in by_nano(nano, revision).ask(prompts)
+    ]
 
 
 def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_path):
@@ -241,15 +275,22 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
         def __init__(self, model: str, dtype: str) -> None:
             assert (Path(model), dtype) == (presets.NANO, "bfloat16")
 
-        def generate(self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool) -> list[Any]:
+        def generate(
+            self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool
+        ) -> list[Any]:
             assert (settings.temperature, settings.stop_token_ids) == (0.0, list(nano.ends))
             streams = [chat.Stream(tuple(p["prompt_token_ids"]), 0) for p in prompts]
             said = nano.complete(streams, settings.max_tokens)
             ended = ["stop" if ids[-1] in settings.stop_token_ids else "length" for ids in said]
-            outputs = [SimpleNamespace(token_ids=i, finish_reason=e) for i, e in zip(said, ended, strict=True)]
+            outputs = [
+                SimpleNamespace(token_ids=i, finish_reason=e)
+                for i, e in zip(said, ended, strict=True)
+            ]
             return [SimpleNamespace(outputs=[output]) for output in outputs]
 
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace))
+    monkeypatch.setitem(
+        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
+    )
     writer = from_vllm(presets.NANO, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
     write_shards(ROWS, writer, tmp_path / "engine")
     write_shards(ROWS, by_nano(nano, revision), tmp_path / "backbone")
@@ -274,7 +315,9 @@ def test_a_server_that_fails_twice_is_asked_a_third_time(server, tmp_path):
 
 def test_a_server_that_dies_is_named_and_what_is_written_stays(server, nano, revision, tmp_path):
     writer, server.last = by_server(server), 2
-    with pytest.raises(ConnectionError, match=rf"{server.address}/v1/completions does not answer .*asked 3 times"):
+    with pytest.raises(
+        ConnectionError, match=rf"{server.address}/v1/completions does not answer .*asked 3 times"
+    ):
         write_shards(ROWS, writer, tmp_path, shard=2)
     assert len(read_back(tmp_path)) == 4
     assert not list(tmp_path.glob("*.part"))
@@ -287,7 +330,9 @@ def test_a_server_that_dies_is_named_and_what_is_written_stays(server, nano, rev
 def test_nobody_at_the_address_is_a_sentence():
     with Server(None) as gone:  # type: ignore[arg-type]
         address = gone.address
-    with pytest.raises(ConnectionError, match=f"{address}/v1/models does not answer .*start the server"):
+    with pytest.raises(
+        ConnectionError, match=f"{address}/v1/models does not answer .*start the server"
+    ):
         from_server(address, presets.NANO, "nano", waits=(0.01,))
     with pytest.raises(ValueError, match="write it as http://host:8000"):
         from_server("localhost:8000", presets.NANO, "nano")
@@ -295,7 +340,10 @@ def test_nobody_at_the_address_is_a_sentence():
 
 def test_a_server_of_another_model_is_refused(server):
     server.serves = "meta/another"
-    with pytest.raises(ValueError, match=rf"{server.address} serves meta/another, not nano: start it with `vllm serve"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{server.address} serves meta/another, not nano: start it with `vllm serve",
+    ):
         by_server(server)
     server.serves = "some/folder/nano"
     assert by_server(server).name == "nano"
@@ -340,7 +388,9 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(ROWS, echo(ask=dying), killed, shard=3)
-    (killed / ".targets-00002.jsonl.k3p").write_text('{"id": "c6"')  # as a kill in the middle of writing leaves it
+    (killed / ".targets-00002.jsonl.k3p").write_text(
+        '{"id": "c6"'
+    )  # as a kill in the middle of writing leaves it
     before = {path: path.stat().st_mtime_ns for path in killed.glob("targets-*.jsonl")}
     assert len(before) == 2
 
@@ -350,7 +400,10 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
     assert again == [3, 1]
     assert told == [(3, 0), (6, 0), (9, 3), (10, 4)]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    files = [{path.name: path.read_bytes() for path in folder.glob("targets-*")} for folder in (whole, killed)]
+    files = [
+        {path.name: path.read_bytes() for path in folder.glob("targets-*")}
+        for folder in (whole, killed)
+    ]
     assert files[0] == files[1]
 
 
@@ -411,12 +464,20 @@ def test_two_processes_do_not_write_in_one_folder(tmp_path):
 def test_what_else_a_row_holds_is_kept_and_its_clip_stays_in_the_messages(tmp_path):
     sound = {"audio": "clips/1.wav", "text": "hello"}
     old = [{"role": "user", "content": "<|AUDIO|>", "audios": [sound]}]
-    row = ROWS[0] | {"dataset": "toy", "split": "train", "response": "Somebody else's.", "messages": old}
+    row = ROWS[0] | {
+        "dataset": "toy",
+        "split": "train",
+        "response": "Somebody else's.",
+        "messages": old,
+    }
     write_shards([row], echo(), tmp_path / "one")
     (made,) = read_back(tmp_path / "one")
     assert (made["dataset"], made["split"]) == ("toy", "train")
     assert made["response"] != row["response"]
-    assert made["messages"] == [*chat.ask(row["prompt"])[:-1], chat.ask(row["prompt"])[-1] | {"audios": [sound]}]
+    assert made["messages"] == [
+        *chat.ask(row["prompt"])[:-1],
+        chat.ask(row["prompt"])[-1] | {"audios": [sound]},
+    ]
     with pytest.raises(CorpusError, match="c0: 2 clips and one description"):
         write_shards([row | {"messages": old * 2}], echo(), tmp_path / "two")
 
@@ -434,14 +495,26 @@ def test_a_manifest_is_read_line_by_line_and_a_bad_line_is_named(tmp_path):
     path.write_text("\n".join(lines))
     rows = manifest(path)
     assert next(rows) == ROWS[0]
-    with pytest.raises(CorpusError, match=r"rows\.jsonl, line 3: the field 'prompt' is missing or no text"):
+    with pytest.raises(
+        CorpusError, match=r"rows\.jsonl, line 3: the field 'prompt' is missing or no text"
+    ):
         next(rows)
 
 
 def test_the_command_says_its_cost_after_the_first_shard_and_resumes(server, tmp_path, capsys):
     path, outs = tmp_path / "rows.jsonl", [tmp_path / "backbone", tmp_path / "server"]
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    command = ["write", str(path), str(outs[0]), "--backbone", str(presets.NANO), "--tokens", "8", "--shard", "4"]
+    command = [
+        "write",
+        str(path),
+        str(outs[0]),
+        "--backbone",
+        str(presets.NANO),
+        "--tokens",
+        "8",
+        "--shard",
+        "4",
+    ]
     assert cli.main(command) == 0
     said = capsys.readouterr()
     assert "10 rows in 3 files of at most 4" in said.out
@@ -482,10 +555,21 @@ print(len(peaks), peaks[0], peaks[-1])
 
 def test_a_hundred_thousand_rows_take_the_memory_of_a_shard(tmp_path):
     path = tmp_path / "rows.jsonl"
-    rows = ({"id": str(i), "seed_description": f"Sound {i}.", "prompt": "What is it?"} for i in range(100_000))
+    rows = (
+        {"id": str(i), "seed_description": f"Sound {i}.", "prompt": "What is it?"}
+        for i in range(100_000)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-c", MILLIONS, str(path), str(tmp_path / "out")]  # without the checks of types: 20 x
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout
+    command = [
+        sys.executable,
+        "-c",
+        MILLIONS,
+        str(path),
+        str(tmp_path / "out"),
+    ]  # without the checks of types: 20 x
+    said = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    ).stdout
     notes, before, after = map(int, said.split())
     assert notes == 1 + 200
     assert after < 1.05 * before

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from desta_lab.views import card
-from desta_lab.views.figures import layer_mixture, save
+from desta_lab.views.claim_figures import layer_mixture, save
 
 VOID = {"meta", "img", "br", "hr"}
 
@@ -67,10 +67,27 @@ def result(tmp_path: Path) -> dict:
             ]
         ),
         "tasks": [
-            {"task": "ask_scene", "rung": 3, "accuracy": 0.96, "low": 0.9, "high": 1.0, "free_form": math.nan},
-            {"task": "ask_gender", "rung": 3, "accuracy": 0.61, "low": 0.5, "high": 0.7, "counted": False},
+            {
+                "task": "ask_scene",
+                "rung": 3,
+                "accuracy": 0.96,
+                "low": 0.9,
+                "high": 1.0,
+                "free_form": math.nan,
+            },
+            {
+                "task": "ask_gender",
+                "rung": 3,
+                "accuracy": 0.61,
+                "low": 0.5,
+                "high": 0.7,
+                "counted": False,
+            },
         ],
-        "targets": {"perplexity": {"self": 1.9, "label": 812.4}, "coverage": {"self": {"gender": 0.9, "scene": 1.0}}},
+        "targets": {
+            "perplexity": {"self": 1.9, "label": 812.4},
+            "coverage": {"self": {"gender": 0.9, "scene": 1.0}},
+        },
         "stages": {"corpus": 3.0, "training": 120.5},
         "peak_memory_gb": 1.234,
         "versions": {"python": "3.11", "torch": "2.13.0"},
@@ -83,7 +100,12 @@ def result(tmp_path: Path) -> dict:
 def test_the_page_is_balanced_and_needs_nothing_from_outside(result):
     page, _ = card.card(result)
     outline = read(page)
-    links = [value for _, attributes in outline.seen for name, value in attributes.items() if name in ("src", "href")]
+    links = [
+        value
+        for _, attributes in outline.seen
+        for name, value in attributes.items()
+        if name in ("src", "href")
+    ]
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert not {tag for tag, _ in outline.seen} & {"script", "link", "iframe"}
     assert "@import" not in page
@@ -108,7 +130,9 @@ def test_the_page_says_everything(result):
 
 
 def test_words_from_outside_stay_words(result):
-    page, _ = card.card({**result, "notes": ["<script>alert(1)</script>"], "preset": '"><img src=x>'})
+    page, _ = card.card(
+        {**result, "notes": ["<script>alert(1)</script>"], "preset": '"><img src=x>'}
+    )
     assert "<script>" not in page
     assert len([tag for tag, _ in read(page).seen if tag == "img"]) == 1
     assert "Quickstart <nano> & more" in read(page).text
@@ -117,7 +141,9 @@ def test_words_from_outside_stay_words(result):
 def test_every_figure_has_its_picture_and_its_words(result):
     (image,) = [attributes for tag, attributes in read(card.card(result)[0]).seen if tag == "img"]
     assert image["alt"] == 'The "mixture" of layers'
-    assert base64.b64decode(image["src"].split(",")[1]) == Path(result["figures"][0][0]).read_bytes()
+    assert (
+        base64.b64decode(image["src"].split(",")[1]) == Path(result["figures"][0][0]).read_bytes()
+    )
 
 
 def test_every_table_has_a_caption_and_header_cells_with_a_scope(result):

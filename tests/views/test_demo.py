@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from desta_lab import audio
-from desta_lab.evaluation import controls
+from desta_lab.evaluation import conditions
 from desta_lab.views import replies
 from desta_lab.views.demo import UNKNOWN, Demo, page, streamed
 from tests.views import test_panels as made
@@ -40,27 +40,39 @@ def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     assert told and looked.png().startswith(b"\x89PNG")
 
 
-def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(demo: Demo, tmp_path: Path) -> None:
+def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
+    demo: Demo, tmp_path: Path
+) -> None:
     own = np.random.default_rng(0).normal(0, 0.1, 2 * audio.RATE)
     soundfile.write(tmp_path / "own.wav", own, audio.RATE)
-    *_, (_, read, _, looked) = demo.answers(next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION)
+    *_, (_, read, _, looked) = demo.answers(
+        next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION
+    )
     assert read == UNKNOWN and not (looked.table["part"] == "span").any()
 
 
-@pytest.mark.parametrize("name, question, said", [(None, QUESTION, "no sound yet"), ("x", " ", "no question yet")])
+@pytest.mark.parametrize(
+    "name, question, said", [(None, QUESTION, "no sound yet"), ("x", " ", "no question yet")]
+)
 def test_what_is_missing_is_said(demo: Demo, name: str | None, question: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         next(demo.answers(name, None, question))
 
 
-def test_a_fault_while_speaking_reaches_the_reader(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_while_speaking_reaches_the_reader(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with replies.standing(demo.job) as llm:
-        monkeypatch.setattr(llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        monkeypatch.setattr(
+            llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+        )
         with pytest.raises(RuntimeError, match="out of memory"):
-            list(streamed(llm, controls.silence(llm), QUESTION))
+            list(streamed(llm, conditions.silence(llm), QUESTION))
 
 
-@pytest.mark.filterwarnings("ignore", "ignore::pytest.PytestUnraisableExceptionWarning")  # Gradio's own
+@pytest.mark.filterwarnings(
+    "ignore", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Gradio's own
 def test_the_page_has_a_microphone_and_asks_nothing_of_the_network(demo: Demo) -> None:
     pytest.importorskip("gradio", reason="the demo's extra is not installed")
     app = page(demo)

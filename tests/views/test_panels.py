@@ -15,7 +15,7 @@ import torch
 from desta_lab import audio
 from desta_lab.evaluation.tasks import ladder as task_ladder
 from desta_lab.model.audio_llm import tensors_sha256
-from desta_lab.training import ladder
+from desta_lab.training import checkpoints
 from desta_lab.views import panels, replies
 from desta_lab.views.panel import VIEWS, sound
 from desta_lab.world.describe import ATTRIBUTES
@@ -31,10 +31,14 @@ def stand_in(folder: Path) -> SimpleNamespace:
         torch.manual_seed(step)
         with torch.no_grad():
             llm.connector.query_tokens.normal_()
-        ladder.keep(folder / "self" / "ladder", llm, step, None)
+        checkpoints.keep(folder / "self" / "ladder", llm, step, None)
     some = list(words.clips[:8])
     return SimpleNamespace(
-        corpus=words, llm=llm, tasks=task_ladder(), clips=lambda split: some, folder=lambda kind: folder / kind
+        corpus=words,
+        llm=llm,
+        tasks=task_ladder(),
+        clips=lambda split: some,
+        folder=lambda kind: folder / kind,
     )
 
 
@@ -48,7 +52,15 @@ def points(job: SimpleNamespace) -> pd.DataFrame:
                 centre = step * ATTRIBUTES["scene"].index(clip.attributes["scene"])
                 x, y = rng.normal(size=2) + np.array([centre, centre % 3])
                 rows.append(
-                    {"step": step, "method": method, "seed": 0, "clip": clip.id, "x": x, "y": y, **clip.attributes}
+                    {
+                        "step": step,
+                        "method": method,
+                        "seed": 0,
+                        "clip": clip.id,
+                        "x": x,
+                        "y": y,
+                        **clip.attributes,
+                    }
                 )
     return pd.DataFrame(rows)
 
@@ -57,9 +69,18 @@ def rungs() -> pd.DataFrame:
     """Scores of every rung, as `emergence.per_rung` gives them, of two runs at all steps but one."""
     views = {"audio": 0.9, "oracle": 1.0, "silence": 0.0, "shuffled": 0.02, "untrained": -0.05}
     rows = [
-        {"run": run, "step": step, "view": view, "rung": rung, "score": top * (step / 4 if view == "audio" else 1)}
-        for run in ("self", "label") for step in STEPS[::2] for view, top in views.items() for rung in range(6)
-    ]  # fmt: skip
+        {
+            "run": run,
+            "step": step,
+            "view": view,
+            "rung": rung,
+            "score": top * (step / 4 if view == "audio" else 1),
+        }
+        for run in ("self", "label")
+        for step in STEPS[::2]
+        for view, top in views.items()
+        for rung in range(6)
+    ]
     table = pd.DataFrame(rows)
     return table.assign(low=table["score"] - 0.1, high=table["score"] + 0.1)
 
@@ -113,8 +134,12 @@ def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
 def test_options_share_one_probability_and_the_topic_is_read_out_to_the_oracle(job):
     task = job.tasks[-1]
     reply = replies.reading(job.llm, job.corpus.clips[0], task.question, task)
-    assert reply.options.keys() == task.options.keys() and sum(reply.options.values()) == pytest.approx(1)
-    assert reply.options != replies.reading(job.llm, job.corpus.clips[1], task.question, task).options
+    assert reply.options.keys() == task.options.keys() and sum(
+        reply.options.values()
+    ) == pytest.approx(1)
+    assert (
+        reply.options != replies.reading(job.llm, job.corpus.clips[1], task.question, task).options
+    )
 
 
 def test_the_last_rung_is_put_back_whatever_happens(job):
@@ -169,7 +194,9 @@ def test_an_empty_question_is_no_question(ask):
 
 def test_a_panel_says_when_it_works_and_takes_no_second_press(ask, monkeypatch):
     seen = []
-    monkeypatch.setattr(ask, "_replies", lambda *_: seen.append((ask.note.value, ask.button.disabled)) or {})
+    monkeypatch.setattr(
+        ask, "_replies", lambda *_: seen.append((ask.note.value, ask.button.disabled)) or {}
+    )
     ask.button.click()
     assert seen == [("<em>working…</em>", True)] and not ask.button.disabled
 
@@ -186,7 +213,9 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
         seen[step] = panel.picture.value
         assert is_png(seen[step]) and f">{step}</td>" in panel.words.value
     assert len(set(seen.values())) == len(STEPS)
-    monkeypatch.setattr(panels, "listening", lambda *_: pytest.fail("a remembered answer was asked for again"))
+    monkeypatch.setattr(
+        panels, "listening", lambda *_: pytest.fail("a remembered answer was asked for again")
+    )
     panel.step.value = 0
     assert panel.note.value == "" and panel.picture.value == seen[0]
     panel.attribute.value = "scene"
@@ -217,8 +246,13 @@ def test_a_query_token_is_heard_where_it_looks(job):
     panel = panels.Listen(job, attention=replies.looking(job, attention))
     panel.query.label = "query token 2"  # frame 8 of 20: 0.16 to 0.18 s
     assert panel.note.value == "" and "0.1" in panel.words.value and is_png(panel.picture.value)
-    whole, part = (soundfile.read(io.BytesIO(player.value))[0] for player in (panel.whole, panel.part))
-    at, far = slice(round(0.16 * audio.RATE), round(0.18 * audio.RATE)), slice(round(0.32 * audio.RATE), None)
+    whole, part = (
+        soundfile.read(io.BytesIO(player.value))[0] for player in (panel.whole, panel.part)
+    )
+    at, far = (
+        slice(round(0.16 * audio.RATE), round(0.18 * audio.RATE)),
+        slice(round(0.32 * audio.RATE), None),
+    )
     np.testing.assert_allclose(part[at], whole[at], atol=1e-4)
     assert 0 < np.abs(part[far]).max() < 0.1 * np.abs(whole[far]).max()
 
@@ -231,7 +265,9 @@ def test_a_profile_that_knows_no_question_says_so_and_another_answers(job):
         return np.linspace(1, 2, 20)
 
     panel = panels.Listen(job, attention=replies.looking(job, attention), attribution=attribution)
-    panel.query.label = next(label for label, _ in panel.query._options_full if "background sound? [scene]" in label)
+    panel.query.label = next(
+        label for label, _ in panel.query._options_full if "background sound? [scene]" in label
+    )
     assert "knows no question" in panel.note.value and panel.part.value == b""
     panel.profile.value = "attribution"
     panel.share.value = 0.5
@@ -254,14 +290,21 @@ def test_pressing_a_point_plays_its_clip_and_says_what_is_known(job):
     clip = job.corpus.clips[5]
     panel.buttons[clip.id].click()
     np.testing.assert_allclose(
-        soundfile.read(io.BytesIO(panel.player.value))[0], audio.read(job.corpus.path(clip)), atol=1e-4
+        soundfile.read(io.BytesIO(panel.player.value))[0],
+        audio.read(job.corpus.path(clip)),
+        atol=1e-4,
     )
-    assert all(value in panel.words.value for value in clip.attributes.values()) and clip.id in panel.words.value
+    assert (
+        all(value in panel.words.value for value in clip.attributes.values())
+        and clip.id in panel.words.value
+    )
 
 
 def test_every_point_has_a_cell_of_its_own_and_its_letter(job):
     panel = panels.Map(job, points(job))
-    assert len({button.layout.grid_area for button in panel.buttons.values()}) == len(job.corpus.clips)
+    assert len({button.layout.grid_area for button in panel.buttons.values()}) == len(
+        job.corpus.clips
+    )
     panel.attribute.value = "accent"
     for clip in job.corpus.clips:
         assert panel.buttons[clip.id].description == clip.attributes["accent"][0].lower()
@@ -283,7 +326,9 @@ def test_cells_keep_up_and_down_left_and_right():
 def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
     shown = []
     handle = SimpleNamespace(update=lambda page: shown.append(page.data))
-    monkeypatch.setattr("desta_lab.views.panel.display", lambda one, **how: shown.append(one) or handle)
+    monkeypatch.setattr(
+        "desta_lab.views.panel.display", lambda one, **how: shown.append(one) or handle
+    )
     panel = panels.Ask(job)
     panel._ipython_display_()
     assert "application/vnd.jupyter.widget-view+json" in shown[0]

@@ -49,7 +49,10 @@ def ravdess(folder):
 def esc_50(folder):
     rows = ["filename,fold,target,category,esc10,src_file,take"]
     for fold in range(1, 6):
-        for target, category, source, take in ((0, "dog", 100 + fold, "A"), (14, "chirping_birds", 200 + fold, "A")):
+        for target, category, source, take in (
+            (0, "dog", 100 + fold, "A"),
+            (14, "chirping_birds", 200 + fold, "A"),
+        ):
             name = f"{fold}-{source}-{take}-{target}.wav"
             hear(folder / "audio" / name)
             rows.append(f"{name},{fold},{target},{category},True,{source},{take}")
@@ -84,7 +87,9 @@ def librispeech(folder):
         hear(chapter / f"{reader}-121-0000.flac", rate=16_000)
         hear(chapter / f"{reader}-121-0001.flac", rate=16_000)
         write(
-            chapter / f"{reader}-121.trans.txt", f"{reader}-121-0000 GO DO YOU HEAR", f"{reader}-121-0001 BUT IN LESS"
+            chapter / f"{reader}-121.trans.txt",
+            f"{reader}-121-0000 GO DO YOU HEAR",
+            f"{reader}-121-0001 BUT IN LESS",
         )
 
 
@@ -167,14 +172,18 @@ def test_nothing_known_is_still_a_sentence(name):
     sentence = recipes.RECIPES[name].describe({})
     assert sentence.startswith("A ") and sentence.endswith(".")
     assert not any(
-        value in sentence.split() for values in recipes.RECIPES[name].attributes.values() for value in values
+        value in sentence.split()
+        for values in recipes.RECIPES[name].attributes.values()
+        for value in values
     )
 
 
 @everyone
 def test_an_unreadable_file_is_named(tmp_path, name):
     FOLDERS[name](tmp_path)
-    broken = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".wav", ".mp3", ".flac"))[0]
+    broken = sorted(
+        path for path in tmp_path.rglob("*") if path.suffix in (".wav", ".mp3", ".flac")
+    )[0]
     broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CorpusError, match=f"{broken.name}: not readable as audio") as caught:
         recipes.RECIPES[name].corpus(tmp_path)
@@ -185,7 +194,9 @@ def test_an_unreadable_file_is_named(tmp_path, name):
 @everyone
 def test_a_clip_beyond_the_limit_is_left_out_and_counted(tmp_path, name):
     FOLDERS[name](tmp_path)
-    long = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".wav", ".mp3", ".flac"))[0]
+    long = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".wav", ".mp3", ".flac"))[
+        0
+    ]
     hear(long, seconds=1.5)
     corpus = recipes.RECIPES[name].corpus(tmp_path, max_seconds=1.0)
     assert corpus.recipe["left_out"] == {"longer than 1 s": 1}
@@ -211,14 +222,25 @@ def test_a_crema_d_name_tells_actor_sentence_emotion_and_intensity(tmp_path):
     }
     crema_d(tmp_path)
     clip = first(recipes.CREMA_D.corpus(tmp_path), "1001_IEO_HAP_HI")
-    assert clip.attributes == {"gender": "male", "age": "fifties", "emotion": "happy", "intensity": "high"}
+    assert clip.attributes == {
+        "gender": "male",
+        "age": "fifties",
+        "emotion": "happy",
+        "intensity": "high",
+    }
     told = "A male speaker in their fifties sounds happy, with high intensity."
     assert recipes.CREMA_D.describe(clip.attributes) == told
 
 
 def test_crema_d_leaves_out_the_files_that_are_known_to_be_faulty(tmp_path):
     crema_d(tmp_path)
-    write(tmp_path / "VideoDemographics.csv", "ActorID,Age,Sex", "1001,51,Male", "1002,21,Female", "1076,25,Female")
+    write(
+        tmp_path / "VideoDemographics.csv",
+        "ActorID,Age,Sex",
+        "1001,51,Male",
+        "1002,21,Female",
+        "1076,25,Female",
+    )
     hear(tmp_path / "AudioWAV" / "1076_MTI_SAD_XX.wav")
     corpus = recipes.CREMA_D.corpus(tmp_path)
     assert corpus.recipe["left_out"] == {"silent": 1}
@@ -242,7 +264,9 @@ def test_a_bad_crema_d_file_is_named(tmp_path, name, words):
         recipes.CREMA_D.corpus(tmp_path)
 
 
-@pytest.mark.parametrize(("row", "words"), [("1003,x,Male", "the age 'x' is no"), ("1003,20,?", r"unknown Sex '\?'; ")])
+@pytest.mark.parametrize(
+    ("row", "words"), [("1003,x,Male", "the age 'x' is no"), ("1003,20,?", r"unknown Sex '\?'; ")]
+)
 def test_a_bad_line_about_an_actor_is_named(tmp_path, row, words):
     crema_d(tmp_path)
     write(tmp_path / "VideoDemographics.csv", "ActorID,Age,Sex", row)
@@ -269,7 +293,9 @@ def test_a_ravdess_name_tells_what_is_felt_and_who_acts():
 def test_every_ravdess_split_has_as_many_women_as_men():
     for actors in recipes.RAVDESS_SPLITS.values():
         assert sum(actor % 2 for actor in actors) * 2 == len(actors)
-    assert sorted(actor for actors in recipes.RAVDESS_SPLITS.values() for actor in actors) == list(range(1, 25))
+    assert sorted(actor for actors in recipes.RAVDESS_SPLITS.values() for actor in actors) == list(
+        range(1, 25)
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,12 +319,22 @@ def test_esc_50_is_split_by_fold_and_grouped_by_recording(tmp_path):
     assert {clip.audio[6] for clip in corpus.split("test")} == {"5"}
     bird = first(corpus, "4-204-A-14")
     assert (bird.speaker, bird.transcript) == ("fold 4, recording 204", "")
-    assert recipes.ESC_50.describe(bird.attributes) == "A recording of one sound: chirping birds. It comes from nature."
+    assert (
+        recipes.ESC_50.describe(bird.attributes)
+        == "A recording of one sound: chirping birds. It comes from nature."
+    )
 
 
 def test_the_fifty_events_are_fifty_and_stand_in_the_order_of_their_numbers():
     assert len(recipes.ESC_50_EVENTS) == 50
-    numbers = {0: "dog", 10: "rain", 14: "chirping birds", 20: "crying baby", 36: "vacuum cleaner", 49: "hand saw"}
+    numbers = {
+        0: "dog",
+        10: "rain",
+        14: "chirping birds",
+        20: "crying baby",
+        36: "vacuum cleaner",
+        49: "hand saw",
+    }
     events = list(recipes.ESC_50_EVENTS)
     assert {number: events[number] for number in numbers} == numbers
     assert {len(some) for some in recipes.ESC_50_KINDS.values()} == {10}
@@ -324,7 +360,11 @@ def test_common_voice_keeps_what_is_told_and_leaves_out_what_is_not(tmp_path):
     common_voice(tmp_path)
     corpus = recipes.COMMON_VOICE.corpus(tmp_path)
     (train,), (dev,), (test,) = (corpus.split(split) for split in ("train", "validation", "test"))
-    assert train.attributes == {"gender": "male", "age": "twenties", "accent": "United States English"}
+    assert train.attributes == {
+        "gender": "male",
+        "age": "twenties",
+        "accent": "United States English",
+    }
     assert dev.attributes == {"gender": "female", "age": "forties"}
     assert test.attributes == {}
     assert train.transcript == 'She said "no, and left.'
@@ -335,12 +375,20 @@ def test_common_voice_keeps_what_is_told_and_leaves_out_what_is_not(tmp_path):
 
 def test_common_voice_deals_the_speakers_of_the_validated_table_alone(tmp_path):
     head = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent"  # as before 2022
-    rows = [f"v{number // 2}\t{number}.mp3\tHello.\t2\t0\tteens\tfemale\tscotland" for number in range(8)]
+    rows = [
+        f"v{number // 2}\t{number}.mp3\tHello.\t2\t0\tteens\tfemale\tscotland"
+        for number in range(8)
+    ]
     write(tmp_path / "validated.tsv", head, *rows)
     for number in range(8):
         hear(tmp_path / "clips" / f"{number}.mp3", format="MP3")
     corpus = recipes.COMMON_VOICE.corpus(tmp_path)
-    assert sorted(who for split in corpus.splits.values() for who in split) == ["v0", "v1", "v2", "v3"]
+    assert sorted(who for split in corpus.splits.values() for who in split) == [
+        "v0",
+        "v1",
+        "v2",
+        "v3",
+    ]
     assert corpus.clips[0].attributes["accent"] == "scotland"
 
 
@@ -350,7 +398,10 @@ def test_common_voice_deals_the_speakers_of_the_validated_table_alone(tmp_path):
         ("\tdev.mp3\tHi.\t2\t0\tteens\tmale\t\t\ten\t", "the speaker is empty; "),
         ("new\tdev.mp3\tHi.\t2\t0\tteens\tmle\t\t\ten\t", "unknown gender 'mle'; "),
         ("new\tdev.mp3\tHi.\t2\t0\told\tmale\t\t\ten\t", "unknown age 'old'; "),
-        ("train-voice\tdev.mp3\tHi.\t2\t0\t\t\t\t\ten\t", "'train-voice' is in 'train' and 'validation'; "),
+        (
+            "train-voice\tdev.mp3\tHi.\t2\t0\t\t\t\t\ten\t",
+            "'train-voice' is in 'train' and 'validation'; ",
+        ),
         ("new\tdev.mp3\tHi.", "more or fewer cells"),
     ],
 )
@@ -366,8 +417,14 @@ def test_librispeech_reads_readers_parts_and_transcripts(tmp_path):
     corpus = recipes.LIBRISPEECH.corpus(tmp_path)
     assert corpus.splits == {"train": ("60",), "validation": ("84",), "test": ("61",)}
     clip = first(corpus, "84-121-0000")
-    assert (clip.speaker, clip.transcript, clip.attributes) == ("84", "GO DO YOU HEAR", {"gender": "female"})
-    assert recipes.LIBRISPEECH.describe(clip.attributes) == "A female speaker reads aloud from a book."
+    assert (clip.speaker, clip.transcript, clip.attributes) == (
+        "84",
+        "GO DO YOU HEAR",
+        {"gender": "female"},
+    )
+    assert (
+        recipes.LIBRISPEECH.describe(clip.attributes) == "A female speaker reads aloud from a book."
+    )
 
 
 def test_the_readers_of_one_part_alone_can_be_dealt(tmp_path):
@@ -381,9 +438,21 @@ def test_the_readers_of_one_part_alone_can_be_dealt(tmp_path):
 @pytest.mark.parametrize(
     ("file", "line", "words"),
     [
-        ("dev-clean/84/121/84-121.trans.txt", "99-121-0000 HELLO", "line 1: reader '99' is not in SPEAKERS.TXT; "),
-        ("dev-clean/84/121/84-121.trans.txt", "84-121-0009 HELLO", "line 1: .*84-121-0009.flac: no such file; "),
-        ("SPEAKERS.TXT", "84 | X | dev-clean | 8.02 | Christie", "line 1: not reader . F or M . part"),
+        (
+            "dev-clean/84/121/84-121.trans.txt",
+            "99-121-0000 HELLO",
+            "line 1: reader '99' is not in SPEAKERS.TXT; ",
+        ),
+        (
+            "dev-clean/84/121/84-121.trans.txt",
+            "84-121-0009 HELLO",
+            "line 1: .*84-121-0009.flac: no such file; ",
+        ),
+        (
+            "SPEAKERS.TXT",
+            "84 | X | dev-clean | 8.02 | Christie",
+            "line 1: not reader . F or M . part",
+        ),
         ("extra/84/1/84-1.trans.txt", "84-1-0000 HELLO", "line 1: unknown part 'extra'; "),
     ],
 )
@@ -418,12 +487,17 @@ def test_a_published_manifest_meets_the_clips_of_a_recipe(tmp_path):
     corpus = recipes.CREMA_D.corpus(tmp_path / "CREMA-D")
     sounds = [{"audio": f"CREMA-D/{clip.audio}", "text": clip.transcript} for clip in corpus.clips]
     rows = [
-        {"id": str(i), "response": "…", "messages": [{"role": "user", "content": "<|AUDIO|>", "audios": [sound]}]}
+        {
+            "id": str(i),
+            "response": "…",
+            "messages": [{"role": "user", "content": "<|AUDIO|>", "audios": [sound]}],
+        }
         for i, sound in enumerate(sounds)
     ]
     write(tmp_path / "train.jsonl", *(json.dumps(row) for row in rows))
     told = [
-        row["messages"][0]["audios"][0]["audio"] for row in sources.stream_manifest(tmp_path / "train.jsonl", tmp_path)
+        row["messages"][0]["audios"][0]["audio"]
+        for row in sources.stream_manifest(tmp_path / "train.jsonl", tmp_path)
     ]
     assert told == [str(corpus.path(clip)) for clip in corpus.clips]
 
@@ -456,7 +530,9 @@ class Double:
         self.module.Audio = lambda decode: types.SimpleNamespace(decode=decode)
         self.module.load_from_disk = lambda path: self.saved[path]
         self.module.load_dataset = self.load_dataset
-        self.module.exceptions = types.SimpleNamespace(DatasetsError=type("DatasetsError", (Exception,), {}))
+        self.module.exceptions = types.SimpleNamespace(
+            DatasetsError=type("DatasetsError", (Exception,), {})
+        )
 
     def load_dataset(self, name, config):
         raise FileNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
@@ -482,10 +558,14 @@ class Real:
         rest = {"who": kinds.Value("int64"), "label": kinds.ClassLabel(names=["sad", "happy"])}
         features = kinds.Features({"audio": stored, **rest, "text": kinds.Value("string")})
         parts = {
-            split: kinds.Dataset.from_list(rows, features=features).cast_column("audio", kinds.Audio())
+            split: kinds.Dataset.from_list(rows, features=features).cast_column(
+                "audio", kinds.Audio()
+            )
             for split, rows in splits.items()
         }
-        (kinds.DatasetDict(parts) if len(parts) > 1 else next(iter(parts.values()))).save_to_disk(str(path))
+        (kinds.DatasetDict(parts) if len(parts) > 1 else next(iter(parts.values()))).save_to_disk(
+            str(path)
+        )
 
 
 @pytest.fixture(params=[Double, Real])
@@ -497,7 +577,12 @@ def library(request, monkeypatch):
 
 def stored(kind="WAV", seconds=0.5):
     file = io.BytesIO()
-    soundfile.write(file, 0.1 * np.random.default_rng(1).standard_normal(round(8_000 * seconds)), 8_000, format=kind)
+    soundfile.write(
+        file,
+        0.1 * np.random.default_rng(1).standard_normal(round(8_000 * seconds)),
+        8_000,
+        format=kind,
+    )
     return {"bytes": file.getvalue(), "path": "somewhere/else.bin"}
 
 
@@ -511,7 +596,9 @@ COLUMNS = {"speaker": "who", "transcript": "text", "emotion": "label"}
 def test_a_dataset_on_disk_becomes_a_corpus(library, tmp_path):
     rows = {"train": [voice(1), voice(2, 1, None)], "test": [voice(3, 1, audio=stored("FLAC"))]}
     library.save(tmp_path / "moods", rows)
-    corpus = sources.from_datasets(tmp_path / "moods", tmp_path / "here", COLUMNS, licence="CC0-1.0")
+    corpus = sources.from_datasets(
+        tmp_path / "moods", tmp_path / "here", COLUMNS, licence="CC0-1.0"
+    )
     assert corpus.splits == {"train": ("1", "2"), "test": ("3",)}
     assert [clip.audio for clip in corpus.clips] == [
         "audio/train/000000.wav",
@@ -521,7 +608,9 @@ def test_a_dataset_on_disk_becomes_a_corpus(library, tmp_path):
     assert [clip.transcript for clip in corpus.clips] == ["Hello.", "", "Hello."]
     assert [clip.attributes["emotion"] for clip in corpus.clips] == ["sad", "happy", "happy"]
     assert (corpus.name, corpus.licence) == ("moods", "CC0-1.0")
-    assert corpus.path(corpus.clips[0]).read_bytes() == rows["train"][0]["audio"]["bytes"]  # as it was stored
+    assert (
+        corpus.path(corpus.clips[0]).read_bytes() == rows["train"][0]["audio"]["bytes"]
+    )  # as it was stored
     Corpus.read(tmp_path / "here", check_audio=True)
 
 
@@ -535,7 +624,9 @@ def test_the_speakers_of_one_split_are_dealt(library, tmp_path):
 
 def test_splits_that_share_a_speaker_are_refused_or_dealt_anew(library, tmp_path):
     library.save(tmp_path / "two", {"train": [voice(1)], "test": [voice(1)]})
-    with pytest.raises(CorpusError, match="split test, row 0: speaker '1' is in 'train' and 'test'; "):
+    with pytest.raises(
+        CorpusError, match="split test, row 0: speaker '1' is in 'train' and 'test'; "
+    ):
         sources.from_datasets(tmp_path / "two", tmp_path / "here", COLUMNS)
     dealt = sources.from_datasets(tmp_path / "two", tmp_path / "here", COLUMNS, own_splits=False)
     assert len(dealt.splits) == 1
@@ -598,7 +689,9 @@ def test_what_the_library_itself_needs_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", library.module)
 
     def fails(name, config):
-        raise library.module.exceptions.DatasetsError("An error occurred") from ImportError("install 'torchcodec'")
+        raise library.module.exceptions.DatasetsError("An error occurred") from ImportError(
+            "install 'torchcodec'"
+        )
 
     library.module.load_dataset = fails
     with pytest.raises(CorpusError, match=r"not loaded \(install 'torchcodec'\); "):
@@ -609,16 +702,30 @@ def told(tmp_path, rows, **recipe):
     """A corpus of clips with these attributes."""
     hear(tmp_path / "a.wav")
     clips = [Clip(f"c{i}", "a.wav", 0.5, "", "s", row) for i, row in enumerate(rows)]
-    return Corpus.write(tmp_path, clips, name="told", recipe=recipe, seed=0, licence="CC0-1.0", splits={"train": ["s"]})
+    return Corpus.write(
+        tmp_path,
+        clips,
+        name="told",
+        recipe=recipe,
+        seed=0,
+        licence="CC0-1.0",
+        splits={"train": ["s"]},
+    )
 
 
 def test_a_clip_is_asked_about_what_differs_and_is_no_name(tmp_path):
-    rows = [{"mood": f"{i % 3}", "room": "hall", "note": f"take {i}", "scene": "rain"} for i in range(24)]
+    rows = [
+        {"mood": f"{i % 3}", "room": "hall", "note": f"take {i}", "scene": "rain"}
+        for i in range(24)
+    ]
     rows[0] |= {"scene": "music"}
     corpus = told(tmp_path, rows, source="folder")
     assert recipes.asked(corpus) == {"mood": ("0", "1", "2"), "scene": ("rain", "music")}
     said = recipes.describer(corpus)(rows[1])
-    assert said == "The mood is 1. The room is hall. The note is take 1. In the background there is rain."
+    assert (
+        said
+        == "The mood is 1. The room is hall. The note is take 1. In the background there is rain."
+    )
 
 
 def test_a_recipe_asks_about_its_closed_vocabularies_in_their_order(tmp_path):
@@ -631,4 +738,6 @@ def test_a_csv_is_read_with_its_quotes_and_a_tsv_without(tmp_path):
     write(tmp_path / "a.csv", "a,b", '"x, y",z')
     write(tmp_path / "a.tsv", "a\tb", '"x\tz')
     assert [row["a"] for _, row in sources.read_table(tmp_path / "a.csv", ("a",))] == ["x, y"]
-    assert [row["a"] for _, row in sources.read_table(tmp_path / "a.tsv", ("a",), tabs=True)] == ['"x']
+    assert [row["a"] for _, row in sources.read_table(tmp_path / "a.tsv", ("a",), tabs=True)] == [
+        '"x'
+    ]

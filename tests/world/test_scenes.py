@@ -14,7 +14,9 @@ def spectrum(wave) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("value", scenes.SCENES)
 def test_a_scene_is_its_seed(value):
-    one, same, other = (scenes.render(value, 2.0, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    one, same, other = (
+        scenes.render(value, 2.0, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
     assert len(one) == 2 * RATE
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(one, same)
@@ -65,7 +67,14 @@ def test_a_mix_leaves_the_speech_alone_outside_the_window():
     added = mixed - speech.astype(np.float32)
     assert not added[:RATE].any()
     assert not added[3 * RATE :].any()
-    assert abs(scenes.loudness(added[round(1.5 * RATE) : round(2.5 * RATE)]) - scenes.loudness(speech) + 10) < 0.3
+    assert (
+        abs(
+            scenes.loudness(added[round(1.5 * RATE) : round(2.5 * RATE)])
+            - scenes.loudness(speech)
+            + 10
+        )
+        < 0.3
+    )
     assert np.abs(added[RATE : RATE + 10]).max() < 1e-3, "the scene fades in"
 
 

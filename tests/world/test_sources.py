@@ -31,7 +31,11 @@ def test_a_table_becomes_a_corpus(tmp_path):
     fill(tmp_path, ROWS)
     corpus = sources.from_folder(tmp_path, name="moods", licence="CC-BY-4.0")
     assert [clip.id for clip in corpus.split("train")] == ["wavs/0", "wavs/1"]
-    assert [clip.attributes for clip in corpus.clips] == [{"emotion": "happy"}, {}, {"emotion": "sad"}]
+    assert [clip.attributes for clip in corpus.clips] == [
+        {"emotion": "happy"},
+        {},
+        {"emotion": "sad"},
+    ]
     assert [clip.seconds for clip in corpus.clips] == pytest.approx([1.0, 1.1, 1.2])
     assert corpus.clips[1].transcript == "Yes, no"
     assert (corpus.name, corpus.licence) == ("moods", "CC-BY-4.0")
@@ -46,13 +50,23 @@ def test_without_a_split_column_speakers_stay_whole(tmp_path):
 
 @pytest.mark.parametrize("names", [range(4), range(10, 14), range(70, 74)])
 def test_few_speakers_are_dealt_so_that_every_split_has_enough(tmp_path, names):
-    fill(tmp_path, ["audio,speaker", *(f"wavs/{place}.wav,voice-{name}" for place, name in enumerate(names))])
+    fill(
+        tmp_path,
+        ["audio,speaker", *(f"wavs/{place}.wav,voice-{name}" for place, name in enumerate(names))],
+    )
     corpus = sources.opened(tmp_path)
-    assert {split: len(people) for split, people in corpus.splits.items()} == {"train": 1, "validation": 1, "test": 2}
+    assert {split: len(people) for split, people in corpus.splits.items()} == {
+        "train": 1,
+        "validation": 1,
+        "test": 2,
+    }
 
 
 def test_splits_that_the_table_tells_are_kept_however_few_voices_they_have(tmp_path):
-    fill(tmp_path, ["audio,speaker,split", *(f"wavs/{place}.wav,{place},train" for place in range(4))])
+    fill(
+        tmp_path,
+        ["audio,speaker,split", *(f"wavs/{place}.wav,{place},train" for place in range(4))],
+    )
     assert sources.opened(tmp_path).splits == {"train": ("0", "1", "2", "3")}
 
 
@@ -74,7 +88,11 @@ def test_a_bad_table_is_named_by_its_line(tmp_path, rows, words):
 
 
 def aqa_row(number):
-    message = {"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": f"{number}.wav", "text": "hi"}]}
+    message = {
+        "role": "user",
+        "content": "<|AUDIO|>",
+        "audios": [{"audio": f"{number}.wav", "text": "hi"}],
+    }
     return {
         "id": str(number),
         "dataset": "toy",
@@ -87,7 +105,10 @@ def aqa_row(number):
 
 def test_a_manifest_streams_without_being_read_to_its_end(tmp_path):
     path = tmp_path / "train.jsonl"
-    path.write_text("\n".join([json.dumps(aqa_row(number)) for number in range(3)] + ["broken"]), encoding="utf-8")
+    path.write_text(
+        "\n".join([json.dumps(aqa_row(number)) for number in range(3)] + ["broken"]),
+        encoding="utf-8",
+    )
     rows = sources.stream_manifest(path, root="clips")
     first = list(itertools.islice(rows, 3))
     assert [row["id"] for row in first] == ["0", "1", "2"]
@@ -98,7 +119,9 @@ def test_a_manifest_streams_without_being_read_to_its_end(tmp_path):
 
 def test_the_published_training_rows_have_three_columns_only(tmp_path):
     path = tmp_path / "train.jsonl"
-    row = {name: value for name, value in aqa_row(0).items() if name in ("id", "messages", "response")}
+    row = {
+        name: value for name, value in aqa_row(0).items() if name in ("id", "messages", "response")
+    }
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert list(sources.stream_manifest(path)) == [row]
 
@@ -110,7 +133,10 @@ def test_the_published_training_rows_have_three_columns_only(tmp_path):
         ({"prompt": 3}, "'prompt' is int, not str; "),
         ({"messages": "hello"}, "'messages' is str, not list; "),
         ({"messages": [{"role": "user"}]}, "lacks role or content; "),
-        ({"messages": [{"role": "user", "content": "", "audios": [{"text": "hi"}]}]}, "lacks its 'audio' path; "),
+        (
+            {"messages": [{"role": "user", "content": "", "audios": [{"text": "hi"}]}]},
+            "lacks its 'audio' path; ",
+        ),
     ],
 )
 def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, words):

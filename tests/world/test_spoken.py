@@ -22,7 +22,9 @@ def cramers_v(pairs) -> float:
     rows, columns = ({pair[side]: None for pair in pairs} for side in (0, 1))
     table = np.array([[pairs.count((row, column)) for column in columns] for row in rows], float)
     expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
-    return float(np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / (min(table.shape) - 1)))
+    return float(
+        np.sqrt(((table - expected) ** 2 / expected).sum() / table.sum() / (min(table.shape) - 1))
+    )
 
 
 def periodicity(wave) -> float:
@@ -35,14 +37,18 @@ def periodicity(wave) -> float:
     return float((correlation[:, 40:267].max(1) / correlation[:, 0]).mean())
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 1440), ("validation", 192), ("test", 384), ("test", 100)])
+@pytest.mark.parametrize(
+    ("split", "count"), [("train", 1440), ("validation", 192), ("test", 384), ("test", 100)]
+)
 def test_values_are_balanced_within_one_and_independent(split, count):
     plans = spoken.design(split, count, seed=0)
     for name in NAMES:
         counts = Counter(plan[name] for plan in plans).values()
         assert max(counts) - min(counts) <= 1, name
     for one, other in itertools.combinations(NAMES, 2):
-        assert cramers_v([(plan[one], plan[other]) for plan in plans]) < (0.05 if count >= 192 else 0.1), (one, other)
+        assert cramers_v([(plan[one], plan[other]) for plan in plans]) < (
+            0.05 if count >= 192 else 0.1
+        ), (one, other)
 
 
 def test_all_cells_are_crossed_and_speakers_are_used_evenly():
@@ -82,7 +88,9 @@ def test_a_world_is_a_valid_corpus(world):
 def test_every_word_has_its_moment_in_order(world):
     for clip in world.clips:
         words = [span for span in clip.spans if span.name.startswith("word:")]
-        assert [span.name for span in words] == [f"word:{word.strip('.,').lower()}" for word in clip.transcript.split()]
+        assert [span.name for span in words] == [
+            f"word:{word.strip('.,').lower()}" for word in clip.transcript.split()
+        ]
         assert all(one.end <= other.start + 0.002 for one, other in itertools.pairwise(words))
         speech = next(span for span in clip.spans if span.name == "speech")
         assert (words[0].start, words[-1].end) == (speech.start, speech.end)
@@ -110,7 +118,11 @@ def test_loudness_classes_never_overlap(world):
 
 def test_a_whisper_has_no_pitch_and_speech_has_one():
     for speaker in ("female_01", "male_01"):
-        said = synthesiser().say("My brother cooked the largest turkey for dinner.", speaker, "American").wave
+        said = (
+            synthesiser()
+            .say("My brother cooked the largest turkey for dinner.", speaker, "American")
+            .wave
+        )
         whispered = whisper(said, np.random.default_rng(0))
         assert periodicity(said) > 0.6
         assert periodicity(whispered) < 0.4
@@ -122,7 +134,9 @@ def test_a_whisper_keeps_the_shape_of_the_tract():
     said = synthesiser().say("Arthur won.", "male_02", "American").wave
     whispered = whisper(said, np.random.default_rng(0))
     bands = [
-        np.log(np.abs(np.fft.rfft(wave)) ** 2 + 1e-9)[: len(wave) // 4 // 24 * 24].reshape(24, -1).mean(1)
+        np.log(np.abs(np.fft.rfft(wave)) ** 2 + 1e-9)[: len(wave) // 4 // 24 * 24]
+        .reshape(24, -1)
+        .mean(1)
         for wave in (np.diff(said), whispered)
     ]
     assert np.corrcoef(*bands)[0, 1] > 0.8
@@ -143,21 +157,29 @@ def test_women_speak_higher_than_men():
 
 
 def test_accents_pronounce_the_same_words_differently():
-    waves = [synthesiser().say("Her brother won.", "male_01", accent).wave for accent in ATTRIBUTES["accent"]]
+    waves = [
+        synthesiser().say("Her brother won.", "male_01", accent).wave
+        for accent in ATTRIBUTES["accent"]
+    ]
     assert len({wave.tobytes() for wave in waves}) == 3
 
 
 def test_what_was_spoken_before_changes_nothing():
     first = synthesiser().say("The mayor won.", "male_03", "Scottish").wave
     synthesiser().say("A quiet stranger lost the race.", "female_03", "Caribbean")
-    np.testing.assert_array_equal(synthesiser().say("The mayor won.", "male_03", "Scottish").wave, first)
+    np.testing.assert_array_equal(
+        synthesiser().say("The mayor won.", "male_03", "Scottish").wave, first
+    )
 
 
 def test_threads_may_share_the_synthesiser():
     jobs = [("The mayor won.", f"male_{number:02d}", "American") for number in range(1, 9)]
     alone = [synthesiser().say(*job).wave for job in jobs]
     together = {}
-    threads = [threading.Thread(target=lambda j=job: together.update({j: synthesiser().say(*j).wave})) for job in jobs]
+    threads = [
+        threading.Thread(target=lambda j=job: together.update({j: synthesiser().say(*j).wave}))
+        for job in jobs
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -183,7 +205,9 @@ def test_a_sentence_is_cut_behind_a_word_that_can_end_it():
 
 
 def files(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
@@ -215,7 +239,12 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
 
 def test_progress_counts_to_the_end(tmp_path):
     told = []
-    spoken.build(tmp_path / "spoken", clips={"test": 3}, workers=1, progress=lambda *counts: told.append(counts))
+    spoken.build(
+        tmp_path / "spoken",
+        clips={"test": 3},
+        workers=1,
+        progress=lambda *counts: told.append(counts),
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

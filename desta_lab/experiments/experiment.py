@@ -1,0 +1,610 @@
+"""What a preset trains and measures: corpus, features, targets, runs, and their ladders under every control."""
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from desta_lab import audio, cache, processes
+from desta_lab.clips import Clip, Corpus, parts, spread
+from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.tasks import PROMPTS, ladder
+from desta_lab.model import chat, presets
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import Backbone
+from desta_lab.model.weights import folder_sha256, models_dir
+from desta_lab.training import checkpoints, trainer
+from desta_lab.training import targets as target
+from desta_lab.training.features import FeatureStore, features_dir
+from desta_lab.world import recipes, sources, spoken
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, describe
+
+ENOUGH = {
+    "clips": 24,
+    "speakers": 4,
+}  # in the test: an interval over fewer resampled voices is none
+Progress = Callable[
+    [str], Callable[..., None]
+]  # a stage's name → what is told (done, total) as it goes
+
+
+def silent(stage: str) -> Callable[..., None]:
+    """The progress of someone who does not want to hear any."""
+    return lambda *news: None
+
+
+class Lab:
+    """One preset at work; every stage is found on disk by the hash of what determines it, or done and kept.
+
+    Several ranks share features, targets, training and scoring; `table` and what it calls they do together.
+
+    Args:
+        corpus: what to train on instead of the spoken world: a corpus, or its folder (with a `clips.csv`, or with
+            the manifest files that `from_datasets` or a recipe wrote).
+        label: the attribute of the rival run, by default the preset's, or the corpus's first if it lacks that.
+        root: where corpora, features, targets and runs are kept; `data/` by default.
+        out: where figures and the card go; `figures/quickstart` by default.
+        progress: stage name → a function that is told (done, total) while the stage runs.
+
+    Raises:
+        ValueError: nothing of the corpus can be asked about, or not in words that the backbone knows, or there is no
+            such label; CorpusError: its table is wrong, or its clips are too few.
+    """
+
+    def __init__(
+        self,
+        preset: presets.Preset,
+        *,
+        seed: int = 0,
+        corpus: Corpus | Path | str | None = None,
+        label: str | None = None,
+        root: Path | None = None,
+        out: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.preset, self.seed, self.progress = (
+            preset,
+            seed,
+            progress if processes.main() else silent,
+        )
+        self.root = root or models_dir().parent
+        self.tasks, self.describe, self.values = (
+            ladder(),
+            describe,
+            {name: ATTRIBUTES[name] for name in DESCRIBED},
+        )
+        self.own: Corpus | None = (
+            None  # whoever brings a corpus; else the spoken world, made when it is needed
+        )
+        if corpus is not None:
+            self._adopt(corpus if isinstance(corpus, Corpus) else sources.opened(corpus))
+        label = label or (preset.label if preset.label in self.values else next(iter(self.values)))
+        if label not in self.values:
+            raise ValueError(
+                f"No clip is asked about {label!r}; the label is one of {', '.join(self.values)}."
+            )
+        self.preset = replace(preset, label=label)
+        name = "quickstart" if preset.name == "cpu" else f"quickstart-{preset.name}"
+        name += f"-{self.own.name}" if self.own else ""
+        self.out = out or self.root.parent / "figures" / name
+        self.seconds: dict[str, float] = {}
+
+    def _adopt(self, corpus: Corpus) -> None:
+        """Take words, questions and splits from a corpus; the spoken world's own stay as they are."""
+        self.own = corpus
+        if recipes.is_spoken(corpus):
+            return
+        self.values, self.describe = recipes.asked(corpus), recipes.describer(corpus)
+        if not self.values:
+            raise ValueError(
+                f"{corpus.folder}: no attribute has two values or more, so there is nothing to ask about; add a column "
+                "to the table that tells clips apart."
+            )
+        if self.preset.backbone == str(presets.NANO):
+            self._readable(corpus)
+        self.tasks = ladder(self.values)
+
+    def _readable(self, corpus: Corpus) -> None:
+        """The glass box knows the words of its text world and no others."""
+        told = {(name, value) for clip in corpus.clips for name, value in clip.attributes.items()}
+        strange = sorted(
+            f"{n} = {v!r}" for n, v in told if n not in DESCRIBED or v not in ATTRIBUTES[n]
+        )
+        if strange or self.describe is not recipes.plain:
+            known = "; ".join(f"{name}: {', '.join(ATTRIBUTES[name])}" for name in DESCRIBED)
+            raise ValueError(
+                f"{corpus.folder}: the nano LLM knows only the words of its own text world ({known}), and nothing of "
+                f"{', '.join(strange[:3]) or f'the sentences of {corpus.name}'}; leave such columns out of the table, "
+                "or take the preset cpu."
+            )
+
+    # ---- parts, each made once ----
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus that was brought, or the spoken world of this preset and seed."""
+        if self.own:
+            return self.own
+        key = _hash(
+            {
+                "clips": self.preset.clips,
+                "seconds": self.preset.seconds,
+                "seed": self.seed,
+                "v": spoken.VERSION,
+            }
+        )
+        with self._stage("corpus"), processes.main_first():
+            return spoken.build(
+                self.root / "corpora" / f"spoken-{key}",
+                clips=self.preset.clips,
+                seconds=self.preset.seconds,
+                seed=self.seed,
+                progress=self.progress("corpus"),
+            )
+
+    @cached_property
+    def llm(self) -> AudioLLM:
+        """Frozen encoder, new connector, frozen backbone."""
+        with self._stage("models"):
+            tell = self.progress("models")
+            return presets.assemble(
+                self.preset, root=self.root / "models", seed=self.seed, progress=lambda s: tell(s)
+            )
+
+    def clips(self, split: str) -> list[Clip]:
+        """The clips of a split that this job uses: all for training, for scoring as many of each speaker as of any.
+
+        Of a corpus that was brought, training clips help to calibrate where validation has a few or few voices: one
+        voice alone, say a woman's, would calibrate women away.
+        """
+        every = self.parts[0][split]
+        if self.own and split == "validation" and not enough(every):
+            every = every + self.parts[0]["train"]
+        some = {
+            "train": self.preset.train,
+            "validation": self.preset.held_out,
+            "test": self.preset.test,
+        }[split]
+        return every if some is None else spread(every, some)
+
+    @cached_property
+    def parts(self) -> tuple[dict[str, list[Clip]], bool]:
+        """The clips of every split, and whether their voices are apart: see `clips.parts`."""
+        return parts(self.corpus)
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Tapped layers of every clip that is used."""
+        used = [clip for split in ("validation", "test") for clip in self.clips(split)]
+        every = [
+            *self.parts[0]["train"],
+            *used,
+        ]  # all of them: runs that train with fewer find the same store
+        store = FeatureStore(
+            features_dir(self.root),
+            self.llm.encoder,
+            self.llm.parts["encoder_sha256"],
+            self.corpus,
+            every,
+        )
+        with self._stage("features"):
+            store.compute(self.progress("features"))
+        return store
+
+    @cached_property
+    def written(self) -> tuple[list[target.Target], list[target.Soft], str]:
+        """The backbone's own answers to every description it is trained with, and how sure it was of each token."""
+        train = self.parts[0]["train"]
+        descriptions = [self.describe(clip.attributes) for clip in train]
+        pairs = list(dict.fromkeys(zip(descriptions, self._prompts(train), strict=True)))
+        revision = self.llm.parts["backbone_sha256"]
+        read: list[Any] = [d for d, _ in pairs] if self.preset.prompts == 1 else pairs
+        key = {
+            "revision": revision,
+            "prompt": self._prompt,
+            "tokens": 40,
+            "k": target.TOP_K,
+            "read": read,
+        }
+        key |= self._rounding
+
+        def write() -> tuple[list[target.Target], list[target.Soft]]:
+            return target.answered(
+                self.llm.backbone,
+                self.preset.backbone,
+                revision,
+                pairs,
+                progress=self.progress("targets"),
+            )
+
+        with self._stage("targets"):
+            rows, soft, folder = target.cached(self.root / "targets", key, write)
+        target.check_writer(rows, revision)
+        return rows, soft, folder.name
+
+    @property
+    def _rounding(self) -> dict[str, str]:
+        """How the backbone computes, as it enters a hash: done in another way, the same sum rounds otherwise."""
+        attention = {"attention": self.preset.attention} if self.preset.attention else {}
+        return {"dtype": str(self.llm.backbone.dtype), **attention}
+
+    @property
+    def _prompt(self) -> str | list[str]:
+        """The trained prompt, or all of them, as they enter a hash."""
+        return PROMPTS[0] if self.preset.prompts == 1 else list(PROMPTS[: self.preset.prompts])
+
+    def _prompts(self, clips: Sequence[Clip]) -> list[str]:
+        """The prompt of each clip, by the hash of its name: with fewer clips, each keeps its own."""
+        some = PROMPTS[: self.preset.prompts]
+        return [
+            some[int(hashlib.sha256(clip.id.encode()).hexdigest(), 16) % len(some)]
+            for clip in clips
+        ]
+
+    def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.Soft] | None]:
+        """Training rows of a run: `self` (soft targets), `hard` (their tokens alone), `label`, `template` or `other`.
+
+        A template names every attribute, as a self-generated target does, in words that are not the backbone's: beside
+        `hard` it tells apart who wrote the targets from how much they name. `other` are another LLM's answers.
+        """
+        train = self.clips("train")
+        prompts = self._prompts(train)
+        pairs = [
+            (self.describe(clip.attributes), prompt)
+            for clip, prompt in zip(train, prompts, strict=True)
+        ]
+        if kind == "label":
+            train = [clip for clip in train if self.preset.label in clip.attributes]
+            targets, soft = [self._bare(clip) for clip in train], None
+        elif kind == "template":
+            targets, soft = (
+                [self._template(c, prompt) for c, prompt in zip(train, prompts, strict=True)],
+                None,
+            )
+        elif kind == "other":
+            targets, soft = self._others(pairs), None
+        else:
+            written, every, _ = self.written
+            index = {(row.description, row.prompt): i for i, row in enumerate(written)}
+            targets = [written[index[pair]] for pair in pairs]
+            soft = [every[index[pair]] for pair in pairs] if kind == "self" else None
+        name = self.own.name if self.own else "spoken"
+        rows = [target.example(c, one, name) for c, one in zip(train, targets, strict=True)]
+        if words := self.words(train):
+            rows = [{**row, "transcripts": [text]} for row, text in zip(rows, words, strict=True)]
+        return rows, soft
+
+    def words(self, clips: Sequence[Clip]) -> list[str] | None:
+        """The transcripts that stand behind the audio embeddings of these clips; None where none do."""
+        return [clip.transcript for clip in clips] if self.preset.transcript else None
+
+    def _bare(self, clip: Clip) -> target.Target:
+        question = next(
+            task.question for task in self.tasks if task.name == f"ask_{self.preset.label}"
+        )
+        return target.label(clip, self.preset.label, question)
+
+    def _template(self, clip: Clip, prompt: str) -> target.Target:
+        return target.template(clip, prompt, self.values, self.describe)
+
+    def _others(self, pairs: list[tuple[str, str]]) -> list[target.Target]:
+        """Another LLM's answers to (description, prompt): the nano LLM's, which can write of the spoken world alone."""
+        if Path(self.preset.backbone) == presets.NANO or self.describe is not describe:
+            raise ValueError(
+                "The other LLM is nano; take the spoken world and another backbone, such as preset cpu."
+            )
+        writer, revision = Backbone.load(presets.NANO), folder_sha256(presets.NANO)
+        some = list(dict.fromkeys(pairs))
+        answers = target.self_written(
+            writer, "nano", revision, some, kind="other", max_new_tokens=48
+        )
+        return [answers[pair] for pair in pairs]
+
+    # ---- the two runs ----
+
+    @property
+    def recipe(self) -> trainer.Recipe:
+        """The recipe both runs share."""
+        p = self.preset
+        return trainer.Recipe(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
+
+    def config(self, kind: str) -> dict[str, Any]:
+        """All that determines a run."""
+        ours = {
+            "label": self.preset.label,
+            "template": "template",
+        }  # self and hard are written by the backbone
+        if kind == "other":
+            ours["other"] = folder_sha256(presets.NANO)
+        return {
+            "kind": kind,
+            "recipe": asdict(self.recipe),
+            "parts": self.llm.parts,
+            "corpus": self.corpus.hash,
+            "targets": ours[kind] if kind in ours else self.written[2],
+            "prompt": self._prompt,
+            **self._rounding,
+            "device": self.llm.backbone.device.type,
+            **({} if self.preset.train is None else {"train": self.preset.train}),
+            **({"transcript": True} if self.preset.transcript else {}),
+        }
+
+    def folder(self, kind: str) -> Path:
+        """The run's folder, named by the hash of its config."""
+        return trainer.run_folder(
+            self.root / "runs", f"{self.preset.name}-{kind}", self.config(kind)
+        )
+
+    def train(self, kind: str) -> Path:
+        """Train one run, or go on with it, or find it finished."""
+        folder = self.folder(kind)
+        if processes.told(trainer.finished(folder, self.recipe)):
+            return folder
+        examples, soft = self.examples(kind)
+        store = self.store
+        shape, encoder = self.preset.connector, self.llm.encoder
+        self.llm.backbone.forget()
+        born = presets.build_connector(
+            shape, len(encoder.taps), encoder.width, self.llm.backbone, self.seed
+        )
+        self.llm.connector.load_state_dict(born.state_dict())
+        with self._stage(f"train {kind}"):
+            trainer.train(
+                self.llm,
+                store,
+                examples,
+                self.recipe,
+                folder,
+                soft=soft,
+                accumulate=self.preset.accumulate,
+                progress=self.progress(f"train {kind}"),
+            )
+        return folder
+
+    # ---- measuring ----
+
+    def key(self, **more: Any) -> str:
+        """The hash of what is asked of which clips, and of whatever more determines a table."""
+        used = {split: [clip.id for clip in self.clips(split)] for split in ("validation", "test")}
+        how = {"tasks": [repr(t) for t in self.tasks], "spoken_answers": self.preset.spoken_answers}
+        return _hash({"clips": used, "corpus": self.corpus.hash, **how, **more})
+
+    def oracle(self) -> pd.DataFrame:
+        """The text oracle of every task, closed-set and in its own words."""
+        with self._stage("text oracle"), self.llm.backbone.untouched(), processes.main_first():
+            return cache.kept(self.oracle_path, self._oracle)
+
+    @property
+    def oracle_path(self) -> Path:
+        """Where the oracle's table is kept."""
+        return self.root / "oracles" / f"{self.key(backbone=self.llm.parts['backbone_sha256'])}.csv"
+
+    def _oracle(self) -> pd.DataFrame:
+        test, held_out = self.clips("test"), self.clips("validation")
+        tell = self.progress("text oracle")
+        tell(0, 2)
+        ranked = conditions.oracle(self.llm, self.tasks, test, held_out, self.describe)
+        tell(1, 2)
+        spoken_clips = test[: 2 * self.preset.spoken_answers]
+        free = conditions.free_form(
+            self.llm, self.tasks, spoken_clips, None, describe=self.describe
+        )
+        tell(2, 2)
+        return ranked.merge(free, on=["view", "clip", "task"], how="left")
+
+    def evaluate(self, kind: str) -> pd.DataFrame:
+        """The task ladder with its controls at every rung of a run's checkpoint ladder."""
+        folder = self.folder(kind)
+        rungs = list(zip(checkpoints.entries(folder / "ladder"), self.evals(kind), strict=True))
+        if processes.world() > 1:
+            _ = self.store  # made together, before each rank has rungs of its own
+
+        def one(rung: tuple[dict[str, Any], Path]) -> pd.DataFrame:
+            return cache.kept(rung[1], partial(self._evaluate, folder, rung[0])).assign(
+                step=rung[0]["step"]
+            )
+
+        with self._stage(f"evaluate {kind}"):
+            tables = processes.every(rungs, one, self.progress(f"evaluate {kind}"))
+        return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
+
+    def evals(self, kind: str) -> list[Path]:
+        """Where the table of every rung of a run is kept; what both runs share is kept once."""
+        folder, paths = self.folder(kind), []
+        for rung in checkpoints.entries(folder / "ladder"):
+            how = {"transcript": True} if self.preset.transcript else {}
+            key = self.key(checkpoint=rung["sha256"], thorough=self._thorough(rung), **how)
+            name = f"{rung['step']:06d}-{key}.csv"
+            twins = sorted(
+                (self.root / "runs").glob(f"*/evals/{name}")
+            )  # both runs are born the same
+            paths.append(twins[0] if twins else folder / "evals" / name)
+        return paths
+
+    def _thorough(self, rung: dict[str, Any]) -> bool:
+        """The first and the last rung carry the verdict and get every clip; those between get half."""
+        return rung["step"] in (0, self.recipe.steps)
+
+    def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
+        checkpoints.climb(folder / "ladder", self.llm, rung["step"])
+        part = 1 if self._thorough(rung) else 2
+        test, held_out = (
+            self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
+        )
+        spoken_test, spoken_held = (
+            conditions.hear(self.llm, self.store[[c.id for c in s]]) for s in (test, held_out)
+        )
+        nothing = conditions.silence(self.llm)
+        table = conditions.views(
+            self.llm,
+            self.tasks,
+            test,
+            spoken_test,
+            held_out=spoken_held,
+            silence=nothing,
+            transcripts=self.words([*test, *held_out]),
+        )
+        last = rung["step"] == self.recipe.steps
+        tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
+        some = self.preset.spoken_answers * (2 if last else 1)
+        free = conditions.free_form(
+            self.llm,
+            tasks,
+            test[:some],
+            spoken_test[:some],
+            max_new_tokens=24 if last else 8,
+            transcripts=self.words(test[:some]),
+        )
+        return table.merge(free, on=["view", "clip", "task"], how="left")
+
+    def table(self) -> pd.DataFrame:
+        """Every measurement of both runs: one row per run × step × view × task × clip, the text oracle among them."""
+        for kind in ("self", "label"):
+            self.train(kind)
+        measured = [self.evaluate(kind) for kind in ("self", "label")]
+        oracle = self.oracle()
+        read = [
+            oracle.assign(run=table["run"].iloc[0], step=step, seed=self.seed)
+            for table in measured
+            for step in sorted(table["step"].unique())
+        ]
+        return pd.concat([*measured, *read], ignore_index=True)
+
+    def ask(self, clip: Clip, question: str) -> pd.DataFrame:
+        """One question under every view: the clip, silence, the description (text oracle), and no clip at all."""
+        folder = self.train("self")
+        checkpoints.climb(folder / "ladder", self.llm, self.recipe.steps)
+        spoken_clip = conditions.hear(
+            self.llm, self.llm.encoder.hear([audio.read(self.corpus.path(clip))])
+        )
+        views = {
+            "with the clip": (chat.ask(question), spoken_clip),
+            "with silence": (chat.ask(question), conditions.silence(self.llm)),
+            "reading the description": (chat.read(self.describe(clip.attributes), question), None),
+            "without the clip": (chat.read("", question), None),
+        }
+        rows = []
+        for view, (messages, heard) in views.items():
+            stream = chat.stream(
+                self.llm.backbone.tokenizer, messages, 0 if heard is None else self.llm.queries
+            )
+            ids = self.llm.answer([stream], heard, max_new_tokens=32)
+            rows.append({"view": view, "answer": self.llm.backbone.text(ids[0])})
+        return pd.DataFrame(rows)
+
+    def kinds(self) -> dict[str, list[target.Target]]:
+        """A target of every kind for every description, to compare their perplexity and what they keep."""
+        rows, _, _ = self.written
+        first = {self.describe(clip.attributes): clip for clip in reversed(self.parts[0]["train"])}
+        clips = [first[row.description] for row in rows]
+        kinds = {
+            "self": rows,
+            "label": [
+                replace(self._bare(clip), description=row.description)
+                for clip, row in zip(clips, rows, strict=True)
+                if self.preset.label in clip.attributes
+            ],
+            "template": [
+                self._template(clip, row.prompt) for clip, row in zip(clips, rows, strict=True)
+            ],
+        }
+        spoken_too = self.describe is describe  # the words that the nano LLM can write about
+        if spoken_too and presets.NANO.is_dir() and Path(self.preset.backbone) != presets.NANO:
+            kinds["other"] = self._others([(row.description, row.prompt) for row in rows])
+        return kinds
+
+    def able(self) -> list[str]:
+        """The attributes whose question (rung 3) the backbone answers from the description."""
+        able = verdict.counted(self.oracle())
+        return [task.attribute for task in self.tasks if task.rung == 3 and task.name in able]
+
+    # ---- what it cost ----
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Time a stage without the stages inside it, and note it at once: a killed job keeps what it knows."""
+        begin, inner = time.perf_counter(), sum(self.seconds.values())
+        yield
+        nested = sum(self.seconds.values()) - inner
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
+        if processes.main():
+            self._costs.parent.mkdir(parents=True, exist_ok=True)
+            cache.save(self._costs, cache.to_json(self.cost()))
+
+    @property
+    def _costs(self) -> Path:
+        work = replace(
+            self.preset, minutes=None, memory_gb=None, disk_gb=None
+        )  # what is done, not what was said of it
+        own = [self.own.hash] if self.own else []
+        return (
+            self.root
+            / "costs"
+            / f"{work.name}-{_hash([presets.as_data(work), self.seed, *own])}.json"
+        )
+
+    def cost(self) -> dict[str, Any]:
+        """Seconds of every stage when it was really done (one found on disk keeps its old time), and peak memory."""
+        before: dict[str, Any] = {"seconds": {}, "peak_memory_gb": 0.0}
+        if self._costs.exists():
+            before = json.loads(self._costs.read_text())
+        names = {**before["seconds"], **self.seconds}
+        unit = (
+            1 if sys.platform == "darwin" else 1024
+        )  # of ru_maxrss: bytes there, kilobytes elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+        return {
+            "seconds": {
+                n: round(max(before["seconds"].get(n, 0.0), self.seconds.get(n, 0.0)), 1)
+                for n in names
+            },
+            "peak_memory_gb": round(max(before["peak_memory_gb"], peak), 2),
+        }
+
+
+def enough(clips: Sequence[Clip]) -> bool:
+    """Whether these are clips and voices enough for an interval."""
+    return (
+        len(clips) >= ENOUGH["clips"]
+        and len({clip.speaker for clip in clips}) >= ENOUGH["speakers"]
+    )
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def newest(root: Path) -> Path | None:
+    """The self-generated run that was finished last, of those that a main job judged; of a sweep's where none was."""
+    found = [path.parents[1] for path in (root / "runs").glob("*-self-*/ladder/ladder.json")]
+    last = {run: (run / "ladder" / "ladder.json").stat().st_mtime for run in found}
+    return max(found, key=lambda run: ((run / "evals").is_dir(), last[run]), default=None)
+
+
+def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioLLM, Path]:
+    """A finished run as an AudioLLM at the last rung of its ladder; by default the one that `newest` finds.
+
+    Raises:
+        FileNotFoundError: there is no finished run; the message says how to make one.
+    """
+    root = root or models_dir().parent
+    folder = folder or newest(root)
+    if folder is None or not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."
+        )
+    config = json.loads((folder / "config.json").read_text())
+    parts = config["parts"]
+    preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
+    llm = presets.assemble(presets.with_parts(preset, parts), root=root / "models")
+    checkpoints.climb(folder / "ladder", llm, checkpoints.entries(folder / "ladder")[-1]["step"])
+    return llm, folder

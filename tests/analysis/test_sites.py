@@ -1,0 +1,137 @@
+"""Capture by hooks: what is kept is what flows, and nothing stays behind."""
+
+import hashlib
+
+import pytest
+import torch
+
+from desta_lab.analysis import sites as sites_
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.tasks import ladder
+from desta_lab.model import chat
+from tests import tiny
+
+TASKS = [task for task in ladder() if task.rung == 3]
+
+
+@pytest.fixture(scope="module")
+def states(llm):
+    return llm.encoder.hear([tiny.wave(i) for i in range(3)])
+
+
+@pytest.fixture(scope="module")
+def sites(llm, states):
+    return sites_.heard(llm, TASKS, states.split(2, dim=1))
+
+
+def hooks(llm) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in llm.modules())
+
+
+def weights(llm) -> str:
+    return hashlib.sha256(
+        b"".join(t.numpy().tobytes() for t in llm.state_dict().values())
+    ).hexdigest()
+
+
+def test_every_site_is_there_for_every_clip(llm, sites):
+    assert sites["audio embeddings"].shape == (3, 5, tiny.WIDTH)
+    wanted = {
+        "block 0",
+        "mixture",
+        "audio embeddings",
+        "slots 0",
+        "slots 1",
+        "answer 1: scene",
+        "scores ask_scene",
+    }
+    assert wanted <= set(sites)
+    assert all(len(site) == 3 for site in sites.values())
+
+
+def test_audio_embeddings_are_those_the_backbone_is_given(llm, states, sites):
+    with torch.no_grad():
+        torch.testing.assert_close(
+            sites["audio embeddings"].float(), llm.speak(states), atol=1e-2, rtol=1e-2
+        )
+
+
+def test_the_answer_site_is_the_last_token_before_the_option(llm, states, sites):
+    """An independent reference: one plain forward a task, up to the end of its stem."""
+    task = TASKS[-1]
+    start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
+    ids = torch.tensor([[*start.ids, *scoring.said(llm.backbone.tokenizer, task)[0]]])
+    with torch.no_grad():
+        embeddings = llm.splice(ids, llm.speak(states)[:1])
+        out = llm.backbone.model.get_decoder()(inputs_embeds=embeddings, output_hidden_states=True)
+    first_layer = out.hidden_states[1][0, -1]
+    torch.testing.assert_close(
+        sites[f"answer 0: {task.attribute}"][0].float(), first_layer, atol=2e-2, rtol=2e-2
+    )
+
+
+def test_scores_are_those_of_the_ranking(llm, states, sites):
+    with torch.no_grad():
+        ranked = scoring.rank(llm, TASKS, llm.speak(states))
+    torch.testing.assert_close(
+        sites[f"scores {TASKS[0].name}"].float(), ranked[0].float(), atol=0.1, rtol=2e-3
+    )
+
+
+def test_a_block_keeps_the_clips_apart(llm, states):
+    """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among others."""
+    together = sites_.heard(llm, TASKS[:1], [states])
+    alone = sites_.heard(llm, TASKS[:1], [states[:, 1:2]])
+    for name in ("block 0", "mixture", "slots 1"):
+        torch.testing.assert_close(together[name][1], alone[name][0], atol=1e-2, rtol=1e-2)
+
+
+def test_the_model_is_left_untouched(llm, states):
+    before = weights(llm), hooks(llm)
+    sites_.heard(llm, TASKS[:1], [states])
+    assert (weights(llm), hooks(llm)) == before
+
+
+def test_hooks_are_gone_after_an_error_inside(llm):
+    before = hooks(llm)
+    with pytest.raises(RuntimeError, match="inside"), sites_.record(sites_.layers(llm)):
+        assert hooks(llm) > before
+        raise RuntimeError("inside")
+    assert hooks(llm) == before
+
+
+def test_a_replaced_module_is_itself_again(llm, states):
+    before = llm.speak(states)
+    with sites_.replaced(llm.connector.blocks[0], lambda out: 0 * out):
+        changed = llm.speak(states)
+    assert not torch.equal(changed, before)
+    assert torch.equal(llm.speak(states), before)
+
+
+def test_reading_gives_the_answer_positions_of_the_text_view(llm):
+    texts = [
+        "A female speaker talks.",
+        "A male speaker with a Scottish accent whispers at a slow speed.",
+    ]
+    together, alone = (sites_.read(llm, TASKS, some, batch=2) for some in (texts, texts[:1]))
+    name = f"answer 1: {TASKS[2].attribute}"
+    torch.testing.assert_close(
+        together[name][:1], alone[name], atol=2e-2, rtol=2e-2
+    )  # padding changes nothing
+
+
+def test_sites_are_captured_once_and_a_torn_file_is_made_again(tmp_path, sites):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return sites
+
+    key = {"checkpoint": "abc"}
+    sites_.kept(tmp_path, key, make)
+    again = sites_.kept(tmp_path, key, make)
+    assert len(calls) == 1 and torch.equal(again["mixture"], sites["mixture"])
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-7])
+    sites_.kept(tmp_path, key, make)
+    assert len(calls) == 2

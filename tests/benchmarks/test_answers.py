@@ -1,0 +1,202 @@
+"""A run answers other people's questions in their format, goes on where it was stopped, and hears what it answers."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from desta_lab import cli
+from desta_lab.audio import RATE
+from desta_lab.benchmarks import answers, multiple_choice, test_sets
+from desta_lab.clips import Corpus
+from desta_lab.course import finished
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.tasks import Task
+from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+from tests import tiny
+
+RUN = {"name": "tiny"}
+
+
+def clip(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.sin(np.arange(RATE // 2) * len(path.name) / 50), RATE)
+    return path
+
+
+def questions(folder: Path, kind: str) -> Path:
+    """Two clips with a question or two each, in a test set's own layout."""
+    asked = {"question": "What?", "choices": ["a dog", "cat"], "answer": "cat", "task": "sound"}
+    if kind == "sakura":
+        lines = [
+            "file,attribute_label,single_instruction,single_answer,multi_instruction,multi_answer"
+        ]
+        for name in ("one.wav", "three.wav"):
+            clip(folder / "Animal" / "audio" / name)
+            lines.append(
+                f'{name},dog,"What is it? (a) dog (b) cat",(a) dog,"It can (a) fly (b) bark",(b) bark'
+            )
+        (folder / "Animal" / "metadata.csv").write_text("\n".join(lines))
+    elif kind == "mmau":
+        rows = [
+            asked
+            | {"id": str(i), "audio_id": f"./clips/{clip(folder / 'clips' / f'{i}.wav').name}"}
+            for i in (1, 22)
+        ]
+        (folder / "test.json").write_text(json.dumps(rows))
+    elif kind == "dynamic-superb":
+        said = {"instruction": "Is it speech? The answer could be yes or no.", "label": "yes"}
+        rows = {clip(folder / "Speech" / name).name: said for name in ("one.wav", "three.wav")}
+        (folder / "Speech" / "metadata.json").write_text(json.dumps(rows))
+    else:
+        rule = {
+            "instruction_id_list": ["change_case:english_capital"],
+            "kwargs": [{}],
+            "instruction": "SHOUT.",
+        }
+        rows = [
+            rule | {"audio_filepath": clip(folder / "audios" / "g" / f"{i}.wav").name}
+            for i in (1, 22)
+        ]
+        rows = [row | {"audio_filepath": f"g/{row['audio_filepath']}"} for row in rows]
+        (folder / "eval_data").mkdir()
+        (folder / "eval_data" / "close.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sakura", "mmau", "dynamic-superb", "speech-ifeval"])
+def test_answers_are_read_back_from_the_test_sets_own_format(tmp_path: Path, kind: str):
+    folder = questions(tmp_path / "asked", kind)
+    assert test_sets.which(folder) == kind
+    items = answers.answer(
+        tiny.audio_llm(), test_sets.read(folder, kind), tmp_path / "out", RUN, max_new_tokens=3
+    )
+    answers.write(items, kind, tmp_path / "out")
+    assert test_sets.which(tmp_path / "out") == kind
+    again = test_sets.read(tmp_path / "out", kind)
+    for name in ("id", "hop", "response", "scores", "silence", "answer"):
+        assert sorted(map(str, (getattr(i, name) for i in again))) == sorted(
+            map(str, (getattr(i, name) for i in items))
+        )
+    assert cli.main(["score", str(tmp_path / "out"), "--out", str(tmp_path / "figures")]) == 0
+
+
+def test_an_option_is_scored_per_token_as_the_start_of_the_answer(tmp_path: Path):
+    llm = tiny.audio_llm()
+    item = answers.answer(
+        llm,
+        test_sets.read(questions(tmp_path, "mmau"), "mmau"),
+        tmp_path / "out",
+        RUN,
+        max_new_tokens=3,
+    )[0]
+    task = Task("", 3, "", item.question, "", {text: text for text in item.options})
+    plain = scoring.rank_plain(
+        llm, [task], llm.speak(llm.encoder.hear([_wave(tmp_path / "clips" / "1.wav")]))
+    )[0][0]
+    lengths = [
+        len(llm.backbone.tokenizer(text, add_special_tokens=False).input_ids)
+        for text in item.options
+    ]
+    assert lengths[0] != lengths[1]
+    np.testing.assert_allclose(item.scores, plain.numpy() / lengths, rtol=1e-4)
+    assert item.scores != item.silence
+
+
+def _wave(path: Path) -> np.ndarray:
+    return soundfile.read(path, dtype="float32")[0]
+
+
+def test_a_stopped_call_goes_on_where_it_was_even_within_a_line(tmp_path: Path):
+    items = test_sets.read(questions(tmp_path / "asked", "sakura"), "sakura")
+    llm, out = tiny.audio_llm(), tmp_path / "out"
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answers.answer(llm, items, out, RUN, max_new_tokens=3, progress=stop)
+    with (out / answers.LINES).open("a") as lines:
+        lines.write('{"response": "cut o')
+    seen: list[int] = []
+    ended = answers.answer(
+        llm, items, out, RUN, max_new_tokens=3, progress=lambda done, total: seen.append(done)
+    )
+    assert seen == [3, 4]
+    assert ended == answers.answer(llm, items, tmp_path / "whole", RUN, max_new_tokens=3)
+
+
+def test_answers_of_another_run_or_question_are_never_mixed(tmp_path: Path):
+    items = test_sets.read(questions(tmp_path / "asked", "mmau"), "mmau")
+    llm, out = tiny.audio_llm(), tmp_path / "out"
+    answers.answer(llm, items, out, RUN, max_new_tokens=3)
+    with pytest.raises(ValueError, match="another run; give another --out"):
+        answers.answer(llm, items, out, {"name": "other"}, max_new_tokens=3)
+    with pytest.raises(ValueError, match="another questions"):
+        answers.answer(llm, items[:1], out, RUN, max_new_tokens=3)
+
+
+def test_a_missing_clip_is_said_before_the_first_answer(tmp_path: Path):
+    folder = questions(tmp_path / "asked", "mmau")
+    (folder / "clips" / "22.wav").unlink()
+    with pytest.raises(FileNotFoundError, match=r"item 1: no clip .*--audio"):
+        answers.answer(tiny.audio_llm(), test_sets.read(folder, "mmau"), tmp_path / "out", RUN)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the run that ships ----
+
+
+def asked_of(corpus: Corpus, folder: Path, clips: Iterable[int]) -> Path:
+    """Real clips of the spoken world in SAKURA's layout: what is heard, and what follows from it."""
+    track = folder / "Gender"
+    (track / "audio").mkdir(parents=True)
+    lines = ["file,attribute_label,single_instruction,single_answer,multi_instruction,multi_answer"]
+    for i in clips:
+        one = corpus.clips[i]
+        (track / "audio" / f"{i}.flac").write_bytes((corpus.folder / one.audio).read_bytes())
+        woman = one.attributes["gender"] == "female"
+        single = "(a) female" if woman else "(b) male"
+        multi = "(a) she" if woman else "(b) he"
+        lines.append(
+            f"{i}.flac,{one.attributes['gender']},What is the gender of the speaker? (a) female (b) male,{single},"
+            f"Which pronoun should be used for the speaker? (a) she (b) he,{multi}"
+        )
+    (track / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.weights
+def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypatch):
+    corpus = Quickstart(presets.nano()).corpus
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("models", "corpora"):
+        (data / name).symlink_to(models_dir().parent / name)
+    monkeypatch.setenv("DESTA_LAB_DATA", str(data))
+    lab = Quickstart(presets.nano())
+    finished.restore(lab)
+    folder = asked_of(
+        corpus, tmp_path / "asked", range(0, len(corpus.clips), len(corpus.clips) // 12)
+    )
+    run = ["--run", str(lab.folder("self"))]
+    assert (
+        cli.main(["answer", str(folder), "--out", str(tmp_path / "out"), *run, "--tokens", "12"])
+        == 0
+    )
+    assert cli.main(["score", str(tmp_path / "out"), "--out", str(tmp_path / "figures")]) == 0
+    assert "DeSTA2" in capsys.readouterr().out
+    found = multiple_choice.rates(test_sets.read(tmp_path / "out", "sakura"), "sakura")
+    single = found[(found["group"] == "all") & (found["metric"] == "single")].set_index("protocol")
+    assert single.loc["parsed", "low"] > single.loc["silence", "value"]  # it hears who speaks
+    assert (
+        single.loc["calibrated", "value"] > single.loc["ranked", "value"]
+    )  # and never starts with an option

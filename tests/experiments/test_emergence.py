@@ -1,0 +1,71 @@
+"""The emergence report: what it says is what its tables say, and what is measured once is not measured again."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from desta_lab.experiments import emergence
+from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report, made again from the tables that ship."""
+    folder = tmp_path_factory.mktemp("report")
+    for name in emergence.TABLES:
+        shutil.copy(emergence.HOME / f"{name}.csv", folder)
+    emergence.report(folder)
+    return folder
+
+
+def test_the_report_that_ships_is_what_its_tables_say_to_the_byte(rebuilt: Path) -> None:
+    for path in [emergence.HOME / "README.md", *emergence.HOME.glob("figure_*.csv")]:
+        assert (rebuilt / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> None:
+    found = emergence.claims(
+        {name: pd.read_csv(rebuilt / f"{name}.csv") for name in emergence.TABLES}
+    )
+    words = (rebuilt / "README.md").read_text(encoding="utf-8")
+    for name, (claim, _) in found.items():
+        assert claim.rule in words and claim.verdict[1:] in words
+        assert claim.numbers and all(number in words for number in claim.numbers)
+        assert (rebuilt / f"figure_{name}.png").exists()
+    assert "nan" not in words.replace("nano", "")
+
+
+def test_the_runs_that_most_claims_need_come_first() -> None:
+    runs = emergence.plan([0, 1, 2, 3, 4])
+    assert [run.seed for run in runs[:5]] == [0, 1, 2, 3, 4] and all(run.whole for run in runs[:5])
+    assert not any(run.whole for run in runs[5:])
+    assert len(set(runs)) == len(runs) == 5 + 3 + 9
+
+
+@pytest.mark.weights
+def test_what_is_known_of_a_checkpoint_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emergence, "PROBED", {"validation": 16, "test": 32})
+    monkeypatch.setattr(emergence, "SCORED", 16)
+    monkeypatch.setattr(emergence, "CALIBRATING", 8)
+    monkeypatch.setattr(emergence, "plan", lambda seeds: [emergence.Run(seed) for seed in seeds])
+    clips = {"train": 32, "validation": 16, "test": 32}
+    preset = replace(
+        presets.nano(), clips=clips, steps=2, rungs=1, batch=2, test=8, held_out=8, spoken_answers=1
+    )
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "models").symlink_to(models_dir())
+    first = emergence.measure(preset, [0], tmp_path / "out", root=root)
+    assert sorted(first["curves"]["step"].unique()) == [0, 1, 2]
+    assert set(first["curves"]["view"]) == {"audio", "shuffled", "silence"}
+    assert first["probes"].groupby("step")["attribute"].nunique().tolist() == [6, 6, 6]
+    monkeypatch.setattr(emergence.Climb, "_spoken", None)  # would be called
+    again = emergence.measure(preset, [0], tmp_path / "again", root=root)
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(table, again[name])

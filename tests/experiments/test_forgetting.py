@@ -1,0 +1,270 @@
+"""What is forgotten is measured against the untouched backbone: nothing by itself, and by rule what was spoiled."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation import constraints
+from desta_lab.experiments import forgetting
+from desta_lab.model import presets
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import Backbone
+from desta_lab.training import targets
+from desta_lab.views import representation_figures, style
+from desta_lab.world.describe import ATTRIBUTES, describe
+from tests import tiny
+
+QUESTIONS = ("What is the background sound?", "What is the gender of the speaker?")
+TAUGHT = {
+    "change_case:english_capital",
+    "change_case:english_lowercase",
+    "detectable_format:json_format",
+    "detectable_format:number_bullet_lists",
+    "length_constraints:number_words",
+    "startend:quotation",
+}
+
+
+def clips(count: int = 3) -> list[Clip]:
+    values = [{name: v[i % len(v)] for name, v in ATTRIBUTES.items()} for i in range(count)]
+    return [Clip(f"clip-{i}", f"{i}.wav", 4.0, "", f"speaker-{i}", a) for i, a in enumerate(values)]
+
+
+def glass_box(tuning: str = "frozen") -> AudioLLM:
+    """The nano LLM that ships, behind tiny random ears."""
+    ears, mind = tiny.audio_llm().encoder, Backbone.load(presets.NANO, dtype=torch.float32)
+    connector = presets.build_connector(presets.SMALL, len(ears.taps), 64, mind)
+    mind.thaw(tuning)
+    return AudioLLM(ears, connector, mind, {})
+
+
+def spoil(llm: AudioLLM) -> AudioLLM:
+    """Move all that learns far away from where it was."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in llm.backbone.learning.values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return llm
+
+
+def own_answers(llm: AudioLLM) -> list[targets.Target]:
+    pairs = [(describe(clip.attributes), question) for clip in clips() for question in QUESTIONS]
+    return list(targets.self_written(llm.backbone, "nano", "", pairs).values())
+
+
+def obeyed(llm: AudioLLM, items: list[forgetting.Instruction], **how: Any) -> list[float]:
+    return forgetting.followed(llm, items, **how)["obeyed"].tolist()
+
+
+def test_every_constraint_there_is_a_check_for_is_asked_about_every_question():
+    items = forgetting.instructions(clips(), QUESTIONS, each=3)
+    assert (
+        {item.constraint for item in items} == set(constraints.CHECKS) == set(forgetting.WORDINGS)
+    )
+    counts = pd.DataFrame([(i.constraint, i.question) for i in items]).value_counts()
+    assert set(counts) == {3}
+    assert {item.clip.id for item in items} == {"clip-0", "clip-1", "clip-2"}
+
+
+def test_fewer_constraints_keep_the_same_items_of_theirs():
+    some = forgetting.instructions(clips(), QUESTIONS, only=["startend:quotation"])
+    assert some == [
+        i
+        for i in forgetting.instructions(clips(), QUESTIONS)
+        if i.constraint == "startend:quotation"
+    ]
+
+
+@pytest.fixture(scope="module")
+def untouched() -> AudioLLM:
+    return glass_box()
+
+
+def test_what_the_backbone_was_taught_is_counted_and_what_it_cannot_do_is_named(
+    untouched: AudioLLM,
+):
+    table = forgetting.counted(untouched, forgetting.instructions(clips(), QUESTIONS)).set_index(
+        "constraint"
+    )
+    assert set(table.index) == set(constraints.CHECKS)
+    assert set(table.index[table["counted"]]) >= TAUGHT
+    assert (
+        not table.loc["startend:end_checker", "counted"]
+        and table.loc["startend:end_checker", "untouched"] == 0
+    )
+
+
+def test_what_is_obeyed_unasked_is_not_counted(
+    untouched: AudioLLM, monkeypatch: pytest.MonkeyPatch
+):
+    short = ("Answer in less than 90 words.", {"num_words": 90, "relation": "less than"})
+    monkeypatch.setitem(forgetting.WORDINGS, "length_constraints:number_words", short)
+    table = forgetting.counted(untouched, forgetting.instructions(clips(), QUESTIONS)).set_index(
+        "constraint"
+    )
+    assert table.loc["length_constraints:number_words", "unasked"] == 1
+    assert not table.loc["length_constraints:number_words", "counted"]
+
+
+def test_a_backbone_that_obeys_nothing_has_nothing_to_forget():
+    with pytest.raises(ValueError, match="obeys none of 13 constraints"):
+        forgetting.counted(
+            tiny.audio_llm(), forgetting.instructions(clips(1), QUESTIONS[:1], each=1)
+        )
+
+
+@pytest.mark.parametrize("tuning", ["frozen", "lora-4", "full"])
+def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: str):
+    llm = glass_box(tuning)
+    items = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT)
+    written = own_answers(llm)
+    with llm.backbone.untouched():
+        before, calm = obeyed(llm, items), targets.perplexity(llm.backbone, written)
+    assert obeyed(llm, items) == before and sum(before) == len(items)
+    assert targets.perplexity(llm.backbone, written) / calm == 1
+
+
+@pytest.mark.parametrize("tuning", ["lora-4", "full"])
+def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words(tuning: str):
+    llm = glass_box(tuning)
+    items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    calm = targets.perplexity(llm.backbone, written)
+    spoil(llm)
+    assert sum(obeyed(llm, items)) < 0.5 * len(items)
+    assert targets.perplexity(llm.backbone, written) > 2 * calm
+    with llm.backbone.untouched():
+        assert sum(obeyed(llm, items)) == len(items)
+
+
+def test_adapters_at_0_give_the_untouched_backbone_back():
+    llm = spoil(glass_box("lora-4"))
+    items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    with llm.backbone.untouched():
+        answers, calm = (
+            forgetting.followed(llm, items)["answer"],
+            targets.perplexity(llm.backbone, written),
+        )
+    llm.backbone.scale_adapters(0.0)
+    assert forgetting.followed(llm, items)["answer"].tolist() == answers.tolist()
+    assert targets.perplexity(llm.backbone, written) == calm
+
+
+def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: AudioLLM):
+    items = forgetting.instructions(clips(), QUESTIONS, only=["detectable_format:json_format"])
+    words = torch.zeros(len(items), untouched.queries, untouched.backbone.width)
+    heard = forgetting.followed(untouched, items, words)["answer"].tolist()
+    other = [forgetting.Instruction(clips()[0], item.question, item.constraint) for item in items]
+    assert forgetting.followed(untouched, other, words)["answer"].tolist() == heard
+    assert forgetting.followed(untouched, items)["answer"].tolist() != heard
+
+
+# ---- the plane ----
+
+
+def swept(seeds: int = 3) -> pd.DataFrame:
+    """A table as a study keeps it: labels with adapters forget half of it, which scaling to 0 gives back."""
+    rows = []
+    for arm, text, learned in (("frozen, self", 1.0, 0.6), ("lora-8, label", 0.5, 0.1)):
+        for seed in range(seeds):
+            rows += [
+                (arm, seed, 3, "all", view, 1.0, score)
+                for view, score in (
+                    ("audio", learned + seed / 100),
+                    ("untrained", 0.0),
+                    ("oracle", 1.0),
+                )
+            ]
+            rows += [
+                (arm, seed, None, "following", view, 1.0, score)
+                for view, score in (
+                    ("untouched", 1.0),
+                    ("text", text),
+                    ("audio", text - 0.1),
+                    ("label", 0.25),
+                )
+            ]
+            rows += [
+                (arm, seed, None, "perplexity", view, 1.0, n)
+                for view, n in (("untouched", 2.0), ("text", 3.0))
+            ]
+            if arm.startswith("lora"):
+                rows += [
+                    (arm, seed, 3, "all", "audio", 0.0, 0.0),
+                    (arm, seed, None, "following", "text", 0.0, 1.0),
+                    (arm, seed, None, "following", "audio", 0.0, 1.0),
+                    (arm, seed, None, "perplexity", "text", 0.0, 2.0),
+                ]
+    return pd.DataFrame(
+        rows, columns=["arm", "seed", "rung", "attribute", "view", "share", "score"]
+    )
+
+
+def test_the_plane_sets_every_share_against_the_untouched_text_view():
+    plane = forgetting.plane(swept()).set_index(["arm", "share", "measure"])["mean"]
+    assert (
+        plane["frozen, self", 1.0, "forgotten"] == 0
+        and plane["frozen, self", 1.0, "perplexity"] == 1.5
+    )
+    assert plane["lora-8, label", 1.0, "forgotten"] == -50
+    assert plane["lora-8, label", 1.0, "by ear"] == pytest.approx(-60)
+    assert (
+        plane["lora-8, label", 0.0, "forgotten"] == 0
+        and plane["lora-8, label", 0.0, "perplexity"] == 1
+    )
+
+
+def test_the_plane_has_its_controls_and_intervals_over_seeds():
+    plane = forgetting.plane(swept()).set_index(["arm", "kind", "measure"])
+    assert plane.loc[("control", "bare label", "forgotten"), "mean"] == -75
+    assert plane.loc[("control", "oracle", "learned"), "mean"] == 1
+    row = plane.loc[("frozen, self", "self", "learned")]
+    assert row["low"] < 0.6 < row["mean"] < row["high"] and row["seeds"] == 3
+    assert forgetting.plane(swept(1))["low"].isna().all()
+
+
+def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_left_out():
+    absent = [
+        ("frozen, self", 0, None, "startend:end_checker", view, 1.0, 0.0)
+        for view in ("untouched", "unasked")
+    ]
+    kept = [
+        ("frozen, self", 0, None, "startend:quotation", view, 1.0, 1.0)
+        for view in ("untouched", "text", "audio")
+    ]
+    table = swept()
+    said = forgetting.statements(
+        pd.concat([table, pd.DataFrame(absent + kept, columns=table.columns)])
+    )
+    assert (
+        "in text" in said[0] and "shown lora-8, label −50 [" not in said[0]
+    )  # no width: every seed the same
+    assert "shown lora-8, label −50; not shown –; none in any seed frozen, self." in said[0]
+    assert "give the text back in 1 of 1 arms" in said[4]
+    assert said[-1].endswith("startend:end_checker 0% and 0%.")
+    assert forgetting.headline(table) == (
+        "Most is forgotten by LoRA of rank 8 with label targets, Δ −50 % in text; most is learned by a frozen LLM with "
+        "self targets, 0.61 [0.59, 0.63] at Δ 0 %"
+    )
+
+
+def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
+    one = [
+        ("frozen, self", 0, None, "startend:quotation", view, 1.0, 1.0)
+        for view in ("untouched", "text", "audio")
+    ]
+    table = pd.concat([swept(), pd.DataFrame(one, columns=swept().columns)])
+    some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
+    assert "not shown lora-8, label (one seed) −50;" in forgetting.statements(some)[0]
+    assert not any(
+        "(one seed)" in sentence for sentence in forgetting.statements(table[table["seed"] == 0])
+    )
+
+
+def test_the_plane_is_drawn_from_its_table_again(tmp_path):
+    picture = representation_figures.tradeoff(swept(), "What was learned")
+    style.save(picture, tmp_path, "forgetting")
+    again = style.redraw(tmp_path / "forgetting.csv")
+    assert again.png() == picture.png()

@@ -1,0 +1,117 @@
+"""The analysis, end to end at `nano`: its instruments on a real run, each claim beside its control."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import desta_lab
+from desta_lab.experiments.inside import Inside, digest
+from desta_lab.experiments.inside_subject import TABLES
+from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.model import presets
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
+    """The run that the quickstart's test leaves in the checkout's data folder, looked into."""
+    return Inside(Quickstart(presets.nano()), out=tmp_path_factory.mktemp("inside"))
+
+
+@pytest.fixture(scope="module")
+def tables(inside: Inside) -> dict[str, pd.DataFrame]:
+    return inside.run()
+
+
+def test_every_table_has_rows_and_every_figure_is_saved_with_its_table(
+    inside: Inside, tables: dict
+) -> None:
+    assert set(tables) == set(TABLES)
+    assert all(len(table) for table in tables.values())
+    pictures = {path.stem for path in inside.out.glob("*.png")}
+    assert len(pictures) == 16
+    assert pictures == {path.stem for path in inside.out.glob("*.csv")}
+
+
+def test_present_is_not_yet_spoken(tables: dict) -> None:
+    """Before training every attribute can be read off Whisper, and none is said."""
+    told = digest(tables).set_index("attribute")
+    assert (told["best encoder layer"] - told["chance"]).min() > 0.25
+    assert (told["spoken, untrained"] - told["chance"]).abs().max() < 0.25
+    assert ((told["spoken"] - told["chance"]) > 0.25).sum() >= 4
+
+
+def test_random_labels_cannot_be_read_anywhere(tables: dict) -> None:
+    random = tables["probes"].query("kind == 'random labels'")
+    assert (random["accuracy"] - random["chance"]).abs().mean() < 0.05
+
+
+def test_the_answer_comes_late_and_only_with_the_clip(tables: dict) -> None:
+    """Logit lens: at the last layer the clip decides, and another speaker's clip does not."""
+    lens = tables["lens"].assign(above=lambda t: t["accuracy"] - t["chance"])
+    mean = lens.groupby(["view", "layer"])["above"].mean()
+    last = lens["layer"].max()
+    assert mean["audio", last] > max(0.3, mean["audio", 0] + 0.05)
+    assert mean["oracle", last] > 0.4
+    assert abs(mean["shuffled", last]) < 0.12 and abs(mean["untrained", last]) < 0.12
+
+
+def test_windows_that_matter_lie_where_the_scene_sounds(tables: dict) -> None:
+    found = (
+        tables["evidence"]
+        .query("attribute == 'scene' and null == 'own' and measure == 'mass'")
+        .set_index("method")
+    )
+    assert found.loc[["ablation, windows", "shapley, windows"], "gain_low"].max() > 0
+
+
+def test_all_queries_patched_move_the_whole_answer_and_no_single_one_more(tables: dict) -> None:
+    patched = tables["patching"].set_index(["attribute", "query"])["moved"]
+    assert patched.xs(-1, level="query").sub(1).abs().max() < 1e-6
+
+
+def test_erasing_an_attribute_hurts_it_more_than_a_random_direction(tables: dict) -> None:
+    own = (
+        tables["erasure"]
+        .query("erased == asked")
+        .pivot(index="asked", columns="kind", values="accuracy")
+    )
+    assert (own["random direction"] - own["erased"]).mean() > 0.1
+
+
+def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
+    again = Inside(inside.job, out=inside.out)
+    stamp = {path: path.stat().st_mtime_ns for path in (inside.folder / "inside").iterdir()}
+    pd.testing.assert_frame_equal(
+        again.table("probes"), pd.read_csv(next((inside.folder / "inside").glob("probes-*")))
+    )
+    assert stamp == {path: path.stat().st_mtime_ns for path in (inside.folder / "inside").iterdir()}
+
+
+def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables: dict) -> None:
+    from desta_lab.training import checkpoints
+
+    before = {name: tensor.clone() for name, tensor in inside.llm.connector.state_dict().items()}
+    checkpoints.climb(inside.folder / "ladder", inside.llm, inside.last)
+    assert all(
+        before[name].equal(tensor) for name, tensor in inside.llm.connector.state_dict().items()
+    )
+
+
+def test_an_unknown_table_is_named_with_those_there_are(inside: Inside) -> None:
+    with pytest.raises(ValueError, match="no table 'nothing'; there are probes"):
+        inside.table("nothing")
+
+
+def test_the_panels_open_on_a_real_run_as_the_readme_shows(inside: Inside, tables: dict) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    cell = next(
+        part.split("```")[0] for part in readme.split("```python")[1:] if "desta_lab.Map(" in part
+    )
+    known: dict = {"desta_lab": desta_lab, "lab": inside.job}
+    *lines, last = cell.strip().splitlines()
+    exec("\n".join([*lines, f"shown = {last}"]), known)
+    known["shown"].hear(inside.clips[0].id)
+    assert inside.clips[0].id in known["shown"].still()

@@ -1,0 +1,246 @@
+"""The claim, end to end at `nano`: real audio, a real Whisper, real training."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import soundfile
+
+from desta_lab import cli
+from desta_lab.audio import RATE
+from desta_lab.evaluation import verdict
+from desta_lab.evaluation.tasks import PROMPTS
+from desta_lab.experiments.experiment import reopen
+from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+from tests import tiny
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
+    """The nano quickstart, in the checkout's own data folder."""
+    return Quickstart(presets.nano(), out=tmp_path_factory.mktemp("figures"))
+
+
+@pytest.fixture(scope="module")
+def result(lab: Quickstart) -> dict:
+    return lab.run()
+
+
+@pytest.fixture(scope="module")
+def table(lab: Quickstart, result: dict) -> pd.DataFrame:
+    return pd.read_csv(lab.out / "table.csv.gz")
+
+
+def scores(table: pd.DataFrame, run: str, rung: int, view: str = "audio") -> float:
+    rungs = verdict.per_rung(verdict.untrained(table))
+    last = rungs[
+        (rungs["run"] == run) & (rungs["view"] == view) & (rungs["rung"] == rung)
+    ].sort_values("step")
+    return float(last["score"].iloc[-1])
+
+
+def test_self_generated_targets_teach_questions_never_asked(
+    lab: Quickstart, result: dict, table: pd.DataFrame
+) -> None:
+    assert result["verdict"]["verdict"] == "SUPPORTED", result["verdict"]["reasons"]
+    assert len(result["verdict"]["risen"]["self"]) >= 4
+    assert scores(table, "self", 3) > 0.5
+    assert scores(table, "self", 0) > 0.5
+
+
+def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, result: dict) -> None:
+    risen = result["verdict"]["risen"]["label"]
+    assert lab.preset.label in risen
+    assert len(set(risen) - {lab.preset.label}) <= 1, risen
+
+
+def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Quickstart) -> None:
+    written, soft = lab.examples("self")
+    hard, none = lab.examples("hard")
+    assert (
+        soft is not None
+        and none is None
+        and [e["response"] for e in hard] == [e["response"] for e in written]
+    )
+    template, _ = lab.examples("template")
+    assert {e["provenance"]["kind"] for e in template} == {"template"}
+    assert all(
+        "accent is" in e["response"] and e["messages"] == w["messages"]
+        for e, w in zip(template, written, strict=True)
+    )
+    assert len({lab.folder(kind).name for kind in ("self", "hard", "label", "template")}) == 4
+
+
+def test_several_prompts_train_the_same_clips_and_fewer_clips_keep_their_prompts(
+    lab: Quickstart,
+) -> None:
+    many = Quickstart(replace(lab.preset, prompts=3), root=lab.root, out=lab.out)
+    examples, soft = many.examples("self")
+    asked = {e["id"]: e["prompt"] for e in examples}
+    assert soft is not None and set(asked.values()) == set(PROMPTS[:3])
+    few = Quickstart(replace(lab.preset, prompts=3, train=48), root=lab.root, out=lab.out)
+    some = {e["id"]: e["prompt"] for e in few.examples("template")[0]}
+    assert len(some) == 48 and some.items() <= asked.items()
+    assert few.corpus.hash == lab.corpus.hash and few.store.folder == lab.store.folder
+    assert len({job.folder("self").name for job in (lab, many, few)}) == 3
+
+
+def test_the_transcript_is_a_switch_and_another_run(lab: Quickstart) -> None:
+    job = Quickstart(replace(lab.preset, transcript=True), root=lab.root, out=lab.out)
+    with_words, without = job.examples("self")[0], lab.examples("self")[0]
+    said = {clip.id: clip.transcript for clip in lab.clips("train")}
+    assert all(e["transcripts"] == [said[e["id"]]] for e in with_words)
+    assert not any("transcripts" in e for e in without)
+    assert job.folder("self") != lab.folder("self") and job.store.folder == lab.store.folder
+
+
+def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataFrame) -> None:
+    assert abs(scores(table, "self", 5)) < 0.3
+
+
+@pytest.mark.parametrize("view", ["shuffled", "silence", "untrained"])
+def test_every_control_stays_near_chance(view: str, result: dict, table: pd.DataFrame) -> None:
+    for rung in (0, 1, 3, 4):
+        assert abs(scores(table, "self", rung, view)) < 0.25, (view, rung)
+
+
+def test_the_glass_box_can_do_every_rung_when_it_reads(result: dict, table: pd.DataFrame) -> None:
+    oracle = table[table["view"] == "oracle"].groupby("rung")["calibrated"].mean()
+    assert (oracle >= 0.95).all(), oracle
+
+
+def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(
+    lab: Quickstart, table: pd.DataFrame
+) -> None:
+    assert set(table["view"]) == {"audio", "oracle", "shuffled", "silence"}
+    heard = {
+        split: {clip.speaker for clip in lab.clips(split)}
+        for split in ("train", "validation", "test")
+    }
+    assert not heard["train"] & heard["test"] and not heard["validation"] & heard["test"]
+    assert set(table["speaker"]) == heard["test"]
+
+
+def test_a_second_run_starts_from_the_caches(lab: Quickstart, result: dict) -> None:
+    again = Quickstart(lab.preset, out=lab.out)
+    begin = time.perf_counter()
+    second = again.run()
+    assert not any(stage.startswith(("train", "features")) for stage in again.seconds), (
+        again.seconds
+    )
+    assert time.perf_counter() - begin < 0.5 * sum(second["stages"].values())
+    assert second["verdict"] == result["verdict"]
+
+
+def test_the_card_holds_every_number_and_the_rule(lab: Quickstart, result: dict) -> None:
+    data = json.loads((lab.out / "card.json").read_text())
+    assert data["verdict"]["rule"].startswith("SUPPORTED if")
+    for row in data["tasks"]:
+        assert {
+            "accuracy",
+            "low",
+            "high",
+            "raw",
+            "oracle",
+            "shuffled",
+            "silence",
+            "untrained",
+            "label_run",
+        } <= set(row)
+    assert {"corpus", "encoder_sha256", "backbone_sha256"} <= set(data["hashes"])
+    page = (lab.out / "card.html").read_text()
+    assert data["verdict"]["verdict"] in page
+    for name in ("emergence", "held_out", "layer_mixture", "query_to_time"):
+        assert (lab.out / f"{name}.png").exists() and (lab.out / f"{name}.csv").exists()
+
+
+def test_ask_answers_from_a_finished_run(
+    lab: Quickstart, result: dict, capsys: pytest.CaptureFixture
+) -> None:
+    clip = lab.clips("test")[0]
+    folder = lab.folder("self")
+    assert reopen(folder)[1] == folder
+    command = [
+        "ask",
+        str(lab.corpus.path(clip)),
+        "What is the background sound?",
+        "--run",
+        str(folder),
+    ]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "with the clip" in said and "without it" in said
+
+
+def test_ask_says_what_is_wrong_with_a_file(
+    result: dict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "empty.wav").touch()
+    assert cli.main(["ask", str(tmp_path / "empty.wav"), "What is it?"]) == 1
+    assert "empty.wav" in capsys.readouterr().err
+
+
+# ---- a corpus of one's own ----
+
+
+def table_of(folder: Path, columns: dict[str, list[str]], speakers: list[str]) -> Path:
+    """A folder of short tones with a table, as a student may bring it."""
+    folder.mkdir()
+    for i in range(len(speakers)):
+        soundfile.write(folder / f"{i}.wav", tiny.wave(i), RATE)
+    rows = {"audio": [f"{i}.wav" for i in range(len(speakers))], "speaker": speakers}
+    pd.DataFrame(
+        {
+            **rows,
+            **{name: (values * len(speakers))[: len(speakers)] for name, values in columns.items()},
+        }
+    ).to_csv(folder / "clips.csv", index=False)
+    return folder
+
+
+def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measures(
+    tmp_path: Path,
+) -> None:
+    own = table_of(
+        tmp_path / "mine",
+        {"manner": ["spoken", "whispered"], "scene": ["rain", "music", "birds"]},
+        ["me"] * 18,
+    )
+    (tmp_path / "models").symlink_to(models_dir())
+    short = replace(presets.nano(), seconds=1.0, steps=2, batch=4, rungs=1, spoken_answers=1)
+    job = Quickstart(short, corpus=own, label="manner", root=tmp_path, out=tmp_path / "out")
+    result = job.run()
+    assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE" and "not of new voices" in str(
+        result["notes"]
+    )
+    assert {row["attribute"] for row in result["tasks"]} == {"manner", "scene"}
+    assert not {c.id for c in job.clips("train")} & {c.id for c in job.clips("test")}
+    targets = {row.description: row.writer for row in job.written[0]}
+    assert set(targets) == {job.describe(c.attributes) for c in job.clips("train")}
+    assert "The speaker talks. In the background there is rain." in {
+        job.describe(c.attributes) for c in job.corpus.clips
+    }
+    assert "reading the description" in set(
+        job.ask(job.clips("test")[0], "What is the background sound?")["view"]
+    )
+
+
+def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attribute(
+    tmp_path: Path,
+) -> None:
+    moods = table_of(tmp_path / "moods", {"emotion": ["angry", "calm"]}, ["me"] * 18)
+    with pytest.raises(ValueError, match=r"nothing of emotion = 'angry', .*or take the preset cpu"):
+        Quickstart(presets.nano(), corpus=moods)
+    assert Quickstart(presets.cpu(), corpus=moods).preset.label == "emotion"
+    with pytest.raises(ValueError, match="'scene'; the label is one of emotion"):
+        Quickstart(presets.cpu(), corpus=moods, label="scene")
+    same = table_of(tmp_path / "same", {"emotion": ["calm"]}, ["me"] * 18)
+    with pytest.raises(ValueError, match="no attribute has two values"):
+        Quickstart(presets.cpu(), corpus=same)

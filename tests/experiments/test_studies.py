@@ -1,0 +1,293 @@
+"""A study says what its table shows and no more: over seeds, by rule, and again from the table that was kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab import cli
+from desta_lab.experiments import studies, sweep
+from desta_lab.experiments.experiment import silent
+from desta_lab.experiments.studies import STUDIES, Study
+from desta_lab.experiments.sweep import Cell
+from desta_lab.model import presets
+from desta_lab.views.style import redraw, save
+
+MEASURED: list[str] = []  # the cells that the stand-in was asked to measure
+TRUE = {"top": 0.8, "half": 120.0, "slope": 1.5}
+
+
+def stand_in(cell: Cell, root: Path) -> dict:
+    """Scores that suffer from labels, grow with the clips, and shiver with seed and cell."""
+    MEASURED.append(cell.key)
+    noise = np.random.default_rng([cell.seed, *cell.target.encode()]).normal(0, 0.02)
+    clips = cell.preset.train or cell.preset.clips["train"]
+    score = (
+        TRUE["top"] / (1 + (TRUE["half"] / clips) ** TRUE["slope"])
+        - 0.5 * (cell.target == "label")
+        + noise
+    )
+    views = {"audio": score, "untrained": 0.0, "silence": 0.01, "shuffled": -0.01, "oracle": 1.0}
+    rows = [
+        {"view": view, "rung": rung, "attribute": attribute, "score": float(value)}
+        for view, value in views.items()
+        for rung, attribute in [(0, "all"), (2, "all"), (3, "all"), (3, "scene")]
+    ]
+    return {"run": cell.key, "rows": rows, "trained": 1.0, "scored": 1.0, "prepared": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    MEASURED.clear()
+    monkeypatch.setattr(sweep, "train_and_score", stand_in)
+
+
+def run(
+    names: list[str], folder: Path, seeds: tuple[int, ...] = (0, 1, 2), jobs: int = 1
+) -> dict[str, list[str]]:
+    """What each study says; tables and figures go to a folder beside the data."""
+    out = folder / "ablations" / "nano"
+    return {
+        s.name: said
+        for s, said in studies.run(names, "nano", seeds, jobs, out, silent, folder / "data")
+    }
+
+
+def made_up(
+    curve, seeds: int = 5, noise: float = 0.01, amounts=(48, 96, 192, 384, 768)
+) -> pd.DataFrame:
+    """A scaling study's table whose scores follow a curve."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (str(n), float(n), seed, curve(n) + rng.normal(0, noise))
+        for n in amounts
+        for seed in range(seeds)
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "at", "seed", "score"])
+    return table.assign(rung=3, attribute="all", view="audio", cell="")
+
+
+# ---- what a study is ----
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_every_arm_is_a_cell_of_its_own_and_one_of_them_is_the_base(study: Study, tmp_path: Path):
+    for preset in study.presets:
+        cells = studies.sweep(study.name, preset, (0,), root=tmp_path).cells
+        assert len({cell.key for cell in cells}) == len(study.settings(preset))
+        assert study.against in study.settings(preset)
+    assert len(studies.sweep(study.name, root=tmp_path).seeds) == 5
+    assert study.cannot.endswith((".", ".)"))
+
+
+def test_the_base_of_nano_is_its_preset_with_fewer_and_faster_steps(tmp_path: Path):
+    mine, turned = (
+        replace(presets.nano(), steps=7),
+        replace(presets.nano(), steps=150, attention="eager"),
+    )
+    assert studies.sweep("depth", root=tmp_path).cells[1].preset == turned
+    assert studies.sweep("depth", mine, root=tmp_path).cells[1].preset == mine
+
+
+def test_an_unknown_study_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="take one of targets, prompts, layers"):
+        studies.named("target")
+
+
+def test_a_student_adds_an_arm_and_finds_the_others_measured(tmp_path: Path):
+    studies.sweep("depth", seeds=(0,), root=tmp_path, progress=silent).run()
+    MEASURED.clear()
+    more = {"8": {"connector.depth": 8}}
+    table = studies.sweep("depth", seeds=(0,), more=more, root=tmp_path, progress=silent).run()
+    assert list(dict.fromkeys(table["arm"])) == ["1", "2", "4", "8"] and len(MEASURED) == 1
+
+
+# ---- what it says ----
+
+
+def test_a_difference_is_shown_and_noise_is_not(tmp_path: Path):
+    said = run(["targets"], tmp_path, seeds=(0, 1, 2, 3, 4))["targets"]
+    assert said[0].startswith("Rung 3 against self, over 5 seeds: shown: label -0.5")
+    assert "not shown: hard" in said[0] and "template" in said[0].split("not shown")[1]
+    label = studies.differences(
+        STUDIES["targets"], studies.stored("targets", folder=tmp_path / "ablations")
+    )[-1]
+    assert label.low < -0.5 < label.high and label.seeds == 5
+
+
+def test_one_seed_shows_nothing(tmp_path: Path):
+    said = run(["targets"], tmp_path, seeds=(0,))["targets"]
+    assert "in one seed, which alone shows nothing" in said[0] and "label -0.5" in said[0]
+
+
+def test_differences_are_paired_over_the_seeds_that_both_arms_have():
+    table = made_up(lambda n: 0.5, seeds=4, noise=0.0, amounts=(1, 2))
+    shift = {0: 0.0, 1: 0.3, 2: -0.2, 3: 0.1}
+    table["score"] += table["seed"].map(shift) + np.where(
+        table["arm"] == "2", 0.1 + 0.01 * table["seed"], 0
+    )
+    table = table[~((table["arm"] == "2") & (table["seed"] == 3))]
+    study = Study("made-up", "Made up", "?", {"1": {}, "2": {"steps": 2}}, "Nothing.")
+    gap = studies.differences(study, table)[0]
+    assert gap.seeds == 3 and gap.mean == pytest.approx(0.11)
+    assert gap.high - gap.mean == pytest.approx(4.302653 * 0.01 / np.sqrt(3)) and gap.shown
+
+
+def test_the_fit_finds_the_curve_that_made_the_points():
+    found = studies.fit(made_up(lambda n: TRUE["top"] / (1 + (TRUE["half"] / n) ** TRUE["slope"])))
+    assert found is not None and found.determined
+    assert found.top[0] == pytest.approx(0.8, abs=0.03) and found.half[0] == pytest.approx(
+        120, rel=0.1
+    )
+    assert found.half[1] <= 120 * 1.05 and found.half[2] >= 120 * 0.95
+    np.testing.assert_allclose(found.at(np.array([found.half[0]])), found.top[0] / 2)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [lambda n: 0.0, lambda n: 0.1 * np.log(n / 40), lambda n: 0.7],
+    ids=["nothing is learned", "it does not level off", "all is learned before the first amount"],
+)
+def test_a_curve_that_the_points_do_not_determine_is_refused(curve):
+    study = STUDIES["clips"]
+    table = made_up(curve, noise=0.03)
+    found = studies.fit(table)
+    assert found is None or not found.determined
+    assert any(
+        "not determined" in one or "No curve" in one for one in studies.statements(study, table)
+    )
+    assert (
+        "fitted curve" not in studies.picture(study, table).axes[0].get_legend_handles_labels()[1]
+    )
+
+
+def test_a_curve_takes_four_amounts_and_three_seeds():
+    def curve(n: float) -> float:
+        return 0.8 / (1 + 120 / n)
+
+    assert studies.fit(made_up(curve, amounts=(48, 96, 192))) is None
+    assert studies.fit(made_up(curve, seeds=2)) is None
+
+
+# ---- running it ----
+
+
+def test_a_cell_that_two_studies_share_is_measured_once(tmp_path: Path):
+    run(["depth", "steps"], tmp_path, seeds=(0, 1))
+    assert len(MEASURED) == len(set(MEASURED)) == 2 * (3 + 4 - 1)
+
+
+def test_without_jobs_only_what_is_finished_is_drawn(tmp_path: Path):
+    assert run(["depth"], tmp_path, jobs=0) == {}
+    run(["depth"], tmp_path, seeds=(0,))
+    MEASURED.clear()
+    assert set(run(["depth", "steps"], tmp_path, jobs=0)) == {"depth"}
+    assert not MEASURED and set(studies.stored("depth", folder=tmp_path / "ablations")["seed"]) == {
+        0
+    }
+
+
+def test_a_study_that_was_not_run_names_the_command(tmp_path: Path):
+    with pytest.raises(
+        FileNotFoundError, match="run `python -m desta_lab ablate clips --preset cpu`"
+    ):
+        studies.stored("clips", "cpu", tmp_path)
+
+
+def test_the_figure_is_drawn_again_from_its_table(tmp_path: Path):
+    run(["clips"], tmp_path, seeds=(0, 1, 2, 3))
+    png = tmp_path / "ablations" / "nano" / "clips.png"
+    again = save(redraw(png.with_suffix(".csv")), tmp_path / "again", "clips")
+    assert again.read_bytes() == png.read_bytes()
+    labels = redraw(png.with_suffix(".csv")).axes[0].get_legend_handles_labels()[1]
+    assert {
+        "audio, one seed",
+        "text oracle",
+        "shuffled audio",
+        "silence",
+        "chance",
+        "fitted curve",
+    } <= set(labels)
+
+
+def test_a_study_may_bring_its_own_measure_words_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = Study(
+        "own",
+        "Own",
+        "What?",
+        {"a": {}, "b": {"steps": 9}},
+        "All else.",
+        measure=stand_in,
+        measured="own",
+        say=lambda study, found: [f"{found['arm'].nunique()} arms."],
+        draw=lambda study, found: studies.claim_figures.ablation(found, "Own words"),
+    )
+    monkeypatch.setitem(STUDIES, "own", other)
+    assert run(["own"], tmp_path) == {"own": ["2 arms."]}
+    assert "2 arms." in studies.page(tmp_path / "ablations")
+    assert not set(studies.stored("own", folder=tmp_path / "ablations")["cell"]) & {
+        cell.key for cell in studies.sweep("depth", root=tmp_path).cells
+    }
+
+
+# ---- the page ----
+
+
+def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "ablations"
+    command = [
+        "ablate",
+        "targets",
+        "clips",
+        "--jobs",
+        "1",
+        "--seeds",
+        "0,1,2",
+        "--out",
+        str(folder / "nano"),
+    ]
+    assert cli.main(command) == 0
+    page = (folder / "README.md").read_text()
+    for study in (STUDIES["targets"], STUDIES["clips"]):
+        assert (
+            study.question in page and study.cannot in page and f"(nano/{study.name}.png)" in page
+        )
+        for sentence in studies.statements(study, studies.stored(study.name, folder=folder)):
+            assert f"- {sentence}\n" in page
+    assert (
+        "python -m desta_lab ablate depth" in page.split("## Not run yet")[1]
+        and "**Target kind**" not in page
+    )
+    assert studies.page(folder) == page
+    kept = folder / "nano" / "targets.csv"
+    table = studies.stored("targets", folder=folder)
+    table.loc[table["arm"] == "label", "score"] += 0.5
+    table.to_csv(kept, index=False)
+    assert "label -0.5" in page and "label -0.5" not in studies.page(folder)
+
+
+def test_the_page_says_how_far_rounding_moves_a_cell(tmp_path: Path):
+    run(["rounding"], tmp_path)
+    kept = tmp_path / "ablations" / "nano" / "rounding.csv"
+    assert "by 0.00 at the median of 3 seeds and 0.00 at most" in studies.page(
+        tmp_path / "ablations"
+    )
+    table = studies.stored("rounding", folder=tmp_path / "ablations")
+    moved = (table["arm"] == "fused") & (table["rung"] == 3)
+    table.loc[moved, "score"] += table.loc[moved, "seed"].map({0: -0.3, 1: 0.1, 2: 0.0})
+    table.to_csv(kept, index=False)
+    assert "by 0.10 at the median of 3 seeds and 0.30 at most" in studies.page(
+        tmp_path / "ablations"
+    )
+
+
+def test_the_page_that_ships_is_that_of_the_tables_that_ship():
+    assert (studies.HOME / "README.md").read_bytes() == studies.page().encode(), (
+        "run `python -m desta_lab ablate`"
+    )
+    assert list(studies.HOME.glob("nano/*.csv"))

@@ -1,0 +1,489 @@
+"""A sweep measures a cell once: however its grid is written, whoever is killed, and however far it is extended."""
+
+import importlib.util
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab import cli
+from desta_lab.experiments import sweep
+from desta_lab.experiments.experiment import silent
+from desta_lab.experiments.sweep import Cell, Sweep
+from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+from desta_lab.views.style import redraw, save
+
+ROOT = Path(__file__).parents[2]
+NANO = presets.nano()
+GRID = {"steps": [40, 80], "connector.pool": [1, 2]}
+VIEWS = {"audio": 1.0, "shuffled": 0.0, "silence": 0.01, "untrained": -0.02, "oracle": 1.5}
+
+
+def stand_in(cell: Cell, root: Path) -> dict:
+    """Scores that grow with the steps, shrink with pooling and shiver with the seed."""
+    noise = float(np.random.default_rng([cell.seed, cell.preset.steps]).normal(0, 0.02))
+    score = 0.1 + cell.preset.steps / 160 - cell.preset.connector.pool / 20 + noise
+    rows = [
+        {"view": view, "rung": rung, "attribute": attribute, "score": score * part}
+        for view, part in VIEWS.items()
+        for rung, attribute in [(0, "all"), (2, "all"), (3, "all"), (3, "gender"), (3, "scene")]
+    ]
+    return {
+        "run": f"run-{cell.key}",
+        "rows": rows,
+        "trained": cell.preset.steps * 0.5,
+        "scored": 10.0,
+        "prepared": 30.0,
+    }
+
+
+def fails_at_80(cell: Cell, root: Path) -> dict:
+    if cell.preset.steps == 80:
+        raise RuntimeError("The loss of step 7 is nan;\n lower the learning rate.")
+    return stand_in(cell, root)
+
+
+def dies_at_80(cell: Cell, root: Path) -> dict:
+    if cell.preset.steps == 80:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return stand_in(cell, root)
+
+
+class Counted:
+    """A stand-in that remembers what it was asked to measure, and may be stopped before one of its cells."""
+
+    def __init__(self, stop_before: int | None = None) -> None:
+        self.cells: list[Cell] = []
+        self.stop_before = stop_before
+
+    def __call__(self, cell: Cell, root: Path) -> dict:
+        if len(self.cells) == self.stop_before:
+            raise KeyboardInterrupt
+        self.cells.append(cell)
+        return stand_in(cell, root)
+
+
+def grid(
+    root: Path, measure=stand_in, settings=GRID, seeds=(0,), preset=NANO, progress=silent
+) -> Sweep:
+    return Sweep(preset, settings, seeds=seeds, root=root, measure=measure, progress=progress)
+
+
+# ---- what a cell is ----
+
+
+def test_a_grid_is_every_combination_for_every_seed(tmp_path: Path):
+    cells = grid(tmp_path, seeds=range(3)).cells
+    found = {(cell.preset.steps, cell.preset.connector.pool, cell.seed) for cell in cells}
+    assert found == set(itertools.product((40, 80), (1, 2), range(3)))
+    assert len({cell.key for cell in cells}) == len(cells) == 12
+
+
+def test_every_seed_has_one_cell_before_any_has_two(tmp_path: Path):
+    measure = Counted()
+    grid(tmp_path, measure, seeds=range(3)).run()
+    assert [cell.seed for cell in measure.cells] == [0, 1, 2, *[0] * 3, *[1] * 3, *[2] * 3]
+
+
+def test_how_a_grid_is_written_does_not_matter(tmp_path: Path):
+    one = grid(tmp_path, seeds=(0, 1))
+    backwards = {"connector.pool": np.array([2, 1, 2]), "steps": (80, 40)}
+    other = grid(tmp_path, settings=backwards, seeds=(1, 0, 1))
+    assert [cell.key for cell in one.cells] == [cell.key for cell in other.cells]
+    inside = grid(
+        tmp_path, settings={"connector.pool": [1, 2]}, preset=replace(NANO, steps=40, minutes=9.0)
+    )
+    assert {cell.key for cell in inside.cells} < {cell.key for cell in one.cells}
+    pd.testing.assert_frame_equal(one.run(), other.run())
+
+
+def test_a_number_is_the_same_cell_however_it_is_typed(tmp_path: Path):
+    keys = [
+        grid(tmp_path, settings={"lr": value}).cells[0].key for value in (1, 1.0, np.float64(1))
+    ]
+    assert len(set(keys)) == 1
+
+
+def test_nested_fields_the_target_and_the_amount_of_data_can_be_turned(tmp_path: Path):
+    settings = {
+        "target": ["self", "label"],
+        "clips.train": [48, 96],
+        "connector.anchored": False,
+        "connector.queries": 8,
+    }
+    cells = grid(tmp_path, settings=settings).cells
+    assert {(c.target, c.preset.clips["train"]) for c in cells} == set(
+        itertools.product(("self", "label"), (48, 96))
+    )
+    assert all(
+        c.preset.connector.queries == 8 and c.preset.clips["test"] == NANO.clips["test"]
+        for c in cells
+    )
+    assert presets.nano() == NANO
+
+
+def test_without_a_score_there_is_no_picture(tmp_path: Path):
+    with pytest.raises(ValueError, match="No cell of this sweep has a score on rung 3; run it"):
+        grid(tmp_path).picture()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"step": [40]},
+            r"cannot turn 'step'; it turns target, .*connector\.queries, .*clips\.train, .*steps, batch",
+        ),
+        ({"minutes": [1]}, "cannot turn 'minutes'"),
+        ({"connector": [1]}, "cannot turn 'connector'"),
+        ({"steps": ["many"]}, "steps takes int, not 'many'"),
+        ({"steps": [True]}, "steps takes int, not True"),
+        ({"connector.width": [0.5]}, r"connector.width takes int \| None, not 0.5"),
+        ({"target": ["mine"]}, "target is one of self, hard, label, template, other, not 'mine'"),
+        ({"connector.kind": "frame"}, "connector.kind is one of qformer, frames"),
+        ({"steps": []}, "a value for each"),
+        ({"connector.queries": [4, 8]}, "changes nothing while connector.anchored is true"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings: dict, sentence: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=sentence):
+        grid(tmp_path, settings=settings)
+
+
+# ---- once, and to the end ----
+
+
+def test_a_second_run_measures_nothing(tmp_path: Path):
+    first = grid(tmp_path, one := Counted()).run()
+    second = grid(tmp_path, two := Counted()).run()
+    assert (len(one.cells), len(two.cells)) == (4, 0)
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_larger_grid_finds_the_cells_of_a_smaller_one(tmp_path: Path):
+    grid(tmp_path).run()
+    wider = {**GRID, "steps": [40, 80, 160], "batch": [16, 32]}  # 16 is the preset's own
+    grid(tmp_path, more := Counted(), settings=wider, seeds=(0, 1)).run()
+    assert len(more.cells) == 3 * 2 * 2 * 2 - 4
+    assert not [
+        c for c in more.cells if c.seed == 0 and c.preset.batch == 16 and c.preset.steps != 160
+    ]
+
+
+def test_a_failure_is_kept_with_its_reason_and_the_others_go_on(tmp_path: Path):
+    told: list = []
+    one = grid(tmp_path, fails_at_80, progress=lambda stage: lambda *news: told.append(news))
+    table = one.run()
+    failed = table[table["error"].notna()]
+    assert set(failed["steps"]) == {80} and failed["score"].isna().all() and len(failed) == 2
+    assert set(failed["error"]) == {
+        "RuntimeError: The loss of step 7 is nan; lower the learning rate."
+    }
+    assert set(table.loc[table["error"].isna(), "steps"]) == {40}
+    assert sum("failed. RuntimeError" in str(news[0]) for news in told) == 2 and told[-1] == (4, 4)
+    assert "2 finished, 2 failed, 0 to run." in one.cost()
+    assert len(one.knobs()["knob"].unique()) == 1, "of steps there is one value left"
+    grid(tmp_path, again := Counted()).run()
+    assert not again.cells
+    grid(tmp_path, again).run(retry=True)
+    assert {cell.preset.steps for cell in again.cells} == {80}
+    assert grid(tmp_path).table()["error"].isna().all()
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        grid(tmp_path, one := Counted(stop_before=3)).run()
+    grid(tmp_path, two := Counted()).run()
+    assert (len(one.cells), len(two.cells)) == (3, 1)
+
+
+def test_a_torn_file_is_measured_again(tmp_path: Path):
+    grid(tmp_path).run()
+    torn = grid(tmp_path).cells[1].place(tmp_path)
+    torn.write_text(torn.read_text()[:50])
+    grid(tmp_path, more := Counted()).run()
+    assert len(more.cells) == 1
+
+
+def test_a_runtime_that_dies_leaves_what_was_finished(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from tests.experiments import test_sweep as t\n"
+        "t.grid(Path(sys.argv[1]), t.dies_at_80, {'steps': [40, 80]}).run()"
+    )
+    dead = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True
+    )
+    assert dead.returncode == -signal.SIGKILL
+    grid(tmp_path, more := Counted(), {"steps": [40, 80]}).run()
+    assert [cell.preset.steps for cell in more.cells] == [80]
+
+
+# ---- elsewhere ----
+
+
+def test_two_processes_give_the_same_table_as_one_and_outlive_a_dead_cell(tmp_path: Path):
+    settings = {"steps": [40, 60, 80]}
+    one = grid(tmp_path / "one", settings=settings).run()
+    two = grid(tmp_path / "two", dies_at_80, settings).run(jobs=2)
+    pd.testing.assert_frame_equal(one[one["steps"] < 80], two[two["steps"] < 80])
+    lost = two[two["steps"] == 80]
+    assert lost["error"].tolist() == ["Its process ended with status -9"]
+
+
+def test_another_process_needs_a_function_that_it_can_import(tmp_path: Path):
+    with pytest.raises(ValueError, match="put it into a file, or run with jobs=1"):
+        grid(tmp_path, lambda cell, root: stand_in(cell, root)).run(jobs=2)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason="submitit is not installed"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_submitit_gives_the_same_table(tmp_path: Path):
+    settings = {"steps": [40, 80]}
+    one = grid(tmp_path / "one", settings=settings).run()
+    two = grid(tmp_path / "two", dies_at_80, settings).run(
+        slurm={"cluster": "local", "timeout_min": 5}
+    )
+    pd.testing.assert_frame_equal(one[one["steps"] < 80], two[two["steps"] < 80])
+    assert two["error"].dropna().str.startswith("Its job failed").tolist() == [True]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is not None, reason="submitit is installed"
+)
+def test_slurm_without_submitit_says_what_to_install(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"pip install \"desta-lab\[slurm\]"):
+        grid(tmp_path).run(slurm={})
+
+
+# ---- what it says ----
+
+
+def test_the_cost_comes_first_and_says_what_it_does_not_know(tmp_path: Path):
+    told: list = []
+    one = grid(tmp_path, seeds=(0, 1), progress=lambda stage: lambda *news: told.append(news))
+    assert one.cost() == (
+        "8 cells (settings: 4, seeds: 2): 0 finished, 0 failed, 8 to run, 480 training steps in all. How long that "
+        "takes was not measured yet; the first cells will tell."
+    )
+    one.run()
+    assert "8 to run" in told[0][0] and told[1] == (1, 8)
+
+
+def test_the_cost_is_that_of_finished_cells(tmp_path: Path):
+    grid(tmp_path).run()
+    # two seeds × two cells of 100 steps: 400 steps of 0.5 s, four scorings of 10 s, one new seed of 30 s
+    told = grid(tmp_path, settings={"steps": 100, "connector.pool": [1, 2]}, seeds=(0, 1)).cost(
+        jobs=2
+    )
+    assert "4 to run, 400 training steps in all. That takes about 2 minutes, if 2 at a time" in told
+    assert (
+        "0.5 s a step, 10 s to score a cell, 30 s to prepare a new seed (finished cells: 4, on "
+        in told
+    )
+    assert "not measured" in grid(tmp_path, preset=presets.cpu()).cost(), "another backbone"
+
+
+def test_before_any_cell_the_records_of_earlier_runs_tell_the_training(tmp_path: Path):
+    run = tmp_path / "runs" / "nano-self-0123"
+    run.mkdir(parents=True)
+    (run / "records.jsonl").write_text(
+        "".join(json.dumps({"step": i, "seconds": 0.25}) + "\n" for i in range(9))
+    )
+    told = grid(tmp_path).cost()
+    assert "Training alone takes about 60 s, by the 0.25 s a step of earlier runs" in told
+    assert "scoring was not measured yet" in told
+
+
+def test_intervals_are_over_seeds_and_unknown_for_one(tmp_path: Path):
+    alone = grid(tmp_path).run()
+    assert (
+        alone["low"].isna().all()
+        and (alone["seeds"] == 1).all()
+        and (alone["mean"] == alone["score"]).all()
+    )
+    table = grid(tmp_path, seeds=range(3)).run()
+    some = table[(table["steps"] == 40) & (table["connector.pool"] == 1)]
+    some = some[(some["attribute"] == "gender") & (some["view"] == "audio")]
+    reach = 4.302653 * some["score"].std() / np.sqrt(3)  # t of two degrees of freedom
+    np.testing.assert_allclose(some["low"], some["score"].mean() - reach, rtol=1e-5)
+    np.testing.assert_allclose(some["high"], some["score"].mean() + reach, rtol=1e-5)
+    assert (table["seeds"] == 3).all() and set(table["view"]) == set(VIEWS)
+    assert not table.duplicated(
+        ["steps", "connector.pool", "seed", "rung", "attribute", "view"]
+    ).any()
+
+
+def test_the_picture_says_which_knob_moves_the_score_most_and_is_drawn_again(tmp_path: Path):
+    one = grid(tmp_path, seeds=range(3))
+    one.run()
+    assert one.knobs()["knob"].unique().tolist() == ["steps", "connector.pool", "seed"]
+    picture = one.picture()
+    said = picture.get_suptitle().replace("\n", " ")
+    means = one.knobs().query("knob == 'steps' and view == 'audio'").set_index("name")["score"]
+    assert said.startswith(
+        f"steps moves rung 3 most: {means['40']:.2f} at 40, {means['80']:.2f} at 80; all else equal +0.2"
+    )
+    low, high = (float(end) for end in said.split("[")[1].rstrip("]").split(", "))
+    assert low < means["80"] - means["40"] < high
+    assert high - low < 0.15, (
+        "pooling and the seed are taken out of a difference at equal pooling and seed"
+    )
+    assert len(picture.axes) == 3
+    png = save(picture, tmp_path, "knobs")
+    again = save(redraw(png.with_suffix(".csv")), tmp_path / "again", "knobs")
+    for suffix in (".png", ".svg", ".csv"):
+        assert png.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
+
+
+def test_one_cell_has_a_picture_too(tmp_path: Path):
+    one = grid(tmp_path, settings={})
+    one.run()
+    picture = one.picture()
+    assert len(picture.axes) == 1 and picture.get_suptitle().startswith("Rung 3: ")
+
+
+def test_the_command_line_writes_table_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sweep, "train_and_score", fails_at_80)
+    command = [
+        "sweep",
+        "--preset",
+        "nano",
+        "--set",
+        "steps=40,60,80",
+        "--set",
+        "connector.pool=1,2",
+        "--seeds",
+        "0,1",
+    ]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert (
+        "12 cells (settings: 6, seeds: 2): 0 finished" in said.err
+        and "failed: RuntimeError" in said.out
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "table.csv",
+        "knobs.png",
+        "knobs.csv",
+    }
+    assert set(pd.read_csv(tmp_path / "out" / "table.csv")["steps"]) == {40, 60, 80}
+    assert cli.main(["sweep", "--preset", "nano", "--set", "step=40"]) == 1
+    assert "it turns target" in capsys.readouterr().err
+    assert sweep.parse(["connector.width=null,64", "label=rate", "connector.anchored=false"]) == {
+        "connector.width": [None, 64],
+        "label": ["rate"],
+        "connector.anchored": [False],
+    }
+    assert sweep.parse_slurm(["slurm_exclude=a,b", "timeout_min=60"]) == {
+        "slurm_exclude": "a,b",
+        "timeout_min": 60,
+    }
+
+
+# ---- the real cell ----
+
+
+@pytest.mark.weights
+def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
+    (tmp_path / "models").symlink_to(models_dir())
+    small = replace(
+        NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8
+    )
+    small = replace(small, spoken_answers=1)
+    one = Sweep(small, {"steps": [3, 8]}, root=tmp_path, progress=silent)
+    table = one.run()
+    assert table["error"].isna().all()
+    last = table[(table["rung"] == 3) & (table["view"] == "audio")]
+    assert set(last["attribute"]) == {
+        "all",
+        "gender",
+        "accent",
+        "rate",
+        "loudness",
+        "manner",
+        "scene",
+    }
+    assert set(table["view"]) == set(VIEWS) and set(table["rung"]) == {0, 2, 3}
+    oracle = table[table["view"] == "oracle"]
+    assert (oracle["score"] > 0.9).all(), "the glass box can do all of it when it reads"
+    assert (table.loc[table["view"] == "silence", "score"].abs() < 0.5).all()
+    assert (
+        len(list((tmp_path / "corpora").iterdir()))
+        == len(list((tmp_path / "targets").iterdir()))
+        == 1
+    )
+    assert len({path.name for path in (tmp_path / "runs").iterdir()}) == 2
+    first, second = (json.loads(cell.place(tmp_path).read_text()) for cell in one.cells)
+    assert second["prepared"] < first["prepared"] / 2
+    assert first["trained"] > 0 and first["scored"] > 0
+    assert "s a step" in Sweep(small, {"steps": [3, 8, 20]}, root=tmp_path, progress=silent).cost()
+
+
+# ---- arms ----
+
+
+def test_arms_are_named_settings_and_share_the_cells_of_a_grid(tmp_path):
+    table = grid(tmp_path, settings={"steps": [40]}).run()
+    told: list = []
+    arms = {"short": {"steps": 40}, "last layer": {"taps": [3], "steps": 40}}
+    sweep = Sweep(
+        NANO,
+        arms=arms,
+        root=tmp_path,
+        measure=stand_in,
+        progress=lambda _: lambda *news: told.append(news),
+    )
+    assert "1 finished, 0 failed, 1 to run" in sweep.cost()
+    assert list(dict.fromkeys(sweep.run()["arm"])) == ["short", "last layer"]
+    assert set(table["cell"]) < {cell.key for cell in sweep.cells}
+    with pytest.raises(ValueError, match="tuning"):
+        Sweep(NANO, arms={"odd": {"tunning": "full"}}, root=tmp_path)
+
+
+def test_another_measurement_is_another_cell_and_another_process_finds_taps_again(tmp_path):
+    how = {
+        "arms": {"last layer": {"taps": (3,)}},
+        "root": tmp_path,
+        "measure": stand_in,
+        "progress": silent,
+    }
+    mine, usual = Sweep(NANO, measured="a stand-in", **how), Sweep(NANO, **how)
+    table = mine.run(2)
+    assert len(table) and table["error"].isna().all() and usual.found() == [None]
+    assert mine.cells[0].settings == usual.cells[0].settings
+
+
+@pytest.mark.weights
+def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouched_backbone(
+    tmp_path: Path,
+):
+    (tmp_path / "models").symlink_to(models_dir())
+    small = replace(
+        NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3
+    )
+    small = replace(small, spoken_answers=1, tuning="lora-2")
+    how = {"measure": sweep.train_and_forget, "measured": "forgetting"}
+    table = Sweep(small, root=tmp_path, progress=silent, **how).run()
+    assert table["error"].isna().all(), table["error"].iloc[0]
+    heard = table[(table["rung"] == 3) & (table["attribute"] == "all") & (table["view"] == "audio")]
+    assert set(heard["share"]) == set(sweep.SHARES)
+    for attribute in ("following", "perplexity"):
+        rows = table[table["attribute"] == attribute].set_index(["view", "share"])["score"]
+        assert rows["text", 0.0] == rows["untouched", 1.0]
+    asked = table[table["view"] == "untouched"].set_index("attribute")["score"]
+    assert asked["detectable_format:json_format"] == 1 and asked["startend:end_checker"] == 0
+    assert "startend:end_checker" not in set(table.loc[table["view"] == "text", "attribute"])

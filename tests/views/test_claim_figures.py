@@ -1,0 +1,402 @@
+"""Figures are drawn from tables alone, say the same thing every time, and can be drawn again from what was saved."""
+
+import csv
+import functools
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab.evaluation.tasks import RUNGS, ladder
+from desta_lab.views import claim_figures
+from desta_lab.views.style import LOOKS, PALETTE, Picture, redraw, save
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 300)
+
+
+def rung_table() -> pd.DataFrame:
+    """A made-up per-rung table with the shape that an evaluation has."""
+    rng = np.random.default_rng(0)
+    top = {0: 0.97, 1: 0.93, 2: 0.7, 3: 0.82, 4: 0.55, 5: 0.02}
+    rows = []
+    for run, gain in (("self", 1.0), ("label", 0.25)):
+        for rung, best in top.items():
+            for view in ("audio", "silence", "shuffled", "oracle"):
+                for step in STEPS if view != "oracle" else STEPS[-1:]:
+                    risen = 1 / (1 + np.exp(-(np.log2(step + 1) - 5 - rung / 3)))
+                    score = {
+                        "audio": best * gain * risen,
+                        "oracle": 0.9 if rung == 4 else 0.97,
+                    }.get(view, 0.0)
+                    score = min(1, score + rng.normal(0, 0.015))
+                    interval = {"low": score - 0.07, "high": min(1, score + 0.07)}
+                    rows.append(
+                        {
+                            "run": run,
+                            "step": step,
+                            "view": view,
+                            "rung": rung,
+                            "measure": "calibrated",
+                            "score": score,
+                        }
+                        | interval
+                    )
+    return pd.DataFrame(rows)
+
+
+def summary_table() -> pd.DataFrame:
+    """A made-up per-task table with the shape that an evaluation has."""
+    rng = np.random.default_rng(1)
+    heard = dict(zip(DESCRIBED, (0.62, 0.45, 0.9, 0.97, 0.99, 0.94), strict=True))
+    rows = []
+    for task in ladder():
+        for run in ("self", "label"):
+            for view, step in (
+                ("audio", 0),
+                ("audio", 300),
+                ("silence", 300),
+                ("shuffled", 300),
+                ("oracle", 300),
+            ):
+                mean = task.chance
+                if view == "oracle":
+                    mean = 0.55 if task.attribute == "accent" else 0.98
+                elif view == "audio" and step and (run == "self" or task.attribute == "gender"):
+                    mean = heard.get(task.attribute, task.chance)
+                value = float(np.clip(mean + rng.normal(0, 0.02), 0, 1))
+                rows.append(
+                    {
+                        "run": run,
+                        "step": step,
+                        "view": view,
+                        "task": task.name,
+                        "rung": task.rung,
+                        "attribute": task.attribute,
+                    }
+                    | {
+                        "chance": task.chance,
+                        "measure": "calibrated",
+                        "accuracy": value,
+                        "clips": 96,
+                        "speakers": 12,
+                    }
+                    | {"low": max(0, value - 0.08), "high": min(1, value + 0.06), "oracle": 0.98}
+                    | {"counted": task.attribute != "accent"}
+                )
+    return pd.DataFrame(rows)
+
+
+def mel(frames: int = 300, seed: int = 0) -> np.ndarray:
+    """Something like speech in front of a scene: harmonics under an envelope, and noise."""
+    rng = np.random.default_rng(seed)
+    time, band = np.meshgrid(np.linspace(0, 3, frames), np.arange(80))
+    voice = np.clip(np.sin(time * 9), 0, 1) * np.exp(-band / 30) * (1 + np.cos(band * 0.9))
+    return np.log10(0.02 + voice + 0.1 * rng.random((80, frames)))
+
+
+SPANS = [("speech", 0.3, 2.6), ("scene:a siren", 0.1, 2.9)]
+WORDS = [
+    ("the", 0.3, 0.45),
+    ("train", 0.45, 1.0),
+    ("to", 1.05, 1.15),
+    ("Glasgow", 1.2, 2.0),
+    ("left", 2.1, 2.6),
+]
+
+
+def attention() -> np.ndarray:
+    rng = np.random.default_rng(2)
+    centre = np.linspace(10, 140, 8)[:, None]
+    raw = np.exp(-(((np.arange(150) - centre) / 14) ** 2)) + 0.05 * rng.random((8, 150))
+    return raw / raw.sum(1, keepdims=True)
+
+
+def mixture(queries: int = 8) -> np.ndarray:
+    raw = np.exp(np.random.default_rng(3).normal(0, 0.8, (queries, 4)))
+    return raw / raw.sum(1, keepdims=True)
+
+
+def coverage_table() -> pd.DataFrame:
+    share = {"self": 0.9, "soft": 1.0, "label": 0.17, "template": 1.0}
+    perplexity = {"self": 1.9, "soft": 1.7, "label": 812.0, "template": 14.2}
+    rows = [
+        (kind, name, min(1.0, max(0, share[kind] - 0.08 * i * (kind == "self"))), perplexity[kind])
+        for kind in share
+        for i, name in enumerate(DESCRIBED)
+    ]
+    return pd.DataFrame(rows, columns=["kind", "attribute", "share", "perplexity"])
+
+
+def tokens() -> tuple[list[str], list[float]]:
+    words = "A woman with a Scottish accent whispers slow ly at a low volume , a sir en wails behind her ."
+    said = [" " + word for word in words.split()] * 2 + ["\n", "$5", " cost$", ""]
+    return said, list(np.random.default_rng(4).gamma(0.4, 1.2, len(said)))
+
+
+def sheet_rows() -> list[dict]:
+    return [
+        {
+            "mel": mel(300 - 10 * i, i),
+            "seconds": 3.0 - 0.1 * i,
+            "attributes": {name: ATTRIBUTES[name][i % len(ATTRIBUTES[name])] for name in DESCRIBED},
+            "transcript": "The train to Glasgow left before the rain began to fall on us",
+            "spans": [("speech", 0.3, 1.7), (f"scene:{ATTRIBUTES['scene'][i % 4]}", 0.1, 1.8)],
+        }
+        for i in range(12)
+    ]
+
+
+def benchmark_table() -> pd.DataFrame:
+    """Two metrics of one run by two protocols, its control, and two published systems, one of which differs."""
+    rows = [
+        {
+            "system": system,
+            "metric": metric,
+            "protocol": protocol,
+            "value": value,
+            "kind": kind,
+            "differs": differs,
+            "low": value - 6 if kind != "published" else math.nan,
+            "high": value + 6 if kind != "published" else math.nan,
+            "clips": 96,
+            "chance": 25.0 if kind != "published" else math.nan,
+            "source": "a repository",
+        }
+        for metric in ("single", "multi")
+        for system, protocol, value, kind, differs in (
+            ("ours: ranked", "ranked", 51.0, "measured", ""),
+            ("ours: parsed", "parsed", 38.0, "measured", ""),
+            ("ours: silence", "silence", 26.0, "control", ""),
+            ("DeSTA2", "judge", 63.0, "published", "*†"),
+            ("SALMONN", "parsed", 42.5, "published", ""),
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+DRAWN = {
+    "benchmark": lambda: claim_figures.benchmark(
+        benchmark_table(), "Ranking finds more than parsing.", "* By a judge."
+    ),
+    "emergence": lambda: claim_figures.emergence(
+        rung_table(),
+        "Trained on one prompt, the connector answers questions it never saw; bare labels do not carry over.",
+    ),
+    "held_out": lambda: claim_figures.held_out(
+        summary_table(), "Four of six attributes rise above every control."
+    ),
+    "layer_mixture": lambda: claim_figures.layer_mixture(
+        mixture(), (0, 1, 2, 3), "Queries read the upper layers."
+    ),
+    "layer_mixture_64": lambda: claim_figures.layer_mixture(mixture(64), (7, 15, 23, 31)),
+    "query_to_time": lambda: claim_figures.query_to_time(
+        attention(), mel(), SPANS, 3.0, WORDS, "Each query has its moment."
+    ),
+    "token_evidence": lambda: claim_figures.token_evidence(
+        *tokens(), headline="Few words carry the audio."
+    ),
+    "coverage": lambda: claim_figures.coverage(
+        coverage_table(), "Self-generated targets keep most attributes."
+    ),
+    "spectrogram_sheet": lambda: claim_figures.spectrogram_sheet(
+        sheet_rows(), headline="Twelve clips of the spoken world."
+    ),
+}
+drawn = functools.cache(lambda name: DRAWN[name]())
+every_figure = pytest.mark.parametrize("name", DRAWN)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every figure, saved once."""
+    folder = tmp_path_factory.mktemp("figures") / "new" / "folder"
+    for name in DRAWN:
+        save(drawn(name), folder, name, provenance={"config": "abc", "seeds": [0, 1]})
+    return folder
+
+
+@every_figure
+def test_a_saved_figure_brings_its_table_and_provenance(name: str, album: Path):
+    assert {path.suffix for path in album.glob(f"{name}.*")} == {".png", ".svg", ".csv", ".json"}
+    told = json.loads((album / f"{name}.json").read_text())
+    assert told["config"] == "abc"
+    assert told["seeds"] == [0, 1]
+    assert told["versions"]["matplotlib"] == matplotlib.__version__
+    with (album / f"{name}.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 1 + len(drawn(name).table)
+
+
+@every_figure
+def test_a_figure_is_redrawn_from_its_csv_to_the_byte(name: str, album: Path, tmp_path: Path):
+    again = save(redraw(album / f"{name}.csv"), tmp_path, name)
+    for suffix in (".png", ".svg", ".csv"):
+        assert (album / f"{name}{suffix}").read_bytes() == again.with_suffix(suffix).read_bytes()
+
+
+@every_figure
+def test_a_figure_has_ink_and_nothing_outside_its_frame(name: str, album: Path):
+    pixels = matplotlib.image.imread(album / f"{name}.png")[..., :3]
+    assert pixels.std() > 0.02
+    edge = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
+    assert all((side > 0.99).all() for side in edge), "ink touches the edge: something is clipped"
+
+
+@every_figure
+def test_the_legend_covers_no_panel(name: str):
+    figure = drawn(name)
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        for axes in figure.axes:
+            assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+@every_figure
+def test_a_notebook_shows_a_figure_once(name: str):
+    assert drawn(name).png().startswith(b"\x89PNG")
+    from matplotlib import pyplot
+
+    assert not pyplot.get_fignums()
+
+
+def test_the_svg_carries_no_date(album: Path):
+    assert not re.search(r"<dc:date>", (album / "layer_mixture.svg").read_text())
+
+
+def test_saving_leaves_the_old_file_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    old = save(drawn("layer_mixture"), tmp_path, "mixture").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(drawn("layer_mixture_64"), tmp_path, "mixture")
+    assert (tmp_path / "mixture.png").read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_every_rung_has_its_panel_and_every_control_its_place():
+    figure = drawn("emergence")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        f"Rung {k}: {v}" for k, v in RUNGS.items()
+    ]
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {
+        LOOKS[name].label
+        for name in ("self", "label", "untrained", "shuffled", "silence", "oracle")
+    } <= named
+
+
+def test_a_rung_that_the_oracle_cannot_do_says_so():
+    table = rung_table()
+    figure = claim_figures.emergence(table[table["rung"] != 4])
+    assert any("no task that the oracle can do" in text.get_text() for text in figure.axes[4].texts)
+
+
+def test_emergence_needs_no_label_run():
+    table = rung_table()
+    figure = claim_figures.emergence(table[table["run"] == "self"])
+    assert LOOKS["label"].label not in {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+def test_a_run_without_a_look_is_drawn_under_its_own_name():
+    table = rung_table()
+    figure = claim_figures.emergence(
+        table.assign(run=table["run"].replace("label", "no transcript"))
+    )
+    assert "no transcript" in {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+def test_a_task_that_the_oracle_cannot_do_stays_and_says_so():
+    labels = [label.get_text() for label in drawn("held_out").axes[0].get_yticklabels()]
+    assert len(labels) == 6
+    assert [label for label in labels if "oracle cannot" in label] == [
+        "accent\n(the oracle cannot do it)"
+    ]
+
+
+def test_rungs_with_several_tasks_of_an_attribute_name_them():
+    labels = [
+        label.get_text()
+        for label in claim_figures.held_out(summary_table(), rung=4).axes[0].get_yticklabels()
+    ]
+    assert "gender: pronoun" in labels
+
+
+def test_drawing_leaves_its_arguments_and_the_global_style_alone():
+    before, style = rung_table(), dict(matplotlib.rcParams)
+    table = before.copy()
+    claim_figures.emergence(table)
+    pd.testing.assert_frame_equal(table, before)
+    assert dict(matplotlib.rcParams) == style
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (
+            lambda: claim_figures.emergence(rung_table(), measure="raw"),
+            r"No row with measure 'raw'; the table has",
+        ),
+        (lambda: claim_figures.held_out(summary_table(), rung=9), "No row of rung 9"),
+        (
+            lambda: claim_figures.layer_mixture(np.zeros((8, 4)), (0, 1, 2, 3)),
+            "sums to 0, not 1; take the softmax",
+        ),
+        (lambda: save(matplotlib.figure.Figure(), Path(), "bare"), "'bare' comes without a table"),
+    ],
+)
+def test_a_table_that_cannot_be_drawn_is_refused_in_words(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_a_foreign_figure_is_saved_with_its_table_but_not_redrawn(tmp_path: Path):
+    own = matplotlib.figure.Figure()
+    own.subplots().plot([1, 2])
+    png = save(own, tmp_path, "own", pd.DataFrame({"x": [1, 2]}))
+    with pytest.raises(ValueError, match="drawn by other hands"):
+        redraw(png.with_suffix(".csv"))
+
+
+def test_spans_may_be_the_spans_of_a_clip():
+    class Span:
+        name, start, end = "speech", 0.3, 2.6
+
+    assert isinstance(claim_figures.query_to_time(attention(), mel(), [Span()], 3.0), Picture)
+
+
+def luminance(colour: str) -> float:
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in matplotlib.colors.to_rgb(colour)
+    ]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_series_differ_without_colour():
+    """In grey, two series differ in marker or line; the two runs that matter also in luminance."""
+    shapes = {(str(look.line), look.marker) for look in LOOKS.values()}
+    assert len(shapes) == len(LOOKS)
+    assert luminance(PALETTE["label"]) - luminance(PALETTE["self"]) > 0.2
+
+
+def test_without_oracle_rows_the_column_says_where_the_oracle_stands():
+    table = summary_table()
+    figure = claim_figures.held_out(table[table["view"] != "oracle"])
+    assert LOOKS["oracle"].label in {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+def test_one_step_alone_can_be_drawn():
+    table = rung_table()
+    assert claim_figures.emergence(table[table["step"] == 0]).png()
