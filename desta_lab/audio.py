@@ -48,7 +48,7 @@ class Header:
     format: str
 
 
-def header(path: Path | str, max_seconds: float = WHISPER_SECONDS) -> Header:
+def read_header(path: Path | str, max_seconds: float = WHISPER_SECONDS) -> Header:
     """Read the header alone, so that a ten-hour file costs nothing; raises AudioError."""
     path = Path(path)
     if not path.is_file():
@@ -91,7 +91,7 @@ def _missing_bytes(path: Path) -> int:
     return 0 if promised in _STREAMED else promised + 8 - path.stat().st_size
 
 
-def read(
+def read_audio(
     path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECONDS
 ) -> Float[np.ndarray, "sample"]:
     """Read a file as one channel of float32 in −1 … 1: channels are averaged, any rate is resampled, 8 kHz too.
@@ -99,7 +99,7 @@ def read(
     Raises AudioError, one sentence with a remedy, for a file that is missing, empty, silent, not finite, too long,
     truncated, mislabelled or not audio at all.
     """
-    head = header(path, max_seconds)
+    head = read_header(path, max_seconds)
     try:
         samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -128,18 +128,20 @@ def read(
     return wave if head.rate == rate else cast(np.ndarray, soxr.resample(wave, head.rate, rate))
 
 
-def check(
+def check_audio(
     path: Path | str, seconds: float | None = None, max_seconds: float = WHISPER_SECONDS
 ) -> None:
     """Hear a file as `read` does and throw it away; with `seconds`, also compare the length a manifest states."""
-    actual = len(read(path, max_seconds=max_seconds)) / RATE
+    actual = len(read_audio(path, max_seconds=max_seconds)) / RATE
     if seconds is not None and abs(actual - seconds) > 1 / FRAMES_PER_SECOND:
         raise AudioError(
             f"{path}: {actual:.2f} s long but the manifest says {seconds:.2f} s; correct one of them."
         )
 
 
-def fit(wave: Float[np.ndarray, "sample"], seconds: float) -> Float[np.ndarray, "sample_fit"]:
+def crop_or_pad(
+    wave: Float[np.ndarray, "sample"], seconds: float
+) -> Float[np.ndarray, "sample_fit"]:
     """Crop a wave at the end, or pad it with silence, to exactly this many seconds."""
     length = round(seconds * RATE)
     return np.pad(wave[:length], (0, max(0, length - len(wave))))
@@ -158,7 +160,7 @@ def log_mel(
             f"{seconds} s is no whole number of encoder frames up to 30 s; take a multiple of 0.02 s."
         )
     extractor = _extractor(mels)
-    fitted = [fit(wave, seconds) for wave in waves]
+    fitted = [crop_or_pad(wave, seconds) for wave in waves]
     options = {
         "sampling_rate": RATE,
         "max_length": samples,

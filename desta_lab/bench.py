@@ -14,13 +14,13 @@ from torch import nn
 
 from desta_lab import audio
 from desta_lab.evaluation import scoring
-from desta_lab.evaluation.tasks import TRAINED_PROMPT, ladder
+from desta_lab.evaluation.tasks import TRAINED_PROMPT, task_ladder
 from desta_lab.model import chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
 from desta_lab.training.batches import IGNORE, collate
-from desta_lab.training.targets import Soft, kl
+from desta_lab.training.targets import SoftTarget, kl_loss
 
 ROUNDS = 9
 BATCH = 8
@@ -30,7 +30,7 @@ RESPONSE = "A man with a Scottish accent talks at a slow pace and a low volume, 
 def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     """Every benchmark as a row: name, value, unit, aim and what was compared."""
     tell = progress("bench")
-    llm = presets.assemble(presets.cpu(), progress=lambda s: tell(s))
+    llm = presets.build_audio_llm(presets.cpu(), progress=lambda s: tell(s))
     tell(1, 5)
     steps = _steps(llm)
     tell(2, 5)
@@ -88,18 +88,22 @@ def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, floa
 def _steps(llm: Any) -> dict[str, float]:
     """One soft training step, and its floor: the same embeddings through the frozen backbone, forward and backward."""
     tokenizer = llm.backbone.tokenizer
-    stream = chat.stream(tokenizer, chat.ask(TRAINED_PROMPT), llm.queries, response=RESPONSE)
+    stream = chat.build_stream(
+        tokenizer, chat.audio_messages(TRAINED_PROMPT), llm.queries, response=RESPONSE
+    )
     batch = collate([stream] * BATCH, llm.backbone.pad_id)
     at = batch.labels != IGNORE
     states = torch.randn(len(llm.encoder.taps), BATCH, llm.encoder.frames, llm.encoder.width).half()
     count = int(at.sum())
-    soft = Soft(torch.randint(0, 1000, (count, 50)).int(), torch.full((count, 50), -5.0).half())
+    soft = SoftTarget(
+        torch.randint(0, 1000, (count, 50)).int(), torch.full((count, 50), -5.0).half()
+    )
     optimizer = torch.optim.AdamW(llm.connector.parameters(), lr=1e-4, fused=True)
     llm.connector.train()
 
     def step() -> None:
-        logits = llm.response_logits(batch.prefix, batch.ids, at, llm.speak(states))
-        kl(logits, soft.ids, soft.logp).backward()
+        logits = llm.response_logits(batch.prefix, batch.ids, at, llm.connect(states))
+        kl_loss(logits, soft.ids, soft.logp).backward()
         nn.utils.clip_grad_norm_(llm.connector.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -120,11 +124,13 @@ def _published() -> float:
     preset = presets.cpu()
     shape = presets.ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
     slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
-    encoder = Encoder.load(weights.resolve(slow.encoder), slow.seconds)
-    backbone = Backbone.load(weights.resolve(slow.backbone))
+    encoder = Encoder.load(weights.find_weights(slow.encoder), slow.seconds)
+    backbone = Backbone.load(weights.find_weights(slow.backbone))
     connector = presets.build_connector(shape, len(encoder.taps), encoder.width, backbone)
     llm = AudioLLM(encoder, connector, backbone, {})
-    stream = chat.stream(backbone.tokenizer, chat.ask(TRAINED_PROMPT), 64, response=RESPONSE)
+    stream = chat.build_stream(
+        backbone.tokenizer, chat.audio_messages(TRAINED_PROMPT), 64, response=RESPONSE
+    )
     whole = collate([stream] * BATCH, backbone.pad_id)
     ids = torch.tensor([list(stream.ids)] * BATCH)
     labels = torch.cat([torch.full((BATCH, len(whole.prefix)), IGNORE), whole.labels], dim=1)
@@ -149,15 +155,15 @@ def _published() -> float:
 def _scoring(llm: Any) -> dict[str, float]:
     """Every task of two clips: one forward a clip, against one forward per clip, task and option."""
     llm.connector.eval()
-    tasks = ladder()
+    tasks = task_ladder()
     with torch.no_grad():
-        spoken = llm.speak(
+        spoken = llm.connect(
             torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width)
         )
     return _medians(
         2,
-        shared=lambda: scoring.rank(llm, tasks, spoken),
-        plain=lambda: scoring.rank_plain(llm, tasks, spoken),
+        shared=lambda: scoring.score_options(llm, tasks, spoken),
+        plain=lambda: scoring.score_options_one_by_one(llm, tasks, spoken),
     )
 
 

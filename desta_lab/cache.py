@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 
-def save(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -25,25 +25,25 @@ def save(path: Path, content: bytes) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def cached_table(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table from its CSV, or made and kept; a CSV that cannot be read is made again."""
     try:
         return pd.read_csv(path)
     except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
         table = make()
-        save(path, table.to_csv(index=False).encode())
+        write_whole(path, table.to_csv(index=False).encode())
         return table
 
 
 def to_json(data: Any) -> bytes:
     """Plain data as indented JSON with sorted keys."""
     return (
-        json.dumps(plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        json.dumps(to_plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         + "\n"
     ).encode()
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A value as JSON can hold it: numbers of any library, tables as records, paths as text, NaN and ∞ as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
@@ -52,9 +52,9 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy arrays and scalars
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): to_plain(one) for key, one in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return [plain(one) for one in value]
+        return [to_plain(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -197,7 +197,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     glass = commands.add_parser("nano", help="train the glass-box LLM on text again")
     glass.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
-    who = f"Rank {processes.rank()} of {processes.world()}: " if processes.world() > 1 else ""
+    who = (
+        f"Rank {processes.rank()} of {processes.world_size()}: "
+        if processes.world_size() > 1
+        else ""
+    )
     if who and args.command != "quickstart":
         print(
             f"{who}several processes share quickstart alone; start {args.command} as one.",
@@ -220,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _preset(args: argparse.Namespace) -> Any:
     from desta_lab.model import presets
 
-    return presets.named(args.preset) if args.preset else presets.pick()
+    return presets.get_preset(args.preset) if args.preset else presets.pick_preset()
 
 
 def quickstart(args: argparse.Namespace) -> int:
@@ -229,10 +233,10 @@ def quickstart(args: argparse.Namespace) -> int:
     from desta_lab.experiments.quickstart import Quickstart
     from desta_lab.views import card
 
-    processes.join()
+    processes.join_ranks()
     told = {"steps": args.steps, "accumulate": args.accumulate, "checkpointing": args.checkpointing}
     preset = replace(_preset(args), **{name: value for name, value in told.items() if value})
-    say = print if processes.main() else _silence
+    say = print if processes.is_main_rank() else _silence
     say(cost(preset), flush=True)
     if args.corpus:
         say(
@@ -244,7 +248,7 @@ def quickstart(args: argparse.Namespace) -> int:
     result = job.run()
     say(card.text(result))
     say(f"Figures and card: {job.out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
-    processes.leave()
+    processes.leave_ranks()
     return 0
 
 
@@ -281,7 +285,7 @@ def ask(args: argparse.Namespace) -> int:
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.published import desta
 
-    length = audio.header(args.clip, max_seconds=float("inf")).seconds
+    length = audio.read_header(args.clip, max_seconds=float("inf")).seconds
     message = {
         "role": "user",
         "content": f"{AUDIO}\n{args.question}",
@@ -290,7 +294,7 @@ def ask(args: argparse.Namespace) -> int:
     system = {"role": "system", "content": SYSTEM}
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
-        preset, folder = presets.named(args.preset), args.published
+        preset, folder = presets.get_preset(args.preset), args.published
         print(desta.estimate(preset), flush=True)
         llm = desta.open_system(args.published, preset)
     else:
@@ -369,7 +373,7 @@ def answer(args: argparse.Namespace) -> int:
     llm, folder = reopen(args.run)
     run = {
         "name": folder.name,
-        "connector_sha256": checkpoints.entries(folder / "ladder")[-1]["sha256"],
+        "connector_sha256": checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"],
     }
     print(f"{len(items)} questions of {benchmark}, answered by {folder.name}.", flush=True)
     items = answers.answer(
@@ -489,17 +493,17 @@ def write(args: argparse.Namespace) -> int:
         flush=True,
     )
     tell = bars()("write")
-    folder = weights.resolve(args.backbone, progress=tell)
+    folder = weights.find_weights(args.backbone, progress=tell)
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
     if args.server:
-        writer = writers.from_server(args.server, folder, name, max_new_tokens=args.tokens)
+        writer = writers.server_writer(args.server, folder, name, max_new_tokens=args.tokens)
     elif args.vllm:
-        writer = writers.from_vllm(folder, name, max_new_tokens=args.tokens)
+        writer = writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
     else:
-        dtype = fastest_dtype(presets.device())
-        backbone = Backbone.load(folder, dtype=dtype).to(presets.device())
-        writer = writers.from_backbone(
-            backbone, name, weights.folder_sha256(folder), max_new_tokens=args.tokens
+        dtype = fastest_dtype(presets.pick_device())
+        backbone = Backbone.load(folder, dtype=dtype).to(presets.pick_device())
+        writer = writers.backbone_writer(
+            backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
         )
     begin, said = time.perf_counter(), False
 
@@ -515,7 +519,7 @@ def write(args: argparse.Namespace) -> int:
         tell(done, total)
 
     writers.write_shards(
-        writers.manifest(args.manifest), writer, args.folder, shard=args.shard, progress=progress
+        writers.read_rows(args.manifest), writer, args.folder, shard=args.shard, progress=progress
     )
     print(f"Targets: {args.folder}")
     return 0
@@ -571,11 +575,11 @@ def nano(args: argparse.Namespace) -> int:
     from desta_lab.model.backbone import Backbone
 
     wall, cpu = time.perf_counter(), time.process_time()
-    model, tokenizer = glass.train(tasks.nano_rows(), progress=bars()("nano"))
-    oracle = scoring.text_oracle(Backbone(model, tokenizer))
+    model, tokenizer = glass.train_nano(tasks.nano_rows(), progress=bars()("nano"))
+    oracle = scoring.oracle_accuracy(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",
-        "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.kept_back())},
+        "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.held_back())},
         "parameters": model.num_parameters(),
         "seconds": {
             "wall": round(time.perf_counter() - wall),
@@ -583,7 +587,7 @@ def nano(args: argparse.Namespace) -> int:
         },
         "oracle": oracle,
     }
-    glass.save(model, tokenizer, args.folder, recipe)
+    glass.save_nano(model, tokenizer, args.folder, recipe)
     worst = min(oracle.items(), key=lambda item: item[1])
     print(f"Saved to {args.folder}; text oracle at worst {worst[1][1]:.2f} ({worst[0]})")
     return 0

@@ -13,7 +13,7 @@ from desta_lab import audio
 
 HEAD, ROWS = "corpus.json", "clips.jsonl"
 SPLITS = ("train", "validation", "test")
-FEWEST = 16  # clips that can be parted one by one: ten to train, two to calibrate, four to test
+MIN_CLIPS = 16  # clips that can be parted one by one: ten to train, two to calibrate, four to test
 _SLACK = 1e-3  # seconds by which a span may pass the end of its clip: rounding in manifests
 
 
@@ -129,7 +129,7 @@ class Corpus:
         ).hexdigest()
 
 
-def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
+def balance_speakers(clips: Sequence[Clip], count: int) -> list[Clip]:
     """So many clips, as many of each speaker as of any other: first everybody's first, then everybody's second, …"""
     said: Counter[str] = Counter()
     turns = []
@@ -141,7 +141,7 @@ def spread(clips: Sequence[Clip], count: int) -> list[Clip]:
     ]
 
 
-def parts(corpus: Corpus) -> tuple[dict[str, list[Clip]], bool]:
+def split_clips(corpus: Corpus) -> tuple[dict[str, list[Clip]], bool]:
     """The clips to train with, to calibrate with (validation) and to test with; and whether their voices are apart.
 
     Where train, validation and test have no speakers of their own, two in test, the clips themselves are parted, 5 : 1
@@ -151,10 +151,10 @@ def parts(corpus: Corpus) -> tuple[dict[str, list[Clip]], bool]:
     own = {split: corpus.split(split) if split in corpus.splits else [] for split in SPLITS}
     if all(own.values()) and len({clip.speaker for clip in own["test"]}) > 1:
         return own, True
-    if len(corpus.clips) < FEWEST:
+    if len(corpus.clips) < MIN_CLIPS:
         raise CorpusError(
             f"{corpus.folder}: {len(corpus.clips)} clips of {len({c.speaker for c in corpus.clips})} speakers; record "
-            f"at least {FEWEST} to train, calibrate and test with, better of four speakers or more."
+            f"at least {MIN_CLIPS} to train, calibrate and test with, better of four speakers or more."
         )
     order = sorted(corpus.clips, key=lambda clip: hashlib.sha256(clip.id.encode()).hexdigest())
     alone = [replace(clip, speaker=clip.id) for clip in order]
@@ -171,7 +171,7 @@ def _read_head(path: Path) -> dict[str, Any]:
         raise CorpusError(
             f"{path}: no such file; a corpus is a folder with {HEAD} and {ROWS}: build one first."
         )
-    head = parse_row(path.read_text(encoding="utf-8"), str(path))
+    head = parse_json_row(path.read_text(encoding="utf-8"), str(path))
     for field, kind in {
         "name": str,
         "recipe": dict,
@@ -209,10 +209,10 @@ def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
-            yield where, parse_row(line, where)
+            yield where, parse_json_row(line, where)
 
 
-def parse_row(text: str, where: str) -> dict[str, Any]:
+def parse_json_row(text: str, where: str) -> dict[str, Any]:
     """One JSON object of a manifest; raises CorpusError that begins with `where`."""
     try:
         row = json.loads(text)
@@ -282,7 +282,7 @@ def _check_file(path: Path, clip: Clip, where: str, listen: bool) -> None:
         )
     if listen:
         try:
-            audio.check(
+            audio.check_audio(
                 path, clip.seconds, max_seconds=max(audio.WHISPER_SECONDS, clip.seconds + 1)
             )
         except audio.AudioError as error:

@@ -16,7 +16,7 @@ def cost(preset: Any) -> str:
     fetch = [
         n
         for n in (preset.encoder, preset.backbone)
-        if not Path(n).is_dir() and not weights.installed(n)
+        if not Path(n).is_dir() and not weights.is_installed(n)
     ]
     known = sum(weights.KNOWN[n].download_mb for n in fetch if n in weights.KNOWN)
     others = [n for n in fetch if n not in weights.KNOWN]
@@ -57,7 +57,7 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
 
     from desta_lab.model import backbone, presets, weights
 
-    where = presets.device()
+    where = presets.pick_device()
     capability = (
         ".".join(map(str, torch.cuda.get_device_capability())) if where.type == "cuda" else "no GPU"
     )
@@ -67,9 +67,9 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
         True,
         f"{torch.__version__}, {where.type} (compute capability: {capability}), frozen parts in {dtype}",
     )
-    preset = preset or presets.pick()
+    preset = preset or presets.pick_preset()
     for name in (preset.encoder, preset.backbone):
-        here = Path(name).is_dir() or weights.installed(name)
+        here = Path(name).is_dir() or weights.is_installed(name)
         known = name in weights.KNOWN
         said = (
             "present"

@@ -22,7 +22,7 @@ MOST = 8  # tasks of one worker: memory that it does not give back ends with it
 _STOPPED = (-2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 
-def processes(
+def run_workers(
     command: list[str], tasks: Sequence[str], jobs: int
 ) -> Iterator[tuple[int, str | None]]:
     """So many workers on this machine, each with its `share`; all end with the caller.
@@ -33,7 +33,7 @@ def processes(
     workers: list[Worker] = []
     slots: SimpleQueue[tuple[dict[str, str], Worker | None]] = SimpleQueue()
     for slot in range(jobs):
-        slots.put((share(slot, jobs, gpus()), None))
+        slots.put((worker_environment(slot, jobs, visible_gpus()), None))
 
     def one(task: str) -> str | None:
         mine, worker = slots.get()
@@ -102,7 +102,7 @@ class Worker:
                 file.close()  # type: ignore[union-attr]
 
 
-def slurm(
+def run_on_slurm(
     commands: Sequence[list[str]], folder: Path, cluster: str | None = None, **how: Any
 ) -> Iterator[tuple[int, str | None]]:
     """As one array of jobs, with submitit's parameters; its logs go to the folder.
@@ -127,13 +127,13 @@ def slurm(
         yield numbers[id(job)], _words("Its job failed", str(fault)) if fault else "Its job ended"
 
 
-def gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     every = ",".join(map(str, range(torch.cuda.device_count())))
     return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if name]
 
 
-def share(slot: int, jobs: int, graphics: list[str]) -> dict[str, str]:
+def worker_environment(slot: int, jobs: int, graphics: list[str]) -> dict[str, str]:
     """The environment of one of several processes: its part of the cores, and one GPU in turn."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

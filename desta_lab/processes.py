@@ -18,46 +18,46 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes share this job; 1 unless a launcher says otherwise."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return int(os.environ["RANK"]) if world() > 1 else 0
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
-def main() -> bool:
+def is_main_rank() -> bool:
     """Whether this is rank 0, which speaks and writes for all."""
     return rank() == 0
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
+def share_of_rank(items: Sequence[Item]) -> Sequence[Item]:
     """Every world-th item: this rank's part of a list that all ranks have."""
-    return items[rank() :: world()]
+    return items[rank() :: world_size()]
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """Together: rank 0 goes through the block before the others, which then find what it made."""
-    if not main():
-        wait()
+    if not is_main_rank():
+        wait_for_all()
     yield
-    if main():
-        wait()
+    if is_main_rank():
+        wait_for_all()
 
 
-def wait() -> None:
+def wait_for_all() -> None:
     """Together: go on when all have come here."""
-    if world() > 1:
+    if world_size() > 1:
         with _others():
             _state().wait_for_everyone()
 
 
-def told(value: Result) -> Result:
+def broadcast(value: Result) -> Result:
     """Together: what rank 0 says."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
@@ -65,7 +65,7 @@ def told(value: Result) -> Result:
         return broadcast_object_list([value])[0]
 
 
-def every(
+def map_over_ranks(
     items: Sequence[Item],
     work: Callable[[Item], Result],
     progress: Callable[[int, int], None] | None = None,
@@ -75,22 +75,22 @@ def every(
     `progress` is told how far this rank's part brings the whole, as all are about as fast.
     """
     done: list[Result] = []
-    for item in share(items):
+    for item in share_of_rank(items):
         done.append(work(item))
         if progress:
-            progress(min(len(done) * world(), len(items)), len(items))
-    if world() == 1:
+            progress(min(len(done) * world_size(), len(items)), len(items))
+    if world_size() == 1:
         return done
     from accelerate.utils import gather_object
 
     with _others():
         parts: list[list[Result]] = gather_object([done])
-    return [parts[i % world()][i // world()] for i in range(len(items))]
+    return [parts[i % world_size()][i // world_size()] for i in range(len(items))]
 
 
-def add(tensors: Sequence[Any]) -> None:
+def sum_over_ranks(tensors: Sequence[Any]) -> None:
     """Together: put into every tensor the sum of it over all ranks."""
-    if world() > 1:
+    if world_size() > 1:
         import torch
 
         with _others():
@@ -98,16 +98,16 @@ def add(tensors: Sequence[Any]) -> None:
                 torch.distributed.all_reduce(tensor)
 
 
-def join() -> None:
+def join_ranks() -> None:
     """Together: find each other, and take the GPU of this rank's number where there are GPUs."""
-    if world() > 1:
+    if world_size() > 1:
         _state()
 
 
-def leave() -> None:
+def leave_ranks() -> None:
     """Together: close the process group, at the very end."""
-    if world() > 1:
-        wait()
+    if world_size() > 1:
+        wait_for_all()
         _state().destroy_process_group()
 
 
@@ -132,6 +132,6 @@ def _others() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends by itself, with these words
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
-            f"Rank {rank()} of {world()} has lost another rank, whose own last words, or the launcher's, say why "
+            f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the launcher's, say why "
             f"({fault}); run the same command again, and it goes on where it was."
         ) from error

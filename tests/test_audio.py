@@ -20,20 +20,20 @@ def write(path, wave, rate=audio.RATE, **options):
 
 def test_a_wave_comes_back_as_it_was_written(tmp_path):
     wave = tone(1.0)
-    back = audio.read(write(tmp_path / "a.flac", wave))
+    back = audio.read_audio(write(tmp_path / "a.flac", wave))
     assert back.dtype == np.float32
     np.testing.assert_allclose(back, wave, atol=1 / 2**15)
 
 
 def test_channels_are_averaged(tmp_path):
     left, right = tone(1.0), tone(1.0, hertz=1000)
-    back = audio.read(write(tmp_path / "a.wav", np.stack([left, right], axis=1)))
+    back = audio.read_audio(write(tmp_path / "a.wav", np.stack([left, right], axis=1)))
     np.testing.assert_allclose(back, (left + right) / 2, atol=1 / 2**14)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
 def test_any_rate_is_resampled_and_keeps_its_pitch(tmp_path, rate):
-    back = audio.read(write(tmp_path / "a.wav", tone(1.0, rate), rate))
+    back = audio.read_audio(write(tmp_path / "a.wav", tone(1.0, rate), rate))
     assert abs(len(back) - audio.RATE) <= 1
     assert np.abs(np.fft.rfft(back, audio.RATE)).argmax() == 440
 
@@ -65,7 +65,7 @@ def broken_files(folder):
 def test_every_broken_file_is_refused_with_its_name_and_a_remedy(tmp_path):
     for path, word in broken_files(tmp_path):
         with pytest.raises(audio.AudioError, match=word) as caught:
-            audio.read(path)
+            audio.read_audio(path)
         assert str(path) in str(caught.value), path.name
         assert "\n" not in str(caught.value)
         assert ";" in str(caught.value), "the remedy follows the semicolon"
@@ -80,24 +80,24 @@ def test_a_ten_hour_file_is_refused_by_its_header_alone(tmp_path, monkeypatch):
             file.write(np.zeros(1_000_000, np.int16))
     monkeypatch.setattr(soundfile, "read", lambda *_, **__: pytest.fail("the samples were loaded"))
     with pytest.raises(audio.AudioError, match=r"36000.0 s is longer than the limit of 30 s"):
-        audio.read(path)
+        audio.read_audio(path)
 
 
 def test_a_longer_limit_lets_a_longer_file_in(tmp_path):
     path = write(tmp_path / "long.wav", tone(31.0))
-    assert len(audio.read(path, max_seconds=40.0)) == 31 * audio.RATE
+    assert len(audio.read_audio(path, max_seconds=40.0)) == 31 * audio.RATE
 
 
 def test_check_compares_the_length_with_the_manifest(tmp_path):
     path = write(tmp_path / "a.wav", tone(1.0))
-    audio.check(path, seconds=1.0)
+    audio.check_audio(path, seconds=1.0)
     with pytest.raises(audio.AudioError, match=r"1.00 s long but the manifest says 2.00 s"):
-        audio.check(path, seconds=2.0)
+        audio.check_audio(path, seconds=2.0)
 
 
 @pytest.mark.parametrize(("length", "seconds"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_fit_crops_or_pads_to_the_sample(length, seconds):
-    fitted = audio.fit(tone(length), seconds)
+    fitted = audio.crop_or_pad(tone(length), seconds)
     assert len(fitted) == seconds * audio.RATE
     kept = round(min(length, seconds) * audio.RATE)
     np.testing.assert_array_equal(fitted[:kept], tone(length)[:kept])

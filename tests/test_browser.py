@@ -41,7 +41,7 @@ pytestmark = [
 CELLS = {
     "Job": """
         from pathlib import Path
-        from tests.views import test_panels as made
+        from tests.conditions import test_panels as made
         from desta_lab.views import panels, replies
         job = made.stand_in(Path("job"))""",
     "Ask": "panels.Ask(job)",

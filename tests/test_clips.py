@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from desta_lab.clips import FEWEST, Clip, Corpus, CorpusError, Span, parts
+from desta_lab.clips import MIN_CLIPS, Clip, Corpus, CorpusError, Span, split_clips
 
 SPLITS = {"train": ["anna", "bert"], "test": ["carl"]}
 
@@ -161,14 +161,14 @@ def of_speakers(folder, speakers, splits):
 
 def test_a_corpus_with_voices_for_every_split_is_parted_by_them(tmp_path):
     corpus = of_speakers(tmp_path, "abcd", {"train": "a", "validation": "b", "test": "cd"})
-    found, apart = parts(corpus)
+    found, apart = split_clips(corpus)
     assert apart and found == {split: corpus.split(split) for split in corpus.splits}
 
 
-@pytest.mark.parametrize("speakers", [["me"] * FEWEST, ["me", "you"] * 20])
+@pytest.mark.parametrize("speakers", [["me"] * MIN_CLIPS, ["me", "you"] * 20])
 def test_with_too_few_voices_clips_are_parted_and_none_is_in_two(tmp_path, speakers):
     corpus = of_speakers(tmp_path, speakers, {"train": set(speakers)})
-    found, apart = parts(corpus)
+    found, apart = split_clips(corpus)
     ids = [clip.id for some in found.values() for clip in some]
     assert (
         not apart
@@ -180,5 +180,5 @@ def test_with_too_few_voices_clips_are_parted_and_none_is_in_two(tmp_path, speak
 
 
 def test_a_handful_of_clips_of_one_voice_is_refused(tmp_path):
-    with pytest.raises(CorpusError, match=f"15 clips of 1 speakers; record at least {FEWEST}"):
-        parts(of_speakers(tmp_path, ["me"] * (FEWEST - 1), {"train": ["me"]}))
+    with pytest.raises(CorpusError, match=f"15 clips of 1 speakers; record at least {MIN_CLIPS}"):
+        split_clips(of_speakers(tmp_path, ["me"] * (MIN_CLIPS - 1), {"train": ["me"]}))

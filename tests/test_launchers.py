@@ -24,7 +24,7 @@ def test_a_task_that_ends_its_worker_says_how_unless_a_person_stopped_it_and_ano
         "os._exit(3)",
         "pass",
     ]
-    ended = dict(launchers.processes([sys.executable, "-c", WORKER], tasks, jobs=2))
+    ended = dict(launchers.run_workers([sys.executable, "-c", WORKER], tasks, jobs=2))
     assert ended == {
         0: None,
         1: "Its process ended with status 1: No such cell.",
@@ -37,7 +37,7 @@ def test_a_task_that_ends_its_worker_says_how_unless_a_person_stopped_it_and_ano
 def test_a_worker_does_one_task_after_the_other_but_not_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(launchers, "MOST", 2)
     tasks = [f"open({str(tmp_path / str(i))!r}, 'w').write(str(os.getpid()))" for i in range(4)]
-    list(launchers.processes([sys.executable, "-c", WORKER], tasks, jobs=1))
+    list(launchers.run_workers([sys.executable, "-c", WORKER], tasks, jobs=1))
     who = [(tmp_path / str(i)).read_text() for i in range(4)]
     assert who[0] == who[1] != who[2] == who[3]
 
@@ -45,14 +45,15 @@ def test_a_worker_does_one_task_after_the_other_but_not_for_ever(tmp_path, monke
 def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert launchers.share(0, 3, [])["OMP_NUM_THREADS"] == "5"
-    assert "CUDA_VISIBLE_DEVICES" not in launchers.share(0, 3, [])
+    assert launchers.worker_environment(0, 3, [])["OMP_NUM_THREADS"] == "5"
+    assert "CUDA_VISIBLE_DEVICES" not in launchers.worker_environment(0, 3, [])
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert launchers.share(0, 3, [])["OMP_NUM_THREADS"] == "2"
-    assert launchers.share(0, 40, [])["MKL_NUM_THREADS"] == "1"
+    assert launchers.worker_environment(0, 3, [])["OMP_NUM_THREADS"] == "2"
+    assert launchers.worker_environment(0, 40, [])["MKL_NUM_THREADS"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert [
-        launchers.share(slot, 4, launchers.gpus())["CUDA_VISIBLE_DEVICES"] for slot in range(4)
+        launchers.worker_environment(slot, 4, launchers.visible_gpus())["CUDA_VISIBLE_DEVICES"]
+        for slot in range(4)
     ] == ["4", "6", "4", "6"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launchers.gpus() == []
+    assert launchers.visible_gpus() == []

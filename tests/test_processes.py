@@ -140,10 +140,10 @@ def alone(tmp_path_factory):
         llm, store, _ = tiny.prepared(folder, dropout=0.0)
         rows = rows_of(store.corpus)
         how = {"max_new_tokens": 8, "batch": 4}
-        targets.cached(
+        targets.cached_targets(
             folder / "targets",
             {},
-            lambda: targets.answered(llm.backbone, "tiny", "r", PAIRS, **how),
+            lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, **how),
         )
         trainer.train(llm, store, rows, RECIPE, folder / "run", state_every=5)
     return folder
@@ -178,14 +178,14 @@ def test_the_same_command_goes_on_to_the_bits_of_an_undisturbed_run(two):
     assert {"rank 0 is done", "rank 1 is done"} <= set(resumed.stdout.splitlines())
     assert losses(folder / "run") == losses(folder / "undisturbed")
     assert (folder / "run" / LAST).read_bytes() == (folder / "undisturbed" / LAST).read_bytes()
-    assert checkpoints.entries(folder / "run" / "ladder") == checkpoints.entries(
+    assert checkpoints.list_checkpoints(folder / "run" / "ladder") == checkpoints.list_checkpoints(
         folder / "undisturbed" / "ladder"
     )
 
 
 def test_two_processes_learn_what_one_learns(alone, two):
     assert_same_run(two[0] / "run", alone / "run")
-    assert trainer.finished(two[0] / "run", RECIPE)
+    assert trainer.is_finished(two[0] / "run", RECIPE)
 
 
 @pytest.mark.parametrize("part", ["features", "targets"])
@@ -208,7 +208,7 @@ def test_a_batch_in_parts_teaches_what_the_whole_teaches(tmp_path, loss):
             )
             for row in rows
         ]
-        soft = targets.soften(llm.backbone, told) if loss == "soft" else None
+        soft = targets.soften_targets(llm.backbone, told) if loss == "soft" else None
         trainer.train(llm, store, rows, SHORT, tmp_path / run, soft=soft, accumulate=accumulate)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
@@ -235,7 +235,7 @@ def test_a_half_precision_backbone_trains_a_float32_connector(tmp_path, dtype):
     full, half = (tiny.prepared(tmp_path, dropout=0.0, **how) for how in ({}, {"dtype": dtype}))
     for run, (llm, store, rows) in (("full", full), ("half", half)):
         trainer.train(llm, store, rows, SHORT, tmp_path / run)
-        assert {p.dtype for p in llm.learning.values()} == {torch.float32}
+        assert {p.dtype for p in llm.trainable_parameters.values()} == {torch.float32}
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=5e-2)
 
 
@@ -243,14 +243,18 @@ def test_a_half_precision_backbone_trains_a_float32_connector(tmp_path, dtype):
 
 
 def test_one_process_opens_no_group():
-    assert (processes.world(), processes.rank(), processes.main()) == (1, 0, True)
-    processes.join()
+    assert (processes.world_size(), processes.rank(), processes.is_main_rank()) == (1, 0, True)
+    processes.join_ranks()
     with processes.main_first():
-        processes.wait()
+        processes.wait_for_all()
     seen = []
-    assert processes.every("abc", str.upper, lambda *news: seen.append(news)) == ["A", "B", "C"]
+    assert processes.map_over_ranks("abc", str.upper, lambda *news: seen.append(news)) == [
+        "A",
+        "B",
+        "C",
+    ]
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert processes.told({"a": 1}) == {"a": 1}
+    assert processes.broadcast({"a": 1}) == {"a": 1}
     assert not torch.distributed.is_initialized()
 
 

@@ -24,11 +24,11 @@ from desta_lab.audio import RATE
 from desta_lab.clips import Clip, Corpus
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.chat import ask
+from desta_lab.model.chat import audio_messages
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
 from desta_lab.training.features import FeatureStore
-from desta_lab.training.trainer import Recipe
+from desta_lab.training.trainer import TrainConfig
 from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, describe
 
 SECONDS = 0.4  # 20 encoder frames
@@ -214,7 +214,7 @@ def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
             "seed_description": describe(clip.attributes),
             "prompt": "What is it?",
             "response": response,
-            "messages": ask("What is it?"),
+            "messages": audio_messages("What is it?"),
             "provenance": {
                 "kind": "template",
                 "writer": "test",
@@ -227,7 +227,7 @@ def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
     ]
 
 
-RECIPE = Recipe(steps=24, batch=4, lr=3e-3, warmup=3, rungs=8)
+RECIPE = TrainConfig(steps=24, batch=4, lr=3e-3, warmup=3, rungs=8)
 
 
 def prepared(folder: Path, **how: Any) -> tuple[AudioLLM, FeatureStore, list[dict[str, Any]]]:

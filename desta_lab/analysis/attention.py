@@ -8,20 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from desta_lab.analysis.sites import record
-from desta_lab.evaluation.scoring import said
+from desta_lab.analysis.sites import record_outputs
+from desta_lab.evaluation.scoring import tokenize_options
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 
 
 @torch.no_grad()
-def query_weights(
+def query_attention(
     connector: Any, states: Float[Tensor, "layer clip _ d_enc"]
 ) -> Float[Tensor, "clip block tap head query frame"]:
     """Every cross-attention weight of the Q-Former; each row over frames sums to one."""
     where = next(connector.parameters())
-    with record(
+    with record_outputs(
         {str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}
     ) as seen:
         connector(states.to(where))
@@ -34,16 +34,16 @@ def query_weights(
     )
 
 
-def query_to_time(
+def query_attention_over_time(
     connector: Any, states: Float[Tensor, "layer clip _ d_enc"]
 ) -> Float[Tensor, "clip query frame"]:
     """The same in one map: mean over heads and blocks, tapped layers weighed as the mixture weighs them."""
-    weights = query_weights(connector, states).mean(dim=(1, 3))
+    weights = query_attention(connector, states).mean(dim=(1, 3))
     return torch.einsum("ctqf,qt->cqf", weights, connector.mixture().detach().cpu())
 
 
 @contextmanager
-def eager(llm: AudioLLM) -> Iterator[None]:
+def eager_attention(llm: AudioLLM) -> Iterator[None]:
     """Inside, the backbone computes its attention in the open: sdpa, the default, returns none and says nothing."""
     model = llm.backbone.model
     before = model.config._attn_implementation
@@ -55,7 +55,7 @@ def eager(llm: AudioLLM) -> Iterator[None]:
 
 
 @torch.no_grad()
-def answer_to_audio(
+def answer_attention(
     llm: AudioLLM, task: Task, spoken: Float[Tensor, "clip query d_llm"], batch: int = 16
 ) -> dict[str, Tensor]:
     """Attention from where the answer begins to the audio slots.
@@ -68,11 +68,11 @@ def answer_to_audio(
         RuntimeError: the backbone returns no attention.
     """
     tokenizer = llm.backbone.tokenizer
-    start = chat.stream(tokenizer, chat.ask(task.question), llm.queries)
-    ids = torch.tensor([[*start.ids, *said(tokenizer, task)[0]]])
+    start = chat.build_stream(tokenizer, chat.audio_messages(task.question), llm.queries)
+    ids = torch.tensor([[*start.ids, *tokenize_options(tokenizer, task)[0]]])
     slots = (ids[0] == chat.SLOT).nonzero()[:, 0]
     weights, rolled = [], []
-    with eager(llm):
+    with eager_attention(llm):
         for some in spoken.split(batch):
             out = llm.backbone.model.get_decoder()(
                 inputs_embeds=llm.splice(ids.expand(len(some), -1), some).to(llm.backbone.dtype),

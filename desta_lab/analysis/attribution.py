@@ -34,7 +34,7 @@ Scalar = Callable[[Tensor], Tensor]  # a batch of inputs → one number each
 # ---- the thing explained ----
 
 
-def margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
+def answer_margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     """Audio embeddings → the log-probability of the right option over the mean of the others.
 
     `values` has the right value of every clip. The function returned takes those clips, or the whole of them several
@@ -54,7 +54,7 @@ def margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
             raise ValueError(
                 f"{len(spoken)} clips were given, but {len(right)} right values; give each clip its own."
             )
-        (scores,) = scoring.rank(llm, [task], spoken)
+        (scores,) = scoring.score_options(llm, [task], spoken)
         at = right.repeat(len(spoken) // len(right), 1)
         others = scores[~at].unflatten(0, (len(spoken), -1))
         return (scores[at] - others.mean(1)).to(spoken.device)
@@ -62,14 +62,14 @@ def margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     return of
 
 
-def margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
+def answer_margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
     """Waveforms → encoder → connector → `margin`, without a gradient: there is none through the log-mel."""
-    of = margin(llm, task, values)
+    of = answer_margin(llm, task, values)
 
     @torch.no_grad()
     def of_waves(waves: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch"]:
         states = llm.encoder.hear(list(waves.float().cpu().numpy()))
-        return of(conditions.hear(llm, states)).to(waves.device)
+        return of(conditions.audio_embeddings(llm, states)).to(waves.device)
 
     return of_waves
 
@@ -101,11 +101,11 @@ def query_cases(
     llm: AudioLLM, task: Task, values: Sequence[str], spoken: Float[Tensor, "clip query d_llm"]
 ) -> list[Case]:
     """One case a clip: its parts are the audio embeddings, and silence's stand where one is taken away."""
-    absent = conditions.silence(llm)
+    absent = conditions.silence_embeddings(llm)
     parts = torch.arange(spoken.shape[1], device=spoken.device)[None, :, None]
     given = spoken.detach().split(1)
     return [
-        Case(margin(llm, task, [v]), one, absent, parts)
+        Case(answer_margin(llm, task, [v]), one, absent, parts)
         for v, one in zip(values, given, strict=True)
     ]
 
@@ -119,11 +119,11 @@ def window_cases(
 ) -> list[Case]:
     """One case a clip: its parts are windows of the waveform, and zeros stand where one is taken away."""
     fitted = torch.from_numpy(
-        np.stack([audio.fit(wave, llm.encoder.seconds) for wave in waves])
+        np.stack([audio.crop_or_pad(wave, llm.encoder.seconds) for wave in waves])
     ).float()
     parts = torch.arange(fitted.shape[1])[None] // round(window * audio.RATE)
     return [
-        Case(margin_of_audio(llm, task, [v]), one, torch.zeros_like(one), parts)
+        Case(answer_margin_of_audio(llm, task, [v]), one, torch.zeros_like(one), parts)
         for v, one in zip(values, fitted.split(1), strict=True)
     ]
 
@@ -195,7 +195,7 @@ def _captum(
     return sampler.attribute(case.given, case.absent, n_samples=samples, **how)
 
 
-def over_queries(
+def attribute_queries(
     method: str,
     llm: AudioLLM,
     task: Task,
@@ -207,7 +207,7 @@ def over_queries(
     return attribute(method, query_cases(llm, task, values, spoken), **how)
 
 
-def over_windows(
+def attribute_windows(
     method: str,
     llm: AudioLLM,
     task: Task,
@@ -224,7 +224,7 @@ def over_windows(
     return attribute(method, window_cases(llm, task, values, waves, window), **how)
 
 
-def to_seconds(
+def queries_to_frames(
     per_query: Float[Tensor, "clip query"], query_to_frame: Float[Tensor, "clip query frame"]
 ) -> Float[Tensor, "clip frame"]:
     """Carry attribution on, answer → query → frame: each query hands its value to the frames it attends to."""
@@ -235,7 +235,7 @@ def to_seconds(
 # ---- is it faithful? ----
 
 
-def curves(
+def deletion_curves(
     cases: Sequence[Case],
     values: Float[Tensor, "clip part"],
     clips: Sequence[str],
@@ -271,7 +271,7 @@ def curves(
     return pd.concat(tables, ignore_index=True)
 
 
-def areas(drawn: pd.DataFrame) -> pd.DataFrame:
+def curve_areas(drawn: pd.DataFrame) -> pd.DataFrame:
     """The area under every curve: low is good for deletion, high for insertion."""
     groups = drawn.sort_values("share", kind="stable").groupby(["clip", "curve", "order"])
     return pd.DataFrame(
@@ -284,7 +284,7 @@ def areas(drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 @contextmanager
-def wearing(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def with_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, the module has these weights; outside, whatever happened, its own."""
     own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     try:
@@ -294,7 +294,7 @@ def wearing(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
         module.load_state_dict(own)
 
 
-def shuffled(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+def shuffle_weights(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     """A module's weights, every tensor's numbers in random order: the same sizes, nothing learned."""
     draw = torch.Generator().manual_seed(seed)
     return {
@@ -305,7 +305,7 @@ def shuffled(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def randomised(
+def randomisation_correlation(
     module: nn.Module,
     weights: Mapping[str, Tensor],
     explain: Callable[[], Float[Tensor, "clip part"]],
@@ -316,7 +316,7 @@ def randomised(
     `explain` must hear the clips anew each time it is called, so that it sees the weights of the moment.
     """
     own = explain().cpu().numpy()
-    with wearing(module, weights):
+    with with_weights(module, weights):
         other = explain().cpu().numpy()
     return np.array([spearmanr(a, b).statistic for a, b in zip(own, other, strict=True)])
 
@@ -353,9 +353,16 @@ class AudioInput(InterpretableInput):
         groups: Int[Tensor, "query"] | None = None,
     ) -> "AudioInput":
         """A task asked of a clip, up to the end of its stem: the options are what captum may be given as target."""
-        asked = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
-        stem, _ = scoring.said(llm.backbone.tokenizer, task)
-        return cls(torch.tensor([[*asked.ids, *stem]]), spoken, conditions.silence(llm)[0], groups)
+        asked = chat.build_stream(
+            llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries
+        )
+        stem, _ = scoring.tokenize_options(llm.backbone.tokenizer, task)
+        return cls(
+            torch.tensor([[*asked.ids, *stem]]),
+            spoken,
+            conditions.silence_embeddings(llm)[0],
+            groups,
+        )
 
     def to_tensor(self) -> Float[Tensor, "1 part"]:
         """Every feature is there."""

@@ -15,7 +15,7 @@ from desta_lab.world import sentences
 MEASURES = ("pointing", "iou", "mass")
 
 
-def evidence(clip: Clip, attribute: str) -> list[Span]:
+def evidence_spans(clip: Clip, attribute: str) -> list[Span]:
     """The spans of a clip in which an attribute can be heard.
 
     The scene is heard in its own window; the topic in the words that no other topic uses, or in all of the speech where
@@ -50,7 +50,7 @@ def _telling(topic: str) -> frozenset[str]:
     )
 
 
-def inside(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarray, "frame"]:
+def inside_spans(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarray, "frame"]:
     """Which frames hold evidence: those whose middle lies in a span, and the one in which a span's own middle lies."""
     middles = (np.arange(frames) + 0.5) * seconds / frames
     within = np.zeros(frames, dtype=bool)
@@ -60,7 +60,7 @@ def inside(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarra
     return within
 
 
-def score(
+def score_profile(
     profile: Float[np.ndarray, "frame"], spans: Sequence[Span], seconds: float
 ) -> dict[str, float]:
     """How well a profile over `seconds` falls on the evidence; equal values count as drawn in any order.
@@ -73,7 +73,7 @@ def score(
         raise ValueError(
             f"{int((~np.isfinite(profile)).sum())} of {len(profile)} frames are no numbers; drop the clip."
         )
-    within, positive = inside(spans, len(profile), seconds), profile.clip(min=0)
+    within, positive = inside_spans(spans, len(profile), seconds), profile.clip(min=0)
     return {
         "pointing": float(within[profile == profile.max()].mean()),
         "iou": _iou(profile, within),
@@ -94,7 +94,7 @@ def _iou(profile: Float[np.ndarray, "frame"], within: Bool[np.ndarray, "frame"])
     return float(chance @ (both / (2 * count - both)))
 
 
-def table(
+def profile_scores(
     profiles: Float[np.ndarray, "clip frame"],
     clips: Sequence[Clip],
     attribute: str,
@@ -109,8 +109,10 @@ def table(
     scores a flat profile.
     """
     rows = []
-    for profile, clip, other in zip(profiles, clips, conditions.partners(clips, seed), strict=True):
-        own, theirs = evidence(clip, attribute), evidence(clips[other], attribute)
+    for profile, clip, other in zip(
+        profiles, clips, conditions.shuffled_partners(clips, seed), strict=True
+    ):
+        own, theirs = evidence_spans(clip, attribute), evidence_spans(clips[other], attribute)
         against = {
             "own": (profile, own),
             "shuffled": (profile, theirs),
@@ -124,11 +126,11 @@ def table(
                 "speaker": clip.speaker,
                 "null": null,
             }
-            rows.append(cell | score(some, spans, seconds))
+            rows.append(cell | score_profile(some, spans, seconds))
     return pd.DataFrame(rows)
 
 
-def summary(scores: pd.DataFrame) -> pd.DataFrame:
+def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over speakers per method, attribute, null and measure.
 
     Rows of `own` also have the `gain` over `shuffled`, paired clip by clip, with an interval of its own.
@@ -140,8 +142,12 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
             .unstack("null")
             .reset_index()
         )
-        gains = verdict.bootstrap(wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by)
-        for (*cell, null), value in verdict.bootstrap(scores, measure, [*by, "null"]).items():
+        gains = verdict.bootstrap_intervals(
+            wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by
+        )
+        for (*cell, null), value in verdict.bootstrap_intervals(
+            scores, measure, [*by, "null"]
+        ).items():
             gain = gains[tuple(cell)] if null == "own" else (float("nan"),) * 3
             rows.append((*cell, null, measure, *value, *gain))
     names = [*by, "null", "measure", "value", "low", "high", "gain", "gain_low", "gain_high"]

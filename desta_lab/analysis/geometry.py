@@ -16,7 +16,7 @@ NEIGHBOURS = 15  # of UMAP and of trustworthiness
 # ---- similarity ----
 
 
-def gram(site: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip clip"]:
+def gram_matrix(site: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip clip"]:
     """Inner products of the centred clips with an empty diagonal, as the unbiased HSIC wants them."""
     centred = site - site.mean(0)
     products = centred @ centred.T
@@ -48,10 +48,10 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
         raise ValueError(
             f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
         )
-    return _cka(gram(x), gram(y))
+    return _cka(gram_matrix(x), gram_matrix(y))
 
 
-def compare(
+def compare_with_null(
     x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed: int = 0
 ) -> dict[str, float]:
     """CKA with its 95 % interval, the 95th percentile of its permutation null, and the p of that test.
@@ -59,7 +59,7 @@ def compare(
     The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to the full size: a
     bootstrap lays copies of a clip side by side, and those look similar to anything.
     """
-    k, l, rng = gram(x), gram(y), np.random.default_rng(seed)  # noqa: E741
+    k, l, rng = gram_matrix(x), gram_matrix(y), np.random.default_rng(seed)  # noqa: E741
     value, n = _cka(k, l), len(k)
     null = []
     for _ in range(PERMUTATIONS):
@@ -81,12 +81,14 @@ def compare(
     }
 
 
-def similarity(sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0) -> pd.DataFrame:
+def similarity_table(
+    sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0
+) -> pd.DataFrame:
     """CKA of every pair of sites (or of one site at several steps), one row a pair, each pair once."""
     names = list(sites)
     return pd.DataFrame(
         [
-            {"a": a, "b": b, **compare(sites[a], sites[b], seed)}
+            {"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)}
             for i, a in enumerate(names)
             for b in names[i + 1 :]
         ]
@@ -96,7 +98,7 @@ def similarity(sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0) 
 # ---- maps ----
 
 
-def maps(
+def map_clips(
     frames: Mapping[int, Float[np.ndarray, "clip feature"]],
     method: str = "pca",
     seeds: Sequence[int] = (0,),
@@ -150,10 +152,10 @@ def _umap(site: np.ndarray, before: np.ndarray | None, seed: int) -> np.ndarray:
         start = "spectral" if before is None else before.astype(np.float32)
         near = min(NEIGHBOURS, len(site) - 1)
         flat = UMAP(n_neighbors=near, init=start, random_state=seed, n_jobs=1).fit_transform(site)
-    return flat if before is None else align(flat, before)
+    return flat if before is None else align_map(flat, before)
 
 
-def align(
+def align_map(
     flat: Float[np.ndarray, "clip 2"], onto: Float[np.ndarray, "clip 2"]
 ) -> Float[np.ndarray, "clip 2"]:
     """Move and turn (or mirror) a map onto another of the same clips, without stretching it."""
@@ -165,7 +167,7 @@ def align(
 # ---- the gap between hearing and reading ----
 
 
-def gap(
+def modality_gap(
     spoken: Float[np.ndarray, "clip query d_llm"],
     written: Float[np.ndarray, "clip d_llm"],
     partners: Sequence[int],
@@ -176,7 +178,7 @@ def gap(
     middle = spoken.mean(1)
     return {
         "norm ratio": np.linalg.norm(spoken, axis=-1).mean(1) / token_norm,
-        "cosine to text view": _cosine(middle, written),
+        "cosine to its own text": _cosine(middle, written),
         "cosine, other clip's text": _cosine(middle, written[list(partners)]),
     }
 

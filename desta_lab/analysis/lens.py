@@ -22,7 +22,7 @@ def option_logits(
     llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
 ) -> Float[Tensor, "clip option"]:
     """Logits of the first token of every option, read from a layer's output as if it were the last (logit lens)."""
-    first = [option[0] for option in scoring.said(llm.backbone.tokenizer, task)[1]]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
     if len(set(first)) < len(first):
         raise ValueError(
             f"Two options of {task.name} begin with the same token; the lens cannot tell them apart."
@@ -81,7 +81,7 @@ def logit_lens(
 
 
 @torch.no_grad()
-def patched(
+def patch_queries(
     llm: AudioLLM,
     tasks: Sequence[Task],
     spoken: Float[Tensor, "clip query d_llm"],
@@ -101,7 +101,9 @@ def patched(
         mixed = spoken[b].repeat(count + 2, 1, 1)
         mixed[torch.arange(count), torch.arange(count)] = spoken[a]
         mixed[count] = spoken[a]  # the last row is B, untouched
-        for task, scores in zip(tasks, scoring.rank(llm, tasks, mixed, batch=batch), strict=True):
+        for task, scores in zip(
+            tasks, scoring.score_options(llm, tasks, mixed, batch=batch), strict=True
+        ):
             theirs, ours = (list(task.options).index(truth[i][task.attribute]) for i in (a, b))
             if theirs != ours:
                 margin = scores[:, theirs] - scores[:, ours]
@@ -124,7 +126,7 @@ def patched(
 # ---- erasing ----
 
 
-def eraser(
+def fit_eraser(
     features: Float[np.ndarray, "clip d"], labels: Sequence[str]
 ) -> Callable[[Float[np.ndarray, "other d"]], Float[np.ndarray, "other d"]]:
     """The least change of features after which no linear probe can tell the labels (LEACE, Belrose et al. 2023).
@@ -145,11 +147,11 @@ def eraser(
     return lambda x: x - (x - mean) @ remove.T
 
 
-def erased(
+def erase_attribute(
     spoken: Float[Tensor, "clip query d_llm"], train: Sequence[int], labels: Sequence[str]
 ) -> Float[Tensor, "clip query d_llm"]:
     """The audio embeddings without what tells these labels, query by query, learnt from the `train` rows alone."""
     whole = spoken.double().cpu().numpy()
     known = [labels[i] for i in train]
-    without = [eraser(query[list(train)], known)(query) for query in whole.transpose(1, 0, 2)]
+    without = [fit_eraser(query[list(train)], known)(query) for query in whole.transpose(1, 0, 2)]
     return torch.from_numpy(np.stack(without, axis=1)).to(spoken)

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from desta_lab.evaluation.verdict import bootstrap
+from desta_lab.evaluation.verdict import bootstrap_intervals
 
 FOLDS = 4
 DRAWS = 5  # shufflings of the labels whose mean is the random-label baseline
@@ -27,7 +27,7 @@ class ProbeError(ValueError):
     """A probe that would measure something else than it says; the message names it."""
 
 
-def folds(
+def speaker_folds(
     speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0
 ) -> Splits:
     """Cross-validation folds in which every speaker is on one side only, with the strata spread evenly."""
@@ -39,7 +39,7 @@ def folds(
         return list(made.split(np.zeros(len(speakers)), strata, speakers))
 
 
-def shuffled(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
+def shuffle_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
     """Random labels of the same kind: exchanged between speakers where they belong to the speaker, else clips."""
     rng = np.random.default_rng(seed)
     names, first, inverse = np.unique(speakers, return_index=True, return_inverse=True)
@@ -48,7 +48,7 @@ def shuffled(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
     return rng.permutation(labels)
 
 
-def probe(
+def fit_probes(
     features: Float[np.ndarray, "clip feature"],
     labels: Mapping[str, Sequence[str]],
     speakers: Sequence[str],
@@ -69,14 +69,14 @@ def probe(
     """
     who = np.asarray(speakers)
     truth = {name: np.asarray(values) for name, values in labels.items()}
-    splits = splits or folds(
+    splits = splits or speaker_folds(
         speakers, ["/".join(row) for row in zip(*_of_speakers(truth, who), strict=True)]
     )
     if not force:
         _check(who, splits)
     asked = {(name, "probe", 0): values for name, values in truth.items()}
     asked |= {
-        (n, "random labels", d): shuffled(v, who, seed + d)
+        (n, "random labels", d): shuffle_labels(v, who, seed + d)
         for n, v in truth.items()
         for d in range(DRAWS)
     }
@@ -114,13 +114,15 @@ def probe(
     return pd.concat(rows, ignore_index=True).dropna(subset=["correct"])
 
 
-def summary(correct: pd.DataFrame, by: Sequence[str] = ("attribute", "kind")) -> pd.DataFrame:
+def summarise_accuracy(
+    correct: pd.DataFrame, by: Sequence[str] = ("attribute", "kind")
+) -> pd.DataFrame:
     """Accuracy with its 95 % interval (bootstrap over speakers) of every group."""
     chance = correct.groupby(list(by))["chance"].first()
     rows = [
         dict(zip(by, key, strict=True))
         | dict(zip(("accuracy", "low", "high"), interval, strict=True))
-        for key, interval in bootstrap(correct, "correct", by).items()
+        for key, interval in bootstrap_intervals(correct, "correct", by).items()
     ]
     return pd.DataFrame(rows).merge(chance.reset_index(), on=list(by))
 
@@ -135,8 +137,8 @@ def learning_curve(
     """Accuracy of the probe by how many clips it was fitted to."""
     tables = []
     for size in sizes:
-        measured = probe(features, labels, speakers, train_clips=size, seed=seed)
-        tables.append(summary(measured[measured["kind"] == "probe"]).assign(clips=size))
+        measured = fit_probes(features, labels, speakers, train_clips=size, seed=seed)
+        tables.append(summarise_accuracy(measured[measured["kind"] == "probe"]).assign(clips=size))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -39,7 +39,7 @@ def _tensor(out: Any) -> Tensor:
 
 
 @contextmanager
-def record(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
     """Inside, every call of these modules adds its output to the list of its name; outside, the hooks are gone."""
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
     with ExitStack() as hooks:
@@ -53,7 +53,7 @@ def record(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]
 
 
 @contextmanager
-def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def replace_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside, the module's output is `change(output)`; outside, it is what it was."""
 
     def swap(_: nn.Module, __: Any, out: Any) -> Any:
@@ -67,33 +67,33 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[
         handle.remove()
 
 
-def layers(llm: AudioLLM) -> dict[str, nn.Module]:
+def backbone_layers(llm: AudioLLM) -> dict[str, nn.Module]:
     """The backbone's layers by site name; `backbone 0` is the first layer's output."""
     return {
         f"backbone {i}": layer for i, layer in enumerate(llm.backbone.model.get_decoder().layers)
     }
 
 
-def pooled(site: Tensor) -> Float[Tensor, "clip feature"]:
+def pool_over_time(site: Tensor) -> Float[Tensor, "clip feature"]:
     """Mean and standard deviation over frames or tokens: the same reading of every site, whatever its length."""
     site = site.float()
     return site if site.dim() == 2 else torch.cat([site.mean(1), site.std(1)], dim=-1)
 
 
-def log_mel(mel: Float[Tensor, "clip mel frame"]) -> Float[Tensor, "clip feature"]:
+def log_mel_site(mel: Float[Tensor, "clip mel frame"]) -> Float[Tensor, "clip feature"]:
     """The log-mel baseline: what a probe reads before any model has heard the clip."""
-    return pooled(mel.transpose(1, 2))
+    return pool_over_time(mel.transpose(1, 2))
 
 
-def fixed(
+def capture_fixed_sites(
     llm: AudioLLM,
     batches: Iterable[tuple[Float[Tensor, "_ mel _"], Float[Tensor, "layer _ frame d_enc"]]],
 ) -> Sites:
     """The sites that no training moves, from (log-mel, encoder states): the spectrogram and every tapped layer."""
     return _joined(
-        {"log-mel": _small(log_mel(mel))}
+        {"log-mel": _small(log_mel_site(mel))}
         | {
-            f"encoder {tap}": _small(pooled(layer))
+            f"encoder {tap}": _small(pool_over_time(layer))
             for tap, layer in zip(llm.encoder.taps, states, strict=True)
         }
         for mel, states in batches
@@ -101,7 +101,7 @@ def fixed(
 
 
 @torch.no_grad()
-def heard(
+def capture_sites(
     llm: AudioLLM, tasks: Sequence[Task], batches: Iterable[Float[Tensor, "layer _ frame d_enc"]]
 ) -> Sites:
     """The sites behind the connector as it is now, and the log-probability of every option (`scores <task>`).
@@ -114,21 +114,21 @@ def heard(
     One forward a clip answers all tasks (`scoring.rank`), so a task more costs a few tokens.
     """
     llm.connector.eval()
-    trunk, tree = scoring.layout(llm, tasks)
+    trunk, tree = scoring.build_layout(llm, tasks)
     slots = [i for i, token in enumerate(trunk.ids) if token == chat.SLOT]
     begin = [len(trunk.ids) + task[0][0][0] for task in tree.paths]
     inner = _inside(llm.connector)
     parts: list[Sites] = []
     for states in batches:
-        with record({**inner, **layers(llm)}) as seen:
-            spoken = llm.speak(states)
-            scores = scoring.rank(llm, tasks, spoken, batch=len(spoken))
+        with record_outputs({**inner, **backbone_layers(llm)}) as seen:
+            spoken = llm.connect(states)
+            scores = scoring.score_options(llm, tasks, spoken, batch=len(spoken))
         now = {name: _by_clip(seen[name][0], len(spoken)) for name in inner} | {
             "audio embeddings": spoken
         }
-        for name in layers(llm):
+        for name in backbone_layers(llm):
             flow, number = seen[name][0], name.removeprefix("backbone ")
-            now[f"slots {number}"] = pooled(flow[:, slots])
+            now[f"slots {number}"] = pool_over_time(flow[:, slots])
             now |= {
                 f"answer {number}: {t.attribute}": flow[:, i]
                 for t, i in zip(tasks, begin, strict=True)
@@ -139,27 +139,29 @@ def heard(
 
 
 @torch.no_grad()
-def read(
+def capture_oracle_sites(
     llm: AudioLLM, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 16
 ) -> Sites:
     """The text oracle's answer positions: the backbone reads the description instead of hearing the clip."""
     backbone = llm.backbone
     every = [
-        chat.stream(backbone.tokenizer, chat.read(descriptions[0], task.question), 0)
+        chat.build_stream(
+            backbone.tokenizer, chat.description_messages(descriptions[0], task.question), 0
+        )
         for task in tasks
     ]
-    tree = scoring.branches(backbone.tokenizer, tasks, scoring.trunk_of(every), every)
+    tree = scoring.build_branches(backbone.tokenizer, tasks, scoring.common_trunk(every), every)
     begin = [
         task[0][0][0] - len(tree.trie.tokens) for task in tree.paths
     ]  # counted from the end: trunks differ
     parts: list[Sites] = []
     for first in range(0, len(descriptions), batch):
-        with record(layers(llm)) as seen, backbone.untouched():
-            scores = scoring.rank_text(
+        with record_outputs(backbone_layers(llm)) as seen, backbone.as_published():
+            scores = scoring.score_options_of_text(
                 backbone, tasks, descriptions[first : first + batch], batch=batch
             )
         now = {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
-        for name in layers(llm):
+        for name in backbone_layers(llm):
             number = name.removeprefix("backbone ")
             now |= {
                 f"answer {number}: {t.attribute}": seen[name][0][:, i]
@@ -169,21 +171,21 @@ def read(
     return _joined(parts)
 
 
-def kept(folder: Path, key: Mapping[str, Any], make: Callable[[], Sites]) -> Sites:
+def cached_sites(folder: Path, key: Mapping[str, Any], make: Callable[[], Sites]) -> Sites:
     """Sites of this key from disk, or captured and kept; a file that cannot be read is made again."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = folder / f"{digest}.safetensors"
     try:
-        return in_order(load_file(path))
+        return order_sites(load_file(path))
     except (OSError, SafetensorError):
         sites = {name: site.contiguous() for name, site in make().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(sites, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
-    return in_order(sites)
+    return order_sites(sites)
 
 
-def in_order(sites: Sites) -> Sites:
+def order_sites(sites: Sites) -> Sites:
     """The same sites from the sound down to the answer; a file knows no order."""
 
     def place(name: str) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def answer(
     paths = [_clip(item, root) for item in items]  # before the first answer, which costs
     done = _resume(out / LINES, json.loads(json.dumps(mine)))
     llm.connector.eval()
-    deaf = conditions.silence(llm)
+    deaf = conditions.silence_embeddings(llm)
     with (out / LINES).open("a", encoding="utf-8") as lines:
         for i in range(len(done), len(items)):
             item = items[i]
@@ -68,15 +68,15 @@ def _answer(
     llm: AudioLLM, item: Item, path: Path, deaf: torch.Tensor, max_new_tokens: int
 ) -> dict[str, Any]:
     room = None if llm.backbone.positions is None else llm.backbone.positions - max_new_tokens
-    stream = chat.stream(
-        llm.backbone.tokenizer, chat.ask(item.question), llm.queries, max_tokens=room
+    stream = chat.build_stream(
+        llm.backbone.tokenizer, chat.audio_messages(item.question), llm.queries, max_tokens=room
     )
-    spoken = conditions.hear(llm, llm.encoder.hear([audio.read(path)]))
+    spoken = conditions.audio_embeddings(llm, llm.encoder.hear([audio.read_audio(path)]))
     ids = llm.answer([stream], spoken, max_new_tokens=max_new_tokens)
     row: dict[str, Any] = {"response": llm.backbone.text(ids[0])}
     if item.options:
         task = Task("", 3, "", item.question, "", {text: text for text in item.options})
-        both = scoring.rank_plain(llm, [task], torch.cat([spoken, deaf]))[0]
+        both = scoring.score_options_one_by_one(llm, [task], torch.cat([spoken, deaf]))[0]
         each = both / scoring.option_lengths(llm.backbone.tokenizer, task)
         row |= {"scores": tuple(each[0].tolist()), "silence": tuple(each[1].tolist())}
     return row
@@ -92,7 +92,7 @@ def _resume(path: Path, mine: dict[str, Any]) -> list[dict[str, Any]]:
     if theirs != mine:
         other = ", ".join(name for name in mine if theirs.get(name) != mine[name])
         raise ValueError(f"{path}: answers with another {other}; give another --out, or delete it.")
-    cache.save(path, "".join([head, *rows]).encode())
+    cache.write_whole(path, "".join([head, *rows]).encode())
     return [
         {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row).items()}
         for row in rows
@@ -140,9 +140,9 @@ def write(items: Iterable[Item], benchmark: str, out: Path) -> list[Path]:
             }
         if benchmark == "speech-ifeval":
             path = out / SETS[name][0]
-            cache.save(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            cache.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         else:
-            cache.save(path, f"{json.dumps(content, indent=1)}\n".encode())
+            cache.write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
         paths.append(path)
     return paths
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from desta_lab.benchmarks.test_sets import BenchmarkError, Item
-from desta_lab.evaluation.verdict import DRAWS, LEVEL
+from desta_lab.evaluation.verdict import PERCENTILES, RESAMPLES
 
 # test set → how its own repository tells whether an answer is right
 OFFICIAL = {"sakura": "judge", "mmau": "string match", "dynamic-superb": "exact match"}
@@ -153,7 +153,7 @@ def rates(items: Sequence[Item], benchmark: str) -> pd.DataFrame:
                 known = column[1:][
                     np.isfinite(column[1:])
                 ]  # a resample may have no clip whose single was right
-                low, high = np.percentile(known, LEVEL) if len(known) else (np.nan, np.nan)
+                low, high = np.percentile(known, PERCENTILES) if len(known) else (np.nan, np.nan)
                 found.append(
                     {
                         "group": name,
@@ -194,7 +194,7 @@ def _correct(some: pd.DataFrame, protocol: str, benchmark: str) -> pd.DataFrame:
 def _resampled(values: pd.DataFrame) -> np.ndarray:
     """Mean of every column, of the data (first row) and of resamples of its rows: [draw, metric]."""
     matrix, count = values.to_numpy(float), len(values)
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.vstack([np.ones(count), weights])
     with np.errstate(invalid="ignore"):
         return (weights @ np.nan_to_num(matrix)) / (weights @ ~np.isnan(matrix))

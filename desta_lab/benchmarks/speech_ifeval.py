@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from desta_lab.benchmarks.test_sets import SETS, BenchmarkError, read_jsonl, sets
-from desta_lab.evaluation.constraints import number_sentences, obeyed
-from desta_lab.evaluation.verdict import DRAWS, LEVEL
+from desta_lab.evaluation.constraints import is_obeyed, number_sentences
+from desta_lab.evaluation.verdict import PERCENTILES, RESAMPLES
 
 _STEPS = re.compile(
     r"^[ \t]*(?:step\s*\d|\d+[.)]\s)|\b(?:because|therefore|thus|hence|so that|since|first(?:ly)?|then|finally)\b",
@@ -25,7 +25,7 @@ _STEPS = re.compile(
 def follows(row: Mapping[str, Any]) -> bool:
     """Whether a response obeys every constraint of its row, strictly; an empty one never does."""
     pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-    return all(obeyed(name, row["response"], **given) for name, given in pairs)
+    return all(is_obeyed(name, row["response"], **given) for name, given in pairs)
 
 
 def reasons(response: str) -> bool:
@@ -149,7 +149,9 @@ def _drawn(items: pd.DataFrame, protocol: str) -> tuple[dict[str, float], dict[s
     drawn: dict[str, np.ndarray] = {}
     for name in [name for name in SETS if name in set(used["set"])]:
         values = used[used["set"] == name].sort_values("id")["followed"].to_numpy()
-        picks = np.random.default_rng(len(drawn)).integers(len(values), size=(DRAWS, len(values)))
+        picks = np.random.default_rng(len(drawn)).integers(
+            len(values), size=(RESAMPLES, len(values))
+        )
         rates[name], drawn[name] = 100 * values.mean(), 100 * values[picks].mean(1)
     return rates, drawn
 
@@ -159,5 +161,5 @@ def _mean(rates: Mapping[str, Any]) -> Any:
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(values, LEVEL)
+    low, high = np.percentile(values, PERCENTILES)
     return {"low": float(low), "high": float(high)}

@@ -240,7 +240,7 @@ def write(only: Collection[str] = ()) -> list[Path]:
         path for path, content in built.items() if not path.exists() or path.read_bytes() != content
     ]
     for path in changed:
-        cache.save(path, built[path])
+        cache.write_whole(path, built[path])
     return changed
 
 
@@ -299,7 +299,9 @@ def note(number: str, preset: str, measured: dict[str, Any], on: str) -> None:
     """Keep what a notebook took on a preset where the build and `setup` find it."""
     known = costs()
     known.setdefault(number, {})[preset] = {**measured, "on": on}
-    cache.save(COSTS, cache.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)}))
+    cache.write_whole(
+        COSTS, cache.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)})
+    )
 
 
 def html(notebook: NotebookNode, path: Path) -> None:
@@ -307,7 +309,7 @@ def html(notebook: NotebookNode, path: Path) -> None:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    cache.save(path, page.encode())
+    cache.write_whole(path, page.encode())
 
 
 _PEAK = """\

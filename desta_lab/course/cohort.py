@@ -99,5 +99,5 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
         fontsize=8,
     )
     style.save(picture, out, "guesses", guesses.drop(columns="file"))
-    cache.save(out / "class.csv", table.to_csv(index=False).encode())
+    cache.write_whole(out / "class.csv", table.to_csv(index=False).encode())
     return out

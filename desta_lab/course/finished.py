@@ -46,7 +46,7 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
                 name, (2000, 1, 1, 0, 0, 0)
             )  # the same bytes whenever it is packed
             file.writestr(entry, content[name], zipfile.ZIP_LZMA)
-    cache.save(archive, buffer.getvalue())
+    cache.write_whole(archive, buffer.getvalue())
     return archive.stat().st_size
 
 
@@ -68,7 +68,7 @@ def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
         (lab.root / "runs").glob(f"{lab.preset.name}-*")
     )  # a run's name needs its targets: minutes, where none
     folders = [lab.folder(kind) for kind in KINDS] if begun else []
-    if folders and all(trainer.finished(folder, lab.recipe) for folder in folders):
+    if folders and all(trainer.is_finished(folder, lab.recipe) for folder in folders):
         return f"Finished runs: {', '.join(folder.name for folder in folders)}. Nothing needs training."
     cost = (
         f"about {lab.preset.minutes:g} minutes on two CPU cores"
@@ -89,7 +89,7 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
     """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
     folder, listed = lab.folder(kind), shipped.read(f"{kind}/ladder/ladder.json")
     hashes = [rung["sha256"] for rung in json.loads(listed)]
-    if not trainer.finished(folder, lab.recipe):
+    if not trainer.is_finished(folder, lab.recipe):
         for name in shipped.namelist():
             if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/ladder/0")):
                 _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
@@ -97,8 +97,11 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
         first = folder / "ladder" / "000000.safetensors"
         if lab.llm.save(first) != hashes[0]:  # the connector as this seed bears it
             first.unlink()
-        cache.save(folder / "ladder" / "ladder.json", listed)
-    if kind == "self" and checkpoints.entries(folder / "ladder")[-1]["sha256"] == hashes[-1]:
+        cache.write_whole(folder / "ladder" / "ladder.json", listed)
+    if (
+        kind == "self"
+        and checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"] == hashes[-1]
+    ):
         look = Inside(lab)  # the tables are of this run's last connector, and of no other's
         for name in TABLES:
             _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))
@@ -106,4 +109,4 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
 
 def _put(path: Path, content: bytes) -> None:
     if not path.exists():
-        cache.save(path, content)
+        cache.write_whole(path, content)

@@ -130,7 +130,7 @@ class Lesson:
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         path = self.out / f"card-{self.notebook}.json"
-        cache.save(path, cache.to_json(content))
+        cache.write_whole(path, cache.to_json(content))
         own = [guess for guess in guesses if not guess.default and guess.inside is not None]
         held = (
             f"{sum(bool(guess.inside) for guess in own)} of your {len(own)} ranges held the answer"
@@ -159,7 +159,7 @@ class Lesson:
         return {
             "preset": self.lab.preset.name,
             "seed": self.lab.seed,
-            "device": presets.device().type,
+            "device": presets.pick_device().type,
         }
 
 

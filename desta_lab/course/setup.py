@@ -37,7 +37,7 @@ def setup(
         ValueError: there is no such preset.
     """
     name = preset or os.environ.get("DESTA_LAB_PRESET", "nano")
-    chosen = replace(presets.named(name), **more)
+    chosen = replace(presets.get_preset(name), **more)
     text, well = doctor.table(chosen)
     print(text)  # a notebook speaks
     if not well:

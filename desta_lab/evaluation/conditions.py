@@ -1,4 +1,4 @@
-"""One checkpoint under every view: the clip, silence, another speaker's clip, and the text oracle."""
+"""One checkpoint under every condition: the clip, silence, another speaker's clip, and the text oracle."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,27 +14,27 @@ from desta_lab.evaluation import constraints, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.world.describe import describe, mentions
+from desta_lab.world.describe import describe, mentioned_values
 
 Scores = Sequence[Float[Tensor, "_ _"]]  # clip × option, for every task
 
 
-def hear(
+def audio_embeddings(
     llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32
 ) -> Float[Tensor, "clip query d_llm"]:
     """Audio embeddings of many clips under the connector as it is now."""
     llm.connector.eval()
     with torch.no_grad():
-        return torch.cat([llm.speak(part) for part in states.split(batch, dim=1)])
+        return torch.cat([llm.connect(part) for part in states.split(batch, dim=1)])
 
 
-def silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
+def silence_embeddings(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
     """What the connector says of a clip of zeros: the silence control, and what stands where a part is taken away."""
     nothing = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
-    return hear(llm, llm.encoder.hear([nothing]))
+    return audio_embeddings(llm, llm.encoder.hear([nothing]))
 
 
-def partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
+def shuffled_partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
     """For every clip the row of another speaker's clip: the shuffled-audio control listens to that one instead."""
     rng = np.random.default_rng(seed)
     speakers = np.array([clip.speaker for clip in clips])
@@ -46,7 +46,7 @@ def partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
 
 
 @torch.no_grad()
-def views(
+def score_conditions(
     llm: AudioLLM,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -55,7 +55,7 @@ def views(
     silence: Float[Tensor, "one query d_llm"],
     transcripts: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """The audio view of one checkpoint with its controls, one row per view × clip × task.
+    """The audio condition of one checkpoint with its controls, one row per condition × clip × task.
 
     `held_out` are clips of other speakers that calibrate the ranking. Shuffled audio scores another speaker's clip
     against this clip's truth; silence scores one clip of zeros against every truth. `transcripts` are those of the
@@ -63,26 +63,28 @@ def views(
     """
     lengths = [scoring.option_lengths(llm.backbone.tokenizer, task) for task in tasks]
     words = None if transcripts is None else [*transcripts, *[""] * len(silence)]
-    heard = scoring.rank(llm, tasks, torch.cat([spoken, held_out, silence]), transcripts=words)
+    heard = scoring.score_options(
+        llm, tasks, torch.cat([spoken, held_out, silence]), transcripts=words
+    )
     count, others = len(spoken), len(held_out)
     audio = [score[:count] for score in heard]
     calibration = [score[count : count + others] for score in heard]
-    swap = partners(clips)
-    by_view = {
+    swap = shuffled_partners(clips)
+    by_condition = {
         "audio": audio,
         "shuffled": [score[swap] for score in audio],
         "silence": [score[-1:].expand(count, -1) for score in heard],
     }
     return pd.concat(
         [
-            _table(view, tasks, clips, scores, calibration, lengths)
-            for view, scores in by_view.items()
+            _table(condition, tasks, clips, scores, calibration, lengths)
+            for condition, scores in by_condition.items()
         ],
         ignore_index=True,
     )
 
 
-def oracle(
+def score_oracle(
     llm: AudioLLM,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -100,10 +102,10 @@ def oracle(
         some = [task for task in tasks if (task.rung == 5) == topic]
         if not some:
             continue
-        texts = [read(clip, topic, describe) for clip in [*clips, *held_out]]
+        texts = [oracle_text(clip, topic, describe) for clip in [*clips, *held_out]]
         unique = list(dict.fromkeys(texts))
-        with llm.backbone.untouched():
-            scores = scoring.rank_text(llm.backbone, some, unique)
+        with llm.backbone.as_published():
+            scores = scoring.score_options_of_text(llm.backbone, some, unique)
         rows = [unique.index(text) for text in texts]
         own, other = rows[: len(clips)], rows[len(clips) :]
         tables.append(
@@ -119,27 +121,29 @@ def oracle(
     return pd.concat(tables, ignore_index=True)
 
 
-def read(clip: Clip, topic: bool = False, describe: Callable[..., str] = describe) -> str:
+def oracle_text(clip: Clip, topic: bool = False, describe: Callable[..., str] = describe) -> str:
     """What the text oracle reads of a clip: its description, with the topic for a task about what that leaves out."""
     return describe(clip.attributes, topic=True) if topic else describe(clip.attributes)
 
 
 def _table(
-    view: str,
+    condition: str,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
     scores: Scores,
     held_out: Scores,
     lengths: Sequence[Tensor],
 ) -> pd.DataFrame:
-    table = scoring.judge(tasks, scores, held_out, [clip.attributes for clip in clips], lengths)
-    table.insert(0, "view", view)
+    table = scoring.judge_scores(
+        tasks, scores, held_out, [clip.attributes for clip in clips], lengths
+    )
+    table.insert(0, "condition", condition)
     table["clip"] = [clips[i].id for i in table["row"]]
     table["speaker"] = [clips[i].speaker for i in table["row"]]
     return table.drop(columns="row")
 
 
-def free_form(
+def answer_free_form(
     llm: AudioLLM,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -162,15 +166,16 @@ def free_form(
         part = every[first : first + batch]
         if spoken is None:
             asked = [
-                chat.read(read(clips[i], topic, describe), question) for question, topic, i in part
+                chat.description_messages(oracle_text(clips[i], topic, describe), question)
+                for question, topic, i in part
             ]
         else:
-            asked = [chat.ask(question) for question, _, _ in part]
+            asked = [chat.audio_messages(question) for question, _, _ in part]
         words = [
             None if transcripts is None or spoken is None else [transcripts[i]] for *_, i in part
         ]
         streams = [
-            chat.stream(llm.backbone.tokenizer, messages, llm.queries, transcripts=own)
+            chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, transcripts=own)
             for messages, own in zip(asked, words, strict=True)
         ]
         heard = None if spoken is None else spoken[[i for *_, i in part]]
@@ -187,12 +192,12 @@ def free_form(
                 continue
             rows.append(
                 {
-                    "view": "oracle" if spoken is None else "audio",
+                    "condition": "oracle" if spoken is None else "audio",
                     "clip": clip.id,
                     "task": task.name,
                     "answer": answer,
-                    "free_form": float(named(task, answer) == {right}),
-                    "obeyed": float(constraints.obeyed(task.constraint, answer))
+                    "free_form": float(named_values(task, answer) == {right}),
+                    "obeyed": float(constraints.is_obeyed(task.constraint, answer))
                     if task.constraint
                     else float("nan"),
                 }
@@ -200,8 +205,8 @@ def free_form(
     return pd.DataFrame(rows)
 
 
-def named(task: Task, answer: str) -> set[str]:
+def named_values(task: Task, answer: str) -> set[str]:
     """The values of a task's attribute that an answer names, by the option's own words or the attribute's."""
     text = f" {answer.lower()} "
     options = {v for v, words in task.options.items() if f" {words.strip().lower()}" in text}
-    return options | mentions(answer, task.attribute, task.options)
+    return options | mentioned_values(answer, task.attribute, task.options)

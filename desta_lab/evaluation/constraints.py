@@ -20,7 +20,7 @@ _ABBREVIATIONS = re.compile(r"mrs?|ms|dr|st|prof|sr|jr|inc|ltd|co|vs|etc|e\.g|i\
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
 
 
-def obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
+def is_obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
     """Whether an answer obeys one output constraint; an empty answer never does.
 
     `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`); those that are None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from desta_lab.evaluation.tasks import Task, ladder
+from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
@@ -62,25 +62,28 @@ class Branches:
     ]  # task → option → (predicting nodes, predicted ids)
 
 
-def said(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
+def tokenize_options(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
     """Token ids of a task's stem and of each option behind it, as the whole is tokenised where that keeps the stem."""
-    stem, options = chat.encode(tokenizer, task.stem), []
+    stem, options = chat.encode_text(tokenizer, task.stem), []
     for text in task.options.values():
-        whole = chat.encode(tokenizer, task.stem + text)
+        whole = chat.encode_text(tokenizer, task.stem + text)
         options.append(
-            whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode(tokenizer, text)
+            whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode_text(tokenizer, text)
         )
     return stem, options
 
 
-def branches(
-    tokenizer: object, tasks: Sequence[Task], trunk: chat.Stream, streams: Sequence[chat.Stream]
+def build_branches(
+    tokenizer: object,
+    tasks: Sequence[Task],
+    trunk: chat.TokenStream,
+    streams: Sequence[chat.TokenStream],
 ) -> Branches:
     """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
     trie, paths = Trie(), []
     for task, stream in zip(tasks, streams, strict=True):
         tail = list(stream.ids[len(trunk.ids) :])
-        stem, texts = said(tokenizer, task)
+        stem, texts = tokenize_options(tokenizer, task)
         options = []
         for option in texts:
             nodes = trie.add([*tail, *stem, *option[:-1]])
@@ -89,42 +92,45 @@ def branches(
     return Branches(tasks, trie, paths)
 
 
-def trunk_of(streams: Sequence[chat.Stream]) -> chat.Stream:
+def common_trunk(streams: Sequence[chat.TokenStream]) -> chat.TokenStream:
     """The longest common beginning of several streams: everything up to the question."""
     shortest = min(len(s.ids) for s in streams)
     same = next((i for i in range(shortest) if len({s.ids[i] for s in streams}) > 1), shortest)
-    return chat.Stream(streams[0].ids[:same], same)
+    return chat.TokenStream(streams[0].ids[:same], same)
 
 
-def layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.Stream, Branches]:
+def build_layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.TokenStream, Branches]:
     """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
     streams = [
-        chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries) for task in tasks
+        chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries)
+        for task in tasks
     ]
-    trunk = trunk_of(streams)
-    return trunk, branches(llm.backbone.tokenizer, tasks, trunk, streams)
+    trunk = common_trunk(streams)
+    return trunk, build_branches(llm.backbone.tokenizer, tasks, trunk, streams)
 
 
-def rank(
+def score_options(
     llm: AudioLLM,
     tasks: Sequence[Task],
     spoken: Float[Tensor, "clip query d_llm"],
     batch: int = 8,
     transcripts: Sequence[str] | None = None,
 ) -> list[Float[Tensor, "clip _"]]:
-    """Log-probability of every option of every task under the audio view, for clips already heard by the connector.
+    """Log-probability of every option of every task under the audio condition, for clips already heard by the connector.
 
     `transcripts`, one a clip, stand behind the audio embeddings where they did in training. It can be differentiated
     with respect to `spoken`; who does not want that calls it under `torch.no_grad`.
     """
-    trunk, tree = layout(llm, tasks)
+    trunk, tree = build_layout(llm, tasks)
     trunks = [trunk] * len(spoken)
     if transcripts is not None:
         tokenizer = llm.backbone.tokenizer
         trunks = [
-            trunk_of(
+            common_trunk(
                 [
-                    chat.stream(tokenizer, chat.ask(t.question), llm.queries, transcripts=[words])
+                    chat.build_stream(
+                        tokenizer, chat.audio_messages(t.question), llm.queries, transcripts=[words]
+                    )
                     for t in tasks
                 ]
             )
@@ -140,17 +146,20 @@ def rank(
 
 
 @torch.no_grad()
-def rank_text(
+def score_options_of_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
 ) -> list[Float[Tensor, "clip _"]]:
-    """The same scores under the text view: the backbone reads each description (the text oracle)."""
+    """The same scores under the text condition: the backbone reads each description (the text oracle)."""
     tokenizer = backbone.tokenizer
     every = [
-        [chat.stream(tokenizer, chat.read(d, task.question), 0) for task in tasks]
+        [
+            chat.build_stream(tokenizer, chat.description_messages(d, task.question), 0)
+            for task in tasks
+        ]
         for d in descriptions
     ]
-    trunks = [trunk_of(streams) for streams in every]
-    tree = branches(tokenizer, tasks, trunks[0], every[0])
+    trunks = [common_trunk(streams) for streams in every]
+    tree = build_branches(tokenizer, tasks, trunks[0], every[0])
     parts = []
     for first in range(0, len(trunks), batch):
         ids, real = backbone.left_padded(trunks[first : first + batch])
@@ -198,7 +207,10 @@ def _scores(
     row = {node: i for i, node in enumerate(wanted)}
     return [
         torch.stack(
-            [sum(logp[:, row[n], t] for n, t in zip(*option, strict=True)) for option in task],
+            [
+                torch.stack([logp[:, row[n], t] for n, t in zip(*option, strict=True)]).sum(0)
+                for option in task
+            ],
             dim=1,
         )
         for task in tree.paths
@@ -206,7 +218,7 @@ def _scores(
 
 
 @torch.no_grad()
-def rank_plain(
+def score_options_one_by_one(
     llm: AudioLLM,
     tasks: Sequence[Task],
     spoken: Float[Tensor, "clip query d_llm"],
@@ -215,13 +227,13 @@ def rank_plain(
     """The same scores the slow way, one forward for every clip, task and option: the reference of `rank`."""
     scores, tokenizer = [], llm.backbone.tokenizer
     for task in tasks:
-        stem, options = said(tokenizer, task)
+        stem, options = tokenize_options(tokenizer, task)
         columns = []
         for option in options:
             rows = []
             for one, words in zip(spoken, transcripts or [""] * len(spoken), strict=True):
-                start = chat.stream(
-                    tokenizer, chat.ask(task.question), llm.queries, transcripts=[words]
+                start = chat.build_stream(
+                    tokenizer, chat.audio_messages(task.question), llm.queries, transcripts=[words]
                 )
                 ids = torch.tensor([[*start.ids, *stem, *option]])
                 hidden = llm.backbone.hidden(llm.splice(ids, one[None]))[0, -len(option) - 1 : -1]
@@ -234,10 +246,10 @@ def rank_plain(
 
 def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "_"]:
     """Tokens of each option, by which raw ranking divides its log-probability."""
-    return torch.tensor([len(option) for option in said(tokenizer, task)[1]])
+    return torch.tensor([len(option) for option in tokenize_options(tokenizer, task)[1]])
 
 
-def judge(
+def judge_scores(
     tasks: Sequence[Task],
     scores: Sequence[Float[Tensor, "clip _"]],
     held_out: Sequence[Float[Tensor, "other _"]],
@@ -281,7 +293,7 @@ def judge(
     return pd.DataFrame(rows)
 
 
-def text_oracle(backbone: Backbone) -> dict[str, list[float]]:
+def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
     """[raw, calibrated] accuracy of a backbone on every task, reading every described combination of attributes."""
     found: dict[str, list[float]] = {}
     crossed = [
@@ -289,12 +301,12 @@ def text_oracle(backbone: Backbone) -> dict[str, list[float]]:
         for values in itertools.product(*ATTRIBUTES.values())
     ]
     for topic in (False, True):
-        tasks = [task for task in ladder() if (task.attribute == "topic") == topic]
+        tasks = [task for task in task_ladder() if (task.attribute == "topic") == topic]
         texts = list(dict.fromkeys(describe(a, topic=topic) for a in crossed))
         truth = {describe(a, topic=topic): a for a in crossed}
-        scores = rank_text(backbone, tasks, texts)
+        scores = score_options_of_text(backbone, tasks, texts)
         lengths = [option_lengths(backbone.tokenizer, task) for task in tasks]
-        table = judge(tasks, scores, scores, [truth[text] for text in texts], lengths)
+        table = judge_scores(tasks, scores, scores, [truth[text] for text in texts], lengths)
         means = table.groupby("task")[["raw", "calibrated"]].mean().round(4)
         found |= {
             str(task): [float(row["raw"]), float(row["calibrated"])]

@@ -6,7 +6,15 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, NEUTRAL, SAID, clause, describe, phrase
+from desta_lab.world.describe import (
+    ATTRIBUTES,
+    DESCRIBED,
+    NEUTRAL,
+    SAID,
+    attribute_clause,
+    attribute_phrase,
+    describe,
+)
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
@@ -153,7 +161,7 @@ _MULTI_HOP = (
 )
 
 
-def ladder(attributes: Mapping[str, Sequence[str]] | None = None) -> list[Task]:
+def task_ladder(attributes: Mapping[str, Sequence[str]] | None = None) -> list[Task]:
     """Every task of the ladder, from near to far; with `attributes` (name → its values) that of another corpus.
 
     An attribute that the spoken world describes, with no other values, keeps its tasks there. Any other is asked about
@@ -431,13 +439,13 @@ def _reworded(question: str, rng: random.Random) -> str:
 
 def _retold(said: list[str], attributes: Mapping[str, str], rng: random.Random) -> str:
     """The facts of a description, each in other words, in any order; at times words alone: "rain, male, fast, …"."""
-    words = {name: phrase(name, attributes[name])[1].strip() for name in said}
+    words = {name: attribute_phrase(name, attributes[name])[1].strip() for name in said}
     order = rng.sample(said, len(said))
     if rng.random() < 0.3:
         return ", ".join(words[name] for name in order) + "."
     told = []
     for name in order:
-        forms = (clause(name, attributes[name]), *_FACTS[name])
+        forms = (attribute_clause(name, attributes[name]), *_FACTS[name])
         text = rng.choice(forms).format(words[name], _SYNONYMS.get(words[name], words[name]))
         told.append(text[0].upper() + text[1:])
     return " ".join(told)
@@ -449,7 +457,7 @@ def _half_known(attributes: Mapping[str, str], rng: random.Random) -> str:
     for name, (blank, known) in _BLANKS.items():
         if rng.random() < share:
             sentence = sentence.replace(
-                blank, known.format(phrase(name, attributes[name])[1].strip())
+                blank, known.format(attribute_phrase(name, attributes[name])[1].strip())
             )
     return sentence
 
@@ -466,7 +474,7 @@ def text_world(
     whose `describe` is among `unseen` are left out, whatever the words. The topic is asked only where it is stated.
     """
     rng = random.Random(seed)
-    listed, others = [task for task in ladder() if task.rung >= 2], _others()
+    listed, others = [task for task in task_ladder() if task.rung >= 2], _others()
     weights = [
         len(task.options) * (3 if task.rung == 5 else 1) for task in listed
     ]  # the more options, the more often
@@ -482,16 +490,18 @@ def text_world(
         if kind < 0.15:  # say it all, from any clause on
             first = rng.randrange(len(said))
             question = _reworded(rng.choice((TRAINED_PROMPT, *PARAPHRASES)), rng)
-            answer = " ".join(clause(name, a[name]) for name in said[first:] + said[:first])
+            answer = " ".join(
+                attribute_clause(name, a[name]) for name in said[first:] + said[:first]
+            )
         elif kind < 0.25:  # several attributes
             asked = rng.sample(said, rng.randint(2, 3))
             question = f"What is the {' and the '.join(_NOUN[name] for name in asked)}?"
-            answer = " ".join(clause(name, a[name]) for name in asked)
+            answer = " ".join(attribute_clause(name, a[name]) for name in asked)
         elif kind < 0.3:  # yes or no
             name = rng.choice(said)
             guess = rng.choice(ATTRIBUTES[name])
-            question = f"Is this right? {clause(name, guess)}"
-            answer = f"{'Yes' if guess == a[name] else 'No'}. {clause(name, a[name])}"
+            question = f"Is this right? {attribute_clause(name, guess)}"
+            answer = f"{'Yes' if guess == a[name] else 'No'}. {attribute_clause(name, a[name])}"
         else:
             question, answer = _reworded(task.question, rng), _answer(task, a[task.attribute])
         if made < rows / 5 or rng.random() < 0.5:
@@ -504,7 +514,7 @@ def text_world(
         yield description, question, answer
 
 
-def kept_back() -> frozenset[str]:
+def held_back() -> frozenset[str]:
     """An eighth of all descriptions, never shown to the nano backbone that ships: does it read, or know by heart?"""
     combinations = itertools.product(*(ATTRIBUTES[name] for name in DESCRIBED))
     descriptions = [describe(dict(zip(DESCRIBED, values, strict=True))) for values in combinations]
@@ -513,4 +523,4 @@ def kept_back() -> frozenset[str]:
 
 def nano_rows() -> Iterator[tuple[str, str, str]]:
     """What the nano backbone that ships was taught, in its order."""
-    return text_world(NANO_ROWS, unseen=kept_back())
+    return text_world(NANO_ROWS, unseen=held_back())

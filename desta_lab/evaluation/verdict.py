@@ -9,24 +9,24 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import stats
 
-DRAWS = 1000  # bootstrap resamples of speakers
-LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
+RESAMPLES = 1000  # bootstrap resamples of speakers
+PERCENTILES = (2.5, 97.5)  # percentiles of a 95 % interval
 ORACLE = 0.8  # chance-corrected accuracy of the text oracle from which a task counts
 CONTROLS = ("shuffled", "silence", "untrained")
-CELL = ["run", "step", "view"]
+CELL = ["run", "step", "condition"]
 
 
-def untrained(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the untrained-connector control: the audio view of step 0, as its own view at every later step."""
-    born = table[(table["view"] == "audio") & (table["step"] == 0)]
+def add_untrained(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the untrained-connector control: the audio condition of step 0, as its own condition at every later step."""
+    born = table[(table["condition"] == "audio") & (table["step"] == 0)]
     copies = [
-        born[born["run"] == run].assign(view="untrained", step=step)
-        for (run, step), _ in table[table["view"] == "audio"].groupby(["run", "step"])
+        born[born["run"] == run].assign(condition="untrained", step=step)
+        for (run, step), _ in table[table["condition"] == "audio"].groupby(["run", "step"])
     ]
     return pd.concat([table, *copies], ignore_index=True)
 
 
-def own_apart(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
+def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
     """The bare-label run in two: tasks about its own attribute, and about others. Another question about what was
     trained is no transfer to other attributes."""
     kind = (table["attribute"] == attribute).map({True: f"{run}_own", False: f"{run}_others"})
@@ -36,11 +36,13 @@ def own_apart(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.Dat
 def _draws(speakers: int, seed: int = 0) -> np.ndarray:
     """How often each speaker is drawn in each resample; the first row is the data itself."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(speakers, np.full(speakers, 1 / speakers), size=DRAWS)
+    drawn = rng.multinomial(speakers, np.full(speakers, 1 / speakers), size=RESAMPLES)
     return np.vstack([np.ones((1, speakers), dtype=int), drawn])
 
 
-def resampled(table: pd.DataFrame, measure: str, by: Sequence[str]) -> dict[tuple, np.ndarray]:
+def bootstrap_means(
+    table: pd.DataFrame, measure: str, by: Sequence[str]
+) -> dict[tuple, np.ndarray]:
     """Mean of a measure in every group and every resample of speakers, the same resamples for all groups; the first
     is the data itself."""
     cells = table.dropna(subset=[measure]).groupby([*by, "speaker"])[measure].agg(["sum", "count"])
@@ -52,23 +54,26 @@ def resampled(table: pd.DataFrame, measure: str, by: Sequence[str]) -> dict[tupl
     return dict(zip(keys, values, strict=True))
 
 
-def bootstrap(
+def bootstrap_intervals(
     table: pd.DataFrame, measure: str, by: Sequence[str]
 ) -> dict[tuple, tuple[float, float, float]]:
     """Mean of a measure with its 95 % interval over speakers, per group of `by`."""
-    return {key: interval(values) for key, values in resampled(table, measure, by).items()}
+    return {
+        key: percentile_interval(values)
+        for key, values in bootstrap_means(table, measure, by).items()
+    }
 
 
-def interval(values: Float[np.ndarray, "draw"]) -> tuple[float, float, float]:
+def percentile_interval(values: Float[np.ndarray, "draw"]) -> tuple[float, float, float]:
     """The data's own value, which comes first, and the 95 % interval of the resamples after it."""
-    low, high = np.nanpercentile(values[1:], LEVEL)
+    low, high = np.nanpercentile(values[1:], PERCENTILES)
     return float(values[0]), float(low), float(high)
 
 
-def counted(table: pd.DataFrame) -> dict[str, float]:
+def able_tasks(table: pd.DataFrame) -> dict[str, float]:
     """Accuracy of the text oracle per task, for the tasks it can do: the others are left out of every claim."""
     oracle = (
-        table[table["view"] == "oracle"]
+        table[table["condition"] == "oracle"]
         .groupby("task")
         .agg({"calibrated": "mean", "chance": "first"})
     )
@@ -76,15 +81,17 @@ def counted(table: pd.DataFrame) -> dict[str, float]:
     return {str(task): float(value) for task, value in oracle.loc[able, "calibrated"].items()}
 
 
-def per_task(table: pd.DataFrame, measures: Sequence[str] = ("calibrated", "raw")) -> pd.DataFrame:
-    """Accuracy with its 95 % interval (bootstrap over speakers) per run, step, view and task."""
+def score_per_task(
+    table: pd.DataFrame, measures: Sequence[str] = ("calibrated", "raw")
+) -> pd.DataFrame:
+    """Accuracy with its 95 % interval (bootstrap over speakers) per run, step, condition and task."""
     known = table.groupby("task")[["rung", "attribute", "chance"]].first()
-    oracle = table[table["view"] == "oracle"].groupby("task")["calibrated"].mean()
-    able = counted(table)
+    oracle = table[table["condition"] == "oracle"].groupby("task")["calibrated"].mean()
+    able = able_tasks(table)
     rows = []
     for measure in measures:
-        for key, values in resampled(table, measure, [*CELL, "task"]).items():
-            accuracy, low, high = interval(values)
+        for key, values in bootstrap_means(table, measure, [*CELL, "task"]).items():
+            accuracy, low, high = percentile_interval(values)
             cell = dict(zip([*CELL, "task"], key, strict=True))
             rows.append(cell | {"measure": measure, "accuracy": accuracy, "low": low, "high": high})
     frame = pd.DataFrame(rows).merge(known, left_on="task", right_index=True)
@@ -106,19 +113,21 @@ def _score(
     return np.mean([(values[k] - c) / (1 - c) for k, c in zip(keys, chances, strict=True)], axis=0)
 
 
-def per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
+def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
     """Chance-corrected mean accuracy of each rung's counted tasks, with 95 % intervals over speakers."""
-    able = counted(table)
+    able = able_tasks(table)
     table = table[table["task"].isin(able)]
     chance = table.groupby("task")["chance"].first()
     rung = table.groupby("task")["rung"].first()
-    values = resampled(table, measure, [*CELL, "task"])
+    values = bootstrap_means(table, measure, [*CELL, "task"])
     rows = []
     for cell in dict.fromkeys(key[:-1] for key in values):
         for number in sorted(set(rung)):
             keys = [key for key in values if key[:-1] == cell and rung[key[-1]] == number]
             if keys:
-                score, low, high = interval(_score(values, keys, [chance[key[-1]] for key in keys]))
+                score, low, high = percentile_interval(
+                    _score(values, keys, [chance[key[-1]] for key in keys])
+                )
                 rows.append(
                     dict(zip(CELL, cell, strict=True))
                     | {
@@ -133,12 +142,12 @@ def per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def reach(sem: Any, count: Any) -> Any:
+def t_half_width(sem: Any, count: Any) -> Any:
     """Half the width of the 95 % t-interval of a mean over `count` values with this standard error; NaN for one value.
 
     Numbers, or arrays and series of them.
     """
-    return sem * stats.t.ppf(LEVEL[1] / 100, count - 1)
+    return sem * stats.t.ppf(PERCENTILES[1] / 100, count - 1)
 
 
 @dataclass(frozen=True)
@@ -151,23 +160,27 @@ class Verdict:
     risen: dict[str, list[str]]  # run → rung-3 attributes clearly above every control
 
 
-def risen(table: pd.DataFrame, run: str, step: int, rung: int = 3) -> dict[str, dict[str, float]]:
+def control_margins(
+    table: pd.DataFrame, run: str, step: int, rung: int = 3
+) -> dict[str, dict[str, float]]:
     """Margin of a run over each control per counted task of a rung: the lower end of the 95 % interval of the paired
     difference, resampled over speakers. A task has risen when every margin is above zero."""
-    able = counted(table)
-    full = untrained(table)
+    able = able_tasks(table)
+    full = add_untrained(table)
     some = full[
         (full["run"] == run)
         & (full["step"] == step)
         & (full["rung"] == rung)
         & full["task"].isin(able)
     ]
-    values = resampled(some, "calibrated", ["view", "task"])
-    tasks = [task for view, task in values if view == "audio"]
+    values = bootstrap_means(some, "calibrated", ["condition", "task"])
+    tasks = [task for condition, task in values if condition == "audio"]
     return {
         task: {
             control: float(
-                np.nanpercentile((values["audio", task] - values[control, task])[1:], LEVEL[0])
+                np.nanpercentile(
+                    (values["audio", task] - values[control, task])[1:], PERCENTILES[0]
+                )
             )
             for control in CONTROLS
         }
@@ -175,7 +188,7 @@ def risen(table: pd.DataFrame, run: str, step: int, rung: int = 3) -> dict[str, 
     }
 
 
-def verdict(
+def judge_claim(
     table: pd.DataFrame, label_attribute: str, runs: tuple[str, str] = ("self", "label")
 ) -> Verdict:
     """Apply the rule of the claim to the last step of both runs.
@@ -186,10 +199,10 @@ def verdict(
     """
     mine, rival = runs
     last = {
-        run: int(table.loc[(table["run"] == run) & (table["view"] == "audio"), "step"].max())
+        run: int(table.loc[(table["run"] == run) & (table["condition"] == "audio"), "step"].max())
         for run in runs
     }
-    margins = {run: risen(table, run, last[run]) for run in runs}
+    margins = {run: control_margins(table, run, last[run]) for run in runs}
     attribute = table.groupby("task")["attribute"].first()
     up = {
         run: sorted({attribute[t] for t, m in margins[run].items() if min(m.values()) > 0})
@@ -199,10 +212,15 @@ def verdict(
     others = [a for a in asked if a != label_attribute]
     leaked = [a for a in up[rival] if a != label_attribute]
     gap = _gap(table, runs, last, [t for t in margins[mine] if attribute[t] != label_attribute])
-    rungs = per_rung(
-        table[(table["step"] == last[mine]) & (table["run"] == mine) | (table["view"] == "oracle")]
+    rungs = score_per_rung(
+        table[
+            (table["step"] == last[mine]) & (table["run"] == mine)
+            | (table["condition"] == "oracle")
+        ]
     )
-    ground, fifth = (rungs[(rungs["view"] == "audio") & (rungs["rung"] == rung)] for rung in (0, 5))
+    ground, fifth = (
+        rungs[(rungs["condition"] == "audio") & (rungs["rung"] == rung)] for rung in (0, 5)
+    )
     holds = not ground.empty and float(ground["low"].iloc[0]) > 0
     tests = [
         (holds, f"Rung 0, the trained prompt: score {_number(ground)} (0 chance, 1 perfect)."),
@@ -258,19 +276,19 @@ def _gap(
     """Difference of the two runs' mean scores over these tasks, with its interval."""
     if not tasks:
         return (float("nan"),) * 3
-    audio = table[(table["view"] == "audio") & table["task"].isin(tasks)]
+    audio = table[(table["condition"] == "audio") & table["task"].isin(tasks)]
     audio = audio[
         [step == last[run] for run, step in zip(audio["run"], audio["step"], strict=True)]
     ]
-    values = resampled(audio, "calibrated", ["run", "task"])
+    values = bootstrap_means(audio, "calibrated", ["run", "task"])
     chances = audio.groupby("task")["chance"].first()
     scores = [
         _score(values, [(run, t) for t in tasks], [chances[t] for t in tasks]) for run in runs
     ]
-    return interval(scores[0] - scores[1])
+    return percentile_interval(scores[0] - scores[1])
 
 
-def crossed(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[float, float]:
+def crossing_steps(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[float, float]:
     """First step that is above, and first from which on all are; NaN where there is none."""
     below = np.flatnonzero(~above)
     stable = below[-1] + 1 if len(below) else 0
@@ -280,13 +298,13 @@ def crossed(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[fl
     )
 
 
-def crossings(rungs: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
-    """First and stable step at which each rung's audio view reaches a score; NaN where it never does."""
+def rung_crossings(rungs: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
+    """First and stable step at which each rung's audio condition reaches a score; NaN where it never does."""
     rows = []
     for (run, rung), curve in (
-        rungs[rungs["view"] == "audio"].sort_values("step").groupby(["run", "rung"])
+        rungs[rungs["condition"] == "audio"].sort_values("step").groupby(["run", "rung"])
     ):
-        first, stable = crossed(
+        first, stable = crossing_steps(
             curve["step"].astype(float).tolist(), curve["score"].to_numpy() >= threshold
         )
         rows.append(

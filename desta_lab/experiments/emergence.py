@@ -14,12 +14,12 @@ import torch
 
 from desta_lab import cache
 from desta_lab.analysis import probes
-from desta_lab.analysis.sites import pooled
-from desta_lab.clips import Clip, spread
+from desta_lab.analysis.sites import pool_over_time
+from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import emergence_claims
-from desta_lab.experiments.experiment import Lab, Progress, silent
+from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
@@ -77,18 +77,19 @@ class Climb:
     """One run's ladder, measured at every rung; what is known of a checkpoint is kept by its hash."""
 
     def __init__(
-        self, preset: Preset, run: Run, root: Path | None = None, progress: Progress = silent
+        self, preset: Preset, run: Run, root: Path | None = None, progress: Progress = no_progress
     ) -> None:
         self.run, self.progress = run, progress
         rungs = (
-            preset.rungs if run.kind == "self" else presets.named(preset.name).rungs
+            preset.rungs if run.kind == "self" else presets.get_preset(preset.name).rungs
         )  # the rival's, of quickstarts
         settings = replace(preset, train=run.train, rungs=rungs)
-        self.lab = Lab(settings, seed=run.seed, root=root, progress=progress)
+        self.lab = Experiment(settings, seed=run.seed, root=root, progress=progress)
         asked = (2, 3, 4, 5) if run.whole else (3,)
         self.tasks: list[Task] = [task for task in self.lab.tasks if task.rung in asked]
         clips = {
-            split: spread(self.lab.corpus.split(split), count) for split, count in PROBED.items()
+            split: balance_speakers(self.lab.corpus.split(split), count)
+            for split, count in PROBED.items()
         }
         self.stored: list[Clip] = [*clips["validation"], *clips["test"]]
         self.held_out, self.scored = clips["validation"][:CALIBRATING], clips["test"][:SCORED]
@@ -97,7 +98,7 @@ class Climb:
         self._heard: tuple[str, torch.Tensor] | None = None
 
     def measure(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Answers (a row per step × view × task × clip) and probes (per step × attribute × kind × clip)."""
+        """Answers (a row per step × condition × task × clip) and probes (per step × attribute × kind × clip)."""
         folder, lab = self.lab.train(self.run.kind), self.lab
         store = FeatureStore(
             lab.root / "features",
@@ -107,7 +108,7 @@ class Climb:
             self.stored,
         )
         store.compute(self.progress("features"))
-        rungs = checkpoints.entries(folder / "ladder")
+        rungs = checkpoints.list_checkpoints(folder / "ladder")
         tell = self.progress(f"rungs of {folder.name}")
         answers, read = [], []
         for done, rung in enumerate(rungs, 1):
@@ -117,12 +118,12 @@ class Climb:
                 "run": self.run.kind,
                 "clips": len(lab.clips("train")),
             }
-            table = cache.kept(
+            table = cache.cached_table(
                 self._place("answers", rung), partial(self._answers, folder, rung, store)
             )
             answers.append(table.assign(**at))
             if self.run.whole:
-                table = cache.kept(
+                table = cache.cached_table(
                     self._place("probes", rung), partial(self._probes, folder, rung, store)
                 )
                 read.append(table.assign(**at))
@@ -149,8 +150,11 @@ class Climb:
     def _spoken(self, folder: Path, rung: dict[str, Any], store: FeatureStore) -> torch.Tensor:
         """Audio embeddings of `clips` at a rung, heard once."""
         if self._heard is None or self._heard[0] != rung["sha256"]:
-            checkpoints.climb(folder / "ladder", self.lab.llm, rung["step"])
-            self._heard = rung["sha256"], conditions.hear(self.lab.llm, store[list(self.row)])
+            checkpoints.load_checkpoint(folder / "ladder", self.lab.llm, rung["step"])
+            self._heard = (
+                rung["sha256"],
+                conditions.audio_embeddings(self.lab.llm, store[list(self.row)]),
+            )
         return self._heard[1]
 
     def _answers(self, folder: Path, rung: dict[str, Any], store: FeatureStore) -> pd.DataFrame:
@@ -158,16 +162,16 @@ class Climb:
         spoken, held_out = (
             whole[[self.row[c.id] for c in some]] for some in (self.scored, self.held_out)
         )
-        table = conditions.views(
+        table = conditions.score_conditions(
             self.lab.llm,
             self.tasks,
             self.scored,
             spoken,
             held_out,
-            conditions.silence(self.lab.llm),
+            conditions.silence_embeddings(self.lab.llm),
         )
         columns = [
-            "view",
+            "condition",
             "task",
             "rung",
             "attribute",
@@ -181,7 +185,7 @@ class Climb:
 
     def _probes(self, folder: Path, rung: dict[str, Any], store: FeatureStore) -> pd.DataFrame:
         """What a linear probe on other speakers reads off the audio embeddings of the clips that are scored."""
-        site = pooled(self._spoken(folder, rung, store)).cpu().numpy()
+        site = pool_over_time(self._spoken(folder, rung, store)).cpu().numpy()
         speakers = [clip.speaker for clip in self.clips]
         labels = {
             t.attribute: [c.attributes[t.attribute] for c in self.clips]
@@ -189,7 +193,7 @@ class Climb:
             if t.rung == 3
         }
         strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in self.clips]
-        told = probes.probe(site, labels, speakers, probes.folds(speakers, strata))
+        told = probes.fit_probes(site, labels, speakers, probes.speaker_folds(speakers, strata))
         told["clip"] = told["row"].map(dict(enumerate(clip.id for clip in self.clips)))
         return told[told["clip"].isin({clip.id for clip in self.scored})].drop(columns="row")
 
@@ -200,7 +204,7 @@ def measure(
     out: Path,
     *,
     root: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, pd.DataFrame]:
     """Every run of the plan, trained and measured or found on disk; leaves the tables of the report in `out`.
 
@@ -215,7 +219,7 @@ def measure(
         climb = Climb(preset, run, root, progress)
         answers, told = climb.measure()
         able = [
-            task for task in verdict.counted(climb.lab.oracle()) if task in set(answers["task"])
+            task for task in verdict.able_tasks(climb.lab.oracle()) if task in set(answers["task"])
         ]
         about = {"run": run.kind, "clips": len(climb.lab.clips("train")), "seed": run.seed}
         parts["curves"].append(emergence_claims.curves(answers, able).assign(**about))
@@ -224,14 +228,16 @@ def measure(
             parts["probes"].append(emergence_claims.probed(told).assign(**about))
         tables = {name: pd.concat(some, ignore_index=True).round(4) for name, some in parts.items()}
         for name, table in tables.items():
-            cache.save(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+            cache.write_whole(
+                out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode()
+            )
         tell(done, len(runs))
     return tables
 
 
 def cost(preset: Preset, runs: Sequence[Run]) -> str:
     """What the report costs where nothing is on disk, in two sentences."""
-    rungs = len(checkpoints.schedule(preset.steps, preset.rungs))
+    rungs = len(checkpoints.checkpoint_steps(preset.steps, preset.rungs))
     minutes = len(runs) * (preset.steps * STEP_S + rungs * RUNG_S) / 60
     return (
         f"{len(runs)} runs of {preset.steps} steps, {rungs} rungs each; what is on disk is not done again. At most "
@@ -286,7 +292,7 @@ def report(folder: Path) -> Path:
     found = claims(tables)
     for name, (_, picture) in found.items():
         style.save(picture, folder, f"figure_{name}")
-    cache.save(folder / "README.md", text(tables, found).encode())
+    cache.write_whole(folder / "README.md", text(tables, found).encode())
     return folder / "README.md"
 
 

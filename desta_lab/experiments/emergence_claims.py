@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from desta_lab.evaluation.verdict import LEVEL, crossed, reach, resampled
+from desta_lab.evaluation.verdict import PERCENTILES, bootstrap_means, crossing_steps, t_half_width
 
 HALF = 0.5  # of the way from chance to perfect: where an answer counts as there
 RUNG = 16  # steps between two checkpoints of the ladder where it is even
@@ -40,7 +40,7 @@ def over_runs(values: Sequence[float]) -> tuple[float, float, float]:
     found = found[~np.isnan(found)]
     if len(found) < 2:
         return (float(found.mean()) if len(found) else float("nan"), float("nan"), float("nan"))
-    width = reach(stats.sem(found), len(found))
+    width = t_half_width(stats.sem(found), len(found))
     return float(found.mean()), float(found.mean() - width), float(found.mean() + width)
 
 
@@ -58,31 +58,34 @@ def said(values: tuple[float, float, float], form: str = ".2f") -> str:
 
 
 def curves(answers: pd.DataFrame, able: Sequence[str]) -> pd.DataFrame:
-    """One run's answers per step × view × task: `score` (0 chance, 1 perfect) and `margin` (nats); `lead` is how far
+    """One run's answers per step × condition × task: `score` (0 chance, 1 perfect) and `margin` (nats); `lead` is how far
     audio is above both controls, by the lower end of the 95 % interval over speakers of the paired difference."""
-    by = ["step", "view", "task"]
-    right, margins = resampled(answers, "calibrated", by), answers.groupby(by)["margin"].mean()
+    by = ["step", "condition", "task"]
+    right, margins = (
+        bootstrap_means(answers, "calibrated", by),
+        answers.groupby(by)["margin"].mean(),
+    )
     known = answers.groupby("task")[["rung", "attribute", "chance"]].first()
     rows = []
-    for (step, view, task), drawn in right.items():
+    for (step, condition, task), drawn in right.items():
         chance = known.loc[task, "chance"]
         lead = (
             [drawn - right[step, control, task] for control in ("shuffled", "silence")]
-            if view == "audio"
+            if condition == "audio"
             else []
         )
         rows.append(
             {
                 "step": step,
-                "view": view,
+                "condition": condition,
                 "task": task,
                 "rung": known.loc[task, "rung"],
                 "attribute": known.loc[task, "attribute"],
                 "counted": task in able,
                 "score": float((drawn[0] - chance) / (1 - chance)),
-                "margin": float(margins[step, view, task]),
+                "margin": float(margins[step, condition, task]),
                 "lead": min(
-                    (float(np.nanpercentile(gap[1:], LEVEL[0])) for gap in lead),
+                    (float(np.nanpercentile(gap[1:], PERCENTILES[0])) for gap in lead),
                     default=float("nan"),
                 ),
             }
@@ -93,7 +96,7 @@ def curves(answers: pd.DataFrame, able: Sequence[str]) -> pd.DataFrame:
 def probed(told: pd.DataFrame) -> pd.DataFrame:
     """One run's probes per step × attribute: `score` and that of `random` labels, above chance; `lead` is the lower end
     of the 95 % interval over speakers of their paired difference."""
-    values = resampled(told, "correct", ["step", "attribute", "kind"])
+    values = bootstrap_means(told, "correct", ["step", "attribute", "kind"])
     chances = told.groupby("attribute")["chance"].first()
     rows = []
     for step, attribute in dict.fromkeys(key[:2] for key in values):
@@ -105,7 +108,7 @@ def probed(told: pd.DataFrame) -> pd.DataFrame:
                 "attribute": attribute,
                 "score": float((ours[0] - chance) / (1 - chance)),
                 "random": float((random[0] - chance) / (1 - chance)),
-                "lead": float(np.nanpercentile((ours - random)[1:], LEVEL[0])),
+                "lead": float(np.nanpercentile((ours - random)[1:], PERCENTILES[0])),
             }
         )
     return pd.DataFrame(rows)
@@ -134,11 +137,11 @@ def steady(
 
 
 def jumps(answers: pd.DataFrame) -> pd.DataFrame:
-    """Jump share per task and metric of one run's audio view, beside the median of a steady rise as noisy as it is."""
-    heard = answers[answers["view"] == "audio"]
+    """Jump share per task and metric of one run's audio condition, beside the median of a steady rise as noisy as it is."""
+    heard = answers[answers["condition"] == "audio"]
     steps, rows = sorted(heard["step"].unique().tolist()), []
     for measure, metric in METRICS.items():
-        values = resampled(heard, measure, ["task", "step"])
+        values = bootstrap_means(heard, measure, ["task", "step"])
         for task in dict.fromkeys(task for task, _ in values):
             curve = np.stack([values[task, step] for step in steps], axis=-1)
             at, calm = int(np.diff(curve[0]).argmax()), jump_share(steady(curve, steps)[1:])
@@ -218,8 +221,8 @@ def risen(curves: pd.DataFrame) -> list[str]:
 
 
 def whole(curves: pd.DataFrame) -> pd.DataFrame:
-    """The audio view of the runs with self-generated targets and all clips."""
-    own = curves[(curves["run"] == "self") & (curves["view"] == "audio")]
+    """The audio condition of the runs with self-generated targets and all clips."""
+    own = curves[(curves["run"] == "self") & (curves["condition"] == "audio")]
     return own[own["clips"] == own["clips"].max()]
 
 
@@ -231,7 +234,7 @@ def crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     (`half way`), one above both controls (`heard`), half of the margin's own rise (`half margin`); and of every
     attribute's probe, above random labels (`readable`)."""
     rows = []
-    heard = curves[(curves["view"] == "audio") & curves["counted"]]
+    heard = curves[(curves["condition"] == "audio") & curves["counted"]]
     for (*run, task), curve in heard.sort_values("step").groupby([*RUN, "task"]):
         margin = curve["margin"].to_numpy()
         lines = {
@@ -240,7 +243,7 @@ def crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
             "half margin": margin - margin[0] >= HALF * max(margin[-1] - margin[0], 1e-9),
         }
         for what, above in lines.items():
-            first, stable = crossed(curve["step"].astype(float).tolist(), above)
+            first, stable = crossing_steps(curve["step"].astype(float).tolist(), above)
             about = {
                 "task": task,
                 "rung": curve["rung"].iloc[0],
@@ -256,7 +259,9 @@ def crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     for (*run, attribute), curve in probes.sort_values("step").groupby([*RUN, "attribute"]):
-        first, stable = crossed(curve["step"].astype(float).tolist(), curve["lead"].to_numpy() > 0)
+        first, stable = crossing_steps(
+            curve["step"].astype(float).tolist(), curve["lead"].to_numpy() > 0
+        )
         about = {
             "task": f"probe_{attribute}",
             "rung": -1,
@@ -355,7 +360,7 @@ def distances(crossings: pd.DataFrame, ladder: Sequence[float]) -> pd.DataFrame:
         ("at any time", anywhere(steps, ladder)),
     ):
         null = apart(drawn)
-        low, high = (float(edge) for edge in np.percentile(null, LEVEL))
+        low, high = (float(edge) for edge in np.percentile(null, PERCENTILES))
         rows.append((name, float(null.mean()), low, high))
     for name, some in (("same attribute", same), ("other attribute", ~same)):
         if some.any():
@@ -454,10 +459,12 @@ def scaled(curves: pd.DataFrame) -> pd.DataFrame:
     of the seeds that were trained with fewer clips, too."""
     own = curves[(curves["run"] == "self") & (curves["rung"] == 3) & curves["counted"]]
     own = own[own["seed"].isin(own.loc[own["clips"] < own["clips"].max(), "seed"])]
-    mean = own.groupby([*RUN, "step", "view"])["score"].mean().unstack("view").reset_index()
+    mean = (
+        own.groupby([*RUN, "step", "condition"])["score"].mean().unstack("condition").reset_index()
+    )
     rows = []
     for run, curve in mean.groupby(RUN):
-        first, stable = crossed(
+        first, stable = crossing_steps(
             curve["step"].astype(float).tolist(), curve["audio"].to_numpy() >= HALF
         )
         last = curve.iloc[-1]

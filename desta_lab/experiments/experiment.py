@@ -15,16 +15,16 @@ from typing import Any
 import pandas as pd
 
 from desta_lab import audio, cache, processes
-from desta_lab.clips import Clip, Corpus, parts, spread
+from desta_lab.clips import Clip, Corpus, balance_speakers, split_clips
 from desta_lab.evaluation import conditions, verdict
-from desta_lab.evaluation.tasks import PROMPTS, ladder
+from desta_lab.evaluation.tasks import PROMPTS, task_ladder
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.weights import folder_sha256, models_dir
+from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training import targets as target
-from desta_lab.training.features import FeatureStore, features_dir
+from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.world import recipes, sources, spoken
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, describe
 
@@ -37,12 +37,12 @@ Progress = Callable[
 ]  # a stage's name → what is told (done, total) as it goes
 
 
-def silent(stage: str) -> Callable[..., None]:
+def no_progress(stage: str) -> Callable[..., None]:
     """The progress of someone who does not want to hear any."""
     return lambda *news: None
 
 
-class Lab:
+class Experiment:
     """One preset at work; every stage is found on disk by the hash of what determines it, or done and kept.
 
     Several ranks share features, targets, training and scoring; `table` and what it calls they do together.
@@ -69,16 +69,16 @@ class Lab:
         label: str | None = None,
         root: Path | None = None,
         out: Path | None = None,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ) -> None:
         self.preset, self.seed, self.progress = (
             preset,
             seed,
-            progress if processes.main() else silent,
+            progress if processes.is_main_rank() else no_progress,
         )
         self.root = root or models_dir().parent
         self.tasks, self.describe, self.values = (
-            ladder(),
+            task_ladder(),
             describe,
             {name: ATTRIBUTES[name] for name in DESCRIBED},
         )
@@ -86,7 +86,7 @@ class Lab:
             None  # whoever brings a corpus; else the spoken world, made when it is needed
         )
         if corpus is not None:
-            self._adopt(corpus if isinstance(corpus, Corpus) else sources.opened(corpus))
+            self._adopt(corpus if isinstance(corpus, Corpus) else sources.open_corpus(corpus))
         label = label or (preset.label if preset.label in self.values else next(iter(self.values)))
         if label not in self.values:
             raise ValueError(
@@ -101,9 +101,12 @@ class Lab:
     def _adopt(self, corpus: Corpus) -> None:
         """Take words, questions and splits from a corpus; the spoken world's own stay as they are."""
         self.own = corpus
-        if recipes.is_spoken(corpus):
+        if recipes.is_spoken_world(corpus):
             return
-        self.values, self.describe = recipes.asked(corpus), recipes.describer(corpus)
+        self.values, self.describe = (
+            recipes.askable_attributes(corpus),
+            recipes.description_function(corpus),
+        )
         if not self.values:
             raise ValueError(
                 f"{corpus.folder}: no attribute has two values or more, so there is nothing to ask about; add a column "
@@ -111,7 +114,7 @@ class Lab:
             )
         if self.preset.backbone == str(presets.NANO):
             self._readable(corpus)
-        self.tasks = ladder(self.values)
+        self.tasks = task_ladder(self.values)
 
     def _readable(self, corpus: Corpus) -> None:
         """The glass box knows the words of its text world and no others."""
@@ -119,7 +122,7 @@ class Lab:
         strange = sorted(
             f"{n} = {v!r}" for n, v in told if n not in DESCRIBED or v not in ATTRIBUTES[n]
         )
-        if strange or self.describe is not recipes.plain:
+        if strange or self.describe is not recipes.describe_plainly:
             known = "; ".join(f"{name}: {', '.join(ATTRIBUTES[name])}" for name in DESCRIBED)
             raise ValueError(
                 f"{corpus.folder}: the nano LLM knows only the words of its own text world ({known}), and nothing of "
@@ -143,7 +146,7 @@ class Lab:
             }
         )
         with self._stage("corpus"), processes.main_first():
-            return spoken.build(
+            return spoken.build_spoken_corpus(
                 self.root / "corpora" / f"spoken-{key}",
                 clips=self.preset.clips,
                 seconds=self.preset.seconds,
@@ -156,7 +159,7 @@ class Lab:
         """Frozen encoder, new connector, frozen backbone."""
         with self._stage("models"):
             tell = self.progress("models")
-            return presets.assemble(
+            return presets.build_audio_llm(
                 self.preset, root=self.root / "models", seed=self.seed, progress=lambda s: tell(s)
             )
 
@@ -174,12 +177,12 @@ class Lab:
             "validation": self.preset.held_out,
             "test": self.preset.test,
         }[split]
-        return every if some is None else spread(every, some)
+        return every if some is None else balance_speakers(every, some)
 
     @cached_property
     def parts(self) -> tuple[dict[str, list[Clip]], bool]:
         """The clips of every split, and whether their voices are apart: see `clips.parts`."""
-        return parts(self.corpus)
+        return split_clips(self.corpus)
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -190,7 +193,7 @@ class Lab:
             *used,
         ]  # all of them: runs that train with fewer find the same store
         store = FeatureStore(
-            features_dir(self.root),
+            features_folder(self.root),
             self.llm.encoder,
             self.llm.parts["encoder_sha256"],
             self.corpus,
@@ -201,7 +204,7 @@ class Lab:
         return store
 
     @cached_property
-    def written(self) -> tuple[list[target.Target], list[target.Soft], str]:
+    def written(self) -> tuple[list[target.Target], list[target.SoftTarget], str]:
         """The backbone's own answers to every description it is trained with, and how sure it was of each token."""
         train = self.parts[0]["train"]
         descriptions = [self.describe(clip.attributes) for clip in train]
@@ -217,8 +220,8 @@ class Lab:
         }
         key |= self._rounding
 
-        def write() -> tuple[list[target.Target], list[target.Soft]]:
-            return target.answered(
+        def write() -> tuple[list[target.Target], list[target.SoftTarget]]:
+            return target.generate_soft_targets(
                 self.llm.backbone,
                 self.preset.backbone,
                 revision,
@@ -227,7 +230,7 @@ class Lab:
             )
 
         with self._stage("targets"):
-            rows, soft, folder = target.cached(self.root / "targets", key, write)
+            rows, soft, folder = target.cached_targets(self.root / "targets", key, write)
         target.check_writer(rows, revision)
         return rows, soft, folder.name
 
@@ -250,7 +253,7 @@ class Lab:
             for clip in clips
         ]
 
-    def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.Soft] | None]:
+    def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.SoftTarget] | None]:
         """Training rows of a run: `self` (soft targets), `hard` (their tokens alone), `label`, `template` or `other`.
 
         A template names every attribute, as a self-generated target does, in words that are not the backbone's: beside
@@ -278,7 +281,7 @@ class Lab:
             targets = [written[index[pair]] for pair in pairs]
             soft = [every[index[pair]] for pair in pairs] if kind == "self" else None
         name = self.own.name if self.own else "spoken"
-        rows = [target.example(c, one, name) for c, one in zip(train, targets, strict=True)]
+        rows = [target.clip_row(c, one, name) for c, one in zip(train, targets, strict=True)]
         if words := self.words(train):
             rows = [{**row, "transcripts": [text]} for row, text in zip(rows, words, strict=True)]
         return rows, soft
@@ -291,10 +294,10 @@ class Lab:
         question = next(
             task.question for task in self.tasks if task.name == f"ask_{self.preset.label}"
         )
-        return target.label(clip, self.preset.label, question)
+        return target.label_target(clip, self.preset.label, question)
 
     def _template(self, clip: Clip, prompt: str) -> target.Target:
-        return target.template(clip, prompt, self.values, self.describe)
+        return target.template_target(clip, prompt, self.values, self.describe)
 
     def _others(self, pairs: list[tuple[str, str]]) -> list[target.Target]:
         """Another LLM's answers to (description, prompt): the nano LLM's, which can write of the spoken world alone."""
@@ -302,9 +305,9 @@ class Lab:
             raise ValueError(
                 "The other LLM is nano; take the spoken world and another backbone, such as preset cpu."
             )
-        writer, revision = Backbone.load(presets.NANO), folder_sha256(presets.NANO)
+        writer, revision = Backbone.load(presets.NANO), hash_folder(presets.NANO)
         some = list(dict.fromkeys(pairs))
-        answers = target.self_written(
+        answers = target.generate_targets(
             writer, "nano", revision, some, kind="other", max_new_tokens=48
         )
         return [answers[pair] for pair in pairs]
@@ -312,10 +315,10 @@ class Lab:
     # ---- the two runs ----
 
     @property
-    def recipe(self) -> trainer.Recipe:
+    def recipe(self) -> trainer.TrainConfig:
         """The recipe both runs share."""
         p = self.preset
-        return trainer.Recipe(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
+        return trainer.TrainConfig(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
 
     def config(self, kind: str) -> dict[str, Any]:
         """All that determines a run."""
@@ -324,7 +327,7 @@ class Lab:
             "template": "template",
         }  # self and hard are written by the backbone
         if kind == "other":
-            ours["other"] = folder_sha256(presets.NANO)
+            ours["other"] = hash_folder(presets.NANO)
         return {
             "kind": kind,
             "recipe": asdict(self.recipe),
@@ -347,7 +350,7 @@ class Lab:
     def train(self, kind: str) -> Path:
         """Train one run, or go on with it, or find it finished."""
         folder = self.folder(kind)
-        if processes.told(trainer.finished(folder, self.recipe)):
+        if processes.broadcast(trainer.is_finished(folder, self.recipe)):
             return folder
         examples, soft = self.examples(kind)
         store = self.store
@@ -380,8 +383,8 @@ class Lab:
 
     def oracle(self) -> pd.DataFrame:
         """The text oracle of every task, closed-set and in its own words."""
-        with self._stage("text oracle"), self.llm.backbone.untouched(), processes.main_first():
-            return cache.kept(self.oracle_path, self._oracle)
+        with self._stage("text oracle"), self.llm.backbone.as_published(), processes.main_first():
+            return cache.cached_table(self.oracle_path, self._oracle)
 
     @property
     def oracle_path(self) -> Path:
@@ -392,35 +395,37 @@ class Lab:
         test, held_out = self.clips("test"), self.clips("validation")
         tell = self.progress("text oracle")
         tell(0, 2)
-        ranked = conditions.oracle(self.llm, self.tasks, test, held_out, self.describe)
+        ranked = conditions.score_oracle(self.llm, self.tasks, test, held_out, self.describe)
         tell(1, 2)
         spoken_clips = test[: 2 * self.preset.spoken_answers]
-        free = conditions.free_form(
+        free = conditions.answer_free_form(
             self.llm, self.tasks, spoken_clips, None, describe=self.describe
         )
         tell(2, 2)
-        return ranked.merge(free, on=["view", "clip", "task"], how="left")
+        return ranked.merge(free, on=["condition", "clip", "task"], how="left")
 
     def evaluate(self, kind: str) -> pd.DataFrame:
         """The task ladder with its controls at every rung of a run's checkpoint ladder."""
         folder = self.folder(kind)
-        rungs = list(zip(checkpoints.entries(folder / "ladder"), self.evals(kind), strict=True))
-        if processes.world() > 1:
+        rungs = list(
+            zip(checkpoints.list_checkpoints(folder / "ladder"), self.evals(kind), strict=True)
+        )
+        if processes.world_size() > 1:
             _ = self.store  # made together, before each rank has rungs of its own
 
         def one(rung: tuple[dict[str, Any], Path]) -> pd.DataFrame:
-            return cache.kept(rung[1], partial(self._evaluate, folder, rung[0])).assign(
+            return cache.cached_table(rung[1], partial(self._evaluate, folder, rung[0])).assign(
                 step=rung[0]["step"]
             )
 
         with self._stage(f"evaluate {kind}"):
-            tables = processes.every(rungs, one, self.progress(f"evaluate {kind}"))
+            tables = processes.map_over_ranks(rungs, one, self.progress(f"evaluate {kind}"))
         return pd.concat(tables, ignore_index=True).assign(run=kind, seed=self.seed)
 
     def evals(self, kind: str) -> list[Path]:
         """Where the table of every rung of a run is kept; what both runs share is kept once."""
         folder, paths = self.folder(kind), []
-        for rung in checkpoints.entries(folder / "ladder"):
+        for rung in checkpoints.list_checkpoints(folder / "ladder"):
             how = {"transcript": True} if self.preset.transcript else {}
             key = self.key(checkpoint=rung["sha256"], thorough=self._thorough(rung), **how)
             name = f"{rung['step']:06d}-{key}.csv"
@@ -435,16 +440,17 @@ class Lab:
         return rung["step"] in (0, self.recipe.steps)
 
     def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
-        checkpoints.climb(folder / "ladder", self.llm, rung["step"])
+        checkpoints.load_checkpoint(folder / "ladder", self.llm, rung["step"])
         part = 1 if self._thorough(rung) else 2
         test, held_out = (
             self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
         )
         spoken_test, spoken_held = (
-            conditions.hear(self.llm, self.store[[c.id for c in s]]) for s in (test, held_out)
+            conditions.audio_embeddings(self.llm, self.store[[c.id for c in s]])
+            for s in (test, held_out)
         )
-        nothing = conditions.silence(self.llm)
-        table = conditions.views(
+        nothing = conditions.silence_embeddings(self.llm)
+        table = conditions.score_conditions(
             self.llm,
             self.tasks,
             test,
@@ -456,7 +462,7 @@ class Lab:
         last = rung["step"] == self.recipe.steps
         tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
         some = self.preset.spoken_answers * (2 if last else 1)
-        free = conditions.free_form(
+        free = conditions.answer_free_form(
             self.llm,
             tasks,
             test[:some],
@@ -464,10 +470,10 @@ class Lab:
             max_new_tokens=24 if last else 8,
             transcripts=self.words(test[:some]),
         )
-        return table.merge(free, on=["view", "clip", "task"], how="left")
+        return table.merge(free, on=["condition", "clip", "task"], how="left")
 
     def table(self) -> pd.DataFrame:
-        """Every measurement of both runs: one row per run × step × view × task × clip, the text oracle among them."""
+        """Every measurement of both runs: one row per run × step × condition × task × clip, the text oracle among them."""
         for kind in ("self", "label"):
             self.train(kind)
         measured = [self.evaluate(kind) for kind in ("self", "label")]
@@ -480,25 +486,31 @@ class Lab:
         return pd.concat([*measured, *read], ignore_index=True)
 
     def ask(self, clip: Clip, question: str) -> pd.DataFrame:
-        """One question under every view: the clip, silence, the description (text oracle), and no clip at all."""
+        """One question under every condition: the clip, silence, the description (text oracle), and no clip at all."""
         folder = self.train("self")
-        checkpoints.climb(folder / "ladder", self.llm, self.recipe.steps)
-        spoken_clip = conditions.hear(
-            self.llm, self.llm.encoder.hear([audio.read(self.corpus.path(clip))])
+        checkpoints.load_checkpoint(folder / "ladder", self.llm, self.recipe.steps)
+        spoken_clip = conditions.audio_embeddings(
+            self.llm, self.llm.encoder.hear([audio.read_audio(self.corpus.path(clip))])
         )
-        views = {
-            "with the clip": (chat.ask(question), spoken_clip),
-            "with silence": (chat.ask(question), conditions.silence(self.llm)),
-            "reading the description": (chat.read(self.describe(clip.attributes), question), None),
-            "without the clip": (chat.read("", question), None),
+        asked = {
+            "with the clip": (chat.audio_messages(question), spoken_clip),
+            "with silence": (
+                chat.audio_messages(question),
+                conditions.silence_embeddings(self.llm),
+            ),
+            "reading the description": (
+                chat.description_messages(self.describe(clip.attributes), question),
+                None,
+            ),
+            "without the clip": (chat.description_messages("", question), None),
         }
         rows = []
-        for view, (messages, heard) in views.items():
-            stream = chat.stream(
+        for condition, (messages, heard) in asked.items():
+            stream = chat.build_stream(
                 self.llm.backbone.tokenizer, messages, 0 if heard is None else self.llm.queries
             )
             ids = self.llm.answer([stream], heard, max_new_tokens=32)
-            rows.append({"view": view, "answer": self.llm.backbone.text(ids[0])})
+            rows.append({"condition": condition, "answer": self.llm.backbone.text(ids[0])})
         return pd.DataFrame(rows)
 
     def kinds(self) -> dict[str, list[target.Target]]:
@@ -524,7 +536,7 @@ class Lab:
 
     def able(self) -> list[str]:
         """The attributes whose question (rung 3) the backbone answers from the description."""
-        able = verdict.counted(self.oracle())
+        able = verdict.able_tasks(self.oracle())
         return [task.attribute for task in self.tasks if task.rung == 3 and task.name in able]
 
     # ---- what it cost ----
@@ -536,9 +548,9 @@ class Lab:
         yield
         nested = sum(self.seconds.values()) - inner
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
-        if processes.main():
+        if processes.is_main_rank():
             self._costs.parent.mkdir(parents=True, exist_ok=True)
-            cache.save(self._costs, cache.to_json(self.cost()))
+            cache.write_whole(self._costs, cache.to_json(self.cost()))
 
     @property
     def _costs(self) -> Path:
@@ -549,7 +561,7 @@ class Lab:
         return (
             self.root
             / "costs"
-            / f"{work.name}-{_hash([presets.as_data(work), self.seed, *own])}.json"
+            / f"{work.name}-{_hash([presets.hashed_fields(work), self.seed, *own])}.json"
         )
 
     def cost(self) -> dict[str, Any]:
@@ -583,7 +595,7 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def newest(root: Path) -> Path | None:
+def newest_run(root: Path) -> Path | None:
     """The self-generated run that was finished last, of those that a main job judged; of a sweep's where none was."""
     found = [path.parents[1] for path in (root / "runs").glob("*-self-*/ladder/ladder.json")]
     last = {run: (run / "ladder" / "ladder.json").stat().st_mtime for run in found}
@@ -597,7 +609,7 @@ def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioL
         FileNotFoundError: there is no finished run; the message says how to make one.
     """
     root = root or models_dir().parent
-    folder = folder or newest(root)
+    folder = folder or newest_run(root)
     if folder is None or not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."
@@ -605,6 +617,8 @@ def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioL
     config = json.loads((folder / "config.json").read_text())
     parts = config["parts"]
     preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
-    llm = presets.assemble(presets.with_parts(preset, parts), root=root / "models")
-    checkpoints.climb(folder / "ladder", llm, checkpoints.entries(folder / "ladder")[-1]["step"])
+    llm = presets.build_audio_llm(presets.with_parts(preset, parts), root=root / "models")
+    checkpoints.load_checkpoint(
+        folder / "ladder", llm, checkpoints.list_checkpoints(folder / "ladder")[-1]["step"]
+    )
     return llm, folder

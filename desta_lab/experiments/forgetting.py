@@ -1,7 +1,7 @@
 """Forgetting: what a backbone still obeys and expects in plain text, beside what it does untouched.
 
 Items are made as Speech-IFEval makes them: a question about a clip and one output constraint of IFEval, checked by rule
-alone. The text view gives the backbone, as it is now, the description; the audio view gives it the clip.
+alone. The text condition gives the backbone, as it is now, the description; the audio condition gives it the clip.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints
-from desta_lab.evaluation.verdict import reach
+from desta_lab.evaluation.verdict import t_half_width
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import describe
@@ -70,7 +70,7 @@ class Instruction:
 
     def obeyed(self, answer: str) -> float:
         """1 if the answer obeys the constraint, else 0."""
-        return float(constraints.obeyed(self.constraint, answer, **WORDINGS[self.constraint][1]))
+        return float(constraints.is_obeyed(self.constraint, answer, **WORDINGS[self.constraint][1]))
 
 
 def instructions(
@@ -108,14 +108,18 @@ def followed(
         words = [item.asked if asked else item.question for item in part]
         if spoken is None:
             read = [
-                chat.read(describe(i.clip.attributes), w) for i, w in zip(part, words, strict=True)
+                chat.description_messages(describe(i.clip.attributes), w)
+                for i, w in zip(part, words, strict=True)
             ]
-            streams = [chat.stream(llm.backbone.tokenizer, messages, 0) for messages in read]
+            streams = [chat.build_stream(llm.backbone.tokenizer, messages, 0) for messages in read]
             ids = llm.backbone.complete(
                 streams, max_new_tokens, batch
             )  # not `answer`, which reads untouched
         else:
-            streams = [chat.stream(llm.backbone.tokenizer, chat.ask(w), llm.queries) for w in words]
+            streams = [
+                chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(w), llm.queries)
+                for w in words
+            ]
             ids = llm.answer(streams, spoken[first : first + batch], max_new_tokens=max_new_tokens)
         answers += [llm.backbone.text(row) for row in ids]
     rows = [
@@ -132,7 +136,7 @@ def counted(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFrame:
     Raises:
         ValueError: none is left.
     """
-    with llm.backbone.untouched():
+    with llm.backbone.as_published():
         rates = {
             name: followed(llm, items, asked=asked)
             .groupby("constraint", sort=False)["obeyed"]
@@ -157,9 +161,9 @@ def delta(now: Any, before: Any) -> Any:
 def plane(table: pd.DataFrame) -> pd.DataFrame:
     """What each arm, at each share of its adapters, has learned and forgotten: mean over seeds, 95 % t-interval.
 
-    `table` has a row per arm × seed × rung × attribute × view × share with its `score`. Of the measures, `forgotten`
-    and `by ear` are Δ in per cent (text and audio view against the untouched text view), `perplexity` is a ratio to the
-    untouched backbone, `learned` is rung 3 above chance. The arm `control` holds the connector at step 0 (`untrained`),
+    `table` has a row per arm × seed × rung × attribute × condition × share with its `score`. Of the measures, `forgotten`
+    and `by ear` are Δ in per cent (text and audio condition against the untouched
+    text condition), `perplexity` is a ratio to the untouched backbone, `learned` is rung 3 above chance. The arm `control` holds the connector at step 0 (`untrained`),
     the text `oracle`, and the `bare label` as the answer to everything.
     """
     known = table[
@@ -167,7 +171,10 @@ def plane(table: pd.DataFrame) -> pd.DataFrame:
     ]
     known = known[(known["rung"] == 3) | known["rung"].isna()]
     wide = known.pivot_table(
-        index=["arm", "seed", "share"], columns=["attribute", "view"], values="score", sort=False
+        index=["arm", "seed", "share"],
+        columns=["attribute", "condition"],
+        values="score",
+        sort=False,
     )
     before = (
         wide["following", "untouched"].groupby(["arm", "seed"]).transform("max")
@@ -199,15 +206,15 @@ def plane(table: pd.DataFrame) -> pd.DataFrame:
     every = pd.concat([own, *lines], ignore_index=True).dropna(subset=["score"])
     groups = every.groupby(["arm", "kind", "share", "measure"], sort=False)["score"]
     found = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "seeds"})
-    width = reach(found.pop("sem"), found["seeds"])
+    width = t_half_width(found.pop("sem"), found["seeds"])
     return found.assign(low=found["mean"] - width, high=found["mean"] + width)
 
 
 def per_constraint(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each constraint is obeyed, over the arms and seeds of a table: one column a view; NaN where it was
+    """How often each constraint is obeyed, over the arms and seeds of a table: one column a condition; NaN where it was
     left out."""
     some = table[table["attribute"].isin(WORDINGS) & (table["share"] == 1)]
-    rates = some.pivot_table(index="attribute", columns="view", values="score")
+    rates = some.pivot_table(index="attribute", columns="condition", values="score")
     return rates.reindex(index=[name for name in WORDINGS if name in rates.index])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from desta_lab import audio
-from desta_lab.experiments.experiment import Lab, Progress, silent
+from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.experiments.inside_subject import TABLES, Subject
 from desta_lab.views import claim_figures, explanation_figures, representation_figures
 
@@ -18,7 +18,12 @@ class Inside(Subject):
     """
 
     def __init__(
-        self, job: Lab, kind: str = "self", *, out: Path | None = None, progress: Progress = silent
+        self,
+        job: Experiment,
+        kind: str = "self",
+        *,
+        out: Path | None = None,
+        progress: Progress = no_progress,
     ) -> None:
         super().__init__(job, kind, progress=progress)
         own = "" if job.preset.name == "cpu" else f"-{job.preset.name}"

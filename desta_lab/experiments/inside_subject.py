@@ -12,12 +12,12 @@ import pandas as pd
 from torch import Tensor
 
 from desta_lab import audio, cache
-from desta_lab.analysis import sites
-from desta_lab.clips import Clip, spread
+from desta_lab.analysis import sites as captured
+from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import Lab, Progress, silent
+from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.training import checkpoints
-from desta_lab.training.features import FeatureStore, features_dir
+from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.views.style import evenly
 from desta_lab.world.describe import describe
 
@@ -61,7 +61,9 @@ class Subject:
         ValueError: the run was trained on another corpus than the spoken world.
     """
 
-    def __init__(self, job: Lab, kind: str = "self", *, progress: Progress = silent) -> None:
+    def __init__(
+        self, job: Experiment, kind: str = "self", *, progress: Progress = no_progress
+    ) -> None:
         if job.describe is not describe:
             raise ValueError(
                 f"{job.corpus.folder}: the analysis asks about the spoken world's attributes and its spans, which this "
@@ -72,15 +74,18 @@ class Subject:
         self.llm = job.llm
         self.tasks: list[Task] = [task for task in job.tasks if task.rung == 3]
         rungs = {
-            rung["step"]: rung["sha256"] for rung in checkpoints.entries(self.folder / "ladder")
+            rung["step"]: rung["sha256"]
+            for rung in checkpoints.list_checkpoints(self.folder / "ladder")
         }
         self.checkpoints = {step: rungs[step] for step in evenly(sorted(rungs), STEPS)}
         self.last = max(self.checkpoints)
-        checkpoints.climb(
+        checkpoints.load_checkpoint(
             self.folder / "ladder", self.llm, self.last
         )  # where it stands between any two measurements
         self.clips = [
-            c for split, count in CLIPS.items() for c in spread(job.corpus.split(split), count)
+            c
+            for split, count in CLIPS.items()
+            for c in balance_speakers(job.corpus.split(split), count)
         ]
         validation = set(job.corpus.splits["validation"])
         self.held_out = [i for i, clip in enumerate(self.clips) if clip.speaker in validation]
@@ -98,40 +103,40 @@ class Subject:
         """Encoder states of the clips looked at."""
         sha256 = self.llm.parts["encoder_sha256"]
         store = FeatureStore(
-            features_dir(self.job.root), self.llm.encoder, sha256, self.job.corpus, self.clips
+            features_folder(self.job.root), self.llm.encoder, sha256, self.job.corpus, self.clips
         )
         store.compute(self.progress("features"))
         return store
 
     def waves(self, clips: Sequence[Clip]) -> list[np.ndarray]:
         """Their waveforms."""
-        return [audio.read(self.job.corpus.path(clip)) for clip in clips]
+        return [audio.read_audio(self.job.corpus.path(clip)) for clip in clips]
 
     def states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
         return self.store[[self.clips[i].id for i in rows]]
 
-    def sites(self, step: int) -> sites.Sites:
+    def sites(self, step: int) -> captured.Sites:
         """Everything behind the connector at one checkpoint."""
 
-        def capture() -> sites.Sites:
-            checkpoints.climb(self.folder / "ladder", self.llm, step)
+        def capture() -> captured.Sites:
+            checkpoints.load_checkpoint(self.folder / "ladder", self.llm, step)
             batches = (self.states(rows) for rows in self._batches(f"activations, step {step}"))
             try:
-                return sites.heard(self.llm, self.tasks, batches)
+                return captured.capture_sites(self.llm, self.tasks, batches)
             finally:
-                checkpoints.climb(self.folder / "ladder", self.llm, self.last)
+                checkpoints.load_checkpoint(self.folder / "ladder", self.llm, self.last)
 
-        return sites.kept(
+        return captured.cached_sites(
             self.folder / "inside", {"step": self.checkpoints[step], **self._what}, capture
         )
 
-    def before(self) -> sites.Sites:
+    def before(self) -> captured.Sites:
         """The sites that training does not move."""
 
-        def capture() -> sites.Sites:
+        def capture() -> captured.Sites:
             encoder = self.llm.encoder
-            return sites.fixed(
+            return captured.capture_fixed_sites(
                 self.llm,
                 (
                     (
@@ -144,7 +149,9 @@ class Subject:
                 ),
             )
 
-        return sites.kept(self.folder / "inside", {"step": "none", **self._what}, capture)
+        return captured.cached_sites(
+            self.folder / "inside", {"step": "none", **self._what}, capture
+        )
 
     def spoken(self, rows: Sequence[int], step: int | None = None) -> Tensor:
         """Audio embeddings of these rows, float32, as the backbone is given them at a step (the last by default)."""
@@ -180,7 +187,7 @@ class Subject:
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the analysis's tables, from disk or computed now."""
-        return cache.kept(self.path(name), lambda: TABLES[name](self))
+        return cache.cached_table(self.path(name), lambda: TABLES[name](self))
 
     def path(self, name: str) -> Path:
         """Where a table is kept, named by the hash of what determines it."""

@@ -35,7 +35,7 @@ from desta_lab.world.describe import NEUTRAL, describe
 def probes(subject: Subject) -> pd.DataFrame:
     """What a linear probe reads off every site of every checkpoint, per attribute, with random labels beside it."""
     strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in subject.clips]
-    splits = probes_.folds(subject.speakers, strata)
+    splits = probes_.speaker_folds(subject.speakers, strata)
     jobs = [(0, name, site) for name, site in subject.before().items()]
     jobs += [
         (step, name, site)
@@ -47,8 +47,10 @@ def probes(subject: Subject) -> pd.DataFrame:
     for done, (step, name, site) in enumerate(jobs):
         family, _, attribute = name.partition(": ")  # an answer site is that of one question
         labels = {attribute: subject.labels[attribute]} if attribute else subject.labels
-        measured = probes_.probe(sites_.pooled(site).numpy(), labels, subject.speakers, splits)
-        tables.append(probes_.summary(measured).assign(step=step, site=family))
+        measured = probes_.fit_probes(
+            sites_.pool_over_time(site).numpy(), labels, subject.speakers, splits
+        )
+        tables.append(probes_.summarise_accuracy(measured).assign(step=step, site=family))
         tell(done + 1, len(jobs))
     return pd.concat(tables, ignore_index=True)
 
@@ -64,7 +66,7 @@ def spoken(subject: Subject) -> pd.DataFrame:
     for step in subject.checkpoints:
         sites = subject.sites(step)
         scores = [sites[f"scores {task.name}"].float() for task in subject.tasks]
-        judged = scoring.judge(
+        judged = scoring.judge_scores(
             subject.tasks,
             [s[subject.scored] for s in scores],
             [s[subject.held_out] for s in scores],
@@ -73,12 +75,12 @@ def spoken(subject: Subject) -> pd.DataFrame:
         )
         judged["speaker"] = [subject.speakers[subject.scored[i]] for i in judged["row"]]
         judged = judged.rename(columns={"calibrated": "correct"})
-        tables.append(probes_.summary(judged, ["attribute"]).assign(step=step))
+        tables.append(probes_.summarise_accuracy(judged, ["attribute"]).assign(step=step))
     return pd.concat(tables, ignore_index=True)
 
 
 @tabled()
-def learning(subject: Subject) -> pd.DataFrame:
+def trainable_parameters(subject: Subject) -> pd.DataFrame:
     """How many clips the probe needs: on the log-mel, the last tapped layer and the audio embeddings."""
     fixed, now = subject.before(), subject.sites(subject.last)
     sites = {
@@ -90,7 +92,7 @@ def learning(subject: Subject) -> pd.DataFrame:
     return pd.concat(
         [
             probes_.learning_curve(
-                sites_.pooled(site).numpy(), subject.labels, subject.speakers, sizes
+                sites_.pool_over_time(site).numpy(), subject.labels, subject.speakers, sizes
             ).assign(site=name)
             for name, site in sites.items()
         ],
@@ -108,13 +110,17 @@ def similar_sites(subject: Subject) -> pd.DataFrame:
     names = representation_figures.thinned(
         [name for name in sites if not name.startswith(("answer", "scores"))], 4
     )
-    return geometry.similarity({name: sites_.pooled(sites[name]).numpy() for name in names})
+    return geometry.similarity_table(
+        {name: sites_.pool_over_time(sites[name]).numpy() for name in names}
+    )
 
 
 @tabled()
 def similar_steps(subject: Subject) -> pd.DataFrame:
     """Debiased CKA of the audio embeddings between checkpoints."""
-    return geometry.similarity({f"step {step}": site for step, site in _frames(subject).items()})
+    return geometry.similarity_table(
+        {f"step {step}": site for step, site in _frames(subject).items()}
+    )
 
 
 def _frames(subject: Subject) -> dict[int, np.ndarray]:
@@ -129,7 +135,7 @@ def points(subject: Subject) -> pd.DataFrame:
     """Both maps with their trustworthiness in every row; `clip` and its attributes beside the coordinates."""
     tell, frames, tables = subject.progress("maps"), _frames(subject), []
     for done, method in enumerate(("pca", "umap")):
-        points, trust = geometry.maps(frames, method, SEEDS)
+        points, trust = geometry.map_clips(frames, method, SEEDS)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
         tell(done + 1, 2)
     points = pd.concat(tables, ignore_index=True)
@@ -143,14 +149,18 @@ def points(subject: Subject) -> pd.DataFrame:
 def gap(subject: Subject) -> pd.DataFrame:
     """How far hearing lies from reading at every checkpoint, with another clip's text as control."""
     backbone, rows = subject.llm.backbone, subject.scored
-    ids = [chat.encode(backbone.tokenizer, describe(subject.clips[i].attributes)) for i in rows]
+    ids = [
+        chat.encode_text(backbone.tokenizer, describe(subject.clips[i].attributes)) for i in rows
+    ]
     tokens = [backbone.embed(torch.tensor(row)).float().cpu().numpy() for row in ids]
     norm = float(np.mean([np.linalg.norm(row, axis=1).mean() for row in tokens]))
     written = np.stack([row.mean(0) for row in tokens])
-    partners = conditions.partners([subject.clips[i] for i in rows])
+    partners = conditions.shuffled_partners([subject.clips[i] for i in rows])
     tables = []
     for step in subject.checkpoints:
-        found = geometry.gap(subject.spoken(rows, step).cpu().numpy(), written, partners, norm)
+        found = geometry.modality_gap(
+            subject.spoken(rows, step).cpu().numpy(), written, partners, norm
+        )
         for measure, values in found.items():
             table = pd.DataFrame(
                 {
@@ -159,7 +169,7 @@ def gap(subject: Subject) -> pd.DataFrame:
                     "measure": measure,
                 }
             )
-            (interval,) = verdict.bootstrap(table, "value", ["measure"]).values()
+            (interval,) = verdict.bootstrap_intervals(table, "value", ["measure"]).values()
             tables.append(
                 {
                     "step": step,
@@ -175,7 +185,11 @@ def words(subject: Subject) -> pd.DataFrame:
     """The words that each query's audio embeddings lie nearest to, beside the one it was born as."""
     backbone = subject.llm.backbone
     vocabulary = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
-    born = chat.encode(backbone.tokenizer, NEUTRAL) if subject.job.preset.connector.anchored else []
+    born = (
+        chat.encode_text(backbone.tokenizer, NEUTRAL)
+        if subject.job.preset.connector.anchored
+        else []
+    )
     tables = []
     for step in (0, sorted(subject.checkpoints)[len(subject.checkpoints) // 2], subject.last):
         words = geometry.nearest_words(
@@ -202,31 +216,31 @@ def looks(subject: Subject, attribute: str) -> dict[str, np.ndarray]:
     rows, clips = subject.explained
     task, values = subject.task(attribute), [clip.attributes[attribute] for clip in clips]
     spoken, states = subject.spoken(rows), subject.states(rows)
-    where = attention.query_to_time(subject.llm.connector, states)
-    answer = attention.answer_to_audio(subject.llm, task, spoken)
+    where = attention.query_attention_over_time(subject.llm.connector, states)
+    answer = attention.answer_attention(subject.llm, task, spoken)
     found = {
         "query attention": where.mean(1),
-        "answer attention": attribution.to_seconds(answer["weights"].mean((1, 2)), where),
-        "answer rollout": attribution.to_seconds(answer["rollout"], where),
+        "answer attention": attribution.queries_to_frames(answer["weights"].mean((1, 2)), where),
+        "answer rollout": attribution.queries_to_frames(answer["rollout"], where),
     }
     tell, ways = subject.progress("attribution"), [*attribution.METHODS, "ablation", "shapley"]
     for done, method in enumerate(ways):
         if done < len(attribution.METHODS):
-            told = attribution.over_queries(
+            told = attribution.attribute_queries(
                 method, subject.llm, task, values, spoken, samples=SAMPLES
             )
-            found[f"{method}, queries"] = attribution.to_seconds(told.values, where)
+            found[f"{method}, queries"] = attribution.queries_to_frames(told.values, where)
         else:
-            told = attribution.over_windows(
+            told = attribution.attribute_windows(
                 method, subject.llm, task, values, subject.waves(clips), samples=SAMPLES
             )
             found[f"{method}, windows"] = told.values
         tell(done + 1, len(ways))
-    checkpoints.climb(subject.folder / "ladder", subject.llm, 0)
-    found["query attention, untrained"] = attention.query_to_time(
+    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, 0)
+    found["query attention, untrained"] = attention.query_attention_over_time(
         subject.llm.connector, states
     ).mean(1)
-    checkpoints.climb(subject.folder / "ladder", subject.llm, subject.last)
+    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, subject.last)
     return {
         name.replace("_", " "): profile.detach().cpu().numpy().astype(float)
         for name, profile in found.items()
@@ -268,8 +282,10 @@ def evidence(subject: Subject) -> pd.DataFrame:
             [clip.id for clip in clips]
         ]
         seconds = subject.llm.encoder.seconds
-        tables.append(evidence_.table(wide.to_numpy(), clips, str(attribute), seconds, str(method)))
-    return evidence_.summary(pd.concat(tables, ignore_index=True))
+        tables.append(
+            evidence_.profile_scores(wide.to_numpy(), clips, str(attribute), seconds, str(method))
+        )
+    return evidence_.summarise_scores(pd.concat(tables, ignore_index=True))
 
 
 @tabled()
@@ -277,16 +293,18 @@ def heads(subject: Subject) -> pd.DataFrame:
     """Layer × head of the backbone: attention on the audio as the answer begins, and whether it points at the scene."""
     rows, clips = subject.explained
     attribute = subject.job.preset.label
-    weights = attention.answer_to_audio(subject.llm, subject.task(attribute), subject.spoken(rows))[
-        "weights"
-    ]
-    where = attention.query_to_time(subject.llm.connector, subject.states(rows))
+    weights = attention.answer_attention(
+        subject.llm, subject.task(attribute), subject.spoken(rows)
+    )["weights"]
+    where = attention.query_attention_over_time(subject.llm.connector, subject.states(rows))
     table = []
     for layer, head in np.ndindex(*weights.shape[1:3]):
-        profiles = attribution.to_seconds(weights[:, layer, head], where).numpy().astype(float)
+        profiles = (
+            attribution.queries_to_frames(weights[:, layer, head], where).numpy().astype(float)
+        )
         hits = [
-            evidence_.score(
-                profile, evidence_.evidence(clip, attribute), subject.llm.encoder.seconds
+            evidence_.score_profile(
+                profile, evidence_.evidence_spans(clip, attribute), subject.llm.encoder.seconds
             )["pointing"]
             for profile, clip in zip(profiles, clips, strict=True)
         ]
@@ -312,9 +330,9 @@ def deletion(subject: Subject) -> pd.DataFrame:
         subject.waves(clips),
     )
     names = [clip.id for clip in clips]
-    drawn = attribution.curves(cases, torch.tensor(worth.to_numpy()), names, draws=1)
+    drawn = attribution.deletion_curves(cases, torch.tensor(worth.to_numpy()), names, draws=1)
     drawn["speaker"] = drawn["clip"].map({clip.id: clip.speaker for clip in clips})
-    found = verdict.bootstrap(drawn, "margin", ["curve", "order", "share"])
+    found = verdict.bootstrap_intervals(drawn, "margin", ["curve", "order", "share"])
     return pd.DataFrame(
         [
             dict(zip(("curve", "order", "share", "margin", "low", "high"), (*k, *v), strict=True))
@@ -335,15 +353,15 @@ def randomisation(subject: Subject) -> pd.DataFrame:
         subject.states(rows),
     )
     connector = subject.llm.connector
-    checkpoints.climb(subject.folder / "ladder", subject.llm, 0)
+    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, 0)
     born = {name: tensor.detach().clone() for name, tensor in connector.state_dict().items()}
-    checkpoints.climb(subject.folder / "ladder", subject.llm, subject.last)
+    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, subject.last)
     found = []
 
     def explain(method: str) -> Callable[[], Tensor]:
         def told() -> Tensor:
-            spoken = conditions.hear(subject.llm, states)
-            result = attribution.over_queries(method, subject.llm, task, values, spoken)
+            spoken = conditions.audio_embeddings(subject.llm, states)
+            result = attribution.attribute_queries(method, subject.llm, task, values, spoken)
             found.append(
                 {"method": method, "measure": "delta / margin", "value": _relative(result)}
             )
@@ -355,9 +373,9 @@ def randomisation(subject: Subject) -> pd.DataFrame:
     for method in ("integrated_gradients", "ablation"):
         for against, weights in {
             "untrained": born,
-            "shuffled weights": attribution.shuffled(connector),
+            "shuffled weights": attribution.shuffle_weights(connector),
         }.items():
-            same = attribution.randomised(connector, weights, explain(method))
+            same = attribution.randomisation_correlation(connector, weights, explain(method))
             tables.append(
                 {
                     "method": method,
@@ -383,26 +401,26 @@ def lens(subject: Subject) -> pd.DataFrame:
     """Which layer of the backbone has the answer, hearing and reading, with both controls."""
     rows, held_out, llm = subject.scored, subject.held_out, subject.llm
     truth = [clip.attributes for clip in subject.clips]
-    swap = [rows[i] for i in conditions.partners([subject.clips[i] for i in rows])]
+    swap = [rows[i] for i in conditions.shuffled_partners([subject.clips[i] for i in rows])]
     texts = [describe(attributes) for attributes in truth]
     unique = list(dict.fromkeys(texts))
-    read = sites_.read(llm, subject.tasks, unique)
+    read = sites_.capture_oracle_sites(llm, subject.tasks, unique)
     at = torch.tensor([unique.index(text) for text in texts])
-    views = {
+    captured = {
         "audio": (subject.sites(subject.last), None),
         "untrained": (subject.sites(0), None),
         "shuffled": (subject.sites(subject.last), swap),
         "oracle": ({k: v[at] for k, v in read.items()}, None),
     }
     tables = []
-    for view, (sites, swapped) in views.items():
+    for condition, (sites, swapped) in captured.items():
         told = lens_.logit_lens(llm, subject.tasks, sites, truth, held_out, swapped)
         told["speaker"] = [subject.speakers[i] for i in told["row"]]
         middle = told.groupby(["attribute", "layer"], as_index=False)["margin"].mean()
-        summed = probes_.summary(told, ["attribute", "layer"]).merge(
+        summed = probes_.summarise_accuracy(told, ["attribute", "layer"]).merge(
             middle, on=["attribute", "layer"]
         )
-        tables.append(summed.assign(view=view))
+        tables.append(summed.assign(condition=condition))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -411,9 +429,9 @@ def patching(subject: Subject) -> pd.DataFrame:
     """Which query carries which attribute: one clip's audio embeddings put into another's, query by query."""
     rows = subject.scored[: 2 * PAIRS]
     truth = [subject.clips[i].attributes for i in rows]
-    partners = conditions.partners([subject.clips[i] for i in rows])
+    partners = conditions.shuffled_partners([subject.clips[i] for i in rows])
     pairs = [(partners[b], b) for b in range(PAIRS)]
-    told = lens_.patched(
+    told = lens_.patch_queries(
         subject.llm,
         subject.tasks,
         subject.spoken(rows),
@@ -427,11 +445,13 @@ def patching(subject: Subject) -> pd.DataFrame:
         share = (
             shifts["shift"].sum() / shifts["whole"].sum()
         )  # of sums: a single pair may differ by nothing
-        drawn = np.random.default_rng(0).integers(len(shifts), size=(verdict.DRAWS, len(shifts)))
+        drawn = np.random.default_rng(0).integers(
+            len(shifts), size=(verdict.RESAMPLES, len(shifts))
+        )
         several = shifts["shift"].to_numpy()[drawn].sum(1) / shifts["whole"].to_numpy()[drawn].sum(
             1
         )
-        low, high = np.percentile(several, verdict.LEVEL)
+        low, high = np.percentile(several, verdict.PERCENTILES)
         table.append(
             {
                 "attribute": attribute,
@@ -457,9 +477,13 @@ def erasure(subject: Subject) -> pd.DataFrame:
     everything = subject.spoken(range(len(subject.clips)))
     ways: list[tuple[str, str, Tensor]] = [("nothing", "untouched", everything)]
     for attribute, labels in subject.labels.items():
-        random = probes_.shuffled(np.array(labels), np.array(subject.speakers), seed=0).tolist()
-        ways.append((attribute, "erased", lens_.erased(everything, train, labels)))
-        ways.append((attribute, "random direction", lens_.erased(everything, train, random)))
+        random = probes_.shuffle_labels(
+            np.array(labels), np.array(subject.speakers), seed=0
+        ).tolist()
+        ways.append((attribute, "erased", lens_.erase_attribute(everything, train, labels)))
+        ways.append(
+            (attribute, "random direction", lens_.erase_attribute(everything, train, random))
+        )
     lengths = [
         scoring.option_lengths(subject.llm.backbone.tokenizer, task) for task in subject.tasks
     ]
@@ -467,12 +491,14 @@ def erasure(subject: Subject) -> pd.DataFrame:
     tell, tables = subject.progress("erasing"), []
     for done, (erased, kind, spoken) in enumerate(ways):
         with torch.no_grad():
-            scores = scoring.rank(subject.llm, subject.tasks, spoken[rows], batch=BATCH)
-        judged = scoring.judge(
+            scores = scoring.score_options(subject.llm, subject.tasks, spoken[rows], batch=BATCH)
+        judged = scoring.judge_scores(
             subject.tasks, [s[32:] for s in scores], [s[:32] for s in scores], truth, lengths
         )
         judged["speaker"] = [subject.speakers[rows[32 + i]] for i in judged["row"]]
         judged = judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
-        tables.append(probes_.summary(judged, ["asked"]).assign(erased=erased, kind=kind))
+        tables.append(
+            probes_.summarise_accuracy(judged, ["asked"]).assign(erased=erased, kind=kind)
+        )
         tell(done + 1, len(ways))
     return pd.concat(tables, ignore_index=True)

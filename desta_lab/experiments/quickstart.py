@@ -12,20 +12,20 @@ import pandas as pd
 
 import desta_lab
 from desta_lab import audio, cache, processes
-from desta_lab.analysis.attention import query_to_time
+from desta_lab.analysis.attention import query_attention_over_time
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.tasks import RUNGS
-from desta_lab.experiments.experiment import ENOUGH, Lab, enough
+from desta_lab.experiments.experiment import ENOUGH, Experiment, enough
 from desta_lab.training import checkpoints
 from desta_lab.training import targets as target
 from desta_lab.views import card, claim_figures
 from desta_lab.views.widgets import sheet
-from desta_lab.world.describe import coverage
+from desta_lab.world.describe import attribute_coverage
 
 SAME = "Same speaker: this measures recognition of your recordings, not of new voices."
 
 
-class Quickstart(Lab):
+class Quickstart(Experiment):
     """A lab whose claim is put to the test: self-generated targets against a bare label."""
 
     def run(self) -> dict[str, Any]:
@@ -40,25 +40,27 @@ class Quickstart(Lab):
         table = self.table()
         folders = {kind: self.folder(kind) for kind in ("self", "label")}
         with self._stage("figures"):
-            result = processes.told(_report(self, table, folders) if processes.main() else {})
+            result = processes.broadcast(
+                _report(self, table, folders) if processes.is_main_rank() else {}
+            )
         result["seconds_now"] = time.perf_counter() - begin
         return result
 
 
-def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str, Any]:
+def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str, Any]:
     """Judge the claim by a job's measurements, draw its figures and write the card; returns what the card shows.
 
     `table` is `job.table()`; `folders` are those of its runs, by kind.
     """
-    judged, info, able = _judged(job, table), _kinds(job), verdict.counted(table)
-    full = verdict.untrained(table)
+    judged, info, able = _judged(job, table), _kinds(job), verdict.able_tasks(table)
+    full = verdict.add_untrained(table)
     rungs, tasks = (
-        verdict.per_rung(verdict.own_apart(full, job.preset.label)),
-        verdict.per_task(full),
+        verdict.score_per_rung(verdict.split_label_run(full, job.preset.label)),
+        verdict.score_per_task(full),
     )
     rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
     last = {
-        kind: checkpoints.entries(folder / "ladder")[-1]["sha256"]
+        kind: checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"]
         for kind, folder in folders.items()
     }
     hashes = {
@@ -87,7 +89,7 @@ def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str
         "verdict": asdict(judged),
         "rungs": rungs_last.to_dict("records"),
         "tasks": _side_by_side(table, tasks_last),
-        "crossings": verdict.crossings(rungs).to_dict("records"),
+        "crossings": verdict.rung_crossings(rungs).to_dict("records"),
         "targets": {key: info[key] for key in ("perplexity", "coverage")},
         "stages": cost["seconds"],
         "peak_memory_gb": cost["peak_memory_gb"],
@@ -107,9 +109,9 @@ def _report(job: Lab, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str
     return result
 
 
-def _judged(job: Lab, table: pd.DataFrame) -> verdict.Verdict:
+def _judged(job: Experiment, table: pd.DataFrame) -> verdict.Verdict:
     """The verdict of the claim, withheld where the corpus is too small for one; all numbers stay."""
-    judged, test = verdict.verdict(table, job.preset.label), job.clips("test")
+    judged, test = verdict.judge_claim(table, job.preset.label), job.clips("test")
     if not job.parts[1]:
         rule = judged.rule.replace("on speakers never", "on clips never").replace(
             "over speakers", "over clips"
@@ -126,7 +128,7 @@ def _judged(job: Lab, table: pd.DataFrame) -> verdict.Verdict:
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[few, *judged.reasons])
 
 
-def _kinds(job: Lab) -> dict[str, Any]:
+def _kinds(job: Experiment) -> dict[str, Any]:
     """Perplexity and attribute coverage of every target kind, kept beside the targets."""
     path = job.root / "targets" / job.written[2] / f"kinds-{job.preset.label}.json"
     if not path.exists():
@@ -135,22 +137,23 @@ def _kinds(job: Lab) -> dict[str, Any]:
         read = {kind: [known[row.description] for row in rows] for kind, rows in kinds.items()}
         data = {
             "perplexity": {
-                kind: target.perplexity(job.llm.backbone, rows) for kind, rows in kinds.items()
+                kind: target.target_perplexity(job.llm.backbone, rows)
+                for kind, rows in kinds.items()
             },
             "coverage": {
-                kind: coverage([r.response for r in rows], read[kind], job.values)
+                kind: attribute_coverage([r.response for r in rows], read[kind], job.values)
                 for kind, rows in kinds.items()
             },
             "truncated": {
                 kind: sum(r.truncated for r in rows) / len(rows) for kind, rows in kinds.items()
             },
         }
-        cache.save(path, cache.to_json(data))
+        cache.write_whole(path, cache.to_json(data))
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
-def _about_clips(job: Lab) -> list[str]:
+def _about_clips(job: Experiment) -> list[str]:
     """What the clips are that were tested with, in words, and what they cannot show."""
     test, held_out = job.clips("test"), job.clips("validation")
     trained = len({clip.id for clip in held_out} & {clip.id for clip in job.parts[0]["train"]})
@@ -176,7 +179,7 @@ def _about_clips(job: Lab) -> list[str]:
 
 
 def _figures(
-    job: Lab,
+    job: Experiment,
     rungs: pd.DataFrame,
     tasks: pd.DataFrame,
     judged: verdict.Verdict,
@@ -221,13 +224,15 @@ def _figures(
             "Share of targets that name each attribute, per kind of target.",
         ),
     ]
-    checkpoints.climb(folders["self"] / "ladder", job.llm, job.recipe.steps)
+    checkpoints.load_checkpoint(folders["self"] / "ladder", job.llm, job.recipe.steps)
     connector: Any = job.llm.connector
     if hasattr(connector, "mixture"):
         mixture = connector.mixture().detach().cpu().numpy()
         clip = job.clips("test")[0]
-        waves = [audio.read(job.corpus.path(clip))]
-        attention = query_to_time(connector, job.llm.encoder.hear(waves).float())[0].numpy()
+        waves = [audio.read_audio(job.corpus.path(clip))]
+        attention = query_attention_over_time(connector, job.llm.encoder.hear(waves).float())[
+            0
+        ].numpy()
         mel = audio.log_mel(waves, job.preset.seconds, job.llm.encoder.mels)[0].numpy()
         drawn += [
             (
@@ -273,14 +278,18 @@ def _figures(
 def _side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a task at the last step: our run with its interval, raw and free-form beside it, and every control."""
     rows = []
-    wide = tasks[tasks["measure"] == "calibrated"].set_index(["run", "view", "task"]).sort_index()
+    wide = (
+        tasks[tasks["measure"] == "calibrated"].set_index(["run", "condition", "task"]).sort_index()
+    )
     raw = (
-        tasks[tasks["measure"] == "raw"].set_index(["run", "view", "task"])["accuracy"].sort_index()
+        tasks[tasks["measure"] == "raw"]
+        .set_index(["run", "condition", "task"])["accuracy"]
+        .sort_index()
     )
     last = table[
         (table["step"] == table["step"].max())
         & (table["run"] == "self")
-        & (table["view"] == "audio")
+        & (table["condition"] == "audio")
     ]
     free = last.groupby("task")[["free_form", "obeyed", "logprob"]].mean()
     for task in wide.loc[("self", "audio")].index:

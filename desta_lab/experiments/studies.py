@@ -36,7 +36,16 @@ HOME = (
 TURNED: dict[str, dict[str, Any]] = {"nano": {"steps": 150, "attention": "eager"}}
 SEEDS = {"nano": (0, 1, 2, 3, 4)}
 FEWER = (0, 1, 2)  # seeds of every other preset
-COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "view", "score"]  # of a study's table
+COLUMNS = [
+    "arm",
+    "at",
+    "seed",
+    "cell",
+    "rung",
+    "attribute",
+    "condition",
+    "score",
+]  # of a study's table
 RESAMPLES, TOP_WIDTH, HALF_RATIO = (
     200,
     0.2,
@@ -94,14 +103,16 @@ def small_llm(width: int, layers: int) -> Callable[[Path, Any], None]:
     """What trains a smaller nano LLM on the text that the shipped one was trained on."""
 
     def make(folder: Path, tell: Any) -> None:
-        model, words = nano.train(
+        model, words = nano.train_nano(
             tasks.nano_rows(),
             width=width,
             layers=layers,
             progress=lambda done, total, _: tell(done, total),
         )
         made = f"desta_lab.model.nano.train(desta_lab.evaluation.tasks.nano_rows(), width={width}, layers={layers})"
-        nano.save(model, words, folder, {"made_by": made, "parameters": model.num_parameters()})
+        nano.save_nano(
+            model, words, folder, {"made_by": made, "parameters": model.num_parameters()}
+        )
 
     return make
 
@@ -111,7 +122,7 @@ def deaf_whisper(folder: Path, tell: Any) -> None:
     from transformers import WhisperModel
 
     model = WhisperModel.from_pretrained(
-        weights.resolve("whisper-tiny.en", folder.parent, progress=tell)
+        weights.find_weights("whisper-tiny.en", folder.parent, progress=tell)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -350,7 +361,7 @@ def lab_scale(preset: str | Preset | None) -> Preset:
     """The preset that a study turns: a name as the studies have it (`TURNED`), any other exactly as it is."""
     if isinstance(preset, Preset):
         return preset
-    found = presets.named(preset or "nano")
+    found = presets.get_preset(preset or "nano")
     return replace(found, **TURNED.get(found.name, {}))
 
 
@@ -377,7 +388,7 @@ def sweep(
 
 
 def stored(name: str, preset: str = "nano", folder: Path = HOME) -> pd.DataFrame:
-    """The table of a study that ships: a row per arm × seed × rung × view, of rung 3 also × attribute.
+    """The table of a study that ships: a row per arm × seed × rung × condition, of rung 3 also × attribute.
 
     `score` is 0 at chance and 1 when perfect; `at` is the amount of a scaling study.
 
@@ -390,15 +401,17 @@ def stored(name: str, preset: str = "nano", folder: Path = HOME) -> pd.DataFrame
         raise FileNotFoundError(
             f"{path}: the study {name} has no table of preset {preset}; run `{command}`."
         )
-    words = dict.fromkeys(("arm", "cell", "attribute", "view"), str)
+    words = dict.fromkeys(("arm", "cell", "attribute", "condition"), str)
     return pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
 
 
 def table(study: Study, swept: Sweep) -> pd.DataFrame:
-    """What a study keeps of its sweep: scores of finished cells; of the ladder, attributes of the audio view alone."""
+    """What a study keeps of its sweep: scores of finished cells; of the ladder, attributes of the audio condition alone."""
     found = swept.table()
     found = found[found["error"].isna()]
-    found = found[(found["attribute"] == "all") | (found["view"] == "audio") | found["rung"].isna()]
+    found = found[
+        (found["attribute"] == "all") | (found["condition"] == "audio") | found["rung"].isna()
+    ]
     found = found[
         (found["share"] == 1) | found["attribute"].isin(["all", "following", "perplexity"])
     ]
@@ -511,9 +524,11 @@ class Difference(NamedTuple):
         return f"{mean} [{low}, {high}]" if self.seeds > 1 else f"{mean} (one seed)"
 
 
-def scores(found: pd.DataFrame, rung: int = 3, view: str = "audio") -> pd.DataFrame:
-    """Score of a rung under a view: one column an arm in the table's order, one row a seed."""
-    some = found[(found["rung"] == rung) & (found["attribute"] == "all") & (found["view"] == view)]
+def scores(found: pd.DataFrame, rung: int = 3, condition: str = "audio") -> pd.DataFrame:
+    """Score of a rung under a condition: one column an arm in the table's order, one row a seed."""
+    some = found[
+        (found["rung"] == rung) & (found["attribute"] == "all") & (found["condition"] == condition)
+    ]
     arms = list(dict.fromkeys(found["arm"]))
     return some.pivot(index="seed", columns="arm", values="score").reindex(columns=arms)
 
@@ -524,7 +539,7 @@ def differences(study: Study, found: pd.DataFrame, rung: int = 3) -> list[Differ
     for arm in [arm for arm in wide if arm != study.against and study.against in wide]:
         gaps = (wide[arm] - wide[study.against]).dropna()
         if len(gaps):
-            mean, reach = float(gaps.mean()), float(verdict.reach(gaps.sem(), len(gaps)))
+            mean, reach = float(gaps.mean()), float(verdict.t_half_width(gaps.sem(), len(gaps)))
             listed.append(Difference(arm, mean, mean - reach, mean + reach, len(gaps)))
     return listed
 
@@ -753,7 +768,7 @@ def _section(study: Study, kept: list[tuple[str, pd.DataFrame]]) -> list[str]:
 
 def _numbers(study: Study, found: pd.DataFrame) -> list[str]:
     """One row an arm: means over its seeds, and the difference on rung 3."""
-    views = [
+    conditions = [
         (3, "audio"),
         (0, "audio"),
         (3, "untrained"),
@@ -761,7 +776,7 @@ def _numbers(study: Study, found: pd.DataFrame) -> list[str]:
         (3, "silence"),
         (3, "oracle"),
     ]
-    wide = [scores(found, *view) for view in views]
+    wide = [scores(found, *condition) for condition in conditions]
     gaps = {gap.arm: gap for gap in differences(study, found)}
     rows = [
         "| arm | seeds | rung 3 | rung 0 | untrained | shuffled | silence | text oracle | rung 3 against "
@@ -778,5 +793,5 @@ def _numbers(study: Study, found: pd.DataFrame) -> list[str]:
 
 def write_page(folder: Path = HOME) -> Path:
     """Write the page beside its tables."""
-    cache.save(folder / "README.md", page(folder).encode())
+    cache.write_whole(folder / "README.md", page(folder).encode())
     return folder / "README.md"

@@ -26,12 +26,12 @@ from filelock import FileLock
 
 from desta_lab import cache, launchers
 from desta_lab.evaluation import conditions, verdict
-from desta_lab.evaluation.tasks import ladder
+from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import forgetting
-from desta_lab.experiments.experiment import Lab, Progress
+from desta_lab.experiments.experiment import Experiment, Progress
 from desta_lab.model import presets
 from desta_lab.model.presets import ConnectorShape, Preset
-from desta_lab.model.weights import folder_sha256, models_dir
+from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, targets
 from desta_lab.views import claim_figures
 from desta_lab.views.progress import bars
@@ -53,8 +53,8 @@ SAID = (
     "disk_gb",
 )  # what is said of a preset, not what is done
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what adapters have learned, at test time
-COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "view", "share", "score"]
-KINDS = dict.fromkeys(("run", "error", "attribute", "view"), "string") | {
+COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
+KINDS = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "rung": "Int64",
     "share": "float",
     "score": "float",
@@ -80,20 +80,20 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """Every field of the cell, by its dotted name; the glass box by its hash, not its place."""
         glass = self.preset.backbone == str(presets.NANO)
-        own = {"backbone": f"nano-{folder_sha256(presets.NANO)[:12]}"} if glass else {}
+        own = {"backbone": f"nano-{hash_folder(presets.NANO)[:12]}"} if glass else {}
         return {**fields(self.preset), "target": self.target, **own}
 
     @cached_property
     def key(self) -> str:
         """The hash of all that determines it: another task, world or measurement is another cell."""
-        used = presets.as_data(self.preset)
+        used = presets.hashed_fields(self.preset)
         done = {
             name: v
             for name, v in self.settings.items()
             if name not in presets.OPTIONS or name in used
         }
         how = [VERSION] if self.measured == "ladder" else [VERSION, self.measured]
-        world = [*how, spoken.VERSION, [repr(task) for task in ladder() if task.rung in RUNGS]]
+        world = [*how, spoken.VERSION, [repr(task) for task in task_ladder() if task.rung in RUNGS]]
         text = json.dumps([done, self.seed, world], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -355,9 +355,9 @@ class Sweep:
         path = json.dumps([str(Path(folder).resolve()) for folder in sys.path])
         command, specs = [sys.executable, "-c", _WAKE, path], [self._spec(cell) for cell in todo]
         if slurm is None:
-            ended = launchers.processes(command, specs, jobs)
+            ended = launchers.run_workers(command, specs, jobs)
         else:
-            ended = launchers.slurm(
+            ended = launchers.run_on_slurm(
                 [[*command, spec] for spec in specs], self.root / "sweeps" / "jobs", **slurm
             )
         for i, how in ended:
@@ -377,7 +377,7 @@ class Sweep:
     # ---- the result ----
 
     def table(self) -> pd.DataFrame:
-        """One row per cell × rung, or attribute of rung 3, × view: the `score`, above chance and calibrated; beside it
+        """One row per cell × rung, or attribute of rung 3, × condition: the `score`, above chance and calibrated; beside it
         its `mean` over seeds with a 95 % t-interval, NaN where there is one seed. A failed cell is one row."""
         rows: list[dict[str, Any]] = []
         for cell, named, found in zip(self.cells, self.about, self.found(), strict=True):
@@ -387,11 +387,13 @@ class Sweep:
                 rows += [{**about, **row} for row in found.get("rows") or [{}]]
         table = pd.DataFrame(rows, columns=[*self.grid, *COLUMNS]).astype(KINDS)
         table = table.fillna({"share": 1.0})
-        return _with_interval(table, [*self.grid, "rung", "attribute", "view", "share"], "seeds")
+        return _with_interval(
+            table, [*self.grid, "rung", "attribute", "condition", "share"], "seeds"
+        )
 
     def knobs(self, rung: int = 3) -> pd.DataFrame:
         """Mean score of a rung at every value of every knob, with its 95 % interval over the cells that have it; the
-        knob that moves the audio view most comes first, the seed (what chance alone moves) last."""
+        knob that moves the audio condition most comes first, the seed (what chance alone moves) last."""
         table = self.table()
         some = table[
             (table["rung"] == rung) & (table["attribute"] == "all") & (table["share"] == 1)
@@ -403,36 +405,40 @@ class Sweep:
         every = [name for name in (*self.grid, "seed") if some[name].nunique() > 1] or ["seed"]
         parts = []
         for knob in every:
-            means = _with_interval(some, [knob, "view"], "cells").drop_duplicates([knob, "view"])
+            means = _with_interval(some, [knob, "condition"], "cells").drop_duplicates(
+                [knob, "condition"]
+            )
             parts.append(means.assign(knob=knob, name=means[knob].astype(str), score=means["mean"]))
-        heard = [means.loc[means["view"] == "audio", "score"] for means in parts]
+        heard = [means.loc[means["condition"] == "audio", "score"] for means in parts]
         order = sorted(
             range(len(parts)), key=lambda i: (every[i] == "seed", heard[i].min() - heard[i].max())
         )
         return pd.concat([parts[i] for i in order])[
-            ["knob", "name", "view", "score", "low", "high", "cells"]
+            ["knob", "name", "condition", "score", "low", "high", "cells"]
         ].reset_index(drop=True)
 
     def picture(self, rung: int = 3) -> claim_figures.Picture:
         """Which knobs matter: `knobs`, drawn. The headline's difference is that of cells that share all else."""
         means, table = self.knobs(rung), self.table()
-        knob, heard = means["knob"].iloc[0], means[means["view"] == "audio"]
+        knob, heard = means["knob"].iloc[0], means[means["condition"] == "audio"]
         low, high = (heard[heard["knob"] == knob].sort_values("score").iloc[end] for end in (0, -1))
         if low["name"] == high["name"]:
             return claim_figures.knobs(
                 means, f"Rung {rung}: {low['score']:.2f} at {knob} {low['name']}", rung
             )
         some = table[
-            (table["rung"] == rung) & (table["attribute"] == "all") & (table["view"] == "audio")
+            (table["rung"] == rung)
+            & (table["attribute"] == "all")
+            & (table["condition"] == "audio")
         ]
         some = some[some["share"] == 1]
         wide = some.assign(at=some[knob].astype(str)).pivot_table(
-            index=[name for name in (*self.grid, "seed") if name != knob] or ["view"],
+            index=[name for name in (*self.grid, "seed") if name != knob] or ["condition"],
             columns="at",
             values="score",
         )
         gaps = (wide[high["name"]] - wide[low["name"]]).dropna()
-        reach = verdict.reach(gaps.sem(), len(gaps))
+        reach = verdict.t_half_width(gaps.sem(), len(gaps))
         sure = (
             f"[{gaps.mean() - reach:+.2f}, {gaps.mean() + reach:+.2f}]"
             if len(gaps) > 1
@@ -459,7 +465,7 @@ def keep(cell: Cell, root: Path, found: Mapping[str, Any]) -> None:
     )
     about = {"settings": cell.settings, "seed": cell.seed, "device": device}
     cell.place(root).parent.mkdir(parents=True, exist_ok=True)
-    cache.save(cell.place(root), cache.to_json({**about, **found}))
+    cache.write_whole(cell.place(root), cache.to_json({**about, **found}))
 
 
 def work(cell: Cell, root: Path, measure: Measure) -> None:
@@ -515,7 +521,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     lab, folder, trained, prepared = _train(cell, root)
     begin = time.perf_counter()
     table, llm, heard = _score(lab, folder), lab.llm, _hear(lab)
-    controlled = table[table["view"] != "audio"]
+    controlled = table[table["condition"] != "audio"]
     at = {clip.id: i for i, clip in enumerate(lab.clips("test"))}
     questions = [task.question for task in lab.tasks if task.rung == 3]
     items = forgetting.instructions(lab.clips("test"), questions)
@@ -525,45 +531,46 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     ]
     written = _own_answers(lab)
     rows = [
-        {"attribute": one.constraint, "view": view, "score": getattr(one, view)}
+        {"attribute": one.constraint, "condition": condition, "score": getattr(one, condition)}
         for one in known.itertuples()
-        for view in ("untouched", "unasked")
+        for condition in ("untouched", "unasked")
     ]
-    for view in ("untouched", "unasked"):
+    for condition in ("untouched", "unasked"):
         rows.append(
             {
                 "attribute": "following",
-                "view": view,
-                "score": known.loc[known["counted"], view].mean(),
+                "condition": condition,
+                "score": known.loc[known["counted"], condition].mean(),
             }
         )
     bare = float(np.mean([item.obeyed(item.clip.attributes[cell.preset.label]) for item in items]))
-    rows.append({"attribute": "following", "view": "label", "score": bare})
-    with llm.backbone.untouched():
-        before = targets.perplexity(llm.backbone, written)
-    rows.append({"attribute": "perplexity", "view": "untouched", "score": before})
+    rows.append({"attribute": "following", "condition": "label", "score": bare})
+    with llm.backbone.as_published():
+        before = targets.target_perplexity(llm.backbone, written)
+    rows.append({"attribute": "perplexity", "condition": "untouched", "score": before})
     rows = above_chance(table).to_dict("records") + rows
     for share in SHARES if cell.preset.tuning.startswith("lora") else (1.0,):
         llm.backbone.scale_adapters(share)
         now = [
             {
                 "attribute": "perplexity",
-                "view": "text",
-                "score": targets.perplexity(llm.backbone, written),
+                "condition": "text",
+                "score": targets.target_perplexity(llm.backbone, written),
             }
         ]
-        for view, said in (
+        for condition, said in (
             ("text", None),
             ("audio", heard["spoken"][[at[item.clip.id] for item in items]]),
         ):
             obeyed = forgetting.followed(llm, items, said).groupby("constraint")["obeyed"].mean()
             now += [
-                {"attribute": name, "view": view, "score": score} for name, score in obeyed.items()
+                {"attribute": name, "condition": condition, "score": score}
+                for name, score in obeyed.items()
             ]
-            now.append({"attribute": "following", "view": view, "score": obeyed.mean()})
+            now.append({"attribute": "following", "condition": condition, "score": obeyed.mean()})
         if share != 1:
             scores = above_chance(pd.concat([_views(lab, heard), controlled]))
-            now += scores[scores["view"] == "audio"].to_dict("records")
+            now += scores[scores["condition"] == "audio"].to_dict("records")
         rows += [{**row, "share": share} for row in now]
     scored = lab.seconds["models"] + time.perf_counter() - begin
     return {
@@ -575,9 +582,9 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     }
 
 
-def _train(cell: Cell, root: Path) -> tuple[Lab, Path, float, float]:
+def _train(cell: Cell, root: Path) -> tuple[Experiment, Path, float, float]:
     """The cell's lab and run, with the seconds that training and what went before it took."""
-    lab = Lab(cell.preset, seed=cell.seed, root=root)
+    lab = Experiment(cell.preset, seed=cell.seed, root=root)
     with _alone(
         root, f"prepare-{cell.seed}"
     ):  # cells share corpus, targets and oracle: one makes them, all find them
@@ -590,66 +597,70 @@ def _train(cell: Cell, root: Path) -> tuple[Lab, Path, float, float]:
     return lab, folder, sum(_steps(folder / "records.jsonl")), prepared
 
 
-def _score(lab: Lab, folder: Path) -> pd.DataFrame:
+def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
     """The last step under every control; the model stays there."""
-    first, last = (checkpoints.entries(folder / "ladder")[i] for i in (0, -1))
+    first, last = (checkpoints.list_checkpoints(folder / "ladder")[i] for i in (0, -1))
 
     def newborn() -> pd.DataFrame:
-        checkpoints.climb(folder / "ladder", lab.llm, first["step"])
+        checkpoints.load_checkpoint(folder / "ladder", lab.llm, first["step"])
         table = _views(lab, _hear(lab))
-        return table[table["view"] == "audio"].assign(view="untrained")
+        return table[table["condition"] == "audio"].assign(condition="untrained")
 
     # many cells are born alike
     key = lab.key(v=VERSION, checkpoint=first["sha256"], transcript=lab.preset.transcript)
-    untrained = cache.kept(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
-    checkpoints.climb(folder / "ladder", lab.llm, last["step"])
+    untrained = cache.cached_table(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
+    checkpoints.load_checkpoint(folder / "ladder", lab.llm, last["step"])
     oracle = lab.oracle()
     return pd.concat([_views(lab, _hear(lab)), untrained, oracle[oracle["rung"].isin(RUNGS)]])
 
 
-def _hear(lab: Lab) -> dict[str, torch.Tensor]:
+def _hear(lab: Experiment) -> dict[str, torch.Tensor]:
     """What the connector, as it is now, says of the test clips, of those that calibrate, and of silence."""
     test, held_out = (
         lab.store[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation")
     )
     said = {
-        "spoken": conditions.hear(lab.llm, test),
-        "held_out": conditions.hear(lab.llm, held_out),
+        "spoken": conditions.audio_embeddings(lab.llm, test),
+        "held_out": conditions.audio_embeddings(lab.llm, held_out),
     }
-    return said | {"silence": conditions.silence(lab.llm)}
+    return said | {"silence": conditions.silence_embeddings(lab.llm)}
 
 
-def _views(lab: Lab, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+def _views(lab: Experiment, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     """What the backbone, as it is now, makes of that on the ladder's scored rungs."""
     tasks = [task for task in lab.tasks if task.rung in RUNGS]
     words = lab.words([*lab.clips("test"), *lab.clips("validation")])
-    return conditions.views(lab.llm, tasks, lab.clips("test"), **heard, transcripts=words)
+    return conditions.score_conditions(
+        lab.llm, tasks, lab.clips("test"), **heard, transcripts=words
+    )
 
 
-def _own_answers(lab: Lab, descriptions: int = 4) -> list[targets.Target]:
+def _own_answers(lab: Experiment, descriptions: int = 4) -> list[targets.Target]:
     """What the untouched backbone says to the ladder's questions about some held-out descriptions."""
     questions = dict.fromkeys(task.question for task in lab.tasks if task.attribute != "topic")
     some = list(dict.fromkeys(describe(clip.attributes) for clip in lab.clips("test")))[
         :descriptions
     ]
     pairs = itertools.product(some, questions)
-    return list(targets.self_written(lab.llm.backbone, lab.preset.backbone, "", pairs).values())
+    return list(targets.generate_targets(lab.llm.backbone, lab.preset.backbone, "", pairs).values())
 
 
 def above_chance(table: pd.DataFrame) -> pd.DataFrame:
-    """Calibrated accuracy above chance of the tasks that the text oracle can do, per view, rung and, on rung 3,
+    """Calibrated accuracy above chance of the tasks that the text oracle can do, per condition, rung and, on rung 3,
     attribute: 0 is chance, 1 is perfect."""
-    some = table[table["task"].isin(verdict.counted(table))]
+    some = table[table["task"].isin(verdict.able_tasks(table))]
     tasks = (
-        some.groupby(["view", "rung", "attribute", "task"])[["calibrated", "chance"]]
+        some.groupby(["condition", "rung", "attribute", "task"])[["calibrated", "chance"]]
         .mean()
         .reset_index()
     )
     tasks["score"] = (tasks["calibrated"] - tasks["chance"]) / (1 - tasks["chance"])
-    whole = tasks.groupby(["view", "rung"])["score"].mean().reset_index().assign(attribute="all")
+    whole = (
+        tasks.groupby(["condition", "rung"])["score"].mean().reset_index().assign(attribute="all")
+    )
     single = (
         tasks[tasks["rung"] == 3]
-        .groupby(["view", "rung", "attribute"])["score"]
+        .groupby(["condition", "rung", "attribute"])["score"]
         .mean()
         .reset_index()
     )
@@ -675,5 +686,5 @@ def _long(seconds: float) -> str:
 def _with_interval(table: pd.DataFrame, by: list[str], count: str) -> pd.DataFrame:
     groups = table.groupby(by, dropna=False)["score"]
     number, mean = groups.transform("count"), groups.transform("mean")
-    reach = verdict.reach(groups.transform("sem"), number)
+    reach = verdict.t_half_width(groups.transform("sem"), number)
     return table.assign(mean=mean, low=mean - reach, high=mean + reach, **{count: number})

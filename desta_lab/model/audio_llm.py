@@ -18,15 +18,15 @@ from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
 
-THAWED = "backbone."  # what of the backbone learns is named so in a connector file
+UNFROZEN = "backbone."  # what of the backbone learns is named so in a connector file
 
 
-class PartsError(ValueError):
+class ProvenanceError(ValueError):
     """A connector file and the parts around it do not belong together; the message says which."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """What `generate` returns, one entry a conversation."""
 
     text: list[str]
@@ -66,7 +66,7 @@ class AudioLLM(nn.Module):
         half = self.backbone.dtype is torch.bfloat16
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
 
-    def speak(
+    def connect(
         self, states: Float[Tensor, "layer batch frame d_enc"]
     ) -> Float[Tensor, "batch query d_llm"]:
         """Audio embeddings of encoder states, in the precision of the connector's weights."""
@@ -110,7 +110,7 @@ class AudioLLM(nn.Module):
         temperature: float = 1.0,
         top_p: float = 1.0,
         with_transcript: bool = False,
-    ) -> Answer:
+    ) -> Generation:
         """Answers to conversations in the message format of the DeSTA models.
 
         `messages` is one conversation or a list of them; a user message may hold `<|AUDIO|>` placeholders and
@@ -125,29 +125,31 @@ class AudioLLM(nn.Module):
             else [list(m) for m in messages]
         )
         clips = [[clip for message in c for clip in message.get("audios", ())] for c in chats]
-        waves = [[audio.read(clip["audio"]) for clip in some] for some in clips]
+        waves = [[audio.read_audio(clip["audio"]) for clip in some] for some in clips]
         words = [
             self._words(some, heard, with_transcript)
             for some, heard in zip(clips, waves, strict=True)
         ]
         room = None if self.backbone.positions is None else self.backbone.positions - max_new_tokens
         streams = [
-            chat.stream(self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room)
+            chat.build_stream(
+                self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room
+            )
             for c, w in zip(chats, words, strict=True)
         ]
         every = [wave for some in waves for wave in some]
         self.connector.eval()
-        spoken = self.speak(self.encoder.hear(every)) if every else None
+        spoken = self.connect(self.encoder.hear(every)) if every else None
         how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
         ids = self.answer(streams, spoken, max_new_tokens=max_new_tokens, **how)
         files = [[str(clip["audio"]) for clip in some] for some in clips]
         audios = [list(zip(f, w, strict=True)) for f, w in zip(files, words, strict=True)]
-        return Answer([self.backbone.text(row) for row in ids], ids, audios)
+        return Generation([self.backbone.text(row) for row in ids], ids, audios)
 
     @torch.no_grad()
     def answer(
         self,
-        streams: Sequence[chat.Stream],
+        streams: Sequence[chat.TokenStream],
         spoken: Float[Tensor, "clip query d_llm"] | None,
         **how: Any,
     ) -> list[tuple[int, ...]]:
@@ -157,12 +159,12 @@ class AudioLLM(nn.Module):
                 raise chat.ChatError(
                     f"The messages hold {chat.AUDIO} but no clips were given; match them."
                 )
-            with self.backbone.untouched():
+            with self.backbone.as_published():
                 return self.backbone.complete(streams, batch=len(streams), **how)
         ids, mask = self.backbone.left_padded(streams)
         embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
         out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
-        return [self.backbone.until_end(row) for row in out.tolist()]
+        return [self.backbone.trim_at_end(row) for row in out.tolist()]
 
     def _words(
         self, clips: Sequence[dict[str, Any]], waves: Sequence[Any], with_transcript: bool
@@ -172,16 +174,16 @@ class AudioLLM(nn.Module):
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
-            raise PartsError(
+            raise ProvenanceError(
                 "A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=…."
             )
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
     @property
-    def learning(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """All that learns, by its name in a connector file: the connector, and what of the backbone was thawed."""
-        thawed = {f"{THAWED}{name}": p for name, p in self.backbone.learning.items()}
+        thawed = {f"{UNFROZEN}{name}": p for name, p in self.backbone.trainable_parameters.items()}
         return {
             name: p for name, p in self.connector.named_parameters() if p.requires_grad
         } | thawed
@@ -189,15 +191,15 @@ class AudioLLM(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """The tensors of a connector file: the connector's, and under `backbone.` what was thawed."""
         tensors = self.connector.state_dict() | {
-            n: p for n, p in self.learning.items() if n.startswith(THAWED)
+            n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)
         }
         return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Take these tensors, named as in `state`; raises RuntimeError where names or shapes are others."""
-        mine = {n: p for n, p in self.learning.items() if n.startswith(THAWED)}
-        given = {name for name in tensors if name.startswith(THAWED)}
+        mine = {n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)}
+        given = {name for name in tensors if name.startswith(UNFROZEN)}
         if given != set(mine):
             raise RuntimeError(
                 f"tensors of the backbone that are in one and not the other: {sorted(given ^ set(mine))}"
@@ -229,25 +231,25 @@ class AudioLLM(nn.Module):
             with safe_open(path, "pt") as file:
                 parts = json.loads((file.metadata() or {}).get("parts", "{}"))
         except Exception as error:
-            raise PartsError(
+            raise ProvenanceError(
                 f"{path}: no whole safetensors file ({error}); copy it again or train again."
             ) from error
         for key in {**self.parts, **parts}:
             mine = self.parts.get(key)
             if parts.get(key) != mine:
-                raise PartsError(
+                raise ProvenanceError(
                     f"{path}: trained with {key} {parts.get(key)}, but here {key} is {mine}; load the parts it names."
                 )
         try:
             self.put(load_file(path))
         except RuntimeError as error:
             fault = str(error).splitlines()[-1].strip()
-            raise PartsError(
+            raise ProvenanceError(
                 f"{path}: another connector's tensors ({fault}); build the connector it was."
             ) from error
 
 
-def tensors_sha256(module: nn.Module, without: Collection[str] = ()) -> str:
+def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:
     """One hash over every tensor of a module but those named: the freeze guard compares it before and after a run."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

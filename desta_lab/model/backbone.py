@@ -74,12 +74,15 @@ class Backbone(nn.Module):
             LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=where)
         )
         self.model.eval()
-        for parameter in self.learning.values():
+        for parameter in self.trainable_parameters.values():
             parameter.data = parameter.data.float()
-        self._born = {name: parameter.detach().clone() for name, parameter in self.learning.items()}
-        return list(self.learning.values())
+        self._born = {
+            name: parameter.detach().clone()
+            for name, parameter in self.trainable_parameters.items()
+        }
+        return list(self.trainable_parameters.values())
 
-    def thaw(self, tuning: str, seed: int = 0) -> None:
+    def unfreeze(self, tuning: str, seed: int = 0) -> None:
         """Let it learn: adapters beside every linear layer (`lora-8`: of rank 8, scaled by 2), or all of it (`full`).
 
         Raises:
@@ -93,7 +96,8 @@ class Backbone(nn.Module):
         elif tuning == "full":
             self.model.requires_grad_(True)
             self._born = {
-                name: parameter.detach().clone() for name, parameter in self.learning.items()
+                name: parameter.detach().clone()
+                for name, parameter in self.trainable_parameters.items()
             }
         elif tuning != "frozen":
             raise ValueError(
@@ -101,7 +105,7 @@ class Backbone(nn.Module):
             )
 
     @property
-    def learning(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What of it may learn, by name: nothing, unless it was thawed."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
@@ -112,7 +116,7 @@ class Backbone(nn.Module):
             self.model.get_parameter(name).copy_(born)
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def as_published(self) -> Iterator[None]:
         """Inside, the backbone answers as it was published, whatever it has learned since."""
         now = {name: self.model.get_parameter(name).detach().clone() for name in self._born}
         self.forget()
@@ -192,7 +196,11 @@ class Backbone(nn.Module):
         )
 
     def complete(
-        self, streams: Sequence[chat.Stream], max_new_tokens: int = 32, batch: int = 32, **how: Any
+        self,
+        streams: Sequence[chat.TokenStream],
+        max_new_tokens: int = 32,
+        batch: int = 32,
+        **how: Any,
     ) -> list[tuple[int, ...]]:
         """Answers to streams without audio: ids up to and with the end-of-turn token."""
         answers: list[tuple[int, ...]] = []
@@ -201,11 +209,11 @@ class Backbone(nn.Module):
             out = self.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how
             )
-            answers += [self.until_end(row) for row in out[:, ids.shape[1] :].tolist()]
+            answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
 
     def left_padded(
-        self, streams: Sequence[chat.Stream]
+        self, streams: Sequence[chat.TokenStream]
     ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
         """Ids and attention mask of streams that are to go on: padding stands in front."""
         longest = max(len(s.ids) for s in streams)
@@ -224,7 +232,7 @@ class Backbone(nn.Module):
     @property
     def ends(self) -> tuple[int, ...]:
         """The ids that end an answer: the tokenizer's end of turn, and what the model's own settings name beside it."""
-        return ends(self.tokenizer, self.model.generation_config)
+        return end_ids_of(self.tokenizer, self.model.generation_config)
 
     @property
     def pad_id(self) -> int:
@@ -232,14 +240,14 @@ class Backbone(nn.Module):
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def until_end(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def trim_at_end(self, ids: Sequence[int]) -> tuple[int, ...]:
         """An answer's ids without what follows its end-of-turn token, which is kept."""
         end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
         return tuple(ids[: end + 1])
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids as words, special tokens left out."""
-        return chat.decode(self.tokenizer, ids)
+        return chat.decode_ids(self.tokenizer, ids)
 
 
 @contextmanager
@@ -267,7 +275,7 @@ def _computed_again(decoder: nn.Module) -> Iterator[None]:
                 layer.forward = before
 
 
-def ends(tokenizer: Any, settings: Any) -> tuple[int, ...]:
+def end_ids_of(tokenizer: Any, settings: Any) -> tuple[int, ...]:
     """The ids that end an answer, of a tokenizer and the generation config (transformers) of its model."""
     own = settings.eos_token_id
     return tuple(sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}))

@@ -17,7 +17,7 @@ class ChatError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stream:
+class TokenStream:
     """One conversation as token ids; `SLOT` marks where audio embeddings go, the response starts at `start`."""
 
     ids: tuple[int, ...]
@@ -29,23 +29,25 @@ class Stream:
         return self.ids[self.start :]
 
 
-def ask(question: str, system: str = SYSTEM) -> list[dict[str, str]]:
-    """The audio view of a question: the clip, then the words. This is all that training ever shows the backbone."""
+def audio_messages(question: str, system: str = SYSTEM) -> list[dict[str, str]]:
+    """The audio condition of a question: the clip, then the words. This is all that training ever shows the backbone."""
     return [
         {"role": "system", "content": system},
         {"role": "user", "content": f"{AUDIO}\n{question}"},
     ]
 
 
-def read(description: str, question: str, system: str = SYSTEM) -> list[dict[str, str]]:
-    """The text view of the same question: the description stands where the clip stood."""
+def description_messages(
+    description: str, question: str, system: str = SYSTEM
+) -> list[dict[str, str]]:
+    """The text condition of the same question: the description stands where the clip stood."""
     return [
         {"role": "system", "content": system},
         {"role": "user", "content": f"{description}\n{question}"},
     ]
 
 
-def stream(
+def build_stream(
     tokenizer: Any,
     messages: Sequence[Message],
     queries: int,
@@ -54,7 +56,7 @@ def stream(
     truncated: bool = False,
     transcripts: Sequence[str] | None = None,
     max_tokens: int | None = None,
-) -> Stream:
+) -> TokenStream:
     """Token ids of a conversation up to the backbone's turn, and of its response when one is given.
 
         system · user: <start_audio> [slot × queries] transcript <end_audio> question · assistant: response <eos>
@@ -75,26 +77,26 @@ def stream(
         raise ChatError(
             f"The messages hold {len(pieces) - 1} {AUDIO} but {len(heard)} clips were given; match them."
         )
-    ids = encode(tokenizer, pieces[0])
+    ids = encode_text(tokenizer, pieces[0])
     for words, piece in zip(heard, pieces[1:], strict=True):
-        ids += [SLOT] * queries + encode(tokenizer, words) + encode(tokenizer, piece)
+        ids += [SLOT] * queries + encode_text(tokenizer, words) + encode_text(tokenizer, piece)
     start = len(ids)
     if response is not None:
-        ids += encode(tokenizer, response.removesuffix(tokenizer.eos_token))
+        ids += encode_text(tokenizer, response.removesuffix(tokenizer.eos_token))
         ids += [] if truncated else [tokenizer.eos_token_id]
     if max_tokens is not None and len(ids) > max_tokens:
         raise ChatError(
             f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
         )
-    return Stream(tuple(ids), start)
+    return TokenStream(tuple(ids), start)
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
+def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text with no special tokens added."""
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
     """Token ids as words, special tokens left out."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 

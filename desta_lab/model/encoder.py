@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
 
 # tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (FACTS: modeling_desta25.py)
-TAPS = {4: (0, 1, 2, 3), 6: (1, 3, 5), 12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 32: (7, 15, 23, 31)}
+PUBLISHED_TAPS = {
+    4: (0, 1, 2, 3),
+    6: (1, 3, 5),
+    12: (2, 5, 8, 11),
+    24: (5, 11, 17, 23),
+    32: (7, 15, 23, 31),
+}
 
 
 class Encoder(nn.Module):
@@ -60,11 +66,11 @@ class Encoder(nn.Module):
 
         model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **how})
         layers = len(model.encoder.layers)
-        if taps is None and layers not in TAPS:
+        if taps is None and layers not in PUBLISHED_TAPS:
             raise ValueError(
                 f"{folder}: no published taps for {layers} encoder layers; pass taps=(…), numbers from 0."
             )
-        return cls(model.encoder, TAPS[layers] if taps is None else taps, seconds)
+        return cls(model.encoder, PUBLISHED_TAPS[layers] if taps is None else taps, seconds)
 
     @torch.no_grad()
     def forward(
@@ -97,7 +103,7 @@ class Encoder(nn.Module):
     @property
     def published(self) -> tuple[int, ...]:
         """The published taps of an encoder of this size, where they hold ours; else ours."""
-        every = TAPS.get(len(self.whisper.layers), ())
+        every = PUBLISHED_TAPS.get(len(self.whisper.layers), ())
         return every if set(self.taps) <= set(every) else self.taps
 
 

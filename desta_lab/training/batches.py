@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from desta_lab.model.chat import SLOT, Stream
+from desta_lab.model.chat import SLOT, TokenStream
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batch:
 IGNORE = -100  # torch's default ignore_index
 
 
-def collate(streams: Sequence[Stream], pad_id: int) -> Batch:
+def collate(streams: Sequence[TokenStream], pad_id: int) -> Batch:
     """Pad streams and shift labels: position t is trained on token t+1, responses only."""
     prefix = streams[0].ids[: _first_slot(streams[0])]
     if any(s.ids[: len(prefix)] != prefix or _first_slot(s) != len(prefix) for s in streams):
@@ -43,5 +43,5 @@ def collate(streams: Sequence[Stream], pad_id: int) -> Batch:
     return Batch(prefix, ids, labels)
 
 
-def _first_slot(stream: Stream) -> int:
+def _first_slot(stream: TokenStream) -> int:
     return stream.ids.index(SLOT) if SLOT in stream.ids else 0

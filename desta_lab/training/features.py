@@ -21,12 +21,12 @@ from desta_lab.model.encoder import Encoder
 SHARD = 64  # clips per file: at most this many are computed again after a kill
 
 
-def features_dir(home: Path) -> Path:
+def features_folder(home: Path) -> Path:
     """Where features are kept: `$DESTA_LAB_FEATURES`, on any disk, else `features` in the home of all data."""
     return Path(os.environ.get("DESTA_LAB_FEATURES") or home / "features")
 
 
-class OnTheFly:
+class OnTheFlyFeatures:
     """Tapped layers of any clips, heard when they are asked for; nothing is hashed, written or kept.
 
     A name is the path of the audio, unless `find` tells where a name's audio lies. States are rounded to fp16, as
@@ -107,7 +107,7 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         known = self._checksums()
         shards = range(-(-len(self.clips) // SHARD))
-        missing = processes.told([n for n in shards if not self._whole(n, known)])
+        missing = processes.broadcast([n for n in shards if not self._whole(n, known)])
         need = sum(len(self._clips(n)) for n in missing) * int(np.prod(self.shape)) * 2
         free = shutil.disk_usage(self.folder).free
         if need > free:
@@ -115,14 +115,14 @@ class FeatureStore:
                 f"{self.folder}: the features need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; free some, "
                 "use fewer clips, or set DESTA_LAB_FEATURES to a folder on a larger disk."
             )
-        mine = processes.share(missing)
+        mine = processes.share_of_rank(missing)
         done, total = 0, sum(len(self._clips(n)) for n in mine)
         for n in mine:
             for part in self._make(n, batch):
                 done += part
                 if progress:
                     progress(done, total)
-        processes.wait()
+        processes.wait_for_all()
         self._open = {n: self._map(n) for n in shards}
 
     def _make(self, n: int, batch: int = 16) -> Iterator[int]:
@@ -139,7 +139,7 @@ class FeatureStore:
         path.with_suffix(".part.npy").replace(path)
         with self._lock:
             known = self._checksums() | {path.name: _checksum(path)}
-            cache.save(
+            cache.write_whole(
                 self.folder / "shards.json", json.dumps(known, indent=1, sort_keys=True).encode()
             )
 
@@ -201,7 +201,7 @@ class FeatureStore:
 def _heard(
     encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
 ) -> Float16[Tensor, "layer batch frame d_enc"]:
-    return encoder.hear([audio.read(path) for path in paths], layers).half()
+    return encoder.hear([audio.read_audio(path) for path in paths], layers).half()
 
 
 def _checksum(path: Path) -> str:

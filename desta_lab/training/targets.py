@@ -16,7 +16,7 @@ from desta_lab import processes
 from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
-from desta_lab.world.describe import DESCRIBED, describe, surface
+from desta_lab.world.describe import DESCRIBED, describe, surface_words
 
 Kind = Literal["self", "soft", "label", "template", "other"]
 TOP_K = 50  # next-token probabilities kept per position of a soft target; the rest is one number
@@ -41,14 +41,14 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Soft:
+class SoftTarget:
     """The backbone's next-token distributions along one response: the likeliest tokens and what is left over."""
 
     ids: Int[Tensor, "token k"]
     logp: Float[Tensor, "token k"]
 
 
-def self_written(
+def generate_targets(
     backbone: Backbone,
     writer: str,
     revision: str,
@@ -59,13 +59,16 @@ def self_written(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], Target]:
-    """Greedy answers of an LLM to (description, prompt) pairs under the text view; equal pairs are answered once."""
+    """Greedy answers of an LLM to (description, prompt) pairs under the text condition; equal pairs are answered once."""
     unique = list(dict.fromkeys(pairs))
     answers: dict[tuple[str, str], Target] = {}
     for first in range(0, len(unique), batch):
         part = unique[first : first + batch]
-        streams = [chat.stream(backbone.tokenizer, chat.read(d, p), 0) for d, p in part]
-        with backbone.untouched():
+        streams = [
+            chat.build_stream(backbone.tokenizer, chat.description_messages(d, p), 0)
+            for d, p in part
+        ]
+        with backbone.as_published():
             written = backbone.complete(streams, max_new_tokens, batch)
         for (description, prompt), ids in zip(part, written, strict=True):
             cut = ids[-1] not in backbone.ends
@@ -84,14 +87,14 @@ def self_written(
     return answers
 
 
-def label(clip: Clip, attribute: str, question: str) -> Target:
+def label_target(clip: Clip, attribute: str, question: str) -> Target:
     """The rival of the claim: the bare value of one attribute as the whole response."""
     return Target(
         "", question, clip.attributes[attribute], "label", "corpus", "", "attribute value"
     )
 
 
-def template(
+def template_target(
     clip: Clip,
     prompt: str,
     names: Iterable[str] = DESCRIBED,
@@ -99,7 +102,7 @@ def template(
 ) -> Target:
     """A sentence no LLM wrote: those of the attributes that are known, and their values, filled into a fixed form."""
     known = [name for name in names if name in clip.attributes]
-    said = "; ".join(f"{name} is {surface(name, clip.attributes[name])[0]}" for name in known)
+    said = "; ".join(f"{name} is {surface_words(name, clip.attributes[name])[0]}" for name in known)
     return Target(
         describe(clip.attributes),
         prompt,
@@ -125,18 +128,18 @@ def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
             )
 
 
-def example(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
+def clip_row(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
     """The row of a clip and its target: see `row`."""
-    return row(clip.id, target, dataset)
+    return training_row(clip.id, target, dataset)
 
 
-def row(name: str, target: Target, dataset: str) -> dict[str, Any]:
+def training_row(name: str, target: Target, dataset: str) -> dict[str, Any]:
     """One row in the columns of DeSTA-AQA5M. `messages`, all that training sees, is built from the prompt alone.
 
     Raises:
         TargetError: the description found its way into the messages.
     """
-    messages = chat.ask(target.prompt)
+    messages = chat.audio_messages(target.prompt)
     for message in messages:
         if target.description and _plain(target.description) in _plain(message["content"]):
             raise TargetError(
@@ -165,14 +168,14 @@ def _plain(text: str) -> str:
 
 
 @torch.no_grad()
-def text_view(
+def text_log_probs(
     backbone: Backbone, targets: Sequence[Target], batch: int = 16
 ) -> Iterable[tuple[Float[Tensor, "token vocabulary"], tuple[int, ...]]]:
     """Next-token log-probabilities along each response while the backbone reads the description, with its ids."""
     streams = [
-        chat.stream(
+        chat.build_stream(
             backbone.tokenizer,
-            chat.read(t.description, t.prompt),
+            chat.description_messages(t.description, t.prompt),
             0,
             response=t.response,
             truncated=t.truncated,
@@ -190,17 +193,19 @@ def text_view(
 
 
 @torch.no_grad()
-def soften(backbone: Backbone, targets: Sequence[Target], k: int = TOP_K) -> list[Soft]:
+def soften_targets(
+    backbone: Backbone, targets: Sequence[Target], k: int = TOP_K
+) -> list[SoftTarget]:
     """The backbone's own uncertainty about each response: soft targets, for a KL loss."""
     soft = []
-    with backbone.untouched():
-        for logp, _ in text_view(backbone, targets):
+    with backbone.as_published():
+        for logp, _ in text_log_probs(backbone, targets):
             top = logp.topk(min(k, logp.shape[-1]), dim=-1)
-            soft.append(Soft(top.indices.int(), top.values.half()))
+            soft.append(SoftTarget(top.indices.int(), top.values.half()))
     return soft
 
 
-def answered(
+def generate_soft_targets(
     backbone: Backbone,
     writer: str,
     revision: str,
@@ -209,15 +214,15 @@ def answered(
     max_new_tokens: int = 40,
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Target], list[Soft]]:
+) -> tuple[list[Target], list[SoftTarget]]:
     """Self-written targets with the backbone's uncertainty about them, in the order of the pairs.
 
     Several ranks do it together, each its share of the batches: the same batches as one alone, so the same numbers.
     """
     unique = list(dict.fromkeys(pairs))
 
-    def write(part: Sequence[tuple[str, str]]) -> tuple[list[Target], list[Soft]]:
-        answers = self_written(
+    def write(part: Sequence[tuple[str, str]]) -> tuple[list[Target], list[SoftTarget]]:
+        answers = generate_targets(
             backbone,
             writer,
             revision,
@@ -226,19 +231,21 @@ def answered(
             max_new_tokens=max_new_tokens,
             batch=batch,
         )
-        return list(answers.values()), soften(backbone, list(answers.values()))
+        return list(answers.values()), soften_targets(backbone, list(answers.values()))
 
-    done = processes.every(
+    done = processes.map_over_ranks(
         [unique[i : i + batch] for i in range(0, len(unique), batch)], write, progress
     )
-    return [row for rows, _ in done for row in rows], [one for _, soft in done for one in soft]
+    return [training_row for rows, _ in done for training_row in rows], [
+        one for _, soft in done for one in soft
+    ]
 
 
 @torch.no_grad()
-def perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
+def target_perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
     """How surprising a kind of target is to the backbone that reads the description: exp of the mean NLL per token."""
     nats, tokens = 0.0, 0
-    for logp, ids in text_view(backbone, targets):
+    for logp, ids in text_log_probs(backbone, targets):
         nats -= float(logp.gather(1, torch.tensor(ids)[:, None]).sum())
         tokens += len(ids)
     return float(torch.tensor(nats / tokens).exp())
@@ -247,17 +254,17 @@ def perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
 def token_evidence(backbone: Backbone, target: Target) -> tuple[list[str], Float[Tensor, "token"]]:
     """Which words of a target carry the audio: KL per token between reading the description and reading nothing."""
     blind = Target("", target.prompt, target.response, target.kind, "", "", "", target.truncated)
-    (seen, ids), (unseen, _) = (next(iter(text_view(backbone, [t]))) for t in (target, blind))
+    (seen, ids), (unseen, _) = (next(iter(text_log_probs(backbone, [t]))) for t in (target, blind))
     tokens = [str(backbone.tokenizer.decode([i])) for i in ids]
     return tokens, (seen.exp() * (seen - unseen)).sum(-1)
 
 
-def kl(
+def kl_loss(
     logits: Float[Tensor, "position vocabulary"],
     ids: Int[Tensor, "position k"],
     logp: Float[Tensor, "position k"],
 ) -> Float[Tensor, ""]:
-    """Mean KL(text view ‖ audio view) over the kept tokens plus one bucket for the rest, in nats a token."""
+    """Mean KL(text condition ‖ audio condition) over the kept tokens plus one bucket for the rest, in nats a token."""
     student = logits.log_softmax(-1)
     kept = student.gather(1, ids.long())
     teacher = logp.float()
@@ -266,9 +273,9 @@ def kl(
     return ((teacher.exp() * (teacher - kept)).sum(-1) + rest_t * (rest_t.log() - rest_s)).mean()
 
 
-def cached(
-    root: Path, key: dict[str, Any], make: Callable[[], tuple[list[Target], list[Soft]]]
-) -> tuple[list[Target], list[Soft], Path]:
+def cached_targets(
+    root: Path, key: dict[str, Any], make: Callable[[], tuple[list[Target], list[SoftTarget]]]
+) -> tuple[list[Target], list[SoftTarget], Path]:
     """Targets of this key from disk, or made and kept: `targets.jsonl` and, for soft ones, `soft.safetensors`.
 
     A folder whose checksum does not match is made again, never read. Several ranks call it together; rank 0 keeps.
@@ -277,23 +284,24 @@ def cached(
     folder = root / digest
     done = folder / "done.json"
     files = [folder / "targets.jsonl", folder / "soft.safetensors"]
-    if processes.told(
+    if processes.broadcast(
         done.exists() and all(f.exists() for f in files) and done.read_bytes() == _sums(files)
     ):
         rows = [Target(**json.loads(line)) for line in files[0].read_text().splitlines()]
         packed = load_file(files[1])
         soft = [
-            Soft(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"]) for i in range(len(packed) // 2)
+            SoftTarget(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"])
+            for i in range(len(packed) // 2)
         ]
         return rows, soft, folder
     rows, soft = make()
-    if processes.main():
+    if processes.is_main_rank():
         _keep(folder, rows, soft)
-    processes.wait()
+    processes.wait_for_all()
     return rows, soft, folder
 
 
-def _keep(folder: Path, rows: Sequence[Target], soft: Sequence[Soft]) -> None:
+def _keep(folder: Path, rows: Sequence[Target], soft: Sequence[SoftTarget]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     done, files = folder / "done.json", [folder / "targets.jsonl", folder / "soft.safetensors"]
     done.unlink(missing_ok=True)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from desta_lab import cache, processes
 from desta_lab.model import chat
-from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, collate
-from desta_lab.training.features import FeatureStore, OnTheFly
-from desta_lab.training.targets import Soft, kl
+from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.training.targets import SoftTarget, kl_loss
 
 AHEAD = 4096  # examples tokenised before the first step, and kept: of a small set all, of millions some megabytes
 
@@ -41,7 +41,7 @@ class StateError(ValueError):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """How long and how fast to train; every number is part of the run's hash."""
 
     steps: int
@@ -77,12 +77,12 @@ def _order(seed: int, examples: int) -> Int[Tensor, "example"]:
 
 def train(
     llm: AudioLLM,
-    store: FeatureStore | OnTheFly,
+    store: FeatureStore | OnTheFlyFeatures,
     examples: Sequence[dict[str, Any]],
-    recipe: Recipe,
+    recipe: TrainConfig,
     folder: Path,
     *,
-    soft: Sequence[Soft] | None = None,
+    soft: Sequence[SoftTarget] | None = None,
     state_every: int = 50,
     accumulate: int = 1,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
@@ -108,23 +108,23 @@ def train(
         ChatError: an example is longer than the backbone can read; found before the first step among the first
             4096 examples, before its own step among the others.
     """
-    parts = processes.world() * accumulate
+    parts = processes.world_size() * accumulate
     if recipe.batch < parts:
         raise ValueError(
-            f"A batch of {recipe.batch} has no row for each of {parts} parts ({processes.world()} processes, accumulate "
-            f"{accumulate}); enlarge it, or take fewer."
+            f"A batch of {recipe.batch} has no row for each of {parts} parts "
+            f"({processes.world_size()} processes, accumulate {accumulate}); enlarge it, or take fewer."
         )
     llm.connector.train()
-    learning = list(llm.learning.values())
+    learning = list(llm.trainable_parameters.values())
     optimizer = torch.optim.AdamW(
         learning, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
 
     @lru_cache(maxsize=AHEAD)
-    def read(i: int) -> tuple[chat.Stream, str]:
+    def read(i: int) -> tuple[chat.TokenStream, str]:
         e = examples[i]
         try:
-            stream = chat.stream(
+            stream = chat.build_stream(
                 llm.backbone.tokenizer,
                 e["messages"],
                 llm.queries,
@@ -145,15 +145,15 @@ def train(
         first = _resume(folder, llm, optimizer)
         if first == 0:
             _be_born(folder / "ladder", llm)
-    rungs = set(checkpoints.schedule(recipe.steps, recipe.rungs))
-    written = folder / "records.jsonl" if processes.main() else Path(os.devnull)
+    rungs = set(checkpoints.checkpoint_steps(recipe.steps, recipe.rungs))
+    written = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
     with written.open("a", buffering=1) as records, torch.random.fork_rng(devices=[]):
         for step in range(first, recipe.steps):
             begin = time.perf_counter()
             rows = recipe.rows(step, len(examples))
             tokens = sum(len(read(i)[0].response) for i in rows)
             said: Any = 0.0
-            for part in processes.share(range(parts)):
+            for part in processes.share_of_rank(range(parts)):
                 mine = rows[part::parts]
                 seed = recipe.seed * 100_003 + step + (part << 32)
                 torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
@@ -162,7 +162,7 @@ def train(
                 loss = loss * (sum(len(s.response) for s in streams) / tokens)
                 loss.backward()
                 said = said + loss.detach()
-            processes.add([said, *(p.grad for p in learning if p.grad is not None)])
+            processes.sum_over_ranks([said, *(p.grad for p in learning if p.grad is not None)])
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
             norm = nn.utils.clip_grad_norm_(learning, recipe.clip)
@@ -183,22 +183,24 @@ def train(
             records.write(json.dumps(record) + "\n")
             if step + 1 == recipe.steps:
                 _guard(llm, frozen, folder, recipe)
-                processes.wait()  # no rank found anything
-            if step + 1 in rungs and processes.main():
-                checkpoints.keep(folder / "ladder", llm, step + 1, record["loss"])
-            if ((step + 1) % state_every == 0 or step + 1 == recipe.steps) and processes.main():
+                processes.wait_for_all()  # no rank found anything
+            if step + 1 in rungs and processes.is_main_rank():
+                checkpoints.save_checkpoint(folder / "ladder", llm, step + 1, record["loss"])
+            if (
+                (step + 1) % state_every == 0 or step + 1 == recipe.steps
+            ) and processes.is_main_rank():
                 _keep(folder, llm, optimizer, step + 1)
             if progress:
                 progress(step + 1, recipe.steps, record)
     llm.connector.eval()
-    processes.wait()  # until the last rung is there
+    processes.wait_for_all()  # until the last rung is there
 
 
 def _loss(
     llm: AudioLLM,
-    streams: Sequence[chat.Stream],
+    streams: Sequence[chat.TokenStream],
     states: Float[Tensor, "layer batch frame d_enc"],
-    teacher: Sequence[Soft] | None,
+    teacher: Sequence[SoftTarget] | None,
 ) -> Float[Tensor, ""]:
     """The mean loss of some rows, in nats a token of their responses."""
     batch = collate(streams, llm.backbone.pad_id)
@@ -209,22 +211,22 @@ def _loss(
     if teacher is None:
         return nn.functional.cross_entropy(logits, batch.labels[at].to(logits.device))
     ids, logp = torch.cat([t.ids for t in teacher]), torch.cat([t.logp for t in teacher])
-    return kl(logits, ids.to(logits.device), logp.to(logits.device))
+    return kl_loss(logits, ids.to(logits.device), logp.to(logits.device))
 
 
 def _be_born(folder: Path, llm: AudioLLM) -> None:
     """Keep the connector as step 0, or go back to the step 0 of a run that began here and left no state."""
     if (folder / "ladder.json").exists():
-        checkpoints.climb(folder, llm, 0)
+        checkpoints.load_checkpoint(folder, llm, 0)
     else:
-        checkpoints.keep(folder, llm, 0, None)
+        checkpoints.save_checkpoint(folder, llm, 0, None)
 
 
 def _frozen(llm: AudioLLM) -> dict[str, str]:
     """The hash of each part without what learns."""
     return {
-        "encoder": tensors_sha256(llm.encoder),
-        "backbone": tensors_sha256(llm.backbone.model, without=_twins(llm.backbone.model)),
+        "encoder": hash_tensors(llm.encoder),
+        "backbone": hash_tensors(llm.backbone.model, without=_twins(llm.backbone.model)),
     }
 
 
@@ -234,14 +236,14 @@ def _twins(model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if tensor.data_ptr() in places}
 
 
-def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) -> None:
+def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: TrainConfig) -> None:
     """Frozen means frozen, and trained means trained; a run that broke this keeps no state to go on from."""
     after = _frozen(llm)
     moved = [part for part in before if before[part] != after[part]]
     with safe_open(folder / "ladder" / "000000.safetensors", "pt") as born:
         asleep = [
             name
-            for name, p in llm.learning.items()
+            for name, p in llm.trainable_parameters.items()
             if torch.equal(p.detach().cpu(), born.get_tensor(name))
         ]
     if moved or asleep:
@@ -259,7 +261,7 @@ def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: Recipe) 
 def _keep(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write what learns, Adam's moments and the step as one safetensors file, moved into place whole."""
     tensors: dict[str, Tensor] = {f"weight.{n}": t for n, t in llm.state().items()}
-    for i, parameter in enumerate(llm.learning.values()):
+    for i, parameter in enumerate(llm.trainable_parameters.values()):
         moments = optimizer.state[parameter]
         tensors |= {f"moment.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     path = folder / "state" / "state.safetensors"
@@ -290,7 +292,7 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
             raise StateError(
                 f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
             ) from error
-        for i, parameter in enumerate(llm.learning.values()):
+        for i, parameter in enumerate(llm.trainable_parameters.values()):
             keys = [n for n in tensors if n.startswith(f"moment.{i}.")]
             optimizer.state[parameter] = {
                 n.split(".", 2)[2]: tensors[n]
@@ -299,9 +301,9 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
                 for n in keys
             }
     records = folder / "records.jsonl"
-    if records.exists() and processes.main():
+    if records.exists() and processes.is_main_rank():
         lines = records.read_text().splitlines()[:step]
-        cache.save(records, "".join(line + "\n" for line in lines).encode())
+        cache.write_whole(records, "".join(line + "\n" for line in lines).encode())
     return step
 
 
@@ -310,14 +312,14 @@ def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
     text = json.dumps(config, sort_keys=True, default=str)
     folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    if processes.main() and not (folder / "config.json").exists():
-        cache.save(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
+    if processes.is_main_rank() and not (folder / "config.json").exists():
+        cache.write_whole(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
     return folder
 
 
-def finished(folder: Path, recipe: Recipe) -> bool:
+def is_finished(folder: Path, recipe: TrainConfig) -> bool:
     """Whether a run holds every rung of its ladder already."""
     if not (folder / "ladder" / "ladder.json").exists():
         return False
-    kept = {rung["step"] for rung in checkpoints.entries(folder / "ladder")}
-    return set(checkpoints.schedule(recipe.steps, recipe.rungs)) <= kept
+    kept = {rung["step"] for rung in checkpoints.list_checkpoints(folder / "ladder")}
+    return set(checkpoints.checkpoint_steps(recipe.steps, recipe.rungs)) <= kept

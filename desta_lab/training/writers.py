@@ -23,11 +23,11 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 
 from desta_lab import cache
-from desta_lab.clips import CorpusError, parse_row
+from desta_lab.clips import CorpusError, parse_json_row
 from desta_lab.model import chat
-from desta_lab.model.backbone import Backbone, ends
-from desta_lab.model.weights import folder_sha256
-from desta_lab.training.targets import Kind, Target, TargetError, row
+from desta_lab.model.backbone import Backbone, end_ids_of
+from desta_lab.model.weights import hash_folder
+from desta_lab.training.targets import Kind, Target, TargetError, training_row
 
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
 PER_REQUEST, REQUESTS = (
@@ -59,27 +59,29 @@ class Writer:
 
     def prompt(self, description: str, question: str) -> tuple[int, ...]:
         """The token ids that are read: those of `targets.self_written`."""
-        return chat.stream(self.tokenizer, chat.read(description, question), 0).ids
+        return chat.build_stream(
+            self.tokenizer, chat.description_messages(description, question), 0
+        ).ids
 
 
 # ---- three writers ----
 
 
-def from_backbone(
+def backbone_writer(
     backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32
 ) -> Writer:
     """The backbone itself, in this process."""
 
     def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        streams = [chat.Stream(ids, len(ids)) for ids in prompts]
-        with backbone.untouched():
+        streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
+        with backbone.as_published():
             answers = backbone.complete(streams, max_new_tokens, batch)
         return [(ids, ids[-1] not in backbone.ends) for ids in answers]
 
     return Writer(name, revision, backbone.tokenizer, max_new_tokens, ask)
 
 
-def from_vllm(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) -> Writer:
+def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) -> Writer:
     """The offline engine of vLLM, on this machine's GPUs; `how` goes to `vllm.LLM` (tensor_parallel_size, dtype, …).
 
     Raises:
@@ -100,10 +102,10 @@ def from_vllm(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) 
         outputs = [found.outputs[0] for found in engine.generate(read, settings, use_tqdm=False)]
         return [(list(output.token_ids), output.finish_reason != "stop") for output in outputs]
 
-    return Writer(name, folder_sha256(folder), words, max_new_tokens, ask)
+    return Writer(name, hash_folder(folder), words, max_new_tokens, ask)
 
 
-def from_server(
+def server_writer(
     address: str,
     folder: Path,
     name: str,
@@ -150,7 +152,7 @@ def from_server(
         with ThreadPoolExecutor(REQUESTS) as pool:
             return [answer for answers in pool.map(one, parts) for answer in answers]
 
-    return Writer(name, folder_sha256(folder), words, max_new_tokens, ask)
+    return Writer(name, hash_folder(folder), words, max_new_tokens, ask)
 
 
 def _decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -163,7 +165,7 @@ def _decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
     else:
         own = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
     stop, penalty = (
-        list(ends(words, own)),
+        list(end_ids_of(words, own)),
         own.repetition_penalty or 1.0,
     )  # Qwen2.5 brings a penalty, for one
     return words, {"temperature": 0.0, "stop_token_ids": stop, "repetition_penalty": penalty}
@@ -212,14 +214,14 @@ def _fetch(
 # ---- shards ----
 
 
-def manifest(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file with `id`, `seed_description` and `prompt`, one at a time; raises CorpusError."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            found = parse_row(line, where)
+            found = parse_json_row(line, where)
             for column in ("id", "seed_description", "prompt"):
                 if not isinstance(found.get(column), str):
                     raise CorpusError(
@@ -266,7 +268,7 @@ def write_shards(
                 written = _written(part, writer, kind)
                 new += len(part)
                 text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in written)
-                cache.save(path, text.encode())
+                cache.write_whole(path, text.encode())
             paths.append(path)
             done += len(part)
             if progress:
@@ -302,7 +304,7 @@ def _settle(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
         raise TargetError(
             f"{folder} holds targets written otherwise ({apart}); choose another folder."
         )
-    cache.save(note, f"{json.dumps(now, indent=1)}\n".encode())
+    cache.write_whole(note, f"{json.dumps(now, indent=1)}\n".encode())
 
 
 def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> list[dict[str, Any]]:
@@ -313,7 +315,9 @@ def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> l
     rows = []
     for one, ids in zip(part, prompts, strict=True):
         said, cut = answers[ids]
-        response = said.strip() if isinstance(said, str) else chat.decode(writer.tokenizer, said)
+        response = (
+            said.strip() if isinstance(said, str) else chat.decode_ids(writer.tokenizer, said)
+        )
         target = Target(
             one["seed_description"],
             one["prompt"],
@@ -324,7 +328,7 @@ def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> l
             writer.decoding,
             cut,
         )
-        made = row(one["id"], target, one.get("dataset", ""))
+        made = training_row(one["id"], target, one.get("dataset", ""))
         sounds = [
             sound for message in one.get("messages", ()) for sound in message.get("audios") or ()
         ]

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from desta_lab.cache import plain, save, to_json
+from desta_lab.cache import to_json, to_plain, write_whole
 from desta_lab.evaluation.tasks import RUNGS
 
 _STYLE = """
@@ -50,14 +50,14 @@ def write(folder: Path | str, result: Mapping[str, Any]) -> Path:
     """
     page, data = card(result)
     folder = Path(folder)
-    save(folder / "card.json", to_json(data))
-    save(folder / "card.html", page.encode())
+    write_whole(folder / "card.json", to_json(data))
+    write_whole(folder / "card.html", page.encode())
     return folder / "card.html"
 
 
 def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The page as one self-contained HTML string, and the same result as plain data."""
-    data = plain(
+    data = to_plain(
         {**result, "figures": [(Path(path).name, alt) for path, alt in result.get("figures", [])]}
     )
     targets = data.get("targets") or {}
@@ -92,7 +92,7 @@ def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def text(result: Mapping[str, Any]) -> str:
     """The card in a few lines of plain text, for the terminal."""
-    data = plain(result)
+    data = to_plain(result)
     verdict = data.get("verdict") or {}
     lines = [_title(data) + (f" (preset {data['preset']})" if data.get("preset") else "")]
     lines += [
@@ -177,7 +177,7 @@ def _with_interval(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_rung(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """The rung table with a line for each rung and measure, and a column for each run and view."""
+    """The rung table with a line for each rung and measure, and a column for each run and condition."""
     lines: dict[Any, dict[str, Any]] = {}
     for row in rows or []:
         line = lines.setdefault(
@@ -185,7 +185,7 @@ def _by_rung(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
             {"rung": f"{row['rung']} {RUNGS.get(row['rung'], '')}"},
         )
         line["measure"] = row.get("measure")
-        line[f"{row['run']}: {row['view']}"] = _with_interval(row)["score"]
+        line[f"{row['run']}: {row['condition']}"] = _with_interval(row)["score"]
     return [lines[key] for key in sorted(lines, key=str)]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from desta_lab.evaluation.tasks import RUNGS
-from desta_lab.evaluation.verdict import reach
+from desta_lab.evaluation.verdict import t_half_width
 from desta_lab.views.style import (
     LOOKS,
     PALETTE,
@@ -82,12 +82,12 @@ def emergence(
 ) -> Picture:
     """Emergence curves: how far above chance each rung stands at every checkpoint, beside its controls.
 
-    `rungs` has a row per run × step × view × rung × measure: `score` (0 is chance, 1 is perfect) with `low` and `high`.
+    `rungs` has a row per run × step × condition × rung × measure: `score` (0 is chance, 1 is perfect) with `low` and `high`.
     The controls are those of the first run in the order of `LOOKS`; a rung without rows says so in its panel.
     """
     table = rungs.loc[
         rungs["measure"] == measure,
-        ["run", "step", "view", "rung", "measure", "score", "low", "high"],
+        ["run", "step", "condition", "rung", "measure", "score", "low", "high"],
     ]
     if table.empty:
         raise ValueError(
@@ -107,11 +107,15 @@ def _emergence(picture: Picture, table: pd.DataFrame, names: Mapping[str, str]) 
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
         if rows.empty:
             say(axes, "no task that the oracle can do")
-        for view in ("silence", "shuffled", "oracle"):
-            _curve(axes, rows[(rows["run"] == runs[0]) & (rows["view"] == view)], view)
+        for condition in ("silence", "shuffled", "oracle"):
+            _curve(
+                axes, rows[(rows["run"] == runs[0]) & (rows["condition"] == condition)], condition
+            )
         for run in reversed(runs):
-            _curve(axes, rows[(rows["run"] == run) & (rows["view"] == "audio")], run)
-        start = rows[(rows["run"] == runs[0]) & (rows["view"] == "audio") & (rows["step"] == 0)]
+            _curve(axes, rows[(rows["run"] == run) & (rows["condition"] == "audio")], run)
+        start = rows[
+            (rows["run"] == runs[0]) & (rows["condition"] == "audio") & (rows["step"] == 0)
+        ]
         if len(start):
             axes.plot(
                 [0], start["score"], label=LOOKS["untrained"].label, zorder=4, **mark("untrained")
@@ -135,13 +139,13 @@ def held_out(
 ) -> Picture:
     """Which attributes rose above every control: accuracy of each task of a rung at the last step, with 95 % intervals.
 
-    `summary` has a row per run × step × view × task × measure, with `accuracy`, `low`, `high`, `chance`, `oracle` and
+    `summary` has a row per run × step × condition × task × measure, with `accuracy`, `low`, `high`, `chance`, `oracle` and
     `counted`. A task that the oracle cannot do stays in the figure, and says so.
     """
     columns = [
         "run",
         "step",
-        "view",
+        "condition",
         "task",
         "rung",
         "attribute",
@@ -166,13 +170,13 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
     runs = ordered(table["run"])
     main = table[table["run"] == runs[0]]
     series = {
-        run: _at(table[(table["run"] == run) & (table["view"] == "audio")], last=True)
+        run: _at(table[(table["run"] == run) & (table["condition"] == "audio")], last=True)
         for run in runs
     }
-    series["untrained"] = _at(main[main["view"] == "audio"], last=False)
+    series["untrained"] = _at(main[main["condition"] == "audio"], last=False)
     series |= {
-        view: _at(main[main["view"] == view], last=True)
-        for view in ("shuffled", "silence", "oracle")
+        condition: _at(main[main["condition"] == condition], last=True)
+        for condition in ("shuffled", "silence", "oracle")
     }
     tasks = series[runs[0]].sort_values("accuracy")
     if series["oracle"].empty:
@@ -220,31 +224,35 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
 def knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
     """Which knobs of a sweep matter: the mean score of a rung at every value of every knob, beside its controls.
 
-    `table` has a row per knob × `name` (of the value) × view: `score` over the `cells` that have it, with `low` and
+    `table` has a row per knob × `name` (of the value) × condition: `score` over the `cells` that have it, with `low` and
     `high`, which are NaN where one cell has it.
     """
-    return draw("knobs", tidy(table, "knob name view score low high cells"), headline, rung=rung)
+    return draw(
+        "knobs", tidy(table, "knob name condition score low high cells"), headline, rung=rung
+    )
 
 
 @drawing("knobs")
 def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
-    views = [
-        view
-        for view in ("audio", "untrained", "silence", "shuffled", "oracle")
-        if view in set(table["view"])
+    conditions = [
+        condition
+        for condition in ("audio", "untrained", "silence", "shuffled", "oracle")
+        if condition in set(table["condition"])
     ]
-    shifts = dict(zip(views, np.linspace(-0.24, 0.24, len(views)), strict=True))
+    shifts = dict(zip(conditions, np.linspace(-0.24, 0.24, len(conditions)), strict=True))
     for axes, rows in panels(picture, table, "knob", (3.0, 2.6), "value", sharey=True):
         values = seen(rows["name"])
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0, label="chance")
-        for view in views:
-            own = rows[rows["view"] == view]
+        for condition in conditions:
+            own = rows[rows["condition"] == condition]
             width = [own["score"] - own["low"], own["high"] - own["score"]]
-            at = own["name"].map(values.index) + shifts[view]
+            at = own["name"].map(values.index) + shifts[condition]
             look: Any = (
-                {"label": "audio, trained"} if view == "audio" else {"label": look_of(view).label}
+                {"label": "audio, trained"}
+                if condition == "audio"
+                else {"label": look_of(condition).label}
             )
-            look |= mark(view) | ({"marker": "o"} if view == "audio" else {})
+            look |= mark(condition) | ({"marker": "o"} if condition == "audio" else {})
             axes.errorbar(at, own["score"], yerr=width, elinewidth=1.2, **look)
         axes.set_xticks(range(len(values)), [short(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
@@ -267,12 +275,12 @@ def ablation(
 ) -> Picture:
     """A study's arms on rung 3 and rung 0: every seed a dot, the mean with its 95 % t-interval, beside every control.
 
-    `table` has a row per arm × seed × rung × attribute × view with its `score`, above chance. With a `unit` the arms
+    `table` has a row per arm × seed × rung × attribute × condition with its `score`, above chance. With a `unit` the arms
     are amounts (`at`) and stand on a logarithmic axis; `curve` is top, half and slope of a curve through rung 3.
     """
     return draw(
         "ablation",
-        tidy(table, "arm at seed rung attribute view score"),
+        tidy(table, "arm at seed rung attribute condition score"),
         headline,
         unit=unit,
         curve=list(curve),
@@ -297,12 +305,12 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
     long = sum(map(len, names)) > 26
     picture.set_size_inches(max(7.0, 1.4 + 1.3 * (1 + places.max())), 4.2 if long else 3.8)
     grid = picture.subplots(1, 2, sharey=True, sharex=True)
-    views = [
-        view
-        for view in ("audio", "untrained", "silence", "shuffled", "oracle")
-        if view in set(table["view"])
+    conditions = [
+        condition
+        for condition in ("audio", "untrained", "silence", "shuffled", "oracle")
+        if condition in set(table["condition"])
     ]
-    shifts = dict(zip(views, (0.0, 0.14, 0.22, 0.30, 0.38), strict=False))
+    shifts = dict(zip(conditions, (0.0, 0.14, 0.22, 0.30, 0.38), strict=False))
     many = table["seed"].nunique() > 1
     for axes, rung in zip(grid, (3, 0), strict=True):
         axes.set_title(f"Rung {rung}: {RUNGS[rung]}", loc="left")
@@ -319,29 +327,33 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
                 lw=1.2,
                 label="fitted curve",
             )
-        for view in views:
-            own = rows[rows["view"] == view].groupby("arm", sort=False)["score"]
-            if view == "audio" and many:
-                dots = rows[rows["view"] == view]
+        for condition in conditions:
+            own = rows[rows["condition"] == condition].groupby("arm", sort=False)["score"]
+            if condition == "audio" and many:
+                dots = rows[rows["condition"] == condition]
                 at = dots["arm"].map(places) - 0.16
                 plain: Any = {
                     "ls": "none",
                     "marker": "o",
                     "ms": 3.5,
-                    "color": colour_of(view),
+                    "color": colour_of(condition),
                     "alpha": 0.55,
                 }
                 axes.plot(at, dots["score"], label="audio, one seed", **plain)
             mean, number = own.mean(), own.count()
-            look: Any = mark(view) | (
+            look: Any = mark(condition) | (
                 {"marker": "o", "ms": 7}
-                if view == "audio"
-                else {"ms": 7 if view == "oracle" else 4}
+                if condition == "audio"
+                else {"ms": 7 if condition == "oracle" else 4}
             )
-            label = "audio, mean over seeds" if view == "audio" and many else look_of(view).label
-            bars = reach(own.sem(), number)
+            label = (
+                "audio, mean over seeds"
+                if condition == "audio" and many
+                else look_of(condition).label
+            )
+            bars = t_half_width(own.sem(), number)
             axes.errorbar(
-                places[mean.index] + shifts[view],
+                places[mean.index] + shifts[condition],
                 mean,
                 yerr=bars,
                 elinewidth=1.2,

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.analysis.attention import query_to_time
+from desta_lab.analysis.attention import query_attention_over_time
 from desta_lab.clips import Clip
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views import claim_figures
 from desta_lab.views.replies import listening, reading, standing, wave_of
-from desta_lab.world.recipes import describer, is_spoken
+from desta_lab.world.recipes import description_function, is_spoken_world
 
 TOKENS = 48  # of an answer
 UNKNOWN = "(a recording has no description to read)"
@@ -36,10 +36,12 @@ class Demo:
     """
 
     def __init__(self, job: Any, clips: int = 12) -> None:
-        self.job, self.describe = job, describer(job.corpus)
+        self.job, self.describe = job, description_function(job.corpus)
         self.clips: dict[str, Clip] = {clip.id: clip for clip in job.clips("test")[:clips]}
         self.note = NOTE.format(
-            clips="synthetic clips" if is_spoken(job.corpus) else f"clips of {job.corpus.name}"
+            clips="synthetic clips"
+            if is_spoken_world(job.corpus)
+            else f"clips of {job.corpus.name}"
         )
         self.questions = [task.question for task in job.tasks if task.rung == 3]
 
@@ -58,14 +60,14 @@ class Demo:
         if not recording and name not in self.clips:
             raise ValueError("There is no sound yet; pick a clip, or record one.")
         clip = None if recording else self.clips[str(name)]
-        wave = wave_of(self.job, clip) if clip else audio.read(Path(str(recording)))
+        wave = wave_of(self.job, clip) if clip else audio.read_audio(Path(str(recording)))
         with standing(self.job) as llm:
             states = llm.encoder.hear([wave]).float()
             looked = _looked(llm, wave, states, clip)
-            quiet = listening(llm, conditions.silence(llm), question).text
+            quiet = listening(llm, conditions.silence_embeddings(llm), question).text
             read = reading(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
             so_far = ""
-            for piece in streamed(llm, conditions.hear(llm, states), question):
+            for piece in streamed(llm, conditions.audio_embeddings(llm, states), question):
                 so_far += piece
                 yield so_far.strip(), read, quiet, looked
             yield so_far.strip() or "(nothing)", read, quiet, looked
@@ -77,11 +79,11 @@ class Demo:
 
 
 def streamed(llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str) -> Iterator[str]:
-    """The audio view's answer to a question, in pieces as the backbone says them."""
+    """The audio condition's answer to a question, in pieces as the backbone says them."""
     from transformers import TextIteratorStreamer
 
     said = TextIteratorStreamer(llm.backbone.tokenizer, skip_special_tokens=True)
-    stream = chat.stream(llm.backbone.tokenizer, chat.ask(question), llm.queries)
+    stream = chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(question), llm.queries)
 
     def speak() -> None:
         try:
@@ -102,7 +104,7 @@ def _looked(
     clip: Clip | None,
 ) -> Any:
     """Where each query token looks, above the clip's spans where they are known."""
-    attention = query_to_time(llm.connector, states)[0].numpy()
+    attention = query_attention_over_time(llm.connector, states)[0].numpy()
     mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mels)[0].numpy()
     spans = clip.spans if clip else ()
     return claim_figures.query_to_time(

@@ -62,14 +62,22 @@ def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
     own = table[
         (table["run"] == "self") & (table["clips"] == table["clips"].max()) & (table["rung"] == 3)
     ]
-    rival = table[(table["run"] == "label") & (table["rung"] == 3) & (table["view"] == "audio")]
+    rival = table[
+        (table["run"] == "label") & (table["rung"] == 3) & (table["condition"] == "audio")
+    ]
     picture, grid = style.blank(2, 3, headline, (10.0, 6.0), sharex=True, sharey=True)
     for axes, attribute in zip(grid.flat, style.seen(own["attribute"]), strict=True):
         rows = own[own["attribute"] == attribute]
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
-        for view in ("silence", "shuffled"):
-            look = {"color": style.colour_of(view), "ls": style.look_of(view).line}
-            _line(axes, rows[rows["view"] == view], "score", style.look_of(view).label, look)
+        for condition in ("silence", "shuffled"):
+            look = {"color": style.colour_of(condition), "ls": style.look_of(condition).line}
+            _line(
+                axes,
+                rows[rows["condition"] == condition],
+                "score",
+                style.look_of(condition).label,
+                look,
+            )
         look = {
             "color": PALETTE["label"],
             "ls": style.look_of("label").line,
@@ -78,7 +86,7 @@ def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
         }
         if len(some := rival[rival["attribute"] == attribute]):
             _line(axes, some, "score", style.look_of("label").label, look)
-        heard = rows[rows["view"] == "audio"]
+        heard = rows[rows["condition"] == "audio"]
         ends = heard.groupby("seed")["margin"].agg(["first", "last"])
         first, last = (heard["seed"].map(ends[end]) for end in ("first", "last"))
         scaled = heard.assign(margin=(heard["margin"] - first) / (last - first))

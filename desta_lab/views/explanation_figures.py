@@ -186,10 +186,12 @@ def _listen_where(picture: Picture, table: pd.DataFrame, seconds: float) -> None
 def logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
     """At which layer of the backbone the answer is there: accuracy of reading the option at the answer position.
 
-    Columns: attribute, layer, view (`audio`, `oracle`, `shuffled`, `untrained`), accuracy, low, high, chance, margin.
+    Columns: attribute, layer, condition (`audio`, `oracle`, `shuffled`, `untrained`), accuracy, low, high, chance, margin.
     """
     return draw(
-        "logit_lens", tidy(lens, "attribute layer view accuracy low high chance margin"), headline
+        "logit_lens",
+        tidy(lens, "attribute layer condition accuracy low high chance margin"),
+        headline,
     )
 
 
@@ -204,13 +206,13 @@ def _logit_lens(picture: Picture, table: pd.DataFrame) -> None:
         sharex=True,
         sharey=True,
     ):
-        for view in ("oracle", "shuffled", "untrained", "audio"):
+        for condition in ("oracle", "shuffled", "untrained", "audio"):
             look = (
-                representation_figures.SERIES[view]._replace(label="shuffled audio")
-                if view == "shuffled"
-                else representation_figures.SERIES[view]
+                representation_figures.SERIES[condition]._replace(label="shuffled audio")
+                if condition == "shuffled"
+                else representation_figures.SERIES[condition]
             )
-            style.line(axes, rows[rows["view"] == view], "layer", "accuracy", look)
+            style.line(axes, rows[rows["condition"] == condition], "layer", "accuracy", look)
         representation_figures.chance(axes.axhline, rows)
         axes.set_ylim(-0.02, 1.05)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))

@@ -22,7 +22,7 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.views.replies import stretches
 from desta_lab.views.style import LOOKS, PALETTE, Picture
 
-VIEWS = {
+CONDITIONS = {
     "audio": "hears the clip",
     "oracle": "reads the description (text oracle)",
     "silence": "hears silence",
@@ -192,14 +192,14 @@ def blank_picture(width: float, height: float) -> Picture:  # inches
 def draw_bars(
     axes: Axes, shares: Mapping[str, Mapping[str, float]], task: Task, right: str | None
 ) -> None:
-    """The probability of every option, a bar for each view; the right option wears a tick."""
+    """The probability of every option, a bar for each condition; the right option wears a tick."""
     thick = min(0.3, 0.8 / len(shares))
-    for i, (view, options) in enumerate(shares.items()):
+    for i, (condition, options) in enumerate(shares.items()):
         look: Any = {
-            "color": PALETTE[view],
-            "hatch": _HATCH.get(view),
+            "color": PALETTE[condition],
+            "hatch": _HATCH.get(condition),
             "edgecolor": "white",
-            "label": VIEWS[view],
+            "label": CONDITIONS[condition],
         }
         axes.barh(
             np.arange(len(options)) + (i - (len(shares) - 1) / 2) * thick,
@@ -217,9 +217,9 @@ def draw_bars(
 
 
 def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
-    """The audio view's score of every rung as a bar with its interval, the controls as marks."""
-    for view, some in rows.groupby("view"):
-        colour, look = PALETTE[str(view)], LOOKS.get(str(view))
+    """The audio condition's score of every rung as a bar with its interval, the controls as marks."""
+    for condition, some in rows.groupby("condition"):
+        colour, look = PALETTE[str(condition)], LOOKS.get(str(condition))
         if look:
             axes.plot(
                 some["rung"],
@@ -232,7 +232,12 @@ def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
         else:
             reach = np.clip([some["score"] - some["low"], some["high"] - some["score"]], 0, None)
             axes.bar(
-                some["rung"], some["score"], yerr=reach, color=colour, alpha=0.6, label=str(view)
+                some["rung"],
+                some["score"],
+                yerr=reach,
+                color=colour,
+                alpha=0.6,
+                label=str(condition),
             )
     axes.axhline(0, color="#B0B0B0", lw=0.8)
     axes.set(

@@ -20,7 +20,7 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
 from desta_lab.training import checkpoints
 from desta_lab.views.panel import (
-    VIEWS,
+    CONDITIONS,
     WIDE,
     Panel,
     attributes_of,
@@ -52,7 +52,7 @@ from desta_lab.views.replies import (
     strongest,
     wave_of,
 )
-from desta_lab.world.recipes import describer
+from desta_lab.world.recipes import description_function
 
 _CELLS = 24  # the map's grid is this many cells wide and high, or more where there are many clips
 _CELL = 22  # pixels
@@ -63,7 +63,7 @@ class Ask(Panel):
 
     def __init__(self, job: Any) -> None:
         self.job, self._clips = job, {clip.id: clip for clip in job.clips("test")}
-        self._describe = describer(job.corpus)
+        self._describe = description_function(job.corpus)
         self._uploads: dict[str, np.ndarray] = {}
         questions, first = questions_of(job.tasks)
         self.clip = pick("clip", list(self._clips))
@@ -78,7 +78,7 @@ class Ask(Panel):
         self.task = pick("ladder", [("(a question of your own)", None), *questions], first + 1)
         self.question = w.Text(description="question", **WIDE)
         self.button = w.Button(description="Ask", button_style="primary")
-        self.table, self.bars = w.HTML(), image("Probability of every option under each view")
+        self.table, self.bars = w.HTML(), image("Probability of every option under each condition")
         chosen = [w.HBox([self.clip, self.upload]), hint, self.player, self.known]
         asked = [self.task, self.question, self.button, None, self.table, self.bars]
         super().__init__([*chosen, *asked], [self.clip, self.task], self._choose)
@@ -128,7 +128,7 @@ class Ask(Panel):
                 self.note.value = f"{escape(name)} lasts {heard:.1f} s; the encoder hears its first {seconds:g} s."
 
     def press(self) -> None:
-        """Ask the question under every view, and show the answers side by side."""
+        """Ask the question under every condition, and show the answers side by side."""
         with self._working(self.button):
             question, task, clip = (
                 self.question.value.strip(),
@@ -141,10 +141,12 @@ class Ask(Panel):
                 )
             replies = self._replies(question, task, clip)
             answers = {
-                view: replies[view].text if view in replies else "(it has no description)"
-                for view in VIEWS
+                condition: replies[condition].text
+                if condition in replies
+                else "(it has no description)"
+                for condition in CONDITIONS
             }
-            rows = [(name, answers[view]) for view, name in VIEWS.items()]
+            rows = [(name, answers[condition]) for condition, name in CONDITIONS.items()]
             bars = self._draw(replies, task, clip) if task else b""
             self.table.value, self.bars.value = (
                 html_table(("the model", f"answers “{question}”"), *rows),
@@ -167,7 +169,7 @@ class Ask(Panel):
         right = clip.attributes.get(task.attribute) if clip else None
         draw_bars(
             picture.subplots(),
-            {view: reply.options for view, reply in replies.items()},
+            {condition: reply.options for condition, reply in replies.items()},
             task,
             right,
         )
@@ -181,7 +183,7 @@ def _read(name: str, content: bytes) -> Float[np.ndarray, "sample"]:
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
         try:
-            return audio.read(path)
+            return audio.read_audio(path)
         except audio.AudioError as error:
             raise audio.AudioError(str(error).replace(f"{path}", path.name)) from error
 
@@ -191,7 +193,7 @@ class Ladder(Panel):
 
     Args:
         points: the map's table: step, method, seed, clip, x, y and a column for every attribute.
-        rungs: scores as `emergence.per_rung` gives them: run, step, view, rung, score, low, high.
+        rungs: scores as `emergence.per_rung` gives them: run, step, condition, rung, score, low, high.
     """
 
     def __init__(self, job: Any, points: pd.DataFrame, rungs: pd.DataFrame) -> None:
@@ -201,7 +203,9 @@ class Ladder(Panel):
             rungs[rungs["run"] == "self"],
         )
         self._replies: dict[tuple[int, str, str], Reply] = {}
-        steps = [rung["step"] for rung in checkpoints.entries(job.folder("self") / "ladder")]
+        steps = [
+            rung["step"] for rung in checkpoints.list_checkpoints(job.folder("self") / "ladder")
+        ]
         self.step = w.SelectionSlider(
             options=steps, value=steps[-1], description="step", continuous_update=False, **WIDE
         )
@@ -306,7 +310,7 @@ class Listen(Panel):
         """Show and cut out where the chosen profile has most of its weight."""
         with self._working(self.clip, self.query, self.profile):
             clip, encoder = self._clips[self.clip.value], self.job.llm.encoder
-            wave = audio.fit(wave_of(self.job, clip), encoder.seconds)
+            wave = audio.crop_or_pad(wave_of(self.job, clip), encoder.seconds)
             self.whole.value, self.part.value, self.picture.value, self.words.value = (
                 sound(wave),
                 b"",

@@ -40,26 +40,28 @@ class Reply:
 def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
     """The job's AudioLLM at one rung of its checkpoint ladder, by default the last, which is put back afterwards."""
     folder = job.folder("self") / "ladder"
-    last = checkpoints.entries(folder)[-1]["step"]
+    last = checkpoints.list_checkpoints(folder)[-1]["step"]
     try:
-        checkpoints.climb(folder, job.llm, last if step is None else step)
+        checkpoints.load_checkpoint(folder, job.llm, last if step is None else step)
         yield job.llm
     finally:
-        checkpoints.climb(folder, job.llm, last)
+        checkpoints.load_checkpoint(folder, job.llm, last)
 
 
 def hear(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
-    return conditions.hear(llm, llm.encoder.hear([wave]).float())
+    return conditions.audio_embeddings(llm, llm.encoder.hear([wave]).float())
 
 
 def listening(
     llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str, task: Task | None = None
 ) -> Reply:
-    """The audio view of a question."""
-    text = _answer(llm, chat.ask(question), spoken)
+    """The audio condition of a question."""
+    text = _answer(llm, chat.audio_messages(question), spoken)
     with torch.no_grad():
-        return Reply(text, _shares(task, scoring.rank(llm, [task], spoken)[0]) if task else {})
+        return Reply(
+            text, _shares(task, scoring.score_options(llm, [task], spoken)[0]) if task else {}
+        )
 
 
 def reading(
@@ -69,18 +71,22 @@ def reading(
     task: Task | None = None,
     describe: Callable[..., str] = describe,
 ) -> Reply:
-    """The text view of a question; one about what descriptions leave out (rung 5) reads one that states it.
+    """The text condition of a question; one about what descriptions leave out (rung 5) reads one that states it.
 
     `describe` is that of the clip's corpus (`recipes.describer`), by default the spoken world's.
     """
-    known = conditions.read(clip, task is not None and task.rung == 5, describe)
-    options = _shares(task, scoring.rank_text(llm.backbone, [task], [known])[0]) if task else {}
-    return Reply(_answer(llm, chat.read(known, question), None), options)
+    known = conditions.oracle_text(clip, task is not None and task.rung == 5, describe)
+    options = (
+        _shares(task, scoring.score_options_of_text(llm.backbone, [task], [known])[0])
+        if task
+        else {}
+    )
+    return Reply(_answer(llm, chat.description_messages(known, question), None), options)
 
 
 def _answer(llm: AudioLLM, messages: Sequence[Any], spoken: Tensor | None) -> str:
     room = None if llm.backbone.positions is None else llm.backbone.positions - _TOKENS
-    stream = chat.stream(llm.backbone.tokenizer, messages, llm.queries, max_tokens=room)
+    stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, max_tokens=room)
     return llm.backbone.text(llm.answer([stream], spoken, max_new_tokens=_TOKENS)[0])
 
 
@@ -139,4 +145,4 @@ def stretches(kept: Bool[np.ndarray, "frame"], seconds: float) -> list[tuple[flo
 
 def wave_of(job: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
     """The waveform of one of the job's clips."""
-    return audio.read(job.corpus.path(clip))
+    return audio.read_audio(job.corpus.path(clip))

@@ -47,8 +47,8 @@ SERIES = {
     "probe": _heard("linear probe"),
     "random labels": _shuffled("probe on random labels"),
     "norm ratio": _heard("norm"),
-    "cosine to text view": _heard("cosine to the clip's own text view"),
-    "cosine, other clip's text": _shuffled("cosine to another clip's text view"),
+    "cosine to its own text": _heard("cosine to the clip's own text"),
+    "cosine, other clip's text": _shuffled("cosine to another clip's text"),
     "own": _heard("own evidence"),
     "shuffled": _shuffled("shuffled (another clip's)"),
     "uniform": Series("uniform (a flat profile)", PALETTE["silence"], ":", "x"),
@@ -60,7 +60,7 @@ SERIES = {
 }
 _GAP = {  # what is on the y axis → the measures drawn there
     "norm of an audio embedding\n(1: as long as a token's)": ["norm ratio"],
-    "cosine": ["cosine, other clip's text", "cosine to text view"],
+    "cosine": ["cosine, other clip's text", "cosine to its own text"],
 }
 _MARKERS = "os^Dv*PX"
 _COLOURS = [
@@ -397,9 +397,9 @@ def _maps(picture: Picture, table: pd.DataFrame, colour: str) -> None:
 
 
 def modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
-    """How far hearing lies from reading along training: norms in token norms, and cosine to the text view.
+    """How far hearing lies from reading along training: norms in token norms, and cosine to the text condition.
 
-    Columns: step, measure (`norm ratio`, `cosine to text view`, `cosine, other clip's text`), value, low, high.
+    Columns: step, measure (`norm ratio`, `cosine to its own text`, `cosine, other clip's text`), value, low, high.
     """
     return draw("modality_gap", tidy(gap, "step measure value low high"), headline)
 
@@ -474,7 +474,7 @@ def tradeoff(table: pd.DataFrame, headline: str = "") -> Picture:
 
     `table` is what `forgetting.plane` takes; the thin lines are adapters turned down at test time, to 0.
     """
-    return draw("tradeoff", tidy(table, "arm seed rung attribute view share score"), headline)
+    return draw("tradeoff", tidy(table, "arm seed rung attribute condition share score"), headline)
 
 
 @drawing("tradeoff")
@@ -495,13 +495,13 @@ def _tradeoff(picture: Picture, table: pd.DataFrame) -> None:
     for axes, (across, title) in zip(grid, titles.items(), strict=True):
         axes.set_title(title, loc="left")
         axes.axvline(0, color="#B0B0B0", lw=0.8, zorder=0)
-        for view, words in (
+        for condition, words in (
             ("untrained", "untrained connector (step 0)"),
             ("oracle", "text oracle"),
         ):
-            rows, look = control.loc[("learned", view)], style.look_of(view)
+            rows, look = control.loc[("learned", condition)], style.look_of(condition)
             dashes = ":" if look.line == "none" else look.line
-            axes.axhline(rows["mean"], color=PALETTE[view], ls=dashes, lw=1.2, label=words)
+            axes.axhline(rows["mean"], color=PALETTE[condition], ls=dashes, lw=1.2, label=words)
         bare = control.loc[("forgotten", "bare label"), "mean"]
         axes.axvline(
             bare,

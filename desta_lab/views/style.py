@@ -167,7 +167,7 @@ def save(
         {**given, "figure": recipe, "versions": {**ours, **given.get("versions", {})}}
     )
     for suffix, content in parts.items():
-        cache.save(folder / f"{name}.{suffix}", content)
+        cache.write_whole(folder / f"{name}.{suffix}", content)
     return folder / f"{name}.png"
 
 
@@ -204,8 +204,8 @@ def draw(kind: str, table: pd.DataFrame, headline: str = "", **options: Any) -> 
         picture = Picture(layout="constrained")
         FigureCanvasAgg(picture)
         picture.kind, picture.table = kind, table.reset_index(drop=True)
-        picture.options = cache.plain({"headline": headline, **options})
-        _DRAW[kind](picture, picture.table, **cache.plain(options))
+        picture.options = cache.to_plain({"headline": headline, **options})
+        _DRAW[kind](picture, picture.table, **cache.to_plain(options))
         _under(picture, headline)
     return picture
 

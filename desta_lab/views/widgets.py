@@ -6,14 +6,14 @@ from typing import Any
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
 from desta_lab.views import claim_figures
-from desta_lab.world.recipes import describer
+from desta_lab.world.recipes import description_function
 
 
 def sheet(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> claim_figures.Picture:
     """Clips as spectrograms with their attributes and evidence spans."""
     rows: list[dict[str, Any]] = []
     for clip in clips:
-        mel = audio.log_mel([audio.read(corpus.path(clip))], clip.seconds)[0].numpy()
+        mel = audio.log_mel([audio.read_audio(corpus.path(clip))], clip.seconds)[0].numpy()
         rows.append(
             {
                 "mel": mel,
@@ -31,9 +31,9 @@ def listen(corpus: Corpus, clips: Sequence[Clip]) -> Any:
     import ipywidgets
     from IPython.display import Audio
 
-    boxes, describe = [], describer(corpus)
+    boxes, describe = [], description_function(corpus)
     for clip in clips:
-        player = Audio(audio.read(corpus.path(clip)), rate=audio.RATE, normalize=False)
+        player = Audio(audio.read_audio(corpus.path(clip)), rate=audio.RATE, normalize=False)
         words = (
             f"<b>{clip.id}</b> ({clip.speaker}): “{clip.transcript}”<br>{describe(clip.attributes)}"
         )

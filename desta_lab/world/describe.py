@@ -101,7 +101,7 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
     return f"{sentence} The talk is about {attributes['topic']}." if topic else sentence
 
 
-def phrase(attribute: str, value: str) -> tuple[str, str]:
+def attribute_phrase(attribute: str, value: str) -> tuple[str, str]:
     """A short sentence in two: `phrase("scene", "rain") == ("In the background there is", " rain")`.
 
     An attribute or value that the spoken world does not have is said plainly: `("The emotion is", " angry")`.
@@ -112,17 +112,17 @@ def phrase(attribute: str, value: str) -> tuple[str, str]:
     return stem, texts.split("|")[ATTRIBUTES[attribute].index(value)]
 
 
-def clause(attribute: str, value: str) -> str:
+def attribute_clause(attribute: str, value: str) -> str:
     """The same as one sentence."""
-    return "".join(phrase(attribute, value)) + "."
+    return "".join(attribute_phrase(attribute, value)) + "."
 
 
-def surface(attribute: str, value: str) -> tuple[str, ...]:
+def surface_words(attribute: str, value: str) -> tuple[str, ...]:
     """Words by which a value is recognised, lower case: those of `SURFACE`, or the value itself."""
     return SURFACE.get(attribute, {}).get(value, (value.lower(),))
 
 
-def mentions(text: str, attribute: str, values: Iterable[str] | None = None) -> set[str]:
+def mentioned_values(text: str, attribute: str, values: Iterable[str] | None = None) -> set[str]:
     """The values of an attribute that a text names, by whole words: `mentions("a woman", "gender") == {"female"}`.
 
     `values` are those there are; by default the spoken world's.
@@ -132,11 +132,11 @@ def mentions(text: str, attribute: str, values: Iterable[str] | None = None) -> 
     return {
         value
         for value in every
-        if any(f" {word} " in f" {words} " for word in surface(attribute, value))
+        if any(f" {word} " in f" {words} " for word in surface_words(attribute, value))
     }
 
 
-def coverage(
+def attribute_coverage(
     texts: Iterable[str],
     attributes: Iterable[Mapping[str, str]],
     values: Mapping[str, Iterable[str]] | None = None,
@@ -152,7 +152,7 @@ def coverage(
     found: dict[str, float] = {}
     for name, possible in every.items():
         known = [(text, a[name]) for text, a in pairs if name in a]
-        found[name] = sum(mentions(text, name, possible) == {value} for text, value in known) / max(
-            1, len(known)
-        )
+        found[name] = sum(
+            mentioned_values(text, name, possible) == {value} for text, value in known
+        ) / max(1, len(known))
     return found

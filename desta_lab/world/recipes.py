@@ -8,8 +8,8 @@ from pathlib import Path
 
 from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, clause, describe
-from desta_lab.world.sources import Row, gather, read_table
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, attribute_clause, describe
+from desta_lab.world.sources import Row, build_corpus, read_table
 
 MOST = 20  # values of an attribute whose vocabulary nobody stated
 GENDER = ("female", "male")
@@ -30,7 +30,7 @@ _FELT = ((" sounds {emotion}", " speaks"), (", with {intensity} intensity", ""))
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CorpusRecipe:
     """How one published corpus becomes a Corpus: its rows, its attributes and the sentence that describes a clip.
 
     `attributes` gives each attribute its values; `()` is an open vocabulary, taken as it is told. `sentence` is a row
@@ -58,7 +58,7 @@ class Recipe:
         Clips longer than max_seconds, and clips known to be faulty, are left out and counted in the corpus's recipe.
         With own_splits=False speakers are dealt 80 : 10 : 10, as for a download of one part only. Raises CorpusError.
         """
-        return gather(
+        return build_corpus(
             folder,
             self.rows(Path(folder)),
             name=self.name,
@@ -86,30 +86,32 @@ class Recipe:
         return "".join(_clause(known, unknown, said) for known, unknown in self.sentence)
 
 
-def is_spoken(corpus: Corpus) -> bool:
+def is_spoken_world(corpus: Corpus) -> bool:
     """Whether a corpus is the spoken world."""
     return corpus.recipe.get("world") == "spoken"
 
 
-def describer(corpus: Corpus) -> Callable[..., str]:
+def description_function(corpus: Corpus) -> Callable[..., str]:
     """What turns the attributes of a corpus into its seed descriptions: the spoken world's, a recipe's, or plain."""
-    if is_spoken(corpus):
+    if is_spoken_world(corpus):
         return describe
     recipe = RECIPES.get(corpus.recipe.get("source", ""))
-    return recipe.describe if recipe else plain
+    return recipe.describe if recipe else describe_plainly
 
 
-def plain(attributes: Mapping[str, str]) -> str:
+def describe_plainly(attributes: Mapping[str, str]) -> str:
     """The description of a clip of which nobody wrote a sentence: one short sentence an attribute."""
-    return " ".join(itertools.starmap(clause, attributes.items())) or "This is a recording."
+    return (
+        " ".join(itertools.starmap(attribute_clause, attributes.items())) or "This is a recording."
+    )
 
 
-def asked(corpus: Corpus) -> dict[str, tuple[str, ...]]:
+def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     """The attributes that clips of a corpus can be asked about, each with the values that occur, in order.
 
     Left out: what never differs, and an open vocabulary of more than `MOST` values (a name, a note, a measurement).
     """
-    if is_spoken(corpus):
+    if is_spoken_world(corpus):
         return {name: ATTRIBUTES[name] for name in DESCRIBED}
     recipe = RECIPES.get(corpus.recipe.get("source", ""))
     known = recipe.attributes if recipe else ATTRIBUTES
@@ -223,7 +225,7 @@ def _crema_d(folder: Path) -> Iterator[Row]:
         yield Row(str(path), f"AudioWAV/{path.name}", speaker, transcript, "", attributes, unfit)
 
 
-CREMA_D = Recipe(
+CREMA_D = CorpusRecipe(
     name="crema-d",
     licence="ODbL-1.0 (database), DbCL-1.0 (contents); Cao et al. 2014, doi:10.1109/TAFFC.2014.2336244",
     how_to_get="git clone https://github.com/CheyneyComputerScience/CREMA-D, with git-lfs installed: without it the "
@@ -282,7 +284,7 @@ def _ravdess(folder: Path) -> Iterator[Row]:
         yield Row(str(path), path.relative_to(folder).as_posix(), speaker, transcript, split, told)
 
 
-RAVDESS = Recipe(
+RAVDESS = CorpusRecipe(
     name="ravdess",
     licence="CC-BY-NC-SA-4.0; Livingstone and Russo 2018, doi:10.1371/journal.pone.0196391",
     how_to_get="Audio_Speech_Actors_01-24.zip, and Audio_Song_Actors_01-24.zip into a folder of its own, from "
@@ -377,7 +379,7 @@ def _esc_50(folder: Path) -> Iterator[Row]:
         yield Row(where, f"audio/{row['filename']}", group, "", split, attributes)
 
 
-ESC_50 = Recipe(
+ESC_50 = CorpusRecipe(
     name="esc-50",
     licence="CC-BY-NC-3.0 (the clips marked esc10: CC-BY); Piczak 2015, doi:10.1145/2733373.2806390",
     how_to_get="https://github.com/karolpiczak/ESC-50/archive/master.zip (600 MB), unpacked: the folder needs audio/ "
@@ -441,7 +443,7 @@ def _common_voice(folder: Path) -> Iterator[Row]:
             )
 
 
-COMMON_VOICE = Recipe(
+COMMON_VOICE = CorpusRecipe(
     name="common-voice",
     licence="CC0-1.0; not to be hosted again, and no speaker may be identified (terms of the download)",
     how_to_get="A language's archive from Mozilla Data Collective, by way of https://commonvoice.mozilla.org/datasets, "
@@ -501,7 +503,7 @@ def _librispeech(folder: Path) -> Iterator[Row]:
             yield Row(where, sound, reader, transcript, split, gender)
 
 
-LIBRISPEECH = Recipe(
+LIBRISPEECH = CorpusRecipe(
     name="librispeech",
     licence="CC-BY-4.0; Panayotov et al. 2015, doi:10.1109/ICASSP.2015.7178964",
     how_to_get="Archives from https://www.openslr.org/12, unpacked: the folder is LibriSpeech/, with SPEAKERS.TXT and "

@@ -13,17 +13,17 @@ _FLOOR = 1e-10  # amplitude below which a level means nothing: −200 dBFS
 _FADE = 0.15  # seconds over which a scene comes and goes
 
 
-def loudness(wave: Wave) -> float:
+def measure_level(wave: Wave) -> float:
     """The root-mean-square level in dBFS: 0 is a full-scale square wave, −200 is silence."""
     return float(20 * np.log10(max(np.sqrt(np.mean(np.square(wave, dtype=np.float64))), _FLOOR)))
 
 
 def set_level(wave: Wave, level: float) -> Wave:
     """The same wave at a root-mean-square level of `level` dBFS."""
-    return (wave * 10 ** ((level - loudness(wave)) / 20)).astype(np.float32)
+    return (wave * 10 ** ((level - measure_level(wave)) / 20)).astype(np.float32)
 
 
-def mix(
+def mix_scene(
     speech: Wave, scene: Float[np.ndarray, "longer"], ratio_db: float, window: tuple[float, float]
 ) -> Wave:
     """Lay a scene under speech, `ratio_db` below it, between two moments (seconds), with soft edges.
@@ -45,11 +45,11 @@ def mix(
     envelope[len(envelope) - fade :] = envelope[:fade][::-1]
     active = speech[np.abs(speech) > 0.01 * np.abs(speech).max()]
     mixed = speech.astype(np.float32).copy()
-    mixed[start:end] += set_level(scene[: end - start], loudness(active) - ratio_db) * envelope
+    mixed[start:end] += set_level(scene[: end - start], measure_level(active) - ratio_db) * envelope
     return mixed
 
 
-def render(value: str, seconds: float, rng: np.random.Generator) -> Wave:
+def render_scene(value: str, seconds: float, rng: np.random.Generator) -> Wave:
     """A scene by its name (rain, siren, birds, music) at −20 dBFS."""
     return set_level(SCENES[value](round(seconds * RATE), rng), -20.0)
 

@@ -210,7 +210,7 @@ _LOOSE_ENDS = frozenset(
 )
 
 
-def sentence(topic: str, rng: np.random.Generator) -> str:
+def make_sentence(topic: str, rng: np.random.Generator) -> str:
     """Four linked clauses about a topic: more words than any clip holds, so that one can stop where time is up."""
     text = _clause(topic, rng)
     for _ in range(3):
@@ -229,7 +229,7 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def cut(words: Sequence[str], count: int) -> list[str]:
+def shorten_words(words: Sequence[str], count: int) -> list[str]:
     """The first `count` words, or somewhat fewer, so that the last one can end a sentence."""
     while count > 2 and words[count - 1].rstrip(",") in _LOOSE_ENDS:
         count -= 1

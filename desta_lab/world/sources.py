@@ -15,7 +15,7 @@ import soundfile
 from jaxtyping import Int
 
 from desta_lab import audio
-from desta_lab.clips import Clip, Corpus, CorpusError, parse_row
+from desta_lab.clips import Clip, Corpus, CorpusError, parse_json_row
 
 AQA_COLUMNS = {
     "id": str,
@@ -57,7 +57,7 @@ class Row:
     unfit: str = ""
 
 
-def gather(
+def build_corpus(
     folder: Path | str,
     rows: Iterable[Row],
     *,
@@ -120,7 +120,7 @@ def gather(
 
 def _seconds(path: Path, where: str, max_seconds: float) -> float:
     try:
-        return audio.header(path, max_seconds).seconds
+        return audio.read_header(path, max_seconds).seconds
     except audio.AudioError as error:
         raise CorpusError(f"{error}" if where == str(path) else f"{where}: {error}") from error
 
@@ -154,13 +154,13 @@ def _deal_few(dealt: dict[str, str]) -> dict[str, str]:
     }
 
 
-def opened(folder: Path | str) -> Corpus:
+def open_corpus(folder: Path | str) -> Corpus:
     """The corpus of a folder: of its `clips.csv`, read anew, or else as its manifest files have it."""
     folder = Path(folder)
-    return from_folder(folder) if (folder / "clips.csv").is_file() else Corpus.read(folder)
+    return corpus_from_folder(folder) if (folder / "clips.csv").is_file() else Corpus.read(folder)
 
 
-def from_folder(
+def corpus_from_folder(
     folder: Path | str,
     table: str = "clips.csv",
     *,
@@ -184,7 +184,7 @@ def from_folder(
         "table": table,
         "sha256": hashlib.sha256((folder / table).read_bytes()).hexdigest(),
     }
-    return gather(
+    return build_corpus(
         folder,
         rows,
         name=name or folder.name,
@@ -219,7 +219,7 @@ def read_table(
             yield where, row
 
 
-def from_datasets(
+def corpus_from_datasets(
     dataset: Path | str,
     folder: Path | str,
     columns: Mapping[str, str],
@@ -258,7 +258,7 @@ def from_datasets(
         "dataset": title if Path(dataset).exists() else str(dataset),
         "config": config,
     }
-    return gather(
+    return build_corpus(
         folder,
         rows,
         name=name or title,
@@ -352,7 +352,7 @@ def _copy(cell: Any, folder: Path, stem: str, where: str) -> str:
     return name
 
 
-def stream_manifest(path: Path | str, root: Path | str | None = None) -> Iterator[dict[str, Any]]:
+def iterate_manifest(path: Path | str, root: Path | str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a DeSTA-AQA5M style JSONL file one at a time, so that millions fit in no memory at all.
 
     Every row has at least `id`, `messages` and `response`; the other columns, where present, have their type. With
@@ -368,7 +368,7 @@ def stream_manifest(path: Path | str, root: Path | str | None = None) -> Iterato
 
 
 def _manifest_row(line: str, where: str, root: Path | str | None) -> dict[str, Any]:
-    row = parse_row(line, where)
+    row = parse_json_row(line, where)
     for column, kind in AQA_COLUMNS.items():
         if column not in row and column in ("id", "messages", "response"):
             raise CorpusError(f"{where}: the field {column!r} is missing; add it.")

@@ -14,12 +14,18 @@ import soundfile
 from jaxtyping import Float
 from joblib import Parallel, delayed
 
-from desta_lab.audio import RATE, fit
+from desta_lab.audio import RATE, crop_or_pad
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span
 from desta_lab.world import scenes
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
-from desta_lab.world.sentences import cut, sentence
-from desta_lab.world.voices import SPEAKERS_PER_GENDER, Utterance, speakers, synthesiser, whisper
+from desta_lab.world.sentences import make_sentence, shorten_words
+from desta_lab.world.voices import (
+    SPEAKERS_PER_GENDER,
+    Utterance,
+    get_synthesiser,
+    list_speakers,
+    whisper_filter,
+)
 
 VERSION = 1  # of the recipe: raise it when the same seed gives other bytes
 CROSSED = {name: ATTRIBUTES[name] for name in DESCRIBED}  # the cells of the factorial design
@@ -34,7 +40,7 @@ _PEAK = 0.97  # of full scale, where a clip is turned down rather than clipped
 _LEAD, _TAIL = 0.05, 0.10  # seconds of a clip before and after which nobody speaks
 
 
-def build(
+def build_spoken_corpus(
     folder: Path | str,
     *,
     clips: Mapping[str, int] = DEFAULT_CLIPS,
@@ -62,7 +68,9 @@ def build(
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         draft.chmod(0o755)
-        plans = [plan for split, count in clips.items() for plan in design(split, count, seed)]
+        plans = [
+            plan for split, count in clips.items() for plan in design_clips(split, count, seed)
+        ]
         for split in clips:
             (draft / "audio" / split).mkdir(parents=True)
         jobs = (delayed(_render_to)(draft, plan, seconds) for plan in plans)
@@ -92,11 +100,13 @@ def split_speakers(split: str) -> list[Any]:
     place = list(SPLIT_SPEAKERS).index(split)
     chosen = {int(number) for number in order[bounds[place] : bounds[place + 1]]}
     return [
-        speaker for index, speaker in enumerate(speakers()) if index % SPEAKERS_PER_GENDER in chosen
+        speaker
+        for index, speaker in enumerate(list_speakers())
+        if index % SPEAKERS_PER_GENDER in chosen
     ]
 
 
-def design(split: str, count: int, seed: int) -> list[dict[str, Any]]:
+def design_clips(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     """What is to be rendered: all 192 cells in turn, then topic and speaker spread evenly over every attribute."""
     people, number = split_speakers(split), list(SPLIT_SPEAKERS).index(split)
     rng = np.random.default_rng([seed, number])
@@ -162,7 +172,7 @@ def _spread(
 
 def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tuple[str, Utterance]:
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
-    words = sentence(plan["topic"], rng).split()
+    words = make_sentence(plan["topic"], rng).split()
     speed = int(rng.integers(*WORDS_PER_MINUTE[plan["rate"]], endpoint=True))
     voice = {
         "words_per_minute": speed,
@@ -172,30 +182,34 @@ def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tu
     words = words[: int(1.4 * room * speed / 60) + 3]
     while True:
         text = " ".join(words).rstrip(",") + "."
-        said = synthesiser().say(
+        said = get_synthesiser().say(
             text[0].upper() + text[1:], plan["speaker"], plan["accent"], **voice
         )
         if said.words[-1][2] <= room:
             return text[0].upper() + text[1:], said
         fitting = sum(end <= room for _, _, end in said.words)
-        words = cut(words, min(fitting, len(words) - 1))
+        words = shorten_words(words, min(fitting, len(words) - 1))
 
 
-def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "sample"], Clip]:
+def render_clip(
+    plan: Mapping[str, Any], seconds: float
+) -> tuple[Float[np.ndarray, "sample"], Clip]:
     """One clip of a design: the wave and all that is known about it."""
     rng = np.random.default_rng(plan["seed"])
     room = seconds - _LEAD - _TAIL - 0.1
     text, said = _speak(plan, room, rng)
     end = said.words[-1][2]
     onset = rng.uniform(_LEAD, seconds - _TAIL - end)
-    speech = whisper(said.wave, rng) if plan["manner"] == "whispered" else said.wave
-    speech = fit(np.pad(speech[: round((end + 0.05) * RATE)], (round(onset * RATE), 0)), seconds)
+    speech = whisper_filter(said.wave, rng) if plan["manner"] == "whispered" else said.wave
+    speech = crop_or_pad(
+        np.pad(speech[: round((end + 0.05) * RATE)], (round(onset * RATE), 0)), seconds
+    )
     length = rng.uniform(0.4, 0.85) * seconds
     start = rng.uniform(0, seconds - length)
-    background = scenes.render(plan["scene"], length + 0.01, rng)
-    mixed = scenes.mix(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
+    background = scenes.render_scene(plan["scene"], length + 0.01, rng)
+    mixed = scenes.mix_scene(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
     room_noise = scenes.set_level(
-        rng.standard_normal(len(mixed)), scenes.loudness(mixed) + _QUIETEST_ROOM
+        rng.standard_normal(len(mixed)), scenes.measure_level(mixed) + _QUIETEST_ROOM
     )
     wave = scenes.set_level(mixed + room_noise, rng.uniform(*LEVEL[plan["loudness"]]))
     wave *= min(1.0, _PEAK / float(np.abs(wave).max()))
@@ -211,6 +225,6 @@ def render(plan: Mapping[str, Any], seconds: float) -> tuple[Float[np.ndarray, "
 
 
 def _render_to(folder: Path, plan: Mapping[str, Any], seconds: float) -> Clip:
-    wave, clip = render(plan, seconds)
+    wave, clip = render_clip(plan, seconds)
     soundfile.write(str(folder / clip.audio), wave, RATE, subtype="PCM_16")
     return clip

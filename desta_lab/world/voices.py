@@ -62,7 +62,7 @@ class Utterance:
 
 
 @functools.cache
-def speakers() -> tuple[Speaker, ...]:
+def list_speakers() -> tuple[Speaker, ...]:
     """The 64 people of the spoken world, the same in every corpus: female_01 … female_32, male_01 … male_32."""
     return tuple(
         _speaker(gender, number)
@@ -171,7 +171,7 @@ class Synthesiser:
         melody: int = 50,
     ) -> Utterance:
         """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50."""
-        if speaker not in {known.name for known in speakers()}:
+        if speaker not in {known.name for known in list_speakers()}:
             raise VoiceError(f"There is no speaker {speaker!r}; there are female_01 … male_32.")
         with self._lock, self._library() as library:
             self._samples: list[np.ndarray] = []
@@ -220,14 +220,14 @@ def _write_data(source: Path, folder: Path) -> None:
     shutil.copytree(source / "lang" / "gmw", folder / "lang" / "gmw")
     variants = folder / "voices" / "!v"
     variants.mkdir(parents=True)
-    for speaker in speakers():
+    for speaker in list_speakers():
         header = ("language variant", f"name {speaker.name}", f"gender {speaker.gender}")
         (variants / speaker.name).write_text(
             "\n".join(header + speaker.lines) + "\n", encoding="utf-8"
         )
 
 
-def whisper(
+def whisper_filter(
     wave: Float[np.ndarray, "sample"], rng: np.random.Generator
 ) -> Float[np.ndarray, "sample"]:
     """The same vocal tract driven by noise instead of the larynx: linear prediction, frame by frame, no pitch left."""
@@ -259,6 +259,6 @@ def whisper(
 
 
 @functools.cache
-def synthesiser() -> Synthesiser:
+def get_synthesiser() -> Synthesiser:
     """This process's synthesiser, made at the first call (a few milliseconds)."""
     return Synthesiser()

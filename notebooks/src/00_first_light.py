@@ -37,7 +37,7 @@ desta_lab.sheet(lab.corpus, clips, columns=2)
 # A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
 
 # %%
-wave = audio.read(lab.corpus.path(clips[0]))
+wave = audio.read_audio(lab.corpus.path(clips[0]))
 states = lab.llm.encoder.hear([wave])
 print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
 
@@ -62,7 +62,7 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 # %% [markdown]
 # ## Ask
 #
-# The run that ships answers about the clip it hears: the *audio view*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text view*), and no clip at all.
+# The run that ships answers about the clip it hears: the *audio condition*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text condition*), and no clip at all.
 
 # %%
 lab.ask(clips[0], "What is the background sound?")
@@ -148,18 +148,20 @@ lesson.predict(
 
 # %%
 table = lab.table()
-verdict = verdict.verdict(table, lab.preset.label)
-rungs = verdict.per_rung(verdict.own_apart(verdict.untrained(table), lab.preset.label))
+verdict = verdict.judge_claim(table, lab.preset.label)
+rungs = verdict.score_per_rung(
+    verdict.split_label_run(verdict.add_untrained(table), lab.preset.label)
+)
 
 # %% tags=["headline"]
-risen = verdict.risen["self"]
-headline = f"{verdict.verdict}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
+risen = verdict.control_margins["self"]
+headline = f"{verdict.judge_claim}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
 lesson.show(
     claim_figures.emergence(rungs, headline), f"Score of every rung along training. {headline}."
 )
 
 # %%
-others = set(verdict.risen["label"]) - {lab.preset.label}
+others = set(verdict.control_margins["label"]) - {lab.preset.label}
 print(lesson.reveal("risen_self", len(risen)))
 print(lesson.reveal("risen_label", len(others)))
 verdict.reasons

@@ -18,7 +18,7 @@ from transformers import WhisperModel
 import desta_lab
 from desta_lab import audio
 from desta_lab.analysis import probes, sites
-from desta_lab.clips import spread
+from desta_lab.clips import balance_speakers
 from desta_lab.evaluation import scoring, verdict
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
@@ -57,7 +57,7 @@ clip = lab.clips("test")[0]
 desta_lab.listen(lab.corpus, [clip])
 
 # %%
-wave = audio.read(lab.corpus.path(clip))
+wave = audio.read_audio(lab.corpus.path(clip))
 whisper = lab.llm.encoder.whisper
 mel = audio.log_mel([wave], lab.preset.seconds, lab.llm.encoder.mels).to(whisper.conv1.weight)
 states = lab.llm.encoder.hear([wave])
@@ -130,7 +130,7 @@ lesson.check("tapped", tapped)
 # Whisper was trained on 30 s, so it has a table of 1,500 *positions*, one a frame. Our clips last 4 s: the package keeps the first rows of that table and never computes the rest.
 
 # %%
-folder = weights.resolve(lab.preset.encoder, lab.root / "models")
+folder = weights.find_weights(lab.preset.encoder, lab.root / "models")
 whole = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
 table = whole.embed_positions.weight.detach()
 table.shape, lab.llm.encoder.frames
@@ -187,19 +187,19 @@ aloud = [
     for c in lab.corpus.split("train")
     if c.speaker in names and c.attributes["manner"] == "spoken"
 ]
-some = spread(aloud, 80)
+some = balance_speakers(aloud, 80)
 speakers = np.array([c.speaker for c in some])
 pd.Series(speakers).value_counts()
 
 # %% tags=["expensive"]
-waves = [audio.read(lab.corpus.path(c)) for c in some]
+waves = [audio.read_audio(lab.corpus.path(c)) for c in some]
 heard = torch.cat(
     [lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
 mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mels)
-sites = {"log-mel": sites.log_mel(mels).numpy()}
+sites = {"log-mel": sites.log_mel_site(mels).numpy()}
 sites |= {
-    f"layer {tap}": sites.pooled(layer).cpu().numpy()
+    f"layer {tap}": sites.pool_over_time(layer).cpu().numpy()
     for tap, layer in zip(taps, heard, strict=True)
 }
 
@@ -235,8 +235,8 @@ def tossed(features, seed, leak):
     sides = np.random.default_rng(seed).permutation(["heads", "tails"] * (len(names) // 2))
     coin = np.array([dict(zip(names, sides, strict=True))[s] for s in speakers])
     over = list(KFold(4, shuffle=True, random_state=0).split(features))
-    folds = over if leak else probes.folds(speakers, coin)
-    guessed = probes.probe(features, {"coin": coin}, speakers, folds, force=leak)
+    folds = over if leak else probes.speaker_folds(speakers, coin)
+    guessed = probes.fit_probes(features, {"coin": coin}, speakers, folds, force=leak)
     return guessed.loc[guessed["kind"] == "probe", "correct"].mean()
 
 
@@ -312,8 +312,10 @@ print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
 
 # %%
 backbone = lab.llm.backbone
-stream = chat.stream(
-    backbone.tokenizer, chat.read(desta_lab.describe(clip.attributes), "Which accent is it?"), 0
+stream = chat.build_stream(
+    backbone.tokenizer,
+    chat.description_messages(desta_lab.describe(clip.attributes), "Which accent is it?"),
+    0,
 )
 ids = torch.tensor([stream.ids], device=backbone.device)
 by_id = backbone.model(input_ids=ids).logits
@@ -324,7 +326,7 @@ torch.testing.assert_close(by_vector, by_id)
 # The same logits, to the last bit that matters. And is it still the model that was published? A copy, loaded from its files beside the connector, must agree as well: the text-only path of this system *is* the untouched backbone.
 
 # %%
-folder = weights.resolve(lab.preset.backbone, lab.root / "models")
+folder = weights.find_weights(lab.preset.backbone, lab.root / "models")
 published = Backbone.load(folder, dtype=backbone.dtype).to(backbone.device)
 torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
 sum(p.requires_grad for p in backbone.parameters())
@@ -335,12 +337,12 @@ sum(p.requires_grad for p in backbone.parameters())
 
 # %%
 def words(attributes):
-    ids = chat.encode(backbone.tokenizer, desta_lab.describe(attributes))
+    ids = chat.encode_text(backbone.tokenizer, desta_lab.describe(attributes))
     return backbone.embed(torch.tensor(ids)).float()
 
 
 def told(question, vectors):
-    stream = chat.stream(backbone.tokenizer, chat.ask(question), len(vectors))
+    stream = chat.build_stream(backbone.tokenizer, chat.audio_messages(question), len(vectors))
     return backbone.text(lab.llm.answer([stream], vectors[None], max_new_tokens=16)[0])
 
 
@@ -388,13 +390,15 @@ lesson.check("at_scale", at_scale)
 # %%
 def chosen(task, vectors):
     """(row, token, width) → (row, option): the share of each option where the answer goes on."""
-    start = chat.stream(backbone.tokenizer, chat.ask(task.question), vectors.shape[1]).ids
-    ids = torch.tensor([*start, *chat.encode(backbone.tokenizer, task.stem)]).expand(
+    start = chat.build_stream(
+        backbone.tokenizer, chat.audio_messages(task.question), vectors.shape[1]
+    ).ids
+    ids = torch.tensor([*start, *chat.encode_text(backbone.tokenizer, task.stem)]).expand(
         len(vectors), -1
     )
     logits = backbone.head(backbone.hidden(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1])
     return (
-        logits[:, [chat.encode(backbone.tokenizer, text)[0] for text in task.options.values()]]
+        logits[:, [chat.encode_text(backbone.tokenizer, text)[0] for text in task.options.values()]]
         .softmax(-1)
         .cpu()
     )
@@ -477,9 +481,9 @@ def asked(name, attributes, number):
     pair = [{**attributes, name: value} for value in PAIRS[name]]
     draw = torch.Generator().manual_seed(number)
     noise = backbone.embedding_scale * torch.randn(2, *words(pair[0]).shape, generator=draw)
-    read = scoring.rank_text(backbone, [tasks[name]], [desta_lab.describe(a) for a in pair])[
-        0
-    ].softmax(-1)
+    read = scoring.score_options_of_text(
+        backbone, [tasks[name]], [desta_lab.describe(a) for a in pair]
+    )[0].softmax(-1)
     lines = {
         "words": (shares.tolist(), second(name, chosen(tasks[name], mixed(*map(words, pair))))),
         "noise": (shares.tolist(), second(name, chosen(tasks[name], mixed(*noise)))),
@@ -500,7 +504,7 @@ mixes = pd.concat(
     ]
 )
 by = ["attribute", "kind", "x"]
-found = verdict.bootstrap(
+found = verdict.bootstrap_intervals(
     mixes, "value", by
 )  # resamples descriptions, as it does speakers elsewhere
 mixing = pd.DataFrame(

@@ -17,8 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.cache import kept
-from desta_lab.clips import spread
+from desta_lab.cache import cached_table
+from desta_lab.clips import balance_speakers
 from desta_lab.evaluation import conditions, scoring, verdict
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
@@ -68,7 +68,7 @@ lesson.predict(
 
 # %%
 clip = lab.clips("test")[0]
-states = lab.llm.encoder.hear([audio.read(lab.corpus.path(clip))]).float()
+states = lab.llm.encoder.hear([audio.read_audio(lab.corpus.path(clip))]).float()
 pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
 frames = connector.inputs[0](pooled[0])
 print(
@@ -292,7 +292,9 @@ count
 
 # %%
 question = "What is the background sound?"
-stream = chat.stream(lab.llm.backbone.tokenizer, chat.ask(question), connector.queries)
+stream = chat.build_stream(
+    lab.llm.backbone.tokenizer, chat.audio_messages(question), connector.queries
+)
 ids = torch.tensor([stream.ids], device=lab.llm.backbone.device)
 at = (ids == chat.SLOT)[0].nonzero().flatten()
 print(f"{ids.shape[1]} tokens, slots from {int(at[0])} to {int(at[-1])}")
@@ -323,15 +325,15 @@ lesson.check("splice", splice)
 # %%
 backbone = lab.llm.backbone
 filled = backbone.embed(ids).clone()
-filled[ids == chat.SLOT] = lab.llm.speak(states).flatten(0, 1).to(filled.dtype)
-torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.speak(states)))
+filled[ids == chat.SLOT] = lab.llm.connect(states).flatten(0, 1).to(filled.dtype)
+torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.connect(states)))
 
 # %%
 out = backbone.generate(
     inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32
 )
-ours = backbone.text(backbone.until_end(out[0].tolist()))
-theirs = lab.ask(clip, question).set_index("view")["answer"]
+ours = backbone.text(backbone.trim_at_end(out[0].tolist()))
+theirs = lab.ask(clip, question).set_index("condition")["answer"]
 assert ours == theirs["with the clip"]
 theirs
 
@@ -396,10 +398,13 @@ FAULTS = {
 # Each is heard on clips of voices never trained, and ranked as in every notebook: the likeliest of the allowed answers counts. First the scores are *calibrated*: how much the model likes each answer anyway, measured on clips of other speakers, is taken away (notebook 05). The fault is in place there too. So a fault that shifts everything alike is forgiven.
 
 # %% tags=["expensive"]
-clips, others = spread(lab.clips("test"), 32), spread(lab.clips("validation"), 32)
+clips, others = (
+    balance_speakers(lab.clips("test"), 32),
+    balance_speakers(lab.clips("validation"), 32),
+)
 encoder, heard, before = lab.llm.encoder, [], []
 for some in torch.arange(len(clips) + len(others)).split(16):
-    waves = [audio.read(lab.corpus.path((*clips, *others)[i])) for i in some]
+    waves = [audio.read_audio(lab.corpus.path((*clips, *others)[i])) for i in some]
     mel = audio.log_mel(waves, encoder.seconds, encoder.mels).to(encoder.whisper.conv1.weight)
     hidden = encoder.whisper(mel, output_hidden_states=True).hidden_states
     heard.append(encoder(mel))
@@ -411,13 +416,13 @@ silent = encoder.hear([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]
 reference = connector(every)
 vectors = {
     "built by hand": adapter(connector, every),
-    "package, as it runs": conditions.hear(lab.llm, every),
+    "package, as it runs": conditions.audio_embeddings(lab.llm, every),
 }
 groups = every.unflatten(2, (-1, connector.pool))
 vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))
 vectors |= {name: fault(every) for name, fault in FAULTS.items()}
 swap = [
-    *conditions.partners(clips),
+    *conditions.shuffled_partners(clips),
     *range(len(clips), len(every[0])),
 ]  # the clips that calibrate stay
 vectors |= {"untrained connector": born(every), "another speaker's clip": reference[swap]}
@@ -448,11 +453,11 @@ def judged(vectors):
     name = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
     def judge():
-        scores = scoring.rank(lab.llm, tasks, vectors)
+        scores = scoring.score_options(lab.llm, tasks, vectors)
         mine, theirs = [s[: len(clips)] for s in scores], [s[len(clips) :] for s in scores]
-        return scoring.judge(tasks, mine, theirs, [c.attributes for c in clips], lengths)
+        return scoring.judge_scores(tasks, mine, theirs, [c.attributes for c in clips], lengths)
 
-    table = kept(lab.folder("self") / "variants" / f"{name}.csv", judge)
+    table = cached_table(lab.folder("self") / "variants" / f"{name}.csv", judge)
     return table.assign(
         clip=[clips[row].id for row in table["row"]],
         speaker=[clips[row].speaker for row in table["row"]],
@@ -478,7 +483,9 @@ answers["lost"] = [
 # `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero; one that is not seen was not shown to cost anything on these 32 clips, which is not the same as harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
 
 # %%
-score, lost = (verdict.bootstrap(answers, measure, ["variant"]) for measure in ("score", "lost"))
+score, lost = (
+    verdict.bootstrap_intervals(answers, measure, ["variant"]) for measure in ("score", "lost")
+)
 table = pd.DataFrame(
     [
         {

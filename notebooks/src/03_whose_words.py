@@ -19,7 +19,7 @@ from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.model import chat
 from desta_lab.training import targets as target
 from desta_lab.views import claim_figures, style
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, coverage, describe
+from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, attribute_coverage, describe
 
 lesson = desta_lab.setup("03")
 lab = lesson.lab
@@ -52,7 +52,7 @@ description
 
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
-live = target.self_written(
+live = target.generate_targets(
     backbone, lab.preset.backbone, lab.llm.parts["backbone_sha256"], pairs, kind="soft"
 )
 pd.DataFrame(
@@ -147,8 +147,8 @@ lesson.predict(
 
 # %%
 one = rows[0]
-messages = chat.read(one.description, one.prompt)
-stream = chat.stream(
+messages = chat.description_messages(one.description, one.prompt)
+stream = chat.build_stream(
     backbone.tokenizer, messages, 0, response=one.response, truncated=one.truncated
 )
 ids = torch.tensor(stream.ids)
@@ -198,7 +198,7 @@ lesson.check("perplexity", perplexity)
 
 # %%
 nats = -logp[stream.start - 1 : -1].gather(1, ids[stream.start :, None])[:, 0]
-theirs = target.perplexity(backbone, [one])
+theirs = target.target_perplexity(backbone, [one])
 torch.testing.assert_close(float(nats.mean().exp()), theirs, rtol=1e-4, atol=0)
 print(f"by hand {float(nats.mean().exp()):.4f}, the package {theirs:.4f}")
 
@@ -210,7 +210,7 @@ print(f"by hand {float(nats.mean().exp()):.4f}, the package {theirs:.4f}")
 
 # %%
 def sureness(reads):
-    logp, ids = next(iter(target.text_view(backbone, [replace(one, description=reads)])))
+    logp, ids = next(iter(target.text_log_probs(backbone, [replace(one, description=reads)])))
     return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].exp().numpy()
 
 
@@ -282,7 +282,9 @@ lesson.check("says", says)
 # The package's `coverage` is stricter: the right value must be named, and no other. The bars show it for each kind of target.
 
 # %%
-named = {kind: coverage([t.response for t in some], attributes) for kind, some in kinds.items()}
+named = {
+    kind: attribute_coverage([t.response for t in some], attributes) for kind, some in kinds.items()
+}
 share = (
     pd.DataFrame(named)
     .rename_axis("attribute")
@@ -330,7 +332,7 @@ lesson.check("find_leaks", find_leaks)
 
 # %%
 try:
-    target.example(
+    target.clip_row(
         clip, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken"
     )
 except target.TargetError as refusal:
@@ -360,7 +362,7 @@ lesson.check("smuggled", smuggled)
 
 # %%
 def unheard(prompt_of):
-    return target.perplexity(
+    return target.target_perplexity(
         backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]]
     )
 
@@ -388,11 +390,15 @@ print(f"{len(examples)} examples, one and the same messages, with {chat.AUDIO} i
 # A response ends in an end-of-turn token, and that token is learned too. If the writer ran out of room, the end is not its own. Allow it 12 tokens:
 
 # %%
-short = target.self_written(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
+short = target.generate_targets(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
 print(short.response, "| truncated:", short.truncated)
 for truncated in (True, False):
-    read = chat.stream(
-        backbone.tokenizer, chat.read(*pairs[0]), 0, response=short.response, truncated=truncated
+    read = chat.build_stream(
+        backbone.tokenizer,
+        chat.description_messages(*pairs[0]),
+        0,
+        response=short.response,
+        truncated=truncated,
     )
     print(
         "truncated" if truncated else "not marked",
@@ -404,11 +410,11 @@ for truncated in (True, False):
 # How probable is the false end to the one who wrote the text? If it is not, a connector that learns it learns to stop in the middle of a sentence.
 
 # %%
-logp, response = next(iter(target.text_view(backbone, [replace(short, truncated=False)])))
+logp, response = next(iter(target.text_log_probs(backbone, [replace(short, truncated=False)])))
 print(f"probability of the false end of turn: {float(logp[-1, response[-1]].exp()):.1e}")
-print(f"perplexity, marked as cut: {target.perplexity(backbone, [short]):.3g}")
+print(f"perplexity, marked as cut: {target.target_perplexity(backbone, [short]):.3g}")
 print(
-    f"perplexity, not marked: {target.perplexity(backbone, [replace(short, truncated=False)]):.3g}"
+    f"perplexity, not marked: {target.target_perplexity(backbone, [replace(short, truncated=False)]):.3g}"
 )
 
 # %% [markdown]
@@ -439,11 +445,14 @@ draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 
 def measured(some):
-    read = target.text_view(backbone, some)
+    read = target.text_log_probs(backbone, some)
     nats, tokens = np.array(
         [(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]
     ).T
-    each = [coverage([t.response], [a]).values() for t, a in zip(some, attributes, strict=True)]
+    each = [
+        attribute_coverage([t.response], [a]).values()
+        for t, a in zip(some, attributes, strict=True)
+    ]
     named = np.array([sum(values) / len(values) for values in each])
     low, high = np.exp(np.percentile(nats[draws].sum(1) / tokens[draws].sum(1), (2.5, 97.5)))
     share_low, share_high = np.percentile(named[draws].mean(1), (2.5, 97.5))

@@ -19,10 +19,10 @@ from matplotlib.colors import ListedColormap
 from safetensors.torch import load_file
 
 import desta_lab
-from desta_lab.cache import kept
+from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.model import chat
-from desta_lab.model.audio_llm import tensors_sha256
+from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, trainer
 from desta_lab.training import targets as target
 from desta_lab.views import claim_figures, replies, style
@@ -66,7 +66,7 @@ print(examples[0]["messages"][-1]["content"], "→", examples[0]["response"])
 
 # %%
 streams = [
-    chat.stream(
+    chat.build_stream(
         tokenizer,
         row["messages"],
         lab.llm.queries,
@@ -157,10 +157,10 @@ lesson.check("soft_loss", soft_loss)
 
 # %%
 row = lab.written[0][0]
-teacher, _ = next(target.text_view(lab.llm.backbone, [row]))
-student, _ = next(target.text_view(lab.llm.backbone, [replace(row, description="")]))
+teacher, _ = next(target.text_log_probs(lab.llm.backbone, [row]))
+student, _ = next(target.text_log_probs(lab.llm.backbone, [replace(row, description="")]))
 whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
-packed = target.kl(student, lab.written[1][0].ids, lab.written[1][0].logp)
+packed = target.kl_loss(student, lab.written[1][0].ids, lab.written[1][0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
 print(
     f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
@@ -193,7 +193,7 @@ lesson.check("learning_rate", learning_rate)
 # The recipe's rate, and below it the steps at which the connector is kept: the *checkpoint ladder* is dense where learning begins, because that is where things change fastest.
 
 # %%
-rungs = checkpoints.schedule(recipe.steps, recipe.rungs)
+rungs = checkpoints.checkpoint_steps(recipe.steps, recipe.rungs)
 picture, axes = style.blank(
     1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4)
 )
@@ -218,7 +218,7 @@ print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f}
 # %%
 def hashes(llm):
     parts = {"encoder": llm.encoder, "connector": llm.connector, "backbone": llm.backbone.model}
-    return {name: tensors_sha256(part) for name, part in parts.items()}
+    return {name: hash_tensors(part) for name, part in parts.items()}
 
 
 # %%
@@ -231,10 +231,10 @@ with replies.standing(lab, step=0) as llm:
         rows = recipe.rows(step, len(examples))
         batch = batches.collate([streams[i] for i in rows], llm.backbone.pad_id)
         learned = batch.labels != batches.IGNORE
-        spoken = llm.speak(store[[examples[i]["id"] for i in rows]])
+        spoken = llm.connect(store[[examples[i]["id"] for i in rows]])
         logits = llm.response_logits(batch.prefix, batch.ids, learned, spoken)
         ids, logp = torch.cat([soft[i].ids for i in rows]), torch.cat([soft[i].logp for i in rows])
-        loss = target.kl(logits, ids.to(logits.device), logp.to(logits.device))
+        loss = target.kl_loss(logits, ids.to(logits.device), logp.to(logits.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), recipe.clip)
         optimizer.param_groups[0]["lr"] = recipe.rate(step)
@@ -280,7 +280,7 @@ lesson.predict(
 def short_run(name, examples, soft):
     about = {**lab.config("self"), "recipe": asdict(recipe), "pairs": name}
     folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
-    if not trainer.finished(folder, recipe):
+    if not trainer.is_finished(folder, recipe):
         with replies.standing(lab, step=0) as llm:
             trainer.train(
                 llm,
@@ -387,7 +387,7 @@ lesson.check("mispaired", mispaired)
 # The run below uses the package's pairs, with the clip of another speaker, so that everybody's figure is the same. A value such as “female” may still be right by chance, as often as in the corpus.
 
 # %% tags=["expensive"]
-partners = conditions.partners(train)
+partners = conditions.shuffled_partners(train)
 wrong = [{**examples[j], "id": clip.id} for clip, j in zip(train, partners, strict=True)]
 runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 
@@ -401,23 +401,29 @@ runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 def score(folder):
     tasks = [task for task in lab.tasks if task.rung in (0, 3)]
     test, other = lab.clips("test"), lab.clips("validation")
-    checkpoints.climb(folder / "ladder", lab.llm, recipe.steps)
+    checkpoints.load_checkpoint(folder / "ladder", lab.llm, recipe.steps)
     heard, calibration = (
-        conditions.hear(lab.llm, store[[clip.id for clip in some]]) for some in (test, other)
+        conditions.audio_embeddings(lab.llm, store[[clip.id for clip in some]])
+        for some in (test, other)
     )
-    return conditions.views(
-        lab.llm, tasks, test, heard, held_out=calibration, silence=conditions.silence(lab.llm)
+    return conditions.score_conditions(
+        lab.llm,
+        tasks,
+        test,
+        heard,
+        held_out=calibration,
+        silence=conditions.silence_embeddings(lab.llm),
     )
 
 
 # %% tags=["expensive"]
 scored = [
-    kept(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(
+    cached_table(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(
         run=name, step=recipe.steps
     )
     for name, folder in runs.items()
 ]
-pd.concat(scored).groupby(["run", "view", "rung"])["calibrated"].mean().unstack().round(2)
+pd.concat(scored).groupby(["run", "condition", "rung"])["calibrated"].mean().unstack().round(2)
 
 # %% [markdown]
 # Those are accuracies, not yet corrected for chance (*calibrated* ranking is taken apart in notebook 05). The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
@@ -428,15 +434,15 @@ finished = (
     .query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps")
     .assign(run="finished")
 )
-born = lab.table().query("run == 'self' and rung in (0, 3) and step == 0 and view == 'audio'")
+born = lab.table().query("run == 'self' and rung in (0, 3) and step == 0 and condition == 'audio'")
 every = pd.concat(
     [*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True
 )
 
 # %%
-margins = verdict.risen(every, "soft", recipe.steps)
+margins = verdict.control_margins(every, "soft", recipe.steps)
 risen = sum(min(over.values()) > 0 for over in margins.values())
-tasks = verdict.per_task(every)
+tasks = verdict.score_per_task(every)
 headline = f"After {recipe.steps} steps with soft targets {risen} of {len(margins)} questions stand above every control"
 claim_figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 
@@ -454,7 +460,7 @@ curves = pd.concat(
         for name, folder in runs.items()
     ]
 )
-floor = float(np.log(target.perplexity(lab.llm.backbone, lab.written[0])))
+floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.written[0])))
 ends = curves.groupby("run")["loss"].agg(
     first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
 )
@@ -462,7 +468,7 @@ ends["fall in %"] = 100 * (1 - ends["last"] / ends["first"])
 ends.round(3)
 
 # %%
-found = verdict.per_rung(every)
+found = verdict.score_per_rung(every)
 pick = {
     "untrained connector": ("soft", "audio", 0),
     "silence, soft": ("soft", "silence", recipe.steps),
@@ -477,7 +483,7 @@ pick = {
     ),
     "text oracle": ("finished", "oracle", lab.recipe.steps),
 }
-cells = found.set_index(["run", "view", "step"])
+cells = found.set_index(["run", "condition", "step"])
 dots = pd.concat(
     [cells.loc[[key]].reset_index().assign(name=name) for name, key in pick.items()],
     ignore_index=True,
@@ -510,11 +516,11 @@ left.legend(loc="lower left", ncols=2, fontsize=8)
 right.axvline(0, color="#B0B0B0", lw=0.8)
 for row in dots.itertuples():
     place, up = list(pick).index(row.name), {0: 0.16, 3: -0.16}[row.rung]
-    view = row.view if row.view != "audio" else "soft" if row.step else "untrained"
+    condition = row.condition if row.condition != "audio" else "soft" if row.step else "untrained"
     colour = (
         INK[row.run]
-        if row.view == "audio" and row.step and row.run in INK
-        else style.colour_of(view)
+        if row.condition == "audio" and row.step and row.run in INK
+        else style.colour_of(condition)
     )
     reach = [[row.score - row.low], [row.high - row.score]]
     right.errorbar(

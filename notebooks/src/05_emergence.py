@@ -27,7 +27,7 @@ lab = lesson.lab
 # %% [markdown]
 # ## What was kept along training
 #
-# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, view, task and clip. The *view* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
+# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
 table = lab.table()
@@ -42,7 +42,7 @@ first = lab.clips("test")[0]
 desta_lab.listen(lab.corpus, [first])
 
 # %%
-asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["view"] == "audio")]
+asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["condition"] == "audio")]
 told = asked[asked["clip"] == first.id].pivot(index="attribute", columns="step", values="answer")
 told[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attributes))
 
@@ -72,9 +72,11 @@ task
 
 # %% tags=["expensive"]
 test, others = lab.clips("test"), lab.clips("validation")
-waves = [audio.read(lab.corpus.path(clip)) for clip in [*test, *others]]
+waves = [audio.read_audio(lab.corpus.path(clip)) for clip in [*test, *others]]
 with replies.standing(lab) as llm, torch.no_grad():
-    scores = scoring.rank(llm, [task], conditions.hear(llm, llm.encoder.hear(waves).float()))[0]
+    scores = scoring.score_options(
+        llm, [task], conditions.audio_embeddings(llm, llm.encoder.hear(waves).float())
+    )[0]
 scores, held_out = scores[: len(test)], scores[len(test) :]
 
 # %% [markdown]
@@ -117,7 +119,9 @@ lesson.check("calibrated", calibrated)
 chosen = (scores - held_out.mean(0)).argmax(1)
 right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
 lengths = scoring.option_lengths(lab.llm.backbone.tokenizer, task)
-judged = scoring.judge([task], [scores], [held_out], [clip.attributes for clip in test], [lengths])
+judged = scoring.judge_scores(
+    [task], [scores], [held_out], [clip.attributes for clip in test], [lengths]
+)
 torch.testing.assert_close(
     (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
 )
@@ -164,7 +168,7 @@ lesson.check("speaker_interval", speaker_interval)
 
 # %%
 some = last[last["attribute"] == attribute]
-theirs = verdict.bootstrap(some, "calibrated", ["attribute"])[attribute,]
+theirs = verdict.bootstrap_intervals(some, "calibrated", ["attribute"])[attribute,]
 yours = speaker_interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
 print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 
@@ -174,9 +178,9 @@ print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 # A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
 
 # %%
-rungs = verdict.per_rung(verdict.untrained(table))
+rungs = verdict.score_per_rung(verdict.add_untrained(table))
 curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(
-    index="step", columns="view", values="score"
+    index="step", columns="condition", values="score"
 )
 curve.round(2)
 
@@ -206,8 +210,8 @@ lesson.check("crossing", crossing)
 # The package's `crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
 
 # %%
-crossed = verdict.crossings(rungs, threshold=0.5)
-yours = crossing(steps, *(curve[view].to_numpy() for view in ("audio", "shuffled")), 0.5)
+crossed = verdict.rung_crossings(rungs, threshold=0.5)
+yours = crossing(steps, *(curve[condition].to_numpy() for condition in ("audio", "shuffled")), 0.5)
 print("yours, rung 3:", yours)
 crossed.pivot(index="rung", columns="run", values="stable")
 
@@ -217,16 +221,16 @@ crossed.pivot(index="rung", columns="run", values="stable")
 # The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step.
 
 # %%
-done = verdict.untrained(table[table["task"].isin(verdict.counted(table))])
+done = verdict.add_untrained(table[table["task"].isin(verdict.able_tasks(table))])
 done = done[(done["run"] == "self") & (done["step"] == steps[-1]) & (done["rung"] == 3)]
 wide = done.pivot(
-    index=["attribute", "clip", "speaker"], columns="view", values="calibrated"
+    index=["attribute", "clip", "speaker"], columns="condition", values="calibrated"
 ).reset_index()
 low = pd.DataFrame(
     {
         control: {
             name: interval[1]
-            for (name,), interval in verdict.bootstrap(
+            for (name,), interval in verdict.bootstrap_intervals(
                 wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
             ).items()
         }
@@ -239,9 +243,9 @@ low.round(2)
 # Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
-verdict = verdict.verdict(table, lab.preset.label)
-assert sorted(low.index[(low > 0).all(axis=1)]) == verdict.risen["self"]
-print(verdict.verdict, *verdict.reasons, sep="\n")
+verdict = verdict.judge_claim(table, lab.preset.label)
+assert sorted(low.index[(low > 0).all(axis=1)]) == verdict.control_margins["self"]
+print(verdict.judge_claim, *verdict.reasons, sep="\n")
 
 # %% [markdown]
 # ## A jump, or a mirage?
@@ -299,11 +303,11 @@ METRICS = {
 graded = table[(table["rung"] == 3) & table["clip"].isin(every_step)]
 graded = graded[
     (graded["run"] == "self")
-    | ((graded["view"] == "audio") & (graded["attribute"] != lab.preset.label))
+    | ((graded["condition"] == "audio") & (graded["attribute"] != lab.preset.label))
 ]
 graded = graded.assign(
-    series=graded["view"].where(
-        graded["view"] != "audio", graded["run"].replace("label", "label_others")
+    series=graded["condition"].where(
+        graded["condition"] != "audio", graded["run"].replace("label", "label_others")
     ),
     accuracy=(graded["calibrated"] - graded["chance"]) / (1 - graded["chance"]),
     prob=(graded["share"] - graded["chance"]) / (1 - graded["chance"]),
@@ -320,7 +324,9 @@ rows = []
 for name in METRICS:
     level = clips.groupby(["series", "step"])[name].mean()
     top = level["oracle"].iloc[-1]
-    for (series, step), values in verdict.bootstrap(clips, name, ["series", "step"]).items():
+    for (series, step), values in verdict.bootstrap_intervals(
+        clips, name, ["series", "step"]
+    ).items():
         zero = level["label_others" if series == "label_others" else "self", 0]
         score, low, high = (np.array(values) - zero) / (top - zero)
         rows.append(
@@ -364,7 +370,7 @@ for name, metric in METRICS.items():
         ("self", jump_share(seen)),
         ("steady", np.median(draws[name]["steady"])),
     ):
-        low, high = np.percentile(draws[name][series], verdict.LEVEL)
+        low, high = np.percentile(draws[name][series], verdict.PERCENTILES)
         found.append(
             {
                 "part": "jump",
@@ -399,7 +405,9 @@ alone = graded[graded["series"] == "self"].melt(
     ["attribute", "step"], ["accuracy", "prob"], "run", "score"
 )
 alone = alone.groupby(["run", "attribute", "step"], as_index=False)["score"].mean()
-alone = verdict.crossings(alone.rename(columns={"attribute": "rung"}).assign(view="audio"))
+alone = verdict.rung_crossings(
+    alone.rename(columns={"attribute": "rung"}).assign(condition="audio")
+)
 alone.pivot(index="rung", columns="run", values="stable").rename_axis(
     index="attribute", columns="half way from step"
 )
@@ -509,8 +517,8 @@ def compare(axes):
 # %%
 share = jumps[jumps["series"] == "self"].set_index("metric")
 accuracy, smooth = share.loc["accuracy"], share.loc["log-probability"]
-apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], verdict.LEVEL)
-beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], verdict.LEVEL)
+apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], verdict.PERCENTILES)
+beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], verdict.PERCENTILES)
 reading = "No jump: a smooth metric rises no more suddenly than a steady rise would"
 if beyond[0] > 0:
     reading = "No mirage shown: a smooth metric jumps too"

@@ -80,7 +80,7 @@ lesson.predict(
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
 embeddings["trained"] = look.sites(look.last)["audio embeddings"].float()
-rows = {name: sites.pooled(site).numpy() for name, site in embeddings.items()}
+rows = {name: sites.pool_over_time(site).numpy() for name, site in embeddings.items()}
 speakers = np.array(look.speakers)
 {name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {
     "speakers": len(set(speakers))
@@ -134,7 +134,7 @@ lesson.check("folds_by_speaker", folds_by_speaker)
 
 # %%
 strata = [f"{clip.attributes['gender']} {clip.attributes['accent']}" for clip in look.clips]
-disjoint = probes.folds(look.speakers, strata, FOLDS)
+disjoint = probes.speaker_folds(look.speakers, strata, FOLDS)
 mixed = np.array_split(np.random.default_rng(0).permutation(len(speakers)), FOLDS)
 naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 
@@ -178,7 +178,7 @@ def probe(features, labels, splits):
 # %%
 labels = {name: np.array(values) for name, values in look.labels.items()}
 by_hand = probe(rows["untrained"], labels[READ], disjoint)
-theirs = probes.probe(rows["untrained"], {READ: labels[READ]}, look.speakers, disjoint)
+theirs = probes.fit_probes(rows["untrained"], {READ: labels[READ]}, look.speakers, disjoint)
 theirs = theirs[theirs["kind"] == "probe"].sort_values("row")["correct"].to_numpy()
 torch.testing.assert_close(torch.tensor(by_hand), torch.tensor(theirs))
 print(f"{READ}, untrained connector, unseen speakers: {by_hand.mean():.3f}")
@@ -221,7 +221,9 @@ pd.DataFrame(
 # A flexible probe can also learn by heart. On speakers it never heard that does not help, so the same probe on *random labels*, of the same kind and number, says what is scored where there is nothing to read. Probe minus random labels is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368); their control task, with the same words on both sides, is the stricter one: it can be learned by heart, and so measures how much the probe does. With few speakers, random labels score a little below chance: what is frequent among the training speakers is rare among the others.
 
 # %%
-measured = probes.summary(probes.probe(rows["untrained"], labels, look.speakers, disjoint))
+measured = probes.summarise_accuracy(
+    probes.fit_probes(rows["untrained"], labels, look.speakers, disjoint)
+)
 wide = measured.pivot(index="attribute", columns="kind", values="accuracy")
 wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 
@@ -305,7 +307,7 @@ random = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0))
 directions = {"nothing": None, "the attribute": between(labels[ERASED]), "random": random}
 for draw in range(5):
     directions[f"random labels {draw}"] = between(
-        probes.shuffled(labels[ERASED], speakers, seed=draw)
+        probes.shuffle_labels(labels[ERASED], speakers, seed=draw)
     )
 
 # %% [markdown]
@@ -322,7 +324,9 @@ for name, direction in directions.items():
         unit = direction / direction.norm()
         x = x - ((x - center) @ unit)[:, None] * unit
     with torch.no_grad():
-        (scores,) = scoring.rank(look.llm, [task], x.unflatten(1, embeddings["trained"].shape[1:]))
+        (scores,) = scoring.score_options(
+            look.llm, [task], x.unflatten(1, embeddings["trained"].shape[1:])
+        )
     chosen = (scores[count:] - scores[:count].mean(0)).argmax(1).numpy()
     correct[name] = np.array(list(task.options))[chosen] == labels[ERASED][tested]
 
@@ -339,7 +343,7 @@ erasing = pd.concat(
         for name, right in correct.items()
     ]
 )
-erased = verdict.bootstrap(erasing, "correct", ["erased"])
+erased = verdict.bootstrap_intervals(erasing, "correct", ["erased"])
 pd.DataFrame(
     {key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]
 ).T.round(2)
@@ -419,9 +423,9 @@ said["series"] = np.where(said["step"] == 0, "untrained", "trained")
 
 # %%
 scores = [look.sites(look.last)[f"scores {task.name}"].float() for task in look.tasks]
-swap = [look.scored[i] for i in conditions.partners([look.clips[i] for i in look.scored])]
+swap = [look.scored[i] for i in conditions.shuffled_partners([look.clips[i] for i in look.scored])]
 lengths = [scoring.option_lengths(look.llm.backbone.tokenizer, task) for task in look.tasks]
-shuffled = scoring.judge(
+shuffled = scoring.judge_scores(
     look.tasks,
     [s[swap] for s in scores],
     [s[look.held_out] for s in scores],
@@ -429,7 +433,7 @@ shuffled = scoring.judge(
     lengths,
 ).rename(columns={"calibrated": "correct"})
 shuffled["speaker"] = speakers[look.scored][shuffled["row"]]
-shuffled = probes.summary(shuffled, ["attribute"]).assign(
+shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
     part="spoken", series="shuffled", step=look.last
 )
 

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 import desta_lab
 from desta_lab.analysis import geometry
-from desta_lab.analysis.sites import pooled
+from desta_lab.analysis.sites import pool_over_time
 from desta_lab.evaluation import verdict
 from desta_lab.model import chat
 from desta_lab.views import representation_figures, style
@@ -89,7 +89,7 @@ lesson.check("principal_map", principal_map)
 # The package draws the same map; a direction has no sign, so only sizes are compared. From here on the package's version is used.
 
 # %%
-points, trust = geometry.maps({look.last: heard[look.last]}, "pca")
+points, trust = geometry.map_clips({look.last: heard[look.last]}, "pca")
 mine = principal_map(heard[look.last])
 if mine is not None:
     ours = points[["x", "y"]].to_numpy()
@@ -255,7 +255,8 @@ def hsic(k, l):  # noqa: E741
 
 # %%
 torch.testing.assert_close(
-    hsic(geometry.gram(x), geometry.gram(y)), geometry.hsic(geometry.gram(x), geometry.gram(y))
+    hsic(geometry.gram_matrix(x), geometry.gram_matrix(y)),
+    geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y)),
 )
 
 # %% [markdown]
@@ -311,7 +312,9 @@ representation_figures.similarity(
 # %%
 embed, tokenizer = look.llm.backbone.embed, look.llm.backbone.tokenizer
 texts = [desta_lab.describe(clip.attributes) for clip in look.clips]
-tokens = [embed(torch.tensor(chat.encode(tokenizer, text))).float().cpu().numpy() for text in texts]
+tokens = [
+    embed(torch.tensor(chat.encode_text(tokenizer, text))).float().cpu().numpy() for text in texts
+]
 written = np.stack([row.mean(0) for row in tokens])
 print(texts[0], written.shape)
 
@@ -321,11 +324,11 @@ print(texts[0], written.shape)
 # %%
 compared = {
     "noise (control)": noise,
-    **{name: pooled(site).numpy() for name, site in before.items()},
+    **{name: pool_over_time(site).numpy() for name, site in before.items()},
 }
 compared |= {"heard, untrained": heard[0], "heard, trained": heard[look.last]}
 shape = pd.DataFrame(
-    [{"site": name, **geometry.compare(site, written)} for name, site in compared.items()]
+    [{"site": name, **geometry.compare_with_null(site, written)} for name, site in compared.items()]
 )
 shape.round(3)
 
@@ -334,7 +337,7 @@ shape.round(3)
 
 # %%
 gap = look.table("gap")
-start = gap[(gap["step"] == 0) & (gap["measure"] == "cosine to text view")]["value"].item()
+start = gap[(gap["step"] == 0) & (gap["measure"] == "cosine to its own text")]["value"].item()
 print(f"cosine to the own description at step 0: {start:.2f}")
 
 # %% [markdown]
@@ -409,7 +412,7 @@ representation_figures.nearest_words(
 clouds = {"heard, untrained": heard[0], "heard, trained": heard[look.last], "read": written}
 drawn = []
 for name, site in clouds.items():
-    flat, trusted = geometry.maps({0: site}, "pca")
+    flat, trusted = geometry.map_clips({0: site}, "pca")
     title = f"{name}\ntrustworthiness {trusted['trustworthiness'].iloc[0]:.2f}"
     drawn.append(flat[["x", "y"]].assign(part="map", name=title, label=labels))
 
@@ -423,7 +426,7 @@ rows = [
     pd.DataFrame({"name": name, "share": share, "speaker": speakers})
     for name, share in near.items()
 ]
-found = verdict.bootstrap(pd.concat(rows), "share", ["name"])
+found = verdict.bootstrap_intervals(pd.concat(rows), "share", ["name"])
 beside = pd.DataFrame(
     [(name, *found[name,]) for name in near], columns=["name", "value", "low", "high"]
 )
@@ -482,7 +485,7 @@ def draw_all(table, headline):
 
 # %% tags=["headline"]
 *_, first, final = alike.itertuples()
-ends = along[along["name"] == "cosine to text view"].sort_values("step")
+ends = along[along["name"] == "cosine to its own text"].sort_values("step")
 own = ends["value"]
 nearer = "takes" if final.low > first.high else "does not take"
 place = (

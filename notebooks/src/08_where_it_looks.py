@@ -30,7 +30,7 @@ lab = lesson.lab
 look = desta_lab.Inside(lab)
 llm, seconds, task = look.llm, look.llm.encoder.seconds, look.task("scene")
 rows, clips = look.explained
-spans = [evidence.evidence(clip, "scene")[0] for clip in clips]
+spans = [evidence.evidence_spans(clip, "scene")[0] for clip in clips]
 number = int(np.argmin([span.end - span.start for span in spans]))
 clip, span = clips[number], spans[number]
 
@@ -41,15 +41,15 @@ desta_lab.listen(lab.corpus, [clip])
 # The model's own words about it, and the number that everything below explains: the *margin*, the log-probability of the right answer over the mean of the wrong ones, for this clip and for silence. Above 0 it leans to the right answer.
 
 # %%
-wave = audio.read(lab.corpus.path(clip))
+wave = audio.read_audio(lab.corpus.path(clip))
 states = llm.encoder.hear([wave])
-spoken = conditions.hear(llm, states)
+spoken = conditions.audio_embeddings(llm, states)
 print(task.question, "→", replies.listening(llm, spoken, task.question).text)
 
 # %%
-margin = attribution.margin(llm, task, [clip.attributes["scene"]])
+margin = attribution.answer_margin(llm, task, [clip.attributes["scene"]])
 with torch.no_grad():
-    whole, nothing = margin(spoken).item(), margin(conditions.silence(llm)).item()
+    whole, nothing = margin(spoken).item(), margin(conditions.silence_embeddings(llm)).item()
 print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence {nothing:.2f}")
 
 # %% [markdown]
@@ -59,7 +59,7 @@ print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence
 
 # %%
 attend = llm.connector.blocks[-1].cross_attention
-with sites.record({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
+with sites.record_outputs({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
     llm.connector(states)
 q, k = (
     seen[name][0][-1].unflatten(-1, (attend.heads, -1)).transpose(0, 1) for name in "qk"
@@ -86,7 +86,7 @@ lesson.check("attention_over_time", attention_over_time)
 # `k.transpose(-1, -2)` makes frames the last axis; a query shares its attention out over that axis. The scale is the root of the width of one head.
 
 # %%
-package = attention.query_weights(llm.connector, states)[0, -1, -1]  # clip, block, tap
+package = attention.query_attention(llm.connector, states)[0, -1, -1]  # clip, block, tap
 torch.testing.assert_close(seen["weights"][0][-1], package)
 mine = attention_over_time(q, k)
 if mine is not None:
@@ -96,7 +96,7 @@ if mine is not None:
 # Now every query token of this clip, averaged over heads and blocks, tapped layers weighed as the mixture weighs them. Above it the spectrogram with its spans: does the dark follow the scene? Whatever you see, it is one clip.
 
 # %%
-where = attention.query_to_time(llm.connector, states)
+where = attention.query_attention_over_time(llm.connector, states)
 mel = audio.log_mel([wave], seconds, llm.encoder.mels)[0].numpy()
 claim_figures.query_to_time(
     where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
@@ -106,7 +106,7 @@ claim_figures.query_to_time(
 # Listen to what it looks at. The panel cuts out the quarter of the clip that carries most weight, of all query tokens or of one; a still of it stays where no widget runs.
 
 # %%
-desta_lab.Listen(lab, attention=replies.looking(lab, attention.query_to_time))
+desta_lab.Listen(lab, attention=replies.looking(lab, attention.query_attention_over_time))
 
 # %% [markdown]
 # ## Is it on the evidence?
@@ -134,7 +134,7 @@ lesson.check("mass_above_share", mass_above_share)
 
 # %%
 profile = where[0].mean(0).numpy().astype(float)
-told = evidence.score(profile, [span], seconds)
+told = evidence.score_profile(profile, [span], seconds)
 pd.Series(
     {
         "package": told["mass"] - told["share"],
@@ -188,13 +188,13 @@ def likeness(other):
     return np.mean([pd.Series(a).corr(pd.Series(b), method="spearman") for a, b in pairs])
 
 
-stranger = attention.query_to_time(
+stranger = attention.query_attention_over_time(
     llm.connector, llm.encoder.hear(look.waves(clips[number - 1 : number]))
 )
-with attribution.wearing(llm.connector, attribution.shuffled(llm.connector)):
-    dealt = attention.query_to_time(llm.connector, states)
+with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
+    dealt = attention.query_attention_over_time(llm.connector, states)
 with replies.standing(lab, 0) as young:
-    born = attention.query_to_time(young.connector, states)
+    born = attention.query_attention_over_time(young.connector, states)
 
 # %%
 others = {"dealt weights": dealt, "untrained": born, "another clip, trained": stranger}
@@ -256,10 +256,10 @@ lesson.check("integrated_gradients", integrated_gradients)
 # captum, a library of attribution methods, does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
 
 # %%
-package = attribution.over_queries(
+package = attribution.attribute_queries(
     "integrated_gradients", llm, task, [clip.attributes["scene"]], spoken
 )
-mine = integrated_gradients(margin, spoken, conditions.silence(llm), 32)
+mine = integrated_gradients(margin, spoken, conditions.silence_embeddings(llm), 32)
 if mine is not None:
     torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
 
@@ -276,7 +276,7 @@ print(
 
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]
-shapley = attribution.over_windows("shapley", llm, task, values, [wave], samples=3)
+shapley = attribution.attribute_windows("shapley", llm, task, values, [wave], samples=3)
 print(
     f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta {shapley.delta.item():.2f}"
 )
@@ -286,7 +286,7 @@ print(
 
 # %%
 strips = {"query attention": where[0].mean(0), "Shapley, windows": shapley.values[0]}
-strips["int. gradients, queries"] = attribution.to_seconds(package.values, where)[0]
+strips["int. gradients, queries"] = attribution.queries_to_frames(package.values, where)[0]
 explanation_figures.listen_where(
     mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip"
 )
@@ -317,7 +317,9 @@ lesson.check("deletion_curve", deletion_curve)
 
 # %%
 (case,) = attribution.window_cases(llm, task, values, [wave])
-curve = attribution.curves([case], shapley.values, [clip.id], draws=1).query("curve == 'deletion'")
+curve = attribution.deletion_curves([case], shapley.values, [clip.id], draws=1).query(
+    "curve == 'deletion'"
+)
 mine = deletion_curve(case.of, shapley.values[0])
 if mine is not None:
     package = curve.query("order == 'attribution'")["margin"].to_numpy()
@@ -347,7 +349,7 @@ profiles = {
 moved = look.table("patching").query("attribute == 'scene' and query >= 0")
 carrier = int(moved.loc[moved["moved"].idxmax(), "query"])
 every = (
-    attention.query_to_time(llm.connector, llm.encoder.hear(look.waves(clips)))
+    attention.query_attention_over_time(llm.connector, llm.encoder.hear(look.waves(clips)))
     .numpy()
     .astype(float)
 )
@@ -358,21 +360,22 @@ profiles[f"attention, query {carrier}"] = every[:, carrier]
 
 # %%
 frames = every.shape[-1]
-windows = np.stack([evidence.inside([span], frames, seconds).astype(float) for span in spans])
+windows = np.stack([evidence.inside_spans([span], frames, seconds).astype(float) for span in spans])
 framed = {"a flat profile": np.ones((len(clips), frames)), "the window itself": windows}
 
 
 # %%
 def gains(profiles):
     tables = [
-        evidence.table(some, clips, "scene", seconds, name) for name, some in profiles.items()
+        evidence.profile_scores(some, clips, "scene", seconds, name)
+        for name, some in profiles.items()
     ]
     scores = pd.concat(tables).assign(above=lambda row: row["mass"] - row["share"])
     wide = scores.pivot(
         index=["method", "clip", "speaker"], columns="null", values="above"
     ).reset_index()
     wide["gain"] = wide["own"] - wide["shuffled"]
-    found = verdict.bootstrap(wide, "gain", ["method"])
+    found = verdict.bootstrap_intervals(wide, "gain", ["method"])
     rows = [
         (name, wide.loc[wide["method"] == name, "own"].mean(), *found[name,]) for name in profiles
     ]
@@ -409,7 +412,7 @@ def take_away():
     for i, (case, clip) in enumerate(zip(cases, clips, strict=True)):
         pairs = [(name, by_window(some[i], case.count)) for name, some in profiles.items()]
         for luck in draw.random((DRAWS, case.count)):
-            inside = evidence.inside([spans[i]], case.count, seconds)
+            inside = evidence.inside_spans([spans[i]], case.count, seconds)
             pairs += [("a flat profile", luck), ("the window itself", luck + inside)]
         margins = case.of(torch.tensor(np.stack([without_most(worth) for _, worth in pairs])))
         rows += [
@@ -421,12 +424,12 @@ def take_away():
 
 # %% tags=["expensive"]
 path = look.path("deletion")
-taken = cache.kept(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
+taken = cache.cached_table(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
 
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")
 fall = mean.rsub(mean["a flat profile"], axis=0).stack().rename("fall").reset_index()
-fell = verdict.bootstrap(fall, "fall", ["method"])
+fell = verdict.bootstrap_intervals(fall, "fall", ["method"])
 rows = [(name, *fell[name,]) for name in found["method"]]
 fell = pd.DataFrame(rows, columns=["method", "fall", "fall_low", "fall_high"])
 

@@ -20,11 +20,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 import desta_lab
-from desta_lab.cache import kept
+from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, constraints, verdict
 from desta_lab.experiments import forgetting, studies
 from desta_lab.model import chat, presets
-from desta_lab.model.audio_llm import tensors_sha256
+from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, features, trainer
 from desta_lab.views import replies, representation_figures, style
 
@@ -37,7 +37,7 @@ lab = lesson.lab
 # %% [markdown]
 # ## One clip, three forms
 #
-# Hear it, then read what the finished self-generated run says to three questions about it. The second column is the same language model *reading* the description (the text view). If the connector speaks the backbone's language, the two columns should have the same form, whatever they say.
+# Hear it, then read what the finished self-generated run says to three questions about it. The second column is the same language model *reading* the description (the text condition). If the connector speaks the backbone's language, the two columns should have the same form, whatever they say.
 
 # %%
 clip = lab.clips("test")[0]
@@ -86,14 +86,14 @@ lesson.check("obeys_json", obeys_json)
 
 # %%
 table = lab.table()
-last = table[(table["step"] == lab.recipe.steps) & table["view"].isin(["audio", "oracle"])]
+last = table[(table["step"] == lab.recipe.steps) & table["condition"].isin(["audio", "oracle"])]
 asked = last.dropna(subset=["obeyed"]).assign(answer=lambda rows: rows["answer"].fillna(""))
 json_asked = asked[asked["task"].str.startswith("json")]
 rule = constraints.json_format if obeys_json("{}") is None else obeys_json
 assert [rule(answer) for answer in json_asked["answer"]] == json_asked["obeyed"].astype(
     bool
 ).tolist()
-json_asked.groupby(["run", "view", "task"])["answer"].first().unstack("task")
+json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task")
 
 # %% [markdown]
 # ## All thirteen, by reading and by ear
@@ -104,9 +104,9 @@ json_asked.groupby(["run", "view", "task"])["answer"].first().unstack("task")
 home = lab.folder("self") / "forgetting"
 ask = lab.clips("test")[:32]
 items = forgetting.instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
-known = kept(home / "constraints.csv", lambda: forgetting.counted(lab.llm, items)).set_index(
-    "constraint"
-)
+known = cached_table(
+    home / "constraints.csv", lambda: forgetting.counted(lab.llm, items)
+).set_index("constraint")
 print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
 
@@ -119,20 +119,20 @@ def following():
     """Answers of the finished run under every counted constraint, by ear and in text."""
     some = [item for item in items if known["counted"][item.constraint]]
     with replies.standing(lab) as llm:
-        heard = conditions.hear(
+        heard = conditions.audio_embeddings(
             llm, llm.encoder.hear([replies.wave_of(lab, clip) for clip in ask]).float()
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
-        views = {
+        answers = {
             "by ear": forgetting.followed(llm, some, spoken),
             "in text": forgetting.followed(llm, some),
         }
-    return pd.concat([rows.assign(view=view) for view, rows in views.items()])
+    return pd.concat([rows.assign(condition=condition) for condition, rows in answers.items()])
 
 
-answered = kept(home / "following.csv", following)
+answered = cached_table(home / "following.csv", following)
 answered["speaker"] = answered["clip"].map({clip.id: clip.speaker for clip in ask})
-rates = verdict.bootstrap(answered, "obeyed", ["constraint", "view"])
+rates = verdict.bootstrap_intervals(answered, "obeyed", ["constraint", "condition"])
 rates = pd.DataFrame(rates, index=["rate", "low", "high"]).T.unstack().swaplevel(axis=1)
 rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]])].round(2)
 
@@ -140,7 +140,7 @@ rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]
 # Only the form was graded. One answer by ear to each, to read:
 
 # %%
-answered[answered["view"] == "by ear"].groupby("constraint")[
+answered[answered["condition"] == "by ear"].groupby("constraint")[
     ["question", "answer", "obeyed"]
 ].first()
 
@@ -150,7 +150,7 @@ answered[answered["view"] == "by ear"].groupby("constraint")[
 # The share of answers that obey is the **IFrate**. A weak language model obeys little even when it reads, so the fair question is how much of its *own* obedience it loses when it listens. That is the **forgetting rate** Δ of Speech-IFEval: 0 is nothing lost, −1 everything, −0.5 half.
 #
 # ### Exercise 9.2 · Work out the forgetting rate · fill in · 4 min
-# Write `forgetting_rate(if_audio, if_text)`: take two IFrates, of the audio view and of the same backbone's text view, and return Δ: the change, relative to what the text view could do.
+# Write `forgetting_rate(if_audio, if_text)`: take two IFrates, of the audio condition and of the same backbone's text condition, and return Δ: the change, relative to what the text condition could do.
 
 
 # %% tags=["exercise"]
@@ -180,30 +180,30 @@ lesson.predict("text_lora", "IFrate of the LoRA-tuned backbone in plain text?", 
 
 
 # %% [markdown]
-# Δ of both finished runs, with an interval that resamples speakers: the same people in both views, so that an easy voice is easy in both.
+# Δ of both finished runs, with an interval that resamples speakers: the same people in both conditions, so that an easy voice is easy in both.
 
 
 # %%
 def delta(rows):
-    """Δ and its 95 % interval, from rows of both views of one run."""
-    people = rows.pivot_table(index="speaker", columns="view", values="obeyed")
+    """Δ and its 95 % interval, from rows of both conditions of one run."""
+    people = rows.pivot_table(index="speaker", columns="condition", values="obeyed")
     drawn = np.random.default_rng(0).integers(len(people), size=(1000, len(people)))
     drawn = np.vstack([np.arange(len(people)), drawn])  # the first row is the data itself
-    heard, read = (people[view].to_numpy()[drawn].mean(1) for view in ("audio", "oracle"))
+    heard, read = (people[condition].to_numpy()[drawn].mean(1) for condition in ("audio", "oracle"))
     return pd.Series(
         [((heard - read) / read)[0], *np.percentile((heard - read) / read, [2.5, 97.5])]
     )
 
 
 rates = (
-    asked.groupby("run")[["speaker", "view", "obeyed"]]
+    asked.groupby("run")[["speaker", "condition", "obeyed"]]
     .apply(delta)
     .set_axis(["Δ", "low", "high"], axis=1)
 )
-asked.groupby(["run", "view"])["obeyed"].mean().unstack().join(rates).round(2)
+asked.groupby(["run", "condition"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
-# The column `oracle` is the text view: both runs have the same backbone, and it reads equally well. So where Δ is clearly below zero, the fault lies in the ear: for instance in a connector that makes the backbone say one word, whatever the question was; the answers above show whether it does. An interval without width means that every answer was the same, not that we know for certain.
+# The column `oracle` is the text condition: both runs have the same backbone, and it reads equally well. So where Δ is clearly below zero, the fault lies in the ear: for instance in a connector that makes the backbone say one word, whatever the question was; the answers above show whether it does. An interval without width means that every answer was the same, not that we know for certain.
 #
 # ## Frozen means frozen
 #
@@ -231,10 +231,10 @@ lesson.check("nudged", nudged)
 
 # %%
 backbone = lab.llm.backbone.model
-before = tensors_sha256(backbone)
+before = hash_tensors(backbone)
 spoiled = nudged(backbone)
 print("backbone      ", before[:16], " parameters:", sum(p.numel() for p in backbone.parameters()))
-print("one number off", "not tried yet" if spoiled is None else tensors_sha256(spoiled)[:16])
+print("one number off", "not tried yet" if spoiled is None else hash_tensors(spoiled)[:16])
 
 # %% [markdown]
 # ## Teach it one more thing
@@ -283,8 +283,8 @@ lesson.check("lora_forward", lora_forward)
 # %%
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
-    llm = presets.assemble(lab.preset, root=lab.root / "models", seed=lab.seed)
-    checkpoints.climb(lab.train("self") / "ladder", llm, lab.recipe.steps)
+    llm = presets.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
+    checkpoints.load_checkpoint(lab.train("self") / "ladder", llm, lab.recipe.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:
         get_peft_model(
@@ -313,7 +313,7 @@ torch.testing.assert_close(by_hand, layer(x), rtol=1e-4, atol=1e-4)
 
 # %%
 examples = lab.examples("label")[0][:CLIPS]
-recipe = trainer.Recipe(STEPS, BATCH, lab.preset.lr, warmup=5, seed=lab.seed)
+recipe = trainer.TrainConfig(STEPS, BATCH, lab.preset.lr, warmup=5, seed=lab.seed)
 
 
 def teach(llm, rate):
@@ -329,7 +329,7 @@ def teach(llm, rate):
     for step in range(STEPS):
         rows = [examples[i] for i in recipe.rows(step, len(examples))]
         ids, labels = batch_of(llm, rows)
-        spoken = llm.speak(store[[row["id"] for row in rows]])
+        spoken = llm.connect(store[[row["id"] for row in rows]])
         logits = llm.response_logits((), ids, labels != batches.IGNORE, spoken)
         loss = torch.nn.functional.cross_entropy(
             logits, labels[labels != batches.IGNORE].to(logits.device)
@@ -347,7 +347,8 @@ def batch_of(llm, rows):
     """Token ids of whole conversations, and which token each position should say next."""
     tokenizer = llm.backbone.tokenizer
     streams = [
-        chat.stream(tokenizer, r["messages"], llm.queries, response=r["response"]) for r in rows
+        chat.build_stream(tokenizer, r["messages"], llm.queries, response=r["response"])
+        for r in rows
     ]
     batch = batches.collate(streams, llm.backbone.pad_id)
     before = torch.tensor(batch.prefix).expand(len(rows), -1)
@@ -370,10 +371,10 @@ for rate, llm in pupils.items():
     llm.load_state_dict(load_file(path), strict=False)
 
 # %% [markdown]
-# The frozen pupil's backbone has the hash that it had; the text view of this model *is* that of the untouched backbone, token for token, and its forgetting rate in text is zero by construction. With LoRA, the big weights stand still too, but there is more to the backbone now than those.
+# The frozen pupil's backbone has the hash that it had; the text condition of this model *is* that of the untouched backbone, token for token, and its forgetting rate in text is zero by construction. With LoRA, the big weights stand still too, but there is more to the backbone now than those.
 
 # %%
-assert tensors_sha256(pupils[None].backbone.model) == before
+assert hash_tensors(pupils[None].backbone.model) == before
 sizes = {
     rate: sum(p.numel() for p in llm.backbone.parameters() if p.requires_grad)
     for rate, llm in pupils.items()
@@ -389,9 +390,9 @@ print("numbers of the backbone that may learn:", sizes)
 # %%
 def measured(llm):
     """Answers by ear and in text only, a row per clip and task."""
-    heard = conditions.hear(llm, store[[clip.id for clip in ask]])
-    views = [conditions.free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
-    return pd.concat(views, ignore_index=True)
+    heard = conditions.audio_embeddings(llm, store[[clip.id for clip in ask]])
+    answers = [conditions.answer_free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
+    return pd.concat(answers, ignore_index=True)
 
 
 def scaled(llm, scale):
@@ -405,7 +406,7 @@ key = f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}"
 answers = {}
 for step, name in ((0, "untrained"), (lab.recipe.steps, "self-generated")):
     with replies.standing(lab, step) as llm:
-        answers[name] = kept(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
+        answers[name] = cached_table(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
 for rate, llm in pupils.items():
     for scale in (1, 0.5, 0) if rate == RATES[-1] else (1,):
         name = (
@@ -414,14 +415,16 @@ for rate, llm in pupils.items():
             else "+ label, frozen"
         )
         path = home / f"{key}-{rate or 'frozen'}-at-{scale}.csv"
-        answers[name] = kept(path, lambda llm=llm, scale=scale: measured(scaled(llm, scale)))
+        answers[name] = cached_table(
+            path, lambda llm=llm, scale=scale: measured(scaled(llm, scale))
+        )
 answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
 
 # %% [markdown]
 # One clip before any average: what is said in **text only**, where the right answer stands in the question.
 
 # %%
-text = answers[(answers["view"] == "oracle") & (answers["clip"] == ask[0].id)].fillna(
+text = answers[(answers["condition"] == "oracle") & (answers["clip"] == ask[0].id)].fillna(
     {"answer": ""}
 )
 text.pivot(index="model", columns="task", values="answer").loc[
@@ -445,17 +448,18 @@ taught = next(task for task in tasks if task.name == f"ask_{lab.preset.label}")
 def swapped(rows):
     """The same answers, each graded by another speaker's clip."""
     clips = [people[clip] for clip in rows["clip"]]
-    said = rows["answer"].to_numpy()[conditions.partners(clips)]
+    said = rows["answer"].to_numpy()[conditions.shuffled_partners(clips)]
     truth = [clip.attributes[taught.attribute] for clip in clips]
     return rows.assign(
         free_form=[
-            float(conditions.named(taught, a) == {t}) for a, t in zip(said, truth, strict=True)
+            float(conditions.named_values(taught, a) == {t})
+            for a, t in zip(said, truth, strict=True)
         ]
     )
 
 
 # %%
-ear, read = graded[graded["view"] == "audio"], graded[graded["view"] == "oracle"]
+ear, read = graded[graded["condition"] == "audio"], graded[graded["condition"] == "oracle"]
 own, plain = ear[ear["task"] == taught.name], ear[ear["rung"] == 3]
 shuffled = pd.concat([swapped(rows) for _, rows in own.groupby("model")])
 PARTS = {
@@ -470,7 +474,9 @@ summary = pd.DataFrame(
     [
         {"part": part, "model": model, "score": score, "low": low, "high": high}
         for part, (rows, measure) in PARTS.items()
-        for (model,), (score, low, high) in verdict.bootstrap(rows, measure, ["model"]).items()
+        for (model,), (score, low, high) in verdict.bootstrap_intervals(
+            rows, measure, ["model"]
+        ).items()
     ]
 )
 MODELS = ["untrained", "label from birth", *answers["model"].unique()[1:]]
@@ -559,7 +565,7 @@ SCALE, RATE = 0.25, RATES[-1]
 # %% tags=["expensive"]
 rows = measured(scaled(pupils[RATE], SCALE))
 scores = (
-    rows.groupby("view")[["obeyed", "free_form"]]
+    rows.groupby("condition")[["obeyed", "free_form"]]
     .mean()
     .rename(index={"audio": "by ear", "oracle": "in text"})
 )

@@ -22,7 +22,7 @@ from scipy import signal, stats
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.cache import kept
+from desta_lab.cache import cached_table
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.experiments import studies
@@ -114,7 +114,7 @@ def job_of(value, seed):
         minutes=None,
     )
     job = Quickstart(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
-    job.llm = presets.assemble(small, root=lab.root / "models", seed=seed)
+    job.llm = presets.build_audio_llm(small, root=lab.root / "models", seed=seed)
     return job
 
 
@@ -124,26 +124,27 @@ def job_of(value, seed):
 
 # %%
 def measured(job):
-    """Rung 3 of a job's first and last step under every view; trained if it was not."""
+    """Rung 3 of a job's first and last step under every condition; trained if it was not."""
     folder, last = job.train("self"), job.recipe.steps
 
     def make():
         tasks = [task for task in job.tasks if task.rung == 3]
         test, others = job.clips("test"), job.clips("validation")
-        read = conditions.oracle(job.llm, tasks, test, others, job.describe)
+        read = conditions.score_oracle(job.llm, tasks, test, others, job.describe)
         rows = [read.assign(step=0), read.assign(step=last)]
         for step in (0, last):
-            checkpoints.climb(folder / "ladder", job.llm, step)
+            checkpoints.load_checkpoint(folder / "ladder", job.llm, step)
             said, calibration = (
-                conditions.hear(job.llm, job.store[[c.id for c in some]]) for some in (test, others)
+                conditions.audio_embeddings(job.llm, job.store[[c.id for c in some]])
+                for some in (test, others)
             )
-            heard = conditions.views(
-                job.llm, tasks, test, said, calibration, conditions.silence(job.llm)
+            heard = conditions.score_conditions(
+                job.llm, tasks, test, said, calibration, conditions.silence_embeddings(job.llm)
             )
             rows.append(heard.assign(step=step))
         return pd.concat(rows, ignore_index=True).assign(run="self", seed=job.seed)
 
-    return kept(folder / "rung3.csv", make)
+    return cached_table(folder / "rung3.csv", make)
 
 
 # %% tags=["expensive"]
@@ -158,7 +159,7 @@ tables = {key: measured(job) for key, job in jobs.items()}
 name = f"{jobs[plan[0]].clips('test')[0].id}"
 chosen = {
     f"{KNOB} = {value}": rows[
-        (rows["clip"] == name) & (rows["view"] == "audio") & (rows["step"] == STEPS)
+        (rows["clip"] == name) & (rows["condition"] == "audio") & (rows["step"] == STEPS)
     ].set_index("attribute")["chosen"]
     for (value, seed), rows in tables.items()
     if seed == SEEDS[0]
@@ -166,26 +167,30 @@ chosen = {
 pd.DataFrame(chosen).assign(truth=pd.Series(jobs[plan[0]].clips("test")[0].attributes))
 
 # %% [markdown]
-# Now the scores: a row per run and view, with an interval over *speakers*. That interval says how sure we are about this one run. It says nothing about the next seed.
+# Now the scores: a row per run and condition, with an interval over *speakers*. That interval says how sure we are about this one run. It says nothing about the next seed.
 
 # %%
 scores = pd.concat(
     [
-        verdict.per_rung(verdict.untrained(rows))
+        verdict.score_per_rung(verdict.add_untrained(rows))
         .query("step == @STEPS")
         .assign(setting=f"{KNOB} = {value}", seed=seed)
         for (value, seed), rows in tables.items()
     ],
     ignore_index=True,
 )
-scores.pivot(index=["setting", "seed"], columns="view", values="score").round(2)
+scores.pivot(index=["setting", "seed"], columns="condition", values="score").round(2)
 
 # %%
-heard = scores[scores["view"] == "audio"].pivot(index="seed", columns="setting", values="score")
+heard = scores[scores["condition"] == "audio"].pivot(
+    index="seed", columns="setting", values="score"
+)
 ours, theirs = (heard[f"{KNOB} = {value}"].to_numpy() for value in VALUES)
 each = pd.concat(
     {
-        f"{KNOB} = {value}, seed {seed}": rows[(rows["view"] == "audio") & (rows["step"] == STEPS)]
+        f"{KNOB} = {value}, seed {seed}": rows[
+            (rows["condition"] == "audio") & (rows["step"] == STEPS)
+        ]
         .groupby("attribute")["calibrated"]
         .mean()
         for (value, seed), rows in tables.items()
@@ -317,8 +322,8 @@ def telephone(wave, rng):
 def stand_in(folder, count=16):
     folder.mkdir(parents=True, exist_ok=True)
     rows, rng = [], np.random.default_rng(2026)
-    for plan in spoken.design("test", count, seed=2026):
-        wave, clip = spoken.render({**plan, "seed": (2026, *plan["seed"])}, lab.preset.seconds)
+    for plan in spoken.design_clips("test", count, seed=2026):
+        wave, clip = spoken.render_clip({**plan, "seed": (2026, *plan["seed"])}, lab.preset.seconds)
         for channel, sound, rate in (
             ("studio", wave, audio.RATE),
             ("telephone", telephone(wave, rng), 8000),
@@ -339,7 +344,7 @@ def stand_in(folder, count=16):
 
 # %%
 folder = Path(FOLDER) if FOLDER else stand_in(lab.root / "own" / "standin")
-own = sources.from_folder(folder)
+own = sources.corpus_from_folder(folder)
 pd.read_csv(folder / "clips.csv").head(4)
 
 # %% [markdown]
@@ -351,7 +356,7 @@ table = (folder / "clips.csv").read_text().splitlines()
     "\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")])
 )
 try:
-    sources.from_folder(folder, "bad.csv")
+    sources.corpus_from_folder(folder, "bad.csv")
 except CorpusError as error:
     print(str(error).replace(str(folder), "…"))
 
@@ -391,14 +396,16 @@ lesson.check("split_recordings", split_recordings)
 # The shipped run is asked about each recording, in its own words first: what is the background? Beside it silence, and the text oracle, which reads your table instead of hearing anything.
 
 # %%
-waves = [audio.read(own.path(clip)) for clip in own.clips[:8]]
+waves = [audio.read_audio(own.path(clip)) for clip in own.clips[:8]]
 scene = next(task for task in lab.tasks if task.name == f"ask_{lab.preset.label}")
 said = {}
 with replies.standing(lab) as llm:
     said["by ear"] = [
         replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves
     ]
-    said["silence"] = replies.listening(llm, conditions.silence(llm), scene.question).text
+    said["silence"] = replies.listening(
+        llm, conditions.silence_embeddings(llm), scene.question
+    ).text
     if full:
         said["by reading"] = [
             replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]
@@ -412,14 +419,14 @@ pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 # %%
 def by_halves(llm, clips, states):
     """Every clip scored once, calibrated on the clips of the other half of the speakers."""
-    said = conditions.hear(llm, states)
+    said = conditions.audio_embeddings(llm, states)
     people = sorted({clip.speaker for clip in clips})
     first = [i for i, clip in enumerate(clips) if clip.speaker in people[::2]]
     second = [i for i, clip in enumerate(clips) if clip.speaker not in people[::2]]
-    nothing = conditions.silence(llm)
+    nothing = conditions.silence_embeddings(llm)
     return pd.concat(
         [
-            conditions.views(
+            conditions.score_conditions(
                 llm, asked, [clips[i] for i in mine], said[mine], said[others], nothing
             )
             for mine, others in ((first, second), (second, first))
@@ -437,32 +444,34 @@ channel_of = {clip.id: clip.attributes.get("channel", "your recordings") for cli
 rows = []
 for channel in sorted(set(channel_of.values())):
     clips = [clip for clip in own.clips if channel_of[clip.id] == channel]
-    states = lab.llm.encoder.hear([audio.read(own.path(clip)) for clip in clips]).float()
+    states = lab.llm.encoder.hear([audio.read_audio(own.path(clip)) for clip in clips]).float()
     for step in (0, lab.recipe.steps):
         with replies.standing(lab, step) as llm:
             heard = by_halves(llm, clips, states)
         rows.append(
-            heard[heard["view"] == "audio"].assign(view="untrained") if step == 0 else heard
+            heard[heard["condition"] == "audio"].assign(condition="untrained")
+            if step == 0
+            else heard
         )
     if full:
-        rows.append(conditions.oracle(lab.llm, asked, clips, clips))
+        rows.append(conditions.score_oracle(lab.llm, asked, clips, clips))
 graded = pd.concat(rows, ignore_index=True)
 graded["channel"] = graded["clip"].map(channel_of)
 graded["score"] = (graded["calibrated"] - graded["chance"]) / (1 - graded["chance"])
 
 # %%
-heard = verdict.bootstrap(graded, "score", ["view", "channel", "attribute"])
-overall = verdict.bootstrap(
-    graded.assign(attribute="all of them"), "score", ["view", "channel", "attribute"]
+heard = verdict.bootstrap_intervals(graded, "score", ["condition", "channel", "attribute"])
+overall = verdict.bootstrap_intervals(
+    graded.assign(attribute="all of them"), "score", ["condition", "channel", "attribute"]
 )
 recordings = pd.DataFrame(
     [
-        dict(zip(("view", "channel", "row"), key, strict=True))
+        dict(zip(("condition", "channel", "row"), key, strict=True))
         | dict(zip(("score", "low", "high"), found, strict=True))
         for key, found in (heard | overall).items()
     ]
 )
-recordings[recordings["view"] == "audio"].pivot(
+recordings[recordings["condition"] == "audio"].pivot(
     index="row", columns="channel", values="score"
 ).round(2)
 
@@ -483,7 +492,7 @@ TELLS = ("gender", "manner", "scene")  # the columns of the stand-in's table
 # %%
 def as_if_yours(folder, count=96):
     folder.mkdir(parents=True, exist_ok=True)
-    plans, rows = spoken.design("test", count, seed=2027), []
+    plans, rows = spoken.design_clips("test", count, seed=2027), []
     voices = sorted(
         {plan["speaker"] for plan in plans}, key=lambda name: name[::-1]
     )  # women and men mixed
@@ -492,7 +501,7 @@ def as_if_yours(folder, count=96):
         for i, name in enumerate(voices)
     }
     for plan in plans:
-        wave, clip = spoken.render({**plan, "seed": (2027, *plan["seed"])}, lab.preset.seconds)
+        wave, clip = spoken.render_clip({**plan, "seed": (2027, *plan["seed"])}, lab.preset.seconds)
         soundfile.write(folder / f"{clip.id}.wav", wave, audio.RATE)
         about = {name: clip.attributes[name] for name in TELLS}
         rows.append(
@@ -508,10 +517,10 @@ def as_if_yours(folder, count=96):
 
 
 # %%
-corpus = sources.from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
+corpus = sources.corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
 few = replace(lab.preset, steps=60, rungs=1, test=48, held_out=24, minutes=None)
 job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
-job.llm = presets.assemble(few, root=lab.root / "models", seed=0)
+job.llm = presets.build_audio_llm(few, root=lab.root / "models", seed=0)
 desta_lab.listen(corpus, job.clips("train")[:2])
 
 # %% [markdown]
@@ -536,12 +545,14 @@ lesson.predict(
 
 # %% tags=["expensive"]
 of_folder = measured(job)
-taught = verdict.untrained(of_folder).query("step == @job.recipe.steps")
+taught = verdict.add_untrained(of_folder).query("step == @job.recipe.steps")
 taught = taught.assign(score=(taught["calibrated"] - taught["chance"]) / (1 - taught["chance"]))
 
 # %%
-by_row = verdict.bootstrap(taught, "score", ["view", "attribute"])
-by_row |= verdict.bootstrap(taught.assign(attribute="all of them"), "score", ["view", "attribute"])
+by_row = verdict.bootstrap_intervals(taught, "score", ["condition", "attribute"])
+by_row |= verdict.bootstrap_intervals(
+    taught.assign(attribute="all of them"), "score", ["condition", "attribute"]
+)
 folder_rows = pd.DataFrame(
     [
         dict(zip(("series", "row", "score", "low", "high"), (*key, *found), strict=True))
@@ -558,7 +569,7 @@ heard_of = {
     split: (len(job.clips(split)), len({c.speaker for c in job.clips(split)}))
     for split in ("train", "test")
 }
-margins = verdict.risen(of_folder, "self", job.recipe.steps)
+margins = verdict.control_margins(of_folder, "self", job.recipe.steps)
 learned = [
     task.removeprefix("ask_") for task, margin in margins.items() if min(margin.values()) > 0
 ]
@@ -577,8 +588,8 @@ print(
 # %%
 def dots(axes, rows, names, series):
     """One dot with its interval for every name and series."""
-    for k, (view, label, how) in enumerate(series):
-        some = rows[rows["series"] == view].set_index("row").reindex(names)
+    for k, (condition, label, how) in enumerate(series):
+        some = rows[rows["series"] == condition].set_index("row").reindex(names)
         reach = np.clip([some["score"] - some["low"], some["high"] - some["score"]], 0, None)
         at = np.arange(len(names)) + 0.55 * (k / (len(series) - 1) - 0.5)
         axes.errorbar(some["score"], at, xerr=reach, label=label, elinewidth=1, **how)
@@ -598,15 +609,15 @@ def dots(axes, rows, names, series):
 left_rows = scores.assign(
     panel="ablation",
     row=scores["setting"] + ", seed " + scores["seed"].astype(str),
-    series=scores["view"].replace("audio", "self"),
+    series=scores["condition"].replace("audio", "self"),
 )
 first = sorted(set(channel_of.values()))[
     0
 ]  # its controls stand for the others', which are drawn from the same labels
-right_rows = recordings[(recordings["view"] == "audio") | (recordings["channel"] == first)]
+right_rows = recordings[(recordings["condition"] == "audio") | (recordings["channel"] == first)]
 right_rows = right_rows.assign(
     panel="recordings",
-    series=right_rows["view"].where(right_rows["view"] != "audio", right_rows["channel"]),
+    series=right_rows["condition"].where(right_rows["condition"] != "audio", right_rows["channel"]),
 )
 last_rows = folder_rows.assign(
     panel="folder", series=folder_rows["series"].replace("audio", "self")
@@ -629,7 +640,7 @@ HEARD = [
 # %%
 shown = "shown" if low > 0 or high < 0 else "not shown"
 total = recordings[
-    (recordings["view"] == "audio") & (recordings["row"] == "all of them")
+    (recordings["condition"] == "audio") & (recordings["row"] == "all of them")
 ].set_index("channel")["score"]
 all_taught = by_row["audio", "all of them"][0]
 whose = "recordings" if FOLDER else "synthetic stand-ins"

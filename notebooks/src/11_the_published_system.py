@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab import audio
 from desta_lab.benchmarks import comparison, speech_ifeval
-from desta_lab.cache import kept
+from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat, presets
-from desta_lab.model.audio_llm import PartsError
+from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
-from desta_lab.model.encoder import TAPS
+from desta_lab.model.encoder import PUBLISHED_TAPS
 from desta_lab.model.weights import WeightsError
 from desta_lab.published import desta, parity
 from desta_lab.views import replies, style
@@ -65,7 +65,7 @@ lesson.predict("deaf", "IFrate of our run on a clip of silence, in per cent?", 0
 # %%
 WHISPER_WIDTH, LLAMA_WIDTH = 1280, 4096  # of whisper-large-v3 and Llama-3.1-8B, from their configs
 with torch.device("meta"):
-    theirs = QFormer(taps=len(TAPS[32]), d_enc=WHISPER_WIDTH, d_llm=LLAMA_WIDTH)
+    theirs = QFormer(taps=len(PUBLISHED_TAPS[32]), d_enc=WHISPER_WIDTH, d_llm=LLAMA_WIDTH)
 in_file = sum(p.numel() for p in theirs.parameters())
 size = desta.Size.of(presets.desta25())
 parts = {
@@ -220,7 +220,7 @@ differences({**file, a: file[b], b: file[a]})
 question = "What is the background sound?"
 words = "hello there."  # what Whisper would have written
 text = lab.llm.backbone.tokenizer.apply_chat_template(
-    chat.ask(question), tokenize=False, add_generation_prompt=True
+    chat.audio_messages(question), tokenize=False, add_generation_prompt=True
 )
 before, after = text.split(chat.AUDIO)
 print(text)
@@ -251,11 +251,11 @@ lesson.check("laid_out", laid_out)
 
 # %%
 def encode(text):
-    return chat.encode(lab.llm.backbone.tokenizer, text)
+    return chat.encode_text(lab.llm.backbone.tokenizer, text)
 
 
-stream = chat.stream(
-    lab.llm.backbone.tokenizer, chat.ask(question), 3, transcripts=[words]
+stream = chat.build_stream(
+    lab.llm.backbone.tokenizer, chat.audio_messages(question), 3, transcripts=[words]
 )  # 64 there, 3 to look at
 by_hand = laid_out(encode, before, after, words, 3)
 assert by_hand is None or list(stream.ids) == by_hand
@@ -285,7 +285,7 @@ print(desta.estimate(presets.desta25()))
 WHICH, FORM = "desta25", "int8"
 
 # %%
-one = desta.Size.of(presets.named(WHICH))
+one = desta.Size.of(presets.get_preset(WHICH))
 print(
     f"{WHICH}, {FORM}: {one.held(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)"
 )
@@ -300,7 +300,7 @@ SYSTEM = presets.desta25()
 # %%
 try:
     system = desta.open_system(ADAPTER, SYSTEM, progress=print)
-except (RuntimeError, PartsError, WeightsError) as fault:
+except (RuntimeError, ProvenanceError, WeightsError) as fault:
     system = None
     print("Not opened here:", str(fault).splitlines()[0])
     print("What was published of its kin stands below.")
@@ -309,19 +309,19 @@ except (RuntimeError, PartsError, WeightsError) as fault:
 clip = lab.clips("test")[0]
 if system:
     sound = {"audios": [{"audio": str(lab.corpus.path(clip)), "text": None}]}
-    turns, user = chat.ask(question)[:-1], chat.ask(question)[-1]
+    turns, user = chat.audio_messages(question)[:-1], chat.audio_messages(question)[-1]
     heard = system.generate([*turns, {**user, **sound}], with_transcript=True, max_new_tokens=48)
     read, blind = (
         system.generate(messages, max_new_tokens=48)
         for messages in (
-            chat.read(describe(clip.attributes), question),
+            chat.description_messages(describe(clip.attributes), question),
             [*turns, {**user, "content": question}],
         )
     )
     said = {"hears the clip": heard, "reads its description": read, "neither": blind}
     print(
         {"transcript": heard.audios[0][0][1]}
-        | {view: answer.text[0] for view, answer in said.items()}
+        | {condition: answer.text[0] for condition, answer in said.items()}
     )
 
 # %% [markdown]
@@ -400,7 +400,7 @@ last = table[table["step"] == lab.recipe.steps].dropna(subset=["obeyed"])
 ask = [clip for clip in lab.clips("test") if clip.id in set(last["clip"])]
 asked = [task for task in lab.tasks if task.name in set(last["task"])]
 one = last[last["clip"] == ask[0].id]
-one.pivot_table(index=["run", "view"], columns="task", values="answer", aggfunc="first")
+one.pivot_table(index=["run", "condition"], columns="task", values="answer", aggfunc="first")
 
 # %% [markdown]
 # Two controls are not in the shipped table: the connector before its first step, and the trained one on a clip of zeros. If silence obeys as well, obeying says nothing about hearing.
@@ -409,12 +409,14 @@ one.pivot_table(index=["run", "view"], columns="task", values="answer", aggfunc=
 # %%
 def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
-    states = lab.llm.encoder.hear([audio.read(lab.corpus.path(clip)) for clip in ask])
+    states = lab.llm.encoder.hear([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
     with replies.standing(lab, 0) as llm:
-        untrained = conditions.free_form(llm, asked, ask, conditions.hear(llm, states.float()))
+        untrained = conditions.answer_free_form(
+            llm, asked, ask, conditions.audio_embeddings(llm, states.float())
+        )
     with replies.standing(lab) as llm:
-        silent = conditions.free_form(
-            llm, asked, ask, conditions.silence(llm).expand(len(ask), -1, -1)
+        silent = conditions.answer_free_form(
+            llm, asked, ask, conditions.silence_embeddings(llm).expand(len(ask), -1, -1)
         )
     return pd.concat(
         [untrained.assign(model="untrained connector"), silent.assign(model="ours, on silence")]
@@ -422,7 +424,7 @@ def heard_nothing():
 
 
 # %% tags=["expensive"]
-missing = kept(lab.folder("self") / "constraint_controls.csv", heard_nothing)
+missing = cached_table(lab.folder("self") / "constraint_controls.csv", heard_nothing)
 missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask})
 
 # %% [markdown]
@@ -439,8 +441,8 @@ def items(rows):
 
 
 heard, read = (
-    last[last["view"] == "audio"],
-    items(last[(last["view"] == "oracle") & (last["run"] == "self")]),
+    last[last["condition"] == "audio"],
+    items(last[(last["condition"] == "oracle") & (last["run"] == "self")]),
 )
 answers = {
     "ours, self-generated": heard[heard["run"] == "self"],

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from desta_lab.analysis import attention
-from desta_lab.analysis.sites import replaced
-from desta_lab.evaluation.tasks import ladder
+from desta_lab.analysis.sites import replace_output
+from desta_lab.evaluation.tasks import task_ladder
 from tests import tiny
 
-TASK = next(task for task in ladder() if task.rung == 3)
+TASK = next(task for task in task_ladder() if task.rung == 3)
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +17,19 @@ def states(llm):
 
 
 def test_every_query_spends_all_its_attention_on_the_clip(llm, states):
-    weights = attention.query_weights(llm.connector, states)
+    weights = attention.query_attention(llm.connector, states)
     assert weights.shape == (2, 1, 4, 4, 5, 20)  # clip, block, tap, head, query, frame
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     torch.testing.assert_close(
-        attention.query_to_time(llm.connector, states).sum(-1), torch.ones(2, 5)
+        attention.query_attention_over_time(llm.connector, states).sum(-1), torch.ones(2, 5)
     )
 
 
 def test_clips_and_taps_are_not_mixed_up(llm, states):
-    together = attention.query_weights(llm.connector, states)
-    torch.testing.assert_close(together[1:], attention.query_weights(llm.connector, states[:, 1:]))
+    together = attention.query_attention(llm.connector, states)
+    torch.testing.assert_close(
+        together[1:], attention.query_attention(llm.connector, states[:, 1:])
+    )
 
 
 def test_attention_forced_to_one_frame_is_found_there(llm, states):
@@ -36,8 +38,8 @@ def test_attention_forced_to_one_frame_is_found_there(llm, states):
         forced[..., 7] = 1
         return forced
 
-    with replaced(llm.connector.blocks[0].cross_attention.softmax, force):
-        seen = attention.query_to_time(llm.connector, states)
+    with replace_output(llm.connector.blocks[0].cross_attention.softmax, force):
+        seen = attention.query_attention_over_time(llm.connector, states)
     # a hook that records must be set before the one that forces to miss it; here it sees what the module hands on
     assert (seen.argmax(-1) == 7).all()
 
@@ -45,8 +47,8 @@ def test_attention_forced_to_one_frame_is_found_there(llm, states):
 def test_answer_attention_is_that_of_an_eager_forward_and_sdpa_is_back_afterwards(llm, states):
     before = llm.backbone.model.config._attn_implementation
     with torch.no_grad():
-        spoken = llm.speak(states)
-    found = attention.answer_to_audio(llm, TASK, spoken, batch=1)
+        spoken = llm.connect(states)
+    found = attention.answer_attention(llm, TASK, spoken, batch=1)
     assert found["weights"].shape == (2, 2, 4, 5)  # clip, layer, head, query
     assert ((found["weights"] >= 0) & (found["weights"] <= 1)).all()
     assert (
@@ -58,7 +60,7 @@ def test_answer_attention_is_that_of_an_eager_forward_and_sdpa_is_back_afterward
 
 def test_an_error_inside_eager_puts_the_implementation_back(llm):
     before = llm.backbone.model.config._attn_implementation
-    with pytest.raises(RuntimeError, match="inside"), attention.eager(llm):
+    with pytest.raises(RuntimeError, match="inside"), attention.eager_attention(llm):
         assert llm.backbone.model.config._attn_implementation == "eager"
         raise RuntimeError("inside")
     assert llm.backbone.model.config._attn_implementation == before

@@ -9,12 +9,12 @@ from torch import Tensor
 from desta_lab.analysis import attribution
 from desta_lab.analysis.attribution import AudioAttribution, AudioInput, Case
 from desta_lab.evaluation import conditions, scoring
-from desta_lab.evaluation.tasks import ladder
-from desta_lab.model.audio_llm import AudioLLM, tensors_sha256
+from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from tests import tiny
 
-TASK = {task.name: task for task in ladder()}["ask_gender"]
-SCENE = {task.name: task for task in ladder()}["ask_scene"]
+TASK = {task.name: task for task in task_ladder()}["ask_gender"]
+SCENE = {task.name: task for task in task_ladder()}["ask_scene"]
 VALUES = ["female", "male", "female"]
 WAVES = [tiny.wave(number) for number in range(3)]
 QUARTER = tiny.SECONDS / 4
@@ -29,8 +29,8 @@ def llm() -> AudioLLM:
 @pytest.fixture(scope="module")
 def spoken(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
-    silence = conditions.silence(llm)
-    return silence + 10 * (conditions.hear(llm, llm.encoder.hear(WAVES)) - silence)
+    silence = conditions.silence_embeddings(llm)
+    return silence + 10 * (conditions.audio_embeddings(llm, llm.encoder.hear(WAVES)) - silence)
 
 
 def additive(seed: int = 0, parts: int = 8) -> Case:
@@ -55,15 +55,15 @@ def truth(case: Case) -> Tensor:
 
 def test_the_margin_is_the_right_option_over_the_mean_of_the_others(llm, spoken):
     right = ["birds", "rain", "music"]
-    (scores,) = scoring.rank(llm, [SCENE], spoken)
-    found = attribution.margin(llm, SCENE, right)(spoken)
+    (scores,) = scoring.score_options(llm, [SCENE], spoken)
+    found = attribution.answer_margin(llm, SCENE, right)(spoken)
     for row, value, one in zip(scores, right, found, strict=True):
         others = [row[i] for i, option in enumerate(SCENE.options) if option != value]
         torch.testing.assert_close(one, row[list(SCENE.options).index(value)] - sum(others) / 3)
 
 
 def test_clips_may_come_several_times_over_as_captum_stacks_them(llm, spoken):
-    of = attribution.margin(llm, TASK, VALUES)
+    of = attribution.answer_margin(llm, TASK, VALUES)
     torch.testing.assert_close(of(spoken.repeat(2, 1, 1)), of(spoken).repeat(2))
     with pytest.raises(ValueError, match="2 clips were given, but 3 right values"):
         of(spoken[:2])
@@ -71,14 +71,14 @@ def test_clips_may_come_several_times_over_as_captum_stacks_them(llm, spoken):
 
 def test_a_value_that_is_no_option_is_refused(llm):
     with pytest.raises(ValueError, match="ask_gender has no option for loud; it has female, male"):
-        attribution.margin(llm, TASK, ["loud"])
+        attribution.answer_margin(llm, TASK, ["loud"])
 
 
 def test_the_margin_of_audio_hears_first(llm):
-    heard = conditions.hear(llm, llm.encoder.hear(WAVES))
+    heard = conditions.audio_embeddings(llm, llm.encoder.hear(WAVES))
     waves = torch.from_numpy(np.stack(WAVES))
-    found = attribution.margin_of_audio(llm, TASK, VALUES)(waves)
-    torch.testing.assert_close(found, attribution.margin(llm, TASK, VALUES)(heard))
+    found = attribution.answer_margin_of_audio(llm, TASK, VALUES)(waves)
+    torch.testing.assert_close(found, attribution.answer_margin(llm, TASK, VALUES)(heard))
 
 
 # ---- attribution ----
@@ -96,12 +96,15 @@ def test_where_parts_add_up_every_method_agrees_with_the_truth(method):
 
 @pytest.mark.parametrize("method", attribution.METHODS)
 def test_the_one_query_that_carries_the_answer_is_found(llm, method):
-    planted = conditions.silence(llm).repeat(3, 1, 1)
+    planted = conditions.silence_embeddings(llm).repeat(3, 1, 1)
     planted[:, 3] += 0.5 * torch.randn(
         3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    found = attribution.over_queries(method, llm, TASK, VALUES, planted)
-    of, nothing = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
+    found = attribution.attribute_queries(method, llm, TASK, VALUES, planted)
+    of, nothing = (
+        attribution.answer_margin(llm, TASK, VALUES),
+        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+    )
     torch.testing.assert_close(
         found.values[:, 3], (of(planted) - of(nothing)).float(), atol=1e-3, rtol=1e-3
     )
@@ -125,7 +128,7 @@ def test_the_one_window_that_sounds_is_found(llm, method):
     waves = [
         np.where(np.arange(len(w)) // (len(w) // 4) == 2, w, 0).astype(np.float32) for w in WAVES
     ]
-    found = attribution.over_windows(method, llm, TASK, VALUES, waves, QUARTER, samples=4)
+    found = attribution.attribute_windows(method, llm, TASK, VALUES, waves, QUARTER, samples=4)
     assert found.values.shape == (3, 4)
     assert found.values[:, [0, 1, 3]].abs().max() < 1e-6 < 1e-3 < found.values[:, 2].abs().min()
     assert found.delta.abs().max() < 1e-5
@@ -138,7 +141,7 @@ def test_a_last_window_may_be_shorter(llm):
 
 def test_waveforms_have_no_gradient_to_integrate(llm):
     with pytest.raises(ValueError, match="take ablation or shapley"):
-        attribution.over_windows("integrated_gradients", llm, TASK, VALUES, WAVES)
+        attribution.attribute_windows("integrated_gradients", llm, TASK, VALUES, WAVES)
 
 
 def test_a_method_that_is_not_there_is_refused():
@@ -149,18 +152,30 @@ def test_a_method_that_is_not_there_is_refused():
 
 
 def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
-    found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=48)
+    of, silence = (
+        attribution.answer_margin(llm, TASK, VALUES),
+        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+    )
+    found = attribution.attribute_queries(
+        "integrated_gradients", llm, TASK, VALUES, spoken, steps=48
+    )
     way = (of(spoken) - of(silence)).float()
     torch.testing.assert_close(found.values.sum(1), way, atol=1e-4, rtol=1e-4)
     assert found.delta.abs().max() < 1e-4 < 0.05 < way.abs().max()
-    coarse = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=2)
+    coarse = attribution.attribute_queries(
+        "integrated_gradients", llm, TASK, VALUES, spoken, steps=2
+    )
     assert coarse.delta.abs().max() > 10 * found.delta.abs().max()
 
 
 def test_delta_is_captums_convergence_delta(llm, spoken):
-    of, silence = attribution.margin(llm, TASK, VALUES), conditions.silence(llm).repeat(3, 1, 1)
-    found = attribution.over_queries("integrated_gradients", llm, TASK, VALUES, spoken, steps=3)
+    of, silence = (
+        attribution.answer_margin(llm, TASK, VALUES),
+        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+    )
+    found = attribution.attribute_queries(
+        "integrated_gradients", llm, TASK, VALUES, spoken, steps=3
+    )
     plain = IntegratedGradients(of)
     values, delta = plain.attribute(spoken, silence, n_steps=3, return_convergence_delta=True)
     torch.testing.assert_close(found.values, values.sum(-1).float(), atol=1e-5, rtol=1e-4)
@@ -169,7 +184,7 @@ def test_delta_is_captums_convergence_delta(llm, spoken):
 
 def test_shapley_values_add_up_where_ablation_does_not(llm, spoken):
     found = {
-        m: attribution.over_queries(m, llm, TASK, VALUES, spoken, samples=4)
+        m: attribution.attribute_queries(m, llm, TASK, VALUES, spoken, samples=4)
         for m in ("shapley", "ablation")
     }
     assert found["shapley"].delta.abs().max() < 1e-5 < 1e-2 < found["ablation"].delta.abs().max()
@@ -177,7 +192,9 @@ def test_shapley_values_add_up_where_ablation_does_not(llm, spoken):
 
 def test_sampling_is_repeatable_and_has_a_seed(llm, spoken):
     first, again, other = (
-        attribution.over_queries("shapley", llm, TASK, VALUES, spoken, samples=2, seed=seed).values
+        attribution.attribute_queries(
+            "shapley", llm, TASK, VALUES, spoken, samples=2, seed=seed
+        ).values
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.allclose(first, other)
@@ -186,7 +203,7 @@ def test_sampling_is_repeatable_and_has_a_seed(llm, spoken):
 def test_the_size_of_a_forward_changes_no_number(llm, spoken):
     for method in attribution.METHODS:
         one, many = (
-            attribution.over_queries(
+            attribution.attribute_queries(
                 method, llm, TASK, VALUES, spoken, batch=batch, samples=2, steps=6
             ).values
             for batch in (1, 7)
@@ -197,16 +214,16 @@ def test_the_size_of_a_forward_changes_no_number(llm, spoken):
 def test_nothing_is_left_behind(llm, spoken):
     modules = list(llm.modules())
     before = [
-        tensors_sha256(llm),
+        hash_tensors(llm),
         [p.requires_grad for p in llm.parameters()],
         torch.get_rng_state().tolist(),
     ]
     heard = spoken.clone()
     for method in attribution.METHODS:
-        attribution.over_queries(method, llm, TASK, VALUES, heard, samples=1, steps=2)
-    attribution.over_windows("shapley", llm, TASK, VALUES, WAVES, QUARTER, samples=1)
+        attribution.attribute_queries(method, llm, TASK, VALUES, heard, samples=1, steps=2)
+    attribution.attribute_windows("shapley", llm, TASK, VALUES, WAVES, QUARTER, samples=1)
     after = [
-        tensors_sha256(llm),
+        hash_tensors(llm),
         [p.requires_grad for p in llm.parameters()],
         torch.get_rng_state().tolist(),
     ]
@@ -223,7 +240,7 @@ def test_each_query_hands_its_value_to_the_frames_it_looks_at():
     looks = torch.tensor(
         [[[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.0, 3.0]]]
     )  # rows that do not sum to one
-    found = attribution.to_seconds(torch.tensor([[5.0, -1.0]]), looks)
+    found = attribution.queries_to_frames(torch.tensor([[5.0, -1.0]]), looks)
     torch.testing.assert_close(found, torch.tensor([[5.0, 0.0, -0.5, -0.5]]))
 
 
@@ -233,14 +250,16 @@ def test_each_query_hands_its_value_to_the_frames_it_looks_at():
 def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises_faster():
     cases = [additive(seed) for seed in range(4)]
     values = attribution.attribute("ablation", cases).values
-    drawn = attribution.curves(cases, values, [f"c{i}" for i in range(4)], draws=2)
+    drawn = attribution.deletion_curves(cases, values, [f"c{i}" for i in range(4)], draws=2)
     assert (
         list(drawn) == ["clip", "curve", "order", "share", "margin"] and len(drawn) == 4 * 2 * 2 * 9
     )
-    area = attribution.areas(drawn).pivot(index="clip", columns=["curve", "order"], values="area")
+    area = attribution.curve_areas(drawn).pivot(
+        index="clip", columns=["curve", "order"], values="area"
+    )
     assert (area["deletion"]["attribution"] < area["deletion"]["random"]).all()
     assert (area["insertion"]["attribution"] > area["insertion"]["random"]).all()
-    backwards = attribution.areas(attribution.curves(cases, -values, list("abcd")))
+    backwards = attribution.curve_areas(attribution.deletion_curves(cases, -values, list("abcd")))
     worst = backwards.pivot(index="clip", columns=["curve", "order"], values="area")
     assert (worst["deletion"]["attribution"] > worst["deletion"]["random"]).all()
 
@@ -248,11 +267,11 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
 def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, spoken):
     cases = attribution.query_cases(llm, TASK, VALUES[:1], spoken[:1])
     values = attribution.attribute("ablation", cases).values
-    drawn = attribution.curves(cases, values, ["c"]).set_index(["curve", "order", "share"])[
-        "margin"
-    ]
-    of = attribution.margin(llm, TASK, VALUES[:1])
-    whole, none = float(of(spoken[:1])), float(of(conditions.silence(llm)))
+    drawn = attribution.deletion_curves(cases, values, ["c"]).set_index(
+        ["curve", "order", "share"]
+    )["margin"]
+    of = attribution.answer_margin(llm, TASK, VALUES[:1])
+    whole, none = float(of(spoken[:1])), float(of(conditions.silence_embeddings(llm)))
     for order in ("attribution", "random"):
         assert (
             drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
@@ -270,7 +289,7 @@ def test_random_orders_have_a_seed():
     cases = [additive()]
     values = attribution.attribute("ablation", cases).values
     first, again, other = (
-        attribution.curves(cases, values, ["c"], seed=seed) for seed in (0, 0, 1)
+        attribution.deletion_curves(cases, values, ["c"], seed=seed) for seed in (0, 0, 1)
     )
     assert first.equals(again) and not first.equals(other)
 
@@ -284,56 +303,56 @@ def test_the_area_is_the_mean_height_of_a_line():
             torch.arange(4)[None, :, None],
         )
     ]
-    drawn = attribution.curves(cases, torch.ones(1, 4), ["c"])
-    assert attribution.areas(drawn)["area"].tolist() == pytest.approx([2.0] * 4)
+    drawn = attribution.deletion_curves(cases, torch.ones(1, 4), ["c"])
+    assert attribution.curve_areas(drawn)["area"].tolist() == pytest.approx([2.0] * 4)
 
 
 def explained(llm: AudioLLM) -> Tensor:
     """Ablation over the audio embeddings under the connector of the moment."""
-    return attribution.over_queries(
-        "ablation", llm, TASK, VALUES, conditions.hear(llm, llm.encoder.hear(WAVES))
+    return attribution.attribute_queries(
+        "ablation", llm, TASK, VALUES, conditions.audio_embeddings(llm, llm.encoder.hear(WAVES))
     ).values
 
 
 def test_other_weights_give_another_attribution_and_the_same_weights_the_same(llm):
-    before, own = tensors_sha256(llm), llm.connector.state_dict()
-    same = attribution.randomised(
+    before, own = hash_tensors(llm), llm.connector.state_dict()
+    same = attribution.randomisation_correlation(
         llm.connector, {name: t.clone() for name, t in own.items()}, lambda: explained(llm)
     )
     others = [
-        attribution.randomised(
-            llm.connector, attribution.shuffled(llm.connector, seed), lambda: explained(llm)
+        attribution.randomisation_correlation(
+            llm.connector, attribution.shuffle_weights(llm.connector, seed), lambda: explained(llm)
         )
         for seed in range(3)
     ]
     assert same == pytest.approx(np.ones(3))
     assert np.mean(others) < 0.6
-    assert tensors_sha256(llm) == before
+    assert hash_tensors(llm) == before
 
 
 def test_shuffled_weights_hold_the_same_numbers(llm):
-    shuffled = attribution.shuffled(llm.connector)
+    shuffled = attribution.shuffle_weights(llm.connector)
     for name, tensor in llm.connector.state_dict().items():
         assert torch.equal(shuffled[name].flatten().sort().values, tensor.flatten().sort().values)
     assert not torch.equal(shuffled["query_tokens"], llm.connector.query_tokens)
 
 
 def test_the_weights_come_back_after_an_error(llm):
-    before, flags = tensors_sha256(llm), [p.requires_grad for p in llm.parameters()]
+    before, flags = hash_tensors(llm), [p.requires_grad for p in llm.parameters()]
 
     with (
         pytest.raises(ZeroDivisionError),
-        attribution.wearing(llm.connector, attribution.shuffled(llm.connector)),
+        attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)),
     ):
-        assert tensors_sha256(llm) != before
+        assert hash_tensors(llm) != before
         _ = 1 / 0
     part = {name: t + 1 for name, t in llm.connector.state_dict().items() if name != "query_tokens"}
     with (
         pytest.raises(RuntimeError, match="query_tokens"),
-        attribution.wearing(llm.connector, part),
+        attribution.with_weights(llm.connector, part),
     ):
         pass
-    assert tensors_sha256(llm) == before and [p.requires_grad for p in llm.parameters()] == flags
+    assert hash_tensors(llm) == before and [p.requires_grad for p in llm.parameters()] == flags
 
 
 # ---- captum's interface ----
@@ -341,22 +360,24 @@ def test_the_weights_come_back_after_an_error(llm):
 
 def test_captum_drives_the_audio_slots_as_features(llm, spoken):
     given = AudioInput.of(llm, TASK, spoken[0])
-    of = attribution.margin(llm, TASK, VALUES[:1])
+    of = attribution.answer_margin(llm, TASK, VALUES[:1])
     found = FeatureAblation(lambda x: of(given.to_model_input(x)["spoken"])).attribute(
         given.to_tensor().double()
     )
-    expected = attribution.over_queries("ablation", llm, TASK, VALUES[:1], spoken[:1]).values
+    expected = attribution.attribute_queries("ablation", llm, TASK, VALUES[:1], spoken[:1]).values
     torch.testing.assert_close(given.format_attr(found).float(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_captums_own_llm_attribution_gives_the_numbers_of_our_ablation(llm, spoken):
     """log p(right) and log p(wrong) explained by captum, one after the other: their difference explains the margin."""
-    _, options = scoring.said(llm.backbone.tokenizer, TASK)
+    _, options = scoring.tokenize_options(llm.backbone.tokenizer, TASK)
     found = [
         AudioAttribution(llm).attribute(AudioInput.of(llm, TASK, spoken[0]), torch.tensor(option))
         for option in options
     ]
-    expected = attribution.over_queries("ablation", llm, TASK, ["female"], spoken[:1]).values[0]
+    expected = attribution.attribute_queries("ablation", llm, TASK, ["female"], spoken[:1]).values[
+        0
+    ]
     torch.testing.assert_close(
         found[0].seq_attr - found[1].seq_attr, expected, atol=1e-4, rtol=1e-3
     )
@@ -367,12 +388,12 @@ def test_captums_own_llm_attribution_gives_the_numbers_of_our_ablation(llm, spok
 
 @pytest.mark.parametrize("method", [ShapleyValueSampling, KernelShap])
 def test_other_perturbation_methods_of_captum_add_up_too(llm, spoken, method):
-    _, options = scoring.said(llm.backbone.tokenizer, TASK)
+    _, options = scoring.tokenize_options(llm.backbone.tokenizer, TASK)
     given, of = AudioInput.of(llm, TASK, spoken[0]), AudioAttribution(llm, method)
     torch.manual_seed(0)
     found = of.attribute(given, torch.tensor(options[0]), n_samples=8)
     scores = [
-        scoring.rank_plain(llm, [TASK], given.to_model_input(x)["spoken"])[0][0, 0]
+        scoring.score_options_one_by_one(llm, [TASK], given.to_model_input(x)["spoken"])[0][0, 0]
         for x in (given.to_tensor(), torch.zeros(1, 5))
     ]
     whole = float(scores[0] - scores[1])
@@ -384,7 +405,7 @@ def test_queries_may_be_grouped_into_features(llm, spoken):
     assert given.n_itp_features == 2 and given.to_tensor().shape == (1, 2)
     half = given.to_model_input(torch.tensor([[1.0, 0.0]]))["spoken"][0]
     assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(
-        half[2:], conditions.silence(llm)[0, 2:]
+        half[2:], conditions.silence_embeddings(llm)[0, 2:]
     )
     assert torch.equal(given.to_model_input()["spoken"][0], spoken[0])
     torch.testing.assert_close(

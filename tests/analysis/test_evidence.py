@@ -32,11 +32,11 @@ def clip(number: int = 0, topic: str = "food", **spans: tuple[float, float]) -> 
 
 def on(*spans: Span) -> np.ndarray:
     """A profile that is 1 on these spans."""
-    return evidence.inside(spans, FRAMES, SECONDS).astype(float)
+    return evidence.inside_spans(spans, FRAMES, SECONDS).astype(float)
 
 
 def names(some: Clip, attribute: str) -> list[str]:
-    return [span.name for span in evidence.evidence(some, attribute)]
+    return [span.name for span in evidence.evidence_spans(some, attribute)]
 
 
 # ---- where the evidence is ----
@@ -62,12 +62,16 @@ def test_the_topic_is_heard_in_the_words_that_only_it_uses():
 def test_a_clip_without_the_evidence_is_refused_in_words():
     bare = Clip("c", "c.wav", SECONDS, "", "s", {}, (Span("speech", 0.0, 1.0),))
     with pytest.raises(ValueError, match=r"c: no span holds the scene \(spans: speech\); take"):
-        evidence.evidence(bare, "scene")
+        evidence.evidence_spans(bare, "scene")
 
 
 def test_a_span_shorter_than_a_frame_still_has_its_frame():
-    assert evidence.inside([Span("word:a", 1.02, 1.08)], 16, SECONDS).nonzero()[0].tolist() == [4]
-    assert evidence.inside([Span("word:a", 3.99, 4.0)], 16, SECONDS).nonzero()[0].tolist() == [15]
+    assert evidence.inside_spans([Span("word:a", 1.02, 1.08)], 16, SECONDS).nonzero()[
+        0
+    ].tolist() == [4]
+    assert evidence.inside_spans([Span("word:a", 3.99, 4.0)], 16, SECONDS).nonzero()[
+        0
+    ].tolist() == [15]
 
 
 # ---- one profile ----
@@ -76,7 +80,7 @@ def test_a_span_shorter_than_a_frame_still_has_its_frame():
 def test_a_profile_on_the_evidence_scores_one_and_one_beside_it_nothing():
     scene = Span("scene:rain", 1.0, 2.0)
     best, worst = (
-        evidence.score(profile, [scene], SECONDS) for profile in (on(scene), 1 - on(scene))
+        evidence.score_profile(profile, [scene], SECONDS) for profile in (on(scene), 1 - on(scene))
     )
     assert best == {"pointing": 1.0, "iou": 1.0, "mass": 1.0, "share": 0.25}
     assert worst == {"pointing": 0.0, "iou": 0.0, "mass": 0.0, "share": 0.25}
@@ -84,22 +88,22 @@ def test_a_profile_on_the_evidence_scores_one_and_one_beside_it_nothing():
 
 def test_half_the_evidence_scores_in_between():
     half = on(Span("scene:rain", 1.5, 2.5)) + np.linspace(0.2, 0.1, FRAMES)
-    found = evidence.score(half, [Span("scene:rain", 1.0, 2.0)], SECONDS)
+    found = evidence.score_profile(half, [Span("scene:rain", 1.0, 2.0)], SECONDS)
     assert found["iou"] == pytest.approx(1 / 3)
     assert found["pointing"] == 1.0 and 0.25 < found["mass"] < 0.6
 
 
 def test_what_speaks_against_the_answer_has_no_mass():
     scene = Span("scene:rain", 1.0, 2.0)
-    assert evidence.score(2 * on(scene) - 1, [scene], SECONDS)["mass"] == 1.0
-    assert np.isnan(evidence.score(-on(scene), [scene], SECONDS)["mass"])
+    assert evidence.score_profile(2 * on(scene) - 1, [scene], SECONDS)["mass"] == 1.0
+    assert np.isnan(evidence.score_profile(-on(scene), [scene], SECONDS)["mass"])
 
 
 def test_a_flat_profile_scores_what_random_frames_score():
     rng, scene = np.random.default_rng(0), [Span("scene:rain", 1.0, 2.5)]
-    within = evidence.inside(scene, 32, SECONDS)
+    within = evidence.inside_spans(scene, 32, SECONDS)
     drawn = [rng.permutation(32) < within.sum() for _ in range(4000)]
-    flat = evidence.score(np.ones(32), scene, SECONDS)
+    flat = evidence.score_profile(np.ones(32), scene, SECONDS)
     assert flat["pointing"] == flat["mass"] == flat["share"] == within.mean()
     assert flat["iou"] == pytest.approx(
         np.mean([(d & within).sum() / (d | within).sum() for d in drawn]), abs=0.01
@@ -110,13 +114,15 @@ def test_equal_values_are_drawn_in_any_order():
     mixed = np.array(
         [3.0, 1.0, 1.0, 0.0]
     )  # two frames of evidence: the first is sure, one of two is drawn
-    found = evidence.score(mixed, [Span("speech", 0.0, 2.0)], SECONDS)
+    found = evidence.score_profile(mixed, [Span("speech", 0.0, 2.0)], SECONDS)
     assert found["iou"] == pytest.approx((1.0 + 1 / 3) / 2)
 
 
 def test_a_profile_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="1 of 4 frames are no"):
-        evidence.score(np.array([0.0, np.nan, 1.0, 2.0]), [Span("speech", 0.0, 2.0)], SECONDS)
+        evidence.score_profile(
+            np.array([0.0, np.nan, 1.0, 2.0]), [Span("speech", 0.0, 2.0)], SECONDS
+        )
 
 
 # ---- many profiles ----
@@ -134,12 +140,12 @@ def some_clips(count: int = 48) -> list[Clip]:
 
 
 def profiles(clips: list[Clip]) -> np.ndarray:
-    return np.stack([on(*evidence.evidence(one, "scene")) for one in clips])
+    return np.stack([on(*evidence.evidence_spans(one, "scene")) for one in clips])
 
 
 def test_a_table_has_every_clip_under_every_null():
     clips = some_clips()
-    table = evidence.table(profiles(clips), clips, "scene", SECONDS, "planted")
+    table = evidence.profile_scores(profiles(clips), clips, "scene", SECONDS, "planted")
     assert list(table) == [
         "method",
         "attribute",
@@ -163,9 +169,9 @@ def test_knowing_the_clip_is_a_gain_and_a_habit_of_looking_at_the_middle_is_none
     clips = some_clips()
     middle = np.exp(-((np.linspace(-2, 2, FRAMES)) ** 2))
     for profile, knows in ((profiles(clips), True), (np.tile(middle, (len(clips), 1)), False)):
-        found = evidence.summary(evidence.table(profile, clips, "scene", SECONDS, "m")).set_index(
-            ["measure", "null"]
-        )
+        found = evidence.summarise_scores(
+            evidence.profile_scores(profile, clips, "scene", SECONDS, "m")
+        ).set_index(["measure", "null"])
         own = found.loc[("iou", "own")]
         assert (
             own["value"] > found.loc[("iou", "uniform"), "value"] + 0.1
@@ -178,8 +184,10 @@ def test_a_summary_has_intervals_over_speakers_and_a_gain_for_own_alone():
     clips = some_clips()
     noisy = profiles(clips) + np.random.default_rng(1).normal(0, 1.0, (len(clips), FRAMES))
     noisy[0] = -1.0  # nothing positive: no mass to speak of
-    tables = [evidence.table(noisy, clips, "scene", SECONDS, method) for method in ("a", "b")]
-    found = evidence.summary(pd.concat(tables))
+    tables = [
+        evidence.profile_scores(noisy, clips, "scene", SECONDS, method) for method in ("a", "b")
+    ]
+    found = evidence.summarise_scores(pd.concat(tables))
     assert list(found)[:4] == ["method", "attribute", "null", "measure"] and len(found) == 2 * 3 * 3
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
     assert found["gain"].notna().equals(found["null"] == "own")

@@ -34,7 +34,7 @@ def test_cka_agrees_with_the_u_statistic_written_out():
 
 def test_independent_data_have_no_similarity_and_the_null_says_so():
     x, y = RNG.normal(size=(128, 896)), RNG.normal(size=(128, 896))
-    found = geometry.compare(x, y)
+    found = geometry.compare_with_null(x, y)
     assert abs(found["cka"]) < 0.05
     assert found["p"] > 0.05
 
@@ -42,14 +42,14 @@ def test_independent_data_have_no_similarity_and_the_null_says_so():
 def test_the_same_shape_turned_and_scaled_is_one():
     x = RNG.normal(size=(60, 8))
     turn, _ = np.linalg.qr(RNG.normal(size=(8, 8)))
-    found = geometry.compare(x, 3.0 * x @ turn)
+    found = geometry.compare_with_null(x, 3.0 * x @ turn)
     assert found["cka"] == pytest.approx(1.0)
     assert found["p"] < 0.01 and found["null"] < 0.3
 
 
 def test_the_interval_holds_the_value():
     x = RNG.normal(size=(100, 6))
-    found = geometry.compare(x, x + RNG.normal(size=(100, 6)))
+    found = geometry.compare_with_null(x, x + RNG.normal(size=(100, 6)))
     assert found["low"] < found["cka"] < found["high"]
     assert found["high"] - found["low"] < 0.4
 
@@ -60,7 +60,7 @@ def test_cka_wants_the_same_clips():
 
 
 def test_similarity_lists_each_pair_once():
-    table = geometry.similarity({name: RNG.normal(size=(20, 4)) for name in "abc"})
+    table = geometry.similarity_table({name: RNG.normal(size=(20, 4)) for name in "abc"})
     assert list(zip(table["a"], table["b"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
 
 
@@ -72,8 +72,10 @@ def groups() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.slow)])
 def test_a_map_keeps_planted_groups_together_and_its_seed(method):
     site, which = groups()
-    points, trust = geometry.maps({0: RNG.normal(size=(60, 20)), 8: site}, method, seeds=(0, 1))
-    again, _ = geometry.maps(
+    points, trust = geometry.map_clips(
+        {0: RNG.normal(size=(60, 20)), 8: site}, method, seeds=(0, 1)
+    )
+    again, _ = geometry.map_clips(
         {0: points[["x", "y"]].to_numpy()[:60] @ np.ones((2, 20)), 8: site}, method
     )
     last = points[(points["step"] == 8) & (points["seed"] == 0)][["x", "y"]].to_numpy()
@@ -92,14 +94,14 @@ def test_a_map_keeps_planted_groups_together_and_its_seed(method):
 def test_alignment_undoes_a_turn_a_mirror_and_a_shift():
     flat = RNG.normal(size=(30, 2))
     moved = flat @ np.array([[0.0, 1.0], [1.0, 0.0]]) + 5
-    np.testing.assert_allclose(geometry.align(moved, flat), flat, atol=1e-9)
+    np.testing.assert_allclose(geometry.align_map(moved, flat), flat, atol=1e-9)
 
 
 def test_the_gap_closes_for_embeddings_of_the_own_text():
     written = RNG.normal(size=(6, 16))
     spoken = np.repeat(written[:, None], 4, axis=1)
-    found = geometry.gap(spoken, written, [1, 2, 3, 4, 5, 0], token_norm=1.0)
-    np.testing.assert_allclose(found["cosine to text view"], 1.0)
+    found = geometry.modality_gap(spoken, written, [1, 2, 3, 4, 5, 0], token_norm=1.0)
+    np.testing.assert_allclose(found["cosine to its own text"], 1.0)
     assert found["cosine, other clip's text"].mean() < 0.5
 
 

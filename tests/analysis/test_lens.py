@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from desta_lab.analysis import lens, probes
-from desta_lab.analysis.sites import heard
+from desta_lab.analysis.sites import capture_sites
 from desta_lab.evaluation import scoring
-from desta_lab.evaluation.tasks import ladder
+from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
 from tests import tiny
 
-TASKS = [task for task in ladder() if task.rung == 3]
+TASKS = [task for task in task_ladder() if task.rung == 3]
 # the tiny tokenizer knows bytes: without their common blank the options begin differently
 BARE = {
     t.attribute: replace(t, options={v: o.strip() for v, o in t.options.items()}) for t in TASKS
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def spoken(llm):
     with torch.no_grad():
-        return llm.speak(llm.encoder.hear([tiny.wave(i) for i in range(6)]))
+        return llm.connect(llm.encoder.hear([tiny.wave(i) for i in range(6)]))
 
 
 TRUTH = [tiny.attributes(i) for i in range(6)]
@@ -33,12 +33,14 @@ TRUTH = [tiny.attributes(i) for i in range(6)]
 def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
     """An independent reference: the model's own logits after the stem."""
     states, task = llm.encoder.hear([tiny.wave(i) for i in range(6)]), BARE["gender"]
-    sites = heard(llm, [task], [states])
-    start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
-    stem, options = scoring.said(llm.backbone.tokenizer, task)
+    sites = capture_sites(llm, [task], [states])
+    start = chat.build_stream(
+        llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries
+    )
+    stem, options = scoring.tokenize_options(llm.backbone.tokenizer, task)
     ids = torch.tensor([[*start.ids, *stem]]).expand(6, -1)
     with torch.no_grad():
-        said = llm.backbone.model(inputs_embeds=llm.splice(ids, llm.speak(states))).logits[:, -1]
+        said = llm.backbone.model(inputs_embeds=llm.splice(ids, llm.connect(states))).logits[:, -1]
     found = lens.option_logits(llm, task, sites["answer 1: gender"])
     torch.testing.assert_close(
         found, said[:, [option[0] for option in options]], atol=3e-2, rtol=3e-2
@@ -47,7 +49,7 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
 
 def test_the_lens_reads_a_planted_word(llm):
     task = BARE["manner"]
-    first = [option[0] for option in scoring.said(llm.backbone.tokenizer, task)[1]]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
     rows = llm.backbone.model.get_output_embeddings().weight[first].float()
     truth = [{"manner": list(task.options)[i % 2]} for i in range(12)]
     hidden = torch.stack([rows[i % 2] for i in range(12)]) * 5
@@ -65,9 +67,9 @@ def test_the_lens_reads_a_planted_word(llm):
 
 
 def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
-    table = lens.patched(llm, TASKS, spoken, TRUTH, [(0, 1), (2, 3)])
+    table = lens.patch_queries(llm, TASKS, spoken, TRUTH, [(0, 1), (2, 3)])
     with torch.no_grad():
-        scores = scoring.rank(llm, TASKS, spoken)
+        scores = scoring.score_options(llm, TASKS, spoken)
     for i, task in enumerate(TASKS):
         a, b = (list(task.options).index(TRUTH[k][task.attribute]) for k in (0, 1))
         if a != b:
@@ -82,7 +84,7 @@ def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
 
 def test_patching_a_query_with_itself_moves_nothing(llm, spoken):
     twins = torch.cat([spoken[:1], spoken[:1]])
-    table = lens.patched(llm, TASKS, twins, TRUTH[:2], [(0, 1)])
+    table = lens.patch_queries(llm, TASKS, twins, TRUTH[:2], [(0, 1)])
     assert table["shift"].abs().max() < 1e-3
 
 
@@ -104,11 +106,11 @@ def test_after_erasing_no_probe_reads_the_label_and_others_still_do():
     both = {"scene": labels, "loudness": other}
 
     def read(x):
-        return probes.summary(probes.probe(x, both, speakers)).set_index(["attribute", "kind"])[
-            "accuracy"
-        ]
+        return probes.summarise_accuracy(probes.fit_probes(x, both, speakers)).set_index(
+            ["attribute", "kind"]
+        )["accuracy"]
 
-    before, after = read(features), read(lens.eraser(features, labels)(features))
+    before, after = read(features), read(lens.fit_eraser(features, labels)(features))
     assert before["scene", "probe"] > 0.95
     assert after["scene", "probe"] < 0.65
     assert after["loudness", "probe"] > before["loudness", "probe"] - 0.1
@@ -116,7 +118,7 @@ def test_after_erasing_no_probe_reads_the_label_and_others_still_do():
 
 def test_erasing_changes_only_as_many_directions_as_there_are_differences():
     features, labels, _ = planted()
-    change = lens.eraser(features, labels)(features) - features
+    change = lens.fit_eraser(features, labels)(features) - features
     assert np.linalg.matrix_rank(change, tol=1e-6 * np.linalg.norm(change)) == 1
 
 
@@ -132,13 +134,13 @@ def test_erasing_a_planted_direction_flips_the_answer():
         return (said == np.array(labels)).mean()
 
     assert accuracy(features) > 0.9
-    assert accuracy(lens.eraser(features, labels)(features)) < 0.7
+    assert accuracy(lens.fit_eraser(features, labels)(features)) < 0.7
 
 
 def test_the_eraser_of_audio_embeddings_leaves_its_input_alone(spoken):
     before = spoken.clone()
     labels = [row["gender"] for row in TRUTH]
-    without = lens.erased(spoken, range(6), labels)
+    without = lens.erase_attribute(spoken, range(6), labels)
     assert without.shape == spoken.shape and torch.equal(spoken, before)
     means = [without[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
     gap = [spoken[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]

@@ -22,13 +22,13 @@ def planted(attribute: str, strength: float = 4.0, width: int = 32) -> np.ndarra
 
 
 def accuracy(table, attribute: str, kind: str = "probe") -> float:
-    summary = probes.summary(table).set_index(["attribute", "kind"])
+    summary = probes.summarise_accuracy(table).set_index(["attribute", "kind"])
     return float(summary.loc[(attribute, kind), "accuracy"])
 
 
 @pytest.mark.parametrize("attribute", ["scene", "gender"])
 def test_a_probe_finds_the_planted_attribute_and_not_the_others(attribute):
-    measured = probes.probe(planted(attribute), LABELS, SPEAKERS)
+    measured = probes.fit_probes(planted(attribute), LABELS, SPEAKERS)
     assert accuracy(measured, attribute) > 0.85
     for other in set(LABELS) - {attribute}:
         assert accuracy(measured, other) < 0.65, other
@@ -36,7 +36,7 @@ def test_a_probe_finds_the_planted_attribute_and_not_the_others(attribute):
 
 @pytest.mark.parametrize("kind", ["random labels", "majority"])
 def test_both_baselines_stay_near_chance_where_the_signal_is_strong(kind):
-    measured = probes.probe(planted("scene", 10.0), LABELS, SPEAKERS)
+    measured = probes.fit_probes(planted("scene", 10.0), LABELS, SPEAKERS)
     assert abs(accuracy(measured, "scene", kind) - 0.5) < 0.12
 
 
@@ -45,22 +45,22 @@ def test_voices_alone_are_not_read_as_labels():
     voices = {name: np.random.default_rng(int(name[1:])).normal(size=32) for name in set(SPEAKERS)}
     features = np.stack([voices[s] for s in SPEAKERS]) + 0.1 * RNG.normal(size=(160, 32))
     labels = {"gender": LABELS["gender"]}
-    honest = probes.probe(features, labels, SPEAKERS)
+    honest = probes.fit_probes(features, labels, SPEAKERS)
     mixed = [(np.arange(0, 160, 2), np.arange(1, 160, 2))]
-    leaky = probes.probe(features, labels, SPEAKERS, mixed, force=True)
+    leaky = probes.fit_probes(features, labels, SPEAKERS, mixed, force=True)
     assert accuracy(leaky, "gender") > 0.95
     assert accuracy(honest, "gender") < 0.75
 
 
 def test_shared_speakers_are_an_error():
     with pytest.raises(probes.ProbeError, match=r"speakers are in training and test .*force=True"):
-        probes.probe(
+        probes.fit_probes(
             planted("scene"), LABELS, SPEAKERS, [(np.arange(0, 160, 2), np.arange(1, 160, 2))]
         )
 
 
 def test_folds_part_speakers_and_test_every_clip_once():
-    splits = probes.folds(SPEAKERS, LABELS["gender"])
+    splits = probes.speaker_folds(SPEAKERS, LABELS["gender"])
     who = np.array(SPEAKERS)
     assert all(not set(who[a]) & set(who[b]) for a, b in splits)
     assert sorted(np.concatenate([b for _, b in splits])) == list(range(160))
@@ -68,7 +68,7 @@ def test_folds_part_speakers_and_test_every_clip_once():
 
 def test_random_labels_of_a_speakers_attribute_stay_the_speakers():
     who = np.array(SPEAKERS)
-    random = probes.shuffled(np.array(LABELS["gender"]), who, seed=3)
+    random = probes.shuffle_labels(np.array(LABELS["gender"]), who, seed=3)
     assert all(len(set(random[who == name])) == 1 for name in set(SPEAKERS))
     assert sorted(random) == sorted(LABELS["gender"])
 
@@ -82,5 +82,5 @@ def test_a_learning_curve_rises_with_clips():
 
 
 def test_the_same_call_gives_the_same_table():
-    a, b = (probes.probe(planted("scene"), LABELS, SPEAKERS) for _ in range(2))
+    a, b = (probes.fit_probes(planted("scene"), LABELS, SPEAKERS) for _ in range(2))
     assert a.equals(b)

@@ -7,11 +7,11 @@ import torch
 
 from desta_lab.analysis import sites as sites_
 from desta_lab.evaluation import scoring
-from desta_lab.evaluation.tasks import ladder
+from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
 from tests import tiny
 
-TASKS = [task for task in ladder() if task.rung == 3]
+TASKS = [task for task in task_ladder() if task.rung == 3]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def states(llm):
 
 @pytest.fixture(scope="module")
 def sites(llm, states):
-    return sites_.heard(llm, TASKS, states.split(2, dim=1))
+    return sites_.capture_sites(llm, TASKS, states.split(2, dim=1))
 
 
 def hooks(llm) -> int:
@@ -52,17 +52,19 @@ def test_every_site_is_there_for_every_clip(llm, sites):
 def test_audio_embeddings_are_those_the_backbone_is_given(llm, states, sites):
     with torch.no_grad():
         torch.testing.assert_close(
-            sites["audio embeddings"].float(), llm.speak(states), atol=1e-2, rtol=1e-2
+            sites["audio embeddings"].float(), llm.connect(states), atol=1e-2, rtol=1e-2
         )
 
 
 def test_the_answer_site_is_the_last_token_before_the_option(llm, states, sites):
     """An independent reference: one plain forward a task, up to the end of its stem."""
     task = TASKS[-1]
-    start = chat.stream(llm.backbone.tokenizer, chat.ask(task.question), llm.queries)
-    ids = torch.tensor([[*start.ids, *scoring.said(llm.backbone.tokenizer, task)[0]]])
+    start = chat.build_stream(
+        llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries
+    )
+    ids = torch.tensor([[*start.ids, *scoring.tokenize_options(llm.backbone.tokenizer, task)[0]]])
     with torch.no_grad():
-        embeddings = llm.splice(ids, llm.speak(states)[:1])
+        embeddings = llm.splice(ids, llm.connect(states)[:1])
         out = llm.backbone.model.get_decoder()(inputs_embeds=embeddings, output_hidden_states=True)
     first_layer = out.hidden_states[1][0, -1]
     torch.testing.assert_close(
@@ -72,7 +74,7 @@ def test_the_answer_site_is_the_last_token_before_the_option(llm, states, sites)
 
 def test_scores_are_those_of_the_ranking(llm, states, sites):
     with torch.no_grad():
-        ranked = scoring.rank(llm, TASKS, llm.speak(states))
+        ranked = scoring.score_options(llm, TASKS, llm.connect(states))
     torch.testing.assert_close(
         sites[f"scores {TASKS[0].name}"].float(), ranked[0].float(), atol=0.1, rtol=2e-3
     )
@@ -80,32 +82,35 @@ def test_scores_are_those_of_the_ranking(llm, states, sites):
 
 def test_a_block_keeps_the_clips_apart(llm, states):
     """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among others."""
-    together = sites_.heard(llm, TASKS[:1], [states])
-    alone = sites_.heard(llm, TASKS[:1], [states[:, 1:2]])
+    together = sites_.capture_sites(llm, TASKS[:1], [states])
+    alone = sites_.capture_sites(llm, TASKS[:1], [states[:, 1:2]])
     for name in ("block 0", "mixture", "slots 1"):
         torch.testing.assert_close(together[name][1], alone[name][0], atol=1e-2, rtol=1e-2)
 
 
 def test_the_model_is_left_untouched(llm, states):
     before = weights(llm), hooks(llm)
-    sites_.heard(llm, TASKS[:1], [states])
+    sites_.capture_sites(llm, TASKS[:1], [states])
     assert (weights(llm), hooks(llm)) == before
 
 
 def test_hooks_are_gone_after_an_error_inside(llm):
     before = hooks(llm)
-    with pytest.raises(RuntimeError, match="inside"), sites_.record(sites_.layers(llm)):
+    with (
+        pytest.raises(RuntimeError, match="inside"),
+        sites_.record_outputs(sites_.backbone_layers(llm)),
+    ):
         assert hooks(llm) > before
         raise RuntimeError("inside")
     assert hooks(llm) == before
 
 
 def test_a_replaced_module_is_itself_again(llm, states):
-    before = llm.speak(states)
-    with sites_.replaced(llm.connector.blocks[0], lambda out: 0 * out):
-        changed = llm.speak(states)
+    before = llm.connect(states)
+    with sites_.replace_output(llm.connector.blocks[0], lambda out: 0 * out):
+        changed = llm.connect(states)
     assert not torch.equal(changed, before)
-    assert torch.equal(llm.speak(states), before)
+    assert torch.equal(llm.connect(states), before)
 
 
 def test_reading_gives_the_answer_positions_of_the_text_view(llm):
@@ -113,7 +118,9 @@ def test_reading_gives_the_answer_positions_of_the_text_view(llm):
         "A female speaker talks.",
         "A male speaker with a Scottish accent whispers at a slow speed.",
     ]
-    together, alone = (sites_.read(llm, TASKS, some, batch=2) for some in (texts, texts[:1]))
+    together, alone = (
+        sites_.capture_oracle_sites(llm, TASKS, some, batch=2) for some in (texts, texts[:1])
+    )
     name = f"answer 1: {TASKS[2].attribute}"
     torch.testing.assert_close(
         together[name][:1], alone[name], atol=2e-2, rtol=2e-2
@@ -128,10 +135,10 @@ def test_sites_are_captured_once_and_a_torn_file_is_made_again(tmp_path, sites):
         return sites
 
     key = {"checkpoint": "abc"}
-    sites_.kept(tmp_path, key, make)
-    again = sites_.kept(tmp_path, key, make)
+    sites_.cached_sites(tmp_path, key, make)
+    again = sites_.cached_sites(tmp_path, key, make)
     assert len(calls) == 1 and torch.equal(again["mixture"], sites["mixture"])
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-7])
-    sites_.kept(tmp_path, key, make)
+    sites_.cached_sites(tmp_path, key, make)
     assert len(calls) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from desta_lab import cli
 from desta_lab.benchmarks import comparison, multiple_choice, speech_ifeval, test_sets
 from desta_lab.benchmarks.test_sets import BenchmarkError
-from desta_lab.evaluation.constraints import CHECKS, obeyed
+from desta_lab.evaluation.constraints import CHECKS, is_obeyed
 
 CAPITAL = {"instruction_id_list": ["change_case:english_capital"], "kwargs": [{}]}
 
@@ -150,7 +150,7 @@ def test_reasoning_is_two_sentences_and_a_step(response, shown):
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(sorted(CHECKS)))
 def test_any_text_gets_a_plain_yes_or_no(answer, name):
-    assert obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
+    assert is_obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
     assert speech_ifeval.reasons(answer) in (True, False)
 
 
@@ -158,8 +158,8 @@ def test_any_text_gets_a_plain_yes_or_no(answer, name):
 @given(st.text(min_size=1, max_size=50))
 def test_the_two_cases_exclude_each_other(answer):
     assert not (
-        obeyed("change_case:english_capital", answer)
-        and obeyed("change_case:english_lowercase", answer)
+        is_obeyed("change_case:english_capital", answer)
+        and is_obeyed("change_case:english_lowercase", answer)
     )
 
 
@@ -175,19 +175,19 @@ VALUES = st.recursive(
 @given(VALUES, st.sampled_from(["", "json", "JSON"]), st.sampled_from(["", "\n", "  \n\n"]))
 def test_any_json_value_is_json_with_and_without_a_fence_and_trailing_space(value, tag, trailing):
     text = json.dumps(value)
-    assert obeyed("detectable_format:json_format", text + trailing)
-    assert obeyed("detectable_format:json_format", f"```{tag}\n{text}\n```{trailing}")
-    assert not obeyed("detectable_format:json_format", f"Here you are: {text} enjoy {{")
+    assert is_obeyed("detectable_format:json_format", text + trailing)
+    assert is_obeyed("detectable_format:json_format", f"```{tag}\n{text}\n```{trailing}")
+    assert not is_obeyed("detectable_format:json_format", f"Here you are: {text} enjoy {{")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=40))
 def test_what_starts_ends_or_is_quoted_is_found_whatever_surrounds_it(middle):
-    assert obeyed(
+    assert is_obeyed(
         "combination:repeat_prompt", f"  my ANSWER is {middle}", prompt_to_repeat="My answer is"
     )
-    assert obeyed("startend:end_checker", f"{middle} that IS all. \n", end_phrase="That is all.")
-    assert obeyed("startend:quotation", f' "x{middle}x" ')
+    assert is_obeyed("startend:end_checker", f"{middle} that IS all. \n", end_phrase="That is all.")
+    assert is_obeyed("startend:quotation", f' "x{middle}x" ')
 
 
 ODD = ["ẞ STRASSE", "ǅ", "İ", "ŉ", "𝐀", "\u200b", "\x00"]
@@ -200,7 +200,7 @@ LONG = ["{", "a", "\n", " ", "\t1", "step ", "- ", "<<", "***", '"']  # 100 kB o
 def test_adversarial_answers_neither_raise_nor_take_long(answer):
     begin = time.process_time()
     for name in CHECKS:
-        assert obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
+        assert is_obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
     assert speech_ifeval.reasons(answer) in (True, False)
     assert multiple_choice.chosen(answer, ["rain", "a siren"]) is None or len(answer) < 10
     assert time.process_time() - begin < 5  # seconds: what is quadratic takes minutes

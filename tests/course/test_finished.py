@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Quickstart(presets.nano()).corpus  # noqa: B018 (rendered here, if it was not)
     for name in ("models", "corpora"):
         (folder / name).symlink_to(models_dir().parent / name)
-    presets.assemble(presets.nano())  # fetched here, if they were not
+    presets.build_audio_llm(presets.nano())  # fetched here, if they were not
     return folder
 
 
@@ -48,7 +48,7 @@ def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
 def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> None:
     table = lab.table()
     assert not any(stage.startswith("train") for stage in lab.seconds)
-    assert set(table["run"]) == {"self", "label"} and set(table["view"]) >= {
+    assert set(table["run"]) == {"self", "label"} and set(table["condition"]) >= {
         "audio",
         "oracle",
         "shuffled",
@@ -58,9 +58,9 @@ def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> N
 
 def test_its_first_and_last_rung_can_be_climbed(lab: Quickstart) -> None:
     for step in (0, lab.recipe.steps):
-        checkpoints.climb(lab.folder("self") / "ladder", lab.llm, step)
-    with pytest.raises(checkpoints.LadderError, match="train again"):
-        checkpoints.climb(lab.folder("self") / "ladder", lab.llm, 64)
+        checkpoints.load_checkpoint(lab.folder("self") / "ladder", lab.llm, step)
+    with pytest.raises(checkpoints.CheckpointError, match="train again"):
+        checkpoints.load_checkpoint(lab.folder("self") / "ladder", lab.llm, 64)
 
 
 def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from desta_lab.evaluation import constraints
-from desta_lab.evaluation.constraints import CHECKS, obeyed
-from desta_lab.evaluation.tasks import ladder
+from desta_lab.evaluation.constraints import CHECKS, is_obeyed
+from desta_lab.evaluation.tasks import task_ladder
 
 CAPITAL, LOWER = "change_case:english_capital", "change_case:english_lowercase"
 JSON, QUOTED, TITLE = (
@@ -124,13 +124,13 @@ CASES = [
 
 @pytest.mark.parametrize(("instruction", "arguments", "answer", "expected"), CASES)
 def test_answers_obey_or_do_not(instruction, arguments, answer, expected):
-    assert obeyed(instruction, answer, **arguments) is expected
+    assert is_obeyed(instruction, answer, **arguments) is expected
 
 
 @pytest.mark.parametrize("instruction", CHECKS)
 @pytest.mark.parametrize("answer", ["", " \n\t", "\u200b\ufeff", "\u00a0"])
 def test_an_empty_answer_never_obeys(instruction, answer):
-    assert obeyed(instruction, answer, **ARGUMENTS.get(instruction, {})) is False
+    assert is_obeyed(instruction, answer, **ARGUMENTS.get(instruction, {})) is False
 
 
 @pytest.mark.parametrize("instruction", CHECKS)
@@ -157,20 +157,20 @@ def test_an_empty_answer_never_obeys(instruction, answer):
 def test_a_long_answer_costs_no_more_than_its_length(instruction, piece):
     """100 kB in well under a second: published patterns take minutes on some of these."""
     started = time.process_time()
-    obeyed(instruction, piece * (100_000 // len(piece)), **ARGUMENTS.get(instruction, {}))
+    is_obeyed(instruction, piece * (100_000 // len(piece)), **ARGUMENTS.get(instruction, {}))
     assert time.process_time() - started < 1.0
 
 
 def test_arguments_that_are_none_are_left_out():
     """Published data sets carry every argument of every instruction in every row."""
-    assert obeyed(BULLETS, "* one", num_bullets=1, relation=None, keywords=None)
+    assert is_obeyed(BULLETS, "* one", num_bullets=1, relation=None, keywords=None)
 
 
 def test_an_unknown_instruction_is_refused_in_words():
     with pytest.raises(
         KeyError, match=r"No check for the instruction 'startend:nothing'; there are change_case"
     ):
-        obeyed("startend:nothing", "yes")
+        is_obeyed("startend:nothing", "yes")
 
 
 @pytest.mark.parametrize("answer", ["", "one two"])
@@ -186,11 +186,11 @@ def test_an_unknown_instruction_is_refused_in_words():
 )
 def test_arguments_without_a_meaning_are_refused_in_words(instruction, arguments, message, answer):
     with pytest.raises(ValueError, match=message):
-        obeyed(instruction, answer, **arguments)
+        is_obeyed(instruction, answer, **arguments)
 
 
 def test_every_constraint_of_the_ladder_can_be_checked():
-    asked = {task.constraint for task in ladder() if task.constraint is not None}
+    asked = {task.constraint for task in task_ladder() if task.constraint is not None}
     assert asked
     assert asked <= CHECKS.keys()
 

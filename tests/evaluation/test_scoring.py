@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from desta_lab.evaluation import scoring
-from desta_lab.evaluation.conditions import partners
-from desta_lab.evaluation.tasks import Task, ladder
+from desta_lab.evaluation.conditions import shuffled_partners
+from desta_lab.evaluation.tasks import Task, task_ladder
 from tests import tiny
 
 
@@ -18,10 +18,10 @@ def llm():
 def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> None:
     llm = tiny.audio_llm(kind)
     spoken = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
-    tasks = ladder()
+    tasks = task_ladder()
     together, alone = (
-        scoring.rank(llm, tasks, spoken, batch=2),
-        scoring.rank_plain(llm, tasks, spoken),
+        scoring.score_options(llm, tasks, spoken, batch=2),
+        scoring.score_options_one_by_one(llm, tasks, spoken),
     )
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -29,11 +29,13 @@ def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> N
 
 def test_transcripts_of_any_length_stand_behind_their_own_clip(llm) -> None:
     spoken = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
-    words, tasks = ["one", "a much longer sentence about rain and birds", ""], ladder()[:8]
-    together = scoring.rank(llm, tasks, spoken, batch=2, transcripts=words)
-    for a, b in zip(together, scoring.rank_plain(llm, tasks, spoken, words), strict=True):
+    words, tasks = ["one", "a much longer sentence about rain and birds", ""], task_ladder()[:8]
+    together = scoring.score_options(llm, tasks, spoken, batch=2, transcripts=words)
+    for a, b in zip(
+        together, scoring.score_options_one_by_one(llm, tasks, spoken, words), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    mute = scoring.rank(llm, tasks, spoken)
+    mute = scoring.score_options(llm, tasks, spoken)
     assert torch.allclose(mute[0][2], together[0][2], atol=1e-4) and not torch.allclose(
         mute[0][1], together[0][1]
     )
@@ -44,9 +46,9 @@ def test_text_view_does_not_depend_on_which_descriptions_share_a_batch(llm) -> N
         "A short one.",
         "A much longer description of a clip, with rain in the background, said at length.",
     ]
-    tasks = ladder()[:8]
-    both = scoring.rank_text(llm.backbone, tasks, texts)
-    single = [scoring.rank_text(llm.backbone, tasks, [text]) for text in texts]
+    tasks = task_ladder()[:8]
+    both = scoring.score_options_of_text(llm.backbone, tasks, texts)
+    single = [scoring.score_options_of_text(llm.backbone, tasks, [text]) for text in texts]
     for i, task in enumerate(both):
         torch.testing.assert_close(
             task, torch.cat([single[0][i], single[1][i]]), rtol=1e-4, atol=1e-4
@@ -69,7 +71,7 @@ def test_a_favourite_option_hides_what_calibration_shows() -> None:
     score = torch.tensor(
         [[-1.0, -5.0], [-1.5, -4.5]] * 4
     )  # always prefers the first, less so for men
-    table = scoring.judge([TWO], [score], [score + 1], truth, [torch.tensor([1, 1])])
+    table = scoring.judge_scores([TWO], [score], [score + 1], truth, [torch.tensor([1, 1])])
     assert table["raw"].mean() == 0.5
     assert table["calibrated"].mean() == 1.0
 
@@ -81,7 +83,7 @@ def test_the_margin_is_above_zero_where_the_calibrated_choice_is_right() -> None
     draw = torch.Generator().manual_seed(0)
     score, other = torch.randn(40, 3, generator=draw), torch.randn(9, 3, generator=draw)
     truth = [{"accent": name} for name in ("American", "Scottish", "Caribbean", "Scottish") * 10]
-    table = scoring.judge([three], [score], [other], truth, [torch.tensor([1, 1, 1])])
+    table = scoring.judge_scores([three], [score], [other], truth, [torch.tensor([1, 1, 1])])
     assert table["calibrated"].nunique() == 2
     assert ((table["margin"] > 0) == (table["calibrated"] == 1)).all()
     by_hand = score[0] - other.mean(0)
@@ -92,15 +94,15 @@ def test_calibration_never_reads_the_clips_it_scores() -> None:
     truth, score = [{"gender": "male"}], torch.tensor([[-1.0, -1.1]])
     length = [torch.tensor([1, 1])]
     for shift, right in ((torch.tensor([[0.0, -3.0]]), 1.0), (torch.tensor([[-3.0, 0.0]]), 0.0)):
-        assert scoring.judge([TWO], [score], [shift], truth, length)["calibrated"].tolist() == [
-            right
-        ]
+        assert scoring.judge_scores([TWO], [score], [shift], truth, length)[
+            "calibrated"
+        ].tolist() == [right]
 
 
 def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
     truth = [{"gender": "female"}]
     score = torch.tensor([[-3.0, -2.0]])  # three tokens against one
-    assert scoring.judge([TWO], [score], [score], truth, [torch.tensor([3, 1])])[
+    assert scoring.judge_scores([TWO], [score], [score], truth, [torch.tensor([3, 1])])[
         "raw"
     ].tolist() == [1.0]
 
@@ -108,7 +110,8 @@ def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
 def test_shuffled_audio_is_always_another_speakers(tmp_path) -> None:
     clips = list(tiny.corpus(tmp_path, 12).clips)
     assert all(
-        clips[i].speaker != clip.speaker for clip, i in zip(clips, partners(clips), strict=True)
+        clips[i].speaker != clip.speaker
+        for clip, i in zip(clips, shuffled_partners(clips), strict=True)
     )
     with pytest.raises(ValueError, match="two speakers"):
-        partners(clips[:2])
+        shuffled_partners(clips[:2])

@@ -3,12 +3,12 @@
 import pytest
 
 from desta_lab.clips import Clip
-from desta_lab.evaluation.conditions import named
-from desta_lab.evaluation.constraints import obeyed
-from desta_lab.evaluation.tasks import Task, ladder
+from desta_lab.evaluation.conditions import named_values
+from desta_lab.evaluation.constraints import is_obeyed
+from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.training import targets
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
-from desta_lab.world.recipes import CREMA_D, plain
+from desta_lab.world.recipes import CREMA_D, describe_plainly
 
 OWN = {
     "emotion": ("neutral", "angry"),
@@ -19,20 +19,20 @@ ENDS = {"detectable_format:json_format": '"}', "change_case:english_capital": ".
 
 
 def test_the_spoken_world_keeps_its_ladder_and_a_corpus_like_it_gets_the_same() -> None:
-    described = [task for task in ladder() if task.rung < 5]
-    assert sorted(ladder({name: ATTRIBUTES[name] for name in DESCRIBED}), key=repr) == sorted(
+    described = [task for task in task_ladder() if task.rung < 5]
+    assert sorted(task_ladder({name: ATTRIBUTES[name] for name in DESCRIBED}), key=repr) == sorted(
         described, key=repr
     )
 
 
 def test_a_part_of_the_spoken_world_has_its_questions_with_the_values_that_occur() -> None:
-    tasks = {task.name: task for task in ladder({"scene": ("birds", "music")})}
+    tasks = {task.name: task for task in task_ladder({"scene": ("birds", "music")})}
     assert tasks["ask_scene"].question == "What is the background sound?"
     assert list(tasks["take"].options) == ["birds", "music"] and tasks["take"].chance == 0.5
 
 
 def test_every_attribute_is_asked_on_the_first_four_rungs_with_all_its_values() -> None:
-    tasks = ladder(OWN)
+    tasks = task_ladder(OWN)
     assert len({task.name for task in tasks}) == len(tasks)
     for attribute, values in OWN.items():
         asked = [task for task in tasks if task.attribute == attribute]
@@ -46,24 +46,24 @@ def test_every_attribute_is_asked_on_the_first_four_rungs_with_all_its_values() 
 
 
 @pytest.mark.parametrize(
-    "task", [t for t in ladder(OWN) if t.rung == 2], ids=lambda task: task.name
+    "task", [t for t in task_ladder(OWN) if t.rung == 2], ids=lambda task: task.name
 )
 def test_the_answers_of_rung_two_obey_their_constraint_and_the_plain_ones_do_not(
     task: Task,
 ) -> None:
     assert task.constraint
     for value, option in task.options.items():
-        assert obeyed(task.constraint, task.stem + option + ENDS[task.constraint])
-        assert not obeyed(task.constraint, f"The {task.attribute} is {value}.")
+        assert is_obeyed(task.constraint, task.stem + option + ENDS[task.constraint])
+        assert not is_obeyed(task.constraint, f"The {task.attribute} is {value}.")
 
 
 def test_no_message_holds_the_description_or_the_value_that_is_asked_for() -> None:
     attributes = {"emotion": "angry", "voice_type": "grown up", "age": "fifties"}
-    for describe in (plain, CREMA_D.describe):
+    for describe in (describe_plainly, CREMA_D.describe):
         description = describe(attributes)
-        for task in ladder({name: (value, "other") for name, value in attributes.items()}):
+        for task in task_ladder({name: (value, "other") for name, value in attributes.items()}):
             target = targets.Target(description, task.question, "Hm.", "self", "", "", "")
-            messages = targets.row("one", target, "own")[
+            messages = targets.training_row("one", target, "own")[
                 "messages"
             ]  # raises where the description leaks
             assert all(
@@ -74,17 +74,19 @@ def test_no_message_holds_the_description_or_the_value_that_is_asked_for() -> No
 
 
 def test_an_answer_names_a_value_of_another_corpus_by_its_own_words() -> None:
-    emotion = next(task for task in ladder(OWN) if task.name == "ask_emotion")
-    assert named(emotion, "The speaker sounds ANGRY.") == {"angry"}
-    assert named(emotion, "Not a word of it") == set()
+    emotion = next(task for task in task_ladder(OWN) if task.name == "ask_emotion")
+    assert named_values(emotion, "The speaker sounds ANGRY.") == {"angry"}
+    assert named_values(emotion, "Not a word of it") == set()
     manner = Task(
         "ask_manner", 3, "manner", "?", "The manner is", {"spoken": " spoken", "sung": " sung"}
     )
-    assert named(manner, "She whispers.") == set() and named(manner, "It is sung.") == {"sung"}
+    assert named_values(manner, "She whispers.") == set() and named_values(
+        manner, "It is sung."
+    ) == {"sung"}
 
 
 def test_a_template_names_what_is_known_in_the_corpus_own_words() -> None:
     clip = Clip("c", "c.wav", 1.0, "", "s", {"emotion": "angry", "gender": "female"})
-    target = targets.template(clip, "Describe.", OWN, plain)
+    target = targets.template_target(clip, "Describe.", OWN, describe_plainly)
     assert target.response == "Annotation: emotion is angry; gender is female."
     assert target.description == "The emotion is angry. The speaker is female."

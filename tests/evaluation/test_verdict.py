@@ -16,14 +16,14 @@ def table(skill: dict[tuple[str, str], float], seed: int = 0) -> pd.DataFrame:
     rows = []
     for run in ("self", "label"):
         for step in (0, 8):
-            for view in ("audio", "shuffled", "silence", "oracle"):
+            for condition in ("audio", "shuffled", "silence", "oracle"):
                 for rung in (0, 3, 5):
                     for attribute, k in ATTRIBUTES.items():
                         name = f"{rung}_{attribute}"
-                        learned = view == "audio" and step == 8 and rung != 5
+                        learned = condition == "audio" and step == 8 and rung != 5
                         p = (
                             1.0
-                            if view == "oracle"
+                            if condition == "oracle"
                             else skill.get((run, attribute), 1 / k)
                             if learned
                             else 1 / k
@@ -34,7 +34,7 @@ def table(skill: dict[tuple[str, str], float], seed: int = 0) -> pd.DataFrame:
                                 "run": run,
                                 "step": step,
                                 "seed": 0,
-                                "view": view,
+                                "condition": condition,
                                 "clip": f"c{i}",
                                 "speaker": f"s{i % SPEAKERS}",
                                 "task": name,
@@ -54,28 +54,30 @@ ALL = {("self", a): 0.95 for a in ATTRIBUTES}
 
 
 def test_transfer_beside_a_label_run_without_it_supports_the_claim() -> None:
-    found = verdict.verdict(table({**ALL, ("label", "scene"): 0.95}), "scene")
+    found = verdict.judge_claim(table({**ALL, ("label", "scene"): 0.95}), "scene")
     assert found.verdict == "SUPPORTED"
     assert found.risen == {"self": sorted(ATTRIBUTES), "label": ["scene"]}
 
 
 def test_a_label_run_that_transfers_refutes_it() -> None:
     everywhere = {("label", a): 0.95 for a in ATTRIBUTES}
-    assert verdict.verdict(table({**ALL, **everywhere}), "scene").verdict == "NOT SUPPORTED"
+    assert verdict.judge_claim(table({**ALL, **everywhere}), "scene").verdict == "NOT SUPPORTED"
 
 
 def test_nothing_learned_is_not_support() -> None:
-    found = verdict.verdict(table({}), "scene")
+    found = verdict.judge_claim(table({}), "scene")
     assert found.verdict == "NOT SUPPORTED"
     assert found.risen["self"] == []
 
 
 def test_a_task_the_oracle_cannot_do_is_left_out() -> None:
     data = table(ALL)
-    data.loc[(data["view"] == "oracle") & (data["task"] == "3_rate"), ["calibrated", "raw"]] = 0.0
-    assert "3_rate" not in verdict.counted(data)
-    assert "rate" not in verdict.verdict(data, "scene").risen["self"]
-    rows = verdict.per_task(verdict.untrained(data))
+    data.loc[
+        (data["condition"] == "oracle") & (data["task"] == "3_rate"), ["calibrated", "raw"]
+    ] = 0.0
+    assert "3_rate" not in verdict.able_tasks(data)
+    assert "rate" not in verdict.judge_claim(data, "scene").risen["self"]
+    rows = verdict.score_per_task(verdict.add_untrained(data))
     assert not rows.loc[rows["task"] == "3_rate", "counted"].any()
 
 
@@ -83,12 +85,12 @@ def test_intervals_cover_what_they_should() -> None:
     """A 95 % interval over speakers holds the true accuracy in nearly all of many tables."""
     inside = []
     for seed in range(30):
-        rows = verdict.per_task(table({("self", "gender"): 0.8}, seed), ["calibrated"])
+        rows = verdict.score_per_task(table({("self", "gender"): 0.8}, seed), ["calibrated"])
         row = rows[
             (rows["task"] == "3_gender")
             & (rows["run"] == "self")
             & (rows["step"] == 8)
-            & (rows["view"] == "audio")
+            & (rows["condition"] == "audio")
         ]
         inside.append(bool((row["low"] <= 0.8).item() and (row["high"] >= 0.8).item()))
     assert np.mean(inside) >= 0.8
@@ -97,23 +99,25 @@ def test_intervals_cover_what_they_should() -> None:
 def test_clips_of_one_speaker_count_as_one_witness() -> None:
     """If speakers differ, the interval over speakers is wider than the one that clips alone would give."""
     data = table({})
-    data.loc[(data["step"] == 8) & (data["view"] == "audio"), "calibrated"] = (
+    data.loc[(data["step"] == 8) & (data["condition"] == "audio"), "calibrated"] = (
         data["speaker"]
-        .isin([f"s{i}" for i in range(8)])[(data["step"] == 8) & (data["view"] == "audio")]
+        .isin([f"s{i}" for i in range(8)])[(data["step"] == 8) & (data["condition"] == "audio")]
         .astype(float)
     )
-    row = verdict.per_task(data, ["calibrated"]).query(
-        "task == '3_gender' and run == 'self' and step == 8 and view == 'audio'"
+    row = verdict.score_per_task(data, ["calibrated"]).query(
+        "task == '3_gender' and run == 'self' and step == 8 and condition == 'audio'"
     )
     clips_alone = 2 * 1.96 * np.sqrt(0.25 / (SPEAKERS * EACH))
     assert (row["high"] - row["low"]).item() > 1.5 * clips_alone
 
 
 def test_untrained_control_is_step_zero_at_every_step() -> None:
-    full = verdict.untrained(table(ALL))
-    copies = full[full["view"] == "untrained"].groupby(["run", "step", "task"])["calibrated"].mean()
+    full = verdict.add_untrained(table(ALL))
+    copies = (
+        full[full["condition"] == "untrained"].groupby(["run", "step", "task"])["calibrated"].mean()
+    )
     born = (
-        full[(full["view"] == "audio") & (full["step"] == 0)]
+        full[(full["condition"] == "audio") & (full["step"] == 0)]
         .groupby(["run", "task"])["calibrated"]
         .mean()
     )
@@ -122,9 +126,9 @@ def test_untrained_control_is_step_zero_at_every_step() -> None:
 
 
 def test_scores_are_zero_at_chance_and_one_when_perfect() -> None:
-    rungs = verdict.per_rung(table({("self", a): 1.0 for a in ATTRIBUTES}))
+    rungs = verdict.score_per_rung(table({("self", a): 1.0 for a in ATTRIBUTES}))
     last = rungs[(rungs["run"] == "self") & (rungs["step"] == 8) & (rungs["rung"] == 3)].set_index(
-        "view"
+        "condition"
     )["score"]
     assert last["audio"] == pytest.approx(1.0)
     assert abs(last["shuffled"]) < 0.15
@@ -134,22 +138,24 @@ def test_crossings_tell_first_from_stable() -> None:
     curve = pd.DataFrame(
         {
             "run": "self",
-            "view": "audio",
+            "condition": "audio",
             "rung": 3,
             "step": [0, 1, 2, 4, 8],
             "score": [0.0, 0.6, 0.4, 0.7, 0.9],
         }
     )
-    row = verdict.crossings(curve).iloc[0]
+    row = verdict.rung_crossings(curve).iloc[0]
     assert (row["first"], row["stable"]) == (1, 4)
-    never = verdict.crossings(curve.assign(score=0.1)).iloc[0]
+    never = verdict.rung_crossings(curve.assign(score=0.1)).iloc[0]
     assert np.isnan(never["first"]) and np.isnan(never["stable"])
 
 
 def test_other_questions_about_the_trained_attribute_stand_apart() -> None:
-    rungs = verdict.per_rung(verdict.own_apart(table({("label", "scene"): 1.0}), "scene"))
+    rungs = verdict.score_per_rung(
+        verdict.split_label_run(table({("label", "scene"): 1.0}), "scene")
+    )
     last = rungs[
-        (rungs["step"] == 8) & (rungs["rung"] == 3) & (rungs["view"] == "audio")
+        (rungs["step"] == 8) & (rungs["rung"] == 3) & (rungs["condition"] == "audio")
     ].set_index("run")["score"]
     assert last["label_own"] == pytest.approx(1.0)
     assert abs(last["label_others"]) < 0.2
@@ -157,9 +163,9 @@ def test_other_questions_about_the_trained_attribute_stand_apart() -> None:
 
 def test_where_no_question_is_of_rung_5_the_verdict_claims_nothing_about_it() -> None:
     data = table(ALL)
-    assert "near chance" in verdict.verdict(data, "scene").reasons[-1]
+    assert "near chance" in verdict.judge_claim(data, "scene").reasons[-1]
     assert (
-        verdict.verdict(data[data["rung"] != 5], "scene")
+        verdict.judge_claim(data[data["rung"] != 5], "scene")
         .reasons[-1]
         .startswith("Rung 5: no question")
     )

@@ -63,7 +63,7 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     (root / "models").symlink_to(models_dir())
     first = emergence.measure(preset, [0], tmp_path / "out", root=root)
     assert sorted(first["curves"]["step"].unique()) == [0, 1, 2]
-    assert set(first["curves"]["view"]) == {"audio", "shuffled", "silence"}
+    assert set(first["curves"]["condition"]) == {"audio", "shuffled", "silence"}
     assert first["probes"].groupby("step")["attribute"].nunique().tolist() == [6, 6, 6]
     monkeypatch.setattr(emergence.Climb, "_spoken", None)  # would be called
     again = emergence.measure(preset, [0], tmp_path / "again", root=root)

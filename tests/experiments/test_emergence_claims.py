@@ -17,15 +17,15 @@ def clips(shape, noise: float = 0.0) -> pd.DataFrame:
     rows = []
     for task, attribute in TASKS.items():
         for step in STEPS:
-            for view in ("audio", "shuffled", "silence"):
-                level = shape(step / STEPS[-1]) if view == "audio" else 0.0
+            for condition in ("audio", "shuffled", "silence"):
+                level = shape(step / STEPS[-1]) if condition == "audio" else 0.0
                 for i in range(32):
                     p = 0.5 + level / 2
                     right = float(rng.random() < p) if noise else p
                     rows.append(
                         {
                             "step": step,
-                            "view": view,
+                            "condition": condition,
                             "task": task,
                             "rung": 3,
                             "attribute": attribute,
@@ -46,22 +46,24 @@ def curve_table(
     rows = []
     for (seed, task), at in when.items():
         for step in STEPS:
-            for view in ("audio", "shuffled", "silence"):
-                level = float(np.clip((step - at) / width + 1, 0, 1)) if view == "audio" else 0.0
+            for condition in ("audio", "shuffled", "silence"):
+                level = (
+                    float(np.clip((step - at) / width + 1, 0, 1)) if condition == "audio" else 0.0
+                )
                 rows.append(
                     {
                         "run": "self",
                         "clips": clips,
                         "seed": seed,
                         "step": step,
-                        "view": view,
+                        "condition": condition,
                         "task": task,
                         "rung": 4 if task == "country" else 3,
                         "attribute": TASKS[task],
                         "counted": True,
                         "score": level,
                         "margin": 4 * level,
-                        "lead": level - 0.1 if view == "audio" else np.nan,
+                        "lead": level - 0.1 if condition == "audio" else np.nan,
                     }
                 )
     return pd.DataFrame(rows)
@@ -255,9 +257,9 @@ def test_an_interval_over_runs_is_that_of_student() -> None:
 def test_what_is_above_chance_by_a_hair_has_no_lead() -> None:
     answers = clips(lambda t: 0.0, noise=0.5)
     table = emergence_claims.curves(answers, list(TASKS))
-    heard = table[table["view"] == "audio"]
+    heard = table[table["condition"] == "audio"]
     assert (heard["lead"] < 0).mean() > 0.9
     sure = emergence_claims.curves(clips(lambda t: t, noise=0.5), list(TASKS)).query(
-        "view == 'audio' and step == 300"
+        "condition == 'audio' and step == 300"
     )
     assert (sure["lead"] > 0).all() and set(sure["counted"]) == {True}

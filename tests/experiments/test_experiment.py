@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from desta_lab.experiments.experiment import Lab, newest, silent
+from desta_lab.experiments.experiment import Experiment, newest_run, no_progress
 from desta_lab.model import presets
 
 
@@ -20,19 +20,19 @@ def run(root: Path, name: str, when: int, judged: bool) -> Path:
 
 
 def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_path: Path):
-    assert newest(tmp_path) is None
+    assert newest_run(tmp_path) is None
     cell = run(tmp_path, "nano-self-1", when=9, judged=False)
-    assert newest(tmp_path) == cell
+    assert newest_run(tmp_path) == cell
     run(tmp_path, "nano-label-1", when=10, judged=True)
     run(tmp_path, "nano-self-2", when=5, judged=True)
     later = run(tmp_path, "cpu-self-3", when=7, judged=True)
-    assert newest(tmp_path) == later
+    assert newest_run(tmp_path) == later
 
 
 def test_attention_computed_in_another_way_is_another_run_and_other_targets(tmp_path: Path):
     small = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})
     fused, eager = (
-        Lab(replace(small, attention=how), root=tmp_path, progress=silent)
+        Experiment(replace(small, attention=how), root=tmp_path, progress=no_progress)
         for how in (None, "eager")
     )
     assert [lab.llm.backbone.model.config._attn_implementation for lab in (fused, eager)] == [

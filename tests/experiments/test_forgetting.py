@@ -37,7 +37,7 @@ def glass_box(tuning: str = "frozen") -> AudioLLM:
     """The nano LLM that ships, behind tiny random ears."""
     ears, mind = tiny.audio_llm().encoder, Backbone.load(presets.NANO, dtype=torch.float32)
     connector = presets.build_connector(presets.SMALL, len(ears.taps), 64, mind)
-    mind.thaw(tuning)
+    mind.unfreeze(tuning)
     return AudioLLM(ears, connector, mind, {})
 
 
@@ -45,14 +45,14 @@ def spoil(llm: AudioLLM) -> AudioLLM:
     """Move all that learns far away from where it was."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in llm.backbone.learning.values():
+        for parameter in llm.backbone.trainable_parameters.values():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return llm
 
 
 def own_answers(llm: AudioLLM) -> list[targets.Target]:
     pairs = [(describe(clip.attributes), question) for clip in clips() for question in QUESTIONS]
-    return list(targets.self_written(llm.backbone, "nano", "", pairs).values())
+    return list(targets.generate_targets(llm.backbone, "nano", "", pairs).values())
 
 
 def obeyed(llm: AudioLLM, items: list[forgetting.Instruction], **how: Any) -> list[float]:
@@ -79,7 +79,7 @@ def test_fewer_constraints_keep_the_same_items_of_theirs():
 
 
 @pytest.fixture(scope="module")
-def untouched() -> AudioLLM:
+def as_published() -> AudioLLM:
     return glass_box()
 
 
@@ -121,35 +121,35 @@ def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: st
     llm = glass_box(tuning)
     items = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT)
     written = own_answers(llm)
-    with llm.backbone.untouched():
-        before, calm = obeyed(llm, items), targets.perplexity(llm.backbone, written)
+    with llm.backbone.as_published():
+        before, calm = obeyed(llm, items), targets.target_perplexity(llm.backbone, written)
     assert obeyed(llm, items) == before and sum(before) == len(items)
-    assert targets.perplexity(llm.backbone, written) / calm == 1
+    assert targets.target_perplexity(llm.backbone, written) / calm == 1
 
 
 @pytest.mark.parametrize("tuning", ["lora-4", "full"])
 def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words(tuning: str):
     llm = glass_box(tuning)
     items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
-    calm = targets.perplexity(llm.backbone, written)
+    calm = targets.target_perplexity(llm.backbone, written)
     spoil(llm)
     assert sum(obeyed(llm, items)) < 0.5 * len(items)
-    assert targets.perplexity(llm.backbone, written) > 2 * calm
-    with llm.backbone.untouched():
+    assert targets.target_perplexity(llm.backbone, written) > 2 * calm
+    with llm.backbone.as_published():
         assert sum(obeyed(llm, items)) == len(items)
 
 
 def test_adapters_at_0_give_the_untouched_backbone_back():
     llm = spoil(glass_box("lora-4"))
     items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
-    with llm.backbone.untouched():
+    with llm.backbone.as_published():
         answers, calm = (
             forgetting.followed(llm, items)["answer"],
-            targets.perplexity(llm.backbone, written),
+            targets.target_perplexity(llm.backbone, written),
         )
     llm.backbone.scale_adapters(0.0)
     assert forgetting.followed(llm, items)["answer"].tolist() == answers.tolist()
-    assert targets.perplexity(llm.backbone, written) == calm
+    assert targets.target_perplexity(llm.backbone, written) == calm
 
 
 def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: AudioLLM):
@@ -170,16 +170,16 @@ def swept(seeds: int = 3) -> pd.DataFrame:
     for arm, text, learned in (("frozen, self", 1.0, 0.6), ("lora-8, label", 0.5, 0.1)):
         for seed in range(seeds):
             rows += [
-                (arm, seed, 3, "all", view, 1.0, score)
-                for view, score in (
+                (arm, seed, 3, "all", condition, 1.0, score)
+                for condition, score in (
                     ("audio", learned + seed / 100),
                     ("untrained", 0.0),
                     ("oracle", 1.0),
                 )
             ]
             rows += [
-                (arm, seed, None, "following", view, 1.0, score)
-                for view, score in (
+                (arm, seed, None, "following", condition, 1.0, score)
+                for condition, score in (
                     ("untouched", 1.0),
                     ("text", text),
                     ("audio", text - 0.1),
@@ -187,8 +187,8 @@ def swept(seeds: int = 3) -> pd.DataFrame:
                 )
             ]
             rows += [
-                (arm, seed, None, "perplexity", view, 1.0, n)
-                for view, n in (("untouched", 2.0), ("text", 3.0))
+                (arm, seed, None, "perplexity", condition, 1.0, n)
+                for condition, n in (("untouched", 2.0), ("text", 3.0))
             ]
             if arm.startswith("lora"):
                 rows += [
@@ -198,7 +198,7 @@ def swept(seeds: int = 3) -> pd.DataFrame:
                     (arm, seed, None, "perplexity", "text", 0.0, 2.0),
                 ]
     return pd.DataFrame(
-        rows, columns=["arm", "seed", "rung", "attribute", "view", "share", "score"]
+        rows, columns=["arm", "seed", "rung", "attribute", "condition", "share", "score"]
     )
 
 
@@ -227,12 +227,12 @@ def test_the_plane_has_its_controls_and_intervals_over_seeds():
 
 def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_left_out():
     absent = [
-        ("frozen, self", 0, None, "startend:end_checker", view, 1.0, 0.0)
-        for view in ("untouched", "unasked")
+        ("frozen, self", 0, None, "startend:end_checker", condition, 1.0, 0.0)
+        for condition in ("untouched", "unasked")
     ]
     kept = [
-        ("frozen, self", 0, None, "startend:quotation", view, 1.0, 1.0)
-        for view in ("untouched", "text", "audio")
+        ("frozen, self", 0, None, "startend:quotation", condition, 1.0, 1.0)
+        for condition in ("untouched", "text", "audio")
     ]
     table = swept()
     said = forgetting.statements(
@@ -252,8 +252,8 @@ def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_l
 
 def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     one = [
-        ("frozen, self", 0, None, "startend:quotation", view, 1.0, 1.0)
-        for view in ("untouched", "text", "audio")
+        ("frozen, self", 0, None, "startend:quotation", condition, 1.0, 1.0)
+        for condition in ("untouched", "text", "audio")
     ]
     table = pd.concat([swept(), pd.DataFrame(one, columns=swept().columns)])
     some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]

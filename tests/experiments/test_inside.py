@@ -51,7 +51,7 @@ def test_random_labels_cannot_be_read_anywhere(tables: dict) -> None:
 def test_the_answer_comes_late_and_only_with_the_clip(tables: dict) -> None:
     """Logit lens: at the last layer the clip decides, and another speaker's clip does not."""
     lens = tables["lens"].assign(above=lambda t: t["accuracy"] - t["chance"])
-    mean = lens.groupby(["view", "layer"])["above"].mean()
+    mean = lens.groupby(["condition", "layer"])["above"].mean()
     last = lens["layer"].max()
     assert mean["audio", last] > max(0.3, mean["audio", 0] + 0.05)
     assert mean["oracle", last] > 0.4
@@ -94,7 +94,7 @@ def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables
     from desta_lab.training import checkpoints
 
     before = {name: tensor.clone() for name, tensor in inside.llm.connector.state_dict().items()}
-    checkpoints.climb(inside.folder / "ladder", inside.llm, inside.last)
+    checkpoints.load_checkpoint(inside.folder / "ladder", inside.llm, inside.last)
     assert all(
         before[name].equal(tensor) for name, tensor in inside.llm.connector.state_dict().items()
     )

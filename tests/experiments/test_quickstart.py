@@ -38,10 +38,10 @@ def table(lab: Quickstart, result: dict) -> pd.DataFrame:
     return pd.read_csv(lab.out / "table.csv.gz")
 
 
-def scores(table: pd.DataFrame, run: str, rung: int, view: str = "audio") -> float:
-    rungs = verdict.per_rung(verdict.untrained(table))
+def scores(table: pd.DataFrame, run: str, rung: int, condition: str = "audio") -> float:
+    rungs = verdict.score_per_rung(verdict.add_untrained(table))
     last = rungs[
-        (rungs["run"] == run) & (rungs["view"] == view) & (rungs["rung"] == rung)
+        (rungs["run"] == run) & (rungs["condition"] == condition) & (rungs["rung"] == rung)
     ].sort_values("step")
     return float(last["score"].iloc[-1])
 
@@ -105,21 +105,21 @@ def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataF
     assert abs(scores(table, "self", 5)) < 0.3
 
 
-@pytest.mark.parametrize("view", ["shuffled", "silence", "untrained"])
-def test_every_control_stays_near_chance(view: str, result: dict, table: pd.DataFrame) -> None:
+@pytest.mark.parametrize("condition", ["shuffled", "silence", "untrained"])
+def test_every_control_stays_near_chance(condition: str, result: dict, table: pd.DataFrame) -> None:
     for rung in (0, 1, 3, 4):
-        assert abs(scores(table, "self", rung, view)) < 0.25, (view, rung)
+        assert abs(scores(table, "self", rung, condition)) < 0.25, (condition, rung)
 
 
 def test_the_glass_box_can_do_every_rung_when_it_reads(result: dict, table: pd.DataFrame) -> None:
-    oracle = table[table["view"] == "oracle"].groupby("rung")["calibrated"].mean()
+    oracle = table[table["condition"] == "oracle"].groupby("rung")["calibrated"].mean()
     assert (oracle >= 0.95).all(), oracle
 
 
 def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(
     lab: Quickstart, table: pd.DataFrame
 ) -> None:
-    assert set(table["view"]) == {"audio", "oracle", "shuffled", "silence"}
+    assert set(table["condition"]) == {"audio", "oracle", "shuffled", "silence"}
     heard = {
         split: {clip.speaker for clip in lab.clips(split)}
         for split in ("train", "validation", "test")
@@ -228,7 +228,7 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
         job.describe(c.attributes) for c in job.corpus.clips
     }
     assert "reading the description" in set(
-        job.ask(job.clips("test")[0], "What is the background sound?")["view"]
+        job.ask(job.clips("test")[0], "What is the background sound?")["condition"]
     )
 
 

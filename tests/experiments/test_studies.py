@@ -9,7 +9,7 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.experiments import studies, sweep
-from desta_lab.experiments.experiment import silent
+from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.studies import STUDIES, Study
 from desta_lab.experiments.sweep import Cell
 from desta_lab.model import presets
@@ -29,10 +29,16 @@ def stand_in(cell: Cell, root: Path) -> dict:
         - 0.5 * (cell.target == "label")
         + noise
     )
-    views = {"audio": score, "untrained": 0.0, "silence": 0.01, "shuffled": -0.01, "oracle": 1.0}
+    conditions = {
+        "audio": score,
+        "untrained": 0.0,
+        "silence": 0.01,
+        "shuffled": -0.01,
+        "oracle": 1.0,
+    }
     rows = [
-        {"view": view, "rung": rung, "attribute": attribute, "score": float(value)}
-        for view, value in views.items()
+        {"condition": condition, "rung": rung, "attribute": attribute, "score": float(value)}
+        for condition, value in conditions.items()
         for rung, attribute in [(0, "all"), (2, "all"), (3, "all"), (3, "scene")]
     ]
     return {"run": cell.key, "rows": rows, "trained": 1.0, "scored": 1.0, "prepared": 1.0}
@@ -51,7 +57,7 @@ def run(
     out = folder / "ablations" / "nano"
     return {
         s.name: said
-        for s, said in studies.run(names, "nano", seeds, jobs, out, silent, folder / "data")
+        for s, said in studies.run(names, "nano", seeds, jobs, out, no_progress, folder / "data")
     }
 
 
@@ -66,7 +72,7 @@ def made_up(
         for seed in range(seeds)
     ]
     table = pd.DataFrame(rows, columns=["arm", "at", "seed", "score"])
-    return table.assign(rung=3, attribute="all", view="audio", cell="")
+    return table.assign(rung=3, attribute="all", condition="audio", cell="")
 
 
 # ---- what a study is ----
@@ -97,10 +103,10 @@ def test_an_unknown_study_is_answered_with_those_there_are():
 
 
 def test_a_student_adds_an_arm_and_finds_the_others_measured(tmp_path: Path):
-    studies.sweep("depth", seeds=(0,), root=tmp_path, progress=silent).run()
+    studies.sweep("depth", seeds=(0,), root=tmp_path, progress=no_progress).run()
     MEASURED.clear()
     more = {"8": {"connector.depth": 8}}
-    table = studies.sweep("depth", seeds=(0,), more=more, root=tmp_path, progress=silent).run()
+    table = studies.sweep("depth", seeds=(0,), more=more, root=tmp_path, progress=no_progress).run()
     assert list(dict.fromkeys(table["arm"])) == ["1", "2", "4", "8"] and len(MEASURED) == 1
 
 

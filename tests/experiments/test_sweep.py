@@ -16,7 +16,7 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.experiments import sweep
-from desta_lab.experiments.experiment import silent
+from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.sweep import Cell, Sweep
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
@@ -25,7 +25,7 @@ from desta_lab.views.style import redraw, save
 ROOT = Path(__file__).parents[2]
 NANO = presets.nano()
 GRID = {"steps": [40, 80], "connector.pool": [1, 2]}
-VIEWS = {"audio": 1.0, "shuffled": 0.0, "silence": 0.01, "untrained": -0.02, "oracle": 1.5}
+CONDITIONS = {"audio": 1.0, "shuffled": 0.0, "silence": 0.01, "untrained": -0.02, "oracle": 1.5}
 
 
 def stand_in(cell: Cell, root: Path) -> dict:
@@ -33,8 +33,8 @@ def stand_in(cell: Cell, root: Path) -> dict:
     noise = float(np.random.default_rng([cell.seed, cell.preset.steps]).normal(0, 0.02))
     score = 0.1 + cell.preset.steps / 160 - cell.preset.connector.pool / 20 + noise
     rows = [
-        {"view": view, "rung": rung, "attribute": attribute, "score": score * part}
-        for view, part in VIEWS.items()
+        {"condition": condition, "rung": rung, "attribute": attribute, "score": score * part}
+        for condition, part in CONDITIONS.items()
         for rung, attribute in [(0, "all"), (2, "all"), (3, "all"), (3, "gender"), (3, "scene")]
     ]
     return {
@@ -73,7 +73,7 @@ class Counted:
 
 
 def grid(
-    root: Path, measure=stand_in, settings=GRID, seeds=(0,), preset=NANO, progress=silent
+    root: Path, measure=stand_in, settings=GRID, seeds=(0,), preset=NANO, progress=no_progress
 ) -> Sweep:
     return Sweep(preset, settings, seeds=seeds, root=root, measure=measure, progress=progress)
 
@@ -314,13 +314,13 @@ def test_intervals_are_over_seeds_and_unknown_for_one(tmp_path: Path):
     )
     table = grid(tmp_path, seeds=range(3)).run()
     some = table[(table["steps"] == 40) & (table["connector.pool"] == 1)]
-    some = some[(some["attribute"] == "gender") & (some["view"] == "audio")]
+    some = some[(some["attribute"] == "gender") & (some["condition"] == "audio")]
     reach = 4.302653 * some["score"].std() / np.sqrt(3)  # t of two degrees of freedom
     np.testing.assert_allclose(some["low"], some["score"].mean() - reach, rtol=1e-5)
     np.testing.assert_allclose(some["high"], some["score"].mean() + reach, rtol=1e-5)
-    assert (table["seeds"] == 3).all() and set(table["view"]) == set(VIEWS)
+    assert (table["seeds"] == 3).all() and set(table["condition"]) == set(CONDITIONS)
     assert not table.duplicated(
-        ["steps", "connector.pool", "seed", "rung", "attribute", "view"]
+        ["steps", "connector.pool", "seed", "rung", "attribute", "condition"]
     ).any()
 
 
@@ -330,7 +330,7 @@ def test_the_picture_says_which_knob_moves_the_score_most_and_is_drawn_again(tmp
     assert one.knobs()["knob"].unique().tolist() == ["steps", "connector.pool", "seed"]
     picture = one.picture()
     said = picture.get_suptitle().replace("\n", " ")
-    means = one.knobs().query("knob == 'steps' and view == 'audio'").set_index("name")["score"]
+    means = one.knobs().query("knob == 'steps' and condition == 'audio'").set_index("name")["score"]
     assert said.startswith(
         f"steps moves rung 3 most: {means['40']:.2f} at 40, {means['80']:.2f} at 80; all else equal +0.2"
     )
@@ -404,10 +404,10 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8
     )
     small = replace(small, spoken_answers=1)
-    one = Sweep(small, {"steps": [3, 8]}, root=tmp_path, progress=silent)
+    one = Sweep(small, {"steps": [3, 8]}, root=tmp_path, progress=no_progress)
     table = one.run()
     assert table["error"].isna().all()
-    last = table[(table["rung"] == 3) & (table["view"] == "audio")]
+    last = table[(table["rung"] == 3) & (table["condition"] == "audio")]
     assert set(last["attribute"]) == {
         "all",
         "gender",
@@ -417,10 +417,10 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
         "manner",
         "scene",
     }
-    assert set(table["view"]) == set(VIEWS) and set(table["rung"]) == {0, 2, 3}
-    oracle = table[table["view"] == "oracle"]
+    assert set(table["condition"]) == set(CONDITIONS) and set(table["rung"]) == {0, 2, 3}
+    oracle = table[table["condition"] == "oracle"]
     assert (oracle["score"] > 0.9).all(), "the glass box can do all of it when it reads"
-    assert (table.loc[table["view"] == "silence", "score"].abs() < 0.5).all()
+    assert (table.loc[table["condition"] == "silence", "score"].abs() < 0.5).all()
     assert (
         len(list((tmp_path / "corpora").iterdir()))
         == len(list((tmp_path / "targets").iterdir()))
@@ -430,7 +430,10 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
     first, second = (json.loads(cell.place(tmp_path).read_text()) for cell in one.cells)
     assert second["prepared"] < first["prepared"] / 2
     assert first["trained"] > 0 and first["scored"] > 0
-    assert "s a step" in Sweep(small, {"steps": [3, 8, 20]}, root=tmp_path, progress=silent).cost()
+    assert (
+        "s a step"
+        in Sweep(small, {"steps": [3, 8, 20]}, root=tmp_path, progress=no_progress).cost()
+    )
 
 
 # ---- arms ----
@@ -459,7 +462,7 @@ def test_another_measurement_is_another_cell_and_another_process_finds_taps_agai
         "arms": {"last layer": {"taps": (3,)}},
         "root": tmp_path,
         "measure": stand_in,
-        "progress": silent,
+        "progress": no_progress,
     }
     mine, usual = Sweep(NANO, measured="a stand-in", **how), Sweep(NANO, **how)
     table = mine.run(2)
@@ -477,13 +480,15 @@ def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouch
     )
     small = replace(small, spoken_answers=1, tuning="lora-2")
     how = {"measure": sweep.train_and_forget, "measured": "forgetting"}
-    table = Sweep(small, root=tmp_path, progress=silent, **how).run()
+    table = Sweep(small, root=tmp_path, progress=no_progress, **how).run()
     assert table["error"].isna().all(), table["error"].iloc[0]
-    heard = table[(table["rung"] == 3) & (table["attribute"] == "all") & (table["view"] == "audio")]
+    heard = table[
+        (table["rung"] == 3) & (table["attribute"] == "all") & (table["condition"] == "audio")
+    ]
     assert set(heard["share"]) == set(sweep.SHARES)
     for attribute in ("following", "perplexity"):
-        rows = table[table["attribute"] == attribute].set_index(["view", "share"])["score"]
+        rows = table[table["attribute"] == attribute].set_index(["condition", "share"])["score"]
         assert rows["text", 0.0] == rows["untouched", 1.0]
-    asked = table[table["view"] == "untouched"].set_index("attribute")["score"]
+    asked = table[table["condition"] == "untouched"].set_index("attribute")["score"]
     assert asked["detectable_format:json_format"] == 1 and asked["startend:end_checker"] == 0
-    assert "startend:end_checker" not in set(table.loc[table["view"] == "text", "attribute"])
+    assert "startend:end_checker" not in set(table.loc[table["condition"] == "text", "attribute"])

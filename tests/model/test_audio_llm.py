@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from desta_lab.audio import RATE
 from desta_lab.model import chat
-from desta_lab.model.audio_llm import Answer, AudioLLM, PartsError, tensors_sha256
+from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError, hash_tensors
 from desta_lab.model.chat import SLOT, ChatError
 from tests import tiny
 
@@ -53,7 +53,9 @@ def test_more_or_fewer_clips_than_slots_are_a_sentence(clips):
 
 def test_the_loss_reaches_the_connector_and_nothing_else():
     llm = tiny.audio_llm()
-    stream = chat.stream(llm.backbone.tokenizer, chat.ask("What?"), llm.queries, response="A tone.")
+    stream = chat.build_stream(
+        llm.backbone.tokenizer, chat.audio_messages("What?"), llm.queries, response="A tone."
+    )
     spoken = llm.connector(torch.randn(4, 1, 20, 64))
     ids = torch.tensor([stream.ids])
     at = torch.zeros_like(ids, dtype=torch.bool)
@@ -105,7 +107,7 @@ def test_answers_in_a_batch_are_answers_one_by_one(files):
         tiny.conversation("What?", files[2], system=False),
     ]
     together = llm.generate(conversations, max_new_tokens=6)
-    assert isinstance(together, Answer)
+    assert isinstance(together, Generation)
     alone = [llm.generate(one, max_new_tokens=6) for one in conversations]
     assert together.ids == [one.ids[0] for one in alone]
     assert together.audios == [one.audios[0] for one in alone]
@@ -170,7 +172,7 @@ def test_a_transcript_is_written_only_where_asked_for_and_not_given(files):
 
 
 def test_a_transcript_without_a_decoder_is_a_sentence(files):
-    with pytest.raises(PartsError, match="no Whisper decoder; pass transcribe="):
+    with pytest.raises(ProvenanceError, match="no Whisper decoder; pass transcribe="):
         tiny.audio_llm().generate(tiny.conversation("What?", files[0]), with_transcript=True)
 
 
@@ -188,7 +190,7 @@ def test_clips_without_placeholders_and_placeholders_without_clips_are_sentences
 
 def test_streams_with_slots_need_spoken_clips():
     llm = tiny.audio_llm()
-    stream = chat.stream(llm.backbone.tokenizer, chat.ask("What?"), llm.queries)
+    stream = chat.build_stream(llm.backbone.tokenizer, chat.audio_messages("What?"), llm.queries)
     with pytest.raises(ChatError, match="no clips were given"):
         llm.answer([stream], None)
 
@@ -210,17 +212,17 @@ def test_a_connector_file_holds_the_connector_alone_and_says_what_it_belongs_to(
     assert [path.name for path in tmp_path.iterdir()] == ["connector.safetensors"]
 
     other = tiny.audio_llm(seed=1)
-    assert tensors_sha256(other.connector) != tensors_sha256(llm.connector)
+    assert hash_tensors(other.connector) != hash_tensors(llm.connector)
     other.load(tmp_path / "connector.safetensors")
-    assert tensors_sha256(other.connector) == tensors_sha256(llm.connector)
+    assert hash_tensors(other.connector) == hash_tensors(llm.connector)
     assert other.save(tmp_path / "again.safetensors") == digest
 
 
 def loads(llm: AudioLLM, path, message: str) -> None:
-    before = tensors_sha256(llm.connector)
-    with pytest.raises(PartsError, match=message):
+    before = hash_tensors(llm.connector)
+    with pytest.raises(ProvenanceError, match=message):
         llm.load(path)
-    assert tensors_sha256(llm.connector) == before
+    assert hash_tensors(llm.connector) == before
 
 
 def rewritten(llm: AudioLLM, path, tensors):
@@ -245,7 +247,7 @@ def test_one_wrong_tensor_is_enough_to_refuse(tmp_path, fault):
     else:
         tensors["layer_weights"] = torch.zeros(5, 3)
     name = "more" if fault == "extra" else "layer_weights"
-    with pytest.raises(PartsError, match=name):
+    with pytest.raises(ProvenanceError, match=name):
         llm.load(rewritten(llm, tmp_path / "wrong.safetensors", tensors))
 
 
@@ -297,8 +299,8 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 
 def test_the_hash_of_a_module_sees_every_bit():
     module = torch.nn.BatchNorm1d(3)  # has a tensor without axes
-    before = tensors_sha256(module)
-    assert tensors_sha256(torch.nn.BatchNorm1d(3)) == before
+    before = hash_tensors(module)
+    assert hash_tensors(torch.nn.BatchNorm1d(3)) == before
     module.num_batches_tracked += 1
-    assert tensors_sha256(module) != before
-    assert tensors_sha256(module.bfloat16()) != before
+    assert hash_tensors(module) != before
+    assert hash_tensors(module.bfloat16()) != before

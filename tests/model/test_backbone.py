@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from desta_lab.model.backbone import Backbone, fastest_dtype
-from desta_lab.model.chat import read, stream
+from desta_lab.model.chat import build_stream, description_messages
 from tests import tiny
 
 KINDS = ["llama", "qwen2", "qwen3", "neox", "gemma2"]
@@ -65,7 +65,9 @@ def test_embedding_scale_is_the_size_of_what_embed_returns(kind):
 def test_answers_in_a_batch_are_answers_one_by_one(kind):
     llm = tiny.backbone(kind)
     texts = ("a", "A much longer description of what is heard.", "some birds")
-    streams = [stream(llm.tokenizer, read(text, "What?"), 0) for text in texts]
+    streams = [
+        build_stream(llm.tokenizer, description_messages(text, "What?"), 0) for text in texts
+    ]
     together = llm.complete(streams, max_new_tokens=6)
     assert together == [llm.complete([one], max_new_tokens=6)[0] for one in streams]
     assert together == llm.complete(streams, max_new_tokens=6, batch=2)
@@ -74,7 +76,7 @@ def test_answers_in_a_batch_are_answers_one_by_one(kind):
 
 def test_an_answer_stops_at_any_end_the_model_names():
     llm = tiny.backbone()
-    start = stream(llm.tokenizer, read("a", "What?"), 0)
+    start = build_stream(llm.tokenizer, description_messages("a", "What?"), 0)
     whole = llm.complete([start], max_new_tokens=6)[0]
     llm.model.generation_config.eos_token_id = [whole[2], 399]
     assert llm.ends == tuple(sorted({whole[2], 399, llm.tokenizer.eos_token_id}))
@@ -84,8 +86,8 @@ def test_an_answer_stops_at_any_end_the_model_names():
 def test_padding_is_never_part_of_an_answer():
     llm = tiny.backbone()
     end = llm.tokenizer.eos_token_id
-    assert llm.until_end([5, 6, end, end, end]) == (5, 6, end)
-    assert llm.until_end([5, 6]) == (5, 6)
+    assert llm.trim_at_end([5, 6, end, end, end]) == (5, 6, end)
+    assert llm.trim_at_end([5, 6]) == (5, 6)
     assert llm.text([*llm.tokenizer("low volume").input_ids, end]) == "low volume"
 
 
@@ -127,7 +129,7 @@ def test_a_folder_loads_in_the_hugging_face_layout(tmp_path):
 def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
     llm = tiny.backbone()
     ids, prefix = torch.tensor([[5, 6, 7, 8]]), [9, 10]
-    start = stream(llm.tokenizer, read("a", "What?"), 0)
+    start = build_stream(llm.tokenizer, description_messages("a", "What?"), 0)
     with torch.no_grad():
         before = llm.hidden(llm.embed(ids), prefix)
     answer = llm.complete([start], max_new_tokens=6)
@@ -154,10 +156,10 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
         assert not torch.allclose(after, before, atol=1e-2)
         whole = llm.hidden(llm.embed(torch.tensor([prefix + ids[0].tolist()])))[:, len(prefix) :]
         torch.testing.assert_close(after, whole)  # the prefix, too, is read with the adapters
-        with llm.untouched():
+        with llm.as_published():
             torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
     assert llm.complete([start], max_new_tokens=6) != answer
-    with llm.untouched():
+    with llm.as_published():
         assert llm.complete([start], max_new_tokens=6) == answer
     assert [p.requires_grad for p in learning] == [True] * len(learning)
 

@@ -3,7 +3,14 @@
 import pytest
 
 from desta_lab.model import chat
-from desta_lab.model.chat import SLOT, ChatError, ask, encode, read, stream
+from desta_lab.model.chat import (
+    SLOT,
+    ChatError,
+    audio_messages,
+    build_stream,
+    description_messages,
+    encode_text,
+)
 from tests import tiny
 
 QUERIES = 3
@@ -14,8 +21,10 @@ def words(ids, tokenizer=None) -> str:
 
 
 def test_training_begins_with_exactly_what_answering_begins_with():
-    asked = stream(tiny.tokenizer(), ask("What is it?"), QUERIES)
-    trained = stream(tiny.tokenizer(), ask("What is it?"), QUERIES, response="A tone.")
+    asked = build_stream(tiny.tokenizer(), audio_messages("What is it?"), QUERIES)
+    trained = build_stream(
+        tiny.tokenizer(), audio_messages("What is it?"), QUERIES, response="A tone."
+    )
     assert trained.ids[: trained.start] == asked.ids
     assert asked.start == len(asked.ids)
     assert asked.response == ()
@@ -23,17 +32,19 @@ def test_training_begins_with_exactly_what_answering_begins_with():
 
 def test_without_audio_the_stream_is_the_chat_template_itself():
     tokenizer = tiny.tokenizer(bos=True)
-    messages = read("A dog barks.", "What is it?")
+    messages = description_messages("A dog barks.", "What is it?")
     expected = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=True
     )["input_ids"]
-    assert list(stream(tokenizer, messages, QUERIES).ids) == expected
+    assert list(build_stream(tokenizer, messages, QUERIES).ids) == expected
 
 
-@pytest.mark.parametrize("messages", [ask("What?"), read("A dog.", "What?")])
+@pytest.mark.parametrize(
+    "messages", [audio_messages("What?"), description_messages("A dog.", "What?")]
+)
 def test_bos_comes_once_though_template_and_tokenizer_both_bring_it(messages):
     tokenizer = tiny.tokenizer(bos=True)
-    ids = stream(tokenizer, messages, QUERIES, response="A dog.").ids
+    ids = build_stream(tokenizer, messages, QUERIES, response="A dog.").ids
     assert tokenizer("text").input_ids[0] == tokenizer.bos_token_id  # it would come twice
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
@@ -42,7 +53,9 @@ def test_bos_comes_once_though_template_and_tokenizer_both_bring_it(messages):
 def test_a_response_ends_in_exactly_one_end_of_turn():
     end = tiny.tokenizer().eos_token_id
     for response in ("A tone.", "A tone." + tiny.END):
-        said = stream(tiny.tokenizer(), ask("What?"), QUERIES, response=response).response
+        said = build_stream(
+            tiny.tokenizer(), audio_messages("What?"), QUERIES, response=response
+        ).response
         assert said.count(end) == 1
         assert said[-1] == end
         assert words(said[:-1]) == "A tone."
@@ -50,22 +63,28 @@ def test_a_response_ends_in_exactly_one_end_of_turn():
 
 def test_a_truncated_response_has_no_end():
     for response in ("A tone wi", "A tone wi" + tiny.END):
-        said = stream(
-            tiny.tokenizer(), ask("What?"), QUERIES, response=response, truncated=True
+        said = build_stream(
+            tiny.tokenizer(), audio_messages("What?"), QUERIES, response=response, truncated=True
         ).response
         assert tiny.tokenizer().eos_token_id not in said
         assert words(said) == "A tone wi"
 
 
 def test_the_audio_view_and_the_text_view_differ_only_where_the_clip_stands():
-    heard = words(stream(tiny.tokenizer(), ask("What is it?"), QUERIES).ids)
-    told = words(stream(tiny.tokenizer(), read("A dog barks.", "What is it?"), QUERIES).ids)
+    heard = words(build_stream(tiny.tokenizer(), audio_messages("What is it?"), QUERIES).ids)
+    told = words(
+        build_stream(
+            tiny.tokenizer(), description_messages("A dog barks.", "What is it?"), QUERIES
+        ).ids
+    )
     assert heard.replace(f"{chat.START}{chat.END}", "A dog barks.") == told
     assert "dog" not in heard
 
 
 def test_slots_stand_between_the_tags_with_the_transcript_behind_them():
-    ids = stream(tiny.tokenizer(), ask("What?"), QUERIES, transcripts=["hello there"]).ids
+    ids = build_stream(
+        tiny.tokenizer(), audio_messages("What?"), QUERIES, transcripts=["hello there"]
+    ).ids
     assert ids.count(SLOT) == QUERIES
     first = ids.index(SLOT)
     assert words(ids[:first]).endswith(chat.START)
@@ -75,7 +94,7 @@ def test_slots_stand_between_the_tags_with_the_transcript_behind_them():
 
 def test_several_clips_keep_their_order_and_their_transcripts():
     messages = [{"role": "user", "content": "One <|AUDIO|> two <|AUDIO|> end"}]
-    ids = stream(tiny.tokenizer(), messages, QUERIES, transcripts=["first", "second"]).ids
+    ids = build_stream(tiny.tokenizer(), messages, QUERIES, transcripts=["first", "second"]).ids
     assert ids.count(SLOT) == 2 * QUERIES
     text = words(ids)
     assert f"One {chat.START}first{chat.END} two {chat.START}second{chat.END} end" in text
@@ -83,16 +102,18 @@ def test_several_clips_keep_their_order_and_their_transcripts():
 
 def test_clips_in_several_turns_are_found():
     messages = [
-        *ask("What?"),
+        *audio_messages("What?"),
         {"role": "assistant", "content": "A tone."},
         {"role": "user", "content": "And <|AUDIO|>?"},
     ]
-    assert stream(tiny.tokenizer(), messages, QUERIES).ids.count(SLOT) == 2 * QUERIES
+    assert build_stream(tiny.tokenizer(), messages, QUERIES).ids.count(SLOT) == 2 * QUERIES
 
 
 def test_tags_that_are_there_are_not_doubled():
-    bare = stream(tiny.tokenizer(), [{"role": "user", "content": "<|AUDIO|>\nWhat?"}], QUERIES)
-    worn = stream(
+    bare = build_stream(
+        tiny.tokenizer(), [{"role": "user", "content": "<|AUDIO|>\nWhat?"}], QUERIES
+    )
+    worn = build_stream(
         tiny.tokenizer(),
         [{"role": "user", "content": "<start_audio><|AUDIO|><end_audio>\nWhat?"}],
         QUERIES,
@@ -107,20 +128,25 @@ def test_clips_and_placeholders_must_match(transcripts):
     with pytest.raises(
         ChatError, match=rf"hold 2 <\|AUDIO\|> but {len(transcripts)} clips were given; match them"
     ):
-        stream(tiny.tokenizer(), messages, QUERIES, transcripts=transcripts)
+        build_stream(tiny.tokenizer(), messages, QUERIES, transcripts=transcripts)
 
 
 def test_a_conversation_that_is_too_long_is_a_sentence_with_both_numbers():
-    long = stream(tiny.tokenizer(), ask("What? " * 50), QUERIES)
-    assert stream(tiny.tokenizer(), ask("What? " * 50), QUERIES, max_tokens=len(long.ids)) == long
+    long = build_stream(tiny.tokenizer(), audio_messages("What? " * 50), QUERIES)
+    assert (
+        build_stream(
+            tiny.tokenizer(), audio_messages("What? " * 50), QUERIES, max_tokens=len(long.ids)
+        )
+        == long
+    )
     with pytest.raises(
         ChatError, match=f"has {len(long.ids)} tokens and the limit is 60; shorten it"
     ):
-        stream(tiny.tokenizer(), ask("What? " * 50), QUERIES, max_tokens=60)
+        build_stream(tiny.tokenizer(), audio_messages("What? " * 50), QUERIES, max_tokens=60)
 
 
 def test_where_a_template_knows_no_system_role_its_words_open_the_users_turn():
-    text = words(stream(tiny.tokenizer(system=False), ask("What?"), QUERIES).ids)
+    text = words(build_stream(tiny.tokenizer(system=False), audio_messages("What?"), QUERIES).ids)
     assert text.startswith(f"{tiny.START}user\n{chat.SYSTEM}\n\n{chat.START}")
     assert "system" not in text
 
@@ -128,8 +154,8 @@ def test_where_a_template_knows_no_system_role_its_words_open_the_users_turn():
 def test_messages_a_template_refuses_are_a_sentence():
     twice = [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}]
     with pytest.raises(ChatError, match="template refuses these messages"):
-        stream(tiny.tokenizer(system=False), twice, QUERIES)
+        build_stream(tiny.tokenizer(system=False), twice, QUERIES)
 
 
 def test_no_text_has_no_ids():
-    assert encode(tiny.tokenizer(bos=True), "") == []
+    assert encode_text(tiny.tokenizer(bos=True), "") == []

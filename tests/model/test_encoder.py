@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import WhisperModel
 
-from desta_lab.model.encoder import TAPS, Encoder
+from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder
 from tests import tiny
 
 
@@ -93,7 +93,7 @@ def test_more_seconds_than_it_knows_are_refused(seconds):
 def test_a_folder_loads_with_the_published_taps_of_its_size(tmp_path, layers):
     tiny.hf_folder(tmp_path, tiny.whisper(layers))
     encoder = Encoder.load(tmp_path, 1.0)
-    assert encoder.taps == TAPS[layers]
+    assert encoder.taps == PUBLISHED_TAPS[layers]
     states = encoder.hear([tiny.wave(0, 0.5), tiny.wave(1, 3.0)])
     assert states.shape == (4, 2, 50, 64)
     assert states.isfinite().all()

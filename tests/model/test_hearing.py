@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from desta_lab.model.encoder import transcribe
-from desta_lab.model.weights import resolve
+from desta_lab.model.weights import find_weights
 from desta_lab.world import spoken
 
 EASY = {"accent": "American", "rate": "slow", "loudness": "loud", "manner": "spoken"}
@@ -17,10 +17,10 @@ EASY = {"accent": "American", "rate": "slow", "loudness": "loud", "manner": "spo
 def clips():
     plans = [
         p
-        for p in spoken.design("train", 384, 0)
+        for p in spoken.design_clips("train", 384, 0)
         if all(p[name] == value for name, value in EASY.items())
     ]
-    return [spoken.render(plan, 4.0) for plan in plans[:16]]
+    return [spoken.render_clip(plan, 4.0) for plan in plans[:16]]
 
 
 def plain(text: str) -> str:
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("name", ["whisper-tiny.en", "whisper-base"])
 def test_a_converted_whisper_writes_down_sentences_of_the_corpus(name: str, clips) -> None:
     """Synthetic voices over a scene are hard for a small Whisper: about half of the words come back."""
-    heard = transcribe(resolve(name), [wave for wave, _ in clips])
+    heard = transcribe(find_weights(name), [wave for wave, _ in clips])
     rates = [
         jiwer.wer(plain(clip.transcript), plain(text))
         for (_, clip), text in zip(clips, heard, strict=True)

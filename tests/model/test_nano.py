@@ -18,13 +18,13 @@ from desta_lab.evaluation.tasks import (
     PARAPHRASES,
     TRAINED_PROMPT,
     Task,
-    kept_back,
-    ladder,
+    held_back,
+    task_ladder,
     text_world,
 )
 from desta_lab.model import nano
 from desta_lab.model.presets import NANO
-from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, coverage, describe
+from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, attribute_coverage, describe
 
 ENOUGH = 0.95  # of a text oracle
 COMBINATIONS = [
@@ -40,7 +40,7 @@ def shipped() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 @pytest.fixture(scope="module")
 def clips() -> list[dict[str, str]]:
     """Clips with every value of every attribute, half of them of combinations that were never shown in training."""
-    unseen = kept_back()
+    unseen = held_back()
     draw = random.Random(0)
     new, old = (
         [a for a in COMBINATIONS if (describe(a) in unseen) == hidden] for hidden in (True, False)
@@ -107,7 +107,7 @@ def answer(model, words, said: str, tokens: int = 64) -> tuple[str, bool]:
 @pytest.mark.parametrize("tagged", [False, True], ids=["bare", "where the audio stands"])
 def test_the_shipped_model_answers_every_task_from_text(shipped, clips, tagged):
     low = {}
-    for task in ladder():
+    for task in task_ladder():
         figures = accuracy(*shipped, task, clips[24 * tagged :][:24], tagged)
         if min(figures) < ENOUGH:
             low[task.name] = figures
@@ -123,12 +123,14 @@ def test_its_answer_to_the_trained_prompt_says_everything_and_ends(shipped, clip
     ]
     texts = [text for text, _ in answers]
     assert all(ended for _, ended in answers)
-    assert min(coverage(texts, some).values()) >= ENOUGH
+    assert min(attribute_coverage(texts, some).values()) >= ENOUGH
 
 
 def test_its_answers_to_questions_are_the_right_sentences(shipped, clips):
     wrong = []
-    for task, a in zip([task for task in ladder() if task.rung >= 2], itertools.cycle(clips[::5])):
+    for task, a in zip(
+        [task for task in task_ladder() if task.rung >= 2], itertools.cycle(clips[::5])
+    ):
         text, ended = answer(
             *shipped, prompt(describe(a, topic=task.rung == 5), task.question, tagged=True)
         )
@@ -142,7 +144,7 @@ def test_its_answers_to_questions_are_the_right_sentences(shipped, clips):
 def test_told_nothing_it_has_no_strong_favourite(shipped):
     """A neutral sentence leaves every option well above a hundredth: raw ranking is not lost to a prior."""
     model, words = shipped
-    for task in (task for task in ladder() if task.rung == 3):
+    for task in (task for task in task_ladder() if task.rung == 3):
         options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]
         said = prompt(NEUTRAL, task.question, tagged=True)
         beginning = words.encode(said, add_special_tokens=False) + words.encode(
@@ -175,10 +177,10 @@ def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
 
 def test_its_recipe_says_what_it_was_measured_to_do():
     recipe = json.loads((NANO / "recipe.json").read_text())
-    assert set(recipe["oracle"]) == {task.name for task in ladder()}
+    assert set(recipe["oracle"]) == {task.name for task in task_ladder()}
     assert min(min(figures) for figures in recipe["oracle"].values()) >= ENOUGH
     assert recipe["rows"]["count"] == NANO_ROWS
-    assert set(recipe["rows"]["unseen"]) == kept_back()
+    assert set(recipe["rows"]["unseen"]) == held_back()
     assert recipe["seconds"]["cpu"] <= 600
 
 
@@ -187,7 +189,7 @@ def test_its_recipe_says_what_it_was_measured_to_do():
 
 def test_stem_and_option_are_tokens_of_the_whole(shipped):
     words = shipped[1]
-    for task in ladder():
+    for task in task_ladder():
         stem = words.encode(task.stem, add_special_tokens=False)
         for option in task.options.values():
             whole = words.encode(task.stem + option, add_special_tokens=False)
@@ -226,11 +228,11 @@ SMALL = {"steps": 40, "batch": 8, "width": 64, "layers": 2}
 def test_training_lowers_the_loss_and_repeats_itself():
     rows, losses = list(text_world(320, seed=3)), []
     before = torch.random.get_rng_state()
-    first, words = nano.train(
+    first, words = nano.train_nano(
         rows, **SMALL, progress=lambda done, total, news: losses.append(news["loss"])
     )
-    second, _ = nano.train(rows, **SMALL)
-    other, _ = nano.train(rows, **SMALL, seed=1)
+    second, _ = nano.train_nano(rows, **SMALL)
+    other, _ = nano.train_nano(rows, **SMALL, seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
     assert len(losses) == SMALL["steps"]
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
@@ -244,7 +246,7 @@ def test_training_lowers_the_loss_and_repeats_itself():
 
 def test_only_the_answer_and_its_end_are_learned():
     row = ("A man talks.", "Who?", "A man.")
-    words = nano.tokenizer(row)
+    words = nano.build_tokenizer(row)
     for tagged in (False, True):
         ids, labels = nano._encode(row, words, tagged=tagged)
         assert words.decode(ids) == prompt(*row[:2], tagged) + "A man.<|im_end|>"
@@ -254,8 +256,8 @@ def test_only_the_answer_and_its_end_are_learned():
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    model, words = nano.train(text_world(16), steps=1, batch=2, width=32, layers=1)
-    nano.save(model, words, tmp_path, {"seed": 0})
+    model, words = nano.train_nano(text_world(16), steps=1, batch=2, width=32, layers=1)
+    nano.save_nano(model, words, tmp_path, {"seed": 0})
     again, reader = (
         AutoModelForCausalLM.from_pretrained(tmp_path),
         AutoTokenizer.from_pretrained(tmp_path),
@@ -278,7 +280,7 @@ def test_what_is_saved_comes_back(tmp_path):
 
 def test_training_on_nothing_is_refused_in_words():
     with pytest.raises(ValueError, match="0 rows"):
-        nano.train([])
+        nano.train_nano([])
 
 
 # ---- the text world ----
@@ -286,7 +288,7 @@ def test_training_on_nothing_is_refused_in_words():
 
 def test_the_text_world_asks_every_task_of_the_ladder_and_answers_rightly():
     rows = list(text_world(6000, seed=5))
-    for task in (task for task in ladder() if task.rung >= 2):
+    for task in (task for task in task_ladder() if task.rung >= 2):
         begun = {answer for _, question, answer in rows if question == task.question}
         assert all(
             any(said.startswith(task.stem + text) for said in begun)
@@ -297,7 +299,7 @@ def test_the_text_world_asks_every_task_of_the_ladder_and_answers_rightly():
 
 def test_every_clause_may_open_an_answer_to_the_trained_prompt():
     answers = [said for _, question, said in text_world(6000, seed=5) if question == TRAINED_PROMPT]
-    for task in (task for task in ladder() if task.rung == 0):
+    for task in (task for task in task_ladder() if task.rung == 0):
         opens = [
             said.startswith(task.stem + text) for said in answers for text in task.options.values()
         ]

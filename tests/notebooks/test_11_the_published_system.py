@@ -9,7 +9,7 @@ import pytest
 from desta_lab.benchmarks import comparison
 from desta_lab.course import build
 from desta_lab.model import chat, presets
-from desta_lab.model.audio_llm import PartsError
+from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.weights import WeightsError
 from desta_lab.published import desta
@@ -89,7 +89,7 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
         "chat": chat,
         "published": desta,
         "describe": describe,
-        "PartsError": PartsError,
+        "PartsError": ProvenanceError,
         "WeightsError": WeightsError,
         "lab": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
     }

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from desta_lab import cli
 from desta_lab.audio import RATE, log_mel
 from desta_lab.model import chat, presets
-from desta_lab.model.audio_llm import PartsError
+from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.chat import SLOT, ChatError
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.published import desta
@@ -73,13 +73,13 @@ def test_the_adapter_of_desta2_has_other_prefixes_and_is_read_too(tmp_path, pref
 )
 def test_nothing_but_wrong_keys_never_loads_in_silence(tmp_path, tensors, said):
     save_file(tensors, tmp_path / "bad.safetensors")
-    with pytest.raises(PartsError, match=said):
+    with pytest.raises(ProvenanceError, match=said):
         desta.load_adapter(connector(), tmp_path / "bad.safetensors")
 
 
 def test_a_pickled_adapter_is_refused_with_the_way_out(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "qformer_connector.pth")
-    with pytest.raises(PartsError, match="never read"):
+    with pytest.raises(ProvenanceError, match="never read"):
         desta.load_adapter(connector(), tmp_path / "qformer_connector.pth")
 
 
@@ -92,7 +92,7 @@ def test_a_pickled_adapter_is_refused_with_the_way_out(tmp_path):
     ],
 )
 def test_a_connector_of_another_form_is_not_exported(tmp_path, made, said):
-    with pytest.raises(PartsError, match=said):
+    with pytest.raises(ProvenanceError, match=said):
         desta.save_adapter(made(), tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -186,7 +186,7 @@ def test_in_int8_the_layers_are_halved_and_it_answers(system):
 def test_an_adapter_of_other_sizes_does_not_open(system, tmp_path):
     preset, _, _ = system
     desta.save_adapter(connector(d_enc=48, ffn=32), tmp_path / "other.safetensors")
-    with pytest.raises(PartsError, match="adapter of other sizes"):
+    with pytest.raises(ProvenanceError, match="adapter of other sizes"):
         desta.open_system(tmp_path / "other.safetensors", preset)
 
 
@@ -202,7 +202,7 @@ def test_a_tiny_folder_is_counted_as_it_is(system):
 @pytest.mark.parametrize(("name", "bf16"), [("desta25", "18.6 GB"), ("desta2", "16.4 GB")])
 def test_the_published_sizes_are_known_without_any_file(name, bf16, tmp_path, monkeypatch):
     monkeypatch.setattr(desta, "_memory", lambda: (17.0, 0.0))
-    said = desta.estimate(presets.named(name), tmp_path)
+    said = desta.estimate(presets.get_preset(name), tmp_path)
     assert f"bf16      {bf16}" in said
     assert "8.03 B" in said
     assert "was not measured" in said
@@ -246,7 +246,7 @@ def test_a_machine_that_clearly_cannot_hold_it_is_told_before_anything_is_fetche
 def test_a_missing_adapter_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(desta, "_memory", lambda: (100.0, 0.0))
     with pytest.raises(
-        PartsError, match="no such file; give the adapter that was released for desta25"
+        ProvenanceError, match="no such file; give the adapter that was released for desta25"
     ):
         desta.open_system(tmp_path / "none.safetensors", presets.desta25(), tmp_path)
 
@@ -322,7 +322,9 @@ def test_desta25s_messages_are_its_published_layout_token_for_token():
         *words("hello there.", add_special_tokens=False).input_ids,
         *words(after, add_special_tokens=False).input_ids,
     ]
-    ours = chat.stream(words, chat.ask("What is it?"), 64, transcripts=["hello there."])
+    ours = chat.build_stream(
+        words, chat.audio_messages("What is it?"), 64, transcripts=["hello there."]
+    )
     assert list(ours.ids) == by_hand
     assert by_hand.count(words.bos_token_id) == 1
     assert words.convert_tokens_to_ids("<start_audio>") is None  # the tags are plain text
@@ -330,9 +332,9 @@ def test_desta25s_messages_are_its_published_layout_token_for_token():
 
 def test_desta25s_way_of_a_placeholder_token_gives_the_same_ids():
     words = llama_tokenizer()
-    ours = chat.stream(words, chat.ask("What is it?"), 64).ids
+    ours = chat.build_stream(words, chat.audio_messages("What is it?"), 64).ids
     text = words.apply_chat_template(
-        chat.ask("What is it?"), tokenize=False, add_generation_prompt=True
+        chat.audio_messages("What is it?"), tokenize=False, add_generation_prompt=True
     )
     words.add_tokens([chat.AUDIO])  # as there: the placeholder becomes a token, then slots
     theirs = words(
@@ -377,7 +379,7 @@ def test_desta2s_messages_are_what_its_released_code_makes_with_both_quirks():
         "\n\n",
     ]
     left, right = (
-        [i for part in parts for i in chat.encode(words, part)] for parts in (before, after)
+        [i for part in parts for i in chat.encode_text(words, part)] for parts in (before, after)
     )
     ours = desta.stream_desta2(words, turns(), 64, " hello there.")
     assert list(ours.ids) == [*left, *[SLOT] * 64, *right]
@@ -415,7 +417,7 @@ def test_desta2_answers_its_own_messages(system):
     assert written.audios == [[(clip, " hello there.")]]
     assert 1 <= len(written.ids[0]) <= 4
     llm.transcribe = None
-    with pytest.raises(PartsError, match="no Whisper decoder"):
+    with pytest.raises(ProvenanceError, match="no Whisper decoder"):
         desta.answer_desta2(llm, turns(clip))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from desta_lab.model.chat import SLOT, ask, read, stream
+from desta_lab.model.chat import SLOT, audio_messages, build_stream, description_messages
 from desta_lab.training.batches import IGNORE, collate
 from tests import tiny
 
@@ -12,7 +12,10 @@ RESPONSES = ("A tone.", "A much longer answer about a tone in the background.", 
 
 
 def streams(queries=5, question="What is it?"):
-    return [stream(tiny.tokenizer(), ask(question), queries, response=text) for text in RESPONSES]
+    return [
+        build_stream(tiny.tokenizer(), audio_messages(question), queries, response=text)
+        for text in RESPONSES
+    ]
 
 
 def test_only_responses_are_learned_each_token_one_position_early():
@@ -35,14 +38,18 @@ def test_the_shared_prefix_ends_where_the_first_clip_begins():
 
 
 def test_without_a_common_prefix_nothing_is_cut_off():
-    other = stream(tiny.tokenizer(), ask("What?", system="Listen."), 5, response="Yes")
+    other = build_stream(
+        tiny.tokenizer(), audio_messages("What?", system="Listen."), 5, response="Yes"
+    )
     batch = collate([*streams(), other], pad_id=0)
     assert batch.prefix == ()
     assert tuple(batch.ids[3, : len(other.ids)].tolist()) == other.ids
 
 
 def test_streams_without_audio_have_no_prefix():
-    one = stream(tiny.tokenizer(), read("A dog.", "What?"), 0, response="A dog.")
+    one = build_stream(
+        tiny.tokenizer(), description_messages("A dog.", "What?"), 0, response="A dog."
+    )
     batch = collate([one], pad_id=0)
     assert batch.prefix == ()
     assert tuple(batch.labels[batch.labels != IGNORE].tolist()) == one.response
@@ -52,7 +59,10 @@ def test_streams_without_audio_have_no_prefix():
 def teacher():
     """Text streams (so that transformers can compute the loss itself), with their ids padded on the right."""
     llm = tiny.backbone()
-    every = [stream(llm.tokenizer, read("A dog.", "What?"), 0, response=text) for text in RESPONSES]
+    every = [
+        build_stream(llm.tokenizer, description_messages("A dog.", "What?"), 0, response=text)
+        for text in RESPONSES
+    ]
     longest = max(len(s.ids) for s in every)
     ids = torch.full((3, longest), llm.pad_id)
     labels = torch.full((3, longest), IGNORE)

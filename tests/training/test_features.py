@@ -10,7 +10,7 @@ import torch
 
 from desta_lab import audio
 from desta_lab.audio import RATE
-from desta_lab.model.encoder import TAPS, Encoder
+from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder
 from desta_lab.training import features
 from desta_lab.training.features import FeatureStore
 from tests import tiny
@@ -52,7 +52,7 @@ def ids(clips) -> list[str]:
 
 
 def direct(encoder, corpus, clips) -> torch.Tensor:
-    return Encoder.hear(encoder, [audio.read(corpus.path(clip)) for clip in clips])
+    return Encoder.hear(encoder, [audio.read_audio(corpus.path(clip)) for clip in clips])
 
 
 def test_features_are_what_the_encoder_says_in_half_precision(tmp_path, encoder, corpus):
@@ -144,7 +144,7 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path, encoder, corpus):
 def test_everything_that_determines_the_numbers_is_in_the_name(
     tmp_path, encoder, corpus, monkeypatch
 ):
-    monkeypatch.delitem(TAPS, 4)  # no published layers: each encoder keeps its own
+    monkeypatch.delitem(PUBLISHED_TAPS, 4)  # no published layers: each encoder keeps its own
     folder = store_of(tmp_path, encoder, corpus).folder
     others = [
         store_of(tmp_path, encoder, corpus, sha="f" * 64),

@@ -18,13 +18,13 @@ from desta_lab.experiments import quickstart
 from desta_lab.model import presets
 from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
-from desta_lab.training.features import FeatureStore, OnTheFly
-from desta_lab.training.trainer import Recipe, train
-from desta_lab.world.sources import Manifest, stream_manifest
+from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.training.trainer import TrainConfig, train
+from desta_lab.world.sources import Manifest, iterate_manifest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-RECIPE = Recipe(steps=12, batch=4, lr=3e-3, warmup=3, rungs=8)
+RECIPE = TrainConfig(steps=12, batch=4, lr=3e-3, warmup=3, rungs=8)
 LAST = f"ladder/{RECIPE.steps:06d}.safetensors"
 CLIPS = 12
 
@@ -64,7 +64,7 @@ def path(tmp_path):
     return file
 
 
-def trained(folder: Path, rows, recipe: Recipe = RECIPE, stop: int | None = None) -> bytes:
+def trained(folder: Path, rows, recipe: TrainConfig = RECIPE, stop: int | None = None) -> bytes:
     """The last rung of a run with fresh tiny models that hear on the fly."""
     llm = tiny.audio_llm()
 
@@ -72,7 +72,9 @@ def trained(folder: Path, rows, recipe: Recipe = RECIPE, stop: int | None = None
         if step == stop:
             raise KeyboardInterrupt
 
-    train(llm, OnTheFly(llm.encoder), rows, recipe, folder, state_every=5, progress=progress)
+    train(
+        llm, OnTheFlyFeatures(llm.encoder), rows, recipe, folder, state_every=5, progress=progress
+    )
     return (folder / LAST).read_bytes()
 
 
@@ -81,7 +83,7 @@ def trained(folder: Path, rows, recipe: Recipe = RECIPE, stop: int | None = None
 
 def test_a_manifest_gives_the_rows_that_its_stream_gives_each_with_its_clip(path, clips):
     rows = Manifest(path, clips.folder)
-    streamed = list(stream_manifest(path, clips.folder))
+    streamed = list(iterate_manifest(path, clips.folder))
     assert len(rows) == len(streamed) == 30
     assert [{key: value for key, value in row.items() if key != "clip"} for row in rows] == streamed
     assert [row["clip"] for row in rows] == [
@@ -216,7 +218,7 @@ def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
     monkeypatch.setattr(
         torch, "randperm", lambda *args, **how: drawn.append(args) or draw(*args, **how)
     )
-    recipe = Recipe(steps=500, batch=4, seed=7)
+    recipe = TrainConfig(steps=500, batch=4, seed=7)
     assert [i for step in range(500) for i in recipe.rows(step, 1001)] == expected[:2000]
     assert len(drawn) == 2
 
@@ -294,7 +296,7 @@ def ids(clips, *numbers: int) -> list[str]:
 def test_states_on_the_fly_are_those_that_are_stored(encoder, clips, tmp_path):
     store = store_of(tmp_path, encoder, clips)
     store.compute(batch=4)
-    live = OnTheFly(encoder)
+    live = OnTheFlyFeatures(encoder)
     some = [str(clips.path(clips.clips[i])) for i in (4, 5, 6, 7)]
     assert torch.equal(live[some], store[some])  # the same clips in one batch: the same bits
     assert torch.equal(store[some], store[ids(clips, 4, 5, 6, 7)])
@@ -305,7 +307,7 @@ def test_states_on_the_fly_are_those_that_are_stored(encoder, clips, tmp_path):
 
 def test_on_the_fly_a_clip_is_heard_once_a_batch_and_may_have_any_name(encoder, clips):
     where = {clip.id: clips.path(clip) for clip in clips.clips}
-    live = OnTheFly(encoder, where.__getitem__)
+    live = OnTheFlyFeatures(encoder, where.__getitem__)
     states = live[ids(clips, 3, 3, 1, 3)]
     assert encoder.count == 2
     assert torch.equal(states[:, 0], states[:, 3])
@@ -314,7 +316,7 @@ def test_on_the_fly_a_clip_is_heard_once_a_batch_and_may_have_any_name(encoder, 
 
 def test_audio_that_is_not_there_is_named(encoder, tmp_path):
     with pytest.raises(AudioError, match=r"gone\.wav: no such file"):
-        OnTheFly(encoder)[[str(tmp_path / "gone.wav")]]
+        OnTheFlyFeatures(encoder)[[str(tmp_path / "gone.wav")]]
 
 
 @pytest.mark.parametrize("harm", ["missing", "torn"])
@@ -358,7 +360,7 @@ def test_a_manifest_trains_from_a_partial_store(path, clips, tmp_path):
     llm = tiny.audio_llm()
     store = FeatureStore(tmp_path / "elsewhere", llm.encoder, "e" * 64, clips, clips.clips)
     train(llm, store, Manifest(path, clips.folder), RECIPE, tmp_path / "run")
-    assert trainer.finished(tmp_path / "run", RECIPE)
+    assert trainer.is_finished(tmp_path / "run", RECIPE)
 
 
 def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, monkeypatch):
@@ -374,7 +376,7 @@ def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, mon
     assert list(lab.store.folder.glob("*.npy"))
     assert not (tmp_path / "data" / "features").exists()
     monkeypatch.delenv("DESTA_LAB_FEATURES")
-    assert features.features_dir(tmp_path / "data") == tmp_path / "data" / "features"
+    assert features.features_folder(tmp_path / "data") == tmp_path / "data" / "features"
 
 
 # ---- what the README says ----

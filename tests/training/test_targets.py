@@ -10,7 +10,7 @@ from torch import nn
 from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.training import targets
-from desta_lab.training.targets import Soft, Target, TargetError, kl, self_written
+from desta_lab.training.targets import SoftTarget, Target, TargetError, generate_targets, kl_loss
 from desta_lab.world.describe import ATTRIBUTES, SURFACE, describe
 from tests import tiny
 
@@ -23,7 +23,7 @@ def clip(number: int) -> Clip:
 
 
 def written(llm, pairs, **how):
-    return self_written(llm, "tiny", REVISION, pairs, **{"max_new_tokens": 6, **how})
+    return generate_targets(llm, "tiny", REVISION, pairs, **{"max_new_tokens": 6, **how})
 
 
 OWN = Target("A dog barks.", PROMPT, "A tone.", "self", "tiny", REVISION, "greedy")
@@ -57,7 +57,11 @@ def test_equal_pairs_are_answered_once_and_by_the_backbone_itself(llm, monkeypat
     assert told == [(2, 3), (3, 3)]
     for description, prompt in pairs:
         answer = answers[description, prompt]
-        ids = complete(llm, [chat.stream(llm.tokenizer, chat.read(description, prompt), 0)], 6)[0]
+        ids = complete(
+            llm,
+            [chat.build_stream(llm.tokenizer, chat.description_messages(description, prompt), 0)],
+            6,
+        )[0]
         assert answer.response == llm.text(ids)
         assert (answer.kind, answer.writer, answer.revision) == ("self", "tiny", REVISION)
         assert answer.decoding == "greedy, 6 tokens"
@@ -67,14 +71,14 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
     pair = ("A dog barks.", PROMPT)
     cut = written(llm, [pair])[pair]
     assert cut.truncated
-    end = chat.stream(llm.tokenizer, chat.read(*pair), 0)
+    end = chat.build_stream(llm.tokenizer, chat.description_messages(*pair), 0)
     first = llm.complete([end], 6)[0][0]
     whole = tiny.backbone()
     whole.model.generation_config.eos_token_id = first  # now the first token ends the turn
     assert not written(whole, [pair])[pair].truncated
 
-    row = targets.example(clip(0), cut, "tones")
-    stream = chat.stream(
+    row = targets.clip_row(clip(0), cut, "tones")
+    stream = chat.build_stream(
         llm.tokenizer, row["messages"], 3, response="a b", truncated=row["provenance"]["truncated"]
     )
     assert llm.tokenizer.eos_token_id not in stream.response
@@ -84,7 +88,7 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
 
 
 def test_a_row_has_the_columns_of_desta_aqa5m_and_its_provenance():
-    row = targets.example(clip(0), target(truncated=True), "tones")
+    row = targets.clip_row(clip(0), target(truncated=True), "tones")
     assert list(row) == [
         "id",
         "dataset",
@@ -102,7 +106,7 @@ def test_a_row_has_the_columns_of_desta_aqa5m_and_its_provenance():
         "truncated": True,
     }
     assert (row["id"], row["dataset"], row["seed_description"]) == ("c0", "tones", "A dog barks.")
-    assert row["messages"] == chat.ask(PROMPT)
+    assert row["messages"] == chat.audio_messages(PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_a_description_in_the_prompt_is_a_leak(prompt):
     with pytest.raises(
         TargetError, match="c0: the description leaks into the training prompt; change the prompt"
     ):
-        targets.example(clip(0), target(prompt=prompt), "tones")
+        targets.clip_row(clip(0), target(prompt=prompt), "tones")
 
 
 def test_no_training_prompt_says_anything_of_the_description():
@@ -122,11 +126,11 @@ def test_no_training_prompt_says_anything_of_the_description():
         one = clip(number)
         for made in (
             target(description=describe(one.attributes)),
-            targets.template(one, PROMPT),
-            targets.label(one, "scene", "What is in the background?"),
+            targets.template_target(one, PROMPT),
+            targets.label_target(one, "scene", "What is in the background?"),
         ):
-            row = targets.example(one, made, "tones")
-            stream = chat.stream(tokenizer, row["messages"], 3, response=row["response"])
+            row = targets.clip_row(one, made, "tones")
+            stream = chat.build_stream(tokenizer, row["messages"], 3, response=row["response"])
             read = tokenizer.decode(
                 [i for i in stream.ids[: stream.start] if i != chat.SLOT]
             ).lower()
@@ -137,9 +141,9 @@ def test_no_training_prompt_says_anything_of_the_description():
 
 def test_label_and_template_say_what_the_clip_is():
     one = clip(1)
-    bare = targets.label(one, "scene", "What is in the background?")
+    bare = targets.label_target(one, "scene", "What is in the background?")
     assert (bare.response, bare.kind, bare.description) == (one.attributes["scene"], "label", "")
-    form = targets.template(one, PROMPT)
+    form = targets.template_target(one, PROMPT)
     assert form.kind == "template"
     assert all(name in form.response for name in ATTRIBUTES if name != "topic")
     assert "topic" not in form.response
@@ -169,7 +173,7 @@ def test_another_writer_may_say_so():
 
 def reference(llm, one: Target) -> torch.Tensor:
     """Next-token log-probabilities along a response, from transformers and the chat template alone."""
-    messages = chat.read(one.description, one.prompt)
+    messages = chat.description_messages(one.description, one.prompt)
     asked = llm.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=True
     )["input_ids"]
@@ -191,7 +195,7 @@ ROWS = [
 
 @pytest.mark.parametrize("k", [5, 10_000])
 def test_soft_targets_are_the_likeliest_tokens_and_one_number_for_the_rest(llm, k):
-    for soft, one in zip(targets.soften(llm, ROWS, k), ROWS, strict=True):
+    for soft, one in zip(targets.soften_targets(llm, ROWS, k), ROWS, strict=True):
         expected = reference(llm, one)
         kept = min(k, expected.shape[1])
         assert soft.ids.shape == soft.logp.shape == (len(expected), kept)
@@ -215,7 +219,7 @@ def test_kl_over_the_whole_vocabulary_is_torchs():
     expected = nn.functional.kl_div(
         student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
     )
-    torch.testing.assert_close(kl(student, ids, logp).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kl_loss(student, ids, logp).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_kl_of_the_likeliest_has_one_bucket_for_the_rest():
@@ -226,7 +230,7 @@ def test_kl_of_the_likeliest_has_one_bucket_for_the_rest():
     mine = student.softmax(-1).gather(1, top.indices)
     q = torch.cat([mine, 1 - mine.sum(-1, keepdim=True)], -1)
     torch.testing.assert_close(
-        kl(student, top.indices, top.values), (p * (p / q).log()).sum(-1).mean()
+        kl_loss(student, top.indices, top.values), (p * (p / q).log()).sum(-1).mean()
     )
 
 
@@ -235,18 +239,18 @@ def test_kl_is_zero_when_the_student_says_what_the_teacher_says_and_only_then(k)
     teacher = torch.randn(7, 40, generator=torch.Generator().manual_seed(0)) * 2
     top = teacher.log_softmax(-1).topk(k)
     same = teacher.clone().requires_grad_(True)
-    loss = kl(same, top.indices, top.values)
+    loss = kl_loss(same, top.indices, top.values)
     loss.backward()
     assert abs(loss.item()) < 1e-5
     assert same.grad.abs().max() < 1e-5
-    assert kl(teacher + torch.randn(7, 40), top.indices, top.values) > 0.05
+    assert kl_loss(teacher + torch.randn(7, 40), top.indices, top.values) > 0.05
 
 
 def test_kl_stays_finite_for_a_student_that_is_sure_and_wrong():
     student = torch.full((2, 40), -200.0)
     student[:, 3] = 200.0
     student.requires_grad_(True)
-    loss = kl(
+    loss = kl_loss(
         student, torch.tensor([[1, 2]] * 2), torch.tensor([[math.log(0.5), math.log(0.4)]] * 2)
     )
     loss.backward()
@@ -260,7 +264,7 @@ def test_kl_stays_finite_for_a_student_that_is_sure_and_wrong():
 def test_perplexity_is_the_one_transformers_computes(llm):
     nats, tokens = 0.0, 0
     for one in ROWS:
-        messages = chat.read(one.description, one.prompt)
+        messages = chat.description_messages(one.description, one.prompt)
         asked = llm.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True
         )["input_ids"]
@@ -271,7 +275,7 @@ def test_perplexity_is_the_one_transformers_computes(llm):
         with torch.no_grad():
             nats += llm.model(input_ids=ids, labels=labels).loss.item() * len(said)
         tokens += len(said)
-    assert targets.perplexity(llm, ROWS) == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+    assert targets.target_perplexity(llm, ROWS) == pytest.approx(math.exp(nats / tokens), rel=1e-4)
 
 
 def test_token_evidence_is_one_number_a_token_and_none_where_nothing_was_told(llm):
@@ -289,7 +293,9 @@ def test_token_evidence_is_one_number_a_token_and_none_where_nothing_was_told(ll
 
 @pytest.fixture
 def made():
-    soft = [Soft(torch.randint(0, 9, (n, 3)).int(), torch.randn(n, 3).half()) for n in (4, 2, 5)]
+    soft = [
+        SoftTarget(torch.randint(0, 9, (n, 3)).int(), torch.randn(n, 3).half()) for n in (4, 2, 5)
+    ]
     calls = []
 
     def make():
@@ -299,7 +305,7 @@ def made():
     return soft, calls, make
 
 
-def same(found: list[Soft], soft: list[Soft]) -> bool:
+def same(found: list[SoftTarget], soft: list[SoftTarget]) -> bool:
     return all(
         torch.equal(a.ids, b.ids) and torch.equal(a.logp, b.logp) and a.logp.dtype == b.logp.dtype
         for a, b in zip(found, soft, strict=True)
@@ -309,32 +315,32 @@ def same(found: list[Soft], soft: list[Soft]) -> bool:
 def test_targets_are_made_once_and_read_back_the_same(tmp_path, made):
     soft, calls, make = made
     for _ in range(3):
-        rows, found, folder = targets.cached(tmp_path, {"prompt": PROMPT}, make)
+        rows, found, folder = targets.cached_targets(tmp_path, {"prompt": PROMPT}, make)
         assert rows == ROWS
         assert same(found, soft)
     assert len(calls) == 1
-    assert targets.cached(tmp_path, {"prompt": "other"}, make)[2] != folder
+    assert targets.cached_targets(tmp_path, {"prompt": "other"}, make)[2] != folder
     assert len(calls) == 2
 
 
 def test_targets_without_soft_ones_are_kept_too(tmp_path):
     for _ in range(2):
-        assert targets.cached(tmp_path, {}, lambda: (ROWS, []))[:2] == (ROWS, [])
+        assert targets.cached_targets(tmp_path, {}, lambda: (ROWS, []))[:2] == (ROWS, [])
 
 
 @pytest.mark.parametrize("name", ["targets.jsonl", "soft.safetensors", "done.json"])
 @pytest.mark.parametrize("harm", ["torn", "changed", "gone"])
 def test_a_corrupt_folder_is_made_again_never_read(tmp_path, made, name, harm):
     soft, calls, make = made
-    _, _, folder = targets.cached(tmp_path, {}, make)
+    _, _, folder = targets.cached_targets(tmp_path, {}, make)
     path = folder / name
     content = path.read_bytes()
     if harm == "gone":
         path.unlink()
     else:
         path.write_bytes(content[:-9] if harm == "torn" else content[:-9] + bytes(9))
-    rows, found, again = targets.cached(tmp_path, {}, make)
+    rows, found, again = targets.cached_targets(tmp_path, {}, make)
     assert (rows, again, len(calls)) == (ROWS, folder, 2)
     assert same(found, soft)
-    targets.cached(tmp_path, {}, make)
+    targets.cached_targets(tmp_path, {}, make)
     assert len(calls) == 2

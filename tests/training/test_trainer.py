@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from desta_lab.model.audio_llm import PartsError, tensors_sha256
+from desta_lab.model.audio_llm import ProvenanceError, hash_tensors
 from desta_lab.model.chat import ChatError
 from desta_lab.training import checkpoints, trainer
-from desta_lab.training.targets import TOP_K, Target, soften
+from desta_lab.training.targets import TOP_K, Target, soften_targets
 from desta_lab.training.trainer import (
     FreezeError,
     LossError,
-    Recipe,
     StateError,
-    finished,
+    TrainConfig,
+    is_finished,
     run_folder,
     train,
 )
@@ -57,9 +57,9 @@ def whole(tmp_path_factory):
     """The folder of a run that nothing interrupted, and the frozen hashes before and after it."""
     root = tmp_path_factory.mktemp("whole")
     llm, store, rows = tiny.prepared(root)
-    before = [tensors_sha256(part) for part in (llm.encoder, llm.backbone)]
+    before = [hash_tensors(part) for part in (llm.encoder, llm.backbone)]
     train(llm, store, rows, RECIPE, root / "run", state_every=5)
-    after = [tensors_sha256(part) for part in (llm.encoder, llm.backbone)]
+    after = [hash_tensors(part) for part in (llm.encoder, llm.backbone)]
     return root / "run", before, after, llm
 
 
@@ -97,18 +97,18 @@ def test_a_run_leaves_one_record_a_step_and_the_ladder(whole):
         "tokens",
         "seconds",
     }
-    rungs = checkpoints.entries(folder / "ladder")
+    rungs = checkpoints.list_checkpoints(folder / "ladder")
     assert (
         [rung["step"] for rung in rungs]
-        == checkpoints.schedule(RECIPE.steps, RECIPE.rungs)
+        == checkpoints.checkpoint_steps(RECIPE.steps, RECIPE.rungs)
         == [0, 1, 2, 4, 8, 16, 24]
     )
     assert [rung["loss"] for rung in rungs[1:]] == [
         losses(folder)[rung["step"] - 1] for rung in rungs[1:]
     ]
-    assert finished(folder, RECIPE)
-    assert not finished(folder, replace(RECIPE, steps=30))
-    assert not finished(folder.parent, RECIPE)
+    assert is_finished(folder, RECIPE)
+    assert not is_finished(folder, replace(RECIPE, steps=30))
+    assert not is_finished(folder.parent, RECIPE)
     assert not list(folder.rglob("*.part"))
 
 
@@ -121,11 +121,11 @@ def test_a_backbone_that_moves_during_the_run_makes_it_invalid(parts, tmp_path, 
 
     with pytest.raises(FreezeError, match="The frozen backbone changed during training"):
         train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5, progress=tamper)
-    assert not finished(tmp_path / "run", RECIPE)
+    assert not is_finished(tmp_path / "run", RECIPE)
     # with the parts as they were, the same call starts anew and ends where an honest run ends
     again = tiny.audio_llm(seed=3)
     train(again, store, rows, RECIPE, tmp_path / "run", state_every=5)
-    assert finished(tmp_path / "run", RECIPE)
+    assert is_finished(tmp_path / "run", RECIPE)
     assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (
         whole[0] / "ladder" / LAST
     ).read_bytes()
@@ -154,7 +154,7 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
 
     def fresh(folder):
         llm, store, rows = tiny.prepared(folder)
-        llm.backbone.thaw(tuning)
+        llm.backbone.unfreeze(tuning)
         return llm, store, rows
 
     llm, store, rows = fresh(tmp_path / "a")
@@ -164,7 +164,7 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
     train(llm, store, rows, recipe, tmp_path / "run")
     with torch.no_grad():
         learned = llm.backbone.hidden(llm.backbone.embed(ids))
-        with llm.backbone.untouched():
+        with llm.backbone.as_published():
             assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
         assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), learned)
     assert not torch.allclose(learned, before, atol=1e-3)
@@ -179,7 +179,7 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
     name = "ladder/000006.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
-    checkpoints.climb(tmp_path / "run" / "ladder", llm, 0)
+    checkpoints.load_checkpoint(tmp_path / "run" / "ladder", llm, 0)
     with torch.no_grad():
         assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
 
@@ -189,7 +189,7 @@ def test_adapters_turned_down_to_nothing_are_the_old_backbone(parts, tmp_path):
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         before = llm.backbone.hidden(llm.backbone.embed(ids))
-    llm.backbone.thaw("lora-2")
+    llm.backbone.unfreeze("lora-2")
     train(llm, store, rows, replace(RECIPE, steps=4), tmp_path / "run")
     llm.backbone.scale_adapters(0.0)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_adapters_turned_down_to_nothing_are_the_old_backbone(parts, tmp_path):
 
 def test_a_frozen_weight_beside_adapters_is_still_guarded(parts, tmp_path):
     llm, store, rows = parts
-    llm.backbone.thaw("lora-2")
+    llm.backbone.unfreeze("lora-2")
 
     def tamper(step, total, record):
         llm.backbone.model.get_input_embeddings().weight.data[7, 3] += 1e-3
@@ -211,13 +211,13 @@ def test_a_frozen_weight_beside_adapters_is_still_guarded(parts, tmp_path):
 
 def test_a_file_of_a_thawed_run_is_refused_by_a_frozen_one(tmp_path):
     llm, frozen = tiny.audio_llm(), tiny.audio_llm()
-    llm.backbone.thaw("lora-2")
+    llm.backbone.unfreeze("lora-2")
     llm.parts["tuning"] = "lora-2"
     llm.save(tmp_path / "a.safetensors")
-    with pytest.raises(PartsError, match="trained with tuning lora-2"):
+    with pytest.raises(ProvenanceError, match="trained with tuning lora-2"):
         frozen.load(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="not 'lora-0'"):
-        frozen.backbone.thaw("lora-0")
+        frozen.backbone.unfreeze("lora-0")
 
 
 def test_a_single_tap_has_no_mixture_to_learn(tmp_path):
@@ -230,7 +230,7 @@ def test_a_single_tap_has_no_mixture_to_learn(tmp_path):
     store.compute()
     for _ in range(2):  # the second call goes on from the state of the first
         train(llm, store, tiny.examples(words), replace(RECIPE, steps=3), tmp_path / "run")
-    assert finished(tmp_path / "run", replace(RECIPE, steps=3))
+    assert is_finished(tmp_path / "run", replace(RECIPE, steps=3))
 
 
 # ---- soft targets ----
@@ -244,7 +244,7 @@ def test_soft_targets_are_learned_too(parts, tmp_path):
         )
         for row in rows
     ]
-    soft = soften(llm.backbone, told, TOP_K)
+    soft = soften_targets(llm.backbone, told, TOP_K)
     train(llm, store, rows, RECIPE, tmp_path / "run", soft=soft)
     said = losses(tmp_path / "run")
     assert all(loss > 0 for loss in said)
@@ -281,7 +281,7 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
     assert child.returncode == -signal.SIGKILL
     folder = tmp_path / "run"
     assert 13 <= len((folder / "records.jsonl").read_text().splitlines()) < RECIPE.steps
-    assert not finished(folder, RECIPE)
+    assert not is_finished(folder, RECIPE)
 
     told = []
     llm, store, rows = tiny.prepared(
@@ -293,11 +293,13 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
     assert told == list(range(11, RECIPE.steps + 1))
     expected = whole[0]
     assert everything_but_time(folder) == everything_but_time(expected)
-    assert checkpoints.entries(folder / "ladder") == checkpoints.entries(expected / "ladder")
-    for rung in checkpoints.entries(expected / "ladder"):
+    assert checkpoints.list_checkpoints(folder / "ladder") == checkpoints.list_checkpoints(
+        expected / "ladder"
+    )
+    for rung in checkpoints.list_checkpoints(expected / "ladder"):
         name = f"{rung['step']:06d}.safetensors"
         assert (folder / "ladder" / name).read_bytes() == (expected / "ladder" / name).read_bytes()
-    assert tensors_sha256(llm.connector) == tensors_sha256(whole[3].connector)
+    assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
 
 
 @pytest.mark.parametrize("at", [1, 5, 23])
@@ -324,7 +326,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
     before = {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()}
     train(llm, store, rows, RECIPE, whole[0], progress=lambda *news: pytest.fail("trained again"))
     assert {path: path.read_bytes() for path in whole[0].rglob("*") if path.is_file()} == before
-    assert tensors_sha256(llm.connector) == tensors_sha256(whole[3].connector)
+    assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
 
 
 @pytest.mark.parametrize("harm", ["torn", "empty", "foreign", "stepless"])
@@ -398,14 +400,14 @@ def test_a_loss_that_is_no_number_stops_the_run(parts, tmp_path):
             progress=lambda s, *r: poison(s, *r) if s == 2 else None,
         )
     assert [record["step"] for record in records(tmp_path / "run")] == [1, 2]
-    assert not finished(tmp_path / "run", RECIPE)
+    assert not is_finished(tmp_path / "run", RECIPE)
 
 
 # ---- the recipe and the folder ----
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
-    recipe = Recipe(steps=100, lr=1.0, warmup=10, floor=0.1)
+    recipe = TrainConfig(steps=100, lr=1.0, warmup=10, floor=0.1)
     rates = [recipe.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == pytest.approx(1.0)
@@ -415,7 +417,7 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
 
 
 def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
-    recipe = Recipe(steps=9, batch=4, seed=1)
+    recipe = TrainConfig(steps=9, batch=4, seed=1)
     drawn = [row for step in range(9) for row in recipe.rows(step, 12)]
     epochs = [drawn[:12], drawn[12:24], drawn[24:]]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)

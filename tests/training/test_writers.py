@@ -19,15 +19,15 @@ from desta_lab import cli
 from desta_lab.clips import CorpusError
 from desta_lab.model import chat, presets
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.weights import folder_sha256
+from desta_lab.model.weights import hash_folder
 from desta_lab.training import writers
-from desta_lab.training.targets import TargetError, check_writer, self_written
+from desta_lab.training.targets import TargetError, check_writer, generate_targets
 from desta_lab.training.writers import (
     Writer,
-    from_backbone,
-    from_server,
-    from_vllm,
-    manifest,
+    backbone_writer,
+    read_rows,
+    server_writer,
+    vllm_writer,
     write_shards,
 )
 from desta_lab.world.describe import describe
@@ -46,7 +46,7 @@ def nano() -> Backbone:
 
 @pytest.fixture(scope="module")
 def revision() -> str:
-    return folder_sha256(presets.NANO)
+    return hash_folder(presets.NANO)
 
 
 class Server(ThreadingHTTPServer):
@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
     def complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """A choice for every prompt, as vLLM forms it, the last first: clients go by the index."""
         mind, choices = self.backbone, []
-        streams = [chat.Stream(tuple(ids), len(ids)) for ids in body["prompt"]]
+        streams = [chat.TokenStream(tuple(ids), len(ids)) for ids in body["prompt"]]
         for index, ids in enumerate(mind.complete(streams, body["max_tokens"])):
             stopped = ids[-1] in body["stop_token_ids"]
             choice = {
@@ -127,7 +127,7 @@ def server(nano: Backbone, monkeypatch) -> Iterator[Server]:
 
 
 def by_server(serving: Server, **how: Any) -> Writer:
-    return from_server(
+    return server_writer(
         serving.address,
         presets.NANO,
         "nano",
@@ -136,7 +136,7 @@ def by_server(serving: Server, **how: Any) -> Writer:
 
 
 def by_nano(nano: Backbone, revision: str) -> Writer:
-    return from_backbone(nano, "nano", revision, max_new_tokens=TOKENS)
+    return backbone_writer(nano, "nano", revision, max_new_tokens=TOKENS)
 
 
 def read_back(folder: Path) -> list[dict[str, Any]]:
@@ -187,7 +187,7 @@ def test_a_server_is_sent_the_ids_that_the_transformers_writer_reads(
         return complete(self, streams, *rest)
 
     monkeypatch.setattr(Backbone, "complete", noting)
-    self_written(nano, "nano", revision, PAIRS, max_new_tokens=TOKENS)
+    generate_targets(nano, "nano", revision, PAIRS, max_new_tokens=TOKENS)
     own, read[:] = list(read), []
     assert by_nano(nano, revision).ask(own) and read == own
     monkeypatch.undo()
@@ -214,7 +214,7 @@ def test_server_and_backbone_write_the_same_bytes(server, nano, revision, tmp_pa
 
 
 def test_answers_and_provenance_are_those_of_self_written(server, nano, revision, tmp_path):
-    own = self_written(nano, "nano", revision, PAIRS, max_new_tokens=TOKENS)
+    own = generate_targets(nano, "nano", revision, PAIRS, max_new_tokens=TOKENS)
     check_writer(own.values(), revision)
     write_shards(ROWS, by_server(server), tmp_path)
     rows = read_back(tmp_path)
@@ -231,7 +231,7 @@ def test_answers_and_provenance_are_those_of_self_written(server, nano, revision
             "decoding": target.decoding,
             "truncated": target.truncated,
         }
-        assert row["messages"] == chat.ask(pair[1])
+        assert row["messages"] == chat.audio_messages(pair[1])
 
 
 def test_an_answer_that_the_length_ended_is_marked_truncated(server, tmp_path):
@@ -259,10 +259,10 @@ def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_pa
     nano.tokenizer.save_pretrained(folder)
     settings = folder / "generation_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"repetition_penalty": 1.1}))
-    writer = from_server(server.address, folder, "nano", max_new_tokens=2)
+    writer = server_writer(server.address, folder, "nano", max_new_tokens=2)
     writer.ask([writer.prompt(*PAIRS[0])])
     settings.unlink()  # then transformers takes the ends from config.json
-    writer = from_server(server.address + "/v1/", folder, "nano", max_new_tokens=2)
+    writer = server_writer(server.address + "/v1/", folder, "nano", max_new_tokens=2)
     writer.ask([writer.prompt(*PAIRS[0])])
     assert [body["repetition_penalty"] for body in server.asked] == [1.1, 1.0]
     assert [body["stop_token_ids"] for body in server.asked] == [list(nano.ends)] * 2
@@ -279,7 +279,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
             self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool
         ) -> list[Any]:
             assert (settings.temperature, settings.stop_token_ids) == (0.0, list(nano.ends))
-            streams = [chat.Stream(tuple(p["prompt_token_ids"]), 0) for p in prompts]
+            streams = [chat.TokenStream(tuple(p["prompt_token_ids"]), 0) for p in prompts]
             said = nano.complete(streams, settings.max_tokens)
             ended = ["stop" if ids[-1] in settings.stop_token_ids else "length" for ids in said]
             outputs = [
@@ -291,7 +291,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
     monkeypatch.setitem(
         sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
     )
-    writer = from_vllm(presets.NANO, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
+    writer = vllm_writer(presets.NANO, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
     write_shards(ROWS, writer, tmp_path / "engine")
     write_shards(ROWS, by_nano(nano, revision), tmp_path / "backbone")
     assert read_back(tmp_path / "engine") == read_back(tmp_path / "backbone")
@@ -300,7 +300,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
 def test_without_vllm_its_writer_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match=r"pip install \"desta-lab\[vllm\]"):
-        from_vllm(presets.NANO, "nano")
+        vllm_writer(presets.NANO, "nano")
 
 
 # ---- a server that does not do as it should ----
@@ -333,9 +333,9 @@ def test_nobody_at_the_address_is_a_sentence():
     with pytest.raises(
         ConnectionError, match=f"{address}/v1/models does not answer .*start the server"
     ):
-        from_server(address, presets.NANO, "nano", waits=(0.01,))
+        server_writer(address, presets.NANO, "nano", waits=(0.01,))
     with pytest.raises(ValueError, match="write it as http://host:8000"):
-        from_server("localhost:8000", presets.NANO, "nano")
+        server_writer("localhost:8000", presets.NANO, "nano")
 
 
 def test_a_server_of_another_model_is_refused(server):
@@ -475,8 +475,8 @@ def test_what_else_a_row_holds_is_kept_and_its_clip_stays_in_the_messages(tmp_pa
     assert (made["dataset"], made["split"]) == ("toy", "train")
     assert made["response"] != row["response"]
     assert made["messages"] == [
-        *chat.ask(row["prompt"])[:-1],
-        chat.ask(row["prompt"])[-1] | {"audios": [sound]},
+        *chat.audio_messages(row["prompt"])[:-1],
+        chat.audio_messages(row["prompt"])[-1] | {"audios": [sound]},
     ]
     with pytest.raises(CorpusError, match="c0: 2 clips and one description"):
         write_shards([row | {"messages": old * 2}], echo(), tmp_path / "two")
@@ -493,7 +493,7 @@ def test_a_manifest_is_read_line_by_line_and_a_bad_line_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(ROWS[0]), "", json.dumps(ROWS[1] | {"prompt": 3})]
     path.write_text("\n".join(lines))
-    rows = manifest(path)
+    rows = read_rows(path)
     assert next(rows) == ROWS[0]
     with pytest.raises(
         CorpusError, match=r"rows\.jsonl, line 3: the field 'prompt' is missing or no text"

@@ -134,7 +134,7 @@ def gap_table() -> pd.DataFrame:
         rise = math.log2(step + 1) / 8
         values = {
             "norm ratio": 6 - 4.8 * rise,
-            "cosine to text view": 0.6 * rise,
+            "cosine to its own text": 0.6 * rise,
             "cosine, other clip's text": 0.4 * rise,
         }
         rows += [
@@ -202,14 +202,19 @@ def deletion_table() -> pd.DataFrame:
 def lens_table() -> pd.DataFrame:
     rows = []
     for attribute, chance in CHANCE.items():
-        for view, best in (("audio", 0.8), ("oracle", 1.0), ("shuffled", 0.02), ("untrained", 0.0)):
+        for condition, best in (
+            ("audio", 0.8),
+            ("oracle", 1.0),
+            ("shuffled", 0.02),
+            ("untrained", 0.0),
+        ):
             for layer in range(30):
                 value = chance + (1 - chance) * best / (1 + math.exp(20 - layer))
                 rows.append(
                     {
                         "attribute": attribute,
                         "layer": layer,
-                        "view": view,
+                        "condition": condition,
                         "accuracy": value,
                         "margin": 4 * best,
                     }
@@ -461,7 +466,7 @@ def test_what_is_compared_is_told_apart_in_grey():
         ("own", "shuffled", "uniform"),
         ("attribution", "random"),
         ("audio", "oracle", "shuffled", "untrained"),
-        ("cosine to text view", "cosine, other clip's text"),
+        ("cosine to its own text", "cosine, other clip's text"),
     ):
         assert len({(str(SERIES[name].line), SERIES[name].marker) for name in group}) == len(group)
 

@@ -61,9 +61,15 @@ def result(tmp_path: Path) -> dict:
         },
         "rungs": pd.DataFrame(
             [
-                {**rung, "run": run, "view": view, "rung": number, "score": np.float64(0.8)}
+                {
+                    **rung,
+                    "run": run,
+                    "condition": condition,
+                    "rung": number,
+                    "score": np.float64(0.8),
+                }
                 for number in (3, 0)
-                for run, view in (("self", "audio"), ("self", "silence"), ("label", "audio"))
+                for run, condition in (("self", "audio"), ("self", "silence"), ("label", "audio"))
             ]
         ),
         "tasks": [
@@ -212,4 +218,4 @@ def test_the_terminal_gets_the_verdict_its_rule_and_its_reasons(result):
     ],
 )
 def test_anything_becomes_plain_data(value, expected):
-    assert card.plain(value) == expected
+    assert card.to_plain(value) == expected

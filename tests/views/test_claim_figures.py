@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from desta_lab.evaluation.tasks import RUNGS, ladder
+from desta_lab.evaluation.tasks import RUNGS, task_ladder
 from desta_lab.views import claim_figures
 from desta_lab.views.style import LOOKS, PALETTE, Picture, redraw, save
 from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
@@ -29,20 +29,20 @@ def rung_table() -> pd.DataFrame:
     rows = []
     for run, gain in (("self", 1.0), ("label", 0.25)):
         for rung, best in top.items():
-            for view in ("audio", "silence", "shuffled", "oracle"):
-                for step in STEPS if view != "oracle" else STEPS[-1:]:
+            for condition in ("audio", "silence", "shuffled", "oracle"):
+                for step in STEPS if condition != "oracle" else STEPS[-1:]:
                     risen = 1 / (1 + np.exp(-(np.log2(step + 1) - 5 - rung / 3)))
                     score = {
                         "audio": best * gain * risen,
                         "oracle": 0.9 if rung == 4 else 0.97,
-                    }.get(view, 0.0)
+                    }.get(condition, 0.0)
                     score = min(1, score + rng.normal(0, 0.015))
                     interval = {"low": score - 0.07, "high": min(1, score + 0.07)}
                     rows.append(
                         {
                             "run": run,
                             "step": step,
-                            "view": view,
+                            "condition": condition,
                             "rung": rung,
                             "measure": "calibrated",
                             "score": score,
@@ -57,9 +57,9 @@ def summary_table() -> pd.DataFrame:
     rng = np.random.default_rng(1)
     heard = dict(zip(DESCRIBED, (0.62, 0.45, 0.9, 0.97, 0.99, 0.94), strict=True))
     rows = []
-    for task in ladder():
+    for task in task_ladder():
         for run in ("self", "label"):
-            for view, step in (
+            for condition, step in (
                 ("audio", 0),
                 ("audio", 300),
                 ("silence", 300),
@@ -67,16 +67,18 @@ def summary_table() -> pd.DataFrame:
                 ("oracle", 300),
             ):
                 mean = task.chance
-                if view == "oracle":
+                if condition == "oracle":
                     mean = 0.55 if task.attribute == "accent" else 0.98
-                elif view == "audio" and step and (run == "self" or task.attribute == "gender"):
+                elif (
+                    condition == "audio" and step and (run == "self" or task.attribute == "gender")
+                ):
                     mean = heard.get(task.attribute, task.chance)
                 value = float(np.clip(mean + rng.normal(0, 0.02), 0, 1))
                 rows.append(
                     {
                         "run": run,
                         "step": step,
-                        "view": view,
+                        "condition": condition,
                         "task": task.name,
                         "rung": task.rung,
                         "attribute": task.attribute,
@@ -393,7 +395,7 @@ def test_series_differ_without_colour():
 
 def test_without_oracle_rows_the_column_says_where_the_oracle_stands():
     table = summary_table()
-    figure = claim_figures.held_out(table[table["view"] != "oracle"])
+    figure = claim_figures.held_out(table[table["condition"] != "oracle"])
     assert LOOKS["oracle"].label in {text.get_text() for text in figure.legends[0].get_texts()}
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.conditions import test_panels as made
 
 from desta_lab import audio
 from desta_lab.evaluation import conditions
 from desta_lab.views import replies
 from desta_lab.views.demo import UNKNOWN, Demo, page, streamed
-from tests.views import test_panels as made
 
 QUESTION = "What is the background sound?"
 
@@ -67,7 +67,7 @@ def test_a_fault_while_speaking_reaches_the_reader(
             llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
         )
         with pytest.raises(RuntimeError, match="out of memory"):
-            list(streamed(llm, conditions.silence(llm), QUESTION))
+            list(streamed(llm, conditions.silence_embeddings(llm), QUESTION))
 
 
 @pytest.mark.filterwarnings(

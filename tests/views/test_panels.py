@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 from desta_lab import audio
-from desta_lab.evaluation.tasks import ladder as task_ladder
-from desta_lab.model.audio_llm import tensors_sha256
+from desta_lab.evaluation.tasks import task_ladder as task_ladder
+from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import checkpoints
 from desta_lab.views import panels, replies
-from desta_lab.views.panel import VIEWS, sound
+from desta_lab.views.panel import CONDITIONS, sound
 from desta_lab.world.describe import ATTRIBUTES
 from tests import tiny
 
@@ -31,7 +31,7 @@ def stand_in(folder: Path) -> SimpleNamespace:
         torch.manual_seed(step)
         with torch.no_grad():
             llm.connector.query_tokens.normal_()
-        checkpoints.keep(folder / "self" / "ladder", llm, step, None)
+        checkpoints.save_checkpoint(folder / "self" / "ladder", llm, step, None)
     some = list(words.clips[:8])
     return SimpleNamespace(
         corpus=words,
@@ -67,18 +67,18 @@ def points(job: SimpleNamespace) -> pd.DataFrame:
 
 def rungs() -> pd.DataFrame:
     """Scores of every rung, as `emergence.per_rung` gives them, of two runs at all steps but one."""
-    views = {"audio": 0.9, "oracle": 1.0, "silence": 0.0, "shuffled": 0.02, "untrained": -0.05}
+    conditions = {"audio": 0.9, "oracle": 1.0, "silence": 0.0, "shuffled": 0.02, "untrained": -0.05}
     rows = [
         {
             "run": run,
             "step": step,
-            "view": view,
+            "condition": condition,
             "rung": rung,
-            "score": top * (step / 4 if view == "audio" else 1),
+            "score": top * (step / 4 if condition == "audio" else 1),
         }
         for run in ("self", "label")
         for step in STEPS[::2]
-        for view, top in views.items()
+        for condition, top in conditions.items()
         for rung in range(6)
     ]
     table = pd.DataFrame(rows)
@@ -117,9 +117,9 @@ def test_asking_answers_under_every_view_side_by_side(ask, job):
     assert ask.question.value and ask.task.value.rung == 3 and ask.table.value == ""
     ask.button.click()
     assert ask.note.value == ""
-    assert all(view in ask.table.value for view in VIEWS.values())
+    assert all(condition in ask.table.value for condition in CONDITIONS.values())
     assert is_png(ask.bars.value)
-    last = replies.hear(job.llm, audio.read(job.corpus.path(job.corpus.clips[0])))
+    last = replies.hear(job.llm, audio.read_audio(job.corpus.path(job.corpus.clips[0])))
     assert escape(replies.listening(job.llm, last, ask.question.value).text) in ask.table.value
 
 
@@ -144,14 +144,14 @@ def test_options_share_one_probability_and_the_topic_is_read_out_to_the_oracle(j
 
 def test_the_last_rung_is_put_back_whatever_happens(job):
     with replies.standing(job):
-        last = tensors_sha256(job.llm.connector)
+        last = hash_tensors(job.llm.connector)
     with pytest.raises(ZeroDivisionError), replies.standing(job, 0) as llm:
-        assert tensors_sha256(llm.connector) != last
+        assert hash_tensors(llm.connector) != last
         raise ZeroDivisionError
-    assert tensors_sha256(job.llm.connector) == last
+    assert hash_tensors(job.llm.connector) == last
     panels.Ask(job).press()
     panels.Ladder(job, points(job), rungs()).step.value = 0
-    assert tensors_sha256(job.llm.connector) == last
+    assert hash_tensors(job.llm.connector) == last
 
 
 def test_an_uploaded_recording_is_heard_but_nothing_is_known_of_it(ask):
@@ -291,7 +291,7 @@ def test_pressing_a_point_plays_its_clip_and_says_what_is_known(job):
     panel.buttons[clip.id].click()
     np.testing.assert_allclose(
         soundfile.read(io.BytesIO(panel.player.value))[0],
-        audio.read(job.corpus.path(clip)),
+        audio.read_audio(job.corpus.path(clip)),
         atol=1e-4,
     )
     assert (
@@ -331,7 +331,7 @@ def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
     )
     panel = panels.Ask(job)
     panel._ipython_display_()
-    assert "application/vnd.jupyter.widget-view+json" in shown[0]
+    assert "application/vnd.jupyter.widget-condition+json" in shown[0]
     assert "data:audio/wav;base64," in shown[1].data and "<td" not in shown[1].data
     panel.press()
     assert "<td" in shown[-1] and "data:image/png;base64," in shown[-1]

@@ -9,4 +9,6 @@ SMALL = {"train": 96, "test": 32}
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    return spoken.build(tmp_path_factory.mktemp("world") / "spoken", clips=SMALL, workers=1)
+    return spoken.build_spoken_corpus(
+        tmp_path_factory.mktemp("world") / "spoken", clips=SMALL, workers=1
+    )

@@ -160,7 +160,7 @@ def test_attributes_have_only_values_that_the_recipe_names(made, name):
 def test_a_description_names_every_attribute_that_is_known_and_no_other(made, name):
     recipe = recipes.RECIPES[name]
     for clip in made.clips:
-        sentence = recipes.describer(made)(clip.attributes)
+        sentence = recipes.description_function(made)(clip.attributes)
         assert sentence[0].isupper() and sentence.endswith(".") and "{" not in sentence
         for attribute, value in clip.attributes.items():
             assert recipe.words.get(attribute, {}).get(value, value) in sentence
@@ -467,14 +467,16 @@ def test_a_bad_librispeech_line_is_named(tmp_path, file, line, words):
 
 
 def test_the_spoken_world_keeps_its_own_sentence(world):
-    assert recipes.describer(world) is describe
+    assert recipes.description_function(world) is describe
 
 
 def test_a_table_of_ones_own_is_described_plainly(tmp_path):
     hear(tmp_path / "0.wav")
     write(tmp_path / "clips.csv", "audio,speaker,emotion,place", "0.wav,ann,happy,")
-    corpus = sources.from_folder(tmp_path)
-    assert recipes.describer(corpus)(corpus.clips[0].attributes) == "The emotion is happy."
+    corpus = sources.corpus_from_folder(tmp_path)
+    assert (
+        recipes.description_function(corpus)(corpus.clips[0].attributes) == "The emotion is happy."
+    )
 
 
 def test_a_value_that_the_corpus_does_not_know_is_not_described():
@@ -497,7 +499,7 @@ def test_a_published_manifest_meets_the_clips_of_a_recipe(tmp_path):
     write(tmp_path / "train.jsonl", *(json.dumps(row) for row in rows))
     told = [
         row["messages"][0]["audios"][0]["audio"]
-        for row in sources.stream_manifest(tmp_path / "train.jsonl", tmp_path)
+        for row in sources.iterate_manifest(tmp_path / "train.jsonl", tmp_path)
     ]
     assert told == [str(corpus.path(clip)) for clip in corpus.clips]
 
@@ -596,7 +598,7 @@ COLUMNS = {"speaker": "who", "transcript": "text", "emotion": "label"}
 def test_a_dataset_on_disk_becomes_a_corpus(library, tmp_path):
     rows = {"train": [voice(1), voice(2, 1, None)], "test": [voice(3, 1, audio=stored("FLAC"))]}
     library.save(tmp_path / "moods", rows)
-    corpus = sources.from_datasets(
+    corpus = sources.corpus_from_datasets(
         tmp_path / "moods", tmp_path / "here", COLUMNS, licence="CC0-1.0"
     )
     assert corpus.splits == {"train": ("1", "2"), "test": ("3",)}
@@ -616,7 +618,7 @@ def test_a_dataset_on_disk_becomes_a_corpus(library, tmp_path):
 
 def test_the_speakers_of_one_split_are_dealt(library, tmp_path):
     library.save(tmp_path / "one", {"train": [voice(who) for who in range(40)]})
-    corpus = sources.from_datasets(tmp_path / "one", tmp_path / "here", COLUMNS)
+    corpus = sources.corpus_from_datasets(tmp_path / "one", tmp_path / "here", COLUMNS)
     assert {who: sources._deal(who) for who in map(str, range(40))} == {
         who: split for split, members in corpus.splits.items() for who in members
     }
@@ -627,8 +629,10 @@ def test_splits_that_share_a_speaker_are_refused_or_dealt_anew(library, tmp_path
     with pytest.raises(
         CorpusError, match="split test, row 0: speaker '1' is in 'train' and 'test'; "
     ):
-        sources.from_datasets(tmp_path / "two", tmp_path / "here", COLUMNS)
-    dealt = sources.from_datasets(tmp_path / "two", tmp_path / "here", COLUMNS, own_splits=False)
+        sources.corpus_from_datasets(tmp_path / "two", tmp_path / "here", COLUMNS)
+    dealt = sources.corpus_from_datasets(
+        tmp_path / "two", tmp_path / "here", COLUMNS, own_splits=False
+    )
     assert len(dealt.splits) == 1
 
 
@@ -644,7 +648,7 @@ def test_splits_that_share_a_speaker_are_refused_or_dealt_anew(library, tmp_path
 def test_a_bad_row_of_a_dataset_is_named(library, tmp_path, row, words):
     library.save(tmp_path / "bad", {"train": [voice(2), row]})
     with pytest.raises(CorpusError, match=f"bad, split all, row 1: .*{words}"):
-        sources.from_datasets(tmp_path / "bad", tmp_path / "here", COLUMNS)
+        sources.corpus_from_datasets(tmp_path / "bad", tmp_path / "here", COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -658,18 +662,18 @@ def test_a_bad_row_of_a_dataset_is_named(library, tmp_path, row, words):
 def test_columns_that_cannot_be_used_are_named(library, tmp_path, columns, words):
     library.save(tmp_path / "any", {"train": [voice(1)]})
     with pytest.raises(CorpusError, match=words):
-        sources.from_datasets(tmp_path / "any", tmp_path / "here", columns)
+        sources.corpus_from_datasets(tmp_path / "any", tmp_path / "here", columns)
 
 
 def test_a_dataset_that_is_nowhere_is_named(library, tmp_path):
     with pytest.raises(CorpusError, match=r"nobody/nothing: not loaded .*check the name or folder"):
-        sources.from_datasets("nobody/nothing", tmp_path / "here", COLUMNS)
+        sources.corpus_from_datasets("nobody/nothing", tmp_path / "here", COLUMNS)
 
 
 def test_without_the_library_a_sentence_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(CorpusError, match="pip install datasets"):
-        sources.from_datasets("any/name", tmp_path, COLUMNS)
+        sources.corpus_from_datasets("any/name", tmp_path, COLUMNS)
     assert not list(tmp_path.iterdir())
 
 
@@ -680,7 +684,7 @@ def test_a_folder_of_parquet_files_is_read_as_the_hub_is(tmp_path, monkeypatch):
     part = library.module.load_from_disk(str(tmp_path / "saved"))
     (tmp_path / "hub" / "data").mkdir(parents=True)
     part.to_parquet(str(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet"))
-    corpus = sources.from_datasets(tmp_path / "hub", tmp_path / "here", COLUMNS)
+    corpus = sources.corpus_from_datasets(tmp_path / "hub", tmp_path / "here", COLUMNS)
     assert {clip.speaker for clip in corpus.clips} == {"1", "2"}
 
 
@@ -695,7 +699,7 @@ def test_what_the_library_itself_needs_is_passed_on(tmp_path, monkeypatch):
 
     library.module.load_dataset = fails
     with pytest.raises(CorpusError, match=r"not loaded \(install 'torchcodec'\); "):
-        sources.from_datasets(tmp_path / "sounds", tmp_path / "here", COLUMNS)
+        sources.corpus_from_datasets(tmp_path / "sounds", tmp_path / "here", COLUMNS)
 
 
 def told(tmp_path, rows, **recipe):
@@ -720,8 +724,11 @@ def test_a_clip_is_asked_about_what_differs_and_is_no_name(tmp_path):
     ]
     rows[0] |= {"scene": "music"}
     corpus = told(tmp_path, rows, source="folder")
-    assert recipes.asked(corpus) == {"mood": ("0", "1", "2"), "scene": ("rain", "music")}
-    said = recipes.describer(corpus)(rows[1])
+    assert recipes.askable_attributes(corpus) == {
+        "mood": ("0", "1", "2"),
+        "scene": ("rain", "music"),
+    }
+    said = recipes.description_function(corpus)(rows[1])
     assert (
         said
         == "The mood is 1. The room is hall. The note is take 1. In the background there is rain."
@@ -730,7 +737,7 @@ def test_a_clip_is_asked_about_what_differs_and_is_no_name(tmp_path):
 
 def test_a_recipe_asks_about_its_closed_vocabularies_in_their_order(tmp_path):
     rows = [{"event": event, "kind": kind} for event, kind in recipes.ESC_50_EVENTS.items()]
-    found = recipes.asked(told(tmp_path, rows[::-1], source="esc-50"))
+    found = recipes.askable_attributes(told(tmp_path, rows[::-1], source="esc-50"))
     assert found == {"event": tuple(recipes.ESC_50_EVENTS), "kind": tuple(recipes.ESC_50_KINDS)}
 
 

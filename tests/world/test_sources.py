@@ -29,7 +29,7 @@ ROWS = [
 
 def test_a_table_becomes_a_corpus(tmp_path):
     fill(tmp_path, ROWS)
-    corpus = sources.from_folder(tmp_path, name="moods", licence="CC-BY-4.0")
+    corpus = sources.corpus_from_folder(tmp_path, name="moods", licence="CC-BY-4.0")
     assert [clip.id for clip in corpus.split("train")] == ["wavs/0", "wavs/1"]
     assert [clip.attributes for clip in corpus.clips] == [
         {"emotion": "happy"},
@@ -43,7 +43,7 @@ def test_a_table_becomes_a_corpus(tmp_path):
 
 def test_without_a_split_column_speakers_stay_whole(tmp_path):
     fill(tmp_path, ["audio,speaker", *(f"wavs/{number}.wav,s{number // 2}" for number in range(4))])
-    corpus = sources.from_folder(tmp_path)
+    corpus = sources.corpus_from_folder(tmp_path)
     assert sorted(who for people in corpus.splits.values() for who in people) == ["s0", "s1"]
     assert set(corpus.splits) <= {"train", "validation", "test"}
 
@@ -54,7 +54,7 @@ def test_few_speakers_are_dealt_so_that_every_split_has_enough(tmp_path, names):
         tmp_path,
         ["audio,speaker", *(f"wavs/{place}.wav,voice-{name}" for place, name in enumerate(names))],
     )
-    corpus = sources.opened(tmp_path)
+    corpus = sources.open_corpus(tmp_path)
     assert {split: len(people) for split, people in corpus.splits.items()} == {
         "train": 1,
         "validation": 1,
@@ -67,7 +67,7 @@ def test_splits_that_the_table_tells_are_kept_however_few_voices_they_have(tmp_p
         tmp_path,
         ["audio,speaker,split", *(f"wavs/{place}.wav,{place},train" for place in range(4))],
     )
-    assert sources.opened(tmp_path).splits == {"train": ("0", "1", "2", "3")}
+    assert sources.open_corpus(tmp_path).splits == {"train": ("0", "1", "2", "3")}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_splits_that_the_table_tells_are_kept_however_few_voices_they_have(tmp_p
 def test_a_bad_table_is_named_by_its_line(tmp_path, rows, words):
     fill(tmp_path, rows)
     with pytest.raises(CorpusError, match=words):
-        sources.from_folder(tmp_path)
+        sources.corpus_from_folder(tmp_path)
 
 
 def aqa_row(number):
@@ -109,7 +109,7 @@ def test_a_manifest_streams_without_being_read_to_its_end(tmp_path):
         "\n".join([json.dumps(aqa_row(number)) for number in range(3)] + ["broken"]),
         encoding="utf-8",
     )
-    rows = sources.stream_manifest(path, root="clips")
+    rows = sources.iterate_manifest(path, root="clips")
     first = list(itertools.islice(rows, 3))
     assert [row["id"] for row in first] == ["0", "1", "2"]
     assert first[1]["messages"][0]["audios"][0]["audio"].replace("\\", "/") == "clips/1.wav"
@@ -123,7 +123,7 @@ def test_the_published_training_rows_have_three_columns_only(tmp_path):
         name: value for name, value in aqa_row(0).items() if name in ("id", "messages", "response")
     }
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    assert list(sources.stream_manifest(path)) == [row]
+    assert list(sources.iterate_manifest(path)) == [row]
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_a_bad_manifest_row_is_named_by_its_line(tmp_path, change, words):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps(aqa_row(1)) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=f"line 2: .*{words}"):
-        list(sources.stream_manifest(path))
+        list(sources.iterate_manifest(path))

@@ -11,8 +11,8 @@ from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
 from desta_lab.world import scenes, spoken
 from desta_lab.world.describe import ATTRIBUTES
-from desta_lab.world.sentences import TOPICS, cut, sentence
-from desta_lab.world.voices import VoiceError, speakers, synthesiser, whisper
+from desta_lab.world.sentences import TOPICS, make_sentence, shorten_words
+from desta_lab.world.voices import VoiceError, get_synthesiser, list_speakers, whisper_filter
 
 NAMES = tuple(ATTRIBUTES)
 
@@ -41,7 +41,7 @@ def periodicity(wave) -> float:
     ("split", "count"), [("train", 1440), ("validation", 192), ("test", 384), ("test", 100)]
 )
 def test_values_are_balanced_within_one_and_independent(split, count):
-    plans = spoken.design(split, count, seed=0)
+    plans = spoken.design_clips(split, count, seed=0)
     for name in NAMES:
         counts = Counter(plan[name] for plan in plans).values()
         assert max(counts) - min(counts) <= 1, name
@@ -52,7 +52,7 @@ def test_values_are_balanced_within_one_and_independent(split, count):
 
 
 def test_all_cells_are_crossed_and_speakers_are_used_evenly():
-    plans = spoken.design("train", 1440, seed=0)
+    plans = spoken.design_clips("train", 1440, seed=0)
     cells = Counter(tuple(plan[name] for name in spoken.CROSSED) for plan in plans)
     assert len(cells) == 192
     assert max(cells.values()) - min(cells.values()) <= 2, "7.5 rounds of 192 cells"
@@ -66,7 +66,7 @@ def test_all_cells_are_crossed_and_speakers_are_used_evenly():
 def test_speakers_are_disjoint_between_splits_and_half_female():
     splits = {split: spoken.split_speakers(split) for split in spoken.SPLIT_SPEAKERS}
     everyone = [speaker.name for people in splits.values() for speaker in people]
-    assert len(everyone) == len(set(everyone)) == len(speakers()) == 64
+    assert len(everyone) == len(set(everyone)) == len(list_speakers()) == 64
     for split, people in splits.items():
         assert Counter(speaker.gender for speaker in people) == dict.fromkeys(
             ("female", "male"), spoken.SPLIT_SPEAKERS[split] // 2
@@ -77,12 +77,12 @@ def test_a_world_is_a_valid_corpus(world):
     again = Corpus.read(world.folder, check_audio=True)
     assert again.hash == world.hash
     assert (len(again.split("train")), len(again.split("test"))) == (96, 32)
-    genders = {speaker.name: speaker.gender for speaker in speakers()}
+    genders = {speaker.name: speaker.gender for speaker in list_speakers()}
     for clip in again.clips:
         assert set(clip.attributes) == set(NAMES)
         assert all(clip.attributes[name] in values for name, values in ATTRIBUTES.items())
         assert clip.attributes["gender"] == genders[clip.speaker]
-        assert len(audio.read(again.path(clip))) == 4 * audio.RATE
+        assert len(audio.read_audio(again.path(clip))) == 4 * audio.RATE
 
 
 def test_every_word_has_its_moment_in_order(world):
@@ -111,7 +111,9 @@ def test_speech_fills_most_of_a_clip_at_both_rates(world):
 def test_loudness_classes_never_overlap(world):
     levels = {value: [] for value in spoken.LEVEL}
     for clip in world.clips:
-        levels[clip.attributes["loudness"]].append(scenes.loudness(audio.read(world.path(clip))))
+        levels[clip.attributes["loudness"]].append(
+            scenes.measure_level(audio.read_audio(world.path(clip)))
+        )
     assert max(levels["quiet"]) < -35
     assert min(levels["loud"]) > -28
 
@@ -119,11 +121,11 @@ def test_loudness_classes_never_overlap(world):
 def test_a_whisper_has_no_pitch_and_speech_has_one():
     for speaker in ("female_01", "male_01"):
         said = (
-            synthesiser()
+            get_synthesiser()
             .say("My brother cooked the largest turkey for dinner.", speaker, "American")
             .wave
         )
-        whispered = whisper(said, np.random.default_rng(0))
+        whispered = whisper_filter(said, np.random.default_rng(0))
         assert periodicity(said) > 0.6
         assert periodicity(whispered) < 0.4
         assert len(whispered) == len(said)
@@ -131,8 +133,8 @@ def test_a_whisper_has_no_pitch_and_speech_has_one():
 
 def test_a_whisper_keeps_the_shape_of_the_tract():
     """Band by band, the power of a vowel and its whisper rise and fall together."""
-    said = synthesiser().say("Arthur won.", "male_02", "American").wave
-    whispered = whisper(said, np.random.default_rng(0))
+    said = get_synthesiser().say("Arthur won.", "male_02", "American").wave
+    whispered = whisper_filter(said, np.random.default_rng(0))
     bands = [
         np.log(np.abs(np.fft.rfft(wave)) ** 2 + 1e-9)[: len(wave) // 4 // 24 * 24]
         .reshape(24, -1)
@@ -144,13 +146,13 @@ def test_a_whisper_keeps_the_shape_of_the_tract():
 
 def test_women_speak_higher_than_men():
     def pitch(name):
-        wave = synthesiser().say("Our neighbour won.", name, "American").wave
+        wave = get_synthesiser().say("Our neighbour won.", name, "American").wave
         frames = wave[: len(wave) // 640 * 640].reshape(-1, 640)
         frames = frames[frames.std(1) > np.median(frames.std(1))]
         correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)
         return float(np.median(audio.RATE / (40 + correlation[:, 40:267].argmax(1))))
 
-    pitches = {speaker.name: pitch(speaker.name) for speaker in speakers()[::8]}
+    pitches = {speaker.name: pitch(speaker.name) for speaker in list_speakers()[::8]}
     women = [value for name, value in pitches.items() if name.startswith("female")]
     men = [value for name, value in pitches.items() if name.startswith("male")]
     assert min(women) > max(men)
@@ -158,26 +160,26 @@ def test_women_speak_higher_than_men():
 
 def test_accents_pronounce_the_same_words_differently():
     waves = [
-        synthesiser().say("Her brother won.", "male_01", accent).wave
+        get_synthesiser().say("Her brother won.", "male_01", accent).wave
         for accent in ATTRIBUTES["accent"]
     ]
     assert len({wave.tobytes() for wave in waves}) == 3
 
 
 def test_what_was_spoken_before_changes_nothing():
-    first = synthesiser().say("The mayor won.", "male_03", "Scottish").wave
-    synthesiser().say("A quiet stranger lost the race.", "female_03", "Caribbean")
+    first = get_synthesiser().say("The mayor won.", "male_03", "Scottish").wave
+    get_synthesiser().say("A quiet stranger lost the race.", "female_03", "Caribbean")
     np.testing.assert_array_equal(
-        synthesiser().say("The mayor won.", "male_03", "Scottish").wave, first
+        get_synthesiser().say("The mayor won.", "male_03", "Scottish").wave, first
     )
 
 
 def test_threads_may_share_the_synthesiser():
     jobs = [("The mayor won.", f"male_{number:02d}", "American") for number in range(1, 9)]
-    alone = [synthesiser().say(*job).wave for job in jobs]
+    alone = [get_synthesiser().say(*job).wave for job in jobs]
     together = {}
     threads = [
-        threading.Thread(target=lambda j=job: together.update({j: synthesiser().say(*j).wave}))
+        threading.Thread(target=lambda j=job: together.update({j: get_synthesiser().say(*j).wave}))
         for job in jobs
     ]
     for thread in threads:
@@ -189,19 +191,19 @@ def test_threads_may_share_the_synthesiser():
 
 def test_an_unknown_speaker_is_refused():
     with pytest.raises(VoiceError, match="female_01"):
-        synthesiser().say("Hello.", "robot", "American")
+        get_synthesiser().say("Hello.", "robot", "American")
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_sentences_hardly_ever_repeat(topic):
     rng = np.random.default_rng(0)
-    assert len({" ".join(sentence(topic, rng).split()[:6]) for _ in range(300)}) > 200
+    assert len({" ".join(make_sentence(topic, rng).split()[:6]) for _ in range(300)}) > 200
 
 
 def test_a_sentence_is_cut_behind_a_word_that_can_end_it():
     words = ["the", "mayor", "tasted", "the", "garlic", "potatoes", "at", "the", "bakery"]
-    assert cut(words, 8) == words[:6]
-    assert cut(words, 9) == words
+    assert shorten_words(words, 8) == words[:6]
+    assert shorten_words(words, 9) == words
 
 
 def files(folder):
@@ -212,9 +214,9 @@ def files(folder):
 
 def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
     few = {"train": 12, "test": 6}
-    spoken.build(tmp_path / "one", clips=few, workers=1)
-    spoken.build(tmp_path / "two", clips=few, workers=2)
-    spoken.build(tmp_path / "other", clips=few, workers=1, seed=1)
+    spoken.build_spoken_corpus(tmp_path / "one", clips=few, workers=1)
+    spoken.build_spoken_corpus(tmp_path / "two", clips=few, workers=2)
+    spoken.build_spoken_corpus(tmp_path / "other", clips=few, workers=1, seed=1)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert files(tmp_path / "one") != files(tmp_path / "other")
 
@@ -222,9 +224,9 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
 def test_a_built_world_is_not_built_again_and_no_other_one_is_built_over_it(world, monkeypatch):
     monkeypatch.setattr(spoken, "render", lambda *_: pytest.fail("a clip was rendered"))
     shape = {split: len(world.split(split)) for split in world.splits}
-    assert spoken.build(world.folder, clips=shape).hash == world.hash
+    assert spoken.build_spoken_corpus(world.folder, clips=shape).hash == world.hash
     with pytest.raises(CorpusError, match="choose another folder"):
-        spoken.build(world.folder, clips=shape, seed=1)
+        spoken.build_spoken_corpus(world.folder, clips=shape, seed=1)
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path):
@@ -233,13 +235,15 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        spoken.build(tmp_path / "spoken", clips={"train": 6}, workers=1, progress=stop)
+        spoken.build_spoken_corpus(
+            tmp_path / "spoken", clips={"train": 6}, workers=1, progress=stop
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_counts_to_the_end(tmp_path):
     told = []
-    spoken.build(
+    spoken.build_spoken_corpus(
         tmp_path / "spoken",
         clips={"test": 3},
         workers=1,
@@ -250,5 +254,5 @@ def test_progress_counts_to_the_end(tmp_path):
 
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(CorpusError, match="no split 'dev'"):
-        spoken.build(tmp_path / "spoken", clips={"dev": 3}, workers=1)
+        spoken.build_spoken_corpus(tmp_path / "spoken", clips={"dev": 3}, workers=1)
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from desta_lab.clips import Clip
 from desta_lab.course.checks import Wrong, check
 from desta_lab.model import chat
 from desta_lab.training import targets
-from desta_lab.world.describe import DESCRIBED, describe, mentions
+from desta_lab.world.describe import DESCRIBED, describe, mentioned_values
 
 
 def _nats(logits: torch.Tensor, ids: torch.Tensor, shift: int = 1) -> torch.Tensor:
@@ -110,7 +110,7 @@ def _row(
     response: str = "I hear it.",
     system: str = chat.SYSTEM,
 ) -> dict:
-    messages = chat.ask(prompt, system)
+    messages = chat.audio_messages(prompt, system)
     return {
         "id": name,
         "seed_description": description,
@@ -216,12 +216,12 @@ def smuggled(answer: Callable[[targets.Target], targets.Target]) -> None:
                 "Response and description stay as they are; here the response was changed, or the description."
             )
         try:
-            targets.example(clip, got, "check")
+            targets.clip_row(clip, got, "check")
         except targets.TargetError:
             raise Wrong(
                 "TargetError: the builder finds it. Tell the same in other words."
             ) from None
-        told = [name for name in DESCRIBED if mentions(got.prompt, name) == {facts[name]}]
+        told = [name for name in DESCRIBED if mentioned_values(got.prompt, name) == {facts[name]}]
         if len(told) < 3:
             raise Wrong(
                 f"The prompt tells nothing, or little: it names {len(told)} of 6 attributes rightly ({got.prompt!r}); "

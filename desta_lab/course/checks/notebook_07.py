@@ -122,7 +122,7 @@ def _biased(
 
 
 def _only_emptied(x: np.ndarray, y: np.ndarray) -> float:
-    return _biased(x, y, geometry.gram)
+    return _biased(x, y, geometry.gram_matrix)
 
 
 @check(
@@ -130,13 +130,13 @@ def _only_emptied(x: np.ndarray, y: np.ndarray) -> float:
         "biased CKA": _biased,
         "only the diagonal was emptied": _only_emptied,
         "not divided by what each has alone": lambda x, y: geometry.hsic(
-            geometry.gram(x), geometry.gram(y)
+            geometry.gram_matrix(x), geometry.gram_matrix(y)
         ),
         "square root left out": lambda x, y: (
-            geometry.hsic(geometry.gram(x), geometry.gram(y))
+            geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y))
             / (
-                geometry.hsic(geometry.gram(x), geometry.gram(x))
-                * geometry.hsic(geometry.gram(y), geometry.gram(y))
+                geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(x))
+                * geometry.hsic(geometry.gram_matrix(y), geometry.gram_matrix(y))
             )
         ),
     }
