@@ -470,7 +470,7 @@ def emerge(args: argparse.Namespace) -> int:
     """The emergence report: what jumps, what rises together, what comes first, over seeds and amounts of data."""
     from desta_lab.experiments import emergence
 
-    preset = replace(_preset(args), rungs=args.rungs)
+    preset = replace(_preset(args), checkpoint_every=args.rungs)
     out = args.out or emergence.home(preset)
     emergence.measure(preset, [int(seed) for seed in args.seeds.split(",")], out, progress=bars())
     print(f"Report: {emergence.report(out)}")

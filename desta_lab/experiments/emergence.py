@@ -81,9 +81,11 @@ class Climb:
     ) -> None:
         self.run, self.progress = run, progress
         rungs = (
-            preset.rungs if run.kind == "self" else presets.get_preset(preset.name).rungs
+            preset.checkpoint_every
+            if run.kind == "self"
+            else presets.get_preset(preset.name).checkpoint_every
         )  # the rival's, of quickstarts
-        settings = replace(preset, train=run.train, rungs=rungs)
+        settings = replace(preset, train=run.train, checkpoint_every=rungs)
         self.lab = Experiment(settings, seed=run.seed, root=root, progress=progress)
         asked = (2, 3, 4, 5) if run.whole else (3,)
         self.tasks: list[Task] = [task for task in self.lab.tasks if task.rung in asked]
@@ -237,7 +239,7 @@ def measure(
 
 def cost(preset: Preset, runs: Sequence[Run]) -> str:
     """What the report costs where nothing is on disk, in two sentences."""
-    rungs = len(checkpoints.checkpoint_steps(preset.steps, preset.rungs))
+    rungs = len(checkpoints.checkpoint_steps(preset.steps, preset.checkpoint_every))
     minutes = len(runs) * (preset.steps * STEP_S + rungs * RUNG_S) / 60
     return (
         f"{len(runs)} runs of {preset.steps} steps, {rungs} rungs each; what is on disk is not done again. At most "

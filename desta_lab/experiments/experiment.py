@@ -318,7 +318,7 @@ class Experiment:
     def recipe(self) -> trainer.TrainConfig:
         """The recipe both runs share."""
         p = self.preset
-        return trainer.TrainConfig(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.rungs)
+        return trainer.TrainConfig(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.checkpoint_every)
 
     def config(self, kind: str) -> dict[str, Any]:
         """All that determines a run."""

@@ -72,7 +72,7 @@ class Preset:
     batch: int = 8
     lr: float = 1e-3
     label: str = "scene"  # the attribute whose bare values train the rival run
-    rungs: int = 64  # linear spacing of the checkpoint ladder
+    checkpoint_every: int = 64  # steps between two checkpoints
     test: int = 64  # clips scored at every checkpoint
     held_out: int = 32  # clips of other speakers that calibrate the ranking
     spoken_answers: int = (

@@ -518,7 +518,7 @@ def as_if_yours(folder, count=96):
 
 # %%
 corpus = sources.corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
-few = replace(lab.preset, steps=60, rungs=1, test=48, held_out=24, minutes=None)
+few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
 job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
 job.llm = presets.build_audio_llm(few, root=lab.root / "models", seed=0)
 desta_lab.listen(corpus, job.clips("train")[:2])

@@ -56,7 +56,14 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     monkeypatch.setattr(emergence, "plan", lambda seeds: [emergence.Run(seed) for seed in seeds])
     clips = {"train": 32, "validation": 16, "test": 32}
     preset = replace(
-        presets.nano(), clips=clips, steps=2, rungs=1, batch=2, test=8, held_out=8, spoken_answers=1
+        presets.nano(),
+        clips=clips,
+        steps=2,
+        checkpoint_every=1,
+        batch=2,
+        test=8,
+        held_out=8,
+        spoken_answers=1,
     )
     root = tmp_path / "data"
     root.mkdir()

@@ -214,7 +214,9 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
         ["me"] * 18,
     )
     (tmp_path / "models").symlink_to(models_dir())
-    short = replace(presets.nano(), seconds=1.0, steps=2, batch=4, rungs=1, spoken_answers=1)
+    short = replace(
+        presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, spoken_answers=1
+    )
     job = Quickstart(short, corpus=own, label="manner", root=tmp_path, out=tmp_path / "out")
     result = job.run()
     assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE" and "not of new voices" in str(
