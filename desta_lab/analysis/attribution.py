@@ -69,7 +69,7 @@ def answer_margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> 
     @torch.no_grad()
     def of_waves(waves: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch"]:
         states = llm.encoder.hear(list(waves.float().cpu().numpy()))
-        return of(conditions.audio_embeddings(llm, states)).to(waves.device)
+        return of(conditions.embed_clips(llm, states)).to(waves.device)
 
     return of_waves
 
@@ -101,7 +101,7 @@ def query_cases(
     llm: AudioLLM, task: Task, values: Sequence[str], spoken: Float[Tensor, "clip query d_llm"]
 ) -> list[Case]:
     """One case a clip: its parts are the audio embeddings, and silence's stand where one is taken away."""
-    absent = conditions.silence_embeddings(llm)
+    absent = conditions.embed_silence(llm)
     parts = torch.arange(spoken.shape[1], device=spoken.device)[None, :, None]
     given = spoken.detach().split(1)
     return [
@@ -360,7 +360,7 @@ class AudioInput(InterpretableInput):
         return cls(
             torch.tensor([[*asked.ids, *stem]]),
             spoken,
-            conditions.silence_embeddings(llm)[0],
+            conditions.embed_silence(llm)[0],
             groups,
         )
 

@@ -49,7 +49,7 @@ def answer(
     paths = [_clip(item, root) for item in items]  # before the first answer, which costs
     done = _resume(out / LINES, json.loads(json.dumps(mine)))
     llm.connector.eval()
-    deaf = conditions.silence_embeddings(llm)
+    deaf = conditions.embed_silence(llm)
     with (out / LINES).open("a", encoding="utf-8") as lines:
         for i in range(len(done), len(items)):
             item = items[i]
@@ -71,7 +71,7 @@ def _answer(
     stream = chat.build_stream(
         llm.backbone.tokenizer, chat.audio_messages(item.question), llm.queries, max_tokens=room
     )
-    spoken = conditions.audio_embeddings(llm, llm.encoder.hear([audio.read_audio(path)]))
+    spoken = conditions.embed_clips(llm, llm.encoder.hear([audio.read_audio(path)]))
     ids = llm.answer([stream], spoken, max_new_tokens=max_new_tokens)
     row: dict[str, Any] = {"response": llm.backbone.text(ids[0])}
     if item.options:

@@ -19,7 +19,7 @@ from desta_lab.world.describe import describe, mentioned_values
 Scores = Sequence[Float[Tensor, "_ _"]]  # clip × option, for every task
 
 
-def audio_embeddings(
+def embed_clips(
     llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32
 ) -> Float[Tensor, "clip query d_llm"]:
     """Audio embeddings of many clips under the connector as it is now."""
@@ -28,10 +28,10 @@ def audio_embeddings(
         return torch.cat([llm.connect(part) for part in states.split(batch, dim=1)])
 
 
-def silence_embeddings(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
+def embed_silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
     """What the connector says of a clip of zeros: the silence control, and what stands where a part is taken away."""
     nothing = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
-    return audio_embeddings(llm, llm.encoder.hear([nothing]))
+    return embed_clips(llm, llm.encoder.hear([nothing]))
 
 
 def shuffled_partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:

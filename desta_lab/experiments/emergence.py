@@ -155,7 +155,7 @@ class Climb:
             checkpoints.load_checkpoint(folder / "ladder", self.lab.llm, rung["step"])
             self._heard = (
                 rung["sha256"],
-                conditions.audio_embeddings(self.lab.llm, store[list(self.row)]),
+                conditions.embed_clips(self.lab.llm, store[list(self.row)]),
             )
         return self._heard[1]
 
@@ -170,7 +170,7 @@ class Climb:
             self.scored,
             spoken,
             held_out,
-            conditions.silence_embeddings(self.lab.llm),
+            conditions.embed_silence(self.lab.llm),
         )
         columns = [
             "condition",

@@ -446,10 +446,10 @@ class Experiment:
             self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
         )
         spoken_test, spoken_held = (
-            conditions.audio_embeddings(self.llm, self.store[[c.id for c in s]])
+            conditions.embed_clips(self.llm, self.store[[c.id for c in s]])
             for s in (test, held_out)
         )
-        nothing = conditions.silence_embeddings(self.llm)
+        nothing = conditions.embed_silence(self.llm)
         table = conditions.score_conditions(
             self.llm,
             self.tasks,
@@ -489,14 +489,14 @@ class Experiment:
         """One question under every condition: the clip, silence, the description (text oracle), and no clip at all."""
         folder = self.train("self")
         checkpoints.load_checkpoint(folder / "ladder", self.llm, self.recipe.steps)
-        spoken_clip = conditions.audio_embeddings(
+        spoken_clip = conditions.embed_clips(
             self.llm, self.llm.encoder.hear([audio.read_audio(self.corpus.path(clip))])
         )
         asked = {
             "with the clip": (chat.audio_messages(question), spoken_clip),
             "with silence": (
                 chat.audio_messages(question),
-                conditions.silence_embeddings(self.llm),
+                conditions.embed_silence(self.llm),
             ),
             "reading the description": (
                 chat.description_messages(self.describe(clip.attributes), question),

@@ -360,7 +360,7 @@ def randomisation(subject: Subject) -> pd.DataFrame:
 
     def explain(method: str) -> Callable[[], Tensor]:
         def told() -> Tensor:
-            spoken = conditions.audio_embeddings(subject.llm, states)
+            spoken = conditions.embed_clips(subject.llm, states)
             result = attribution.attribute_queries(method, subject.llm, task, values, spoken)
             found.append(
                 {"method": method, "measure": "delta / margin", "value": _relative(result)}

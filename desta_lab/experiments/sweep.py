@@ -620,10 +620,10 @@ def _hear(lab: Experiment) -> dict[str, torch.Tensor]:
         lab.store[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation")
     )
     said = {
-        "spoken": conditions.audio_embeddings(lab.llm, test),
-        "held_out": conditions.audio_embeddings(lab.llm, held_out),
+        "spoken": conditions.embed_clips(lab.llm, test),
+        "held_out": conditions.embed_clips(lab.llm, held_out),
     }
-    return said | {"silence": conditions.silence_embeddings(lab.llm)}
+    return said | {"silence": conditions.embed_silence(lab.llm)}
 
 
 def _views(lab: Experiment, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:

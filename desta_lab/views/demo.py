@@ -64,10 +64,10 @@ class Demo:
         with standing(self.job) as llm:
             states = llm.encoder.hear([wave]).float()
             looked = _looked(llm, wave, states, clip)
-            quiet = listening(llm, conditions.silence_embeddings(llm), question).text
+            quiet = listening(llm, conditions.embed_silence(llm), question).text
             read = reading(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
             so_far = ""
-            for piece in streamed(llm, conditions.audio_embeddings(llm, states), question):
+            for piece in streamed(llm, conditions.embed_clips(llm, states), question):
                 so_far += piece
                 yield so_far.strip(), read, quiet, looked
             yield so_far.strip() or "(nothing)", read, quiet, looked

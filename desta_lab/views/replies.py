@@ -50,7 +50,7 @@ def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
 
 def hear(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
-    return conditions.audio_embeddings(llm, llm.encoder.hear([wave]).float())
+    return conditions.embed_clips(llm, llm.encoder.hear([wave]).float())
 
 
 def listening(

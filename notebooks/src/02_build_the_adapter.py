@@ -416,7 +416,7 @@ silent = encoder.hear([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]
 reference = connector(every)
 vectors = {
     "built by hand": adapter(connector, every),
-    "package, as it runs": conditions.audio_embeddings(lab.llm, every),
+    "package, as it runs": conditions.embed_clips(lab.llm, every),
 }
 groups = every.unflatten(2, (-1, connector.pool))
 vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))

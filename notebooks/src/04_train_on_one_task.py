@@ -403,7 +403,7 @@ def score(folder):
     test, other = lab.clips("test"), lab.clips("validation")
     checkpoints.load_checkpoint(folder / "ladder", lab.llm, recipe.steps)
     heard, calibration = (
-        conditions.audio_embeddings(lab.llm, store[[clip.id for clip in some]])
+        conditions.embed_clips(lab.llm, store[[clip.id for clip in some]])
         for some in (test, other)
     )
     return conditions.score_conditions(
@@ -412,7 +412,7 @@ def score(folder):
         test,
         heard,
         held_out=calibration,
-        silence=conditions.silence_embeddings(lab.llm),
+        silence=conditions.embed_silence(lab.llm),
     )
 
 

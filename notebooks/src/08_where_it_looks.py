@@ -43,13 +43,13 @@ desta_lab.listen(lab.corpus, [clip])
 # %%
 wave = audio.read_audio(lab.corpus.path(clip))
 states = llm.encoder.hear([wave])
-spoken = conditions.audio_embeddings(llm, states)
+spoken = conditions.embed_clips(llm, states)
 print(task.question, "→", replies.listening(llm, spoken, task.question).text)
 
 # %%
 margin = attribution.answer_margin(llm, task, [clip.attributes["scene"]])
 with torch.no_grad():
-    whole, nothing = margin(spoken).item(), margin(conditions.silence_embeddings(llm)).item()
+    whole, nothing = margin(spoken).item(), margin(conditions.embed_silence(llm)).item()
 print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence {nothing:.2f}")
 
 # %% [markdown]
@@ -259,7 +259,7 @@ lesson.check("integrated_gradients", integrated_gradients)
 package = attribution.attribute_queries(
     "integrated_gradients", llm, task, [clip.attributes["scene"]], spoken
 )
-mine = integrated_gradients(margin, spoken, conditions.silence_embeddings(llm), 32)
+mine = integrated_gradients(margin, spoken, conditions.embed_silence(llm), 32)
 if mine is not None:
     torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
 

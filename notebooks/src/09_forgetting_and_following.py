@@ -119,7 +119,7 @@ def following():
     """Answers of the finished run under every counted constraint, by ear and in text."""
     some = [item for item in items if known["counted"][item.constraint]]
     with replies.standing(lab) as llm:
-        heard = conditions.audio_embeddings(
+        heard = conditions.embed_clips(
             llm, llm.encoder.hear([replies.wave_of(lab, clip) for clip in ask]).float()
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
@@ -390,7 +390,7 @@ print("numbers of the backbone that may learn:", sizes)
 # %%
 def measured(llm):
     """Answers by ear and in text only, a row per clip and task."""
-    heard = conditions.audio_embeddings(llm, store[[clip.id for clip in ask]])
+    heard = conditions.embed_clips(llm, store[[clip.id for clip in ask]])
     answers = [conditions.answer_free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
     return pd.concat(answers, ignore_index=True)
 

@@ -135,11 +135,11 @@ def measured(job):
         for step in (0, last):
             checkpoints.load_checkpoint(folder / "ladder", job.llm, step)
             said, calibration = (
-                conditions.audio_embeddings(job.llm, job.store[[c.id for c in some]])
+                conditions.embed_clips(job.llm, job.store[[c.id for c in some]])
                 for some in (test, others)
             )
             heard = conditions.score_conditions(
-                job.llm, tasks, test, said, calibration, conditions.silence_embeddings(job.llm)
+                job.llm, tasks, test, said, calibration, conditions.embed_silence(job.llm)
             )
             rows.append(heard.assign(step=step))
         return pd.concat(rows, ignore_index=True).assign(run="self", seed=job.seed)
@@ -404,7 +404,7 @@ with replies.standing(lab) as llm:
         replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves
     ]
     said["silence"] = replies.listening(
-        llm, conditions.silence_embeddings(llm), scene.question
+        llm, conditions.embed_silence(llm), scene.question
     ).text
     if full:
         said["by reading"] = [
@@ -419,11 +419,11 @@ pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 # %%
 def by_halves(llm, clips, states):
     """Every clip scored once, calibrated on the clips of the other half of the speakers."""
-    said = conditions.audio_embeddings(llm, states)
+    said = conditions.embed_clips(llm, states)
     people = sorted({clip.speaker for clip in clips})
     first = [i for i, clip in enumerate(clips) if clip.speaker in people[::2]]
     second = [i for i, clip in enumerate(clips) if clip.speaker not in people[::2]]
-    nothing = conditions.silence_embeddings(llm)
+    nothing = conditions.embed_silence(llm)
     return pd.concat(
         [
             conditions.score_conditions(

@@ -412,11 +412,11 @@ def heard_nothing():
     states = lab.llm.encoder.hear([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
     with replies.standing(lab, 0) as llm:
         untrained = conditions.answer_free_form(
-            llm, asked, ask, conditions.audio_embeddings(llm, states.float())
+            llm, asked, ask, conditions.embed_clips(llm, states.float())
         )
     with replies.standing(lab) as llm:
         silent = conditions.answer_free_form(
-            llm, asked, ask, conditions.silence_embeddings(llm).expand(len(ask), -1, -1)
+            llm, asked, ask, conditions.embed_silence(llm).expand(len(ask), -1, -1)
         )
     return pd.concat(
         [untrained.assign(model="untrained connector"), silent.assign(model="ours, on silence")]

@@ -29,8 +29,8 @@ def llm() -> AudioLLM:
 @pytest.fixture(scope="module")
 def spoken(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
-    silence = conditions.silence_embeddings(llm)
-    return silence + 10 * (conditions.audio_embeddings(llm, llm.encoder.hear(WAVES)) - silence)
+    silence = conditions.embed_silence(llm)
+    return silence + 10 * (conditions.embed_clips(llm, llm.encoder.hear(WAVES)) - silence)
 
 
 def additive(seed: int = 0, parts: int = 8) -> Case:
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_option_is_refused(llm):
 
 
 def test_the_margin_of_audio_hears_first(llm):
-    heard = conditions.audio_embeddings(llm, llm.encoder.hear(WAVES))
+    heard = conditions.embed_clips(llm, llm.encoder.hear(WAVES))
     waves = torch.from_numpy(np.stack(WAVES))
     found = attribution.answer_margin_of_audio(llm, TASK, VALUES)(waves)
     torch.testing.assert_close(found, attribution.answer_margin(llm, TASK, VALUES)(heard))
@@ -96,14 +96,14 @@ def test_where_parts_add_up_every_method_agrees_with_the_truth(method):
 
 @pytest.mark.parametrize("method", attribution.METHODS)
 def test_the_one_query_that_carries_the_answer_is_found(llm, method):
-    planted = conditions.silence_embeddings(llm).repeat(3, 1, 1)
+    planted = conditions.embed_silence(llm).repeat(3, 1, 1)
     planted[:, 3] += 0.5 * torch.randn(
         3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     found = attribution.attribute_queries(method, llm, TASK, VALUES, planted)
     of, nothing = (
         attribution.answer_margin(llm, TASK, VALUES),
-        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+        conditions.embed_silence(llm).repeat(3, 1, 1),
     )
     torch.testing.assert_close(
         found.values[:, 3], (of(planted) - of(nothing)).float(), atol=1e-3, rtol=1e-3
@@ -154,7 +154,7 @@ def test_a_method_that_is_not_there_is_refused():
 def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
     of, silence = (
         attribution.answer_margin(llm, TASK, VALUES),
-        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+        conditions.embed_silence(llm).repeat(3, 1, 1),
     )
     found = attribution.attribute_queries(
         "integrated_gradients", llm, TASK, VALUES, spoken, steps=48
@@ -171,7 +171,7 @@ def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
 def test_delta_is_captums_convergence_delta(llm, spoken):
     of, silence = (
         attribution.answer_margin(llm, TASK, VALUES),
-        conditions.silence_embeddings(llm).repeat(3, 1, 1),
+        conditions.embed_silence(llm).repeat(3, 1, 1),
     )
     found = attribution.attribute_queries(
         "integrated_gradients", llm, TASK, VALUES, spoken, steps=3
@@ -271,7 +271,7 @@ def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, spoken):
         ["curve", "order", "share"]
     )["margin"]
     of = attribution.answer_margin(llm, TASK, VALUES[:1])
-    whole, none = float(of(spoken[:1])), float(of(conditions.silence_embeddings(llm)))
+    whole, none = float(of(spoken[:1])), float(of(conditions.embed_silence(llm)))
     for order in ("attribution", "random"):
         assert (
             drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
@@ -310,7 +310,7 @@ def test_the_area_is_the_mean_height_of_a_line():
 def explained(llm: AudioLLM) -> Tensor:
     """Ablation over the audio embeddings under the connector of the moment."""
     return attribution.attribute_queries(
-        "ablation", llm, TASK, VALUES, conditions.audio_embeddings(llm, llm.encoder.hear(WAVES))
+        "ablation", llm, TASK, VALUES, conditions.embed_clips(llm, llm.encoder.hear(WAVES))
     ).values
 
 
@@ -405,7 +405,7 @@ def test_queries_may_be_grouped_into_features(llm, spoken):
     assert given.n_itp_features == 2 and given.to_tensor().shape == (1, 2)
     half = given.to_model_input(torch.tensor([[1.0, 0.0]]))["spoken"][0]
     assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(
-        half[2:], conditions.silence_embeddings(llm)[0, 2:]
+        half[2:], conditions.embed_silence(llm)[0, 2:]
     )
     assert torch.equal(given.to_model_input()["spoken"][0], spoken[0])
     torch.testing.assert_close(

@@ -67,7 +67,7 @@ def test_a_fault_while_speaking_reaches_the_reader(
             llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
         )
         with pytest.raises(RuntimeError, match="out of memory"):
-            list(streamed(llm, conditions.silence_embeddings(llm), QUESTION))
+            list(streamed(llm, conditions.embed_silence(llm), QUESTION))
 
 
 @pytest.mark.filterwarnings(
