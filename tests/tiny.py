@@ -29,7 +29,8 @@ from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
 from desta_lab.training.features import FeatureStore
 from desta_lab.training.trainer import TrainConfig
-from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, describe
+from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
+from desta_lab.world.describe import describe
 
 SECONDS = 0.4  # 20 encoder frames
 WIDTH = 48  # of every tiny backbone

@@ -13,7 +13,8 @@ from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
-from desta_lab.world.describe import ATTRIBUTES, describe
+from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe
 
 
 @dataclass

@@ -6,15 +6,15 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from desta_lab.world.describe import (
+from desta_lab.world.attributes import (
     ATTRIBUTES,
     DESCRIBED,
     NEUTRAL,
-    SAID,
-    attribute_clause,
-    attribute_phrase,
-    describe,
+    VOCABULARY,
+    Attribute,
+    plain_attribute,
 )
+from desta_lab.world.describe import attribute_clause, describe
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
@@ -25,6 +25,11 @@ PROMPTS = (  # what a run with several prompts trains: all ask for a description
     "What do you hear?",
     "Write it again.",
 )
+
+_PROMPTED = {
+    "trained": TRAINED_PROMPT,
+    **{f"paraphrase{number}": prompt for number, prompt in enumerate(PARAPHRASES, start=1)},
+}
 
 RUNGS = {
     0: "trained prompt",
@@ -63,22 +68,6 @@ def _options(attribute: str, texts: str) -> dict[str, str]:
     return dict(zip(ATTRIBUTES[attribute], texts.split("|"), strict=True))
 
 
-_ASKED = {
-    "gender": ("What is the gender of the speaker?", "The speaker is", " female| male"),
-    "accent": (
-        "What is the accent of the speaker?",
-        "The accent is",
-        " American| Scottish| Caribbean",
-    ),
-    "rate": ("What is the speed of the speech?", "The speed is", " slow| fast"),
-    "loudness": ("What is the volume of the voice?", "The volume is", " low| high"),
-    "manner": ("Does the speaker talk or whisper?", "The speaker", " talks| whispers"),
-    "scene": (
-        "What is the background sound?",
-        "The background sound is",
-        " rain| a siren| birds| music",
-    ),
-}
 _CONSTRAINED = (
     (
         "json_gender",
@@ -182,74 +171,65 @@ def task_ladder(attributes: Mapping[str, Sequence[str]] | None = None) -> list[T
     return sorted(tasks, key=lambda task: task.rung)
 
 
-def _plain(attribute: str, values: Sequence[str]) -> list[Task]:
+def _plain(name: str, values: Sequence[str]) -> list[Task]:
     """The tasks of an attribute of which only its name and its values are known."""
-    noun = attribute.replace("_", " ")
-    question, stem, options = (
-        f"What is the {noun}?",
-        f"The {noun} is",
-        {value: f" {value}" for value in values},
-    )
-    prompts = {
-        "trained": TRAINED_PROMPT,
-        **{f"paraphrase{i}": prompt for i, prompt in enumerate(PARAPHRASES, start=1)},
-    }
-    tasks = [
-        Task(f"{name}_{attribute}", int(name != "trained"), attribute, prompt, stem, options)
-        for name, prompt in prompts.items()
-    ]
-    written = {
-        value: json.dumps(value, ensure_ascii=False)[1:-1] for value in values
-    }  # as it stands in quotes
-    shouted = {value: text.upper() for value, text in options.items()}
+    attribute = plain_attribute(name, tuple(values))
+    quoted = {value: json.dumps(value, ensure_ascii=False)[1:-1] for value in values}
+    capitals = {value: text.upper() for value, text in attribute.options.items()}
     return [
-        *tasks,
+        *(_prompt_task(kind, prompt, attribute) for kind, prompt in _PROMPTED.items()),
         Task(
-            f"json_{attribute}",
+            f"json_{name}",
             2,
-            attribute,
-            f"{question} Answer in JSON.",
-            f'{{"{noun}": "',
-            written,
+            name,
+            f"{attribute.question} Answer in JSON.",
+            f'{{"{attribute.noun}": "',
+            quoted,
             "detectable_format:json_format",
         ),
         Task(
-            f"capital_{attribute}",
+            f"capital_{name}",
             2,
-            attribute,
-            f"{question} Answer in capital letters.",
-            stem.upper(),
-            shouted,
+            name,
+            f"{attribute.question} Answer in capital letters.",
+            attribute.stem.upper(),
+            capitals,
             "change_case:english_capital",
         ),
-        Task(f"ask_{attribute}", 3, attribute, question, stem, options),
+        _question_task(attribute, 3),
     ]
 
 
 def _spoken() -> list[Task]:
-    tasks = []
-    for rung, prompts in ((0, (TRAINED_PROMPT,)), (1, PARAPHRASES)):
-        for i, prompt in enumerate(prompts):
-            for attribute in DESCRIBED:
-                stem, texts = SAID[attribute]
-                name = f"{'trained' if rung == 0 else f'paraphrase{i + 1}'}_{attribute}"
-                tasks.append(Task(name, rung, attribute, prompt, stem, _options(attribute, texts)))
+    described = [VOCABULARY[name] for name in DESCRIBED]
+    tasks = [
+        _prompt_task(kind, prompt, attribute)
+        for kind, prompt in _PROMPTED.items()
+        for attribute in described
+    ]
     for name, attribute, ask, stem, texts, constraint in _CONSTRAINED:
-        question = f"{_ASKED[attribute][0]} {ask}"
+        question = f"{VOCABULARY[attribute].question} {ask}"
         tasks.append(
             Task(name, 2, attribute, question, stem, _options(attribute, texts), constraint)
         )
-    for attribute, (question, stem, texts) in _ASKED.items():
-        tasks.append(
-            Task(f"ask_{attribute}", 3, attribute, question, stem, _options(attribute, texts))
-        )
+    tasks += [_question_task(attribute, 3) for attribute in described]
     for name, attribute, question, stem, texts in _MULTI_HOP:
         tasks.append(Task(name, 4, attribute, question, stem, _options(attribute, texts)))
-    topic = _options("topic", " food| travel| sport")
-    tasks.append(
-        Task("ask_topic", 5, "topic", "What is the talk about?", "The talk is about", topic)
-    )
-    return tasks
+    hidden = [attribute for attribute in VOCABULARY.values() if attribute.name not in DESCRIBED]
+    return tasks + [_question_task(attribute, 5) for attribute in hidden]
+
+
+def _prompt_task(kind: str, prompt: str, attribute: Attribute) -> Task:
+    """Rungs 0 and 1: what a description, asked for by this prompt, says of an attribute."""
+    rung = 0 if kind == "trained" else 1
+    name = f"{kind}_{attribute.name}"
+    return Task(name, rung, attribute.name, prompt, attribute.stem, attribute.options)
+
+
+def _question_task(attribute: Attribute, rung: int) -> Task:
+    """The question about an attribute itself."""
+    name, stem = f"ask_{attribute.name}", attribute.answer_stem or attribute.stem
+    return Task(name, rung, attribute.name, attribute.question, stem, attribute.options)
 
 
 # ---- the text world: what the nano backbone is taught, the ladder's questions and others like them ----
@@ -349,78 +329,28 @@ _MORE_MULTI_HOP = (
         " water| trouble| nature| a party",
     ),
 )
-_NOUN = {
-    "gender": "gender",
-    "accent": "accent",
-    "rate": "speed",
-    "loudness": "volume",
-    "manner": "manner",
-    "scene": "background",
-    "topic": "topic",
-}
-# the facts of a description in other words; {0} is the word of the rung-0 clause, {1} another for the same
-_FACTS = {
-    "gender": ("It is a {0} speaker.", "A {1} is heard.", "{0}."),
-    "accent": ("The speaker has the {0} accent.", "The voice sounds {0}.", "{0} accent."),
-    "rate": ("The speech is {0}.", "The speed of the speech is {0}.", "{0} speed."),
-    "loudness": ("The voice has a {0} volume.", "The voice is {1}.", "{0} volume."),
-    "manner": ("The voice {0}.", "The speech is {1}.", "{0}."),
-    "scene": (
-        "There is {0} in the background.",
-        "Behind the voice there is {0}.",
-        "{0} in the background.",
-    ),
-    "topic": ("The topic is {0}.", "The talk is on {0}.", "{0}."),
-}
-_SYNONYMS = {
-    "female": "woman",
-    "male": "man",
-    "low": "quiet",
-    "high": "loud",
-    "talks": "spoken",
-    "whispers": "whispered",
-}
-
-# the same facts in the sentence that knows none of them: what stands there, and what stands there once it is known
-_BLANKS = {
-    "gender": ("person", "{0} person"),
-    "accent": ("some accent", "{0} accent"),
-    "rate": ("some speed", "{0} speed"),
-    "loudness": ("some volume", "{0} volume"),
-    "manner": ("speaks", "{0}"),
-    "scene": ("something", "{0}"),
-}
 
 
 def _others() -> list[Task]:
     """Tasks beside the ladder: each question under each constraint, and more multi-hop."""
     tasks = [
-        Task("", 4, a, question, stem, _options(a, texts))
-        for a, question, stem, texts in _MORE_MULTI_HOP
+        Task("", 4, name, question, stem, _options(name, texts))
+        for name, question, stem, texts in _MORE_MULTI_HOP
     ]
-    for a, (question, stem, texts) in _ASKED.items():
-        bare = texts.replace(" a ", " ").replace(" ", "")
+    for name in DESCRIBED:
+        attribute = VOCABULARY[name]
+        question, stem = attribute.question, attribute.answer_stem or attribute.stem
+        options = attribute.options
+        bare = {value: word.removeprefix("a ") for value, word in attribute.words.items()}
+        upper = {value: text.upper() for value, text in options.items()}
+        lower = {value: text.lower() for value, text in options.items()}
         tasks += [
-            Task("", 2, a, f"{question} Answer in JSON.", f'{{"{_NOUN[a]}": "', _options(a, bare)),
-            Task(
-                "",
-                2,
-                a,
-                f"{question} Answer in capital letters.",
-                stem.upper(),
-                _options(a, texts.upper()),
-            ),
-            Task(
-                "",
-                2,
-                a,
-                f"{question} Answer in lower case.",
-                stem.lower(),
-                _options(a, texts.lower()),
-            ),
-            Task("", 2, a, f"{question} Put the answer in quotes.", f'"{stem}', _options(a, texts)),
-            Task("", 2, a, f"{question} Start with a bullet.", f"* {stem}", _options(a, texts)),
-            Task("", 2, a, f"{question} Answer in one word.", "", _options(a, bare)),
+            Task("", 2, name, f"{question} Answer in JSON.", f'{{"{attribute.noun}": "', bare),
+            Task("", 2, name, f"{question} Answer in capital letters.", stem.upper(), upper),
+            Task("", 2, name, f"{question} Answer in lower case.", stem.lower(), lower),
+            Task("", 2, name, f"{question} Put the answer in quotes.", f'"{stem}', options),
+            Task("", 2, name, f"{question} Start with a bullet.", f"* {stem}", options),
+            Task("", 2, name, f"{question} Answer in one word.", "", bare),
         ]
     return tasks
 
@@ -437,28 +367,28 @@ def _reworded(question: str, rng: random.Random) -> str:
     return question
 
 
-def _retold(said: list[str], attributes: Mapping[str, str], rng: random.Random) -> str:
+def _retold(names: list[str], attributes: Mapping[str, str], rng: random.Random) -> str:
     """The facts of a description, each in other words, in any order; at times words alone: "rain, male, fast, …"."""
-    words = {name: attribute_phrase(name, attributes[name])[1].strip() for name in said}
-    order = rng.sample(said, len(said))
+    words = {name: VOCABULARY[name].words[attributes[name]] for name in names}
+    order = rng.sample(names, len(names))
     if rng.random() < 0.3:
         return ", ".join(words[name] for name in order) + "."
-    told = []
+    sentences = []
     for name in order:
-        forms = (attribute_clause(name, attributes[name]), *_FACTS[name])
-        text = rng.choice(forms).format(words[name], _SYNONYMS.get(words[name], words[name]))
-        told.append(text[0].upper() + text[1:])
-    return " ".join(told)
+        attribute, value = VOCABULARY[name], attributes[name]
+        form = rng.choice((attribute_clause(name, value), *attribute.restatements))
+        text = form.format(words[name], attribute.synonyms.get(value, words[name]))
+        sentences.append(text[0].upper() + text[1:])
+    return " ".join(sentences)
 
 
 def _half_known(attributes: Mapping[str, str], rng: random.Random) -> str:
     """`NEUTRAL` with some of its blanks filled in, or none."""
     sentence, share = NEUTRAL, rng.random()
-    for name, (blank, known) in _BLANKS.items():
+    for name in DESCRIBED:
         if rng.random() < share:
-            sentence = sentence.replace(
-                blank, known.format(attribute_phrase(name, attributes[name])[1].strip())
-            )
+            attribute = VOCABULARY[name]
+            sentence = sentence.replace(attribute.unknown, attribute.fill_blank(attributes[name]))
     return sentence
 
 
@@ -495,7 +425,7 @@ def text_world(
             )
         elif kind < 0.25:  # several attributes
             asked = rng.sample(said, rng.randint(2, 3))
-            question = f"What is the {' and the '.join(_NOUN[name] for name in asked)}?"
+            question = f"What is the {' and the '.join(VOCABULARY[name].noun for name in asked)}?"
             answer = " ".join(attribute_clause(name, a[name]) for name in asked)
         elif kind < 0.3:  # yes or no
             name = rng.choice(said)

@@ -26,7 +26,8 @@ from desta_lab.training import checkpoints, trainer
 from desta_lab.training import targets as target
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.world import recipes, sources, spoken
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, describe
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
+from desta_lab.world.describe import describe
 
 ENOUGH = {
     "clips": 24,

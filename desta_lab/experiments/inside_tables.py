@@ -26,7 +26,8 @@ from desta_lab.experiments.inside_subject import (
 from desta_lab.model import chat
 from desta_lab.training import checkpoints
 from desta_lab.views import representation_figures
-from desta_lab.world.describe import NEUTRAL, describe
+from desta_lab.world.attributes import NEUTRAL
+from desta_lab.world.describe import describe
 
 # ---- present, readable, spoken ----
 

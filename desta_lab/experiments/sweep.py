@@ -36,7 +36,8 @@ from desta_lab.training import checkpoints, targets
 from desta_lab.views import claim_figures
 from desta_lab.views.progress import bars
 from desta_lab.world import spoken
-from desta_lab.world.describe import DESCRIBED, describe
+from desta_lab.world.attributes import DESCRIBED
+from desta_lab.world.describe import describe
 
 VERSION = 1  # of what a cell measures: another version, other files
 RUNGS = (0, 2, 3)

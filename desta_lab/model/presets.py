@@ -14,7 +14,7 @@ from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone, fastest_dtype
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.model.encoder import Encoder, transcribe
-from desta_lab.world.describe import NEUTRAL
+from desta_lab.world.attributes import NEUTRAL
 
 NANO = (
     Path(__file__).resolve().parents[2] / "data" / "nano"

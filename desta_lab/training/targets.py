@@ -16,7 +16,8 @@ from desta_lab import processes
 from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
-from desta_lab.world.describe import DESCRIBED, describe, surface_words
+from desta_lab.world.attributes import DESCRIBED
+from desta_lab.world.describe import describe, surface_words
 
 Kind = Literal["self", "soft", "label", "template", "other"]
 TOP_K = 50  # next-token probabilities kept per position of a soft target; the rest is one number

@@ -32,7 +32,7 @@ from desta_lab.views.style import (
     seen,
     tidy,
 )
-from desta_lab.world.describe import ATTRIBUTES
+from desta_lab.world.attributes import ATTRIBUTES
 
 
 def _heard(label: str) -> Series:

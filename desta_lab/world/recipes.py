@@ -8,7 +8,8 @@ from pathlib import Path
 
 from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, attribute_clause, describe
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
+from desta_lab.world.describe import attribute_clause, describe
 from desta_lab.world.sources import Row, build_corpus, read_table
 
 MOST = 20  # values of an attribute whose vocabulary nobody stated

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from desta_lab.audio import RATE, crop_or_pad
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span
 from desta_lab.world import scenes
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.sentences import make_sentence, shorten_words
 from desta_lab.world.voices import (
     SPEAKERS_PER_GENDER,

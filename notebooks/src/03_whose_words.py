@@ -19,7 +19,8 @@ from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.model import chat
 from desta_lab.training import targets as target
 from desta_lab.views import claim_figures, style
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED, attribute_coverage, describe
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
+from desta_lab.world.describe import attribute_coverage, describe
 
 lesson = desta_lab.setup("03")
 lab = lesson.lab

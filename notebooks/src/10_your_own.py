@@ -30,7 +30,7 @@ from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
 from desta_lab.training import checkpoints
 from desta_lab.views import card, replies, style
-from desta_lab.world import describe, recipes, sources, spoken
+from desta_lab.world import attributes, recipes, sources, spoken
 
 lesson = desta_lab.setup("10")
 lab = lesson.lab
@@ -300,7 +300,7 @@ mine.cost()
 # A folder of audio files with a table `clips.csv` beside them: the columns `audio` and `speaker`, and one for each attribute you know, with the values below. Four speakers are the least; a column is asked about if every row has it filled. Put the path here; while it is empty, the next cells make a stand-in.
 
 # %%
-{name: describe.ATTRIBUTES[name] for name in describe.DESCRIBED}
+{name: attributes.ATTRIBUTES[name] for name in attributes.DESCRIBED}
 
 # %%
 FOLDER = ""  # where your recordings lie
@@ -329,7 +329,7 @@ def stand_in(folder, count=16):
             ("telephone", telephone(wave, rng), 8000),
         ):
             soundfile.write(folder / f"{clip.id}-{channel}.wav", sound, rate)
-            known = {name: clip.attributes[name] for name in describe.DESCRIBED}
+            known = {name: clip.attributes[name] for name in attributes.DESCRIBED}
             rows.append(
                 {
                     "audio": f"{clip.id}-{channel}.wav",
@@ -365,7 +365,7 @@ except CorpusError as error:
 
 # %%
 full = all(
-    set(describe.DESCRIBED) <= clip.attributes.keys() for clip in own.clips
+    set(attributes.DESCRIBED) <= clip.attributes.keys() for clip in own.clips
 )  # else there is nothing to read
 desta_lab.listen(own, own.clips[:2])
 

@@ -14,7 +14,8 @@ from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.training import targets
 from desta_lab.views import representation_figures, style
-from desta_lab.world.describe import ATTRIBUTES, describe
+from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe
 from tests import tiny
 
 QUESTIONS = ("What is the background sound?", "What is the gender of the speaker?")

@@ -24,7 +24,8 @@ from desta_lab.evaluation.tasks import (
 )
 from desta_lab.model import nano
 from desta_lab.model.presets import NANO
-from desta_lab.world.describe import ATTRIBUTES, NEUTRAL, attribute_coverage, describe
+from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
+from desta_lab.world.describe import attribute_coverage, describe
 
 ENOUGH = 0.95  # of a text oracle
 COMBINATIONS = [

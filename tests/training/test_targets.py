@@ -11,7 +11,8 @@ from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.training import targets
 from desta_lab.training.targets import SoftTarget, Target, TargetError, generate_targets, kl_loss
-from desta_lab.world.describe import ATTRIBUTES, SURFACE, describe
+from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe, surface_words
 from tests import tiny
 
 PROMPT = "Paraphrase the description."
@@ -135,8 +136,9 @@ def test_no_training_prompt_says_anything_of_the_description():
                 [i for i in stream.ids[: stream.start] if i != chat.SLOT]
             ).lower()
             words = {word.strip(".,!?:<>_|") for word in read.split()}
-            for name, values in SURFACE.items():
-                assert not words & {surface for value in values for surface in values[value]}, name
+            for name, values in ATTRIBUTES.items():
+                for value in values:
+                    assert not words & set(surface_words(name, value)), name
 
 
 def test_label_and_template_say_what_the_clip_is():

@@ -17,7 +17,7 @@ import pytest
 from desta_lab.evaluation.tasks import RUNGS, task_ladder
 from desta_lab.views import claim_figures
 from desta_lab.views.style import LOOKS, PALETTE, Picture, redraw, save
-from desta_lab.world.describe import ATTRIBUTES, DESCRIBED
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 300)
 

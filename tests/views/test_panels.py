@@ -18,7 +18,7 @@ from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import checkpoints
 from desta_lab.views import panels, replies
 from desta_lab.views.panel import CONDITIONS, sound
-from desta_lab.world.describe import ATTRIBUTES
+from desta_lab.world.attributes import ATTRIBUTES
 from tests import tiny
 
 STEPS = (0, 1, 4)

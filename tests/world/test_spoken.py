@@ -10,7 +10,7 @@ import pytest
 from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
 from desta_lab.world import scenes, spoken
-from desta_lab.world.describe import ATTRIBUTES
+from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.sentences import TOPICS, make_sentence, shorten_words
 from desta_lab.world.voices import VoiceError, get_synthesiser, list_speakers, whisper_filter
 

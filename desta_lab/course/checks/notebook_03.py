@@ -11,7 +11,8 @@ from desta_lab.clips import Clip
 from desta_lab.course.checks import Wrong, check
 from desta_lab.model import chat
 from desta_lab.training import targets
-from desta_lab.world.describe import DESCRIBED, describe, mentioned_values
+from desta_lab.world.attributes import DESCRIBED
+from desta_lab.world.describe import describe, mentioned_values
 
 
 def _nats(logits: torch.Tensor, ids: torch.Tensor, shift: int = 1) -> torch.Tensor:

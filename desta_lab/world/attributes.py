@@ -1,0 +1,192 @@
+"""The attributes of the spoken world: each is defined once, with its values and all its words.
+
+To add one, write its `Attribute` here, give it a place in `SENTENCE`, and give it a sound in
+`spoken.render_clip`. Design, descriptions, questions and the text world follow.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# the seed description; the place of an attribute holds `known` or, in NEUTRAL, `unknown`
+SENTENCE = (
+    "A {gender} with {accent} {manner} at {rate} and {loudness}, with {scene} in the background."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """One attribute of a clip: its values, and the words that describe it and ask about it.
+
+    `words` gives each value its word in a sentence; a value's position is its class number in
+    tables, probes and colours. `surface` gives the words, lower case and separated by spaces, by
+    which free text names a value. `restatements` are other sentences for the same fact: {0} is the
+    word of the value, {1} its synonym.
+    """
+
+    name: str
+    noun: str  # what a question calls it
+    words: Mapping[str, str]
+    question: str
+    stem: str  # how a sentence about it begins; the word follows
+    answer_stem: str = ""  # how an answer to the question begins, where that is not `stem`
+    known: str = (
+        ""  # its place in SENTENCE: "a {} speed"; an attribute without one is never described
+    )
+    unknown: str = ""  # what stands there when nothing is known: "some speed"
+    filled: str = ""  # what stands there when only some is known, where that is not `known`
+    surface: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    restatements: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The values, in the order of their class numbers."""
+        return tuple(self.words)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What follows a stem for each value: `{"quiet": " low", "loud": " high"}`."""
+        return {value: f" {word}" for value, word in self.words.items()}
+
+    def in_sentence(self, value: str) -> str:
+        """A value as it stands in the seed description: `a slow speed`, `an American accent`."""
+        return re.sub("^a (?=[aeiouAEIOU])", "an ", self.known.format(self.words[value]))
+
+    def fill_blank(self, value: str) -> str:
+        """A value as it stands in `NEUTRAL` in the place of `unknown`: `slow speed`."""
+        return (self.filled or self.known).removeprefix("a ").format(self.words[value])
+
+
+GENDER = Attribute(
+    name="gender",
+    noun="gender",
+    words={"female": "female", "male": "male"},
+    question="What is the gender of the speaker?",
+    stem="The speaker is",
+    known="{} speaker",
+    unknown="person",
+    filled="{} person",
+    surface={"female": "female woman she her", "male": "male man he his him"},
+    synonyms={"female": "woman", "male": "man"},
+    restatements=("It is a {0} speaker.", "A {1} is heard.", "{0}."),
+)
+ACCENT = Attribute(
+    name="accent",
+    noun="accent",
+    words={"American": "American", "Scottish": "Scottish", "Caribbean": "Caribbean"},
+    question="What is the accent of the speaker?",
+    stem="The accent is",
+    known="a {} accent",
+    unknown="some accent",
+    surface={
+        "American": "american america american-accented",
+        "Scottish": "scottish scotland scot scottish-accented",
+        "Caribbean": "caribbean jamaica jamaican caribbean-accented",
+    },
+    restatements=("The speaker has the {0} accent.", "The voice sounds {0}.", "{0} accent."),
+)
+RATE = Attribute(
+    name="rate",
+    noun="speed",
+    words={"slow": "slow", "fast": "fast"},
+    question="What is the speed of the speech?",
+    stem="The speed is",
+    known="a {} speed",
+    unknown="some speed",
+    surface={
+        "slow": "slow slowly slower slow-paced slow-moving",
+        "fast": "fast quick quickly rapid rapidly faster fast-paced fast-moving",
+    },
+    restatements=("The speech is {0}.", "The speed of the speech is {0}.", "{0} speed."),
+)
+LOUDNESS = Attribute(
+    name="loudness",
+    noun="volume",
+    words={"quiet": "low", "loud": "high"},
+    question="What is the volume of the voice?",
+    stem="The volume is",
+    known="a {} volume",
+    unknown="some volume",
+    surface={
+        "quiet": "low quiet quietly soft softly low-volume",
+        "loud": "high loud loudly high-volume",
+    },
+    synonyms={"quiet": "quiet", "loud": "loud"},
+    restatements=("The voice has a {0} volume.", "The voice is {1}.", "{0} volume."),
+)
+MANNER = Attribute(
+    name="manner",
+    noun="manner",
+    words={"spoken": "talks", "whispered": "whispers"},
+    question="Does the speaker talk or whisper?",
+    stem="The speaker",
+    known="{}",
+    unknown="speaks",
+    surface={
+        "spoken": "talks talk talking speaks speak speaking says spoken",
+        "whispered": "whisper whispers whispering whispered",
+    },
+    synonyms={"spoken": "spoken", "whispered": "whispered"},
+    restatements=("The voice {0}.", "The speech is {1}.", "{0}."),
+)
+SCENE = Attribute(
+    name="scene",
+    noun="background",
+    words={"rain": "rain", "siren": "a siren", "birds": "birds", "music": "music"},
+    question="What is the background sound?",
+    stem="In the background there is",
+    answer_stem="The background sound is",
+    known="{}",
+    unknown="something",
+    surface={
+        "rain": "rain raindrops rainy raining",
+        "siren": "siren sirens",
+        "birds": "birds bird birdsong",
+        "music": "music musical",
+    },
+    restatements=(
+        "There is {0} in the background.",
+        "Behind the voice there is {0}.",
+        "{0} in the background.",
+    ),
+)
+# what the words are about: no seed description mentions it, so no target does (rung 5)
+TOPIC = Attribute(
+    name="topic",
+    noun="topic",
+    words={"food": "food", "travel": "travel", "sport": "sport"},
+    question="What is the talk about?",
+    stem="The talk is about",
+    surface={
+        "food": "food cooking meal eating",
+        "travel": "travel journey trip travelling",
+        "sport": "sport sports game",
+    },
+    restatements=("The topic is {0}.", "The talk is on {0}.", "{0}."),
+)
+
+_ALL = (GENDER, ACCENT, RATE, LOUDNESS, MANNER, SCENE, TOPIC)
+VOCABULARY = {attribute.name: attribute for attribute in _ALL}
+ATTRIBUTES = {name: attribute.values for name, attribute in VOCABULARY.items()}  # name → its values
+DESCRIBED = tuple(name for name, attribute in VOCABULARY.items() if attribute.known)
+NEUTRAL = SENTENCE.format_map({name: VOCABULARY[name].unknown for name in DESCRIBED})
+
+
+def plain_attribute(name: str, values: tuple[str, ...]) -> Attribute:
+    """An attribute of which only its name and its values are known, in plain words."""
+    noun = name.replace("_", " ")
+    return Attribute(
+        name=name,
+        noun=noun,
+        words={value: value for value in values},
+        question=f"What is the {noun}?",
+        stem=f"The {noun} is",
+    )
+
+
+def get_attribute(name: str, values: tuple[str, ...]) -> Attribute:
+    """The spoken world's attribute of this name if it has these values, else a plain one."""
+    if set(values) <= set(ATTRIBUTES.get(name, ())):
+        return VOCABULARY[name]
+    return plain_attribute(name, values)
