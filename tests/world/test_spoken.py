@@ -222,7 +222,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_workers(tmp_path):
 
 
 def test_a_built_world_is_not_built_again_and_no_other_one_is_built_over_it(world, monkeypatch):
-    monkeypatch.setattr(spoken, "render", lambda *_: pytest.fail("a clip was rendered"))
+    monkeypatch.setattr(spoken, "render_clip", lambda *_: pytest.fail("a clip was rendered"))
     shape = {split: len(world.split(split)) for split in world.splits}
     assert spoken.build_spoken_corpus(world.folder, clips=shape).hash == world.hash
     with pytest.raises(CorpusError, match="choose another folder"):
