@@ -124,11 +124,3 @@ def test_log_mel_of_the_whole_thirty_seconds_is_whispers_own():
 def test_log_mel_refuses_what_is_no_number_of_encoder_frames(seconds):
     with pytest.raises(audio.AudioError, match=r"0\.02"):
         audio.log_mel([tone(1.0)], seconds)
-
-
-def test_frames_and_seconds_are_inverse():
-    assert audio.FRAMES_PER_SECOND == 50
-    assert all(
-        audio.seconds_to_frame(audio.frame_to_seconds(frame)) == frame for frame in range(1500)
-    )
-    assert audio.seconds_to_frame(0.0399) == 1

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from desta_lab.clips import MIN_CLIPS, Clip, Corpus, CorpusError, Span, split_clips
+from desta_lab.clips import (
+    MIN_CLIPS,
+    Clip,
+    Corpus,
+    CorpusError,
+    Span,
+    balance_speakers,
+    split_clips,
+)
 
 SPLITS = {"train": ["anna", "bert"], "test": ["carl"]}
 
@@ -161,24 +169,29 @@ def of_speakers(folder, speakers, splits):
 
 def test_a_corpus_with_voices_for_every_split_is_parted_by_them(tmp_path):
     corpus = of_speakers(tmp_path, "abcd", {"train": "a", "validation": "b", "test": "cd"})
-    found, apart = split_clips(corpus)
-    assert apart and found == {split: corpus.split(split) for split in corpus.splits}
+    found = split_clips(corpus)
+    assert found.disjoint_speakers
+    assert found.clips == {split: corpus.split(split) for split in corpus.splits}
 
 
 @pytest.mark.parametrize("speakers", [["me"] * MIN_CLIPS, ["me", "you"] * 20])
 def test_with_too_few_voices_clips_are_parted_and_none_is_in_two(tmp_path, speakers):
     corpus = of_speakers(tmp_path, speakers, {"train": set(speakers)})
-    found, apart = split_clips(corpus)
-    ids = [clip.id for some in found.values() for clip in some]
-    assert (
-        not apart
-        and sorted(ids) == sorted(clip.id for clip in corpus.clips)
-        and all(found.values())
-    )
-    assert all(clip.speaker == clip.id for some in found.values() for clip in some)
-    assert len(found["train"]) > len(found["test"]) > len(found["validation"]) >= 2
+    found = split_clips(corpus)
+    dealt = [clip for clips in found.clips.values() for clip in clips]
+    assert not found.disjoint_speakers
+    assert sorted(clip.id for clip in dealt) == sorted(clip.id for clip in corpus.clips)
+    assert all(clip.speaker == clip.id for clip in dealt)
+    train, validation, test = (len(found.clips[split]) for split in ("train", "validation", "test"))
+    assert train > test > validation >= 2
 
 
 def test_a_handful_of_clips_of_one_voice_is_refused(tmp_path):
     with pytest.raises(CorpusError, match=f"15 clips of 1 speakers; record at least {MIN_CLIPS}"):
         split_clips(of_speakers(tmp_path, ["me"] * (MIN_CLIPS - 1), {"train": ["me"]}))
+
+
+def test_speakers_take_turns_until_the_count_is_reached():
+    clips = [Clip(f"c{i}", "a.wav", 0.1, "", who, {}) for i, who in enumerate("aaabbc")]
+    assert [clip.id for clip in balance_speakers(clips, 5)] == ["c0", "c3", "c5", "c1", "c4"]
+    assert balance_speakers(clips, 99) != clips and len(balance_speakers(clips, 99)) == 6
