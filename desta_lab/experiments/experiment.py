@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from desta_lab import audio, cache, processes
-from desta_lab.clips import Clip, Corpus, balance_speakers, split_clips
+from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_clips
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.tasks import PROMPTS, task_ladder
 from desta_lab.model import chat, presets
@@ -170,9 +170,9 @@ class Experiment:
         Of a corpus that was brought, training clips help to calibrate where validation has a few or few voices: one
         voice alone, say a woman's, would calibrate women away.
         """
-        every = self.parts[0][split]
+        every = self.splits.clips[split]
         if self.own and split == "validation" and not enough(every):
-            every = every + self.parts[0]["train"]
+            every = every + self.splits.clips["train"]
         some = {
             "train": self.preset.train,
             "validation": self.preset.held_out,
@@ -181,8 +181,8 @@ class Experiment:
         return every if some is None else balance_speakers(every, some)
 
     @cached_property
-    def parts(self) -> tuple[dict[str, list[Clip]], bool]:
-        """The clips of every split, and whether their voices are apart: see `clips.parts`."""
+    def splits(self) -> ClipSplits:
+        """The clips of each split, and whether no speaker is in two of them."""
         return split_clips(self.corpus)
 
     @cached_property
@@ -190,7 +190,7 @@ class Experiment:
         """Tapped layers of every clip that is used."""
         used = [clip for split in ("validation", "test") for clip in self.clips(split)]
         every = [
-            *self.parts[0]["train"],
+            *self.splits.clips["train"],
             *used,
         ]  # all of them: runs that train with fewer find the same store
         store = FeatureStore(
@@ -207,7 +207,7 @@ class Experiment:
     @cached_property
     def written(self) -> tuple[list[target.Target], list[target.SoftTarget], str]:
         """The backbone's own answers to every description it is trained with, and how sure it was of each token."""
-        train = self.parts[0]["train"]
+        train = self.splits.clips["train"]
         descriptions = [self.describe(clip.attributes) for clip in train]
         pairs = list(dict.fromkeys(zip(descriptions, self._prompts(train), strict=True)))
         revision = self.llm.parts["backbone_sha256"]
@@ -495,10 +495,7 @@ class Experiment:
         )
         asked = {
             "with the clip": (chat.audio_messages(question), spoken_clip),
-            "with silence": (
-                chat.audio_messages(question),
-                conditions.embed_silence(self.llm),
-            ),
+            "with silence": (chat.audio_messages(question), conditions.embed_silence(self.llm)),
             "reading the description": (
                 chat.description_messages(self.describe(clip.attributes), question),
                 None,
@@ -517,7 +514,9 @@ class Experiment:
     def kinds(self) -> dict[str, list[target.Target]]:
         """A target of every kind for every description, to compare their perplexity and what they keep."""
         rows, _, _ = self.written
-        first = {self.describe(clip.attributes): clip for clip in reversed(self.parts[0]["train"])}
+        first = {
+            self.describe(clip.attributes): clip for clip in reversed(self.splits.clips["train"])
+        }
         clips = [first[row.description] for row in rows]
         kinds = {
             "self": rows,

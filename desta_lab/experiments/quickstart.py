@@ -112,7 +112,7 @@ def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> d
 def _judged(job: Experiment, table: pd.DataFrame) -> verdict.Verdict:
     """The verdict of the claim, withheld where the corpus is too small for one; all numbers stay."""
     judged, test = verdict.judge_claim(table, job.preset.label), job.clips("test")
-    if not job.parts[1]:
+    if not job.splits.disjoint_speakers:
         rule = judged.rule.replace("on speakers never", "on clips never").replace(
             "over speakers", "over clips"
         )
@@ -120,7 +120,7 @@ def _judged(job: Experiment, table: pd.DataFrame) -> verdict.Verdict:
     asked = len(job.able())
     if not job.own or (enough(test) and asked > 1):
         return judged
-    voices = len({clip.speaker for clip in test}) if job.parts[1] else "too few"
+    voices = len({clip.speaker for clip in test}) if job.splits.disjoint_speakers else "too few"
     few = (
         f"Tested with {len(test)} clips of {voices} speakers on {asked} attributes; a verdict needs "
         f"{ENOUGH['clips']} clips, {ENOUGH['speakers']} speakers and 2 attributes at least."
@@ -133,7 +133,9 @@ def _kinds(job: Experiment) -> dict[str, Any]:
     path = job.root / "targets" / job.written[2] / f"kinds-{job.preset.label}.json"
     if not path.exists():
         kinds = job.kinds()
-        known = {job.describe(clip.attributes): clip.attributes for clip in job.parts[0]["train"]}
+        known = {
+            job.describe(clip.attributes): clip.attributes for clip in job.splits.clips["train"]
+        }
         read = {kind: [known[row.description] for row in rows] for kind, rows in kinds.items()}
         data = {
             "perplexity": {
@@ -156,14 +158,14 @@ def _kinds(job: Experiment) -> dict[str, Any]:
 def _about_clips(job: Experiment) -> list[str]:
     """What the clips are that were tested with, in words, and what they cannot show."""
     test, held_out = job.clips("test"), job.clips("validation")
-    trained = len({clip.id for clip in held_out} & {clip.id for clip in job.parts[0]["train"]})
+    trained = len({clip.id for clip in held_out} & {clip.id for clip in job.splits.clips["train"]})
     others = (
         f"{len(held_out)} clips of other speakers"
-        if job.parts[1]
+        if job.splits.disjoint_speakers
         else f"{len(held_out)} other clips"
     )
     others += f", {trained} of them trained with" if trained else ""
-    if job.parts[1]:
+    if job.splits.disjoint_speakers:
         heard = f"{len(test)} clips of {len({c.speaker for c in test})} speakers never heard in training"
     else:
         heard = f"{SAME} With too few speakers to keep some for the test, {len(test)} single clips were kept"
@@ -191,7 +193,7 @@ def _figures(
     up = judged.risen["self"]
     asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
     headline = f"{judged.verdict}: {len(up)} of {asked} attributes never asked about rose above every control"
-    headline += "" if job.parts[1] else f". {SAME}"
+    headline += "" if job.splits.disjoint_speakers else f". {SAME}"
     names = {
         rung: name for rung, name in RUNGS.items() if any(task.rung == rung for task in job.tasks)
     }
