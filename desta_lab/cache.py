@@ -1,46 +1,250 @@
-"""Files that are there whole or not at all: bytes, JSON, and tables that are made once."""
+"""One way to keep a result: what determines it names a folder that is whole or absent, typed and checked.
 
+    provenance ─► root/<kind>/<key>/provenance.json   facts, and the sha256 and type of every piece
+                                    table.csv …       the pieces
+
+A result is found if its folder holds exactly what was written. Anything else there is made again, never read.
+"""
+
+import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
-import tempfile
+import re
+import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from filelock import FileLock
+
+# The version of the code that computes each kind of result. Raise it, and every such result is computed again.
+VERSIONS: dict[str, int] = {
+    "answers": 1,
+    "cells": 2,
+    "corpora": 1,
+    "coverage": 1,
+    "features": 1,
+    "inside": 1,
+    "oracles": 1,
+    "probes": 1,
+    "runs": 1,
+    "scores": 1,
+    "sites": 1,
+    "targets": 1,
+}
+HEAD = "provenance.json"
+MISSING = "\\N"  # a missing value in a table on disk; an empty text is an empty text
+
+Result = TypeVar("Result")
+
+
+class CacheError(ValueError):
+    """A result or a fact that cannot be kept; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything that determines a result, as plain data: hashes, settings, questions; never a path.
+
+    Args:
+        kind: what the result is; one of `VERSIONS`. The version of its code is part of the key.
+        facts: name → value, as JSON can hold it.
+    """
+
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in VERSIONS:
+            raise CacheError(
+                f"There is no version of {self.kind!r}; add it to desta_lab.cache.VERSIONS."
+            )
+        paths = [name for name, value in self.facts.items() if isinstance(value, Path)]
+        if paths:
+            raise CacheError(f"{paths[0]} is a path, and files move; name its content by a hash.")
+
+    @property
+    def text(self) -> str:
+        """The facts, the kind and its version as canonical JSON."""
+        whole = {"kind": self.kind, "version": VERSIONS[self.kind], "facts": to_plain(self.facts)}
+        return json.dumps(whole, sort_keys=True, ensure_ascii=False)
+
+    @property
+    def key(self) -> str:
+        """The name of the result: 16 hexadecimal digits that change with every fact."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def derive(self, kind: str, **facts: Any) -> "Provenance":
+        """The provenance of a result that depends on all of these facts and on more."""
+        return Provenance(kind, {**self.facts, **facts})
+
+    def folder(self, root: Path) -> Path:
+        """Where the result lies in a data folder."""
+        return root / self.kind / self.key
+
+
+def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result]) -> Result:
+    """The result with this provenance: from disk if it is there and whole, else made and kept.
+
+    A result is a table (DataFrame), a dict of tensors, JSON data, or a dict of such pieces by name. It comes back as
+    it is read from disk, so it has the same types whether it was made or found. Of several processes that ask at the
+    same time, one makes it and the others wait.
+
+    Raises:
+        CacheError: the result holds something that a file cannot give back as it was.
+        OSError: the folder cannot be written.
+    """
+    folder = provenance.folder(root)
+    found = _read(folder, provenance)
+    if found is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{provenance.key}.lock"):
+            found = _read(folder, provenance)
+            if found is None:
+                _write(folder, provenance, make())
+                found = _read(folder, provenance)
+    assert found is not None, f"{folder}: what was written does not read back."
+    return found[0]  # type: ignore[no-any-return]
+
+
+# ---- a result on disk ----
+
+
+def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
+    """The result in a one-tuple, as the result itself may be None; None if it is absent, torn or another's."""
+    try:
+        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        if head["determined_by"] != json.loads(provenance.text):
+            return None
+        pieces = {name: _read_piece(folder, piece) for name, piece in head["pieces"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return (pieces[""],) if set(pieces) == {""} else (pieces,)
+
+
+def _write(folder: Path, provenance: Provenance, result: Any) -> None:
+    """Write the pieces and then the head beside the place of the folder, and move all of it there."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    pieces = result if _has_pieces(result) else {"": result}
+    head = {
+        "determined_by": json.loads(provenance.text),
+        "pieces": {name: _write_piece(draft, name, piece) for name, piece in pieces.items()},
+    }
+    (draft / HEAD).write_bytes(to_json(head))
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def _has_pieces(result: Any) -> bool:
+    """Whether a result is a dict of named tables and dicts of tensors."""
+    return isinstance(result, Mapping) and any(
+        isinstance(piece, pd.DataFrame) or _is_tensors(piece) for piece in result.values()
+    )
+
+
+def _is_tensors(piece: Any) -> bool:
+    """Whether a piece is a dict of tensors; torch is not imported for one that is not."""
+    return isinstance(piece, Mapping) and any(
+        hasattr(one, "untyped_storage") for one in piece.values()
+    )
+
+
+def _write_piece(folder: Path, name: str, piece: Any) -> dict[str, Any]:
+    """Write one piece and return what its reader must know: file, sha256 and types."""
+    if not re.fullmatch(r"\w*", name):
+        raise CacheError(
+            f"{name!r} cannot be the name of a file; use letters, digits and underscores."
+        )
+    if isinstance(piece, pd.DataFrame):
+        path, types = (
+            folder / f"{name or 'table'}.csv",
+            _write_table(piece, folder / f"{name or 'table'}.csv"),
+        )
+        return {"file": path.name, "sha256": hash_file(path), "types": types}
+    if _is_tensors(piece):
+        from safetensors.torch import save_file
+
+        path = folder / f"{name or 'tensors'}.safetensors"
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()}, path)
+        return {"file": path.name, "sha256": hash_file(path), "order": list(piece)}
+    path = folder / f"{name or 'data'}.json"
+    path.write_bytes(to_json(piece))
+    return {"file": path.name, "sha256": hash_file(path)}
+
+
+def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
+    path = folder / Path(piece["file"]).name
+    if hash_file(path) != piece["sha256"]:
+        raise ValueError(f"{path}: not the file that was written.")
+    if path.suffix == ".csv":
+        return read_table(path, piece["types"])
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+        return {key: tensors[key] for key in piece["order"]}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> dict[str, str]:
+    """Write a table as CSV and return the type of every column."""
+    types = {}
+    for name in table.columns:
+        column = table[name]
+        texts = column.dropna().map(lambda value: isinstance(value, str))
+        is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+        if is_text and not texts.all():
+            raise CacheError(f"Column {name!r} mixes types; give it one.")
+        if is_text and column.eq(MISSING).any():
+            raise CacheError(
+                f"Column {name!r} holds {MISSING!r}, which stands for a missing value; write another word."
+            )
+        types[str(name)] = "str" if is_text else str(column.dtype)
+    table.to_csv(
+        path, index=False, na_rep=MISSING, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+    )
+    return types
+
+
+def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV with these columns, each of its type: no text becomes a number, no word a missing value."""
+    if not types:
+        return pd.DataFrame()
+    return pd.read_csv(path, dtype=dict(types), keep_default_na=False, na_values=[MISSING])
+
+
+# ---- whole files ----
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        draft.write_bytes(content)
+        draft.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
-def cached_table(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A table from its CSV, or made and kept; a CSV that cannot be read is made again."""
-    try:
-        return pd.read_csv(path)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
-        table = make()
-        write_whole(path, table.to_csv(index=False).encode())
-        return table
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(data: Any) -> bytes:
     """Plain data as indented JSON with sorted keys."""
-    return (
-        json.dumps(to_plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    ).encode()
+    text = json.dumps(to_plain(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def to_plain(value: Any) -> Any:
@@ -58,3 +262,13 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def cached_table(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The old way to keep a table; it goes with its last caller."""
+    try:
+        return pd.read_csv(path)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
+        table = make()
+        write_whole(path, table.to_csv(index=False).encode())
+        return table

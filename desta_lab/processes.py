@@ -1,46 +1,60 @@
-"""Several processes on one job: whose part is whose. A process alone pays nothing and opens no process group.
+"""Several processes: the ranks of one job, worker processes of this machine, jobs of a cluster.
 
-`accelerate launch` and torchrun start the processes, one a rank, and tell each its number. Every rank makes the calls
-marked *together*, in the same order. All see one data folder; rank 0 alone writes what there is only one of.
+`accelerate launch` and torchrun start the ranks and tell each its number. A function marked *collective* must be called
+by every rank, in the same order, and never inside a block that only one rank enters. All ranks see one data folder;
+rank 0 alone writes what there is only one of. A process alone opens no process group.
 """
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-PATIENCE = timedelta(hours=1)  # with a rank that hangs: one that died is noticed at once
+TIMEOUT = timedelta(hours=1)  # for a rank that hangs; one that died is noticed at once
+TASKS_PER_WORKER = (
+    8  # then a new process takes its place, and memory that was not given back is free
+)
+_STOPPED = (2, 15, -2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Task = TypeVar("Task")
+
+
+# ---- the ranks of one job ----
 
 
 def world_size() -> int:
-    """How many processes share this job; 1 unless a launcher says otherwise."""
+    """Return how many processes share this job; 1 unless a launcher says otherwise."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def is_main_rank() -> bool:
-    """Whether this is rank 0, which speaks and writes for all."""
+    """Return whether this is rank 0, which speaks and writes for all."""
     return rank() == 0
 
 
 def share_of_rank(items: Sequence[Item]) -> Sequence[Item]:
-    """Every world-th item: this rank's part of a list that all ranks have."""
+    """Return this rank's part of a list that all ranks have: every world-th item."""
     return items[rank() :: world_size()]
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Together: rank 0 goes through the block before the others, which then find what it made."""
+    """Collective: let rank 0 run the block before the others, which then find what it made."""
     if not is_main_rank():
         wait_for_all()
     yield
@@ -49,19 +63,19 @@ def main_first() -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Together: go on when all have come here."""
+    """Collective: go on when all ranks have come here."""
     if world_size() > 1:
-        with _others():
+        with _lost_rank_explained():
             _state().wait_for_everyone()
 
 
 def broadcast(value: Result) -> Result:
-    """Together: what rank 0 says."""
+    """Collective: return the value that rank 0 passes."""
     if world_size() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
-    with _others():
+    with _lost_rank_explained():
         return broadcast_object_list([value])[0]
 
 
@@ -70,9 +84,9 @@ def map_over_ranks(
     work: Callable[[Item], Result],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
-    """Together: the results of all items, in their order, each worked out by one rank and known to all.
+    """Collective: return the results of all items in their order; each item is worked out by one rank.
 
-    `progress` is told how far this rank's part brings the whole, as all are about as fast.
+    `progress` is called with (items done, items in all), counting that all ranks are about as fast.
     """
     done: list[Result] = []
     for item in share_of_rank(items):
@@ -83,29 +97,29 @@ def map_over_ranks(
         return done
     from accelerate.utils import gather_object
 
-    with _others():
+    with _lost_rank_explained():
         parts: list[list[Result]] = gather_object([done])
     return [parts[i % world_size()][i // world_size()] for i in range(len(items))]
 
 
 def sum_over_ranks(tensors: Sequence[Any]) -> None:
-    """Together: put into every tensor the sum of it over all ranks."""
+    """Collective: put into every tensor the sum of it over all ranks."""
     if world_size() > 1:
         import torch
 
-        with _others():
+        with _lost_rank_explained():
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)
 
 
 def join_ranks() -> None:
-    """Together: find each other, and take the GPU of this rank's number where there are GPUs."""
+    """Collective: connect the ranks, and take the GPU of this rank's number where there are GPUs."""
     if world_size() > 1:
         _state()
 
 
 def leave_ranks() -> None:
-    """Together: close the process group, at the very end."""
+    """Collective: close the process group, at the very end."""
     if world_size() > 1:
         wait_for_all()
         _state().destroy_process_group()
@@ -113,18 +127,17 @@ def leave_ranks() -> None:
 
 @cache
 def _state() -> Any:
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a launcher's, like Ctrl+C, leaves time for last words
+    """Accelerate's state of this rank; a launcher's SIGTERM becomes an interrupt, so that a last sentence is said."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """What the backend says when another rank is gone, as a sentence."""
+def _lost_rank_explained() -> Iterator[None]:
+    """Turn the backend's error about a lost rank into one sentence."""
     _state()
     try:
         yield
@@ -132,6 +145,116 @@ def _others() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends by itself, with these words
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
-            f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the launcher's, say why "
-            f"({fault}); run the same command again, and it goes on where it was."
+            f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the "
+            f"launcher's, say why ({fault}); run the same command again, and it goes on where it was."
         ) from error
+
+
+# ---- worker processes and cluster jobs ----
+
+
+def run_workers(
+    work: Callable[[Task], Any], tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[int, str | None]]:
+    """Run tasks in worker processes of this machine that share its cores and GPUs.
+
+    Yields the number of every task when it ends, and how it ended in words: None if it was done or a person stopped
+    it. A worker that dies ends its task alone. `work` is a function of an importable module, as its workers import it.
+    """
+    from pebble import ProcessExpired, ProcessPool
+
+    slots: SimpleQueue[Any] = SimpleQueue()
+    pools = [
+        ProcessPool(
+            max_workers=1,
+            max_tasks=TASKS_PER_WORKER,
+            initializer=_set_environment,
+            initargs=(worker_environment(slot, jobs, visible_gpus()),),
+            context=multiprocessing.get_context("spawn"),
+        )
+        for slot in range(jobs)
+    ]
+    for pool in pools:
+        slots.put(pool)
+
+    def run(task: Task) -> str | None:
+        pool = slots.get()
+        try:
+            pool.schedule(work, args=(task,)).result()
+        except ProcessExpired as error:
+            stopped = error.exitcode in _STOPPED
+            return None if stopped else f"Its process ended with status {error.exitcode}"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            slots.put(pool)
+        return None
+
+    threads = ThreadPoolExecutor(jobs)
+    try:
+        futures = {threads.submit(run, task): number for number, task in enumerate(tasks)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.stop()
+        for pool in pools:
+            pool.join()
+
+
+def run_on_slurm(
+    work: Callable[[Task], Any],
+    tasks: Sequence[Task],
+    folder: Path,
+    cluster: str | None = None,
+    **parameters: Any,
+) -> Iterator[tuple[int, str | None]]:
+    """Run tasks as one array of Slurm jobs, with submitit's parameters; logs go to the folder.
+
+    Yields as `run_workers` does, but says of every job that it ended, as a cluster may end a job without an error.
+
+    Raises:
+        ValueError: submitit is not installed.
+    """
+    try:
+        submitit = import_module("submitit")
+    except ImportError as error:
+        raise ValueError(
+            'Slurm needs the package submitit: `pip install "desta-lab[slurm]"`.'
+        ) from error
+    executor = submitit.AutoExecutor(folder, cluster=cluster)
+    executor.update_parameters(**{"name": "desta-lab", **parameters})
+    with executor.batch():
+        jobs = [executor.submit(work, task) for task in tasks]
+    numbers = {id(job): number for number, job in enumerate(jobs)}
+    for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
+        fault = job.exception()
+        last_line = [] if fault is None else str(fault).strip().splitlines()[-1:]
+        yield (
+            numbers[id(job)],
+            "Its job ended" if fault is None else ": ".join(["Its job failed", *last_line]),
+        )
+
+
+def _set_environment(environment: dict[str, str]) -> None:
+    """Set what libraries read when a worker first imports them."""
+    os.environ.update(environment)
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    every = ",".join(map(str, range(torch.cuda.device_count())))
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).split(",") if name]
+
+
+def worker_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Return the environment of one of several workers: its share of the cores, and one GPU in turn."""
+    cores = os.cpu_count() or 1
+    with suppress(AttributeError):  # not on every system
+        cores = len(os.sched_getaffinity(0))
+    threads = min(max(1, cores // jobs), int(os.environ.get("OMP_NUM_THREADS") or cores))
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return environment | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})

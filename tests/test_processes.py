@@ -26,7 +26,7 @@ PAIRS = [(f"Speaker {i} talks.", "What is it?") for i in range(11)]
 JOB = """
 import os, signal, sys
 from pathlib import Path
-from desta_lab import cli, ranks
+from desta_lab import cli, processes
 from desta_lab.clips import Corpus
 from desta_lab.training import features, targets, trainer
 from tests import tiny
@@ -36,25 +36,25 @@ def job(args):
     folder = Path(os.environ["FOLDER"])
     features.SHARD = 5
     words = Corpus.read(folder / "corpus")
-    llm = tiny.audio_llm(dropout=0.0, seed=ranks.rank())  # another connector each: rank 0's counts
+    llm = tiny.audio_llm(dropout=0.0, seed=processes.rank())  # another connector each: rank 0's counts
     store = features.FeatureStore(folder / "features", llm.encoder, "e" * 64, words, words.clips)
     store.compute()
-    make = lambda: targets.answered(llm.backbone, "tiny", "r", PAIRS, max_new_tokens=8, batch=4)
-    targets.cached(folder / "targets", {}, make)
+    make = lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, max_new_tokens=8, batch=4)
+    targets.cached_targets(folder / "targets", {}, make)
 
     def progress(step, total, record):
-        if step == 13 and ranks.rank() == 1 and "KILL" in os.environ:
+        if step == 13 and processes.rank() == 1 and "KILL" in os.environ:
             (folder / "dead").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
     for run in ("run", "undisturbed"):
         how = {"state_every": 5, "progress": progress}
         trainer.train(llm, store, rows_of(words), RECIPE, folder / run, **how)
-        llm = tiny.audio_llm(dropout=0.0, seed=ranks.rank())
-    assert ranks.told(ranks.rank()) == 0
-    assert ranks.every(range(5), lambda i: (i, ranks.rank())) == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
-    os.write(1, f"rank {ranks.rank()} is done\\n".encode())  # in one piece: both write into one pipe
-    ranks.leave()
+        llm = tiny.audio_llm(dropout=0.0, seed=processes.rank())
+    assert processes.broadcast(processes.rank()) == 0
+    assert processes.map_over_ranks(range(5), lambda i: (i, processes.rank())) == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    os.write(1, f"rank {processes.rank()} is done\\n".encode())  # in one piece: both write into one pipe
+    processes.leave_ranks()
     return 0
 
 cli.COMMANDS["quickstart"] = job

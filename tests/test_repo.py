@@ -36,7 +36,6 @@ ORDER = [
     "benchmarks",
     "published",
     "views",
-    "launchers",
     "experiments",
     "doctor",
     "course",

@@ -10,12 +10,10 @@ import itertools
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,7 +22,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from desta_lab import cache, launchers
+from desta_lab import cache, processes
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import forgetting
@@ -60,10 +58,6 @@ KINDS = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "share": "float",
     "score": "float",
 }
-_WAKE = (  # what another process is told to do, beside its import path
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from desta_lab.experiments import sweep; "
-    "sweep.serve(sys.argv[2:] or sys.stdin)"
-)
 
 
 @dataclass(frozen=True)
@@ -353,27 +347,16 @@ class Sweep:
                 work(cell, self.root, self.measure)
                 yield cell
             return
-        path = json.dumps([str(Path(folder).resolve()) for folder in sys.path])
-        command, specs = [sys.executable, "-c", _WAKE, path], [self._spec(cell) for cell in todo]
+        tasks = [(cell, self.root.resolve(), self.measure) for cell in todo]
         if slurm is None:
-            ended = launchers.run_workers(command, specs, jobs)
+            ended = processes.run_workers(_work_in_another_process, tasks, jobs)
         else:
-            ended = launchers.run_on_slurm(
-                [[*command, spec] for spec in specs], self.root / "sweeps" / "jobs", **slurm
-            )
+            folder = self.root / "sweeps" / "jobs"
+            ended = processes.run_on_slurm(_work_in_another_process, tasks, folder, **slurm)
         for i, how in ended:
             if how and read(todo[i].place(self.root)) is None:
                 keep(todo[i], self.root, {"error": how})
             yield todo[i]
-
-    def _spec(self, cell: Cell) -> str:
-        """A cell as another process of this Python is told of it."""
-        name = f"{self.measure.__module__}:{self.measure.__qualname__}"
-        if name.startswith("__main__") or "<" in name:
-            raise ValueError(
-                f"Another process cannot import {name}; put it into a file, or run with jobs=1."
-            )
-        return json.dumps({**asdict(cell), "root": str(self.root.resolve()), "measure": name})
 
     # ---- the result ----
 
@@ -480,20 +463,10 @@ def work(cell: Cell, root: Path, measure: Measure) -> None:
             keep(cell, root, found)
 
 
-def serve(specs: Iterable[str]) -> None:
-    """`work`, in another process: cell after cell, each told as `Sweep` writes it."""
-    for line in specs:
-        spec = json.loads(line)
-        shape, taps = ConnectorShape(**spec["preset"].pop("connector")), spec["preset"].pop("taps")
-        module, _, name = spec["measure"].partition(":")
-        preset = Preset(
-            **spec["preset"], connector=shape, taps=None if taps is None else tuple(taps)
-        )
-        cell = Cell(preset, spec["target"], spec["seed"], spec["measured"])
-        work(cell, Path(spec["root"]), getattr(import_module(module), name))
-        gc.collect()  # models hold themselves by cycles
-        sys.stdout.write(f"{launchers.DONE}\n")
-        sys.stdout.flush()
+def _work_in_another_process(task: tuple[Cell, Path, Measure]) -> None:
+    """`work`, in a worker process."""
+    work(*task)
+    gc.collect()  # models hold themselves by cycles
 
 
 def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
