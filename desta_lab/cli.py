@@ -3,213 +3,86 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from desta_lab import processes
 from desta_lab.views.progress import bars
 
+Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; an error that the package foresees is one sentence and exit status 1."""
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does in a line, its arguments, and the function that runs it."""
+
+    help: str
+    arguments: tuple[Argument, ...]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(name: str, help: str, *arguments: Argument) -> Callable[..., Any]:
+    """Register the function below as a command; `docs/commands.md` shows the same words."""
+
+    def register(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        COMMANDS[name] = Command(help, arguments, run)
+        return run
+
+    return register
+
+
+def argument(*names: str, **how: Any) -> Argument:
+    """Describe one argument in argparse's words."""
+    return names, how
+
+
+PRESET = argument(
+    "--preset",
+    help="nano, cpu, t4, workstation or desta25; by default the one that suits the machine",
+)
+SEED = argument("--seed", type=int, default=0)
+OUT = argument("--out", type=Path, help="folder for figures and tables")
+RUN = argument(
+    "--run", type=Path, help="a folder under data/runs; by default the newest self-generated one"
+)
+TEST_SET = argument(
+    "--benchmark",
+    choices=("speech-ifeval", "sakura", "mmau", "dynamic-superb"),
+    help="which test set; by default told by the files",
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands from their descriptions."""
     parser = argparse.ArgumentParser(
         prog="python -m desta_lab", description="The laboratory for the DeSTA claim."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    lab = commands.add_parser(
-        "quickstart", help="train on one task, measure the others, draw the card"
-    )
-    lab.add_argument(
-        "--preset",
-        help="nano, cpu, t4, workstation or desta25; by default the one that suits this machine",
-    )
-    lab.add_argument("--seed", type=int, default=0)
-    lab.add_argument("--steps", type=int, help="training steps instead of the preset's")
-    lab.add_argument(
-        "--corpus", type=Path, help="train on this folder, with its clips.csv or manifest, instead"
-    )
-    lab.add_argument("--label", help="attribute of the rival run, instead of the preset's")
-    lab.add_argument("--out", type=Path, help="folder for figures and card")
-    lab.add_argument(
-        "--accumulate", type=int, help="compute each batch in so many parts, to save memory"
-    )
-    lab.add_argument(
-        "--checkpointing",
-        action="store_true",
-        help="compute the LLM's layers twice, to save memory",
-    )
-    look = commands.add_parser(
-        "inside", help="probe, map, explain and patch a run of the quickstart"
-    )
-    look.add_argument("--preset", help="as for quickstart")
-    look.add_argument("--seed", type=int, default=0)
-    look.add_argument(
-        "--run", choices=("self", "label"), default="self", help="which of the two runs"
-    )
-    look.add_argument("--out", type=Path, help="folder for figures")
-    question = commands.add_parser("ask", help="ask a finished run about a clip")
-    question.add_argument("clip", type=Path)
-    question.add_argument("question")
-    question.add_argument(
-        "--run",
-        type=Path,
-        help="a folder under data/runs; by default the newest self-generated one",
-    )
-    question.add_argument(
-        "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5-Audio released, instead"
-    )
-    question.add_argument(
-        "--preset", choices=("desta25", "desta2"), default="desta25", help="whose adapter that is"
-    )
-    question.add_argument(
-        "--transcript", action="store_true", help="let Whisper write the words after the clip"
-    )
-    commands.add_parser("doctor", help="is this machine ready, and what will the quickstart cost")
-    bench = commands.add_parser("bench", help="speed as ratios against named baselines, in one run")
-    bench.add_argument("--json", action="store_true")
-    same = commands.add_parser(
-        "parity", help="compare our numbers with those of the published code"
-    )
-    same.add_argument(
-        "folder", type=Path, help="weights, inputs and results under the published names"
-    )
-    sets = ("speech-ifeval", "sakura", "mmau", "dynamic-superb")
-    ours = commands.add_parser("answer", help="let a finished run answer a public test set")
-    ours.add_argument(
-        "path",
-        type=Path,
-        help="the questions: a folder or file as the test set's repository has it",
-    )
-    ours.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for the answers, in the test set's own format",
-    )
-    ours.add_argument("--benchmark", choices=sets, help="by default told by the files")
-    ours.add_argument(
-        "--run",
-        type=Path,
-        help="a folder under data/runs; by default the newest self-generated one",
-    )
-    ours.add_argument(
-        "--audio", type=Path, help="the folder of the clips, where it is not beside the questions"
-    )
-    ours.add_argument("--tokens", type=int, default=48, help="the longest answer")
-    answers = commands.add_parser(
-        "score", help="score answers to a public test set beside published systems"
-    )
-    answers.add_argument(
-        "path", type=Path, help="the answers: a folder or file in the test set's own format"
-    )
-    answers.add_argument("--benchmark", choices=sets, help="by default told by the files")
-    answers.add_argument(
-        "--text",
-        type=Path,
-        help="Speech-IFEval: answers of the model's own text LLM, for forgetting",
-    )
-    answers.add_argument("--out", type=Path, help="folder for the figure and its table")
-    grid = commands.add_parser(
-        "sweep", help="measure a grid of settings and seeds; only what is missing is run"
-    )
-    grid.add_argument("--preset", help="as for quickstart")
-    grid.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=A,B",
-        help="values of a field of the config",
-    )
-    grid.add_argument("--seeds", default="0", help="such as 0,1,2")
-    grid.add_argument("--jobs", type=int, default=1, help="so many processes on this machine")
-    grid.add_argument(
-        "--slurm",
-        action="append",
-        metavar="NAME=VALUE",
-        help="run on Slurm, with submitit's parameters",
-    )
-    grid.add_argument("--retry", action="store_true", help="run what failed again")
-    grid.add_argument("--out", type=Path, help="folder for table and figure")
-    papers = commands.add_parser(
-        "ablate", help="the papers' ablations: run what is missing, tables, figures, the page"
-    )
-    papers.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="such as targets; by default all that the preset has",
-    )
-    papers.add_argument(
-        "--preset", default="nano", help="nano, or cpu for the three that carry the claim"
-    )
-    papers.add_argument("--seeds", help="such as 0,1,2; by default five of nano, three of others")
-    papers.add_argument(
-        "--jobs", type=int, default=2, help="so many processes; 0 draws what is finished"
-    )
-    papers.add_argument(
-        "--out", type=Path, help="folder for tables and figures; the page goes beside it"
-    )
-    rise = commands.add_parser(
-        "emerge", help="measure every rung of several runs and write the emergence report"
-    )
-    rise.add_argument("--preset", default="nano", help="as for quickstart; nano by default")
-    rise.add_argument("--seeds", default="0,1,2,3,4", help="such as 0,1,2")
-    rise.add_argument(
-        "--rungs", type=int, default=16, help="steps between two rungs of the checkpoint ladder"
-    )
-    rise.add_argument("--out", type=Path, help="folder for tables, figures and report")
-    many = commands.add_parser(
-        "write", help="write self-generated targets by the million, in files that resume"
-    )
-    many.add_argument(
-        "manifest", type=Path, help="JSONL whose rows have id, seed_description and prompt"
-    )
-    many.add_argument("folder", type=Path, help="where targets-00000.jsonl and so on go")
-    many.add_argument("--backbone", required=True, help="name or folder of the LLM that writes")
-    where = many.add_mutually_exclusive_group()
-    where.add_argument(
-        "--server",
-        metavar="ADDRESS",
-        help="ask an OpenAI-compatible server of it: http://host:8000",
-    )
-    where.add_argument(
-        "--vllm", action="store_true", help="run it with vLLM; by default with transformers"
-    )
-    many.add_argument("--tokens", type=int, default=40, help="the longest answer")
-    many.add_argument("--shard", type=int, default=1000, help="rows in a file")
-    show = commands.add_parser("demo", help="a local page: record or pick a clip, ask anything")
-    show.add_argument("--preset", help="as for quickstart")
-    show.add_argument("--port", type=int, default=7860)
-    course = commands.add_parser(
-        "course", help="build the notebooks from their sources, or run them all"
-    )
-    course.add_argument(
-        "--run", action="store_true", help="execute them: pages, figures and measured costs"
-    )
-    course.add_argument("--preset", default="nano", help="which preset to run them with")
-    course.add_argument("--only", help="numbers, such as 04,05")
-    merge = commands.add_parser(
-        "class", help="merge a folder of students' cards into one table and one plot"
-    )
-    merge.add_argument("folder", type=Path)
-    glass = commands.add_parser("nano", help="train the glass-box LLM on text again")
-    glass.add_argument("folder", type=Path)
-    args = parser.parse_args(argv)
-    who = (
-        f"Rank {processes.rank()} of {processes.world_size()}: "
-        if processes.world_size() > 1
-        else ""
-    )
-    if who and args.command != "quickstart":
+    for name, one in COMMANDS.items():
+        sub = commands.add_parser(name, help=one.help, description=one.run.__doc__)
+        for names, how in one.arguments:
+            sub.add_argument(*names, **how)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; an error that the package foresees is one sentence and exit status 1."""
+    args = build_parser().parse_args(argv)
+    several = processes.world_size() > 1
+    who = f"Rank {processes.rank()} of {processes.world_size()}: " if several else ""
+    if several and args.command != "quickstart":
         print(
             f"{who}several processes share quickstart alone; start {args.command} as one.",
             file=sys.stderr,
         )
         return 1
     try:
-        return COMMANDS[args.command](args)
+        return COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
         print(
             f"{who}Stopped; run the same command again and it goes on where it was.",
@@ -227,6 +100,24 @@ def _preset(args: argparse.Namespace) -> Any:
     return presets.get_preset(args.preset) if args.preset else presets.pick_preset()
 
 
+@command(
+    "quickstart",
+    "train on one task, measure the others, draw the card",
+    PRESET,
+    SEED,
+    argument("--steps", type=int, help="training steps instead of the preset's"),
+    argument(
+        "--corpus", type=Path, help="train on this folder, with its clips.csv or manifest, instead"
+    ),
+    argument("--label", help="attribute of the rival run, instead of the preset's"),
+    OUT,
+    argument("--accumulate", type=int, help="compute each batch in so many parts, to save memory"),
+    argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute the LLM's layers twice, to save memory",
+    ),
+)
 def quickstart(args: argparse.Namespace) -> int:
     """The main job."""
     from desta_lab.doctor import cost
@@ -256,6 +147,14 @@ def _silence(*words: Any, **how: Any) -> None:
     """What ranks other than 0 print."""
 
 
+@command(
+    "inside",
+    "probe, map, explain and patch a run of the quickstart",
+    PRESET,
+    SEED,
+    argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),
+    OUT,
+)
 def inside(args: argparse.Namespace) -> int:
     """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable and spoken."""
     from desta_lab.experiments.inside import Inside, digest
@@ -277,6 +176,22 @@ def inside(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "ask",
+    "ask a finished run about a clip",
+    argument("clip", type=Path),
+    argument("question"),
+    RUN,
+    argument(
+        "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5-Audio released, instead"
+    ),
+    argument(
+        "--preset", choices=("desta25", "desta2"), default="desta25", help="whose adapter that is"
+    ),
+    argument(
+        "--transcript", action="store_true", help="let Whisper write the words after the clip"
+    ),
+)
 def ask(args: argparse.Namespace) -> int:
     """A finished run's answer about a clip, or a published system's, with the untouched LLM's text beside it."""
     from desta_lab import audio
@@ -321,6 +236,7 @@ def ask(args: argparse.Namespace) -> int:
     return 0
 
 
+@command("doctor", "is this machine ready, and what will the quickstart cost")
 def doctor(args: argparse.Namespace) -> int:
     """A table of OK and FAIL: Python, torch, device, versions, weights, disk, preset and its cost."""
     from desta_lab import doctor as physician
@@ -330,6 +246,11 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
+@command(
+    "bench",
+    "speed as ratios against named baselines, in one run",
+    argument("--json", action="store_true", help="print the rows as JSON"),
+)
 def benchmark(args: argparse.Namespace) -> int:
     """Ratios against named baselines, measured in one run on the cpu preset."""
     from desta_lab import bench
@@ -347,6 +268,11 @@ def benchmark(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "parity",
+    "compare our numbers with those of the published code",
+    argument("folder", type=Path, help="weights, inputs and results under the published names"),
+)
 def parity(args: argparse.Namespace) -> int:
     """Largest differences to a published model and its run; exit status 1 where one is beyond its limit."""
     from desta_lab.published.parity import compare
@@ -362,6 +288,27 @@ def parity(args: argparse.Namespace) -> int:
     return int(len(apart) > 0)
 
 
+@command(
+    "answer",
+    "let a finished run answer a public test set",
+    argument(
+        "path",
+        type=Path,
+        help="the questions: a folder or file as the test set's repository has it",
+    ),
+    argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the answers, in the test set's own format",
+    ),
+    TEST_SET,
+    RUN,
+    argument(
+        "--audio", type=Path, help="the folder of the clips, where it is not beside the questions"
+    ),
+    argument("--tokens", type=int, default=48, help="the longest answer"),
+)
 def answer(args: argparse.Namespace) -> int:
     """A finished run's answers to a test set, in its own format; stopped, it goes on where it was."""
     from desta_lab.benchmarks import answers, test_sets
@@ -391,6 +338,18 @@ def answer(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "score",
+    "score answers to a public test set beside published systems",
+    argument("path", type=Path, help="the answers: a folder or file in the test set's own format"),
+    TEST_SET,
+    argument(
+        "--text",
+        type=Path,
+        help="Speech-IFEval: answers of the model's own text LLM, for forgetting",
+    ),
+    OUT,
+)
 def score(args: argparse.Namespace) -> int:
     """A test set's numbers by every protocol, with intervals and controls; a figure has them beside the published."""
     from desta_lab.benchmarks import comparison, multiple_choice, speech_ifeval, test_sets
@@ -420,6 +379,28 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "sweep",
+    "measure a grid of settings and seeds; only what is missing is run",
+    PRESET,
+    argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B",
+        help="values of a field of the config",
+    ),
+    argument("--seeds", default="0", help="such as 0,1,2"),
+    argument("--jobs", type=int, default=1, help="so many processes on this machine"),
+    argument(
+        "--slurm",
+        action="append",
+        metavar="NAME=VALUE",
+        help="run on Slurm, with submitit's parameters",
+    ),
+    argument("--retry", action="store_true", help="run what failed again"),
+    OUT,
+)
 def sweep(args: argparse.Namespace) -> int:
     """A grid over settings and seeds: its cost, what is missing of it, one tidy table, and which knobs matter."""
     from desta_lab.experiments.sweep import Sweep, parse, parse_slurm
@@ -451,6 +432,20 @@ def sweep(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "ablate",
+    "the papers' ablations: run what is missing, tables, figures, the page",
+    argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="such as targets; by default all that the preset has",
+    ),
+    argument("--preset", default="nano", help="nano, or cpu for the three that carry the claim"),
+    argument("--seeds", help="such as 0,1,2; by default five of nano, three of others"),
+    argument("--jobs", type=int, default=2, help="so many processes; 0 draws what is finished"),
+    argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
+)
 def ablate(args: argparse.Namespace) -> int:
     """Named ablations: what each shows over seeds, its table and figure, and the page of all that were run."""
     from desta_lab.experiments import studies
@@ -466,17 +461,40 @@ def ablate(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "emerge",
+    "measure every checkpoint of several runs and write the emergence report",
+    argument("--preset", default="nano", help="as for quickstart; nano by default"),
+    argument("--seeds", default="0,1,2,3,4", help="such as 0,1,2"),
+    argument("--checkpoint-every", type=int, default=16, help="steps between two checkpoints"),
+    OUT,
+)
 def emerge(args: argparse.Namespace) -> int:
     """The emergence report: what jumps, what rises together, what comes first, over seeds and amounts of data."""
     from desta_lab.experiments import emergence
 
-    preset = replace(_preset(args), checkpoint_every=args.rungs)
+    preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
     out = args.out or emergence.home(preset)
     emergence.measure(preset, [int(seed) for seed in args.seeds.split(",")], out, progress=bars())
     print(f"Report: {emergence.report(out)}")
     return 0
 
 
+@command(
+    "write",
+    "write self-generated targets by the million, in files that resume",
+    argument("manifest", type=Path, help="JSONL whose rows have id, seed_description and prompt"),
+    argument("folder", type=Path, help="where targets-00000.jsonl and so on go"),
+    argument("--backbone", required=True, help="name or folder of the LLM that writes"),
+    argument(
+        "--server",
+        metavar="ADDRESS",
+        help="ask an OpenAI-compatible server of it: http://host:8000",
+    ),
+    argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
+    argument("--tokens", type=int, default=40, help="the longest answer"),
+    argument("--shard", type=int, default=1000, help="rows in a file"),
+)
 def write(args: argparse.Namespace) -> int:
     """A backbone's own answers to the rows of a manifest; the cost is said once the first file tells the speed."""
     import time
@@ -485,6 +503,8 @@ def write(args: argparse.Namespace) -> int:
     from desta_lab.model.backbone import Backbone, fastest_dtype
     from desta_lab.training import writers
 
+    if args.server and args.vllm:
+        raise ValueError("--server and --vllm name two writers; give one.")
     with args.manifest.open("rb") as lines:
         total = sum(1 for line in lines if line.strip())
     files = -(-total // args.shard)
@@ -525,6 +545,12 @@ def write(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "demo",
+    "a local page: record or pick a clip, ask anything",
+    PRESET,
+    argument("--port", type=int, default=7860),
+)
 def demo(args: argparse.Namespace) -> int:
     """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
     from desta_lab.experiments.quickstart import Quickstart
@@ -537,6 +563,13 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "course",
+    "build the notebooks from their sources, or run them all",
+    argument("--run", action="store_true", help="execute them: pages, figures and measured costs"),
+    argument("--preset", default="nano", help="which preset to run them with"),
+    argument("--only", help="numbers, such as 04,05"),
+)
 def course(args: argparse.Namespace) -> int:
     """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
     from desta_lab.course import build
@@ -556,6 +589,11 @@ def course(args: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "class",
+    "merge a folder of students' cards into one table and one plot",
+    argument("folder", type=Path),
+)
 def cohort(args: argparse.Namespace) -> int:
     """One table and one plot of a class's cards."""
     from desta_lab.course import cohort as students
@@ -566,6 +604,7 @@ def cohort(args: argparse.Namespace) -> int:
     return 0
 
 
+@command("nano", "train the nano LLM on text again", argument("folder", type=Path))
 def nano(args: argparse.Namespace) -> int:
     """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
     import time
@@ -591,23 +630,3 @@ def nano(args: argparse.Namespace) -> int:
     worst = min(oracle.items(), key=lambda item: item[1])
     print(f"Saved to {args.folder}; text oracle at worst {worst[1][1]:.2f} ({worst[0]})")
     return 0
-
-
-COMMANDS = {
-    "quickstart": quickstart,
-    "inside": inside,
-    "ask": ask,
-    "doctor": doctor,
-    "bench": benchmark,
-    "parity": parity,
-    "answer": answer,
-    "score": score,
-    "sweep": sweep,
-    "ablate": ablate,
-    "emerge": emerge,
-    "write": write,
-    "demo": demo,
-    "course": course,
-    "class": cohort,
-    "nano": nano,
-}

@@ -25,6 +25,7 @@ PAIRS = [(f"Speaker {i} talks.", "What is it?") for i in range(11)]
 # What every rank does, by way of the command line, whose last words are under test.
 JOB = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from desta_lab import cli, processes
 from desta_lab.clips import Corpus
@@ -57,7 +58,7 @@ def job(args):
     processes.leave_ranks()
     return 0
 
-cli.COMMANDS["quickstart"] = job
+cli.COMMANDS["quickstart"] = replace(cli.COMMANDS["quickstart"], run=job)
 sys.exit(cli.main(["quickstart"]))
 """
 

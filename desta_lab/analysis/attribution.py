@@ -358,10 +358,7 @@ class AudioInput(InterpretableInput):
         )
         stem, _ = scoring.tokenize_options(llm.backbone.tokenizer, task)
         return cls(
-            torch.tensor([[*asked.ids, *stem]]),
-            spoken,
-            conditions.embed_silence(llm)[0],
-            groups,
+            torch.tensor([[*asked.ids, *stem]]), spoken, conditions.embed_silence(llm)[0], groups
         )
 
     def to_tensor(self) -> Float[Tensor, "1 part"]:

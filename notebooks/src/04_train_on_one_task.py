@@ -403,16 +403,10 @@ def score(folder):
     test, other = lab.clips("test"), lab.clips("validation")
     checkpoints.load_checkpoint(folder / "ladder", lab.llm, recipe.steps)
     heard, calibration = (
-        conditions.embed_clips(lab.llm, store[[clip.id for clip in some]])
-        for some in (test, other)
+        conditions.embed_clips(lab.llm, store[[clip.id for clip in some]]) for some in (test, other)
     )
     return conditions.score_conditions(
-        lab.llm,
-        tasks,
-        test,
-        heard,
-        held_out=calibration,
-        silence=conditions.embed_silence(lab.llm),
+        lab.llm, tasks, test, heard, held_out=calibration, silence=conditions.embed_silence(lab.llm)
     )
 
 

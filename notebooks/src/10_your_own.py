@@ -403,9 +403,7 @@ with replies.standing(lab) as llm:
     said["by ear"] = [
         replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves
     ]
-    said["silence"] = replies.listening(
-        llm, conditions.embed_silence(llm), scene.question
-    ).text
+    said["silence"] = replies.listening(llm, conditions.embed_silence(llm), scene.question).text
     if full:
         said["by reading"] = [
             replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]
