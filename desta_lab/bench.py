@@ -112,7 +112,7 @@ def _steps(llm: Any) -> dict[str, float]:
 
     def floor() -> None:
         given = embeddings.clone().requires_grad_(True)
-        llm.backbone.head(llm.backbone.hidden(given, batch.prefix)[at]).log_softmax(
+        llm.backbone.logits(llm.backbone.hidden_states(given, batch.prefix)[at]).log_softmax(
             -1
         ).sum().backward()
 
@@ -142,9 +142,9 @@ def _published() -> float:
     connector.train()
 
     def step() -> None:
-        hidden = backbone.hidden(llm.splice(ids, connector(encoder.hear(waves))))
+        hidden = backbone.hidden_states(llm.splice(ids, connector(encoder.encode(waves))))
         nn.functional.cross_entropy(
-            backbone.head(hidden).flatten(0, 1), labels.flatten()
+            backbone.logits(hidden).flatten(0, 1), labels.flatten()
         ).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -226,7 +226,7 @@ def test_a_batch_with_fewer_rows_than_parts_is_refused(tmp_path):
 def test_layers_computed_twice_teach_the_same(tmp_path):
     for run, checkpointing in (("plain", False), ("twice", True)):
         llm, store, rows = tiny.prepared(tmp_path, dropout=0.0)
-        llm.backbone.checkpointing = checkpointing
+        llm.backbone.gradient_checkpointing = checkpointing
         trainer.train(llm, store, rows, SHORT, tmp_path / run)
     assert_same_run(tmp_path / "twice", tmp_path / "plain")
 

@@ -167,13 +167,14 @@ def audio_llm(
         scale=mind.embedding_scale,
         anchor=anchor,
     )
-    parts = {
-        "encoder": "tiny-whisper",
+    names = {"encoder": "tiny-whisper", "backbone": f"tiny-{kind}"}
+    provenance = {
         "encoder_sha256": "e" * 64,
-        "backbone": f"tiny-{kind}",
+        "backbone_sha256": kind,
         "taps": [0, 1, 2, 3],
+        "tuning": "frozen",
     }
-    return AudioLLM(encoder, connector, mind, parts)
+    return AudioLLM(encoder, connector, mind, provenance, names=names)
 
 
 def attributes(number: int) -> dict[str, str]:

@@ -68,7 +68,7 @@ def answer_margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> 
 
     @torch.no_grad()
     def of_waves(waves: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch"]:
-        states = llm.encoder.hear(list(waves.float().cpu().numpy()))
+        states = llm.encoder.encode(list(waves.float().cpu().numpy()))
         return of(conditions.embed_clips(llm, states)).to(waves.device)
 
     return of_waves
@@ -391,8 +391,8 @@ class _Speaker(nn.Module):
         self.llm, self.device = llm, llm.backbone.device
 
     def forward(self, input_ids: Tensor, spoken: Tensor, **_: Any) -> SimpleNamespace:
-        hidden = self.llm.backbone.hidden(self.llm.splice(input_ids, spoken))
-        return SimpleNamespace(logits=self.llm.backbone.head(hidden))
+        hidden = self.llm.backbone.hidden_states(self.llm.splice(input_ids, spoken))
+        return SimpleNamespace(logits=self.llm.backbone.logits(hidden))
 
 
 class AudioAttribution(LLMAttribution):

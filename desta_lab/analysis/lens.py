@@ -28,7 +28,7 @@ def option_logits(
             f"Two options of {task.name} begin with the same token; the lens cannot tell them apart."
         )
     state = hidden.to(llm.backbone.device, llm.backbone.dtype)
-    return llm.backbone.head(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
+    return llm.backbone.logits(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
 
 
 def logit_lens(

@@ -156,7 +156,7 @@ def capture_oracle_sites(
     ]  # counted from the end: trunks differ
     parts: list[Sites] = []
     for first in range(0, len(descriptions), batch):
-        with record_outputs(backbone_layers(llm)) as seen, backbone.as_published():
+        with record_outputs(backbone_layers(llm)) as seen, backbone.untuned():
             scores = scoring.score_options_of_text(
                 backbone, tasks, descriptions[first : first + batch], batch=batch
             )

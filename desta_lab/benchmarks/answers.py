@@ -67,13 +67,15 @@ def answer(
 def _answer(
     llm: AudioLLM, item: Item, path: Path, deaf: torch.Tensor, max_new_tokens: int
 ) -> dict[str, Any]:
-    room = None if llm.backbone.positions is None else llm.backbone.positions - max_new_tokens
+    room = (
+        None if llm.backbone.max_positions is None else llm.backbone.max_positions - max_new_tokens
+    )
     stream = chat.build_stream(
         llm.backbone.tokenizer, chat.audio_messages(item.question), llm.queries, max_tokens=room
     )
-    spoken = conditions.embed_clips(llm, llm.encoder.hear([audio.read_audio(path)]))
-    ids = llm.answer([stream], spoken, max_new_tokens=max_new_tokens)
-    row: dict[str, Any] = {"response": llm.backbone.text(ids[0])}
+    spoken = conditions.embed_clips(llm, llm.encoder.encode([audio.read_audio(path)]))
+    ids = llm.generate_ids([stream], spoken, max_new_tokens=max_new_tokens)
+    row: dict[str, Any] = {"response": llm.backbone.decode(ids[0])}
     if item.options:
         task = Task("", 3, "", item.question, "", {text: text for text in item.options})
         both = scoring.score_options_one_by_one(llm, [task], torch.cat([spoken, deaf]))[0]

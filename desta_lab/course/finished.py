@@ -95,7 +95,7 @@ def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
                 _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
         (folder / "ladder").mkdir(parents=True, exist_ok=True)
         first = folder / "ladder" / "000000.safetensors"
-        if lab.llm.save(first) != hashes[0]:  # the connector as this seed bears it
+        if lab.llm.save_connector(first) != hashes[0]:  # the connector as this seed bears it
             first.unlink()
         cache.write_whole(folder / "ladder" / "ladder.json", listed)
     if (

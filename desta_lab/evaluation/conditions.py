@@ -31,7 +31,7 @@ def embed_clips(
 def embed_silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
     """What the connector says of a clip of zeros: the silence control, and what stands where a part is taken away."""
     nothing = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
-    return embed_clips(llm, llm.encoder.hear([nothing]))
+    return embed_clips(llm, llm.encoder.encode([nothing]))
 
 
 def shuffled_partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
@@ -104,7 +104,7 @@ def score_oracle(
             continue
         texts = [oracle_text(clip, topic, describe) for clip in [*clips, *held_out]]
         unique = list(dict.fromkeys(texts))
-        with llm.backbone.as_published():
+        with llm.backbone.untuned():
             scores = scoring.score_options_of_text(llm.backbone, some, unique)
         rows = [unique.index(text) for text in texts]
         own, other = rows[: len(clips)], rows[len(clips) :]
@@ -180,8 +180,8 @@ def answer_free_form(
         ]
         heard = None if spoken is None else spoken[[i for *_, i in part]]
         answers += [
-            llm.backbone.text(ids)
-            for ids in llm.answer(streams, heard, max_new_tokens=max_new_tokens)
+            llm.backbone.decode(ids)
+            for ids in llm.generate_ids(streams, heard, max_new_tokens=max_new_tokens)
         ]
     told = {key: answers[n * len(clips) : (n + 1) * len(clips)] for n, key in enumerate(questions)}
     rows = []

@@ -139,7 +139,7 @@ def score_options(
         ]
     parts = []
     for first in range(0, len(spoken), batch):
-        ids, real = llm.backbone.left_padded(trunks[first : first + batch])
+        ids, real = llm.backbone.pad_left(trunks[first : first + batch])
         parts.append(
             _scores(llm.backbone, tree, llm.splice(ids, spoken[first : first + batch]), real.cpu())
         )
@@ -163,7 +163,7 @@ def score_options_of_text(
     tree = build_branches(tokenizer, tasks, trunks[0], every[0])
     parts = []
     for first in range(0, len(trunks), batch):
-        ids, real = backbone.left_padded(trunks[first : first + batch])
+        ids, real = backbone.pad_left(trunks[first : first + batch])
         parts.append(_scores(backbone, tree, backbone.embed(ids), real.cpu()))
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
@@ -197,14 +197,14 @@ def _scores(
     mask = torch.zeros(rows, 1, total, total, dtype=backbone.dtype).masked_fill(
         ~allowed[:, None], lowest
     )
-    hidden = backbone.hidden(
+    hidden = backbone.hidden_states(
         torch.cat([trunk, nodes], dim=1),
         attention_mask=mask.to(device),
         position_ids=positions.to(device),
     )
     wanted = sorted({node for task in tree.paths for before, _ in task for node in before})
     at = torch.tensor([long + node for node in wanted], device=device)
-    logp = backbone.head(hidden[:, at]).log_softmax(-1).cpu()
+    logp = backbone.logits(hidden[:, at]).log_softmax(-1).cpu()
     row = {node: i for i, node in enumerate(wanted)}
     return [
         torch.stack(
@@ -237,8 +237,10 @@ def score_options_one_by_one(
                     tokenizer, chat.audio_messages(task.question), llm.queries, transcripts=[words]
                 )
                 ids = torch.tensor([[*start.ids, *stem, *option]])
-                hidden = llm.backbone.hidden(llm.splice(ids, one[None]))[0, -len(option) - 1 : -1]
-                logp = llm.backbone.head(hidden).log_softmax(-1).cpu()
+                hidden = llm.backbone.hidden_states(llm.splice(ids, one[None]))[
+                    0, -len(option) - 1 : -1
+                ]
+                logp = llm.backbone.logits(hidden).log_softmax(-1).cpu()
                 rows.append(logp.gather(1, torch.tensor(option)[:, None]).sum())
             columns.append(torch.stack(rows))
         scores.append(torch.stack(columns, dim=1))

@@ -105,7 +105,7 @@ class Climb:
         store = FeatureStore(
             lab.root / "features",
             lab.llm.encoder,
-            lab.llm.parts["encoder_sha256"],
+            lab.llm.provenance["encoder_sha256"],
             lab.corpus,
             self.stored,
         )
@@ -144,7 +144,7 @@ class Climb:
             [clip.id for clip in self.clips],
             [SCORED, CALIBRATING],
             [repr(task) for task in self.tasks],
-            self.lab.llm.parts,
+            self.lab.llm.provenance,
         ]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         return self.lab.root / "emergence" / f"{table}-{digest}.csv"

@@ -196,7 +196,7 @@ class Experiment:
         store = FeatureStore(
             features_folder(self.root),
             self.llm.encoder,
-            self.llm.parts["encoder_sha256"],
+            self.llm.provenance["encoder_sha256"],
             self.corpus,
             every,
         )
@@ -210,7 +210,7 @@ class Experiment:
         train = self.splits.clips["train"]
         descriptions = [self.describe(clip.attributes) for clip in train]
         pairs = list(dict.fromkeys(zip(descriptions, self._prompts(train), strict=True)))
-        revision = self.llm.parts["backbone_sha256"]
+        revision = self.llm.provenance["backbone_sha256"]
         read: list[Any] = [d for d, _ in pairs] if self.preset.prompts == 1 else pairs
         key = {
             "revision": revision,
@@ -332,7 +332,7 @@ class Experiment:
         return {
             "kind": kind,
             "recipe": asdict(self.recipe),
-            "parts": self.llm.parts,
+            "provenance": self.llm.provenance,
             "corpus": self.corpus.hash,
             "targets": ours[kind] if kind in ours else self.written[2],
             "prompt": self._prompt,
@@ -356,7 +356,7 @@ class Experiment:
         examples, soft = self.examples(kind)
         store = self.store
         shape, encoder = self.preset.connector, self.llm.encoder
-        self.llm.backbone.forget()
+        self.llm.backbone.reset_tuning()
         born = presets.build_connector(
             shape, len(encoder.taps), encoder.width, self.llm.backbone, self.seed
         )
@@ -379,18 +379,25 @@ class Experiment:
     def key(self, **more: Any) -> str:
         """The hash of what is asked of which clips, and of whatever more determines a table."""
         used = {split: [clip.id for clip in self.clips(split)] for split in ("validation", "test")}
-        how = {"tasks": [repr(t) for t in self.tasks], "spoken_answers": self.preset.spoken_answers}
+        how = {
+            "tasks": [repr(t) for t in self.tasks],
+            "free_form_clips": self.preset.free_form_clips,
+        }
         return _hash({"clips": used, "corpus": self.corpus.hash, **how, **more})
 
     def oracle(self) -> pd.DataFrame:
         """The text oracle of every task, closed-set and in its own words."""
-        with self._stage("text oracle"), self.llm.backbone.as_published(), processes.main_first():
+        with self._stage("text oracle"), self.llm.backbone.untuned(), processes.main_first():
             return cache.cached_table(self.oracle_path, self._oracle)
 
     @property
     def oracle_path(self) -> Path:
         """Where the oracle's table is kept."""
-        return self.root / "oracles" / f"{self.key(backbone=self.llm.parts['backbone_sha256'])}.csv"
+        return (
+            self.root
+            / "oracles"
+            / f"{self.key(backbone=self.llm.provenance['backbone_sha256'])}.csv"
+        )
 
     def _oracle(self) -> pd.DataFrame:
         test, held_out = self.clips("test"), self.clips("validation")
@@ -398,7 +405,7 @@ class Experiment:
         tell(0, 2)
         ranked = conditions.score_oracle(self.llm, self.tasks, test, held_out, self.describe)
         tell(1, 2)
-        spoken_clips = test[: 2 * self.preset.spoken_answers]
+        spoken_clips = test[: 2 * self.preset.free_form_clips]
         free = conditions.answer_free_form(
             self.llm, self.tasks, spoken_clips, None, describe=self.describe
         )
@@ -462,7 +469,7 @@ class Experiment:
         )
         last = rung["step"] == self.recipe.steps
         tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
-        some = self.preset.spoken_answers * (2 if last else 1)
+        some = self.preset.free_form_clips * (2 if last else 1)
         free = conditions.answer_free_form(
             self.llm,
             tasks,
@@ -491,7 +498,7 @@ class Experiment:
         folder = self.train("self")
         checkpoints.load_checkpoint(folder / "ladder", self.llm, self.recipe.steps)
         spoken_clip = conditions.embed_clips(
-            self.llm, self.llm.encoder.hear([audio.read_audio(self.corpus.path(clip))])
+            self.llm, self.llm.encoder.encode([audio.read_audio(self.corpus.path(clip))])
         )
         asked = {
             "with the clip": (chat.audio_messages(question), spoken_clip),
@@ -507,8 +514,8 @@ class Experiment:
             stream = chat.build_stream(
                 self.llm.backbone.tokenizer, messages, 0 if heard is None else self.llm.queries
             )
-            ids = self.llm.answer([stream], heard, max_new_tokens=32)
-            rows.append({"condition": condition, "answer": self.llm.backbone.text(ids[0])})
+            ids = self.llm.generate_ids([stream], heard, max_new_tokens=32)
+            rows.append({"condition": condition, "answer": self.llm.backbone.decode(ids[0])})
         return pd.DataFrame(rows)
 
     def kinds(self) -> dict[str, list[target.Target]]:
@@ -615,7 +622,7 @@ def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioL
             f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."
         )
     config = json.loads((folder / "config.json").read_text())
-    parts = config["parts"]
+    parts = config["provenance"]
     preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
     llm = presets.build_audio_llm(presets.with_parts(preset, parts), root=root / "models")
     checkpoints.load_checkpoint(

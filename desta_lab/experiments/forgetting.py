@@ -112,7 +112,7 @@ def followed(
                 for i, w in zip(part, words, strict=True)
             ]
             streams = [chat.build_stream(llm.backbone.tokenizer, messages, 0) for messages in read]
-            ids = llm.backbone.complete(
+            ids = llm.backbone.generate_ids(
                 streams, max_new_tokens, batch
             )  # not `answer`, which reads untouched
         else:
@@ -120,8 +120,10 @@ def followed(
                 chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(w), llm.queries)
                 for w in words
             ]
-            ids = llm.answer(streams, spoken[first : first + batch], max_new_tokens=max_new_tokens)
-        answers += [llm.backbone.text(row) for row in ids]
+            ids = llm.generate_ids(
+                streams, spoken[first : first + batch], max_new_tokens=max_new_tokens
+            )
+        answers += [llm.backbone.decode(row) for row in ids]
     rows = [
         (item.clip.id, item.question, item.constraint, answer, item.obeyed(answer))
         for item, answer in zip(items, answers, strict=True)
@@ -136,7 +138,7 @@ def counted(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFrame:
     Raises:
         ValueError: none is left.
     """
-    with llm.backbone.as_published():
+    with llm.backbone.untuned():
         rates = {
             name: followed(llm, items, asked=asked)
             .groupby("constraint", sort=False)["obeyed"]

@@ -60,9 +60,9 @@ def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, claim_fi
         str(m): rows.sort_values("place")["value"].to_numpy()
         for m, rows in own.groupby("method", sort=False)
     }
-    mel = audio.log_mel(inside.waves([clip]), inside.llm.encoder.seconds, inside.llm.encoder.mels)[
-        0
-    ].numpy()
+    mel = audio.log_mel(
+        inside.waves([clip]), inside.llm.encoder.seconds, inside.llm.encoder.mel_bins
+    )[0].numpy()
     return {
         "readable": representation_figures.readable(
             tables["probes"], tables["spoken"], "Present, readable, spoken: three things"

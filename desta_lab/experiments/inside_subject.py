@@ -101,7 +101,7 @@ class Subject:
     @cached_property
     def store(self) -> FeatureStore:
         """Encoder states of the clips looked at."""
-        sha256 = self.llm.parts["encoder_sha256"]
+        sha256 = self.llm.provenance["encoder_sha256"]
         store = FeatureStore(
             features_folder(self.job.root), self.llm.encoder, sha256, self.job.corpus, self.clips
         )
@@ -141,7 +141,9 @@ class Subject:
                 (
                     (
                         audio.log_mel(
-                            self.waves([self.clips[i] for i in rows]), encoder.seconds, encoder.mels
+                            self.waves([self.clips[i] for i in rows]),
+                            encoder.seconds,
+                            encoder.mel_bins,
                         ),
                         self.states(rows),
                     )
@@ -171,7 +173,7 @@ class Subject:
             "corpus": self.job.corpus.hash,
             "clips": [clip.id for clip in self.clips],
             "tasks": [repr(task) for task in self.tasks],
-            "parts": self.llm.parts,
+            "provenance": self.llm.provenance,
             "dtype": str(self.llm.backbone.dtype),
         }
 

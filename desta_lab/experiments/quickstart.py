@@ -67,7 +67,7 @@ def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> d
         **{f"run {kind}": folder.name for kind, folder in folders.items()},
         **{f"checkpoint {kind}": sha256 for kind, sha256 in last.items()},
         "corpus": job.corpus.hash,
-        **{key: value for key, value in job.llm.parts.items() if key.endswith("sha256")},
+        **{key: value for key, value in job.llm.provenance.items() if key.endswith("sha256")},
     }
     libraries = ("torch", "transformers", "accelerate", "numpy", "pandas")
     versions = {
@@ -232,10 +232,10 @@ def _figures(
         mixture = connector.mixture().detach().cpu().numpy()
         clip = job.clips("test")[0]
         waves = [audio.read_audio(job.corpus.path(clip))]
-        attention = query_attention_over_time(connector, job.llm.encoder.hear(waves).float())[
+        attention = query_attention_over_time(connector, job.llm.encoder.encode(waves).float())[
             0
         ].numpy()
-        mel = audio.log_mel(waves, job.preset.seconds, job.llm.encoder.mels)[0].numpy()
+        mel = audio.log_mel(waves, job.preset.seconds, job.llm.encoder.mel_bins)[0].numpy()
         drawn += [
             (
                 "layer_mixture",

@@ -519,7 +519,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
         )
     bare = float(np.mean([item.obeyed(item.clip.attributes[cell.preset.label]) for item in items]))
     rows.append({"attribute": "following", "condition": "label", "score": bare})
-    with llm.backbone.as_published():
+    with llm.backbone.untuned():
         before = targets.target_perplexity(llm.backbone, written)
     rows.append({"attribute": "perplexity", "condition": "untouched", "score": before})
     rows = above_chance(table).to_dict("records") + rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
@@ -19,6 +20,9 @@ from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
 
 UNFROZEN = "backbone."  # what of the backbone learns is named so in a connector file
+
+# what a connector file and the parts around it must share; not ids, paths or precision: the same weights are the same
+COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector", "tuning")
 
 
 class ProvenanceError(ValueError):
@@ -38,8 +42,9 @@ class AudioLLM(nn.Module):
     """A frozen encoder and a frozen backbone with a trained connector between them.
 
     Args:
-        parts: what the connector is tied to (ids and hashes of encoder and backbone, tapped layers); it is written
-            into every connector file and compared when one is loaded.
+        provenance: what the connector is tied to (`COMPARED`), and whatever more determines results. Precision and
+            attention of the backbone are added to it. Neither ids nor paths: the same parts give the same provenance.
+        names: the ids under which encoder and backbone were found; a connector file keeps them to find the parts again.
         transcribe: waveforms → words, used where a message asks for a transcript (`audios: [{"text": None}]` with
             `with_transcript=True`).
     """
@@ -49,29 +54,44 @@ class AudioLLM(nn.Module):
         encoder: Encoder,
         connector: nn.Module,
         backbone: Backbone,
-        parts: dict[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        *,
+        names: Mapping[str, str] | None = None,
         transcribe: Callable[[Sequence[Any]], list[str]] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.connector, self.backbone = encoder, connector, backbone
-        self.parts, self.transcribe = parts, transcribe
+        self.names, self.transcribe = dict(names or {}), transcribe
+        self.provenance: dict[str, Any] = {
+            **(provenance or {}),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "attention": backbone.attention,
+        }
 
     @property
     def queries(self) -> int:
         """Audio embeddings per clip."""
         return int(self.connector.queries)  # type: ignore[arg-type]
 
-    def precision(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """In this context the connector multiplies in bf16 where the frozen parts do; its weights stay float32."""
         half = self.backbone.dtype is torch.bfloat16
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
+
+    @torch.no_grad()
+    def encode_audio(
+        self, waves: Sequence[Float[np.ndarray, "_"]]
+    ) -> Float[Tensor, "clip query d_llm"]:
+        """Audio embeddings of waveforms at 16 kHz: through encoder and connector, without gradient."""
+        self.connector.eval()
+        return self.connect(self.encoder.encode(waves))
 
     def connect(
         self, states: Float[Tensor, "layer batch frame d_enc"]
     ) -> Float[Tensor, "batch query d_llm"]:
         """Audio embeddings of encoder states, in the precision of the connector's weights."""
         weight = next(self.connector.parameters())
-        with self.precision():
+        with self.autocast():
             spoken: Tensor = self.connector(states.to(weight))
         return spoken.to(weight.dtype)
 
@@ -96,8 +116,10 @@ class AudioLLM(nn.Module):
         spoken: Float[Tensor, "clip query d_llm"],
     ) -> Float[Tensor, "position vocabulary"]:
         """Next-token logits (float32) at the positions marked by `at`, after a shared prefix."""
-        return self.backbone.head(
-            self.backbone.hidden(self.splice(ids, spoken), prefix)[at.to(self.backbone.device)]
+        return self.backbone.logits(
+            self.backbone.hidden_states(self.splice(ids, spoken), prefix)[
+                at.to(self.backbone.device)
+            ]
         )
 
     @torch.no_grad()
@@ -130,7 +152,11 @@ class AudioLLM(nn.Module):
             self._words(some, heard, with_transcript)
             for some, heard in zip(clips, waves, strict=True)
         ]
-        room = None if self.backbone.positions is None else self.backbone.positions - max_new_tokens
+        room = (
+            None
+            if self.backbone.max_positions is None
+            else self.backbone.max_positions - max_new_tokens
+        )
         streams = [
             chat.build_stream(
                 self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room
@@ -138,16 +164,15 @@ class AudioLLM(nn.Module):
             for c, w in zip(chats, words, strict=True)
         ]
         every = [wave for some in waves for wave in some]
-        self.connector.eval()
-        spoken = self.connect(self.encoder.hear(every)) if every else None
+        spoken = self.encode_audio(every) if every else None
         how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
-        ids = self.answer(streams, spoken, max_new_tokens=max_new_tokens, **how)
+        ids = self.generate_ids(streams, spoken, max_new_tokens=max_new_tokens, **how)
         files = [[str(clip["audio"]) for clip in some] for some in clips]
         audios = [list(zip(f, w, strict=True)) for f, w in zip(files, words, strict=True)]
-        return Generation([self.backbone.text(row) for row in ids], ids, audios)
+        return Generation([self.backbone.decode(row) for row in ids], ids, audios)
 
     @torch.no_grad()
-    def answer(
+    def generate_ids(
         self,
         streams: Sequence[chat.TokenStream],
         spoken: Float[Tensor, "clip query d_llm"] | None,
@@ -159,9 +184,9 @@ class AudioLLM(nn.Module):
                 raise chat.ChatError(
                     f"The messages hold {chat.AUDIO} but no clips were given; match them."
                 )
-            with self.backbone.as_published():
-                return self.backbone.complete(streams, batch=len(streams), **how)
-        ids, mask = self.backbone.left_padded(streams)
+            with self.backbone.untuned():
+                return self.backbone.generate_ids(streams, batch=len(streams), **how)
+        ids, mask = self.backbone.pad_left(streams)
         embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
         out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
         return [self.backbone.trim_at_end(row) for row in out.tolist()]
@@ -188,7 +213,7 @@ class AudioLLM(nn.Module):
             name: p for name, p in self.connector.named_parameters() if p.requires_grad
         } | thawed
 
-    def state(self) -> dict[str, Tensor]:
+    def trainable_state(self) -> dict[str, Tensor]:
         """The tensors of a connector file: the connector's, and under `backbone.` what was thawed."""
         tensors = self.connector.state_dict() | {
             n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)
@@ -196,8 +221,8 @@ class AudioLLM(nn.Module):
         return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
     @torch.no_grad()
-    def put(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these tensors, named as in `state`; raises RuntimeError where names or shapes are others."""
+    def load_trainable_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these tensors, named as in `trainable_state`; raises RuntimeError where names or shapes are others."""
         mine = {n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)}
         given = {name for name in tensors if name.startswith(UNFROZEN)}
         if given != set(mine):
@@ -210,18 +235,23 @@ class AudioLLM(nn.Module):
         for name, parameter in mine.items():
             parameter.copy_(tensors[name])
 
-    def save(self, path: Path) -> str:
+    def save_connector(self, path: Path) -> str:
         """Write what learns, with the ids and hashes of the parts it was trained with; returns the file's sha256.
 
         That is the connector alone, unless the backbone was thawed.
         The same weights give the same file: its header has one entry, because safetensors writes several in any order.
         """
         part = path.with_suffix(".part")
-        save_file(self.state(), part, metadata={"parts": json.dumps(self.parts, sort_keys=True)})
+        save_file(self.trainable_state(), part, metadata={"provenance": self._header()})
         part.replace(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def load(self, path: Path) -> None:
+    def _header(self) -> str:
+        """What a connector file says of the parts: their ids, and what is compared when it is loaded."""
+        compared = {key: self.provenance[key] for key in COMPARED if key in self.provenance}
+        return json.dumps({**self.names, **compared}, sort_keys=True)
+
+    def load_connector(self, path: Path) -> None:
         """Read a connector file strictly; refuses a file of other parts, other shapes or other names.
 
         Raises:
@@ -229,19 +259,19 @@ class AudioLLM(nn.Module):
         """
         try:
             with safe_open(path, "pt") as file:
-                parts = json.loads((file.metadata() or {}).get("parts", "{}"))
+                theirs = json.loads((file.metadata() or {}).get("provenance", "{}"))
         except Exception as error:
             raise ProvenanceError(
                 f"{path}: no whole safetensors file ({error}); copy it again or train again."
             ) from error
-        for key in {**self.parts, **parts}:
-            mine = self.parts.get(key)
-            if parts.get(key) != mine:
+        for key in COMPARED:
+            mine = self.provenance.get(key)
+            if theirs.get(key) != mine:
                 raise ProvenanceError(
-                    f"{path}: trained with {key} {parts.get(key)}, but here {key} is {mine}; load the parts it names."
+                    f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {mine}; load the parts it names."
                 )
         try:
-            self.put(load_file(path))
+            self.load_trainable_state(load_file(path))
         except RuntimeError as error:
             fault = str(error).splitlines()[-1].strip()
             raise ProvenanceError(

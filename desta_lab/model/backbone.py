@@ -36,18 +36,18 @@ class Backbone(nn.Module):
         ):  # Cohere, Granite, Falcon-H1
             if getattr(config, scaling, None) not in (None, 1.0):
                 raise ValueError(
-                    f"{config.model_type} scales its logits ({scaling}), which `head` does not; take another."
+                    f"{config.model_type} scales its logits ({scaling}), which `logits` does not; take another."
                 )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width = int(model.get_input_embeddings().weight.shape[1])
-        self.positions: int | None = getattr(
+        self.max_positions: int | None = getattr(
             config, "max_position_embeddings", None
         )  # the longest stream it can read
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
         self._born: dict[str, Tensor] = {}  # what learns, as it was before it learned anything
         self._prefix: tuple[Any, Any] = (None, None)
-        self.checkpointing = (
+        self.gradient_checkpointing = (
             False  # keep no activations inside its layers, but compute them again on the way back
         )
 
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **how})
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
-    def with_lora(
+    def add_lora(
         self,
         rank: int = 16,
         alpha: int = 16,
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         if kind == "lora" and rank.isdecimal() and int(rank):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                self.with_lora(int(rank), 2 * int(rank), 0.0, "all-linear")
+                self.add_lora(int(rank), 2 * int(rank), 0.0, "all-linear")
         elif tuning == "full":
             self.model.requires_grad_(True)
             self._born = {
@@ -110,16 +110,16 @@ class Backbone(nn.Module):
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
-    def forget(self) -> None:
+    def reset_tuning(self) -> None:
         """Put back what has learned to what it was before."""
         for name, born in self._born.items():
             self.model.get_parameter(name).copy_(born)
 
     @contextmanager
-    def as_published(self) -> Iterator[None]:
+    def untuned(self) -> Iterator[None]:
         """Inside, the backbone answers as it was published, whatever it has learned since."""
         now = {name: self.model.get_parameter(name).detach().clone() for name in self._born}
-        self.forget()
+        self.reset_tuning()
         try:
             yield
         finally:
@@ -141,6 +141,11 @@ class Backbone(nn.Module):
         return self.model.get_input_embeddings().weight.device
 
     @property
+    def attention(self) -> str:
+        """How it computes attention, by the name that transformers has for it: "sdpa", "eager", …"""
+        return str(self.model.config._attn_implementation)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the frozen weights."""
         return self.model.get_input_embeddings().weight.dtype
@@ -159,20 +164,20 @@ class Backbone(nn.Module):
         """Token embeddings; audio slots get those of token 0, to be written over."""
         return self.model.get_input_embeddings()(ids.clamp(min=0).to(self.device))
 
-    def hidden(
+    def hidden_states(
         self, embeddings: Float[Tensor, "batch token d_llm"], prefix: Sequence[int] = (), **how: Any
     ) -> Float[Tensor, "batch token d_llm"]:
         """Final hidden states at every given position, after a common `prefix` of token ids that is read only once.
 
         The prefix is the same in every row and every step (system prompt and the tag before the clip), and nothing
         trainable stands before it: its keys and values are computed without gradient and kept. Where the backbone
-        learns, too, or computes its layers twice (`checkpointing`), it is read anew each time.
+        learns, too, or computes its layers twice (`gradient_checkpointing`), it is read anew each time.
         """
         decoder = self.model.get_decoder()
-        again = self.checkpointing and torch.is_grad_enabled()
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         if prefix and (self._born or again):
             before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
-            return self.hidden(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[
+            return self.hidden_states(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[
                 :, len(prefix) :
             ]
         if prefix:
@@ -187,7 +192,7 @@ class Backbone(nn.Module):
             out = decoder(inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **how)
         return out.last_hidden_state
 
-    def head(self, hidden: Float[Tensor, "*shape d_llm"]) -> Float[Tensor, "*shape vocabulary"]:
+    def logits(self, hidden: Float[Tensor, "*shape d_llm"]) -> Float[Tensor, "*shape vocabulary"]:
         """Next-token logits in float32 (or better), for just the positions that need them."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -195,7 +200,7 @@ class Backbone(nn.Module):
             logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
         )
 
-    def complete(
+    def generate_ids(
         self,
         streams: Sequence[chat.TokenStream],
         max_new_tokens: int = 32,
@@ -205,14 +210,14 @@ class Backbone(nn.Module):
         """Answers to streams without audio: ids up to and with the end-of-turn token."""
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
-            ids, mask = self.left_padded(streams[first : first + batch])
+            ids, mask = self.pad_left(streams[first : first + batch])
             out = self.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how
             )
             answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
 
-    def left_padded(
+    def pad_left(
         self, streams: Sequence[chat.TokenStream]
     ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
         """Ids and attention mask of streams that are to go on: padding stands in front."""
@@ -224,13 +229,13 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
         """What generate of transformers returns: greedy unless told otherwise, up to any end-of-turn token."""
-        how = {"do_sample": False, "eos_token_id": list(self.ends), "pad_token_id": self.pad_id}
+        how = {"do_sample": False, "eos_token_id": list(self.end_ids), "pad_token_id": self.pad_id}
         if not inputs.get("do_sample"):
             how |= {"temperature": None, "top_p": None, "top_k": None}
         return self.model.generate(**{**how, **inputs})
 
     @property
-    def ends(self) -> tuple[int, ...]:
+    def end_ids(self) -> tuple[int, ...]:
         """The ids that end an answer: the tokenizer's end of turn, and what the model's own settings name beside it."""
         return end_ids_of(self.tokenizer, self.model.generation_config)
 
@@ -242,10 +247,10 @@ class Backbone(nn.Module):
 
     def trim_at_end(self, ids: Sequence[int]) -> tuple[int, ...]:
         """An answer's ids without what follows its end-of-turn token, which is kept."""
-        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         return tuple(ids[: end + 1])
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Ids as words, special tokens left out."""
         return chat.decode_ids(self.tokenizer, ids)
 

@@ -48,7 +48,7 @@ class Encoder(nn.Module):
         whisper.config.max_source_positions = frames  # in place: the layers share this config
         self.whisper = whisper.eval().requires_grad_(False)
         self.taps, self.seconds, self.frames = tuple(taps), seconds, frames
-        self.mels, self.width = int(whisper.config.num_mel_bins), int(whisper.config.d_model)
+        self.mel_bins, self.width = int(whisper.config.num_mel_bins), int(whisper.config.d_model)
 
     @classmethod
     def load(
@@ -93,15 +93,15 @@ class Encoder(nn.Module):
                 hook.remove()
         return torch.stack([kept[tap] for tap in taps])
 
-    def hear(
+    def encode(
         self, waves: Sequence[Float[np.ndarray, "_"]], taps: Sequence[int] | None = None
     ) -> Float[Tensor, "layer batch frame d_enc"]:
         """Waveforms at 16 kHz, cropped or padded to `seconds`, through mel and encoder."""
         device = next(self.whisper.parameters()).device
-        return self(log_mel(waves, self.seconds, self.mels).to(device), taps)
+        return self(log_mel(waves, self.seconds, self.mel_bins).to(device), taps)
 
     @property
-    def published(self) -> tuple[int, ...]:
+    def published_taps(self) -> tuple[int, ...]:
         """The published taps of an encoder of this size, where they hold ours; else ours."""
         every = PUBLISHED_TAPS.get(len(self.whisper.layers), ())
         return every if set(self.taps) <= set(every) else self.taps

@@ -75,7 +75,7 @@ class Preset:
     checkpoint_every: int = 64  # steps between two checkpoints
     test: int = 64  # clips scored at every checkpoint
     held_out: int = 32  # clips of other speakers that calibrate the ranking
-    spoken_answers: int = (
+    free_form_clips: int = (
         6  # clips answered in free form at every checkpoint; twice as many at the last
     )
     taps: tuple[int, ...] | None = (
@@ -302,25 +302,24 @@ def build_audio_llm(
     encoder = Encoder.load(ears, preset.seconds, preset.taps, dtype=hears).to(where)
     attention = {"attn_implementation": preset.attention} if preset.attention else {}
     backbone = Backbone.load(mind, **{"dtype": dtype, **attention, **how})
-    backbone.checkpointing = preset.checkpointing
+    backbone.gradient_checkpointing = preset.checkpointing
     if "device_map" not in how:
         backbone.to(where)
     connector = build_connector(
         preset.connector, len(encoder.taps), encoder.width, backbone, seed
     ).to(where)
-    parts = {
-        "encoder": preset.encoder,
+    names = {"encoder": preset.encoder, "backbone": preset.backbone}
+    provenance = {
         "encoder_sha256": weights.hash_folder(ears),
-        "backbone": Path(preset.backbone).name if preset.name == "nano" else preset.backbone,
         "backbone_sha256": weights.hash_folder(mind),
         "taps": list(encoder.taps),
         "seconds": preset.seconds,
         "connector": asdict(preset.connector),
+        "tuning": preset.tuning,
     }
-    if preset.tuning != "frozen":
-        backbone.unfreeze(preset.tuning, seed)
-        parts["tuning"] = preset.tuning
-    return AudioLLM(encoder, connector, backbone, parts, lambda waves: transcribe(ears, waves))
+    backbone.unfreeze(preset.tuning, seed)
+    write = lambda waves: transcribe(ears, waves)  # noqa: E731
+    return AudioLLM(encoder, connector, backbone, provenance, names=names, transcribe=write)
 
 
 def with_parts(preset: Preset, parts: dict[str, Any]) -> Preset:

@@ -282,7 +282,11 @@ def open_system(
     load_adapter(llm.connector, adapter)
     llm.connector.eval()
     digest = weights.hash_file(Path(adapter))
-    llm.parts |= {"adapter": Path(adapter).name, "adapter_sha256": digest, "backbone_form": form}
+    llm.provenance |= {
+        "adapter": Path(adapter).name,
+        "adapter_sha256": digest,
+        "backbone_form": form,
+    }
     return llm
 
 
@@ -389,5 +393,5 @@ def answer_desta2(
         transcript = " " + llm.transcribe([wave])[0]
     stream = stream_desta2(llm.backbone.tokenizer, messages, llm.queries, transcript)
     llm.connector.eval()
-    ids = llm.answer([stream], llm.connect(llm.encoder.hear([wave])), **how)
-    return Generation([llm.backbone.text(row) for row in ids], ids, [[(path, transcript)]])
+    ids = llm.generate_ids([stream], llm.connect(llm.encoder.encode([wave])), **how)
+    return Generation([llm.backbone.decode(row) for row in ids], ids, [[(path, transcript)]])

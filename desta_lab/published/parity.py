@@ -103,7 +103,7 @@ def computed(
         llm = case.system(attention, dtype)
         spoken = llm.connect(llm.encoder(case.tensors["mel"]))
         embeddings = llm.splice(case.ids(llm.queries), spoken)
-        logits = llm.backbone.head(llm.backbone.hidden(embeddings, attention_mask=mask))
+        logits = llm.backbone.logits(llm.backbone.hidden_states(embeddings, attention_mask=mask))
     loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     return {"audio_embeddings": spoken, "logits": logits[mask.bool()], "loss": loss[None]}
 

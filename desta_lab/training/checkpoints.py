@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, llm: AudioLLM, step: int, loss: float | None) 
     The file says nothing about its step, so two rungs with the same weights have the same hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sha256 = llm.save(folder / f"{step:06d}.safetensors")
+    sha256 = llm.save_connector(folder / f"{step:06d}.safetensors")
     rungs = (
         {rung["step"]: rung for rung in list_checkpoints(folder)}
         if (folder / "ladder.json").exists()
@@ -70,4 +70,4 @@ def load_checkpoint(folder: Path, llm: AudioLLM, step: int) -> None:
         raise CheckpointError(
             f"{path}: missing or changed since it was kept; delete the run's folder and train again."
         )
-    llm.load(path)
+    llm.load_connector(path)

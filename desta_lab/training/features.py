@@ -66,7 +66,7 @@ class FeatureStore:
         keep: bool = False,
     ) -> None:
         self.encoder, self.corpus, self.clips, self.keep = encoder, corpus, list(clips), keep
-        self.layers = encoder.published
+        self.layers = encoder.published_taps
         self._taps = [self.layers.index(tap) for tap in encoder.taps]
         key = {
             "encoder": encoder_sha256,
@@ -201,7 +201,7 @@ class FeatureStore:
 def _heard(
     encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
 ) -> Float16[Tensor, "layer batch frame d_enc"]:
-    return encoder.hear([audio.read_audio(path) for path in paths], layers).half()
+    return encoder.encode([audio.read_audio(path) for path in paths], layers).half()
 
 
 def _checksum(path: Path) -> str:

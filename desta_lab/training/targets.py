@@ -69,14 +69,14 @@ def generate_targets(
             chat.build_stream(backbone.tokenizer, chat.description_messages(d, p), 0)
             for d, p in part
         ]
-        with backbone.as_published():
-            written = backbone.complete(streams, max_new_tokens, batch)
+        with backbone.untuned():
+            written = backbone.generate_ids(streams, max_new_tokens, batch)
         for (description, prompt), ids in zip(part, written, strict=True):
-            cut = ids[-1] not in backbone.ends
+            cut = ids[-1] not in backbone.end_ids
             answers[description, prompt] = Target(
                 description,
                 prompt,
-                backbone.text(ids),
+                backbone.decode(ids),
                 kind,
                 writer,
                 revision,
@@ -187,9 +187,9 @@ def text_log_probs(
         part = streams[first : first + batch]
         longest = max(len(s.ids) for s in part)
         ids = torch.tensor([list(s.ids) + [backbone.pad_id] * (longest - len(s.ids)) for s in part])
-        hidden = backbone.hidden(backbone.embed(ids))
+        hidden = backbone.hidden_states(backbone.embed(ids))
         for row, s in enumerate(part):
-            logits = backbone.head(hidden[row, s.start - 1 : len(s.ids) - 1])
+            logits = backbone.logits(hidden[row, s.start - 1 : len(s.ids) - 1])
             yield logits.log_softmax(-1).cpu(), s.response
 
 
@@ -199,7 +199,7 @@ def soften_targets(
 ) -> list[SoftTarget]:
     """The backbone's own uncertainty about each response: soft targets, for a KL loss."""
     soft = []
-    with backbone.as_published():
+    with backbone.untuned():
         for logp, _ in text_log_probs(backbone, targets):
             top = logp.topk(min(k, logp.shape[-1]), dim=-1)
             soft.append(SoftTarget(top.indices.int(), top.values.half()))

@@ -131,7 +131,7 @@ def train(
                 response=e["response"],
                 truncated=e.get("provenance", {}).get("truncated", False),
                 transcripts=e.get("transcripts"),
-                max_tokens=llm.backbone.positions,
+                max_tokens=llm.backbone.max_positions,
             )
         except chat.ChatError as error:
             raise chat.ChatError(f"Example {i + 1} ({e['id']}): {error}") from error
@@ -205,7 +205,7 @@ def _loss(
     """The mean loss of some rows, in nats a token of their responses."""
     batch = collate(streams, llm.backbone.pad_id)
     at = batch.labels != IGNORE
-    with llm.precision():
+    with llm.autocast():
         spoken = llm.connector(states.to(next(llm.connector.parameters()).device))
     logits = llm.response_logits(batch.prefix, batch.ids, at, spoken)
     if teacher is None:
@@ -260,7 +260,7 @@ def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: TrainCon
 
 def _keep(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write what learns, Adam's moments and the step as one safetensors file, moved into place whole."""
-    tensors: dict[str, Tensor] = {f"weight.{n}": t for n, t in llm.state().items()}
+    tensors: dict[str, Tensor] = {f"weight.{n}": t for n, t in llm.trainable_state().items()}
     for i, parameter in enumerate(llm.trainable_parameters.values()):
         moments = optimizer.state[parameter]
         tensors |= {f"moment.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
@@ -280,7 +280,7 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 step = int(file.metadata()["step"])
-            llm.put(
+            llm.load_trainable_state(
                 {
                     n.removeprefix("weight."): t
                     for n, t in tensors.items()

@@ -74,9 +74,9 @@ def backbone_writer(
 
     def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
-        with backbone.as_published():
-            answers = backbone.complete(streams, max_new_tokens, batch)
-        return [(ids, ids[-1] not in backbone.ends) for ids in answers]
+        with backbone.untuned():
+            answers = backbone.generate_ids(streams, max_new_tokens, batch)
+        return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
 
     return Writer(name, revision, backbone.tokenizer, max_new_tokens, ask)
 

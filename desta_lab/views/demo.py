@@ -62,7 +62,7 @@ class Demo:
         clip = None if recording else self.clips[str(name)]
         wave = wave_of(self.job, clip) if clip else audio.read_audio(Path(str(recording)))
         with standing(self.job) as llm:
-            states = llm.encoder.hear([wave]).float()
+            states = llm.encoder.encode([wave]).float()
             looked = _looked(llm, wave, states, clip)
             quiet = listening(llm, conditions.embed_silence(llm), question).text
             read = reading(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
@@ -87,7 +87,7 @@ def streamed(llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: st
 
     def speak() -> None:
         try:
-            llm.answer([stream], spoken, max_new_tokens=TOKENS, streamer=said)
+            llm.generate_ids([stream], spoken, max_new_tokens=TOKENS, streamer=said)
         finally:
             said.end()  # whatever happened, the reader below must not wait
 
@@ -105,7 +105,7 @@ def _looked(
 ) -> Any:
     """Where each query token looks, above the clip's spans where they are known."""
     attention = query_attention_over_time(llm.connector, states)[0].numpy()
-    mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mels)[0].numpy()
+    mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mel_bins)[0].numpy()
     spans = clip.spans if clip else ()
     return claim_figures.query_to_time(
         attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks"

@@ -323,7 +323,7 @@ class Listen(Panel):
                 strongest(weights, encoder.seconds, self.share.value),
                 blank_picture(9.0, 3.8),
             )
-            mel = audio.log_mel([wave], encoder.seconds, encoder.mels)[0].numpy()
+            mel = audio.log_mel([wave], encoder.seconds, encoder.mel_bins)[0].numpy()
             draw_profile(picture, mel, clip, weights, kept, encoder.seconds)
             self.part.value, self.picture.value = sound(alone(wave, kept)), picture.png()
             where = ", ".join(

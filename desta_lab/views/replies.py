@@ -50,7 +50,7 @@ def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
 
 def hear(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
-    return conditions.embed_clips(llm, llm.encoder.hear([wave]).float())
+    return conditions.embed_clips(llm, llm.encoder.encode([wave]).float())
 
 
 def listening(
@@ -85,9 +85,9 @@ def reading(
 
 
 def _answer(llm: AudioLLM, messages: Sequence[Any], spoken: Tensor | None) -> str:
-    room = None if llm.backbone.positions is None else llm.backbone.positions - _TOKENS
+    room = None if llm.backbone.max_positions is None else llm.backbone.max_positions - _TOKENS
     stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, max_tokens=room)
-    return llm.backbone.text(llm.answer([stream], spoken, max_new_tokens=_TOKENS)[0])
+    return llm.backbone.decode(llm.generate_ids([stream], spoken, max_new_tokens=_TOKENS)[0])
 
 
 def _shares(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
@@ -104,7 +104,7 @@ def looking(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
             )
         with standing(job) as llm, torch.no_grad():
             rows = np.asarray(
-                attention(llm.connector, llm.encoder.hear([wave_of(job, clip)]).float())
+                attention(llm.connector, llm.encoder.encode([wave_of(job, clip)]).float())
             )
         rows = rows.reshape(-1, rows.shape[-1])
         return rows.mean(0) if query is None else rows[query]

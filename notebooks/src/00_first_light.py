@@ -38,7 +38,7 @@ desta_lab.sheet(lab.corpus, clips, columns=2)
 
 # %%
 wave = audio.read_audio(lab.corpus.path(clips[0]))
-states = lab.llm.encoder.hear([wave])
+states = lab.llm.encoder.encode([wave])
 print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]

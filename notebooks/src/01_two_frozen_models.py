@@ -59,8 +59,8 @@ desta_lab.listen(lab.corpus, [clip])
 # %%
 wave = audio.read_audio(lab.corpus.path(clip))
 whisper = lab.llm.encoder.whisper
-mel = audio.log_mel([wave], lab.preset.seconds, lab.llm.encoder.mels).to(whisper.conv1.weight)
-states = lab.llm.encoder.hear([wave])
+mel = audio.log_mel([wave], lab.preset.seconds, lab.llm.encoder.mel_bins).to(whisper.conv1.weight)
+states = lab.llm.encoder.encode([wave])
 print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]
@@ -163,7 +163,7 @@ torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float()
 # %%
 with torch.no_grad():
     padded = whole(
-        audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mels)
+        audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mel_bins)
     ).last_hidden_state
 cropped = whisper.layer_norm(states[-1]).float().cpu()
 cosine = torch.cosine_similarity(padded[:, : cropped.shape[1]], cropped, dim=-1)
@@ -194,9 +194,9 @@ pd.Series(speakers).value_counts()
 # %% tags=["expensive"]
 waves = [audio.read_audio(lab.corpus.path(c)) for c in some]
 heard = torch.cat(
-    [lab.llm.encoder.hear(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
+    [lab.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
-mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mels)
+mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mel_bins)
 sites = {"log-mel": sites.log_mel_site(mels).numpy()}
 sites |= {
     f"layer {tap}": sites.pool_over_time(layer).cpu().numpy()
@@ -343,7 +343,7 @@ def words(attributes):
 
 def told(question, vectors):
     stream = chat.build_stream(backbone.tokenizer, chat.audio_messages(question), len(vectors))
-    return backbone.text(lab.llm.answer([stream], vectors[None], max_new_tokens=16)[0])
+    return backbone.decode(lab.llm.generate_ids([stream], vectors[None], max_new_tokens=16)[0])
 
 
 told("What is the gender of the speaker?", words(clip.attributes))
@@ -396,7 +396,9 @@ def chosen(task, vectors):
     ids = torch.tensor([*start, *chat.encode_text(backbone.tokenizer, task.stem)]).expand(
         len(vectors), -1
     )
-    logits = backbone.head(backbone.hidden(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1])
+    logits = backbone.logits(
+        backbone.hidden_states(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1]
+    )
     return (
         logits[:, [chat.encode_text(backbone.tokenizer, text)[0] for text in task.options.values()]]
         .softmax(-1)

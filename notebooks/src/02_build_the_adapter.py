@@ -68,7 +68,7 @@ lesson.predict(
 
 # %%
 clip = lab.clips("test")[0]
-states = lab.llm.encoder.hear([audio.read_audio(lab.corpus.path(clip))]).float()
+states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip))]).float()
 pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
 frames = connector.inputs[0](pooled[0])
 print(
@@ -332,7 +332,7 @@ torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.connect(states)))
 out = backbone.generate(
     inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32
 )
-ours = backbone.text(backbone.trim_at_end(out[0].tolist()))
+ours = backbone.decode(backbone.trim_at_end(out[0].tolist()))
 theirs = lab.ask(clip, question).set_index("condition")["answer"]
 assert ours == theirs["with the clip"]
 theirs
@@ -405,12 +405,12 @@ clips, others = (
 encoder, heard, before = lab.llm.encoder, [], []
 for some in torch.arange(len(clips) + len(others)).split(16):
     waves = [audio.read_audio(lab.corpus.path((*clips, *others)[i])) for i in some]
-    mel = audio.log_mel(waves, encoder.seconds, encoder.mels).to(encoder.whisper.conv1.weight)
+    mel = audio.log_mel(waves, encoder.seconds, encoder.mel_bins).to(encoder.whisper.conv1.weight)
     hidden = encoder.whisper(mel, output_hidden_states=True).hidden_states
     heard.append(encoder(mel))
     before.append(torch.stack([hidden[tap] for tap in encoder.taps]))  # what enters a tapped layer
 every, early = torch.cat(heard, dim=1).float(), torch.cat(before, dim=1).float()
-silent = encoder.hear([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]).float()
+silent = encoder.encode([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]).float()
 
 # %%
 reference = connector(every)

@@ -54,7 +54,7 @@ description
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
 live = target.generate_targets(
-    backbone, lab.preset.backbone, lab.llm.parts["backbone_sha256"], pairs, kind="soft"
+    backbone, lab.preset.backbone, lab.llm.provenance["backbone_sha256"], pairs, kind="soft"
 )
 pd.DataFrame(
     [{"reads": one.description, "writes": one.response} for one in live.values()]
@@ -154,7 +154,7 @@ stream = chat.build_stream(
 )
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
-    logits = backbone.head(backbone.hidden(backbone.embed(ids[None])))[0]
+    logits = backbone.logits(backbone.hidden_states(backbone.embed(ids[None])))[0]
 print(
     "ids:",
     tuple(ids.shape),

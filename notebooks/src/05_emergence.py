@@ -75,7 +75,7 @@ test, others = lab.clips("test"), lab.clips("validation")
 waves = [audio.read_audio(lab.corpus.path(clip)) for clip in [*test, *others]]
 with replies.standing(lab) as llm, torch.no_grad():
     scores = scoring.score_options(
-        llm, [task], conditions.embed_clips(llm, llm.encoder.hear(waves).float())
+        llm, [task], conditions.embed_clips(llm, llm.encoder.encode(waves).float())
     )[0]
 scores, held_out = scores[: len(test)], scores[len(test) :]
 

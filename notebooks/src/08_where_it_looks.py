@@ -42,7 +42,7 @@ desta_lab.listen(lab.corpus, [clip])
 
 # %%
 wave = audio.read_audio(lab.corpus.path(clip))
-states = llm.encoder.hear([wave])
+states = llm.encoder.encode([wave])
 spoken = conditions.embed_clips(llm, states)
 print(task.question, "→", replies.listening(llm, spoken, task.question).text)
 
@@ -97,7 +97,7 @@ if mine is not None:
 
 # %%
 where = attention.query_attention_over_time(llm.connector, states)
-mel = audio.log_mel([wave], seconds, llm.encoder.mels)[0].numpy()
+mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
 claim_figures.query_to_time(
     where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
 )
@@ -189,7 +189,7 @@ def likeness(other):
 
 
 stranger = attention.query_attention_over_time(
-    llm.connector, llm.encoder.hear(look.waves(clips[number - 1 : number]))
+    llm.connector, llm.encoder.encode(look.waves(clips[number - 1 : number]))
 )
 with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
     dealt = attention.query_attention_over_time(llm.connector, states)
@@ -349,7 +349,7 @@ profiles = {
 moved = look.table("patching").query("attribute == 'scene' and query >= 0")
 carrier = int(moved.loc[moved["moved"].idxmax(), "query"])
 every = (
-    attention.query_attention_over_time(llm.connector, llm.encoder.hear(look.waves(clips)))
+    attention.query_attention_over_time(llm.connector, llm.encoder.encode(look.waves(clips)))
     .numpy()
     .astype(float)
 )

@@ -120,7 +120,7 @@ def following():
     some = [item for item in items if known["counted"][item.constraint]]
     with replies.standing(lab) as llm:
         heard = conditions.embed_clips(
-            llm, llm.encoder.hear([replies.wave_of(lab, clip) for clip in ask]).float()
+            llm, llm.encoder.encode([replies.wave_of(lab, clip) for clip in ask]).float()
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
         answers = {
@@ -251,7 +251,7 @@ tasks = [task for task in lab.tasks if task.rung in (2, 3)]
 store = features.FeatureStore(
     lab.root / "features",
     lab.llm.encoder,
-    lab.llm.parts["encoder_sha256"],
+    lab.llm.provenance["encoder_sha256"],
     lab.corpus,
     [*learn, *ask],
 )

@@ -442,7 +442,7 @@ channel_of = {clip.id: clip.attributes.get("channel", "your recordings") for cli
 rows = []
 for channel in sorted(set(channel_of.values())):
     clips = [clip for clip in own.clips if channel_of[clip.id] == channel]
-    states = lab.llm.encoder.hear([audio.read_audio(own.path(clip)) for clip in clips]).float()
+    states = lab.llm.encoder.encode([audio.read_audio(own.path(clip)) for clip in clips]).float()
     for step in (0, lab.recipe.steps):
         with replies.standing(lab, step) as llm:
             heard = by_halves(llm, clips, states)

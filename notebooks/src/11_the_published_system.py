@@ -409,7 +409,7 @@ one.pivot_table(index=["run", "condition"], columns="task", values="answer", agg
 # %%
 def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
-    states = lab.llm.encoder.hear([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
+    states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
     with replies.standing(lab, 0) as llm:
         untrained = conditions.answer_free_form(
             llm, asked, ask, conditions.embed_clips(llm, states.float())

@@ -13,7 +13,7 @@ TASK = next(task for task in task_ladder() if task.rung == 3)
 
 @pytest.fixture(scope="module")
 def states(llm):
-    return llm.encoder.hear([tiny.wave(i) for i in range(2)])
+    return llm.encoder.encode([tiny.wave(i) for i in range(2)])
 
 
 def test_every_query_spends_all_its_attention_on_the_clip(llm, states):

@@ -30,7 +30,7 @@ def llm() -> AudioLLM:
 def spoken(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
     silence = conditions.embed_silence(llm)
-    return silence + 10 * (conditions.embed_clips(llm, llm.encoder.hear(WAVES)) - silence)
+    return silence + 10 * (conditions.embed_clips(llm, llm.encoder.encode(WAVES)) - silence)
 
 
 def additive(seed: int = 0, parts: int = 8) -> Case:
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_option_is_refused(llm):
 
 
 def test_the_margin_of_audio_hears_first(llm):
-    heard = conditions.embed_clips(llm, llm.encoder.hear(WAVES))
+    heard = conditions.embed_clips(llm, llm.encoder.encode(WAVES))
     waves = torch.from_numpy(np.stack(WAVES))
     found = attribution.answer_margin_of_audio(llm, TASK, VALUES)(waves)
     torch.testing.assert_close(found, attribution.answer_margin(llm, TASK, VALUES)(heard))
@@ -310,7 +310,7 @@ def test_the_area_is_the_mean_height_of_a_line():
 def explained(llm: AudioLLM) -> Tensor:
     """Ablation over the audio embeddings under the connector of the moment."""
     return attribution.attribute_queries(
-        "ablation", llm, TASK, VALUES, conditions.embed_clips(llm, llm.encoder.hear(WAVES))
+        "ablation", llm, TASK, VALUES, conditions.embed_clips(llm, llm.encoder.encode(WAVES))
     ).values
 
 

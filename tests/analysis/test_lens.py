@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def spoken(llm):
     with torch.no_grad():
-        return llm.connect(llm.encoder.hear([tiny.wave(i) for i in range(6)]))
+        return llm.connect(llm.encoder.encode([tiny.wave(i) for i in range(6)]))
 
 
 TRUTH = [tiny.attributes(i) for i in range(6)]
@@ -32,7 +32,7 @@ TRUTH = [tiny.attributes(i) for i in range(6)]
 
 def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
     """An independent reference: the model's own logits after the stem."""
-    states, task = llm.encoder.hear([tiny.wave(i) for i in range(6)]), BARE["gender"]
+    states, task = llm.encoder.encode([tiny.wave(i) for i in range(6)]), BARE["gender"]
     sites = capture_sites(llm, [task], [states])
     start = chat.build_stream(
         llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries

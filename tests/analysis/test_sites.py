@@ -16,7 +16,7 @@ TASKS = [task for task in task_ladder() if task.rung == 3]
 
 @pytest.fixture(scope="module")
 def states(llm):
-    return llm.encoder.hear([tiny.wave(i) for i in range(3)])
+    return llm.encoder.encode([tiny.wave(i) for i in range(3)])
 
 
 @pytest.fixture(scope="module")

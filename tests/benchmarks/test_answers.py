@@ -99,7 +99,7 @@ def test_an_option_is_scored_per_token_as_the_start_of_the_answer(tmp_path: Path
     )[0]
     task = Task("", 3, "", item.question, "", {text: text for text in item.options})
     plain = scoring.score_options_one_by_one(
-        llm, [task], llm.connect(llm.encoder.hear([_wave(tmp_path / "clips" / "1.wav")]))
+        llm, [task], llm.connect(llm.encoder.encode([_wave(tmp_path / "clips" / "1.wav")]))
     )[0][0]
     lengths = [
         len(llm.backbone.tokenizer(text, add_special_tokens=False).input_ids)

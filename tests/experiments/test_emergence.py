@@ -63,7 +63,7 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
         batch=2,
         test=8,
         held_out=8,
-        spoken_answers=1,
+        free_form_clips=1,
     )
     root = tmp_path / "data"
     root.mkdir()

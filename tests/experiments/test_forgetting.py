@@ -122,7 +122,7 @@ def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: st
     llm = glass_box(tuning)
     items = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT)
     written = own_answers(llm)
-    with llm.backbone.as_published():
+    with llm.backbone.untuned():
         before, calm = obeyed(llm, items), targets.target_perplexity(llm.backbone, written)
     assert obeyed(llm, items) == before and sum(before) == len(items)
     assert targets.target_perplexity(llm.backbone, written) / calm == 1
@@ -136,14 +136,14 @@ def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words
     spoil(llm)
     assert sum(obeyed(llm, items)) < 0.5 * len(items)
     assert targets.target_perplexity(llm.backbone, written) > 2 * calm
-    with llm.backbone.as_published():
+    with llm.backbone.untuned():
         assert sum(obeyed(llm, items)) == len(items)
 
 
 def test_adapters_at_0_give_the_untouched_backbone_back():
     llm = spoil(glass_box("lora-4"))
     items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
-    with llm.backbone.as_published():
+    with llm.backbone.untuned():
         answers, calm = (
             forgetting.followed(llm, items)["answer"],
             targets.target_perplexity(llm.backbone, written),

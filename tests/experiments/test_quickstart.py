@@ -215,7 +215,7 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
     )
     (tmp_path / "models").symlink_to(models_dir())
     short = replace(
-        presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, spoken_answers=1
+        presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
     )
     job = Quickstart(short, corpus=own, label="manner", root=tmp_path, out=tmp_path / "out")
     result = job.run()

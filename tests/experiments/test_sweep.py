@@ -403,7 +403,7 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
     small = replace(
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8
     )
-    small = replace(small, spoken_answers=1)
+    small = replace(small, free_form_clips=1)
     one = Sweep(small, {"steps": [3, 8]}, root=tmp_path, progress=no_progress)
     table = one.run()
     assert table["error"].isna().all()
@@ -478,7 +478,7 @@ def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouch
     small = replace(
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3
     )
-    small = replace(small, spoken_answers=1, tuning="lora-2")
+    small = replace(small, free_form_clips=1, tuning="lora-2")
     how = {"measure": sweep.train_and_forget, "measured": "forgetting"}
     table = Sweep(small, root=tmp_path, progress=no_progress, **how).run()
     assert table["error"].isna().all(), table["error"].iloc[0]

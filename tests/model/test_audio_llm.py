@@ -92,7 +92,7 @@ def test_without_audio_it_is_the_untouched_backbone_token_for_token(kind, bos):
 def test_with_adapters_that_learned_the_text_path_is_still_the_backbone():
     llm = tiny.audio_llm()
     before = llm.generate(tiny.conversation(), max_new_tokens=8).ids
-    for parameter in llm.backbone.with_lora():
+    for parameter in llm.backbone.add_lora():
         torch.nn.init.normal_(parameter)
     assert llm.generate(tiny.conversation(), max_new_tokens=8).ids == before
 
@@ -192,7 +192,7 @@ def test_streams_with_slots_need_spoken_clips():
     llm = tiny.audio_llm()
     stream = chat.build_stream(llm.backbone.tokenizer, chat.audio_messages("What?"), llm.queries)
     with pytest.raises(ChatError, match="no clips were given"):
-        llm.answer([stream], None)
+        llm.generate_ids([stream], None)
 
 
 def test_a_conversation_longer_than_the_backbone_reads_is_a_sentence(files):
@@ -205,28 +205,35 @@ def test_a_conversation_longer_than_the_backbone_reads_is_a_sentence(files):
 
 def test_a_connector_file_holds_the_connector_alone_and_says_what_it_belongs_to(tmp_path):
     llm = tiny.audio_llm()
-    digest = llm.save(tmp_path / "connector.safetensors")
+    digest = llm.save_connector(tmp_path / "connector.safetensors")
     assert set(load_file(tmp_path / "connector.safetensors")) == set(llm.connector.state_dict())
     with safe_open(tmp_path / "connector.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["parts"]) == llm.parts
+        assert json.loads(file.metadata()["provenance"]) == {
+            "encoder": "tiny-whisper",
+            "backbone": "tiny-llama",
+            "encoder_sha256": "e" * 64,
+            "backbone_sha256": "llama",
+            "taps": [0, 1, 2, 3],
+            "tuning": "frozen",
+        }
     assert [path.name for path in tmp_path.iterdir()] == ["connector.safetensors"]
 
     other = tiny.audio_llm(seed=1)
     assert hash_tensors(other.connector) != hash_tensors(llm.connector)
-    other.load(tmp_path / "connector.safetensors")
+    other.load_connector(tmp_path / "connector.safetensors")
     assert hash_tensors(other.connector) == hash_tensors(llm.connector)
-    assert other.save(tmp_path / "again.safetensors") == digest
+    assert other.save_connector(tmp_path / "again.safetensors") == digest
 
 
 def loads(llm: AudioLLM, path, message: str) -> None:
     before = hash_tensors(llm.connector)
     with pytest.raises(ProvenanceError, match=message):
-        llm.load(path)
+        llm.load_connector(path)
     assert hash_tensors(llm.connector) == before
 
 
 def rewritten(llm: AudioLLM, path, tensors):
-    save_file(tensors, path, metadata={"parts": json.dumps(llm.parts)})
+    save_file(tensors, path, metadata={"provenance": json.dumps(llm.provenance)})
     return path
 
 
@@ -248,20 +255,20 @@ def test_one_wrong_tensor_is_enough_to_refuse(tmp_path, fault):
         tensors["layer_weights"] = torch.zeros(5, 3)
     name = "more" if fault == "extra" else "layer_weights"
     with pytest.raises(ProvenanceError, match=name):
-        llm.load(rewritten(llm, tmp_path / "wrong.safetensors", tensors))
+        llm.load_connector(rewritten(llm, tmp_path / "wrong.safetensors", tensors))
 
 
-def test_other_parts_are_refused_by_both_names(tmp_path):
+def test_other_parts_are_refused_by_what_they_are(tmp_path):
     llm = tiny.audio_llm()
-    llm.save(tmp_path / "connector.safetensors")
+    llm.save_connector(tmp_path / "connector.safetensors")
     other = copy.deepcopy(llm)
-    other.parts = {**llm.parts, "backbone": "tiny-other"}
+    other.provenance = {**llm.provenance, "backbone_sha256": "other"}
     loads(
         other,
         tmp_path / "connector.safetensors",
-        "trained with backbone tiny-llama, but here backbone is tiny-other",
+        "trained with backbone_sha256 llama, but here backbone_sha256 is other",
     )
-    other.parts = {**llm.parts, "taps": [0, 1, 2]}
+    other.provenance = {**llm.provenance, "taps": [0, 1, 2]}
     loads(
         other,
         tmp_path / "connector.safetensors",
@@ -269,10 +276,24 @@ def test_other_parts_are_refused_by_both_names(tmp_path):
     )
 
 
+def test_the_same_parts_under_other_names_or_in_another_precision_are_accepted(tmp_path):
+    llm, other = tiny.audio_llm(), tiny.audio_llm(seed=1)
+    llm.save_connector(tmp_path / "connector.safetensors")
+    other.names = {"encoder": "a-copy", "backbone": "another-copy"}
+    other.provenance |= {"dtype": "bfloat16", "attention": "eager"}
+    other.load_connector(tmp_path / "connector.safetensors")
+    assert hash_tensors(other.connector) == hash_tensors(llm.connector)
+
+
+def test_provenance_holds_precision_and_attention_of_the_backbone():
+    assert tiny.audio_llm().provenance["dtype"] == "float32"
+    assert tiny.audio_llm(attn_implementation="eager").provenance["attention"] == "eager"
+
+
 @pytest.mark.parametrize("size", [0, 7, 2000])
 def test_a_truncated_file_is_a_sentence(tmp_path, size):
     llm, path = tiny.audio_llm(), tmp_path / "connector.safetensors"
-    llm.save(path)
+    llm.save_connector(path)
     path.write_bytes(path.read_bytes()[:size])
     loads(
         llm,

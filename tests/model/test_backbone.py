@@ -17,7 +17,9 @@ def test_head_of_hidden_is_what_the_model_itself_says(kind):
     llm = tiny.backbone(kind)
     ids = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(llm.head(llm.hidden(llm.embed(ids))), llm.model(ids).logits)
+        torch.testing.assert_close(
+            llm.logits(llm.hidden_states(llm.embed(ids))), llm.model(ids).logits
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,15 +29,15 @@ def test_a_shared_prefix_read_once_changes_nothing(kind):
     prefix = [5, 6, 7, 8, 9]
     whole = torch.cat([torch.tensor([prefix] * 3), ids], dim=1)
     with torch.no_grad():
-        expected = llm.hidden(llm.embed(whole))[:, len(prefix) :]
+        expected = llm.hidden_states(llm.embed(whole))[:, len(prefix) :]
         for _ in range(2):  # the second call finds the prefix kept
             close = (
                 1e-5 if kind == "gemma2" else 1e-10
             )  # Gemma's norms and softmax are float32 whatever the model is in
             torch.testing.assert_close(
-                llm.hidden(llm.embed(ids), prefix), expected, atol=close, rtol=0
+                llm.hidden_states(llm.embed(ids), prefix), expected, atol=close, rtol=0
             )
-        other = llm.hidden(llm.embed(ids), [9, 8, 7])
+        other = llm.hidden_states(llm.embed(ids), [9, 8, 7])
     assert not torch.allclose(other, expected)
 
 
@@ -43,15 +45,15 @@ def test_a_kept_prefix_follows_the_precision():
     llm = tiny.backbone()
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
-        llm.hidden(llm.embed(ids), [5, 6])
+        llm.hidden_states(llm.embed(ids), [5, 6])
         llm.double()
-        assert llm.hidden(llm.embed(ids), [5, 6]).dtype == torch.float64
+        assert llm.hidden_states(llm.embed(ids), [5, 6]).dtype == torch.float64
 
 
 def test_logits_are_at_least_float32():
     llm = tiny.backbone(dtype=torch.bfloat16)
     assert llm.dtype == torch.bfloat16
-    assert llm.head(llm.hidden(llm.embed(torch.tensor([[1, 2]])))).dtype == torch.float32
+    assert llm.logits(llm.hidden_states(llm.embed(torch.tensor([[1, 2]])))).dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -68,19 +70,19 @@ def test_answers_in_a_batch_are_answers_one_by_one(kind):
     streams = [
         build_stream(llm.tokenizer, description_messages(text, "What?"), 0) for text in texts
     ]
-    together = llm.complete(streams, max_new_tokens=6)
-    assert together == [llm.complete([one], max_new_tokens=6)[0] for one in streams]
-    assert together == llm.complete(streams, max_new_tokens=6, batch=2)
+    together = llm.generate_ids(streams, max_new_tokens=6)
+    assert together == [llm.generate_ids([one], max_new_tokens=6)[0] for one in streams]
+    assert together == llm.generate_ids(streams, max_new_tokens=6, batch=2)
     assert len(set(together)) > 1
 
 
 def test_an_answer_stops_at_any_end_the_model_names():
     llm = tiny.backbone()
     start = build_stream(llm.tokenizer, description_messages("a", "What?"), 0)
-    whole = llm.complete([start], max_new_tokens=6)[0]
+    whole = llm.generate_ids([start], max_new_tokens=6)[0]
     llm.model.generation_config.eos_token_id = [whole[2], 399]
-    assert llm.ends == tuple(sorted({whole[2], 399, llm.tokenizer.eos_token_id}))
-    assert llm.complete([start], max_new_tokens=6)[0] == whole[:3]
+    assert llm.end_ids == tuple(sorted({whole[2], 399, llm.tokenizer.eos_token_id}))
+    assert llm.generate_ids([start], max_new_tokens=6)[0] == whole[:3]
 
 
 def test_padding_is_never_part_of_an_answer():
@@ -88,7 +90,7 @@ def test_padding_is_never_part_of_an_answer():
     end = llm.tokenizer.eos_token_id
     assert llm.trim_at_end([5, 6, end, end, end]) == (5, 6, end)
     assert llm.trim_at_end([5, 6]) == (5, 6)
-    assert llm.text([*llm.tokenizer("low volume").input_ids, end]) == "low volume"
+    assert llm.decode([*llm.tokenizer("low volume").input_ids, end]) == "low volume"
 
 
 def test_nothing_in_it_learns():
@@ -118,9 +120,9 @@ def test_a_folder_loads_in_the_hugging_face_layout(tmp_path):
     llm = Backbone.load(tiny.hf_folder(tmp_path, model, tiny.tokenizer()))
     ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
-        torch.testing.assert_close(llm.head(llm.hidden(llm.embed(ids))), model(ids).logits)
+        torch.testing.assert_close(llm.logits(llm.hidden_states(llm.embed(ids))), model(ids).logits)
     assert llm.tokenizer("a sentence").input_ids == tiny.tokenizer()("a sentence").input_ids
-    assert llm.positions == 512
+    assert llm.max_positions == 512
 
 
 # ---- LoRA ----
@@ -131,36 +133,43 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
     ids, prefix = torch.tensor([[5, 6, 7, 8]]), [9, 10]
     start = build_stream(llm.tokenizer, description_messages("a", "What?"), 0)
     with torch.no_grad():
-        before = llm.hidden(llm.embed(ids), prefix)
-    answer = llm.complete([start], max_new_tokens=6)
+        before = llm.hidden_states(llm.embed(ids), prefix)
+    answer = llm.generate_ids([start], max_new_tokens=6)
 
-    learning = llm.with_lora(rank=4, alpha=4)
+    learning = llm.add_lora(rank=4, alpha=4)
     assert {id(p) for p in llm.parameters() if p.requires_grad} == {id(p) for p in learning}
     assert sum(p.numel() for p in learning) == 2 * 4 * (
         48 + 48 + 2 * (48 + 24)
     )  # layers × rank × (q + k + v)
     with torch.no_grad():
-        torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
+        torch.testing.assert_close(llm.hidden_states(llm.embed(ids), prefix), before)
 
     optimizer = torch.optim.SGD(learning, lr=1.0)
     losses = []
     for _ in range(5):
-        loss = llm.head(llm.hidden(llm.embed(ids), prefix)).log_softmax(-1)[..., 11].neg().mean()
+        loss = (
+            llm.logits(llm.hidden_states(llm.embed(ids), prefix))
+            .log_softmax(-1)[..., 11]
+            .neg()
+            .mean()
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     with torch.no_grad():
-        after = llm.hidden(llm.embed(ids), prefix)
+        after = llm.hidden_states(llm.embed(ids), prefix)
         assert not torch.allclose(after, before, atol=1e-2)
-        whole = llm.hidden(llm.embed(torch.tensor([prefix + ids[0].tolist()])))[:, len(prefix) :]
+        whole = llm.hidden_states(llm.embed(torch.tensor([prefix + ids[0].tolist()])))[
+            :, len(prefix) :
+        ]
         torch.testing.assert_close(after, whole)  # the prefix, too, is read with the adapters
-        with llm.as_published():
-            torch.testing.assert_close(llm.hidden(llm.embed(ids), prefix), before)
-    assert llm.complete([start], max_new_tokens=6) != answer
-    with llm.as_published():
-        assert llm.complete([start], max_new_tokens=6) == answer
+        with llm.untuned():
+            torch.testing.assert_close(llm.hidden_states(llm.embed(ids), prefix), before)
+    assert llm.generate_ids([start], max_new_tokens=6) != answer
+    with llm.untuned():
+        assert llm.generate_ids([start], max_new_tokens=6) == answer
     assert [p.requires_grad for p in learning] == [True] * len(learning)
 
 
@@ -205,17 +214,17 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(kind):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = (llm.hidden(embeddings, prefix) - target).square().mean()
+            loss = (llm.hidden_states(embeddings, prefix) - target).square().mean()
         loss.backward()
         return embeddings.grad, sum(size for place, size in kept.items() if place not in weights)
 
     plain, all_of_it = gradient()
-    llm.checkpointing = True
+    llm.gradient_checkpointing = True
     again, less = gradient()
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-7)
     assert less < 0.5 * all_of_it
     assert not [name for name, module in llm.model.named_modules() if "forward" in vars(module)]
     spoken = torch.randn(1, 4, tiny.WIDTH)
     ids = llm.generate(inputs_embeds=spoken, max_new_tokens=4)
-    llm.checkpointing = False
+    llm.gradient_checkpointing = False
     assert torch.equal(llm.generate(inputs_embeds=spoken, max_new_tokens=4), ids)

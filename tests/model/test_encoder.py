@@ -94,7 +94,7 @@ def test_a_folder_loads_with_the_published_taps_of_its_size(tmp_path, layers):
     tiny.hf_folder(tmp_path, tiny.whisper(layers))
     encoder = Encoder.load(tmp_path, 1.0)
     assert encoder.taps == PUBLISHED_TAPS[layers]
-    states = encoder.hear([tiny.wave(0, 0.5), tiny.wave(1, 3.0)])
+    states = encoder.encode([tiny.wave(0, 0.5), tiny.wave(1, 3.0)])
     assert states.shape == (4, 2, 50, 64)
     assert states.isfinite().all()
 

@@ -74,13 +74,13 @@ def folders(request, tmp_path):
 @pytest.mark.parametrize("folders", ["t4", "workstation"], indirect=True)
 def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "fastest_dtype", lambda where: torch.bfloat16)
-    monkeypatch.setattr(presets, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(presets, "pick_device", lambda: torch.device("cpu"))
     llm = presets.build_audio_llm(folders)
     assert llm.encoder.taps == ARCHITECTURES[folders.name][2]
     assert llm.backbone.dtype == torch.bfloat16
     assert {p.dtype for p in llm.connector.parameters()} == {torch.float32}
-    assert llm.parts["taps"] == list(llm.encoder.taps)
-    assert len(llm.parts["encoder_sha256"]) == len(llm.parts["backbone_sha256"]) == 64
+    assert llm.provenance["taps"] == list(llm.encoder.taps)
+    assert len(llm.provenance["encoder_sha256"]) == len(llm.provenance["backbone_sha256"]) == 64
 
     row = tiny.examples(tiny.corpus(tmp_path / "corpus", 2))[0]
     stream = presets.chat.build_stream(
@@ -88,7 +88,7 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
     )
     batch = collate([stream], llm.backbone.pad_id)
     at = batch.labels != IGNORE
-    states = llm.encoder.hear([tiny.wave(0)]).float()
+    states = llm.encoder.encode([tiny.wave(0)]).float()
     logits = llm.response_logits(batch.prefix, batch.ids, at, llm.connector(states))
     loss = torch.nn.functional.cross_entropy(logits, batch.labels[at])
     loss.backward()

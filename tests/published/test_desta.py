@@ -130,9 +130,9 @@ def test_a_system_opens_with_its_parts_recorded_and_its_adapter_in_place(system)
         torch.equal(value, adapter.state_dict()[name])
         for name, value in llm.connector.state_dict().items()
     )
-    assert llm.parts["adapter_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert llm.parts["taps"] == [1, 4, 7, 10]
-    assert len(llm.parts["encoder_sha256"]) == len(llm.parts["backbone_sha256"]) == 64
+    assert llm.provenance["adapter_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert llm.provenance["taps"] == [1, 4, 7, 10]
+    assert len(llm.provenance["encoder_sha256"]) == len(llm.provenance["backbone_sha256"]) == 64
     assert llm.backbone.dtype == torch.bfloat16
     assert not any(
         p.requires_grad for part in (llm.encoder, llm.backbone) for p in part.parameters()
@@ -149,9 +149,9 @@ def test_desta2_hears_what_its_released_inference_picks_from_the_hidden_states(s
         log_mel([wave], tiny.SECONDS), output_hidden_states=True
     ).hidden_states
     theirs = torch.stack([state for index, state in enumerate(every) if index in (2, 5, 8, 11)])
-    torch.testing.assert_close(llm.encoder.hear([wave]), theirs)
+    torch.testing.assert_close(llm.encoder.encode([wave]), theirs)
     late = desta.open_system(file, replace(preset, taps=(2, 5, 8, 11)))
-    assert not torch.allclose(late.encoder.hear([wave]), theirs)
+    assert not torch.allclose(late.encoder.encode([wave]), theirs)
 
 
 def test_spread_by_accelerate_it_answers_the_same(system):

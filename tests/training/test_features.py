@@ -33,13 +33,13 @@ def encoder():
     """An encoder that counts the clips it hears."""
     heard = Encoder(tiny.whisper().encoder, (0, 3), tiny.SECONDS)
     heard.count = 0
-    hear = heard.hear
+    hear = heard.encode
 
     def counting(waves, taps=None):
         heard.count += len(waves)
         return hear(waves, taps)
 
-    heard.hear = counting
+    heard.encode = counting
     return heard
 
 
@@ -52,7 +52,7 @@ def ids(clips) -> list[str]:
 
 
 def direct(encoder, corpus, clips) -> torch.Tensor:
-    return Encoder.hear(encoder, [audio.read_audio(corpus.path(clip)) for clip in clips])
+    return Encoder.encode(encoder, [audio.read_audio(corpus.path(clip)) for clip in clips])
 
 
 def test_features_are_what_the_encoder_says_in_half_precision(tmp_path, encoder, corpus):
@@ -164,7 +164,7 @@ def test_an_encoder_with_fewer_taps_finds_the_store_of_the_published_ones(tmp_pa
         Encoder(tiny.whisper().encoder, taps, tiny.SECONDS) for taps in ((0, 1, 2, 3), (2,))
     )
     store_of(tmp_path, every, corpus).compute()
-    one.hear = None  # it must not be asked
+    one.encode = None  # it must not be asked
     store = store_of(tmp_path, one, corpus)
     store.compute()
     names = ids(corpus.clips)

@@ -275,13 +275,13 @@ def encoder(monkeypatch):
     """An encoder that counts the clips it hears; shards hold four clips."""
     monkeypatch.setattr(features, "SHARD", 4)
     heard = tiny.audio_llm().encoder
-    hear, heard.count = heard.hear, 0
+    hear, heard.count = heard.encode, 0
 
     def counting(waves, taps=None):
         heard.count += len(waves)
         return hear(waves, taps)
 
-    heard.hear = counting
+    heard.encode = counting
     return heard
 
 

@@ -63,7 +63,7 @@ def test_equal_pairs_are_answered_once_and_by_the_backbone_itself(llm, monkeypat
             [chat.build_stream(llm.tokenizer, chat.description_messages(description, prompt), 0)],
             6,
         )[0]
-        assert answer.response == llm.text(ids)
+        assert answer.response == llm.decode(ids)
         assert (answer.kind, answer.writer, answer.revision) == ("self", "tiny", REVISION)
         assert answer.decoding == "greedy, 6 tokens"
 
@@ -73,7 +73,7 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
     cut = written(llm, [pair])[pair]
     assert cut.truncated
     end = chat.build_stream(llm.tokenizer, chat.description_messages(*pair), 0)
-    first = llm.complete([end], 6)[0][0]
+    first = llm.generate_ids([end], 6)[0][0]
     whole = tiny.backbone()
     whole.model.generation_config.eos_token_id = first  # now the first token ends the turn
     assert not written(whole, [pair])[pair].truncated

@@ -160,13 +160,13 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
     llm, store, rows = fresh(tmp_path / "a")
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        before = llm.backbone.hidden(llm.backbone.embed(ids))
+        before = llm.backbone.hidden_states(llm.backbone.embed(ids))
     train(llm, store, rows, recipe, tmp_path / "run")
     with torch.no_grad():
-        learned = llm.backbone.hidden(llm.backbone.embed(ids))
-        with llm.backbone.as_published():
-            assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
-        assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), learned)
+        learned = llm.backbone.hidden_states(llm.backbone.embed(ids))
+        with llm.backbone.untuned():
+            assert torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), before)
+        assert torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), learned)
     assert not torch.allclose(learned, before, atol=1e-3)
 
     def stop(step, total, record):
@@ -181,21 +181,21 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
 
     checkpoints.load_checkpoint(tmp_path / "run" / "ladder", llm, 0)
     with torch.no_grad():
-        assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
+        assert torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), before)
 
 
 def test_adapters_turned_down_to_nothing_are_the_old_backbone(parts, tmp_path):
     llm, store, rows = parts
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        before = llm.backbone.hidden(llm.backbone.embed(ids))
+        before = llm.backbone.hidden_states(llm.backbone.embed(ids))
     llm.backbone.unfreeze("lora-2")
     train(llm, store, rows, replace(RECIPE, steps=4), tmp_path / "run")
     llm.backbone.scale_adapters(0.0)
     with torch.no_grad():
-        assert torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
+        assert torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), before)
         llm.backbone.scale_adapters(1.0)
-        assert not torch.equal(llm.backbone.hidden(llm.backbone.embed(ids)), before)
+        assert not torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), before)
 
 
 def test_a_frozen_weight_beside_adapters_is_still_guarded(parts, tmp_path):
@@ -212,10 +212,10 @@ def test_a_frozen_weight_beside_adapters_is_still_guarded(parts, tmp_path):
 def test_a_file_of_a_thawed_run_is_refused_by_a_frozen_one(tmp_path):
     llm, frozen = tiny.audio_llm(), tiny.audio_llm()
     llm.backbone.unfreeze("lora-2")
-    llm.parts["tuning"] = "lora-2"
-    llm.save(tmp_path / "a.safetensors")
+    llm.provenance["tuning"] = "lora-2"
+    llm.save_connector(tmp_path / "a.safetensors")
     with pytest.raises(ProvenanceError, match="trained with tuning lora-2"):
-        frozen.load(tmp_path / "a.safetensors")
+        frozen.load_connector(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="not 'lora-0'"):
         frozen.backbone.unfreeze("lora-0")
 

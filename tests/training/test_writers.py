@@ -68,11 +68,11 @@ class Server(ThreadingHTTPServer):
         """A choice for every prompt, as vLLM forms it, the last first: clients go by the index."""
         mind, choices = self.backbone, []
         streams = [chat.TokenStream(tuple(ids), len(ids)) for ids in body["prompt"]]
-        for index, ids in enumerate(mind.complete(streams, body["max_tokens"])):
+        for index, ids in enumerate(mind.generate_ids(streams, body["max_tokens"])):
             stopped = ids[-1] in body["stop_token_ids"]
             choice = {
                 "index": index,
-                "text": mind.text(ids),
+                "text": mind.decode(ids),
                 "finish_reason": "stop" if stopped else "length",
             }
             choices.append(choice | ({"token_ids": list(ids)} if self.with_ids else {}))
@@ -196,7 +196,7 @@ def test_a_server_is_sent_the_ids_that_the_transformers_writer_reads(
     sent = [tuple(ids) for body in server.asked for ids in body["prompt"]]
     assert sent == own
     assert all(chat.SLOT not in ids for ids in sent)
-    assert server.asked[0]["stop_token_ids"] == list(nano.ends)
+    assert server.asked[0]["stop_token_ids"] == list(nano.end_ids)
     assert server.asked[0]["temperature"] == 0
 
 
@@ -265,7 +265,7 @@ def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_pa
     writer = server_writer(server.address + "/v1/", folder, "nano", max_new_tokens=2)
     writer.ask([writer.prompt(*PAIRS[0])])
     assert [body["repetition_penalty"] for body in server.asked] == [1.1, 1.0]
-    assert [body["stop_token_ids"] for body in server.asked] == [list(nano.ends)] * 2
+    assert [body["stop_token_ids"] for body in server.asked] == [list(nano.end_ids)] * 2
 
 
 def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypatch, tmp_path):
@@ -278,9 +278,9 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
         def generate(
             self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool
         ) -> list[Any]:
-            assert (settings.temperature, settings.stop_token_ids) == (0.0, list(nano.ends))
+            assert (settings.temperature, settings.stop_token_ids) == (0.0, list(nano.end_ids))
             streams = [chat.TokenStream(tuple(p["prompt_token_ids"]), 0) for p in prompts]
-            said = nano.complete(streams, settings.max_tokens)
+            said = nano.generate_ids(streams, settings.max_tokens)
             ended = ["stop" if ids[-1] in settings.stop_token_ids else "length" for ids in said]
             outputs = [
                 SimpleNamespace(token_ids=i, finish_reason=e)

@@ -181,7 +181,7 @@ def test_bad_audio_is_refused_in_a_sentence_that_names_the_file_alone(ask, name,
 
 
 def test_an_error_of_the_models_lands_in_the_panel(ask, job, monkeypatch):
-    monkeypatch.setattr(job.llm, "answer", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(job.llm, "generate_ids", lambda *_, **__: 1 / 0)
     ask.button.click()
     assert "ZeroDivisionError: division by zero" in ask.note.value and not ask.button.disabled
 
