@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do if $$p -c '$(FITS)' 2>&-; then echo $$p; break; fi; done)
 
-.PHONY: lab test lint packages clean
+.PHONY: lab test lint docs packages clean
 
 lab: packages
 	@$(RUN) -m desta_lab quickstart
@@ -14,6 +14,10 @@ lab: packages
 test: lint
 	@echo "pytest: behaviour"
 	@$(RUN) -m pytest
+
+docs: packages
+	@$(RUN) docs/make_commands.py
+	@$(RUN) -m mkdocs build --strict --quiet
 
 lint: packages
 	@echo "ruff: rules, then layout"
@@ -33,4 +37,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache site

@@ -45,7 +45,12 @@ PRESET = argument(
     "--preset",
     help="nano, cpu, t4, workstation or desta25; by default the one that suits the machine",
 )
-SEED = argument("--seed", type=int, default=0)
+SEED = argument(
+    "--seed",
+    type=int,
+    default=0,
+    help="of the world, of the connector at step 0, and of the order of examples",
+)
 OUT = argument("--out", type=Path, help="folder for figures and tables")
 RUN = argument(
     "--run", type=Path, help="a folder under data/runs; by default the newest self-generated one"
@@ -179,8 +184,8 @@ def inside(args: argparse.Namespace) -> int:
 @command(
     "ask",
     "ask a finished run about a clip",
-    argument("clip", type=Path),
-    argument("question"),
+    argument("clip", type=Path, help="an audio file"),
+    argument("question", help="in quotes"),
     RUN,
     argument(
         "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5-Audio released, instead"
@@ -549,7 +554,7 @@ def write(args: argparse.Namespace) -> int:
     "demo",
     "a local page: record or pick a clip, ask anything",
     PRESET,
-    argument("--port", type=int, default=7860),
+    argument("--port", type=int, default=7860, help="of this machine"),
 )
 def demo(args: argparse.Namespace) -> int:
     """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
@@ -592,7 +597,7 @@ def course(args: argparse.Namespace) -> int:
 @command(
     "class",
     "merge a folder of students' cards into one table and one plot",
-    argument("folder", type=Path),
+    argument("folder", type=Path, help="with a card of each student and notebook"),
 )
 def cohort(args: argparse.Namespace) -> int:
     """One table and one plot of a class's cards."""
@@ -604,7 +609,9 @@ def cohort(args: argparse.Namespace) -> int:
     return 0
 
 
-@command("nano", "train the nano LLM on text again", argument("folder", type=Path))
+@command(
+    "nano", "train the nano LLM on text again", argument("folder", type=Path, help="where it goes")
+)
 def nano(args: argparse.Namespace) -> int:
     """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
     import time

@@ -24,24 +24,20 @@ SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 
 # From low to high: a part imports itself and what stands before it, never what stands after.
 ORDER = [
-    "audio",
-    "clips",
-    "cache",
-    "processes",
-    "world",
-    "model",
-    "training",
-    "evaluation",
-    "analysis",
-    "benchmarks",
-    "published",
-    "views",
-    "experiments",
-    "doctor",
-    "course",
-    "bench",
-    "cli",
+    *(
+        "audio",
+        "clips",
+        "cache",
+        "processes",
+        "world",
+        "model",
+        "training",
+        "evaluation",
+        "analysis",
+    ),
+    *("benchmarks", "published", "views", "experiments", "doctor", "course", "bench", "cli"),
 ]
+LONGEST_FUNCTION = 60  # lines: a screen
 
 
 def read(name: str) -> str:
@@ -93,21 +89,21 @@ def part(module: str) -> str | None:
     return names[1] if names[0] == "desta_lab" and len(names) > 1 and names[1] in ORDER else None
 
 
-def readme_tree() -> set[str]:
-    """The paths of README's file tree: two blanks of indent a level, a name, a phrase; a folder's name ends in /."""
-    block = re.search(r"```text\n(desta_lab/.*?)```", read("README.md"), re.DOTALL)
-    assert block, "README.md has no ```text block that starts with desta_lab/."
-    folders: list[str] = []
-    paths: set[str] = set()
-    for line in block[1].splitlines():
-        if not line.strip():
-            continue
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, *phrase = line.split()
-        assert phrase, f"{name} has no phrase in README's tree."
-        folders[depth:] = [name]
-        paths.add("".join(folders))
-    return paths
+def architecture_tree() -> list[str]:
+    """The parts of the package in the order in which docs/architecture.md draws them."""
+    block = re.search(r"```text\n(desta_lab/.*?)```", read("docs/architecture.md"), re.DOTALL)
+    assert block, "docs/architecture.md has no ```text block that starts with desta_lab/."
+    return [
+        re.sub(r"/|\.py", "", line.split()[0]) for line in block[1].splitlines()[1:] if line.strip()
+    ]
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
 
 
 # ---- packages ----
@@ -239,19 +235,88 @@ def test_nothing_in_the_package_unpickles():
 # ---- words ----
 
 
-def test_everything_in_the_readme_tree_exists():
-    assert not {name for name in readme_tree() if not (ROOT / name).exists()}
-
-
-def test_every_file_of_the_package_is_in_the_readme_tree():
-    untold = {
-        path.relative_to(ROOT).as_posix() for path in modules() if path.name != "__main__.py"
-    } - readme_tree()
-    assert not {
-        name
-        for name in untold
-        if not re.fullmatch(r"desta_lab/(\w+/__init__|course/checks/\w+)\.py", name)
+def test_the_architecture_page_draws_the_package_in_the_order_of_its_imports():
+    assert architecture_tree() == ORDER
+    parts = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.name not in ("__init__.py", "__main__.py", "__pycache__")
     }
+    assert parts == set(ORDER)
+
+
+def test_contributing_and_readme_tell_the_order_of_imports():
+    for name in ("CONTRIBUTING.md", "README.md"):
+        flat = " ".join(read(name).split())
+        assert ", ".join(ORDER) in flat, (
+            f"{name} does not name the parts in the order of their imports."
+        )
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "data/README.md",
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
+    ],
+)
+def test_a_page_names_files_modules_and_folders_that_are_there(page: str):
+    text = read(page)
+    files = re.findall(
+        r"(?:desta_lab|tests|notebooks|figures|docs)/[\w./-]+\.(?:py|md|csv|png|ipynb)", text
+    )
+    assert not [name for name in files if not (ROOT / name).exists()]
+    for module in re.findall(r"(?:^::: |from |import )(desta_lab[\w.]*)", text, re.MULTILINE):
+        place = ROOT / module.replace(".", "/")
+        assert place.is_dir() or place.with_suffix(".py").exists(), f"{page} names {module}."
+
+
+def test_the_page_of_commands_is_that_of_the_command_line():
+    made = subprocess.run(
+        [sys.executable, "-c", "import make_commands; print(make_commands.page(), end='')"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert made == read("docs/commands.md"), "Run `make docs`."
+
+
+def test_the_docs_build_without_a_warning(tmp_path: Path):
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(tmp_path),
+    ]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "audio_embeddings" in (tmp_path / "api" / "model" / "index.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_no_two_modules_have_one_name():
+    names = [path.name for path in modules() if path.name not in ("__init__.py", "__main__.py")]
+    assert len(names) == len(set(names)), sorted(
+        name for name in set(names) if names.count(name) > 1
+    )
+
+
+def test_no_function_is_longer_than_a_screen():
+    long = {
+        f"{dotted(path)}.{one.name}": one.end_lineno - one.lineno + 1
+        for path in modules()
+        for one in functions(path)
+        if one.end_lineno - one.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert not long
 
 
 def test_what_the_readme_links_to_exists():

@@ -178,12 +178,13 @@ def outputs(only: Collection[str] = ()) -> dict[Path, bytes]:
 
 
 def pages() -> dict[Path, bytes]:
-    """README with its gallery and the instructor's page with its time table, drawn from the sources and figures."""
-    readme, teaching = NOTEBOOKS.parent / "README.md", NOTEBOOKS / "TEACHING.md"
-    return {
-        readme: _between(readme, "gallery", _gallery()),
-        teaching: _between(teaching, "timetable", _timetable()),
+    """The pages with a part that is drawn from sources, figures and costs: their file → their bytes."""
+    parts = {
+        NOTEBOOKS.parent / "README.md": ("course", _course()),
+        NOTEBOOKS / "README.md": ("gallery", _gallery()),
+        NOTEBOOKS / "TEACHING.md": ("timetable", _timetable()),
     }
+    return {path: _between(path, name, content) for path, (name, content) in parts.items()}
 
 
 def _between(path: Path, name: str, content: str) -> bytes:
@@ -198,6 +199,19 @@ def _between(path: Path, name: str, content: str) -> bytes:
     return f"{before}{begin}{content}{end}{after}".encode()
 
 
+def _course() -> str:
+    """One row a notebook: number, question, minutes with its exercises, and its badge."""
+    rows = ["| | notebook | question | minutes | |", "|---|---|---|---|---|"]
+    measured = costs()
+    for source in sources():
+        number, (name, question) = source.name[:2], title(source).split(" · ", 1)[1].split(": ", 1)
+        seconds = measured.get(number, {}).get("nano", {}).get("seconds", 0)
+        minutes = sum(one["minutes"] for one in exercises(source)) + round(seconds / 60)
+        link, badge = f"[{name}](notebooks/{source.stem}.ipynb)", f"[Colab]({_colab(source.stem)})"
+        rows.append(f"| {number} | {link} | {question} | {minutes} | {badge} |")
+    return "\n".join(rows) + "\n"
+
+
 def _gallery() -> str:
     """One row a notebook: its question, and the figure that answered it where it was run last."""
     rows = ["| notebook | its last figure |", "|---|---|"]
@@ -207,11 +221,9 @@ def _gallery() -> str:
         shown = "not run yet"
         if figure.exists():
             alt = escape(json.loads(figure.read_text(encoding="utf-8"))["alt"])
-            shown = f'<img src="figures/course/{number}.png" width="420" alt="{alt}">'
+            shown = f'<img src="../figures/course/{number}.png" width="420" alt="{alt}">'
         name, question = title(source).split(": ", 1)
-        rows.append(
-            f"| [{name}](notebooks/{source.stem}.ipynb)<br>{question}<br>[Colab]({_colab(source.stem)}) | {shown} |"
-        )
+        rows.append(f"| [{name}]({source.stem}.ipynb)<br>{question} | {shown} |")
     return "\n".join(rows) + "\n"
 
 
