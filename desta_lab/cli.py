@@ -325,7 +325,7 @@ def answer(args: argparse.Namespace) -> int:
     llm, folder = reopen(args.run)
     run = {
         "name": folder.name,
-        "connector_sha256": checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"],
+        "connector_sha256": checkpoints.list_checkpoints(folder)[-1]["sha256"],
     }
     print(f"{len(items)} questions of {benchmark}, answered by {folder.name}.", flush=True)
     items = answers.answer(

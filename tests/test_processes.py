@@ -19,7 +19,7 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 RECIPE = tiny.RECIPE
 SHORT = replace(RECIPE, steps=10)
-LAST = f"ladder/{RECIPE.steps:06d}.safetensors"
+LAST = f"checkpoints/{RECIPE.steps:06d}.safetensors"
 PAIRS = [(f"Speaker {i} talks.", "What is it?") for i in range(11)]
 
 # What every rank does, by way of the command line, whose last words are under test.
@@ -121,7 +121,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     """The same loss at every step and the same weights at the end, but for rounding."""
     assert losses(one) == pytest.approx(losses(other), rel=1e-4)
     weights, others = (
-        load_file(sorted((run / "ladder").glob("*.safetensors"))[-1]) for run in (one, other)
+        load_file(sorted((run / "checkpoints").glob("*.safetensors"))[-1]) for run in (one, other)
     )
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -179,8 +179,8 @@ def test_the_same_command_goes_on_to_the_bits_of_an_undisturbed_run(two):
     assert {"rank 0 is done", "rank 1 is done"} <= set(resumed.stdout.splitlines())
     assert losses(folder / "run") == losses(folder / "undisturbed")
     assert (folder / "run" / LAST).read_bytes() == (folder / "undisturbed" / LAST).read_bytes()
-    assert checkpoints.list_checkpoints(folder / "run" / "ladder") == checkpoints.list_checkpoints(
-        folder / "undisturbed" / "ladder"
+    assert checkpoints.list_checkpoints(folder / "run") == checkpoints.list_checkpoints(
+        folder / "undisturbed"
     )
 
 

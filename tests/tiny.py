@@ -229,7 +229,7 @@ def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
     ]
 
 
-RECIPE = TrainConfig(steps=24, batch=4, lr=3e-3, warmup=3, rungs=8)
+RECIPE = TrainConfig(steps=24, batch=4, lr=3e-3, warmup=3, checkpoint_every=8)
 
 
 def prepared(folder: Path, **how: Any) -> tuple[AudioLLM, FeatureStore, list[dict[str, Any]]]:

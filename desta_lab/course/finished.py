@@ -26,10 +26,10 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
     for kind in KINDS:
         folder = lab.train(kind)
         lab.evaluate(kind)
-        for name in ("config.json", "records.jsonl", "ladder/ladder.json"):
+        for name in ("config.json", "records.jsonl", "checkpoints/checkpoints.json"):
             content[f"{kind}/{name}"] = (folder / name).read_bytes()
         content |= {f"{kind}/evals/{path.name}": path.read_bytes() for path in lab.evals(kind)}
-    last = f"ladder/{lab.recipe.steps:06d}.safetensors"
+    last = f"checkpoints/{lab.recipe.steps:06d}.safetensors"
     content[f"self/{last}"] = (lab.folder("self") / last).read_bytes()
     look = Inside(lab)
     content |= {
@@ -87,21 +87,18 @@ def _same(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> bool:
 
 def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
     """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
-    folder, listed = lab.folder(kind), shipped.read(f"{kind}/ladder/ladder.json")
+    folder, listed = lab.folder(kind), shipped.read(f"{kind}/checkpoints/checkpoints.json")
     hashes = [rung["sha256"] for rung in json.loads(listed)]
     if not trainer.is_finished(folder, lab.recipe):
         for name in shipped.namelist():
-            if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/ladder/0")):
+            if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/checkpoints/0")):
                 _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
-        (folder / "ladder").mkdir(parents=True, exist_ok=True)
-        first = folder / "ladder" / "000000.safetensors"
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        first = folder / "checkpoints" / "000000.safetensors"
         if lab.llm.save_connector(first) != hashes[0]:  # the connector as this seed bears it
             first.unlink()
-        cache.write_whole(folder / "ladder" / "ladder.json", listed)
-    if (
-        kind == "self"
-        and checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"] == hashes[-1]
-    ):
+        cache.write_whole(folder / "checkpoints" / "checkpoints.json", listed)
+    if kind == "self" and checkpoints.list_checkpoints(folder)[-1]["sha256"] == hashes[-1]:
         look = Inside(lab)  # the tables are of this run's last connector, and of no other's
         for name in TABLES:
             _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))

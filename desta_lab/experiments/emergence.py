@@ -110,7 +110,7 @@ class Climb:
             self.stored,
         )
         store.compute(self.progress("features"))
-        rungs = checkpoints.list_checkpoints(folder / "ladder")
+        rungs = checkpoints.list_checkpoints(folder)
         tell = self.progress(f"rungs of {folder.name}")
         answers, read = [], []
         for done, rung in enumerate(rungs, 1):
@@ -152,7 +152,7 @@ class Climb:
     def _spoken(self, folder: Path, rung: dict[str, Any], store: FeatureStore) -> torch.Tensor:
         """Audio embeddings of `clips` at a rung, heard once."""
         if self._heard is None or self._heard[0] != rung["sha256"]:
-            checkpoints.load_checkpoint(folder / "ladder", self.lab.llm, rung["step"])
+            checkpoints.load_checkpoint(folder, self.lab.llm, rung["step"])
             self._heard = (
                 rung["sha256"],
                 conditions.embed_clips(self.lab.llm, store[list(self.row)]),

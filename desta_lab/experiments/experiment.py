@@ -319,7 +319,9 @@ class Experiment:
     def recipe(self) -> trainer.TrainConfig:
         """The recipe both runs share."""
         p = self.preset
-        return trainer.TrainConfig(p.steps, p.batch, p.lr, seed=self.seed, rungs=p.checkpoint_every)
+        return trainer.TrainConfig(
+            p.steps, p.batch, p.lr, seed=self.seed, checkpoint_every=p.checkpoint_every
+        )
 
     def config(self, kind: str) -> dict[str, Any]:
         """All that determines a run."""
@@ -331,7 +333,7 @@ class Experiment:
             ours["other"] = hash_folder(presets.NANO)
         return {
             "kind": kind,
-            "recipe": asdict(self.recipe),
+            "train_config": asdict(self.recipe),
             "provenance": self.llm.provenance,
             "corpus": self.corpus.hash,
             "targets": ours[kind] if kind in ours else self.written[2],
@@ -415,9 +417,7 @@ class Experiment:
     def evaluate(self, kind: str) -> pd.DataFrame:
         """The task ladder with its controls at every rung of a run's checkpoint ladder."""
         folder = self.folder(kind)
-        rungs = list(
-            zip(checkpoints.list_checkpoints(folder / "ladder"), self.evals(kind), strict=True)
-        )
+        rungs = list(zip(checkpoints.list_checkpoints(folder), self.evals(kind), strict=True))
         if processes.world_size() > 1:
             _ = self.store  # made together, before each rank has rungs of its own
 
@@ -433,7 +433,7 @@ class Experiment:
     def evals(self, kind: str) -> list[Path]:
         """Where the table of every rung of a run is kept; what both runs share is kept once."""
         folder, paths = self.folder(kind), []
-        for rung in checkpoints.list_checkpoints(folder / "ladder"):
+        for rung in checkpoints.list_checkpoints(folder):
             how = {"transcript": True} if self.preset.transcript else {}
             key = self.key(checkpoint=rung["sha256"], thorough=self._thorough(rung), **how)
             name = f"{rung['step']:06d}-{key}.csv"
@@ -448,7 +448,7 @@ class Experiment:
         return rung["step"] in (0, self.recipe.steps)
 
     def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
-        checkpoints.load_checkpoint(folder / "ladder", self.llm, rung["step"])
+        checkpoints.load_checkpoint(folder, self.llm, rung["step"])
         part = 1 if self._thorough(rung) else 2
         test, held_out = (
             self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
@@ -496,7 +496,7 @@ class Experiment:
     def ask(self, clip: Clip, question: str) -> pd.DataFrame:
         """One question under every condition: the clip, silence, the description (text oracle), and no clip at all."""
         folder = self.train("self")
-        checkpoints.load_checkpoint(folder / "ladder", self.llm, self.recipe.steps)
+        checkpoints.load_checkpoint(folder, self.llm, self.recipe.steps)
         spoken_clip = conditions.embed_clips(
             self.llm, self.llm.encoder.encode([audio.read_audio(self.corpus.path(clip))])
         )
@@ -604,8 +604,10 @@ def _hash(content: Any) -> str:
 
 def newest_run(root: Path) -> Path | None:
     """The self-generated run that was finished last, of those that a main job judged; of a sweep's where none was."""
-    found = [path.parents[1] for path in (root / "runs").glob("*-self-*/ladder/ladder.json")]
-    last = {run: (run / "ladder" / "ladder.json").stat().st_mtime for run in found}
+    found = [
+        path.parents[1] for path in (root / "runs").glob("*-self-*/checkpoints/checkpoints.json")
+    ]
+    last = {run: (run / "checkpoints" / "checkpoints.json").stat().st_mtime for run in found}
     return max(found, key=lambda run: ((run / "evals").is_dir(), last[run]), default=None)
 
 
@@ -625,7 +627,5 @@ def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioL
     parts = config["provenance"]
     preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
     llm = presets.build_audio_llm(presets.with_parts(preset, parts), root=root / "models")
-    checkpoints.load_checkpoint(
-        folder / "ladder", llm, checkpoints.list_checkpoints(folder / "ladder")[-1]["step"]
-    )
+    checkpoints.load_checkpoint(folder, llm, checkpoints.list_checkpoints(folder)[-1]["step"])
     return llm, folder

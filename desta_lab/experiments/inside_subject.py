@@ -73,14 +73,11 @@ class Subject:
         self.folder = job.train(kind)
         self.llm = job.llm
         self.tasks: list[Task] = [task for task in job.tasks if task.rung == 3]
-        rungs = {
-            rung["step"]: rung["sha256"]
-            for rung in checkpoints.list_checkpoints(self.folder / "ladder")
-        }
+        rungs = {rung["step"]: rung["sha256"] for rung in checkpoints.list_checkpoints(self.folder)}
         self.checkpoints = {step: rungs[step] for step in evenly(sorted(rungs), STEPS)}
         self.last = max(self.checkpoints)
         checkpoints.load_checkpoint(
-            self.folder / "ladder", self.llm, self.last
+            self.folder, self.llm, self.last
         )  # where it stands between any two measurements
         self.clips = [
             c
@@ -120,12 +117,12 @@ class Subject:
         """Everything behind the connector at one checkpoint."""
 
         def capture() -> captured.Sites:
-            checkpoints.load_checkpoint(self.folder / "ladder", self.llm, step)
+            checkpoints.load_checkpoint(self.folder, self.llm, step)
             batches = (self.states(rows) for rows in self._batches(f"activations, step {step}"))
             try:
                 return captured.capture_sites(self.llm, self.tasks, batches)
             finally:
-                checkpoints.load_checkpoint(self.folder / "ladder", self.llm, self.last)
+                checkpoints.load_checkpoint(self.folder, self.llm, self.last)
 
         return captured.cached_sites(
             self.folder / "inside", {"step": self.checkpoints[step], **self._what}, capture

@@ -237,11 +237,11 @@ def looks(subject: Subject, attribute: str) -> dict[str, np.ndarray]:
             )
             found[f"{method}, windows"] = told.values
         tell(done + 1, len(ways))
-    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, 0)
+    checkpoints.load_checkpoint(subject.folder, subject.llm, 0)
     found["query attention, untrained"] = attention.query_attention_over_time(
         subject.llm.connector, states
     ).mean(1)
-    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, subject.last)
+    checkpoints.load_checkpoint(subject.folder, subject.llm, subject.last)
     return {
         name.replace("_", " "): profile.detach().cpu().numpy().astype(float)
         for name, profile in found.items()
@@ -354,9 +354,9 @@ def randomisation(subject: Subject) -> pd.DataFrame:
         subject.states(rows),
     )
     connector = subject.llm.connector
-    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, 0)
+    checkpoints.load_checkpoint(subject.folder, subject.llm, 0)
     born = {name: tensor.detach().clone() for name, tensor in connector.state_dict().items()}
-    checkpoints.load_checkpoint(subject.folder / "ladder", subject.llm, subject.last)
+    checkpoints.load_checkpoint(subject.folder, subject.llm, subject.last)
     found = []
 
     def explain(method: str) -> Callable[[], Tensor]:

@@ -60,8 +60,7 @@ def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> d
     )
     rungs_last, tasks_last = (t[t["step"] == t["step"].max()] for t in (rungs, tasks))
     last = {
-        kind: checkpoints.list_checkpoints(folder / "ladder")[-1]["sha256"]
-        for kind, folder in folders.items()
+        kind: checkpoints.list_checkpoints(folder)[-1]["sha256"] for kind, folder in folders.items()
     }
     hashes = {
         **{f"run {kind}": folder.name for kind, folder in folders.items()},
@@ -226,7 +225,7 @@ def _figures(
             "Share of targets that name each attribute, per kind of target.",
         ),
     ]
-    checkpoints.load_checkpoint(folders["self"] / "ladder", job.llm, job.recipe.steps)
+    checkpoints.load_checkpoint(folders["self"], job.llm, job.recipe.steps)
     connector: Any = job.llm.connector
     if hasattr(connector, "mixture"):
         mixture = connector.mixture().detach().cpu().numpy()

@@ -297,7 +297,7 @@ class Sweep:
 
     def _disk(self, runs: int) -> str:
         """What so many runs take, by those that are there; nothing where there is none."""
-        some = sorted((self.root / "runs").glob(f"{self.preset.name}-*/ladder"))[:8]
+        some = sorted((self.root / "runs").glob(f"{self.preset.name}-*/checkpoints"))[:8]
         if not some:
             return ""
         sizes = [
@@ -573,17 +573,17 @@ def _train(cell: Cell, root: Path) -> tuple[Experiment, Path, float, float]:
 
 def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
     """The last step under every control; the model stays there."""
-    first, last = (checkpoints.list_checkpoints(folder / "ladder")[i] for i in (0, -1))
+    first, last = (checkpoints.list_checkpoints(folder)[i] for i in (0, -1))
 
     def newborn() -> pd.DataFrame:
-        checkpoints.load_checkpoint(folder / "ladder", lab.llm, first["step"])
+        checkpoints.load_checkpoint(folder, lab.llm, first["step"])
         table = _views(lab, _hear(lab))
         return table[table["condition"] == "audio"].assign(condition="untrained")
 
     # many cells are born alike
     key = lab.key(v=VERSION, checkpoint=first["sha256"], transcript=lab.preset.transcript)
     untrained = cache.cached_table(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
-    checkpoints.load_checkpoint(folder / "ladder", lab.llm, last["step"])
+    checkpoints.load_checkpoint(folder, lab.llm, last["step"])
     oracle = lab.oracle()
     return pd.concat([_views(lab, _hear(lab)), untrained, oracle[oracle["rung"].isin(RUNGS)]])
 

@@ -1,6 +1,5 @@
-"""The checkpoint ladder: connector-only files at steps 0, 1, 2, 4, 8, …, then evenly, each with its hash."""
+"""Checkpoints of a run: connector files at steps 0, 1, 2, 4, …, then evenly spaced, each with its hash."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,64 +9,81 @@ from desta_lab.model.audio_llm import AudioLLM
 
 
 class CheckpointError(ValueError):
-    """A rung of the ladder is missing, doubled or not the file it was; the message names it."""
+    """A checkpoint is missing, doubled or changed; the message names it."""
 
 
-def checkpoint_steps(steps: int, linear: int = 64) -> list[int]:
-    """Steps at which the connector is kept: 0, powers of two below `linear`, every `linear` steps, and the last."""
-    powers = [0]
-    power = 1
-    while power < min(linear, steps):
-        powers.append(power)
-        power *= 2
-    return sorted({*powers, *range(linear, steps, linear), steps})
+def checkpoint_steps(steps: int, every: int = 64) -> list[int]:
+    """The steps of a run's checkpoints: 0, the powers of two below `every`, its multiples, the last."""
+    powers = [2**n for n in range(every.bit_length()) if 2**n < min(every, steps)]
+    return sorted({0, *powers, *range(every, steps, every), steps})
 
 
-def save_checkpoint(folder: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
-    """Add one rung: the file first, its line in `ladder.json` after, so a kill leaves no line without a file.
+def checkpoint_path(run: Path, step: int) -> Path:
+    """The connector file of one step in a run's folder."""
+    return run / "checkpoints" / f"{step:06d}.safetensors"
 
-    The file says nothing about its step, so two rungs with the same weights have the same hash.
+
+def index_path(run: Path) -> Path:
+    """The list of a run's checkpoints in its folder."""
+    return run / "checkpoints" / "checkpoints.json"
+
+
+def save_checkpoint(run: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
+    """Write the connector, then its line in the list: a kill between the two leaves no line without a file.
+
+    The file does not contain its step, so equal weights give equal hashes.
+
+    Raises:
+        CheckpointError: the weights are those of another step.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sha256 = llm.save_connector(folder / f"{step:06d}.safetensors")
-    rungs = (
-        {rung["step"]: rung for rung in list_checkpoints(folder)}
-        if (folder / "ladder.json").exists()
-        else {}
-    )
-    twin = next((s for s, rung in rungs.items() if rung["sha256"] == sha256 and s != step), None)
-    if twin is not None:
-        raise CheckpointError(
-            f"{folder}: step {step} is the same file as step {twin}; nothing was learned in between."
-        )
-    rungs[step] = {"step": step, "sha256": sha256, "loss": loss}
-    cache.write_whole(
-        folder / "ladder.json", json.dumps([rungs[s] for s in sorted(rungs)], indent=1).encode()
-    )
+    path = checkpoint_path(run, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sha256 = llm.save_connector(path)
+    listed = list_checkpoints(run) if index_path(run).exists() else []
+    others = [one for one in listed if one["step"] != step]
+    for one in others:
+        if one["sha256"] == sha256:
+            raise CheckpointError(
+                f"{path.parent}: step {step} is the same file as step {one['step']}; "
+                "nothing was learned in between."
+            )
+    others.append({"step": step, "sha256": sha256, "loss": loss})
+    others.sort(key=lambda one: one["step"])
+    cache.write_whole(index_path(run), json.dumps(others, indent=1).encode())
 
 
-def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """The rungs of a ladder in order of their steps: `{"step", "sha256", "loss"}`."""
-    path = folder / "ladder.json"
+def list_checkpoints(run: Path) -> list[dict[str, Any]]:
+    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
+
+    Raises:
+        CheckpointError: there is no readable list.
+    """
+    path = index_path(run)
     try:
-        rungs: list[dict[str, Any]] = json.loads(path.read_text())
+        listed: list[dict[str, Any]] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: no readable ladder ({error}); delete the run's folder and train again."
+            f"{path}: no readable list of checkpoints ({error}); "
+            "delete the run's folder and train again."
         ) from error
-    return rungs
+    return listed
 
 
-def load_checkpoint(folder: Path, llm: AudioLLM, step: int) -> None:
-    """Load one rung's connector, after comparing the file with the hash it was kept under."""
-    path = folder / f"{step:06d}.safetensors"
-    known = {rung["step"]: rung["sha256"] for rung in list_checkpoints(folder)}
+def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
+    """Load the connector of one step after its hash has been compared with the list.
+
+    Raises:
+        CheckpointError: the step is not listed, or its file is missing or changed.
+    """
+    path = checkpoint_path(run, step)
+    known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
     if step not in known:
         raise CheckpointError(
-            f"{folder}: no rung at step {step}; it has {', '.join(map(str, known))}."
+            f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
         )
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != known[step]:
+    if not path.exists() or cache.hash_file(path) != known[step]:
         raise CheckpointError(
-            f"{path}: missing or changed since it was kept; delete the run's folder and train again."
+            f"{path}: missing or changed since it was saved; "
+            "delete the run's folder and train again."
         )
     llm.load_connector(path)

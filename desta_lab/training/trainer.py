@@ -51,18 +51,18 @@ class TrainConfig:
     floor: float = 0.1  # the cosine ends at this share of lr
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
-    rungs: int = 64  # linear spacing of the ladder after its powers of two
+    checkpoint_every: int = 64  # linear spacing of the ladder after its powers of two
 
-    def rate(self, step: int) -> float:
+    def learning_rate(self, step: int) -> float:
         """Learning rate of the step that is about to be taken (0-based): linear warm-up, then cosine."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
 
-    def rows(self, step: int, examples: int) -> list[int]:
+    def batch_rows(self, step: int, examples: int) -> list[int]:
         """The examples of one step: epochs in an order that depends on the seed and the epoch alone."""
         wanted = range(step * self.batch, (step + 1) * self.batch)
         return [
@@ -89,7 +89,7 @@ def train(
 ) -> None:
     """Train the connector, and what of the backbone was thawed, on the examples.
 
-    Leaves `records.jsonl`, `ladder/` and `state/` in `folder`. An example is read when its step comes, so that a
+    Leaves `records.jsonl`, `checkpoints/` and `state/` in `folder`. An example is read when its step comes, so that a
     `Manifest` of millions fits; its clip is asked of the store by its `clip`, or by its `id` if it has none.
     `soft` gives the teacher's distributions, one for each example; without it the loss is cross-entropy on the
     response. Rows of a batch are drawn from the recipe's seed, and so is dropout: the state on disk is what learns,
@@ -144,13 +144,13 @@ def train(
     with processes.main_first():
         first = _resume(folder, llm, optimizer)
         if first == 0:
-            _be_born(folder / "ladder", llm)
-    rungs = set(checkpoints.checkpoint_steps(recipe.steps, recipe.rungs))
+            _be_born(folder, llm)
+    rungs = set(checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every))
     written = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
     with written.open("a", buffering=1) as records, torch.random.fork_rng(devices=[]):
         for step in range(first, recipe.steps):
             begin = time.perf_counter()
-            rows = recipe.rows(step, len(examples))
+            rows = recipe.batch_rows(step, len(examples))
             tokens = sum(len(read(i)[0].response) for i in rows)
             said: Any = 0.0
             for part in processes.share_of_rank(range(parts)):
@@ -164,14 +164,14 @@ def train(
                 said = said + loss.detach()
             processes.sum_over_ranks([said, *(p.grad for p in learning if p.grad is not None)])
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
-            norm = nn.utils.clip_grad_norm_(learning, recipe.clip)
+                group["lr"] = recipe.learning_rate(step)
+            norm = nn.utils.clip_grad_norm_(learning, recipe.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             record = {
                 "step": step + 1,
                 "loss": float(said),
-                "lr": recipe.rate(step),
+                "lr": recipe.learning_rate(step),
                 "grad_norm": float(norm),
                 "tokens": tokens,
                 "seconds": time.perf_counter() - begin,
@@ -185,7 +185,7 @@ def train(
                 _guard(llm, frozen, folder, recipe)
                 processes.wait_for_all()  # no rank found anything
             if step + 1 in rungs and processes.is_main_rank():
-                checkpoints.save_checkpoint(folder / "ladder", llm, step + 1, record["loss"])
+                checkpoints.save_checkpoint(folder, llm, step + 1, record["loss"])
             if (
                 (step + 1) % state_every == 0 or step + 1 == recipe.steps
             ) and processes.is_main_rank():
@@ -216,7 +216,7 @@ def _loss(
 
 def _be_born(folder: Path, llm: AudioLLM) -> None:
     """Keep the connector as step 0, or go back to the step 0 of a run that began here and left no state."""
-    if (folder / "ladder.json").exists():
+    if checkpoints.index_path(folder).exists():
         checkpoints.load_checkpoint(folder, llm, 0)
     else:
         checkpoints.save_checkpoint(folder, llm, 0, None)
@@ -240,7 +240,7 @@ def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: TrainCon
     """Frozen means frozen, and trained means trained; a run that broke this keeps no state to go on from."""
     after = _frozen(llm)
     moved = [part for part in before if before[part] != after[part]]
-    with safe_open(folder / "ladder" / "000000.safetensors", "pt") as born:
+    with safe_open(checkpoints.checkpoint_path(folder, 0), "pt") as born:
         asleep = [
             name
             for name, p in llm.trainable_parameters.items()
@@ -319,7 +319,7 @@ def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
 
 def is_finished(folder: Path, recipe: TrainConfig) -> bool:
     """Whether a run holds every rung of its ladder already."""
-    if not (folder / "ladder" / "ladder.json").exists():
+    if not checkpoints.index_path(folder).exists():
         return False
-    kept = {rung["step"] for rung in checkpoints.list_checkpoints(folder / "ladder")}
-    return set(checkpoints.checkpoint_steps(recipe.steps, recipe.rungs)) <= kept
+    kept = {rung["step"] for rung in checkpoints.list_checkpoints(folder)}
+    return set(checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every)) <= kept

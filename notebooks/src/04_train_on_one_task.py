@@ -193,11 +193,11 @@ lesson.check("learning_rate", learning_rate)
 # The recipe's rate, and below it the steps at which the connector is kept: the *checkpoint ladder* is dense where learning begins, because that is where things change fastest.
 
 # %%
-rungs = checkpoints.checkpoint_steps(recipe.steps, recipe.rungs)
+rungs = checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every)
 picture, axes = style.blank(
     1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4)
 )
-axes.plot([recipe.rate(step) for step in range(recipe.steps)], color="#222222")
+axes.plot([recipe.learning_rate(step) for step in range(recipe.steps)], color="#222222")
 axes.plot(rungs, np.zeros(len(rungs)), ls="none", marker="^", color="#222222", clip_on=False)
 axes.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
 picture
@@ -212,7 +212,7 @@ store = lab.store
 print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
 
 # %% [markdown]
-# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved. `recipe.rows` draws the clips of a step, `speak` makes their audio embeddings, and `response_logits` gives the logits at the learned positions.
+# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved. `recipe.batch_rows` draws the clips of a step, `speak` makes their audio embeddings, and `response_logits` gives the logits at the learned positions.
 
 
 # %%
@@ -228,7 +228,7 @@ with replies.standing(lab, step=0) as llm:
     how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
     optimizer = torch.optim.AdamW(llm.connector.train().parameters(), **how)
     for step in range(6):
-        rows = recipe.rows(step, len(examples))
+        rows = recipe.batch_rows(step, len(examples))
         batch = batches.collate([streams[i] for i in rows], llm.backbone.pad_id)
         learned = batch.labels != batches.IGNORE
         spoken = llm.connect(store[[examples[i]["id"] for i in rows]])
@@ -236,8 +236,8 @@ with replies.standing(lab, step=0) as llm:
         ids, logp = torch.cat([soft[i].ids for i in rows]), torch.cat([soft[i].logp for i in rows])
         loss = target.kl_loss(logits, ids.to(logits.device), logp.to(logits.device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), recipe.clip)
-        optimizer.param_groups[0]["lr"] = recipe.rate(step)
+        torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), recipe.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate(step)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
@@ -278,7 +278,7 @@ lesson.predict(
 
 # %%
 def short_run(name, examples, soft):
-    about = {**lab.config("self"), "recipe": asdict(recipe), "pairs": name}
+    about = {**lab.config("self"), "train_config": asdict(recipe), "pairs": name}
     folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
     if not trainer.is_finished(folder, recipe):
         with replies.standing(lab, step=0) as llm:
@@ -340,11 +340,11 @@ with tempfile.TemporaryDirectory() as place:
     except KeyboardInterrupt:
         print(
             "killed after step 3; kept so far:",
-            sorted(path.name for path in (twice / "ladder").iterdir()),
+            sorted(path.name for path in (twice / "checkpoints").iterdir()),
         )
     four_steps(twice)
     whole, resumed = (
-        load_file(folder / "ladder" / "000004.safetensors") for folder in (once, twice)
+        load_file(folder / "checkpoints" / "000004.safetensors") for folder in (once, twice)
     )
 print(
     sum(torch.equal(whole[name], resumed[name]) for name in whole),
@@ -401,7 +401,7 @@ runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 def score(folder):
     tasks = [task for task in lab.tasks if task.rung in (0, 3)]
     test, other = lab.clips("test"), lab.clips("validation")
-    checkpoints.load_checkpoint(folder / "ladder", lab.llm, recipe.steps)
+    checkpoints.load_checkpoint(folder, lab.llm, recipe.steps)
     heard, calibration = (
         conditions.embed_clips(lab.llm, store[[clip.id for clip in some]]) for some in (test, other)
     )

@@ -284,7 +284,7 @@ lesson.check("lora_forward", lora_forward)
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
     llm = presets.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
-    checkpoints.load_checkpoint(lab.train("self") / "ladder", llm, lab.recipe.steps)
+    checkpoints.load_checkpoint(lab.train("self"), llm, lab.recipe.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:
         get_peft_model(
@@ -324,10 +324,10 @@ def teach(llm, rate):
         groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: recipe.rate(step) / recipe.lr
+        optimizer, lambda step: recipe.learning_rate(step) / recipe.lr
     )
     for step in range(STEPS):
-        rows = [examples[i] for i in recipe.rows(step, len(examples))]
+        rows = [examples[i] for i in recipe.batch_rows(step, len(examples))]
         ids, labels = batch_of(llm, rows)
         spoken = llm.connect(store[[row["id"] for row in rows]])
         logits = llm.response_logits((), ids, labels != batches.IGNORE, spoken)
@@ -335,7 +335,9 @@ def teach(llm, rate):
             logits, labels[labels != batches.IGNORE].to(logits.device)
         )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*llm.connector.parameters(), *learning], recipe.clip)
+        torch.nn.utils.clip_grad_norm_(
+            [*llm.connector.parameters(), *learning], recipe.max_grad_norm
+        )
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

@@ -133,7 +133,7 @@ def measured(job):
         read = conditions.score_oracle(job.llm, tasks, test, others, job.describe)
         rows = [read.assign(step=0), read.assign(step=last)]
         for step in (0, last):
-            checkpoints.load_checkpoint(folder / "ladder", job.llm, step)
+            checkpoints.load_checkpoint(folder, job.llm, step)
             said, calibration = (
                 conditions.embed_clips(job.llm, job.store[[c.id for c in some]])
                 for some in (test, others)

@@ -58,9 +58,9 @@ def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> N
 
 def test_its_first_and_last_rung_can_be_climbed(lab: Quickstart) -> None:
     for step in (0, lab.recipe.steps):
-        checkpoints.load_checkpoint(lab.folder("self") / "ladder", lab.llm, step)
+        checkpoints.load_checkpoint(lab.folder("self"), lab.llm, step)
     with pytest.raises(checkpoints.CheckpointError, match="train again"):
-        checkpoints.load_checkpoint(lab.folder("self") / "ladder", lab.llm, 64)
+        checkpoints.load_checkpoint(lab.folder("self"), lab.llm, 64)
 
 
 def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:
@@ -89,7 +89,7 @@ def test_restoring_again_changes_nothing(lab: Quickstart) -> None:
 def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
     other = Quickstart(replace(presets.nano(), steps=20), root=root)
     assert "lab.run() makes it" in finished.restore(other)
-    assert not (other.folder("self") / "ladder").exists()
+    assert not (other.folder("self") / "checkpoints").exists()
 
 
 def test_a_machine_of_another_precision_gets_the_same_run(
@@ -101,7 +101,7 @@ def test_a_machine_of_another_precision_gets_the_same_run(
         other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"}
     )
     assert "Nothing needs training" in finished.restore(other)
-    made = json.loads((other.folder("self") / "ladder" / "ladder.json").read_text())
+    made = json.loads((other.folder("self") / "checkpoints" / "checkpoints.json").read_text())
     assert made[-1]["step"] == other.recipe.steps
 
 

@@ -11,9 +11,9 @@ from desta_lab.model import presets
 def run(root: Path, name: str, when: int, judged: bool) -> Path:
     """A run's folder, finished at a time, with the tables of a main job or without."""
     folder = root / "runs" / name
-    (folder / "ladder").mkdir(parents=True)
-    (folder / "ladder" / "ladder.json").write_text("[]")
-    os.utime(folder / "ladder" / "ladder.json", (when, when))
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "checkpoints.json").write_text("[]")
+    os.utime(folder / "checkpoints" / "checkpoints.json", (when, when))
     if judged:
         (folder / "evals").mkdir()
     return folder

@@ -1,4 +1,4 @@
-"""The checkpoint ladder: the right steps, no rung twice, no rung changed."""
+"""Checkpoints: the right steps, none twice, none changed."""
 
 import json
 
@@ -26,7 +26,7 @@ def moved(llm, seed):
 
 
 @pytest.fixture
-def climbed(tmp_path):
+def run(tmp_path):
     llm = tiny.audio_llm()
     hashes = {}
     for step in (0, 1, 2):
@@ -37,39 +37,39 @@ def climbed(tmp_path):
     return llm, tmp_path, hashes
 
 
-def test_any_rung_can_be_climbed_back_to(climbed):
-    llm, folder, hashes = climbed
+def test_every_checkpoint_can_be_loaded_again(run):
+    llm, folder, hashes = run
     for step in (1, 0, 2):
         checkpoints.load_checkpoint(folder, llm, step)
         assert hash_tensors(llm.connector) == hashes[step]
-    assert [(rung["step"], rung["loss"]) for rung in checkpoints.list_checkpoints(folder)] == [
+    assert [(one["step"], one["loss"]) for one in checkpoints.list_checkpoints(folder)] == [
         (0, None),
         (1, 1.0),
         (2, 0.5),
     ]
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.rglob("*.part"))
 
 
-def test_the_same_weights_under_two_steps_are_refused(climbed):
-    llm, folder, _ = climbed
+def test_the_same_weights_under_two_steps_are_refused(run):
+    llm, folder, _ = run
     with pytest.raises(
         CheckpointError, match="step 3 is the same file as step 2; nothing was learned in between"
     ):
         checkpoints.save_checkpoint(folder, llm, 3, 0.1)
-    assert [rung["step"] for rung in checkpoints.list_checkpoints(folder)] == [0, 1, 2]
+    assert [one["step"] for one in checkpoints.list_checkpoints(folder)] == [0, 1, 2]
 
 
-def test_a_rung_may_be_kept_again(climbed):
-    llm, folder, _ = climbed
+def test_a_checkpoint_may_be_saved_again(run):
+    llm, folder, _ = run
     before = checkpoints.list_checkpoints(folder)
     checkpoints.save_checkpoint(folder, llm, 2, 0.5)
     assert checkpoints.list_checkpoints(folder) == before
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing"])
-def test_a_changed_or_missing_file_is_refused(climbed, fault):
-    llm, folder, hashes = climbed
-    path = folder / "000001.safetensors"
+def test_a_changed_or_missing_file_is_refused(run, fault):
+    llm, folder, hashes = run
+    path = checkpoints.checkpoint_path(folder, 1)
     if fault == "missing":
         path.unlink()
     else:
@@ -77,33 +77,33 @@ def test_a_changed_or_missing_file_is_refused(climbed, fault):
         content[-1] ^= 1  # one bit of one weight: still a whole safetensors file
         path.write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=r"000001.safetensors: missing or changed since it was kept; delete"
+        CheckpointError, match=r"000001.safetensors: missing or changed since it was saved; delete"
     ):
         checkpoints.load_checkpoint(folder, llm, 1)
     assert hash_tensors(llm.connector) == hashes[2]
 
 
-def test_a_step_that_was_not_kept_names_those_that_were(climbed):
-    llm, folder, _ = climbed
-    with pytest.raises(CheckpointError, match="no rung at step 3; it has 0, 1, 2"):
+def test_a_step_without_a_checkpoint_names_those_that_have_one(run):
+    llm, folder, _ = run
+    with pytest.raises(CheckpointError, match="no checkpoint at step 3; it has 0, 1, 2"):
         checkpoints.load_checkpoint(folder, llm, 3)
 
 
 @pytest.mark.parametrize("text", ["", "[{", "\x00\xff"])
-def test_an_unreadable_list_of_rungs_is_a_sentence(climbed, text):
-    llm, folder, _ = climbed
-    (folder / "ladder.json").write_bytes(text.encode("latin-1"))
+def test_an_unreadable_list_is_a_sentence(run, text):
+    llm, folder, _ = run
+    checkpoints.index_path(folder).write_bytes(text.encode("latin-1"))
     with pytest.raises(
         CheckpointError,
-        match=r"ladder.json: no readable ladder .* delete the run's folder and train again",
+        match=r"checkpoints.json: no readable list of checkpoints .* delete the run's folder and train again",
     ):
         checkpoints.load_checkpoint(folder, llm, 1)
 
 
-def test_every_file_belongs_to_its_line(climbed):
-    _, folder, _ = climbed
-    listed = json.loads((folder / "ladder.json").read_text())
-    assert [f"{rung['step']:06d}.safetensors" for rung in listed] == sorted(
-        p.name for p in folder.glob("*.safetensors")
+def test_every_file_belongs_to_its_line(run):
+    _, folder, _ = run
+    listed = json.loads(checkpoints.index_path(folder).read_text())
+    assert [f"{one['step']:06d}.safetensors" for one in listed] == sorted(
+        p.name for p in (folder / "checkpoints").glob("*.safetensors")
     )
-    assert len({rung["sha256"] for rung in listed}) == 3
+    assert len({one["sha256"] for one in listed}) == 3

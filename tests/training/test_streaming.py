@@ -24,8 +24,8 @@ from desta_lab.world.sources import Manifest, iterate_manifest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-RECIPE = TrainConfig(steps=12, batch=4, lr=3e-3, warmup=3, rungs=8)
-LAST = f"ladder/{RECIPE.steps:06d}.safetensors"
+RECIPE = TrainConfig(steps=12, batch=4, lr=3e-3, warmup=3, checkpoint_every=8)
+LAST = f"checkpoints/{RECIPE.steps:06d}.safetensors"
 CLIPS = 12
 
 
@@ -198,7 +198,7 @@ def test_stopped_and_gone_on_a_manifest_ends_in_the_same_bits(
 def test_an_example_too_long_is_named_before_its_own_step(path, clips, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "AHEAD", 1)
     rows = list(Manifest(path, clips.folder))
-    last = RECIPE.rows(6, len(rows))[-1]
+    last = RECIPE.batch_rows(6, len(rows))[-1]
     rows[last]["response"] = "tone " * 600
     with pytest.raises(
         ChatError, match=rf"Example {last + 1} \(row-{last}\): .* the limit is 512; shorten it"
@@ -219,7 +219,7 @@ def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
         torch, "randperm", lambda *args, **how: drawn.append(args) or draw(*args, **how)
     )
     recipe = TrainConfig(steps=500, batch=4, seed=7)
-    assert [i for step in range(500) for i in recipe.rows(step, 1001)] == expected[:2000]
+    assert [i for step in range(500) for i in recipe.batch_rows(step, 1001)] == expected[:2000]
     assert len(drawn) == 2
 
 

@@ -69,7 +69,9 @@ def whole(tmp_path_factory):
 def test_only_the_connector_learns_and_all_of_it(whole):
     folder, before, after, llm = whole
     assert before == after
-    born, learned = (load_file(folder / "ladder" / name) for name in ("000000.safetensors", LAST))
+    born, learned = (
+        load_file(folder / "checkpoints" / name) for name in ("000000.safetensors", LAST)
+    )
     assert set(born) == set(learned) == set(llm.connector.state_dict())
     assert not [name for name in born if torch.equal(born[name], learned[name])]
     assert all(
@@ -83,11 +85,11 @@ def test_the_loss_falls(whole):
     assert sum(said[-4:]) < 0.8 * sum(said[:4])
 
 
-def test_a_run_leaves_one_record_a_step_and_the_ladder(whole):
+def test_a_run_leaves_one_record_a_step_and_its_checkpoints(whole):
     folder = whole[0]
     assert [record["step"] for record in records(folder)] == list(range(1, RECIPE.steps + 1))
     assert [record["lr"] for record in records(folder)] == [
-        RECIPE.rate(step) for step in range(RECIPE.steps)
+        RECIPE.learning_rate(step) for step in range(RECIPE.steps)
     ]
     assert {key for record in records(folder) for key in record} == {
         "step",
@@ -97,10 +99,10 @@ def test_a_run_leaves_one_record_a_step_and_the_ladder(whole):
         "tokens",
         "seconds",
     }
-    rungs = checkpoints.list_checkpoints(folder / "ladder")
+    rungs = checkpoints.list_checkpoints(folder)
     assert (
         [rung["step"] for rung in rungs]
-        == checkpoints.checkpoint_steps(RECIPE.steps, RECIPE.rungs)
+        == checkpoints.checkpoint_steps(RECIPE.steps, RECIPE.checkpoint_every)
         == [0, 1, 2, 4, 8, 16, 24]
     )
     assert [rung["loss"] for rung in rungs[1:]] == [
@@ -126,8 +128,8 @@ def test_a_backbone_that_moves_during_the_run_makes_it_invalid(parts, tmp_path, 
     again = tiny.audio_llm(seed=3)
     train(again, store, rows, RECIPE, tmp_path / "run", state_every=5)
     assert is_finished(tmp_path / "run", RECIPE)
-    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (
-        whole[0] / "ladder" / LAST
+    assert (tmp_path / "run" / "checkpoints" / LAST).read_bytes() == (
+        whole[0] / "checkpoints" / LAST
     ).read_bytes()
 
 
@@ -176,10 +178,10 @@ def test_a_thawed_backbone_learns_resumes_and_is_itself_again_when_asked(tuning,
     with pytest.raises(KeyboardInterrupt):
         train(*fresh(tmp_path / "b"), recipe, tmp_path / "cut", state_every=2, progress=stop)
     train(*fresh(tmp_path / "c"), recipe, tmp_path / "cut", state_every=2)
-    name = "ladder/000006.safetensors"
+    name = "checkpoints/000006.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
-    checkpoints.load_checkpoint(tmp_path / "run" / "ladder", llm, 0)
+    checkpoints.load_checkpoint(tmp_path / "run", llm, 0)
     with torch.no_grad():
         assert torch.equal(llm.backbone.hidden_states(llm.backbone.embed(ids)), before)
 
@@ -293,12 +295,12 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
     assert told == list(range(11, RECIPE.steps + 1))
     expected = whole[0]
     assert everything_but_time(folder) == everything_but_time(expected)
-    assert checkpoints.list_checkpoints(folder / "ladder") == checkpoints.list_checkpoints(
-        expected / "ladder"
-    )
-    for rung in checkpoints.list_checkpoints(expected / "ladder"):
+    assert checkpoints.list_checkpoints(folder) == checkpoints.list_checkpoints(expected)
+    for rung in checkpoints.list_checkpoints(expected):
         name = f"{rung['step']:06d}.safetensors"
-        assert (folder / "ladder" / name).read_bytes() == (expected / "ladder" / name).read_bytes()
+        assert (folder / "checkpoints" / name).read_bytes() == (
+            expected / "checkpoints" / name
+        ).read_bytes()
     assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
 
 
@@ -316,8 +318,8 @@ def test_wherever_it_stops_it_ends_the_same(parts, tmp_path, whole, at):
         file.write('{"step": 99, "lo')  # a line that was being written
     train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5)
     assert everything_but_time(tmp_path / "run") == everything_but_time(whole[0])
-    assert (tmp_path / "run" / "ladder" / LAST).read_bytes() == (
-        whole[0] / "ladder" / LAST
+    assert (tmp_path / "run" / "checkpoints" / LAST).read_bytes() == (
+        whole[0] / "checkpoints" / LAST
     ).read_bytes()
 
 
@@ -362,7 +364,9 @@ def test_a_damaged_state_is_a_sentence_and_nothing_is_lost(parts, tmp_path, whol
     state.unlink()  # what the sentence says
     train(llm, store, rows, RECIPE, folder, state_every=5)
     assert everything_but_time(folder) == everything_but_time(whole[0])
-    assert (folder / "ladder" / LAST).read_bytes() == (whole[0] / "ladder" / LAST).read_bytes()
+    assert (folder / "checkpoints" / LAST).read_bytes() == (
+        whole[0] / "checkpoints" / LAST
+    ).read_bytes()
 
 
 def test_training_leaves_torchs_random_numbers_alone(parts, tmp_path):
@@ -408,7 +412,7 @@ def test_a_loss_that_is_no_number_stops_the_run(parts, tmp_path):
 
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
     recipe = TrainConfig(steps=100, lr=1.0, warmup=10, floor=0.1)
-    rates = [recipe.rate(step) for step in range(100)]
+    rates = [recipe.learning_rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.55)
@@ -418,12 +422,16 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
 
 def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
     recipe = TrainConfig(steps=9, batch=4, seed=1)
-    drawn = [row for step in range(9) for row in recipe.rows(step, 12)]
+    drawn = [row for step in range(9) for row in recipe.batch_rows(step, 12)]
     epochs = [drawn[:12], drawn[12:24], drawn[24:]]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert recipe.rows(3, 12) == recipe.rows(3, 12) != replace(recipe, seed=2).rows(3, 12)
-    assert len(recipe.rows(0, 3)) == 4  # a batch may be larger than the set
+    assert (
+        recipe.batch_rows(3, 12)
+        == recipe.batch_rows(3, 12)
+        != replace(recipe, seed=2).batch_rows(3, 12)
+    )
+    assert len(recipe.batch_rows(0, 3)) == 4  # a batch may be larger than the set
 
 
 def test_the_same_config_finds_the_same_run(tmp_path):

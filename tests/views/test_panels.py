@@ -31,7 +31,7 @@ def stand_in(folder: Path) -> SimpleNamespace:
         torch.manual_seed(step)
         with torch.no_grad():
             llm.connector.query_tokens.normal_()
-        checkpoints.save_checkpoint(folder / "self" / "ladder", llm, step, None)
+        checkpoints.save_checkpoint(folder / "self", llm, step, None)
     some = list(words.clips[:8])
     return SimpleNamespace(
         corpus=words,
@@ -225,7 +225,7 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
 def test_a_damaged_rung_is_told_and_the_slider_goes_on(tmp_path):
     job = stand_in(tmp_path)
     panel = panels.Ladder(job, points(job), rungs())
-    (tmp_path / "self" / "ladder" / "000001.safetensors").write_bytes(b"torn")
+    (tmp_path / "self" / "checkpoints" / "000001.safetensors").write_bytes(b"torn")
     panel.step.value = 1
     assert "missing or changed since it was kept" in panel.note.value
     panel.step.value = 0

@@ -180,7 +180,7 @@ def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> Non
             f"After the warm-up the rate is {top:.3f}, not 2: the cosine begins before the warm-up has ended."
         )
     for step in (0, 7, 19, 20, 60, 99):
-        right = TrainConfig(100, lr=2.0, warmup=20, floor=0.1).rate(step)
+        right = TrainConfig(100, lr=2.0, warmup=20, floor=0.1).learning_rate(step)
         if not np.isclose(float(answer(step, *how)), right):
             raise Wrong(
                 f"Step {step} of 100 should have rate {right:.4f}; you give {float(answer(step, *how)):.4f}."
