@@ -29,16 +29,16 @@ def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
         for name in ("config.json", "records.jsonl", "checkpoints/checkpoints.json"):
             content[f"{kind}/{name}"] = (folder / name).read_bytes()
         content |= {f"{kind}/evals/{path.name}": path.read_bytes() for path in lab.evals(kind)}
-    last = f"checkpoints/{lab.recipe.steps:06d}.safetensors"
-    content[f"self/{last}"] = (lab.folder("self") / last).read_bytes()
+    last = f"checkpoints/{lab.train_config.steps:06d}.safetensors"
+    content[f"self/{last}"] = (lab.run_folder("self") / last).read_bytes()
     look = Inside(lab)
     content |= {
         f"self/inside/{name}.csv": look.table(name).to_csv(index=False).encode() for name in TABLES
     }
     lab.oracle()
     content[f"oracles/{lab.oracle_path.name}"] = lab.oracle_path.read_bytes()
-    for path in sorted((lab.root / "targets" / lab.written[2]).iterdir()):
-        content[f"targets/{lab.written[2]}/{path.name}"] = path.read_bytes()
+    for path in sorted((lab.root / "targets" / lab.targets[2]).iterdir()):
+        content[f"targets/{lab.targets[2]}/{path.name}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in sorted(content):
@@ -67,8 +67,8 @@ def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
     begun = any(
         (lab.root / "runs").glob(f"{lab.preset.name}-*")
     )  # a run's name needs its targets: minutes, where none
-    folders = [lab.folder(kind) for kind in KINDS] if begun else []
-    if folders and all(trainer.is_finished(folder, lab.recipe) for folder in folders):
+    folders = [lab.run_folder(kind) for kind in KINDS] if begun else []
+    if folders and all(trainer.is_finished(folder, lab.train_config) for folder in folders):
         return f"Finished runs: {', '.join(folder.name for folder in folders)}. Nothing needs training."
     cost = (
         f"about {lab.preset.minutes:g} minutes on two CPU cores"
@@ -81,15 +81,15 @@ def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
 def _same(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> bool:
     """Whether the run that ships is the one this lab would train, wherever either is made."""
     theirs = json.loads(shipped.read(f"{kind}/config.json"))
-    ours = json.loads(json.dumps(lab.config(kind), default=str))
+    ours = json.loads(json.dumps(lab.run_config(kind), default=str))
     return all(theirs.get(key) == ours[key] for key in ours.keys() - PLACE)
 
 
 def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
     """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
-    folder, listed = lab.folder(kind), shipped.read(f"{kind}/checkpoints/checkpoints.json")
+    folder, listed = lab.run_folder(kind), shipped.read(f"{kind}/checkpoints/checkpoints.json")
     hashes = [rung["sha256"] for rung in json.loads(listed)]
-    if not trainer.is_finished(folder, lab.recipe):
+    if not trainer.is_finished(folder, lab.train_config):
         for name in shipped.namelist():
             if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/checkpoints/0")):
                 _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))

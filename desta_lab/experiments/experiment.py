@@ -186,7 +186,7 @@ class Experiment:
         return split_clips(self.corpus)
 
     @cached_property
-    def store(self) -> FeatureStore:
+    def features(self) -> FeatureStore:
         """Tapped layers of every clip that is used."""
         used = [clip for split in ("validation", "test") for clip in self.clips(split)]
         every = [
@@ -205,7 +205,7 @@ class Experiment:
         return store
 
     @cached_property
-    def written(self) -> tuple[list[target.Target], list[target.SoftTarget], str]:
+    def targets(self) -> tuple[list[target.Target], list[target.SoftTarget], str]:
         """The backbone's own answers to every description it is trained with, and how sure it was of each token."""
         train = self.splits.clips["train"]
         descriptions = [self.describe(clip.attributes) for clip in train]
@@ -254,7 +254,9 @@ class Experiment:
             for clip in clips
         ]
 
-    def examples(self, kind: str) -> tuple[list[dict[str, Any]], list[target.SoftTarget] | None]:
+    def training_rows(
+        self, kind: str
+    ) -> tuple[list[dict[str, Any]], list[target.SoftTarget] | None]:
         """Training rows of a run: `self` (soft targets), `hard` (their tokens alone), `label`, `template` or `other`.
 
         A template names every attribute, as a self-generated target does, in words that are not the backbone's: beside
@@ -277,7 +279,7 @@ class Experiment:
         elif kind == "other":
             targets, soft = self._others(pairs), None
         else:
-            written, every, _ = self.written
+            written, every, _ = self.targets
             index = {(row.description, row.prompt): i for i, row in enumerate(written)}
             targets = [written[index[pair]] for pair in pairs]
             soft = [every[index[pair]] for pair in pairs] if kind == "self" else None
@@ -316,14 +318,14 @@ class Experiment:
     # ---- the two runs ----
 
     @property
-    def recipe(self) -> trainer.TrainConfig:
+    def train_config(self) -> trainer.TrainConfig:
         """The recipe both runs share."""
         p = self.preset
         return trainer.TrainConfig(
             p.steps, p.batch, p.lr, seed=self.seed, checkpoint_every=p.checkpoint_every
         )
 
-    def config(self, kind: str) -> dict[str, Any]:
+    def run_config(self, kind: str) -> dict[str, Any]:
         """All that determines a run."""
         ours = {
             "label": self.preset.label,
@@ -333,10 +335,10 @@ class Experiment:
             ours["other"] = hash_folder(presets.NANO)
         return {
             "kind": kind,
-            "train_config": asdict(self.recipe),
+            "train_config": asdict(self.train_config),
             "provenance": self.llm.provenance,
             "corpus": self.corpus.hash,
-            "targets": ours[kind] if kind in ours else self.written[2],
+            "targets": ours[kind] if kind in ours else self.targets[2],
             "prompt": self._prompt,
             **self._rounding,
             "device": self.llm.backbone.device.type,
@@ -344,19 +346,19 @@ class Experiment:
             **({"transcript": True} if self.preset.transcript else {}),
         }
 
-    def folder(self, kind: str) -> Path:
+    def run_folder(self, kind: str) -> Path:
         """The run's folder, named by the hash of its config."""
         return trainer.run_folder(
-            self.root / "runs", f"{self.preset.name}-{kind}", self.config(kind)
+            self.root / "runs", f"{self.preset.name}-{kind}", self.run_config(kind)
         )
 
     def train(self, kind: str) -> Path:
         """Train one run, or go on with it, or find it finished."""
-        folder = self.folder(kind)
-        if processes.broadcast(trainer.is_finished(folder, self.recipe)):
+        folder = self.run_folder(kind)
+        if processes.broadcast(trainer.is_finished(folder, self.train_config)):
             return folder
-        examples, soft = self.examples(kind)
-        store = self.store
+        examples, soft = self.training_rows(kind)
+        store = self.features
         shape, encoder = self.preset.connector, self.llm.encoder
         self.llm.backbone.reset_tuning()
         born = presets.build_connector(
@@ -368,7 +370,7 @@ class Experiment:
                 self.llm,
                 store,
                 examples,
-                self.recipe,
+                self.train_config,
                 folder,
                 soft=soft,
                 accumulate=self.preset.accumulate,
@@ -416,10 +418,10 @@ class Experiment:
 
     def evaluate(self, kind: str) -> pd.DataFrame:
         """The task ladder with its controls at every rung of a run's checkpoint ladder."""
-        folder = self.folder(kind)
+        folder = self.run_folder(kind)
         rungs = list(zip(checkpoints.list_checkpoints(folder), self.evals(kind), strict=True))
         if processes.world_size() > 1:
-            _ = self.store  # made together, before each rank has rungs of its own
+            _ = self.features  # made together, before each rank has rungs of its own
 
         def one(rung: tuple[dict[str, Any], Path]) -> pd.DataFrame:
             return cache.cached_table(rung[1], partial(self._evaluate, folder, rung[0])).assign(
@@ -432,7 +434,7 @@ class Experiment:
 
     def evals(self, kind: str) -> list[Path]:
         """Where the table of every rung of a run is kept; what both runs share is kept once."""
-        folder, paths = self.folder(kind), []
+        folder, paths = self.run_folder(kind), []
         for rung in checkpoints.list_checkpoints(folder):
             how = {"transcript": True} if self.preset.transcript else {}
             key = self.key(checkpoint=rung["sha256"], thorough=self._thorough(rung), **how)
@@ -445,7 +447,7 @@ class Experiment:
 
     def _thorough(self, rung: dict[str, Any]) -> bool:
         """The first and the last rung carry the verdict and get every clip; those between get half."""
-        return rung["step"] in (0, self.recipe.steps)
+        return rung["step"] in (0, self.train_config.steps)
 
     def _evaluate(self, folder: Path, rung: dict[str, Any]) -> pd.DataFrame:
         checkpoints.load_checkpoint(folder, self.llm, rung["step"])
@@ -454,7 +456,7 @@ class Experiment:
             self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
         )
         spoken_test, spoken_held = (
-            conditions.embed_clips(self.llm, self.store[[c.id for c in s]])
+            conditions.embed_clips(self.llm, self.features[[c.id for c in s]])
             for s in (test, held_out)
         )
         nothing = conditions.embed_silence(self.llm)
@@ -467,7 +469,7 @@ class Experiment:
             silence=nothing,
             transcripts=self.words([*test, *held_out]),
         )
-        last = rung["step"] == self.recipe.steps
+        last = rung["step"] == self.train_config.steps
         tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
         some = self.preset.free_form_clips * (2 if last else 1)
         free = conditions.answer_free_form(
@@ -480,7 +482,7 @@ class Experiment:
         )
         return table.merge(free, on=["condition", "clip", "task"], how="left")
 
-    def table(self) -> pd.DataFrame:
+    def score_table(self) -> pd.DataFrame:
         """Every measurement of both runs: one row per run × step × condition × task × clip, the text oracle among them."""
         for kind in ("self", "label"):
             self.train(kind)
@@ -496,7 +498,7 @@ class Experiment:
     def ask(self, clip: Clip, question: str) -> pd.DataFrame:
         """One question under every condition: the clip, silence, the description (text oracle), and no clip at all."""
         folder = self.train("self")
-        checkpoints.load_checkpoint(folder, self.llm, self.recipe.steps)
+        checkpoints.load_checkpoint(folder, self.llm, self.train_config.steps)
         spoken_clip = conditions.embed_clips(
             self.llm, self.llm.encoder.encode([audio.read_audio(self.corpus.path(clip))])
         )
@@ -520,7 +522,7 @@ class Experiment:
 
     def kinds(self) -> dict[str, list[target.Target]]:
         """A target of every kind for every description, to compare their perplexity and what they keep."""
-        rows, _, _ = self.written
+        rows, _, _ = self.targets
         first = {
             self.describe(clip.attributes): clip for clip in reversed(self.splits.clips["train"])
         }
@@ -541,7 +543,7 @@ class Experiment:
             kinds["other"] = self._others([(row.description, row.prompt) for row in rows])
         return kinds
 
-    def able(self) -> list[str]:
+    def able_attributes(self) -> list[str]:
         """The attributes whose question (rung 3) the backbone answers from the description."""
         able = verdict.able_tasks(self.oracle())
         return [task.attribute for task in self.tasks if task.rung == 3 and task.name in able]

@@ -31,14 +31,14 @@ class Quickstart(Experiment):
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns the result that the card shows. A finished job is read from disk."""
         begin = time.perf_counter()
-        if self.own and not self.able():  # said before minutes of training
+        if self.own and not self.able_attributes():  # said before minutes of training
             raise ValueError(
                 f"{self.preset.backbone} answers no question about {', '.join(self.values)} even when it reads "
                 f"“{self.describe(self.clips('test')[0].attributes)}”, so what it hears could not be judged; take "
                 "a larger preset, or other words in the table."
             )
-        table = self.table()
-        folders = {kind: self.folder(kind) for kind in ("self", "label")}
+        table = self.score_table()
+        folders = {kind: self.run_folder(kind) for kind in ("self", "label")}
         with self._stage("figures"):
             result = processes.broadcast(
                 _report(self, table, folders) if processes.is_main_rank() else {}
@@ -50,7 +50,7 @@ class Quickstart(Experiment):
 def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> dict[str, Any]:
     """Judge the claim by a job's measurements, draw its figures and write the card; returns what the card shows.
 
-    `table` is `job.table()`; `folders` are those of its runs, by kind.
+    `table` is `job.score_table()`; `folders` are those of its runs, by kind.
     """
     judged, info, able = _judged(job, table), _kinds(job), verdict.able_tasks(table)
     full = verdict.add_untrained(table)
@@ -116,7 +116,7 @@ def _judged(job: Experiment, table: pd.DataFrame) -> verdict.Verdict:
             "over speakers", "over clips"
         )
         judged = replace(judged, rule=rule)
-    asked = len(job.able())
+    asked = len(job.able_attributes())
     if not job.own or (enough(test) and asked > 1):
         return judged
     voices = len({clip.speaker for clip in test}) if job.splits.disjoint_speakers else "too few"
@@ -129,7 +129,7 @@ def _judged(job: Experiment, table: pd.DataFrame) -> verdict.Verdict:
 
 def _kinds(job: Experiment) -> dict[str, Any]:
     """Perplexity and attribute coverage of every target kind, kept beside the targets."""
-    path = job.root / "targets" / job.written[2] / f"kinds-{job.preset.label}.json"
+    path = job.root / "targets" / job.targets[2] / f"kinds-{job.preset.label}.json"
     if not path.exists():
         kinds = job.kinds()
         known = {
@@ -225,7 +225,7 @@ def _figures(
             "Share of targets that name each attribute, per kind of target.",
         ),
     ]
-    checkpoints.load_checkpoint(folders["self"], job.llm, job.recipe.steps)
+    checkpoints.load_checkpoint(folders["self"], job.llm, job.train_config.steps)
     connector: Any = job.llm.connector
     if hasattr(connector, "mixture"):
         mixture = connector.mixture().detach().cpu().numpy()
@@ -262,7 +262,7 @@ def _figures(
             "Spectrograms of six clips with their attributes and evidence spans.",
         )
     )
-    tokens, nats = target.token_evidence(job.llm.backbone, job.written[0][0])
+    tokens, nats = target.token_evidence(job.llm.backbone, job.targets[0][0])
     drawn.append(
         (
             "token_evidence",

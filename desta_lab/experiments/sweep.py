@@ -562,9 +562,9 @@ def _train(cell: Cell, root: Path) -> tuple[Experiment, Path, float, float]:
     with _alone(
         root, f"prepare-{cell.seed}"
     ):  # cells share corpus, targets and oracle: one makes them, all find them
-        _, folder = lab.oracle(), lab.folder(cell.target)
+        _, folder = lab.oracle(), lab.run_folder(cell.target)
     with _alone(root, f"hear-{cell.seed}-{Path(cell.preset.encoder).name}"):
-        _ = lab.store
+        _ = lab.features
     prepared = sum(lab.seconds.values()) - lab.seconds["models"]
     with _alone(root, folder.name):
         lab.train(cell.target)
@@ -591,7 +591,7 @@ def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
 def _hear(lab: Experiment) -> dict[str, torch.Tensor]:
     """What the connector, as it is now, says of the test clips, of those that calibrate, and of silence."""
     test, held_out = (
-        lab.store[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation")
+        lab.features[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation")
     )
     said = {
         "spoken": conditions.embed_clips(lab.llm, test),

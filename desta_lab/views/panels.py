@@ -203,7 +203,7 @@ class Ladder(Panel):
             rungs[rungs["run"] == "self"],
         )
         self._replies: dict[tuple[int, str, str], Reply] = {}
-        steps = [rung["step"] for rung in checkpoints.list_checkpoints(job.folder("self"))]
+        steps = [rung["step"] for rung in checkpoints.list_checkpoints(job.run_folder("self"))]
         self.step = w.SelectionSlider(
             options=steps, value=steps[-1], description="step", continuous_update=False, **WIDE
         )

@@ -39,7 +39,7 @@ class Reply:
 @contextmanager
 def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
     """The job's AudioLLM at one rung of its checkpoint ladder, by default the last, which is put back afterwards."""
-    folder = job.folder("self")
+    folder = job.run_folder("self")
     last = checkpoints.list_checkpoints(folder)[-1]["step"]
     try:
         checkpoints.load_checkpoint(folder, job.llm, last if step is None else step)

@@ -147,7 +147,7 @@ lesson.predict(
 # Height is the chance-corrected score: 0 is guessing, 1 is perfect. Each panel is a *rung* of the task ladder, from near the training to far from it. *Rung 0* is the trained prompt itself, rung 1 the same in other words, rung 2 questions that ask for a form (“Answer in JSON.”), *rung 3* the plain questions never trained (*held-out tasks*), rung 4 questions that need one thought more, *rung 5* what no target ever mentioned (the topic of the talk). Two controls are new: *shuffled audio* asks about another speaker's clip, and the *untrained connector* is the one before its first step. Look at the controls before you believe the blue line. The bands are 95 % intervals over speakers: they say how far other voices could move this run, and nothing about the next seed.
 
 # %%
-table = lab.table()
+table = lab.score_table()
 verdict = verdict.judge_claim(table, lab.preset.label)
 rungs = verdict.score_per_rung(
     verdict.split_label_run(verdict.add_untrained(table), lab.preset.label)

@@ -457,7 +457,7 @@ def judged(vectors):
         mine, theirs = [s[: len(clips)] for s in scores], [s[len(clips) :] for s in scores]
         return scoring.judge_scores(tasks, mine, theirs, [c.attributes for c in clips], lengths)
 
-    table = cached_table(lab.folder("self") / "variants" / f"{name}.csv", judge)
+    table = cached_table(lab.run_folder("self") / "variants" / f"{name}.csv", judge)
     return table.assign(
         clip=[clips[row].id for row in table["row"]],
         speaker=[clips[row].speaker for row in table["row"]],

@@ -64,7 +64,7 @@ pd.DataFrame(
 # All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
 
 # %%
-rows, soft, _ = lab.written
+rows, soft, _ = lab.targets
 kept = {row.description: row.response for row in rows}
 same = sum(kept[one.description] == one.response for one in live.values())
 print(
@@ -300,7 +300,7 @@ claim_figures.coverage(share, "What a target drops it cannot teach")
 # A training example holds the messages that the backbone will see. The clip stands in them as `<|AUDIO|>`, and the description must not be there: a model that can read the answer need not hear it.
 
 # %%
-examples, _ = lab.examples("self")
+examples, _ = lab.training_rows("self")
 pd.Series(examples[0]).drop(["messages", "provenance"]).to_frame("example").style
 
 # %%

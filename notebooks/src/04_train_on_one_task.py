@@ -35,13 +35,13 @@ tokenizer = lab.llm.backbone.tokenizer
 # How long and how fast: the dials of this notebook. The finished run had the steps and the batch of its preset; ours are shorter, so that three of them take a minute.
 
 # %%
-recipe = replace(lab.recipe, steps=80, batch=8)
+recipe = replace(lab.train_config, steps=80, batch=8)
 lab.train("self")  # finds the finished run; only another preset or seed has to train it now
 print(
     "finished run:",
-    lab.recipe.steps,
+    lab.train_config.steps,
     "steps ×",
-    lab.recipe.batch,
+    lab.train_config.batch,
     "  here:",
     recipe.steps,
     "steps ×",
@@ -55,7 +55,7 @@ print(
 
 # %%
 train = lab.clips("train")
-examples, soft = lab.examples("self")
+examples, soft = lab.training_rows("self")
 desta_lab.listen(lab.corpus, train[:1])
 
 # %%
@@ -156,11 +156,11 @@ lesson.check("soft_loss", soft_loss)
 # The package keeps only the likeliest 50 tokens of the teacher, and one bucket for all the rest. How much does that lose? Here the student is a backbone that reads *nothing*, and the teacher is the one that reads the description.
 
 # %%
-row = lab.written[0][0]
+row = lab.targets[0][0]
 teacher, _ = next(target.text_log_probs(lab.llm.backbone, [row]))
 student, _ = next(target.text_log_probs(lab.llm.backbone, [replace(row, description="")]))
 whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
-packed = target.kl_loss(student, lab.written[1][0].ids, lab.written[1][0].logp)
+packed = target.kl_loss(student, lab.targets[1][0].ids, lab.targets[1][0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
 print(
     f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
@@ -208,7 +208,7 @@ picture
 # The encoder is frozen, so what it says of every clip is computed once and kept on disk.
 
 # %% tags=["expensive"]
-store = lab.store
+store = lab.features
 print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
 
 # %% [markdown]
@@ -278,7 +278,7 @@ lesson.predict(
 
 # %%
 def short_run(name, examples, soft):
-    about = {**lab.config("self"), "train_config": asdict(recipe), "pairs": name}
+    about = {**lab.run_config("self"), "train_config": asdict(recipe), "pairs": name}
     folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
     if not trainer.is_finished(folder, recipe):
         with replies.standing(lab, step=0) as llm:
@@ -424,11 +424,13 @@ pd.concat(scored).groupby(["run", "condition", "rung"])["calibrated"].mean().uns
 
 # %%
 finished = (
-    lab.table()
-    .query("run == 'self' and rung in (0, 3) and step == @lab.recipe.steps")
+    lab.score_table()
+    .query("run == 'self' and rung in (0, 3) and step == @lab.train_config.steps")
     .assign(run="finished")
 )
-born = lab.table().query("run == 'self' and rung in (0, 3) and step == 0 and condition == 'audio'")
+born = lab.score_table().query(
+    "run == 'self' and rung in (0, 3) and step == 0 and condition == 'audio'"
+)
 every = pd.concat(
     [*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True
 )
@@ -454,7 +456,7 @@ curves = pd.concat(
         for name, folder in runs.items()
     ]
 )
-floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.written[0])))
+floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.targets[0])))
 ends = curves.groupby("run")["loss"].agg(
     first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
 )
@@ -470,12 +472,12 @@ pick = {
     "wrong targets": ("mispaired", "audio", recipe.steps),
     "hard targets": ("hard", "audio", recipe.steps),
     "soft targets": ("soft", "audio", recipe.steps),
-    f"finished run, {lab.recipe.steps} × {lab.recipe.batch}": (
+    f"finished run, {lab.train_config.steps} × {lab.train_config.batch}": (
         "finished",
         "audio",
-        lab.recipe.steps,
+        lab.train_config.steps,
     ),
-    "text oracle": ("finished", "oracle", lab.recipe.steps),
+    "text oracle": ("finished", "oracle", lab.train_config.steps),
 }
 cells = found.set_index(["run", "condition", "step"])
 dots = pd.concat(

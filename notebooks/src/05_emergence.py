@@ -30,7 +30,7 @@ lab = lesson.lab
 # The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
-table = lab.table()
+table = lab.score_table()
 steps = np.array(sorted(table["step"].unique()))
 steps
 

@@ -85,8 +85,10 @@ lesson.check("obeys_json", obeys_json)
 # The package has thirteen such rules under their IFEval ids. Two of them stand on rung 2 of the task ladder (notebook 00). Here is every answer that both finished runs gave there, judged by your rule, or by the package's while the exercise is open; the two must agree on every one.
 
 # %%
-table = lab.table()
-last = table[(table["step"] == lab.recipe.steps) & table["condition"].isin(["audio", "oracle"])]
+table = lab.score_table()
+last = table[
+    (table["step"] == lab.train_config.steps) & table["condition"].isin(["audio", "oracle"])
+]
 asked = last.dropna(subset=["obeyed"]).assign(answer=lambda rows: rows["answer"].fillna(""))
 json_asked = asked[asked["task"].str.startswith("json")]
 rule = constraints.json_format if obeys_json("{}") is None else obeys_json
@@ -101,7 +103,7 @@ json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task
 # Two constraints are few, so here are all thirteen, each with six questions, about voices never heard in training. First the untouched language model *reads*: once with the constraint stated, once without. A constraint that it obeys in less than half of its answers could not be lost by listening, and one that it obeys unasked is not followed; both are left out, by name.
 
 # %% tags=["expensive"]
-home = lab.folder("self") / "forgetting"
+home = lab.run_folder("self") / "forgetting"
 ask = lab.clips("test")[:32]
 items = forgetting.instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
 known = cached_table(
@@ -284,7 +286,7 @@ lesson.check("lora_forward", lora_forward)
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
     llm = presets.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
-    checkpoints.load_checkpoint(lab.train("self"), llm, lab.recipe.steps)
+    checkpoints.load_checkpoint(lab.train("self"), llm, lab.train_config.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:
         get_peft_model(
@@ -312,7 +314,7 @@ torch.testing.assert_close(by_hand, layer(x), rtol=1e-4, atol=1e-4)
 # The loop is that of notebook 04 in short: draw clips, one forward, cross-entropy on the words of the answer, one step. The optimiser is given the connector *and* the adapters, if there are any. Whatever stands before the clip is read anew each time, because with adapters it changes too.
 
 # %%
-examples = lab.examples("label")[0][:CLIPS]
+examples = lab.training_rows("label")[0][:CLIPS]
 recipe = trainer.TrainConfig(STEPS, BATCH, lab.preset.lr, warmup=5, seed=lab.seed)
 
 
@@ -406,7 +408,7 @@ def scaled(llm, scale):
 # %% tags=["expensive"]
 key = f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}"
 answers = {}
-for step, name in ((0, "untrained"), (lab.recipe.steps, "self-generated")):
+for step, name in ((0, "untrained"), (lab.train_config.steps, "self-generated")):
     with replies.standing(lab, step) as llm:
         answers[name] = cached_table(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
 for rate, llm in pupils.items():

@@ -125,7 +125,7 @@ def job_of(value, seed):
 # %%
 def measured(job):
     """Rung 3 of a job's first and last step under every condition; trained if it was not."""
-    folder, last = job.train("self"), job.recipe.steps
+    folder, last = job.train("self"), job.train_config.steps
 
     def make():
         tasks = [task for task in job.tasks if task.rung == 3]
@@ -135,7 +135,7 @@ def measured(job):
         for step in (0, last):
             checkpoints.load_checkpoint(folder, job.llm, step)
             said, calibration = (
-                conditions.embed_clips(job.llm, job.store[[c.id for c in some]])
+                conditions.embed_clips(job.llm, job.features[[c.id for c in some]])
                 for some in (test, others)
             )
             heard = conditions.score_conditions(
@@ -443,7 +443,7 @@ rows = []
 for channel in sorted(set(channel_of.values())):
     clips = [clip for clip in own.clips if channel_of[clip.id] == channel]
     states = lab.llm.encoder.encode([audio.read_audio(own.path(clip)) for clip in clips]).float()
-    for step in (0, lab.recipe.steps):
+    for step in (0, lab.train_config.steps):
         with replies.standing(lab, step) as llm:
             heard = by_halves(llm, clips, states)
         rows.append(
@@ -525,7 +525,7 @@ desta_lab.listen(corpus, job.clips("train")[:2])
 # What the backbone wrote for the first two descriptions. Look for words that your table never said: what a description leaves open, the nano LLM fills in with a guess. A target can teach only what its description tells.
 
 # %%
-for one in job.written[0][:2]:
+for one in job.targets[0][:2]:
     print(f"read:  {one.description}\nwrote: {one.response}\n")
 
 # %% [markdown]
@@ -543,7 +543,7 @@ lesson.predict(
 
 # %% tags=["expensive"]
 of_folder = measured(job)
-taught = verdict.add_untrained(of_folder).query("step == @job.recipe.steps")
+taught = verdict.add_untrained(of_folder).query("step == @job.train_config.steps")
 taught = taught.assign(score=(taught["calibrated"] - taught["chance"]) / (1 - taught["chance"]))
 
 # %%
@@ -567,7 +567,7 @@ heard_of = {
     split: (len(job.clips(split)), len({c.speaker for c in job.clips(split)}))
     for split in ("train", "test")
 }
-margins = verdict.control_margins(of_folder, "self", job.recipe.steps)
+margins = verdict.control_margins(of_folder, "self", job.train_config.steps)
 learned = [
     task.removeprefix("ask_") for task, margin in margins.items() if min(margin.values()) > 0
 ]
@@ -704,7 +704,7 @@ result = {
         f"{len(SEEDS)} seeds, {STEPS} steps, {CLIPS['train']} training clips; intervals in the table: speakers."
     ],
     "hashes": {
-        f"run {value} {seed}": job.folder("self").name for (value, seed), job in jobs.items()
+        f"run {value} {seed}": job.run_folder("self").name for (value, seed), job in jobs.items()
     },
     "figures": [(str(lesson.out / "10.png"), headline)],
 }

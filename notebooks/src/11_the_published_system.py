@@ -395,8 +395,8 @@ systems[["IFrate", "low", "high", "delta", "text"]].round(2)
 # The finished runs answered four questions of rung 2, under two constraints (JSON, capital letters), about a few clips of voices never heard in training. One clip first:
 
 # %%
-table = lab.table()
-last = table[table["step"] == lab.recipe.steps].dropna(subset=["obeyed"])
+table = lab.score_table()
+last = table[table["step"] == lab.train_config.steps].dropna(subset=["obeyed"])
 ask = [clip for clip in lab.clips("test") if clip.id in set(last["clip"])]
 asked = [task for task in lab.tasks if task.name in set(last["task"])]
 one = last[last["clip"] == ask[0].id]
@@ -424,7 +424,7 @@ def heard_nothing():
 
 
 # %% tags=["expensive"]
-missing = cached_table(lab.folder("self") / "constraint_controls.csv", heard_nothing)
+missing = cached_table(lab.run_folder("self") / "constraint_controls.csv", heard_nothing)
 missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask})
 
 # %% [markdown]

@@ -187,7 +187,7 @@ def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypat
     folder = asked_of(
         corpus, tmp_path / "asked", range(0, len(corpus.clips), len(corpus.clips) // 12)
     )
-    run = ["--run", str(lab.folder("self"))]
+    run = ["--run", str(lab.run_folder("self"))]
     assert (
         cli.main(["answer", str(folder), "--out", str(tmp_path / "out"), *run, "--tokens", "12"])
         == 0

@@ -46,7 +46,7 @@ def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
 
 
 def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> None:
-    table = lab.table()
+    table = lab.score_table()
     assert not any(stage.startswith("train") for stage in lab.seconds)
     assert set(table["run"]) == {"self", "label"} and set(table["condition"]) >= {
         "audio",
@@ -57,10 +57,10 @@ def test_a_restored_run_needs_neither_training_nor_scoring(lab: Quickstart) -> N
 
 
 def test_its_first_and_last_rung_can_be_climbed(lab: Quickstart) -> None:
-    for step in (0, lab.recipe.steps):
-        checkpoints.load_checkpoint(lab.folder("self"), lab.llm, step)
+    for step in (0, lab.train_config.steps):
+        checkpoints.load_checkpoint(lab.run_folder("self"), lab.llm, step)
     with pytest.raises(checkpoints.CheckpointError, match="train again"):
-        checkpoints.load_checkpoint(lab.folder("self"), lab.llm, 64)
+        checkpoints.load_checkpoint(lab.run_folder("self"), lab.llm, 64)
 
 
 def test_every_table_of_the_analysis_is_there(lab: Quickstart) -> None:
@@ -89,20 +89,20 @@ def test_restoring_again_changes_nothing(lab: Quickstart) -> None:
 def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
     other = Quickstart(replace(presets.nano(), steps=20), root=root)
     assert "lab.run() makes it" in finished.restore(other)
-    assert not (other.folder("self") / "checkpoints").exists()
+    assert not (other.run_folder("self") / "checkpoints").exists()
 
 
 def test_a_machine_of_another_precision_gets_the_same_run(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Quickstart(presets.nano(), root=root)
-    own = other.config
+    own = other.run_config
     monkeypatch.setattr(
         other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"}
     )
     assert "Nothing needs training" in finished.restore(other)
-    made = json.loads((other.folder("self") / "checkpoints" / "checkpoints.json").read_text())
-    assert made[-1]["step"] == other.recipe.steps
+    made = json.loads((other.run_folder("self") / "checkpoints" / "checkpoints.json").read_text())
+    assert made[-1]["step"] == other.train_config.steps
 
 
 def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(tmp_path: Path) -> None:

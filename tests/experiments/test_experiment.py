@@ -40,7 +40,8 @@ def test_attention_computed_in_another_way_is_another_run_and_other_targets(tmp_
         "eager",
     ]
     assert (
-        "attention" not in fused.config("label") and eager.config("label")["attention"] == "eager"
+        "attention" not in fused.run_config("label")
+        and eager.run_config("label")["attention"] == "eager"
     )
-    assert fused.folder("label") != eager.folder("label")
-    assert fused.written[2] != eager.written[2]
+    assert fused.run_folder("label") != eager.run_folder("label")
+    assert fused.targets[2] != eager.targets[2]

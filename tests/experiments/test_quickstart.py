@@ -62,43 +62,46 @@ def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, re
 
 
 def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Quickstart) -> None:
-    written, soft = lab.examples("self")
-    hard, none = lab.examples("hard")
+    written, soft = lab.training_rows("self")
+    hard, none = lab.training_rows("hard")
     assert (
         soft is not None
         and none is None
         and [e["response"] for e in hard] == [e["response"] for e in written]
     )
-    template, _ = lab.examples("template")
+    template, _ = lab.training_rows("template")
     assert {e["provenance"]["kind"] for e in template} == {"template"}
     assert all(
         "accent is" in e["response"] and e["messages"] == w["messages"]
         for e, w in zip(template, written, strict=True)
     )
-    assert len({lab.folder(kind).name for kind in ("self", "hard", "label", "template")}) == 4
+    assert len({lab.run_folder(kind).name for kind in ("self", "hard", "label", "template")}) == 4
 
 
 def test_several_prompts_train_the_same_clips_and_fewer_clips_keep_their_prompts(
     lab: Quickstart,
 ) -> None:
     many = Quickstart(replace(lab.preset, prompts=3), root=lab.root, out=lab.out)
-    examples, soft = many.examples("self")
+    examples, soft = many.training_rows("self")
     asked = {e["id"]: e["prompt"] for e in examples}
     assert soft is not None and set(asked.values()) == set(PROMPTS[:3])
     few = Quickstart(replace(lab.preset, prompts=3, train=48), root=lab.root, out=lab.out)
-    some = {e["id"]: e["prompt"] for e in few.examples("template")[0]}
+    some = {e["id"]: e["prompt"] for e in few.training_rows("template")[0]}
     assert len(some) == 48 and some.items() <= asked.items()
-    assert few.corpus.hash == lab.corpus.hash and few.store.folder == lab.store.folder
-    assert len({job.folder("self").name for job in (lab, many, few)}) == 3
+    assert few.corpus.hash == lab.corpus.hash and few.features.folder == lab.features.folder
+    assert len({job.run_folder("self").name for job in (lab, many, few)}) == 3
 
 
 def test_the_transcript_is_a_switch_and_another_run(lab: Quickstart) -> None:
     job = Quickstart(replace(lab.preset, transcript=True), root=lab.root, out=lab.out)
-    with_words, without = job.examples("self")[0], lab.examples("self")[0]
+    with_words, without = job.training_rows("self")[0], lab.training_rows("self")[0]
     said = {clip.id: clip.transcript for clip in lab.clips("train")}
     assert all(e["transcripts"] == [said[e["id"]]] for e in with_words)
     assert not any("transcripts" in e for e in without)
-    assert job.folder("self") != lab.folder("self") and job.store.folder == lab.store.folder
+    assert (
+        job.run_folder("self") != lab.run_folder("self")
+        and job.features.folder == lab.features.folder
+    )
 
 
 def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataFrame) -> None:
@@ -165,7 +168,7 @@ def test_ask_answers_from_a_finished_run(
     lab: Quickstart, result: dict, capsys: pytest.CaptureFixture
 ) -> None:
     clip = lab.clips("test")[0]
-    folder = lab.folder("self")
+    folder = lab.run_folder("self")
     assert reopen(folder)[1] == folder
     command = [
         "ask",
@@ -224,7 +227,7 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
     )
     assert {row["attribute"] for row in result["tasks"]} == {"manner", "scene"}
     assert not {c.id for c in job.clips("train")} & {c.id for c in job.clips("test")}
-    targets = {row.description: row.writer for row in job.written[0]}
+    targets = {row.description: row.writer for row in job.targets[0]}
     assert set(targets) == {job.describe(c.attributes) for c in job.clips("train")}
     assert "The speaker talks. In the background there is rain." in {
         job.describe(c.attributes) for c in job.corpus.clips

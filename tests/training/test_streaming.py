@@ -372,8 +372,8 @@ def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, mon
     lab.corpus = dataclasses.replace(
         clips, splits={split: tuple(names) for split, names in voices.items()}
     )
-    assert lab.store.folder.parent == tmp_path / "other disk"
-    assert list(lab.store.folder.glob("*.npy"))
+    assert lab.features.folder.parent == tmp_path / "other disk"
+    assert list(lab.features.folder.glob("*.npy"))
     assert not (tmp_path / "data" / "features").exists()
     monkeypatch.delenv("DESTA_LAB_FEATURES")
     assert features.features_folder(tmp_path / "data") == tmp_path / "data" / "features"

@@ -38,7 +38,7 @@ def stand_in(folder: Path) -> SimpleNamespace:
         llm=llm,
         tasks=task_ladder(),
         clips=lambda split: some,
-        folder=lambda kind: folder / kind,
+        run_folder=lambda kind: folder / kind,
     )
 
 
