@@ -616,13 +616,13 @@ def nano(args: argparse.Namespace) -> int:
     """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
     import time
 
-    from desta_lab.evaluation import scoring, tasks
+    from desta_lab.evaluation import evaluate, tasks
     from desta_lab.model import nano as glass
     from desta_lab.model.backbone import Backbone
 
     wall, cpu = time.perf_counter(), time.process_time()
     model, tokenizer = glass.train_nano(tasks.nano_rows(), progress=bars()("nano"))
-    oracle = scoring.oracle_accuracy(Backbone(model, tokenizer))
+    oracle = evaluate.oracle_accuracy(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",
         "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.held_back())},

@@ -116,7 +116,7 @@ def capture_sites(
     llm.connector.eval()
     trunk, tree = scoring.build_layout(llm, tasks)
     slots = [i for i, token in enumerate(trunk.ids) if token == chat.SLOT]
-    begin = [len(trunk.ids) + task[0][0][0] for task in tree.paths]
+    begin = [len(trunk.ids) + node for node in tree.answer_nodes]
     inner = _inside(llm.connector)
     parts: list[Sites] = []
     for states in batches:
@@ -152,7 +152,7 @@ def capture_oracle_sites(
     ]
     tree = scoring.build_branches(backbone.tokenizer, tasks, scoring.common_trunk(every), every)
     begin = [
-        task[0][0][0] - len(tree.trie.tokens) for task in tree.paths
+        node - len(tree.trie.tokens) for node in tree.answer_nodes
     ]  # counted from the end: trunks differ
     parts: list[Sites] = []
     for first in range(0, len(descriptions), batch):

@@ -1,20 +1,23 @@
-"""Closed-set ranking through a shared prefix: one forward of the backbone answers every task of a clip."""
+"""Closed-set ranking through a shared prefix: one forward of the backbone scores every task of a clip."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from desta_lab.evaluation.tasks import Task, task_ladder
+from desta_lab.clips import Clip
+from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
-from desta_lab.world.attributes import ATTRIBUTES
-from desta_lab.world.describe import describe
+
+Scores = Sequence[Float[Tensor, "_ _"]]  # for every task: clip × option, log-probabilities
+
+# ---- the tasks as one trie behind the clip ----
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Trie:
     _known: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
-        """Node of every token of a sequence, made where it is new."""
+        """Add a sequence; returns the node of each of its tokens."""
         path, node = [], -1
         for token in sequence:
             if (node, token) not in self._known:
@@ -53,29 +56,48 @@ class Trie:
 
 
 @dataclass(frozen=True)
+class OptionPath:
+    """Where an option's tokens are predicted: token `ids[i]` from node `nodes[i]` of the trie."""
+
+    nodes: list[int]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Branches:
-    """The tasks as one trie behind the clip, and where each option's tokens are predicted."""
+    """The tasks as one trie behind the clip, and the paths of their options."""
 
     tasks: Sequence[Task]
     trie: Trie
-    paths: list[
-        list[tuple[list[int], list[int]]]
-    ]  # task → option → (predicting nodes, predicted ids)
+    paths: list[list[OptionPath]]  # task → option → path
+
+    @property
+    def answer_nodes(self) -> list[int]:
+        """The node of the trie from which each task's answer begins."""
+        return [options[0].nodes[0] for options in self.paths]
 
 
-def tokenize_options(tokenizer: object, task: Task) -> tuple[list[int], list[list[int]]]:
-    """Token ids of a task's stem and of each option behind it, as the whole is tokenised where that keeps the stem."""
-    stem, options = chat.encode_text(tokenizer, task.stem), []
+def tokenize_options(tokenizer: Any, task: Task) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a task's stem, and of each option behind it.
+
+    An option is tokenised together with the stem where that leaves the stem's tokens as they are.
+    """
+    stem = chat.encode_text(tokenizer, task.stem)
+    options = []
     for text in task.options.values():
         whole = chat.encode_text(tokenizer, task.stem + text)
-        options.append(
-            whole[len(stem) :] if whole[: len(stem)] == stem else chat.encode_text(tokenizer, text)
-        )
+        together = whole[: len(stem)] == stem
+        options.append(whole[len(stem) :] if together else chat.encode_text(tokenizer, text))
     return stem, options
 
 
+def option_lengths(tokenizer: Any, task: Task) -> Int[Tensor, "_"]:
+    """Tokens of each option, by which raw ranking divides its log-probability."""
+    return torch.tensor([len(option) for option in tokenize_options(tokenizer, task)[1]])
+
+
 def build_branches(
-    tokenizer: object,
+    tokenizer: Any,
     tasks: Sequence[Task],
     trunk: chat.TokenStream,
     streams: Sequence[chat.TokenStream],
@@ -83,66 +105,69 @@ def build_branches(
     """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
     trie, paths = Trie(), []
     for task, stream in zip(tasks, streams, strict=True):
-        tail = list(stream.ids[len(trunk.ids) :])
+        question = stream.ids[len(trunk.ids) :]
         stem, texts = tokenize_options(tokenizer, task)
         options = []
         for option in texts:
-            nodes = trie.add([*tail, *stem, *option[:-1]])
-            options.append((nodes[len(nodes) - len(option) :], option))
+            nodes = trie.add([*question, *stem, *option[:-1]])
+            options.append(OptionPath(nodes[len(nodes) - len(option) :], option))
         paths.append(options)
     return Branches(tasks, trie, paths)
 
 
 def common_trunk(streams: Sequence[chat.TokenStream]) -> chat.TokenStream:
     """The longest common beginning of several streams: everything up to the question."""
-    shortest = min(len(s.ids) for s in streams)
-    same = next((i for i in range(shortest) if len({s.ids[i] for s in streams}) > 1), shortest)
-    return chat.TokenStream(streams[0].ids[:same], same)
+    shortest = min(len(stream.ids) for stream in streams)
+    differs = (i for i in range(shortest) if len({stream.ids[i] for stream in streams}) > 1)
+    length = next(differs, shortest)
+    return chat.TokenStream(streams[0].ids[:length], length)
 
 
 def build_layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.TokenStream, Branches]:
     """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
-    streams = [
-        chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(task.question), llm.queries)
-        for task in tasks
-    ]
+    streams = _audio_streams(llm, tasks)
     trunk = common_trunk(streams)
     return trunk, build_branches(llm.backbone.tokenizer, tasks, trunk, streams)
+
+
+def _audio_streams(
+    llm: AudioLLM, tasks: Sequence[Task], transcripts: Sequence[str] | None = None
+) -> list[chat.TokenStream]:
+    return [
+        chat.build_stream(
+            llm.backbone.tokenizer,
+            chat.audio_messages(task.question),
+            llm.queries,
+            transcripts=transcripts,
+        )
+        for task in tasks
+    ]
+
+
+# ---- log-probabilities of every option ----
 
 
 def score_options(
     llm: AudioLLM,
     tasks: Sequence[Task],
-    spoken: Float[Tensor, "clip query d_llm"],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
     batch: int = 8,
     transcripts: Sequence[str] | None = None,
 ) -> list[Float[Tensor, "clip _"]]:
-    """Log-probability of every option of every task under the audio condition, for clips already heard by the connector.
+    """Log-probability of every option of every task, given the audio embeddings of some clips.
 
-    `transcripts`, one a clip, stand behind the audio embeddings where they did in training. It can be differentiated
-    with respect to `spoken`; who does not want that calls it under `torch.no_grad`.
+    `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated with
+    respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
     """
-    trunk, tree = build_layout(llm, tasks)
-    trunks = [trunk] * len(spoken)
+    trunk, branches = build_layout(llm, tasks)
+    trunks = [trunk] * len(audio_embeddings)
     if transcripts is not None:
-        tokenizer = llm.backbone.tokenizer
-        trunks = [
-            common_trunk(
-                [
-                    chat.build_stream(
-                        tokenizer, chat.audio_messages(t.question), llm.queries, transcripts=[words]
-                    )
-                    for t in tasks
-                ]
-            )
-            for words in transcripts
-        ]
+        trunks = [common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
     parts = []
-    for first in range(0, len(spoken), batch):
+    for first in range(0, len(audio_embeddings), batch):
         ids, real = llm.backbone.pad_left(trunks[first : first + batch])
-        parts.append(
-            _scores(llm.backbone, tree, llm.splice(ids, spoken[first : first + batch]), real.cpu())
-        )
+        prefix = llm.splice(ids, audio_embeddings[first : first + batch])
+        parts.append(_score_branches(llm.backbone, branches, prefix, real.cpu()))
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
@@ -150,169 +175,147 @@ def score_options(
 def score_options_of_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
 ) -> list[Float[Tensor, "clip _"]]:
-    """The same scores under the text condition: the backbone reads each description (the text oracle)."""
+    """Log-probability of every option of every task where the backbone reads a description instead."""
     tokenizer = backbone.tokenizer
-    every = [
+    streams = [
         [
-            chat.build_stream(tokenizer, chat.description_messages(d, task.question), 0)
+            chat.build_stream(tokenizer, chat.description_messages(text, task.question), 0)
             for task in tasks
         ]
-        for d in descriptions
+        for text in descriptions
     ]
-    trunks = [common_trunk(streams) for streams in every]
-    tree = build_branches(tokenizer, tasks, trunks[0], every[0])
+    trunks = [common_trunk(some) for some in streams]
+    branches = build_branches(tokenizer, tasks, trunks[0], streams[0])
     parts = []
     for first in range(0, len(trunks), batch):
         ids, real = backbone.pad_left(trunks[first : first + batch])
-        parts.append(_scores(backbone, tree, backbone.embed(ids), real.cpu()))
+        parts.append(_score_branches(backbone, branches, backbone.embed(ids), real.cpu()))
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
-def _scores(
+def _score_branches(
     backbone: Backbone,
-    tree: Branches,
-    trunk: Float[Tensor, "batch token d_llm"],
+    branches: Branches,
+    prefix: Float[Tensor, "batch token d_llm"],
     real: Int[Tensor, "batch token"],
 ) -> list[Float[Tensor, "batch _"]]:
-    """One forward over trunk and trie, every node masked to its own history; padding stands left of the trunk."""
-    trie, device = tree.trie, backbone.device
-    rows, long = trunk.shape[:2]
-    nodes = backbone.embed(torch.tensor(trie.tokens)).expand(rows, -1, -1).to(trunk.dtype)
-    total = long + len(trie.tokens)
-    sees = torch.zeros(total, total, dtype=torch.bool)
-    sees[:long, :long] = torch.ones(long, long, dtype=torch.bool).tril()
-    sees[long:, :long] = True
-    sees[long:, long:] = trie.mask()
-    padded = torch.cat([real.bool(), torch.ones(rows, len(trie.tokens), dtype=torch.bool)], dim=1)
-    allowed = sees & padded[:, None] | torch.eye(total, dtype=torch.bool)
-    lengths = real.sum(1).long()
-    positions = torch.cat(
-        [
-            (real.cumsum(1) - 1).clamp_min(0).long(),
-            lengths[:, None] + torch.tensor(trie.depth)[None],
-        ],
-        dim=1,
-    )
+    """One forward over trunk and trie; `real` is 0 where padding stands, left of the trunk."""
+    rows, length = prefix.shape[:2]
+    nodes = backbone.embed(torch.tensor(branches.trie.tokens)).expand(rows, -1, -1)
+    mask, positions = _trie_attention(branches.trie, real)
     lowest = torch.finfo(backbone.dtype).min
-    mask = torch.zeros(rows, 1, total, total, dtype=backbone.dtype).masked_fill(
-        ~allowed[:, None], lowest
-    )
+    blocked = torch.zeros(mask.shape, dtype=backbone.dtype).masked_fill(~mask, lowest)
     hidden = backbone.hidden_states(
-        torch.cat([trunk, nodes], dim=1),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
+        torch.cat([prefix, nodes.to(prefix.dtype)], dim=1),
+        attention_mask=blocked[:, None].to(backbone.device),
+        position_ids=positions.to(backbone.device),
     )
-    wanted = sorted({node for task in tree.paths for before, _ in task for node in before})
-    at = torch.tensor([long + node for node in wanted], device=device)
+    wanted = sorted({n for task in branches.paths for option in task for n in option.nodes})
+    at = torch.tensor([length + node for node in wanted], device=backbone.device)
     logp = backbone.logits(hidden[:, at]).log_softmax(-1).cpu()
-    row = {node: i for i, node in enumerate(wanted)}
-    return [
-        torch.stack(
-            [
-                torch.stack([logp[:, row[n], t] for n, t in zip(*option, strict=True)]).sum(0)
-                for option in task
-            ],
-            dim=1,
-        )
-        for task in tree.paths
-    ]
+    column = {node: i for i, node in enumerate(wanted)}
+
+    def option_score(option: OptionPath) -> Float[Tensor, "batch"]:
+        pairs = zip(option.nodes, option.ids, strict=True)
+        return torch.stack([logp[:, column[node], token] for node, token in pairs]).sum(0)
+
+    return [torch.stack([option_score(o) for o in task], dim=1) for task in branches.paths]
+
+
+def _trie_attention(
+    trie: Trie, real: Int[Tensor, "batch token"]
+) -> tuple[Bool[Tensor, "batch total total"], Int[Tensor, "batch total"]]:
+    """Who sees whom over trunk and trie, every node its own history alone; and every token's position."""
+    rows, length = real.shape
+    count = len(trie.tokens)
+    sees = torch.zeros(length + count, length + count, dtype=torch.bool)
+    sees[:length, :length] = torch.ones(length, length, dtype=torch.bool).tril()
+    sees[length:, :length] = True
+    sees[length:, length:] = trie.mask()
+    there = torch.cat([real.bool(), torch.ones(rows, count, dtype=torch.bool)], dim=1)
+    mask = sees & there[:, None] | torch.eye(length + count, dtype=torch.bool)
+    behind = real.sum(1).long()[:, None] + torch.tensor(trie.depth)[None]
+    positions = torch.cat([(real.cumsum(1) - 1).clamp_min(0).long(), behind], dim=1)
+    return mask, positions
 
 
 @torch.no_grad()
 def score_options_one_by_one(
     llm: AudioLLM,
     tasks: Sequence[Task],
-    spoken: Float[Tensor, "clip query d_llm"],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
     transcripts: Sequence[str] | None = None,
 ) -> list[Float[Tensor, "clip _"]]:
-    """The same scores the slow way, one forward for every clip, task and option: the reference of `rank`."""
-    scores, tokenizer = [], llm.backbone.tokenizer
+    """What `score_options` gives, the slow way: one forward for every clip, task and option."""
+    words = transcripts or [""] * len(audio_embeddings)
+    scores = []
     for task in tasks:
-        stem, options = tokenize_options(tokenizer, task)
-        columns = []
-        for option in options:
-            rows = []
-            for one, words in zip(spoken, transcripts or [""] * len(spoken), strict=True):
-                start = chat.build_stream(
-                    tokenizer, chat.audio_messages(task.question), llm.queries, transcripts=[words]
-                )
-                ids = torch.tensor([[*start.ids, *stem, *option]])
-                hidden = llm.backbone.hidden_states(llm.splice(ids, one[None]))[
-                    0, -len(option) - 1 : -1
-                ]
-                logp = llm.backbone.logits(hidden).log_softmax(-1).cpu()
-                rows.append(logp.gather(1, torch.tensor(option)[:, None]).sum())
-            columns.append(torch.stack(rows))
-        scores.append(torch.stack(columns, dim=1))
+        stem, options = tokenize_options(llm.backbone.tokenizer, task)
+        rows = []
+        for clip, text in zip(audio_embeddings, words, strict=True):
+            (stream,) = _audio_streams(llm, [task], [text])
+            asked = [*stream.ids, *stem]
+            rows.append(torch.stack([_score_option(llm, asked, o, clip) for o in options]))
+        scores.append(torch.stack(rows))
     return scores
 
 
-def option_lengths(tokenizer: object, task: Task) -> Int[Tensor, "_"]:
-    """Tokens of each option, by which raw ranking divides its log-probability."""
-    return torch.tensor([len(option) for option in tokenize_options(tokenizer, task)[1]])
+def _score_option(
+    llm: AudioLLM, asked: list[int], option: list[int], clip: Float[Tensor, "query d_llm"]
+) -> Float[Tensor, ""]:
+    ids = torch.tensor([[*asked, *option]])
+    hidden = llm.backbone.hidden_states(llm.splice(ids, clip[None]))[0, -len(option) - 1 : -1]
+    logp = llm.backbone.logits(hidden).log_softmax(-1).cpu()
+    return logp.gather(1, torch.tensor(option)[:, None]).sum()
+
+
+# ---- from log-probabilities to choices ----
 
 
 def judge_scores(
+    tokenizer: Any,
     tasks: Sequence[Task],
-    scores: Sequence[Float[Tensor, "clip _"]],
-    held_out: Sequence[Float[Tensor, "other _"]],
-    truth: Sequence[dict[str, str]],
-    lengths: Sequence[Int[Tensor, "_"]],
+    clips: Sequence[Clip],
+    scores: Scores,
+    calibration: Scores,
 ) -> pd.DataFrame:
-    """Raw and calibrated choices, one row per clip × task, but where the task's attribute is not known of the clip.
+    """Raw and calibrated choices, one row per task × clip, but none for an attribute that a clip lacks.
 
-    Raw: the highest log-probability per token. Calibrated: each option's mean log-probability over `held_out` clips
-    (other speakers, never the ones scored here; no labels are used) is subtracted first, so that what remains is what
-    this clip says and not what the backbone likes to say. `margin` is the calibrated log-probability of the right
-    option above that of the best other one, in nats: the choice is right where it is above zero.
+    Raw: the option of the highest log-probability per token. Calibrated: each option's mean score over the
+    `calibration` clips (other speakers; no labels are used) is subtracted first, so that what this clip says
+    remains, and not what the backbone likes to say.
+
+    Columns: task, rung, attribute, chance; raw and calibrated (1 right, 0 wrong); logprob of the right option;
+    its share of the probability of all options; margin, its calibrated score above that of the best other
+    option (nats; the calibrated choice is right where it is above zero); chosen, the calibrated choice; clip
+    and speaker.
     """
     rows = []
-    for task, score, other, length in zip(tasks, scores, held_out, lengths, strict=True):
-        values = list(task.options)
-        raw = (score / length).argmax(1).tolist()
-        lead = score - other.mean(0)
-        calibrated = lead.argmax(1).tolist()
+    for task, score, others in zip(tasks, scores, calibration, strict=True):
+        raw = (score / option_lengths(tokenizer, task)).argmax(1).tolist()
+        calibrated = score - others.mean(0)
+        chosen = calibrated.argmax(1).tolist()
         logp = score.log_softmax(-1)
-        for i, attributes in enumerate(truth):
-            if task.attribute not in attributes:  # not told of this clip
+        values = list(task.options)
+        for i, clip in enumerate(clips):
+            if task.attribute not in clip.attributes:
                 continue
-            right = values.index(attributes[task.attribute])
-            best_other = torch.cat([lead[i, :right], lead[i, right + 1 :]]).max()
+            right = values.index(clip.attributes[task.attribute])
+            best_other = torch.cat([calibrated[i, :right], calibrated[i, right + 1 :]]).max()
             rows.append(
                 {
                     "task": task.name,
                     "rung": task.rung,
                     "attribute": task.attribute,
                     "chance": task.chance,
-                    "row": i,
                     "raw": float(raw[i] == right),
-                    "calibrated": float(calibrated[i] == right),
+                    "calibrated": float(chosen[i] == right),
                     "logprob": float(score[i, right]),
                     "share": float(logp[i, right].exp()),
-                    "margin": float(lead[i, right] - best_other),
-                    "chosen": values[calibrated[i]],
+                    "margin": float(calibrated[i, right] - best_other),
+                    "chosen": values[chosen[i]],
+                    "clip": clip.id,
+                    "speaker": clip.speaker,
                 }
             )
     return pd.DataFrame(rows)
-
-
-def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
-    """[raw, calibrated] accuracy of a backbone on every task, reading every described combination of attributes."""
-    found: dict[str, list[float]] = {}
-    crossed = [
-        dict(zip(ATTRIBUTES, values, strict=True))
-        for values in itertools.product(*ATTRIBUTES.values())
-    ]
-    for topic in (False, True):
-        tasks = [task for task in task_ladder() if (task.attribute == "topic") == topic]
-        texts = list(dict.fromkeys(describe(a, topic=topic) for a in crossed))
-        truth = {describe(a, topic=topic): a for a in crossed}
-        scores = score_options_of_text(backbone, tasks, texts)
-        lengths = [option_lengths(backbone.tokenizer, task) for task in tasks]
-        table = judge_scores(tasks, scores, scores, [truth[text] for text in texts], lengths)
-        means = table.groupby("task")[["raw", "calibrated"]].mean().round(4)
-        found |= {
-            str(task): [float(row["raw"]), float(row["calibrated"])]
-            for task, row in means.iterrows()
-        }
-    return found

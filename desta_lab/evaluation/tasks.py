@@ -14,7 +14,7 @@ from desta_lab.world.attributes import (
     Attribute,
     plain_attribute,
 )
-from desta_lab.world.describe import attribute_clause, describe
+from desta_lab.world.describe import attribute_clause, describe, mentioned_values
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
@@ -62,6 +62,15 @@ class Task:
     def chance(self) -> float:
         """The accuracy of a guess: one over the number of options."""
         return 1 / len(self.options)
+
+
+def named_values(task: Task, answer: str) -> set[str]:
+    """The values of a task's attribute that an answer names, in the option's words or the attribute's."""
+    text = f" {answer.lower()} "
+    options = {
+        value for value, words in task.options.items() if f" {words.strip().lower()}" in text
+    }
+    return options | mentioned_values(answer, task.attribute, task.options)
 
 
 def _options(attribute: str, texts: str) -> dict[str, str]:

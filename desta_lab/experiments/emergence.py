@@ -17,6 +17,7 @@ from desta_lab.analysis import probes
 from desta_lab.analysis.sites import pool_over_time
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import emergence_claims
 from desta_lab.experiments.experiment import Experiment, Progress, no_progress
@@ -161,16 +162,9 @@ class Climb:
 
     def _answers(self, folder: Path, rung: dict[str, Any], store: FeatureStore) -> pd.DataFrame:
         whole = self._spoken(folder, rung, store)
-        spoken, held_out = (
-            whole[[self.row[c.id] for c in some]] for some in (self.scored, self.held_out)
-        )
-        table = conditions.score_conditions(
-            self.lab.llm,
-            self.tasks,
-            self.scored,
-            spoken,
-            held_out,
-            conditions.embed_silence(self.lab.llm),
+        rows = [self.row[clip.id] for clip in [*self.scored, *self.held_out]]
+        table = evaluate(
+            self.lab.llm, self.tasks, self.scored, self.held_out, audio_embeddings=whole[rows]
         )
         columns = [
             "condition",

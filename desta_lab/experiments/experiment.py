@@ -17,6 +17,7 @@ import pandas as pd
 from desta_lab import audio, cache, processes
 from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_clips
 from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.tasks import PROMPTS, task_ladder
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import AudioLLM
@@ -406,15 +407,18 @@ class Experiment:
     def _oracle(self) -> pd.DataFrame:
         test, held_out = self.clips("test"), self.clips("validation")
         tell = self.progress("text oracle")
-        tell(0, 2)
-        ranked = conditions.score_oracle(self.llm, self.tasks, test, held_out, self.describe)
-        tell(1, 2)
-        spoken_clips = test[: 2 * self.preset.free_form_clips]
-        free = conditions.answer_free_form(
-            self.llm, self.tasks, spoken_clips, None, describe=self.describe
+        tell(0, 1)
+        table = evaluate(
+            self.llm,
+            self.tasks,
+            test,
+            held_out,
+            conditions=["oracle"],
+            free_form=FreeForm(2 * self.preset.free_form_clips),
+            describe=self.describe,
         )
-        tell(2, 2)
-        return ranked.merge(free, on=["condition", "clip", "task"], how="left")
+        tell(1, 1)
+        return table
 
     def evaluate(self, kind: str) -> pd.DataFrame:
         """The task ladder with its controls at every rung of a run's checkpoint ladder."""
@@ -455,32 +459,20 @@ class Experiment:
         test, held_out = (
             self.clips(s)[: len(self.clips(s)) // part] for s in ("test", "validation")
         )
-        spoken_test, spoken_held = (
-            conditions.embed_clips(self.llm, self.features[[c.id for c in s]])
-            for s in (test, held_out)
-        )
-        nothing = conditions.embed_silence(self.llm)
-        table = conditions.score_conditions(
+        last = rung["step"] == self.train_config.steps
+        return evaluate(
             self.llm,
             self.tasks,
             test,
-            spoken_test,
-            held_out=spoken_held,
-            silence=nothing,
-            transcripts=self.words([*test, *held_out]),
+            held_out,
+            self.features,
+            transcripts=self.preset.transcript,
+            free_form=FreeForm(
+                self.preset.free_form_clips * (2 if last else 1),
+                tasks=None if last else [task for task in self.tasks if task.rung == 3],
+                max_new_tokens=24 if last else 8,
+            ),
         )
-        last = rung["step"] == self.train_config.steps
-        tasks = self.tasks if last else [t for t in self.tasks if t.rung == 3]
-        some = self.preset.free_form_clips * (2 if last else 1)
-        free = conditions.answer_free_form(
-            self.llm,
-            tasks,
-            test[:some],
-            spoken_test[:some],
-            max_new_tokens=24 if last else 8,
-            transcripts=self.words(test[:some]),
-        )
-        return table.merge(free, on=["condition", "clip", "task"], how="left")
 
     def score_table(self) -> pd.DataFrame:
         """Every measurement of both runs: one row per run × step × condition × task × clip, the text oracle among them."""

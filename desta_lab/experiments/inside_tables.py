@@ -13,6 +13,7 @@ from desta_lab.analysis import lens as lens_
 from desta_lab.analysis import probes as probes_
 from desta_lab.analysis import sites as sites_
 from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments.inside_subject import (
     BATCH,
     CHECKED,
@@ -59,22 +60,14 @@ def probes(subject: Subject) -> pd.DataFrame:
 @tabled()
 def spoken(subject: Subject) -> pd.DataFrame:
     """What the model can say, of the same clips: ranking calibrated on the validation speakers."""
-    truth = [subject.clips[i].attributes for i in subject.scored]
-    lengths = [
-        scoring.option_lengths(subject.llm.backbone.tokenizer, task) for task in subject.tasks
-    ]
+    clips, tokenizer = [subject.clips[i] for i in subject.scored], subject.llm.backbone.tokenizer
     tables = []
     for step in subject.checkpoints:
         sites = subject.sites(step)
         scores = [sites[f"scores {task.name}"].float() for task in subject.tasks]
-        judged = scoring.judge_scores(
-            subject.tasks,
-            [s[subject.scored] for s in scores],
-            [s[subject.held_out] for s in scores],
-            truth,
-            lengths,
-        )
-        judged["speaker"] = [subject.speakers[subject.scored[i]] for i in judged["row"]]
+        own = [score[subject.scored] for score in scores]
+        others = [score[subject.held_out] for score in scores]
+        judged = scoring.judge_scores(tokenizer, subject.tasks, clips, own, others)
         judged = judged.rename(columns={"calibrated": "correct"})
         tables.append(probes_.summarise_accuracy(judged, ["attribute"]).assign(step=step))
     return pd.concat(tables, ignore_index=True)
@@ -473,7 +466,8 @@ def erasure(subject: Subject) -> pd.DataFrame:
     asked = set(
         names[len(names) // 2 :]
     )  # half of the test speakers; the directions are learnt on all others
-    rows = [*subject.held_out[:32], *(i for i in subject.scored if subject.speakers[i] in asked)]
+    calibration = subject.held_out[:32]
+    scored = [i for i in subject.scored if subject.speakers[i] in asked]
     train = [i for i, speaker in enumerate(subject.speakers) if speaker not in asked]
     everything = subject.spoken(range(len(subject.clips)))
     ways: list[tuple[str, str, Tensor]] = [("nothing", "untouched", everything)]
@@ -485,18 +479,19 @@ def erasure(subject: Subject) -> pd.DataFrame:
         ways.append(
             (attribute, "random direction", lens_.erase_attribute(everything, train, random))
         )
-    lengths = [
-        scoring.option_lengths(subject.llm.backbone.tokenizer, task) for task in subject.tasks
-    ]
-    truth = [subject.clips[i].attributes for i in rows[32:]]
+    rows = [*scored, *calibration]
+    clips, others = ([subject.clips[i] for i in some] for some in (scored, calibration))
     tell, tables = subject.progress("erasing"), []
-    for done, (erased, kind, spoken) in enumerate(ways):
-        with torch.no_grad():
-            scores = scoring.score_options(subject.llm, subject.tasks, spoken[rows], batch=BATCH)
-        judged = scoring.judge_scores(
-            subject.tasks, [s[32:] for s in scores], [s[:32] for s in scores], truth, lengths
+    for done, (erased, kind, embeddings) in enumerate(ways):
+        judged = evaluate(
+            subject.llm,
+            subject.tasks,
+            clips,
+            others,
+            conditions=["audio"],
+            audio_embeddings=embeddings[rows],
+            batch=BATCH,
         )
-        judged["speaker"] = [subject.speakers[rows[32 + i]] for i in judged["row"]]
         judged = judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
         tables.append(
             probes_.summarise_accuracy(judged, ["asked"]).assign(erased=erased, kind=kind)

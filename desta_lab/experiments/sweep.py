@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from desta_lab import cache, processes
 from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import forgetting
 from desta_lab.experiments.experiment import Experiment, Progress
@@ -494,7 +495,8 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     """
     lab, folder, trained, prepared = _train(cell, root)
     begin = time.perf_counter()
-    table, llm, heard = _score(lab, folder), lab.llm, _hear(lab)
+    table, llm = _score(lab, folder), lab.llm
+    heard = conditions.embed_clips(llm, lab.features[[clip.id for clip in lab.clips("test")]])
     controlled = table[table["condition"] != "audio"]
     at = {clip.id: i for i, clip in enumerate(lab.clips("test"))}
     questions = [task.question for task in lab.tasks if task.rung == 3]
@@ -534,7 +536,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
         ]
         for condition, said in (
             ("text", None),
-            ("audio", heard["spoken"][[at[item.clip.id] for item in items]]),
+            ("audio", heard[[at[item.clip.id] for item in items]]),
         ):
             obeyed = forgetting.followed(llm, items, said).groupby("constraint")["obeyed"].mean()
             now += [
@@ -543,7 +545,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
             ]
             now.append({"attribute": "following", "condition": condition, "score": obeyed.mean()})
         if share != 1:
-            scores = above_chance(pd.concat([_views(lab, heard), controlled]))
+            scores = above_chance(pd.concat([_scored(lab), controlled]))
             now += scores[scores["condition"] == "audio"].to_dict("records")
         rows += [{**row, "share": share} for row in now]
     scored = lab.seconds["models"] + time.perf_counter() - begin
@@ -577,7 +579,7 @@ def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
 
     def newborn() -> pd.DataFrame:
         checkpoints.load_checkpoint(folder, lab.llm, first["step"])
-        table = _views(lab, _hear(lab))
+        table = _scored(lab)
         return table[table["condition"] == "audio"].assign(condition="untrained")
 
     # many cells are born alike
@@ -585,28 +587,14 @@ def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
     untrained = cache.cached_table(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
     checkpoints.load_checkpoint(folder, lab.llm, last["step"])
     oracle = lab.oracle()
-    return pd.concat([_views(lab, _hear(lab)), untrained, oracle[oracle["rung"].isin(RUNGS)]])
+    return pd.concat([_scored(lab), untrained, oracle[oracle["rung"].isin(RUNGS)]])
 
 
-def _hear(lab: Experiment) -> dict[str, torch.Tensor]:
-    """What the connector, as it is now, says of the test clips, of those that calibrate, and of silence."""
-    test, held_out = (
-        lab.features[[clip.id for clip in lab.clips(split)]] for split in ("test", "validation")
-    )
-    said = {
-        "spoken": conditions.embed_clips(lab.llm, test),
-        "held_out": conditions.embed_clips(lab.llm, held_out),
-    }
-    return said | {"silence": conditions.embed_silence(lab.llm)}
-
-
-def _views(lab: Experiment, heard: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """What the backbone, as it is now, makes of that on the ladder's scored rungs."""
+def _scored(lab: Experiment) -> pd.DataFrame:
+    """The scored rungs of the ladder by ear, with the model as it is now."""
     tasks = [task for task in lab.tasks if task.rung in RUNGS]
-    words = lab.words([*lab.clips("test"), *lab.clips("validation")])
-    return conditions.score_conditions(
-        lab.llm, tasks, lab.clips("test"), **heard, transcripts=words
-    )
+    test, held_out = lab.clips("test"), lab.clips("validation")
+    return evaluate(lab.llm, tasks, test, held_out, lab.features, transcripts=lab.preset.transcript)
 
 
 def _own_answers(lab: Experiment, descriptions: int = 4) -> list[targets.Target]:

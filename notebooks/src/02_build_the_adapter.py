@@ -19,7 +19,8 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.cache import cached_table
 from desta_lab.clips import balance_speakers
-from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
 from desta_lab.views import replies, style
@@ -445,7 +446,6 @@ pd.Series(
 
 # %%
 tasks = [task for task in lab.tasks if task.rung == 3]
-lengths = [scoring.option_lengths(backbone.tokenizer, task) for task in tasks]
 
 
 def judged(vectors):
@@ -453,15 +453,11 @@ def judged(vectors):
     name = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
     def judge():
-        scores = scoring.score_options(lab.llm, tasks, vectors)
-        mine, theirs = [s[: len(clips)] for s in scores], [s[len(clips) :] for s in scores]
-        return scoring.judge_scores(tasks, mine, theirs, [c.attributes for c in clips], lengths)
+        return evaluate(
+            lab.llm, tasks, clips, others, conditions=["audio"], audio_embeddings=vectors
+        )
 
-    table = cached_table(lab.run_folder("self") / "variants" / f"{name}.csv", judge)
-    return table.assign(
-        clip=[clips[row].id for row in table["row"]],
-        speaker=[clips[row].speaker for row in table["row"]],
-    )
+    return cached_table(lab.run_folder("self") / "variants" / f"{name}-evaluated.csv", judge)
 
 
 # %% tags=["expensive"]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import desta_lab
 from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, trainer
@@ -402,12 +403,7 @@ def score(folder):
     tasks = [task for task in lab.tasks if task.rung in (0, 3)]
     test, other = lab.clips("test"), lab.clips("validation")
     checkpoints.load_checkpoint(folder, lab.llm, recipe.steps)
-    heard, calibration = (
-        conditions.embed_clips(lab.llm, store[[clip.id for clip in some]]) for some in (test, other)
-    )
-    return conditions.score_conditions(
-        lab.llm, tasks, test, heard, held_out=calibration, silence=conditions.embed_silence(lab.llm)
-    )
+    return evaluate(lab.llm, tasks, test, other, store)
 
 
 # %% tags=["expensive"]

@@ -113,15 +113,12 @@ lesson.check("calibrated", calibrated)
 # The prior is one number per option: the mean over the held-out clips. In log-probabilities, to divide is to subtract.
 
 # %% [markdown]
-# The package does it in `scoring.judge`. By hand first, then the same choice from the package, clip by clip.
+# The package does it in `scoring.judge_scores`. By hand first, then the same choice from the package, clip by clip.
 
 # %%
 chosen = (scores - held_out.mean(0)).argmax(1)
 right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
-lengths = scoring.option_lengths(lab.llm.backbone.tokenizer, task)
-judged = scoring.judge_scores(
-    [task], [scores], [held_out], [clip.attributes for clip in test], [lengths]
-)
+judged = scoring.judge_scores(lab.llm.backbone.tokenizer, [task], test, [scores], [held_out])
 torch.testing.assert_close(
     (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
 )

@@ -424,15 +424,13 @@ said["series"] = np.where(said["step"] == 0, "untrained", "trained")
 # %%
 scores = [look.sites(look.last)[f"scores {task.name}"].float() for task in look.tasks]
 swap = [look.scored[i] for i in conditions.shuffled_partners([look.clips[i] for i in look.scored])]
-lengths = [scoring.option_lengths(look.llm.backbone.tokenizer, task) for task in look.tasks]
 shuffled = scoring.judge_scores(
+    look.llm.backbone.tokenizer,
     look.tasks,
-    [s[swap] for s in scores],
-    [s[look.held_out] for s in scores],
-    [look.clips[i].attributes for i in look.scored],
-    lengths,
+    [look.clips[i] for i in look.scored],
+    [score[swap] for score in scores],
+    [score[look.held_out] for score in scores],
 ).rename(columns={"calibrated": "correct"})
-shuffled["speaker"] = speakers[look.scored][shuffled["row"]]
 shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
     part="spoken", series="shuffled", step=look.last
 )

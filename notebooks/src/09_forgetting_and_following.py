@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, constraints, verdict
+from desta_lab.evaluation.evaluate import answer_free_form
+from desta_lab.evaluation.tasks import named_values
 from desta_lab.experiments import forgetting, studies
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import hash_tensors
@@ -395,7 +397,7 @@ print("numbers of the backbone that may learn:", sizes)
 def measured(llm):
     """Answers by ear and in text only, a row per clip and task."""
     heard = conditions.embed_clips(llm, store[[clip.id for clip in ask]])
-    answers = [conditions.answer_free_form(llm, tasks, ask, spoken) for spoken in (heard, None)]
+    answers = [answer_free_form(llm, tasks, ask, given) for given in (heard, None)]
     return pd.concat(answers, ignore_index=True)
 
 
@@ -455,10 +457,7 @@ def swapped(rows):
     said = rows["answer"].to_numpy()[conditions.shuffled_partners(clips)]
     truth = [clip.attributes[taught.attribute] for clip in clips]
     return rows.assign(
-        free_form=[
-            float(conditions.named_values(taught, a) == {t})
-            for a, t in zip(said, truth, strict=True)
-        ]
+        free_form=[float(named_values(taught, a) == {t}) for a, t in zip(said, truth, strict=True)]
     )
 
 

@@ -25,6 +25,7 @@ from desta_lab import audio
 from desta_lab.cache import cached_table
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments import studies
 from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
@@ -130,18 +131,11 @@ def measured(job):
     def make():
         tasks = [task for task in job.tasks if task.rung == 3]
         test, others = job.clips("test"), job.clips("validation")
-        read = conditions.score_oracle(job.llm, tasks, test, others, job.describe)
+        read = evaluate(job.llm, tasks, test, others, conditions=["oracle"], describe=job.describe)
         rows = [read.assign(step=0), read.assign(step=last)]
         for step in (0, last):
             checkpoints.load_checkpoint(folder, job.llm, step)
-            said, calibration = (
-                conditions.embed_clips(job.llm, job.features[[c.id for c in some]])
-                for some in (test, others)
-            )
-            heard = conditions.score_conditions(
-                job.llm, tasks, test, said, calibration, conditions.embed_silence(job.llm)
-            )
-            rows.append(heard.assign(step=step))
+            rows.append(evaluate(job.llm, tasks, test, others, job.features).assign(step=step))
         return pd.concat(rows, ignore_index=True).assign(run="self", seed=job.seed)
 
     return cached_table(folder / "rung3.csv", make)
@@ -417,15 +411,18 @@ pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 # %%
 def by_halves(llm, clips, states):
     """Every clip scored once, calibrated on the clips of the other half of the speakers."""
-    said = conditions.embed_clips(llm, states)
+    embeddings = conditions.embed_clips(llm, states)
     people = sorted({clip.speaker for clip in clips})
     first = [i for i, clip in enumerate(clips) if clip.speaker in people[::2]]
     second = [i for i, clip in enumerate(clips) if clip.speaker not in people[::2]]
-    nothing = conditions.embed_silence(llm)
     return pd.concat(
         [
-            conditions.score_conditions(
-                llm, asked, [clips[i] for i in mine], said[mine], said[others], nothing
+            evaluate(
+                llm,
+                asked,
+                [clips[i] for i in mine],
+                [clips[i] for i in others],
+                audio_embeddings=embeddings[[*mine, *others]],
             )
             for mine, others in ((first, second), (second, first))
         ]
@@ -452,7 +449,7 @@ for channel in sorted(set(channel_of.values())):
             else heard
         )
     if full:
-        rows.append(conditions.score_oracle(lab.llm, asked, clips, clips))
+        rows.append(evaluate(lab.llm, asked, clips, clips, conditions=["oracle"]))
 graded = pd.concat(rows, ignore_index=True)
 graded["channel"] = graded["clip"].map(channel_of)
 graded["score"] = (graded["calibrated"] - graded["chance"]) / (1 - graded["chance"])

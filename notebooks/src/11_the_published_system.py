@@ -22,6 +22,7 @@ from desta_lab import audio
 from desta_lab.benchmarks import comparison, speech_ifeval
 from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions
+from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
@@ -411,11 +412,9 @@ def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
     states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
     with replies.standing(lab, 0) as llm:
-        untrained = conditions.answer_free_form(
-            llm, asked, ask, conditions.embed_clips(llm, states.float())
-        )
+        untrained = answer_free_form(llm, asked, ask, conditions.embed_clips(llm, states.float()))
     with replies.standing(lab) as llm:
-        silent = conditions.answer_free_form(
+        silent = answer_free_form(
             llm, asked, ask, conditions.embed_silence(llm).expand(len(ask), -1, -1)
         )
     return pd.concat(

@@ -1,35 +1,27 @@
-"""The controls answer what they are asked, and nothing else."""
+"""What the model is given under each condition."""
 
-from desta_lab.clips import Clip
+import pytest
+import torch
+
 from desta_lab.evaluation import conditions
-from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.world.recipes import describe_plainly
 from tests import tiny
 
 
-def test_the_oracle_reads_some_tasks_just_as_it_reads_all() -> None:
-    llm = tiny.audio_llm()
-    people = [Clip(f"c{i}", "", 1.0, "", f"s{i}", {**tiny.attributes(i)}) for i in range(3)]
-    asked = [
-        task for task in task_ladder() if task.rung == 3
-    ]  # none is about the topic, which a description may state
-    whole = conditions.score_oracle(
-        llm, [task for task in task_ladder() if task.rung in (3, 5)], people, people
-    )
-    some = conditions.score_oracle(llm, asked, people, people)
-    assert set(some["task"]) == {task.name for task in asked}
-    assert some["chosen"].tolist() == whole.loc[whole["rung"] == 3, "chosen"].tolist()
+def test_shuffled_audio_is_always_another_speakers(tmp_path) -> None:
+    clips = list(tiny.corpus(tmp_path, 12).clips)
+    for clip, row in zip(clips, conditions.shuffled_partners(clips), strict=True):
+        assert clips[row].speaker != clip.speaker
+    with pytest.raises(ValueError, match="two speakers"):
+        conditions.shuffled_partners(clips[:2])
 
 
-def test_a_clip_is_not_asked_about_what_is_not_known_of_it() -> None:
-    llm = tiny.audio_llm()
-    tasks = task_ladder({"mood": ("calm", "angry"), "place": ("in", "out")})
-    told = [{"mood": "calm", "place": "in"}, {"place": "out"}, {"mood": "angry"}]
-    people = [Clip(f"c{i}", "", 1.0, "", f"s{i}", known) for i, known in enumerate(told)]
-    ranked = conditions.score_oracle(llm, tasks, people, people, describe_plainly)
-    free = conditions.answer_free_form(
-        llm, tasks, people, None, max_new_tokens=2, describe=describe_plainly
-    )
-    for table in (ranked, free):
-        some = table[table["task"] == "ask_mood"]
-        assert list(some["clip"]) == ["c0", "c2"]
+def test_silence_is_the_same_for_every_clip_and_hears_none_of_them(tmp_path) -> None:
+    llm, clips = tiny.audio_llm(), list(tiny.corpus(tmp_path, 4).clips)
+    silence = conditions.make_condition("silence", llm, clips)
+    assert list(silence.rows) == [0] * len(clips)
+    torch.testing.assert_close(silence.others, conditions.embed_silence(llm))
+
+
+def test_an_unknown_condition_is_refused_with_the_known_ones(tmp_path) -> None:
+    with pytest.raises(ValueError, match="'noise'; there are audio, shuffled, silence, oracle"):
+        conditions.make_condition("noise", tiny.audio_llm(), [])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from desta_lab.clips import Clip
 from desta_lab.evaluation import scoring
-from desta_lab.evaluation.conditions import shuffled_partners
 from desta_lab.evaluation.tasks import Task, task_ladder
 from tests import tiny
 
@@ -17,25 +17,25 @@ def llm():
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> None:
     llm = tiny.audio_llm(kind)
-    spoken = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
     tasks = task_ladder()
     together, alone = (
-        scoring.score_options(llm, tasks, spoken, batch=2),
-        scoring.score_options_one_by_one(llm, tasks, spoken),
+        scoring.score_options(llm, tasks, embeddings, batch=2),
+        scoring.score_options_one_by_one(llm, tasks, embeddings),
     )
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_transcripts_of_any_length_stand_behind_their_own_clip(llm) -> None:
-    spoken = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    embeddings = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
     words, tasks = ["one", "a much longer sentence about rain and birds", ""], task_ladder()[:8]
-    together = scoring.score_options(llm, tasks, spoken, batch=2, transcripts=words)
+    together = scoring.score_options(llm, tasks, embeddings, batch=2, transcripts=words)
     for a, b in zip(
-        together, scoring.score_options_one_by_one(llm, tasks, spoken, words), strict=True
+        together, scoring.score_options_one_by_one(llm, tasks, embeddings, words), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    mute = scoring.score_options(llm, tasks, spoken)
+    mute = scoring.score_options(llm, tasks, embeddings)
     assert torch.allclose(mute[0][2], together[0][2], atol=1e-4) and not torch.allclose(
         mute[0][1], together[0][1]
     )
@@ -66,12 +66,16 @@ def test_a_trie_computes_every_shared_beginning_once() -> None:
 TWO = Task("t", 3, "gender", "Who?", "A", {"female": " woman", "male": " man"})
 
 
+def judge(task: Task, values: list[str], score: torch.Tensor, others: torch.Tensor):
+    clips = [Clip(f"c{i}", "", 1.0, "", "s", {task.attribute: v}) for i, v in enumerate(values)]
+    return scoring.judge_scores(tiny.tokenizer(), [task], clips, [score], [others])
+
+
 def test_a_favourite_option_hides_what_calibration_shows() -> None:
-    truth = [{"gender": g} for g in ("female", "male") * 4]
-    score = torch.tensor(
-        [[-1.0, -5.0], [-1.5, -4.5]] * 4
-    )  # always prefers the first, less so for men
-    table = scoring.judge_scores([TWO], [score], [score + 1], truth, [torch.tensor([1, 1])])
+    one = Task("t", 3, "gender", "Who?", "A", {"female": " a", "male": " b"})
+    # always prefers the first, less so for men
+    score = torch.tensor([[-1.0, -5.0], [-1.5, -4.5]] * 4)
+    table = judge(one, ["female", "male"] * 4, score, score + 1)
     assert table["raw"].mean() == 0.5
     assert table["calibrated"].mean() == 1.0
 
@@ -82,8 +86,7 @@ def test_the_margin_is_above_zero_where_the_calibrated_choice_is_right() -> None
     )
     draw = torch.Generator().manual_seed(0)
     score, other = torch.randn(40, 3, generator=draw), torch.randn(9, 3, generator=draw)
-    truth = [{"accent": name} for name in ("American", "Scottish", "Caribbean", "Scottish") * 10]
-    table = scoring.judge_scores([three], [score], [other], truth, [torch.tensor([1, 1, 1])])
+    table = judge(three, ["American", "Scottish", "Caribbean", "Scottish"] * 10, score, other)
     assert table["calibrated"].nunique() == 2
     assert ((table["margin"] > 0) == (table["calibrated"] == 1)).all()
     by_hand = score[0] - other.mean(0)
@@ -91,27 +94,15 @@ def test_the_margin_is_above_zero_where_the_calibrated_choice_is_right() -> None
 
 
 def test_calibration_never_reads_the_clips_it_scores() -> None:
-    truth, score = [{"gender": "male"}], torch.tensor([[-1.0, -1.1]])
-    length = [torch.tensor([1, 1])]
-    for shift, right in ((torch.tensor([[0.0, -3.0]]), 1.0), (torch.tensor([[-3.0, 0.0]]), 0.0)):
-        assert scoring.judge_scores([TWO], [score], [shift], truth, length)[
-            "calibrated"
-        ].tolist() == [right]
+    score = torch.tensor([[-1.0, -1.1]])
+    for others, right in (([[0.0, -3.0]], 1.0), ([[-3.0, 0.0]], 0.0)):
+        table = judge(TWO, ["male"], score, torch.tensor(others))
+        assert table["calibrated"].tolist() == [right]
 
 
 def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
-    truth = [{"gender": "female"}]
-    score = torch.tensor([[-3.0, -2.0]])  # three tokens against one
-    assert scoring.judge_scores([TWO], [score], [score], truth, [torch.tensor([3, 1])])[
-        "raw"
-    ].tolist() == [1.0]
-
-
-def test_shuffled_audio_is_always_another_speakers(tmp_path) -> None:
-    clips = list(tiny.corpus(tmp_path, 12).clips)
-    assert all(
-        clips[i].speaker != clip.speaker
-        for clip, i in zip(clips, shuffled_partners(clips), strict=True)
-    )
-    with pytest.raises(ValueError, match="two speakers"):
-        shuffled_partners(clips[:2])
+    long = Task("t", 3, "gender", "Who?", "A", {"female": " xyz", "male": "z"})
+    lengths = scoring.option_lengths(tiny.tokenizer(), long)
+    assert lengths[0] >= 2 * lengths[1]
+    score = torch.tensor([[-3.0, -2.0]])
+    assert judge(long, ["female"], score, score)["raw"].tolist() == [1.0]

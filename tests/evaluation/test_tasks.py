@@ -3,9 +3,8 @@
 import pytest
 
 from desta_lab.clips import Clip
-from desta_lab.evaluation.conditions import named_values
 from desta_lab.evaluation.constraints import is_obeyed
-from desta_lab.evaluation.tasks import Task, task_ladder
+from desta_lab.evaluation.tasks import Task, named_values, task_ladder
 from desta_lab.training import targets
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.recipes import CREMA_D, describe_plainly

@@ -1,0 +1,277 @@
+"""The evaluator: every task of every clip, under every condition, as one tidy table."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation import constraints, scoring
+from desta_lab.evaluation.conditions import (
+    AUDIO_CONDITIONS,
+    ORACLE,
+    embed_clips,
+    make_condition,
+    oracle_text,
+)
+from desta_lab.evaluation.tasks import Task, named_values, task_ladder
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import Backbone
+from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe
+
+Features = FeatureStore | OnTheFlyFeatures
+Describe = Callable[..., str]
+ANSWER_COLUMNS = ["condition", "clip", "task", "answer", "free_form", "obeyed"]
+
+
+@dataclass(frozen=True)
+class FreeForm:
+    """Which questions are also answered in the backbone's own words."""
+
+    clips: int  # the first of the clips that are scored
+    tasks: Sequence[Task] | None = None  # all tasks by default
+    max_new_tokens: int = 24
+
+
+@torch.no_grad()
+def evaluate(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    calibration: Sequence[Clip],
+    features: Features | None = None,
+    *,
+    conditions: Sequence[str] = tuple(AUDIO_CONDITIONS),
+    audio_embeddings: Float[Tensor, "clip query d_llm"] | None = None,
+    transcripts: bool = False,
+    free_form: FreeForm | None = None,
+    describe: Describe = describe,
+    batch: int = 8,
+) -> pd.DataFrame:
+    """Score every task of every clip under every condition, with the model as it is now.
+
+    Args:
+        calibration: Clips of other speakers. How much an option is preferred on them, whatever is heard,
+            is taken away before options are ranked; no labels of theirs are used.
+        features: Encoder states by clip id, from which the connector makes the audio embeddings.
+        conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
+        audio_embeddings: Those of `clips` and, behind them, of `calibration`, instead of `features`.
+        transcripts: Whether each clip's transcript stands behind its audio embeddings, as in training.
+        free_form: What is also answered freely, under the conditions `audio` and `oracle`.
+        describe: Turns attributes into a description, in the words of the clips' corpus.
+        batch: Clips that are ranked at once.
+
+    Returns:
+        One row per condition × task × clip, but none for an attribute that a clip lacks. Columns:
+        condition, task, rung, attribute, chance, raw, calibrated, logprob, share, margin, chosen, clip,
+        speaker (see `scoring.judge_scores`) and, with `free_form`, answer, free_form and obeyed.
+
+    Raises:
+        ValueError: A condition is unknown, or neither features nor audio embeddings are given.
+    """
+    by_ear = [name for name in conditions if name != ORACLE]
+    if by_ear and audio_embeddings is None:
+        audio_embeddings = _embed(llm, features, clips, calibration)
+    tables = []
+    if by_ear:
+        audio = (audio_embeddings, by_ear, transcripts, batch)
+        tables.append(score_conditions(llm, tasks, clips, calibration, *audio))
+    if ORACLE in conditions:
+        tables.append(score_oracle(llm.backbone, tasks, clips, calibration, describe, batch))
+    table = pd.concat(tables, ignore_index=True)
+    if free_form is None:
+        return table
+    answers = [
+        answer_free_form(
+            llm,
+            tasks if free_form.tasks is None else free_form.tasks,
+            clips[: free_form.clips],
+            None if name == ORACLE else audio_embeddings[: free_form.clips],
+            max_new_tokens=free_form.max_new_tokens,
+            describe=describe,
+            transcripts=transcripts,
+        )
+        for name in conditions
+        if name in (ORACLE, "audio")
+    ]
+    return table.merge(pd.concat(answers), on=["condition", "clip", "task"], how="left")
+
+
+def _embed(
+    llm: AudioLLM, features: Features | None, clips: Sequence[Clip], calibration: Sequence[Clip]
+) -> Float[Tensor, "clip query d_llm"]:
+    if features is None:
+        raise ValueError("Nothing to hear: give features, or audio embeddings of all clips.")
+    ids = [[clip.id for clip in part] for part in (clips, calibration)]
+    return torch.cat([embed_clips(llm, features[part]) for part in ids])
+
+
+# ---- closed-set ranking ----
+
+
+def score_conditions(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    calibration: Sequence[Clip],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+    names: Sequence[str],
+    transcripts: bool,
+    batch: int,
+) -> pd.DataFrame:
+    """Rank the options of every task by ear; clips, calibration and controls share one pass."""
+    made = {name: make_condition(name, llm, clips) for name in names}
+    others = [condition.others for condition in made.values() if condition.others is not None]
+    pool = torch.cat([audio_embeddings, *others])
+    words = None
+    if transcripts:
+        words = [clip.transcript for clip in [*clips, *calibration]]
+        words += [""] * (len(pool) - len(words))
+    scores = scoring.score_options(llm, tasks, pool, batch, words)
+    end = len(clips) + len(calibration)
+    calibrating = [score[len(clips) : end] for score in scores]
+    tables = []
+    for name, condition in made.items():
+        first = 0
+        if condition.others is not None:
+            first, end = end, end + len(condition.others)
+        rows = [first + row for row in condition.rows]
+        picked = [score[rows] for score in scores]
+        tables.append(_judge(name, llm.backbone, tasks, clips, picked, calibrating))
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_oracle(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    calibration: Sequence[Clip],
+    describe: Describe = describe,
+    batch: int = 8,
+) -> pd.DataFrame:
+    """Rank the options of every task by reading: the untouched backbone is given the description.
+
+    Tasks about an attribute that descriptions leave out (rung 5) are asked of one that states it.
+    """
+    tables = []
+    for topic in (False, True):
+        asked = [task for task in tasks if (task.rung == 5) == topic]
+        if not asked:
+            continue
+        texts = [oracle_text(clip, topic, describe) for clip in [*clips, *calibration]]
+        unique = list(dict.fromkeys(texts))
+        with backbone.untuned():
+            scores = scoring.score_options_of_text(backbone, asked, unique, batch)
+        rows = [unique.index(text) for text in texts]
+        own = [score[rows[: len(clips)]] for score in scores]
+        calibrating = [score[rows[len(clips) :]] for score in scores]
+        tables.append(_judge(ORACLE, backbone, asked, clips, own, calibrating))
+    return pd.concat(tables, ignore_index=True)
+
+
+def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
+    """[raw, calibrated] accuracy of a backbone on every task, over all combinations of attributes."""
+    combinations = itertools.product(*ATTRIBUTES.values())
+    clips = [
+        Clip(str(i), "", 0.0, "", "", dict(zip(ATTRIBUTES, values, strict=True)))
+        for i, values in enumerate(combinations)
+    ]
+    table = score_oracle(backbone, task_ladder(), clips, clips)
+    means = table.groupby("task", sort=False)[["raw", "calibrated"]].mean().round(4)
+    return {str(row.Index): [float(row.raw), float(row.calibrated)] for row in means.itertuples()}
+
+
+def _judge(
+    condition: str,
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    scores: scoring.Scores,
+    calibrating: scoring.Scores,
+) -> pd.DataFrame:
+    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibrating)
+    table.insert(0, "condition", condition)
+    return table
+
+
+# ---- answers in the backbone's own words ----
+
+
+def answer_free_form(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    clips: Sequence[Clip],
+    audio_embeddings: Float[Tensor, "clip query d_llm"] | None,
+    *,
+    max_new_tokens: int = 24,
+    batch: int = 48,
+    describe: Describe = describe,
+    transcripts: bool = False,
+) -> pd.DataFrame:
+    """Answer every task about every clip greedily and freely; without audio embeddings, read the description.
+
+    Columns: condition (audio or oracle), clip, task, `answer`, `free_form` (1 where the right value and no
+    other is named) and `obeyed` (1 where the output constraint is kept; NaN where there is none). Tasks that
+    share a question share its answer. A clip has no row for an attribute that it lacks.
+    """
+    questions = list(dict.fromkeys((task.question, task.rung == 5) for task in tasks))
+    asked = [(*question, row) for question in questions for row in range(len(clips))]
+    answers: list[str] = []
+    for first in range(0, len(asked), batch):
+        some = asked[first : first + batch]
+        streams = [
+            _stream(
+                llm, question, clips[row], topic, audio_embeddings is None, describe, transcripts
+            )
+            for question, topic, row in some
+        ]
+        given = None if audio_embeddings is None else audio_embeddings[[row for *_, row in some]]
+        ids = llm.generate_ids(streams, given, max_new_tokens=max_new_tokens)
+        answers += [llm.backbone.decode(row) for row in ids]
+    found = dict(zip(asked, answers, strict=True))
+    rows = [
+        {
+            "condition": ORACLE if audio_embeddings is None else "audio",
+            "clip": clip.id,
+            "task": task.name,
+            **judge_answer(task, clip, found[task.question, task.rung == 5, row]),
+        }
+        for task in tasks
+        for row, clip in enumerate(clips)
+        if task.attribute in clip.attributes
+    ]
+    return pd.DataFrame(rows, columns=ANSWER_COLUMNS)
+
+
+def _stream(
+    llm: AudioLLM,
+    question: str,
+    clip: Clip,
+    topic: bool,
+    read: bool,
+    describe: Describe,
+    transcripts: bool,
+) -> chat.TokenStream:
+    if read:
+        messages = chat.description_messages(oracle_text(clip, topic, describe), question)
+    else:
+        messages = chat.audio_messages(question)
+    words = [clip.transcript] if transcripts and not read else None
+    return chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, transcripts=words)
+
+
+def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:
+    """An answer, whether it names the right value and no other, and whether it keeps the task's constraint."""
+    right = {clip.attributes[task.attribute]}
+    obeyed = float("nan")
+    if task.constraint:
+        obeyed = float(constraints.is_obeyed(task.constraint, answer))
+    named = float(named_values(task, answer) == right)
+    return {"answer": answer, "free_form": named, "obeyed": obeyed}

@@ -1,0 +1,131 @@
+"""Every bootstrap and every interval of the package: over speakers, over items, over seeds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import stats
+
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)  # the ends of a 95 % interval
+
+Interval = tuple[float, float, float]  # value, lower end, upper end
+
+
+# ---- resampling ----
+
+
+def resample_rows(
+    count: int, seed: int = 0, resamples: int = RESAMPLES
+) -> Int[np.ndarray, "resample row"]:
+    """Draw `count` of `count` rows with replacement, again and again."""
+    return np.random.default_rng(seed).integers(count, size=(resamples, count))
+
+
+def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
+    """How often each of `count` units is drawn in each resample; the first row is the data, each unit once."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
+
+
+def interval_ends(draws: Float[np.ndarray, "draw"]) -> tuple[float, float]:
+    """Both ends of the 95 % interval of some draws; draws that are NaN do not count."""
+    if np.isnan(draws).all():
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(draws, PERCENTILES)
+    return float(low), float(high)
+
+
+def percentile_interval(draws: Float[np.ndarray, "draw"]) -> Interval:
+    """The first draw, which is the data's own value, and the 95 % interval of the resamples after it."""
+    return (float(draws[0]), *interval_ends(draws[1:]))
+
+
+def bootstrap_interval(
+    statistic: Callable[[Int[np.ndarray, "*resample row"]], Any], count: int, seed: int = 0
+) -> Interval:
+    """A statistic of `count` rows with its 95 % interval over resampled rows.
+
+    `statistic` takes row numbers along the last axis and returns a number for each resample.
+    """
+    low, high = interval_ends(statistic(resample_rows(count, seed)))
+    return float(statistic(np.arange(count))), low, high
+
+
+# ---- over speakers ----
+
+
+def bootstrap_means(
+    table: pd.DataFrame, measure: str, by: Sequence[str]
+) -> dict[tuple, Float[np.ndarray, "draw"]]:
+    """Mean of a measure in every group of `by` and every resample of speakers; the first is the data itself.
+
+    All groups see the same resamples, so differences between groups are paired.
+    """
+    known = table.dropna(subset=[measure])
+    cells = known.groupby([*by, "speaker"])[measure].agg(["sum", "count"])
+    sums = cells["sum"].unstack("speaker").fillna(0)
+    counts = cells["count"].unstack("speaker").fillna(0)
+    weights = resample_weights(sums.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (sums.to_numpy() @ weights.T) / (counts.to_numpy() @ weights.T)
+    keys = [key if isinstance(key, tuple) else (key,) for key in sums.index]
+    return dict(zip(keys, means, strict=True))
+
+
+def bootstrap_intervals(
+    table: pd.DataFrame, measure: str, by: Sequence[str]
+) -> dict[tuple, Interval]:
+    """Mean of a measure with its 95 % interval over speakers, for every group of `by`."""
+    means = bootstrap_means(table, measure, by)
+    return {group: percentile_interval(draws) for group, draws in means.items()}
+
+
+def interval_table(
+    table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value"
+) -> pd.DataFrame:
+    """`bootstrap_intervals` as a table: the columns of `by`, then the mean under the name `value`, `low`, `high`."""
+    rows = [
+        (*group, *interval) for group, interval in bootstrap_intervals(table, measure, by).items()
+    ]
+    return pd.DataFrame(rows, columns=[*by, value, "low", "high"])
+
+
+# ---- over seeds: Student's t, because a bootstrap of a few seeds promises too much ----
+
+
+def t_half_width(sem: Any, count: Any) -> Any:
+    """Half the width of the 95 % t-interval of a mean with this standard error over `count` values.
+
+    Takes numbers, arrays or series; NaN for a single value.
+    """
+    return sem * stats.t.ppf(PERCENTILES[1] / 100, count - 1)
+
+
+def mean_interval(values: Sequence[float] | Float[np.ndarray, "value"] | pd.Series) -> Interval:
+    """Mean of some values, NaN left out, with its 95 % t-interval; the ends of a single value are NaN."""
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
+    if len(known) == 0:
+        return (float("nan"),) * 3
+    mean = float(known.mean())
+    if len(known) == 1:
+        return mean, float("nan"), float("nan")
+    width = float(t_half_width(stats.sem(known), len(known)))
+    return mean, mean - width, mean + width
+
+
+def add_mean_interval(
+    table: pd.DataFrame, by: Sequence[str], measure: str = "score", count: str = "seeds"
+) -> pd.DataFrame:
+    """Add to every row the mean of its group with the 95 % t-interval: `mean`, `low`, `high`.
+
+    The number of values in the group stands under the name `count`.
+    """
+    groups = table.groupby(list(by), dropna=False)[measure]
+    number, mean = groups.transform("count"), groups.transform("mean")
+    width = t_half_width(groups.transform("sem"), number)
+    return table.assign(mean=mean, low=mean - width, high=mean + width, **{count: number})

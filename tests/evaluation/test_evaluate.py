@@ -1,0 +1,113 @@
+"""One call scores a checkpoint under every condition, and each control answers what it is asked and nothing else."""
+
+import pandas as pd
+import pytest
+import torch
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation import conditions
+from desta_lab.evaluation.evaluate import FreeForm, answer_free_form, evaluate, oracle_accuracy
+from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.world.recipes import describe_plainly
+from tests import tiny
+
+ASKED = [task for task in task_ladder() if task.rung == 3]
+
+
+def people(count: int, known=tiny.attributes) -> list[Clip]:
+    return [Clip(f"c{i}", "", 1.0, "words", f"s{i % 5}", dict(known(i))) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return tiny.audio_llm()
+
+
+@pytest.fixture(scope="module")
+def embeddings(llm):
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(9, llm.queries, tiny.WIDTH, generator=draw)
+
+
+def of(table: pd.DataFrame, condition: str) -> pd.DataFrame:
+    return table[table["condition"] == condition].drop(columns="condition").reset_index(drop=True)
+
+
+def test_every_clip_is_scored_on_every_task_under_every_condition(llm, embeddings) -> None:
+    clips = people(9)
+    table = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings)
+    assert list(table["condition"].unique()) == ["audio", "shuffled", "silence"]
+    assert len(table) == 3 * 6 * len(ASKED)
+    cells = table.groupby(["condition", "task"])["clip"].agg(list)
+    assert all(cell == [clip.id for clip in clips[:6]] for cell in cells)
+
+
+def test_shuffled_audio_is_scored_as_the_partners_audio_would_be(llm, embeddings) -> None:
+    clips = people(9)
+    table = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings)
+    partners = conditions.shuffled_partners(clips[:6])
+    swapped = embeddings[[*partners, 6, 7, 8]]
+    own = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=swapped, conditions=["audio"])
+    pd.testing.assert_frame_equal(of(table, "shuffled"), of(own, "audio"), rtol=1e-4)
+
+
+def test_silence_gives_every_clip_the_same_answer(llm, embeddings) -> None:
+    clips = people(9)
+    table = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings)
+    assert (of(table, "silence").groupby("task")["chosen"].nunique() == 1).all()
+
+
+def test_features_are_heard_by_the_connector_as_it_is(tmp_path) -> None:
+    llm, store, _ = tiny.prepared(tmp_path)
+    clips = store.clips
+    given = conditions.embed_clips(llm, store[[clip.id for clip in clips]])
+    pd.testing.assert_frame_equal(
+        evaluate(llm, ASKED, clips[:5], clips[5:], store),
+        evaluate(llm, ASKED, clips[:5], clips[5:], audio_embeddings=given),
+        rtol=1e-4,
+    )
+    with pytest.raises(ValueError, match="give features, or audio embeddings"):
+        evaluate(llm, ASKED, clips[:5], clips[5:])
+
+
+def test_free_answers_stand_beside_the_ranking_of_their_clips(llm, embeddings) -> None:
+    clips = people(9)
+    table = evaluate(
+        llm,
+        ASKED,
+        clips[:6],
+        clips[6:],
+        audio_embeddings=embeddings,
+        conditions=["audio", "shuffled", "oracle"],
+        free_form=FreeForm(2, ASKED[:1], max_new_tokens=3),
+    )
+    answered = table.dropna(subset=["answer"])
+    assert set(answered["condition"]) == {"audio", "oracle"}
+    assert set(answered["clip"]) == {"c0", "c1"} and set(answered["task"]) == {ASKED[0].name}
+    none = evaluate(llm, ASKED, clips, clips, conditions=["oracle"], free_form=FreeForm(0))
+    assert none["answer"].isna().all()
+
+
+def test_the_oracle_reads_some_tasks_just_as_it_reads_all(llm) -> None:
+    clips = people(3)
+    ladder = [task for task in task_ladder() if task.rung in (3, 5)]
+    whole = evaluate(llm, ladder, clips, clips, conditions=["oracle"])
+    some = evaluate(llm, ASKED, clips, clips, conditions=["oracle"])
+    assert set(some["task"]) == {task.name for task in ASKED}
+    assert some["chosen"].tolist() == whole.loc[whole["rung"] == 3, "chosen"].tolist()
+
+
+def test_a_clip_is_not_asked_about_what_is_not_known_of_it(llm) -> None:
+    tasks = task_ladder({"mood": ("calm", "angry"), "place": ("in", "out")})
+    known = [{"mood": "calm", "place": "in"}, {"place": "out"}, {"mood": "angry"}]
+    clips = people(3, lambda i: known[i])
+    ranked = evaluate(llm, tasks, clips, clips, conditions=["oracle"], describe=describe_plainly)
+    free = answer_free_form(llm, tasks, clips, None, max_new_tokens=2, describe=describe_plainly)
+    for table in (ranked, free):
+        assert list(table.loc[table["task"] == "ask_mood", "clip"]) == ["c0", "c2"]
+
+
+def test_a_backbones_reading_is_measured_on_every_task(llm) -> None:
+    found = oracle_accuracy(llm.backbone)
+    assert set(found) == {task.name for task in task_ladder()}
+    assert all(0 <= value <= 1 for pair in found.values() for value in pair)
