@@ -15,7 +15,7 @@ from torch import nn
 from desta_lab import audio
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import TRAINED_PROMPT, task_ladder
-from desta_lab.model import chat, presets, weights
+from desta_lab.model import build, chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
@@ -30,7 +30,7 @@ RESPONSE = "A man with a Scottish accent talks at a slow pace and a low volume, 
 def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     """Every benchmark as a row: name, value, unit, aim and what was compared."""
     tell = progress("bench")
-    llm = presets.build_audio_llm(presets.cpu(), progress=lambda s: tell(s))
+    llm = build.build_audio_llm(presets.cpu(), progress=lambda s: tell(s))
     tell(1, 5)
     steps = _steps(llm)
     tell(2, 5)
@@ -126,7 +126,7 @@ def _published() -> float:
     slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
     encoder = Encoder.load(weights.find_weights(slow.encoder), slow.seconds)
     backbone = Backbone.load(weights.find_weights(slow.backbone))
-    connector = presets.build_connector(shape, len(encoder.taps), encoder.width, backbone)
+    connector = build.build_connector(shape, len(encoder.taps), encoder.width, backbone)
     llm = AudioLLM(encoder, connector, backbone, {})
     stream = chat.build_stream(
         backbone.tokenizer, chat.audio_messages(TRAINED_PROMPT), 64, response=RESPONSE

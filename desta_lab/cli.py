@@ -130,7 +130,11 @@ def quickstart(args: argparse.Namespace) -> int:
     from desta_lab.views import card
 
     processes.join_ranks()
-    told = {"steps": args.steps, "accumulate": args.accumulate, "checkpointing": args.checkpointing}
+    told = {
+        "steps": args.steps,
+        "accumulate": args.accumulate,
+        "gradient_checkpointing": args.checkpointing,
+    }
     preset = replace(_preset(args), **{name: value for name, value in told.items() if value})
     say = print if processes.is_main_rank() else _silence
     say(cost(preset), flush=True)
@@ -200,8 +204,9 @@ def inside(args: argparse.Namespace) -> int:
 def ask(args: argparse.Namespace) -> int:
     """A finished run's answer about a clip, or a published system's, with the untouched LLM's text beside it."""
     from desta_lab import audio
-    from desta_lab.experiments.experiment import reopen
+    from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets
+    from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.published import desta
 
@@ -218,7 +223,8 @@ def ask(args: argparse.Namespace) -> int:
         print(desta.estimate(preset), flush=True)
         llm = desta.open_system(args.published, preset)
     else:
-        llm, folder = reopen(args.run)
+        folder = args.run or newest_run()
+        llm = AudioLLM.from_run(folder)
     if args.published and args.preset == "desta2":
         turns = [
             system,
@@ -317,12 +323,14 @@ def parity(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace) -> int:
     """A finished run's answers to a test set, in its own format; stopped, it goes on where it was."""
     from desta_lab.benchmarks import answers, test_sets
-    from desta_lab.experiments.experiment import reopen
+    from desta_lab.experiments.experiment import newest_run
+    from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.training import checkpoints
 
     benchmark = args.benchmark or test_sets.which(args.path)
     items = test_sets.read(args.path, benchmark)
-    llm, folder = reopen(args.run)
+    folder = args.run or newest_run()
+    llm = AudioLLM.from_run(folder)
     run = {
         "name": folder.name,
         "connector_sha256": checkpoints.list_checkpoints(folder)[-1]["sha256"],
@@ -504,8 +512,9 @@ def write(args: argparse.Namespace) -> int:
     """A backbone's own answers to the rows of a manifest; the cost is said once the first file tells the speed."""
     import time
 
-    from desta_lab.model import presets, weights
-    from desta_lab.model.backbone import Backbone, fastest_dtype
+    from desta_lab.model import weights
+    from desta_lab.model.backbone import Backbone
+    from desta_lab.model.build import pick_device, pick_dtype
     from desta_lab.training import writers
 
     if args.server and args.vllm:
@@ -525,8 +534,8 @@ def write(args: argparse.Namespace) -> int:
     elif args.vllm:
         writer = writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
     else:
-        dtype = fastest_dtype(presets.pick_device())
-        backbone = Backbone.load(folder, dtype=dtype).to(presets.pick_device())
+        device = pick_device()
+        backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
         writer = writers.backbone_writer(
             backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
         )

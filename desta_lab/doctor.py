@@ -55,13 +55,13 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
     yield "packages", not wrong, "; ".join(wrong) + remedy if wrong else f"{count} in range"
     import torch
 
-    from desta_lab.model import backbone, presets, weights
+    from desta_lab.model import build, presets, weights
 
-    where = presets.pick_device()
+    where = build.pick_device()
     capability = (
         ".".join(map(str, torch.cuda.get_device_capability())) if where.type == "cuda" else "no GPU"
     )
-    dtype = str(backbone.fastest_dtype(where)).removeprefix("torch.")
+    dtype = str(build.pick_dtype(where)).removeprefix("torch.")
     yield (
         "torch",
         True,
@@ -79,7 +79,11 @@ def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
             else "from the hub"
         )
         yield f"weights {name}", here or known or where.type == "cuda", said
-    yield "nano weights", (presets.NANO / "model.safetensors").exists(), str(presets.NANO)
+    yield (
+        "nano weights",
+        (weights.NANO_FOLDER / "model.safetensors").exists(),
+        str(weights.NANO_FOLDER),
+    )
     root = weights.models_dir().parent
     free = shutil.disk_usage(root if root.exists() else Path.cwd()).free / 1e9
     need_gb = (preset.disk_gb or 10.0) + 1

@@ -9,10 +9,10 @@ from desta_lab import cache
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_subject import TABLES
 from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import presets
+from desta_lab.model import weights
 from desta_lab.training import checkpoints, trainer
 
-ARCHIVE = presets.NANO.parent / "finished" / "nano.zip"
+ARCHIVE = weights.NANO_FOLDER.parent / "finished" / "nano.zip"
 KINDS = ("self", "label")
 PLACE = {"dtype", "device", "targets"}  # of a run's config: where it was made, not what was learned
 
@@ -56,7 +56,7 @@ def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
     Nothing that exists is overwritten. A lab of other data, steps or seed gets nothing, and is told what it will cost.
     """
     shipped = zipfile.ZipFile(archive) if archive.exists() else None
-    if lab.preset.name == "nano" and shipped:
+    if lab.preset.glass_box and shipped:
         with shipped:
             for name in shipped.namelist():
                 if name.startswith(("oracles/", "targets/")):

@@ -13,7 +13,7 @@ import pandas as pd
 from desta_lab import cache
 from desta_lab.course import checks
 from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import presets
+from desta_lab.model import build
 from desta_lab.views import style
 
 COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
@@ -159,7 +159,7 @@ class Lesson:
         return {
             "preset": self.lab.preset.name,
             "seed": self.lab.seed,
-            "device": presets.pick_device().type,
+            "device": build.pick_device().type,
         }
 
 

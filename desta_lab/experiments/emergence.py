@@ -61,7 +61,7 @@ class Run:
 
 def home(preset: Preset) -> Path:
     """Where the report of a preset goes."""
-    return HOME if preset.name == "nano" else HOME.with_name(f"emergence-{preset.name}")
+    return HOME if preset.glass_box else HOME.with_name(f"emergence-{preset.name}")
 
 
 def plan(seeds: Sequence[int], sizes: Sequence[int] = SIZES) -> list[Run]:

@@ -19,7 +19,7 @@ from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_cl
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.tasks import PROMPTS, task_ladder
-from desta_lab.model import chat, presets
+from desta_lab.model import build, chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import hash_folder, models_dir
@@ -114,7 +114,7 @@ class Experiment:
                 f"{corpus.folder}: no attribute has two values or more, so there is nothing to ask about; add a column "
                 "to the table that tells clips apart."
             )
-        if self.preset.backbone == str(presets.NANO):
+        if self.preset.glass_box:
             self._readable(corpus)
         self.tasks = task_ladder(self.values)
 
@@ -161,7 +161,7 @@ class Experiment:
         """Frozen encoder, new connector, frozen backbone."""
         with self._stage("models"):
             tell = self.progress("models")
-            return presets.build_audio_llm(
+            return build.build_audio_llm(
                 self.preset, root=self.root / "models", seed=self.seed, progress=lambda s: tell(s)
             )
 
@@ -305,11 +305,11 @@ class Experiment:
 
     def _others(self, pairs: list[tuple[str, str]]) -> list[target.Target]:
         """Another LLM's answers to (description, prompt): the nano LLM's, which can write of the spoken world alone."""
-        if Path(self.preset.backbone) == presets.NANO or self.describe is not describe:
+        if self.preset.glass_box or self.describe is not describe:
             raise ValueError(
                 "The other LLM is nano; take the spoken world and another backbone, such as preset cpu."
             )
-        writer, revision = Backbone.load(presets.NANO), hash_folder(presets.NANO)
+        writer, revision = Backbone.load(weights.NANO_FOLDER), hash_folder(weights.NANO_FOLDER)
         some = list(dict.fromkeys(pairs))
         answers = target.generate_targets(
             writer, "nano", revision, some, kind="other", max_new_tokens=48
@@ -333,7 +333,7 @@ class Experiment:
             "template": "template",
         }  # self and hard are written by the backbone
         if kind == "other":
-            ours["other"] = hash_folder(presets.NANO)
+            ours["other"] = hash_folder(weights.NANO_FOLDER)
         return {
             "kind": kind,
             "train_config": asdict(self.train_config),
@@ -362,7 +362,7 @@ class Experiment:
         store = self.features
         shape, encoder = self.preset.connector, self.llm.encoder
         self.llm.backbone.reset_tuning()
-        born = presets.build_connector(
+        born = build.build_connector(
             shape, len(encoder.taps), encoder.width, self.llm.backbone, self.seed
         )
         self.llm.connector.load_state_dict(born.state_dict())
@@ -531,7 +531,7 @@ class Experiment:
             ],
         }
         spoken_too = self.describe is describe  # the words that the nano LLM can write about
-        if spoken_too and presets.NANO.is_dir() and Path(self.preset.backbone) != presets.NANO:
+        if spoken_too and weights.NANO_FOLDER.is_dir() and not self.preset.glass_box:
             kinds["other"] = self._others([(row.description, row.prompt) for row in rows])
         return kinds
 
@@ -596,30 +596,17 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def newest_run(root: Path) -> Path | None:
-    """The self-generated run that was finished last, of those that a main job judged; of a sweep's where none was."""
-    found = [
-        path.parents[1] for path in (root / "runs").glob("*-self-*/checkpoints/checkpoints.json")
-    ]
-    last = {run: (run / "checkpoints" / "checkpoints.json").stat().st_mtime for run in found}
-    return max(found, key=lambda run: ((run / "evals").is_dir(), last[run]), default=None)
-
-
-def reopen(folder: Path | None = None, root: Path | None = None) -> tuple[AudioLLM, Path]:
-    """A finished run as an AudioLLM at the last rung of its ladder; by default the one that `newest` finds.
+def newest_run(root: Path | None = None) -> Path:
+    """The self-generated run that was finished last, if possible of those that a main job judged.
 
     Raises:
-        FileNotFoundError: there is no finished run; the message says how to make one.
+        FileNotFoundError: there is no run; the message says how to make one.
     """
-    root = root or models_dir().parent
-    folder = folder or newest_run(root)
-    if folder is None or not (folder / "config.json").exists():
+    runs = (root or models_dir().parent) / "runs"
+    lists = list(runs.glob("*-self-*/checkpoints/checkpoints.json"))
+    if not lists:
         raise FileNotFoundError(
-            f"{folder or root / 'runs'}: no finished run here; make one with `python -m desta_lab quickstart`."
+            f"{runs}: no finished run here; make one with `python -m desta_lab quickstart`."
         )
-    config = json.loads((folder / "config.json").read_text())
-    parts = config["provenance"]
-    preset = next(p() for p in presets.PRESETS.values() if folder.name.startswith(f"{p.__name__}-"))
-    llm = presets.build_audio_llm(presets.with_parts(preset, parts), root=root / "models")
-    checkpoints.load_checkpoint(folder, llm, checkpoints.list_checkpoints(folder)[-1]["step"])
-    return llm, folder
+    judged = [path for path in lists if (path.parents[1] / "evals").is_dir()]
+    return max(judged or lists, key=lambda path: path.stat().st_mtime).parents[1]

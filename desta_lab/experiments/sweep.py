@@ -28,7 +28,7 @@ from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import forgetting
 from desta_lab.experiments.experiment import Experiment, Progress
-from desta_lab.model import presets
+from desta_lab.model import presets, weights
 from desta_lab.model.presets import ConnectorShape, Preset
 from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, targets
@@ -75,8 +75,8 @@ class Cell:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every field of the cell, by its dotted name; the glass box by its hash, not its place."""
-        glass = self.preset.backbone == str(presets.NANO)
-        own = {"backbone": f"nano-{hash_folder(presets.NANO)[:12]}"} if glass else {}
+        nano = f"nano-{hash_folder(weights.NANO_FOLDER)[:12]}"
+        own = {"backbone": nano} if self.preset.glass_box else {}
         return {**fields(self.preset), "target": self.target, **own}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""AudioLLM: encoder → connector → backbone, put together; generation, and connector files that refuse other parts."""
+"""AudioLLM: encoder, connector and backbone put together; answers, and connector files."""
 
 import hashlib
 import json
@@ -14,24 +14,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from desta_lab import audio
+from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
 
-UNFROZEN = "backbone."  # what of the backbone learns is named so in a connector file
+TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
-# what a connector file and the parts around it must share; not ids, paths or precision: the same weights are the same
+# What a connector file and the parts around it must share. Not names, paths or precision.
 COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector", "tuning")
 
 
 class ProvenanceError(ValueError):
-    """A connector file and the parts around it do not belong together; the message says which."""
+    """A connector file and the parts around it do not belong together; the message says why."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What `generate` returns, one entry a conversation."""
+    """What `AudioLLM.generate` returns, one entry a conversation."""
 
     text: list[str]
     ids: list[tuple[int, ...]]
@@ -41,12 +41,15 @@ class Generation:
 class AudioLLM(nn.Module):
     """A frozen encoder and a frozen backbone with a trained connector between them.
 
+        waveforms ─► encoder ─► connector ─► audio embeddings ─┐
+                                             token embeddings ─┴─► backbone ─► answer
+
     Args:
-        provenance: what the connector is tied to (`COMPARED`), and whatever more determines results. Precision and
-            attention of the backbone are added to it. Neither ids nor paths: the same parts give the same provenance.
-        names: the ids under which encoder and backbone were found; a connector file keeps them to find the parts again.
-        transcribe: waveforms → words, used where a message asks for a transcript (`audios: [{"text": None}]` with
-            `with_transcript=True`).
+        provenance: what the parts are (`COMPARED`), and whatever else determines results. Precision
+            and attention of the backbone are added. Neither names nor paths belong here, so that
+            the same parts have the same provenance.
+        names: the names of encoder and backbone, by which they can be found again.
+        transcribe: waveforms → words, for messages that ask for a transcript.
     """
 
     def __init__(
@@ -68,13 +71,37 @@ class AudioLLM(nn.Module):
             "attention": backbone.attention,
         }
 
+    @classmethod
+    def from_run(
+        cls, folder: Path | str, step: int | None = None, root: Path | None = None
+    ) -> "AudioLLM":
+        """The AudioLLM of a training run, with the connector of one checkpoint.
+
+        Args:
+            folder: the run's folder, with its `checkpoints/`.
+            step: the training step; by default the last one.
+            root: the folder of models; `weights.models_dir()` by default.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ProvenanceError: encoder or backbone is not here, or a file was changed.
+        """
+        from desta_lab.model.build import open_run  # it builds what this module defines
+
+        return open_run(Path(folder), step, root)
+
+    # ---- from waveforms to logits ----
+
     @property
     def queries(self) -> int:
         """Audio embeddings per clip."""
         return int(self.connector.queries)  # type: ignore[arg-type]
 
     def autocast(self) -> torch.autocast:
-        """In this context the connector multiplies in bf16 where the frozen parts do; its weights stay float32."""
+        """A context in which the connector multiplies in bf16 if the backbone does.
+
+        Its weights stay float32.
+        """
         half = self.backbone.dtype is torch.bfloat16
         return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
 
@@ -82,7 +109,7 @@ class AudioLLM(nn.Module):
     def encode_audio(
         self, waves: Sequence[Float[np.ndarray, "_"]]
     ) -> Float[Tensor, "clip query d_llm"]:
-        """Audio embeddings of waveforms at 16 kHz: through encoder and connector, without gradient."""
+        """Audio embeddings of waveforms at 16 kHz, through encoder and connector."""
         self.connector.eval()
         return self.connect(self.encoder.encode(waves))
 
@@ -92,35 +119,35 @@ class AudioLLM(nn.Module):
         """Audio embeddings of encoder states, in the precision of the connector's weights."""
         weight = next(self.connector.parameters())
         with self.autocast():
-            spoken: Tensor = self.connector(states.to(weight))
-        return spoken.to(weight.dtype)
+            embeddings: Tensor = self.connector(states.to(weight))
+        return embeddings.to(weight.dtype)
 
     def splice(
-        self, ids: Int[Tensor, "batch token"], spoken: Float[Tensor, "clip query d_llm"]
+        self, ids: Int[Tensor, "batch token"], audio_embeddings: Float[Tensor, "clip query d_llm"]
     ) -> Float[Tensor, "batch token d_llm"]:
-        """Token embeddings with audio embeddings written into the slots, clip after clip, row after row."""
+        """Token embeddings whose audio slots are filled, clip after clip, row after row."""
         embeddings = self.backbone.embed(ids)
         slots = (ids == chat.SLOT).to(embeddings.device)
-        if int(slots.sum()) != spoken.shape[0] * spoken.shape[1]:
+        clips, queries = audio_embeddings.shape[:2]
+        if int(slots.sum()) != clips * queries:
             raise chat.ChatError(
-                f"The messages hold {int(slots.sum())} audio slots, but {spoken.shape[0]} clips of {spoken.shape[1]} "
+                f"The messages hold {int(slots.sum())} audio slots, but {clips} clips of {queries} "
                 "audio embeddings were given; match them."
             )
-        return embeddings.masked_scatter(slots[..., None], spoken.to(embeddings.dtype))
+        return embeddings.masked_scatter(slots[..., None], audio_embeddings.to(embeddings.dtype))
 
     def response_logits(
         self,
         prefix: Sequence[int],
         ids: Int[Tensor, "batch token"],
         at: Bool[Tensor, "batch token"],
-        spoken: Float[Tensor, "clip query d_llm"],
+        audio_embeddings: Float[Tensor, "clip query d_llm"],
     ) -> Float[Tensor, "position vocabulary"]:
-        """Next-token logits (float32) at the positions marked by `at`, after a shared prefix."""
-        return self.backbone.logits(
-            self.backbone.hidden_states(self.splice(ids, spoken), prefix)[
-                at.to(self.backbone.device)
-            ]
-        )
+        """Next-token logits (float32) at the positions `at`, after a prefix that all rows share."""
+        hidden = self.backbone.hidden_states(self.splice(ids, audio_embeddings), prefix)
+        return self.backbone.logits(hidden[at.to(self.backbone.device)])
+
+    # ---- answers ----
 
     @torch.no_grad()
     def generate(
@@ -135,140 +162,153 @@ class AudioLLM(nn.Module):
     ) -> Generation:
         """Answers to conversations in the message format of the DeSTA models.
 
-        `messages` is one conversation or a list of them; a user message may hold `<|AUDIO|>` placeholders and
-        `audios: [{"audio": path, "text": None | transcript}]`. Without audio the call is the untouched backbone.
+        Without audio this is the untouched backbone.
+
+        Args:
+            messages: one conversation or a list of them. The text of a user's message may hold
+                `<|AUDIO|>`, once for each of its `audios: [{"audio": path, "text": None | words}]`.
+            with_transcript: let Whisper transcribe the clips that have no words, and put the words
+                after the clip's audio embeddings.
 
         Raises:
-            ChatError: clips and placeholders do not match, or a conversation is longer than the backbone can read.
+            ChatError: clips and placeholders do not match, or a conversation is too long.
         """
-        chats = (
-            [list(messages)]
-            if messages and isinstance(messages[0], dict)
-            else [list(m) for m in messages]
-        )
-        clips = [[clip for message in c for clip in message.get("audios", ())] for c in chats]
-        waves = [[audio.read_audio(clip["audio"]) for clip in some] for some in clips]
-        words = [
-            self._words(some, heard, with_transcript)
-            for some, heard in zip(clips, waves, strict=True)
+        alone = bool(messages) and isinstance(messages[0], dict)
+        conversations = [messages] if alone else messages
+        clips = [
+            [c for message in talk for c in message.get("audios", ())] for talk in conversations
         ]
-        room = (
-            None
-            if self.backbone.max_positions is None
-            else self.backbone.max_positions - max_new_tokens
-        )
+        waves = [[audio.read_audio(clip["audio"]) for clip in own] for own in clips]
+        words = [
+            self._transcripts(own, sounds, with_transcript)
+            for own, sounds in zip(clips, waves, strict=True)
+        ]
+        limit = self.backbone.max_positions
         streams = [
             chat.build_stream(
-                self.backbone.tokenizer, c, self.queries, transcripts=w, max_tokens=room
+                self.backbone.tokenizer,
+                talk,
+                self.queries,
+                transcripts=texts,
+                max_tokens=None if limit is None else limit - max_new_tokens,
             )
-            for c, w in zip(chats, words, strict=True)
+            for talk, texts in zip(conversations, words, strict=True)
         ]
-        every = [wave for some in waves for wave in some]
-        spoken = self.encode_audio(every) if every else None
-        how = {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
-        ids = self.generate_ids(streams, spoken, max_new_tokens=max_new_tokens, **how)
-        files = [[str(clip["audio"]) for clip in some] for some in clips]
-        audios = [list(zip(f, w, strict=True)) for f, w in zip(files, words, strict=True)]
+        every_wave = [wave for own in waves for wave in own]
+        embeddings = self.encode_audio(every_wave) if every_wave else None
+        sampling: dict[str, Any] = (
+            {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
+        )
+        ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **sampling)
+        audios = [
+            [(str(clip["audio"]), text) for clip, text in zip(own, texts, strict=True)]
+            for own, texts in zip(clips, words, strict=True)
+        ]
         return Generation([self.backbone.decode(row) for row in ids], ids, audios)
 
     @torch.no_grad()
     def generate_ids(
         self,
         streams: Sequence[chat.TokenStream],
-        spoken: Float[Tensor, "clip query d_llm"] | None,
-        **how: Any,
+        audio_embeddings: Float[Tensor, "clip query d_llm"] | None,
+        **options: Any,
     ) -> list[tuple[int, ...]]:
-        """Generated ids for streams whose slots are filled by `spoken`, clip after clip, all in one batch."""
-        if spoken is None:
-            if any(chat.SLOT in s.ids for s in streams):
+        """Ids of the answers to streams, as one batch, up to and with the end of turn.
+
+        Args:
+            audio_embeddings: what fills the streams' slots, clip after clip; None for streams
+                without slots, which the backbone answers as it was before any tuning.
+            options: for `generate` of transformers.
+        """
+        if audio_embeddings is None:
+            if any(chat.SLOT in stream.ids for stream in streams):
                 raise chat.ChatError(
                     f"The messages hold {chat.AUDIO} but no clips were given; match them."
                 )
             with self.backbone.untuned():
-                return self.backbone.generate_ids(streams, batch=len(streams), **how)
+                return self.backbone.generate_ids(streams, batch=len(streams), **options)
         ids, mask = self.backbone.pad_left(streams)
-        embeddings = self.splice(ids, spoken).to(self.backbone.dtype)
-        out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **how)
+        embeddings = self.splice(ids, audio_embeddings).to(self.backbone.dtype)
+        out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
         return [self.backbone.trim_at_end(row) for row in out.tolist()]
 
-    def _words(
-        self, clips: Sequence[dict[str, Any]], waves: Sequence[Any], with_transcript: bool
+    def _transcripts(
+        self, clips: Sequence[Mapping[str, Any]], waves: Sequence[Any], with_transcript: bool
     ) -> list[str]:
-        """The transcript of every clip: as given, written down by Whisper when asked for, or none."""
+        """The transcript of every clip: as given, from Whisper if asked for, or empty."""
         given = [clip.get("text") for clip in clips]
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
             raise ProvenanceError(
-                "A transcript was asked for, but this AudioLLM has no Whisper decoder; pass transcribe=…."
+                "A transcript was asked for, but this AudioLLM has no Whisper decoder; "
+                "pass transcribe=…."
             )
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
+    # ---- what is trained, and its files ----
+
     @property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """All that learns, by its name in a connector file: the connector, and what of the backbone was thawed."""
-        thawed = {f"{UNFROZEN}{name}": p for name, p in self.backbone.trainable_parameters.items()}
-        return {
-            name: p for name, p in self.connector.named_parameters() if p.requires_grad
-        } | thawed
+        """All parameters that learn: the connector's, and those of the backbone that are tuned."""
+        own = {name: p for name, p in self.connector.named_parameters() if p.requires_grad}
+        return own | self._tuned_parameters()
+
+    def _tuned_parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{TUNED}{name}": p for name, p in self.backbone.trainable_parameters.items()}
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """The tensors of a connector file: the connector's, and under `backbone.` what was thawed."""
-        tensors = self.connector.state_dict() | {
-            n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)
-        }
+        """The tensors of a connector file: the connector's, and the tuned ones of the backbone."""
+        tensors = self.connector.state_dict() | self._tuned_parameters()
         return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def load_trainable_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these tensors, named as in `trainable_state`; raises RuntimeError where names or shapes are others."""
-        mine = {n: p for n, p in self.trainable_parameters.items() if n.startswith(UNFROZEN)}
-        given = {name for name in tensors if name.startswith(UNFROZEN)}
-        if given != set(mine):
+        """Copy in tensors that are named as in `trainable_state`.
+
+        Raises:
+            RuntimeError: other names or shapes.
+        """
+        tuned = self._tuned_parameters()
+        given = {name for name in tensors if name.startswith(TUNED)}
+        if given != set(tuned):
             raise RuntimeError(
-                f"tensors of the backbone that are in one and not the other: {sorted(given ^ set(mine))}"
+                "tensors of the backbone that are in one and not the other: "
+                f"{sorted(given ^ set(tuned))}"
             )
         self.connector.load_state_dict(
-            {n: t for n, t in tensors.items() if n not in given}, strict=True
+            {name: tensor for name, tensor in tensors.items() if name not in given}, strict=True
         )
-        for name, parameter in mine.items():
+        for name, parameter in tuned.items():
             parameter.copy_(tensors[name])
 
     def save_connector(self, path: Path) -> str:
-        """Write what learns, with the ids and hashes of the parts it was trained with; returns the file's sha256.
+        """Write what is trained, and the hashes of the parts around it; returns the file's sha256.
 
-        That is the connector alone, unless the backbone was thawed.
-        The same weights give the same file: its header has one entry, because safetensors writes several in any order.
+        The same weights give the same file on every machine. For that the header has one entry,
+        because safetensors writes several in any order.
         """
-        part = path.with_suffix(".part")
-        save_file(self.trainable_state(), part, metadata={"provenance": self._header()})
-        part.replace(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def _header(self) -> str:
-        """What a connector file says of the parts: their ids, and what is compared when it is loaded."""
         compared = {key: self.provenance[key] for key in COMPARED if key in self.provenance}
-        return json.dumps({**self.names, **compared}, sort_keys=True)
+        header = {"provenance": json.dumps({**self.names, **compared}, sort_keys=True)}
+        draft = path.with_suffix(".part")
+        save_file(self.trainable_state(), draft, metadata=header)
+        draft.replace(path)
+        return cache.hash_file(path)
 
     def load_connector(self, path: Path) -> None:
-        """Read a connector file strictly; refuses a file of other parts, other shapes or other names.
+        """Read a connector file strictly.
 
         Raises:
-            PartsError: with the first difference, and what to do.
+            ProvenanceError: it was trained with other parts, or has other tensors.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                theirs = json.loads((file.metadata() or {}).get("provenance", "{}"))
-        except Exception as error:
-            raise ProvenanceError(
-                f"{path}: no whole safetensors file ({error}); copy it again or train again."
-            ) from error
+        theirs = read_connector_provenance(path)
         for key in COMPARED:
-            mine = self.provenance.get(key)
-            if theirs.get(key) != mine:
+            ours = self.provenance.get(key)
+            if theirs.get(key) != ours:
                 raise ProvenanceError(
-                    f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {mine}; load the parts it names."
+                    f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}; "
+                    "load the parts it was trained with."
                 )
         try:
             self.load_trainable_state(load_file(path))
@@ -279,8 +319,24 @@ class AudioLLM(nn.Module):
             ) from error
 
 
+def read_connector_provenance(path: Path) -> dict[str, Any]:
+    """What a connector file says of the parts it was trained with: their names, and `COMPARED`.
+
+    Raises:
+        ProvenanceError: it is no whole safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
+    except Exception as error:
+        raise ProvenanceError(
+            f"{path}: no whole safetensors file ({error}); copy it again or train again."
+        ) from error
+    return about
+
+
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:
-    """One hash over every tensor of a module but those named: the freeze guard compares it before and after a run."""
+    """One sha256 over all tensors of a module but those named; it shows whether any bit changed."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if name in without:

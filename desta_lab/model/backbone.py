@@ -284,16 +284,3 @@ def end_ids_of(tokenizer: Any, settings: Any) -> tuple[int, ...]:
     """The ids that end an answer, of a tokenizer and the generation config (transformers) of its model."""
     own = settings.eos_token_id
     return tuple(sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}))
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """The precision for frozen weights, by what the hardware multiplies: never by a timing, so that it never flips.
-
-    A GPU of compute capability 8 or more gets bf16, an older one fp16 (its bf16 is emulated), a CPU with bf16
-    instructions bf16 (two to three times faster there, LOG.md), anything else float32.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    bf16 = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
-    return torch.bfloat16 if bf16 else torch.float32

@@ -1,41 +1,29 @@
-"""Presets: which frozen parts, which connector and how much of everything; the only file that knows model names."""
+"""Presets: which frozen parts, which connector and how much of everything, as data."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from desta_lab import processes
-from desta_lab.model import chat, weights
-from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.backbone import Backbone, fastest_dtype
-from desta_lab.model.connector import FrameStack, QFormer
-from desta_lab.model.encoder import Encoder, transcribe
-from desta_lab.world.attributes import NEUTRAL
-
-NANO = (
-    Path(__file__).resolve().parents[2] / "data" / "nano"
-)  # the glass-box LLM that ships with the checkout
+NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
 
 
 @dataclass(frozen=True)
 class ConnectorShape:
-    """Sizes of the connector; `width=None`, `post_norm=True`, `anchored=False` is the published form."""
+    """Sizes of the connector; the defaults are those of DeSTA2.5-Audio."""
 
     kind: str = "qformer"  # or "frames", the comparison
     queries: int = 64
     depth: int = 6
     heads: int = 20
     ffn: int = 3072
-    width: int | None = None
+    width: int | None = None  # of a narrower Q-Former; None: the encoder's
     pool: int = 1  # neighbouring frames averaged before they are read
     post_norm: bool = True
     dropout: float = 0.1
-    scaled: bool = False  # output multiplied by the backbone's embedding scale
-    anchored: bool = False  # born saying NEUTRAL; its length sets the number of queries
+    scaled: bool = False  # multiply the output by the backbone's embedding scale
+    anchored: bool = False  # start as a neutral sentence, whose length sets the number of queries
 
 
 SMALL = ConnectorShape(
@@ -53,10 +41,10 @@ SMALL = ConnectorShape(
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything a run needs to know, as data: always shown, always overridable with `dataclasses.replace`.
+    """Everything a run needs to know; change a field with `dataclasses.replace`.
 
-    `minutes`, `memory_gb` and `disk_gb` are what the quickstart took where it was measured (README, LOG.md); None
-    where nobody has run it yet.
+    `minutes`, `memory_gb` and `disk_gb` were measured on the quickstart (README, LOG.md). They are
+    None where nobody has run it yet.
     """
 
     name: str
@@ -76,30 +64,27 @@ class Preset:
     test: int = 64  # clips scored at every checkpoint
     held_out: int = 32  # clips of other speakers that calibrate the ranking
     free_form_clips: int = (
-        6  # clips answered in free form at every checkpoint; twice as many at the last
+        6  # clips answered in words at every checkpoint; twice as many at the last
     )
-    taps: tuple[int, ...] | None = (
-        None  # tapped layers; None: the published ones of the encoder's size
-    )
-    tuning: str = (
-        "frozen"  # what of the backbone learns: nothing, adapters ("lora-8", of rank 8) or "full"
-    )
+    taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
+    tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
     prompts: int = 1  # how many describing prompts train (tasks.PROMPTS)
-    train: int | None = None  # clips trained with, of those there are; None: all
-    transcript: bool = False  # whether a clip's words stand behind its audio embeddings
-    accumulate: int = (
-        1  # parts that a step's batch is computed in, one after the other, to save memory
-    )
-    checkpointing: bool = False  # compute the backbone's layers twice in training, to save memory
-    attention: str | None = (
-        None  # of the backbone: "eager" is faster where rows are short; None: as transformers picks
-    )
+    train: int | None = None  # training clips that are used; None: all
+    transcript: bool = False  # whether a clip's words follow its audio embeddings
+    accumulate: int = 1  # micro-batches of a step, one after the other, to save memory
+    gradient_checkpointing: bool = False  # compute the backbone's layers twice, to save memory
+    attention: str | None = None  # of the backbone; None: as transformers picks
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
 
+    @property
+    def glass_box(self) -> bool:
+        """Whether the backbone is the nano LLM, which knows only the words of its text world."""
+        return self.backbone == NANO
 
-# in no hash where they are not used: older work is found
+
+# fields that enter a hash only where they are used, so that older results are still found
 OPTIONS = (
     "taps",
     "tuning",
@@ -107,13 +92,13 @@ OPTIONS = (
     "train",
     "transcript",
     "accumulate",
-    "checkpointing",
+    "gradient_checkpointing",
     "attention",
 )
 
 
 def hashed_fields(preset: Preset) -> dict[str, Any]:
-    """A preset's fields for a hash, without the options that it does not use."""
+    """The fields of a preset for a hash, without the options that it does not use."""
     unused = {
         f.name for f in fields(preset) if f.name in OPTIONS and getattr(preset, f.name) == f.default
     }
@@ -121,11 +106,11 @@ def hashed_fields(preset: Preset) -> dict[str, Any]:
 
 
 def nano() -> Preset:
-    """Real ears, glass-box backbone: exercises and CI."""
+    """A real encoder and the nano LLM: for exercises and CI."""
     return Preset(
         "nano",
         "whisper-tiny.en",
-        str(NANO),
+        NANO,
         "exercises, CI, the glass box",
         connector=SMALL,
         clips={"train": 768, "validation": 96, "test": 192},
@@ -138,7 +123,7 @@ def nano() -> Preset:
 
 
 def cpu() -> Preset:
-    """Real models on a laptop: the main job."""
+    """Real models on a laptop: for the main job."""
     return Preset(
         "cpu",
         "whisper-tiny.en",
@@ -152,7 +137,7 @@ def cpu() -> Preset:
 
 
 def t4() -> Preset:
-    """Course labs on a free 16 GB GPU."""
+    """For course labs on a free GPU of 16 GB."""
     return Preset(
         "t4",
         "openai/whisper-small",
@@ -167,7 +152,7 @@ def t4() -> Preset:
 
 
 def workstation() -> Preset:
-    """Research on a 24 GB GPU."""
+    """For research on a GPU of 24 GB."""
     return Preset(
         "workstation",
         "openai/whisper-medium",
@@ -182,7 +167,7 @@ def workstation() -> Preset:
 
 
 def desta25() -> Preset:
-    """The published system: its connector exactly, 64 queries, 30 s."""
+    """DeSTA2.5-Audio, the published system: its connector exactly, 64 queries, 30 s."""
     return Preset(
         "desta25",
         "openai/whisper-large-v3",
@@ -197,10 +182,11 @@ def desta25() -> Preset:
 
 
 def desta2() -> Preset:
-    """The system before it, as its released inference computes it: that taps one layer before its training code does.
+    """DeSTA2 as its released inference computes it, which taps one layer earlier than its training.
 
-    It counts `encoder_hidden_states`, whose first entry is no layer's output, so its 2, 5, 8, 11 are the outputs of
-    layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py). `replace(desta2(), taps=(2, 5, 8, 11))` undoes it.
+    The inference code indexes `encoder_hidden_states`, whose first entry is the input of layer 0.
+    So its 2, 5, 8, 11 are the outputs of layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py).
+    `replace(desta2(), taps=(2, 5, 8, 11))` gives the layers of the training code.
     """
     return Preset(
         "desta2",
@@ -222,112 +208,18 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 
 
 def get_preset(name: str) -> Preset:
-    """A preset by its name; raises ValueError with the names there are."""
+    """A preset by its name. Raises ValueError with the names that exist."""
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
     return PRESETS[name]()
 
 
 def pick_preset() -> Preset:
-    """The preset that suits this machine: by the GPU's memory, or `cpu` where there is none.
+    """The preset that suits this machine's GPU by its memory, or `cpu` if there is no GPU.
 
-    `desta25` and `desta2` are never picked: their backbones stand behind a licence gate, so they are asked for by
-    name.
+    `desta25` and `desta2` are never picked, because their backbones are behind a licence gate.
     """
     if not torch.cuda.is_available():
         return cpu()
-    return workstation() if torch.cuda.get_device_properties(0).total_memory / 1e9 > 20 else t4()
-
-
-def pick_device() -> torch.device:
-    """A CUDA GPU if there is one, this rank's where there are several ranks, else the CPU."""
-    processes.join_ranks()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def build_connector(
-    shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
-) -> nn.Module:
-    """A new connector of this shape, the same for the same seed; parameters in float32."""
-    scale = backbone.embedding_scale if shape.scaled else 1.0
-    ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
-    queries = len(ids) if shape.anchored else shape.queries
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if shape.kind == "frames":
-            return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
-        return QFormer(
-            taps=taps,
-            d_enc=d_enc,
-            d_llm=backbone.width,
-            queries=queries,
-            depth=shape.depth,
-            heads=shape.heads,
-            ffn=shape.ffn,
-            width=shape.width,
-            pool=shape.pool,
-            post_norm=shape.post_norm,
-            dropout=shape.dropout,
-            scale=scale,
-            anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
-        )
-
-
-def build_audio_llm(
-    preset: Preset,
-    *,
-    root: Path | None = None,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-    **how: Any,
-) -> AudioLLM:
-    """Encoder, a new connector and backbone of a preset, on the fastest device and precision there is.
-
-    `how` goes to the backbone's `from_pretrained` (dtype, quantization_config, …); with a `device_map` in it the
-    backbone stays where that puts it.
-
-    The frozen parts may be half precision; the connector and the loss stay in float32 (TRAPS: fp16 gives NaN).
-    """
-    where = pick_device()
-    with processes.main_first():  # one fetches
-        ears, mind = (
-            weights.find_weights(name, root, progress=progress)
-            for name in (preset.encoder, preset.backbone)
-        )
-    dtype = fastest_dtype(where)
-    hears = torch.float32 if where.type == "cpu" else dtype
-    dtype = (
-        torch.float32 if preset.tuning == "full" else dtype
-    )  # small steps vanish in half precision
-    encoder = Encoder.load(ears, preset.seconds, preset.taps, dtype=hears).to(where)
-    attention = {"attn_implementation": preset.attention} if preset.attention else {}
-    backbone = Backbone.load(mind, **{"dtype": dtype, **attention, **how})
-    backbone.gradient_checkpointing = preset.checkpointing
-    if "device_map" not in how:
-        backbone.to(where)
-    connector = build_connector(
-        preset.connector, len(encoder.taps), encoder.width, backbone, seed
-    ).to(where)
-    names = {"encoder": preset.encoder, "backbone": preset.backbone}
-    provenance = {
-        "encoder_sha256": weights.hash_folder(ears),
-        "backbone_sha256": weights.hash_folder(mind),
-        "taps": list(encoder.taps),
-        "seconds": preset.seconds,
-        "connector": asdict(preset.connector),
-        "tuning": preset.tuning,
-    }
-    backbone.unfreeze(preset.tuning, seed)
-    write = lambda waves: transcribe(ears, waves)  # noqa: E731
-    return AudioLLM(encoder, connector, backbone, provenance, names=names, transcribe=write)
-
-
-def with_parts(preset: Preset, parts: dict[str, Any]) -> Preset:
-    """The preset as a run used it: crop, taps, connector and tuning as they stand in the run's `parts`."""
-    return replace(
-        preset,
-        seconds=parts["seconds"],
-        taps=tuple(parts["taps"]),
-        connector=ConnectorShape(**parts["connector"]),
-        tuning=parts.get("tuning", "frozen"),
-    )
+    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return workstation() if memory_gb > 20 else t4()

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from desta_lab import audio
-from desta_lab.model import chat, presets, weights
+from desta_lab import audio, cache
+from desta_lab.model import build, chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError
 from desta_lab.model.connector import QFormer
 
@@ -270,7 +270,7 @@ def open_system(
         )
     how: dict[str, Any] = {
         "dtype": torch.bfloat16,
-        "device_map": "auto" if offload else {"": presets.pick_device()},
+        "device_map": "auto" if offload else {"": build.pick_device()},
     }
     if quantise:
         from transformers import BitsAndBytesConfig
@@ -278,10 +278,10 @@ def open_system(
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=offload
         )
-    llm = presets.build_audio_llm(preset, root=root, progress=progress, **how)
+    llm = build.build_audio_llm(preset, root=root, progress=progress, **how)
     load_adapter(llm.connector, adapter)
     llm.connector.eval()
-    digest = weights.hash_file(Path(adapter))
+    digest = cache.hash_file(Path(adapter))
     llm.provenance |= {
         "adapter": Path(adapter).name,
         "adapter_sha256": digest,

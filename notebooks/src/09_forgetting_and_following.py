@@ -25,7 +25,7 @@ from desta_lab.evaluation import conditions, constraints, verdict
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.evaluation.tasks import named_values
 from desta_lab.experiments import forgetting, studies
-from desta_lab.model import chat, presets
+from desta_lab.model import build, chat
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, features, trainer
 from desta_lab.views import replies, representation_figures, style
@@ -287,7 +287,7 @@ lesson.check("lora_forward", lora_forward)
 # %%
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
-    llm = presets.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
+    llm = build.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
     checkpoints.load_checkpoint(lab.train("self"), llm, lab.train_config.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:

@@ -28,7 +28,7 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments import studies
 from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import presets
+from desta_lab.model import build, presets
 from desta_lab.training import checkpoints
 from desta_lab.views import card, replies, style
 from desta_lab.world import attributes, recipes, sources, spoken
@@ -115,7 +115,7 @@ def job_of(value, seed):
         minutes=None,
     )
     job = Quickstart(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
-    job.llm = presets.build_audio_llm(small, root=lab.root / "models", seed=seed)
+    job.llm = build.build_audio_llm(small, root=lab.root / "models", seed=seed)
     return job
 
 
@@ -515,7 +515,7 @@ def as_if_yours(folder, count=96):
 corpus = sources.corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
 few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
 job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
-job.llm = presets.build_audio_llm(few, root=lab.root / "models", seed=0)
+job.llm = build.build_audio_llm(few, root=lab.root / "models", seed=0)
 desta_lab.listen(corpus, job.clips("train")[:2])
 
 # %% [markdown]
@@ -733,7 +733,7 @@ recipes.CREMA_D.describe(
 # ```python
 # !git lfs install && git clone https://github.com/CheyneyComputerScience/CREMA-D
 # import desta_lab
-# from desta_lab.model import presets
+# from desta_lab.model import build, presets
 # from desta_lab.views import card
 # from desta_lab.views.progress import bars
 # from desta_lab.world import recipes

@@ -11,7 +11,7 @@ from desta_lab.course import finished
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_subject import TABLES
 from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import presets
+from desta_lab.model import build, presets
 from desta_lab.model.weights import models_dir
 from desta_lab.training import checkpoints
 
@@ -25,7 +25,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Quickstart(presets.nano()).corpus  # noqa: B018 (rendered here, if it was not)
     for name in ("models", "corpora"):
         (folder / name).symlink_to(models_dir().parent / name)
-    presets.build_audio_llm(presets.nano())  # fetched here, if they were not
+    build.build_audio_llm(presets.nano())  # fetched here, if they were not
     return folder
 
 

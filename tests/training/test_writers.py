@@ -17,7 +17,7 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.clips import CorpusError
-from desta_lab.model import chat, presets
+from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import hash_folder
 from desta_lab.training import writers
@@ -41,12 +41,12 @@ ROWS = [{"id": f"c{i}", "seed_description": d, "prompt": p} for i, (d, p) in enu
 
 @pytest.fixture(scope="module")
 def nano() -> Backbone:
-    return Backbone.load(presets.NANO)
+    return Backbone.load(weights.NANO_FOLDER)
 
 
 @pytest.fixture(scope="module")
 def revision() -> str:
-    return hash_folder(presets.NANO)
+    return hash_folder(weights.NANO_FOLDER)
 
 
 class Server(ThreadingHTTPServer):
@@ -129,7 +129,7 @@ def server(nano: Backbone, monkeypatch) -> Iterator[Server]:
 def by_server(serving: Server, **how: Any) -> Writer:
     return server_writer(
         serving.address,
-        presets.NANO,
+        weights.NANO_FOLDER,
         "nano",
         **{"max_new_tokens": TOKENS, "waits": (0.01, 0.01), **how},
     )
@@ -273,7 +273,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
 
     class LLM:
         def __init__(self, model: str, dtype: str) -> None:
-            assert (Path(model), dtype) == (presets.NANO, "bfloat16")
+            assert (Path(model), dtype) == (weights.NANO_FOLDER, "bfloat16")
 
         def generate(
             self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool
@@ -291,7 +291,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
     monkeypatch.setitem(
         sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
     )
-    writer = vllm_writer(presets.NANO, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
+    writer = vllm_writer(weights.NANO_FOLDER, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
     write_shards(ROWS, writer, tmp_path / "engine")
     write_shards(ROWS, by_nano(nano, revision), tmp_path / "backbone")
     assert read_back(tmp_path / "engine") == read_back(tmp_path / "backbone")
@@ -300,7 +300,7 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
 def test_without_vllm_its_writer_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match=r"pip install \"desta-lab\[vllm\]"):
-        vllm_writer(presets.NANO, "nano")
+        vllm_writer(weights.NANO_FOLDER, "nano")
 
 
 # ---- a server that does not do as it should ----
@@ -333,9 +333,9 @@ def test_nobody_at_the_address_is_a_sentence():
     with pytest.raises(
         ConnectionError, match=f"{address}/v1/models does not answer .*start the server"
     ):
-        server_writer(address, presets.NANO, "nano", waits=(0.01,))
+        server_writer(address, weights.NANO_FOLDER, "nano", waits=(0.01,))
     with pytest.raises(ValueError, match="write it as http://host:8000"):
-        server_writer("localhost:8000", presets.NANO, "nano")
+        server_writer("localhost:8000", weights.NANO_FOLDER, "nano")
 
 
 def test_a_server_of_another_model_is_refused(server):
@@ -509,7 +509,7 @@ def test_the_command_says_its_cost_after_the_first_shard_and_resumes(server, tmp
         str(path),
         str(outs[0]),
         "--backbone",
-        str(presets.NANO),
+        str(weights.NANO_FOLDER),
         "--tokens",
         "8",
         "--shard",

@@ -1,0 +1,212 @@
+"""Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from desta_lab import cache, processes
+from desta_lab.model import chat, weights
+from desta_lab.model.audio_llm import COMPARED, AudioLLM, ProvenanceError, read_connector_provenance
+from desta_lab.model.backbone import Backbone
+from desta_lab.model.connector import FrameStack, QFormer
+from desta_lab.model.encoder import Encoder, transcribe
+from desta_lab.model.presets import ConnectorShape, Preset
+from desta_lab.world.attributes import NEUTRAL
+
+Progress = Callable[[str], None]
+
+
+def pick_device() -> torch.device:
+    """A CUDA GPU if there is one (of several ranks, each its own), else the CPU."""
+    processes.join_ranks()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """The precision for frozen weights, by what the hardware multiplies fast.
+
+    A GPU of compute capability 8 or more gets bf16, an older one fp16 (its bf16 is emulated). A CPU
+    with bf16 instructions gets bf16 (two to three times faster, LOG.md), anything else float32. No
+    timing decides, so the choice never changes between two runs.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    bf16 = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in instructions)
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def build_connector(
+    shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
+) -> nn.Module:
+    """A new connector of this shape, the same for the same seed, with parameters in float32."""
+    scale = backbone.embedding_scale if shape.scaled else 1.0
+    ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
+    queries = len(ids) if shape.anchored else shape.queries
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if shape.kind == "frames":
+            return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
+        return QFormer(
+            taps=taps,
+            d_enc=d_enc,
+            d_llm=backbone.width,
+            queries=queries,
+            depth=shape.depth,
+            heads=shape.heads,
+            ffn=shape.ffn,
+            width=shape.width,
+            pool=shape.pool,
+            post_norm=shape.post_norm,
+            dropout=shape.dropout,
+            scale=scale,
+            anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
+        )
+
+
+def build_audio_llm(
+    preset: Preset,
+    *,
+    root: Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **backbone_options: Any,
+) -> AudioLLM:
+    """Encoder, new connector and backbone of a preset, on the fastest device and precision.
+
+    Args:
+        root: the folder of models; `weights.models_dir()` by default.
+        backbone_options: for the backbone's `from_pretrained` (dtype, quantization_config, …). With
+            a `device_map` among them the backbone stays where that puts it.
+
+    Raises:
+        WeightsError: encoder or backbone cannot be had.
+    """
+    with processes.main_first():  # one rank downloads
+        encoder_folder = weights.find_weights(preset.encoder, root, progress=progress)
+        backbone_folder = weights.find_weights(preset.backbone, root, progress=progress)
+    return _assemble(preset, encoder_folder, backbone_folder, seed, backbone_options)
+
+
+def _assemble(
+    preset: Preset, encoder_folder: Path, backbone_folder: Path, seed: int, options: dict[str, Any]
+) -> AudioLLM:
+    """The AudioLLM of these folders: frozen parts may be in half precision, the connector is not.
+
+    In fp16 from end to end the loss would become NaN (TRAPS), so connector and loss are in float32.
+    A backbone that learns whole is in float32 too: small steps vanish in half precision.
+    """
+    device = pick_device()
+    dtype = pick_dtype(device)
+    encoder_dtype = torch.float32 if device.type == "cpu" else dtype
+    encoder = Encoder.load(encoder_folder, preset.seconds, preset.taps, dtype=encoder_dtype)
+    encoder.to(device)
+    settings: dict[str, Any] = {"dtype": torch.float32 if preset.tuning == "full" else dtype}
+    if preset.attention:
+        settings["attn_implementation"] = preset.attention
+    backbone = Backbone.load(backbone_folder, **{**settings, **options})
+    backbone.gradient_checkpointing = preset.gradient_checkpointing
+    if "device_map" not in options:
+        backbone.to(device)
+    connector = build_connector(
+        preset.connector, len(encoder.taps), encoder.width, backbone, seed
+    ).to(device)
+    backbone.unfreeze(preset.tuning, seed)
+    provenance = {
+        "encoder_sha256": weights.hash_folder(encoder_folder),
+        "backbone_sha256": weights.hash_folder(backbone_folder),
+        "taps": list(encoder.taps),
+        "seconds": preset.seconds,
+        "connector": asdict(preset.connector),
+        "tuning": preset.tuning,
+    }
+    return AudioLLM(
+        encoder,
+        connector,
+        backbone,
+        provenance,
+        names={"encoder": _id(preset.encoder), "backbone": _id(preset.backbone)},
+        transcribe=lambda waves: transcribe(encoder_folder, waves),
+    )
+
+
+def _id(name: str) -> str:
+    """The name of a model without its place: of a folder only the last part."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def open_run(folder: Path, step: int | None = None, root: Path | None = None) -> AudioLLM:
+    """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
+    listed = folder / "checkpoints" / "checkpoints.json"
+    if not listed.is_file():
+        raise FileNotFoundError(
+            f"{folder}: no checkpoints of a run here; train one with `python -m desta_lab quickstart`."
+        )
+    hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
+    step = max(hashes) if step is None else step
+    path = listed.with_name(f"{step:06d}.safetensors")
+    if step not in hashes or not path.is_file():
+        steps = ", ".join(
+            str(s) for s in hashes if listed.with_name(f"{s:06d}.safetensors").is_file()
+        )
+        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {steps}.")
+    if cache.hash_file(path) != hashes[step]:
+        raise ProvenanceError(f"{path}: changed since it was saved; train the run again.")
+    return open_connector(path, root)
+
+
+def open_connector(path: Path, root: Path | None = None) -> AudioLLM:
+    """The AudioLLM that a connector file was trained in, with that connector.
+
+    Encoder and backbone are found by their names, or by their hashes under any other name.
+
+    Raises:
+        ProvenanceError: encoder or backbone is not here, or the file is no connector file.
+    """
+    about = read_connector_provenance(path)
+    if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
+        raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
+    preset = Preset(
+        "opened",
+        about["encoder"],
+        about["backbone"],
+        "a trained connector",
+        seconds=about["seconds"],
+        taps=tuple(about["taps"]),
+        connector=ConnectorShape(**about["connector"]),
+        tuning=about["tuning"],
+    )
+    with processes.main_first():  # one rank downloads
+        folders = [
+            _find_part(path, part, about[part], about[f"{part}_sha256"], root)
+            for part in ("encoder", "backbone")
+        ]
+    llm = _assemble(preset, folders[0], folders[1], 0, {})
+    llm.load_connector(path)
+    return llm
+
+
+def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None) -> Path:
+    """The folder of the weights with this hash: under their name first, then under any other."""
+    root = root or weights.models_dir()
+    local = [weights.NANO_FOLDER, *sorted(root.glob("[!.]*"))]
+    local.sort(key=lambda folder: folder.name != name.replace("/", "--"))
+    for folder in local:
+        if weights.has_weights(folder) and weights.hash_folder(folder) == sha256:
+            return folder
+    try:
+        folder = weights.find_weights(name, root)
+        if weights.hash_folder(folder) == sha256:
+            return folder
+        fault = f"{folder} holds other weights."
+    except weights.WeightsError as error:
+        fault = str(error)
+    raise ProvenanceError(
+        f"{path}: its {part} {name} (sha256 {sha256[:12]}…) is not here; put the folder with these "
+        f"weights into {root}, under any name. {fault}"
+    )
