@@ -210,7 +210,7 @@ def test_a_batch_in_parts_teaches_what_the_whole_teaches(tmp_path, loss):
             for row in rows
         ]
         soft = targets.soften_targets(llm.backbone, told) if loss == "soft" else None
-        trainer.train(llm, store, rows, SHORT, tmp_path / run, soft=soft, accumulate=accumulate)
+        trainer.train(llm, store, rows, SHORT, tmp_path / run, soft_targets=soft, accumulate=accumulate)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
@@ -218,7 +218,7 @@ def test_a_batch_with_fewer_rows_than_parts_is_refused(tmp_path):
     llm, store, rows = tiny.prepared(tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"A batch of 4 has no row for each of 5 parts \(1 processes, accumulate 5\)",
+        match=r"A batch of 4 has no row for each of 5 micro-batches \(1 processes, accumulate 5\)",
     ):
         trainer.train(llm, store, rows, SHORT, tmp_path / "run", accumulate=5)
 

@@ -373,7 +373,7 @@ class Experiment:
                 examples,
                 self.train_config,
                 folder,
-                soft=soft,
+                soft_targets=soft,
                 accumulate=self.preset.accumulate,
                 progress=self.progress(f"train {kind}"),
             )

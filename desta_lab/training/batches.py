@@ -1,47 +1,96 @@
-"""Examples become padded batches: ids on the right, one row a clip."""
+"""Rows become examples (token streams with their clips), and examples become padded batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from desta_lab.model import chat
+from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.chat import SLOT, TokenStream
+from desta_lab.training.targets import SoftTarget
+
+IGNORE = -100  # torch's default ignore_index
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row as the backbone reads it, the name of its clip, and its soft target if any."""
+
+    stream: TokenStream
+    clip: str
+    soft_target: SoftTarget | None
+
+
+def example_reader(
+    llm: AudioLLM,
+    rows: Sequence[Mapping[str, Any]],
+    soft_targets: Sequence[SoftTarget] | None,
+    cached: int,
+) -> Callable[[int], Example]:
+    """Return a function from a row's number to its example; it keeps the last `cached` of them.
+
+    The function raises ChatError, with the number of the row, where a row is longer than the
+    backbone can read.
+    """
+
+    @lru_cache(maxsize=cached)
+    def read(number: int) -> Example:
+        row = rows[number]
+        try:
+            stream = chat.build_stream(
+                llm.backbone.tokenizer,
+                row["messages"],
+                llm.queries,
+                response=row["response"],
+                truncated=row.get("provenance", {}).get("truncated", False),
+                transcripts=row.get("transcripts"),
+                max_tokens=llm.backbone.max_positions,
+            )
+        except chat.ChatError as error:
+            raise chat.ChatError(f"Example {number + 1} ({row['id']}): {error}") from error
+        soft_target = soft_targets[number] if soft_targets else None
+        return Example(stream, row.get("clip", row["id"]), soft_target)
+
+    return read
 
 
 @dataclass(frozen=True)
 class Batch:
     """Streams of several clips, padded on the right, without the `prefix` that all of them share.
 
-    Padding stands behind everything, so a causal backbone never sees it and no mask is needed.
+    `labels` holds the next token where it belongs to a response, and IGNORE elsewhere. Padding
+    stands behind everything, so a causal backbone never sees it and no mask is needed.
     """
 
     prefix: tuple[int, ...]
     ids: Int[Tensor, "batch token"]
-    labels: Int[
-        Tensor, "batch token"
-    ]  # the next token where it belongs to a response, IGNORE elsewhere
-
-
-IGNORE = -100  # torch's default ignore_index
+    labels: Int[Tensor, "batch token"]
 
 
 def collate(streams: Sequence[TokenStream], pad_id: int) -> Batch:
     """Pad streams and shift labels: position t is trained on token t+1, responses only."""
-    prefix = streams[0].ids[: _first_slot(streams[0])]
-    if any(s.ids[: len(prefix)] != prefix or _first_slot(s) != len(prefix) for s in streams):
-        prefix = ()
-    rows = [s.ids[len(prefix) :] for s in streams]
+    prefix = _shared_prefix(streams)
+    rows = [stream.ids[len(prefix) :] for stream in streams]
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id)
     labels = torch.full((len(rows), longest), IGNORE)
-    for i, (row, s) in enumerate(zip(rows, streams, strict=True)):
+    for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
         ids[i, : len(row)] = torch.tensor(row)
-        start = s.start - len(prefix)
+        start = stream.start - len(prefix)
         labels[i, start - 1 : len(row) - 1] = ids[i, start : len(row)]
     return Batch(prefix, ids, labels)
 
 
-def _first_slot(stream: TokenStream) -> int:
-    return stream.ids.index(SLOT) if SLOT in stream.ids else 0
+def _shared_prefix(streams: Sequence[TokenStream]) -> tuple[int, ...]:
+    """The tokens before the first audio slot, if they are the same in all streams; else none."""
+    before_audio = {_before_audio(stream) for stream in streams}
+    return before_audio.pop() if len(before_audio) == 1 else ()
+
+
+def _before_audio(stream: TokenStream) -> tuple[int, ...]:
+    return stream.ids[: stream.ids.index(SLOT)] if SLOT in stream.ids else ()

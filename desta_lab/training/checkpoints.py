@@ -1,8 +1,17 @@
-"""Checkpoints of a run: connector files at steps 0, 1, 2, 4, …, then evenly spaced, each with its hash."""
+"""What a run keeps on disk: connectors at some steps, each with its hash, and a state to resume from.
+
+<run>/checkpoints/000000.safetensors …, checkpoints.json     connectors, and their list
+<run>/state/state.safetensors                                what learns, its moments, the step
+"""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.model.audio_llm import AudioLLM
@@ -12,8 +21,15 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, doubled or changed; the message names it."""
 
 
+class StateError(ValueError):
+    """A run cannot go on from its state on disk; the message names the file and what to do."""
+
+
+# ---- checkpoints ----
+
+
 def checkpoint_steps(steps: int, every: int = 64) -> list[int]:
-    """The steps of a run's checkpoints: 0, the powers of two below `every`, its multiples, the last."""
+    """The steps with a checkpoint: 0, the powers of two below `every`, its multiples, the last."""
     powers = [2**n for n in range(every.bit_length()) if 2**n < min(every, steps)]
     return sorted({0, *powers, *range(every, steps, every), steps})
 
@@ -29,7 +45,7 @@ def index_path(run: Path) -> Path:
 
 
 def save_checkpoint(run: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
-    """Write the connector, then its line in the list: a kill between the two leaves no line without a file.
+    """Write the connector, then its line in the list: a kill leaves no line without a file.
 
     The file does not contain its step, so equal weights give equal hashes.
 
@@ -87,3 +103,61 @@ def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
             "delete the run's folder and train again."
         )
     llm.load_connector(path)
+
+
+# ---- the state to resume from ----
+
+
+def state_path(run: Path) -> Path:
+    """The file that a run resumes from."""
+    return run / "state" / "state.safetensors"
+
+
+def save_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what learns, Adam's moments and the step as one file, moved into place whole."""
+    tensors = {f"weight.{name}": tensor for name, tensor in llm.trainable_state().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        for name, moment in moments.items():
+            tensors[f"moment.{number}.{name}"] = moment.detach().cpu().contiguous()
+    path = state_path(run)
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path.with_suffix(".part"), metadata={"step": str(step)})
+    path.with_suffix(".part").replace(path)
+
+
+def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
+    """Put weights and moments back, on the devices of the parameters; return the step, 0 without a state.
+
+    Raises:
+        StateError: the file is damaged, or the state of another model.
+    """
+    path = state_path(run)
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            step = int(file.metadata()["step"])
+        llm.load_trainable_state(_with_prefix(tensors, "weight."))
+        _load_moments(optimizer, _with_prefix(tensors, "moment."))
+    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise StateError(
+            f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
+        ) from error
+    return step
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that prefix."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimizer its moments; torch moves each to its parameter's device, Adam's `step` too."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, moment = name.split(".", 1)
+        state.setdefault(int(number), {})[moment] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,48 +1,41 @@
 """One visible training loop: the connector learns; killed at any step it resumes to the same weights."""
 
-import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from desta_lab import cache, processes
-from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.training import checkpoints
-from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.batches import IGNORE, Example, collate, example_reader
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
 from desta_lab.training.targets import SoftTarget, kl_loss
 
-AHEAD = 4096  # examples tokenised before the first step, and kept: of a small set all, of millions some megabytes
+AHEAD = 4096  # examples read before the first step, and kept: some megabytes
 
 
 class FreezeError(RuntimeError):
-    """Something frozen moved, or something trainable did not; the message names it."""
+    """Something frozen changed, or something trainable did not; the message names it."""
 
 
 class LossError(RuntimeError):
-    """The loss is no number any more; the message names the step."""
-
-
-class StateError(ValueError):
-    """A run's state on disk cannot be gone on from; the message names the file and what to do."""
+    """The loss is not a number any more; the message names the step."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast to train; every number is part of the run's hash."""
+    """How long and how fast to train; every number is part of the run's identity."""
 
     steps: int
     batch: int = 8
@@ -53,273 +46,279 @@ class TrainConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     seed: int = 0
-    checkpoint_every: int = 64  # linear spacing of the ladder after its powers of two
+    checkpoint_every: int = 64  # steps between checkpoints, after the powers of two
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of the step that is about to be taken (0-based): linear warm-up, then cosine."""
+        """The learning rate of a step (0-based): linear warm-up, then cosine."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
 
     def batch_rows(self, step: int, examples: int) -> list[int]:
-        """The examples of one step: epochs in an order that depends on the seed and the epoch alone."""
-        wanted = range(step * self.batch, (step + 1) * self.batch)
-        return [
-            int(_order(self.seed * 100_003 + i // examples, examples)[i % examples]) for i in wanted
-        ]
+        """The numbers of one step's rows; the order of an epoch depends on seed and epoch alone."""
+        drawn = range(step * self.batch, (step + 1) * self.batch)
+        seed = self.seed * 100_003
+        return [int(_permutation(seed + i // examples, examples)[i % examples]) for i in drawn]
 
 
 @lru_cache(maxsize=2)  # a step may end one epoch and begin the next
-def _order(seed: int, examples: int) -> Int[Tensor, "example"]:
+def _permutation(seed: int, examples: int) -> Int[Tensor, "example"]:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- the loop ----
 
 
 def train(
     llm: AudioLLM,
-    store: FeatureStore | OnTheFlyFeatures,
-    examples: Sequence[dict[str, Any]],
-    recipe: TrainConfig,
+    features: FeatureStore | OnTheFlyFeatures,
+    rows: Sequence[Mapping[str, Any]],
+    config: TrainConfig,
     folder: Path,
     *,
-    soft: Sequence[SoftTarget] | None = None,
+    soft_targets: Sequence[SoftTarget] | None = None,
     state_every: int = 50,
     accumulate: int = 1,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train the connector, and what of the backbone was thawed, on the examples.
+    """Collective: train the connector, and what of the backbone was unfrozen, on rows of examples.
 
-    Leaves `records.jsonl`, `checkpoints/` and `state/` in `folder`. An example is read when its step comes, so that a
-    `Manifest` of millions fits; its clip is asked of the store by its `clip`, or by its `id` if it has none.
-    `soft` gives the teacher's distributions, one for each example; without it the loss is cross-entropy on the
-    response. Rows of a batch are drawn from the recipe's seed, and so is dropout: the state on disk is what learns,
-    its moments and the step, nothing else.
+    Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`. A row is read when its step
+    comes, so that a `Manifest` of millions fits; its clip is the row's `clip`, or its `id` if it
+    has none. With `soft_targets`, one for each row, the loss is their KL divergence; without, it
+    is the cross-entropy of the response. Rows and dropout are drawn from the config's seed, so
+    the state on disk needs no random numbers.
 
-    Several ranks share every batch, and each computes its share in `accumulate` parts, to save memory. What is learned
-    is the same but for rounding, as every token weighs the same in whatever part it is; only dropout, where there is
-    any, draws other zeros. So neither is part of the recipe, and a run may go on with others.
+    The ranks share every batch, and each computes its share in `accumulate` micro-batches to save
+    memory. Every token weighs the same in whatever micro-batch it is, so the result is the same
+    but for rounding and dropout; a run may be resumed with another number of either.
 
     Raises:
-        ValueError: the batch has fewer rows than there are parts.
-        FreezeError: at the end something frozen has changed, or something that learns has not. The last rung
-            is kept only after that check, so that such a run never looks finished.
-        LossError: the loss is no number any more.
+        ValueError: the batch has fewer rows than there are micro-batches.
+        FreezeError: at the end something frozen has changed, or something trainable has not. The
+            last checkpoint is saved only after that check, so such a run never looks finished.
+        LossError: the loss is not a number any more.
         StateError: the state on disk is damaged.
-        ChatError: an example is longer than the backbone can read; found before the first step among the first
-            4096 examples, before its own step among the others.
+        ChatError: a row is longer than the backbone can read; raised before the first step for
+            the first 4096 rows, before their own step for the others.
     """
-    parts = processes.world_size() * accumulate
-    if recipe.batch < parts:
-        raise ValueError(
-            f"A batch of {recipe.batch} has no row for each of {parts} parts "
-            f"({processes.world_size()} processes, accumulate {accumulate}); enlarge it, or take fewer."
-        )
+    micro_batches = _count_micro_batches(config, accumulate)
     llm.connector.train()
-    learning = list(llm.trainable_parameters.values())
-    optimizer = torch.optim.AdamW(
-        learning, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-    )
-
-    @lru_cache(maxsize=AHEAD)
-    def read(i: int) -> tuple[chat.TokenStream, str]:
-        e = examples[i]
-        try:
-            stream = chat.build_stream(
-                llm.backbone.tokenizer,
-                e["messages"],
-                llm.queries,
-                response=e["response"],
-                truncated=e.get("provenance", {}).get("truncated", False),
-                transcripts=e.get("transcripts"),
-                max_tokens=llm.backbone.max_positions,
-            )
-        except chat.ChatError as error:
-            raise chat.ChatError(f"Example {i + 1} ({e['id']}): {error}") from error
-        return stream, e.get("clip", e["id"])
-
-    for i in range(min(AHEAD, len(examples))):
-        read(i)
-    frozen = _frozen(llm)
+    optimizer = _build_optimizer(llm, config)
+    read = example_reader(llm, rows, soft_targets, AHEAD)
+    for number in range(min(AHEAD, len(rows))):
+        read(number)
+    hashes = _hash_frozen(llm)
     folder.mkdir(parents=True, exist_ok=True)
     with processes.main_first():
         first = _resume(folder, llm, optimizer)
-        if first == 0:
-            _be_born(folder, llm)
-    rungs = set(checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every))
-    written = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
-    with written.open("a", buffering=1) as records, torch.random.fork_rng(devices=[]):
-        for step in range(first, recipe.steps):
+    with _open_records(folder) as records, torch.random.fork_rng(devices=[]):
+        for step in range(first, config.steps):
             begin = time.perf_counter()
-            rows = recipe.batch_rows(step, len(examples))
-            tokens = sum(len(read(i)[0].response) for i in rows)
-            said: Any = 0.0
-            for part in processes.share_of_rank(range(parts)):
-                mine = rows[part::parts]
-                seed = recipe.seed * 100_003 + step + (part << 32)
-                torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
-                streams, clips = zip(*map(read, mine), strict=True)
-                loss = _loss(llm, streams, store[clips], soft and [soft[i] for i in mine])
-                loss = loss * (sum(len(s.response) for s in streams) / tokens)
-                loss.backward()
-                said = said + loss.detach()
-            processes.sum_over_ranks([said, *(p.grad for p in learning if p.grad is not None)])
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(step)
-            norm = nn.utils.clip_grad_norm_(learning, recipe.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            record = {
-                "step": step + 1,
-                "loss": float(said),
-                "lr": recipe.learning_rate(step),
-                "grad_norm": float(norm),
-                "tokens": tokens,
-                "seconds": time.perf_counter() - begin,
-            }
-            if not math.isfinite(record["loss"]):
-                raise LossError(
-                    f"The loss of step {step + 1} is {record['loss']}; lower the learning rate."
-                )
+            examples = [read(number) for number in config.batch_rows(step, len(rows))]
+            record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
+            record["seconds"] = time.perf_counter() - begin
             records.write(json.dumps(record) + "\n")
-            if step + 1 == recipe.steps:
-                _guard(llm, frozen, folder, recipe)
-                processes.wait_for_all()  # no rank found anything
-            if step + 1 in rungs and processes.is_main_rank():
-                checkpoints.save_checkpoint(folder, llm, step + 1, record["loss"])
-            if (
-                (step + 1) % state_every == 0 or step + 1 == recipe.steps
-            ) and processes.is_main_rank():
-                _keep(folder, llm, optimizer, step + 1)
+            if step + 1 == config.steps:
+                _check_frozen(llm, hashes, folder, config)
+                processes.wait_for_all()  # every rank has passed the check
+            if processes.is_main_rank():
+                _save(folder, llm, optimizer, record, config, state_every)
             if progress:
-                progress(step + 1, recipe.steps, record)
+                progress(step + 1, config.steps, record)
     llm.connector.eval()
-    processes.wait_for_all()  # until the last rung is there
+    processes.wait_for_all()  # the last checkpoint is on disk
 
 
-def _loss(
+def _count_micro_batches(config: TrainConfig, accumulate: int) -> int:
+    """The number of parts that a batch is computed in, over all ranks."""
+    micro_batches = processes.world_size() * accumulate
+    if config.batch < micro_batches:
+        raise ValueError(
+            f"A batch of {config.batch} has no row for each of {micro_batches} micro-batches "
+            f"({processes.world_size()} processes, accumulate {accumulate}); "
+            "enlarge it, or take fewer."
+        )
+    return micro_batches
+
+
+def _build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        llm.trainable_parameters.values(),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+# ---- one step ----
+
+
+def _take_step(
     llm: AudioLLM,
-    streams: Sequence[chat.TokenStream],
-    states: Float[Tensor, "layer batch frame d_enc"],
-    teacher: Sequence[SoftTarget] | None,
-) -> Float[Tensor, ""]:
-    """The mean loss of some rows, in nats a token of their responses."""
-    batch = collate(streams, llm.backbone.pad_id)
-    at = batch.labels != IGNORE
-    with llm.autocast():
-        spoken = llm.connector(states.to(next(llm.connector.parameters()).device))
-    logits = llm.response_logits(batch.prefix, batch.ids, at, spoken)
-    if teacher is None:
-        return nn.functional.cross_entropy(logits, batch.labels[at].to(logits.device))
-    ids, logp = torch.cat([t.ids for t in teacher]), torch.cat([t.logp for t in teacher])
-    return kl_loss(logits, ids.to(logits.device), logp.to(logits.device))
-
-
-def _be_born(folder: Path, llm: AudioLLM) -> None:
-    """Keep the connector as step 0, or go back to the step 0 of a run that began here and left no state."""
-    if checkpoints.index_path(folder).exists():
-        checkpoints.load_checkpoint(folder, llm, 0)
-    else:
-        checkpoints.save_checkpoint(folder, llm, 0, None)
-
-
-def _frozen(llm: AudioLLM) -> dict[str, str]:
-    """The hash of each part without what learns."""
+    features: FeatureStore | OnTheFlyFeatures,
+    examples: Sequence[Example],
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    step: int,
+    micro_batches: int,
+) -> dict[str, Any]:
+    """Collective: learn from one batch, of which each rank computes its micro-batches; return the record."""
+    tokens = sum(len(example.stream.response) for example in examples)
+    loss: Any = 0.0
+    for number in processes.share_of_rank(range(micro_batches)):
+        seed = config.seed * 100_003 + step + (number << 32)
+        torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
+        micro_batch = examples[number::micro_batches]
+        learned = sum(len(example.stream.response) for example in micro_batch)
+        share = _mean_loss(llm, features, micro_batch) * (learned / tokens)
+        share.backward()
+        loss = loss + share.detach()
+    parameters = list(llm.trainable_parameters.values())
+    processes.sum_over_ranks([loss, *(p.grad for p in parameters if p.grad is not None)])
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate(step)
+    grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    mean_loss = float(loss)
+    if not math.isfinite(mean_loss):
+        raise LossError(f"The loss of step {step + 1} is {mean_loss}; lower the learning rate.")
     return {
-        "encoder": hash_tensors(llm.encoder),
-        "backbone": hash_tensors(llm.backbone.model, without=_twins(llm.backbone.model)),
+        "step": step + 1,
+        "loss": mean_loss,
+        "lr": config.learning_rate(step),
+        "grad_norm": float(grad_norm),
+        "tokens": tokens,
     }
 
 
-def _twins(model: nn.Module) -> set[str]:
-    """The names of all tensors that learn, tied ones under each of theirs."""
-    places = {p.data_ptr() for p in model.parameters() if p.requires_grad}
-    return {name for name, tensor in model.state_dict().items() if tensor.data_ptr() in places}
+def _mean_loss(
+    llm: AudioLLM, features: FeatureStore | OnTheFlyFeatures, examples: Sequence[Example]
+) -> Float[Tensor, ""]:
+    """The mean loss of some examples, in nats a token of their responses."""
+    batch = collate([example.stream for example in examples], llm.backbone.pad_id)
+    learned = batch.labels != IGNORE
+    states = features[[example.clip for example in examples]]
+    with llm.autocast():
+        audio_embeddings = llm.connector(states.to(next(llm.connector.parameters()).device))
+    logits = llm.response_logits(batch.prefix, batch.ids, learned, audio_embeddings)
+    teachers = [example.soft_target for example in examples if example.soft_target is not None]
+    if not teachers:
+        return nn.functional.cross_entropy(logits, batch.labels[learned].to(logits.device))
+    ids = torch.cat([teacher.ids for teacher in teachers]).to(logits.device)
+    logp = torch.cat([teacher.logp for teacher in teachers]).to(logits.device)
+    return kl_loss(logits, ids, logp)
 
 
-def _guard(llm: AudioLLM, before: dict[str, str], folder: Path, recipe: TrainConfig) -> None:
-    """Frozen means frozen, and trained means trained; a run that broke this keeps no state to go on from."""
-    after = _frozen(llm)
-    moved = [part for part in before if before[part] != after[part]]
-    with safe_open(checkpoints.checkpoint_path(folder, 0), "pt") as born:
-        asleep = [
+# ---- what stays frozen ----
+
+
+def _hash_frozen(llm: AudioLLM) -> dict[str, str]:
+    """The hash of each frozen part, without those of its tensors that learn."""
+    backbone = llm.backbone.model
+    return {
+        "encoder": hash_tensors(llm.encoder),
+        "backbone": hash_tensors(backbone, without=_trainable_names(backbone)),
+    }
+
+
+def _trainable_names(model: nn.Module) -> set[str]:
+    """The names of all tensors that learn; one that is tied to another has two names."""
+    addresses = {p.data_ptr() for p in model.parameters() if p.requires_grad}
+    return {name for name, tensor in model.state_dict().items() if tensor.data_ptr() in addresses}
+
+
+def _check_frozen(
+    llm: AudioLLM, before: Mapping[str, str], folder: Path, config: TrainConfig
+) -> None:
+    """Raise FreezeError unless frozen parts are unchanged and trained tensors changed.
+
+    A run that fails the check keeps no state to resume from.
+    """
+    after = _hash_frozen(llm)
+    changed = [part for part in before if before[part] != after[part]]
+    unchanged = _unchanged_tensors(llm, folder)
+    if changed or unchanged:
+        checkpoints.state_path(folder).unlink(missing_ok=True)
+    if changed:
+        raise FreezeError(
+            f"The frozen {' and '.join(changed)} changed during training; "
+            "load them again, and train again."
+        )
+    if unchanged:
+        raise FreezeError(
+            f"After {config.steps} steps these tensors never changed: {', '.join(unchanged)}."
+        )
+
+
+def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
+    """The names of trainable tensors that are as they were at step 0."""
+    with safe_open(checkpoints.checkpoint_path(folder, 0), "pt") as start:
+        return [
             name
-            for name, p in llm.trainable_parameters.items()
-            if torch.equal(p.detach().cpu(), born.get_tensor(name))
+            for name, parameter in llm.trainable_parameters.items()
+            if torch.equal(parameter.detach().cpu(), start.get_tensor(name))
         ]
-    if moved or asleep:
-        (folder / "state" / "state.safetensors").unlink(missing_ok=True)
-    if moved:
-        raise FreezeError(
-            f"The frozen {' and '.join(moved)} changed during training; load them again, and train again."
-        )
-    if asleep:
-        raise FreezeError(
-            f"After {recipe.steps} steps these tensors never moved: {', '.join(asleep)}."
-        )
 
 
-def _keep(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write what learns, Adam's moments and the step as one safetensors file, moved into place whole."""
-    tensors: dict[str, Tensor] = {f"weight.{n}": t for n, t in llm.trainable_state().items()}
-    for i, parameter in enumerate(llm.trainable_parameters.values()):
-        moments = optimizer.state[parameter]
-        tensors |= {f"moment.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    path = folder / "state" / "state.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(tensors, path.with_suffix(".part"), metadata={"step": str(step)})
-    path.with_suffix(".part").replace(path)
+# ---- a run on disk ----
 
 
 def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
-    """Put back the last state, and drop the records written after it; returns the step to go on from."""
-    path = folder / "state" / "state.safetensors"
-    step = 0
-    if path.exists():
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                step = int(file.metadata()["step"])
-            llm.load_trainable_state(
-                {
-                    n.removeprefix("weight."): t
-                    for n, t in tensors.items()
-                    if n.startswith("weight.")
-                }
-            )
-        except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
-            fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-            raise StateError(
-                f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
-            ) from error
-        for i, parameter in enumerate(llm.trainable_parameters.values()):
-            keys = [n for n in tensors if n.startswith(f"moment.{i}.")]
-            optimizer.state[parameter] = {
-                n.split(".", 2)[2]: tensors[n]
-                if n.endswith("step")
-                else tensors[n].to(parameter.device)
-                for n in keys
-            }
+    """Go back to the last state, or to step 0; return the step, and drop the records after it."""
+    step = checkpoints.load_state(folder, llm, optimizer)
+    if step == 0 and checkpoints.index_path(folder).exists():
+        checkpoints.load_checkpoint(folder, llm, 0)
+    elif step == 0:
+        checkpoints.save_checkpoint(folder, llm, 0, None)
     records = folder / "records.jsonl"
     if records.exists() and processes.is_main_rank():
-        lines = records.read_text().splitlines()[:step]
-        cache.write_whole(records, "".join(line + "\n" for line in lines).encode())
+        lines = records.read_text().splitlines(keepends=True)[:step]
+        cache.write_whole(records, "".join(lines).encode())
     return step
 
 
-def run_folder(root: Path, name: str, config: dict[str, Any]) -> Path:
-    """`<root>/<name>-<hash of the config>/` with its `config.json`: the same config finds the same run."""
-    text = json.dumps(config, sort_keys=True, default=str)
-    folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+def _open_records(folder: Path) -> TextIO:
+    """The file of a run's records, one line a step; only rank 0 writes."""
+    path = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
+    return path.open("a", buffering=1)
+
+
+def _save(
+    folder: Path,
+    llm: AudioLLM,
+    optimizer: torch.optim.Optimizer,
+    record: Mapping[str, Any],
+    config: TrainConfig,
+    state_every: int,
+) -> None:
+    """Write the checkpoint and the state of this step where they are due."""
+    step = record["step"]
+    if step in checkpoints.checkpoint_steps(config.steps, config.checkpoint_every):
+        checkpoints.save_checkpoint(folder, llm, step, record["loss"])
+    if step % state_every == 0 or step == config.steps:
+        checkpoints.save_state(folder, llm, optimizer, step)
+
+
+def run_folder(root: Path, name: str, config: Mapping[str, Any]) -> Path:
+    """`<root>/<name>-<key>/` with its `config.json`: the same config finds the same run.
+
+    The config is all that determines the run, as plain data without paths (see `Provenance`).
+    """
+    provenance = cache.Provenance("runs", config)
+    folder = root / f"{name}-{provenance.key}"
     folder.mkdir(parents=True, exist_ok=True)
     if processes.is_main_rank() and not (folder / "config.json").exists():
-        cache.write_whole(folder / "config.json", json.dumps(json.loads(text), indent=1).encode())
+        cache.write_whole(folder / "config.json", cache.to_json(config))
     return folder
 
 
-def is_finished(folder: Path, recipe: TrainConfig) -> bool:
-    """Whether a run holds every rung of its ladder already."""
+def is_finished(folder: Path, config: TrainConfig) -> bool:
+    """Whether a run has all its checkpoints."""
     if not checkpoints.index_path(folder).exists():
         return False
-    kept = {rung["step"] for rung in checkpoints.list_checkpoints(folder)}
-    return set(checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every)) <= kept
+    saved = {one["step"] for one in checkpoints.list_checkpoints(folder)}
+    return set(checkpoints.checkpoint_steps(config.steps, config.checkpoint_every)) <= saved

@@ -289,7 +289,7 @@ def short_run(name, examples, soft):
                 examples,
                 recipe,
                 folder,
-                soft=soft,
+                soft_targets=soft,
                 progress=lab.progress(f"train {name}"),
             )
     return folder
@@ -328,7 +328,7 @@ def four_steps(folder, progress=None):
         lab, step=0
     ) as llm:  # the connector as it was born: nothing is left in memory
         trainer.train(
-            llm, store, examples, tiny, folder, soft=soft, state_every=2, progress=progress
+            llm, store, examples, tiny, folder, soft_targets=soft, state_every=2, progress=progress
         )
 
 

@@ -80,7 +80,7 @@ def test_the_loss_is_the_one_transformers_computes(teacher):
     llm, batch, expected = teacher
     at = batch.labels != IGNORE
     with torch.no_grad():
-        logits = llm.head(llm.hidden(llm.embed(batch.ids))[at])
+        logits = llm.logits(llm.hidden_states(llm.embed(batch.ids))[at])
     torch.testing.assert_close(nn.functional.cross_entropy(logits, batch.labels[at]), expected)
 
 
@@ -90,7 +90,7 @@ def test_labels_off_by_one_would_be_seen(teacher, shift):
     wrong = batch.labels.roll(shift, dims=1)
     at = wrong != IGNORE
     with torch.no_grad():
-        logits = llm.head(llm.hidden(llm.embed(batch.ids))[at])
+        logits = llm.logits(llm.hidden_states(llm.embed(batch.ids))[at])
     assert abs(nn.functional.cross_entropy(logits, wrong[at]) - expected) > 0.1
 
 

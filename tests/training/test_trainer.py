@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from desta_lab.cache import CacheError
 from desta_lab.model.audio_llm import ProvenanceError, hash_tensors
 from desta_lab.model.chat import ChatError
-from desta_lab.training import checkpoints, trainer
+from desta_lab.training import checkpoints
+from desta_lab.training.checkpoints import StateError
 from desta_lab.training.targets import TOP_K, Target, soften_targets
 from desta_lab.training.trainer import (
     FreezeError,
     LossError,
-    StateError,
     TrainConfig,
     is_finished,
     run_folder,
@@ -143,10 +144,10 @@ def test_an_encoder_that_moves_is_named_too(parts, tmp_path):
         train(llm, store, rows, replace(RECIPE, steps=2), tmp_path / "run", progress=tamper)
 
 
-def test_a_connector_tensor_that_sleeps_is_named(parts, tmp_path):
+def test_a_connector_tensor_that_never_changes_is_named(parts, tmp_path):
     llm, store, rows = parts
     llm.connector.idle = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(FreezeError, match="After 4 steps these tensors never moved: idle"):
+    with pytest.raises(FreezeError, match="After 4 steps these tensors never changed: idle"):
         train(llm, store, rows, replace(RECIPE, steps=4), tmp_path / "run")
 
 
@@ -247,7 +248,7 @@ def test_soft_targets_are_learned_too(parts, tmp_path):
         for row in rows
     ]
     soft = soften_targets(llm.backbone, told, TOP_K)
-    train(llm, store, rows, RECIPE, tmp_path / "run", soft=soft)
+    train(llm, store, rows, RECIPE, tmp_path / "run", soft_targets=soft)
     said = losses(tmp_path / "run")
     assert all(loss > 0 for loss in said)
     assert sum(said[-4:]) < 0.8 * sum(said[:4])
@@ -331,6 +332,30 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
     assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter.*")
+def test_a_state_is_loaded_onto_the_device_of_the_parameters_as_fused_adam_keeps_it(whole):
+    folder, _, _, trained = whole
+    llm = tiny.audio_llm().to("meta")  # stands for a GPU: what stays on the CPU is seen
+    parameters = llm.trainable_parameters.values()
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    assert checkpoints.load_state(folder, llm, optimizer) == RECIPE.steps
+
+    reference = torch.optim.AdamW(trained.trainable_parameters.values(), fused=True)
+    for parameter in trained.trainable_parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.no_grad():
+        reference.step()
+    kept = reference.state_dict()["state"]
+    loaded = optimizer.state_dict()["state"]
+    assert loaded.keys() == kept.keys()
+    for number, moments in kept.items():
+        assert loaded[number].keys() == moments.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for name, moment in moments.items():
+            assert loaded[number][name].device.type == "meta"
+            assert loaded[number][name].dtype == moment.dtype
+            assert loaded[number][name].shape == moment.shape
+
+
 @pytest.mark.parametrize("harm", ["torn", "empty", "foreign", "stepless"])
 def test_a_damaged_state_is_a_sentence_and_nothing_is_lost(parts, tmp_path, whole, harm):
     llm, store, rows = parts
@@ -349,11 +374,11 @@ def test_a_damaged_state_is_a_sentence_and_nothing_is_lost(parts, tmp_path, whol
     elif harm == "empty":
         state.write_bytes(b"")
     elif harm == "foreign":
-        trainer.save_file(
+        save_file(
             {f"other.{name}": t for name, t in content.items()}, state, metadata={"step": "10"}
         )
     else:
-        trainer.save_file(content, state)
+        save_file(content, state)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(
         StateError, match=r"state.safetensors: damaged \(.+\); delete it and train again"
@@ -435,15 +460,24 @@ def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
 
 
 def test_the_same_config_finds_the_same_run(tmp_path):
-    config = {"recipe": asdict(RECIPE), "parts": {"backbone": "tiny", "taps": [0, 1]}}
+    provenance = {"backbone_sha256": "b" * 64, "taps": [0, 1]}
+    config = {"train_config": asdict(RECIPE), "provenance": provenance}
     folder = run_folder(tmp_path, "nano-self", config)
     assert folder.name.startswith("nano-self-")
     assert run_folder(tmp_path, "nano-self", dict(reversed(config.items()))) == folder
     assert (
-        run_folder(tmp_path, "nano-self", {**config, "recipe": asdict(replace(RECIPE, lr=1.0))})
+        run_folder(
+            tmp_path, "nano-self", {**config, "train_config": asdict(replace(RECIPE, lr=1.0))}
+        )
         != folder
     )
     written = json.loads((folder / "config.json").read_text())
-    assert written["parts"] == config["parts"]
-    assert written["recipe"] == {**config["recipe"], "betas": [0.9, 0.98]}
+    assert written["provenance"] == provenance
+    assert written["train_config"] == {**config["train_config"], "betas": [0.9, 0.98]}
     assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_a_path_is_no_part_of_a_runs_identity(tmp_path):
+    with pytest.raises(CacheError, match="weights is a path, and files move"):
+        run_folder(tmp_path, "nano-self", {"weights": tmp_path / "model.safetensors"})
+    assert not list(tmp_path.iterdir())
