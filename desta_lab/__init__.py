@@ -11,20 +11,20 @@ __version__ = "0.1.0"
 
 # public name -> the module that defines it
 _HOME: dict[str, str] = {
-    "Ask": "desta_lab.views.panels",
+    "AskPanel": "desta_lab.views.panels",
     "AudioLLM": "desta_lab.model.audio_llm",
+    "CheckpointPanel": "desta_lab.views.panels",
     "Clip": "desta_lab.clips",
     "Corpus": "desta_lab.clips",
     "Inside": "desta_lab.experiments.inside",
-    "Ladder": "desta_lab.views.panels",
-    "Listen": "desta_lab.views.panels",
-    "Map": "desta_lab.views.panels",
+    "ListenPanel": "desta_lab.views.panels",
+    "MapPanel": "desta_lab.views.panels",
     "Quickstart": "desta_lab.experiments.quickstart",
     "Sweep": "desta_lab.experiments.sweep",
     "describe": "desta_lab.world.describe",
-    "listen": "desta_lab.views.widgets",
+    "plot_clips": "desta_lab.views.widgets",
     "setup": "desta_lab.course.setup",
-    "sheet": "desta_lab.views.widgets",
+    "show_players": "desta_lab.views.widgets",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from desta_lab import processes
-from desta_lab.views.progress import bars
+from desta_lab.views.progress import progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 
@@ -143,10 +143,15 @@ def quickstart(args: argparse.Namespace) -> int:
             "That was measured on the preset's own corpus; with yours, features and targets go by its clips."
         )
     job = Quickstart(
-        preset, seed=args.seed, corpus=args.corpus, label=args.label, out=args.out, progress=bars()
+        preset,
+        seed=args.seed,
+        corpus=args.corpus,
+        label=args.label,
+        out=args.out,
+        progress=progress_reporter(),
     )
     result = job.run()
-    say(card.text(result))
+    say(card.format_card(result))
     say(f"Figures and card: {job.out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
     processes.leave_ranks()
     return 0
@@ -170,8 +175,8 @@ def inside(args: argparse.Namespace) -> int:
     from desta_lab.experiments.quickstart import Quickstart
 
     preset = _preset(args)
-    job = Quickstart(preset, seed=args.seed, progress=bars())
-    look = Inside(job, args.run, out=args.out, progress=bars())
+    job = Quickstart(preset, seed=args.seed, progress=progress_reporter())
+    look = Inside(job, args.run, out=args.out, progress=progress_reporter())
     tables = look.run()
     print(
         "What can be read off each site by a linear probe on unseen speakers, and what is said, at the last step:"
@@ -266,7 +271,7 @@ def benchmark(args: argparse.Namespace) -> int:
     """Ratios against named baselines, measured in one run on the cpu preset."""
     from desta_lab import bench
 
-    rows = bench.run(bars())
+    rows = bench.run(progress_reporter())
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -343,7 +348,7 @@ def answer(args: argparse.Namespace) -> int:
         run,
         root=args.audio,
         max_new_tokens=args.tokens,
-        progress=bars()("answer"),
+        progress=progress_reporter()("answer"),
     )
     for path in answers.write(items, benchmark, args.out):
         print(f"Answers: {path}")
@@ -367,7 +372,7 @@ def score(args: argparse.Namespace) -> int:
     """A test set's numbers by every protocol, with intervals and controls; a figure has them beside the published."""
     from desta_lab.benchmarks import comparison, multiple_choice, speech_ifeval, test_sets
     from desta_lab.model.weights import models_dir
-    from desta_lab.views import claim_figures
+    from desta_lab.views import claim_figures, saving
 
     benchmark = args.benchmark or test_sets.which(args.path)
     if benchmark == "speech-ifeval":
@@ -386,9 +391,9 @@ def score(args: argparse.Namespace) -> int:
     print(note)
     out = args.out or models_dir().parent.parent / "figures" / "score"
     said = comparison.headline(table, benchmark, name)
-    figure = claim_figures.benchmark(table, said, note)
+    figure = claim_figures.plot_benchmark(table, said, note)
     sources = {"benchmark": benchmark, "scored": name, "published": comparison.PUBLISHED.name}
-    print(f"Figure: {claim_figures.save(figure, out, benchmark, provenance=sources)}")
+    print(f"Figure: {saving.save_figure(figure, out, benchmark, provenance=sources)}")
     return 0
 
 
@@ -417,14 +422,14 @@ def score(args: argparse.Namespace) -> int:
 def sweep(args: argparse.Namespace) -> int:
     """A grid over settings and seeds: its cost, what is missing of it, one tidy table, and which knobs matter."""
     from desta_lab.experiments.sweep import Sweep, parse, parse_slurm
-    from desta_lab.views import claim_figures
+    from desta_lab.views import saving
 
     preset = _preset(args)
     grid = Sweep(
         preset,
         parse(args.set),
         seeds=[int(seed) for seed in args.seeds.split(",")],
-        progress=bars(),
+        progress=progress_reporter(),
     )
     slurm = None if args.slurm is None else parse_slurm(args.slurm)
     table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
@@ -433,7 +438,7 @@ def sweep(args: argparse.Namespace) -> int:
     table.to_csv(out / "table.csv", index=False)
     if table["score"].notna().any():
         print(grid.knobs().round(2).to_string(index=False))
-        claim_figures.save(
+        saving.save_figure(
             grid.picture(),
             out,
             "knobs",
@@ -468,7 +473,7 @@ def ablate(args: argparse.Namespace) -> int:
     ]
     seeds = None if args.seeds is None else [int(seed) for seed in args.seeds.split(",")]
     out = args.out or studies.HOME / args.preset
-    for study, said in studies.run(names, args.preset, seeds, args.jobs, out, bars()):
+    for study, said in studies.run(names, args.preset, seeds, args.jobs, out, progress_reporter()):
         print("\n  ".join([f"{study.title}:", *said]))
     print(f"Page: {studies.write_page(out.parent)}")
     return 0
@@ -488,7 +493,9 @@ def emerge(args: argparse.Namespace) -> int:
 
     preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
     out = args.out or emergence.home(preset)
-    emergence.measure(preset, [int(seed) for seed in args.seeds.split(",")], out, progress=bars())
+    emergence.measure(
+        preset, [int(seed) for seed in args.seeds.split(",")], out, progress=progress_reporter()
+    )
     print(f"Report: {emergence.report(out)}")
     return 0
 
@@ -526,7 +533,7 @@ def write(args: argparse.Namespace) -> int:
         f"{total} rows in {files} files of at most {args.shard}; their cost is said after the first.",
         flush=True,
     )
-    tell = bars()("write")
+    tell = progress_reporter()("write")
     folder = weights.find_weights(args.backbone, progress=tell)
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
     if args.server:
@@ -568,12 +575,14 @@ def write(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
     from desta_lab.experiments.quickstart import Quickstart
-    from desta_lab.views.demo import Demo, page
+    from desta_lab.views.demo import Demo, build_page
 
-    job = Quickstart(_preset(args), progress=bars())
+    job = Quickstart(_preset(args), progress=progress_reporter())
     job.train("self")
     print(f"Open http://127.0.0.1:{args.port} in a browser; stop with Ctrl+C.", flush=True)
-    page(Demo(job)).launch(server_name="127.0.0.1", server_port=args.port, share=False, quiet=True)
+    build_page(Demo(job)).launch(
+        server_name="127.0.0.1", server_port=args.port, share=False, quiet=True
+    )
     return 0
 
 
@@ -630,7 +639,7 @@ def nano(args: argparse.Namespace) -> int:
     from desta_lab.model.backbone import Backbone
 
     wall, cpu = time.perf_counter(), time.process_time()
-    model, tokenizer = glass.train_nano(tasks.nano_rows(), progress=bars()("nano"))
+    model, tokenizer = glass.train_nano(tasks.nano_rows(), progress=progress_reporter()("nano"))
     oracle = evaluate.oracle_accuracy(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",

@@ -41,13 +41,13 @@ pytestmark = [
 CELLS = {
     "Job": """
         from pathlib import Path
-        from tests.conditions import test_panels as made
+        from tests.views import test_panels as made
         from desta_lab.views import panels, replies
         job = made.stand_in(Path("job"))""",
-    "Ask": "panels.Ask(job)",
-    "Ladder": "panels.Ladder(job, made.points(job), made.rungs())",
-    "Listen": "panels.Listen(job, attention=replies.looking(job, made.attention))",
-    "Map": "panels.Map(job, made.points(job))",
+    "Ask": "panels.AskPanel(job)",
+    "Ladder": "panels.CheckpointPanel(job, made.points(job), made.rungs())",
+    "Listen": "panels.ListenPanel(job, attention=replies.make_attention_profile(job, made.attention))",
+    "Map": "panels.MapPanel(job, made.points(job))",
 }
 MINUTE = 60_000  # milliseconds
 

@@ -9,7 +9,7 @@ import soundfile
 from desta_lab import cli, doctor
 from desta_lab.audio import RATE
 from desta_lab.model import presets
-from desta_lab.views.progress import bars
+from desta_lab.views.progress import progress_reporter
 
 
 def test_doctor_names_every_check_and_its_remedy(capsys, monkeypatch):
@@ -49,7 +49,7 @@ def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypa
 
 def test_progress_without_a_terminal_is_a_line_at_a_time():
     out = io.StringIO()
-    tell = bars(out)("features")
+    tell = progress_reporter(out)("features")
     tell("Downloading …")
     for done in range(1, 4):
         tell(done, 3, {"loss": 0.5})

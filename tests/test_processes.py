@@ -210,7 +210,9 @@ def test_a_batch_in_parts_teaches_what_the_whole_teaches(tmp_path, loss):
             for row in rows
         ]
         soft = targets.soften_targets(llm.backbone, told) if loss == "soft" else None
-        trainer.train(llm, store, rows, SHORT, tmp_path / run, soft_targets=soft, accumulate=accumulate)
+        trainer.train(
+            llm, store, rows, SHORT, tmp_path / run, soft_targets=soft, accumulate=accumulate
+        )
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.course.lesson import SURE
-from desta_lab.views import style
+from desta_lab.views import saving, style
 
 
 def gather(folder: Path) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
     names = list(dict.fromkeys(zip(guesses["notebook"], guesses["name"], strict=True)))
     headline = f"{own.mean():.0%} of {len(own)} ranges held the answer; {SURE:.0%} would be well calibrated"
     rows = max(1, len(names))
-    picture, grid = style.blank(rows, 1, headline, (7.0, 1 + 1.3 * rows), squeeze=False)
+    picture, grid = style.subplots(rows, 1, headline, (7.0, 1 + 1.3 * rows), squeeze=False)
     for axes, (notebook, name) in zip(grid[:, 0], names, strict=False):
         some = guesses[(guesses["notebook"] == notebook) & (guesses["name"] == name)].reset_index(
             drop=True
@@ -98,6 +98,6 @@ def report(table: pd.DataFrame, folder: Path) -> Path:
         "range guessed (dotted: missed; grey: left at the default) and what was measured (dashed)",
         fontsize=8,
     )
-    style.save(picture, out, "guesses", guesses.drop(columns="file"))
+    saving.save_figure(picture, out, "guesses", guesses.drop(columns="file"))
     cache.write_whole(out / "class.csv", table.to_csv(index=False).encode())
     return out

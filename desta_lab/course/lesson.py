@@ -14,7 +14,7 @@ from desta_lab import cache
 from desta_lab.course import checks
 from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import build
-from desta_lab.views import style
+from desta_lab.views import saving
 
 COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
 SURE = 0.8  # a guess is a range that should hold the answer this often
@@ -110,7 +110,9 @@ class Lesson:
 
         A `Picture` brings its table; any other matplotlib figure needs the one it was drawn from.
         """
-        path = style.save(figure, self.out, self.notebook, table, {"alt": alt, **self._made_with()})
+        path = saving.save_figure(
+            figure, self.out, self.notebook, table, {"alt": alt, **self._made_with()}
+        )
         return Shown(path, alt)
 
     def card(self, student: str = "anonymous") -> Any:

@@ -12,8 +12,8 @@ from desta_lab.course import finished
 from desta_lab.course.lesson import Lesson, cost
 from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
-from desta_lab.views import style
-from desta_lab.views.progress import bars
+from desta_lab.views import saving
+from desta_lab.views.progress import progress_reporter
 
 
 def setup(
@@ -44,8 +44,8 @@ def setup(
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
     print(cost(notebook, name))
     matplotlib.rcParams.update(
-        style.STYLE
+        saving.STYLE
     )  # what a notebook draws by hand looks like the lab's figures
-    lab = Quickstart(chosen, seed=seed, root=root, progress=bars())
+    lab = Quickstart(chosen, seed=seed, root=root, progress=progress_reporter())
     print(finished.restore(lab))
     return Lesson(notebook, lab)

@@ -26,7 +26,7 @@ from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import emergence_figures as drawings
-from desta_lab.views import style
+from desta_lab.views import saving
 
 HOME = (
     Path(__file__).resolve().parents[2] / "figures" / "emergence"
@@ -246,7 +246,7 @@ def cost(preset: Preset, runs: Sequence[Run]) -> str:
 
 def claims(
     tables: dict[str, pd.DataFrame],
-) -> dict[str, tuple[emergence_claims.Claim, style.Picture]]:
+) -> dict[str, tuple[emergence_claims.Claim, saving.Picture]]:
     """Every claim with its figure, from the tables alone."""
     curves, told = tables["curves"], tables["probes"]
     tasks, last = emergence_claims.risen(curves), int(curves["step"].max())
@@ -264,13 +264,13 @@ def claims(
     if len(data):
         told_of["scaled"] = emergence_claims.data(data)
     draw = {
-        "curves": lambda head: drawings.curves(curves, told, head),
-        "jumps": lambda head: drawings.jumps(tables["jumps"], tasks, head),
-        "together": lambda head: drawings.together(half, distances, head),
-        "before": lambda head: drawings.before(own, last, head),
-        "scaled": lambda head: drawings.scaled(data, last, head),
+        "curves": lambda head: drawings.plot_curves(curves, told, head),
+        "jumps": lambda head: drawings.plot_jumps(tables["jumps"], tasks, head),
+        "together": lambda head: drawings.plot_crossings(half, distances, head),
+        "before": lambda head: drawings.plot_onsets(own, last, head),
+        "scaled": lambda head: drawings.plot_corpus_size(data, last, head),
     }
-    with matplotlib.rc_context(style.STYLE):
+    with matplotlib.rc_context(saving.STYLE):
         drawn = {
             name: draw[name](f"{claim.question} {claim.verdict[0].upper()}{claim.verdict[1:]}")
             for name, claim in told_of.items()
@@ -287,13 +287,13 @@ def report(folder: Path) -> Path:
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
     found = claims(tables)
     for name, (_, picture) in found.items():
-        style.save(picture, folder, f"figure_{name}")
+        saving.save_figure(picture, folder, f"figure_{name}")
     cache.write_whole(folder / "README.md", text(tables, found).encode())
     return folder / "README.md"
 
 
 def text(
-    tables: dict[str, pd.DataFrame], found: dict[str, tuple[emergence_claims.Claim, style.Picture]]
+    tables: dict[str, pd.DataFrame], found: dict[str, tuple[emergence_claims.Claim, saving.Picture]]
 ) -> str:
     """The report as Markdown."""
     curves = tables["curves"]

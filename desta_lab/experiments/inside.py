@@ -7,7 +7,7 @@ import pandas as pd
 from desta_lab import audio
 from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.experiments.inside_subject import TABLES, Subject
-from desta_lab.views import claim_figures, explanation_figures, representation_figures
+from desta_lab.views import explanation_figures, representation_figures, saving
 
 
 class Inside(Subject):
@@ -41,15 +41,15 @@ class Inside(Subject):
             "seeds": [self.job.seed],
         }
         for name, picture in draw(self, tables).items():
-            claim_figures.save(picture, self.out, name, provenance=provenance)
+            saving.save_figure(picture, self.out, name, provenance=provenance)
         for method in ("pca", "umap"):
-            representation_figures.film(
+            representation_figures.save_film(
                 tables["points"], self.out / f"map_{method}.gif", self.job.preset.label, method
             )
         return tables
 
 
-def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, claim_figures.Picture]:
+def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, saving.Picture]:
     """Every figure of the analysis, by the name of its file."""
     points = tables["points"]
     trust = points.drop_duplicates(["step", "method", "seed"])
@@ -64,50 +64,50 @@ def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, claim_fi
         inside.waves([clip]), inside.llm.encoder.seconds, inside.llm.encoder.mel_bins
     )[0].numpy()
     return {
-        "readable": representation_figures.readable(
+        "readable": representation_figures.plot_probe_accuracy(
             tables["probes"], tables["spoken"], "Present, readable, spoken: three things"
         ),
-        "selectivity": representation_figures.selectivity(
+        "selectivity": representation_figures.plot_selectivity(
             tables["probes"], "What a probe reads, and what of random labels"
         ),
-        "learning_curves": representation_figures.learning_curves(
+        "learning_curves": representation_figures.plot_learning_curves(
             tables["learning"], "How many clips a probe needs"
         ),
-        "similar_sites": representation_figures.similarity(
+        "similar_sites": representation_figures.plot_similarity(
             tables["similar_sites"], "Which sites lay out the clips alike"
         ),
-        "similar_steps": representation_figures.similarity(
+        "similar_steps": representation_figures.plot_similarity(
             tables["similar_steps"], "How the audio embeddings change along training"
         ),
-        "map_pca": representation_figures.maps(
+        "map_pca": representation_figures.plot_maps(
             points, trust, label, f"The audio embeddings of unseen speakers, by {label}"
         ),
-        "map_umap": representation_figures.maps(
+        "map_umap": representation_figures.plot_maps(
             points, trust, label, "The same clips through UMAP", method="umap"
         ),
-        "modality_gap": representation_figures.modality_gap(
+        "modality_gap": representation_figures.plot_modality_gap(
             tables["gap"], "Does hearing come closer to reading?"
         ),
-        "nearest_words": representation_figures.nearest_words(
+        "nearest_words": representation_figures.plot_nearest_words(
             tables["words"], "The words that each query lies nearest to"
         ),
-        "answer_attention": explanation_figures.answer_attention(
+        "answer_attention": explanation_figures.plot_answer_attention(
             tables["heads"], "Which heads look at the audio"
         ),
-        "evidence": explanation_figures.evidence(
+        "evidence": explanation_figures.plot_evidence(
             tables["evidence"], "Attention is not explanation: who finds the evidence?", "mass"
         ),
-        "deletion": explanation_figures.deletion(
+        "deletion": explanation_figures.plot_deletion(
             tables["deletion"], f"Taking away what matters ({label})"
         ),
-        "logit_lens": explanation_figures.logit_lens(
+        "logit_lens": explanation_figures.plot_logit_lens(
             tables["lens"], "At which layer the answer is there"
         ),
-        "patching": explanation_figures.patching(
+        "patching": explanation_figures.plot_patching(
             tables["patching"], "Which query carries which attribute"
         ),
-        "erasure": explanation_figures.erasure(tables["erasure"], "What the answer uses"),
-        "listen_where": explanation_figures.listen_where(
+        "erasure": explanation_figures.plot_erasure(tables["erasure"], "What the answer uses"),
+        "listen_where": explanation_figures.plot_time_profiles(
             mel,
             inside.llm.encoder.seconds,
             profiles,

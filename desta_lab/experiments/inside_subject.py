@@ -18,7 +18,7 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.views.style import evenly
+from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe
 
 VERSION = 1  # of what is captured and computed here: raise it and everything is done again
@@ -74,7 +74,7 @@ class Subject:
         self.llm = job.llm
         self.tasks: list[Task] = [task for task in job.tasks if task.rung == 3]
         rungs = {rung["step"]: rung["sha256"] for rung in checkpoints.list_checkpoints(self.folder)}
-        self.checkpoints = {step: rungs[step] for step in evenly(sorted(rungs), STEPS)}
+        self.checkpoints = {step: rungs[step] for step in pick_evenly(sorted(rungs), STEPS)}
         self.last = max(self.checkpoints)
         checkpoints.load_checkpoint(
             self.folder, self.llm, self.last

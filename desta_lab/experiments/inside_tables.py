@@ -101,7 +101,7 @@ def trainable_parameters(subject: Subject) -> pd.DataFrame:
 def similar_sites(subject: Subject) -> pd.DataFrame:
     """Debiased CKA between sites at the last step."""
     sites = {**subject.before(), **subject.sites(subject.last)}
-    names = representation_figures.thinned(
+    names = representation_figures.thin_sites(
         [name for name in sites if not name.startswith(("answer", "scores"))], 4
     )
     return geometry.similarity_table(

@@ -18,8 +18,8 @@ from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import ENOUGH, Experiment, enough
 from desta_lab.training import checkpoints
 from desta_lab.training import targets as target
-from desta_lab.views import card, claim_figures
-from desta_lab.views.widgets import sheet
+from desta_lab.views import card, claim_figures, saving
+from desta_lab.views.widgets import plot_clips
 from desta_lab.world.describe import attribute_coverage
 
 SAME = "Same speaker: this measures recognition of your recordings, not of new voices."
@@ -104,7 +104,7 @@ def _report(job: Experiment, table: pd.DataFrame, folders: dict[str, Path]) -> d
     }
     job.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(job.out / "table.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
-    card.write(job.out, result)
+    card.write_card(job.out, result)
     return result
 
 
@@ -211,17 +211,17 @@ def _figures(
     drawn = [
         (
             "emergence",
-            claim_figures.emergence(rungs, headline, names=names),
+            claim_figures.plot_emergence(rungs, headline, names=names),
             f"Score of every rung along training. {headline}.",
         ),
         (
             "held_out",
-            claim_figures.held_out(tasks, headline),
+            claim_figures.plot_held_out(tasks, headline),
             "Accuracy on questions never trained, per attribute, for both runs and every control.",
         ),
         (
             "coverage",
-            claim_figures.coverage(share, "What a target drops it cannot teach"),
+            claim_figures.plot_coverage(share, "What a target drops it cannot teach"),
             "Share of targets that name each attribute, per kind of target.",
         ),
     ]
@@ -238,14 +238,14 @@ def _figures(
         drawn += [
             (
                 "layer_mixture",
-                claim_figures.layer_mixture(
+                claim_figures.plot_layer_mixture(
                     mixture, job.llm.encoder.taps, "Where each query token reads"
                 ),
                 "Share of every tapped layer in every query token.",
             ),
             (
                 "query_to_time",
-                claim_figures.query_to_time(
+                claim_figures.plot_query_attention(
                     attention,
                     mel,
                     clip.spans,
@@ -258,7 +258,7 @@ def _figures(
     drawn.append(
         (
             "corpus",
-            sheet(job.corpus, job.clips("train")[:6]),
+            plot_clips(job.corpus, job.clips("train")[:6]),
             "Spectrograms of six clips with their attributes and evidence spans.",
         )
     )
@@ -266,12 +266,12 @@ def _figures(
     drawn.append(
         (
             "token_evidence",
-            claim_figures.token_evidence(tokens, nats.tolist(), "Which words carry the clip"),
+            claim_figures.plot_token_evidence(tokens, nats.tolist(), "Which words carry the clip"),
             "KL per token of one target between reading the description and reading nothing.",
         )
     )
     return [
-        (str(claim_figures.save(f, job.out, name, provenance=provenance)), alt)
+        (str(saving.save_figure(f, job.out, name, provenance=provenance)), alt)
         for name, f, alt in drawn
     ]
 

@@ -25,7 +25,7 @@ from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.sweep import Measure, Sweep, train_and_forget
 from desta_lab.model import nano, presets, weights
 from desta_lab.model.presets import Preset
-from desta_lab.views import claim_figures, representation_figures
+from desta_lab.views import claim_figures, representation_figures, saving
 
 Arms = Mapping[str, Mapping[str, Any]]  # name → field → value, as a sweep's arms
 
@@ -82,7 +82,7 @@ class Study:
     measure: Measure | None = None
     measured: str = "ladder"
     columns: tuple[str, ...] = ()  # of its table, beside the usual ones
-    draw: Callable[["Study", pd.DataFrame], claim_figures.Picture] | None = None
+    draw: Callable[["Study", pd.DataFrame], saving.Picture] | None = None
     say: Callable[["Study", pd.DataFrame], list[str]] | None = None
 
     def settings(self, preset: str) -> Arms:
@@ -302,8 +302,8 @@ STUDIES: dict[str, Study] = {
             measure=train_and_forget,
             measured="forgetting",
             columns=("share",),
-            draw=lambda _, found: representation_figures.tradeoff(
-                found, forgetting.headline(found)
+            draw=lambda _, found: representation_figures.plot_tradeoff(
+                forgetting.plane(found), forgetting.headline(found)
             ),
             say=lambda _, found: forgetting.statements(found),
         ),
@@ -483,7 +483,7 @@ def run(
                 "cells": sorted(set(found["cell"])),
                 "seeds": sorted({int(seed) for seed in found["seed"]}),
             }
-            claim_figures.save(
+            saving.save_figure(
                 picture(study, found),
                 out,
                 study.name,
@@ -663,7 +663,7 @@ def _said_of(curve: Fit | None, study: Study) -> str:
     return f"Saturating curve: top {top}, half of it at {half} {unit}, slope {slope} (95 % over seeds)."
 
 
-def picture(study: Study, found: pd.DataFrame) -> claim_figures.Picture:
+def picture(study: Study, found: pd.DataFrame) -> saving.Picture:
     """The arms' scores on rung 3, rung 0 beside it, every seed a dot, with every control; the curve where one holds."""
     if study.draw:
         return study.draw(study, found)
@@ -683,7 +683,7 @@ def picture(study: Study, found: pd.DataFrame) -> claim_figures.Picture:
         else [curve.top[0], curve.half[0], curve.slope[0]]
     )
     unit = {"train": "training clips", "": ""}.get(study.amount, f"training {study.amount}")
-    return claim_figures.ablation(found, words, unit, line)
+    return claim_figures.plot_ablation(found, words, unit, line)
 
 
 # ---- the page ----

@@ -32,8 +32,8 @@ from desta_lab.model import presets, weights
 from desta_lab.model.presets import ConnectorShape, Preset
 from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, targets
-from desta_lab.views import claim_figures
-from desta_lab.views.progress import bars
+from desta_lab.views import claim_figures, saving
+from desta_lab.views.progress import progress_reporter
 from desta_lab.world import spoken
 from desta_lab.world.attributes import DESCRIBED
 from desta_lab.world.describe import describe
@@ -213,7 +213,7 @@ class Sweep:
             root or models_dir().parent,
             measure or train_and_score,
         )
-        self.measured, self.progress = measured, progress or bars()
+        self.measured, self.progress = measured, progress or progress_reporter()
         self.grid: dict[str, list[Any]] = {}
         for name, values in sorted((grid or {}).items()):
             many = isinstance(values, Iterable) and not isinstance(values, str)
@@ -402,13 +402,13 @@ class Sweep:
             ["knob", "name", "condition", "score", "low", "high", "cells"]
         ].reset_index(drop=True)
 
-    def picture(self, rung: int = 3) -> claim_figures.Picture:
+    def picture(self, rung: int = 3) -> saving.Picture:
         """Which knobs matter: `knobs`, drawn. The headline's difference is that of cells that share all else."""
         means, table = self.knobs(rung), self.table()
         knob, heard = means["knob"].iloc[0], means[means["condition"] == "audio"]
         low, high = (heard[heard["knob"] == knob].sort_values("score").iloc[end] for end in (0, -1))
         if low["name"] == high["name"]:
-            return claim_figures.knobs(
+            return claim_figures.plot_knobs(
                 means, f"Rung {rung}: {low['score']:.2f} at {knob} {low['name']}", rung
             )
         some = table[
@@ -431,7 +431,7 @@ class Sweep:
         )
         words = f"{low['score']:.2f} at {low['name']}, {high['score']:.2f} at {high['name']}"
         words = f"{knob} moves rung {rung} most: {words}; all else equal {gaps.mean():+.2f} {sure}"
-        return claim_figures.knobs(means, words, rung)
+        return claim_figures.plot_knobs(means, words, rung)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -41,21 +41,21 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def write(folder: Path | str, result: Mapping[str, Any]) -> Path:
+def write_card(folder: Path | str, result: Mapping[str, Any]) -> Path:
     """Write `card.html` and `card.json` into a folder, each whole or not at all; returns the path of the page.
 
     `result` holds any of: title, preset, verdict {verdict, rule, reasons}, rungs, tasks (tables: records or a
     DataFrame), targets {perplexity, coverage}, stages {name: seconds}, peak_memory_gb, versions, hashes, notes,
     figures [(path, alternative text)]. What is missing is left out of the page; more goes to the JSON alone.
     """
-    page, data = card(result)
+    page, data = render_card(result)
     folder = Path(folder)
     write_whole(folder / "card.json", to_json(data))
     write_whole(folder / "card.html", page.encode())
     return folder / "card.html"
 
 
-def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The page as one self-contained HTML string, and the same result as plain data."""
     data = to_plain(
         {**result, "figures": [(Path(path).name, alt) for path, alt in result.get("figures", [])]}
@@ -90,7 +90,7 @@ def card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return _PAGE.format(title=escape(_title(data)), style=_STYLE, body=body), data
 
 
-def text(result: Mapping[str, Any]) -> str:
+def format_card(result: Mapping[str, Any]) -> str:
     """The card in a few lines of plain text, for the terminal."""
     data = to_plain(result)
     verdict = data.get("verdict") or {}

@@ -18,51 +18,32 @@ from matplotlib.axes import Axes
 
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.evaluation.verdict import t_half_width
+from desta_lab.views.saving import Picture
 from desta_lab.views.style import (
-    LOOKS,
     PALETTE,
-    Picture,
+    SERIES,
+    add_legend,
     as_span,
-    colour_of,
     draw,
     drawing,
-    legend,
-    look_of,
-    mark,
+    get_colour,
+    get_series,
+    marker_style,
     matrix,
     matrix_rows,
-    named_rows,
+    name_rows,
     ordered,
     panels,
-    redraw,
-    save,
+    printable,
     say,
     seen,
+    set_step_axis,
     short,
     span_bars,
     span_rows,
     spectrogram,
-    step_axis,
     tidy,
-    written,
 )
-
-__all__ = [
-    "LOOKS",
-    "PALETTE",
-    "Picture",
-    "ablation",
-    "coverage",
-    "emergence",
-    "held_out",
-    "knobs",
-    "layer_mixture",
-    "query_to_time",
-    "redraw",
-    "save",
-    "spectrogram_sheet",
-    "token_evidence",
-]
 
 MEASURES = {
     "calibrated": "calibrated ranking",
@@ -74,7 +55,7 @@ MEASURES = {
 # ---- what generalises ----
 
 
-def emergence(
+def plot_emergence(
     rungs: pd.DataFrame,
     headline: str = "",
     measure: str = "calibrated",
@@ -118,11 +99,15 @@ def _emergence(picture: Picture, table: pd.DataFrame, names: Mapping[str, str]) 
         ]
         if len(start):
             axes.plot(
-                [0], start["score"], label=LOOKS["untrained"].label, zorder=4, **mark("untrained")
+                [0],
+                start["score"],
+                label=SERIES["untrained"].label,
+                zorder=4,
+                **marker_style("untrained"),
             )
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    step_axis(grid[0, 0], max(1, int(table["step"].max())))
+    set_step_axis(grid[0, 0], max(1, int(table["step"].max())))
     grid[0, 0].set_ylim(min(-0.3, table["low"].min() - 0.05), 1.08)
     measure = MEASURES.get(table["measure"].iloc[0], table["measure"].iloc[0])
     for axes in grid[-1]:
@@ -131,10 +116,10 @@ def _emergence(picture: Picture, table: pd.DataFrame, names: Mapping[str, str]) 
         f"accuracy above chance, {measure}\n(0 is chance, 1 is perfect; bands: 95 % interval)",
         fontsize=9,
     )
-    legend(picture, list(grid.flat), columns=4)
+    add_legend(picture, list(grid.flat), columns=4)
 
 
-def held_out(
+def plot_held_out(
     summary: pd.DataFrame, headline: str = "", measure: str = "calibrated", rung: int = 3
 ) -> Picture:
     """Which attributes rose above every control: accuracy of each task of a rung at the last step, with 95 % intervals.
@@ -204,7 +189,12 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
         width = np.clip([rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]], 0, None)
         bars = width if np.isfinite(width).all() else None
         axes.errorbar(
-            rows["accuracy"], y, xerr=bars, elinewidth=1.5, label=look_of(name).label, **mark(name)
+            rows["accuracy"],
+            y,
+            xerr=bars,
+            elinewidth=1.5,
+            label=get_series(name).label,
+            **marker_style(name),
         )
     names = [
         row.attribute if single else f"{row.attribute}: {row.task}" for row in tasks.itertuples()
@@ -218,10 +208,10 @@ def _held_out(picture: Picture, table: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(min(0, table["low"].min()), 1.02), ylim=(-0.5, len(tasks) - 0.5))
     axes.set_xlabel(f"accuracy, {MEASURES.get(table['measure'].iloc[0], '')} (bars: 95 % interval)")
-    legend(picture, [axes], columns=4)
+    add_legend(picture, [axes], columns=4)
 
 
-def knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
+def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
     """Which knobs of a sweep matter: the mean score of a rung at every value of every knob, beside its controls.
 
     `table` has a row per knob × `name` (of the value) × condition: `score` over the `cells` that have it, with `low` and
@@ -250,9 +240,9 @@ def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
             look: Any = (
                 {"label": "audio, trained"}
                 if condition == "audio"
-                else {"label": look_of(condition).label}
+                else {"label": get_series(condition).label}
             )
-            look |= mark(condition) | ({"marker": "o"} if condition == "audio" else {})
+            look |= marker_style(condition) | ({"marker": "o"} if condition == "audio" else {})
             axes.errorbar(at, own["score"], yerr=width, elinewidth=1.2, **look)
         axes.set_xticks(range(len(values)), [short(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
@@ -262,7 +252,7 @@ def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
     picture.supylabel(
         f"rung {rung}, accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9
     )
-    legend(
+    add_legend(
         picture,
         picture.axes,
         3,
@@ -270,7 +260,7 @@ def _knobs(picture: Picture, table: pd.DataFrame, rung: int) -> None:
     )
 
 
-def ablation(
+def plot_ablation(
     table: pd.DataFrame, headline: str = "", unit: str = "", curve: Sequence[float] = ()
 ) -> Picture:
     """A study's arms on rung 3 and rung 0: every seed a dot, the mean with its 95 % t-interval, beside every control.
@@ -323,7 +313,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
             axes.plot(
                 at,
                 top / (1 + (half / across) ** slope),
-                color=colour_of("audio"),
+                color=get_colour("audio"),
                 lw=1.2,
                 label="fitted curve",
             )
@@ -336,12 +326,12 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
                     "ls": "none",
                     "marker": "o",
                     "ms": 3.5,
-                    "color": colour_of(condition),
+                    "color": get_colour(condition),
                     "alpha": 0.55,
                 }
                 axes.plot(at, dots["score"], label="audio, one seed", **plain)
             mean, number = own.mean(), own.count()
-            look: Any = mark(condition) | (
+            look: Any = marker_style(condition) | (
                 {"marker": "o", "ms": 7}
                 if condition == "audio"
                 else {"ms": 7 if condition == "oracle" else 4}
@@ -349,7 +339,7 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
             label = (
                 "audio, mean over seeds"
                 if condition == "audio" and many
-                else look_of(condition).label
+                else get_series(condition).label
             )
             bars = t_half_width(own.sem(), number)
             axes.errorbar(
@@ -365,10 +355,10 @@ def _ablation(picture: Picture, table: pd.DataFrame, unit: str, curve: Sequence[
         axes.set_xlabel(unit)
     grid[0].set_ylim(min(-0.3, table["score"].min() - 0.05), 1.08)
     picture.supylabel("accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
-    legend(picture, list(grid), 3, "bars: 95 % interval over seeds" if many else "one seed")
+    add_legend(picture, list(grid), 3, "bars: 95 % interval over seeds" if many else "one seed")
 
 
-def benchmark(table: pd.DataFrame, headline: str = "", note: str = "") -> Picture:
+def plot_benchmark(table: pd.DataFrame, headline: str = "", note: str = "") -> Picture:
     """What was measured on a public test set, with 95 % intervals and controls, beside what was published (hollow).
 
     `table` has a row per system × metric: `value` with `low` and `high` (per cent), `chance`, `kind` (measured, control
@@ -387,10 +377,14 @@ def _benchmark(picture: Picture, table: pd.DataFrame, note: str) -> None:
         "measured": {
             "label": "measured here, 95 % interval",
             "ls": "none",
-            **mark("audio"),
+            **marker_style("audio"),
             "marker": "o",
         },
-        "control": {"label": "control: the clip is silence", "ls": "none", **mark("silence")},
+        "control": {
+            "label": "control: the clip is silence",
+            "ls": "none",
+            **marker_style("silence"),
+        },
         "published": {
             "label": "published",
             "ls": "none",
@@ -402,7 +396,7 @@ def _benchmark(picture: Picture, table: pd.DataFrame, note: str) -> None:
     }
     for axes, metric in zip(grid, metrics, strict=True):
         rows = table[table["metric"] == metric]
-        named_rows(axes, systems)
+        name_rows(axes, systems)
         axes.set_yticks(range(len(systems)), [short(name, 48) for name in systems])
         axes.set_title({"delta": "Δ, forgetting rate"}.get(metric, metric), loc="left")
         if rows["chance"].notna().any():
@@ -431,7 +425,7 @@ def _benchmark(picture: Picture, table: pd.DataFrame, note: str) -> None:
             106 if metric != "delta" else max(12, rows["high"].max() + 3),
         )
         axes.set_xlabel("per cent")
-    legend(
+    add_legend(
         picture,
         list(grid),
         4 if len(metrics) > 2 else 2,
@@ -442,7 +436,7 @@ def _benchmark(picture: Picture, table: pd.DataFrame, note: str) -> None:
 # ---- what the connector does ----
 
 
-def layer_mixture(
+def plot_layer_mixture(
     weights: Float[np.ndarray, "query tap"], taps: Sequence[int], headline: str = ""
 ) -> Picture:
     """Where each query token reads: its softmaxed share of every tapped layer."""
@@ -482,7 +476,7 @@ def _layer_mixture(picture: Picture, table: pd.DataFrame) -> None:
     axes.set(xlabel="tapped layer (0 is the first)", ylabel="query token")
 
 
-def query_to_time(
+def plot_query_attention(
     attention: Float[np.ndarray, "query frame"],
     mel: Float[np.ndarray, "mel mel_frame"],
     spans: Sequence[Any],
@@ -519,12 +513,12 @@ def _query_to_time(picture: Picture, table: pd.DataFrame, seconds: float) -> Non
     picture.colorbar(image, ax=below, label="attention\n(1: spread evenly)", pad=0.01)
 
 
-def token_evidence(
+def plot_token_evidence(
     tokens: Sequence[str], nats: Sequence[float] | Float[np.ndarray, "token"], headline: str = ""
 ) -> Picture:
     """Which words of a target carry the audio: how much the description changes the prediction of each token (KL)."""
     table = pd.DataFrame(
-        [(written(a), float(b)) for a, b in zip(tokens, nats, strict=True)],
+        [(printable(a), float(b)) for a, b in zip(tokens, nats, strict=True)],
         columns=["token", "nats"],
     )
     return draw("token_evidence", table, headline)
@@ -553,7 +547,7 @@ def _token_evidence(picture: Picture, table: pd.DataFrame, width: int = 32) -> N
 # ---- what it learns from ----
 
 
-def coverage(table: pd.DataFrame, headline: str = "") -> Picture:
+def plot_coverage(table: pd.DataFrame, headline: str = "") -> Picture:
     """What a target drops it cannot teach: the share of targets that name each attribute rightly, per target kind.
 
     `table` has `kind`, `attribute`, `share` and, where it is known, `perplexity` of the kind under the backbone.
@@ -567,7 +561,7 @@ def _coverage(picture: Picture, table: pd.DataFrame) -> None:
     kinds = ordered(table["kind"])
     picture.set_size_inches(1.6 + table["attribute"].nunique() * (0.5 + 0.2 * len(kinds)), 3.2)
     axes = picture.subplots()
-    colours = {kind: colour_of(kind) for kind in kinds}
+    colours = {kind: get_colour(kind) for kind in kinds}
     bars = {"edgecolor": "#222222", "linewidth": 0.6, "saturation": 1, "legend": False}
     sns.barplot(
         table,
@@ -593,10 +587,10 @@ def _coverage(picture: Picture, table: pd.DataFrame) -> None:
         for patch in container:
             patch.set_hatch(hatch)
     axes.set(ylim=(0, 1.02), xlabel="attribute", ylabel="share of targets that\nname it rightly")
-    legend(picture, [axes], columns=3)
+    add_legend(picture, [axes], columns=3)
 
 
-def spectrogram_sheet(
+def plot_spectrograms(
     rows: Sequence[Mapping[str, Any]], columns: int = 3, headline: str = ""
 ) -> Picture:
     """Clips of a corpus as spectrograms, with their attributes above and the spans that hold the evidence.
@@ -658,7 +652,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """One series over the steps with its interval; the oracle, which no step changes, as a level."""
     if rows.empty:
         return
-    look, colour = look_of(name), colour_of(name)
+    look, colour = get_series(name), get_colour(name)
     if name == "oracle":
         axes.axhline(rows["score"].mean(), color=colour, ls=look.line, lw=1.2, label=look.label)
         return

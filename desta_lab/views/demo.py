@@ -17,7 +17,7 @@ from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views import claim_figures
-from desta_lab.views.replies import listening, reading, standing, wave_of
+from desta_lab.views.replies import answer_audio, answer_text, read_wave, use_checkpoint
 from desta_lab.world.recipes import description_function, is_spoken_world
 
 TOKENS = 48  # of an answer
@@ -60,12 +60,14 @@ class Demo:
         if not recording and name not in self.clips:
             raise ValueError("There is no sound yet; pick a clip, or record one.")
         clip = None if recording else self.clips[str(name)]
-        wave = wave_of(self.job, clip) if clip else audio.read_audio(Path(str(recording)))
-        with standing(self.job) as llm:
+        wave = read_wave(self.job, clip) if clip else audio.read_audio(Path(str(recording)))
+        with use_checkpoint(self.job) as llm:
             states = llm.encoder.encode([wave]).float()
             looked = _looked(llm, wave, states, clip)
-            quiet = listening(llm, conditions.embed_silence(llm), question).text
-            read = reading(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
+            quiet = answer_audio(llm, conditions.embed_silence(llm), question).text
+            read = (
+                answer_text(llm, clip, question, describe=self.describe).text if clip else UNKNOWN
+            )
             so_far = ""
             for piece in streamed(llm, conditions.embed_clips(llm, states), question):
                 so_far += piece
@@ -107,12 +109,12 @@ def _looked(
     attention = query_attention_over_time(llm.connector, states)[0].numpy()
     mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mel_bins)[0].numpy()
     spans = clip.spans if clip else ()
-    return claim_figures.query_to_time(
+    return claim_figures.plot_query_attention(
         attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks"
     )
 
 
-def page(demo: Demo) -> Any:
+def build_page(demo: Demo) -> Any:
     """The page as a Gradio app, not yet open.
 
     Raises:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from desta_lab.experiments import emergence_claims
 from desta_lab.views import style
-from desta_lab.views.style import PALETTE, Picture
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import PALETTE
 
 MARGIN = {"color": PALETTE["soft"], "ls": (0, (4, 1.5)), "marker": "v", "ms": 4}
 ANSWER = {"color": PALETTE["self"], "ls": "-", "marker": "o", "ms": 4}
@@ -57,7 +58,7 @@ def _bars(
     axes.errorbar(middle, at, xerr=reach, elinewidth=1.2, label=label, **{**ink, "ls": "none"})
 
 
-def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
+def plot_curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
     """Rung 3 per attribute along training: accuracy, the margin on a scale of its own, the probe, and the controls."""
     own = table[
         (table["run"] == "self") & (table["clips"] == table["clips"].max()) & (table["rung"] == 3)
@@ -65,27 +66,27 @@ def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
     rival = table[
         (table["run"] == "label") & (table["rung"] == 3) & (table["condition"] == "audio")
     ]
-    picture, grid = style.blank(2, 3, headline, (10.0, 6.0), sharex=True, sharey=True)
+    picture, grid = style.subplots(2, 3, headline, (10.0, 6.0), sharex=True, sharey=True)
     for axes, attribute in zip(grid.flat, style.seen(own["attribute"]), strict=True):
         rows = own[own["attribute"] == attribute]
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
         for condition in ("silence", "shuffled"):
-            look = {"color": style.colour_of(condition), "ls": style.look_of(condition).line}
+            look = {"color": style.get_colour(condition), "ls": style.get_series(condition).line}
             _line(
                 axes,
                 rows[rows["condition"] == condition],
                 "score",
-                style.look_of(condition).label,
+                style.get_series(condition).label,
                 look,
             )
         look = {
             "color": PALETTE["label"],
-            "ls": style.look_of("label").line,
+            "ls": style.get_series("label").line,
             "marker": "s",
             "ms": 3.5,
         }
         if len(some := rival[rival["attribute"] == attribute]):
-            _line(axes, some, "score", style.look_of("label").label, look)
+            _line(axes, some, "score", style.get_series("label").label, look)
         heard = rows[rows["condition"] == "audio"]
         ends = heard.groupby("seed")["margin"].agg(["first", "last"])
         first, last = (heard["seed"].map(ends[end]) for end in ("first", "last"))
@@ -104,7 +105,7 @@ def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     picture.supylabel("above chance (0: chance, 1: perfect)", fontsize=9)
-    style.legend(
+    style.add_legend(
         picture,
         list(grid.flat),
         3,
@@ -116,12 +117,12 @@ def curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
     return picture
 
 
-def jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Picture:
+def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Picture:
     """Jump share of accuracy and of the margin per task, beside a steady rise with the noise of each; above 1 is what
     fell first."""
     some = table[table["task"].isin(tasks)]
     order = some.groupby("task")["share"].mean().sort_values().index.tolist()
-    picture, grid = style.blank(
+    picture, grid = style.subplots(
         1, 2, headline, (9.0, 1.6 + 0.24 * len(order)), sharey=True, sharex=True
     )
     for axes, (metric, ink) in zip(
@@ -157,17 +158,17 @@ def jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Picture:
             xlim=(0, max(1.0, some["share"].max() * 1.05)),
             xlabel="largest rise between two checkpoints / whole rise",
         )
-    style.named_rows(grid[0], [*order, "all tasks"])
+    style.name_rows(grid[0], [*order, "all tasks"])
     for place in range(1, len(order), 2):
         grid[1].axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
-    style.legend(picture, [grid[0], grid[1]], 3, f"bars: {SEEDS}")
+    style.add_legend(picture, [grid[0], grid[1]], 3, f"bars: {SEEDS}")
     picture.table = some
     return picture
 
 
-def together(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) -> Picture:
+def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) -> Picture:
     """Every task's stable crossing in every run, and how far apart they stand, beside both nulls."""
-    picture, (left, right) = style.blank(
+    picture, (left, right) = style.subplots(
         1, 2, headline, (10.0, 1.9 + 0.45 * crossings["seed"].nunique()), width_ratios=(2.2, 1.0)
     )
     seeds, names = sorted(crossings["seed"].unique()), style.seen(crossings["attribute"])
@@ -203,16 +204,18 @@ def together(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) -> Pic
         ylim=(len(nulls) - 0.5, -0.5), xlim=(0, None), xlabel="steps between two tasks of a run"
     )
     right.set_title("how far apart they stand", loc="left")
-    style.legend(picture, [left], 6, f"blue: measured, {SEEDS}; grey: nulls, 95 % of 2,000 draws")
+    style.add_legend(
+        picture, [left], 6, f"blue: measured, {SEEDS}; grey: nulls, 95 % of 2,000 draws"
+    )
     picture.table = pd.concat([crossings.assign(part="crossing"), nulls.assign(part="distance")])
     return picture
 
 
-def before(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
+def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
     """When the probe and when the answer are stably above their controls, per attribute and seed."""
     spoken = crossings[(crossings["what"] == "heard") & (crossings["rung"] == 3)]
     names = spoken.groupby("attribute")["stable"].mean().sort_values().index.tolist()
-    picture, axes = style.blank(1, 1, headline, (8.0, 1.9 + 0.45 * len(names)))
+    picture, axes = style.subplots(1, 1, headline, (8.0, 1.9 + 0.45 * len(names)))
     for what, shift, ink, label in (
         ("readable", 0.14, PROBE, "probe above random labels"),
         ("heard", -0.14, ANSWER, "answer above shuffled audio and silence"),
@@ -238,18 +241,18 @@ def before(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
                 va="center",
                 fontsize=8,
             )
-    style.named_rows(axes, names)
+    style.name_rows(axes, names)
     axes.set(
         xlim=(-6, last + 40), xlabel="first training step from which on it is above, to the end"
     )
-    style.legend(picture, [axes], 2, f"small dots: seeds; bars: {SEEDS}")
+    style.add_legend(picture, [axes], 2, f"small dots: seeds; bars: {SEEDS}")
     picture.table = crossings[crossings["what"].isin(["readable", "heard"])]
     return picture
 
 
-def scaled(table: pd.DataFrame, last: int, headline: str) -> Picture:
+def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
     """The stable crossing of rung 3 and its score at the end, against the clips trained with; controls beside it."""
-    picture, (left, right) = style.blank(1, 2, headline, (8.5, 4.2))
+    picture, (left, right) = style.subplots(1, 2, headline, (8.5, 4.2))
     sizes = sorted(table["clips"].unique())
     for _, some in table.groupby("seed"):
         some = some.sort_values("clips")
@@ -266,9 +269,9 @@ def scaled(table: pd.DataFrame, last: int, headline: str) -> Picture:
     for axes, value, label, ink in (
         (left, "stable", "mean over seeds", ANSWER),
         (right, "score", "mean over seeds", ANSWER),
-        (right, "shuffled", style.look_of("shuffled").label, style.mark("shuffled")),
-        (right, "silence", style.look_of("silence").label, style.mark("silence")),
-        (right, "untrained", style.look_of("untrained").label, style.mark("untrained")),
+        (right, "shuffled", style.get_series("shuffled").label, style.marker_style("shuffled")),
+        (right, "silence", style.get_series("silence").label, style.marker_style("silence")),
+        (right, "untrained", style.get_series("untrained").label, style.marker_style("untrained")),
     ):
         mean = _mean(table, "clips", value)
         reach = np.nan_to_num(
@@ -301,6 +304,6 @@ def scaled(table: pd.DataFrame, last: int, headline: str) -> Picture:
     right.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
     right.set(ylim=(-0.35, 1.08), ylabel=f"score at step {last} (0: chance, 1: perfect)")
     left.set_title("rung 3, mean of its attributes", loc="left")
-    style.legend(picture, [left, right], 4, f"thin lines: seeds; bars: {SEEDS}")
+    style.add_legend(picture, [left, right], 4, f"thin lines: seeds; bars: {SEEDS}")
     picture.table = table
     return picture

@@ -10,7 +10,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from desta_lab.views import representation_figures, style
-from desta_lab.views.style import PALETTE, Picture, draw, drawing, evenly, legend, say, seen, tidy
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import PALETTE, add_legend, draw, drawing, pick_evenly, say, seen, tidy
 
 _FOUND = {  # how evidence was found → what its number is
     "pointing": "share of clips whose\npeak lies in the evidence",
@@ -21,7 +22,7 @@ _FOUND = {  # how evidence was found → what its number is
 # ---- where it looks, and whether that is why ----
 
 
-def answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
+def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
     """Which heads of the backbone look at the audio as the answer begins, and which of them point at the evidence.
 
     Columns: layer, head, share (attention on the audio slots) and pointing (share of clips that peak in the evidence).
@@ -43,16 +44,16 @@ def _answer_attention(picture: Picture, table: pd.DataFrame) -> None:
             axes, style.as_matrix(table, "layer", "head", name, layers, heads), top
         )
         for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
-            few = evenly(range(len(numbers)), 10)
+            few = pick_evenly(range(len(numbers)), 10)
             axis.set_ticks(few, [str(numbers[i]) for i in few])
         axes.set(xlabel="head", ylabel="backbone layer (0 is the first)" if name == "share" else "")
         if table[name].isna().all():
             say(axes, "not measured")
         picture.colorbar(image, ax=axes, label=labels[name])
-    legend(picture, picture.axes, columns=3)
+    add_legend(picture, picture.axes, columns=3)
 
 
-def evidence(summary: pd.DataFrame, headline: str = "", measure: str = "pointing") -> Picture:
+def plot_evidence(summary: pd.DataFrame, headline: str = "", measure: str = "pointing") -> Picture:
     """Attention is not explanation: how well each method finds the evidence of a clip, against two nulls.
 
     Columns: method, attribute, null (`own`, `shuffled`, `uniform`), measure (`pointing`, `iou`, `mass`), value, low and
@@ -86,17 +87,17 @@ def _evidence(picture: Picture, table: pd.DataFrame) -> None:
                 some,
                 "value",
                 some["method"].map(methods.index) + shift,
-                representation_figures.SERIES[null],
+                representation_figures.ANALYSIS_SERIES[null],
             )
-        style.named_rows(
+        style.name_rows(
             axes, methods, [name for name in methods if name not in set(rows["method"])]
         )
         axes.set_xlim(-0.02, 1.02)
     picture.supylabel("method", fontsize=9)
-    legend(picture, picture.axes, 3, representation_figures.INTERVAL)
+    add_legend(picture, picture.axes, 3, representation_figures.INTERVAL)
 
 
-def deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
+def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
     """Is the attribution faithful? The answer's margin while parts of the audio are taken away, or put back.
 
     Columns: curve (`deletion`, `insertion`), order (`attribution`, `random`), share, margin (nats), low and high.
@@ -114,17 +115,19 @@ def _deletion(picture: Picture, table: pd.DataFrame) -> None:
     for axes, (curve, how) in zip(picture.subplots(1, 2, sharey=True), said.items(), strict=True):
         for order in ("random", "attribution"):
             rows = table[(table["curve"] == curve) & (table["order"] == order)]
-            style.line(axes, rows, "share", "margin", representation_figures.SERIES[order])
+            style.draw_line(
+                axes, rows, "share", "margin", representation_figures.ANALYSIS_SERIES[order]
+            )
         if curve not in set(table["curve"]):
             say(axes, "not measured")
         axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
         axes.set_title(f"{curve}: {how}", loc="left")
         axes.set(xlabel="share of the audio moved", xlim=(-0.03, 1.03))
     picture.axes[0].set_ylabel("margin of the right answer (nats)")
-    legend(picture, picture.axes, 3, representation_figures.INTERVAL)
+    add_legend(picture, picture.axes, 3, representation_figures.INTERVAL)
 
 
-def listen_where(
+def plot_time_profiles(
     mel: Float[np.ndarray, "mel frame"],
     seconds: float,
     profiles: Mapping[str, Any],
@@ -183,7 +186,7 @@ def _listen_where(picture: Picture, table: pd.DataFrame, seconds: float) -> None
 # ---- what the answer is made of ----
 
 
-def logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
+def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
     """At which layer of the backbone the answer is there: accuracy of reading the option at the answer position.
 
     Columns: attribute, layer, condition (`audio`, `oracle`, `shuffled`, `untrained`), accuracy, low, high, chance, margin.
@@ -208,19 +211,19 @@ def _logit_lens(picture: Picture, table: pd.DataFrame) -> None:
     ):
         for condition in ("oracle", "shuffled", "untrained", "audio"):
             look = (
-                representation_figures.SERIES[condition]._replace(label="shuffled audio")
+                representation_figures.ANALYSIS_SERIES[condition]._replace(label="shuffled audio")
                 if condition == "shuffled"
-                else representation_figures.SERIES[condition]
+                else representation_figures.ANALYSIS_SERIES[condition]
             )
-            style.line(axes, rows[rows["condition"] == condition], "layer", "accuracy", look)
+            style.draw_line(axes, rows[rows["condition"] == condition], "layer", "accuracy", look)
         representation_figures.chance(axes.axhline, rows)
         axes.set_ylim(-0.02, 1.05)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
     picture.supylabel("accuracy at the answer position", fontsize=9)
-    legend(picture, picture.axes, 3, representation_figures.INTERVAL)
+    add_legend(picture, picture.axes, 3, representation_figures.INTERVAL)
 
 
-def patching(patch: pd.DataFrame, headline: str = "") -> Picture:
+def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
     """Which query carries what: how much of the answer's difference moves when one query comes from another clip.
 
     Columns: attribute, query (−1, all of them, is not drawn), moved, low, high and word, which the query was born as.
@@ -260,10 +263,10 @@ def _patching(picture: Picture, table: pd.DataFrame) -> None:
     )
     axes.set(xlabel="query token, and the word it was born as", ylabel="attribute asked for")
     picture.colorbar(image, ax=axes, label="share of the answer's\ndifference that moves")
-    legend(picture, [axes], columns=3)
+    add_legend(picture, [axes], columns=3)
 
 
-def erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
+def plot_erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
     """What is used: the fall in accuracy when an attribute is erased from the audio embeddings, or a random direction.
 
     Columns: erased, asked, kind (`erased`, `random direction`, `untouched`), accuracy, low, high and chance.
@@ -317,7 +320,7 @@ def _erasure(picture: Picture, table: pd.DataFrame) -> None:
         if rows.empty:
             say(axes, "not measured")
     picture.colorbar(image, ax=picture.axes, label="fall in accuracy")
-    legend(picture, picture.axes, columns=2)
+    add_legend(picture, picture.axes, columns=2)
 
 
 def _signed(change: float) -> str:

@@ -19,8 +19,9 @@ from matplotlib.axes import Axes
 from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
-from desta_lab.views.replies import stretches
-from desta_lab.views.style import LOOKS, PALETTE, Picture
+from desta_lab.views.replies import frames_to_spans
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import PALETTE, SERIES
 
 CONDITIONS = {
     "audio": "hears the clip",
@@ -219,7 +220,7 @@ def draw_bars(
 def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
     """The audio condition's score of every rung as a bar with its interval, the controls as marks."""
     for condition, some in rows.groupby("condition"):
-        colour, look = PALETTE[str(condition)], LOOKS.get(str(condition))
+        colour, look = PALETTE[str(condition)], SERIES.get(str(condition))
         if look:
             axes.plot(
                 some["rung"],
@@ -293,7 +294,7 @@ def draw_profile(
         top.plot([span.start, span.end], [place] * 2, lw=3, color="black", clip_on=False)
         top.text(span.start, place + 2, span.name, fontsize=8, va="bottom", parse_math=False)
     for axes in (top, below):
-        for start, stop in stretches(kept, end):
+        for start, stop in frames_to_spans(kept, end):
             axes.axvspan(start, stop, color=PALETTE["audio"], alpha=0.25, lw=0)
     below.stairs(
         weights / np.abs(weights).mean(),

@@ -41,16 +41,16 @@ from desta_lab.views.panel import (
     words_about,
 )
 from desta_lab.views.replies import (
+    Answer,
     Profile,
-    Reply,
-    alone,
-    hear,
-    listening,
-    reading,
-    standing,
-    stretches,
-    strongest,
-    wave_of,
+    answer_audio,
+    answer_text,
+    embed_audio,
+    frames_to_spans,
+    isolate_frames,
+    read_wave,
+    select_frames,
+    use_checkpoint,
 )
 from desta_lab.world.recipes import description_function
 
@@ -58,7 +58,7 @@ _CELLS = 24  # the map's grid is this many cells wide and high, or more where th
 _CELL = 22  # pixels
 
 
-class Ask(Panel):
+class AskPanel(Panel):
     """Ask any question about a clip or an upload; see who answers what: the clip, the description, two controls."""
 
     def __init__(self, job: Any) -> None:
@@ -110,7 +110,7 @@ class Ask(Panel):
     def _wave(self) -> np.ndarray:
         name = self.clip.value
         return (
-            self._uploads[name] if name in self._uploads else wave_of(self.job, self._clips[name])
+            self._uploads[name] if name in self._uploads else read_wave(self.job, self._clips[name])
         )
 
     def _take(self) -> None:
@@ -153,18 +153,22 @@ class Ask(Panel):
                 bars,
             )
 
-    def _replies(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Reply]:
+    def _replies(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Answer]:
         wave = self._wave()
-        with standing(self.job) as llm:
-            replies = {"audio": listening(llm, hear(llm, wave), question, task)}
+        with use_checkpoint(self.job) as llm:
+            replies = {"audio": answer_audio(llm, embed_audio(llm, wave), question, task)}
             replies |= (
-                {"oracle": reading(llm, clip, question, task, self._describe)} if clip else {}
+                {"oracle": answer_text(llm, clip, question, task, self._describe)} if clip else {}
             )
-            replies["silence"] = listening(llm, hear(llm, np.zeros_like(wave)), question, task)
-        with standing(self.job, 0) as llm:
-            return replies | {"untrained": listening(llm, hear(llm, wave), question, task)}
+            replies["silence"] = answer_audio(
+                llm, embed_audio(llm, np.zeros_like(wave)), question, task
+            )
+        with use_checkpoint(self.job, 0) as llm:
+            return replies | {
+                "untrained": answer_audio(llm, embed_audio(llm, wave), question, task)
+            }
 
-    def _draw(self, replies: Mapping[str, Reply], task: Task, clip: Clip | None) -> bytes:
+    def _draw(self, replies: Mapping[str, Answer], task: Task, clip: Clip | None) -> bytes:
         picture = blank_picture(8.0, 1.6 + 0.5 * len(task.options))
         right = clip.attributes.get(task.attribute) if clip else None
         draw_bars(
@@ -188,7 +192,7 @@ def _read(name: str, content: bytes) -> Float[np.ndarray, "sample"]:
             raise audio.AudioError(str(error).replace(f"{path}", path.name)) from error
 
 
-class Ladder(Panel):
+class CheckpointPanel(Panel):
     """One slider over the checkpoints moves the embedding map, the rungs and one clip's answer together.
 
     Args:
@@ -202,7 +206,7 @@ class Ladder(Panel):
             points[points["seed"] == points["seed"].min()],
             rungs[rungs["run"] == "self"],
         )
-        self._replies: dict[tuple[int, str, str], Reply] = {}
+        self._replies: dict[tuple[int, str, str], Answer] = {}
         steps = [rung["step"] for rung in checkpoints.list_checkpoints(job.run_folder("self"))]
         self.step = w.SelectionSlider(
             options=steps, value=steps[-1], description="step", continuous_update=False, **WIDE
@@ -228,9 +232,9 @@ class Ladder(Panel):
             clip, task, step = self._clips[self.clip.value], self.task.value, self.step.value
             key = step, clip.id, task.name
             if key not in self._replies:
-                with standing(self.job, step) as llm:
-                    self._replies[key] = listening(
-                        llm, hear(llm, wave_of(self.job, clip)), task.question, task
+                with use_checkpoint(self.job, step) as llm:
+                    self._replies[key] = answer_audio(
+                        llm, embed_audio(llm, read_wave(self.job, clip)), task.question, task
                     )
             picture = self._draw(step, clip, task, self._replies[key])
             answer = str(step), task.question, self._replies[key].text
@@ -239,7 +243,7 @@ class Ladder(Panel):
                 html_table(("step", "question", "answer"), answer),
             )
 
-    def _draw(self, step: int, clip: Clip, task: Task, reply: Reply) -> bytes:
+    def _draw(self, step: int, clip: Clip, task: Task, reply: Answer) -> bytes:
         picture = blank_picture(12.0, 4.2)
         left, middle, right = picture.subplots(1, 3, width_ratios=[1.2, 1, 1])
         every = self.points[self.points["method"] == self.method.value]
@@ -259,7 +263,7 @@ class Ladder(Panel):
         return picture.png()
 
 
-class Listen(Panel):
+class ListenPanel(Panel):
     """Listen where it looks: the seconds that a query token or an answer rests on, seen, and heard alone.
 
     Args:
@@ -308,7 +312,7 @@ class Listen(Panel):
         """Show and cut out where the chosen profile has most of its weight."""
         with self._working(self.clip, self.query, self.profile):
             clip, encoder = self._clips[self.clip.value], self.job.llm.encoder
-            wave = audio.crop_or_pad(wave_of(self.job, clip), encoder.seconds)
+            wave = audio.crop_or_pad(read_wave(self.job, clip), encoder.seconds)
             self.whole.value, self.part.value, self.picture.value, self.words.value = (
                 sound(wave),
                 b"",
@@ -318,14 +322,14 @@ class Listen(Panel):
             weights = self._weigh(clip)
             above = weights.clip(min=0)  # an attribution may also speak against
             kept, picture = (
-                strongest(weights, encoder.seconds, self.share.value),
+                select_frames(weights, encoder.seconds, self.share.value),
                 blank_picture(9.0, 3.8),
             )
             mel = audio.log_mel([wave], encoder.seconds, encoder.mel_bins)[0].numpy()
             draw_profile(picture, mel, clip, weights, kept, encoder.seconds)
-            self.part.value, self.picture.value = sound(alone(wave, kept)), picture.png()
+            self.part.value, self.picture.value = sound(isolate_frames(wave, kept)), picture.png()
             where = ", ".join(
-                f"{start:.2f}–{end:.2f} s" for start, end in stretches(kept, encoder.seconds)
+                f"{start:.2f}–{end:.2f} s" for start, end in frames_to_spans(kept, encoder.seconds)
             )
             self.words.value = (
                 f"{above[kept].sum() / (above.sum() or 1):.0%} of the weight lies in {where}."
@@ -341,7 +345,7 @@ class Listen(Panel):
         return self._weights[key]
 
 
-class Map(Panel):
+class MapPanel(Panel):
     """The embedding map as buttons: press a point and hear its clip; the letter in it is its value of the attribute."""
 
     def __init__(self, job: Any, points: pd.DataFrame) -> None:
@@ -410,7 +414,7 @@ class Map(Panel):
             one = self._clips[clip]
             for name, button in self.buttons.items():
                 button.layout.border = "2px solid black" if name == clip else None
-            self.player.value, self.chosen = sound(wave_of(self.job, one)), clip
+            self.player.value, self.chosen = sound(read_wave(self.job, one)), clip
             self.words.value = words_about(one) + html_table(
                 ("attribute", "value"), *one.attributes.items()
             )

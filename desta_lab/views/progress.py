@@ -8,7 +8,7 @@ from typing import Any
 SLOW = 5.0  # seconds between two lines of progress where there is no terminal
 
 
-def bars(stream: Any = None) -> Callable[[str], Callable[..., None]]:
+def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]]:
     """Progress for people: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
     out = stream or sys.stderr
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None

@@ -29,7 +29,7 @@ _TOKENS = 32  # of an answer
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """An answer in the backbone's own words and, for a task of the ladder, the probability of every option."""
 
     text: str
@@ -37,7 +37,7 @@ class Reply:
 
 
 @contextmanager
-def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
+def use_checkpoint(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
     """The job's AudioLLM at one rung of its checkpoint ladder, by default the last, which is put back afterwards."""
     folder = job.run_folder("self")
     last = checkpoints.list_checkpoints(folder)[-1]["step"]
@@ -48,29 +48,29 @@ def standing(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
         checkpoints.load_checkpoint(folder, job.llm, last)
 
 
-def hear(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
+def embed_audio(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
     return conditions.embed_clips(llm, llm.encoder.encode([wave]).float())
 
 
-def listening(
+def answer_audio(
     llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str, task: Task | None = None
-) -> Reply:
+) -> Answer:
     """The audio condition of a question."""
     text = _answer(llm, chat.audio_messages(question), spoken)
     with torch.no_grad():
-        return Reply(
+        return Answer(
             text, _shares(task, scoring.score_options(llm, [task], spoken)[0]) if task else {}
         )
 
 
-def reading(
+def answer_text(
     llm: AudioLLM,
     clip: Clip,
     question: str,
     task: Task | None = None,
     describe: Callable[..., str] = describe,
-) -> Reply:
+) -> Answer:
     """The text condition of a question; one about what descriptions leave out (rung 5) reads one that states it.
 
     `describe` is that of the clip's corpus (`recipes.describer`), by default the spoken world's.
@@ -81,7 +81,7 @@ def reading(
         if task
         else {}
     )
-    return Reply(_answer(llm, chat.description_messages(known, question), None), options)
+    return Answer(_answer(llm, chat.description_messages(known, question), None), options)
 
 
 def _answer(llm: AudioLLM, messages: Sequence[Any], spoken: Tensor | None) -> str:
@@ -94,7 +94,7 @@ def _shares(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
     return dict(zip(task.options, scores[0].softmax(-1).tolist(), strict=True))
 
 
-def looking(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
+def make_attention_profile(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
     """A profile from `attention(connector, states)`, which gives a row of frames for every query of the one clip."""
 
     def profile(clip: Clip, query: int | None, task: Task | None) -> np.ndarray:
@@ -102,9 +102,9 @@ def looking(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
             raise ValueError(
                 "Query → time attention knows no question; choose a query token, or another profile."
             )
-        with standing(job) as llm, torch.no_grad():
+        with use_checkpoint(job) as llm, torch.no_grad():
             rows = np.asarray(
-                attention(llm.connector, llm.encoder.encode([wave_of(job, clip)]).float())
+                attention(llm.connector, llm.encoder.encode([read_wave(job, clip)]).float())
             )
         rows = rows.reshape(-1, rows.shape[-1])
         return rows.mean(0) if query is None else rows[query]
@@ -112,7 +112,7 @@ def looking(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
     return profile
 
 
-def strongest(
+def select_frames(
     weights: Float[np.ndarray, "frame"], seconds: float, share: float = 0.25
 ) -> Bool[np.ndarray, "frame"]:
     """The share of frames around which most weight lies, averaged over windows of 0.1 s."""
@@ -125,7 +125,7 @@ def strongest(
     return kept
 
 
-def alone(
+def isolate_frames(
     wave: Float[np.ndarray, "sample"], kept: Bool[np.ndarray, "frame"]
 ) -> Float[np.ndarray, "sample"]:
     """A waveform with the kept frames as they are and the rest faded, over ramps of 10 ms."""
@@ -137,12 +137,12 @@ def alone(
     return (wave * (_FADED + (1 - _FADED) * heard[audio.HOP : -audio.HOP])).astype(np.float32)
 
 
-def stretches(kept: Bool[np.ndarray, "frame"], seconds: float) -> list[tuple[float, float]]:
+def frames_to_spans(kept: Bool[np.ndarray, "frame"], seconds: float) -> list[tuple[float, float]]:
     """Begin and end, in seconds, of every run of kept frames."""
     edges = np.flatnonzero(np.diff(np.pad(kept.astype(int), 1))) * seconds / len(kept)
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def wave_of(job: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
+def read_wave(job: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
     """The waveform of one of the job's clips."""
     return audio.read_audio(job.corpus.path(clip))

@@ -18,16 +18,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from desta_lab.experiments import forgetting
 from desta_lab.views import style
+from desta_lab.views.saving import Picture
 from desta_lab.views.style import (
     PALETTE,
-    Picture,
     Series,
+    add_legend,
     draw,
     drawing,
-    evenly,
-    legend,
+    pick_evenly,
     say,
     seen,
     tidy,
@@ -43,7 +42,7 @@ def _shuffled(label: str) -> Series:
     return Series(label, PALETTE["shuffled"], "-.", "^")
 
 
-SERIES = {
+ANALYSIS_SERIES = {
     "probe": _heard("linear probe"),
     "random labels": _shuffled("probe on random labels"),
     "norm ratio": _heard("norm"),
@@ -75,7 +74,7 @@ INTERVAL = "bars and bands: 95 % interval over speakers"
 # ---- what is where ----
 
 
-def readable(probes: pd.DataFrame, spoken: pd.DataFrame, headline: str = "") -> Picture:
+def plot_probe_accuracy(probes: pd.DataFrame, spoken: pd.DataFrame, headline: str = "") -> Picture:
     """Present, readable, spoken: how well a linear probe reads each attribute at every site and step, and what is said.
 
     `probes` has a row per step × site × attribute × kind with `accuracy`, `low`, `high` and `chance`, its sites in the
@@ -92,7 +91,7 @@ def _readable(picture: Picture, table: pd.DataFrame) -> None:
     table = table.assign(score=(table["accuracy"] - table["chance"]) / (1 - table["chance"]))
     names, probed = seen(table["attribute"]), table[table["kind"] == "probe"]
     moved = set(probed.loc[probed["step"] > table["step"].min(), "site"])
-    sites = thinned(seen(probed["site"]))
+    sites = thin_sites(seen(probed["site"]))
     fixed = [site for site in sites if moved and site not in moved]
     ladder = sorted(set(table.loc[~table["site"].isin(fixed), "step"]))
     columns = style.columns_of(len(names))
@@ -125,7 +124,7 @@ def _readable(picture: Picture, table: pd.DataFrame) -> None:
         shrink=0.5,
     )
     picture.supylabel("site, from the sound down to the answer", fontsize=9)
-    legend(picture, list(grid.flat), columns=3)
+    add_legend(picture, list(grid.flat), columns=3)
 
 
 def _ladder(
@@ -145,7 +144,7 @@ def _ladder(
             axes.vlines(
                 np.arange(1, len(ladder)) - 0.5, row - 0.5, row + 0.5, color="white", lw=0.4
             )
-    few = evenly(range(len(ladder)), 6)
+    few = pick_evenly(range(len(ladder)), 6)
     axes.set_xticks(few, [str(ladder[i]) for i in few], fontsize=7)
     axes.tick_params(axis="both", length=2, labelsize=7)
     if rows.empty:
@@ -175,7 +174,7 @@ def _braces(
             )
 
 
-def selectivity(probes: pd.DataFrame, headline: str = "") -> Picture:
+def plot_selectivity(probes: pd.DataFrame, headline: str = "") -> Picture:
     """Does the probe read or remember? Its accuracy at the last step beside the same probe on random labels and chance.
 
     Columns as in `readable`; of each site the last step it was measured at.
@@ -190,7 +189,7 @@ def selectivity(probes: pd.DataFrame, headline: str = "") -> Picture:
 
 @drawing("selectivity")
 def _selectivity(picture: Picture, table: pd.DataFrame) -> None:
-    sites = thinned(seen(table["site"]))
+    sites = thin_sites(seen(table["site"]))
     places = {site: place for place, site in enumerate(sites)}
     table = table[table["site"].isin(sites)]
     for axes, rows in style.panels(
@@ -204,15 +203,15 @@ def _selectivity(picture: Picture, table: pd.DataFrame) -> None:
     ):
         for kind in ("random labels", "probe"):
             some = rows[rows["kind"] == kind]
-            style.dots(axes, some, "accuracy", some["site"].map(places), SERIES[kind])
+            style.dots(axes, some, "accuracy", some["site"].map(places), ANALYSIS_SERIES[kind])
         chance(axes.axvline, rows)
-        style.named_rows(axes, sites)
+        style.name_rows(axes, sites)
         axes.set_xlim(-0.02, 1.02)
     picture.supylabel("site", fontsize=9)
-    legend(picture, picture.axes, 3, INTERVAL)
+    add_legend(picture, picture.axes, 3, INTERVAL)
 
 
-def learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
+def plot_learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
     """How many clips a probe needs: accuracy by the number of clips it was fitted to, per site and attribute.
 
     Of more than eight sites, eight are drawn, evenly spread.
@@ -224,7 +223,7 @@ def learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
 
 @drawing("learning_curves")
 def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
-    sites = evenly(seen(table["site"]), len(_MARKERS))
+    sites = pick_evenly(seen(table["site"]), len(_MARKERS))
     shades = sns.color_palette("mako_r", len(sites) + 2).as_hex()[
         1:-1
     ]  # darker is further along the signal
@@ -238,7 +237,7 @@ def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
         sharey=True,
     ):
         for site, shade, sign in zip(sites, shades, _MARKERS, strict=False):
-            style.line(
+            style.draw_line(
                 axes,
                 rows[rows["site"] == site],
                 "clips",
@@ -247,17 +246,17 @@ def _learning_curves(picture: Picture, table: pd.DataFrame) -> None:
             )
         chance(axes.axhline, rows)
         axes.set(ylim=(-0.02, 1.05), xscale="log")
-        few = evenly(sorted(table["clips"].unique()), 5)
+        few = pick_evenly(sorted(table["clips"].unique()), 5)
         axes.set_xticks(few, [str(clips) for clips in few])
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     picture.supylabel("accuracy", fontsize=9)
-    legend(picture, picture.axes, 3, INTERVAL)
+    add_legend(picture, picture.axes, 3, INTERVAL)
 
 
 # ---- what it looks like ----
 
 
-def similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
+def plot_similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
     """Which sites (or steps) lay out the clips alike: debiased CKA of every pair, hatched where chance does as well.
 
     Columns: a, b, cka, low, high, null (95th percentile under permutation of the clips) and p.
@@ -293,10 +292,10 @@ def _similarity(picture: Picture, table: pd.DataFrame) -> None:
     axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="site or step", ylabel="site or step")
     picture.colorbar(image, ax=axes, label="debiased CKA (1: the same shape)")
-    legend(picture, [axes], columns=3)
+    add_legend(picture, [axes], columns=3)
 
 
-def maps(
+def plot_maps(
     points: pd.DataFrame,
     trust: pd.DataFrame,
     colour: str = "gender",
@@ -309,7 +308,7 @@ def maps(
     neighbours on the map are neighbours in truth), here its mean over the seeds.
     """
     table = tidy(points[points["method"] == method], f"step method seed x y {colour}")
-    steps = evenly(sorted(table["step"].unique()), 6)
+    steps = pick_evenly(sorted(table["step"].unique()), 6)
     table = table[(table["seed"] == table["seed"].min()) & table["step"].isin(steps)]
     mean = (
         trust[trust["method"] == method].groupby("step", as_index=False)["trustworthiness"].mean()
@@ -336,7 +335,7 @@ def _look(i: int) -> dict[str, Any]:
     }
 
 
-def film(
+def save_film(
     points: pd.DataFrame, path: Path, colour: str = "gender", method: str = "umap", between: int = 6
 ) -> Path:
     """The map along the ladder as an animated GIF: each checkpoint rests, and points move to the next in `between`
@@ -393,10 +392,12 @@ def _maps(picture: Picture, table: pd.DataFrame, colour: str) -> None:
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xticks=[], yticks=[])
     picture.supylabel(f"{name} 2", fontsize=9)
-    legend(picture, picture.axes, 4, "each panel on a scale of its own, the same along both axes")
+    add_legend(
+        picture, picture.axes, 4, "each panel on a scale of its own, the same along both axes"
+    )
 
 
-def modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
+def plot_modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
     """How far hearing lies from reading along training: norms in token norms, and cosine to the text condition.
 
     Columns: step, measure (`norm ratio`, `cosine to its own text`, `cosine, other clip's text`), value, low, high.
@@ -409,16 +410,18 @@ def _modality_gap(picture: Picture, table: pd.DataFrame) -> None:
     picture.set_size_inches(8.5, 3.4)
     for axes, (said, measures) in zip(picture.subplots(1, 2), _GAP.items(), strict=True):
         for name in measures:
-            style.line(axes, table[table["measure"] == name], "step", "value", SERIES[name])
+            style.draw_line(
+                axes, table[table["measure"] == name], "step", "value", ANALYSIS_SERIES[name]
+            )
         if not table["measure"].isin(measures).any():
             say(axes, "not measured")
         axes.axhline(float("norm ratio" in measures), color="#B0B0B0", lw=0.8, zorder=0)
-        style.step_axis(axes, max(1, int(table["step"].max())))
+        style.set_step_axis(axes, max(1, int(table["step"].max())))
         axes.set(xlabel="training step", ylabel=said)
-    legend(picture, picture.axes[1:], 2, INTERVAL)
+    add_legend(picture, picture.axes[1:], 2, INTERVAL)
 
 
-def nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
+def plot_nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
     """The words that each query's audio embeddings lie nearest to, at the first, a middle and the last step.
 
     Columns: step, query, word, share (of the clips) and anchor, the word that the query was born as.
@@ -426,7 +429,7 @@ def nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
     table = tidy(words, "step query word share anchor")
     return draw(
         "nearest_words",
-        table.assign(word=table["word"].map(style.written), anchor=table["anchor"].map(born_as)),
+        table.assign(word=table["word"].map(style.printable), anchor=table["anchor"].map(born_as)),
         headline,
     )
 
@@ -438,7 +441,7 @@ def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
         ["step", "query", "share"], ascending=[True, True, False], kind="stable"
     )
     table = table.assign(rank=1 + table.groupby(["step", "query"]).cumcount())
-    steps, ranks = evenly(sorted(table["step"].unique()), 3), [1, 2, 3]
+    steps, ranks = pick_evenly(sorted(table["step"].unique()), 3), [1, 2, 3]
     born = table.groupby("query")["anchor"].first()
     picture.set_size_inches(1.8 + 3.2 * max(2, len(steps)), 1.6 + 0.3 * len(queries))
     grid = picture.subplots(1, len(steps), sharey=True, squeeze=False)[0]
@@ -463,26 +466,31 @@ def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
         "word nearest to the audio embedding (bold: the word it was born as)"
     )
     picture.colorbar(image, ax=list(grid), label="share of clips", shrink=0.6)
-    legend(picture, picture.axes, columns=3)
+    add_legend(picture, picture.axes, columns=3)
 
 
 # ---- what was learned against what was forgotten ----
 
 
-def tradeoff(table: pd.DataFrame, headline: str = "") -> Picture:
+def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     """The trade-off plane: what was learned against what was forgotten, in text and by ear, one mark an arm.
 
-    `table` is what `forgetting.plane` takes; the thin lines are adapters turned down at test time, to 0.
+    `plane` is that of `forgetting.plane`; the thin lines are adapters turned down at test time, to 0.
     """
-    return draw("tradeoff", tidy(table, "arm seed rung attribute condition share score"), headline)
+    columns = "arm kind share measure mean seeds low high"
+    return draw("tradeoff", tidy(plane, columns), headline)
 
 
 @drawing("tradeoff")
 def _tradeoff(picture: Picture, table: pd.DataFrame) -> None:
     picture.set_size_inches(9.5, 5.2)
     grid = picture.subplots(1, 2, sharey=True)
-    plane = forgetting.plane(table).set_index(["arm", "share", "measure"])
-    arms = [arm for arm in seen(table["arm"]) if (arm, 1.0, "forgotten") in plane.index]
+    plane = table.set_index(["arm", "share", "measure"])
+    arms = [
+        arm
+        for arm in seen(table["arm"])
+        if arm != "control" and (arm, 1.0, "forgotten") in plane.index
+    ]
     marks = {
         tuning: _TUNED.get(tuning, "P")
         for tuning in seen(pd.Series([arm.split(", ")[0] for arm in arms]))
@@ -499,7 +507,7 @@ def _tradeoff(picture: Picture, table: pd.DataFrame) -> None:
             ("untrained", "untrained connector (step 0)"),
             ("oracle", "text oracle"),
         ):
-            rows, look = control.loc[("learned", condition)], style.look_of(condition)
+            rows, look = control.loc[("learned", condition)], style.get_series(condition)
             dashes = ":" if look.line == "none" else look.line
             axes.axhline(rows["mean"], color=PALETTE[condition], ls=dashes, lw=1.2, label=words)
         bare = control.loc[("forgotten", "bare label"), "mean"]
@@ -551,7 +559,7 @@ def _tradeoff(picture: Picture, table: pd.DataFrame) -> None:
         [], [], color="#555555", lw=0.9, marker=".", ms=3, label="adapters turned down, to 0"
     )
     seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
-    legend(picture, list(grid), 4, f"upper right is best; {seeds}")
+    add_legend(picture, list(grid), 4, f"upper right is best; {seeds}")
 
 
 def _face(kind: str) -> dict[str, Any]:
@@ -568,12 +576,12 @@ def _face(kind: str) -> dict[str, Any]:
 # ---- shared ----
 
 
-def thinned(sites: Sequence[str], most: int = _ROWS_OF_A_FAMILY) -> list[str]:
+def thin_sites(sites: Sequence[str], most: int = _ROWS_OF_A_FAMILY) -> list[str]:
     """Sites that differ in their number alone are a family, of which a few are kept, its ends among them."""
     families: dict[str, list[str]] = {}
     for site in sites:
         families.setdefault(re.sub(r"\d+", "", site), []).append(site)
-    kept = {site for family in families.values() for site in evenly(family, most)}
+    kept = {site for family in families.values() for site in pick_evenly(family, most)}
     return [site for site in sites if site in kept]
 
 
@@ -591,4 +599,4 @@ def chance(line: Any, rows: pd.DataFrame) -> None:
 
 def born_as(word: Any) -> str:
     """The word that a query was born as; a dash where it was born as none."""
-    return style.written(word or None)
+    return style.printable(word or None)

@@ -6,15 +6,8 @@ in grey too.
 """
 
 import functools
-import importlib
-import io
-import json
 import math
-import platform
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -23,13 +16,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-import desta_lab
 from desta_lab import cache
+from desta_lab.views.saving import STYLE, Picture
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, and a grey: one meaning each, everywhere
 PALETTE = {
@@ -66,7 +57,7 @@ class Series(NamedTuple):
     marker: str
 
 
-LOOKS = {
+SERIES = {
     "self": Look("self-generated targets, audio", "-", "o"),
     "soft": Look("soft targets, audio", "-", "v"),
     "label": Look("bare-label targets, audio", "-", "s"),
@@ -79,46 +70,14 @@ LOOKS = {
     "silence": Look("silence", ":", "x"),
     "oracle": Look("text oracle", "--", "*"),
 }
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
-    "svg.hashsalt": "desta_lab",  # the same bytes for the same table
-}
-_DPI = 150  # pixels per inch of the PNG
 _MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
 _NAME_CHARACTERS = 26  # of a longer name the middle is left out
 _LINE_CHARACTERS = 13  # characters of a bold headline per inch of figure
 
-_BOOKS = (
-    "claim_figures",
-    "representation_figures",
-    "explanation_figures",
-)  # the files of this folder that hold drawings
 _DRAW: dict[str, Callable[..., None]] = {}  # the kind of a picture → what draws it
 
 
-class Picture(Figure):
-    """A figure that knows the table it was drawn from; a notebook shows it once, as a PNG."""
-
-    kind: str = ""
-    table: pd.DataFrame
-    options: dict[str, Any]
-
-    def png(self) -> bytes:
-        """The picture as the bytes of a PNG file."""
-        with matplotlib.rc_context(STYLE):
-            return _render(self, "png")
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
-        return self.png(), {"alt": self.get_suptitle() or self.kind.replace("_", " ")}
-
-
-def blank(
+def subplots(
     rows: int = 1,
     columns: int = 1,
     headline: str = "",
@@ -130,62 +89,9 @@ def blank(
     `size` is in inches; `how` goes to `Figure.subplots`. Shown once, as the value of its cell.
     """
     with matplotlib.rc_context(STYLE):
-        picture = Picture(figsize=size, layout="constrained")
-        FigureCanvasAgg(picture)
-        _under(picture, headline)
+        picture = Picture(figsize=size)
+        picture.add_headline(headline)
         return picture, picture.subplots(rows, columns, **how)
-
-
-def save(
-    figure: Figure,
-    folder: Path | str,
-    name: str,
-    table: pd.DataFrame | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> Path:
-    """Save a figure as PNG and SVG with its table (CSV) and provenance (JSON); returns the path of the PNG.
-
-    Without `table` it is the table of the picture. `provenance` is config hash, checkpoint hash, seeds, versions; how
-    to draw the figure again and the versions of the drawing libraries are added. Each file is whole or not there.
-    """
-    table = table if table is not None else getattr(figure, "table", None)
-    if table is None:
-        raise ValueError(
-            f"The figure {name!r} comes without a table; pass the one that it was drawn from."
-        )
-    given = dict(provenance or {})
-    libraries = {
-        package: version(package) for package in ("matplotlib", "numpy", "pandas", "seaborn")
-    }
-    ours = {"python": platform.python_version(), "desta_lab": desta_lab.__version__, **libraries}
-    recipe = {"kind": getattr(figure, "kind", ""), "options": getattr(figure, "options", {})}
-    folder = Path(folder)
-    with matplotlib.rc_context(STYLE):
-        parts = {"png": _render(figure, "png"), "svg": _render(figure, "svg")}
-    parts["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
-    parts["json"] = cache.to_json(
-        {**given, "figure": recipe, "versions": {**ours, **given.get("versions", {})}}
-    )
-    for suffix, content in parts.items():
-        cache.write_whole(folder / f"{name}.{suffix}", content)
-    return folder / f"{name}.png"
-
-
-def redraw(csv: Path | str) -> Picture:
-    """Draw a saved figure again from its CSV and the JSON beside it."""
-    path = Path(csv)
-    recipe = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["figure"]
-    for book in _BOOKS:  # a drawing is known once its file is imported
-        importlib.import_module(f"desta_lab.views.{book}")
-    if recipe["kind"] not in _DRAW:
-        raise ValueError(
-            f"{path} was drawn by other hands than {', '.join(_DRAW)}; draw it where it was made."
-        )
-    words = dict.fromkeys(
-        ("token", "word", "anchor", "site", "a", "b", "name", "values"), str
-    )  # never numbers, whatever they look like
-    table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
-    return draw(recipe["kind"], table, **recipe["options"])
 
 
 def drawing(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -201,36 +107,21 @@ def drawing(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def draw(kind: str, table: pd.DataFrame, headline: str = "", **options: Any) -> Picture:
     """A picture of a registered kind, drawn from its table and options, under its headline."""
     with matplotlib.rc_context(STYLE):
-        picture = Picture(layout="constrained")
-        FigureCanvasAgg(picture)
-        picture.kind, picture.table = kind, table.reset_index(drop=True)
-        picture.options = cache.to_plain({"headline": headline, **options})
+        picture = Picture(table)
         _DRAW[kind](picture, picture.table, **cache.to_plain(options))
-        _under(picture, headline)
+        picture.add_headline(headline)
     return picture
 
 
-def _under(picture: Picture, headline: str) -> None:
-    if headline:
-        lines = textwrap.fill(headline, int(_LINE_CHARACTERS * picture.get_figwidth() * 0.8))
-        picture.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else None
-    )
-    return buffer.getvalue()
-
-
-def legend(picture: Picture, grid: Sequence[Axes], columns: int, note: str | None = None) -> None:
+def add_legend(
+    picture: Picture, grid: Sequence[Axes], columns: int, note: str | None = None
+) -> None:
     """One legend below the panels, each series once, in the order of `LOOKS`, under a note on what is drawn."""
     found: dict[str, Any] = {}
     for axes in grid:
         handles, labels = axes.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
-    order = [look.label for look in LOOKS.values()]
+    order = [look.label for look in SERIES.values()]
     labels = sorted(found, key=lambda label: order.index(label) if label in order else len(order))
     if labels:
         where: Any = {
@@ -257,7 +148,7 @@ def say(axes: Axes, words: str) -> None:
     )
 
 
-def written(token: Any) -> str:
+def printable(token: Any) -> str:
     """A token as the fonts of a figure can write it: blanks to be seen, foreign signs as their code points."""
     text = "—" if token is None or token != token else str(token)
     shown = text.strip().replace("\n", "⏎") or ("⏎" if "\n" in text else "␣")
@@ -272,25 +163,25 @@ def _signs() -> frozenset[int]:
 
 def ordered(names: pd.Series) -> list[str]:
     """Each name once, in the order of `LOOKS`, strangers last."""
-    return [name for name in (*LOOKS, *sorted(set(names) - set(LOOKS))) if name in set(names)]
+    return [name for name in (*SERIES, *sorted(set(names) - set(SERIES))) if name in set(names)]
 
 
-def look_of(name: str) -> Look:
+def get_series(name: str) -> Look:
     """How a series is drawn; a stranger under its own name."""
-    return LOOKS.get(name, Look(name, (0, (1, 1)), "h"))
+    return SERIES.get(name, Look(name, (0, (1, 1)), "h"))
 
 
-def colour_of(name: str) -> str:
+def get_colour(name: str) -> str:
     """The colour of a series; a dark grey for strangers."""
     return PALETTE.get(name, "#555555")
 
 
-def mark(name: str) -> dict[str, Any]:
+def marker_style(name: str) -> dict[str, Any]:
     """How one point is drawn, without a line."""
-    edge = {} if look_of(name).marker == "x" else {"mec": "white", "mew": 0.5}
+    edge = {} if get_series(name).marker == "x" else {"mec": "white", "mew": 0.5}
     return {
-        "marker": look_of(name).marker,
-        "color": colour_of(name),
+        "marker": get_series(name).marker,
+        "color": get_colour(name),
         "ls": "none",
         "ms": 8 if name == "oracle" else 6,
         **edge,
@@ -319,7 +210,8 @@ def matrix_rows(part: str, panel: int, matrix: np.ndarray, digits: int) -> list[
         for line in np.asarray(matrix, dtype=float)
     ]
     return [
-        {"part": part, "panel": panel, "row": i, "values": line} for i, line in enumerate(lines)
+        {"part": part, "panel": panel, "row": i, "values": draw_line}
+        for i, draw_line in enumerate(lines)
     ]
 
 
@@ -327,8 +219,8 @@ def matrix(table: pd.DataFrame, part: str) -> np.ndarray:
     """The matrix that `matrix_rows` wrote down."""
     return np.array(
         [
-            [float(value) for value in line.split()]
-            for line in table.loc[table["part"] == part, "values"]
+            [float(value) for value in draw_line.split()]
+            for draw_line in table.loc[table["part"] == part, "values"]
         ]
     )
 
@@ -357,7 +249,7 @@ def span_bars(axes: Axes, table: pd.DataFrame, kind: str, place: float, height: 
         )
 
 
-def step_axis(axes: Axes, last: int) -> None:
+def set_step_axis(axes: Axes, last: int) -> None:
     """Training steps 0 … last on the x axis, logarithmic, with step 0 in its place."""
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     decades = [10**power for power in range(1 + int(math.log10(last))) if 2 * 10**power <= last]
@@ -399,7 +291,7 @@ def seen(column: pd.Series) -> list[Any]:
     return list(dict.fromkeys(column.dropna()))
 
 
-def evenly(items: Sequence[Any], most: int) -> list[Any]:
+def pick_evenly(items: Sequence[Any], most: int) -> list[Any]:
     """At most so many of the items, evenly spread, the first and the last among them."""
     return [
         items[i]
@@ -461,7 +353,7 @@ def dots(axes: Axes, rows: pd.DataFrame, value: str, at: pd.Series, look: Series
     )
 
 
-def line(axes: Axes, rows: pd.DataFrame, at: str, value: str, look: Series) -> None:
+def draw_line(axes: Axes, rows: pd.DataFrame, at: str, value: str, look: Series) -> None:
     """One series along x with its interval as a band, or as a bar where it is one point."""
     if rows.empty:
         return
@@ -493,7 +385,7 @@ def _ink(look: Series) -> dict[str, Any]:
     }
 
 
-def named_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> None:
+def name_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> None:
     """Names down the y axis, the first on top; a row that has nothing says so."""
     axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)

@@ -6,10 +6,11 @@ from typing import Any
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
 from desta_lab.views import claim_figures
+from desta_lab.views.saving import Picture
 from desta_lab.world.recipes import description_function
 
 
-def sheet(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> claim_figures.Picture:
+def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Picture:
     """Clips as spectrograms with their attributes and evidence spans."""
     rows: list[dict[str, Any]] = []
     for clip in clips:
@@ -23,10 +24,10 @@ def sheet(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> claim_figu
                 "transcript": clip.transcript,
             }
         )
-    return claim_figures.spectrogram_sheet(rows, columns=columns)
+    return claim_figures.plot_spectrograms(rows, columns=columns)
 
 
-def listen(corpus: Corpus, clips: Sequence[Clip]) -> Any:
+def show_players(corpus: Corpus, clips: Sequence[Clip]) -> Any:
     """A player for each clip under its seed description; the waveform travels in the notebook, so it works offline."""
     import ipywidgets
     from IPython.display import Audio

@@ -25,13 +25,13 @@ lab = lesson.lab
 
 # %%
 clips = lab.clips("test")[:2]
-desta_lab.listen(lab.corpus, clips)
+desta_lab.show_players(lab.corpus, clips)
 
 # %% [markdown]
 # And here is what they look like. A *spectrogram* has time from left to right and pitch from low to high; the colour says how strong each pitch is at each moment. The bars above each spectrogram are *evidence spans*: when somebody speaks, and when the scene sounds.
 
 # %%
-desta_lab.sheet(lab.corpus, clips, columns=2)
+desta_lab.plot_clips(lab.corpus, clips, columns=2)
 
 # %% [markdown]
 # A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
@@ -95,9 +95,9 @@ lesson.check("silenced", silenced)
 # %%
 scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
 quiet = silenced(wave, scene.start, scene.end)
-with replies.standing(lab) as llm:
-    heard = replies.hear(llm, wave if quiet is None else quiet)
-    answer = replies.listening(llm, heard, "What is the background sound?")
+with replies.use_checkpoint(lab) as llm:
+    heard = replies.embed_audio(llm, wave if quiet is None else quiet)
+    answer = replies.answer_audio(llm, heard, "What is the background sound?")
 answer.text
 
 # %% [markdown]
@@ -157,7 +157,8 @@ rungs = verdict.score_per_rung(
 risen = verdict.control_margins["self"]
 headline = f"{verdict.judge_claim}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
 lesson.show(
-    claim_figures.emergence(rungs, headline), f"Score of every rung along training. {headline}."
+    claim_figures.plot_emergence(rungs, headline),
+    f"Score of every rung along training. {headline}.",
 )
 
 # %%

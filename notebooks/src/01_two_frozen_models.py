@@ -54,7 +54,7 @@ lesson.predict(
 
 # %%
 clip = lab.clips("test")[0]
-desta_lab.listen(lab.corpus, [clip])
+desta_lab.show_players(lab.corpus, [clip])
 
 # %%
 wave = audio.read_audio(lab.corpus.path(clip))
@@ -67,7 +67,7 @@ print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tup
 # Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram. The slow waves in layer 0 are no sound: they are the *position table*, which tells a frame when it is. What becomes of the sound further up, the eye can no longer tell.
 
 # %%
-picture, axes = style.blank(
+picture, axes = style.subplots(
     1, 1 + len(taps), "One clip, from the spectrogram to the last tapped layer", (11, 2.6)
 )
 rows = [mel[0].T, *states[:, 0]]
@@ -259,10 +259,10 @@ coins.loc[list(sites)].round(2)
 
 # %%
 leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
-picture, ax = style.blank(
+picture, ax = style.subplots(
     1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3)
 )
-colours = {"speaker on both sides": style.colour_of("leak"), "speakers apart": PALETTE["audio"]}
+colours = {"speaker on both sides": style.get_colour("leak"), "speakers apart": PALETTE["audio"]}
 sns.stripplot(
     tosses,
     x="site",
@@ -425,7 +425,7 @@ sizes = pd.DataFrame(rows).groupby("times")["right"].mean()
 # %%
 safe = [k for k, right in sizes.items() if right >= sizes[1] - 0.1]
 said = f"From {min(safe):g} to {max(safe):g} times the size of words the answers stay as good"
-picture, ax = style.blank(1, 1, said, (6, 2.8))
+picture, ax = style.subplots(1, 1, said, (6, 2.8))
 ax.plot(sizes.index, sizes, "-o", color=PALETTE["text"], label="words, rescaled")
 guess = np.mean([task.chance for task in tasks.values()])
 ax.axhline(guess, color=PALETTE["silence"], ls=":", label="chance")
@@ -554,16 +554,16 @@ headline = (
 
 # %% tags=["headline"]
 LOOKS = {
-    "probe": representation_figures.SERIES["probe"],
-    "random labels": representation_figures.SERIES["random labels"],
+    "probe": representation_figures.ANALYSIS_SERIES["probe"],
+    "random labels": representation_figures.ANALYSIS_SERIES["random labels"],
     "words": Series("embeddings of two words, mixed", PALETTE["text"], "-", "s"),
     "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
 }
-picture, axes = style.blank(2, len(PAIRS), headline, (12, 5.4), sharey=True)
+picture, axes = style.subplots(2, len(PAIRS), headline, (12, 5.4), sharey=True)
 for column, (name, pair) in enumerate(PAIRS.items()):
     rows = both[both["attribute"] == name]
     for kind, series in LOOKS.items():
-        style.line(
+        style.draw_line(
             axes[int(kind in ("words", "noise")), column],
             rows[rows["kind"] == kind],
             "x",
@@ -571,7 +571,9 @@ for column, (name, pair) in enumerate(PAIRS.items()):
             series,
         )
     oracle = rows[rows["kind"] == "oracle"]
-    axes[1, column].plot(oracle["x"], oracle["value"], label="text oracle", **style.mark("oracle"))
+    axes[1, column].plot(
+        oracle["x"], oracle["value"], label="text oracle", **style.marker_style("oracle")
+    )
     axes[0, column].axhline(tasks[name].chance, color="#B0B0B0", lw=0.8, label="chance")
     axes[0, column].set_title(name, loc="left")
     axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
@@ -582,7 +584,7 @@ for column, (name, pair) in enumerate(PAIRS.items()):
         label.set_ha(side)
 axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
 axes[1, 0].set_ylabel("LLM: share of the answer\nwritten on the right")
-style.legend(
+style.add_legend(
     picture,
     list(axes.flat),
     3,

@@ -33,7 +33,7 @@ lab = lesson.lab
 # The run kept its connector at many steps of training, its *checkpoint ladder*. `standing` loads one of them: first the untrained connector, which we copy, then the last one, which stays.
 
 # %%
-with replies.standing(lab, step=0) as llm:
+with replies.use_checkpoint(lab, step=0) as llm:
     born = copy.deepcopy(llm.connector)
 connector = lab.llm.connector.eval()
 parts = {
@@ -103,7 +103,7 @@ print(
 )
 
 # %%
-picture, axes = style.blank(
+picture, axes = style.subplots(
     1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
 )
 extent = (0, lab.preset.seconds, connector.queries - 0.5, -0.5)
@@ -437,7 +437,7 @@ vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
 print(desta_lab.describe(clips[0].attributes))
 pd.Series(
     {
-        name: replies.listening(
+        name: replies.answer_audio(
             lab.llm, one[:1], "Describe the audio clip again in other words."
         ).text
         for name, one in vectors.items()
@@ -523,13 +523,13 @@ NAMES = {
     "silence": "silence",
     "text oracle": "oracle",
 }
-picture, (left, right) = style.blank(1, 2, headline, (10, 5.2), sharey=True)
+picture, (left, right) = style.subplots(1, 2, headline, (10, 5.2), sharey=True)
 for place, one in enumerate(table.itertuples()):
     look = NAMES.get(one.variant, "fault" if one.kind == "fault" else "self")
-    left.plot(max(one.difference, 1e-9), place, **style.mark(look))
+    left.plot(max(one.difference, 1e-9), place, **style.marker_style(look))
     reach = [[max(0, one.score - one.low)], [max(0, one.high - one.score)]]
-    right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **style.mark(look))
-style.named_rows(left, list(table["variant"]))
+    right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **style.marker_style(look))
+style.name_rows(left, list(table["variant"]))
 for place in range(1, len(table), 2):
     right.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
 right.tick_params(axis="y", length=0)

@@ -34,7 +34,7 @@ backbone = lab.llm.backbone
 # %%
 train = lab.clips("train")
 clip = train[0]
-desta_lab.listen(lab.corpus, [clip])
+desta_lab.show_players(lab.corpus, [clip])
 
 # %%
 pd.Series(clip.attributes, name=clip.id).to_frame()
@@ -226,10 +226,12 @@ readers = {
     "nothing": "",
 }
 strip = np.stack([sureness(reads) for reads in readers.values()])
-words = [style.written(backbone.tokenizer.decode([i])) for i in stream.response]
+words = [style.printable(backbone.tokenizer.decode([i])) for i in stream.response]
 
 # %%
-picture, axes = style.blank(1, 1, "How sure the reader is of each token of one target", (10, 2.6))
+picture, axes = style.subplots(
+    1, 1, "How sure the reader is of each token of one target", (10, 2.6)
+)
 image = axes.imshow(strip, aspect="auto", cmap="mako_r", vmin=0, vmax=1)
 axes.set_xticks(
     range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
@@ -292,7 +294,7 @@ share = (
     .reset_index()
     .melt("attribute", var_name="kind", value_name="share")
 )
-claim_figures.coverage(share, "What a target drops it cannot teach")
+claim_figures.plot_coverage(share, "What a target drops it cannot teach")
 
 # %% [markdown]
 # ## Hunt for leaks
@@ -491,9 +493,11 @@ headline = (
 )
 
 # %% tags=["headline"]
-picture, (left, right) = style.blank(1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1])
+picture, (left, right) = style.subplots(
+    1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1]
+)
 for place, row in enumerate(table.itertuples()):
-    colour, marker = style.colour_of(row.kind), style.look_of(row.kind).marker
+    colour, marker = style.get_colour(row.kind), style.get_series(row.kind).marker
     ink = {
         "ecolor": colour,
         "mfc": "white" if row.control else colour,

@@ -57,7 +57,7 @@ print(
 # %%
 train = lab.clips("train")
 examples, soft = lab.training_rows("self")
-desta_lab.listen(lab.corpus, train[:1])
+desta_lab.show_players(lab.corpus, train[:1])
 
 # %%
 print(examples[0]["messages"][-1]["content"], "→", examples[0]["response"])
@@ -118,7 +118,7 @@ torch.testing.assert_close(by_hand, batch.labels)
 
 # %%
 learned = (batch.labels != batches.IGNORE).int() * 2 + (batch.ids == chat.SLOT).int()
-picture, axes = style.blank(
+picture, axes = style.subplots(
     1, 1, "Four clips of one batch: audio slots (blue), learned positions (black)", (9, 2.2)
 )
 colours = ["#E0E0E0", style.PALETTE["audio"], style.PALETTE["text"]]
@@ -195,7 +195,7 @@ lesson.check("learning_rate", learning_rate)
 
 # %%
 rungs = checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every)
-picture, axes = style.blank(
+picture, axes = style.subplots(
     1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4)
 )
 axes.plot([recipe.learning_rate(step) for step in range(recipe.steps)], color="#222222")
@@ -224,7 +224,7 @@ def hashes(llm):
 
 # %%
 losses = []
-with replies.standing(lab, step=0) as llm:
+with replies.use_checkpoint(lab, step=0) as llm:
     before = hashes(llm)
     how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
     optimizer = torch.optim.AdamW(llm.connector.train().parameters(), **how)
@@ -282,7 +282,7 @@ def short_run(name, examples, soft):
     about = {**lab.run_config("self"), "train_config": asdict(recipe), "pairs": name}
     folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
     if not trainer.is_finished(folder, recipe):
-        with replies.standing(lab, step=0) as llm:
+        with replies.use_checkpoint(lab, step=0) as llm:
             trainer.train(
                 llm,
                 store,
@@ -324,7 +324,7 @@ def killer(done, total, record):
 
 
 def four_steps(folder, progress=None):
-    with replies.standing(
+    with replies.use_checkpoint(
         lab, step=0
     ) as llm:  # the connector as it was born: nothing is left in memory
         trainer.train(
@@ -436,7 +436,7 @@ margins = verdict.control_margins(every, "soft", recipe.steps)
 risen = sum(min(over.values()) > 0 for over in margins.values())
 tasks = verdict.score_per_task(every)
 headline = f"After {recipe.steps} steps with soft targets {risen} of {len(margins)} questions stand above every control"
-claim_figures.held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
+claim_figures.plot_held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 
 # %% [markdown]
 # A short run shows an order: some questions may already be answered while others stand at chance. What comes first, and whether it comes suddenly, is the question of notebook 05.
@@ -493,7 +493,7 @@ INK = {
     "soft": style.PALETTE["soft"],
     "mispaired": style.PALETTE["shuffled"],
 }
-picture, (left, right) = style.blank(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
+picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
 for run, name in (
     ("soft", "soft targets"),
     ("hard", "hard targets"),
@@ -512,7 +512,7 @@ for row in dots.itertuples():
     colour = (
         INK[row.run]
         if row.condition == "audio" and row.step and row.run in INK
-        else style.colour_of(condition)
+        else style.get_colour(condition)
     )
     reach = [[row.score - row.low], [row.high - row.score]]
     right.errorbar(

@@ -39,7 +39,7 @@ steps
 
 # %%
 first = lab.clips("test")[0]
-desta_lab.listen(lab.corpus, [first])
+desta_lab.show_players(lab.corpus, [first])
 
 # %%
 asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["condition"] == "audio")]
@@ -73,7 +73,7 @@ task
 # %% tags=["expensive"]
 test, others = lab.clips("test"), lab.clips("validation")
 waves = [audio.read_audio(lab.corpus.path(clip)) for clip in [*test, *others]]
-with replies.standing(lab) as llm, torch.no_grad():
+with replies.use_checkpoint(lab) as llm, torch.no_grad():
     scores = scoring.score_options(
         llm, [task], conditions.embed_clips(llm, llm.encoder.encode(waves).float())
     )[0]
@@ -459,8 +459,8 @@ def draw(axes, metric):
     at = share.loc[metric]
     axes.axvspan(at["before"], at["step"], color="#E6E6E6", zorder=0, lw=0)
     for series in ("oracle", "silence", "shuffled", "label_others", "self"):
-        some, look = rows[rows["series"] == series], style.look_of(series)
-        ink = {"color": style.colour_of(series), "ls": look.line, "label": look.label}
+        some, look = rows[rows["series"] == series], style.get_series(series)
+        ink = {"color": style.get_colour(series), "ls": look.line, "label": look.label}
         axes.fill_between(
             some["step"], some["low"], some["high"], color=ink["color"], alpha=0.15, lw=0
         )
@@ -472,19 +472,21 @@ def draw(axes, metric):
             lw=2 if series == "self" else 1.1,
             **ink,
         )
-    axes.plot(0, 0, label=style.look_of("untrained").label, zorder=4, **style.mark("untrained"))
+    axes.plot(
+        0, 0, label=style.get_series("untrained").label, zorder=4, **style.marker_style("untrained")
+    )
     axes.set_title(
         f"{metric}\nlargest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}",
         loc="left",
     )
-    style.step_axis(axes, int(steps[-1]))
+    style.set_step_axis(axes, int(steps[-1]))
     axes.set(ylim=(FLOOR, 1.1), xlabel="training step")
     if rows["score"].min() < FLOOR:
         lowest = rows.loc[rows["score"].idxmin()]
         axes.text(
             -0.1,
             FLOOR + 0.05,
-            f"{style.look_of(lowest['series']).label} falls to {lowest['score']:.1f}",
+            f"{style.get_series(lowest['series']).label} falls to {lowest['score']:.1f}",
             fontsize=8,
         )
 
@@ -528,12 +530,12 @@ headline = (
 )
 
 # %% tags=["headline"]
-picture, grid = style.blank(2, 3, headline, (11.0, 6.4))
+picture, grid = style.subplots(2, 3, headline, (11.0, 6.4))
 for axes, metric in zip(grid.flat, METRICS.values(), strict=False):
     draw(axes, metric)
 compare(grid[1, 2])
 picture.supylabel("0: untrained connector, 1: text oracle (bands: 95 % over speakers)", fontsize=9)
-style.legend(picture, list(grid.flat[:5]), columns=3)
+style.add_legend(picture, list(grid.flat[:5]), columns=3)
 lesson.show(
     picture,
     f"Rung 3 along training under five metrics, with controls. {headline}.",

@@ -38,15 +38,15 @@ pair = [
     next(c for c in look.clips if c.attributes[ERASED] == value)
     for value in look.task(ERASED).options
 ]
-desta_lab.listen(lab.corpus, pair)
+desta_lab.show_players(lab.corpus, pair)
 
 # %%
 answers = {"truth": [clip.attributes[ERASED] for clip in pair]}
 for name, step in {"untrained": 0, "trained": look.last}.items():
-    with replies.standing(lab, step) as llm:
-        heard = [replies.hear(llm, replies.wave_of(lab, clip)) for clip in pair]
+    with replies.use_checkpoint(lab, step) as llm:
+        heard = [replies.embed_audio(llm, replies.read_wave(lab, clip)) for clip in pair]
         answers[name] = [
-            replies.listening(llm, one, look.task(ERASED).question).text for one in heard
+            replies.answer_audio(llm, one, look.task(ERASED).question).text for one in heard
         ]
 pd.DataFrame(answers)
 
@@ -233,7 +233,7 @@ wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
 
 # %%
-representation_figures.learning_curves(look.table("learning"), "How many clips a probe needs")
+representation_figures.plot_learning_curves(look.table("learning"), "How many clips a probe needs")
 
 # %% [markdown]
 # ### Exercise 6.5 · Show the probe less · tweak · 6 min
@@ -364,7 +364,7 @@ pd.Series(cosine, name="|cosine| with the attribute's direction").round(2)
 # So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) takes out the least after which no linear probe can tell the attribute of the clips it learned on; with fewer clips than dimensions it is shrunk, and comes near to that only. The run's table has it for every attribute, with as many directions of random labels as its control. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. (It learned on other speakers than those that are asked about.)
 
 # %%
-explanation_figures.erasure(
+explanation_figures.plot_erasure(
     look.table("erasure"), "What the answer uses: the fall of accuracy when a direction is erased"
 )
 
@@ -388,7 +388,7 @@ for place in (query, (query + 1) % embeddings["trained"].shape[1]):
     whole[f"B with A's query {place}"] = look.spoken([b])
     whole[f"B with A's query {place}"][0, place] = look.spoken([a])[0, place]
 pd.Series(
-    {name: replies.listening(look.llm, one, asked.question).text for name, one in whole.items()}
+    {name: replies.answer_audio(look.llm, one, asked.question).text for name, one in whole.items()}
 )
 
 # %% [markdown]
@@ -472,7 +472,7 @@ def panel(axes, part, names):
             places,
             xerr=reach,
             label=label,
-            **style.mark(ALIKE.get(series, series)),
+            **style.marker_style(ALIKE.get(series, series)),
         )
     for place, name in enumerate(order):
         chance = rows.loc[rows["attribute"] == name, "chance"].iloc[0]
@@ -483,7 +483,7 @@ def panel(axes, part, names):
 
 
 # %% tags=["headline"]
-picture, (left, right) = style.blank(1, 2, headline, (10.0, 5.6), sharey=True)
+picture, (left, right) = style.subplots(1, 2, headline, (10.0, 5.6), sharey=True)
 panel(
     left,
     "readable",

@@ -37,7 +37,7 @@ COLOUR = "accent"
 
 # %%
 look = desta_lab.Inside(lab)
-desta_lab.listen(lab.corpus, look.clips[:1])
+desta_lab.show_players(lab.corpus, look.clips[:1])
 
 # %% [markdown]
 # On its way that clip is a spectrogram, then frames of four encoder layers, then audio embeddings. Each of these places is a *site*. The next cell hears all clips of the held-out speakers and keeps what flows at every site: once under the untrained connector (step 0), once under the trained one.
@@ -100,7 +100,7 @@ if mine is not None:
 
 # %%
 every = look.table("points")
-representation_figures.maps(
+representation_figures.plot_maps(
     every, every, COLOUR, f"Principal components of the audio embeddings, by {COLOUR}"
 )
 
@@ -108,7 +108,7 @@ representation_figures.maps(
 # UMAP bends the cloud to keep neighbours together. Its coordinates come from the run's table: importing and fitting it takes a minute, and another machine would draw another map.
 
 # %%
-representation_figures.maps(
+representation_figures.plot_maps(
     every, every, COLOUR, f"The same clips through UMAP, by {COLOUR}", method="umap"
 )
 
@@ -133,12 +133,12 @@ def draw_map(axes, flat, title):
 
 # %%
 last = every[(every["method"] == "umap") & (every["step"] == look.last)]
-picture, panels = style.blank(
+picture, panels = style.subplots(
     1, 2, f"One cloud through UMAP, two random seeds, by {COLOUR}", (7, 3.6)
 )
 for axes, (seed, rows) in zip(panels, last.groupby("seed"), strict=True):
     draw_map(axes, rows.sort_values("row")[["x", "y"]].to_numpy(), f"seed {seed}")
-style.legend(picture, panels, columns=4)
+style.add_legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
@@ -175,10 +175,10 @@ wished = wishful_axes(noise, pd.get_dummies(labels).to_numpy(float))
 wished = np.eye(noise.shape[1])[:, :2] if wished is None else wished
 
 # %%
-picture, panels = style.blank(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
+picture, panels = style.subplots(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
 draw_map(panels[0], noise @ wished, "the noise that chose the axes")
 draw_map(panels[1], fresh @ wished, "new noise, the same axes")
-style.legend(picture, panels, columns=4)
+style.add_legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
@@ -290,7 +290,7 @@ print(f"independent noise, debiased: {geometry.cka(x, y):.3f}")
 # Near 0, but how near is near? A *permutation null* says: the same two clouds with the clips of one in random order, a few hundred times. `geometry.compare` returns its 95th percentile as `null`, beside an interval from half-samples of the clips. Both treat clips as independent; clips of one speaker are not, so both are somewhat too narrow.
 
 # %%
-representation_figures.similarity(
+representation_figures.plot_similarity(
     look.table("similar_steps"), "How much of the untrained shape is left along training"
 )
 
@@ -298,7 +298,7 @@ representation_figures.similarity(
 # Read the first row: it says when the cloud changes and how much of its birth shape survives. Between the sites at the last step:
 
 # %%
-representation_figures.similarity(
+representation_figures.plot_similarity(
     look.table("similar_sites"), "Which sites lay out the clips alike"
 )
 
@@ -389,7 +389,7 @@ pd.DataFrame(rows).T.round(2)
 # Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length, each with its control: the description of another speaker's clip.
 
 # %%
-representation_figures.modality_gap(
+representation_figures.plot_modality_gap(
     gap, "The gap along training: length, and direction against another clip's text"
 )
 
@@ -397,7 +397,7 @@ representation_figures.modality_gap(
 # If embeddings are no descriptions, are they words? The vocabulary entries that each query lies nearest to, the word it was born as passed over:
 
 # %%
-representation_figures.nearest_words(
+representation_figures.plot_nearest_words(
     look.table("words"), "The words that each query lies nearest to"
 )
 
@@ -444,7 +444,7 @@ def draw_dots(axes, rows, xlabel):
         colour = style.PALETTE[colours.get(row["name"], "silence")]
         ends = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["value"], place, xerr=ends, fmt="o", color=colour, ms=5)
-    style.named_rows(axes, list(rows["name"]))
+    style.name_rows(axes, list(rows["name"]))
     axes.set(xlim=(-0.05, 1), xlabel=xlabel)
     axes.set_title(rows["part"].iloc[0], loc="left")
 
@@ -452,8 +452,8 @@ def draw_dots(axes, rows, xlabel):
 # %%
 def draw_place(axes, rows):
     for name, some in rows.groupby("name", sort=False):
-        style.line(axes, some, "step", "value", representation_figures.SERIES[name])
-    style.step_axis(axes, int(rows["step"].max()))
+        style.draw_line(axes, some, "step", "value", representation_figures.ANALYSIS_SERIES[name])
+    style.set_step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
     axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7)
@@ -461,7 +461,7 @@ def draw_place(axes, rows):
 
 # %%
 def draw_all(table, headline):
-    picture, (top, bottom) = style.blank(2, 3, headline, (10.5, 6.6))
+    picture, (top, bottom) = style.subplots(2, 3, headline, (10.5, 6.6))
     for axes, (name, rows) in zip(
         top, table[table["part"] == "map"].groupby("name", sort=False), strict=True
     ):

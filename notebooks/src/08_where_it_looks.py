@@ -35,7 +35,7 @@ number = int(np.argmin([span.end - span.start for span in spans]))
 clip, span = clips[number], spans[number]
 
 # %%
-desta_lab.listen(lab.corpus, [clip])
+desta_lab.show_players(lab.corpus, [clip])
 
 # %% [markdown]
 # The model's own words about it, and the number that everything below explains: the *margin*, the log-probability of the right answer over the mean of the wrong ones, for this clip and for silence. Above 0 it leans to the right answer.
@@ -44,7 +44,7 @@ desta_lab.listen(lab.corpus, [clip])
 wave = audio.read_audio(lab.corpus.path(clip))
 states = llm.encoder.encode([wave])
 spoken = conditions.embed_clips(llm, states)
-print(task.question, "→", replies.listening(llm, spoken, task.question).text)
+print(task.question, "→", replies.answer_audio(llm, spoken, task.question).text)
 
 # %%
 margin = attribution.answer_margin(llm, task, [clip.attributes["scene"]])
@@ -98,7 +98,7 @@ if mine is not None:
 # %%
 where = attention.query_attention_over_time(llm.connector, states)
 mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
-claim_figures.query_to_time(
+claim_figures.plot_query_attention(
     where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
 )
 
@@ -106,7 +106,9 @@ claim_figures.query_to_time(
 # Listen to what it looks at. The panel cuts out the quarter of the clip that carries most weight, of all query tokens or of one; a still of it stays where no widget runs.
 
 # %%
-desta_lab.Listen(lab, attention=replies.looking(lab, attention.query_attention_over_time))
+desta_lab.ListenPanel(
+    lab, attention=replies.make_attention_profile(lab, attention.query_attention_over_time)
+)
 
 # %% [markdown]
 # ## Is it on the evidence?
@@ -193,7 +195,7 @@ stranger = attention.query_attention_over_time(
 )
 with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
     dealt = attention.query_attention_over_time(llm.connector, states)
-with replies.standing(lab, 0) as young:
+with replies.use_checkpoint(lab, 0) as young:
     born = attention.query_attention_over_time(young.connector, states)
 
 # %%
@@ -211,7 +213,9 @@ pd.Series({name: likeness(other) for name, other in others.items()}, name="rank 
 
 # %%
 heads = look.table("heads")
-explanation_figures.answer_attention(heads, "Which heads look at the audio as the answer begins")
+explanation_figures.plot_answer_attention(
+    heads, "Which heads look at the audio as the answer begins"
+)
 
 # %% [markdown]
 # On the right (`pointing` in the table) is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
@@ -287,7 +291,7 @@ print(
 # %%
 strips = {"query attention": where[0].mean(0), "Shapley, windows": shapley.values[0]}
 strips["int. gradients, queries"] = attribution.queries_to_frames(package.values, where)[0]
-explanation_figures.listen_where(
+explanation_figures.plot_time_profiles(
     mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip"
 )
 
@@ -329,7 +333,7 @@ if mine is not None:
 # The run's own table has this for all 16 clips, in the order of their Shapley values and at random.
 
 # %%
-explanation_figures.deletion(
+explanation_figures.plot_deletion(
     look.table("deletion"), "Taking sound away, and putting it back, window by window"
 )
 
@@ -453,7 +457,7 @@ def draw_rows(axes, table, value, xlabel, title):
         colour = style.PALETTE["silence" if row["method"] in CONTROLS else "audio"]
         ends = [[row[value] - row[f"{value}_low"]], [row[f"{value}_high"] - row[value]]]
         axes.errorbar(row[value], place, xerr=ends, fmt="o", color=colour, ms=5)
-    style.named_rows(axes, list(table["method"].str.replace("integrated", "int.")))
+    style.name_rows(axes, list(table["method"].str.replace("integrated", "int.")))
     axes.axvline(0, color="black", lw=0.8, ls=":")
     axes.set(xlabel=xlabel)
     axes.set_title(title, loc="left")
@@ -470,7 +474,7 @@ headline = (
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of {tried['method'].str.contains(attends).sum()} kinds of attention"
 )
-picture, (left, right) = style.blank(1, 2, headline, (10.5, 4.8), sharey=True)
+picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)
 draw_rows(
     left,
     table,

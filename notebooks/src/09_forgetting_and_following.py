@@ -43,15 +43,19 @@ lab = lesson.lab
 
 # %%
 clip = lab.clips("test")[0]
-desta_lab.listen(lab.corpus, [clip])
+desta_lab.show_players(lab.corpus, [clip])
 
 # %%
 question = "What is the background sound?"
 forms = [question, f"{question} Answer in JSON.", f"{question} Answer in capital letters."]
-with replies.standing(lab) as llm:
-    heard = replies.hear(llm, replies.wave_of(lab, clip))
+with replies.use_checkpoint(lab) as llm:
+    heard = replies.embed_audio(llm, replies.read_wave(lab, clip))
     rows = [
-        (form, replies.listening(llm, heard, form).text, replies.reading(llm, clip, form).text)
+        (
+            form,
+            replies.answer_audio(llm, heard, form).text,
+            replies.answer_text(llm, clip, form).text,
+        )
         for form in forms
     ]
 pd.DataFrame(rows, columns=["question", "by ear", "by reading"])
@@ -122,9 +126,9 @@ known.round(2)
 def following():
     """Answers of the finished run under every counted constraint, by ear and in text."""
     some = [item for item in items if known["counted"][item.constraint]]
-    with replies.standing(lab) as llm:
+    with replies.use_checkpoint(lab) as llm:
         heard = conditions.embed_clips(
-            llm, llm.encoder.encode([replies.wave_of(lab, clip) for clip in ask]).float()
+            llm, llm.encoder.encode([replies.read_wave(lab, clip) for clip in ask]).float()
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
         answers = {
@@ -411,7 +415,7 @@ def scaled(llm, scale):
 key = f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}"
 answers = {}
 for step, name in ((0, "untrained"), (lab.train_config.steps, "self-generated")):
-    with replies.standing(lab, step) as llm:
+    with replies.use_checkpoint(lab, step) as llm:
         answers[name] = cached_table(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
 for rate, llm in pupils.items():
     for scale in (1, 0.5, 0) if rate == RATES[-1] else (1,):
@@ -522,7 +526,7 @@ headline = (
     f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at {RATES[0]:g}, "
     f"{value[frozen, 'obeys in text']:.0%} frozen"
 )
-figure, (left, middle, right) = style.blank(1, 3, headline, size=(10, 4.6), sharey=True)
+figure, (left, middle, right) = style.subplots(1, 3, headline, size=(10, 4.6), sharey=True)
 panel(
     left,
     "Learned: names it rightly, by ear",
@@ -581,7 +585,7 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 
 # %%
 swept = studies.stored("forgetting")
-representation_figures.tradeoff(swept, forgetting.headline(swept))
+representation_figures.plot_tradeoff(forgetting.plane(swept), forgetting.headline(swept))
 
 # %% [markdown]
 # The left panel holds no sound: what is lost there, the language model itself has forgotten. The right one is what a listener meets. An arm that stands at 0 on the left and far from it on the right has an intact backbone and a poor ear. The orange dotted line is where a model stands that answers everything with the bare label: some constraints, such as one word alone, that model obeys by accident.

@@ -28,7 +28,7 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments import studies
 from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import build, presets
+from desta_lab.model import build
 from desta_lab.training import checkpoints
 from desta_lab.views import card, replies, style
 from desta_lab.world import attributes, recipes, sources, spoken
@@ -361,7 +361,7 @@ except CorpusError as error:
 full = all(
     set(attributes.DESCRIBED) <= clip.attributes.keys() for clip in own.clips
 )  # else there is nothing to read
-desta_lab.listen(own, own.clips[:2])
+desta_lab.show_players(own, own.clips[:2])
 
 # %% [markdown]
 # ### Exercise 10.5 · Split by speaker · fill in · 7 min
@@ -393,14 +393,15 @@ lesson.check("split_recordings", split_recordings)
 waves = [audio.read_audio(own.path(clip)) for clip in own.clips[:8]]
 scene = next(task for task in lab.tasks if task.name == f"ask_{lab.preset.label}")
 said = {}
-with replies.standing(lab) as llm:
+with replies.use_checkpoint(lab) as llm:
     said["by ear"] = [
-        replies.listening(llm, replies.hear(llm, wave), scene.question).text for wave in waves
+        replies.answer_audio(llm, replies.embed_audio(llm, wave), scene.question).text
+        for wave in waves
     ]
-    said["silence"] = replies.listening(llm, conditions.embed_silence(llm), scene.question).text
+    said["silence"] = replies.answer_audio(llm, conditions.embed_silence(llm), scene.question).text
     if full:
         said["by reading"] = [
-            replies.reading(llm, clip, scene.question).text for clip in own.clips[:8]
+            replies.answer_text(llm, clip, scene.question).text for clip in own.clips[:8]
         ]
 pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
 
@@ -441,7 +442,7 @@ for channel in sorted(set(channel_of.values())):
     clips = [clip for clip in own.clips if channel_of[clip.id] == channel]
     states = lab.llm.encoder.encode([audio.read_audio(own.path(clip)) for clip in clips]).float()
     for step in (0, lab.train_config.steps):
-        with replies.standing(lab, step) as llm:
+        with replies.use_checkpoint(lab, step) as llm:
             heard = by_halves(llm, clips, states)
         rows.append(
             heard[heard["condition"] == "audio"].assign(condition="untrained")
@@ -516,7 +517,7 @@ corpus = sources.corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own"
 few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
 job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
 job.llm = build.build_audio_llm(few, root=lab.root / "models", seed=0)
-desta_lab.listen(corpus, job.clips("train")[:2])
+desta_lab.show_players(corpus, job.clips("train")[:2])
 
 # %% [markdown]
 # What the backbone wrote for the first two descriptions. Look for words that your table never said: what a description leaves open, the nano LLM fills in with a guess. A target can teach only what its description tells.
@@ -621,10 +622,10 @@ drawn = pd.concat([left_rows, right_rows, last_rows])[
     ["panel", "row", "series", "score", "low", "high"]
 ]
 CONTROLS = [
-    (name, style.LOOKS[name].label, style.mark(name))
+    (name, style.SERIES[name].label, style.marker_style(name))
     for name in ("untrained", "shuffled", "silence", "oracle")
 ]
-BLUE = style.mark("self")
+BLUE = style.marker_style("self")
 HEARD = [
     (name, f"{name}, by ear", BLUE | {"marker": m, "mfc": c, "mec": BLUE["color"]})
     for name, m, c in zip(
@@ -666,7 +667,7 @@ PANELS = [
 ]
 
 # %% tags=["headline"]
-figure, every = style.blank(1, 3, headline, size=(13.5, 4.8))
+figure, every = style.subplots(1, 3, headline, size=(13.5, 4.8))
 for axes, (panel, title, names, label) in zip(every, PANELS, strict=True):
     ours_of = [("self", label, BLUE)] if label else HEARD
     dots(axes, drawn[drawn["panel"] == panel], names, [*ours_of, *CONTROLS])
@@ -705,7 +706,7 @@ result = {
     },
     "figures": [(str(lesson.out / "10.png"), headline)],
 }
-card.write(lesson.out / "ablation", result).name
+card.write_card(lesson.out / "ablation", result).name
 
 # %% [markdown]
 # ### Exercise 10.7 · Turn your knob · tweak · 10 min

@@ -411,9 +411,9 @@ one.pivot_table(index=["run", "condition"], columns="task", values="answer", agg
 def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
     states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
-    with replies.standing(lab, 0) as llm:
+    with replies.use_checkpoint(lab, 0) as llm:
         untrained = answer_free_form(llm, asked, ask, conditions.embed_clips(llm, states.float()))
-    with replies.standing(lab) as llm:
+    with replies.use_checkpoint(lab) as llm:
         silent = answer_free_form(
             llm, asked, ask, conditions.embed_silence(llm).expand(len(ask), -1, -1)
         )
@@ -525,7 +525,7 @@ headline = (
     f"by ear, {rate['ours, on silence']:.0f} % on silence, its language model {own['text'].iloc[0]:.0f} % in text"
 )
 sizes = {"height_ratios": [len(systems), len(own)]}
-figure, ((top, top_lost), (low, low_lost)) = style.blank(
+figure, ((top, top_lost), (low, low_lost)) = style.subplots(
     2, 2, headline, size=(10, 6), gridspec_kw=sizes
 )
 note = f"{sum(sets.values())} questions\n13 constraints\nrules and a judge"

@@ -76,7 +76,7 @@ def test_the_card_holds_guesses_exercises_and_where_it_was_made(lesson: Lesson) 
 
 
 def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:
-    picture, axes = style.blank(headline="One")
+    picture, axes = style.subplots(headline="One")
     axes.plot([0, 1], [0, 1])
     shown = lesson.show(picture, "A line that rises.", pd.DataFrame({"x": [0, 1]}))
     assert shown.alt == "A line that rises."

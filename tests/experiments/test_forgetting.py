@@ -13,7 +13,7 @@ from desta_lab.model import build, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.training import targets
-from desta_lab.views import representation_figures, style
+from desta_lab.views import representation_figures, saving
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe
 from tests import tiny
@@ -264,8 +264,8 @@ def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     )
 
 
-def test_the_plane_is_drawn_from_its_table_again(tmp_path):
-    picture = representation_figures.tradeoff(swept(), "What was learned")
-    style.save(picture, tmp_path, "forgetting")
-    again = style.redraw(tmp_path / "forgetting.csv")
-    assert again.png() == picture.png()
+def test_the_plane_is_drawn_with_a_mark_for_each_arm(tmp_path):
+    picture = representation_figures.plot_tradeoff(forgetting.plane(swept()), "What was learned")
+    saving.save_figure(picture, tmp_path, "forgetting")
+    labels = set(picture.axes[0].get_legend_handles_labels()[1])
+    assert {"untrained connector (step 0)", "text oracle", "self targets"} <= labels

@@ -108,7 +108,9 @@ def test_an_unknown_table_is_named_with_those_there_are(inside: Inside) -> None:
 def test_the_panels_open_on_a_real_run_as_the_readme_shows(inside: Inside, tables: dict) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     cell = next(
-        part.split("```")[0] for part in readme.split("```python")[1:] if "desta_lab.Map(" in part
+        part.split("```")[0]
+        for part in readme.split("```python")[1:]
+        if "desta_lab.MapPanel(" in part
     )
     known: dict = {"desta_lab": desta_lab, "lab": inside.job}
     *lines, last = cell.strip().splitlines()

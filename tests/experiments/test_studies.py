@@ -13,7 +13,7 @@ from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.studies import STUDIES, Study
 from desta_lab.experiments.sweep import Cell
 from desta_lab.model import presets
-from desta_lab.views.style import redraw, save
+from desta_lab.views.saving import save_figure
 
 MEASURED: list[str] = []  # the cells that the stand-in was asked to measure
 TRUE = {"top": 0.8, "half": 120.0, "slope": 1.5}
@@ -205,9 +205,12 @@ def test_a_study_that_was_not_run_names_the_command(tmp_path: Path):
 def test_the_figure_is_drawn_again_from_its_table(tmp_path: Path):
     run(["clips"], tmp_path, seeds=(0, 1, 2, 3))
     png = tmp_path / "ablations" / "nano" / "clips.png"
-    again = save(redraw(png.with_suffix(".csv")), tmp_path / "again", "clips")
+    picture = studies.picture(
+        STUDIES["clips"], studies.stored("clips", folder=tmp_path / "ablations")
+    )
+    again = save_figure(picture, tmp_path / "again", "clips")
     assert again.read_bytes() == png.read_bytes()
-    labels = redraw(png.with_suffix(".csv")).axes[0].get_legend_handles_labels()[1]
+    labels = picture.axes[0].get_legend_handles_labels()[1]
     assert {
         "audio, one seed",
         "text oracle",
@@ -230,7 +233,7 @@ def test_a_study_may_bring_its_own_measure_words_and_picture(
         measure=stand_in,
         measured="own",
         say=lambda study, found: [f"{found['arm'].nunique()} arms."],
-        draw=lambda study, found: studies.claim_figures.ablation(found, "Own words"),
+        draw=lambda study, found: studies.claim_figures.plot_ablation(found, "Own words"),
     )
     monkeypatch.setitem(STUDIES, "own", other)
     assert run(["own"], tmp_path) == {"own": ["2 arms."]}

@@ -4,7 +4,6 @@ import csv
 import functools
 import io
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
-from desta_lab.views import claim_figures, explanation_figures, representation_figures, style
-from desta_lab.views.representation_figures import SERIES
-from desta_lab.views.style import Picture, redraw, save, written
+from desta_lab.views import explanation_figures, representation_figures
+from desta_lab.views.representation_figures import ANALYSIS_SERIES
+from desta_lab.views.saving import Picture, save_figure
+from desta_lab.views.style import printable
 
 # every table here is made up, with the shape that an analysis has
 STEPS = (0, 1, 2, 4, 8, 32, 64, 100, 170)
@@ -276,71 +276,73 @@ def sound() -> tuple:
 
 
 DRAWN = {
-    "readable": lambda: representation_figures.readable(
+    "readable": lambda: representation_figures.plot_probe_accuracy(
         probe_table(),
         spoken_table(),
         "All six attributes are present; four become readable; two are spoken.",
     ),
-    "selectivity": lambda: representation_figures.selectivity(
+    "selectivity": lambda: representation_figures.plot_selectivity(
         probe_table(), "The probe reads; on random labels it stays at chance."
     ),
-    "learning_curves": lambda: representation_figures.learning_curves(
+    "learning_curves": lambda: representation_figures.plot_learning_curves(
         curve_table(), "A hundred clips are enough."
     ),
-    "similarity": lambda: representation_figures.similarity(
+    "similarity": lambda: representation_figures.plot_similarity(
         cka_table(), "Neighbouring sites lay out the clips alike."
     ),
-    "maps": lambda: representation_figures.maps(
+    "maps": lambda: representation_figures.plot_maps(
         *map_tables(), colour="scene", headline="The scenes part along training."
     ),
-    "modality_gap": lambda: representation_figures.modality_gap(
+    "modality_gap": lambda: representation_figures.plot_modality_gap(
         gap_table(), "Hearing comes near reading, and stays apart."
     ),
-    "nearest_words": lambda: representation_figures.nearest_words(
+    "nearest_words": lambda: representation_figures.plot_nearest_words(
         word_table(), "Most queries keep the word they were born as."
     ),
-    "answer_attention": lambda: explanation_figures.answer_attention(
+    "answer_attention": lambda: explanation_figures.plot_answer_attention(
         head_table(), "A few heads look at the audio."
     ),
-    "evidence": lambda: explanation_figures.evidence(
+    "evidence": lambda: explanation_figures.plot_evidence(
         evidence_table(), "Attention is not explanation; Shapley finds it."
     ),
-    "deletion": lambda: explanation_figures.deletion(
+    "deletion": lambda: explanation_figures.plot_deletion(
         deletion_table(), "The attribution is faithful."
     ),
-    "logit_lens": lambda: explanation_figures.logit_lens(
+    "logit_lens": lambda: explanation_figures.plot_logit_lens(
         lens_table(), "The answer is there from layer 20."
     ),
-    "patching": lambda: explanation_figures.patching(
+    "patching": lambda: explanation_figures.plot_patching(
         patch_table(), "One query carries one attribute."
     ),
-    "erasure": lambda: explanation_figures.erasure(
+    "erasure": lambda: explanation_figures.plot_erasure(
         erasure_table(), "Erasing an attribute takes it away, and it alone."
     ),
-    "listen_where": lambda: explanation_figures.listen_where(
+    "listen_where": lambda: explanation_figures.plot_time_profiles(
         *sound(), headline="Three methods, three moments."
     ),
 }
 TABLES = {  # the drawings of one long table, for what all of them must survive
     "readable": (
-        lambda table, **how: representation_figures.readable(table, spoken_table(), **how),
+        lambda table, **how: representation_figures.plot_probe_accuracy(
+            table, spoken_table(), **how
+        ),
         probe_table,
     ),
-    "selectivity": (representation_figures.selectivity, probe_table),
-    "learning_curves": (representation_figures.learning_curves, curve_table),
-    "similarity": (representation_figures.similarity, cka_table),
+    "selectivity": (representation_figures.plot_selectivity, probe_table),
+    "learning_curves": (representation_figures.plot_learning_curves, curve_table),
+    "similarity": (representation_figures.plot_similarity, cka_table),
     "maps": (
-        lambda table, **how: representation_figures.maps(table, map_tables()[1], **how),
+        lambda table, **how: representation_figures.plot_maps(table, map_tables()[1], **how),
         lambda: map_tables()[0],
     ),
-    "modality_gap": (representation_figures.modality_gap, gap_table),
-    "nearest_words": (representation_figures.nearest_words, word_table),
-    "answer_attention": (explanation_figures.answer_attention, head_table),
-    "evidence": (explanation_figures.evidence, evidence_table),
-    "deletion": (explanation_figures.deletion, deletion_table),
-    "logit_lens": (explanation_figures.logit_lens, lens_table),
-    "patching": (explanation_figures.patching, patch_table),
-    "erasure": (explanation_figures.erasure, erasure_table),
+    "modality_gap": (representation_figures.plot_modality_gap, gap_table),
+    "nearest_words": (representation_figures.plot_nearest_words, word_table),
+    "answer_attention": (explanation_figures.plot_answer_attention, head_table),
+    "evidence": (explanation_figures.plot_evidence, evidence_table),
+    "deletion": (explanation_figures.plot_deletion, deletion_table),
+    "logit_lens": (explanation_figures.plot_logit_lens, lens_table),
+    "patching": (explanation_figures.plot_patching, patch_table),
+    "erasure": (explanation_figures.plot_erasure, erasure_table),
 }
 drawn = functools.cache(lambda name: DRAWN[name]())
 every_drawing = pytest.mark.parametrize("name", DRAWN)
@@ -364,26 +366,12 @@ def whole(figure: Picture) -> bool:
 
 
 @every_drawing
-def test_an_insight_is_redrawn_from_its_csv_to_the_byte(name: str, tmp_path: Path):
+def test_an_insight_is_saved_with_its_table(name: str, tmp_path: Path):
     figure = drawn(name)
-    png = save(figure, tmp_path, "figure")
-    again = save(redraw(png.with_suffix(".csv")), tmp_path / "again", "figure")
-    for suffix in (".png", ".svg", ".csv"):
-        assert png.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
-    assert json.loads((tmp_path / "figure.json").read_text())["figure"]["kind"] == name
+    save_figure(figure, tmp_path, "figure")
     with (tmp_path / "figure.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(figure.table)
     assert whole(figure)
-
-
-def test_every_drawing_of_the_analysis_is_tested():
-    known = {
-        kind for kind, draws in style._DRAW.items() if draws.__module__ != claim_figures.__name__
-    }
-    assert known == {
-        *DRAWN,
-        "tradeoff",
-    }  # the plane is drawn and redrawn beside its table, in test_forgetting
 
 
 @every_drawing
@@ -468,7 +456,9 @@ def test_what_is_compared_is_told_apart_in_grey():
         ("audio", "oracle", "shuffled", "untrained"),
         ("cosine to its own text", "cosine, other clip's text"),
     ):
-        assert len({(str(SERIES[name].line), SERIES[name].marker) for name in group}) == len(group)
+        assert len(
+            {(str(ANALYSIS_SERIES[name].line), ANALYSIS_SERIES[name].marker) for name in group}
+        ) == len(group)
 
 
 @every_table
@@ -517,7 +507,7 @@ def test_a_table_that_lacks_a_column_is_refused_by_its_name(name: str):
 
 def test_an_empty_table_is_refused_in_words():
     with pytest.raises(ValueError, match="no row; measure first"):
-        representation_figures.selectivity(probe_table()[:0])
+        representation_figures.plot_selectivity(probe_table()[:0])
 
 
 def test_what_training_does_not_move_is_drawn_at_every_step():
@@ -545,14 +535,16 @@ def test_the_heat_maps_and_the_strips_share_one_scale():
 
 def test_an_attribute_that_was_never_asked_for_says_so():
     spoken = spoken_table()
-    figure = representation_figures.readable(probe_table(), spoken[spoken["attribute"] != "scene"])
+    figure = representation_figures.plot_probe_accuracy(
+        probe_table(), spoken[spoken["attribute"] != "scene"]
+    )
     assert "not measured" in texts(figure)
     assert "not measured" not in texts(drawn("readable"))
 
 
 def test_a_step_without_a_probe_is_crossed_and_says_so():
     probes = probe_table()
-    figure = representation_figures.readable(
+    figure = representation_figures.plot_probe_accuracy(
         probes[(probes["step"] != 8) | (probes["site"] != "slots 0")], spoken_table()
     )
     assert "not measured" in {text.get_text() for text in figure.legends[0].get_texts()}
@@ -568,7 +560,7 @@ def test_a_pair_that_is_not_above_its_null_is_hatched():
 def test_sites_against_steps_are_a_rectangle():
     table = cka_table().assign(b=[f"step {2**i}" for i in range(55)])
     shape = (
-        representation_figures.similarity(table[table["a"].isin(FIXED)])
+        representation_figures.plot_similarity(table[table["a"].isin(FIXED)])
         .axes[0]
         .images[0]
         .get_array()
@@ -584,7 +576,7 @@ def test_maps_show_at_most_six_steps_and_what_they_keep():
     assert "trustworthiness 0.97" in figure.axes[5].get_title(loc="left")
     points, trust = map_tables()
     assert "trustworthiness not measured" in texts(
-        representation_figures.maps(points, trust[trust["step"] > 0])
+        representation_figures.plot_maps(points, trust[trust["step"] > 0])
     )
 
 
@@ -595,7 +587,7 @@ def test_a_query_that_kept_its_word_is_bold():
 
 
 def test_a_query_that_was_born_as_no_word_has_a_dash():
-    figure = representation_figures.nearest_words(word_table().assign(anchor=""))
+    figure = representation_figures.plot_nearest_words(word_table().assign(anchor=""))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == ["0  —", "1  —"]
     assert not any(text.get_fontweight() == "bold" for text in figure.axes[0].texts)
 
@@ -614,18 +606,18 @@ def test_a_panel_without_rows_says_so(name: str, lacking: str):
 
 def test_a_method_that_was_not_scored_on_an_attribute_says_so():
     table = evidence_table()
-    figure = explanation_figures.evidence(
+    figure = explanation_figures.plot_evidence(
         table[(table["method"] != "rollout") | (table["attribute"] != "topic")]
     )
     assert "not measured" in texts(figure)
     with pytest.raises(ValueError, match="No row with measure 'area'; the table has"):
-        explanation_figures.evidence(table, measure="area")
+        explanation_figures.plot_evidence(table, measure="area")
 
 
 def test_erasing_is_measured_from_the_untouched_model():
     table = erasure_table()
     with pytest.raises(ValueError, match="No row of kind 'untouched'"):
-        explanation_figures.erasure(table[table["kind"] != "untouched"])
+        explanation_figures.plot_erasure(table[table["kind"] != "untouched"])
     told = {text.get_text() for text in drawn("erasure").axes[0].texts}
     assert {"−0.37", "−0.01"} <= told
 
@@ -646,14 +638,14 @@ def test_a_profile_may_have_any_length_and_evidence_against():
     assert strips[1].get_ylim()[0] < -0.1
     mel, seconds, profiles, spans = sound()
     assert "not measured" in texts(
-        explanation_figures.listen_where(
+        explanation_figures.plot_time_profiles(
             mel, seconds, profiles | {"none": np.full(9, math.nan)}, spans
         )
     )
 
 
 def test_a_token_is_written_with_the_signs_of_the_font():
-    assert [written(token) for token in (" rain", "\n", "", math.nan, "雨", "é")] == [
+    assert [printable(token) for token in (" rain", "\n", "", math.nan, "雨", "é")] == [
         "rain",
         "⏎",
         "␣",
@@ -683,7 +675,7 @@ def test_the_film_rests_at_every_step_and_moves_between_them(tmp_path):
         columns=["step", "method", "seed", "clip", "x", "y", "gender"],
     )
     with Image.open(
-        representation_figures.film(points, tmp_path / "map.gif", method="pca", between=3)
+        representation_figures.save_film(points, tmp_path / "map.gif", method="pca", between=3)
     ) as film:
         frames = film.n_frames
         assert film.format == "GIF"

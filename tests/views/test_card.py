@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from desta_lab.views import card
-from desta_lab.views.claim_figures import layer_mixture, save
+from desta_lab.views.claim_figures import plot_layer_mixture
+from desta_lab.views.saving import save_figure
 
 VOID = {"meta", "img", "br", "hr"}
 
@@ -49,7 +50,9 @@ def read(page: str) -> Outline:
 
 @pytest.fixture
 def result(tmp_path: Path) -> dict:
-    png = save(layer_mixture(np.full((8, 4), 0.25), (0, 1, 2, 3)), tmp_path / "figures", "mixture")
+    png = save_figure(
+        plot_layer_mixture(np.full((8, 4), 0.25), (0, 1, 2, 3)), tmp_path / "figures", "mixture"
+    )
     rung = {"step": 300, "measure": "calibrated", "low": 0.7, "high": 0.9}
     return {
         "title": "Quickstart <nano> & more",
@@ -104,7 +107,7 @@ def result(tmp_path: Path) -> dict:
 
 
 def test_the_page_is_balanced_and_needs_nothing_from_outside(result):
-    page, _ = card.card(result)
+    page, _ = card.render_card(result)
     outline = read(page)
     links = [
         value
@@ -119,7 +122,7 @@ def test_the_page_is_balanced_and_needs_nothing_from_outside(result):
 
 
 def test_the_page_says_everything(result):
-    said = read(card.card(result)[0]).text
+    said = read(card.render_card(result)[0]).text
     for words in (
         "SUPPORTED",
         "Most rung-3 attributes",
@@ -136,7 +139,7 @@ def test_the_page_says_everything(result):
 
 
 def test_words_from_outside_stay_words(result):
-    page, _ = card.card(
+    page, _ = card.render_card(
         {**result, "notes": ["<script>alert(1)</script>"], "preset": '"><img src=x>'}
     )
     assert "<script>" not in page
@@ -145,7 +148,9 @@ def test_words_from_outside_stay_words(result):
 
 
 def test_every_figure_has_its_picture_and_its_words(result):
-    (image,) = [attributes for tag, attributes in read(card.card(result)[0]).seen if tag == "img"]
+    (image,) = [
+        attributes for tag, attributes in read(card.render_card(result)[0]).seen if tag == "img"
+    ]
     assert image["alt"] == 'The "mixture" of layers'
     assert (
         base64.b64decode(image["src"].split(",")[1]) == Path(result["figures"][0][0]).read_bytes()
@@ -153,14 +158,14 @@ def test_every_figure_has_its_picture_and_its_words(result):
 
 
 def test_every_table_has_a_caption_and_header_cells_with_a_scope(result):
-    seen = read(card.card(result)[0]).seen
+    seen = read(card.render_card(result)[0]).seen
     tags = [tag for tag, _ in seen]
     assert tags.count("table") == tags.count("caption") == 7
     assert all("scope" in attributes for tag, attributes in seen if tag == "th")
 
 
 def test_rungs_stand_in_order_with_a_column_for_each_run_and_view(result):
-    page, _ = card.card(result)
+    page, _ = card.render_card(result)
     table = page[page.index("Rungs at") : page.index("</table>")]
     columns = re.findall(r'<th scope="col">(.*?)</th>', table)
     assert columns == ["rung", "measure", "self: audio", "self: silence", "label: audio"]
@@ -168,7 +173,7 @@ def test_rungs_stand_in_order_with_a_column_for_each_run_and_view(result):
 
 
 def test_the_json_holds_the_result_with_sorted_keys_and_no_nan(result, tmp_path):
-    page = card.write(tmp_path / "card", result)
+    page = card.write_card(tmp_path / "card", result)
     raw = (page.parent / "card.json").read_text()
     data = json.loads(raw, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert list(data) == sorted(data)
@@ -179,30 +184,33 @@ def test_the_json_holds_the_result_with_sorted_keys_and_no_nan(result, tmp_path)
 
 
 def test_the_same_result_gives_the_same_bytes(result, tmp_path):
-    one, two = (card.write(tmp_path / name, result).parent for name in ("one", "two"))
+    one, two = (card.write_card(tmp_path / name, result).parent for name in ("one", "two"))
     for name in ("card.html", "card.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_writing_the_card_leaves_the_result_alone(result, tmp_path):
     before = repr(result)
-    card.write(tmp_path, result)
+    card.write_card(tmp_path, result)
     assert repr(result) == before
 
 
 def test_an_empty_result_is_still_a_page():
-    page, data = card.card({})
+    page, data = card.render_card({})
     assert read(page).text.split()[:3] == ["DeSTA", "Lab:", "result"]
     assert data == {"figures": []}
 
 
 def test_the_terminal_gets_the_verdict_its_rule_and_its_reasons(result):
-    lines = card.text(result).splitlines()
+    lines = card.format_card(result).splitlines()
     assert lines[0] == "Quickstart <nano> & more (preset nano)"
     assert lines[1] == "SUPPORTED: Most rung-3 attributes lie above every control."
     assert lines[2] == "  - scene 0.96 [0.90, 1.00] > 0.31"
     assert lines[-2:] == ["124 s: corpus 3 s, training 120 s", "Peak memory 1.23 GB"]
-    assert card.text({}).splitlines() == ["DeSTA Lab: result", "NO VERDICT: no rule was applied."]
+    assert card.format_card({}).splitlines() == [
+        "DeSTA Lab: result",
+        "NO VERDICT: no rule was applied.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import pytest
 
 from desta_lab.evaluation.tasks import RUNGS, task_ladder
 from desta_lab.views import claim_figures
-from desta_lab.views.style import LOOKS, PALETTE, Picture, redraw, save
+from desta_lab.views.saving import Picture, save_figure
+from desta_lab.views.style import PALETTE, SERIES
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 300)
@@ -185,30 +186,30 @@ def benchmark_table() -> pd.DataFrame:
 
 
 DRAWN = {
-    "benchmark": lambda: claim_figures.benchmark(
+    "benchmark": lambda: claim_figures.plot_benchmark(
         benchmark_table(), "Ranking finds more than parsing.", "* By a judge."
     ),
-    "emergence": lambda: claim_figures.emergence(
+    "emergence": lambda: claim_figures.plot_emergence(
         rung_table(),
         "Trained on one prompt, the connector answers questions it never saw; bare labels do not carry over.",
     ),
-    "held_out": lambda: claim_figures.held_out(
+    "held_out": lambda: claim_figures.plot_held_out(
         summary_table(), "Four of six attributes rise above every control."
     ),
-    "layer_mixture": lambda: claim_figures.layer_mixture(
+    "layer_mixture": lambda: claim_figures.plot_layer_mixture(
         mixture(), (0, 1, 2, 3), "Queries read the upper layers."
     ),
-    "layer_mixture_64": lambda: claim_figures.layer_mixture(mixture(64), (7, 15, 23, 31)),
-    "query_to_time": lambda: claim_figures.query_to_time(
+    "layer_mixture_64": lambda: claim_figures.plot_layer_mixture(mixture(64), (7, 15, 23, 31)),
+    "query_to_time": lambda: claim_figures.plot_query_attention(
         attention(), mel(), SPANS, 3.0, WORDS, "Each query has its moment."
     ),
-    "token_evidence": lambda: claim_figures.token_evidence(
+    "token_evidence": lambda: claim_figures.plot_token_evidence(
         *tokens(), headline="Few words carry the audio."
     ),
-    "coverage": lambda: claim_figures.coverage(
+    "coverage": lambda: claim_figures.plot_coverage(
         coverage_table(), "Self-generated targets keep most attributes."
     ),
-    "spectrogram_sheet": lambda: claim_figures.spectrogram_sheet(
+    "spectrogram_sheet": lambda: claim_figures.plot_spectrograms(
         sheet_rows(), headline="Twelve clips of the spoken world."
     ),
 }
@@ -221,7 +222,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every figure, saved once."""
     folder = tmp_path_factory.mktemp("figures") / "new" / "folder"
     for name in DRAWN:
-        save(drawn(name), folder, name, provenance={"config": "abc", "seeds": [0, 1]})
+        save_figure(drawn(name), folder, name, provenance={"config": "abc", "seeds": [0, 1]})
     return folder
 
 
@@ -234,13 +235,6 @@ def test_a_saved_figure_brings_its_table_and_provenance(name: str, album: Path):
     assert told["versions"]["matplotlib"] == matplotlib.__version__
     with (album / f"{name}.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(drawn(name).table)
-
-
-@every_figure
-def test_a_figure_is_redrawn_from_its_csv_to_the_byte(name: str, album: Path, tmp_path: Path):
-    again = save(redraw(album / f"{name}.csv"), tmp_path, name)
-    for suffix in (".png", ".svg", ".csv"):
-        assert (album / f"{name}{suffix}").read_bytes() == again.with_suffix(suffix).read_bytes()
 
 
 @every_figure
@@ -275,14 +269,14 @@ def test_the_svg_carries_no_date(album: Path):
 def test_saving_leaves_the_old_file_when_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    old = save(drawn("layer_mixture"), tmp_path, "mixture").read_bytes()
+    old = save_figure(drawn("layer_mixture"), tmp_path, "mixture").read_bytes()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fdopen", full)
     with pytest.raises(OSError, match="No space left"):
-        save(drawn("layer_mixture_64"), tmp_path, "mixture")
+        save_figure(drawn("layer_mixture_64"), tmp_path, "mixture")
     assert (tmp_path / "mixture.png").read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -294,26 +288,26 @@ def test_every_rung_has_its_panel_and_every_control_its_place():
     ]
     named = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {
-        LOOKS[name].label
+        SERIES[name].label
         for name in ("self", "label", "untrained", "shuffled", "silence", "oracle")
     } <= named
 
 
 def test_a_rung_that_the_oracle_cannot_do_says_so():
     table = rung_table()
-    figure = claim_figures.emergence(table[table["rung"] != 4])
+    figure = claim_figures.plot_emergence(table[table["rung"] != 4])
     assert any("no task that the oracle can do" in text.get_text() for text in figure.axes[4].texts)
 
 
 def test_emergence_needs_no_label_run():
     table = rung_table()
-    figure = claim_figures.emergence(table[table["run"] == "self"])
-    assert LOOKS["label"].label not in {text.get_text() for text in figure.legends[0].get_texts()}
+    figure = claim_figures.plot_emergence(table[table["run"] == "self"])
+    assert SERIES["label"].label not in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_a_run_without_a_look_is_drawn_under_its_own_name():
     table = rung_table()
-    figure = claim_figures.emergence(
+    figure = claim_figures.plot_emergence(
         table.assign(run=table["run"].replace("label", "no transcript"))
     )
     assert "no transcript" in {text.get_text() for text in figure.legends[0].get_texts()}
@@ -330,7 +324,7 @@ def test_a_task_that_the_oracle_cannot_do_stays_and_says_so():
 def test_rungs_with_several_tasks_of_an_attribute_name_them():
     labels = [
         label.get_text()
-        for label in claim_figures.held_out(summary_table(), rung=4).axes[0].get_yticklabels()
+        for label in claim_figures.plot_held_out(summary_table(), rung=4).axes[0].get_yticklabels()
     ]
     assert "gender: pronoun" in labels
 
@@ -338,7 +332,7 @@ def test_rungs_with_several_tasks_of_an_attribute_name_them():
 def test_drawing_leaves_its_arguments_and_the_global_style_alone():
     before, style = rung_table(), dict(matplotlib.rcParams)
     table = before.copy()
-    claim_figures.emergence(table)
+    claim_figures.plot_emergence(table)
     pd.testing.assert_frame_equal(table, before)
     assert dict(matplotlib.rcParams) == style
 
@@ -347,15 +341,18 @@ def test_drawing_leaves_its_arguments_and_the_global_style_alone():
     ("draw", "message"),
     [
         (
-            lambda: claim_figures.emergence(rung_table(), measure="raw"),
+            lambda: claim_figures.plot_emergence(rung_table(), measure="raw"),
             r"No row with measure 'raw'; the table has",
         ),
-        (lambda: claim_figures.held_out(summary_table(), rung=9), "No row of rung 9"),
+        (lambda: claim_figures.plot_held_out(summary_table(), rung=9), "No row of rung 9"),
         (
-            lambda: claim_figures.layer_mixture(np.zeros((8, 4)), (0, 1, 2, 3)),
+            lambda: claim_figures.plot_layer_mixture(np.zeros((8, 4)), (0, 1, 2, 3)),
             "sums to 0, not 1; take the softmax",
         ),
-        (lambda: save(matplotlib.figure.Figure(), Path(), "bare"), "'bare' comes without a table"),
+        (
+            lambda: save_figure(matplotlib.figure.Figure(), Path(), "bare"),
+            "'bare' comes without a table",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_drawn_is_refused_in_words(draw, message):
@@ -363,19 +360,20 @@ def test_a_table_that_cannot_be_drawn_is_refused_in_words(draw, message):
         draw()
 
 
-def test_a_foreign_figure_is_saved_with_its_table_but_not_redrawn(tmp_path: Path):
+def test_a_foreign_figure_is_saved_with_its_table(tmp_path: Path):
     own = matplotlib.figure.Figure()
     own.subplots().plot([1, 2])
-    png = save(own, tmp_path, "own", pd.DataFrame({"x": [1, 2]}))
-    with pytest.raises(ValueError, match="drawn by other hands"):
-        redraw(png.with_suffix(".csv"))
+    png = save_figure(own, tmp_path, "own", pd.DataFrame({"x": [1, 2]}))
+    assert png.with_suffix(".csv").read_text() == "x\n1\n2\n"
 
 
 def test_spans_may_be_the_spans_of_a_clip():
     class Span:
         name, start, end = "speech", 0.3, 2.6
 
-    assert isinstance(claim_figures.query_to_time(attention(), mel(), [Span()], 3.0), Picture)
+    assert isinstance(
+        claim_figures.plot_query_attention(attention(), mel(), [Span()], 3.0), Picture
+    )
 
 
 def luminance(colour: str) -> float:
@@ -388,17 +386,17 @@ def luminance(colour: str) -> float:
 
 def test_series_differ_without_colour():
     """In grey, two series differ in marker or line; the two runs that matter also in luminance."""
-    shapes = {(str(look.line), look.marker) for look in LOOKS.values()}
-    assert len(shapes) == len(LOOKS)
+    shapes = {(str(look.line), look.marker) for look in SERIES.values()}
+    assert len(shapes) == len(SERIES)
     assert luminance(PALETTE["label"]) - luminance(PALETTE["self"]) > 0.2
 
 
 def test_without_oracle_rows_the_column_says_where_the_oracle_stands():
     table = summary_table()
-    figure = claim_figures.held_out(table[table["condition"] != "oracle"])
-    assert LOOKS["oracle"].label in {text.get_text() for text in figure.legends[0].get_texts()}
+    figure = claim_figures.plot_held_out(table[table["condition"] != "oracle"])
+    assert SERIES["oracle"].label in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_one_step_alone_can_be_drawn():
     table = rung_table()
-    assert claim_figures.emergence(table[table["step"] == 0]).png()
+    assert claim_figures.plot_emergence(table[table["step"] == 0]).png()

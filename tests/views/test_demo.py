@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tests.conditions import test_panels as made
 
 from desta_lab import audio
 from desta_lab.evaluation import conditions
 from desta_lab.views import replies
-from desta_lab.views.demo import UNKNOWN, Demo, page, streamed
+from desta_lab.views.demo import UNKNOWN, Demo, build_page, streamed
+from tests.views import test_panels as made
 
 QUESTION = "What is the background sound?"
 
@@ -22,21 +22,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> None:
-    wave = replies.wave_of(demo.job, next(iter(demo.clips.values())))
-    with replies.standing(demo.job) as llm:
-        spoken = replies.hear(llm, wave)
+    wave = replies.read_wave(demo.job, next(iter(demo.clips.values())))
+    with replies.use_checkpoint(demo.job) as llm:
+        spoken = replies.embed_audio(llm, wave)
         pieces = list(streamed(llm, spoken, QUESTION))
-        whole = replies.listening(llm, spoken, QUESTION).text
+        whole = replies.answer_audio(llm, spoken, QUESTION).text
     assert "".join(pieces).strip().startswith(whole)
 
 
 def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     name, clip = next(iter(demo.clips.items()))
     told, read, quiet, looked = list(demo.answers(name, None, QUESTION))[-1]
-    with replies.standing(demo.job) as llm:
-        assert read == replies.reading(llm, clip, QUESTION).text
-        nothing = np.zeros_like(replies.wave_of(demo.job, clip))
-        assert quiet == replies.listening(llm, replies.hear(llm, nothing), QUESTION).text
+    with replies.use_checkpoint(demo.job) as llm:
+        assert read == replies.answer_text(llm, clip, QUESTION).text
+        nothing = np.zeros_like(replies.read_wave(demo.job, clip))
+        assert quiet == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
     assert told and looked.png().startswith(b"\x89PNG")
 
 
@@ -62,9 +62,11 @@ def test_what_is_missing_is_said(demo: Demo, name: str | None, question: str, sa
 def test_a_fault_while_speaking_reaches_the_reader(
     demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with replies.standing(demo.job) as llm:
+    with replies.use_checkpoint(demo.job) as llm:
         monkeypatch.setattr(
-            llm, "answer", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+            llm,
+            "generate_ids",
+            lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")),
         )
         with pytest.raises(RuntimeError, match="out of memory"):
             list(streamed(llm, conditions.embed_silence(llm), QUESTION))
@@ -75,7 +77,7 @@ def test_a_fault_while_speaking_reaches_the_reader(
 )  # Gradio's own
 def test_the_page_has_a_microphone_and_asks_nothing_of_the_network(demo: Demo) -> None:
     pytest.importorskip("gradio", reason="the demo's extra is not installed")
-    app = page(demo)
+    app = build_page(demo)
     kinds = [block["type"] for block in app.get_config_file()["components"]]
     assert {"dropdown", "audio", "textbox", "image", "button"} <= set(kinds)
     assert not app.analytics_enabled

@@ -97,14 +97,14 @@ def job(tmp_path_factory):
 
 @pytest.fixture
 def ask(job):
-    return panels.Ask(job)
+    return panels.AskPanel(job)
 
 
 def is_png(content: bytes) -> bool:
     return content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 1000
 
 
-def upload(panel: panels.Ask, name: str, content: bytes) -> None:
+def upload(panel: panels.AskPanel, name: str, content: bytes) -> None:
     when = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
     file = {"name": name, "type": "audio/wav", "size": len(content), "content": memoryview(content)}
     panel.upload.value = ({**file, "last_modified": when},)
@@ -119,8 +119,8 @@ def test_asking_answers_under_every_view_side_by_side(ask, job):
     assert ask.note.value == ""
     assert all(condition in ask.table.value for condition in CONDITIONS.values())
     assert is_png(ask.bars.value)
-    last = replies.hear(job.llm, audio.read_audio(job.corpus.path(job.corpus.clips[0])))
-    assert escape(replies.listening(job.llm, last, ask.question.value).text) in ask.table.value
+    last = replies.embed_audio(job.llm, audio.read_audio(job.corpus.path(job.corpus.clips[0])))
+    assert escape(replies.answer_audio(job.llm, last, ask.question.value).text) in ask.table.value
 
 
 def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
@@ -133,24 +133,25 @@ def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
 
 def test_options_share_one_probability_and_the_topic_is_read_out_to_the_oracle(job):
     task = job.tasks[-1]
-    reply = replies.reading(job.llm, job.corpus.clips[0], task.question, task)
+    reply = replies.answer_text(job.llm, job.corpus.clips[0], task.question, task)
     assert reply.options.keys() == task.options.keys() and sum(
         reply.options.values()
     ) == pytest.approx(1)
     assert (
-        reply.options != replies.reading(job.llm, job.corpus.clips[1], task.question, task).options
+        reply.options
+        != replies.answer_text(job.llm, job.corpus.clips[1], task.question, task).options
     )
 
 
 def test_the_last_rung_is_put_back_whatever_happens(job):
-    with replies.standing(job):
+    with replies.use_checkpoint(job):
         last = hash_tensors(job.llm.connector)
-    with pytest.raises(ZeroDivisionError), replies.standing(job, 0) as llm:
+    with pytest.raises(ZeroDivisionError), replies.use_checkpoint(job, 0) as llm:
         assert hash_tensors(llm.connector) != last
         raise ZeroDivisionError
     assert hash_tensors(job.llm.connector) == last
-    panels.Ask(job).press()
-    panels.Ladder(job, points(job), rungs()).step.value = 0
+    panels.AskPanel(job).press()
+    panels.CheckpointPanel(job, points(job), rungs()).step.value = 0
     assert hash_tensors(job.llm.connector) == last
 
 
@@ -205,7 +206,7 @@ def test_a_panel_says_when_it_works_and_takes_no_second_press(ask, monkeypatch):
 
 
 def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
-    panel = panels.Ladder(job, points(job), rungs())
+    panel = panels.CheckpointPanel(job, points(job), rungs())
     seen = {}
     for step in STEPS:
         panel.step.value = step
@@ -214,7 +215,7 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
         assert is_png(seen[step]) and f">{step}</td>" in panel.words.value
     assert len(set(seen.values())) == len(STEPS)
     monkeypatch.setattr(
-        panels, "listening", lambda *_: pytest.fail("a remembered answer was asked for again")
+        panels, "answer_audio", lambda *_: pytest.fail("a remembered answer was asked for again")
     )
     panel.step.value = 0
     assert panel.note.value == "" and panel.picture.value == seen[0]
@@ -224,7 +225,7 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
 
 def test_a_damaged_rung_is_told_and_the_slider_goes_on(tmp_path):
     job = stand_in(tmp_path)
-    panel = panels.Ladder(job, points(job), rungs())
+    panel = panels.CheckpointPanel(job, points(job), rungs())
     (tmp_path / "self" / "checkpoints" / "000001.safetensors").write_bytes(b"torn")
     panel.step.value = 1
     assert "missing or changed since it was kept" in panel.note.value
@@ -234,7 +235,10 @@ def test_a_damaged_rung_is_told_and_the_slider_goes_on(tmp_path):
 
 def test_points_without_attributes_are_refused(job):
     bare = points(job)[["step", "method", "seed", "clip", "x", "y"]]
-    for make in (lambda: panels.Map(job, bare), lambda: panels.Ladder(job, bare, rungs())):
+    for make in (
+        lambda: panels.MapPanel(job, bare),
+        lambda: panels.CheckpointPanel(job, bare, rungs()),
+    ):
         with pytest.raises(ValueError, match="no column of an attribute"):
             make()
 
@@ -243,7 +247,7 @@ def test_points_without_attributes_are_refused(job):
 
 
 def test_a_query_token_is_heard_where_it_looks(job):
-    panel = panels.Listen(job, attention=replies.looking(job, attention))
+    panel = panels.ListenPanel(job, attention=replies.make_attention_profile(job, attention))
     panel.query.label = "query token 2"  # frame 8 of 20: 0.16 to 0.18 s
     assert panel.note.value == "" and "0.1" in panel.words.value and is_png(panel.picture.value)
     whole, part = (
@@ -264,7 +268,9 @@ def test_a_profile_that_knows_no_question_says_so_and_another_answers(job):
         asked.append((clip.id, query, task and task.name))
         return np.linspace(1, 2, 20)
 
-    panel = panels.Listen(job, attention=replies.looking(job, attention), attribution=attribution)
+    panel = panels.ListenPanel(
+        job, attention=replies.make_attention_profile(job, attention), attribution=attribution
+    )
     panel.query.label = next(
         label for label, _ in panel.query._options_full if "background sound? [scene]" in label
     )
@@ -277,16 +283,18 @@ def test_a_profile_that_knows_no_question_says_so_and_another_answers(job):
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.95])
 def test_as_many_frames_are_kept_as_asked(share):
     weights = np.random.default_rng(0).random(100)
-    assert replies.strongest(weights, 2.0, share).sum() == round(100 * share)
+    assert replies.select_frames(weights, 2.0, share).sum() == round(100 * share)
     wave = tiny.wave(0, 2.0)
-    np.testing.assert_allclose(replies.alone(wave, np.ones(100, dtype=bool)), wave, atol=1e-6)
+    np.testing.assert_allclose(
+        replies.isolate_frames(wave, np.ones(100, dtype=bool)), wave, atol=1e-6
+    )
 
 
 # ---- map ----
 
 
 def test_pressing_a_point_plays_its_clip_and_says_what_is_known(job):
-    panel = panels.Map(job, points(job))
+    panel = panels.MapPanel(job, points(job))
     clip = job.corpus.clips[5]
     panel.buttons[clip.id].click()
     np.testing.assert_allclose(
@@ -301,7 +309,7 @@ def test_pressing_a_point_plays_its_clip_and_says_what_is_known(job):
 
 
 def test_every_point_has_a_cell_of_its_own_and_its_letter(job):
-    panel = panels.Map(job, points(job))
+    panel = panels.MapPanel(job, points(job))
     assert len({button.layout.grid_area for button in panel.buttons.values()}) == len(
         job.corpus.clips
     )
@@ -329,20 +337,20 @@ def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
     monkeypatch.setattr(
         "desta_lab.views.panel.display", lambda one, **how: shown.append(one) or handle
     )
-    panel = panels.Ask(job)
+    panel = panels.AskPanel(job)
     panel._ipython_display_()
-    assert "application/vnd.jupyter.widget-condition+json" in shown[0]
+    assert "application/vnd.jupyter.widget-view+json" in shown[0]
     assert "data:audio/wav;base64," in shown[1].data and "<td" not in shown[1].data
     panel.press()
     assert "<td" in shown[-1] and "data:image/png;base64," in shown[-1]
 
 
 def test_every_panel_has_a_still_with_its_picture_and_no_script(job):
-    looking = replies.looking(job, attention)
+    looking = replies.make_attention_profile(job, attention)
     every = [
-        panels.Ladder(job, points(job), rungs()),
-        panels.Listen(job, attention=looking),
-        panels.Map(job, points(job)),
+        panels.CheckpointPanel(job, points(job), rungs()),
+        panels.ListenPanel(job, attention=looking),
+        panels.MapPanel(job, points(job)),
     ]
     for panel in every:
         page = panel.still()
