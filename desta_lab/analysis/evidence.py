@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import hypergeom
 
 from desta_lab.clips import Clip, Span
-from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation import conditions, statistics
 from desta_lab.world import sentences
 
 MEASURES = ("pointing", "iou", "mass")
@@ -142,10 +142,10 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
             .unstack("null")
             .reset_index()
         )
-        gains = verdict.bootstrap_intervals(
+        gains = statistics.bootstrap_intervals(
             wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by
         )
-        for (*cell, null), value in verdict.bootstrap_intervals(
+        for (*cell, null), value in statistics.bootstrap_intervals(
             scores, measure, [*by, "null"]
         ).items():
             gain = gains[tuple(cell)] if null == "own" else (float("nan"),) * 3

@@ -9,6 +9,8 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
+from desta_lab.evaluation.statistics import half_sample_ends
+
 PERMUTATIONS = 200  # of the clips, for the null
 DRAWS = 200  # half-samples, for the interval
 NEIGHBOURS = 15  # of UMAP and of trustworthiness
@@ -69,13 +71,11 @@ def compare_with_null(
     for _ in range(DRAWS):
         some = np.ix_(*[rng.permutation(n)[: n // 2]] * 2)
         halves.append(_cka(k[some], l[some]))
-    low, high = (
-        value + (np.nanpercentile(halves, (2.5, 97.5)) - np.nanmean(halves)) * (1 / 2) ** 0.5
-    )
+    low, high = half_sample_ends(value, halves)
     return {
         "cka": value,
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
         "null": float(np.nanpercentile(null, 95)),
         "p": float((1 + np.sum(np.array(null) >= value)) / (1 + PERMUTATIONS)),
     }

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from desta_lab.evaluation.verdict import bootstrap_intervals
+from desta_lab.evaluation.statistics import interval_table
 
 FOLDS = 4
 DRAWS = 5  # shufflings of the labels whose mean is the random-label baseline
@@ -118,13 +118,8 @@ def summarise_accuracy(
     correct: pd.DataFrame, by: Sequence[str] = ("attribute", "kind")
 ) -> pd.DataFrame:
     """Accuracy with its 95 % interval (bootstrap over speakers) of every group."""
-    chance = correct.groupby(list(by))["chance"].first()
-    rows = [
-        dict(zip(by, key, strict=True))
-        | dict(zip(("accuracy", "low", "high"), interval, strict=True))
-        for key, interval in bootstrap_intervals(correct, "correct", by).items()
-    ]
-    return pd.DataFrame(rows).merge(chance.reset_index(), on=list(by))
+    chance = correct.groupby(list(by))["chance"].first().reset_index()
+    return interval_table(correct, "correct", by, "accuracy").merge(chance, on=list(by))
 
 
 def learning_curve(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from desta_lab.benchmarks.test_sets import BenchmarkError, Item
-from desta_lab.evaluation.verdict import PERCENTILES, RESAMPLES
+from desta_lab.evaluation.statistics import percentile_interval, resample_weights
 
 # test set → how its own repository tells whether an answer is right
 OFFICIAL = {"sakura": "judge", "mmau": "string match", "dynamic-superb": "exact match"}
@@ -150,16 +150,14 @@ def rates(items: Sequence[Item], benchmark: str) -> pd.DataFrame:
             some = table if name == "all" else groups[name]
             used = every if name == "all" else values[name]
             for metric, column in zip(used.columns, draws.T, strict=True):
-                known = column[1:][
-                    np.isfinite(column[1:])
-                ]  # a resample may have no clip whose single was right
-                low, high = np.percentile(known, PERCENTILES) if len(known) else (np.nan, np.nan)
+                # a resample may have no clip whose single was right: it does not count
+                value, low, high = percentile_interval(column)
                 found.append(
                     {
                         "group": name,
                         "metric": metric,
                         "protocol": protocol,
-                        "value": column[0],
+                        "value": value,
                         "low": low,
                         "high": high,
                         "clips": len(used),
@@ -194,8 +192,7 @@ def _correct(some: pd.DataFrame, protocol: str, benchmark: str) -> pd.DataFrame:
 def _resampled(values: pd.DataFrame) -> np.ndarray:
     """Mean of every column, of the data (first row) and of resamples of its rows: [draw, metric]."""
     matrix, count = values.to_numpy(float), len(values)
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = np.vstack([np.ones(count), weights])
+    weights = resample_weights(count)
     with np.errstate(invalid="ignore"):
         return (weights @ np.nan_to_num(matrix)) / (weights @ ~np.isnan(matrix))
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from desta_lab.benchmarks.test_sets import SETS, BenchmarkError, read_jsonl, sets
 from desta_lab.evaluation.constraints import is_obeyed, number_sentences
-from desta_lab.evaluation.verdict import PERCENTILES, RESAMPLES
+from desta_lab.evaluation.statistics import interval_ends, resample_rows
 
 _STEPS = re.compile(
     r"^[ \t]*(?:step\s*\d|\d+[.)]\s)|\b(?:because|therefore|thus|hence|so that|since|first(?:ly)?|then|finally)\b",
@@ -149,9 +149,7 @@ def _drawn(items: pd.DataFrame, protocol: str) -> tuple[dict[str, float], dict[s
     drawn: dict[str, np.ndarray] = {}
     for name in [name for name in SETS if name in set(used["set"])]:
         values = used[used["set"] == name].sort_values("id")["followed"].to_numpy()
-        picks = np.random.default_rng(len(drawn)).integers(
-            len(values), size=(RESAMPLES, len(values))
-        )
+        picks = resample_rows(len(values), seed=len(drawn))
         rates[name], drawn[name] = 100 * values.mean(), 100 * values[picks].mean(1)
     return rates, drawn
 
@@ -161,5 +159,5 @@ def _mean(rates: Mapping[str, Any]) -> Any:
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(values, PERCENTILES)
-    return {"low": float(low), "high": float(high)}
+    low, high = interval_ends(values)
+    return {"low": low, "high": high}

@@ -55,6 +55,17 @@ def bootstrap_interval(
     return float(statistic(np.arange(count))), low, high
 
 
+def half_sample_ends(value: float, halves: Sequence[float]) -> tuple[float, float]:
+    """Both ends of the 95 % interval of a statistic, from its values on random halves of the rows.
+
+    Halves are drawn without replacement (Politis and Romano, 1994) and their spread is shrunk to that of
+    the full size; for statistics, such as CKA, that copies of a row would mislead.
+    """
+    low, high = np.nanpercentile(halves, PERCENTILES)
+    centre, shrink = np.nanmean(halves), (1 / 2) ** 0.5
+    return float(value + (low - centre) * shrink), float(value + (high - centre) * shrink)
+
+
 # ---- over speakers ----
 
 
@@ -66,6 +77,8 @@ def bootstrap_means(
     All groups see the same resamples, so differences between groups are paired.
     """
     known = table.dropna(subset=[measure])
+    if known.empty:
+        return {}
     cells = known.groupby([*by, "speaker"])[measure].agg(["sum", "count"])
     sums = cells["sum"].unstack("speaker").fillna(0)
     counts = cells["count"].unstack("speaker").fillna(0)

@@ -1,295 +1,118 @@
-"""From the tidy table to curves, crossings and the verdict: every claim is a rule applied to numbers."""
+"""The rule of the claim: from the tidy table to scores per task and rung, and to the verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy import stats
 
-RESAMPLES = 1000  # bootstrap resamples of speakers
-PERCENTILES = (2.5, 97.5)  # percentiles of a 95 % interval
-ORACLE = 0.8  # chance-corrected accuracy of the text oracle from which a task counts
-CONTROLS = ("shuffled", "silence", "untrained")
+from desta_lab.evaluation.conditions import ORACLE
+from desta_lab.evaluation.statistics import Interval, bootstrap_means, percentile_interval
+
+ABLE = 0.8  # chance-corrected accuracy of the text oracle from which a task counts
+CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
+
+RULE = (
+    "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 attributes of "
+    "the self-generated run are above shuffled audio, silence and the untrained connector (paired 95 % "
+    "intervals over speakers); the bare-label run has not risen on most attributes other than its own; and "
+    "the self-generated run's mean on those is higher."
+)
+
+
+# ---- the table ----
 
 
 def add_untrained(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the untrained-connector control: the audio condition of step 0, as its own condition at every later step."""
-    born = table[(table["condition"] == "audio") & (table["step"] == 0)]
+    """Add the condition `untrained` to every step: the audio condition of step 0."""
+    audio = table[table["condition"] == "audio"]
+    start = audio[audio["step"] == 0]
     copies = [
-        born[born["run"] == run].assign(condition="untrained", step=step)
-        for (run, step), _ in table[table["condition"] == "audio"].groupby(["run", "step"])
+        start[start["run"] == run].assign(condition="untrained", step=step)
+        for (run, step), _ in audio.groupby(["run", "step"])
     ]
     return pd.concat([table, *copies], ignore_index=True)
 
 
 def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
-    """The bare-label run in two: tasks about its own attribute, and about others. Another question about what was
-    trained is no transfer to other attributes."""
-    kind = (table["attribute"] == attribute).map({True: f"{run}_own", False: f"{run}_others"})
-    return table.assign(run=table["run"].where(table["run"] != run, kind))
+    """Split the bare-label run into tasks about its own attribute (`label_own`) and others (`label_others`).
 
-
-def _draws(speakers: int, seed: int = 0) -> np.ndarray:
-    """How often each speaker is drawn in each resample; the first row is the data itself."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(speakers, np.full(speakers, 1 / speakers), size=RESAMPLES)
-    return np.vstack([np.ones((1, speakers), dtype=int), drawn])
-
-
-def bootstrap_means(
-    table: pd.DataFrame, measure: str, by: Sequence[str]
-) -> dict[tuple, np.ndarray]:
-    """Mean of a measure in every group and every resample of speakers, the same resamples for all groups; the first
-    is the data itself."""
-    cells = table.dropna(subset=[measure]).groupby([*by, "speaker"])[measure].agg(["sum", "count"])
-    sums, counts = (cells[c].unstack("speaker").fillna(0) for c in ("sum", "count"))
-    draws = _draws(sums.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = (sums.to_numpy() @ draws.T) / (counts.to_numpy() @ draws.T)
-    keys = [key if isinstance(key, tuple) else (key,) for key in sums.index]
-    return dict(zip(keys, values, strict=True))
-
-
-def bootstrap_intervals(
-    table: pd.DataFrame, measure: str, by: Sequence[str]
-) -> dict[tuple, tuple[float, float, float]]:
-    """Mean of a measure with its 95 % interval over speakers, per group of `by`."""
-    return {
-        key: percentile_interval(values)
-        for key, values in bootstrap_means(table, measure, by).items()
-    }
-
-
-def percentile_interval(values: Float[np.ndarray, "draw"]) -> tuple[float, float, float]:
-    """The data's own value, which comes first, and the 95 % interval of the resamples after it."""
-    low, high = np.nanpercentile(values[1:], PERCENTILES)
-    return float(values[0]), float(low), float(high)
+    Another question about what was trained is no transfer to other attributes.
+    """
+    own = table["attribute"] == attribute
+    parts = own.map({True: f"{run}_own", False: f"{run}_others"})
+    return table.assign(run=table["run"].where(table["run"] != run, parts))
 
 
 def able_tasks(table: pd.DataFrame) -> dict[str, float]:
-    """Accuracy of the text oracle per task, for the tasks it can do: the others are left out of every claim."""
-    oracle = (
-        table[table["condition"] == "oracle"]
-        .groupby("task")
-        .agg({"calibrated": "mean", "chance": "first"})
-    )
-    able = (oracle["calibrated"] - oracle["chance"]) / (1 - oracle["chance"]) >= ORACLE
-    return {str(task): float(value) for task, value in oracle.loc[able, "calibrated"].items()}
+    """The tasks that the text oracle can do, with its accuracy; all others are left out of every claim."""
+    oracle = table[table["condition"] == ORACLE].groupby("task")
+    accuracy, chance = oracle["calibrated"].mean(), oracle["chance"].first()
+    able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE]
+    return {str(task): float(value) for task, value in able.items()}
+
+
+# ---- scores ----
 
 
 def score_per_task(
     table: pd.DataFrame, measures: Sequence[str] = ("calibrated", "raw")
 ) -> pd.DataFrame:
-    """Accuracy with its 95 % interval (bootstrap over speakers) per run, step, condition and task."""
+    """Accuracy with its 95 % interval over speakers per measure, run, step, condition and task.
+
+    Beside it: rung, attribute and chance of the task, numbers of clips and speakers, the accuracy of the text
+    oracle, and whether the task counts.
+    """
+    by = [*CELL, "task"]
+    rows = [
+        (*group, measure, *percentile_interval(draws))
+        for measure in measures
+        for group, draws in bootstrap_means(table, measure, by).items()
+    ]
+    frame = pd.DataFrame(rows, columns=[*by, "measure", "accuracy", "low", "high"])
     known = table.groupby("task")[["rung", "attribute", "chance"]].first()
-    oracle = table[table["condition"] == "oracle"].groupby("task")["calibrated"].mean()
-    able = able_tasks(table)
-    rows = []
-    for measure in measures:
-        for key, values in bootstrap_means(table, measure, [*CELL, "task"]).items():
-            accuracy, low, high = percentile_interval(values)
-            cell = dict(zip([*CELL, "task"], key, strict=True))
-            rows.append(cell | {"measure": measure, "accuracy": accuracy, "low": low, "high": high})
-    frame = pd.DataFrame(rows).merge(known, left_on="task", right_index=True)
-    sizes = (
-        table.groupby([*CELL, "task"])
-        .agg(clips=("clip", "nunique"), speakers=("speaker", "nunique"))
-        .reset_index()
-    )
-    frame = frame.merge(sizes, on=[*CELL, "task"])
+    sizes = table.groupby(by).agg(clips=("clip", "nunique"), speakers=("speaker", "nunique"))
+    frame = frame.merge(known, left_on="task", right_index=True).merge(sizes.reset_index(), on=by)
+    oracle = table[table["condition"] == ORACLE].groupby("task")["calibrated"].mean()
     frame["oracle"] = frame["task"].map(oracle)
-    frame["counted"] = frame["task"].isin(able)
-    return frame.sort_values(["measure", "rung", "task", *CELL]).reset_index(drop=True)
-
-
-def _score(
-    values: dict[tuple, np.ndarray], keys: Sequence[tuple], chances: Sequence[float]
-) -> np.ndarray:
-    """Chance-corrected mean over tasks, in every resample: 0 is chance, 1 is perfect."""
-    return np.mean([(values[k] - c) / (1 - c) for k, c in zip(keys, chances, strict=True)], axis=0)
+    frame["counted"] = frame["task"].isin(able_tasks(table))
+    return frame.sort_values(["measure", "rung", *["task", *CELL]]).reset_index(drop=True)
 
 
 def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
-    """Chance-corrected mean accuracy of each rung's counted tasks, with 95 % intervals over speakers."""
-    able = able_tasks(table)
-    table = table[table["task"].isin(able)]
-    chance = table.groupby("task")["chance"].first()
-    rung = table.groupby("task")["rung"].first()
-    values = bootstrap_means(table, measure, [*CELL, "task"])
+    """Mean chance-corrected accuracy (0 chance, 1 perfect) of each rung's counted tasks per run, step, condition.
+
+    Intervals are of 95 % over speakers; `tasks` is how many the mean is of.
+    """
+    table = table[table["task"].isin(able_tasks(table))]
+    known = table.groupby("task")[["rung", "chance"]].first()
+    means = bootstrap_means(table, measure, [*CELL, "task"])
+    tasks_of: dict[tuple, list[str]] = {}
+    for *cell, task in means:
+        tasks_of.setdefault(tuple(cell), []).append(task)
     rows = []
-    for cell in dict.fromkeys(key[:-1] for key in values):
-        for number in sorted(set(rung)):
-            keys = [key for key in values if key[:-1] == cell and rung[key[-1]] == number]
-            if keys:
-                score, low, high = percentile_interval(
-                    _score(values, keys, [chance[key[-1]] for key in keys])
-                )
-                rows.append(
-                    dict(zip(CELL, cell, strict=True))
-                    | {
-                        "rung": int(number),
-                        "measure": measure,
-                        "score": score,
-                        "low": low,
-                        "high": high,
-                        "tasks": len(keys),
-                    }
-                )
-    return pd.DataFrame(rows)
+    for cell, measured in tasks_of.items():
+        asked = known.loc[measured]
+        for rung, some in asked.groupby("rung"):
+            draws = [means[*cell, task] for task in some.index]
+            score = percentile_interval(_mean_score(draws, some["chance"]))
+            rows.append((*cell, int(rung), measure, *score, len(some)))
+    columns = [*CELL, "rung", "measure", "score", "low", "high", "tasks"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def t_half_width(sem: Any, count: Any) -> Any:
-    """Half the width of the 95 % t-interval of a mean over `count` values with this standard error; NaN for one value.
-
-    Numbers, or arrays and series of them.
-    """
-    return sem * stats.t.ppf(PERCENTILES[1] / 100, count - 1)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the claim held in this run, by which rule, and the numbers it was computed from."""
-
-    verdict: str
-    rule: str
-    reasons: list[str]
-    risen: dict[str, list[str]]  # run → rung-3 attributes clearly above every control
-
-
-def control_margins(
-    table: pd.DataFrame, run: str, step: int, rung: int = 3
-) -> dict[str, dict[str, float]]:
-    """Margin of a run over each control per counted task of a rung: the lower end of the 95 % interval of the paired
-    difference, resampled over speakers. A task has risen when every margin is above zero."""
-    able = able_tasks(table)
-    full = add_untrained(table)
-    some = full[
-        (full["run"] == run)
-        & (full["step"] == step)
-        & (full["rung"] == rung)
-        & full["task"].isin(able)
-    ]
-    values = bootstrap_means(some, "calibrated", ["condition", "task"])
-    tasks = [task for condition, task in values if condition == "audio"]
-    return {
-        task: {
-            control: float(
-                np.nanpercentile(
-                    (values["audio", task] - values[control, task])[1:], PERCENTILES[0]
-                )
-            )
-            for control in CONTROLS
-        }
-        for task in tasks
-    }
-
-
-def judge_claim(
-    table: pd.DataFrame, label_attribute: str, runs: tuple[str, str] = ("self", "label")
-) -> Verdict:
-    """Apply the rule of the claim to the last step of both runs.
-
-    SUPPORTED needs all of: rung 0 is above chance; most counted rung-3 attributes are above every control in the
-    self-generated run; on attributes other than its own the bare-label run has not risen on most, and the
-    self-generated run's mean there is above the bare-label run's (95 % interval of the paired difference).
-    """
-    mine, rival = runs
-    last = {
-        run: int(table.loc[(table["run"] == run) & (table["condition"] == "audio"), "step"].max())
-        for run in runs
-    }
-    margins = {run: control_margins(table, run, last[run]) for run in runs}
-    attribute = table.groupby("task")["attribute"].first()
-    up = {
-        run: sorted({attribute[t] for t, m in margins[run].items() if min(m.values()) > 0})
-        for run in runs
-    }
-    asked = sorted({attribute[task] for task in margins[mine]})
-    others = [a for a in asked if a != label_attribute]
-    leaked = [a for a in up[rival] if a != label_attribute]
-    gap = _gap(table, runs, last, [t for t in margins[mine] if attribute[t] != label_attribute])
-    rungs = score_per_rung(
-        table[
-            (table["step"] == last[mine]) & (table["run"] == mine)
-            | (table["condition"] == "oracle")
-        ]
-    )
-    ground, fifth = (
-        rungs[(rungs["condition"] == "audio") & (rungs["rung"] == rung)] for rung in (0, 5)
-    )
-    holds = not ground.empty and float(ground["low"].iloc[0]) > 0
-    tests = [
-        (holds, f"Rung 0, the trained prompt: score {_number(ground)} (0 chance, 1 perfect)."),
-        (
-            2 * len(up[mine]) > len(asked),
-            f"Self-generated targets: {len(up[mine])} of {len(asked)} rung-3 attributes above every control "
-            f"({', '.join(up[mine]) or 'none'}).",
-        ),
-        (
-            2 * len(leaked) <= len(others),
-            f"Bare label ({label_attribute}): {len(leaked)} of {len(others)} other attributes above every control "
-            f"({', '.join(leaked) or 'none'}).",
-        ),
-        (
-            gap[1] > 0,
-            f"Mean score on those other attributes, self-generated minus bare label: {gap[0]:+.2f} "
-            f"[{gap[1]:+.2f}, {gap[2]:+.2f}].",
-        ),
-    ]
-    finding = "Rung 5: no question is about an attribute that no target mentions."
-    if not fifth.empty:
-        above = (
-            "above chance, which the claim does not need"
-            if fifth["low"].iloc[0] > 0
-            else "near chance"
-        )
-        finding = f"Rung 5, an attribute no target mentions: score {_number(fifth)}; {above}."
-    rule = (
-        "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 attributes of the "
-        "self-generated run are above shuffled audio, silence and the untrained connector (paired 95 % intervals over "
-        "speakers); the bare-label run has not risen on most attributes other than its own; and the self-generated "
-        "run's mean on those is higher."
-    )
-    reasons = [("yes: " if ok else "no: ") + sentence for ok, sentence in tests]
-    return Verdict(
-        "SUPPORTED" if all(ok for ok, _ in tests) else "NOT SUPPORTED",
-        rule,
-        [*reasons, finding],
-        up,
-    )
-
-
-def _number(ground: pd.DataFrame) -> str:
-    if ground.empty:
-        return "not measured"
-    row = ground.iloc[0]
-    return f"{row['score']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-
-
-def _gap(
-    table: pd.DataFrame, runs: tuple[str, str], last: dict[str, int], tasks: Sequence[str]
-) -> tuple[float, float, float]:
-    """Difference of the two runs' mean scores over these tasks, with its interval."""
-    if not tasks:
-        return (float("nan"),) * 3
-    audio = table[(table["condition"] == "audio") & table["task"].isin(tasks)]
-    audio = audio[
-        [step == last[run] for run, step in zip(audio["run"], audio["step"], strict=True)]
-    ]
-    values = bootstrap_means(audio, "calibrated", ["run", "task"])
-    chances = audio.groupby("task")["chance"].first()
-    scores = [
-        _score(values, [(run, t) for t in tasks], [chances[t] for t in tasks]) for run in runs
-    ]
-    return percentile_interval(scores[0] - scores[1])
+def _mean_score(
+    draws: Sequence[Float[np.ndarray, "draw"]], chances: Sequence[float] | pd.Series
+) -> Float[np.ndarray, "draw"]:
+    """Chance-corrected mean over tasks, in every resample."""
+    pairs = zip(draws, chances, strict=True)
+    return np.mean([(accuracy - chance) / (1 - chance) for accuracy, chance in pairs], axis=0)
 
 
 def crossing_steps(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[float, float]:
-    """First step that is above, and first from which on all are; NaN where there is none."""
+    """The first step that is above, and the first from which on all are; NaN where there is none."""
     below = np.flatnonzero(~above)
     stable = below[-1] + 1 if len(below) else 0
     return (
@@ -299,15 +122,131 @@ def crossing_steps(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> t
 
 
 def rung_crossings(rungs: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
-    """First and stable step at which each rung's audio condition reaches a score; NaN where it never does."""
+    """The first and the stable step at which each rung's audio condition reaches a score."""
     rows = []
-    for (run, rung), curve in (
-        rungs[rungs["condition"] == "audio"].sort_values("step").groupby(["run", "rung"])
-    ):
-        first, stable = crossing_steps(
-            curve["step"].astype(float).tolist(), curve["score"].to_numpy() >= threshold
-        )
-        rows.append(
-            {"run": run, "rung": rung, "threshold": threshold, "first": first, "stable": stable}
-        )
-    return pd.DataFrame(rows)
+    audio = rungs[rungs["condition"] == "audio"].sort_values("step")
+    for (run, rung), curve in audio.groupby(["run", "rung"]):
+        steps = curve["step"].astype(float).tolist()
+        crossed = crossing_steps(steps, curve["score"].to_numpy() >= threshold)
+        rows.append((run, rung, threshold, *crossed))
+    return pd.DataFrame(rows, columns=["run", "rung", "threshold", "first", "stable"])
+
+
+# ---- the verdict ----
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the claim held in these runs, by which rule, and the numbers it was computed from."""
+
+    verdict: str  # SUPPORTED or NOT SUPPORTED
+    rule: str
+    reasons: list[str]
+    above_controls: dict[str, list[str]]  # run → rung-3 attributes above every control
+
+
+def control_margins(
+    table: pd.DataFrame, run: str, step: int, rung: int = 3
+) -> dict[str, dict[str, float]]:
+    """How far a run's audio is above each control, per counted task of a rung: task → control → margin.
+
+    The margin is the lower end of the 95 % interval over speakers of the paired difference. A task is above
+    its controls where all margins are above zero.
+    """
+    full = add_untrained(table)
+    here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == rung)
+    counted = full["task"].isin(able_tasks(table))
+    means = bootstrap_means(full[here & counted], "calibrated", ["condition", "task"])
+    tasks = [task for condition, task in means if condition == "audio"]
+    return {
+        task: {
+            control: percentile_interval(means["audio", task] - means[control, task])[1]
+            for control in CONTROLS
+        }
+        for task in tasks
+    }
+
+
+def judge_claim(
+    table: pd.DataFrame, label_attribute: str, runs: tuple[str, str] = ("self", "label")
+) -> Verdict:
+    """Apply `RULE` to the last step of the self-generated run and of the bare-label run."""
+    own, rival = runs
+    audio = table[table["condition"] == "audio"]
+    last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in runs}
+    margins = {run: control_margins(table, run, last[run]) for run in runs}
+    attribute = table.groupby("task")["attribute"].first()
+    above = {
+        run: sorted({attribute[task] for task, over in found.items() if min(over.values()) > 0})
+        for run, found in margins.items()
+    }
+    asked = sorted({attribute[task] for task in margins[own]})
+    others = [name for name in asked if name != label_attribute]
+    leaked = [name for name in above[rival] if name != label_attribute]
+    other_tasks = [task for task in margins[own] if attribute[task] != label_attribute]
+    difference = score_difference(table, last, other_tasks)
+    ground, fifth = (_rung_interval(table, own, last[own], rung) for rung in (0, 5))
+    tests = [
+        (
+            ground is not None and ground[1] > 0,
+            f"Rung 0, the trained prompt: score {_written(ground)} (0 chance, 1 perfect).",
+        ),
+        (
+            2 * len(above[own]) > len(asked),
+            f"Self-generated targets: {len(above[own])} of {len(asked)} rung-3 attributes above every "
+            f"control ({', '.join(above[own]) or 'none'}).",
+        ),
+        (
+            2 * len(leaked) <= len(others),
+            f"Bare label ({label_attribute}): {len(leaked)} of {len(others)} other attributes above every "
+            f"control ({', '.join(leaked) or 'none'}).",
+        ),
+        (
+            difference[1] > 0,
+            "Mean score on those other attributes, self-generated minus bare label: "
+            f"{difference[0]:+.2f} [{difference[1]:+.2f}, {difference[2]:+.2f}].",
+        ),
+    ]
+    reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
+    holds = all(passed for passed, _ in tests)
+    outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
+    return Verdict(outcome, RULE, [*reasons, _about_rung_5(fifth)], above)
+
+
+def score_difference(
+    table: pd.DataFrame, last: Mapping[str, int], tasks: Sequence[str]
+) -> Interval:
+    """Mean score of the first run minus that of the second over these tasks, each at its last step.
+
+    The 95 % interval is of the paired difference over speakers; NaN where there is no task.
+    """
+    if not tasks:
+        return (float("nan"),) * 3
+    audio = table[(table["condition"] == "audio") & table["task"].isin(tasks)]
+    audio = audio[audio["step"] == audio["run"].map(last)]
+    means = bootstrap_means(audio, "calibrated", ["run", "task"])
+    chances = audio.groupby("task")["chance"].first()[list(tasks)]
+    own, rival = (_mean_score([means[run, task] for task in tasks], chances) for run in last)
+    return percentile_interval(own - rival)
+
+
+def _rung_interval(table: pd.DataFrame, run: str, step: int, rung: int) -> Interval | None:
+    """Score of a run's audio condition on a rung; None where no task of it counts."""
+    here = (table["step"] == step) & (table["run"] == run) | (table["condition"] == ORACLE)
+    rungs = score_per_rung(table[here])
+    found = rungs[(rungs["condition"] == "audio") & (rungs["rung"] == rung)]
+    if found.empty:
+        return None
+    row = found.iloc[0]
+    return float(row["score"]), float(row["low"]), float(row["high"])
+
+
+def _about_rung_5(score: Interval | None) -> str:
+    if score is None:
+        return "Rung 5: no question is about an attribute that no target mentions."
+    where = "above chance, which the claim does not need" if score[1] > 0 else "near chance"
+    return f"Rung 5, an attribute no target mentions: score {_written(score)}; {where}."
+
+
+def _written(score: Interval | None) -> str:
+    return "not measured" if score is None else "{:.2f} [{:.2f}, {:.2f}]".format(*score)

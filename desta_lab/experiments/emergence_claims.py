@@ -10,9 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
-from desta_lab.evaluation.verdict import PERCENTILES, bootstrap_means, crossing_steps, t_half_width
+from desta_lab.evaluation.statistics import (
+    bootstrap_means,
+    interval_ends,
+    mean_interval,
+    percentile_interval,
+)
+from desta_lab.evaluation.verdict import crossing_steps
 
 HALF = 0.5  # of the way from chance to perfect: where an answer counts as there
 RUNG = 16  # steps between two checkpoints of the ladder where it is even
@@ -29,19 +34,6 @@ class Claim:
     rule: str
     verdict: str
     numbers: list[str]
-
-
-def over_runs(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of one number a run with its 95 % t-interval; NaN bounds for a single run.
-
-    With five runs a bootstrap would draw from 126 samples and promise too much.
-    """
-    found = np.asarray(values, dtype=float)
-    found = found[~np.isnan(found)]
-    if len(found) < 2:
-        return (float(found.mean()) if len(found) else float("nan"), float("nan"), float("nan"))
-    width = t_half_width(stats.sem(found), len(found))
-    return float(found.mean()), float(found.mean() - width), float(found.mean() + width)
 
 
 def said(values: tuple[float, float, float], form: str = ".2f") -> str:
@@ -84,10 +76,7 @@ def curves(answers: pd.DataFrame, able: Sequence[str]) -> pd.DataFrame:
                 "counted": task in able,
                 "score": float((drawn[0] - chance) / (1 - chance)),
                 "margin": float(margins[step, condition, task]),
-                "lead": min(
-                    (float(np.nanpercentile(gap[1:], PERCENTILES[0])) for gap in lead),
-                    default=float("nan"),
-                ),
+                "lead": min((percentile_interval(gap)[1] for gap in lead), default=float("nan")),
             }
         )
     return pd.DataFrame(rows)
@@ -108,7 +97,7 @@ def probed(told: pd.DataFrame) -> pd.DataFrame:
                 "attribute": attribute,
                 "score": float((ours[0] - chance) / (1 - chance)),
                 "random": float((random[0] - chance) / (1 - chance)),
-                "lead": float(np.nanpercentile((ours - random)[1:], PERCENTILES[0])),
+                "lead": percentile_interval(ours - random)[1],
             }
         )
     return pd.DataFrame(rows)
@@ -168,13 +157,13 @@ def mirage(found: pd.DataFrame, curves: pd.DataFrame) -> Claim:
     beyond = wide["share"] - wide["steady"]
     runs = {name: column.groupby("seed").mean() for name, column in beyond.items()}
     accuracy, margin = METRICS.values()
-    gap = over_runs((runs[accuracy] - runs[margin]).tolist())
-    plain = over_runs(
+    gap = mean_interval((runs[accuracy] - runs[margin]).tolist())
+    plain = mean_interval(
         (wide["share"][accuracy] - wide["share"][margin]).groupby("seed").mean().tolist()
     )
     more = (
         "the margin jumps, too"
-        if over_runs(runs[margin].tolist())[1] > 0
+        if mean_interval(runs[margin].tolist())[1] > 0
         else "whether the margin jumps is open"
     )
     verdict = (
@@ -185,10 +174,11 @@ def mirage(found: pd.DataFrame, curves: pd.DataFrame) -> Claim:
     if max(gap[2], plain[2]) < 0:
         verdict = "the margin jumps more than accuracy does: no mirage"
     shares = {
-        m: over_runs(wide["share"][m].groupby("seed").mean().tolist()) for m in (accuracy, margin)
+        m: mean_interval(wide["share"][m].groupby("seed").mean().tolist())
+        for m in (accuracy, margin)
     }
     calm = {
-        m: over_runs(wide["steady"][m].groupby("seed").mean().tolist())[0]
+        m: mean_interval(wide["steady"][m].groupby("seed").mean().tolist())[0]
         for m in (accuracy, margin)
     }
     return Claim(
@@ -202,7 +192,7 @@ def mirage(found: pd.DataFrame, curves: pd.DataFrame) -> Claim:
         [
             *(
                 f"{m[0].upper()}{m[1:]}: jump share {said(shares[m])}; a steady rise with its noise {calm[m]:.2f}; "
-                f"beyond that {said(over_runs(runs[m].tolist()), '+.2f')}."
+                f"beyond that {said(mean_interval(runs[m].tolist()), '+.2f')}."
                 for m in (accuracy, margin)
             ),
             f"Accuracy minus margin: {said(gap, '+.2f')} beyond noise, {said(plain, '+.2f')} as it stands "
@@ -281,7 +271,7 @@ def over_seeds(crossings: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             cell |= dict(
                 zip(
                     (name, f"{name}_low", f"{name}_high"),
-                    over_runs(some[name].tolist()),
+                    mean_interval(some[name].tolist()),
                     strict=True,
                 )
             )
@@ -294,7 +284,7 @@ def once(crossings: pd.DataFrame) -> Claim:
     own = crossings[(crossings["run"] == "self") & (crossings["clips"] == crossings["clips"].max())]
     half = own[(own["what"] == "half way") & (own["rung"] == 3)]
     never, back = int(half["stable"].isna().sum()), int((half["stable"] > half["first"]).sum())
-    wait = over_runs((half["stable"] - half["first"]).groupby(half["seed"]).mean().tolist())
+    wait = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean().tolist())
     steps = over_seeds(half, ["attribute"]).sort_values("stable")
     verdict = "it comes and stays" if wait[2] < RUNG else "whether it stays is not decided"
     if wait[1] > 0:
@@ -354,17 +344,17 @@ def distances(crossings: pd.DataFrame, ladder: Sequence[float]) -> pd.DataFrame:
     attribute = crossings.groupby("task")["attribute"].first()[wide.columns].to_numpy()
     first, second = np.triu_indices(len(attribute), 1)
     gaps, same = np.abs(steps[:, first] - steps[:, second]), attribute[first] == attribute[second]
-    rows = [("measured", *over_runs([float(apart(run[None, None])[0]) for run in steps]))]
+    rows = [("measured", *mean_interval([float(apart(run[None, None])[0]) for run in steps]))]
     for name, drawn in (
         ("tasks of different runs", exchanged(steps)),
         ("at any time", anywhere(steps, ladder)),
     ):
         null = apart(drawn)
-        low, high = (float(edge) for edge in np.percentile(null, PERCENTILES))
+        low, high = interval_ends(null)
         rows.append((name, float(null.mean()), low, high))
     for name, some in (("same attribute", same), ("other attribute", ~same)):
         if some.any():
-            rows.append((name, *over_runs(pd.DataFrame(gaps[:, some]).mean(axis=1).tolist())))
+            rows.append((name, *mean_interval(pd.DataFrame(gaps[:, some]).mean(axis=1).tolist())))
     return pd.DataFrame(rows, columns=["name", "mean", "low", "high"])
 
 
@@ -392,7 +382,7 @@ def together(found: pd.DataFrame, crossings: pd.DataFrame) -> Claim:
         f"{crossings['task'].nunique()} tasks, {int(crossings['stable'].isna().sum())} crossings censored).",
         f"With the tasks taken from different runs: {told['tasks of different runs']}; each at any time: "
         f"{told['at any time']}.",
-        f"The checkpoint at which most tasks cross has {said(over_runs(crowd.groupby('seed').max().tolist()), '.0%')} "
+        f"The checkpoint at which most tasks cross has {said(mean_interval(crowd.groupby('seed').max().tolist()), '.0%')} "
         "of them.",
     ]
     if "same attribute" in told:
@@ -422,7 +412,7 @@ def before(crossings: pd.DataFrame) -> Claim:
         "stable"
     ]
     both = pd.DataFrame({"read": read, "spoken": spoken}).loc[spoken.index]
-    lead = over_runs((both["spoken"] - both["read"]).groupby("seed").mean().tolist())
+    lead = mean_interval((both["spoken"] - both["read"]).groupby("seed").mean().tolist())
     born = int((both["read"] == 0).sum())
     verdict = "the answer is up first" if lead[2] < 0 else "not shown"
     if lead[1] > 0:
@@ -443,8 +433,8 @@ def before(crossings: pd.DataFrame) -> Claim:
             f"The probe is stably up from step 0 in {born} of {len(both)} pairs; it never stays up in "
             f"{int(both['read'].isna().sum())}, the answer in {int(both['spoken'].isna().sum())}.",
             *(
-                f"{name}: probe from step {said(over_runs(some['read'].tolist()), '.0f')}, answer from "
-                f"{said(over_runs(some['spoken'].tolist()), '.0f')}."
+                f"{name}: probe from step {said(mean_interval(some['read'].tolist()), '.0f')}, answer from "
+                f"{said(mean_interval(some['spoken'].tolist()), '.0f')}."
                 for name, some in names
             ),
         ],
@@ -494,7 +484,7 @@ def data(found: pd.DataFrame) -> Claim:
             if whole_run
             else float("nan")
         )
-    slope, censored = over_runs(slopes), int(found["stable"].isna().sum())
+    slope, censored = mean_interval(slopes), int(found["stable"].isna().sum())
     verdict = "not shown"
     if slope[2] < 0:
         verdict = "yes, earlier with more clips"
@@ -509,9 +499,9 @@ def data(found: pd.DataFrame) -> Claim:
         verdict,
         [
             *(
-                f"{clips} clips: stable from step {said(over_runs(some['stable'].tolist()), '.0f')} "
+                f"{clips} clips: stable from step {said(mean_interval(some['stable'].tolist()), '.0f')} "
                 f"({int(some['stable'].notna().sum())} of {len(some)} runs); score at the end "
-                f"{said(over_runs(some['score'].tolist()))}."
+                f"{said(mean_interval(some['score'].tolist()))}."
                 for clips, some in cells
             ),
             f"Slope: {said(slope, '+.0f')} steps per doubling ({len(slopes)} seeds, {censored} runs censored).",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints
-from desta_lab.evaluation.verdict import t_half_width
+from desta_lab.evaluation.statistics import add_mean_interval
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import describe
@@ -206,10 +206,9 @@ def plane(table: pd.DataFrame) -> pd.DataFrame:
     ]
     own["kind"] = own["arm"].str.split(", ").str[1]
     every = pd.concat([own, *lines], ignore_index=True).dropna(subset=["score"])
-    groups = every.groupby(["arm", "kind", "share", "measure"], sort=False)["score"]
-    found = groups.agg(["mean", "sem", "count"]).reset_index().rename(columns={"count": "seeds"})
-    width = t_half_width(found.pop("sem"), found["seeds"])
-    return found.assign(low=found["mean"] - width, high=found["mean"] + width)
+    by = ["arm", "kind", "share", "measure"]
+    columns = [*by, "mean", "low", "high", "seeds"]
+    return add_mean_interval(every, by).drop_duplicates(by)[columns].reset_index(drop=True)
 
 
 def per_constraint(table: pd.DataFrame) -> pd.DataFrame:

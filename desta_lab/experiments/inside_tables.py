@@ -12,7 +12,7 @@ from desta_lab.analysis import evidence as evidence_
 from desta_lab.analysis import lens as lens_
 from desta_lab.analysis import probes as probes_
 from desta_lab.analysis import sites as sites_
-from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments.inside_subject import (
     BATCH,
@@ -163,15 +163,8 @@ def gap(subject: Subject) -> pd.DataFrame:
                     "measure": measure,
                 }
             )
-            (interval,) = verdict.bootstrap_intervals(table, "value", ["measure"]).values()
-            tables.append(
-                {
-                    "step": step,
-                    "measure": measure,
-                    **dict(zip(("value", "low", "high"), interval, strict=True)),
-                }
-            )
-    return pd.DataFrame(tables)
+            tables.append(statistics.interval_table(table, "value", ["measure"]).assign(step=step))
+    return pd.concat(tables, ignore_index=True)
 
 
 @tabled()
@@ -326,13 +319,7 @@ def deletion(subject: Subject) -> pd.DataFrame:
     names = [clip.id for clip in clips]
     drawn = attribution.deletion_curves(cases, torch.tensor(worth.to_numpy()), names, draws=1)
     drawn["speaker"] = drawn["clip"].map({clip.id: clip.speaker for clip in clips})
-    found = verdict.bootstrap_intervals(drawn, "margin", ["curve", "order", "share"])
-    return pd.DataFrame(
-        [
-            dict(zip(("curve", "order", "share", "margin", "low", "high"), (*k, *v), strict=True))
-            for k, v in found.items()
-        ]
-    )
+    return statistics.interval_table(drawn, "margin", ["curve", "order", "share"], "margin")
 
 
 @tabled()
@@ -436,21 +423,20 @@ def patching(subject: Subject) -> pd.DataFrame:
     words = subject.table("words").groupby("query")["anchor"].first()
     table = []
     for (attribute, query), shifts in told.groupby(["attribute", "query"]):
-        share = (
-            shifts["shift"].sum() / shifts["whole"].sum()
-        )  # of sums: a single pair may differ by nothing
-        drawn = np.random.default_rng(0).integers(
-            len(shifts), size=(verdict.RESAMPLES, len(shifts))
-        )
-        several = shifts["shift"].to_numpy()[drawn].sum(1) / shifts["whole"].to_numpy()[drawn].sum(
-            1
-        )
-        low, high = np.percentile(several, verdict.PERCENTILES)
+        moved, whole = shifts["shift"].to_numpy(), shifts["whole"].to_numpy()
+
+        def share(
+            rows: np.ndarray, moved: np.ndarray = moved, whole: np.ndarray = whole
+        ) -> np.ndarray:
+            """Of sums, because a single pair may differ by nothing."""
+            return moved[rows].sum(-1) / whole[rows].sum(-1)
+
+        value, low, high = statistics.bootstrap_interval(share, len(shifts))
         table.append(
             {
                 "attribute": attribute,
                 "query": query,
-                "moved": share,
+                "moved": value,
                 "low": low,
                 "high": high,
                 "word": words.get(query, ""),

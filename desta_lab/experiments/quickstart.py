@@ -189,7 +189,7 @@ def _figures(
     provenance: dict[str, Any],
 ) -> list[tuple[str, str]]:
     """Draw everything from the tables; returns (file, alternative text)."""
-    up = judged.risen["self"]
+    up = judged.above_controls["self"]
     asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
     headline = f"{judged.verdict}: {len(up)} of {asked} attributes never asked about rose above every control"
     headline += "" if job.splits.disjoint_speakers else f". {SAME}"

@@ -19,7 +19,7 @@ from scipy import optimize
 from torch import nn
 
 from desta_lab import cache
-from desta_lab.evaluation import tasks, verdict
+from desta_lab.evaluation import statistics, tasks
 from desta_lab.experiments import forgetting
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.sweep import Measure, Sweep, train_and_forget
@@ -539,8 +539,7 @@ def differences(study: Study, found: pd.DataFrame, rung: int = 3) -> list[Differ
     for arm in [arm for arm in wide if arm != study.against and study.against in wide]:
         gaps = (wide[arm] - wide[study.against]).dropna()
         if len(gaps):
-            mean, reach = float(gaps.mean()), float(verdict.t_half_width(gaps.sem(), len(gaps)))
-            listed.append(Difference(arm, mean, mean - reach, mean + reach, len(gaps)))
+            listed.append(Difference(arm, *statistics.mean_interval(gaps), len(gaps)))
     return listed
 
 
@@ -602,7 +601,7 @@ def fit(found: pd.DataFrame, rung: int = 3) -> Fit | None:
         except RuntimeError:
             return np.full(3, np.nan)
 
-    draws = np.random.default_rng(0).integers(0, len(y), (RESAMPLES, len(y)))
+    draws = statistics.resample_rows(len(y), resamples=RESAMPLES)
     known: dict[bytes, np.ndarray] = {}
     for rows in np.sort(draws, axis=1):
         known.setdefault(rows.tobytes(), curve(rows))
@@ -610,7 +609,7 @@ def fit(found: pd.DataFrame, rung: int = 3) -> Fit | None:
     some[:, 1] = np.exp(some[:, 1])
     value = curve(np.arange(len(y)))
     value[1] = np.exp(value[1])
-    low, high = np.nanpercentile(some, [2.5, 97.5], axis=0)
+    low, high = zip(*map(statistics.interval_ends, some.T), strict=True)
     if np.isnan(some).any(axis=1).mean() > 0.05 or np.isnan(value).any():
         return None
     top, half, slope = (

@@ -25,6 +25,7 @@ from filelock import FileLock
 from desta_lab import cache, processes
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
+from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import forgetting
 from desta_lab.experiments.experiment import Experiment, Progress
@@ -372,9 +373,7 @@ class Sweep:
                 rows += [{**about, **row} for row in found.get("rows") or [{}]]
         table = pd.DataFrame(rows, columns=[*self.grid, *COLUMNS]).astype(KINDS)
         table = table.fillna({"share": 1.0})
-        return _with_interval(
-            table, [*self.grid, "rung", "attribute", "condition", "share"], "seeds"
-        )
+        return add_mean_interval(table, [*self.grid, "rung", "attribute", "condition", "share"])
 
     def knobs(self, rung: int = 3) -> pd.DataFrame:
         """Mean score of a rung at every value of every knob, with its 95 % interval over the cells that have it; the
@@ -390,7 +389,7 @@ class Sweep:
         every = [name for name in (*self.grid, "seed") if some[name].nunique() > 1] or ["seed"]
         parts = []
         for knob in every:
-            means = _with_interval(some, [knob, "condition"], "cells").drop_duplicates(
+            means = add_mean_interval(some, [knob, "condition"], count="cells").drop_duplicates(
                 [knob, "condition"]
             )
             parts.append(means.assign(knob=knob, name=means[knob].astype(str), score=means["mean"]))
@@ -423,14 +422,10 @@ class Sweep:
             values="score",
         )
         gaps = (wide[high["name"]] - wide[low["name"]]).dropna()
-        reach = verdict.t_half_width(gaps.sem(), len(gaps))
-        sure = (
-            f"[{gaps.mean() - reach:+.2f}, {gaps.mean() + reach:+.2f}]"
-            if len(gaps) > 1
-            else "in one pair of cells"
-        )
+        mean, lower, upper = mean_interval(gaps)
+        sure = f"[{lower:+.2f}, {upper:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
         words = f"{low['score']:.2f} at {low['name']}, {high['score']:.2f} at {high['name']}"
-        words = f"{knob} moves rung {rung} most: {words}; all else equal {gaps.mean():+.2f} {sure}"
+        words = f"{knob} moves rung {rung} most: {words}; all else equal {mean:+.2f} {sure}"
         return claim_figures.plot_knobs(means, words, rung)
 
 
@@ -643,10 +638,3 @@ def _steps(records: Path) -> list[float]:
 
 def _long(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-def _with_interval(table: pd.DataFrame, by: list[str], count: str) -> pd.DataFrame:
-    groups = table.groupby(by, dropna=False)["score"]
-    number, mean = groups.transform("count"), groups.transform("mean")
-    reach = verdict.t_half_width(groups.transform("sem"), number)
-    return table.assign(mean=mean, low=mean - reach, high=mean + reach, **{count: number})

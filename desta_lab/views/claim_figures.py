@@ -16,8 +16,8 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from desta_lab.evaluation.statistics import t_half_width
 from desta_lab.evaluation.tasks import RUNGS
-from desta_lab.evaluation.verdict import t_half_width
 from desta_lab.views.saving import Picture
 from desta_lab.views.style import (
     PALETTE,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from desta_lab.evaluation import statistics
 from desta_lab.experiments import emergence_claims
 from desta_lab.views import style
 from desta_lab.views.saving import Picture
@@ -28,8 +29,7 @@ SEEDS = "95 % t-interval over seeds"
 def _mean(rows: pd.DataFrame, at: str, value: str) -> pd.DataFrame:
     """Mean over seeds of a column at every place, with its interval."""
     found = [
-        (place, *emergence_claims.over_runs(some[value].tolist()))
-        for place, some in rows.groupby(at)
+        (place, *statistics.mean_interval(some[value].tolist())) for place, some in rows.groupby(at)
     ]
     return pd.DataFrame(found, columns=[at, "mean", "low", "high"])
 
@@ -134,7 +134,7 @@ def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Pict
             ("share", "measured", ink),
         ):
             found = [
-                emergence_claims.over_runs(rows.loc[rows["task"] == task, value].tolist())
+                statistics.mean_interval(rows.loc[rows["task"] == task, value].tolist())
                 for task in order
             ]
             _bars(
@@ -144,7 +144,7 @@ def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Pict
                 label,
                 look,
             )
-            mean = emergence_claims.over_runs(rows.groupby("seed")[value].mean().tolist())
+            mean = statistics.mean_interval(rows.groupby("seed")[value].mean().tolist())
             _bars(
                 axes,
                 [mean],
@@ -227,7 +227,7 @@ def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
             rows["stable"], at + 0.12, ls="none", marker=".", ms=4, color=ink["color"], alpha=0.6
         )
         found = [
-            emergence_claims.over_runs(rows.loc[rows["attribute"] == name, "stable"].tolist())
+            statistics.mean_interval(rows.loc[rows["attribute"] == name, "stable"].tolist())
             for name in names
         ]
         _bars(axes, found, np.arange(len(names)) + shift, label, {**ink, "ms": 6})

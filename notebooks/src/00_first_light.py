@@ -148,24 +148,24 @@ lesson.predict(
 
 # %%
 table = lab.score_table()
-verdict = verdict.judge_claim(table, lab.preset.label)
+judged = verdict.judge_claim(table, lab.preset.label)
 rungs = verdict.score_per_rung(
     verdict.split_label_run(verdict.add_untrained(table), lab.preset.label)
 )
 
 # %% tags=["headline"]
-risen = verdict.control_margins["self"]
-headline = f"{verdict.judge_claim}: {len(risen)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
+above = judged.above_controls["self"]
+headline = f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
 lesson.show(
     claim_figures.plot_emergence(rungs, headline),
     f"Score of every rung along training. {headline}.",
 )
 
 # %%
-others = set(verdict.control_margins["label"]) - {lab.preset.label}
-print(lesson.reveal("risen_self", len(risen)))
+others = set(judged.above_controls["label"]) - {lab.preset.label}
+print(lesson.reveal("risen_self", len(above)))
 print(lesson.reveal("risen_label", len(others)))
-verdict.reasons
+judged.reasons
 
 # %% [markdown]
 # ## What we now know

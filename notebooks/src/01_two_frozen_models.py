@@ -19,7 +19,7 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.analysis import probes, sites
 from desta_lab.clips import balance_speakers
-from desta_lab.evaluation import scoring, verdict
+from desta_lab.evaluation import scoring, statistics
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
 from desta_lab.views import representation_figures, style
@@ -506,7 +506,7 @@ mixes = pd.concat(
     ]
 )
 by = ["attribute", "kind", "x"]
-found = verdict.bootstrap_intervals(
+found = statistics.bootstrap_intervals(
     mixes, "value", by
 )  # resamples descriptions, as it does speakers elsewhere
 mixing = pd.DataFrame(

@@ -19,7 +19,7 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.cache import cached_table
 from desta_lab.clips import balance_speakers
-from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation import conditions, statistics
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
@@ -480,7 +480,7 @@ answers["lost"] = [
 
 # %%
 score, lost = (
-    verdict.bootstrap_intervals(answers, measure, ["variant"]) for measure in ("score", "lost")
+    statistics.bootstrap_intervals(answers, measure, ["variant"]) for measure in ("score", "lost")
 )
 table = pd.DataFrame(
     [

@@ -16,7 +16,7 @@ import torch
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.evaluation import conditions, scoring, statistics, verdict
 from desta_lab.experiments import emergence_claims
 from desta_lab.experiments.emergence import HOME
 from desta_lab.views import replies, style
@@ -165,7 +165,7 @@ lesson.check("speaker_interval", speaker_interval)
 
 # %%
 some = last[last["attribute"] == attribute]
-theirs = verdict.bootstrap_intervals(some, "calibrated", ["attribute"])[attribute,]
+theirs = statistics.bootstrap_intervals(some, "calibrated", ["attribute"])[attribute,]
 yours = speaker_interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
 print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 
@@ -227,7 +227,7 @@ low = pd.DataFrame(
     {
         control: {
             name: interval[1]
-            for (name,), interval in verdict.bootstrap_intervals(
+            for (name,), interval in statistics.bootstrap_intervals(
                 wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
             ).items()
         }
@@ -240,9 +240,9 @@ low.round(2)
 # Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
-verdict = verdict.judge_claim(table, lab.preset.label)
-assert sorted(low.index[(low > 0).all(axis=1)]) == verdict.control_margins["self"]
-print(verdict.judge_claim, *verdict.reasons, sep="\n")
+judged = verdict.judge_claim(table, lab.preset.label)
+assert sorted(low.index[(low > 0).all(axis=1)]) == judged.above_controls["self"]
+print(judged.verdict, *judged.reasons, sep="\n")
 
 # %% [markdown]
 # ## A jump, or a mirage?
@@ -321,7 +321,7 @@ rows = []
 for name in METRICS:
     level = clips.groupby(["series", "step"])[name].mean()
     top = level["oracle"].iloc[-1]
-    for (series, step), values in verdict.bootstrap_intervals(
+    for (series, step), values in statistics.bootstrap_intervals(
         clips, name, ["series", "step"]
     ).items():
         zero = level["label_others" if series == "label_others" else "self", 0]
@@ -367,7 +367,7 @@ for name, metric in METRICS.items():
         ("self", jump_share(seen)),
         ("steady", np.median(draws[name]["steady"])),
     ):
-        low, high = np.percentile(draws[name][series], verdict.PERCENTILES)
+        low, high = np.percentile(draws[name][series], statistics.PERCENTILES)
         found.append(
             {
                 "part": "jump",
@@ -516,8 +516,10 @@ def compare(axes):
 # %%
 share = jumps[jumps["series"] == "self"].set_index("metric")
 accuracy, smooth = share.loc["accuracy"], share.loc["log-probability"]
-apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], verdict.PERCENTILES)
-beyond = np.percentile(draws["logprob"]["self"] - draws["logprob"]["steady"], verdict.PERCENTILES)
+apart = np.percentile(draws["accuracy"]["self"] - draws["logprob"]["self"], statistics.PERCENTILES)
+beyond = np.percentile(
+    draws["logprob"]["self"] - draws["logprob"]["steady"], statistics.PERCENTILES
+)
 reading = "No jump: a smooth metric rises no more suddenly than a steady rise would"
 if beyond[0] > 0:
     reading = "No mirage shown: a smooth metric jumps too"

@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeCV
 
 import desta_lab
 from desta_lab.analysis import probes, sites
-from desta_lab.evaluation import conditions, scoring, verdict
+from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
 lesson = desta_lab.setup("06")
@@ -343,7 +343,7 @@ erasing = pd.concat(
         for name, right in correct.items()
     ]
 )
-erased = verdict.bootstrap_intervals(erasing, "correct", ["erased"])
+erased = statistics.bootstrap_intervals(erasing, "correct", ["erased"])
 pd.DataFrame(
     {key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]
 ).T.round(2)

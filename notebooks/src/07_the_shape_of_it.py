@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 import desta_lab
 from desta_lab.analysis import geometry
 from desta_lab.analysis.sites import pool_over_time
-from desta_lab.evaluation import verdict
+from desta_lab.evaluation import statistics
 from desta_lab.model import chat
 from desta_lab.views import representation_figures, style
 
@@ -426,7 +426,7 @@ rows = [
     pd.DataFrame({"name": name, "share": share, "speaker": speakers})
     for name, share in near.items()
 ]
-found = verdict.bootstrap_intervals(pd.concat(rows), "share", ["name"])
+found = statistics.bootstrap_intervals(pd.concat(rows), "share", ["name"])
 beside = pd.DataFrame(
     [(name, *found[name,]) for name in near], columns=["name", "value", "low", "high"]
 )

@@ -15,7 +15,7 @@ import torch
 import desta_lab
 from desta_lab import audio, cache
 from desta_lab.analysis import attention, attribution, evidence, sites
-from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation import conditions, statistics
 from desta_lab.views import claim_figures, explanation_figures, replies, style
 
 lesson = desta_lab.setup("08")
@@ -379,7 +379,7 @@ def gains(profiles):
         index=["method", "clip", "speaker"], columns="null", values="above"
     ).reset_index()
     wide["gain"] = wide["own"] - wide["shuffled"]
-    found = verdict.bootstrap_intervals(wide, "gain", ["method"])
+    found = statistics.bootstrap_intervals(wide, "gain", ["method"])
     rows = [
         (name, wide.loc[wide["method"] == name, "own"].mean(), *found[name,]) for name in profiles
     ]
@@ -433,7 +433,7 @@ taken = cache.cached_table(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")
 fall = mean.rsub(mean["a flat profile"], axis=0).stack().rename("fall").reset_index()
-fell = verdict.bootstrap_intervals(fall, "fall", ["method"])
+fell = statistics.bootstrap_intervals(fall, "fall", ["method"])
 rows = [(name, *fell[name,]) for name in found["method"]]
 fell = pd.DataFrame(rows, columns=["method", "fall", "fall_low", "fall_high"])
 

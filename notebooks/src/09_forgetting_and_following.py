@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import desta_lab
 from desta_lab.cache import cached_table
-from desta_lab.evaluation import conditions, constraints, verdict
+from desta_lab.evaluation import conditions, constraints, statistics
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.evaluation.tasks import named_values
 from desta_lab.experiments import forgetting, studies
@@ -140,7 +140,7 @@ def following():
 
 answered = cached_table(home / "following.csv", following)
 answered["speaker"] = answered["clip"].map({clip.id: clip.speaker for clip in ask})
-rates = verdict.bootstrap_intervals(answered, "obeyed", ["constraint", "condition"])
+rates = statistics.bootstrap_intervals(answered, "obeyed", ["constraint", "condition"])
 rates = pd.DataFrame(rates, index=["rate", "low", "high"]).T.unstack().swaplevel(axis=1)
 rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]])].round(2)
 
@@ -481,7 +481,7 @@ summary = pd.DataFrame(
     [
         {"part": part, "model": model, "score": score, "low": low, "high": high}
         for part, (rows, measure) in PARTS.items()
-        for (model,), (score, low, high) in verdict.bootstrap_intervals(
+        for (model,), (score, low, high) in statistics.bootstrap_intervals(
             rows, measure, ["model"]
         ).items()
     ]

@@ -24,7 +24,7 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.cache import cached_table
 from desta_lab.clips import CorpusError
-from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments import studies
 from desta_lab.experiments.quickstart import Quickstart
@@ -456,8 +456,8 @@ graded["channel"] = graded["clip"].map(channel_of)
 graded["score"] = (graded["calibrated"] - graded["chance"]) / (1 - graded["chance"])
 
 # %%
-heard = verdict.bootstrap_intervals(graded, "score", ["condition", "channel", "attribute"])
-overall = verdict.bootstrap_intervals(
+heard = statistics.bootstrap_intervals(graded, "score", ["condition", "channel", "attribute"])
+overall = statistics.bootstrap_intervals(
     graded.assign(attribute="all of them"), "score", ["condition", "channel", "attribute"]
 )
 recordings = pd.DataFrame(
@@ -545,8 +545,8 @@ taught = verdict.add_untrained(of_folder).query("step == @job.train_config.steps
 taught = taught.assign(score=(taught["calibrated"] - taught["chance"]) / (1 - taught["chance"]))
 
 # %%
-by_row = verdict.bootstrap_intervals(taught, "score", ["condition", "attribute"])
-by_row |= verdict.bootstrap_intervals(
+by_row = statistics.bootstrap_intervals(taught, "score", ["condition", "attribute"])
+by_row |= statistics.bootstrap_intervals(
     taught.assign(attribute="all of them"), "score", ["condition", "attribute"]
 )
 folder_rows = pd.DataFrame(

@@ -248,12 +248,6 @@ def test_a_censored_run_gives_no_slope() -> None:
     assert "0 of 3 runs" in claim.numbers[0] and "3 runs censored" in claim.numbers[-1]
 
 
-def test_an_interval_over_runs_is_that_of_student() -> None:
-    middle, low, high = emergence_claims.over_runs([1.0, 2.0, 3.0, float("nan")])
-    assert (middle, high - middle) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
-    assert low == pytest.approx(2 * middle - high)
-
-
 def test_what_is_above_chance_by_a_hair_has_no_lead() -> None:
     answers = clips(lambda t: 0.0, noise=0.5)
     table = emergence_claims.curves(answers, list(TASKS))

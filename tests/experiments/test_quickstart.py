@@ -49,13 +49,13 @@ def test_self_generated_targets_teach_questions_never_asked(
     lab: Quickstart, result: dict, table: pd.DataFrame
 ) -> None:
     assert result["verdict"]["verdict"] == "SUPPORTED", result["verdict"]["reasons"]
-    assert len(result["verdict"]["risen"]["self"]) >= 4
+    assert len(result["verdict"]["above_controls"]["self"]) >= 4
     assert scores(table, "self", 3) > 0.5
     assert scores(table, "self", 0) > 0.5
 
 
 def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, result: dict) -> None:
-    risen = result["verdict"]["risen"]["label"]
+    risen = result["verdict"]["above_controls"]["label"]
     assert lab.preset.label in risen
     assert len(set(risen) - {lab.preset.label}) <= 1, risen
 

@@ -1,0 +1,92 @@
+"""Intervals hold what they promise, and every bootstrap draws the same way every time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab.evaluation import statistics
+
+
+def right(speakers: int, each: int, rate: float, seed: int) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "task": "t",
+            "speaker": np.repeat([f"s{i}" for i in range(speakers)], each),
+            "correct": (draw.random(speakers * each) < rate).astype(float),
+        }
+    )
+
+
+def test_intervals_over_speakers_hold_the_true_mean_in_nearly_all_of_many_tables() -> None:
+    inside = []
+    for seed in range(60):
+        table = right(16, 6, 0.8, seed)
+        mean, low, high = statistics.bootstrap_intervals(table, "correct", ["task"])["t",]
+        assert mean == pytest.approx(table["correct"].mean())
+        inside.append(low <= 0.8 <= high)
+    assert np.mean(inside) >= 0.85
+
+
+def test_clips_of_one_speaker_count_as_one_witness() -> None:
+    """Where speakers differ, their interval is wider than the one that clips alone would give."""
+    table = right(16, 6, 0.5, 0)
+    table["correct"] = table["speaker"].isin([f"s{i}" for i in range(8)]).astype(float)
+    _, low, high = statistics.bootstrap_intervals(table, "correct", ["task"])["t",]
+    assert high - low > 1.5 * 2 * 1.96 * np.sqrt(0.25 / 96)
+
+
+def test_groups_share_their_resamples_so_that_differences_are_paired() -> None:
+    table = right(8, 3, 0.5, 1)
+    both = pd.concat([table, table.assign(task="same")])
+    means = statistics.bootstrap_means(both, "correct", ["task"])
+    np.testing.assert_array_equal(means["t",], means["same",])
+
+
+def test_what_is_not_known_counts_in_no_mean() -> None:
+    table = right(4, 2, 1.0, 0)
+    table.loc[0, "correct"] = float("nan")
+    assert statistics.bootstrap_intervals(table, "correct", ["task"])["t",] == (1.0, 1.0, 1.0)
+    assert statistics.bootstrap_means(table.assign(correct=float("nan")), "correct", ["task"]) == {}
+
+
+def test_the_first_weights_are_the_data_and_every_resample_draws_as_many() -> None:
+    weights = statistics.resample_weights(7)
+    assert (weights[0] == 1).all() and (weights.sum(1) == 7).all()
+    rows = statistics.resample_rows(7)
+    assert rows.shape == (statistics.RESAMPLES, 7) and rows.min() == 0 and rows.max() == 6
+
+
+def test_an_interval_table_has_a_row_a_group() -> None:
+    table = pd.concat([right(6, 4, 0.5, 0), right(6, 4, 0.5, 1).assign(task="u")])
+    found = statistics.interval_table(table, "correct", ["task"], "accuracy")
+    assert list(found.columns) == ["task", "accuracy", "low", "high"]
+    assert list(found["task"]) == ["t", "u"] and (found["low"] <= found["high"]).all()
+
+
+def test_an_interval_over_rows_is_of_the_statistic_itself() -> None:
+    values = np.arange(20.0)
+    mean, low, high = statistics.bootstrap_interval(lambda rows: values[rows].mean(-1), 20)
+    assert mean == 9.5 and low < 9.5 < high
+
+
+def test_an_interval_over_seeds_is_that_of_student() -> None:
+    middle, low, high = statistics.mean_interval([1.0, 2.0, 3.0, float("nan")])
+    assert (middle, high - middle) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3))
+    assert low == pytest.approx(2 * middle - high)
+
+
+def test_one_seed_has_a_mean_and_no_interval() -> None:
+    mean, *ends = statistics.mean_interval([0.5])
+    assert mean == 0.5 and np.isnan(ends).all()
+    assert np.isnan(statistics.mean_interval([])).all()
+
+
+def test_every_row_gets_the_interval_of_its_group() -> None:
+    table = pd.DataFrame({"arm": ["a", "a", "a", "b"], "score": [1.0, 2.0, 3.0, 5.0]})
+    found = statistics.add_mean_interval(table, ["arm"])
+    assert list(found["mean"]) == [2.0, 2.0, 2.0, 5.0] and list(found["seeds"]) == [3, 3, 3, 1]
+    assert (found["low"][0], found["high"][0]) == pytest.approx(
+        statistics.mean_interval([1.0, 2.0, 3.0])[1:]
+    )
+    assert np.isnan(found["low"][3])
