@@ -213,7 +213,8 @@ def ask(args: argparse.Namespace) -> int:
     from desta_lab.model import presets
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.chat import AUDIO, SYSTEM
-    from desta_lab.published import desta
+    from desta_lab.published.desta2 import answer_desta2
+    from desta_lab.published.systems import describe_memory, open_system
 
     length = audio.read_header(args.clip, max_seconds=float("inf")).seconds
     message = {
@@ -225,8 +226,8 @@ def ask(args: argparse.Namespace) -> int:
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
         preset, folder = presets.get_preset(args.preset), args.published
-        print(desta.estimate(preset), flush=True)
-        llm = desta.open_system(args.published, preset)
+        print(describe_memory(preset), flush=True)
+        llm = open_system(args.published, preset)
     else:
         folder = args.run or newest_run()
         llm = AudioLLM.from_run(folder)
@@ -236,7 +237,7 @@ def ask(args: argparse.Namespace) -> int:
             {"role": "audio", "content": str(args.clip)},
             {"role": "user", "content": args.question},
         ]
-        heard = desta.answer_desta2(llm, turns, max_new_tokens=48)
+        heard = answer_desta2(llm, turns, max_new_tokens=48)
     else:
         heard = llm.generate([system, message], with_transcript=transcript, max_new_tokens=48)
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)

@@ -28,7 +28,7 @@ from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import PUBLISHED_TAPS
 from desta_lab.model.weights import WeightsError
-from desta_lab.published import desta, parity
+from desta_lab.published import adapters, parity, systems
 from desta_lab.views import replies, style
 from desta_lab.world.describe import describe
 
@@ -68,7 +68,7 @@ WHISPER_WIDTH, LLAMA_WIDTH = 1280, 4096  # of whisper-large-v3 and Llama-3.1-8B,
 with torch.device("meta"):
     theirs = QFormer(taps=len(PUBLISHED_TAPS[32]), d_enc=WHISPER_WIDTH, d_llm=LLAMA_WIDTH)
 in_file = sum(p.numel() for p in theirs.parameters())
-size = desta.Size.of(presets.desta25())
+size = systems.SystemSize.of(presets.desta25())
 parts = {
     "connector (in the file)": in_file,
     "encoder (frozen)": size.encoder,
@@ -83,7 +83,7 @@ pd.DataFrame(
 # %%
 print(f"In float32 the file has about {4 * in_file / 1e9:.2f} GB.")
 print(lesson.reveal("released", 100 * in_file / whole))
-print(lesson.reveal("memory", size.held("bf16")))
+print(lesson.reveal("memory", size.memory_gb("bf16")))
 
 # %% [markdown]
 # ## The names in the file
@@ -102,7 +102,7 @@ print(
 )
 
 # %%
-LAYER = f"{desta.PREFIX}qformer.layer."
+LAYER = f"{adapters.PREFIX}qformer.layer."
 shapes = {
     name.removeprefix(LAYER): tuple(tensor.shape)
     for name, tensor in file.items()
@@ -152,7 +152,7 @@ lesson.check("our_name", our_name)
 # What is not in a layer keeps its name, and the query tokens of all taps, a tensor each there (`layer_prompts.0`, …), are one tensor here. The package does both. By your hand, where the exercise is solved, and by the package, the same:
 
 # %%
-ours = desta.to_ours(file)
+ours = adapters.from_published(file)
 for name, tensor in file.items():
     if LAYER in name and our_name(name) is not None:
         torch.testing.assert_close(ours[our_name(name)], tensor)
@@ -267,14 +267,14 @@ at = stream.ids.index(chat.SLOT)
 pd.DataFrame({"id": stream.ids, "says": [repr(word) for word in says]})[at - 3 : at + 14].T
 
 # %% [markdown]
-# The ids are those of this course's own tokenizer, which was given one token for each tag; with `preset="cpu"` the same cells show SmolLM2's. Llama's has no such token and cuts the tags into pieces, in the same places: a test holds the layout to the published one. DeSTA2's released inference has two quirks more, a doubled first token and a clip that stands one token early; `published.stream_desta2` keeps both, so that its answers can be compared with theirs.
+# The ids are those of this course's own tokenizer, which was given one token for each tag; with `preset="cpu"` the same cells show SmolLM2's. Llama's has no such token and cuts the tags into pieces, in the same places: a test holds the layout to the published one. DeSTA2's released inference has two quirks more, a doubled first token and a clip that stands one token early; `desta2.build_desta2_stream` keeps both, so that its answers can be compared with theirs.
 #
 # ## What it takes to open it
 #
 # Counted from parameters, and held against the memory of this machine:
 
 # %%
-print(desta.estimate(presets.desta25()))
+print(systems.describe_memory(presets.desta25()))
 
 # %% [markdown]
 # With a GPU the same lines say where `offload=True` helps, which spreads the backbone over GPU and RAM. The time to load and to answer is not known: nobody has timed it with this package.
@@ -286,9 +286,9 @@ print(desta.estimate(presets.desta25()))
 WHICH, FORM = "desta25", "int8"
 
 # %%
-one = desta.Size.of(presets.get_preset(WHICH))
+one = systems.SystemSize.of(presets.get_preset(WHICH))
 print(
-    f"{WHICH}, {FORM}: {one.held(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)"
+    f"{WHICH}, {FORM}: {one.memory_gb(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)"
 )
 
 # %% [markdown]
@@ -300,7 +300,7 @@ SYSTEM = presets.desta25()
 
 # %%
 try:
-    system = desta.open_system(ADAPTER, SYSTEM, progress=print)
+    system = systems.open_system(ADAPTER, SYSTEM, progress=print)
 except (RuntimeError, ProvenanceError, WeightsError) as fault:
     system = None
     print("Not opened here:", str(fault).splitlines()[0])

@@ -12,7 +12,7 @@ from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
 from desta_lab.model.weights import WeightsError
-from desta_lab.published import desta
+from desta_lab.published import adapters, systems
 from desta_lab.world.describe import describe
 from tests import tiny
 
@@ -79,17 +79,17 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
     )
     width = tiny.causal().config.hidden_size
     adapter = QFormer(taps=4, d_enc=64, d_llm=width, queries=6, depth=1, heads=4, ffn=32)
-    desta.save_adapter(adapter, tmp_path / "adapter.safetensors")
-    monkeypatch.setattr(presets, "transcribe", lambda ears, waves: ["hello there."])
+    adapters.save_adapter(adapter, tmp_path / "adapter.safetensors")
+    monkeypatch.setattr("desta_lab.model.build.transcribe", lambda ears, waves: ["hello there."])
     corpus = tiny.corpus(tmp_path / "corpus", 2)
     names = {
         "ADAPTER": tmp_path / "adapter.safetensors",
         "SYSTEM": system,
         "question": "What is it?",
         "chat": chat,
-        "published": desta,
+        "systems": systems,
         "describe": describe,
-        "PartsError": ProvenanceError,
+        "ProvenanceError": ProvenanceError,
         "WeightsError": WeightsError,
         "lab": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
     }
@@ -97,7 +97,7 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
     cells = [
         cell.source for cell in build.build(source, solved=True).cells if cell.cell_type == "code"
     ]
-    opening = next(i for i, cell in enumerate(cells) if "published.open_system(" in cell)
+    opening = next(i for i, cell in enumerate(cells) if "systems.open_system(" in cell)
     for cell in cells[opening : opening + 2]:
         exec(cell, names)
     said = capsys.readouterr().out

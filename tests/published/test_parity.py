@@ -29,10 +29,10 @@ def test_our_numbers_are_those_of_the_published_code(table, quantity, attention)
 
 
 def test_float64_is_really_float64():
-    case = parity.Case.read(TINY)
+    case = parity.ParityCase.read(TINY)
     assert all(
         value.dtype == torch.float64
-        for value in parity.computed(case, dtype=torch.float64).values()
+        for value in parity.compute_case(case, dtype=torch.float64).values()
     )
 
 

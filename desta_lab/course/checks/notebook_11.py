@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from desta_lab.course.checks import Wrong, check
 from desta_lab.model.chat import END, SLOT, START
 from desta_lab.model.connector import QFormer
-from desta_lab.published import desta
+from desta_lab.published import adapters
 
-_LAYER = f"{desta.PREFIX}qformer.layer."
+_LAYER = f"{adapters.PREFIX}qformer.layer."
 _SWAPPED = {"crossattention.output.LayerNorm.": "norms.2.", "output.LayerNorm.": "norms.1."}
 
 
 def _names(cut: str = _LAYER, **other: str) -> Callable[[str], str]:
     """An answer that names by `published.PARTS`, with some parts named otherwise (`__` stands for a point)."""
-    parts = desta.PARTS | {part.replace("__", "."): own for part, own in other.items()}
+    parts = adapters.LAYER_NAMES | {part.replace("__", "."): own for part, own in other.items()}
 
     def ours(name: str) -> str:
         number, part = name.removeprefix(_LAYER).split(".", 1)
@@ -31,8 +31,8 @@ def _names(cut: str = _LAYER, **other: str) -> Callable[[str], str]:
 
 def _anywhere(name: str) -> str:
     number, part = name.removeprefix(_LAYER).split(".", 1)
-    theirs = next(theirs for theirs in desta.PARTS if theirs in part)
-    return f"blocks.{number}.{desta.PARTS[theirs]}{part.split(theirs)[1]}"
+    theirs = next(theirs for theirs in adapters.LAYER_NAMES if theirs in part)
+    return f"blocks.{number}.{adapters.LAYER_NAMES[theirs]}{part.split(theirs)[1]}"
 
 
 def _small() -> QFormer:
@@ -59,10 +59,12 @@ def our_name(answer: Callable[[str], str]) -> None:
     """Our name for a tensor of a published Q-Former layer."""
     own = _small().state_dict()
     file = {
-        name: tensor for name, tensor in desta.to_published(own).items() if name.startswith(_LAYER)
+        name: tensor
+        for name, tensor in adapters.to_published(own).items()
+        if name.startswith(_LAYER)
     }
     got = {theirs: answer(theirs) for theirs in file}
-    if kept := [name for name in got.values() if name.startswith(desta.PREFIX)]:
+    if kept := [name for name in got.values() if name.startswith(adapters.PREFIX)]:
         raise Wrong(f"{kept[0]}: the prefix is still there; ours begins with blocks.")
     for theirs, name in got.items():
         fault = f"{theirs} becomes {name}"
@@ -107,7 +109,7 @@ def _in_place(file: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def exchanged(answer: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     """The tensors of a file, two of one shape in each other's place."""
-    file = desta.to_published(_small().state_dict())
+    file = adapters.to_published(_small().state_dict())
     before = dict(file)
     got = answer(file)
     if any(file[name] is not tensor for name, tensor in before.items()):
