@@ -1,28 +1,29 @@
-"""Targets by the million: who may write them (transformers, vLLM, a server), and shards that a killed job goes on from.
+"""Targets by the million: who may write them (transformers, vLLM, a server), and files that a killed job resumes from.
 
-    row ─ chat.read ─ token ids ─▶ Writer ─▶ text, cut off? ─ targets.row ─▶ targets-00000.jsonl, targets-00001.jsonl, …
+    row ─ token ids ─▶ Writer ─▶ answer ─ training_row ─▶ targets-00000.jsonl, targets-00001.jsonl, …
 
-Every writer reads the same token ids and decodes greedily; provenance does not say which program multiplied.
+Every writer reads the same token ids and decodes greedily; a row's provenance names no program.
 """
 
+import asyncio
 import hashlib
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
+import httpx
 from filelock import FileLock, Timeout
 
-from desta_lab import cache
+from desta_lab.cache import write_whole
 from desta_lab.clips import CorpusError, parse_json_row
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, end_ids_of
@@ -30,41 +31,44 @@ from desta_lab.model.weights import hash_folder
 from desta_lab.training.targets import Kind, Target, TargetError, training_row
 
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
-PER_REQUEST, REQUESTS = (
-    32,
-    8,
-)  # prompts a request × requests at a time = 256, vLLM's default of sequences at a time
+PER_REQUEST = 32  # prompts in a request to a server
+REQUESTS = 8  # at a time; 32 × 8 = 256, vLLM's default of sequences at a time
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a server that failed is asked again
-SECONDS = 600.0  # that a server may take for one request
-Answer = tuple[
-    Sequence[int] | str, bool
-]  # token ids (or text) of an answer, and whether it was cut off
-Ask = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
+SECONDS = 600.0  # that one request may take in all
+NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
+
+Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
+Complete = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
 
 
 @dataclass(frozen=True)
 class Writer:
-    """An LLM that answers prompts of token ids greedily; `name` and `revision` (a hash of weights) are provenance."""
+    """An LLM that answers prompts of token ids greedily.
+
+    Args:
+        name: the LLM, as provenance names it.
+        revision: the hash of its weights.
+        complete: prompts → one answer each, in the same order.
+    """
 
     name: str
     revision: str
     tokenizer: Any
     max_new_tokens: int
-    ask: Ask
+    complete: Complete
 
     @property
     def decoding(self) -> str:
-        """As `targets.self_written` says it."""
+        """How answers are chosen, as in `targets.generate_targets`."""
         return f"greedy, {self.max_new_tokens} tokens"
 
-    def prompt(self, description: str, question: str) -> tuple[int, ...]:
-        """The token ids that are read: those of `targets.self_written`."""
-        return chat.build_stream(
-            self.tokenizer, chat.description_messages(description, question), 0
-        ).ids
+    def encode_prompt(self, description: str, question: str) -> tuple[int, ...]:
+        """The token ids of the text condition, as in `targets.generate_targets`."""
+        messages = chat.description_messages(description, question)
+        return chat.build_stream(self.tokenizer, messages, 0).ids
 
 
-# ---- three writers ----
+# ---- writers on this machine ----
 
 
 def backbone_writer(
@@ -72,37 +76,58 @@ def backbone_writer(
 ) -> Writer:
     """The backbone itself, in this process."""
 
-    def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
+    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
         with backbone.untuned():
             answers = backbone.generate_ids(streams, max_new_tokens, batch)
         return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
 
-    return Writer(name, revision, backbone.tokenizer, max_new_tokens, ask)
+    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete)
 
 
-def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **how: Any) -> Writer:
-    """The offline engine of vLLM, on this machine's GPUs; `how` goes to `vllm.LLM` (tensor_parallel_size, dtype, …).
+def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options: Any) -> Writer:
+    """The offline engine of vLLM, on this machine's GPUs.
+
+    `options` go to `vllm.LLM` (tensor_parallel_size, dtype, …).
 
     Raises:
         ValueError: vLLM is not installed.
     """
     try:
-        library = import_module("vllm")
+        vllm = import_module("vllm")
     except ImportError as error:
         raise ValueError(
             'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
         ) from error
-    words, decoding = _decoding(folder)
-    engine = library.LLM(model=str(folder), **how)
-    settings = library.SamplingParams(**decoding, max_tokens=max_new_tokens)
+    tokenizer, decoding = _greedy_decoding(folder)
+    engine = vllm.LLM(model=str(folder), **options)
+    sampling = vllm.SamplingParams(**decoding, max_tokens=max_new_tokens)
 
-    def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        read = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs = [found.outputs[0] for found in engine.generate(read, settings, use_tqdm=False)]
+    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
+        inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
+        outputs = [one.outputs[0] for one in engine.generate(inputs, sampling, use_tqdm=False)]
         return [(list(output.token_ids), output.finish_reason != "stop") for output in outputs]
 
-    return Writer(name, hash_folder(folder), words, max_new_tokens, ask)
+    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete)
+
+
+def _greedy_decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer of a model folder, and how transformers decodes greedily with it, in vLLM's words."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if (folder / "generation_config.json").is_file():
+        settings = GenerationConfig.from_pretrained(folder)
+    else:
+        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+    return tokenizer, {
+        "temperature": 0.0,
+        "stop_token_ids": list(end_ids_of(tokenizer, settings)),
+        "repetition_penalty": settings.repetition_penalty or 1.0,  # Qwen2.5 brings one
+    }
+
+
+# ---- a server ----
 
 
 def server_writer(
@@ -113,121 +138,141 @@ def server_writer(
     max_new_tokens: int = 40,
     waits: Sequence[float] = WAITS,
 ) -> Writer:
-    """An OpenAI-compatible address, such as `vllm serve` opens: `/v1/completions` with token ids as prompts.
+    """An OpenAI-compatible server, such as `vllm serve` starts: `/v1/completions` with token ids.
 
-    Its model is known by name alone: that it has the weights of `folder`, whose tokenizer and hash are used, is on
-    your word. `VLLM_API_KEY` in the environment is sent as its key. Failures of the connection and of the server (5xx)
-    are met by asking again after each of `waits`, in seconds.
+    A server names its model and shows no weights: that it has those of `folder`, whose tokenizer
+    and hash are used, is on your word. The key in `VLLM_API_KEY` is sent to this address and to
+    no other, so no redirect is followed. After a failure of the connection or of the server (5xx)
+    the request is sent again after each of `waits`, in seconds.
 
     Raises:
-        ConnectionError: nobody answers there, now or later.
-        ValueError: another model is served there, or a request is refused.
+        ConnectionError: the server does not answer, now or later.
+        ValueError: it serves another model, redirects, or refuses a request.
     """
     base = address.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
-    words, decoding = _decoding(folder)
-    names = [model["id"] for model in _fetch(f"{base}/v1/models", None, "data", waits)]
-    served = next((one for one in names if Path(one).name == Path(name).name), None)
-    if served is None:
-        raise ValueError(
-            f"{address} serves {', '.join(names) or 'nothing'}, not {name}: start it with `vllm serve {folder} "
-            f"--served-model-name {name}`, or write with the backbone that it serves."
-        )
-    fixed = {"model": served, "max_tokens": max_new_tokens, "return_token_ids": True, **decoding}
+    tokenizer, decoding = _greedy_decoding(folder)
+    models = _request(f"{base}/v1/models", None, "data", waits)
+    settings = {
+        "model": _served_name(models, name, address, folder),
+        "max_tokens": max_new_tokens,
+        "return_token_ids": True,
+        **decoding,
+    }
 
-    def one(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        choices = _fetch(f"{base}/v1/completions", {**fixed, "prompt": prompts}, "choices", waits)
+    def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
+        body = {**settings, "prompt": prompts}
+        choices = _request(f"{base}/v1/completions", body, "choices", waits)
         if len(choices) != len(prompts):
             raise ValueError(
-                f"{address} gave {len(choices)} answers to {len(prompts)} prompts; is it vLLM's server?"
+                f"{address} gave {len(choices)} answers to {len(prompts)} prompts; "
+                "is it vLLM's server?"
             )
         choices = sorted(choices, key=lambda choice: choice["index"])
         return [(c.get("token_ids") or c["text"], c["finish_reason"] != "stop") for c in choices]
 
-    def ask(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        parts = [
-            prompts[first : first + PER_REQUEST] for first in range(0, len(prompts), PER_REQUEST)
-        ]
+    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
-            return [answer for answers in pool.map(one, parts) for answer in answers]
+            parts = pool.map(complete_some, _split(prompts, PER_REQUEST))
+            return [answer for part in parts for answer in part]
 
-    return Writer(name, hash_folder(folder), words, max_new_tokens, ask)
-
-
-def _decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The tokenizer of a model folder, and how transformers decodes greedily with it, in vLLM's words."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-    words = AutoTokenizer.from_pretrained(folder)
-    if (folder / "generation_config.json").is_file():
-        own = GenerationConfig.from_pretrained(folder)
-    else:
-        own = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
-    stop, penalty = (
-        list(end_ids_of(words, own)),
-        own.repetition_penalty or 1.0,
-    )  # Qwen2.5 brings a penalty, for one
-    return words, {"temperature": 0.0, "stop_token_ids": stop, "repetition_penalty": penalty}
+    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete)
 
 
-def _fetch(
-    url: str, body: dict[str, Any] | None, wanted: str, waits: Sequence[float]
-) -> list[dict[str, Any]]:
-    """The list of this name in what a server answers, to a question in JSON if there is one; it may fail some times."""
-    key = os.environ.get("VLLM_API_KEY")
-    headers = {"Content-Type": "application/json"} | (
-        {"Authorization": f"Bearer {key}"} if key else {}
+def _served_name(models: Sequence[Mapping[str, Any]], name: str, address: str, folder: Path) -> str:
+    """The id under which a server serves the model of this name."""
+    ids = [str(model["id"]) for model in models]
+    for one in ids:
+        if Path(one).name == Path(name).name:
+            return one
+    raise ValueError(
+        f"{address} serves {', '.join(ids) or 'nothing'}, not {name}: start it with `vllm serve "
+        f"{folder} --served-model-name {name}`, or write with the backbone that it serves."
     )
-    request = Request(url, None if body is None else json.dumps(body).encode(), headers)
-    fault: Exception
-    for wait in (*waits, None):
-        try:
-            with urlopen(request, timeout=SECONDS) as reply:
-                text = reply.read()
-            break
-        except HTTPError as error:
-            with error:
-                said = error.read().decode(errors="replace").strip()
-            if error.code < 500:
-                raise ValueError(
-                    f"{url} refuses what is asked (HTTP {error.code}): {said[:500]}"
-                ) from error
-            fault = error
-        except (OSError, HTTPException) as error:
-            fault = error
-        if wait is None:
-            raise ConnectionError(
-                f"{url} does not answer ({fault}), asked {len(waits) + 1} times; start the server, or correct the "
-                "address, and run this again: what is written stays."
-            ) from fault
+
+
+def _request(
+    url: str, body: Mapping[str, Any] | None, wanted: str, waits: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The list of this name in a server's answer to a POST, or to a GET without a body; retried."""
+    for wait in (0.0, *waits):
         time.sleep(wait)
+        try:
+            response = _send(url, body)
+        except TimeoutError:
+            fault = f"nothing in {SECONDS:g} s"
+        except (httpx.HTTPError, OSError) as error:
+            fault = str(error) or type(error).__name__
+        else:
+            if response.status_code < 500:
+                return _parse(response, wanted)
+            fault = f"HTTP {response.status_code}"
+    raise ConnectionError(
+        f"{url} does not answer ({fault}), asked {len(waits) + 1} times; start the server, or "
+        "correct the address, and run this again: what is written stays."
+    )
+
+
+def _send(url: str, body: Mapping[str, Any] | None) -> httpx.Response:
+    """Send one request, with the key if there is one; follow no redirect; take `SECONDS` at most."""
+    key = os.environ.get("VLLM_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    client = httpx.AsyncClient(headers=headers, timeout=None, verify=_ssl_context())
+
+    async def send() -> httpx.Response:
+        async with asyncio.timeout(SECONDS), client:
+            return await client.request("GET" if body is None else "POST", url, json=body)
+
+    with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
+        return thread.submit(asyncio.run, send()).result()
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """One context for all requests, as it takes long to make."""
+    return httpx.create_ssl_context()
+
+
+def _parse(response: httpx.Response, wanted: str) -> list[dict[str, Any]]:
+    """The list of this name in a response that is no failure of the server; raises ValueError."""
+    url, status = response.url, response.status_code
+    if response.is_redirect:
+        raise ValueError(
+            f"{url} redirects to {response.headers['Location']}, and a key is sent nowhere else; "
+            "give the address of the server itself."
+        )
+    if status >= 300:
+        raise ValueError(
+            f"{url} refuses the request (HTTP {status}): {response.text.strip()[:500]}"
+        )
     try:
-        found: list[dict[str, Any]] = json.loads(text)[wanted]
+        found: list[dict[str, Any]] = response.json()[wanted]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{url} does not speak the OpenAI protocol, it answers {text[:80]!r}; correct the address."
+            f"{url} does not speak the OpenAI protocol, it answers {response.text[:80]!r}; "
+            "correct the address."
         ) from error
     return found
 
 
-# ---- shards ----
+# ---- files of targets ----
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file with `id`, `seed_description` and `prompt`, one at a time; raises CorpusError."""
+    """The rows of a JSONL file with `id`, `seed_description`, `prompt`, one by one; raises CorpusError."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            where = f"{path}, line {number}"
-            found = parse_json_row(line, where)
-            for column in ("id", "seed_description", "prompt"):
-                if not isinstance(found.get(column), str):
+            place = f"{path}, line {number}"
+            row = parse_json_row(line, place)
+            for column in NEEDED:
+                if not isinstance(row.get(column), str):
                     raise CorpusError(
-                        f"{where}: the field {column!r} is missing or no text; add it."
+                        f"{place}: the field {column!r} is missing or no text; add it."
                     )
-            yield found
+            yield row
 
 
 def write_shards(
@@ -239,118 +284,128 @@ def write_shards(
     shard: int = SHARD,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Answer rows of (id, seed_description, prompt, …) in files `targets-00000.jsonl` … with DeSTA-AQA5M's columns.
+    """Answer rows of (id, seed_description, prompt, …) in files `targets-00000.jsonl`, …
 
-    Rows are read as a stream; what else they hold is kept, and the clip of their messages. Each file is there whole or
-    not at all, so that a killed job, run again, goes on at the first that is missing. Within a file, equal prompts are
-    asked once. `progress` is told (rows done, rows written now).
+    The files have DeSTA-AQA5M's columns, and whatever else a row holds; the clip of a row's
+    messages stays in them. Rows are read as a stream. A file is there whole or not at all, so a
+    killed job that is run again goes on with the first that is missing. Equal prompts of a file
+    are answered once. `progress` is called with (rows done, rows written by this call).
 
     Raises:
-        TargetError: the folder holds answers of another writer or decoding, or to other rows; a description leaks.
+        TargetError: the folder holds answers of another writer or decoding, or to other rows; or
+            a description is in a prompt.
         OSError: another process writes here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        held = FileLock(folder / ".lock").acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise OSError(
             f"{folder}: another process writes here; wait for it, or choose another folder."
         ) from error
-    with held:
-        _settle(folder, writer, kind, shard)
-        paths: list[Path] = []
-        done, new, source = 0, 0, iter(rows)
-        while part := list(islice(source, shard)):
+    paths: list[Path] = []
+    done = new = 0
+    with lock:
+        _check_settings(folder, writer, kind, shard)
+        for part in _split(rows, shard):
             path = folder / f"targets-{len(paths):05d}.jsonl"
             if path.exists():
-                _same(path, part)
+                _check_rows(path, part)
             else:
-                written = _written(part, writer, kind)
+                _write_shard(path, _answer_rows(part, writer, kind))
                 new += len(part)
-                text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in written)
-                cache.write_whole(path, text.encode())
             paths.append(path)
             done += len(part)
             if progress:
                 progress(done, new)
         if stale := sorted(set(folder.glob("targets-*.jsonl")) - set(paths)):
             raise TargetError(
-                f"{stale[0]}: the manifest ends before this shard; remove it, it is another manifest's."
+                f"{stale[0]}: the manifest ends before this shard; "
+                "remove it, it is another manifest's."
             )
     return paths
 
 
-def _settle(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
-    """Write down what determines every shard of a folder, or refuse to mix it with what was written otherwise."""
-    read = json.dumps(
-        writer.prompt("description", "prompt")
-    )  # the chat template, and the ids of its words
-    now = {
+def _split(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter, from a stream."""
+    source = iter(items)
+    while part := list(islice(source, size)):
+        yield part
+
+
+def _write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, text.encode())
+
+
+def _check_settings(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
+    """Note what determines every file of the folder, or refuse to mix it with something else."""
+    prompt = json.dumps(writer.encode_prompt("description", "prompt"))  # template and tokenizer
+    settings = {
         "kind": kind,
         "writer": writer.name,
         "revision": writer.revision,
         "decoding": writer.decoding,
         "shard": shard,
-        "prompts": hashlib.sha256(read.encode()).hexdigest(),
+        "prompts": hashlib.sha256(prompt.encode()).hexdigest(),
     }
     note = folder / "shards.json"
-    then = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    if then != now and (then or any(folder.glob("targets-*.jsonl"))):
-        apart = ", ".join(
-            f"{key} {then.get(key)!r}, now {one!r}"
-            for key, one in now.items()
-            if then.get(key) != one
-        )
+    earlier = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    different = [name for name, value in settings.items() if earlier.get(name) != value]
+    if different and (earlier or any(folder.glob("targets-*.jsonl"))):
+        words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
         raise TargetError(
-            f"{folder} holds targets written otherwise ({apart}); choose another folder."
+            f"{folder} holds targets written otherwise ({', '.join(words)}); choose another folder."
         )
-    cache.write_whole(note, f"{json.dumps(now, indent=1)}\n".encode())
+    write_whole(note, f"{json.dumps(settings, indent=1)}\n".encode())
 
 
-def _written(part: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind) -> list[dict[str, Any]]:
-    """The rows of one shard with their answers."""
-    prompts = [writer.prompt(one["seed_description"], one["prompt"]) for one in part]
-    unique = list(dict.fromkeys(prompts))
-    answers = dict(zip(unique, writer.ask(unique), strict=True))
-    rows = []
-    for one, ids in zip(part, prompts, strict=True):
-        said, cut = answers[ids]
-        response = (
-            said.strip() if isinstance(said, str) else chat.decode_ids(writer.tokenizer, said)
-        )
-        target = Target(
-            one["seed_description"],
-            one["prompt"],
-            response,
-            kind,
-            writer.name,
-            writer.revision,
-            writer.decoding,
-            cut,
-        )
-        made = training_row(one["id"], target, one.get("dataset", ""))
-        sounds = [
-            sound for message in one.get("messages", ()) for sound in message.get("audios") or ()
-        ]
-        if len(sounds) > 1:
-            raise CorpusError(
-                f"{one['id']}: {len(sounds)} clips and one description; give every row one clip."
-            )
-        if sounds:
-            made["messages"][-1]["audios"] = sounds
-        rows.append({**one, **made})
-    return rows
-
-
-def _same(path: Path, part: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a shard that answers other rows than the manifest's."""
+def _check_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a file that answers other rows than these."""
     with path.open(encoding="utf-8") as lines:
-        there = [json.loads(line) for line in lines]
-    told = [
-        [(one["id"], one["seed_description"], one["prompt"]) for one in rows]
-        for rows in (there, part)
-    ]
-    if told[0] != told[1]:
+        answered = [json.loads(line) for line in lines]
+    there, wanted = ([[row[c] for c in NEEDED] for row in some] for some in (answered, rows))
+    if there != wanted:
         raise TargetError(
             f"{path} answers other rows than the manifest's; remove it, or choose another folder."
         )
+
+
+def _answer_rows(
+    rows: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind
+) -> list[dict[str, Any]]:
+    """The rows of one file with their answers."""
+    prompts = [writer.encode_prompt(row["seed_description"], row["prompt"]) for row in rows]
+    unique = list(dict.fromkeys(prompts))
+    answers = dict(zip(unique, writer.complete(unique), strict=True))
+    return [
+        _answered_row(row, *answers[prompt], writer, kind)
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
+
+
+def _answered_row(
+    row: Mapping[str, Any], answer: Sequence[int] | str, cut_off: bool, writer: Writer, kind: Kind
+) -> dict[str, Any]:
+    """A row in DeSTA-AQA5M's columns, with what else it held and the clip of its messages."""
+    is_text = isinstance(answer, str)
+    response = answer.strip() if is_text else chat.decode_ids(writer.tokenizer, answer)
+    target = Target(
+        row["seed_description"],
+        row["prompt"],
+        response,
+        kind,
+        writer.name,
+        writer.revision,
+        writer.decoding,
+        cut_off,
+    )
+    made = training_row(row["id"], target, row.get("dataset", ""))
+    clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
+    if len(clips) > 1:
+        raise CorpusError(
+            f"{row['id']}: {len(clips)} clips and one description; give every row one clip."
+        )
+    if clips:
+        made["messages"][-1]["audios"] = clips
+    return {**row, **made}

@@ -1,5 +1,6 @@
 """Writers: the same ids read and the same answers given whoever computes, in shards that survive a kill."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -7,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -180,16 +182,16 @@ def test_a_server_is_sent_the_ids_that_the_transformers_writer_reads(
     server, nano, revision, monkeypatch, tmp_path
 ):
     read: list[tuple[int, ...]] = []
-    complete = Backbone.complete
+    complete = Backbone.generate_ids
 
     def noting(self, streams, *rest):
         read.extend(stream.ids for stream in streams)
         return complete(self, streams, *rest)
 
-    monkeypatch.setattr(Backbone, "complete", noting)
+    monkeypatch.setattr(Backbone, "generate_ids", noting)
     generate_targets(nano, "nano", revision, PAIRS, max_new_tokens=TOKENS)
     own, read[:] = list(read), []
-    assert by_nano(nano, revision).ask(own) and read == own
+    assert by_nano(nano, revision).complete(own) and read == own
     monkeypatch.undo()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     write_shards(ROWS, by_server(server), tmp_path)
@@ -245,11 +247,11 @@ def test_many_prompts_go_out_in_bounded_requests_and_come_back_in_order(
     server, nano, revision, monkeypatch
 ):
     monkeypatch.setattr(writers, "PER_REQUEST", 3)
-    prompts = [by_nano(nano, revision).prompt(*pair) for pair in PAIRS]
-    answers = by_server(server).ask(prompts)
+    prompts = [by_nano(nano, revision).encode_prompt(*pair) for pair in PAIRS]
+    answers = by_server(server).complete(prompts)
     assert sorted(len(body["prompt"]) for body in server.asked) == [1, 3, 3, 3]
     assert [tuple(ids) for ids, _ in answers] == [
-        ids for ids, _ in by_nano(nano, revision).ask(prompts)
+        ids for ids, _ in by_nano(nano, revision).complete(prompts)
     ]
 
 
@@ -260,10 +262,10 @@ def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_pa
     settings = folder / "generation_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"repetition_penalty": 1.1}))
     writer = server_writer(server.address, folder, "nano", max_new_tokens=2)
-    writer.ask([writer.prompt(*PAIRS[0])])
+    writer.complete([writer.encode_prompt(*PAIRS[0])])
     settings.unlink()  # then transformers takes the ends from config.json
     writer = server_writer(server.address + "/v1/", folder, "nano", max_new_tokens=2)
-    writer.ask([writer.prompt(*PAIRS[0])])
+    writer.complete([writer.encode_prompt(*PAIRS[0])])
     assert [body["repetition_penalty"] for body in server.asked] == [1.1, 1.0]
     assert [body["stop_token_ids"] for body in server.asked] == [list(nano.end_ids)] * 2
 
@@ -357,6 +359,80 @@ def test_what_the_server_refuses_is_said_in_its_words_and_not_asked_again(server
     assert time.perf_counter() - begin < 30
 
 
+class Elsewhere(BaseHTTPRequestHandler):
+    """Whoever a redirect leads to: notes every header it is sent."""
+
+    headers_seen: ClassVar[list[dict[str, str]]] = []
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.headers_seen.append(dict(self.headers))
+        self.send_response(200)
+        self.end_headers()
+
+    do_POST = do_GET
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", ["do_GET", "do_POST"])
+def test_a_redirect_is_refused_and_the_key_goes_nowhere_else(
+    server, monkeypatch, tmp_path, status, method
+):
+    monkeypatch.setenv("VLLM_API_KEY", "open sesame")
+    monkeypatch.setattr(Elsewhere, "headers_seen", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
+        thread = threading.Thread(target=elsewhere.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        target = f"http://localhost:{elsewhere.server_port}/v1/models"
+
+        def redirect(self: Handler) -> None:
+            self.send_response(status)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        monkeypatch.setattr(Handler, method, redirect)
+        with pytest.raises(
+            ValueError,
+            match=rf"^{server.address}/v1/\w+ redirects to {target}, and a key is sent nowhere else; "
+            r"give the address of the server itself\.$",
+        ):
+            write_shards(ROWS[:1], by_server(server), tmp_path)
+        elsewhere.shutdown()
+        thread.join()
+    assert Elsewhere.headers_seen == []
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_server_that_answers_drop_by_drop_is_given_up_in_bounded_time(server, monkeypatch, part):
+    monkeypatch.setattr(writers, "SECONDS", 0.3)
+
+    def drip(self: Handler) -> None:
+        if part == "body":
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+        with suppress(OSError):  # the client hangs up
+            for _ in range(200):
+                self.wfile.write(b"{" if part == "body" else b"H")
+                time.sleep(0.05)
+
+    monkeypatch.setattr(Handler, "do_GET", drip)
+    begin = time.perf_counter()
+    with pytest.raises(ConnectionError, match=r"does not answer \(.+\), asked 2 times"):
+        by_server(server, waits=(0.01,))
+    assert time.perf_counter() - begin < 5
+
+
+def test_a_server_may_be_asked_where_an_event_loop_runs(server):
+    async def in_a_notebook() -> Writer:
+        return by_server(server)
+
+    assert asyncio.run(in_a_notebook()).name == "nano"
+
+
 def test_an_address_that_speaks_another_protocol_is_named(server, monkeypatch):
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(200, {"hello": "world"}))
     with pytest.raises(ValueError, match=r"does not speak the OpenAI protocol.*hello"):
@@ -384,10 +460,10 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
     def dying(prompts: Any) -> list[Any]:
         if (killed / "targets-00001.jsonl").exists():
             raise KeyboardInterrupt
-        return echo().ask(prompts)
+        return echo().complete(prompts)
 
     with pytest.raises(KeyboardInterrupt):
-        write_shards(ROWS, echo(ask=dying), killed, shard=3)
+        write_shards(ROWS, echo(complete=dying), killed, shard=3)
     (killed / ".targets-00002.jsonl.k3p").write_text(
         '{"id": "c6"'
     )  # as a kill in the middle of writing leaves it
@@ -458,7 +534,7 @@ def test_two_processes_do_not_write_in_one_folder(tmp_path):
         return []
 
     with pytest.raises(OSError, match="another process writes here"):
-        write_shards(ROWS, echo(ask=within), tmp_path)
+        write_shards(ROWS, echo(complete=within), tmp_path)
 
 
 def test_what_else_a_row_holds_is_kept_and_its_clip_stays_in_the_messages(tmp_path):
@@ -536,7 +612,7 @@ MILLIONS = """
 import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
-from desta_lab.training.writers import Writer, manifest, write_shards
+from desta_lab.training.writers import Writer, read_rows, write_shards
 
 class Words:
     eos_token = "."
@@ -548,7 +624,7 @@ writer = Writer("count", "c" * 64, Words(), 4, lambda prompts: [(ids[-4:], False
 peaks = []
 note = lambda *news: peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 note()
-write_shards(manifest(Path(sys.argv[1])), writer, Path(sys.argv[2]), shard=500, progress=note)
+write_shards(read_rows(Path(sys.argv[1])), writer, Path(sys.argv[2]), shard=500, progress=note)
 print(len(peaks), peaks[0], peaks[-1])
 """
 
