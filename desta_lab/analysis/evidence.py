@@ -42,9 +42,9 @@ def _telling(topic: str) -> frozenset[str]:
     """The words that the grammar of the spoken world uses for this topic and for no other."""
     used = {
         name: {word for part in parts.values() for phrase in part for word in phrase.split()}
-        for name, parts in sentences._WORDS.items()
+        for name, parts in sentences.PHRASES.items()
     }
-    anywhere = {word for phrase in (*sentences._WHO, *sentences._LINKS) for word in phrase.split()}
+    anywhere = {word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()}
     return frozenset(
         used.get(topic, set()).difference(anywhere, *(used[name] for name in used if name != topic))
     )

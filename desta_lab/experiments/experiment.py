@@ -26,9 +26,15 @@ from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training import targets as target
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.world import recipes, sources, spoken
+from desta_lab.world import spoken, tables
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
-from desta_lab.world.describe import describe
+from desta_lab.world.describe import (
+    askable_attributes,
+    describe,
+    describe_plainly,
+    description_function,
+    is_spoken_world,
+)
 
 ENOUGH = {
     "clips": 24,
@@ -51,7 +57,7 @@ class Experiment:
 
     Args:
         corpus: what to train on instead of the spoken world: a corpus, or its folder (with a `clips.csv`, or with
-            the manifest files that `from_datasets` or a recipe wrote).
+            the manifest files that `PublicCorpus.build` wrote).
         label: the attribute of the rival run, by default the preset's, or the corpus's first if it lacks that.
         root: where corpora, features, targets and runs are kept; `data/` by default.
         out: where figures and the card go; `figures/quickstart` by default.
@@ -88,7 +94,7 @@ class Experiment:
             None  # whoever brings a corpus; else the spoken world, made when it is needed
         )
         if corpus is not None:
-            self._adopt(corpus if isinstance(corpus, Corpus) else sources.open_corpus(corpus))
+            self._adopt(corpus if isinstance(corpus, Corpus) else tables.open_corpus(corpus))
         label = label or (preset.label if preset.label in self.values else next(iter(self.values)))
         if label not in self.values:
             raise ValueError(
@@ -103,12 +109,9 @@ class Experiment:
     def _adopt(self, corpus: Corpus) -> None:
         """Take words, questions and splits from a corpus; the spoken world's own stay as they are."""
         self.own = corpus
-        if recipes.is_spoken_world(corpus):
+        if is_spoken_world(corpus):
             return
-        self.values, self.describe = (
-            recipes.askable_attributes(corpus),
-            recipes.description_function(corpus),
-        )
+        self.values, self.describe = (askable_attributes(corpus), description_function(corpus))
         if not self.values:
             raise ValueError(
                 f"{corpus.folder}: no attribute has two values or more, so there is nothing to ask about; add a column "
@@ -124,7 +127,7 @@ class Experiment:
         strange = sorted(
             f"{n} = {v!r}" for n, v in told if n not in DESCRIBED or v not in ATTRIBUTES[n]
         )
-        if strange or self.describe is not recipes.describe_plainly:
+        if strange or self.describe is not describe_plainly:
             known = "; ".join(f"{name}: {', '.join(ATTRIBUTES[name])}" for name in DESCRIBED)
             raise ValueError(
                 f"{corpus.folder}: the nano LLM knows only the words of its own text world ({known}), and nothing of "
@@ -144,7 +147,7 @@ class Experiment:
                 "clips": self.preset.clips,
                 "seconds": self.preset.seconds,
                 "seed": self.seed,
-                "v": spoken.VERSION,
+                "v": cache.VERSIONS["corpora"],
             }
         )
         with self._stage("corpus"), processes.main_first():

@@ -35,7 +35,6 @@ from desta_lab.model.weights import hash_folder, models_dir
 from desta_lab.training import checkpoints, targets
 from desta_lab.views import claim_figures, saving
 from desta_lab.views.progress import progress_reporter
-from desta_lab.world import spoken
 from desta_lab.world.attributes import DESCRIBED
 from desta_lab.world.describe import describe
 
@@ -90,7 +89,7 @@ class Cell:
             if name not in presets.OPTIONS or name in used
         }
         how = [VERSION] if self.measured == "ladder" else [VERSION, self.measured]
-        world = [*how, spoken.VERSION, [repr(task) for task in task_ladder() if task.rung in RUNGS]]
+        world = [*how, cache.VERSIONS["corpora"], [repr(task) for task in task_ladder() if task.rung in RUNGS]]
         text = json.dumps([done, self.seed, world], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -18,7 +18,7 @@ from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views import claim_figures
 from desta_lab.views.replies import answer_audio, answer_text, read_wave, use_checkpoint
-from desta_lab.world.recipes import description_function, is_spoken_world
+from desta_lab.world.describe import description_function, is_spoken_world
 
 TOKENS = 48  # of an answer
 UNKNOWN = "(a recording has no description to read)"

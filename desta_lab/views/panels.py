@@ -52,7 +52,7 @@ from desta_lab.views.replies import (
     select_frames,
     use_checkpoint,
 )
-from desta_lab.world.recipes import description_function
+from desta_lab.world.describe import description_function
 
 _CELLS = 24  # the map's grid is this many cells wide and high, or more where there are many clips
 _CELL = 22  # pixels

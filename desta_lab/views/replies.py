@@ -73,7 +73,7 @@ def answer_text(
 ) -> Answer:
     """The text condition of a question; one about what descriptions leave out (rung 5) reads one that states it.
 
-    `describe` is that of the clip's corpus (`recipes.describer`), by default the spoken world's.
+    `describe` is that of the clip's corpus (`describe.description_function`), by default the spoken world's.
     """
     known = conditions.oracle_text(clip, task is not None and task.rung == 5, describe)
     options = (

@@ -7,7 +7,7 @@ from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
 from desta_lab.views import claim_figures
 from desta_lab.views.saving import Picture
-from desta_lab.world.recipes import description_function
+from desta_lab.world.describe import description_function
 
 
 def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Picture:

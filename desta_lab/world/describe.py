@@ -1,8 +1,13 @@
 """Clips in words: the seed description, and the values that a text names."""
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
+from desta_lab.clips import Corpus
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, SENTENCE, VOCABULARY, get_attribute
+from desta_lab.world.public_corpora import PUBLIC_CORPORA
+
+MAX_OPEN_VALUES = 20  # values of an attribute without a closed vocabulary that can be asked about
 
 
 def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
@@ -24,6 +29,49 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
         parts[name] = VOCABULARY[name].in_sentence(value)
     sentence = SENTENCE.format_map(parts)
     return f"{sentence} {attribute_clause('topic', attributes['topic'])}" if topic else sentence
+
+
+def describe_plainly(attributes: Mapping[str, str]) -> str:
+    """The description of a clip by one short sentence an attribute."""
+    clauses = [attribute_clause(name, value) for name, value in attributes.items()]
+    return " ".join(clauses) or "This is a recording."
+
+
+def description_function(corpus: Corpus) -> Callable[..., str]:
+    """The function that describes the clips of a corpus, from their attributes."""
+    if is_spoken_world(corpus):
+        return describe
+    public = PUBLIC_CORPORA.get(corpus.recipe.get("source", ""))
+    return public.describe if public else describe_plainly
+
+
+def is_spoken_world(corpus: Corpus) -> bool:
+    """Whether a corpus is the spoken world."""
+    return corpus.recipe.get("world") == "spoken"
+
+
+def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
+    """The attributes that clips of a corpus can be asked about, each with its values in order.
+
+    Left out are attributes with one value, and open vocabularies of more than `MAX_OPEN_VALUES`
+    values, such as names and notes.
+    """
+    if is_spoken_world(corpus):
+        return {name: ATTRIBUTES[name] for name in DESCRIBED}
+    public = PUBLIC_CORPORA.get(corpus.recipe.get("source", ""))
+    vocabularies = public.attributes if public else ATTRIBUTES
+    found: dict[str, set[str]] = defaultdict(set)
+    for clip in corpus.clips:
+        for name, value in clip.attributes.items():
+            found[name].add(value)
+    askable = {}
+    for name, values in found.items():
+        vocabulary = vocabularies.get(name, ())
+        if not values <= set(vocabulary):
+            vocabulary = tuple(sorted(values)) if len(values) <= MAX_OPEN_VALUES else ()
+        if len(values) > 1 and vocabulary:
+            askable[name] = tuple(value for value in vocabulary if value in values)
+    return askable
 
 
 def attribute_clause(name: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""Background scenes, mixing, loudness: four parametric generators, no two renderings alike."""
+"""Background scenes and levels: four random generators of sound, and a mixer."""
 
 from collections.abc import Callable
 
@@ -26,19 +26,20 @@ def set_level(wave: Wave, level: float) -> Wave:
 def mix_scene(
     speech: Wave, scene: Float[np.ndarray, "longer"], ratio_db: float, window: tuple[float, float]
 ) -> Wave:
-    """Lay a scene under speech, `ratio_db` below it, between two moments (seconds), with soft edges.
+    """Add a scene to speech, `ratio_db` below it, between two moments (seconds), with soft edges.
 
-    Both levels are measured where the sound is: speech over the samples that hold any, the scene over its window.
+    The level of speech is measured over the samples that hold any, that of the scene in the window.
+
+    Raises:
+        ValueError: the window is not inside the speech, or the scene is shorter than the window.
     """
     start, end = (round(moment * RATE) for moment in window)
     if not 0 <= start < end <= len(speech):
-        raise ValueError(
-            f"The window {window} s does not fit {len(speech) / RATE:g} s of speech; choose it inside."
-        )
+        length = f"{len(speech) / RATE:g} s of speech"
+        raise ValueError(f"The window {window} s does not fit {length}; choose it inside.")
     if len(scene) < end - start:
-        raise ValueError(
-            f"{len(scene) / RATE:g} s of scene are shorter than the window {window} s; render a longer one."
-        )
+        fault = f"{len(scene) / RATE:g} s of scene are shorter than the window {window} s"
+        raise ValueError(f"{fault}; render a longer one.")
     fade = min(round(_FADE * RATE), (end - start) // 2)
     envelope = np.ones(end - start)
     envelope[:fade] = np.sin(np.linspace(0, np.pi / 2, fade)) ** 2
@@ -54,26 +55,24 @@ def render_scene(value: str, seconds: float, rng: np.random.Generator) -> Wave:
     return set_level(SCENES[value](round(seconds * RATE), rng), -20.0)
 
 
-def rain(samples: int, rng: np.random.Generator) -> Wave:
-    """A shaped hiss, swelling slowly, with some hundred drops a second, each a click through its own resonance."""
+def make_rain(samples: int, rng: np.random.Generator) -> Wave:
+    """A hiss that swells slowly, and some hundred drops a second: clicks through resonances."""
     corner, top = rng.uniform(300, 900), rng.uniform(4500, 7000)  # Hz
     shape = signal.butter(1, [corner, top], "bandpass", fs=RATE, output="sos")
     hiss = signal.sosfilt(shape, rng.standard_normal(samples))
-    swell = 1 + 0.3 * np.sin(
-        2 * np.pi * rng.uniform(0.2, 0.8) * np.arange(samples) / RATE + rng.uniform(0, 6)
-    )
+    angle = 2 * np.pi * rng.uniform(0.2, 0.8) * np.arange(samples) / RATE
+    swell = 1 + 0.3 * np.sin(angle + rng.uniform(0, 6))
     clicks = np.zeros(samples)
     count = int(samples / RATE * rng.uniform(60, 200))
-    clicks[rng.integers(0, samples, count)] = rng.exponential(1.0, count) * rng.choice(
-        [-1, 1], count
-    )
+    strengths = rng.exponential(1.0, count) * rng.choice([-1, 1], count)
+    clicks[rng.integers(0, samples, count)] = strengths
     drops = np.zeros(samples)
     for frequency in rng.uniform(1500, 6000, 3):
         drops += signal.lfilter(*signal.iirpeak(frequency, 8, fs=RATE), clicks)
     return hiss / hiss.std() * swell + rng.uniform(0.6, 1.2) * drops / (drops.std() + _FLOOR)
 
 
-def siren(samples: int, rng: np.random.Generator) -> Wave:
+def make_siren(samples: int, rng: np.random.Generator) -> Wave:
     """A tone with harmonics that wails between two pitches, or jumps between them (two-tone)."""
     time = np.arange(samples) / RATE
     low, high = rng.uniform(550, 750), rng.uniform(1050, 1450)  # Hz
@@ -88,7 +87,7 @@ def siren(samples: int, rng: np.random.Generator) -> Wave:
     return np.sum([np.sin(h * angle) / h**tilt for h in range(1, 6)], axis=0)
 
 
-def birds(samples: int, rng: np.random.Generator) -> Wave:
+def make_birds(samples: int, rng: np.random.Generator) -> Wave:
     """Phrases of whistled chirps between 2 and 6 kHz, from one or two birds."""
     wave = np.zeros(samples)
     for _ in range(rng.integers(1, 3)):
@@ -112,32 +111,28 @@ def _chirp(base: float, swing: float, length: float, trill: float) -> Wave:
     return np.hanning(len(time)) * (np.sin(angle) + 0.1 * np.sin(2 * angle) * (frequency < 3500))
 
 
-def music(samples: int, rng: np.random.Generator) -> Wave:
-    """Broken chords on plucked strings: four harmonics-rich notes over and over, then the next chord."""
+def make_music(samples: int, rng: np.random.Generator) -> Wave:
+    """Broken chords on plucked strings: the notes of one chord in random order, then the next."""
     wave = np.zeros(samples)
     root, beat = rng.uniform(48, 60), rng.uniform(0.12, 0.22)  # MIDI note, seconds
-    shapes = (
-        [0, 4, 7, 12],
-        [0, 3, 7, 12],
-        [-3, 0, 4, 9],
-        [-7, -3, 0, 5],
-        [-5, -1, 2, 7],
-    )  # I, i, vi, IV, V
+    # I, i, vi, IV, V
+    chords = ([0, 4, 7, 12], [0, 3, 7, 12], [-3, 0, 4, 9], [-7, -3, 0, 5], [-5, -1, 2, 7])
     decay, bright = rng.uniform(0.4, 0.9), rng.uniform(0.8, 1.6)
-    place, chord = 0.0, shapes[rng.integers(0, 2)]
+    place, chord = 0.0, chords[rng.integers(0, 2)]
     while place < samples / RATE:
         _add(wave, place, _pluck(root + chord[0] - 12, 2 * decay, bright))
         for note in rng.permutation(chord):
             _add(wave, place, _pluck(root + 12 + note, decay, bright))
             place += beat
-        chord = shapes[rng.integers(len(shapes))]
+        chord = chords[rng.integers(len(chords))]
     return wave
 
 
 def _pluck(note: float, decay: float, bright: float) -> Wave:
-    """Eight harmonics of a string, the higher ones dying sooner; each is the one before, turned once more."""
+    """Eight harmonics of a string; the higher ones fade sooner."""
     time = np.arange(round(2 * decay * RATE)) / RATE
     pitch = 440 * 2 ** ((note - 69) / 12)
+    # the next harmonic is this one times `turn`
     turn = np.exp((2j * np.pi * pitch - 0.4 / decay) * time)
     partial = np.exp((2j * np.pi * pitch - 1 / decay) * time)
     tone = np.zeros(len(time))
@@ -155,8 +150,8 @@ def _add(wave: Wave, place: float, sound: Float[np.ndarray, "shorter"]) -> None:
 
 
 SCENES: dict[str, Callable[[int, np.random.Generator], Wave]] = {
-    "rain": rain,
-    "siren": siren,
-    "birds": birds,
-    "music": music,
+    "rain": make_rain,
+    "siren": make_siren,
+    "birds": make_birds,
+    "music": make_music,
 }

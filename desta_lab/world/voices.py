@@ -3,6 +3,7 @@
 import _ctypes
 import ctypes
 import functools
+import itertools
 import shutil
 import tempfile
 import threading
@@ -19,21 +20,13 @@ from jaxtyping import Float
 
 from desta_lab.audio import RATE
 
-ACCENTS = {
-    "American": "en-us",
-    "Scottish": "en-gb-scotland",
-    "Caribbean": "en-029",
-}  # value → espeak-ng language
+# accent → the language of espeak-ng
+ACCENTS = {"American": "en-us", "Scottish": "en-gb-scotland", "Caribbean": "en-029"}
 SPEAKERS_PER_GENDER = 32
-_ENGLISH_FILES = (
-    "phondata",
-    "phonindex",
-    "phontab",
-    "intonations",
-    "en_dict",
-)  # what English needs, of 127 languages
+# what English needs of espeak-ng's data for 127 languages
+_ENGLISH_FILES = ("phondata", "phonindex", "phontab", "intonations", "en_dict")
 _WORD, _END = 1, 5  # event types of speak_lib.h
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come to the callback before the call returns
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples reach the callback before the call returns
 _UTF8 = 1  # espeakCHARS_UTF8
 _BUFFER = 1000  # milliseconds of sound a callback receives: few calls into Python
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
@@ -64,23 +57,17 @@ class Utterance:
 @functools.cache
 def list_speakers() -> tuple[Speaker, ...]:
     """The 64 people of the spoken world, the same in every corpus: female_01 … female_32, male_01 … male_32."""
-    return tuple(
-        _speaker(gender, number)
-        for gender in ("female", "male")
-        for number in range(SPEAKERS_PER_GENDER)
-    )
+    genders, numbers = ("female", "male"), range(SPEAKERS_PER_GENDER)
+    return tuple(_draw_speaker(gender, number) for gender in genders for number in numbers)
 
 
-def _speaker(gender: str, number: int) -> Speaker:
-    """A vocal tract and a larynx drawn at random: formant places, strengths and widths, pitch, roughness, breath."""
+def _draw_speaker(gender: str, number: int) -> Speaker:
+    """A vocal tract and a larynx at random: formants, pitch, roughness, breath."""
     rng = np.random.default_rng([gender == "female", number])
     female = gender == "female"
-    pitch = (
-        rng.uniform(165, 225) if female else rng.uniform(78, 125)
-    )  # Hz, the floor of the intonation
-    tract = (
-        rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)
-    )  # a shorter tract raises all formants
+    # Hz, the floor of the intonation; and the scale of all formants: a shorter tract is higher
+    pitch = rng.uniform(165, 225) if female else rng.uniform(78, 125)
+    tract = rng.uniform(1.10, 1.20) if female else rng.uniform(0.93, 1.02)
     lines = [f"pitch {pitch:.0f} {pitch * rng.uniform(1.3, 1.6):.0f}"]
     for formant in range(9):
         place = 100 * tract * rng.uniform(0.98, 1.02)
@@ -88,13 +75,17 @@ def _speaker(gender: str, number: int) -> Speaker:
         width = rng.uniform(105, 135) if female else rng.uniform(90, 110)
         lines.append(f"formant {formant} {place:.0f} {strength:.0f} {width:.0f}")
     breath = rng.integers(0, 5 if female else 3)
+
+    def draw(low: int, high: int) -> str:
+        return str(rng.integers(low, high))
+
     lines += [
-        f"roughness {rng.integers(0, 4)}",
-        f"flutter {rng.integers(0, 5)}",
-        f"breath 0 {breath} {breath} {breath} {breath} {breath} {breath} {breath}",
-        f"consonants {rng.integers(90, 125)} {rng.integers(90, 125)}",
-        f"tone 600 {rng.integers(150, 200)} 1500 {rng.integers(110, 150)} 3000 {rng.integers(80, 120)}",
-        f"stressAdd 0 0 {rng.integers(-15, 10)} {rng.integers(-15, 10)} 0 0 {rng.integers(-10, 20)} 20",
+        f"roughness {draw(0, 4)}",
+        f"flutter {draw(0, 5)}",
+        f"breath 0{f' {breath}' * 7}",
+        f"consonants {draw(90, 125)} {draw(90, 125)}",
+        f"tone 600 {draw(150, 200)} 1500 {draw(110, 150)} 3000 {draw(80, 120)}",
+        f"stressAdd 0 0 {draw(-15, 10)} {draw(-15, 10)} 0 0 {draw(-10, 20)} 20",
     ]
     return Speaker(f"{gender}_{number + 1:02d}", gender, tuple(lines))
 
@@ -118,7 +109,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 class Synthesiser:
-    """espeak-ng with the speakers of this world; one per process, because the library is a global thing."""
+    """espeak-ng with the speakers of this world; one per process, as the library has global state."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -131,14 +122,13 @@ class Synthesiser:
         self._callback = _Callback(self._receive)
 
     @contextmanager
-    def _library(self) -> Iterator[ctypes.CDLL]:
-        """The library, loaded anew: it never rewinds its counters, so a clip would depend on the one before."""
+    def _load_library(self) -> Iterator[ctypes.CDLL]:
+        """The library, loaded anew: it never resets its counters, so clips would depend on order."""
         library = ctypes.CDLL(self._path)
         self._rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER, self._folder.encode(), 0)
         if self._rate <= 0:
-            raise VoiceError(
-                f"espeak-ng gave {self._rate} instead of a sample rate; reinstall espeakng-loader."
-            )
+            fault = f"espeak-ng gave {self._rate} instead of a sample rate"
+            raise VoiceError(f"{fault}; reinstall espeakng-loader.")
         library.espeak_SetSynthCallback(self._callback)
         try:
             yield library
@@ -150,17 +140,13 @@ class Synthesiser:
     def _receive(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        index = 0
-        while events[index].kind:
-            event = events[index]
+        for event in itertools.takewhile(lambda event: event.kind, events):
             if event.kind in (_WORD, _END):
-                self._events.append(
-                    (event.kind, event.text_position - 1, event.milliseconds / 1000)
-                )
-            index += 1
+                moment = event.milliseconds / 1000
+                self._events.append((event.kind, event.text_position - 1, moment))
         return 0
 
-    def say(
+    def speak(
         self,
         text: str,
         speaker: str,
@@ -170,36 +156,38 @@ class Synthesiser:
         pitch: int = 50,
         melody: int = 50,
     ) -> Utterance:
-        """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50."""
+        """Speak a text. Pitch and melody (its range) run from 0 to 100 around the speaker's own 50.
+
+        Raises VoiceError if there is no such speaker.
+        """
         if speaker not in {known.name for known in list_speakers()}:
             raise VoiceError(f"There is no speaker {speaker!r}; there are female_01 … male_32.")
-        with self._lock, self._library() as library:
+        voice = f"{ACCENTS[accent]}+{speaker}"
+        settings = {_RATE: words_per_minute, _VOLUME: _HEADROOM, _PITCH: pitch, _RANGE: melody}
+        with self._lock, self._load_library() as library:
             self._samples: list[np.ndarray] = []
             self._events: list[tuple[int, int, float]] = []
-            voice = f"{ACCENTS[accent]}+{speaker}"
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise VoiceError(
-                    f"espeak-ng refused the voice {voice!r}; reinstall espeakng-loader."
-                )
-            settings = {_RATE: words_per_minute, _VOLUME: _HEADROOM, _PITCH: pitch, _RANGE: melody}
+                fault = f"espeak-ng refused the voice {voice!r}"
+                raise VoiceError(f"{fault}; reinstall espeakng-loader.")
             for parameter, value in settings.items():
                 library.espeak_SetParameter(parameter, int(value), 0)
             data = text.encode()
             library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
             wave = np.concatenate(self._samples).astype(np.float32) / 2**15
             events = list(self._events)
-        wave = soxr.resample(wave, self._rate, RATE)
-        return Utterance(cast(np.ndarray, wave), _words(text, events, len(wave) / RATE))
+        wave = cast(np.ndarray, soxr.resample(wave, self._rate, RATE))
+        return Utterance(wave, _time_words(text, events, len(wave) / RATE))
 
 
-def _words(
+def _time_words(
     text: str, events: list[tuple[int, int, float]], seconds: float
 ) -> tuple[tuple[str, float, float], ...]:
     """Events → (word, start, end), every word of the text once.
 
-    A word lasts until the next event, be it a word or the end of a sentence. espeak-ng reports some pairs ("for a",
-    "in the") as one word; they share its time by their letters.
+    A word lasts until the next event, be it a word or the end of a sentence. espeak-ng reports
+    some pairs ("for a", "in the") as one word; they share its time by their letters.
     """
     starts = [event for event in events if event[0] == _WORD]
     places = [place for _, place, _ in starts[1:]] + [len(text)]
@@ -222,20 +210,19 @@ def _write_data(source: Path, folder: Path) -> None:
     variants.mkdir(parents=True)
     for speaker in list_speakers():
         header = ("language variant", f"name {speaker.name}", f"gender {speaker.gender}")
-        (variants / speaker.name).write_text(
-            "\n".join(header + speaker.lines) + "\n", encoding="utf-8"
-        )
+        text = "\n".join(header + speaker.lines) + "\n"
+        (variants / speaker.name).write_text(text, encoding="utf-8")
 
 
 def whisper_filter(
     wave: Float[np.ndarray, "sample"], rng: np.random.Generator
 ) -> Float[np.ndarray, "sample"]:
-    """The same vocal tract driven by noise instead of the larynx: linear prediction, frame by frame, no pitch left."""
-    hop, size, order = (
-        RATE // 100,
-        RATE // 40,
-        18,
-    )  # 10 ms, 25 ms; one pole pair per kHz and two for the source
+    """A whisper: the same vocal tract driven by noise instead of the larynx, so no pitch is left.
+
+    The tract is found by linear prediction, frame by frame.
+    """
+    hop, size = RATE // 100, RATE // 40  # 10 ms, 25 ms
+    order = 18  # one pole pair per kHz and two for the source
     window = np.hanning(size)
     count = max(1, 1 + (len(wave) - size) // hop)
     index = hop * np.arange(count)[:, None] + np.arange(size)
@@ -243,9 +230,8 @@ def whisper_filter(
     frames = padded[index] * window
     power = np.abs(np.fft.rfft(frames, 2 * size)) ** 2
     correlation = np.fft.irfft(power)[:, : order + 1]
-    correlation[:, 0] = (
-        correlation[:, 0] * 1.0001 + 1e-9
-    )  # a little white noise keeps every frame solvable
+    # a little white noise keeps every frame solvable
+    correlation[:, 0] = correlation[:, 0] * 1.0001 + 1e-9
     lags = np.abs(np.arange(order)[:, None] - np.arange(order))
     poles = np.linalg.solve(correlation[:, lags], correlation[:, 1:, None])[..., 0]
     gain = np.sqrt(np.maximum(correlation[:, 0] - (poles * correlation[:, 1:]).sum(1), 0))

@@ -31,7 +31,8 @@ from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import build
 from desta_lab.training import checkpoints
 from desta_lab.views import card, replies, style
-from desta_lab.world import attributes, recipes, sources, spoken
+from desta_lab.world import attributes, public_corpora, spoken
+from desta_lab.world.tables import corpus_from_folder
 
 lesson = desta_lab.setup("10")
 lab = lesson.lab
@@ -338,7 +339,7 @@ def stand_in(folder, count=16):
 
 # %%
 folder = Path(FOLDER) if FOLDER else stand_in(lab.root / "own" / "standin")
-own = sources.corpus_from_folder(folder)
+own = corpus_from_folder(folder)
 pd.read_csv(folder / "clips.csv").head(4)
 
 # %% [markdown]
@@ -350,7 +351,7 @@ table = (folder / "clips.csv").read_text().splitlines()
     "\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")])
 )
 try:
-    sources.corpus_from_folder(folder, "bad.csv")
+    corpus_from_folder(folder, "bad.csv")
 except CorpusError as error:
     print(str(error).replace(str(folder), "…"))
 
@@ -513,7 +514,7 @@ def as_if_yours(folder, count=96):
 
 
 # %%
-corpus = sources.corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
+corpus = corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
 few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
 job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
 job.llm = build.build_audio_llm(few, root=lab.root / "models", seed=0)
@@ -714,17 +715,17 @@ card.write_card(lesson.out / "ablation", result).name
 #
 # ## The emotion track
 #
-# *“Answer me!”*, shouted, is heard as anger only if the data can teach it. In the course's corpus nobody is angry: `loudness` is how loud a file is, no description names a feeling, so no target does, and nothing tells the connector that a strained voice matters. More steps do not change that; other data do. Two corpora of actors ship as recipes, which is to say as rows, words and licence, not as audio:
+# *“Answer me!”*, shouted, is heard as anger only if the data can teach it. In the course's corpus nobody is angry: `loudness` is how loud a file is, no description names a feeling, so no target does, and nothing tells the connector that a strained voice matters. More steps do not change that; other data do. Two public corpora of actors ship as what is needed to read and describe them, not as audio:
 
 # %%
-for one in (recipes.CREMA_D, recipes.RAVDESS):
+for one in (public_corpora.CREMA_D, public_corpora.RAVDESS):
     print(f"{one.name}: {', '.join(one.attributes['emotion'])}\n{one.licence}\n{one.how_to_get}\n")
 
 # %% [markdown]
 # A clip of CREMA-D would be read to the backbone like this:
 
 # %%
-recipes.CREMA_D.describe(
+public_corpora.CREMA_D.describe(
     {"gender": "female", "age": "fifties", "emotion": "angry", "intensity": "high"}
 )
 
@@ -737,14 +738,14 @@ recipes.CREMA_D.describe(
 # from desta_lab.model import build, presets
 # from desta_lab.views import card
 # from desta_lab.views.progress import bars
-# from desta_lab.world import recipes
+# from desta_lab.world import public_corpora
 #
-# corpus = recipes.CREMA_D.corpus("CREMA-D")  # checks every file; 91 actors, dealt 80 : 10 : 10
+# corpus = public_corpora.CREMA_D.build("CREMA-D")  # checks every file; 91 actors, dealt 80 : 10 : 10
 # job = desta_lab.Quickstart(presets.t4(), corpus=corpus, label="gender", progress=bars())
 # print(card.text(job.run()))
 # ```
 #
-# With `label="gender"` emotion is asked of both runs and trained as a question in neither: a target mentions it, no prompt asks for it. RAVDESS is the same with `recipes.RAVDESS.corpus(folder)` (24 actors; its test has four voices, the fewest that get a verdict). The encoded clips take disk: 4 layers × 200 frames × 768 numbers of two bytes are 1.2 MB each with `t4`, some 7 GB for CREMA-D's training clips.
+# With `label="gender"` emotion is asked of both runs and trained as a question in neither: a target mentions it, no prompt asks for it. RAVDESS is the same with `public_corpora.RAVDESS.build(folder)` (24 actors; its test has four voices, the fewest that get a verdict). The encoded clips take disk: 4 layers × 200 frames × 768 numbers of two bytes are 1.2 MB each with `t4`, some 7 GB for CREMA-D's training clips.
 #
 # What to expect: not much, and a card that says so. *People* who only heard CREMA-D's clips named the intended emotion in 40.9 % of them, with six to choose from (Cao et al. 2014, abstract). On SAKURA's emotion track, five hundred clips in multiple choice, DeSTA2 answered 34.8 % of the direct questions and Qwen2-Audio-Instruct 64.2 % (SAKURA's README; the numbers stand in `data/published.csv`). So look at the distance of *emotion* to its controls, not at whether it looks like 1; at whether the text oracle can answer at all; and at angry against neutral before all six. Acted anger in twelve fixed sentences is also not your own shout: that would be another test.
 #

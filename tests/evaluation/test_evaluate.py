@@ -8,7 +8,7 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.evaluate import FreeForm, answer_free_form, evaluate, oracle_accuracy
 from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.world.recipes import describe_plainly
+from desta_lab.world.describe import describe_plainly
 from tests import tiny
 
 ASKED = [task for task in task_ladder() if task.rung == 3]

@@ -7,7 +7,8 @@ from desta_lab.evaluation.constraints import is_obeyed
 from desta_lab.evaluation.tasks import Task, named_values, task_ladder
 from desta_lab.training import targets
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
-from desta_lab.world.recipes import CREMA_D, describe_plainly
+from desta_lab.world.describe import describe_plainly
+from desta_lab.world.public_corpora import CREMA_D
 
 OWN = {
     "emotion": ("neutral", "angry"),

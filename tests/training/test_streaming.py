@@ -20,7 +20,7 @@ from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
 from desta_lab.training.trainer import TrainConfig, train
-from desta_lab.world.sources import Manifest, iterate_manifest
+from desta_lab.world.manifests import Manifest, iterate_manifest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_the_text_of_a_clip_becomes_its_transcript_where_it_is_asked_for(path, c
 
 @pytest.mark.parametrize("size", [1, 700, 1 << 22])
 def test_wherever_blocks_end_lines_begin_where_they_begin(path, clips, size, monkeypatch):
-    monkeypatch.setattr("desta_lab.world.sources.BLOCK", size)
+    monkeypatch.setattr("desta_lab.world.manifests.BLOCK", size)
     text = path.read_text().replace("tone 3", "Ton ö")
     path.write_text(text.rstrip("\n"), encoding="utf-8")  # a last line needs no line break
     assert [row["id"] for row in Manifest(path, clips.folder)] == [f"row-{i}" for i in range(30)]
@@ -228,7 +228,7 @@ import json, sys, time
 from pathlib import Path
 from desta_lab.training.features import OnTheFly
 from desta_lab.training.trainer import Recipe, train
-from desta_lab.world.sources import Manifest
+from desta_lab.world.manifests import Manifest
 from tests import tiny
 
 clips, *manifests = map(Path, sys.argv[1:])
