@@ -4,19 +4,19 @@ import pytest
 
 from desta_lab.course import checks
 
-WRONG = [(name, mistake) for name, one in checks.every().items() for mistake in one.wrong]
+WRONG = [(name, mistake) for name, one in checks.load_checks().items() for mistake in one.wrong]
 
 
 @pytest.mark.parametrize("name, mistake", WRONG)
 def test_a_wrong_answer_is_caught_and_its_mistake_named(name: str, mistake: str) -> None:
-    said = checks.judge(name, checks.every()[name].wrong[mistake])
+    said = checks.judge(name, checks.load_checks()[name].wrong[mistake])
     assert said.state == "wrong"
     assert mistake.lower() in said.message.lower(), said.message
 
 
-@pytest.mark.parametrize("name", checks.every())
+@pytest.mark.parametrize("name", checks.load_checks())
 def test_every_check_ships_wrong_answers_and_knows_a_stub(name: str) -> None:
-    assert len(checks.every()[name].wrong) >= 2
+    assert len(checks.load_checks()[name].wrong) >= 2
     assert checks.judge(name, None).state == checks.judge(name, ...).state == "not attempted"
 
 

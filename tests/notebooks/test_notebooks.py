@@ -94,4 +94,4 @@ def test_every_check_of_a_notebook_exists_and_every_check_is_used(number: str) -
         for source in SOURCES.values()
         for name in re.findall(r'lesson\.check\("(\w+)"', source.read_text())
     }
-    assert used == set(checks.every())
+    assert used == set(checks.load_checks())

@@ -1,20 +1,23 @@
-"""One check per exercise, answering in words; each ships the wrong answers that it must catch, by name.
+"""One check per exercise, answering in words; each ships the wrong answers that it must catch.
 
-A check is a function of the answer that raises `Wrong` with a sentence, and returns nothing when all is well. It tests
-properties on small inputs of its own, never equality with hidden code. The files are named by the notebook's subject.
+A check is a function of the answer that raises `Wrong` with a sentence, and returns nothing when
+all is well. It tests properties on small inputs of its own, never equality with hidden code.
+The files are named by the notebook that they belong to.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, wraps
 from html import escape
 from typing import Any, Literal
 
+import numpy as np
+
 
 class Wrong(Exception):
-    """An answer has a property it must not have; the message names the mistake and where to look."""
+    """An answer has a property it must not have; the message names the mistake."""
 
 
 class _NotAttempted(Exception):
@@ -23,11 +26,11 @@ class _NotAttempted(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """An exercise's check with the wrong answers that it catches: name of the mistake → such an answer."""
+    """An exercise's check, and the wrong answers that it catches: mistake → answer."""
 
     name: str
     judge: Callable[[Any], None]
-    wrong: Mapping[str, Any]
+    wrong: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Judgement:
 
     def _repr_html_(self) -> str:
         style = f"border-left: .4em solid {_COLOURS[self.state]}; padding: .2em .8em"
-        return f'<div style="{style}">{_SIGNS[self.state]} <b>{escape(self.name)}</b>: {escape(self.message)}</div>'
+        text = f"{_SIGNS[self.state]} <b>{escape(self.name)}</b>: {escape(self.message)}"
+        return f'<div style="{style}">{text}</div>'
 
 
 _SIGNS = {"passed": "✓", "wrong": "✗", "not attempted": "…"}
@@ -51,21 +55,48 @@ _COLOURS = {"passed": "#009E73", "wrong": "#D55E00", "not attempted": "#7F7F7F"}
 _CHECKS: dict[str, Check] = {}
 
 
-def check(*, wrong: Mapping[str, Any]) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Register a function as the check of the exercise that has its name."""
+def catches(mistake: str, answer: Any) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Make a function the check of the exercise of its name, which must catch this wrong answer.
+
+    The message that catches the answer contains the words of the mistake.
+    """
 
     def register(judge: Callable[[Any], None]) -> Callable[[Any], None]:
         name = judge.__name__
-        if name in _CHECKS and _CHECKS[name].judge.__module__ != judge.__module__:
+        check = _CHECKS.setdefault(name, Check(name, judge))
+        if check.judge.__module__ != judge.__module__:
             raise ValueError(f"Two checks are called {name}; give one of them another name.")
-        _CHECKS[name] = Check(name, judge, wrong)
+        check.wrong[mistake] = answer
         return judge
 
     return register
 
 
+def expect_shape(got: Any, shape: tuple[int, ...], axes: str) -> None:
+    """Refuse a result that has another shape than these axes have."""
+    if tuple(got.shape) != tuple(shape):
+        raise Wrong(f"The shape should be {axes} = {tuple(shape)}; yours is {tuple(got.shape)}.")
+
+
+def refuse(got: Any, mistaken: Mapping[str, Any], tolerance: float = 1e-4) -> None:
+    """Refuse a result that equals one of some mistaken values: sentence → value."""
+    for sentence, value in mistaken.items():
+        if same(got, value, tolerance):
+            raise Wrong(sentence)
+
+
+def same(got: Any, value: Any, tolerance: float = 1e-4) -> bool:
+    """Whether two results have the same shape and nearly the same numbers."""
+    a, b = _numbers(got), _numbers(value)
+    return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
+
+
 @cache
-def every() -> dict[str, Check]:
+def load_checks() -> dict[str, Check]:
     """Every check there is, by the name of its exercise."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
@@ -73,24 +104,25 @@ def every() -> dict[str, Check]:
 
 
 def judge(name: str, answer: Any) -> Judgement:
-    """What the check of an exercise says about an answer; an answer that breaks is told so, never raised.
+    """Judge an answer to an exercise; an answer that stops with an error is wrong, and named so.
 
     Raises:
         ValueError: there is no check of that name.
     """
-    if name not in every():
-        raise ValueError(f"There is no check {name!r}; there are {', '.join(sorted(every()))}.")
+    known = load_checks()
+    if name not in known:
+        raise ValueError(f"There is no check {name!r}; there are {', '.join(sorted(known))}.")
     try:
         if answer is None or answer is ...:
             raise _NotAttempted
-        every()[name].judge(_attempted(answer) if callable(answer) else answer)
+        known[name].judge(_attempted(answer) if callable(answer) else answer)
     except (_NotAttempted, NotImplementedError):
         return Judgement(name, "not attempted", "Not attempted yet.")
     except Wrong as mistake:
         return Judgement(name, "wrong", str(mistake))
     except Exception as error:
-        said = f"Your answer stopped with {type(error).__name__}: {error}. Run it by hand on a small input first."
-        return Judgement(name, "wrong", said)
+        stopped = f"Your answer stopped with {type(error).__name__}: {error}."
+        return Judgement(name, "wrong", f"{stopped} Run it by hand on a small input first.")
     return Judgement(name, "passed", "All properties hold.")
 
 

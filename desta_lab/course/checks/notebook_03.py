@@ -1,230 +1,160 @@
-"""Checks of notebook 03: perplexity, whole words, and descriptions that leak into the prompt."""
+"""Checks of notebook 03: perplexity, whole words, descriptions that leak into the prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from desta_lab.clips import Clip
-from desta_lab.course.checks import Wrong, check
+from desta_lab.course.checks import Wrong, catches, refuse, same
 from desta_lab.model import chat
 from desta_lab.training import targets
+from desta_lab.training.targets import Target
 from desta_lab.world.attributes import DESCRIBED
 from desta_lab.world.describe import describe, mentioned_values
 
 
-def _nats(logits: torch.Tensor, ids: torch.Tensor, shift: int = 1) -> torch.Tensor:
-    """The surprise of every id but the first, in nats."""
-    logp = logits.log_softmax(-1)
-    return -logp[1 - shift : len(ids) - shift].gather(1, ids[1:, None])[:, 0]
+def _nats(logits: Tensor, ids: Tensor, start: int = 1, shift: int = 1) -> Tensor:
+    """The surprise of every token from `start` on, in nats."""
+    logp = logits.log_softmax(-1)[start - shift : len(ids) - shift]
+    return -logp.gather(1, ids[start:, None])[:, 0]
 
 
-def _certain(ids: torch.Tensor, vocabulary: int, chances: Sequence[float]) -> torch.Tensor:
-    """Logits of a model that gives each id (from the second on) this probability, and shares out the rest evenly."""
-    rows = []
-    for token, p in zip(ids[1:].tolist(), chances, strict=True):
-        row = torch.full((vocabulary,), (1 - p) / (vocabulary - 1))
-        row[token] = p
-        rows.append(row)
-    return torch.stack([*rows, torch.full((vocabulary,), 1 / vocabulary)]).log()
+def _mean_of_probabilities(logits: Tensor, ids: Tensor, start: int) -> Tensor:
+    return 1 / (-_nats(logits, ids, start)).exp().mean()
 
 
-@check(
-    wrong={
-        "unshifted loss": lambda logits, ids, start: (
-            _nats(logits, ids, shift=0)[start - 1 :].mean().exp()
-        ),
-        "the prompt is counted too": lambda logits, ids, start: _nats(logits, ids).mean().exp(),
-        "sum instead of mean": lambda logits, ids, start: (
-            _nats(logits, ids)[start - 1 :].sum().exp()
-        ),
-        "probabilities are averaged, not their logarithms": lambda logits, ids, start: (
-            1 / (-_nats(logits, ids)[start - 1 :]).exp().mean()
-        ),
-    }
-)
-def perplexity(answer: Callable[[torch.Tensor, torch.Tensor, int], Any]) -> None:
-    """The exponential of the mean surprise of the response's tokens, each predicted from the position before it."""
-    ids = torch.tensor([0, 1, 2, 3, 4, 5])
-    sure = float(answer(_certain(ids, 8, [0.99] * 5), ids, 3))
+@catches("unshifted loss", lambda logits, ids, start: _nats(logits, ids, start, 0).mean().exp())
+@catches("the prompt is counted too", lambda logits, ids, start: _nats(logits, ids).mean().exp())
+@catches("sum instead of mean", lambda logits, ids, start: _nats(logits, ids, start).sum().exp())
+@catches("probabilities are averaged, not their logarithms", _mean_of_probabilities)
+def perplexity(answer: Callable[[Tensor, Tensor, int], Any]) -> None:
+    """The exponential of the mean surprise of the response's tokens."""
+
+    def measured(chances: Sequence[float], start: int) -> float:
+        return float(answer(_model_with(chances), torch.arange(6), start))
+
+    sure = measured([0.99] * 5, 3)
     if sure > 2:
-        raise Wrong(
-            f"A model that is 99 % sure of every next token has perplexity 1.01, not {sure:.3g}: unshifted loss. The "
-            "logits at position t are about the token at t + 1."
-        )
-    half = float(answer(_certain(ids, 8, [0.01, 0.01, 0.5, 0.5, 0.5]), ids, 3))
-    if np.isclose(half, 8.0, rtol=1e-3):
-        raise Wrong(
-            "Three tokens of probability 1/2 give perplexity 2, not 8: sum instead of mean."
-        )
+        raise Wrong(f"Sure of every next token, this is 1.01, not {sure:.3g}: unshifted loss.")
+    half = measured([0.01, 0.01, 0.5, 0.5, 0.5], 3)
+    refuse(half, {"Three tokens of probability 1/2 give 2, not 8: sum instead of mean.": 8.0}, 1e-3)
     if half > 3:
-        raise Wrong(
-            f"The response's tokens have probability 1/2 each, so its perplexity is 2, not {half:.3g}: the prompt is "
-            "counted too. Only tokens from `start` on belong to the response."
-        )
-    uneven = float(answer(_certain(ids, 8, [0.5, 0.5, 0.5, 0.5, 0.125]), ids, 4))
-    if np.isclose(uneven, 3.2, rtol=1e-3):
-        raise Wrong(
-            "Probabilities 1/2 and 1/8 give 4, not 3.2: probabilities are averaged, not their logarithms."
-        )
-    if not (np.isclose(half, 2, rtol=1e-3) and np.isclose(uneven, 4, rtol=1e-3)):
-        raise Wrong(
-            f"Probabilities of 1/2 should give 2, and 1/2 with 1/8 should give 4; you give {half:g}, {uneven:g}."
-        )
+        raise Wrong(f"Tokens of probability 1/2 give 2, not {half:.3g}: the prompt is counted too.")
+    uneven = measured([0.5, 0.5, 0.5, 0.5, 0.125], 4)
+    if same(uneven, 3.2, 1e-3):
+        raise Wrong("1/2 and 1/8 give 4: probabilities are averaged, not their logarithms.")
+    if not same((half, uneven), (2, 4), 1e-3):
+        raise Wrong(f"1/2 should give 2, and 1/2 with 1/8 give 4; you give {half:g}, {uneven:g}.")
 
 
-@check(
-    wrong={
-        "a part of a word counts": lambda text, words: any(word in text.lower() for word in words),
-        "case-sensitive": lambda text, words: bool(
-            {part.strip(".,;:!?") for part in text.split()} & set(words)
-        ),
-        "punctuation sticks to the word": lambda text, words: bool(
-            set(text.lower().split()) & set(words)
-        ),
-    }
-)
+def _model_with(chances: Sequence[float], vocabulary: int = 8) -> Tensor:
+    """Logits of a model that gives tokens 1, 2, … these probabilities, and shares out the rest."""
+    p = torch.tensor([*chances, 1 / vocabulary])[:, None]
+    table = ((1 - p) / (vocabulary - 1)).expand(-1, vocabulary).clone()
+    rows = torch.arange(len(p))
+    table[rows, rows + 1] = p[:, 0]
+    return table.log()
+
+
+def _case_sensitive(text: str, words: Sequence[str]) -> bool:
+    return bool({part.strip(".,;:!?") for part in text.split()} & set(words))
+
+
+@catches("a part of a word counts", lambda text, words: any(w in text.lower() for w in words))
+@catches("case-sensitive", _case_sensitive)
+@catches("punctuation sticks", lambda text, words: bool(set(text.lower().split()) & set(words)))
 def says(answer: Callable[[str, Sequence[str]], bool]) -> None:
-    """Whether a text holds one of some words, whole, whatever its case and the punctuation around it."""
-    if answer("A female speaker talks.", ["male", "man"]):
-        raise Wrong(
-            "“A female speaker” does not say “male”: a part of a word counts in your version."
-        )
-    if not answer("The speaker is a man.", ["male", "man"]):
+    """Whether a text holds one of some words, whole, in any case and punctuation."""
+    words = ["male", "man"]
+    if answer("A female speaker talks.", words):
+        raise Wrong("“A female speaker” does not say “male”: a part of a word counts for you.")
+    if not answer("The speaker is a man.", words):
         raise Wrong("“The speaker is a man.” says “man”, but punctuation sticks to the word.")
-    if not answer("Male voice with rain behind", ["male", "man"]):
+    if not answer("Male voice with rain behind", words):
         raise Wrong("“Male voice” says “male”, but your version is case-sensitive.")
-    if answer("A voice with rain behind", ["male", "man"]) or not answer(
-        "a man talks", ["male", "man"]
-    ):
-        raise Wrong(
-            "“A voice with rain” says neither “male” nor “man”, and “a man talks” says “man”."
-        )
+    if answer("A voice with rain behind", words) or not answer("a man talks", words):
+        raise Wrong("“A voice with rain” does not say “man”, and “a man talks” does.")
 
 
-def _row(
-    name: str,
-    description: str,
-    prompt: str,
-    response: str = "I hear it.",
-    system: str = chat.SYSTEM,
-) -> dict:
+FACT = "A female speaker with a Scottish accent."
+SECRET = FACT.lower()
+
+
+def _row(prompt: str, response: str = "I hear it.", system: str = chat.SYSTEM) -> dict:
     messages = chat.audio_messages(prompt, system)
-    return {
-        "id": name,
-        "seed_description": description,
-        "prompt": prompt,
-        "response": response,
-        "messages": messages,
-    }
+    row = {"id": "it", "seed_description": FACT, "prompt": prompt, "response": response}
+    return row | {"messages": messages}
 
 
 def _leaking(holds: Callable[[dict], bool]) -> Callable[[list[dict]], list[str]]:
     return lambda examples: [row["id"] for row in examples if holds(row)]
 
 
-@check(
-    wrong={
-        "only exact prompts are compared": _leaking(
-            lambda row: row["prompt"].lower() == row["seed_description"].lower()
-        ),
-        "looks at the response only": _leaking(
-            lambda row: row["seed_description"].lower() in row["response"].lower()
-        ),
-        "case-sensitive": _leaking(
-            lambda row: any(row["seed_description"] in m["content"] for m in row["messages"])
-        ),
-        "only one message is read": _leaking(
-            lambda row: row["seed_description"].lower() in row["messages"][-1]["content"].lower()
-        ),
-    }
+@catches("only exact prompts are compared", _leaking(lambda row: row["prompt"].lower() == SECRET))
+@catches("looks at the response only", _leaking(lambda row: SECRET in row["response"].lower()))
+@catches("case-sensitive", _leaking(lambda row: any(FACT in m["content"] for m in row["messages"])))
+@catches(
+    "only one message is read",
+    _leaking(lambda row: SECRET in row["messages"][-1]["content"].lower()),
 )
 def find_leaks(answer: Callable[[list[dict]], list[str]]) -> None:
     """The ids of the examples whose messages hold their own description."""
-    fact = "A female speaker with a Scottish accent."
-    clean = [
-        _row("clean", fact, "What do you hear?"),
-        _row("other", "A male speaker.", "Is it a woman?", "A woman."),
-    ]
-    told = _row("response", fact, "What do you hear?", response=fact)
-    if "response" in list(answer([told])):
-        raise Wrong(
-            "A response may repeat the description, that is what is learned: yours looks at the response only."
-        )
-    if list(answer(clean)):
-        raise Wrong(
-            f"{', '.join(answer(clean))}: no message holds the description there, so nothing leaks."
-        )
-    if list(answer([_row("inside", fact, f"Here is a clip. {fact} What do you hear?")])) != [
-        "inside"
-    ]:
-        raise Wrong(
-            "A description in the middle of a prompt got through: only exact prompts are compared."
-        )
-    if list(answer([_row("loud", fact, f"{fact.upper()} What do you hear?")])) != ["loud"]:
-        raise Wrong(
-            "The description in capital letters got through: your search is case-sensitive."
-        )
-    if list(
-        answer([_row("system", fact, "What do you hear?", system=f"You are told this: {fact}")])
-    ) != ["system"]:
+    other = _row("Is it a woman?", "A woman.") | {"seed_description": "A male speaker."}
+
+    def found(*examples: dict) -> list[str]:
+        return sorted(answer(list(examples)))
+
+    if found(_row("What do you hear?", response=FACT)):
+        raise Wrong("A response may repeat the description: yours looks at the response only.")
+    if found(_row("What do you hear?"), other):
+        raise Wrong("You find a leak where no message holds the description of its clip.")
+    if not found(_row(f"Here is a clip. {FACT} What do you hear?")):
+        raise Wrong("A description inside a prompt got through: only exact prompts are compared.")
+    if not found(_row(f"{FACT.upper()} What do you hear?")):
+        raise Wrong("The description in capitals got through: your search is case-sensitive.")
+    if not found(_row("What do you hear?", system=f"You are told this: {FACT}")):
         raise Wrong("A description in the system's message got through: only one message is read.")
-    mixed = [*clean, _row("one", fact, fact), _row("two", fact, f"{fact} Well?")]
-    if sorted(answer(mixed)) != ["one", "two"]:
-        raise Wrong(
-            f"The leaking examples are one and two; you name {', '.join(map(str, answer(mixed))) or 'none'}."
-        )
+    got = found(other, _row(FACT) | {"id": "one"}, _row(f"{FACT} Well?") | {"id": "two"})
+    if got != ["one", "two"]:
+        raise Wrong(f"The examples one and two leak; you name {', '.join(map(str, got))}.")
 
 
-@check(
-    wrong={
-        "the builder finds it": lambda target: replace(
-            target, prompt=f"{target.description} {target.prompt}"
-        ),
-        "the prompt tells nothing": lambda target: replace(
-            target, prompt="What can you hear in this clip?"
-        ),
-        "the response was changed": lambda target: replace(
-            target, prompt=f"{target.response} {target.prompt}", response="I hear a clip."
-        ),
-    }
-)
-def smuggled(answer: Callable[[targets.Target], targets.Target]) -> None:
-    """A target whose prompt gives away the clip's attributes and passes the builder all the same."""
+def _smuggling(**texts: str) -> Callable[[Target], Target]:
+    """An answer that fills the target's own texts into those that replace them."""
+
+    def answer(target: Target) -> Target:
+        fields: dict[str, Any] = {name: text.format(**vars(target)) for name, text in texts.items()}
+        return replace(target, **fields)
+
+    return answer
+
+
+@catches("the builder finds it", _smuggling(prompt="{description} {prompt}"))
+@catches("the prompt tells nothing", _smuggling(prompt="What can you hear in this clip?"))
+@catches("the response was changed", _smuggling(prompt="{response}", response="I hear a clip."))
+def smuggled(answer: Callable[[Target], Target]) -> None:
+    """A target whose prompt gives away the clip's attributes and passes the builder."""
+    facts = {"rate": "slow", "loudness": "loud", "manner": "spoken", "scene": "rain"}
     for gender, accent in (("female", "Scottish"), ("male", "Caribbean")):
-        facts = {
-            "gender": gender,
-            "accent": accent,
-            "rate": "slow",
-            "loudness": "loud",
-            "manner": "spoken",
-            "scene": "rain",
-            "topic": "food",
-        }
-        clip = Clip("check", "check.wav", 4.0, "", "nobody", facts)
+        facts |= {"gender": gender, "accent": accent, "topic": "food"}
         own = (
-            f"The speaker is {gender}. The accent is {accent}. The speed is slow. The volume is high. In the "
-            + ("background there is rain. The speaker talks.")
+            f"The speaker is {gender}. The accent is {accent}. The speed is slow. The volume is "
+            "high. In the background there is rain. The speaker talks."
         )
-        given = targets.Target(
-            describe(facts), "Paraphrase the description.", own, "self", "check", "", "greedy"
-        )
+        prompt = "Paraphrase the description."
+        given = Target(describe(facts), prompt, own, "self", "check", "", "greedy")
         got = answer(given)
         if (got.response, got.description) != (given.response, given.description):
-            raise Wrong(
-                "Response and description stay as they are; here the response was changed, or the description."
-            )
+            raise Wrong("Description and response stay as they are; the response was changed.")
         try:
-            targets.clip_row(clip, got, "check")
+            targets.clip_row(Clip("check", "check.wav", 4.0, "", "nobody", facts), got, "check")
         except targets.TargetError:
-            raise Wrong(
-                "TargetError: the builder finds it. Tell the same in other words."
-            ) from None
-        told = [name for name in DESCRIBED if mentioned_values(got.prompt, name) == {facts[name]}]
-        if len(told) < 3:
-            raise Wrong(
-                f"The prompt tells nothing, or little: it names {len(told)} of 6 attributes rightly ({got.prompt!r}); "
-                "three would do."
-            )
+            raise Wrong("TargetError: the builder finds it. Use other words.") from None
+        given_away = [
+            name for name in DESCRIBED if mentioned_values(got.prompt, name) == {facts[name]}
+        ]
+        if len(given_away) < 3:
+            raise Wrong(f"{len(given_away)} of 6 attributes (3 do): the prompt tells nothing.")

@@ -1,63 +1,44 @@
-"""Checks of notebook 07: a map by hand, clusters made of noise, similarity without its bias, the gap on a scale."""
+"""Checks of notebook 07: a map by hand, clusters of noise, similarity without bias, the gap."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from desta_lab.analysis import geometry
-from desta_lab.course.checks import Wrong, check
-
-# ---- a map by hand ----
+from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
 
 
-def _projected(site: np.ndarray, centre: bool = True, first: slice = slice(0, 2)) -> np.ndarray:
-    centred = site - site.mean(0) if centre else site
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    flat: np.ndarray = centred @ axes[first].T
+def _axes(site: np.ndarray) -> np.ndarray:
+    """The directions in which centred rows differ, from most to least."""
+    return np.linalg.svd(site - site.mean(0), full_matrices=False)[2]
+
+
+def _projected(site: np.ndarray, first: slice = slice(0, 2)) -> np.ndarray:
+    flat: np.ndarray = (site - site.mean(0)) @ _axes(site)[first].T
     return flat
 
 
-@check(
-    wrong={
-        "not centred": lambda site: _projected(site, centre=False),
-        "rows and columns swapped": lambda site: np.linalg.svd(site - site.mean(0))[2][:2].T,
-        "the directions in which the clips differ least": lambda site: _projected(
-            site, first=slice(-2, None)
-        ),
-        "only the sizes are kept": lambda site: np.abs(_projected(site)),
-    }
-)
+@catches("not centred", lambda site: site @ np.linalg.svd(site, full_matrices=False)[2][:2].T)
+@catches("rows and columns swapped", lambda site: _axes(site)[:2].T)
+@catches("in which the clips differ least", lambda site: _projected(site, slice(-2, None)))
+@catches("only the sizes are kept", lambda site: np.abs(_projected(site)))
 def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """The clips on the two directions in which they differ most."""
     draw = np.random.default_rng(7)
     site = draw.normal(size=(40, 12)) * np.linspace(6, 1, 12) + 30
     got = np.asarray(answer(site.copy()))
     if got.shape == (12, 2):
-        raise Wrong(
-            "There are 12 points for 12 features, not 40 for 40 clips: rows and columns swapped."
-        )
-    if got.shape != (40, 2):
-        raise Wrong(f"40 clips of 12 features make a map of shape (40, 2); yours is {got.shape}.")
+        raise Wrong("There are 12 points for 12 features, not 40: rows and columns swapped.")
+    expect_shape(got, (40, 2), "(clip, 2)")
     if (got >= 0).all():
-        raise Wrong(
-            "No point lies left of or below the middle: only the sizes are kept, and the signs are gone."
-        )
+        raise Wrong("No point lies left of or below the middle: only the sizes are kept.")
     if np.abs(got.mean(0)).max() > 1e-6:
-        raise Wrong(
-            f"The middle of the map lies at {got.mean(0).round(1)}, not at 0: the clips were not centred."
-        )
-    most = np.linalg.eigvalsh(np.cov(site.T))
-    if np.allclose(np.sort(got.var(0, ddof=1)), most[:2]):
-        raise Wrong(
-            "These are the directions in which the clips differ least; take the first ones, not the last."
-        )
-    if not np.allclose(got.var(0, ddof=1), most[:-3:-1]):
-        raise Wrong(
-            "The two columns should have the largest and the second largest variance of all directions."
-        )
-
-
-# ---- clusters made of noise ----
+        raise Wrong(f"The middle of the map lies at {got.mean(0).round(1)}, not at 0: not centred.")
+    variances = np.linalg.eigvalsh(np.cov(site.T))  # from least to most
+    if same(np.sort(got.var(0, ddof=1)), variances[:2]):
+        raise Wrong("These are the directions in which the clips differ least; take the first two.")
+    if not same(got.var(0, ddof=1), variances[:-3:-1]):
+        raise Wrong("The columns should have the two largest variances of all directions.")
 
 
 def _wished(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -65,17 +46,14 @@ def _wished(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return axes
 
 
-@check(
-    wrong={
-        "the groups were never looked at": lambda noise, groups: (
-            np.linalg.svd(noise - noise.mean(0))[2][:2].T
-        ),
-        "solved the wrong way round": lambda noise, groups: np.linalg.lstsq(
-            groups, noise, rcond=None
-        )[0].T[:, :2],
-        "points of the map, not axes": lambda noise, groups: noise @ _wished(noise, groups),
-    }
-)
+def _wrong_way_round(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    axes: np.ndarray = np.linalg.lstsq(groups, noise, rcond=None)[0].T[:, :2]
+    return axes
+
+
+@catches("the groups were never looked at", lambda noise, groups: _axes(noise)[:2].T)
+@catches("solved the wrong way round", _wrong_way_round)
+@catches("points of the map, not axes", lambda noise, groups: noise @ _wished(noise, groups))
 def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     """Two directions in which pure noise falls into the groups one wishes for."""
     draw = np.random.default_rng(3)
@@ -83,18 +61,12 @@ def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None
     got = np.asarray(answer(noise.copy(), groups.copy()))
     if got.shape == (60, 2):
         raise Wrong("These are points of the map, not axes: return two directions, (feature, 2).")
-    if got.shape != (400, 2):
-        raise Wrong(
-            f"Two directions among 400 features have the shape (400, 2); yours is {got.shape}."
-        )
+    expect_shape(got, (400, 2), "(feature, 2)")
     apart = _apart(noise @ got, groups)
     if apart < 1:
         raise Wrong(f"Group means lie {apart:.1f} spreads apart: the groups were never looked at.")
     if apart < 10:
-        raise Wrong(
-            f"Group means lie {apart:.1f} spreads apart, and 400 features for 60 clips can do better: was it solved "
-            "the wrong way round? The noise times the axes should give the groups."
-        )
+        raise Wrong(f"{apart:.1f} spreads apart, and more can be: solved the wrong way round?")
 
 
 def _apart(flat: np.ndarray, groups: np.ndarray) -> float:
@@ -103,9 +75,6 @@ def _apart(flat: np.ndarray, groups: np.ndarray) -> float:
     within = np.sqrt(((flat - groups @ means) ** 2).sum(1).mean()) + 1e-9
     pairs = [np.linalg.norm(a - b) for i, a in enumerate(means) for b in means[i + 1 :]]
     return float(min(pairs) / within)
-
-
-# ---- similarity without its bias ----
 
 
 def _full(site: np.ndarray) -> np.ndarray:
@@ -117,58 +86,39 @@ def _full(site: np.ndarray) -> np.ndarray:
 def _biased(
     x: np.ndarray, y: np.ndarray, products: Callable[[np.ndarray], np.ndarray] = _full
 ) -> float:
-    k, l = products(x), products(y)  # noqa: E741 (their names)
-    return float((k * l).sum() / np.sqrt((k * k).sum() * (l * l).sum()))
+    a, b = products(x), products(y)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
 def _only_emptied(x: np.ndarray, y: np.ndarray) -> float:
     return _biased(x, y, geometry.gram_matrix)
 
 
-@check(
-    wrong={
-        "biased CKA": _biased,
-        "only the diagonal was emptied": _only_emptied,
-        "not divided by what each has alone": lambda x, y: geometry.hsic(
-            geometry.gram_matrix(x), geometry.gram_matrix(y)
-        ),
-        "square root left out": lambda x, y: (
-            geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y))
-            / (
-                geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(x))
-                * geometry.hsic(geometry.gram_matrix(y), geometry.gram_matrix(y))
-            )
-        ),
-    }
-)
+def _hsic(x: np.ndarray, y: np.ndarray) -> float:
+    return geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y))
+
+
+@catches("biased CKA", _biased)
+@catches("only the diagonal was emptied", _only_emptied)
+@catches("not divided by what each has alone", _hsic)
+@catches("square root left out", lambda x, y: _hsic(x, y) / (_hsic(x, x) * _hsic(y, y)))
 def debiased_cka(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """Linear CKA that says about 0 of independent noise."""
-    draw = np.random.default_rng(0)
-    x, y = draw.normal(size=(2, 24, 480))
-    same, told = float(answer(x, 3 * x + 5)), float(answer(x, y))
-    if same > 2:
+    x, y = np.random.default_rng(0).normal(size=(2, 24, 480))
+    alike, noise = float(answer(x, 3 * x + 5)), float(answer(x, y))
+    if alike > 2:
         raise Wrong(
-            f"The same cloud, three times as large, scores {same:.3g}: not divided by what each has alone."
+            f"A cloud and its triple score {alike:.3g}: not divided by what each has alone."
         )
-    if np.isclose(told, _biased(x, y)):
-        raise Wrong(
-            f"Independent noise scores {told:.2f}: this is the biased CKA. Empty the diagonals."
-        )
-    if np.isclose(told, _only_emptied(x, y)):
-        raise Wrong(
-            f"Independent noise scores {told:.2f}: only the diagonal was emptied; let hsic do the sums."
-        )
-    if same < 0.9:
-        raise Wrong(
-            f"The same cloud, three times as large, scores {same:.3g}, not 1: was the square root left out?"
-        )
-    if not np.isclose(told, geometry.cka(x, y)):
-        raise Wrong(
-            f"Independent noise scores {told:.3f} and should score {geometry.cka(x, y):.3f}."
-        )
-
-
-# ---- the gap on a scale ----
+    mistaken = {
+        f"Independent noise scores {noise:.2f}: the biased CKA. Empty the diagonals.": _biased,
+        f"Independent noise scores {noise:.2f}: only the diagonal was emptied.": _only_emptied,
+    }
+    refuse(noise, {sentence: way(x, y) for sentence, way in mistaken.items()})
+    if alike < 0.9:
+        raise Wrong(f"A cloud and its triple score {alike:.3g}, not 1: square root left out?")
+    if not same(noise, geometry.cka(x, y)):
+        raise Wrong(f"Independent noise should score {geometry.cka(x, y):.3f}, not {noise:.3f}.")
 
 
 def _spread(cloud: np.ndarray) -> float:
@@ -184,40 +134,28 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.mean(0) - b.mean(0)))
 
 
-@check(
-    wrong={
-        "no common scale": _distance,
-        "the spread of one side only": lambda a, b: _distance(a, b) / _spread(b),
-        "the gap itself counted as spread": lambda a, b: (
-            _distance(a, b) / _spread(np.vstack([a, b]))
-        ),
-        "not the means but every pair": lambda a, b: float(
-            np.linalg.norm(a[:, None] - b[None], axis=-1).mean() / _both(a, b)
-        ),
-    }
-)
+def _every_pair(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean() / _both(a, b))
+
+
+@catches("no common scale", _distance)
+@catches("the spread of one side only", lambda a, b: _distance(a, b) / _spread(b))
+@catches("the gap itself counted", lambda a, b: _distance(a, b) / _spread(np.vstack([a, b])))
+@catches("not the means but every pair", _every_pair)
 def gap_in_spreads(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """The distance between the means of two clouds, in units of their spread."""
-    draw = np.random.default_rng(1)
-    a, b = draw.normal(size=(2, 50, 8))
-    a, b = a - a.mean(0), 3 * (b - b.mean(0))
-    step = np.eye(8)[0]
-    near, far = float(answer(a, b + 10 * step)), float(answer(a, b + 20 * step))
-    if not np.isclose(near, answer(7 * a, 7 * (b + 10 * step))):
+    a, b = np.random.default_rng(1).normal(size=(2, 50, 8))
+    a, b, step = a - a.mean(0), 3 * (b - b.mean(0)), np.eye(8)[0]
+    middle, near, far = (float(answer(a, b + reach * step)) for reach in (0, 10, 20))
+    if not same(near, answer(7 * a, 7 * (b + 10 * step))):
+        raise Wrong("Clouds seven times as large give another number: there is no common scale.")
+    if middle > 0.5:
         raise Wrong(
-            "Both clouds seven times as large give another number: there is no common scale in it."
+            f"Clouds around one middle are {middle:.1f} apart: not the means but every pair."
         )
-    if answer(a, b) > 0.5:
-        raise Wrong(
-            f"Two clouds around one middle are {answer(a, b):.1f} apart: not the means but every pair."
-        )
-    if not np.isclose(near, answer(b + 10 * step, a)):
+    if not same(near, answer(b + 10 * step, a)):
         raise Wrong("Seen from the other side the gap is another: the spread of one side only.")
-    if not np.isclose(far, 2 * near):
-        raise Wrong(
-            f"Twice as far is {far / near:.2f} times the number: the gap itself counted as spread."
-        )
-    if not np.isclose(near, 10 / _both(a, b)):
-        raise Wrong(
-            "Divide by one spread: the root of the mean of the two mean squared distances to the own middle."
-        )
+    if not same(far, 2 * near):
+        raise Wrong(f"Twice as far is {far / near:.2f} times as much: the gap itself counted.")
+    if not same(near, 10 / _both(a, b)):
+        raise Wrong("Divide by one spread: root of the mean of both mean squared distances.")

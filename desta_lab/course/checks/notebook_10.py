@@ -1,4 +1,4 @@
-"""Checks of notebook 10: a grid of runs, a paired difference, a flattering one, and a split by speaker."""
+"""Checks of notebook 10: a grid of runs, a paired difference, a flattering one, a split."""
 
 import hashlib
 import itertools
@@ -9,71 +9,60 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from desta_lab.course.checks import Wrong, check
+from desta_lab.course.checks import Wrong, catches, refuse, same
+
+Fields = Mapping[str, Sequence[Any]]
+Run = dict[str, Any]
 
 
-def _runs(fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [
-        dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())
-    ]
+def _runs(fields: Fields) -> list[Run]:
+    return [dict(zip(fields, row, strict=True)) for row in itertools.product(*fields.values())]
 
 
-def _named(
-    rows: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str]
-) -> dict[str, dict[str, Any]]:
-    return {hashlib.sha256(name(row).encode()).hexdigest()[:12]: dict(row) for row in rows}
+def _sorted(run: Mapping[str, Any]) -> str:
+    return json.dumps(run, sort_keys=True)
 
 
-def _sorted(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True)
+def _named(runs: Sequence[Run], name: Callable[[Run], str] = _sorted) -> dict[str, Run]:
+    return {hashlib.sha256(name(run).encode()).hexdigest()[:12]: run for run in runs}
 
 
-@check(
-    wrong={
-        "the seed is left out of the key": lambda fields: _named(
-            _runs(fields), lambda row: _sorted({k: v for k, v in row.items() if k != "seed"})
-        ),
-        "the order of keys matters": lambda fields: _named(_runs(fields), json.dumps),
-        "values are paired off, not crossed": lambda fields: _named(
-            [
-                dict(zip(fields, values, strict=False))
-                for values in zip(*fields.values(), strict=False)
-            ],
-            _sorted,
-        ),
-        "the key is a running number": lambda fields: {
-            str(i): row for i, row in enumerate(_runs(fields))
-        },
-    }
+def _without_seed(run: Run) -> str:
+    return _sorted({name: value for name, value in run.items() if name != "seed"})
+
+
+def _paired_off(fields: Fields) -> dict[str, Run]:
+    rows = zip(*fields.values(), strict=False)
+    return _named([dict(zip(fields, row, strict=True)) for row in rows])
+
+
+@catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
+@catches("the order of keys matters", lambda fields: _named(_runs(fields), json.dumps))
+@catches("values are paired off, not crossed", _paired_off)
+@catches(
+    "the key is a running number",
+    lambda fields: {str(i): run for i, run in enumerate(_runs(fields))},
 )
-def grid(answer: Callable[[Mapping[str, Sequence[Any]]], Mapping[str, Mapping[str, Any]]]) -> None:
-    """Every combination of the values of some fields, under a key that depends on the combination alone."""
+def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
+    """Every combination of some fields' values, under a key of the combination alone."""
     fields: dict[str, list[Any]] = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
     got = answer(fields)
-    seeds = [row["seed"] for row in got.values()]
-    if len(got) == 6 and len(set(seeds)) == 1:
-        raise Wrong(
-            "6 runs of 12 are left, all of one seed: the seed is left out of the key, and one overwrites another."
-        )
+    if len(got) == 6 and len({run["seed"] for run in got.values()}) == 1:
+        raise Wrong("6 of 12 runs are left, of one seed: the seed is left out of the key.")
     if len(got) < 12:
-        raise Wrong(
-            f"3 × 2 × 2 settings are 12 runs, not {len(got)}: values are paired off, not crossed."
-        )
+        raise Wrong(f"3 × 2 × 2 are 12 runs, not {len(got)}: values are paired off, not crossed.")
     if sorted(map(_sorted, got.values())) != sorted(map(_sorted, _runs(fields))):
-        raise Wrong(
-            "Each run should be a dict from field to value, and every combination should occur once."
-        )
+        raise Wrong("Each run is a dict from field to value, and every combination occurs once.")
+    keys = {_sorted(run): key for key, run in got.items()}
+
+    def renamed(others: Mapping[str, Run]) -> bool:
+        return any(keys[_sorted(run)] != key for key, run in others.items())
+
     turned = answer({name: fields[name] for name in reversed(fields)})
-    fewer = answer({**fields, "pool": [4]})
-    known = {_sorted(row): key for key, row in got.items()}
-    if set(got) == set(turned) and any(known[_sorted(row)] != key for key, row in fewer.items()):
-        raise Wrong(
-            "With fewer values the same run gets another key: the key is a running number. Hash the settings."
-        )
-    if any(known[_sorted(row)] != key for key, row in turned.items()):
-        raise Wrong(
-            "The same run has another key when the fields come in another order: the order of keys matters."
-        )
+    if set(got) == set(turned) and renamed(answer({**fields, "pool": [4]})):
+        raise Wrong("With fewer values a run gets another key: the key is a running number.")
+    if renamed(turned):
+        raise Wrong("Fields in another order give another key: the order of keys matters.")
 
 
 def _interval(differences: np.ndarray, error: float, reach: float) -> tuple[float, float, float]:
@@ -81,9 +70,11 @@ def _interval(differences: np.ndarray, error: float, reach: float) -> tuple[floa
     return middle, middle - reach * error, middle + reach * error
 
 
-def _paired(ours: Any, theirs: Any) -> tuple[float, float, float]:
+def _paired(
+    ours: Any, theirs: Any, error: Callable[[np.ndarray], Any] = stats.sem, reach: float = 0.0
+) -> tuple[float, float, float]:
     d = np.subtract(ours, theirs)
-    return _interval(d, float(stats.sem(d)), float(stats.t.ppf(0.975, len(d) - 1)))
+    return _interval(d, float(error(d)), reach or float(stats.t.ppf(0.975, len(d) - 1)))
 
 
 def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
@@ -92,26 +83,22 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
 
 
 def _deviation(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    d = np.subtract(ours, theirs)
-    return _interval(d, float(np.std(d, ddof=1)), float(stats.t.ppf(0.975, len(d) - 1)))
+    return _paired(ours, theirs, error=lambda differences: np.std(differences, ddof=1))
 
 
 def _normal(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    d = np.subtract(ours, theirs)
-    return _interval(d, float(stats.sem(d)), 1.96)
+    return _paired(ours, theirs, reach=1.96)
 
 
-@check(
-    wrong={
-        "unpaired": _unpaired,
-        "the standard deviation for the standard error": _deviation,
-        "1.96 for a handful of seeds": _normal,
-        "the best seed was picked": lambda ours, theirs: (
-            max(ours) - max(theirs),
-            *_paired(ours, theirs)[1:],
-        ),
-    }
-)
+def _best_seed(ours: Any, theirs: Any) -> tuple[float, float, float]:
+    _, low, high = _paired(ours, theirs)
+    return max(ours) - max(theirs), low, high
+
+
+@catches("unpaired", _unpaired)
+@catches("the standard deviation for the standard error", _deviation)
+@catches("1.96 for a handful of seeds", _normal)
+@catches("the best seed was picked", _best_seed)
 def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     """Mean difference of two settings over seeds, with its 95 % interval."""
     theirs = np.array([0.30, 0.55, 0.42, 0.71])  # the seeds differ much more than the settings do
@@ -119,103 +106,69 @@ def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     right = _paired(ours, theirs)
     got = tuple(map(float, answer(ours, theirs)))
     if len(got) != 3:
-        raise Wrong(
-            f"Three numbers are asked for, the mean and both ends of its interval; you give {len(got)}."
-        )
-    if not np.isclose(got[0], right[0]):
-        raise Wrong(
-            f"The mean difference is {right[0]:.3f}, not {got[0]:.3f}: the best seed was picked, or a sign turned."
-        )
-    if np.allclose(got, _deviation(ours, theirs)):
-        raise Wrong(
-            "Twice too wide for four seeds: the standard deviation for the standard error. Divide by √4."
-        )
-    if np.allclose(got, _normal(ours, theirs), atol=1e-4):
-        raise Wrong(
-            "Too narrow: 1.96 for a handful of seeds. With n seeds take Student's t with n − 1 degrees of freedom."
-        )
-    if got[2] - got[1] > 2 * (right[2] - right[1]):
-        raise Wrong(
-            "So wide that nothing could be seen: unpaired. Take the difference seed by seed first."
-        )
-    if not np.allclose(got, right, atol=1e-4):
-        raise Wrong(
-            f"The interval should be [{right[1]:.3f}, {right[2]:.3f}]; yours is [{got[1]:.3f}, {got[2]:.3f}]."
-        )
-
-
-@check(
-    wrong={
-        "this is the honest difference": lambda ours, theirs: np.mean(ours) - np.mean(theirs),
-        "it flatters the other setting": lambda ours, theirs: np.min(ours) - np.max(theirs),
-        "it only picks one side": lambda ours, theirs: np.max(ours) - np.mean(theirs),
+        raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {len(got)}.")
+    if not same(got[0], right[0]):
+        raise Wrong(f"The mean is {right[0]:.3f}, not {got[0]:.3f}: the best seed was picked?")
+    mistaken = {
+        "Twice too wide: the standard deviation for the standard error; divide by √4.": _deviation,
+        "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.": _normal,
     }
-)
+    refuse(got, {sentence: way(ours, theirs) for sentence, way in mistaken.items()})
+    if got[2] - got[1] > 2 * (right[2] - right[1]):
+        raise Wrong("Too wide to see anything: unpaired. Take the difference seed by seed first.")
+    if not same(got, right):
+        raise Wrong(f"It should be {np.round(right, 3)}; yours is {np.round(got, 3)}.")
+
+
+@catches("this is the honest difference", lambda ours, theirs: np.mean(ours) - np.mean(theirs))
+@catches("it flatters the other setting", lambda ours, theirs: np.min(ours) - np.max(theirs))
+@catches("it only picks one side", lambda ours, theirs: np.max(ours) - np.mean(theirs))
 def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""
-    ours, theirs = [0.2, 0.5, 0.35], [0.3, 0.6, 0.4]
-    got = float(answer(ours, theirs))
-    for said, mistake in (
-        (np.mean(ours) - np.mean(theirs), "Nothing was chosen: this is the honest difference."),
-        (
-            np.min(ours) - np.max(theirs),
-            "Your worst against their best: it flatters the other setting.",
-        ),
-        (
-            np.max(ours) - np.mean(theirs),
-            "Your best against their mean: it only picks one side. More can be had.",
-        ),
-    ):
-        if np.isclose(got, said):
-            raise Wrong(mistake)
-    if not np.isclose(got, 0.2):
+    got = float(answer([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
+    mistaken = {
+        "Nothing was chosen: this is the honest difference.": 0.35 - 1.3 / 3,
+        "Your worst against their best: it flatters the other setting.": 0.2 - 0.6,
+        "Your best against their mean: it only picks one side.": 0.5 - 1.3 / 3,
+    }
+    refuse(got, mistaken)
+    if not same(got, 0.2):
         raise Wrong(f"From these seeds a difference of +0.2 can be made; you make {got:+.2f}.")
 
 
-def _by_row(speakers: Sequence[str], share: float) -> tuple[list[int], list[int]]:
+Split = tuple[list[int], list[int]]
+
+
+def _by_row(speakers: Sequence[str], share: float) -> Split:
     cut = round(share * len(speakers))
     return list(range(cut)), list(range(cut, len(speakers)))
 
 
-def _by_speaker(speakers: Sequence[str], share: float, least: int) -> tuple[list[int], list[int]]:
+def _by_speaker(speakers: Sequence[str], share: float) -> Split:
     people = sorted(set(speakers))
-    first = set(people[: max(least, min(len(people) - least, round(share * len(people))))])
-    return [i for i, s in enumerate(speakers) if s in first], [
-        i for i, s in enumerate(speakers) if s not in first
-    ]
+    first = people[: round(share * len(people))]
+    rows = range(len(speakers))
+    return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
 
 
-def _one_each(speakers: Sequence[str], share: float) -> tuple[list[int], list[int]]:
-    first, second = _by_speaker(speakers, share, 1)
-    seen = {speakers[i]: i for i in reversed(range(len(speakers)))}
-    return [i for i in first if i in seen.values()], [i for i in second if i in seen.values()]
+def _one_each(speakers: Sequence[str], share: float) -> Split:
+    rows = [speakers.index(name) for name in sorted(set(speakers))]
+    return rows[:1], rows[1:]
 
 
-@check(
-    wrong={
-        "speaker overlap": _by_row,
-        "an empty split": lambda speakers, share: _by_speaker(speakers, share, 0),
-        "a recording is lost": _one_each,
-    }
-)
+@catches("speaker overlap", _by_row)
+@catches("an empty split", _by_speaker)
+@catches("a recording is lost", _one_each)
 def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[int]]]) -> None:
     """Rows of recordings in two splits that share no speaker."""
-    said = ["ann", "bob", "ann", "cem", "bob", "dia", "ann", "eva", "dia", "bob"]
-    for speakers, share in (
-        (said, 0.5),
-        (said, 0.8),
-        (["ann", "bob", "ann"], 0.1),
-        (["ann", "bob", "ann"], 0.9),
-    ):
+    many = ["ann", "bob", "ann", "cem", "bob", "dia", "ann", "eva", "dia", "bob"]
+    few = ["ann", "bob", "ann"]
+    for speakers, share in ((many, 0.5), (many, 0.8), (few, 0.1), (few, 0.9)):
         first, second = (list(rows) for rows in answer(speakers, share))
         both = {speakers[i] for i in first} & {speakers[i] for i in second}
         if both:
-            raise Wrong(
-                f"{', '.join(sorted(both))} can be heard in both splits: speaker overlap. Deal out speakers, not rows."
-            )
+            raise Wrong(f"{', '.join(sorted(both))} in both: speaker overlap. Deal out speakers.")
         if not (first and second):
-            raise Wrong(
-                f"Of {len(set(speakers))} speakers with share {share:g} you make an empty split; leave each side one."
-            )
+            raise Wrong(f"Share {share:g} of {len(set(speakers))} speakers makes an empty split.")
         if sorted([*first, *second]) != list(range(len(speakers))):
             raise Wrong("Every row belongs to one split, and here a recording is lost or doubled.")

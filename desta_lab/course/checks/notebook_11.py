@@ -1,38 +1,33 @@
-"""Checks of notebook 11: names of a released file, two tensors exchanged, the user's turn, and an IFrate undone."""
+"""Checks of notebook 11: names of a released file, exchanged tensors, the layout, an IFrate."""
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from desta_lab.course.checks import Wrong, check
+from desta_lab.course.checks import Wrong, catches, refuse, same
 from desta_lab.model.chat import END, SLOT, START
 from desta_lab.model.connector import QFormer
 from desta_lab.published import adapters
 
+Encode = Callable[[str], list[int]]
+File = dict[str, Tensor]
 _LAYER = f"{adapters.PREFIX}qformer.layer."
-_SWAPPED = {"crossattention.output.LayerNorm.": "norms.2.", "output.LayerNorm.": "norms.1."}
+_NORMS = {"crossattention.output.LayerNorm.": "norms.2.", "output.LayerNorm.": "norms.1."}
 
 
-def _names(cut: str = _LAYER, **other: str) -> Callable[[str], str]:
-    """An answer that names by `published.PARTS`, with some parts named otherwise (`__` stands for a point)."""
-    parts = adapters.LAYER_NAMES | {part.replace("__", "."): own for part, own in other.items()}
+def _renamed(
+    parts: dict[str, str], prefix: str = "", anywhere: bool = False
+) -> Callable[[str], str]:
+    """An answer that names by the published parts, some of them otherwise."""
+    parts = adapters.LAYER_NAMES | parts
 
     def ours(name: str) -> str:
         number, part = name.removeprefix(_LAYER).split(".", 1)
-        theirs = next(theirs for theirs in parts if part.startswith(theirs))
-        return (
-            f"{_LAYER.removeprefix(cut)}blocks.{number}.{parts[theirs]}{part.removeprefix(theirs)}"
-        )
+        theirs = next(p for p in parts if (p in part if anywhere else part.startswith(p)))
+        return f"{prefix}blocks.{number}.{parts[theirs]}{part.split(theirs, 1)[1]}"
 
     return ours
-
-
-def _anywhere(name: str) -> str:
-    number, part = name.removeprefix(_LAYER).split(".", 1)
-    theirs = next(theirs for theirs in adapters.LAYER_NAMES if theirs in part)
-    return f"blocks.{number}.{adapters.LAYER_NAMES[theirs]}{part.split(theirs)[1]}"
 
 
 def _small() -> QFormer:
@@ -45,69 +40,52 @@ def _small() -> QFormer:
     return connector
 
 
-@check(
-    wrong={
-        "the prefix is still there": _names(cut=""),
-        "found anywhere in the name": _anywhere,
-        "the GELU has a number too": _names(output__dense__="mlp.1."),
-        "norms in another order": _names(
-            **{name.replace(".", "__"): own for name, own in _SWAPPED.items()}
-        ),
-    }
-)
+@catches("the prefix is still there", _renamed({}, prefix=_LAYER))
+@catches("found anywhere in the name", _renamed({}, anywhere=True))
+@catches("the GELU has a number too", _renamed({"output.dense.": "mlp.1."}))
+@catches("norms in another order", _renamed(_NORMS))
 def our_name(answer: Callable[[str], str]) -> None:
     """Our name for a tensor of a published Q-Former layer."""
     own = _small().state_dict()
-    file = {
-        name: tensor
-        for name, tensor in adapters.to_published(own).items()
-        if name.startswith(_LAYER)
-    }
-    got = {theirs: answer(theirs) for theirs in file}
-    if kept := [name for name in got.values() if name.startswith(adapters.PREFIX)]:
-        raise Wrong(f"{kept[0]}: the prefix is still there; ours begins with blocks.")
-    for theirs, name in got.items():
+    published = adapters.to_published(own)
+    file = {name: tensor for name, tensor in published.items() if name.startswith(_LAYER)}
+    for theirs, tensor in file.items():
+        name = answer(theirs)
         fault = f"{theirs} becomes {name}"
+        if name.startswith(adapters.PREFIX):
+            raise Wrong(f"{name}: the prefix is still there; ours begins with blocks.")
         if "crossattention." in theirs and ("self_attention." in name or "norms.0." in name):
-            raise Wrong(
-                f"{fault}: attention. was found anywhere in the name; ask how the part starts."
-            )
+            raise Wrong(f"{fault}: found anywhere in the name; ask how the part starts.")
         if "mlp.1." in name:
             raise Wrong(f"{fault}: the GELU has a number too, 1; the second Linear is mlp.2.")
         if name not in own:
-            raise Wrong(
-                f"{fault}, which our connector does not have; its names are in its state_dict()."
-            )
-        if "LayerNorm." in theirs and not torch.equal(own[name], file[theirs]):
-            raise Wrong(
-                f"{fault}: norms in another order. It would load, and hear something else. Ours stand as used."
-            )
-        if own[name].shape != file[theirs].shape or not torch.equal(own[name], file[theirs]):
-            raise Wrong(f"{fault}, which is another tensor of ours.")
+            raise Wrong(f"{fault}; our connector has no such name (see its state_dict()).")
+        if torch.equal(own[name], tensor):
+            continue
+        if "LayerNorm." in theirs:
+            raise Wrong(f"{fault}: norms in another order. It would load, and hear otherwise.")
+        raise Wrong(f"{fault}, which is another tensor of ours.")
 
 
-def _exchange(first: str, second: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    a, b = (f"{_LAYER}0.{name}" for name in (first, second))
+def _exchange(first: str, second: str) -> Callable[[File], File]:
+    a, b = (f"{_LAYER}0.{name}.weight" for name in (first, second))
     return lambda file: {**file, a: file[b], b: file[a]}
 
 
-def _in_place(file: dict[str, Tensor]) -> dict[str, Tensor]:
-    a, b = (f"{_LAYER}0.attention.self.{name}.weight" for name in ("query", "key"))
-    file[a], file[b] = file[b], file[a]
+def _in_place(file: File) -> File:
+    file.update(_exchange("attention.self.query", "attention.self.key")(file))
     return file
 
 
-@check(
-    wrong={
-        "shapes that differ": _exchange("intermediate.dense.weight", "output.dense.weight"),
-        "nothing was exchanged": dict,
-        "the file itself was changed": _in_place,
-        "names were changed": lambda file: {
-            name.replace("query", "Query"): tensor for name, tensor in file.items()
-        },
-    }
-)
-def exchanged(answer: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+def _other_names(file: File) -> File:
+    return {name.replace("query", "Query"): tensor for name, tensor in file.items()}
+
+
+@catches("shapes that differ", _exchange("intermediate.dense", "output.dense"))
+@catches("nothing was exchanged", dict)
+@catches("the file itself was changed", _in_place)
+@catches("names were changed", _other_names)
+def exchanged(answer: Callable[[File], File]) -> None:
     """The tensors of a file, two of one shape in each other's place."""
     file = adapters.to_published(_small().state_dict())
     before = dict(file)
@@ -115,126 +93,85 @@ def exchanged(answer: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     if any(file[name] is not tensor for name, tensor in before.items()):
         raise Wrong("Afterwards the file itself was changed; build a new dict from it.")
     if got.keys() != file.keys():
-        raise Wrong(
-            "A strict load would find it: names were changed. Leave all names, exchange what they hold."
-        )
+        raise Wrong("A strict load would find it: names were changed. Exchange what they hold.")
     if any(got[name].shape != tensor.shape for name, tensor in file.items()):
-        raise Wrong(
-            "A strict load would find it: these are shapes that differ. Take two tensors of one shape."
-        )
+        raise Wrong("A strict load would find shapes that differ. Take two tensors of one shape.")
     moved = [name for name, tensor in file.items() if not torch.equal(got[name], tensor)]
     if not moved:
         raise Wrong("Every name holds what it held: nothing was exchanged.")
-    if (
-        len(moved) != 2
-        or not torch.equal(got[moved[0]], file[moved[1]])
-        or not torch.equal(got[moved[1]], file[moved[0]])
-    ):
-        raise Wrong(
-            f"{len(moved)} tensors differ; exactly two should, each holding what the other held."
-        )
+    first, second = moved[0], moved[-1]
+    crossed = torch.equal(got[first], file[second]) and torch.equal(got[second], file[first])
+    if len(moved) != 2 or not crossed:
+        raise Wrong(f"{len(moved)} tensors differ; two should, each holding what the other held.")
 
 
 def _pairs(text: str) -> list[int]:
     """A tokenizer that takes two letters at a time: where a text is cut shows in its ids."""
-    return [
-        sum(ord(letter) * 1000**i for i, letter in enumerate(text[at : at + 2]))
-        for at in range(0, len(text), 2)
-    ]
+    pairs = [text[at : at + 2] for at in range(0, len(text), 2)]
+    return [sum(ord(letter) * 1000**i for i, letter in enumerate(pair)) for pair in pairs]
 
 
-@check(
-    wrong={
-        "the transcript stands before the slots": lambda encode, before, after, words, queries: [
-            *encode(before + START),
-            *encode(words),
-            *[SLOT] * queries,
-            *encode(END + after),
-        ],
-        "the transcript stands after the end tag": lambda encode, before, after, words, queries: [
-            *encode(before + START),
-            *[SLOT] * queries,
-            *encode(END + words + after),
-        ],
-        "one slot for the whole clip": lambda encode, before, after, words, queries: [
-            *encode(before + START),
-            SLOT,
-            *encode(words),
-            *encode(END + after),
-        ],
-        "tags tokenised on their own": lambda encode, before, after, words, queries: [
-            *encode(before),
-            *encode(START),
-            *[SLOT] * queries,
-            *encode(words),
-            *encode(END),
-            *encode(after),
-        ],
-        "the transcript is tokenised with the tag": lambda encode, before, after, words, queries: [
-            *encode(before + START),
-            *[SLOT] * queries,
-            *encode(words + END + after),
-        ],
-        "no tags around the clip": lambda encode, before, after, words, queries: [
-            *encode(before),
-            *[SLOT] * queries,
-            *encode(words),
-            *encode(after),
-        ],
-    }
+def _laid(*order: str) -> Callable[[Encode, str, str, str, int], list[int]]:
+    """A layout from its pieces, each encoded on its own; `{slots}` stands for the audio slots."""
+
+    def answer(encode: Encode, before: str, after: str, words: str, queries: int) -> list[int]:
+        texts = {"before": before, "after": after, "words": words, "start": START, "end": END}
+        slots = {"{slots}": [SLOT] * queries, "{slot}": [SLOT]}
+        pieces = [slots.get(piece) or encode(piece.format(**texts)) for piece in order]
+        return [token for piece in pieces for token in piece]
+
+    return answer
+
+
+_EARLY = _laid("{before}{start}", "{words}", "{slots}", "{end}{after}")
+_LATE = _laid("{before}{start}", "{slots}", "{end}{words}{after}")
+_ALONE = _laid("{before}", "{start}", "{slots}", "{words}", "{end}", "{after}")
+_TOGETHER = _laid("{before}{start}", "{slots}", "{words}{end}{after}")
+_BARE = _laid("{before}", "{slots}", "{words}", "{after}")
+
+
+@catches("the transcript stands before the slots", _EARLY)
+@catches("the transcript stands after the end tag", _LATE)
+@catches(
+    "one slot for the whole clip", _laid("{before}{start}", "{slot}", "{words}", "{end}{after}")
 )
+@catches("tags tokenised on their own", _ALONE)
+@catches("the transcript is tokenised with the tag", _TOGETHER)
+@catches("no tags around the clip", _BARE)
 def laid_out(answer: Callable[..., Sequence[int]]) -> None:
     """Token ids of a conversation in DeSTA2.5-Audio's layout."""
-    before, words, after, queries = "system user\n", "hello there", "\nWhat?", 5
-    got = list(answer(_pairs, before, after, words, queries))
-    left, heard, right = _pairs(before + START), _pairs(words), _pairs(END + after)
-    slots = [SLOT] * queries
-    if got == [*left, *slots, *heard, *right]:
+    given = (_pairs, "system user\n", "\nWhat?", "hello there", 5)
+    got = list(answer(*given))
+    if got == _laid("{before}{start}", "{slots}", "{words}", "{end}{after}")(*given):
         return
     if got.count(SLOT) == 1:
         raise Wrong("There is one slot for the whole clip; it needs one for each query.")
-    if got.count(SLOT) != queries:
-        raise Wrong(f"There are {got.count(SLOT)} slots for {queries} queries.")
-    if got == [*_pairs(before), *slots, *heard, *_pairs(after)]:
-        raise Wrong(
-            "There are no tags around the clip: chat.START before the slots, chat.END after the transcript."
-        )
-    if got == [*left, *heard, *slots, *right]:
-        raise Wrong("The transcript stands before the slots; the model hears first, then reads.")
-    if got == [*left, *slots, *_pairs(END + words + after)]:
-        raise Wrong(
-            "The transcript stands after the end tag; it belongs to the clip, inside the tags."
-        )
-    if got == [*left, *slots, *_pairs(words + END + after)]:
-        raise Wrong("The transcript is tokenised with the tag that follows; encode it on its own.")
-    if got == [*_pairs(before), *_pairs(START), *slots, *heard, *_pairs(END), *_pairs(after)]:
-        raise Wrong(
-            "Here are tags tokenised on their own; they are plain text, encoded at once with what they touch."
-        )
-    raise Wrong(
-        "The order is: what stands before with the start tag, slots, transcript, the end tag with the rest."
-    )
-
-
-@check(
-    wrong={
-        "per cent taken as a share": lambda if_audio, delta: if_audio / (1 + delta),
-        "points were added, not a rate undone": lambda if_audio, delta: if_audio - delta,
-        "the rate of the wrong one": lambda if_audio, delta: if_audio * (1 - delta / 100),
+    if got.count(SLOT) != 5:
+        raise Wrong(f"There are {got.count(SLOT)} slots for 5 queries.")
+    mistaken = {
+        "No tags around the clip: chat.START before the slots, chat.END at its end.": _BARE,
+        "The transcript stands before the slots; the model hears first, then reads.": _EARLY,
+        "The transcript stands after the end tag; it belongs inside the tags.": _LATE,
+        "The transcript is tokenised with the tag that follows; encode it alone.": _TOGETHER,
+        "Tags tokenised on their own; encode them at once with what they touch.": _ALONE,
     }
-)
+    for sentence, layout in mistaken.items():
+        if got == layout(*given):
+            raise Wrong(sentence)
+    raise Wrong("In order: all before and the start tag, slots, transcript, end tag and rest.")
+
+
+@catches("per cent taken as a share", lambda if_audio, delta: if_audio / (1 + delta))
+@catches("points were added, not a rate undone", lambda if_audio, delta: if_audio - delta)
+@catches("the rate of the wrong one", lambda if_audio, delta: if_audio * (1 - delta / 100))
 def text_ifrate(answer: Callable[[float, float], float]) -> None:
-    """The IFrate of the text LLM, from the audio model's and the forgetting rate, all in per cent."""
+    """The IFrate of the text LLM in per cent, from the audio model's and the forgetting rate."""
     got = answer(40.0, -50.0)
-    if np.isclose(got, 90.0):
-        raise Wrong("Half of 80 is 40, and you say 90: points were added, not a rate undone.")
-    if np.isclose(got, 60.0):
-        raise Wrong(
-            "Half of 80 is 40, and you say 60: the rate of the wrong one. Δ is relative to the text LLM."
-        )
-    if got < 0:
-        raise Wrong(f"An IFrate of {got:.2f}: per cent taken as a share. Divide Δ by 100 first.")
-    if not (np.isclose(got, 80.0) and np.isclose(answer(70.0, 0.0), 70.0)):
-        raise Wrong(
-            f"A model at 40 with Δ = −50 lost half, so its text LLM has 80; you say {got:.2f}."
-        )
+    mistaken = {
+        "Half of 80 is 40, and you say 90: points were added, not a rate undone.": 90.0,
+        "Half of 80 is 40: the rate of the wrong one. Δ is relative to the text LLM.": 60.0,
+        "An IFrate below 0: per cent taken as a share. Divide Δ by 100 first.": 40 / (1 - 50),
+    }
+    refuse(got, mistaken)
+    if not same((got, answer(70.0, 0.0)), (80, 70)):
+        raise Wrong(f"At 40 with Δ = −50 half is lost, so the text LLM has 80; you say {got:.2f}.")
