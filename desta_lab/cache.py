@@ -28,6 +28,7 @@ VERSIONS: dict[str, int] = {
     "answers": 1,
     "cells": 2,
     "corpora": 1,
+    "costs": 1,
     "coverage": 1,
     "features": 1,
     "inside": 1,
@@ -111,6 +112,34 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
                 found = _read(folder, provenance)
     assert found is not None, f"{folder}: what was written does not read back."
     return found[0]  # type: ignore[no-any-return]
+
+
+def find(root: Path, provenance: Provenance) -> Any:
+    """The result with this provenance if it is on disk and whole, else None."""
+    found = _read(provenance.folder(root), provenance)
+    return None if found is None else found[0]
+
+
+def remove(root: Path, provenance: Provenance) -> None:
+    """Delete a result, so that it is made again."""
+    shutil.rmtree(provenance.folder(root), ignore_errors=True)
+
+
+def read_result(folder: Path) -> tuple[Provenance, Any]:
+    """The provenance that stands in a result's folder, and the result.
+
+    Raises:
+        CacheError: the folder is torn, or of another version of the code.
+    """
+    try:
+        about = json.loads((folder / HEAD).read_text(encoding="utf-8"))["determined_by"]
+        provenance = Provenance(about["kind"], about["facts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{folder}: not the folder of a result ({error}).") from error
+    found = _read(folder, provenance)
+    if found is None:
+        raise CacheError(f"{folder}: torn, or of another version of the code; make it again.")
+    return provenance, found[0]
 
 
 # ---- a result on disk ----
@@ -218,7 +247,8 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """A CSV with these columns, each of its type: no text becomes a number, no word a missing value."""
     if not types:
         return pd.DataFrame()
-    return pd.read_csv(path, dtype=dict(types), keep_default_na=False, na_values=[MISSING])
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [MISSING]}
+    return pd.read_csv(path, dtype=dict(types), float_precision="round_trip", **how)
 
 
 # ---- whole files ----

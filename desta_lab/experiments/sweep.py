@@ -1,199 +1,54 @@
-"""Grids over any field of a run's config: a cell is measured once, however, wherever and whenever it is asked for.
-
-A cell is one config and one seed. It leaves one file, `data/sweeps/<hash>.json`, whole or not at all: its scores, or
-the sentence it failed with. So a sweep that was killed goes on, and a larger one finds the cells of a smaller one.
-"""
+"""Grids over settings and seeds: every cell is measured once, wherever and whenever it is asked for."""
 
 import gc
-import hashlib
 import itertools
-import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from desta_lab import cache, processes
-from desta_lab.evaluation import conditions, verdict
-from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
-from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.experiments import forgetting
-from desta_lab.experiments.experiment import Experiment, Progress
-from desta_lab.model import presets, weights
-from desta_lab.model.presets import ConnectorShape, Preset
-from desta_lab.model.weights import hash_folder, models_dir
-from desta_lab.training import checkpoints, targets
-from desta_lab.views import claim_figures, saving
+from desta_lab.experiments.cells import LADDER, Cell, check_setting, make_cell
+from desta_lab.experiments.experiment import Progress
+from desta_lab.experiments.measures import train_and_score
+from desta_lab.model.presets import Preset
+from desta_lab.model.weights import models_dir
+from desta_lab.views import claim_figures
 from desta_lab.views.progress import progress_reporter
-from desta_lab.world.attributes import DESCRIBED
-from desta_lab.world.describe import describe
 
-VERSION = 1  # of what a cell measures: another version, other files
-RUNGS = (0, 2, 3)
-CHOICES = {
-    "target": ("self", "hard", "label", "template", "other"),
-    "label": DESCRIBED,
-    "connector.kind": ("qformer", "frames"),
-}
-SAID = (
-    "name",
-    "purpose",
-    "minutes",
-    "memory_gb",
-    "disk_gb",
-)  # what is said of a preset, not what is done
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what adapters have learned, at test time
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
-KINDS = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
+TYPES = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "rung": "Int64",
     "share": "float",
     "score": "float",
 }
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One config and one seed."""
-
-    preset: Preset
-    target: str
-    seed: int
-    measured: str = (
-        "ladder"  # what is measured: rungs 0, 2 and 3, or what another `measure` says it is
-    )
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """Every field of the cell, by its dotted name; the glass box by its hash, not its place."""
-        nano = f"nano-{hash_folder(weights.NANO_FOLDER)[:12]}"
-        own = {"backbone": nano} if self.preset.glass_box else {}
-        return {**fields(self.preset), "target": self.target, **own}
-
-    @cached_property
-    def key(self) -> str:
-        """The hash of all that determines it: another task, world or measurement is another cell."""
-        used = presets.hashed_fields(self.preset)
-        done = {
-            name: v
-            for name, v in self.settings.items()
-            if name not in presets.OPTIONS or name in used
-        }
-        how = [VERSION] if self.measured == "ladder" else [VERSION, self.measured]
-        world = [*how, cache.VERSIONS["corpora"], [repr(task) for task in task_ladder() if task.rung in RUNGS]]
-        text = json.dumps([done, self.seed, world], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def place(self, root: Path) -> Path:
-        """The cell's file in a data folder."""
-        return root / "sweeps" / f"{self.key}.json"
-
-
-Measure = Callable[
-    [Cell, Path], dict[str, Any]
-]  # a cell and the data folder → its `rows`, and what they cost
-
-
-def fields(preset: Preset) -> dict[str, Any]:
-    """Every field that a sweep can turn, by its dotted name, as this preset has it."""
-    flat: dict[str, Any] = {"target": "self"}
-    for name, value in asdict(preset).items():
-        inner = (
-            {f"{name}.{leaf}": v for leaf, v in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-        flat |= {} if name in SAID else inner
-    return flat
-
-
-def turn(preset: Preset, name: str, value: Any) -> Preset:
-    """The preset with one field, named as in `fields`, set to another value."""
-    head, _, leaf = name.partition(".")
-    inner = getattr(preset, head)
-    if leaf:
-        value = (
-            {**inner, leaf: value} if isinstance(inner, dict) else replace(inner, **{leaf: value})
-        )
-    return replace(preset, **{head: value})
-
-
-def _checked(preset: Preset, name: str, value: Any) -> Any:
-    """A value as its field takes it, or a ValueError that says what the field takes."""
-    if name not in fields(preset):
-        raise ValueError(f"A sweep cannot turn {name!r}; it turns {', '.join(fields(preset))}.")
-    head, _, leaf = name.partition(".")
-    known = {
-        "target": str,
-        "clips": int,
-        "taps": tuple,
-        "connector": get_type_hints(ConnectorShape).get(leaf),
-    }
-    kind: Any = known.get(head) or get_type_hints(Preset)[head]
-    value = tuple(value) if kind is tuple and isinstance(value, list) else value
-    value = value.item() if isinstance(value, np.generic) else value
-    value = float(value) if kind is float and type(value) is int else value
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name} takes {getattr(kind, '__name__', kind)}, not {value!r}.")
-    if value not in CHOICES.get(name, (value,)):
-        raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}.")
-    return value
-
-
-def parse(settings: Iterable[str]) -> dict[str, list[Any]]:
-    """`["steps=40,80", "label=rate"]` as a grid: numbers, true, false and null as JSON writes them, else words."""
-    grid: dict[str, list[Any]] = {}
-    for setting in settings:
-        name, values = _pair(setting)
-        grid.setdefault(name, []).extend(_value(text) for text in values.split(","))
-    return grid
-
-
-def parse_slurm(settings: Iterable[str]) -> dict[str, Any]:
-    """`["slurm_partition=gpu", "timeout_min=60"]` as submitit's parameters; a comma is part of its value."""
-    return {name: _value(text) for name, text in map(_pair, settings)}
-
-
-def _pair(setting: str) -> tuple[str, str]:
-    name, sign, text = setting.partition("=")
-    if not sign:
-        raise ValueError(f"{setting!r} sets nothing; write a name and a value, such as steps=40.")
-    return name, text
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+Measure = Callable[[Cell, Path], dict[str, Any]]  # a cell and the data folder → `rows` and costs
+Settings = Mapping[str, Any]  # dotted name → value
 
 
 class Sweep:
-    """A grid of cells: every combination of the values of every knob, for every seed; or named arms, for every seed.
+    """A grid of cells: every combination of some settings' values, or named arms, for every seed.
 
-    `Sweep(preset, {"steps": [40, 80], "connector.pool": [1, 2]}, seeds=range(3)).run()` is a tidy table. A seed is that
-    of the world, of the connector's birth and of the order of examples, so intervals over seeds hold all three.
-    `Sweep(preset, arms={"all layers": {}, "the last": {"taps": (3,)}})` names its settings, each a few fields.
+    `Sweep(preset, {"steps": [40, 80], "connector.pool": [1, 2]}, seeds=range(3)).run()` is a tidy
+    table. `Sweep(preset, arms={"all layers": {}, "the last": {"taps": (3,)}})` names its settings.
+    A seed is that of the world, of the untrained connector and of the order of examples.
 
     Args:
-        grid: field → its values.
-        arms: name → field → value, instead of a grid; the table then has one column `arm`.
-        root: where corpora, runs and cells are kept; `data/` by default.
-        measure: what runs a cell; `train_and_score` by default.
-        measured: the name of what another `measure` measures; cells of another name are other cells.
-        progress: as for Lab; also told the cost, before anything runs.
+        grid: setting → its values.
+        arms: name → setting → value, instead of a grid; the table then has the column `arm`.
+        root: the folder of all data; `data/` by default.
+        measure: what measures a cell; `train_and_score` by default.
+        measured: the name of what another `measure` measures.
+        progress: as for `Experiment`; it also gets the forecast, before anything runs.
 
     Raises:
-        ValueError: a knob or a value is none; the message lists those there are.
+        ValueError: a setting or a value does not exist; the message lists those that do.
     """
 
     def __init__(
@@ -202,438 +57,234 @@ class Sweep:
         grid: Mapping[str, Any] | None = None,
         *,
         seeds: Iterable[int] = (0,),
-        arms: Mapping[str, Mapping[str, Any]] | None = None,
+        arms: Mapping[str, Settings] | None = None,
         root: Path | None = None,
         measure: Measure | None = None,
-        measured: str = "ladder",
+        measured: str = LADDER,
         progress: Progress | None = None,
     ) -> None:
-        self.preset, self.root, self.measure = (
-            preset,
-            root or models_dir().parent,
-            measure or train_and_score,
-        )
-        self.measured, self.progress = measured, progress or progress_reporter()
-        self.grid: dict[str, list[Any]] = {}
-        for name, values in sorted((grid or {}).items()):
-            many = isinstance(values, Iterable) and not isinstance(values, str)
-            given = {_checked(preset, name, value) for value in (values if many else [values])}
-            self.grid[name] = sorted(given, key=lambda value: (value is None, value or 0))
+        self.preset, self.measure = preset, measure or train_and_score
+        self.root = root or models_dir().parent
+        self.progress = progress or progress_reporter()
         self.seeds = sorted({int(seed) for seed in seeds})
-        if not self.seeds or not all(self.grid.values()):
-            raise ValueError("A sweep needs a seed, and a value for each of its knobs.")
         if arms:
-            self.grid = {"arm": list(arms)}
-            turned = [
-                {name: _checked(preset, name, value) for name, value in arm.items()}
+            self.factors = ["arm"]
+            names = [{"arm": arm} for arm in arms]
+            settings = [
+                {name: check_setting(preset, name, value) for name, value in arm.items()}
                 for arm in arms.values()
             ]
         else:
-            turned = [
-                dict(zip(self.grid, values, strict=True))
-                for values in itertools.product(*self.grid.values())
-            ]
-        names = [{"arm": arm} for arm in arms] if arms else turned
-        self.cells = [self._cell(knobs, seed) for seed in self.seeds for knobs in turned]
-        self.about = [
-            {**about, "seed": seed} for seed in self.seeds for about in names
-        ]  # of each cell
-        if any(
-            "connector.queries" in knobs and self._cell(knobs, 0).preset.connector.anchored
-            for knobs in turned
-        ):
-            raise ValueError(
-                "connector.queries changes nothing while connector.anchored is true: the sentence that the connector "
-                "is born saying sets the number of its query tokens; turn connector.anchored to false as well."
-            )
+            values = {name: _check_values(preset, name, v) for name, v in (grid or {}).items()}
+            self.factors = sorted(values)
+            combinations = itertools.product(*(values[name] for name in self.factors))
+            names = settings = [dict(zip(self.factors, one, strict=True)) for one in combinations]
+        if not self.seeds or not settings:
+            raise ValueError("A sweep needs a seed, and a value for each of its settings.")
+        _check_queries(preset, settings)
+        self.cells = [make_cell(preset, s, seed, measured) for seed in self.seeds for s in settings]
+        self.names = [{**name, "seed": seed} for seed in self.seeds for name in names]
 
-    def _cell(self, knobs: dict[str, Any], seed: int) -> Cell:
-        preset = self.preset
-        for name, value in knobs.items():
-            preset = preset if name == "target" else turn(preset, name, value)
-        return Cell(preset, knobs.get("target", "self"), seed, self.measured)
+    # ---- measuring ----
 
-    def found(self) -> list[dict[str, Any] | None]:
-        """What each cell left, in the order of `cells`; None for those that are missing."""
-        return [read(cell.place(self.root)) for cell in self.cells]
+    def results(self) -> list[dict[str, Any] | None]:
+        """What each cell left, in the order of `cells`; None where it was not measured."""
+        return [cache.find(self.root, cell.provenance) for cell in self.cells]
 
     def run(
         self, jobs: int = 1, *, retry: bool = False, slurm: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Say the cost, run what is missing (with `retry` also what failed) and return `table`.
+        """Measure the cells that are missing and return `table`; killed, the same call goes on.
 
-        One after the other in this process, in `jobs` processes of this machine that share its cores and GPUs, or as
-        jobs of a Slurm cluster: `slurm` holds submitit's parameters, such as `{"slurm_partition": "gpu"}`. Killed at
-        any moment, the same call goes on.
+        Args:
+            jobs: so many processes of this machine.
+            retry: measure the cells that failed again.
+            slurm: submitit's parameters, to run every cell as a job of a Slurm cluster.
         """
-        for cell, found in zip(self.cells, self.found(), strict=True):
-            if retry and "error" in (found or {}):
-                cell.place(self.root).unlink()
-        tell = self.progress("sweep")
-        tell(self.cost(jobs))
-        todo = [cell for cell, found in zip(self.cells, self.found(), strict=True) if found is None]
-        first = {cell.seed: cell for cell in reversed(todo)}
-        todo.sort(
-            key=lambda cell: cell is not first[cell.seed]
-        )  # seeds are prepared side by side: none waits
-        for done, cell in enumerate(self._launch(todo, jobs, slurm), 1):
-            if error := (read(cell.place(self.root)) or {}).get("error"):
-                tell(f"Cell {cell.key} (seed {cell.seed}) failed. {error}")
-            tell(done, len(todo))
+        if retry:
+            for cell, result in zip(self.cells, self.results(), strict=True):
+                if result and "error" in result:
+                    cache.remove(self.root, cell.provenance)
+        report = self.progress("sweep")
+        report(self.forecast(jobs))
+        missing = self._missing_cells()
+        for done, cell in enumerate(self._measure(missing, jobs, slurm), 1):
+            error = (cache.find(self.root, cell.provenance) or {}).get("error")
+            if error:
+                report(f"Cell {cell.key} (seed {cell.seed}) failed. {error}")
+            report(done, len(missing))
         return self.table()
 
-    def cost(self, jobs: int = 1) -> str:
-        """What is there, what is to be run, and how long that takes by what was measured, in a few sentences."""
-        found = self.found()
-        todo = [cell for cell, one in zip(self.cells, found, strict=True) if one is None]
-        failed, count = sum("error" in (one or {}) for one in found), len(found) // len(self.seeds)
-        words = (
-            f"{len(found)} cells (settings: {count}, seeds: {len(self.seeds)}): {len(found) - len(todo) - failed} "
-            f"finished, {failed} failed, {len(todo)} to run"
-        )
-        steps = sum(cell.preset.steps for cell in todo)
-        if not todo:
-            return f"{words}."
-        return f"{words}, {steps} training steps in all. {self._time(todo, steps, jobs)}{self._disk(len(todo))}"
+    def _missing_cells(self) -> list[Cell]:
+        """The cells without a result, one of every seed first: so no seed waits for another."""
+        pairs = zip(self.cells, self.results(), strict=True)
+        missing = [cell for cell, result in pairs if result is None]
+        first = {cell.seed: cell for cell in reversed(missing)}
+        return sorted(missing, key=lambda cell: cell is not first[cell.seed])
 
-    def _disk(self, runs: int) -> str:
-        """What so many runs take, by those that are there; nothing where there is none."""
-        some = sorted((self.root / "runs").glob(f"{self.preset.name}-*/checkpoints"))[:8]
-        if not some:
-            return ""
-        sizes = [
-            sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-            for path in some
-        ]
-        return f" On disk they take about {runs * statistics.median(sizes) / 1e9:.2g} GB."
-
-    def _time(self, todo: list[Cell], steps: int, jobs: int) -> str:
-        ears, minds = ({cell.settings[part] for cell in todo} for part in ("encoder", "backbone"))
-        kept = [read(path) or {} for path in sorted((self.root / "sweeps").glob("*.json"))]
-        past = [one for one in kept if "trained" in one]
-        past = [
-            one
-            for one in past
-            if one["settings"]["encoder"] in ears and one["settings"]["backbone"] in minds
-        ]
-        side = max(1, min(jobs, len(todo)))
-        if not past:
-            logs = map(_steps, (self.root / "runs").glob(f"{self.preset.name}-*/records.jsonl"))
-            if not (rates := [second for log in logs for second in log]):
-                return "How long that takes was not measured yet; the first cells will tell."
-            rate = statistics.median(rates)
-            return (
-                f"Training alone takes about {_long(steps * rate / side)}, by the {rate:.2g} s a step of earlier runs "
-                f"of preset {self.preset.name}; scoring was not measured yet."
-            )
-        rate = statistics.median(one["trained"] / one["settings"]["steps"] for one in past)
-        score = statistics.median(one["scored"] for one in past)
-        known = {one["seed"] for one in past}
-        ready = statistics.median(
-            max(one["prepared"] for one in past if one["seed"] == seed) for seed in known
-        )
-        total = steps * rate + len(todo) * score + len({cell.seed for cell in todo} - known) * ready
-        return (
-            f"That takes about {_long(total / side)}{f', if {side} at a time do not slow each other' * (side > 1)}: "
-            f"{rate:.2g} s a step, {score:.2g} s to score a cell, {ready:.2g} s to prepare a new seed (finished cells: "
-            f"{len(past)}, on {', '.join(sorted({one['device'] for one in past}))})."
-        )
-
-    def _launch(
-        self, todo: list[Cell], jobs: int, slurm: Mapping[str, Any] | None
+    def _measure(
+        self, cells: Sequence[Cell], jobs: int, slurm: Mapping[str, Any] | None
     ) -> Iterator[Cell]:
-        """Each cell when it is done; one whose process died without leaving its file gets one that says so."""
+        """Measure cells; yields each when it has a result, its error included."""
+        tasks = [(cell, self.root.resolve(), self.measure) for cell in cells]
         if slurm is None and jobs == 1:
-            for cell in todo:
-                work(cell, self.root, self.measure)
-                yield cell
+            for task in tasks:
+                measure_cell(task)
+                yield task[0]
             return
-        tasks = [(cell, self.root.resolve(), self.measure) for cell in todo]
         if slurm is None:
-            ended = processes.run_workers(_work_in_another_process, tasks, jobs)
+            ended = processes.run_workers(measure_cell, tasks, jobs)
         else:
-            folder = self.root / "sweeps" / "jobs"
-            ended = processes.run_on_slurm(_work_in_another_process, tasks, folder, **slurm)
-        for i, how in ended:
-            if how and read(todo[i].place(self.root)) is None:
-                keep(todo[i], self.root, {"error": how})
-            yield todo[i]
+            ended = processes.run_on_slurm(measure_cell, tasks, self.root / "jobs", **slurm)
+        for number, fault in ended:
+            if fault:  # a process that died left no result
+                keep_error(cells[number], self.root, fault)
+            yield cells[number]
 
-    # ---- the result ----
+    def forecast(self, jobs: int = 1) -> str:
+        """How many cells are there and missing, and how long those take, in two sentences."""
+        results = self.results()
+        finished = [one for one in results if one and "error" not in one]
+        failed = sum(one is not None and "error" in one for one in results)
+        missing = len(results) - len(finished) - failed
+        counts = (
+            f"{len(results)} cells (settings: {len(results) // len(self.seeds)}, seeds: "
+            f"{len(self.seeds)}): {len(finished)} finished, {failed} failed, {missing} to run."
+        )
+        if not missing:
+            return counts
+        if not finished:
+            return f"{counts} How long that takes will be known from the first cells."
+        seconds = statistics.median(one["trained"] + one["scored"] for one in finished)
+        minutes = missing * seconds / min(jobs, missing) / 60
+        return (
+            f"{counts} That takes about {minutes:.0f} minutes, by the {seconds:.0f} s of the "
+            "median finished cell."
+        )
+
+    # ---- the table ----
 
     def table(self) -> pd.DataFrame:
-        """One row per cell × rung, or attribute of rung 3, × condition: the `score`, above chance and calibrated; beside it
-        its `mean` over seeds with a 95 % t-interval, NaN where there is one seed. A failed cell is one row."""
+        """One row per cell × rung (of rung 3 also × attribute) × condition, with its `score`.
+
+        The score is above chance and calibrated. `mean`, `low` and `high` are over seeds, with a
+        95 % t-interval. A cell that failed is one row.
+        """
         rows: list[dict[str, Any]] = []
-        for cell, named, found in zip(self.cells, self.about, self.found(), strict=True):
-            if found is not None:
-                about = {name: "none" if value is None else value for name, value in named.items()}
-                about |= {"cell": cell.key, "run": found.get("run"), "error": found.get("error")}
-                rows += [{**about, **row} for row in found.get("rows") or [{}]]
-        table = pd.DataFrame(rows, columns=[*self.grid, *COLUMNS]).astype(KINDS)
+        for cell, name, result in zip(self.cells, self.names, self.results(), strict=True):
+            if result is None:
+                continue
+            about = {key: "none" if value is None else value for key, value in name.items()}
+            about |= {"cell": cell.key, "run": result.get("run"), "error": result.get("error")}
+            rows += [{**about, **row} for row in result.get("rows") or [{}]]
+        table = pd.DataFrame(rows, columns=[*self.factors, *COLUMNS]).astype(TYPES)
         table = table.fillna({"share": 1.0})
-        return add_mean_interval(table, [*self.grid, "rung", "attribute", "condition", "share"])
+        groups = [*self.factors, "rung", "attribute", "condition", "share"]
+        return add_mean_interval(table, groups)
 
-    def knobs(self, rung: int = 3) -> pd.DataFrame:
-        """Mean score of a rung at every value of every knob, with its 95 % interval over the cells that have it; the
-        knob that moves the audio condition most comes first, the seed (what chance alone moves) last."""
-        table = self.table()
-        some = table[
-            (table["rung"] == rung) & (table["attribute"] == "all") & (table["share"] == 1)
-        ]
-        if some.empty:
+    def factor_means(self, rung: int = 3) -> pd.DataFrame:
+        """Mean score of a rung at every value of every factor, with a 95 % interval over cells.
+
+        The factor that moves the audio condition most comes first, the seed last: it shows what
+        chance alone moves.
+        """
+        table = self._rung_rows(rung)
+        if table.empty:
             raise ValueError(
-                f"No cell of this sweep has a score on rung {rung}; run it, or read the errors in its table."
+                f"No cell of this sweep has a score on rung {rung}; run it, or read the errors in "
+                "its table."
             )
-        every = [name for name in (*self.grid, "seed") if some[name].nunique() > 1] or ["seed"]
-        parts = []
-        for knob in every:
-            means = add_mean_interval(some, [knob, "condition"], count="cells").drop_duplicates(
-                [knob, "condition"]
-            )
-            parts.append(means.assign(knob=knob, name=means[knob].astype(str), score=means["mean"]))
-        heard = [means.loc[means["condition"] == "audio", "score"] for means in parts]
-        order = sorted(
-            range(len(parts)), key=lambda i: (every[i] == "seed", heard[i].min() - heard[i].max())
-        )
-        return pd.concat([parts[i] for i in order])[
-            ["knob", "name", "condition", "score", "low", "high", "cells"]
-        ].reset_index(drop=True)
+        varied = [name for name in (*self.factors, "seed") if table[name].nunique() > 1] or ["seed"]
+        parts = [_means_of(table, factor) for factor in varied]
+        parts.sort(key=lambda means: (means["knob"].iloc[0] == "seed", -_range_by_ear(means)))
+        return pd.concat(parts, ignore_index=True)
 
-    def picture(self, rung: int = 3) -> saving.Picture:
-        """Which knobs matter: `knobs`, drawn. The headline's difference is that of cells that share all else."""
-        means, table = self.knobs(rung), self.table()
-        knob, heard = means["knob"].iloc[0], means[means["condition"] == "audio"]
-        low, high = (heard[heard["knob"] == knob].sort_values("score").iloc[end] for end in (0, -1))
+    def figure(self, rung: int = 3) -> Any:
+        """The means of `factor_means`, drawn; the headline says which factor moves most."""
+        means = self.factor_means(rung)
+        factor = means["knob"].iloc[0]
+        audio = means[(means["condition"] == "audio") & (means["knob"] == factor)]
+        low, high = (audio.sort_values("score").iloc[end] for end in (0, -1))
         if low["name"] == high["name"]:
-            return claim_figures.plot_knobs(
-                means, f"Rung {rung}: {low['score']:.2f} at {knob} {low['name']}", rung
-            )
-        some = table[
-            (table["rung"] == rung)
-            & (table["attribute"] == "all")
-            & (table["condition"] == "audio")
-        ]
-        some = some[some["share"] == 1]
-        wide = some.assign(at=some[knob].astype(str)).pivot_table(
-            index=[name for name in (*self.grid, "seed") if name != knob] or ["condition"],
-            columns="at",
-            values="score",
+            headline = f"Rung {rung}: {low['score']:.2f} at {factor} {low['name']}"
+            return claim_figures.plot_knobs(means, headline, rung)
+        headline = (
+            f"{factor} moves rung {rung} most: {low['score']:.2f} at {low['name']}, "
+            f"{high['score']:.2f} at {high['name']}; all else equal "
+            f"{self._difference(rung, factor, low['name'], high['name'])}"
         )
-        gaps = (wide[high["name"]] - wide[low["name"]]).dropna()
+        return claim_figures.plot_knobs(means, headline, rung)
+
+    def _rung_rows(self, rung: int) -> pd.DataFrame:
+        table = self.table()
+        chosen = (table["rung"] == rung) & (table["attribute"] == "all") & (table["share"] == 1)
+        return table[chosen]
+
+    def _difference(self, rung: int, factor: str, low: str, high: str) -> str:
+        """The difference between two values of a factor, over cells that share all else."""
+        table = self._rung_rows(rung)
+        audio = table[table["condition"] == "audio"]
+        others = [name for name in (*self.factors, "seed") if name != factor] or ["condition"]
+        wide = audio.assign(value=audio[factor].astype(str)).pivot_table(
+            index=others, columns="value", values="score"
+        )
+        gaps = (wide[high] - wide[low]).dropna()
         mean, lower, upper = mean_interval(gaps)
-        sure = f"[{lower:+.2f}, {upper:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
-        words = f"{low['score']:.2f} at {low['name']}, {high['score']:.2f} at {high['name']}"
-        words = f"{knob} moves rung {rung} most: {words}; all else equal {mean:+.2f} {sure}"
-        return claim_figures.plot_knobs(means, words, rung)
+        interval = f"[{lower:+.2f}, {upper:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
+        return f"{mean:+.2f} {interval}"
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """What a cell left; None where there is nothing, or nothing whole."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and ("rows" in found or "error" in found) else None
+def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
+    """Measure one cell and keep its result, or the error it failed with, if there is none yet."""
+    cell, root, measure = task
 
+    def make() -> dict[str, Any]:
+        try:
+            return _about(cell) | measure(cell, root)
+        except Exception as error:
+            words = " ".join(str(error).split())
+            return _about(cell) | {"error": f"{type(error).__name__}: {words}"}
 
-def keep(cell: Cell, root: Path, found: Mapping[str, Any]) -> None:
-    """Write a cell's file, whole."""
-    device = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()}-core CPU"
-    )
-    about = {"settings": cell.settings, "seed": cell.seed, "device": device}
-    cell.place(root).parent.mkdir(parents=True, exist_ok=True)
-    cache.write_whole(cell.place(root), cache.to_json({**about, **found}))
-
-
-def work(cell: Cell, root: Path, measure: Measure) -> None:
-    """Measure one cell and keep its rows, or the error it failed with; a cell that is there is left alone."""
-    with _alone(root, cell.key):
-        if read(cell.place(root)) is None:
-            try:
-                found = measure(cell, root)
-            except Exception as error:
-                found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-            keep(cell, root, found)
-
-
-def _work_in_another_process(task: tuple[Cell, Path, Measure]) -> None:
-    """`work`, in a worker process."""
-    work(*task)
+    cache.find_or_make(root, cell.provenance, make)
     gc.collect()  # models hold themselves by cycles
 
 
-def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
-    """Train a cell, or find its run, and score rungs 0, 2 and 3 at the last step beside every control, calibrated."""
-    lab, folder, trained, prepared = _train(cell, root)
-    begin = time.perf_counter()
-    rows = above_chance(_score(lab, folder)).to_dict("records")
-    scored = lab.seconds["models"] + time.perf_counter() - begin
-    return {
-        "run": folder.name,
-        "rows": rows,
-        "trained": trained,
-        "scored": scored,
-        "prepared": prepared,
-    }
+def keep_error(cell: Cell, root: Path, fault: str) -> None:
+    """Keep a cell's error unless it has a result."""
+    cache.find_or_make(root, cell.provenance, lambda: _about(cell) | {"error": fault})
 
 
-def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
-    """`train_and_score`, and what the backbone has forgotten: the share of instructions obeyed and its perplexity, in
-    text, beside the untouched backbone's, and obeyed by ear. Adapters are measured at every share of `SHARES`, too.
-
-    Rows without a rung: `following` (or one constraint's id) as the backbone obeys it now (`text`), `untouched`,
-    with no constraint stated (`unasked`), by ear (`audio`), and as the bare label would, whatever is asked (`label`);
-    `perplexity` is that of the untouched backbone's own answers.
-    """
-    lab, folder, trained, prepared = _train(cell, root)
-    begin = time.perf_counter()
-    table, llm = _score(lab, folder), lab.llm
-    heard = conditions.embed_clips(llm, lab.features[[clip.id for clip in lab.clips("test")]])
-    controlled = table[table["condition"] != "audio"]
-    at = {clip.id: i for i, clip in enumerate(lab.clips("test"))}
-    questions = [task.question for task in lab.tasks if task.rung == 3]
-    items = forgetting.instructions(lab.clips("test"), questions)
-    known = forgetting.counted(llm, items)
-    items = [
-        item for item in items if item.constraint in set(known.loc[known["counted"], "constraint"])
-    ]
-    written = _own_answers(lab)
-    rows = [
-        {"attribute": one.constraint, "condition": condition, "score": getattr(one, condition)}
-        for one in known.itertuples()
-        for condition in ("untouched", "unasked")
-    ]
-    for condition in ("untouched", "unasked"):
-        rows.append(
-            {
-                "attribute": "following",
-                "condition": condition,
-                "score": known.loc[known["counted"], condition].mean(),
-            }
-        )
-    bare = float(np.mean([item.obeyed(item.clip.attributes[cell.preset.label]) for item in items]))
-    rows.append({"attribute": "following", "condition": "label", "score": bare})
-    with llm.backbone.untuned():
-        before = targets.target_perplexity(llm.backbone, written)
-    rows.append({"attribute": "perplexity", "condition": "untouched", "score": before})
-    rows = above_chance(table).to_dict("records") + rows
-    for share in SHARES if cell.preset.tuning.startswith("lora") else (1.0,):
-        llm.backbone.scale_adapters(share)
-        now = [
-            {
-                "attribute": "perplexity",
-                "condition": "text",
-                "score": targets.target_perplexity(llm.backbone, written),
-            }
-        ]
-        for condition, said in (
-            ("text", None),
-            ("audio", heard[[at[item.clip.id] for item in items]]),
-        ):
-            obeyed = forgetting.followed(llm, items, said).groupby("constraint")["obeyed"].mean()
-            now += [
-                {"attribute": name, "condition": condition, "score": score}
-                for name, score in obeyed.items()
-            ]
-            now.append({"attribute": "following", "condition": condition, "score": obeyed.mean()})
-        if share != 1:
-            scores = above_chance(pd.concat([_scored(lab), controlled]))
-            now += scores[scores["condition"] == "audio"].to_dict("records")
-        rows += [{**row, "share": share} for row in now]
-    scored = lab.seconds["models"] + time.perf_counter() - begin
-    return {
-        "run": folder.name,
-        "rows": rows,
-        "trained": trained,
-        "scored": scored,
-        "prepared": prepared,
-    }
+def _about(cell: Cell) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    device = gpu or f"{os.cpu_count()}-core CPU"
+    return {"settings": cell.settings, "seed": cell.seed, "device": device}
 
 
-def _train(cell: Cell, root: Path) -> tuple[Experiment, Path, float, float]:
-    """The cell's lab and run, with the seconds that training and what went before it took."""
-    lab = Experiment(cell.preset, seed=cell.seed, root=root)
-    with _alone(
-        root, f"prepare-{cell.seed}"
-    ):  # cells share corpus, targets and oracle: one makes them, all find them
-        _, folder = lab.oracle(), lab.run_folder(cell.target)
-    with _alone(root, f"hear-{cell.seed}-{Path(cell.preset.encoder).name}"):
-        _ = lab.features
-    prepared = sum(lab.seconds.values()) - lab.seconds["models"]
-    with _alone(root, folder.name):
-        lab.train(cell.target)
-    return lab, folder, sum(_steps(folder / "records.jsonl")), prepared
+def _check_values(preset: Preset, name: str, values: Any) -> list[Any]:
+    """The values of one setting, each once and in order."""
+    many = isinstance(values, Iterable) and not isinstance(values, str)
+    checked = {check_setting(preset, name, value) for value in (values if many else [values])}
+    return sorted(checked, key=lambda value: (value is None, value or 0))
 
 
-def _score(lab: Experiment, folder: Path) -> pd.DataFrame:
-    """The last step under every control; the model stays there."""
-    first, last = (checkpoints.list_checkpoints(folder)[i] for i in (0, -1))
-
-    def newborn() -> pd.DataFrame:
-        checkpoints.load_checkpoint(folder, lab.llm, first["step"])
-        table = _scored(lab)
-        return table[table["condition"] == "audio"].assign(condition="untrained")
-
-    # many cells are born alike
-    key = lab.key(v=VERSION, checkpoint=first["sha256"], transcript=lab.preset.transcript)
-    untrained = cache.cached_table(lab.root / "oracles" / f"untrained-{key}.csv", newborn)
-    checkpoints.load_checkpoint(folder, lab.llm, last["step"])
-    oracle = lab.oracle()
-    return pd.concat([_scored(lab), untrained, oracle[oracle["rung"].isin(RUNGS)]])
+def _check_queries(preset: Preset, settings: Iterable[Settings]) -> None:
+    for one in settings:
+        if "connector.queries" in one and make_cell(preset, one, 0).preset.connector.anchored:
+            raise ValueError(
+                "connector.queries changes nothing while connector.anchored is true: the sentence "
+                "that an anchored connector starts as sets the number of its query tokens; set "
+                "connector.anchored to false as well."
+            )
 
 
-def _scored(lab: Experiment) -> pd.DataFrame:
-    """The scored rungs of the ladder by ear, with the model as it is now."""
-    tasks = [task for task in lab.tasks if task.rung in RUNGS]
-    test, held_out = lab.clips("test"), lab.clips("validation")
-    return evaluate(lab.llm, tasks, test, held_out, lab.features, transcripts=lab.preset.transcript)
+def _means_of(table: pd.DataFrame, factor: str) -> pd.DataFrame:
+    """Mean score at every value of one factor, by condition."""
+    means = add_mean_interval(table, [factor, "condition"], count="cells")
+    means = means.drop_duplicates([factor, "condition"])
+    means = means.assign(knob=factor, name=means[factor].astype(str), score=means["mean"])
+    return means[["knob", "name", "condition", "score", "low", "high", "cells"]]
 
 
-def _own_answers(lab: Experiment, descriptions: int = 4) -> list[targets.Target]:
-    """What the untouched backbone says to the ladder's questions about some held-out descriptions."""
-    questions = dict.fromkeys(task.question for task in lab.tasks if task.attribute != "topic")
-    some = list(dict.fromkeys(describe(clip.attributes) for clip in lab.clips("test")))[
-        :descriptions
-    ]
-    pairs = itertools.product(some, questions)
-    return list(targets.generate_targets(lab.llm.backbone, lab.preset.backbone, "", pairs).values())
-
-
-def above_chance(table: pd.DataFrame) -> pd.DataFrame:
-    """Calibrated accuracy above chance of the tasks that the text oracle can do, per condition, rung and, on rung 3,
-    attribute: 0 is chance, 1 is perfect."""
-    some = table[table["task"].isin(verdict.able_tasks(table))]
-    tasks = (
-        some.groupby(["condition", "rung", "attribute", "task"])[["calibrated", "chance"]]
-        .mean()
-        .reset_index()
-    )
-    tasks["score"] = (tasks["calibrated"] - tasks["chance"]) / (1 - tasks["chance"])
-    whole = (
-        tasks.groupby(["condition", "rung"])["score"].mean().reset_index().assign(attribute="all")
-    )
-    single = (
-        tasks[tasks["rung"] == 3]
-        .groupby(["condition", "rung", "attribute"])["score"]
-        .mean()
-        .reset_index()
-    )
-    return pd.concat([whole, single], ignore_index=True)
-
-
-def _alone(root: Path, name: str) -> FileLock:
-    """A lock that ends with the process that holds it, however that ends."""
-    folder = root / "sweeps" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock")
-
-
-def _steps(records: Path) -> list[float]:
-    lines = records.read_text().splitlines()  # the last one may be half a line while a run goes on
-    return [json.loads(line)["seconds"] for line in lines if line.endswith("}")]
-
-
-def _long(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+def _range_by_ear(means: pd.DataFrame) -> float:
+    audio = means.loc[means["condition"] == "audio", "score"]
+    return float(audio.max() - audio.min())

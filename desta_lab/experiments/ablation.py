@@ -1,0 +1,168 @@
+"""Running studies: their sweeps, the tables that are kept of them, and their figures."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from desta_lab.experiments import findings, frozen_parts
+from desta_lab.experiments.experiment import Progress
+from desta_lab.experiments.studies import (
+    DEFAULT_SEEDS,
+    PRESET_SEEDS,
+    PRESET_SETTINGS,
+    Arms,
+    Study,
+    get_study,
+)
+from desta_lab.experiments.sweep import Sweep
+from desta_lab.model import presets
+from desta_lab.model.presets import Preset
+from desta_lab.views import claim_figures
+
+SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one folder a preset
+COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "condition", "score"]
+
+
+def study_preset(preset: str | Preset | None) -> Preset:
+    """The preset that studies start from: a name with `PRESET_SETTINGS`, a preset as it is."""
+    if isinstance(preset, Preset):
+        return preset
+    found = presets.get_preset(preset or "nano")
+    return replace(found, **PRESET_SETTINGS.get(found.name, {}))
+
+
+def build_sweep(
+    name: str,
+    preset: str | Preset | None = None,
+    seeds: Iterable[int] | None = None,
+    more: Arms | None = None,
+    **options: Any,
+) -> Sweep:
+    """The sweep of a study.
+
+    `build_sweep("depth", more={"8": {"connector.depth": 8}}).run()` adds an arm, measures what is
+    missing and returns the sweep's table.
+
+    Args:
+        seeds: by default five of nano, three of other presets.
+        more: arms to add.
+        options: `root` and `progress` of the sweep.
+    """
+    study, base = get_study(name), study_preset(preset)
+    return Sweep(
+        base,
+        arms={**study.arms_of(base.name), **(more or {})},
+        seeds=PRESET_SEEDS.get(base.name, DEFAULT_SEEDS) if seeds is None else seeds,
+        measure=study.measure,
+        measured=study.measured,
+        **options,
+    )
+
+
+def load_table(name: str, preset: str = "nano", folder: Path = SHIPPED) -> pd.DataFrame:
+    """The table of a study on disk: a row per arm × seed × rung × condition (× attribute).
+
+    `score` is 0 at chance and 1 when perfect; `at` is the amount of a scaling study.
+
+    Raises:
+        FileNotFoundError: the study was not run on this preset; the message says how to run it.
+    """
+    path = folder / preset / f"{get_study(name).name}.csv"
+    if not path.exists():
+        command = f"python -m desta_lab ablate {name} --preset {preset}"
+        raise FileNotFoundError(
+            f"{path}: the study {name} has no table of preset {preset}; run `{command}`."
+        )
+    texts = dict.fromkeys(("arm", "cell", "attribute", "condition"), str)
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+
+
+def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
+    """What a study keeps of its sweep: the scores of finished cells.
+
+    Single attributes are kept of the audio condition alone, and single constraints of whole
+    adapters alone.
+    """
+    table = sweep.table()
+    table = table[table["error"].isna()]
+    whole = table["attribute"].isin(["all", "following", "perplexity"])
+    by_ear = (table["attribute"] == "all") | (table["condition"] == "audio")
+    table = table[(by_ear | table["rung"].isna()) & ((table["share"] == 1) | whole)]
+    amounts: dict[str, float] = {}
+    for name, cell in zip(sweep.names, sweep.cells, strict=True):
+        amounts[name["arm"]] = _amount(study, cell.preset)
+    table = table.assign(at=table["arm"].map(amounts), score=table["score"].round(4))
+    order = table["arm"].map({arm: place for place, arm in enumerate(amounts)})
+    table = table.assign(order=order).sort_values(["order", "seed"], kind="stable")
+    return table[[*COLUMNS, *study.columns]].reset_index(drop=True)
+
+
+def _amount(study: Study, preset: Preset) -> float:
+    if study.amount == "train":
+        return float(preset.clips["train"] if preset.train is None else preset.train)
+    return float(getattr(preset, study.amount)) if study.amount else float("nan")
+
+
+def run_studies(
+    names: Iterable[str],
+    preset: str,
+    seeds: Iterable[int] | None,
+    jobs: int,
+    out: Path,
+    progress: Progress,
+    root: Path | None = None,
+) -> Iterator[tuple[Study, list[str]]]:
+    """Measure what is missing, save each study's table and figure, and yield what it shows.
+
+    With `jobs=0` nothing is measured, and what is finished is drawn.
+    """
+    studies = [get_study(name) for name in names]
+    options: dict[str, Any] = {"preset": preset, "root": root, "progress": progress}
+    options["seeds"] = None if seeds is None else list(seeds)
+    if jobs:
+        for measured in dict.fromkeys(study.measured for study in studies):
+            some = [study for study in studies if study.measured == measured]
+            _measure_together(some, jobs, options)
+    for study in studies:
+        table = study_table(study, build_sweep(study.name, **options))
+        if table["arm"].nunique() > 1:  # one arm alone answers nothing
+            about = {
+                "preset": preset,
+                "cells": sorted(set(table["cell"])),
+                "seeds": sorted({int(seed) for seed in table["seed"]}),
+            }
+            figure = findings.draw_study(study, table)
+            claim_figures.save(figure, out, study.name, table=table, provenance=about)
+            yield study, findings.state_findings(study, table)
+
+
+def _measure_together(studies: list[Study], jobs: int, options: dict[str, Any]) -> None:
+    """Measure the cells of several studies as one sweep; an arm that two share is one cell."""
+    one, progress = build_sweep(studies[0].name, **options), options["progress"]
+    arms = {
+        json.dumps(settings, sort_keys=True): settings
+        for study in studies
+        for settings in study.arms_of(one.preset.name).values()
+    }
+    sweep = Sweep(
+        one.preset,
+        arms=arms,
+        seeds=one.seeds,
+        root=one.root,
+        measure=studies[0].measure,
+        measured=studies[0].measured,
+        progress=progress,
+    )
+    models = sweep.root / "models"
+    parts = [part for study in studies for part in study.frozen_parts]
+    missing = frozen_parts.list_missing(parts, models)
+    if missing:
+        words = f"Made first, once: {', '.join(missing)}."
+        progress("ablate")(f"{sweep.forecast(jobs)} {words}")
+    for part in missing:
+        frozen_parts.make_part(part, models, progress)
+    sweep.run(jobs)

@@ -1,0 +1,51 @@
+"""What an experiment costs: the seconds of every stage and the peak memory, kept as they are measured."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from desta_lab import cache, processes
+
+
+class StageCosts:
+    """Seconds by stage. A stage found on disk keeps the time that it took when it was computed.
+
+    Args:
+        path: the file that holds the costs, also those of earlier processes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage without the stages inside it, and write it at once, in case of a kill."""
+        begin, inner = time.perf_counter(), sum(self.seconds.values())
+        yield
+        nested = sum(self.seconds.values()) - inner
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
+        if processes.is_main_rank():
+            cache.write_whole(self.path, cache.to_json(self.total()))
+
+    def total(self) -> dict[str, Any]:
+        """`seconds` by stage and `peak_memory_gb`, of this process and of those before it."""
+        earlier: dict[str, Any] = {"seconds": {}, "peak_memory_gb": 0.0}
+        if self.path.exists():
+            earlier = json.loads(self.path.read_text())
+        seconds = {
+            name: round(max(earlier["seconds"].get(name, 0.0), self.seconds.get(name, 0.0)), 1)
+            for name in {**earlier["seconds"], **self.seconds}
+        }
+        peak = max(earlier["peak_memory_gb"], _peak_memory_gb())
+        return {"seconds": seconds, "peak_memory_gb": round(peak, 2)}
+
+
+def _peak_memory_gb() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,63 @@
+"""Frozen parts that nobody releases: smaller nano LLMs, and a Whisper with redrawn weights."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from desta_lab.evaluation import tasks
+from desta_lab.experiments.experiment import Progress
+from desta_lab.model import nano, weights
+
+Maker = Callable[[Path, Any], None]  # a folder and a progress function
+
+
+def small_nano(width: int, layers: int) -> Maker:
+    """A maker of a smaller nano LLM, trained on the text that the shipped one was trained on."""
+
+    def make(folder: Path, progress: Any) -> None:
+        def report(done: int, total: int, *_: Any) -> None:
+            progress(done, total)
+
+        rows = tasks.nano_rows()
+        model, tokenizer = nano.train_nano(rows, width=width, layers=layers, progress=report)
+        call = f"train_nano(nano_rows(), width={width}, layers={layers})"
+        about = {"made_by": call, "parameters": model.num_parameters()}
+        nano.save_nano(model, tokenizer, folder, about)
+
+    return make
+
+
+def redraw_whisper(folder: Path, progress: Any) -> None:
+    """Make Whisper tiny.en with newly drawn weights; its positions, which nobody learned, stay."""
+    from transformers import WhisperModel
+
+    source = weights.find_weights("whisper-tiny.en", folder.parent, progress=progress)
+    model = WhisperModel.from_pretrained(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
+                module.reset_parameters()
+    model.save_pretrained(folder)
+
+
+MAKERS: dict[str, Maker] = {
+    "nano-64x2": small_nano(64, 2),
+    "nano-96x3": small_nano(96, 3),
+    "whisper-tiny.en-redrawn": redraw_whisper,
+}
+
+
+def list_missing(parts: Iterable[str], models: Path) -> list[str]:
+    """The parts that were not made yet."""
+    return [part for part in parts if not (models / part / "config.json").exists()]
+
+
+def make_part(name: str, models: Path, progress: Progress) -> None:
+    """Make a frozen part, whole or not at all."""
+    draft = models / f"{name}.part"
+    MAKERS[name](draft, progress(name))
+    draft.rename(models / name)

@@ -1,0 +1,120 @@
+"""The figures of the main job, drawn from its tables and from the connector at the last step."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from desta_lab import audio
+from desta_lab.analysis.attention import query_attention_over_time
+from desta_lab.evaluation.tasks import RUNGS
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.training import checkpoints
+from desta_lab.training.targets import token_evidence
+from desta_lab.views import claim_figures
+from desta_lab.views.widgets import sheet
+
+Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
+
+
+def save_figures(
+    experiment: Experiment,
+    rungs: pd.DataFrame,
+    tasks: pd.DataFrame,
+    compared: dict[str, Any],
+    folder: Path,
+    headline: str,
+    out: Path,
+    provenance: dict[str, Any],
+) -> list[tuple[str, str]]:
+    """Draw and save every figure; returns (file, alternative text) of each.
+
+    Args:
+        rungs, tasks: scores per rung and per task along training.
+        compared: perplexity and coverage of the kinds of target.
+        folder: the self-generated run.
+    """
+    figures = _score_figures(experiment, rungs, tasks, compared, headline)
+    checkpoints.load_checkpoint(folder, experiment.llm, experiment.train_config.steps)
+    if hasattr(experiment.llm.connector, "mixture"):
+        figures |= _connector_figures(experiment)
+    figures |= _example_figures(experiment)
+    return [
+        (str(claim_figures.save(figure, out, name, provenance=provenance)), alt)
+        for name, (figure, alt) in figures.items()
+    ]
+
+
+def _score_figures(
+    experiment: Experiment,
+    rungs: pd.DataFrame,
+    tasks: pd.DataFrame,
+    compared: dict[str, Any],
+    headline: str,
+) -> Figures:
+    asked = {task.rung for task in experiment.tasks}
+    names = {rung: name for rung, name in RUNGS.items() if rung in asked}
+    return {
+        "emergence": (
+            claim_figures.plot_emergence(rungs, headline, names=names),
+            f"Score of every rung along training. {headline}.",
+        ),
+        "held_out": (
+            claim_figures.plot_held_out(tasks, headline),
+            "Accuracy on questions never trained, per attribute, for both runs and every control.",
+        ),
+        "coverage": (
+            claim_figures.plot_coverage(
+                _coverage_table(compared), "What a target drops it cannot teach"
+            ),
+            "Share of targets that name each attribute, per kind of target.",
+        ),
+    }
+
+
+def _coverage_table(compared: dict[str, Any]) -> pd.DataFrame:
+    rows = [
+        (kind, attribute, share, compared["perplexity"][kind])
+        for kind, shares in compared["coverage"].items()
+        for attribute, share in shares.items()
+    ]
+    return pd.DataFrame(rows, columns=["kind", "attribute", "share", "perplexity"])
+
+
+def _connector_figures(experiment: Experiment) -> Figures:
+    """Where the Q-Former reads: in which layer, and when."""
+    connector: Any = experiment.llm.connector
+    encoder, seconds = experiment.llm.encoder, experiment.preset.seconds
+    clip = experiment.clips("test")[0]
+    waves = [audio.read_audio(experiment.corpus.path(clip))]
+    attention = query_attention_over_time(connector, encoder.encode(waves).float())[0].numpy()
+    mel = audio.log_mel(waves, seconds, encoder.mel_bins)[0].numpy()
+    mixture = connector.mixture().detach().cpu().numpy()
+    return {
+        "layer_mixture": (
+            claim_figures.plot_layer_mixture(mixture, encoder.taps, "Where each query token reads"),
+            "Share of every tapped layer in every query token.",
+        ),
+        "query_to_time": (
+            claim_figures.plot_query_attention(
+                attention, mel, clip.spans, seconds, headline="Where each query token looks"
+            ),
+            "Spectrogram of one clip with its evidence spans, above the time each query token "
+            "attends to.",
+        ),
+    }
+
+
+def _example_figures(experiment: Experiment) -> Figures:
+    """Six training clips, and the first target word by word."""
+    tokens, nats = token_evidence(experiment.llm.backbone, experiment.targets.rows[0])
+    return {
+        "corpus": (
+            sheet(experiment.corpus, experiment.clips("train")[:6]),
+            "Spectrograms of six clips with their attributes and evidence spans.",
+        ),
+        "token_evidence": (
+            claim_figures.plot_token_evidence(tokens, nats.tolist(), "Which words carry the clip"),
+            "KL per token of one target between reading the description and reading nothing.",
+        ),
+    }

@@ -1,0 +1,158 @@
+"""Training rows: which prompt each clip is trained with, and whose words the response is."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from desta_lab import cache, processes
+from desta_lab.cache import Provenance
+from desta_lab.clips import Clip
+from desta_lab.evaluation.tasks import PROMPTS, Task
+from desta_lab.model.backbone import Backbone
+from desta_lab.model.weights import NANO_FOLDER, hash_folder
+from desta_lab.training import targets as target
+from desta_lab.training.targets import SoftTarget, Target
+
+KINDS = ("self", "hard", "label", "template", "other")
+WRITTEN = ("self", "hard")  # by the backbone itself
+MAX_NEW_TOKENS = 40  # of a self-generated target
+
+Pairs = Sequence[tuple[str, str]]  # (description, prompt)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The backbone's own responses, and its next-token distributions along each of them."""
+
+    rows: list[Target]
+    soft: list[SoftTarget]
+
+    def of_pairs(self, pairs: Pairs) -> "Targets":
+        """The targets of these (description, prompt) pairs, in their order."""
+        index = {(row.description, row.prompt): i for i, row in enumerate(self.rows)}
+        chosen = [index[pair] for pair in pairs]
+        return Targets([self.rows[i] for i in chosen], [self.soft[i] for i in chosen])
+
+
+def assign_prompts(clips: Sequence[Clip], count: int) -> list[str]:
+    """One of the first `count` prompts for each clip, by the hash of its id.
+
+    Among fewer clips, each keeps its prompt.
+    """
+    digests = [hashlib.sha256(clip.id.encode()).hexdigest() for clip in clips]
+    return [PROMPTS[int(digest, 16) % count] for digest in digests]
+
+
+# ---- the backbone's own words ----
+
+
+def find_or_write_targets(
+    root: Path,
+    provenance: Provenance,
+    backbone: Backbone,
+    writer: str,
+    pairs: Pairs,
+    progress: Progress,
+) -> Targets:
+    """Collective: the self-generated targets of all pairs, from disk or written now by all ranks."""
+    revision = provenance.facts["backbone_sha256"]
+    written: tuple[list[Target], list[SoftTarget]] = ([], [])
+    if not processes.broadcast(cache.find(root, provenance) is not None):
+        written = target.generate_soft_targets(
+            backbone, writer, revision, pairs, max_new_tokens=MAX_NEW_TOKENS, progress=progress
+        )
+    targets = _unpack(cache.find_or_make(root, provenance, lambda: _pack(*written)))
+    target.check_writer(targets.rows, revision)
+    return targets
+
+
+def _pack(rows: Sequence[Target], soft: Sequence[SoftTarget]) -> dict[str, Any]:
+    tensors = {
+        "ids": torch.cat([one.ids for one in soft]),
+        "logp": torch.cat([one.logp for one in soft]),
+        "tokens": torch.tensor([len(one.ids) for one in soft]),
+    }
+    return {"rows": [asdict(row) for row in rows], "soft": tensors}
+
+
+def _unpack(result: Mapping[str, Any]) -> Targets:
+    tensors = result["soft"]
+    tokens = tensors["tokens"].tolist()
+    parts = zip(tensors["ids"].split(tokens), tensors["logp"].split(tokens), strict=True)
+    return Targets(
+        [Target(**row) for row in result["rows"]], [SoftTarget(ids, logp) for ids, logp in parts]
+    )
+
+
+# ---- other words ----
+
+
+def label_targets(
+    clips: Iterable[Clip], attribute: str, tasks: Iterable[Task]
+) -> dict[str, Target]:
+    """Clip id → the bare value of an attribute, for the clips that have it."""
+    question = next(task.question for task in tasks if task.name == f"ask_{attribute}")
+    return {
+        clip.id: target.label_target(clip, attribute, question)
+        for clip in clips
+        if attribute in clip.attributes
+    }
+
+
+def nano_targets(pairs: Pairs) -> list[Target]:
+    """What another LLM answers to these pairs: the nano LLM, which can write of the spoken world."""
+    writer, revision = Backbone.load(NANO_FOLDER), hash_folder(NANO_FOLDER)
+    answers = target.generate_targets(
+        writer, "nano", revision, list(dict.fromkeys(pairs)), kind="other", max_new_tokens=48
+    )
+    return [answers[pair] for pair in pairs]
+
+
+def can_nano_write(spoken_world: bool, glass_box: bool) -> bool:
+    """Whether the nano LLM can be the other writer: of its own world, beside another backbone."""
+    return spoken_world and not glass_box and NANO_FOLDER.is_dir()
+
+
+# ---- rows ----
+
+
+def build_rows(
+    clips: Sequence[Clip], targets: Sequence[Target], corpus: str, transcript: bool
+) -> list[dict[str, Any]]:
+    """The training rows of clips with their targets, with the transcript where training gives it."""
+    rows = [target.clip_row(*pair, corpus) for pair in zip(clips, targets, strict=True)]
+    if not transcript:
+        return rows
+    return [
+        {**row, "transcripts": [clip.transcript]} for row, clip in zip(rows, clips, strict=True)
+    ]
+
+
+def targets_by_kind(
+    written: Sequence[Target],
+    clips: Iterable[Clip],
+    label: str,
+    tasks: Iterable[Task],
+    values: Iterable[str],
+    describe: Callable[..., str],
+    nano_writes: bool,
+) -> dict[str, list[Target]]:
+    """A target of every kind for every description that the backbone wrote about."""
+    clip_of: dict[str, Clip] = {}
+    for clip in clips:
+        clip_of.setdefault(describe(clip.attributes), clip)
+    labels = label_targets(clip_of.values(), label, tasks)
+    kinds: dict[str, list[Target]] = {"self": list(written), "label": [], "template": []}
+    for row in written:
+        clip = clip_of[row.description]
+        if clip.id in labels:
+            kinds["label"].append(replace(labels[clip.id], description=row.description))
+        kinds["template"].append(target.template_target(clip, row.prompt, values, describe))
+    if nano_writes:
+        kinds["other"] = nano_targets([(row.description, row.prompt) for row in written])
+    return kinds
