@@ -126,7 +126,8 @@ def _preset(args: argparse.Namespace) -> Any:
 def quickstart(args: argparse.Namespace) -> int:
     """The main job."""
     from desta_lab.doctor import cost
-    from desta_lab.experiments.quickstart import Quickstart
+    from desta_lab.experiments.experiment import Experiment
+    from desta_lab.experiments.quickstart import default_folder, run_quickstart
     from desta_lab.views import card
 
     processes.join_ranks()
@@ -142,17 +143,13 @@ def quickstart(args: argparse.Namespace) -> int:
         say(
             "That was measured on the preset's own corpus; with yours, features and targets go by its clips."
         )
-    job = Quickstart(
-        preset,
-        seed=args.seed,
-        corpus=args.corpus,
-        label=args.label,
-        out=args.out,
-        progress=progress_reporter(),
+    experiment = Experiment(
+        preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
     )
-    result = job.run()
+    out = args.out or default_folder(experiment)
+    result = run_quickstart(experiment, out)
     say(card.format_card(result))
-    say(f"Figures and card: {job.out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
+    say(f"Figures and card: {out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
     processes.leave_ranks()
     return 0
 
@@ -171,11 +168,11 @@ def _silence(*words: Any, **how: Any) -> None:
 )
 def inside(args: argparse.Namespace) -> int:
     """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable and spoken."""
+    from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.inside import Inside, digest
-    from desta_lab.experiments.quickstart import Quickstart
 
     preset = _preset(args)
-    job = Quickstart(preset, seed=args.seed, progress=progress_reporter())
+    job = Experiment(preset, seed=args.seed, progress=progress_reporter())
     look = Inside(job, args.run, out=args.out, progress=progress_reporter())
     tables = look.run()
     print(
@@ -421,14 +418,15 @@ def score(args: argparse.Namespace) -> int:
     OUT,
 )
 def sweep(args: argparse.Namespace) -> int:
-    """A grid over settings and seeds: its cost, what is missing of it, one tidy table, and which knobs matter."""
-    from desta_lab.experiments.sweep import Sweep, parse, parse_slurm
+    """A grid over settings and seeds: its forecast, one tidy table, and which settings matter."""
+    from desta_lab.experiments.cells import parse_grid, parse_slurm
+    from desta_lab.experiments.sweep import Sweep
     from desta_lab.views import saving
 
     preset = _preset(args)
     grid = Sweep(
         preset,
-        parse(args.set),
+        parse_grid(args.set),
         seeds=[int(seed) for seed in args.seeds.split(",")],
         progress=progress_reporter(),
     )
@@ -438,9 +436,9 @@ def sweep(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "table.csv", index=False)
     if table["score"].notna().any():
-        print(grid.knobs().round(2).to_string(index=False))
+        print(grid.factor_means().round(2).to_string(index=False))
         saving.save_figure(
-            grid.picture(),
+            grid.figure(),
             out,
             "knobs",
             provenance={"cells": sorted(set(table["cell"])), "seeds": grid.seeds},
@@ -467,16 +465,17 @@ def sweep(args: argparse.Namespace) -> int:
 )
 def ablate(args: argparse.Namespace) -> int:
     """Named ablations: what each shows over seeds, its table and figure, and the page of all that were run."""
-    from desta_lab.experiments import studies
+    from desta_lab.experiments import ablation
+    from desta_lab.experiments.ablation_page import write_page
+    from desta_lab.experiments.studies import STUDIES
 
-    names = args.names or [
-        study.name for study in studies.STUDIES.values() if args.preset in study.presets
-    ]
+    names = args.names or [study.name for study in STUDIES.values() if args.preset in study.presets]
     seeds = None if args.seeds is None else [int(seed) for seed in args.seeds.split(",")]
-    out = args.out or studies.HOME / args.preset
-    for study, said in studies.run(names, args.preset, seeds, args.jobs, out, progress_reporter()):
-        print("\n  ".join([f"{study.title}:", *said]))
-    print(f"Page: {studies.write_page(out.parent)}")
+    out = args.out or ablation.SHIPPED / args.preset
+    studies = ablation.run_studies(names, args.preset, seeds, args.jobs, out, progress_reporter())
+    for study, sentences in studies:
+        print("\n  ".join([f"{study.title}:", *sentences]))
+    print(f"Page: {write_page(out.parent)}")
     return 0
 
 
@@ -575,10 +574,10 @@ def write(args: argparse.Namespace) -> int:
 )
 def demo(args: argparse.Namespace) -> int:
     """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
-    from desta_lab.experiments.quickstart import Quickstart
+    from desta_lab.experiments.experiment import Experiment
     from desta_lab.views.demo import Demo, build_page
 
-    job = Quickstart(_preset(args), progress=progress_reporter())
+    job = Experiment(_preset(args), progress=progress_reporter())
     job.train("self")
     print(f"Open http://127.0.0.1:{args.port} in a browser; stop with Ctrl+C.", flush=True)
     build_page(Demo(job)).launch(

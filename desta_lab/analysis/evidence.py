@@ -44,7 +44,9 @@ def _telling(topic: str) -> frozenset[str]:
         name: {word for part in parts.values() for phrase in part for word in phrase.split()}
         for name, parts in sentences.PHRASES.items()
     }
-    anywhere = {word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()}
+    anywhere = {
+        word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()
+    }
     return frozenset(
         used.get(topic, set()).difference(anywhere, *(used[name] for name in used if name != topic))
     )

@@ -1,109 +1,140 @@
-"""The small finished run that ships: one archive beside the nano LLM, unpacked where the lab looks for its runs."""
+"""The small finished run that ships: packed into one archive, restored where a run is looked for."""
 
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from desta_lab import cache
+from desta_lab.cache import Provenance
+from desta_lab.experiments.experiment import RUNS, VERDICT, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_subject import TABLES
-from desta_lab.experiments.quickstart import Quickstart
-from desta_lab.model import weights
+from desta_lab.experiments.quickstart import coverage_provenance
+from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 
-ARCHIVE = weights.NANO_FOLDER.parent / "finished" / "nano.zip"
-KINDS = ("self", "label")
-PLACE = {"dtype", "device", "targets"}  # of a run's config: where it was made, not what was learned
+ARCHIVE = NANO_FOLDER.parent / "finished" / "nano.zip"
+# facts of a run that say where it was made, not what was learned
+PLACE = {"dtype", "device", "targets"}
+RECORDS, CONFIG = "records.jsonl", "config.json"
 
 
-def pack(lab: Quickstart, archive: Path = ARCHIVE) -> int:
-    """Write what a notebook needs of a finished job into one archive; returns its size in bytes.
+def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
+    """Write what a notebook needs of a finished main job into one archive; returns its bytes.
 
-    Of the ladder only the last self-generated rung is kept, with the tables of every rung and those of the analysis.
+    Of the checkpoints only the last self-generated one is in it; of the results, the scores of
+    every checkpoint, the oracle, the targets and the tables of the analysis.
     """
     content: dict[str, bytes] = {}
-    for kind in KINDS:
-        folder = lab.train(kind)
-        lab.evaluate(kind)
-        for name in ("config.json", "records.jsonl", "checkpoints/checkpoints.json"):
-            content[f"{kind}/{name}"] = (folder / name).read_bytes()
-        content |= {f"{kind}/evals/{path.name}": path.read_bytes() for path in lab.evals(kind)}
-    last = f"checkpoints/{lab.train_config.steps:06d}.safetensors"
-    content[f"self/{last}"] = (lab.run_folder("self") / last).read_bytes()
-    look = Inside(lab)
-    content |= {
-        f"self/inside/{name}.csv": look.table(name).to_csv(index=False).encode() for name in TABLES
-    }
-    lab.oracle()
-    content[f"oracles/{lab.oracle_path.name}"] = lab.oracle_path.read_bytes()
-    for path in sorted((lab.root / "targets" / lab.targets[2]).iterdir()):
-        content[f"targets/{lab.targets[2]}/{path.name}"] = path.read_bytes()
+    for kind in RUNS:
+        folder = experiment.run_folder(kind)
+        paths = [folder / CONFIG, folder / RECORDS, folder / VERDICT]
+        paths.append(checkpoints.index_path(folder))
+        if kind == "self":
+            paths.append(checkpoints.checkpoint_path(folder, experiment.train_config.steps))
+        for path in paths:
+            content[f"runs/{kind}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    for provenance in _results(experiment):
+        folder = provenance.folder(experiment.root)
+        for path in sorted(folder.iterdir()):
+            content[f"results/{provenance.kind}/{folder.name}/{path.name}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in sorted(content):
-            entry = zipfile.ZipInfo(
-                name, (2000, 1, 1, 0, 0, 0)
-            )  # the same bytes whenever it is packed
+            entry = zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0))  # the same bytes at any time
             file.writestr(entry, content[name], zipfile.ZIP_LZMA)
     cache.write_whole(archive, buffer.getvalue())
     return archive.stat().st_size
 
 
-def restore(lab: Quickstart, archive: Path = ARCHIVE) -> str:
-    """Unpack the finished run for a lab that would train the same one; returns a sentence on what there is now.
+def _results(experiment: Experiment) -> Iterator[Provenance]:
+    """What determines each result that ships; all of them are on disk after the main job."""
+    yield experiment.oracle_provenance
+    yield experiment.targets_provenance
+    yield coverage_provenance(experiment)
+    seen = set()
+    for kind in RUNS:
+        for checkpoint in checkpoints.list_checkpoints(experiment.run_folder(kind)):
+            provenance = experiment.score_provenance(checkpoint)
+            if provenance.key not in seen:
+                yield provenance
+            seen.add(provenance.key)
+    inside = Inside(experiment)
+    for name in TABLES:
+        inside.table(name)
+        yield inside.provenance(name)
 
-    Nothing that exists is overwritten. A lab of other data, steps or seed gets nothing, and is told what it will cost.
+
+def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
+    """Unpack the finished run for an experiment that would train the same; returns a sentence.
+
+    Nothing that exists is overwritten. An experiment of other data, steps or seed gets no run, and
+    the sentence says what one costs.
     """
-    shipped = zipfile.ZipFile(archive) if archive.exists() else None
-    if lab.preset.glass_box and shipped:
-        with shipped:
-            for name in shipped.namelist():
-                if name.startswith(("oracles/", "targets/")):
-                    _put(lab.root / name, shipped.read(name))
-            if all(_same(shipped, lab, kind) for kind in KINDS):
-                for kind in KINDS:
-                    _unpack(shipped, lab, kind)
-    begun = any(
-        (lab.root / "runs").glob(f"{lab.preset.name}-*")
-    )  # a run's name needs its targets: minutes, where none
-    folders = [lab.run_folder(kind) for kind in KINDS] if begun else []
-    if folders and all(trainer.is_finished(folder, lab.train_config) for folder in folders):
-        return f"Finished runs: {', '.join(folder.name for folder in folders)}. Nothing needs training."
-    cost = (
-        f"about {lab.preset.minutes:g} minutes on two CPU cores"
-        if lab.preset.minutes
-        else "not measured yet"
+    if experiment.preset.glass_box and archive.exists():
+        with zipfile.ZipFile(archive) as shipped:
+            _restore_results(experiment, shipped)
+            if all(_is_same(experiment, shipped, kind) for kind in RUNS):
+                for kind in RUNS:
+                    _restore_run(experiment, shipped, kind)
+    # the names of runs need the models, which may not be here before the first run
+    begun = any((experiment.root / "runs").glob(f"{experiment.preset.name}-*"))
+    folders = [experiment.run_folder(kind) for kind in RUNS] if begun else []
+    if folders and all(trainer.is_finished(f, experiment.train_config) for f in folders):
+        names = ", ".join(folder.name for folder in folders)
+        return f"Finished runs: {names}. Nothing needs training."
+    minutes = experiment.preset.minutes
+    cost = f"about {minutes:g} minutes on two CPU cores" if minutes else "not measured yet"
+    return (
+        f"No finished run of this preset and seed is here; run_quickstart(lab) makes it ({cost})."
     )
-    return f"No finished run of this preset and seed is here; lab.run() makes it ({cost})."
 
 
-def _same(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> bool:
-    """Whether the run that ships is the one this lab would train, wherever either is made."""
-    theirs = json.loads(shipped.read(f"{kind}/config.json"))
-    ours = json.loads(json.dumps(lab.run_config(kind), default=str))
-    return all(theirs.get(key) == ours[key] for key in ours.keys() - PLACE)
+def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:
+    """Put every shipped result where this machine, in its precision, looks for it."""
+    dtype = experiment.llm.provenance["dtype"]
+    heads = [name for name in shipped.namelist() if name.endswith(f"/{cache.HEAD}")]
+    for head in heads:
+        about = json.loads(shipped.read(head))["determined_by"]
+        provenance = Provenance(about["kind"], {**about["facts"], "dtype": dtype})
+        if provenance.folder(experiment.root).exists():
+            continue
+        folder = head.removesuffix(cache.HEAD)
+        cache.find_or_make(experiment.root, provenance, partial(_read_shipped, shipped, folder))
 
 
-def _unpack(shipped: zipfile.ZipFile, lab: Quickstart, kind: str) -> None:
-    """One run into its folder: the ladder's list last, so that a kill leaves no finished run behind."""
-    folder, listed = lab.run_folder(kind), shipped.read(f"{kind}/checkpoints/checkpoints.json")
-    hashes = [rung["sha256"] for rung in json.loads(listed)]
-    if not trainer.is_finished(folder, lab.train_config):
-        for name in shipped.namelist():
-            if name.startswith((f"{kind}/evals/", f"{kind}/records", f"{kind}/checkpoints/0")):
-                _put(folder / name.removeprefix(f"{kind}/"), shipped.read(name))
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        first = folder / "checkpoints" / "000000.safetensors"
-        if lab.llm.save_connector(first) != hashes[0]:  # the connector as this seed bears it
-            first.unlink()
-        cache.write_whole(folder / "checkpoints" / "checkpoints.json", listed)
-    if kind == "self" and checkpoints.list_checkpoints(folder)[-1]["sha256"] == hashes[-1]:
-        look = Inside(lab)  # the tables are of this run's last connector, and of no other's
-        for name in TABLES:
-            _put(look.path(name), shipped.read(f"{kind}/inside/{name}.csv"))
+def _read_shipped(shipped: zipfile.ZipFile, folder: str) -> Any:
+    names = [name for name in shipped.namelist() if name.startswith(folder)]
+    with TemporaryDirectory() as place:
+        shipped.extractall(place, names)
+        return cache.read_result(Path(place) / folder)[1]
 
 
-def _put(path: Path, content: bytes) -> None:
-    if not path.exists():
-        cache.write_whole(path, content)
+def _is_same(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) -> bool:
+    """Whether the run that ships is the one this experiment would train, on whatever machine."""
+    theirs = json.loads(shipped.read(f"runs/{kind}/{CONFIG}"))
+    ours = cache.to_plain(experiment.run_config(kind))
+    return all(theirs.get(name) == ours[name] for name in ours.keys() - PLACE)
+
+
+def _restore_run(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) -> None:
+    """Unpack one run; its list of checkpoints comes last, so a kill leaves no finished run."""
+    folder, source = experiment.run_folder(kind), f"runs/{kind}/"
+    if trainer.is_finished(folder, experiment.train_config):
+        return
+    index = checkpoints.index_path(folder)
+    list_name = source + index.relative_to(folder).as_posix()
+    for name in shipped.namelist():
+        if name.startswith(source) and name not in (list_name, source + CONFIG):
+            cache.write_whole(folder / name.removeprefix(source), shipped.read(name))
+    first = checkpoints.checkpoint_path(folder, 0)
+    first.parent.mkdir(parents=True, exist_ok=True)
+    listed = json.loads(shipped.read(list_name))
+    if experiment.llm.save_connector(first) != listed[0]["sha256"]:  # as this seed builds it
+        first.unlink()
+    cache.write_whole(index, shipped.read(list_name))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.course import checks
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import build
 from desta_lab.views import saving
 
@@ -47,7 +47,7 @@ class Lesson:
     """
 
     notebook: str
-    lab: Quickstart
+    lab: Experiment
     exercises: dict[str, str] = field(default_factory=dict)  # name → state of the last try
     began: float = field(default_factory=time.perf_counter)
 

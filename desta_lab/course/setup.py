@@ -10,7 +10,7 @@ import matplotlib
 from desta_lab import doctor
 from desta_lab.course import finished
 from desta_lab.course.lesson import Lesson, cost
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import saving
 from desta_lab.views.progress import progress_reporter
@@ -46,6 +46,6 @@ def setup(
     matplotlib.rcParams.update(
         saving.STYLE
     )  # what a notebook draws by hand looks like the lab's figures
-    lab = Quickstart(chosen, seed=seed, root=root, progress=progress_reporter())
+    lab = Experiment(chosen, seed=seed, root=root, progress=progress_reporter())
     print(finished.restore(lab))
     return Lesson(notebook, lab)

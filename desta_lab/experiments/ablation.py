@@ -21,7 +21,7 @@ from desta_lab.experiments.studies import (
 from desta_lab.experiments.sweep import Sweep
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
-from desta_lab.views import claim_figures
+from desta_lab.views.saving import save_figure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one folder a preset
 COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "condition", "score"]
@@ -92,7 +92,7 @@ def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
     whole = table["attribute"].isin(["all", "following", "perplexity"])
     by_ear = (table["attribute"] == "all") | (table["condition"] == "audio")
     table = table[(by_ear | table["rung"].isna()) & ((table["share"] == 1) | whole)]
-    amounts: dict[str, float] = {}
+    amounts: dict[Any, float] = {}
     for name, cell in zip(sweep.names, sweep.cells, strict=True):
         amounts[name["arm"]] = _amount(study, cell.preset)
     table = table.assign(at=table["arm"].map(amounts), score=table["score"].round(4))
@@ -136,7 +136,7 @@ def run_studies(
                 "seeds": sorted({int(seed) for seed in table["seed"]}),
             }
             figure = findings.draw_study(study, table)
-            claim_figures.save(figure, out, study.name, table=table, provenance=about)
+            save_figure(figure, out, study.name, table=table, provenance=about)
             yield study, findings.state_findings(study, table)
 
 

@@ -55,7 +55,7 @@ def render_page(folder: Path = SHIPPED) -> str:
     introduction = INTRODUCTION.format(
         compared=sum(compared), by_chance=sum(compared) / 20, noise=noise
     )
-    lines = introduction.splitlines() + [""]
+    lines = [*introduction.splitlines(), ""]
     for name, by_preset in tables.items():
         if by_preset:
             lines += _section(STUDIES[name], by_preset)

@@ -286,7 +286,7 @@ class Experiment:
                 training_rows,
                 self.train_config,
                 folder,
-                soft=soft,
+                soft_targets=soft,
                 accumulate=self.preset.accumulate,
                 progress=self.progress(f"train {kind}"),
             )

@@ -166,13 +166,18 @@ def _no_able_attribute(experiment: Experiment) -> str:
 
 def compare_targets(experiment: Experiment) -> dict[str, Any]:
     """Perplexity, attribute coverage and share of cut-off responses of every kind of target."""
-    provenance = experiment.targets_provenance.derive(
+    provenance = coverage_provenance(experiment)
+    return cache.find_or_make(experiment.root, provenance, lambda: _compare_targets(experiment))
+
+
+def coverage_provenance(experiment: Experiment) -> cache.Provenance:
+    """What determines the comparison of the kinds of target."""
+    return experiment.targets_provenance.derive(
         "coverage",
         label=experiment.preset.label,
         corpus=experiment.corpus.hash,
         other=experiment.nano_writes,
     )
-    return cache.find_or_make(experiment.root, provenance, lambda: _compare_targets(experiment))
 
 
 def _compare_targets(experiment: Experiment) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
 def _headline(experiment: Experiment, judged: verdict.Verdict, tasks: pd.DataFrame) -> str:
     asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
     words = (
-        f"{judged.verdict}: {len(judged.risen['self'])} of {asked} attributes never asked about "
+        f"{judged.verdict}: {len(judged.above_controls['self'])} of {asked} attributes never asked about "
         "rose above every control"
     )
     return words if experiment.splits.disjoint_speakers else f"{words}. {SAME_SPEAKER}"

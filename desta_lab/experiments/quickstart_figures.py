@@ -12,7 +12,8 @@ from desta_lab.experiments.experiment import Experiment
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import token_evidence
 from desta_lab.views import claim_figures
-from desta_lab.views.widgets import sheet
+from desta_lab.views.saving import save_figure
+from desta_lab.views.widgets import plot_clips
 
 Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
 
@@ -40,7 +41,7 @@ def save_figures(
         figures |= _connector_figures(experiment)
     figures |= _example_figures(experiment)
     return [
-        (str(claim_figures.save(figure, out, name, provenance=provenance)), alt)
+        (str(save_figure(figure, out, name, provenance=provenance)), alt)
         for name, (figure, alt) in figures.items()
     ]
 
@@ -110,7 +111,7 @@ def _example_figures(experiment: Experiment) -> Figures:
     tokens, nats = token_evidence(experiment.llm.backbone, experiment.targets.rows[0])
     return {
         "corpus": (
-            sheet(experiment.corpus, experiment.clips("train")[:6]),
+            plot_clips(experiment.corpus, experiment.clips("train")[:6]),
             "Spectrograms of six clips with their attributes and evidence spans.",
         ),
         "token_evidence": (

@@ -231,11 +231,11 @@ STUDIES: dict[str, Study] = {
                 )
             },
             presets=("nano", "cpu"),
-            measure=train_and_forget,
+            measure=forgetting.train_and_forget,
             measured="forgetting",
             columns=("share",),
-            draw=lambda _, table: representation_figures.tradeoff(
-                table, forgetting.headline(table)
+            draw=lambda _, table: representation_figures.plot_tradeoff(
+                forgetting.learned_and_forgotten(table), forgetting.headline(table)
             ),
             state=lambda _, table: forgetting.state_findings(table),
         ),

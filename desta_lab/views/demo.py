@@ -32,7 +32,7 @@ class Demo:
     """A finished job behind a page; `answers` is what its button does.
 
     Args:
-        job: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `folder("self")`, as `Quickstart` has.
+        job: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `run_folder("self")`, as `Experiment` has.
     """
 
     def __init__(self, job: Any, clips: int = 12) -> None:

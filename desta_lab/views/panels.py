@@ -1,6 +1,6 @@
 """Panels to ask, climb, listen and look around; plain ipywidgets, and a still of each stays where no widget runs.
 
-A panel takes a job: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `folder("self")`, as `Quickstart` has.
+A panel takes a job: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `run_folder("self")`, as `Experiment` has.
 """
 
 import math

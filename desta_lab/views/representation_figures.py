@@ -475,7 +475,7 @@ def _nearest_words(picture: Picture, table: pd.DataFrame) -> None:
 def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     """The trade-off plane: what was learned against what was forgotten, in text and by ear, one mark an arm.
 
-    `plane` is that of `forgetting.plane`; the thin lines are adapters turned down at test time, to 0.
+    `plane` is that of `forgetting.learned_and_forgotten`; the thin lines are adapters turned down at test time, to 0.
     """
     columns = "arm kind share measure mean seeds low high"
     return draw("tradeoff", tidy(plane, columns), headline)

@@ -172,7 +172,7 @@ judged.reasons
 #
 # The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why: the two runs differ in who wrote the targets *and* in how many attributes the targets name, and this figure does not pull the two apart.
 #
-# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `lab.run()` try another seed in a few minutes.
+# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(lab)` try another seed in a few minutes.
 #
 # Next: **01**, what the two frozen models bring with them.
 

@@ -16,6 +16,7 @@ import torch
 
 import desta_lab
 from desta_lab.evaluation.tasks import TRAINED_PROMPT
+from desta_lab.experiments.quickstart import all_targets
 from desta_lab.model import chat
 from desta_lab.training import targets as target
 from desta_lab.views import claim_figures, style
@@ -64,7 +65,7 @@ pd.DataFrame(
 # All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
 
 # %%
-rows, soft, _ = lab.targets
+rows, soft = lab.targets.rows, lab.targets.soft
 kept = {row.description: row.response for row in rows}
 same = sum(kept[one.description] == one.response for one in live.values())
 print(
@@ -74,10 +75,10 @@ print(
 # %% [markdown]
 # ## The rivals
 #
-# Other writers could have made the target. `lab.kinds()` holds some: the bare *label* of one attribute, and a *template*, a form that a program fills in.
+# Other writers could have made the target. `all_targets(lab)` holds some: the bare *label* of one attribute, and a *template*, a form that a program fills in.
 
 # %%
-kinds = lab.kinds()
+kinds = all_targets(lab)
 firsts = [
     {"kind": kind, "prompt": some[0].prompt, "target": some[0].response}
     for kind, some in kinds.items()

@@ -157,11 +157,11 @@ lesson.check("soft_loss", soft_loss)
 # The package keeps only the likeliest 50 tokens of the teacher, and one bucket for all the rest. How much does that lose? Here the student is a backbone that reads *nothing*, and the teacher is the one that reads the description.
 
 # %%
-row = lab.targets[0][0]
+row = lab.targets.rows[0]
 teacher, _ = next(target.text_log_probs(lab.llm.backbone, [row]))
 student, _ = next(target.text_log_probs(lab.llm.backbone, [replace(row, description="")]))
 whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
-packed = target.kl_loss(student, lab.targets[1][0].ids, lab.targets[1][0].logp)
+packed = target.kl_loss(student, lab.targets.soft[0].ids, lab.targets.soft[0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
 print(
     f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
@@ -452,7 +452,7 @@ curves = pd.concat(
         for name, folder in runs.items()
     ]
 )
-floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.targets[0])))
+floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.targets.rows)))
 ends = curves.groupby("run")["loss"].agg(
     first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
 )

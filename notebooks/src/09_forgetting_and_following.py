@@ -24,7 +24,7 @@ from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, constraints, statistics
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.evaluation.tasks import named_values
-from desta_lab.experiments import forgetting, studies
+from desta_lab.experiments import ablation, forgetting
 from desta_lab.model import build, chat
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, features, trainer
@@ -111,9 +111,9 @@ json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task
 # %% tags=["expensive"]
 home = lab.run_folder("self") / "forgetting"
 ask = lab.clips("test")[:32]
-items = forgetting.instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
+items = forgetting.make_instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
 known = cached_table(
-    home / "constraints.csv", lambda: forgetting.counted(lab.llm, items)
+    home / "constraints.csv", lambda: forgetting.rate_constraints(lab.llm, items)
 ).set_index("constraint")
 print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
@@ -132,8 +132,8 @@ def following():
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
         answers = {
-            "by ear": forgetting.followed(llm, some, spoken),
-            "in text": forgetting.followed(llm, some),
+            "by ear": forgetting.answer_instructions(llm, some, spoken),
+            "in text": forgetting.answer_instructions(llm, some),
         }
     return pd.concat([rows.assign(condition=condition) for condition, rows in answers.items()])
 
@@ -584,20 +584,22 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 # Three pupils, each trained once, are an anecdote. The lab put the same question as a study, on preset nano: five ways of tuning the backbone (frozen; LoRA of rank 2, 8 and 32; all of it) times three kinds of targets, from birth, over several seeds. It is scored on the constraints that you saw above. Higher is more learned by ear, further right is more kept. A thin line turns the adapters down at test time, to 0. The table ships; `python -m desta_lab ablate forgetting` makes it again.
 
 # %%
-swept = studies.stored("forgetting")
-representation_figures.plot_tradeoff(forgetting.plane(swept), forgetting.headline(swept))
+swept = ablation.load_table("forgetting")
+representation_figures.plot_tradeoff(
+    forgetting.learned_and_forgotten(swept), forgetting.headline(swept)
+)
 
 # %% [markdown]
 # The left panel holds no sound: what is lost there, the language model itself has forgotten. The right one is what a listener meets. An arm that stands at 0 on the left and far from it on the right has an intact backbone and a poor ear. The orange dotted line is where a model stands that answers everything with the bare label: some constraints, such as one word alone, that model obeys by accident.
 
 # %%
-print("\n".join(forgetting.statements(swept)))
+print("\n".join(forgetting.state_findings(swept)))
 
 # %% [markdown]
 # Which constraints go first? Here are all arms that tuned the whole backbone, in text and by ear:
 
 # %%
-forgetting.per_constraint(swept[swept["arm"].str.startswith("full")]).dropna().round(2)
+forgetting.rates_per_constraint(swept[swept["arm"].str.startswith("full")]).dropna().round(2)
 
 # %% [markdown]
 # ## What we now know

@@ -26,8 +26,9 @@ from desta_lab.cache import cached_table
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
-from desta_lab.experiments import studies
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments import ablation, findings
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.experiments.studies import get_study
 from desta_lab.model import build
 from desta_lab.training import checkpoints
 from desta_lab.views import card, replies, style
@@ -115,7 +116,7 @@ def job_of(value, seed):
         steps=STEPS,
         minutes=None,
     )
-    job = Quickstart(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
+    job = Experiment(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
     job.llm = build.build_audio_llm(small, root=lab.root / "models", seed=seed)
     return job
 
@@ -278,7 +279,7 @@ pd.DataFrame(
 # %%
 STUDY = "clips"
 try:
-    print(*studies.statements(studies.named(STUDY), studies.stored(STUDY)), sep="\n")
+    print(*findings.state_findings(get_study(STUDY), ablation.load_table(STUDY)), sep="\n")
 except FileNotFoundError as missing:
     print(str(missing).split(": ", 1)[1])
 
@@ -286,7 +287,7 @@ except FileNotFoundError as missing:
 # An arm of your own joins them: what was measured is found, only yours is run. (The cell says what that would take; `mine.run()` does it.)
 
 # %%
-mine = studies.sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=lab.root)
+mine = ablation.build_sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=lab.root)
 mine.cost()
 
 # %% [markdown]
@@ -516,7 +517,7 @@ def as_if_yours(folder, count=96):
 # %%
 corpus = corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
 few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
-job = Quickstart(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
+job = Experiment(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
 job.llm = build.build_audio_llm(few, root=lab.root / "models", seed=0)
 desta_lab.show_players(corpus, job.clips("train")[:2])
 
@@ -524,7 +525,7 @@ desta_lab.show_players(corpus, job.clips("train")[:2])
 # What the backbone wrote for the first two descriptions. Look for words that your table never said: what a description leaves open, the nano LLM fills in with a guess. A target can teach only what its description tells.
 
 # %%
-for one in job.targets[0][:2]:
+for one in job.targets.rows[:2]:
     print(f"read:  {one.description}\nwrote: {one.response}\n")
 
 # %% [markdown]
@@ -575,7 +576,7 @@ print(
 )
 
 # %% [markdown]
-# `job.run()` goes on from here: it trains the rival on bare labels, too, measures every rung at every checkpoint, and writes the card with a verdict, or with *too few clips to judge* below 24 clips, 4 voices or 2 attributes.
+# `run_quickstart(job)` goes on from here: it trains the rival on bare labels, too, measures every rung at every checkpoint, and writes the card with a verdict, or with *too few clips to judge* below 24 clips, 4 voices or 2 attributes.
 #
 # ## All three answers in one picture
 #
@@ -741,8 +742,8 @@ public_corpora.CREMA_D.describe(
 # from desta_lab.world import public_corpora
 #
 # corpus = public_corpora.CREMA_D.build("CREMA-D")  # checks every file; 91 actors, dealt 80 : 10 : 10
-# job = desta_lab.Quickstart(presets.t4(), corpus=corpus, label="gender", progress=bars())
-# print(card.text(job.run()))
+# job = desta_lab.Experiment(presets.t4(), corpus=corpus, label="gender", progress=bars())
+# print(card.text(desta_lab.run_quickstart(job)))
 # ```
 #
 # With `label="gender"` emotion is asked of both runs and trained as a question in neither: a target mentions it, no prompt asks for it. RAVDESS is the same with `public_corpora.RAVDESS.build(folder)` (24 actors; its test has four voices, the fewest that get a verdict). The encoded clips take disk: 4 layers × 200 frames × 768 numbers of two bytes are 1.2 MB each with `t4`, some 7 GB for CREMA-D's training clips.

@@ -15,7 +15,7 @@ from desta_lab.clips import Corpus
 from desta_lab.course import finished
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
 from tests import tiny
@@ -176,13 +176,13 @@ def asked_of(corpus: Corpus, folder: Path, clips: Iterable[int]) -> Path:
 
 @pytest.mark.weights
 def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypatch):
-    corpus = Quickstart(presets.nano()).corpus
+    corpus = Experiment(presets.nano()).corpus
     data = tmp_path / "data"
     data.mkdir()
     for name in ("models", "corpora"):
         (data / name).symlink_to(models_dir().parent / name)
     monkeypatch.setenv("DESTA_LAB_DATA", str(data))
-    lab = Quickstart(presets.nano())
+    lab = Experiment(presets.nano())
     finished.restore(lab)
     folder = asked_of(
         corpus, tmp_path / "asked", range(0, len(corpus.clips), len(corpus.clips) // 12)

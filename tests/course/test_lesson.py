@@ -8,7 +8,7 @@ import pytest
 
 from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, cost
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import style
 
@@ -16,7 +16,7 @@ from desta_lab.views import style
 @pytest.fixture
 def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lesson:
     monkeypatch.setenv("DESTA_LAB_FIGURES", str(tmp_path))
-    return Lesson("05", Quickstart(presets.nano(), root=tmp_path / "data"))
+    return Lesson("05", Experiment(presets.nano(), root=tmp_path / "data"))
 
 
 def slider(box):

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 import desta_lab
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside, digest
 from desta_lab.experiments.inside_subject import TABLES
-from desta_lab.experiments.quickstart import Quickstart
 from desta_lab.model import presets
 
 pytestmark = pytest.mark.weights
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.weights
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
     """The run that the quickstart's test leaves in the checkout's data folder, looked into."""
-    return Inside(Quickstart(presets.nano()), out=tmp_path_factory.mktemp("inside"))
+    return Inside(Experiment(presets.nano()), out=tmp_path_factory.mktemp("inside"))
 
 
 @pytest.fixture(scope="module")

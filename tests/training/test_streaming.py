@@ -14,7 +14,7 @@ import torch
 
 from desta_lab.audio import AudioError
 from desta_lab.clips import CorpusError
-from desta_lab.experiments import quickstart
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
@@ -366,7 +366,7 @@ def test_a_manifest_trains_from_a_partial_store(path, clips, tmp_path):
 def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, monkeypatch):
     monkeypatch.setenv("DESTA_LAB_FEATURES", str(tmp_path / "other disk"))
     speakers = sorted({clip.speaker for clip in clips.clips})
-    lab = quickstart.Quickstart(presets.nano(), root=tmp_path / "data")
+    lab = Experiment(presets.nano(), root=tmp_path / "data")
     lab.llm = tiny.audio_llm()
     voices = {"train": speakers[:2], "validation": speakers[2:3], "test": speakers[3:]}
     lab.corpus = dataclasses.replace(
