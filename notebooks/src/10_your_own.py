@@ -736,14 +736,14 @@ public_corpora.CREMA_D.describe(
 # ```python
 # !git lfs install && git clone https://github.com/CheyneyComputerScience/CREMA-D
 # import desta_lab
-# from desta_lab.model import build, presets
+# from desta_lab.model import presets
 # from desta_lab.views import card
-# from desta_lab.views.progress import bars
+# from desta_lab.views.progress import progress_reporter
 # from desta_lab.world import public_corpora
 #
 # corpus = public_corpora.CREMA_D.build("CREMA-D")  # checks every file; 91 actors, dealt 80 : 10 : 10
-# job = desta_lab.Experiment(presets.t4(), corpus=corpus, label="gender", progress=bars())
-# print(card.text(desta_lab.run_quickstart(job)))
+# job = desta_lab.Experiment(presets.t4(), corpus=corpus, label="gender", progress=progress_reporter())
+# print(card.format_card(desta_lab.run_quickstart(job)))
 # ```
 #
 # With `label="gender"` emotion is asked of both runs and trained as a question in neither: a target mentions it, no prompt asks for it. RAVDESS is the same with `public_corpora.RAVDESS.build(folder)` (24 actors; its test has four voices, the fewest that get a verdict). The encoded clips take disk: 4 layers × 200 frames × 768 numbers of two bytes are 1.2 MB each with `t4`, some 7 GB for CREMA-D's training clips.
