@@ -215,11 +215,12 @@ def _check_manifest(path: Path) -> None:
 
 
 def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:
-    """One field of a row, of the right type; an int is a float, too."""
+    """One field of a row, of the right type; where a float is wanted, an int will do."""
     if field not in row:
         raise CorpusError.at(where, f"the field {field!r} is missing", "add it")
-    value = row[field]
-    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+    value: Any = row[field]
+    kinds = (int, float) if kind is float else (kind,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")
     return float(value) if kind is float else value
