@@ -1,6 +1,6 @@
-"""DeSTA-AQA5M manifests: JSONL files of training examples that are read a row at a time."""
+"""DeSTA-AQA5M manifests: JSONL files of training examples, read a row at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,14 @@ NEEDED = ("id", "messages", "response")  # the columns that every row has
 BLOCK = 1 << 22  # bytes of a manifest searched for line breaks at a time
 
 
-def iterate_manifest(path: Path | str, root: Path | str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a DeSTA-AQA5M style JSONL file one at a time, in constant memory.
-
-    Every row has at least `id`, `messages` and `response`; the other columns, where present, have
-    their type. With `root`, each relative audio path in the messages is completed by it. Raises
-    CorpusError with file and line.
-    """
-    path = _find_manifest(path)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parse_row(line, f"{path}, line {number}", root)
-
-
 class Manifest(Sequence[dict[str, Any]]):
     """A DeSTA-AQA5M style JSONL file as training examples, each read from disk when it is asked for.
 
     Memory holds only where the lines begin, 8 bytes a row, found by reading the file once (a
-    gigabyte a second). A row is checked as `iterate_manifest` checks it, has exactly one clip, and
-    gets one more column, `clip`: the path of the audio, by which a feature store finds it. With
-    `transcripts`, the `text` of the clip follows the audio, as in DeSTA2.5-Audio.
+    gigabyte a second). Every row has at least `id`, `messages` and `response`, and exactly one
+    clip. It gets one more column, `clip`: the path of the audio, completed by `root`, by which a
+    feature store finds it. With `transcripts`, the `text` of the clip follows the audio, as in
+    DeSTA2.5-Audio.
 
     Raises CorpusError with file and line: at once for an empty line and for a last line that is
     cut off, else when the row is read.
@@ -50,7 +37,9 @@ class Manifest(Sequence[dict[str, Any]]):
     def __init__(
         self, path: Path | str, root: Path | str | None = None, transcripts: bool = False
     ) -> None:
-        self.path, self.root, self.transcripts = _find_manifest(path), root, transcripts
+        self.path, self.root, self.transcripts = Path(path), root, transcripts
+        if not self.path.is_file():
+            raise CorpusError.at(path, "no such file", "download the manifest first")
         self._starts = _find_lines(self.path)
         if not len(self):
             raise CorpusError.at(self.path, "no rows", "download the manifest again")
@@ -93,12 +82,6 @@ class Manifest(Sequence[dict[str, Any]]):
         with self.path.open("rb") as file:  # opened anew: processes share nothing
             file.seek(self._starts[i])
             return file.read(self._starts[i + 1] - self._starts[i])
-
-
-def _find_manifest(path: Path | str) -> Path:
-    if not Path(path).is_file():
-        raise CorpusError.at(path, "no such file", "download the manifest first")
-    return Path(path)
 
 
 def _find_lines(path: Path) -> Int[np.ndarray, "line"]:

@@ -20,7 +20,7 @@ from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
 from desta_lab.training.trainer import TrainConfig, train
-from desta_lab.world.manifests import Manifest, iterate_manifest
+from desta_lab.world.manifests import Manifest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -78,64 +78,7 @@ def trained(folder: Path, rows, recipe: TrainConfig = RECIPE, stop: int | None =
     return (folder / LAST).read_bytes()
 
 
-# ---- the manifest ----
-
-
-def test_a_manifest_gives_the_rows_that_its_stream_gives_each_with_its_clip(path, clips):
-    rows = Manifest(path, clips.folder)
-    streamed = list(iterate_manifest(path, clips.folder))
-    assert len(rows) == len(streamed) == 30
-    assert [{key: value for key, value in row.items() if key != "clip"} for row in rows] == streamed
-    assert [row["clip"] for row in rows] == [
-        str(clips.path(clips.clips[i % CLIPS])) for i in range(30)
-    ]
-    assert (
-        [row["id"] for row in rows[-2:]] == [rows[-2]["id"], rows[29]["id"]] == ["row-28", "row-29"]
-    )
-    with pytest.raises(IndexError):
-        rows[30]
-
-
-def test_the_text_of_a_clip_becomes_its_transcript_where_it_is_asked_for(path, clips):
-    path.write_text(path.read_text().replace('"003.wav"', '"003.wav", "text": "word"'))
-    assert [row["transcripts"] for row in Manifest(path, clips.folder, transcripts=True)[2:4]] == [
-        [""],
-        ["word"],
-    ]
-    assert "transcripts" not in Manifest(path, clips.folder)[3]
-
-
-@pytest.mark.parametrize("size", [1, 700, 1 << 22])
-def test_wherever_blocks_end_lines_begin_where_they_begin(path, clips, size, monkeypatch):
-    monkeypatch.setattr("desta_lab.world.manifests.BLOCK", size)
-    text = path.read_text().replace("tone 3", "Ton ö")
-    path.write_text(text.rstrip("\n"), encoding="utf-8")  # a last line needs no line break
-    assert [row["id"] for row in Manifest(path, clips.folder)] == [f"row-{i}" for i in range(30)]
-
-
-@pytest.mark.parametrize(
-    ("harm", "words"),
-    [
-        (lambda text: "", r"rows\.jsonl: no rows; "),
-        (lambda text: text[:-40], r"rows\.jsonl, line 30: not JSON \(.*\); repair or remove it"),
-        (
-            lambda text: text.replace("\n", "\n\n", 7).replace("\n\n", "\n", 6),
-            r"rows\.jsonl, line 8: empty; remove",
-        ),
-    ],
-    ids=["no rows", "torn last line", "empty line"],
-)
-def test_a_manifest_that_is_cut_or_has_a_hole_is_refused_when_it_is_opened(
-    path, clips, harm, words
-):
-    path.write_text(harm(path.read_text()))
-    with pytest.raises(CorpusError, match=words):
-        Manifest(path, clips.folder)
-
-
-def test_a_manifest_that_is_not_there_is_a_sentence(tmp_path):
-    with pytest.raises(CorpusError, match=r"rows\.jsonl: no such file; download"):
-        Manifest(tmp_path / "rows.jsonl")
+# ---- training on a manifest ----
 
 
 HARMS = {
