@@ -84,7 +84,8 @@ def test_features_are_memory_mapped_half_floats(tmp_path, encoder, corpus):
     store.compute()
     _ = store[ids(corpus.clips)]
     assert all(
-        isinstance(shard, np.memmap) and shard.dtype == np.float16 for shard in store._open.values()
+        isinstance(shard, np.memmap) and shard.dtype == np.float16
+        for shard in store._shards.values()
     )
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy")) / 1e9
     assert store.gigabytes == pytest.approx(size, rel=0.02)

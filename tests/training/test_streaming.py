@@ -15,7 +15,7 @@ import torch
 from desta_lab.audio import AudioError
 from desta_lab.clips import CorpusError
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.model import presets
+from desta_lab.model import build, presets
 from desta_lab.model.chat import ChatError
 from desta_lab.training import features, trainer
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
@@ -169,8 +169,8 @@ def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from desta_lab.training.features import OnTheFly
-from desta_lab.training.trainer import Recipe, train
+from desta_lab.training.features import OnTheFlyFeatures
+from desta_lab.training.trainer import TrainConfig, train
 from desta_lab.world.manifests import Manifest
 from tests import tiny
 
@@ -180,7 +180,7 @@ for path in manifests:
     begin, steps = time.perf_counter(), []
     rows = Manifest(path, clips)
     opened = time.perf_counter() - begin
-    train(llm, OnTheFly(llm.encoder), rows, Recipe(steps=20, batch=8, warmup=3, rungs=8), path.with_suffix(""),
+    train(llm, OnTheFlyFeatures(llm.encoder), rows, TrainConfig(20, 8, warmup=3, checkpoint_every=8), path.with_suffix(""),
           progress=lambda *news: steps.append(time.perf_counter() - begin))
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(json.dumps({"rows": len(rows), "mb": path.stat().st_size / 1e6, "opened_s": opened, "first_step_s": steps[0],
@@ -280,7 +280,7 @@ def test_a_partial_store_hears_what_it_lacks_and_writes_nothing(encoder, clips, 
 def test_asked_to_keep_a_partial_store_computes_a_shard_when_one_of_its_clips_is_asked_for(
     encoder, clips, tmp_path
 ):
-    store = store_of(tmp_path, encoder, clips, keep=True)
+    store = store_of(tmp_path, encoder, clips, write_missing=True)
     kept = store[ids(clips, 9, 1)]
     assert encoder.count == 8
     assert {file.name for file in store.folder.glob("*.npy")} == {"00000.npy", "00002.npy"}
@@ -322,15 +322,17 @@ def test_features_go_to_the_disk_that_the_environment_names(clips, tmp_path, mon
     assert features.features_folder(tmp_path / "data") == tmp_path / "data" / "features"
 
 
-# ---- what the README says ----
+# ---- what the page on targets says ----
 
 
-def test_the_lines_of_the_readme_train(path, clips, tmp_path, monkeypatch):
-    block = re.search(r"```python\n([^`]*Manifest\([^`]*)```", (ROOT / "README.md").read_text())
-    assert block, "README.md shows no training on a manifest."
-    said = re.sub(r"steps=[\d_]+", "steps=2", block[1])
-    monkeypatch.setattr(presets, "assemble", lambda preset: tiny.audio_llm())
+def test_the_lines_of_the_page_train(path, clips, tmp_path, monkeypatch):
+    block = re.search(
+        r"```python\n([^`]*Manifest\([^`]*)```", (ROOT / "docs" / "targets.md").read_text()
+    )
+    assert block, "docs/targets.md shows no training on a manifest."
+    lines = re.sub(r"steps=[\d_]+", "steps=2", block[1])
+    monkeypatch.setattr(build, "build_audio_llm", lambda preset: tiny.audio_llm())
     monkeypatch.chdir(tmp_path)
     os.symlink(clips.folder, tmp_path / "clips")
-    exec(said, {})
+    exec(lines, {})
     assert len(list(tmp_path.rglob("records.jsonl"))) == 1
