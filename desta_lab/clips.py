@@ -33,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio file with all that is known about it; `audio` is relative to its corpus's folder."""
+    """One audio file with all that is known about it; `audio` is relative to the corpus."""
 
     id: str
     audio: str

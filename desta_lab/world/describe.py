@@ -84,7 +84,7 @@ def attribute_clause(name: str, value: str) -> str:
 
 
 def surface_words(name: str, value: str) -> tuple[str, ...]:
-    """The words by which free text names a value, lower case; the value itself if none are known."""
+    """The words by which free text names a value, in lower case; by default the value itself."""
     known = VOCABULARY[name].surface if name in VOCABULARY else {}
     return tuple(known[value].split()) if value in known else (value.lower(),)
 

@@ -22,7 +22,7 @@ BLOCK = 1 << 22  # bytes of a manifest searched for line breaks at a time
 
 
 class Manifest(Sequence[dict[str, Any]]):
-    """A DeSTA-AQA5M style JSONL file as training examples, each read from disk when it is asked for.
+    """The training examples of a DeSTA-AQA5M style JSONL file, each read from disk when needed.
 
     Memory holds only where the lines begin, 8 bytes a row, found by reading the file once (a
     gigabyte a second). Every row has at least `id`, `messages` and `response`, and exactly one

@@ -1,4 +1,4 @@
-"""Public corpora: how CREMA-D, RAVDESS, ESC-50, Common Voice and LibriSpeech are read and described.
+"""Public corpora: CREMA-D, RAVDESS, ESC-50, Common Voice and LibriSpeech, read and described.
 
 To add one, write a function that yields its rows, describe it as a `PublicCorpus`, and list it in
 `PUBLIC_CORPORA`.
@@ -305,7 +305,7 @@ COMMON_VOICE_AGES = {"": "", "fourties": "forties"} | {decade: decade for decade
 
 
 def _read_common_voice(folder: Path) -> Iterator[Row]:
-    """The three tables, whose speakers the authors keep apart, or else validated.tsv, to be dealt."""
+    """The authors' three splits if their tables are there, else validated.tsv, to be dealt."""
     tables = [name for name in COMMON_VOICE_TABLES if (folder / name).is_file()]
     needed = ("client_id", "path", "sentence", "age", "gender")
     for table in tables or ["validated.tsv"]:

@@ -1,4 +1,4 @@
-"""The voices of the spoken world: espeak-ng, called through ctypes, with speakers of our own making."""
+"""The voices of the spoken world: espeak-ng, called through ctypes, with our own speakers."""
 
 import _ctypes
 import ctypes
@@ -56,7 +56,7 @@ class Utterance:
 
 @functools.cache
 def list_speakers() -> tuple[Speaker, ...]:
-    """The 64 people of the spoken world, the same in every corpus: female_01 … female_32, male_01 … male_32."""
+    """The 64 speakers, the same in every corpus: female_01 … female_32, male_01 … male_32."""
     genders, numbers = ("female", "male"), range(SPEAKERS_PER_GENDER)
     return tuple(_draw_speaker(gender, number) for gender in genders for number in numbers)
 
@@ -109,7 +109,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 class Synthesiser:
-    """espeak-ng with the speakers of this world; one per process, as the library has global state."""
+    """espeak-ng with these speakers; one per process, as the library has global state."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -123,7 +123,7 @@ class Synthesiser:
 
     @contextmanager
     def _load_library(self) -> Iterator[ctypes.CDLL]:
-        """The library, loaded anew: it never resets its counters, so clips would depend on order."""
+        """The library, loaded anew: it never resets its counters, so order would matter."""
         library = ctypes.CDLL(self._path)
         self._rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER, self._folder.encode(), 0)
         if self._rate <= 0:
@@ -202,7 +202,7 @@ def _time_words(
 
 
 def _write_data(source: Path, folder: Path) -> None:
-    """A private espeak-ng data folder: English from the package, and one variant file for each speaker."""
+    """A private data folder of espeak-ng: English, and one voice variant for each speaker."""
     for name in _ENGLISH_FILES:
         shutil.copy(source / name, folder / name)
     shutil.copytree(source / "lang" / "gmw", folder / "lang" / "gmw")

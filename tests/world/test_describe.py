@@ -1,4 +1,4 @@
-"""Clips in words: every corpus has its descriptions and its questions, and free text is read back."""
+"""Every corpus has its descriptions and its questions, and free text is read back."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Public corpora become a corpus: files are read, voices kept apart, clips described, faults named."""
+"""Public corpora: files are read, voices kept apart, clips described, faults named."""
 
 from collections import Counter
 
@@ -48,7 +48,10 @@ def esc_50(folder):
     write_lines(folder / "meta" / "esc50.csv", *rows)
 
 
-CV_HEAD = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tvariant\tlocale\tsegment"
+CV_HEAD = (
+    "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tvariant\t"
+    "locale\tsegment"
+)
 
 
 def common_voice(folder):

@@ -1,4 +1,4 @@
-"""Scenes are heard where they should be, at the level they should have, and sound like what they are called."""
+"""Scenes are heard where and as loud as they should be, and sound like their names."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The spoken world: balanced, speaker-disjoint, reproducible, and its attributes can be measured in the sound."""
+"""The spoken world is balanced, speaker-disjoint and reproducible; its attributes are audible."""
 
 import itertools
 from collections import Counter

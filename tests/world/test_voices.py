@@ -1,4 +1,4 @@
-"""Voices: whispers have no pitch, women speak higher than men, and no clip depends on the one before."""
+"""Whispers have no pitch, women speak higher than men, and no clip depends on the last."""
 
 import threading
 
