@@ -598,17 +598,17 @@ def course(args: argparse.Namespace) -> int:
     from desta_lab.course import build
 
     only = args.only.split(",") if args.only else ()
-    for path in build.write(only):
+    for path in build.write_files(only):
         print(f"built {path.relative_to(build.NOTEBOOKS.parent)}")
     if not args.run:
         return 0
-    for source in build.sources(only):
-        took = build.run(source, args.preset)
+    for source in build.find_sources(only):
+        took = build.run_notebook(source, args.preset)
         print(
             f"ran {source.stem} on {args.preset}: {took['seconds']:.0f} s, {took['memory_gb']:.1f} GB",
             flush=True,
         )
-    build.write(only)  # with the costs that were measured
+    build.write_files(only)  # with the costs that were measured
     return 0
 
 
@@ -621,9 +621,9 @@ def cohort(args: argparse.Namespace) -> int:
     """One table and one plot of a class's cards."""
     from desta_lab.course import cohort as students
 
-    table = students.gather(args.folder)
-    print(students.digest(table).to_string(index=False))
-    print(f"Table and plot: {students.report(table, args.folder)}")
+    table = students.read_cards(args.folder)
+    print(students.summarise_class(table).to_string(index=False))
+    print(f"Table and plot: {students.write_report(table, args.folder)}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""One source per notebook becomes the student's notebook and the solved one, the same bytes every time.
+"""One source per notebook becomes the student's notebook and the solved one, always the same bytes.
 
 The source is `notebooks/src/NN_name.py` in jupytext's percent format. Four tags say what a cell is:
 
-    exercise   code whose `### BEGIN SOLUTION … ### END SOLUTION` the student writes; lines after `### STUB` stand there
-               instead, without their `# `, and where there are none, `...  # your code here`
+    exercise   code whose `### BEGIN SOLUTION … ### END SOLUTION` the student writes; the lines
+               after `### STUB` stand there instead, without their `# `; by default `...`
     hint       text that is folded under the word Hint
     expensive  code before which the measured minutes are written
     headline   the cell of the last figure, which answers the title
@@ -15,11 +15,12 @@ import os
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jupytext
 import nbformat
@@ -28,7 +29,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from desta_lab import cache
-from desta_lab.course.lesson import COSTS, costs
+from desta_lab.course.lesson import COSTS, read_costs
 
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
@@ -41,105 +42,121 @@ EXERCISE = re.compile(
     r"^### Exercise (?P<number>[\d.]+) · (?P<title>.+) · (?P<kind>.+) · (?P<minutes>\d+) min$", re.M
 )
 COLAB = """\
-# On Colab this fetches the lab, once; anywhere else it does nothing. Neither torch nor numpy is touched.
+# On Colab this fetches the package, once; elsewhere it does nothing. Torch and numpy stay.
 import importlib.util
 
 if importlib.util.find_spec("desta_lab") is None:
     !git clone -q --depth 1 https://github.com/{repository} lab && pip install -q -e lab
     %cd lab"""
+PEAK_MEMORY = """\
+import resource as _r, sys as _s
+print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss * (1 if _s.platform == "darwin" else 1024) / 1e9)"""
+NOTEBOOK_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 
 
-def sources(only: Collection[str] = ()) -> list[Path]:
+class Cell(NamedTuple):
+    """One cell of a notebook that is built."""
+
+    kind: str  # code or markdown
+    content: str
+    tags: list[str]
+
+
+def find_sources(only: Collection[str] = ()) -> list[Path]:
     """The notebooks' sources in the order of the course, or those of some numbers."""
-    every = sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.py"))
-    return [source for source in every if not only or source.name[:2] in only]
+    paths = sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.py"))
+    return [path for path in paths if not only or path.name[:2] in only]
 
 
-def build(source: Path, *, solved: bool) -> NotebookNode:
+def build_notebook(source: Path, *, solved: bool) -> NotebookNode:
     """One source as a notebook without outputs.
 
     Raises:
-        ValueError: an exercise has no heading of its form, or a solution block is not closed; the message names it.
+        ValueError: a solution block is not closed; the message names the source.
     """
     text = source.read_text(encoding="utf-8")
     if text.count("### BEGIN SOLUTION") != len(SOLUTION.findall(text)):
         raise ValueError(f"{source.name}: a ### BEGIN SOLUTION has no ### END SOLUTION.")
-    number = source.name[:2]
-    read = jupytext.reads(text, fmt="py:percent")
-    cells: list[NotebookNode] = []
-    seen: dict[str, int] = {}
-    for kind, content, tags in _cells(read.cells, number, source.stem, solved=solved):
-        key = f"{number}\0{kind}\0{content}"
-        seen[key] = seen.get(key, 0) + 1
+    number, seen = source.name[:2], Counter[str]()
+    cells = []
+    for cell in _build_cells(jupytext.reads(text, fmt="py:percent").cells, source, solved):
+        key = f"{number}\0{cell.kind}\0{cell.content}"
+        seen[key] += 1
         name = hashlib.sha256(f"{key}\0{seen[key]}".encode()).hexdigest()[:8]
-        make = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
-        cells.append(make(content, id=name, metadata={"tags": tags} if tags else {}))
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    language = {"language_info": {"name": "python"}}
-    return nbformat.v4.new_notebook(cells=cells, metadata={**kernel, **language})
+        markdown = cell.kind == "markdown"
+        make = nbformat.v4.new_markdown_cell if markdown else nbformat.v4.new_code_cell
+        metadata = {"tags": cell.tags} if cell.tags else {}
+        cells.append(make(cell.content, id=name, metadata=metadata))
+    return nbformat.v4.new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
 
 
-def _cells(
-    cells: list[NotebookNode], number: str, stem: str, *, solved: bool
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Kind, content and tags of every cell of the notebook that is built."""
-    url = _colab(f"{'solutions/' if solved else ''}{stem}")
+def _build_cells(cells: list[NotebookNode], source: Path, solved: bool) -> Iterator[Cell]:
+    """The source's cells with badge, set-up, prices and folded solutions."""
+    url = _colab_url(f"{'solutions/' if solved else ''}{source.stem}")
     badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
-    waiting: tuple[str, str, list[str]] | None = (
-        None  # the solution, printed once its check and its hints stand
-    )
+    waiting: Cell | None = None  # a solution, which stands after its check and its hints
     for i, cell in enumerate(cells):
-        tags = cell.metadata.get("tags", [])
-        content = cell.source
-        if waiting is not None and "hint" not in tags and not content.startswith("lesson.check("):
+        tags, content = cell.metadata.get("tags", []), cell.source
+        if waiting and "hint" not in tags and not content.startswith("lesson.check("):
             yield waiting
             waiting = None
         if i == 0:
             content = f"{badge}\n\n{content}"
         if i == 1:
-            yield "code", COLAB.format(repository=REPOSITORY), ["colab"]
+            yield Cell("code", COLAB.format(repository=REPOSITORY), ["colab"])
         if "expensive" in tags:
-            yield "markdown", _price(number, content), ["cost"]
+            yield Cell("markdown", _price(source.name[:2], content), ["cost"])
         if "hint" in tags:
-            content = _folded("Hint", content)
+            content = _fold("Hint", content)
         if "exercise" in tags:
-            whole = SOLUTION.sub(lambda m: STUB.split(m[2])[0], content).rstrip()
+            whole, stub = _solution_and_stub(content)
+            content = whole if solved else stub
             if not solved:
-                waiting = "markdown", _folded("Solution", f"```python\n{whole}\n```"), ["solution"]
-            content = whole if solved else SOLUTION.sub(_stub, content).rstrip()
-        yield cell.cell_type, content, tags
-    if waiting is not None:
+                waiting = Cell(
+                    "markdown", _fold("Solution", f"```python\n{whole}\n```"), ["solution"]
+                )
+        yield Cell(cell.cell_type, content, tags)
+    if waiting:
         yield waiting
 
 
-def _colab(name: str) -> str:
-    """Where Colab opens a built notebook."""
+def _solution_and_stub(content: str) -> tuple[str, str]:
+    """An exercise as it is solved, and as the student finds it."""
+
+    def stub(block: re.Match[str]) -> str:
+        _, *lines = STUB.split(block[2])
+        if not lines:
+            return f"{block[1]}...  # your code here\n"
+        return re.sub(r"^( *)# ?", r"\1", lines[0], flags=re.MULTILINE)
+
+    solution = SOLUTION.sub(lambda block: STUB.split(block[2])[0], content)
+    return solution.rstrip(), SOLUTION.sub(stub, content).rstrip()
+
+
+def _colab_url(name: str) -> str:
     return f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
 
 
-def _stub(block: re.Match[str]) -> str:
-    """What stands where the solution stood."""
-    _, *stub = STUB.split(block[2])
-    if not stub:
-        return f"{block[1]}...  # your code here\n"
-    return re.sub(r"^( *)# ?", r"\1", stub[0], flags=re.MULTILINE)
-
-
-def _folded(word: str, content: str) -> str:
+def _fold(word: str, content: str) -> str:
     return f"<details><summary>{word}</summary>\n\n{content}\n\n</details>"
 
 
 def _price(number: str, code: str) -> str:
     """The measured seconds of an expensive cell on every preset, in one line."""
     key = _code_key(code)
-    known = {
-        name: entry for name, entry in costs().get(number, {}).items() if key in entry["cells"]
-    }
+    costs = read_costs().get(number, {}).items()
+    known = {preset: cost for preset, cost in costs if key in cost["cells"]}
     if not known:
         return "⏱ *The next cell works for a while; its time was not measured yet.*"
-    said = ", ".join(f"{_span(entry['cells'][key])} on `{name}`" for name, entry in known.items())
-    on = next(iter(known.values()))["on"]
-    return f"⏱ *The next cell takes about {said} the first time (measured on {on}); after that it is found on disk.*"
+    times = ", ".join(f"{_span(cost['cells'][key])} on `{name}`" for name, cost in known.items())
+    machine = next(iter(known.values()))["on"]
+    return (
+        f"⏱ *The next cell takes about {times} the first time (measured on {machine}); "
+        "after that it is found on disk.*"
+    )
 
 
 def _span(seconds: float) -> str:
@@ -150,35 +167,38 @@ def _code_key(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:8]
 
 
-def exercises(source: Path) -> list[dict[str, Any]]:
+def list_exercises(source: Path) -> list[dict[str, Any]]:
     """Number, title, kind and minutes of every exercise of a source."""
-    return [
-        {**m.groupdict(), "minutes": int(m["minutes"])} for m in EXERCISE.finditer(_prose(source))
-    ]
+    found = EXERCISE.finditer(read_prose(source))
+    return [{**match.groupdict(), "minutes": int(match["minutes"])} for match in found]
 
 
-def _prose(source: Path) -> str:
+def read_prose(source: Path) -> str:
+    """A source's text without the comment signs."""
     return re.sub(r"^# ?", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
-def written(notebook: NotebookNode) -> bytes:
-    """A notebook as the bytes of its file."""
-    return (nbformat.writes(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+def read_title(source: Path) -> tuple[str, str]:
+    """A notebook's title, "05 · Emergence: does …?", as its name and its question."""
+    match = re.search(r"^# \d\d · (.+?): (.+)$", read_prose(source), re.MULTILINE)
+    if match is None:
+        raise ValueError(f"{source.name}: needs a title such as “# # 05 · Emergence: does …?”.")
+    return match[1], match[2]
 
 
-def outputs(only: Collection[str] = ()) -> dict[Path, bytes]:
+def build_files(only: Collection[str] = ()) -> dict[Path, bytes]:
     """Every built notebook, or those of some numbers: its file → its bytes."""
-    return {
-        NOTEBOOKS / ("solutions" if solved else "") / f"{source.stem}.ipynb": written(
-            build(source, solved=solved)
-        )
-        for source in sources(only)
-        for solved in (False, True)
-    }
+    files = {}
+    for source in find_sources(only):
+        for folder, solved in ((NOTEBOOKS, False), (NOTEBOOKS / "solutions", True)):
+            notebook = build_notebook(source, solved=solved)
+            text = nbformat.writes(notebook, indent=1, ensure_ascii=False) + "\n"
+            files[folder / f"{source.stem}.ipynb"] = text.encode()
+    return files
 
 
-def pages() -> dict[Path, bytes]:
-    """The pages with a part that is drawn from sources, figures and costs: their file → their bytes."""
+def build_pages() -> dict[Path, bytes]:
+    """The pages that hold a table of the course, drawn from sources, figures and costs."""
     parts = {
         NOTEBOOKS.parent / "README.md": ("course", _course()),
         NOTEBOOKS / "README.md": ("gallery", _gallery()),
@@ -192,9 +212,7 @@ def _between(path: Path, name: str, content: str) -> bytes:
     text = path.read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(
-            f"{path}: needs one {begin.strip()} and one {end}; put them where the table belongs."
-        )
+        raise ValueError(f"{path}: needs one {begin.strip()} and one {end} around the table.")
     before, after = text.split(begin)[0], text.split(end)[1]
     return f"{before}{begin}{content}{end}{after}".encode()
 
@@ -202,12 +220,12 @@ def _between(path: Path, name: str, content: str) -> bytes:
 def _course() -> str:
     """One row a notebook: number, question, minutes with its exercises, and its badge."""
     rows = ["| | notebook | question | minutes | |", "|---|---|---|---|---|"]
-    measured = costs()
-    for source in sources():
-        number, (name, question) = source.name[:2], title(source).split(" · ", 1)[1].split(": ", 1)
-        seconds = measured.get(number, {}).get("nano", {}).get("seconds", 0)
-        minutes = sum(one["minutes"] for one in exercises(source)) + round(seconds / 60)
-        link, badge = f"[{name}](notebooks/{source.stem}.ipynb)", f"[Colab]({_colab(source.stem)})"
+    for source in find_sources():
+        number, (name, question) = source.name[:2], read_title(source)
+        seconds = read_costs().get(number, {}).get("nano", {}).get("seconds", 0)
+        minutes = _exercise_minutes(source) + round(seconds / 60)
+        link = f"[{name}](notebooks/{source.stem}.ipynb)"
+        badge = f"[Colab]({_colab_url(source.stem)})"
         rows.append(f"| {number} | {link} | {question} | {minutes} | {badge} |")
     return "\n".join(rows) + "\n"
 
@@ -215,108 +233,88 @@ def _course() -> str:
 def _gallery() -> str:
     """One row a notebook: its question, and the figure that answered it where it was run last."""
     rows = ["| notebook | its last figure |", "|---|---|"]
-    for source in sources():
-        number = source.name[:2]
+    for source in find_sources():
+        number, (name, question) = source.name[:2], read_title(source)
         figure = NOTEBOOKS.parent / "figures" / "course" / f"{number}.json"
         shown = "not run yet"
         if figure.exists():
             alt = escape(json.loads(figure.read_text(encoding="utf-8"))["alt"])
             shown = f'<img src="../figures/course/{number}.png" width="420" alt="{alt}">'
-        name, question = title(source).split(": ", 1)
-        rows.append(f"| [{name}]({source.stem}.ipynb)<br>{question} | {shown} |")
+        rows.append(f"| [{number} · {name}]({source.stem}.ipynb)<br>{question} | {shown} |")
     return "\n".join(rows) + "\n"
 
 
 def _timetable() -> str:
     rows = ["| notebook | question | exercises, minutes |", "|---|---|---|"]
-    for source in sources():
-        question = title(source).split(" · ", 1)[1]
-        rows.append(
-            f"| {source.name[:2]} | {question} | {sum(one['minutes'] for one in exercises(source))} |"
-        )
+    for source in find_sources():
+        question = ": ".join(read_title(source))
+        rows.append(f"| {source.name[:2]} | {question} | {_exercise_minutes(source)} |")
     return "\n".join(rows) + "\n"
 
 
-def title(source: Path) -> str:
-    """A notebook's title, "05 · Emergence: does …?"."""
-    first = next(
-        line for line in source.read_text(encoding="utf-8").splitlines() if line.startswith("# # ")
-    )
-    return first.removeprefix("# # ")
+def _exercise_minutes(source: Path) -> int:
+    return sum(exercise["minutes"] for exercise in list_exercises(source))
 
 
-def write(only: Collection[str] = ()) -> list[Path]:
+def write_files(only: Collection[str] = ()) -> list[Path]:
     """Build the notebooks and pages into their places; returns the files that changed."""
-    built = outputs(only) | pages()
-    changed = [
-        path for path, content in built.items() if not path.exists() or path.read_bytes() != content
-    ]
+    built = build_files(only) | build_pages()
+    changed = [path for path in built if not path.exists() or path.read_bytes() != built[path]]
     for path in changed:
         cache.write_whole(path, built[path])
     return changed
 
 
-def execute(
+def execute_notebook(
     notebook: NotebookNode, *, preset: str, figures: Path, timeout: int = 3600
 ) -> dict[str, Any]:
-    """Run a notebook from the top in an empty kernel; returns seconds, seconds of its cells, and peak memory.
+    """Run a notebook from the top in an empty kernel, and fill it with its outputs.
 
-    Figures and card go to `figures/course`. The notebook is filled with its outputs.
+    Figures and card go to `figures/course`.
+
+    Returns:
+        seconds, seconds of its expensive cells, and peak memory in GB.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds it.
     """
-    notebook.cells.append(nbformat.v4.new_code_cell(_PEAK, id="peak"))
-    surroundings = {
-        **os.environ,
-        "DESTA_LAB_PRESET": preset,
-        "DESTA_LAB_FIGURES": str(figures.resolve()),
-    }
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY, id="peak"))
+    own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": str(figures.resolve())}
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as here:
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": here}})
-        client.execute(env=surroundings)
+        client.execute(env={**os.environ, **own})
     last = notebook.cells.pop()
-    seconds = {
-        _code_key(cell.source): _seconds(cell.metadata["execution"])
-        for cell in notebook.cells
-        if "expensive" in cell.metadata.get("tags", [])
-    }
+    expensive = [cell for cell in notebook.cells if "expensive" in cell.metadata.get("tags", [])]
     return {
         "seconds": round(time.perf_counter() - begin, 1),
         "memory_gb": round(float(last.outputs[0]["text"]), 2),
-        "cells": seconds,
+        "cells": {_code_key(cell.source): _cell_seconds(cell) for cell in expensive},
     }
 
 
-def run(source: Path, preset: str) -> dict[str, Any]:
+def _cell_seconds(cell: NotebookNode) -> float:
+    clock = cell.metadata["execution"]
+    begin, end = (
+        datetime.fromisoformat(clock[name].replace("Z", "+00:00"))
+        for name in ("iopub.execute_input", "shell.execute_reply")
+    )
+    return round((end - begin).total_seconds(), 1)
+
+
+def run_notebook(source: Path, preset: str) -> dict[str, Any]:
     """Execute a solved notebook: its page, its headline figure, and what it took."""
-    figures = (
-        NOTEBOOKS.parent / "figures" / ("" if preset == "nano" else preset)
-    )  # the gallery is nano's
-    notebook = build(source, solved=True)
-    measured = execute(notebook, preset=preset, figures=figures)
-    html(notebook, figures / "course" / "pages" / f"{source.stem}.html")
-    note(source.name[:2], preset, measured, _machine())
+    gallery = NOTEBOOKS.parent / "figures"  # it shows nano's figures
+    figures = gallery if preset == "nano" else gallery / preset
+    notebook = build_notebook(source, solved=True)
+    measured = execute_notebook(notebook, preset=preset, figures=figures)
+    write_html(notebook, figures / "course" / "pages" / f"{source.stem}.html")
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    record_cost(source.name[:2], preset, measured, f"{os.cpu_count()} CPU cores, {gpu}")
     return measured
 
 
-def _machine() -> str:
-    """What the costs were measured on, in words."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} CPU cores, {gpu}"
-
-
-def note(number: str, preset: str, measured: dict[str, Any], on: str) -> None:
-    """Keep what a notebook took on a preset where the build and `setup` find it."""
-    known = costs()
-    known.setdefault(number, {})[preset] = {**measured, "on": on}
-    cache.write_whole(
-        COSTS, cache.to_json({n: dict(sorted(known[n].items())) for n in sorted(known)})
-    )
-
-
-def html(notebook: NotebookNode, path: Path) -> None:
+def write_html(notebook: NotebookNode, path: Path) -> None:
     """An executed notebook as one page with its figures."""
     from nbconvert import HTMLExporter
 
@@ -324,14 +322,9 @@ def html(notebook: NotebookNode, path: Path) -> None:
     cache.write_whole(path, page.encode())
 
 
-_PEAK = """\
-import resource as _r, sys as _s
-print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss * (1 if _s.platform == "darwin" else 1024) / 1e9)"""
-
-
-def _seconds(clock: dict[str, str]) -> float:
-    begin, end = (
-        datetime.fromisoformat(clock[name].replace("Z", "+00:00"))
-        for name in ("iopub.execute_input", "shell.execute_reply")
-    )
-    return round((end - begin).total_seconds(), 1)
+def record_cost(number: str, preset: str, measured: dict[str, Any], machine: str) -> None:
+    """Keep what a notebook took on a preset where the build and `setup` find it."""
+    costs = read_costs()
+    costs.setdefault(number, {})[preset] = {**measured, "on": machine}
+    ordered = {number: dict(sorted(costs[number].items())) for number in sorted(costs)}
+    cache.write_whole(COSTS, cache.to_json(ordered))

@@ -9,7 +9,7 @@ import matplotlib
 
 from desta_lab import doctor
 from desta_lab.course import finished
-from desta_lab.course.lesson import Lesson, cost
+from desta_lab.course.lesson import Lesson, describe_cost
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import saving
@@ -24,11 +24,11 @@ def setup(
     seed: int = 0,
     **more: Any,
 ) -> Lesson:
-    """Check this machine, say what the notebook costs, bring the finished run; works twice, installs nothing.
+    """Check this machine, say what the notebook costs, unpack the finished run; installs nothing.
 
     Args:
         notebook: its number, such as "05".
-        preset: which frozen parts; by default `$DESTA_LAB_PRESET`, else nano, which every machine can afford.
+        preset: which frozen parts; by default `$DESTA_LAB_PRESET`, else nano, which runs anywhere.
         root: where corpora, features, targets and runs are kept; `data/` by default.
         more: fields of the preset to replace (`steps=100`).
 
@@ -42,10 +42,8 @@ def setup(
     print(text)  # a notebook speaks
     if not well:
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
-    print(cost(notebook, name))
-    matplotlib.rcParams.update(
-        saving.STYLE
-    )  # what a notebook draws by hand looks like the lab's figures
-    lab = Experiment(chosen, seed=seed, root=root, progress=progress_reporter())
-    print(finished.restore(lab))
-    return Lesson(notebook, lab)
+    print(describe_cost(notebook, name))
+    matplotlib.rcParams.update(saving.STYLE)  # figures drawn by hand look like the package's
+    experiment = Experiment(chosen, seed=seed, root=root, progress=progress_reporter())
+    print(finished.restore(experiment))
+    return Lesson(notebook, experiment)

@@ -45,9 +45,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_cards_become_one_row_a_prediction_and_an_exercise(folder: Path) -> None:
-    table = cohort.gather(folder)
+    table = cohort.read_cards(folder)
     assert len(table) == 8 and set(table["kind"]) == {"prediction", "exercise"}
-    digest = cohort.digest(table).set_index("notebook")
+    digest = cohort.summarise_class(table).set_index("notebook")
     assert digest.loc["05", "students"] == 3 and digest.loc["05", "ranges"] == 2
     assert table["question"].dropna().unique() == ["How many?"]
     assert (

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from desta_lab.course import lesson as lessons
-from desta_lab.course.lesson import Lesson, cost
+from desta_lab.course.lesson import Lesson, describe_cost
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import style
@@ -89,6 +89,8 @@ def test_what_was_not_measured_is_said_so(tmp_path: Path, monkeypatch: pytest.Mo
         "05": {"nano": {"seconds": 130, "memory_gb": 1.2, "on": "2 CPU cores, no GPU", "cells": {}}}
     }
     monkeypatch.setattr(lessons, "COSTS", tmp_path / "costs.json")
-    assert "not measured yet" in cost("05", "nano")
+    assert "not measured yet" in describe_cost("05", "nano")
     lessons.COSTS.write_text(json.dumps(costs))
-    assert "about 2 min" in cost("05", "nano") and "not measured yet" in cost("05", "t4")
+    assert "about 2 min" in describe_cost("05", "nano") and "not measured yet" in describe_cost(
+        "05", "t4"
+    )

@@ -52,9 +52,9 @@ class Notebooks:
     def __call__(self, number: str, *, solved: bool) -> Ran:
         key = f"{number}-{'solved' if solved else 'student'}"
         if key not in self.known:
-            source = next(s for s in build.sources() if s.name.startswith(number))
-            notebook = build.build(source, solved=solved)
-            took = build.execute(notebook, preset="nano", figures=self.folder / key, timeout=600)
+            source = next(s for s in build.find_sources() if s.name.startswith(number))
+            notebook = build.build_notebook(source, solved=solved)
+            took = build.execute_notebook(notebook, preset="nano", figures=self.folder / key, timeout=600)
             self.known[key] = Ran(number, notebook, self.folder / key, took)
         return self.known[key]
 

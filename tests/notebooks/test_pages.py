@@ -10,7 +10,7 @@ from desta_lab.course import build
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = (ROOT / "notebooks" / "ERRORS.md").read_text(encoding="utf-8")
-PAGES = build.pages()
+PAGES = build.build_pages()
 GLOSSARY = (ROOT / "notebooks" / "GLOSSARY.md").read_text(encoding="utf-8")
 
 
@@ -51,7 +51,7 @@ def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
         for row in re.findall(r"^\| \*\*(.+?)\*\* \|", GLOSSARY, re.MULTILINE)
         for term in row.split(", ")
     ]
-    prose = " ".join(build._prose(source) for source in build.sources()).lower()
+    prose = " ".join(build.read_prose(source) for source in build.find_sources()).lower()
     unused = [
         term for term in told if term.lower().removesuffix("s").replace(" δ", "") not in prose
     ]
@@ -62,7 +62,7 @@ def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
 @pytest.mark.parametrize("path", sorted(PAGES), ids=lambda path: path.name)
 def test_gallery_and_time_table_are_those_of_the_notebooks(path: Path) -> None:
     assert path.read_bytes() == PAGES[path], "run `python -m desta_lab course`"
-    assert all(source.name[:2] in path.read_text(encoding="utf-8") for source in build.sources())
+    assert all(source.name[:2] in path.read_text(encoding="utf-8") for source in build.find_sources())
 
 
 def test_every_headline_figure_is_kept_with_its_words() -> None:
