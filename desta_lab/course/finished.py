@@ -91,7 +91,7 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
     minutes = experiment.preset.minutes
     cost = f"about {minutes:g} minutes on two CPU cores" if minutes else "not measured yet"
     return (
-        f"No finished run of this preset and seed is here; run_quickstart(lab) makes it ({cost})."
+        f"No finished run of this preset and seed is here; run_quickstart(experiment) makes it ({cost})."
     )
 
 

@@ -14,7 +14,7 @@ from desta_lab.evaluation import verdict
 from desta_lab.views import claim_figures, replies
 
 lesson = desta_lab.setup("00")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # That line checked this machine and unpacked a small finished run, so nothing needs training here. It works twice, and it installs nothing.
@@ -24,21 +24,21 @@ lab = lesson.lab
 # The corpus is made here, by a speech synthesiser: who speaks, how, and what sounds behind them is known for every clip, and each of these *attributes* is drawn independently of the others. The two clips are of the *test* voices, which training never heard. Under each player stands the *seed description*, the only thing the language model ever read about the clip.
 
 # %%
-clips = lab.clips("test")[:2]
-desta_lab.show_players(lab.corpus, clips)
+clips = experiment.clips("test")[:2]
+desta_lab.show_players(experiment.corpus, clips)
 
 # %% [markdown]
 # And here is what they look like. A *spectrogram* has time from left to right and pitch from low to high; the colour says how strong each pitch is at each moment. The bars above each spectrogram are *evidence spans*: when somebody speaks, and when the scene sounds.
 
 # %%
-desta_lab.plot_clips(lab.corpus, clips, columns=2)
+desta_lab.plot_clips(experiment.corpus, clips, columns=2)
 
 # %% [markdown]
 # A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
 
 # %%
-wave = audio.read_audio(lab.corpus.path(clips[0]))
-states = lab.llm.encoder.encode([wave])
+wave = audio.read_audio(experiment.corpus.path(clips[0]))
+states = experiment.llm.encoder.encode([wave])
 print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]
@@ -65,7 +65,7 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 # The run that ships answers about the clip it hears: the *audio condition*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text condition*), and no clip at all.
 
 # %%
-lab.ask(clips[0], "What is the background sound?")
+experiment.ask(clips[0], "What is the background sound?")
 
 # %% [markdown]
 # Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear.
@@ -95,7 +95,7 @@ lesson.check("silenced", silenced)
 # %%
 scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
 quiet = silenced(wave, scene.start, scene.end)
-with replies.use_checkpoint(lab) as llm:
+with replies.use_checkpoint(experiment) as llm:
     heard = replies.embed_audio(llm, wave if quiet is None else quiet)
     answer = replies.answer_audio(llm, heard, "What is the background sound?")
 answer.text
@@ -147,22 +147,22 @@ lesson.predict(
 # Height is the chance-corrected score: 0 is guessing, 1 is perfect. Each panel is a *rung* of the task ladder, from near the training to far from it. *Rung 0* is the trained prompt itself, rung 1 the same in other words, rung 2 questions that ask for a form (“Answer in JSON.”), *rung 3* the plain questions never trained (*held-out tasks*), rung 4 questions that need one thought more, *rung 5* what no target ever mentioned (the topic of the talk). Two controls are new: *shuffled audio* asks about another speaker's clip, and the *untrained connector* is the one before its first step. Look at the controls before you believe the blue line. The bands are 95 % intervals over speakers: they say how far other voices could move this run, and nothing about the next seed.
 
 # %%
-table = lab.score_table()
-judged = verdict.judge_claim(table, lab.preset.label)
+table = experiment.score_table()
+judged = verdict.judge_claim(table, experiment.preset.label)
 rungs = verdict.score_per_rung(
-    verdict.split_label_run(verdict.add_untrained(table), lab.preset.label)
+    verdict.split_label_run(verdict.add_untrained(table), experiment.preset.label)
 )
 
 # %% tags=["headline"]
 above = judged.above_controls["self"]
-headline = f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never trained (seed {lab.seed})"
+headline = f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never trained (seed {experiment.seed})"
 lesson.show(
     claim_figures.plot_emergence(rungs, headline),
     f"Score of every rung along training. {headline}.",
 )
 
 # %%
-others = set(judged.above_controls["label"]) - {lab.preset.label}
+others = set(judged.above_controls["label"]) - {experiment.preset.label}
 print(lesson.reveal("risen_self", len(above)))
 print(lesson.reveal("risen_label", len(others)))
 judged.reasons
@@ -172,7 +172,7 @@ judged.reasons
 #
 # The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why: the two runs differ in who wrote the targets *and* in how many attributes the targets name, and this figure does not pull the two apart.
 #
-# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(lab)` try another seed in a few minutes.
+# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(experiment)` try another seed in a few minutes.
 #
 # Next: **01**, what the two frozen models bring with them.
 

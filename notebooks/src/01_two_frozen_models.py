@@ -26,14 +26,14 @@ from desta_lab.views import representation_figures, style
 from desta_lab.views.style import PALETTE, Series
 
 lesson = desta_lab.setup("01")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ### Exercise 1.1 · Commit yourself · predict · 4 min
 # Three numbers before you have seen anything. A *tapped layer* is an encoder layer whose output we read; the first layer has number 0. The *accent* is one of three. The coin is tossed once for each speaker and has nothing to do with the sound; a *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
 
 # %%
-taps = lab.llm.encoder.taps
+taps = experiment.llm.encoder.taps
 lesson.predict(
     "best_layer", "At which tapped layer can the accent be read best?", taps[0], taps[-1], step=1
 )
@@ -53,14 +53,16 @@ lesson.predict(
 # One clip first. The encoder turns a spectrogram of 100 frames a second into 50 states a second, and does it in layers; we *tap* some of them, counted from 0. The spectrogram is a *log-mel*: the logarithm of the strength in bands of pitch.
 
 # %%
-clip = lab.clips("test")[0]
-desta_lab.show_players(lab.corpus, [clip])
+clip = experiment.clips("test")[0]
+desta_lab.show_players(experiment.corpus, [clip])
 
 # %%
-wave = audio.read_audio(lab.corpus.path(clip))
-whisper = lab.llm.encoder.whisper
-mel = audio.log_mel([wave], lab.preset.seconds, lab.llm.encoder.mel_bins).to(whisper.conv1.weight)
-states = lab.llm.encoder.encode([wave])
+wave = audio.read_audio(experiment.corpus.path(clip))
+whisper = experiment.llm.encoder.whisper
+mel = audio.log_mel([wave], experiment.preset.seconds, experiment.llm.encoder.mel_bins).to(
+    whisper.conv1.weight
+)
+states = experiment.llm.encoder.encode([wave])
 print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]
@@ -73,7 +75,7 @@ picture, axes = style.subplots(
 rows = [mel[0].T, *states[:, 0]]
 for ax, seen, name in zip(axes, rows, ["log-mel", *(f"layer {tap}" for tap in taps)], strict=True):
     seen = (seen.float() - seen.float().mean(0)) / (seen.float().std(0) + 1e-6)
-    extent = (0, lab.preset.seconds, 0, seen.shape[1])
+    extent = (0, experiment.preset.seconds, 0, seen.shape[1])
     ax.imshow(
         seen.T.cpu(), aspect="auto", origin="lower", cmap="Greys", vmin=-2, vmax=2, extent=extent
     )
@@ -130,10 +132,10 @@ lesson.check("tapped", tapped)
 # Whisper was trained on 30 s, so it has a table of 1,500 *positions*, one a frame. Our clips last 4 s: the package keeps the first rows of that table and never computes the rest.
 
 # %%
-folder = weights.find_weights(lab.preset.encoder, lab.root / "models")
+folder = weights.find_weights(experiment.preset.encoder, experiment.root / "models")
 whole = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
 table = whole.embed_positions.weight.detach()
-table.shape, lab.llm.encoder.frames
+table.shape, experiment.llm.encoder.frames
 
 # %% [markdown]
 # ### Exercise 1.3 · Crop the position table · fill in · 5 min
@@ -154,7 +156,7 @@ lesson.check("cropped_positions", cropped_positions)
 # Notebook 00: encoder frames, of which there are 50 a second (`audio.FRAMES_PER_SECOND`). The clip starts at 0 s.
 
 # %%
-kept = table[: round(lab.preset.seconds * audio.FRAMES_PER_SECOND)]
+kept = table[: round(experiment.preset.seconds * audio.FRAMES_PER_SECOND)]
 torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float().cpu())
 
 # %% [markdown]
@@ -163,12 +165,12 @@ torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float()
 # %%
 with torch.no_grad():
     padded = whole(
-        audio.log_mel([wave], audio.WHISPER_SECONDS, lab.llm.encoder.mel_bins)
+        audio.log_mel([wave], audio.WHISPER_SECONDS, experiment.llm.encoder.mel_bins)
     ).last_hidden_state
 cropped = whisper.layer_norm(states[-1]).float().cpu()
 cosine = torch.cosine_similarity(padded[:, : cropped.shape[1]], cropped, dim=-1)
 print(
-    f"cosine of a frame heard in 30 s and in {lab.preset.seconds:g} s: median {cosine.median():.2f}"
+    f"cosine of a frame heard in 30 s and in {experiment.preset.seconds:g} s: median {cosine.median():.2f}"
 )
 
 # %% [markdown]
@@ -181,10 +183,10 @@ print(
 # Eight speakers, and only clips that are spoken aloud, because a whisper hides the voice. For the probe each clip becomes one row of numbers: mean and spread over its frames, once for the spectrogram and once for each tapped layer.
 
 # %%
-names = sorted({c.speaker for c in lab.corpus.split("train")})[::5][:8]
+names = sorted({c.speaker for c in experiment.corpus.split("train")})[::5][:8]
 aloud = [
     c
-    for c in lab.corpus.split("train")
+    for c in experiment.corpus.split("train")
     if c.speaker in names and c.attributes["manner"] == "spoken"
 ]
 some = balance_speakers(aloud, 80)
@@ -192,11 +194,11 @@ speakers = np.array([c.speaker for c in some])
 pd.Series(speakers).value_counts()
 
 # %% tags=["expensive"]
-waves = [audio.read_audio(lab.corpus.path(c)) for c in some]
+waves = [audio.read_audio(experiment.corpus.path(c)) for c in some]
 heard = torch.cat(
-    [lab.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
+    [experiment.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
-mels = audio.log_mel(waves, lab.preset.seconds, lab.llm.encoder.mel_bins)
+mels = audio.log_mel(waves, experiment.preset.seconds, experiment.llm.encoder.mel_bins)
 sites = {"log-mel": sites.log_mel_site(mels).numpy()}
 sites |= {
     f"layer {tap}": sites.pool_over_time(layer).cpu().numpy()
@@ -291,7 +293,7 @@ print(lesson.reveal("leak", leak))
 # Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there (on so few speakers a little below chance, because a fold that has fewer of a class in training has more of it to test).
 
 # %% tags=["expensive"]
-look = desta_lab.Inside(lab)
+look = desta_lab.Inside(experiment)
 measured = look.table("probes")
 measured = measured[measured["site"].str.match("log-mel|encoder")]
 wide = measured[measured["kind"] == "probe"].pivot(
@@ -311,7 +313,7 @@ print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
 # Now the other model, the *backbone*. A language model never sees words: it looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves. (`chat.stream` turns the messages of a conversation into token ids.)
 
 # %%
-backbone = lab.llm.backbone
+backbone = experiment.llm.backbone
 stream = chat.build_stream(
     backbone.tokenizer,
     chat.description_messages(desta_lab.describe(clip.attributes), "Which accent is it?"),
@@ -326,7 +328,7 @@ torch.testing.assert_close(by_vector, by_id)
 # The same logits, to the last bit that matters. And is it still the model that was published? A copy, loaded from its files beside the connector, must agree as well: the text-only path of this system *is* the untouched backbone.
 
 # %%
-folder = weights.find_weights(lab.preset.backbone, lab.root / "models")
+folder = weights.find_weights(experiment.preset.backbone, experiment.root / "models")
 published = Backbone.load(folder, dtype=backbone.dtype).to(backbone.device)
 torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
 sum(p.requires_grad for p in backbone.parameters())
@@ -343,7 +345,9 @@ def words(attributes):
 
 def told(question, vectors):
     stream = chat.build_stream(backbone.tokenizer, chat.audio_messages(question), len(vectors))
-    return backbone.decode(lab.llm.generate_ids([stream], vectors[None], max_new_tokens=16)[0])
+    return backbone.decode(
+        experiment.llm.generate_ids([stream], vectors[None], max_new_tokens=16)[0]
+    )
 
 
 told("What is the gender of the speaker?", words(clip.attributes))
@@ -397,7 +401,7 @@ def chosen(task, vectors):
         len(vectors), -1
     )
     logits = backbone.logits(
-        backbone.hidden_states(lab.llm.splice(ids, vectors.to(backbone.device)))[:, -1]
+        backbone.hidden_states(experiment.llm.splice(ids, vectors.to(backbone.device)))[:, -1]
     )
     return (
         logits[:, [chat.encode_text(backbone.tokenizer, text)[0] for text in task.options.values()]]
@@ -406,13 +410,13 @@ def chosen(task, vectors):
     )
 
 
-tasks = {task.attribute: task for task in lab.tasks if task.rung == 3}
+tasks = {task.attribute: task for task in experiment.tasks if task.rung == 3}
 dict(zip(tasks["gender"].options, chosen(tasks["gender"], one[None])[0].tolist(), strict=True))
 
 # %% tags=["expensive"]
 times = [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 30, 100]
 rows = []
-for c in lab.clips("test")[:12]:
+for c in experiment.clips("test")[:12]:
     vectors = torch.stack([k * words(c.attributes) for k in times])
     for name, task in tasks.items():
         best = chosen(task, vectors).argmax(-1)
@@ -502,7 +506,7 @@ mixes = pd.concat(
     [
         asked(name, c.attributes, number)
         for name in PAIRS
-        for number, c in enumerate(lab.clips("test")[:16])
+        for number, c in enumerate(experiment.clips("test")[:16])
     ]
 )
 by = ["attribute", "kind", "x"]

@@ -27,15 +27,15 @@ from desta_lab.views import replies, style
 
 torch.set_grad_enabled(False)  # nothing learns here
 lesson = desta_lab.setup("02")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # The run kept its connector at many steps of training, its *checkpoint ladder*. `standing` loads one of them: first the untrained connector, which we copy, then the last one, which stays.
 
 # %%
-with replies.use_checkpoint(lab, step=0) as llm:
+with replies.use_checkpoint(experiment, step=0) as llm:
     born = copy.deepcopy(llm.connector)
-connector = lab.llm.connector.eval()
+connector = experiment.llm.connector.eval()
 parts = {
     name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()
 }
@@ -68,8 +68,8 @@ lesson.predict(
 # One clip, as the encoder leaves it. Neighbouring frames are averaged in groups of `pool`, and each tapped layer goes through an input projection of its own.
 
 # %%
-clip = lab.clips("test")[0]
-states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip))]).float()
+clip = experiment.clips("test")[0]
+states = experiment.llm.encoder.encode([audio.read_audio(experiment.corpus.path(clip))]).float()
 pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
 frames = connector.inputs[0](pooled[0])
 print(
@@ -106,7 +106,7 @@ print(
 picture, axes = style.subplots(
     1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
 )
-extent = (0, lab.preset.seconds, connector.queries - 0.5, -0.5)
+extent = (0, experiment.preset.seconds, connector.queries - 0.5, -0.5)
 for ax, axis, title in zip(
     axes, (-1, -2), ("softmax over the frames", "softmax over the queries"), strict=True
 ):
@@ -181,9 +181,9 @@ torch.testing.assert_close(one_block(block, tokens, frames), block(tokens, frame
 
 # %%
 shares = connector.layer_weights.softmax(-1)
-pd.DataFrame(shares, columns=[f"layer {tap}" for tap in lab.llm.encoder.taps]).describe().loc[
-    ["min", "mean", "max"]
-].round(3)
+pd.DataFrame(
+    shares, columns=[f"layer {tap}" for tap in experiment.llm.encoder.taps]
+).describe().loc[["min", "mean", "max"]].round(3)
 
 # %% [markdown]
 # ### Exercise 2.3 · Mix the layers · fill in · 5 min
@@ -294,9 +294,9 @@ count
 # %%
 question = "What is the background sound?"
 stream = chat.build_stream(
-    lab.llm.backbone.tokenizer, chat.audio_messages(question), connector.queries
+    experiment.llm.backbone.tokenizer, chat.audio_messages(question), connector.queries
 )
-ids = torch.tensor([stream.ids], device=lab.llm.backbone.device)
+ids = torch.tensor([stream.ids], device=experiment.llm.backbone.device)
 at = (ids == chat.SLOT)[0].nonzero().flatten()
 print(f"{ids.shape[1]} tokens, slots from {int(at[0])} to {int(at[-1])}")
 
@@ -321,20 +321,20 @@ lesson.check("splice", splice)
 # `filled[slots]` picks the slots of all rows in order, as one list of vectors; it can be assigned to.
 
 # %% [markdown]
-# By hand, against the package, and then the proof that counts: the words that come out are those of `lab.ask`.
+# By hand, against the package, and then the proof that counts: the words that come out are those of `experiment.ask`.
 
 # %%
-backbone = lab.llm.backbone
+backbone = experiment.llm.backbone
 filled = backbone.embed(ids).clone()
-filled[ids == chat.SLOT] = lab.llm.connect(states).flatten(0, 1).to(filled.dtype)
-torch.testing.assert_close(filled, lab.llm.splice(ids, lab.llm.connect(states)))
+filled[ids == chat.SLOT] = experiment.llm.connect(states).flatten(0, 1).to(filled.dtype)
+torch.testing.assert_close(filled, experiment.llm.splice(ids, experiment.llm.connect(states)))
 
 # %%
 out = backbone.generate(
     inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32
 )
 ours = backbone.decode(backbone.trim_at_end(out[0].tolist()))
-theirs = lab.ask(clip, question).set_index("condition")["answer"]
+theirs = experiment.ask(clip, question).set_index("condition")["answer"]
 assert ours == theirs["with the clip"]
 theirs
 
@@ -400,12 +400,12 @@ FAULTS = {
 
 # %% tags=["expensive"]
 clips, others = (
-    balance_speakers(lab.clips("test"), 32),
-    balance_speakers(lab.clips("validation"), 32),
+    balance_speakers(experiment.clips("test"), 32),
+    balance_speakers(experiment.clips("validation"), 32),
 )
-encoder, heard, before = lab.llm.encoder, [], []
+encoder, heard, before = experiment.llm.encoder, [], []
 for some in torch.arange(len(clips) + len(others)).split(16):
-    waves = [audio.read_audio(lab.corpus.path((*clips, *others)[i])) for i in some]
+    waves = [audio.read_audio(experiment.corpus.path((*clips, *others)[i])) for i in some]
     mel = audio.log_mel(waves, encoder.seconds, encoder.mel_bins).to(encoder.whisper.conv1.weight)
     hidden = encoder.whisper(mel, output_hidden_states=True).hidden_states
     heard.append(encoder(mel))
@@ -417,7 +417,7 @@ silent = encoder.encode([torch.zeros(round(encoder.seconds * audio.RATE)).numpy(
 reference = connector(every)
 vectors = {
     "built by hand": adapter(connector, every),
-    "package, as it runs": conditions.embed_clips(lab.llm, every),
+    "package, as it runs": conditions.embed_clips(experiment.llm, every),
 }
 groups = every.unflatten(2, (-1, connector.pool))
 vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))
@@ -438,14 +438,14 @@ print(desta_lab.describe(clips[0].attributes))
 pd.Series(
     {
         name: replies.answer_audio(
-            lab.llm, one[:1], "Describe the audio clip again in other words."
+            experiment.llm, one[:1], "Describe the audio clip again in other words."
         ).text
         for name, one in vectors.items()
     }
 ).to_frame("answer").style.set_properties(**{"text-align": "left"})
 
 # %%
-tasks = [task for task in lab.tasks if task.rung == 3]
+tasks = [task for task in experiment.tasks if task.rung == 3]
 
 
 def judged(vectors):
@@ -454,17 +454,17 @@ def judged(vectors):
 
     def judge():
         return evaluate(
-            lab.llm, tasks, clips, others, conditions=["audio"], audio_embeddings=vectors
+            experiment.llm, tasks, clips, others, conditions=["audio"], audio_embeddings=vectors
         )
 
-    return cached_table(lab.run_folder("self") / "variants" / f"{name}-evaluated.csv", judge)
+    return cached_table(experiment.run_folder("self") / "variants" / f"{name}-evaluated.csv", judge)
 
 
 # %% tags=["expensive"]
 answers = pd.concat([judged(one).assign(variant=name) for name, one in vectors.items()])
 
 # %%
-read = lab.oracle()
+read = experiment.oracle()
 read = read[(read["rung"] == 3) & read["clip"].isin([c.id for c in clips])].assign(
     variant="text oracle"
 )

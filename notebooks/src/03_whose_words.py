@@ -24,8 +24,8 @@ from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import attribute_coverage, describe
 
 lesson = desta_lab.setup("03")
-lab = lesson.lab
-backbone = lab.llm.backbone
+experiment = lesson.experiment
+backbone = experiment.llm.backbone
 
 # %% [markdown]
 # ## From attributes to a description
@@ -33,9 +33,9 @@ backbone = lab.llm.backbone
 # One clip of the training voices, and all that is known about it:
 
 # %%
-train = lab.clips("train")
+train = experiment.clips("train")
 clip = train[0]
-desta_lab.show_players(lab.corpus, [clip])
+desta_lab.show_players(experiment.corpus, [clip])
 
 # %%
 pd.Series(clip.attributes, name=clip.id).to_frame()
@@ -55,7 +55,11 @@ description
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
 live = target.generate_targets(
-    backbone, lab.preset.backbone, lab.llm.provenance["backbone_sha256"], pairs, kind="soft"
+    backbone,
+    experiment.preset.backbone,
+    experiment.llm.provenance["backbone_sha256"],
+    pairs,
+    kind="soft",
 )
 pd.DataFrame(
     [{"reads": one.description, "writes": one.response} for one in live.values()]
@@ -65,7 +69,7 @@ pd.DataFrame(
 # All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
 
 # %%
-rows, soft = lab.targets.rows, lab.targets.soft
+rows, soft = experiment.targets.rows, experiment.targets.soft
 kept = {row.description: row.response for row in rows}
 same = sum(kept[one.description] == one.response for one in live.values())
 print(
@@ -75,10 +79,10 @@ print(
 # %% [markdown]
 # ## The rivals
 #
-# Other writers could have made the target. `all_targets(lab)` holds some: the bare *label* of one attribute, and a *template*, a form that a program fills in.
+# Other writers could have made the target. `all_targets(experiment)` holds some: the bare *label* of one attribute, and a *template*, a form that a program fills in.
 
 # %%
-kinds = all_targets(lab)
+kinds = all_targets(experiment)
 firsts = [
     {"kind": kind, "prompt": some[0].prompt, "target": some[0].response}
     for kind, some in kinds.items()
@@ -303,7 +307,7 @@ claim_figures.plot_coverage(share, "What a target drops it cannot teach")
 # A training example holds the messages that the backbone will see. The clip stands in them as `<|AUDIO|>`, and the description must not be there: a model that can read the answer need not hear it.
 
 # %%
-examples, _ = lab.training_rows("self")
+examples, _ = experiment.training_rows("self")
 pd.Series(examples[0]).drop(["messages", "provenance"]).to_frame("example").style
 
 # %%

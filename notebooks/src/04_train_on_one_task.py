@@ -29,20 +29,20 @@ from desta_lab.training import targets as target
 from desta_lab.views import claim_figures, replies, style
 
 lesson = desta_lab.setup("04")
-lab = lesson.lab
-tokenizer = lab.llm.backbone.tokenizer
+experiment = lesson.experiment
+tokenizer = experiment.llm.backbone.tokenizer
 
 # %% [markdown]
 # How long and how fast: the dials of this notebook. The finished run had the steps and the batch of its preset; ours are shorter, so that three of them take a minute.
 
 # %%
-recipe = replace(lab.train_config, steps=80, batch=8)
-lab.train("self")  # finds the finished run; only another preset or seed has to train it now
+recipe = replace(experiment.train_config, steps=80, batch=8)
+experiment.train("self")  # finds the finished run; only another preset or seed has to train it now
 print(
     "finished run:",
-    lab.train_config.steps,
+    experiment.train_config.steps,
     "steps ×",
-    lab.train_config.batch,
+    experiment.train_config.batch,
     "  here:",
     recipe.steps,
     "steps ×",
@@ -55,9 +55,9 @@ print(
 # A clip, and the response that the backbone wrote when it read the clip's description.
 
 # %%
-train = lab.clips("train")
-examples, soft = lab.training_rows("self")
-desta_lab.show_players(lab.corpus, train[:1])
+train = experiment.clips("train")
+examples, soft = experiment.training_rows("self")
+desta_lab.show_players(experiment.corpus, train[:1])
 
 # %%
 print(examples[0]["messages"][-1]["content"], "→", examples[0]["response"])
@@ -70,7 +70,7 @@ streams = [
     chat.build_stream(
         tokenizer,
         row["messages"],
-        lab.llm.queries,
+        experiment.llm.queries,
         response=row["response"],
         truncated=row["provenance"]["truncated"],
     )
@@ -109,7 +109,7 @@ lesson.check("labels_of", labels_of)
 # The package's `collate` does the same for a batch, and pads on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read once for the whole batch. Black below is what is learned; the rest of each row is read and not learned.
 
 # %%
-batch = batches.collate(streams[:4], lab.llm.backbone.pad_id)
+batch = batches.collate(streams[:4], experiment.llm.backbone.pad_id)
 by_hand = torch.full_like(batch.labels, batches.IGNORE)
 for i, stream in enumerate(streams[:4]):
     at = torch.arange(stream.start - 1, len(stream.ids) - 1)
@@ -157,11 +157,11 @@ lesson.check("soft_loss", soft_loss)
 # The package keeps only the likeliest 50 tokens of the teacher, and one bucket for all the rest. How much does that lose? Here the student is a backbone that reads *nothing*, and the teacher is the one that reads the description.
 
 # %%
-row = lab.targets.rows[0]
-teacher, _ = next(target.text_log_probs(lab.llm.backbone, [row]))
-student, _ = next(target.text_log_probs(lab.llm.backbone, [replace(row, description="")]))
+row = experiment.targets.rows[0]
+teacher, _ = next(target.text_log_probs(experiment.llm.backbone, [row]))
+student, _ = next(target.text_log_probs(experiment.llm.backbone, [replace(row, description="")]))
 whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
-packed = target.kl_loss(student, lab.targets.soft[0].ids, lab.targets.soft[0].logp)
+packed = target.kl_loss(student, experiment.targets.soft[0].ids, experiment.targets.soft[0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
 print(
     f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
@@ -209,7 +209,7 @@ picture
 # The encoder is frozen, so what it says of every clip is computed once and kept on disk.
 
 # %% tags=["expensive"]
-store = lab.features
+store = experiment.features
 print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
 
 # %% [markdown]
@@ -224,7 +224,7 @@ def hashes(llm):
 
 # %%
 losses = []
-with replies.use_checkpoint(lab, step=0) as llm:
+with replies.use_checkpoint(experiment, step=0) as llm:
     before = hashes(llm)
     how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
     optimizer = torch.optim.AdamW(llm.connector.train().parameters(), **how)
@@ -279,10 +279,10 @@ lesson.predict(
 
 # %%
 def short_run(name, examples, soft):
-    about = {**lab.run_config("self"), "train_config": asdict(recipe), "pairs": name}
-    folder = trainer.run_folder(lab.root / "runs", f"{lab.preset.name}-{name}", about)
+    about = {**experiment.run_config("self"), "train_config": asdict(recipe), "pairs": name}
+    folder = trainer.run_folder(experiment.root / "runs", f"{experiment.preset.name}-{name}", about)
     if not trainer.is_finished(folder, recipe):
-        with replies.use_checkpoint(lab, step=0) as llm:
+        with replies.use_checkpoint(experiment, step=0) as llm:
             trainer.train(
                 llm,
                 store,
@@ -290,7 +290,7 @@ def short_run(name, examples, soft):
                 recipe,
                 folder,
                 soft_targets=soft,
-                progress=lab.progress(f"train {name}"),
+                progress=experiment.progress(f"train {name}"),
             )
     return folder
 
@@ -325,7 +325,7 @@ def killer(done, total, record):
 
 def four_steps(folder, progress=None):
     with replies.use_checkpoint(
-        lab, step=0
+        experiment, step=0
     ) as llm:  # the connector as it was born: nothing is left in memory
         trainer.train(
             llm, store, examples, tiny, folder, soft_targets=soft, state_every=2, progress=progress
@@ -400,10 +400,10 @@ runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 
 # %%
 def score(folder):
-    tasks = [task for task in lab.tasks if task.rung in (0, 3)]
-    test, other = lab.clips("test"), lab.clips("validation")
-    checkpoints.load_checkpoint(folder, lab.llm, recipe.steps)
-    return evaluate(lab.llm, tasks, test, other, store)
+    tasks = [task for task in experiment.tasks if task.rung in (0, 3)]
+    test, other = experiment.clips("test"), experiment.clips("validation")
+    checkpoints.load_checkpoint(folder, experiment.llm, recipe.steps)
+    return evaluate(experiment.llm, tasks, test, other, store)
 
 
 # %% tags=["expensive"]
@@ -416,15 +416,15 @@ scored = [
 pd.concat(scored).groupby(["run", "condition", "rung"])["calibrated"].mean().unstack().round(2)
 
 # %% [markdown]
-# Those are accuracies, not yet corrected for chance (*calibrated* ranking is taken apart in notebook 05). The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the lab.
+# Those are accuracies, not yet corrected for chance (*calibrated* ranking is taken apart in notebook 05). The finished run, the untrained connector and the text oracle were scored in the same way; they come from the table of the experiment.
 
 # %%
 finished = (
-    lab.score_table()
-    .query("run == 'self' and rung in (0, 3) and step == @lab.train_config.steps")
+    experiment.score_table()
+    .query("run == 'self' and rung in (0, 3) and step == @experiment.train_config.steps")
     .assign(run="finished")
 )
-born = lab.score_table().query(
+born = experiment.score_table().query(
     "run == 'self' and rung in (0, 3) and step == 0 and condition == 'audio'"
 )
 every = pd.concat(
@@ -452,7 +452,7 @@ curves = pd.concat(
         for name, folder in runs.items()
     ]
 )
-floor = float(np.log(target.target_perplexity(lab.llm.backbone, lab.targets.rows)))
+floor = float(np.log(target.target_perplexity(experiment.llm.backbone, experiment.targets.rows)))
 ends = curves.groupby("run")["loss"].agg(
     first=lambda loss: loss.iloc[:10].mean(), last=lambda loss: loss.iloc[-10:].mean()
 )
@@ -468,12 +468,12 @@ pick = {
     "wrong targets": ("mispaired", "audio", recipe.steps),
     "hard targets": ("hard", "audio", recipe.steps),
     "soft targets": ("soft", "audio", recipe.steps),
-    f"finished run, {lab.train_config.steps} × {lab.train_config.batch}": (
+    f"finished run, {experiment.train_config.steps} × {experiment.train_config.batch}": (
         "finished",
         "audio",
-        lab.train_config.steps,
+        experiment.train_config.steps,
     ),
-    "text oracle": ("finished", "oracle", lab.train_config.steps),
+    "text oracle": ("finished", "oracle", experiment.train_config.steps),
 }
 cells = found.set_index(["run", "condition", "step"])
 dots = pd.concat(

@@ -22,7 +22,7 @@ from desta_lab.experiments.emergence import HOME
 from desta_lab.views import replies, style
 
 lesson = desta_lab.setup("05")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ## What was kept along training
@@ -30,7 +30,7 @@ lab = lesson.lab
 # The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
-table = lab.score_table()
+table = experiment.score_table()
 steps = np.array(sorted(table["step"].unique()))
 steps
 
@@ -38,8 +38,8 @@ steps
 # First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
 
 # %%
-first = lab.clips("test")[0]
-desta_lab.show_players(lab.corpus, [first])
+first = experiment.clips("test")[0]
+desta_lab.show_players(experiment.corpus, [first])
 
 # %%
 asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["condition"] == "audio")]
@@ -67,13 +67,13 @@ lesson.predict(
 last = asked[asked["step"] == steps[-1]]
 means = last.groupby("attribute")[["calibrated", "raw"]].mean()
 attribute = (means["calibrated"] - means["raw"]).idxmax()
-task = next(task for task in lab.tasks if task.name == f"ask_{attribute}")
+task = next(task for task in experiment.tasks if task.name == f"ask_{attribute}")
 task
 
 # %% tags=["expensive"]
-test, others = lab.clips("test"), lab.clips("validation")
-waves = [audio.read_audio(lab.corpus.path(clip)) for clip in [*test, *others]]
-with replies.use_checkpoint(lab) as llm, torch.no_grad():
+test, others = experiment.clips("test"), experiment.clips("validation")
+waves = [audio.read_audio(experiment.corpus.path(clip)) for clip in [*test, *others]]
+with replies.use_checkpoint(experiment) as llm, torch.no_grad():
     scores = scoring.score_options(
         llm, [task], conditions.embed_clips(llm, llm.encoder.encode(waves).float())
     )[0]
@@ -118,7 +118,7 @@ lesson.check("calibrated", calibrated)
 # %%
 chosen = (scores - held_out.mean(0)).argmax(1)
 right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
-judged = scoring.judge_scores(lab.llm.backbone.tokenizer, [task], test, [scores], [held_out])
+judged = scoring.judge_scores(experiment.llm.backbone.tokenizer, [task], test, [scores], [held_out])
 torch.testing.assert_close(
     (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
 )
@@ -240,7 +240,7 @@ low.round(2)
 # Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
-judged = verdict.judge_claim(table, lab.preset.label)
+judged = verdict.judge_claim(table, experiment.preset.label)
 assert sorted(low.index[(low > 0).all(axis=1)]) == judged.above_controls["self"]
 print(judged.verdict, *judged.reasons, sep="\n")
 
@@ -300,7 +300,7 @@ METRICS = {
 graded = table[(table["rung"] == 3) & table["clip"].isin(every_step)]
 graded = graded[
     (graded["run"] == "self")
-    | ((graded["condition"] == "audio") & (graded["attribute"] != lab.preset.label))
+    | ((graded["condition"] == "audio") & (graded["attribute"] != experiment.preset.label))
 ]
 graded = graded.assign(
     series=graded["condition"].where(

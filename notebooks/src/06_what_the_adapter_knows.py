@@ -19,7 +19,7 @@ from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
 lesson = desta_lab.setup("06")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # The constants of this notebook: the attribute that is read by hand, the one that is erased, and the folds of the cross-validation.
@@ -33,18 +33,18 @@ READ, ERASED, FOLDS = "accent", "gender", 4
 # `Inside` opens the finished run with clips of speakers whom training never heard. Two of them, and what the model answers about them with the untrained and with the trained connector. Expect the untrained one to say the same of every clip: nothing tells it what it hears.
 
 # %%
-look = desta_lab.Inside(lab)
+look = desta_lab.Inside(experiment)
 pair = [
     next(c for c in look.clips if c.attributes[ERASED] == value)
     for value in look.task(ERASED).options
 ]
-desta_lab.show_players(lab.corpus, pair)
+desta_lab.show_players(experiment.corpus, pair)
 
 # %%
 answers = {"truth": [clip.attributes[ERASED] for clip in pair]}
 for name, step in {"untrained": 0, "trained": look.last}.items():
-    with replies.use_checkpoint(lab, step) as llm:
-        heard = [replies.embed_audio(llm, replies.read_wave(lab, clip)) for clip in pair]
+    with replies.use_checkpoint(experiment, step) as llm:
+        heard = [replies.embed_audio(llm, replies.read_wave(experiment, clip)) for clip in pair]
         answers[name] = [
             replies.answer_audio(llm, one, look.task(ERASED).question).text for one in heard
         ]

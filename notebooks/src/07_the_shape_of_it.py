@@ -22,7 +22,7 @@ from desta_lab.model import chat
 from desta_lab.views import representation_figures, style
 
 lesson = desta_lab.setup("07")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # One constant to turn: the attribute that colours the maps. Accent was the hardest for the probes of the run that ships (notebook 01). Try `"rate"` or `"scene"` afterwards.
@@ -36,8 +36,8 @@ COLOUR = "accent"
 # Hear one clip of a speaker whom training never heard.
 
 # %%
-look = desta_lab.Inside(lab)
-desta_lab.show_players(lab.corpus, look.clips[:1])
+look = desta_lab.Inside(experiment)
+desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% [markdown]
 # On its way that clip is a spectrogram, then frames of four encoder layers, then audio embeddings. Each of these places is a *site*. The next cell hears all clips of the held-out speakers and keeps what flows at every site: once under the untrained connector (step 0), once under the trained one.
@@ -234,7 +234,7 @@ x, y = np.random.default_rng(0).normal(size=(2, 128, 896))
 lesson.reveal("noise", usual_cka(x, y))
 
 # %% [markdown]
-# Two clouds of nothing look alike, because every clip is like itself: the diagonals of `k` and `l`, the matrices of inner products (*Gram matrices*), are large. With more clips this bias shrinks, slowly. Most clouds in this lab have fewer clips than features.
+# Two clouds of nothing look alike, because every clip is like itself: the diagonals of `k` and `l`, the matrices of inner products (*Gram matrices*), are large. With more clips this bias shrinks, slowly. Most clouds in this course have fewer clips than features.
 
 # %%
 many = np.random.default_rng(1).normal(size=(2, 4096, 896))

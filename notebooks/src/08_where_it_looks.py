@@ -19,7 +19,7 @@ from desta_lab.evaluation import conditions, statistics
 from desta_lab.views import claim_figures, explanation_figures, replies, style
 
 lesson = desta_lab.setup("08")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ## One clip, one question
@@ -27,7 +27,7 @@ lab = lesson.lab
 # All of this notebook is about one question, “What is the background sound?”, and about 16 clips of speakers never heard in training. We begin with the one whose scene sounds for the shortest time: there is most room to be wrong.
 
 # %%
-look = desta_lab.Inside(lab)
+look = desta_lab.Inside(experiment)
 llm, seconds, task = look.llm, look.llm.encoder.seconds, look.task("scene")
 rows, clips = look.explained
 spans = [evidence.evidence_spans(clip, "scene")[0] for clip in clips]
@@ -35,13 +35,13 @@ number = int(np.argmin([span.end - span.start for span in spans]))
 clip, span = clips[number], spans[number]
 
 # %%
-desta_lab.show_players(lab.corpus, [clip])
+desta_lab.show_players(experiment.corpus, [clip])
 
 # %% [markdown]
 # The model's own words about it, and the number that everything below explains: the *margin*, the log-probability of the right answer over the mean of the wrong ones, for this clip and for silence. Above 0 it leans to the right answer.
 
 # %%
-wave = audio.read_audio(lab.corpus.path(clip))
+wave = audio.read_audio(experiment.corpus.path(clip))
 states = llm.encoder.encode([wave])
 spoken = conditions.embed_clips(llm, states)
 print(task.question, "→", replies.answer_audio(llm, spoken, task.question).text)
@@ -107,7 +107,8 @@ claim_figures.plot_query_attention(
 
 # %%
 desta_lab.ListenPanel(
-    lab, attention=replies.make_attention_profile(lab, attention.query_attention_over_time)
+    experiment,
+    attention=replies.make_attention_profile(experiment, attention.query_attention_over_time),
 )
 
 # %% [markdown]
@@ -195,7 +196,7 @@ stranger = attention.query_attention_over_time(
 )
 with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
     dealt = attention.query_attention_over_time(llm.connector, states)
-with replies.use_checkpoint(lab, 0) as young:
+with replies.use_checkpoint(experiment, 0) as young:
     born = attention.query_attention_over_time(young.connector, states)
 
 # %%

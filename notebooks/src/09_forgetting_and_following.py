@@ -34,7 +34,7 @@ warnings.filterwarnings(
     "ignore", message=".*is_gradient_checkpointing"
 )  # peft asks transformers by an old name
 lesson = desta_lab.setup("09")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ## One clip, three forms
@@ -42,14 +42,14 @@ lab = lesson.lab
 # Hear it, then read what the finished self-generated run says to three questions about it. The second column is the same language model *reading* the description (the text condition). If the connector speaks the backbone's language, the two columns should have the same form, whatever they say.
 
 # %%
-clip = lab.clips("test")[0]
-desta_lab.show_players(lab.corpus, [clip])
+clip = experiment.clips("test")[0]
+desta_lab.show_players(experiment.corpus, [clip])
 
 # %%
 question = "What is the background sound?"
 forms = [question, f"{question} Answer in JSON.", f"{question} Answer in capital letters."]
-with replies.use_checkpoint(lab) as llm:
-    heard = replies.embed_audio(llm, replies.read_wave(lab, clip))
+with replies.use_checkpoint(experiment) as llm:
+    heard = replies.embed_audio(llm, replies.read_wave(experiment, clip))
     rows = [
         (
             form,
@@ -91,9 +91,9 @@ lesson.check("obeys_json", obeys_json)
 # The package has thirteen such rules under their IFEval ids. Two of them stand on rung 2 of the task ladder (notebook 00). Here is every answer that both finished runs gave there, judged by your rule, or by the package's while the exercise is open; the two must agree on every one.
 
 # %%
-table = lab.score_table()
+table = experiment.score_table()
 last = table[
-    (table["step"] == lab.train_config.steps) & table["condition"].isin(["audio", "oracle"])
+    (table["step"] == experiment.train_config.steps) & table["condition"].isin(["audio", "oracle"])
 ]
 asked = last.dropna(subset=["obeyed"]).assign(answer=lambda rows: rows["answer"].fillna(""))
 json_asked = asked[asked["task"].str.startswith("json")]
@@ -109,11 +109,13 @@ json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task
 # Two constraints are few, so here are all thirteen, each with six questions, about voices never heard in training. First the untouched language model *reads*: once with the constraint stated, once without. A constraint that it obeys in less than half of its answers could not be lost by listening, and one that it obeys unasked is not followed; both are left out, by name.
 
 # %% tags=["expensive"]
-home = lab.run_folder("self") / "forgetting"
-ask = lab.clips("test")[:32]
-items = forgetting.make_instructions(ask, [task.question for task in lab.tasks if task.rung == 3])
+home = experiment.run_folder("self") / "forgetting"
+ask = experiment.clips("test")[:32]
+items = forgetting.make_instructions(
+    ask, [task.question for task in experiment.tasks if task.rung == 3]
+)
 known = cached_table(
-    home / "constraints.csv", lambda: forgetting.rate_constraints(lab.llm, items)
+    home / "constraints.csv", lambda: forgetting.rate_constraints(experiment.llm, items)
 ).set_index("constraint")
 print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
@@ -126,9 +128,9 @@ known.round(2)
 def following():
     """Answers of the finished run under every counted constraint, by ear and in text."""
     some = [item for item in items if known["counted"][item.constraint]]
-    with replies.use_checkpoint(lab) as llm:
+    with replies.use_checkpoint(experiment) as llm:
         heard = conditions.embed_clips(
-            llm, llm.encoder.encode([replies.read_wave(lab, clip) for clip in ask]).float()
+            llm, llm.encoder.encode([replies.read_wave(experiment, clip) for clip in ask]).float()
         )
         spoken = heard[[ask.index(item.clip) for item in some]]
         answers = {
@@ -238,7 +240,7 @@ lesson.check("nudged", nudged)
 # `copy.deepcopy` copies a module with its weights; inside `torch.no_grad()` a parameter can be written to, and `.view(-1)[0]` is its first number.
 
 # %%
-backbone = lab.llm.backbone.model
+backbone = experiment.llm.backbone.model
 before = hash_tensors(backbone)
 spoiled = nudged(backbone)
 print("backbone      ", before[:16], " parameters:", sum(p.numel() for p in backbone.parameters()))
@@ -251,19 +253,22 @@ print("one number off", "not tried yet" if spoiled is None else hash_tensors(spo
 
 # %%
 STEPS, BATCH, CLIPS, RANK = 40, 12, 256, 8
-RATES = (lab.preset.lr, 5 * lab.preset.lr)  # of the adapters; the connector keeps the first
-learn = lab.clips("train")[:CLIPS]
-tasks = [task for task in lab.tasks if task.rung in (2, 3)]
+RATES = (
+    experiment.preset.lr,
+    5 * experiment.preset.lr,
+)  # of the adapters; the connector keeps the first
+learn = experiment.clips("train")[:CLIPS]
+tasks = [task for task in experiment.tasks if task.rung in (2, 3)]
 
 # %% tags=["expensive"]
 store = features.FeatureStore(
-    lab.root / "features",
-    lab.llm.encoder,
-    lab.llm.provenance["encoder_sha256"],
-    lab.corpus,
+    experiment.root / "features",
+    experiment.llm.encoder,
+    experiment.llm.provenance["encoder_sha256"],
+    experiment.corpus,
     [*learn, *ask],
 )
-store.compute(lab.progress("features"))
+store.compute(experiment.progress("features"))
 
 # %% [markdown]
 # ### Exercise 9.5 · Add a low-rank path · fill in · 7 min
@@ -285,14 +290,16 @@ lesson.check("lora_forward", lora_forward)
 
 
 # %% [markdown]
-# A pupil is a fresh copy of the finished run, so that the lab's own stays as it is. `get_peft_model` puts adapters beside every linear layer of its backbone.
+# A pupil is a fresh copy of the finished run, so that the finished run stays as it is. `get_peft_model` puts adapters beside every linear layer of its backbone.
 
 
 # %%
 def pupil(lora):
     """The finished run once more, with adapters in its backbone or without."""
-    llm = build.build_audio_llm(lab.preset, root=lab.root / "models", seed=lab.seed)
-    checkpoints.load_checkpoint(lab.train("self"), llm, lab.train_config.steps)
+    llm = build.build_audio_llm(
+        experiment.preset, root=experiment.root / "models", seed=experiment.seed
+    )
+    checkpoints.load_checkpoint(experiment.train("self"), llm, experiment.train_config.steps)
     torch.manual_seed(0)  # A is born at random
     if lora:
         get_peft_model(
@@ -320,8 +327,8 @@ torch.testing.assert_close(by_hand, layer(x), rtol=1e-4, atol=1e-4)
 # The loop is that of notebook 04 in short: draw clips, one forward, cross-entropy on the words of the answer, one step. The optimiser is given the connector *and* the adapters, if there are any. Whatever stands before the clip is read anew each time, because with adapters it changes too.
 
 # %%
-examples = lab.training_rows("label")[0][:CLIPS]
-recipe = trainer.TrainConfig(STEPS, BATCH, lab.preset.lr, warmup=5, seed=lab.seed)
+examples = experiment.training_rows("label")[0][:CLIPS]
+recipe = trainer.TrainConfig(STEPS, BATCH, experiment.preset.lr, warmup=5, seed=experiment.seed)
 
 
 def teach(llm, rate):
@@ -414,8 +421,8 @@ def scaled(llm, scale):
 # %% tags=["expensive"]
 key = f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}"
 answers = {}
-for step, name in ((0, "untrained"), (lab.train_config.steps, "self-generated")):
-    with replies.use_checkpoint(lab, step) as llm:
+for step, name in ((0, "untrained"), (experiment.train_config.steps, "self-generated")):
+    with replies.use_checkpoint(experiment, step) as llm:
         answers[name] = cached_table(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
 for rate, llm in pupils.items():
     for scale in (1, 0.5, 0) if rate == RATES[-1] else (1,):
@@ -449,10 +456,10 @@ shipped = last[(last["run"] == "label") & last["rung"].isin((2, 3))].dropna(subs
 graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True).fillna(
     {"answer": ""}
 )
-people = {clip.id: clip for clip in lab.clips("test")}
+people = {clip.id: clip for clip in experiment.clips("test")}
 graded["speaker"] = [people[clip].speaker for clip in graded["clip"]]
 graded["rung"] = graded["task"].map({task.name: task.rung for task in tasks})
-taught = next(task for task in tasks if task.name == f"ask_{lab.preset.label}")
+taught = next(task for task in tasks if task.name == f"ask_{experiment.preset.label}")
 
 
 def swapped(rows):
@@ -531,9 +538,9 @@ panel(
     left,
     "Learned: names it rightly, by ear",
     {
-        "taught": (f"{lab.preset.label} (taught)", {"color": blue, "marker": "o"}),
+        "taught": (f"{experiment.preset.label} (taught)", {"color": blue, "marker": "o"}),
         "others": ("five others (not taught)", {"color": blue, "marker": "s", "mfc": "white"}),
-        "shuffled": (f"{lab.preset.label}, shuffled audio", {"color": pink, "marker": "^"}),
+        "shuffled": (f"{experiment.preset.label}, shuffled audio", {"color": pink, "marker": "^"}),
     },
 )
 panel(
@@ -581,7 +588,7 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 # %% [markdown]
 # ## The trade-off plane
 #
-# Three pupils, each trained once, are an anecdote. The lab put the same question as a study, on preset nano: five ways of tuning the backbone (frozen; LoRA of rank 2, 8 and 32; all of it) times three kinds of targets, from birth, over several seeds. It is scored on the constraints that you saw above. Higher is more learned by ear, further right is more kept. A thin line turns the adapters down at test time, to 0. The table ships; `python -m desta_lab ablate forgetting` makes it again.
+# Three pupils, each trained once, are an anecdote. The same question was put as a study, on preset nano: five ways of tuning the backbone (frozen; LoRA of rank 2, 8 and 32; all of it) times three kinds of targets, from birth, over several seeds. It is scored on the constraints that you saw above. Higher is more learned by ear, further right is more kept. A thin line turns the adapters down at test time, to 0. The table ships; `python -m desta_lab ablate forgetting` makes it again.
 
 # %%
 swept = ablation.load_table("forgetting")

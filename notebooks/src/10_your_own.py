@@ -36,7 +36,7 @@ from desta_lab.world import attributes, public_corpora, spoken
 from desta_lab.world.tables import corpus_from_folder
 
 lesson = desta_lab.setup("10")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ## Part A: turn one knob
@@ -44,7 +44,7 @@ lab = lesson.lab
 # Everything that can be turned on the connector stands in one line:
 
 # %%
-lab.preset.connector
+experiment.preset.connector
 
 # %% [markdown]
 # The one we turn is `anchored`: a connector that is *anchored* is born saying a neutral sentence (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once (one seed) brought out an attribute that stayed mute without it, so it may help. Does it, here, in a short training?
@@ -106,9 +106,11 @@ lesson.predict(
 # %%
 def job_of(value, seed):
     """The main job of this preset with one knob turned, made small."""
-    connector = replace(lab.preset.connector, **{"queries": lab.llm.queries, KNOB: value})
+    connector = replace(
+        experiment.preset.connector, **{"queries": experiment.llm.queries, KNOB: value}
+    )
     small = replace(
-        lab.preset,
+        experiment.preset,
         connector=connector,
         clips=CLIPS,
         test=48,
@@ -116,8 +118,10 @@ def job_of(value, seed):
         steps=STEPS,
         minutes=None,
     )
-    job = Experiment(small, seed=seed, root=lab.root / "ablation", progress=lab.progress)
-    job.llm = build.build_audio_llm(small, root=lab.root / "models", seed=seed)
+    job = Experiment(
+        small, seed=seed, root=experiment.root / "ablation", progress=experiment.progress
+    )
+    job.llm = build.build_audio_llm(small, root=experiment.root / "models", seed=seed)
     return job
 
 
@@ -274,7 +278,7 @@ pd.DataFrame(
 # %% [markdown]
 # The honest difference stays near zero. The flattering one grows with the number of seeds one may choose from.
 #
-# The lab's larger studies obey the same rule, over five seeds: which layers, how deep, how many clips. Their tables ship, where the study was run; the sentence is computed.
+# The larger studies of this package obey the same rule, over five seeds: which layers, how deep, how many clips. Their tables ship, where the study was run; the sentence is computed.
 
 # %%
 STUDY = "clips"
@@ -287,7 +291,7 @@ except FileNotFoundError as missing:
 # An arm of your own joins them: what was measured is found, only yours is run. (The cell says what that would take; `mine.run()` does it.)
 
 # %%
-mine = ablation.build_sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=lab.root)
+mine = ablation.build_sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=experiment.root)
 mine.cost()
 
 # %% [markdown]
@@ -319,7 +323,9 @@ def stand_in(folder, count=16):
     folder.mkdir(parents=True, exist_ok=True)
     rows, rng = [], np.random.default_rng(2026)
     for plan in spoken.design_clips("test", count, seed=2026):
-        wave, clip = spoken.render_clip({**plan, "seed": (2026, *plan["seed"])}, lab.preset.seconds)
+        wave, clip = spoken.render_clip(
+            {**plan, "seed": (2026, *plan["seed"])}, experiment.preset.seconds
+        )
         for channel, sound, rate in (
             ("studio", wave, audio.RATE),
             ("telephone", telephone(wave, rng), 8000),
@@ -339,7 +345,7 @@ def stand_in(folder, count=16):
 
 
 # %%
-folder = Path(FOLDER) if FOLDER else stand_in(lab.root / "own" / "standin")
+folder = Path(FOLDER) if FOLDER else stand_in(experiment.root / "own" / "standin")
 own = corpus_from_folder(folder)
 pd.read_csv(folder / "clips.csv").head(4)
 
@@ -393,9 +399,9 @@ lesson.check("split_recordings", split_recordings)
 
 # %%
 waves = [audio.read_audio(own.path(clip)) for clip in own.clips[:8]]
-scene = next(task for task in lab.tasks if task.name == f"ask_{lab.preset.label}")
+scene = next(task for task in experiment.tasks if task.name == f"ask_{experiment.preset.label}")
 said = {}
-with replies.use_checkpoint(lab) as llm:
+with replies.use_checkpoint(experiment) as llm:
     said["by ear"] = [
         replies.answer_audio(llm, replies.embed_audio(llm, wave), scene.question).text
         for wave in waves
@@ -435,16 +441,18 @@ def by_halves(llm, clips, states):
 # %% tags=["expensive"]
 asked = [
     t
-    for t in lab.tasks
+    for t in experiment.tasks
     if t.rung == 3 and all(t.attribute in clip.attributes for clip in own.clips)
 ]
 channel_of = {clip.id: clip.attributes.get("channel", "your recordings") for clip in own.clips}
 rows = []
 for channel in sorted(set(channel_of.values())):
     clips = [clip for clip in own.clips if channel_of[clip.id] == channel]
-    states = lab.llm.encoder.encode([audio.read_audio(own.path(clip)) for clip in clips]).float()
-    for step in (0, lab.train_config.steps):
-        with replies.use_checkpoint(lab, step) as llm:
+    states = experiment.llm.encoder.encode(
+        [audio.read_audio(own.path(clip)) for clip in clips]
+    ).float()
+    for step in (0, experiment.train_config.steps):
+        with replies.use_checkpoint(experiment, step) as llm:
             heard = by_halves(llm, clips, states)
         rows.append(
             heard[heard["condition"] == "audio"].assign(condition="untrained")
@@ -452,7 +460,7 @@ for channel in sorted(set(channel_of.values())):
             else heard
         )
     if full:
-        rows.append(evaluate(lab.llm, asked, clips, clips, conditions=["oracle"]))
+        rows.append(evaluate(experiment.llm, asked, clips, clips, conditions=["oracle"]))
 graded = pd.concat(rows, ignore_index=True)
 graded["channel"] = graded["clip"].map(channel_of)
 graded["score"] = (graded["calibrated"] - graded["chance"]) / (1 - graded["chance"])
@@ -484,7 +492,7 @@ TELLS = ("gender", "manner", "scene")  # the columns of the stand-in's table
 
 
 # %% [markdown]
-# Stand-in again, *as if they were yours*: 96 clips by 16 of the course's voices, rendered anew, with three columns of what is true of them. A column `split` keeps four voices for the test and four for calibration; without it the lab deals the speakers itself, and if there are fewer than four it parts single clips and says on the card: *same speaker: this measures recognition of your recordings, not of new voices*.
+# Stand-in again, *as if they were yours*: 96 clips by 16 of the course's voices, rendered anew, with three columns of what is true of them. A column `split` keeps four voices for the test and four for calibration; without it the package deals the speakers itself, and if there are fewer than four it parts single clips and says on the card: *same speaker: this measures recognition of your recordings, not of new voices*.
 
 
 # %%
@@ -499,7 +507,9 @@ def as_if_yours(folder, count=96):
         for i, name in enumerate(voices)
     }
     for plan in plans:
-        wave, clip = spoken.render_clip({**plan, "seed": (2027, *plan["seed"])}, lab.preset.seconds)
+        wave, clip = spoken.render_clip(
+            {**plan, "seed": (2027, *plan["seed"])}, experiment.preset.seconds
+        )
         soundfile.write(folder / f"{clip.id}.wav", wave, audio.RATE)
         about = {name: clip.attributes[name] for name in TELLS}
         rows.append(
@@ -515,10 +525,10 @@ def as_if_yours(folder, count=96):
 
 
 # %%
-corpus = corpus_from_folder(TRAIN_FOLDER or as_if_yours(lab.root / "own" / "mine"))
-few = replace(lab.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
-job = Experiment(few, corpus=corpus, root=lab.root / "own", progress=lab.progress)
-job.llm = build.build_audio_llm(few, root=lab.root / "models", seed=0)
+corpus = corpus_from_folder(TRAIN_FOLDER or as_if_yours(experiment.root / "own" / "mine"))
+few = replace(experiment.preset, steps=60, checkpoint_every=1, test=48, held_out=24, minutes=None)
+job = Experiment(few, corpus=corpus, root=experiment.root / "own", progress=experiment.progress)
+job.llm = build.build_audio_llm(few, root=experiment.root / "models", seed=0)
 desta_lab.show_players(corpus, job.clips("train")[:2])
 
 # %% [markdown]
@@ -560,7 +570,7 @@ folder_rows = pd.DataFrame(
 folder_rows.pivot(index="row", columns="series", values="score").round(2)
 
 # %% [markdown]
-# Read each line against its controls: *audio* has to stand clear of silence, shuffled audio and the untrained connector, and the text oracle says what reading the table would have given. The lab's rule asks that the *difference* to every control stays above zero when voices are drawn again. With four voices that is a hard test for what goes with the voice, as gender does: silence gives everybody the same answer, which is right for whole voices at a time. An attribute that fails it was not shown, which is not the same as not learned:
+# Read each line against its controls: *audio* has to stand clear of silence, shuffled audio and the untrained connector, and the text oracle says what reading the table would have given. The rule of the verdict asks that the *difference* to every control stays above zero when voices are drawn again. With four voices that is a hard test for what goes with the voice, as gender does: silence gives everybody the same answer, which is right for whole voices at a time. An attribute that fails it was not shown, which is not the same as not learned:
 
 # %%
 heard_of = {
@@ -697,7 +707,7 @@ print(lesson.reveal("folder", all_taught))
 RULE = "SHOWN if the 95 % interval of the paired difference over seeds (Student's t) does not hold zero."
 result = {
     "title": f"Does {KNOB} = {VALUES[0]} help over {VALUES[1]}?",
-    "preset": lab.preset.name,
+    "preset": experiment.preset.name,
     "verdict": {"verdict": shown.upper(), "rule": RULE, "reasons": [headline]},
     "tasks": left_rows[["row", "series", "score", "low", "high"]],
     "notes": [

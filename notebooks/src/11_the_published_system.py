@@ -33,7 +33,7 @@ from desta_lab.views import replies, style
 from desta_lab.world.describe import describe
 
 lesson = desta_lab.setup("11")
-lab = lesson.lab
+experiment = lesson.experiment
 
 # %% [markdown]
 # ## What was released
@@ -220,7 +220,7 @@ differences({**file, a: file[b], b: file[a]})
 # %%
 question = "What is the background sound?"
 words = "hello there."  # what Whisper would have written
-text = lab.llm.backbone.tokenizer.apply_chat_template(
+text = experiment.llm.backbone.tokenizer.apply_chat_template(
     chat.audio_messages(question), tokenize=False, add_generation_prompt=True
 )
 before, after = text.split(chat.AUDIO)
@@ -252,17 +252,20 @@ lesson.check("laid_out", laid_out)
 
 # %%
 def encode(text):
-    return chat.encode_text(lab.llm.backbone.tokenizer, text)
+    return chat.encode_text(experiment.llm.backbone.tokenizer, text)
 
 
 stream = chat.build_stream(
-    lab.llm.backbone.tokenizer, chat.audio_messages(question), 3, transcripts=[words]
+    experiment.llm.backbone.tokenizer, chat.audio_messages(question), 3, transcripts=[words]
 )  # 64 there, 3 to look at
 by_hand = laid_out(encode, before, after, words, 3)
 assert by_hand is None or list(stream.ids) == by_hand
 
 # %%
-says = ["(audio)" if i == chat.SLOT else lab.llm.backbone.tokenizer.decode([i]) for i in stream.ids]
+says = [
+    "(audio)" if i == chat.SLOT else experiment.llm.backbone.tokenizer.decode([i])
+    for i in stream.ids
+]
 at = stream.ids.index(chat.SLOT)
 pd.DataFrame({"id": stream.ids, "says": [repr(word) for word in says]})[at - 3 : at + 14].T
 
@@ -295,7 +298,7 @@ print(
 # Now open it, if it can be had. The released file is on the model hub (`DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`), and Llama's weights ask for a licence to be accepted; `ADAPTER` is where you put the file. Both cells below were **not run with the released weights** on the machine that built this page: it does not have them. A test runs the same cells with tiny ones.
 
 # %%
-ADAPTER = lab.root / "models" / "desta25" / "model.safetensors"
+ADAPTER = experiment.root / "models" / "desta25" / "model.safetensors"
 SYSTEM = presets.desta25()
 
 # %%
@@ -307,9 +310,9 @@ except (RuntimeError, ProvenanceError, WeightsError) as fault:
     print("What was published of its kin stands below.")
 
 # %%
-clip = lab.clips("test")[0]
+clip = experiment.clips("test")[0]
 if system:
-    sound = {"audios": [{"audio": str(lab.corpus.path(clip)), "text": None}]}
+    sound = {"audios": [{"audio": str(experiment.corpus.path(clip)), "text": None}]}
     turns, user = chat.audio_messages(question)[:-1], chat.audio_messages(question)[-1]
     heard = system.generate([*turns, {**user, **sound}], with_transcript=True, max_new_tokens=48)
     read, blind = (
@@ -396,10 +399,10 @@ systems[["IFrate", "low", "high", "delta", "text"]].round(2)
 # The finished runs answered four questions of rung 2, under two constraints (JSON, capital letters), about a few clips of voices never heard in training. One clip first:
 
 # %%
-table = lab.score_table()
-last = table[table["step"] == lab.train_config.steps].dropna(subset=["obeyed"])
-ask = [clip for clip in lab.clips("test") if clip.id in set(last["clip"])]
-asked = [task for task in lab.tasks if task.name in set(last["task"])]
+table = experiment.score_table()
+last = table[table["step"] == experiment.train_config.steps].dropna(subset=["obeyed"])
+ask = [clip for clip in experiment.clips("test") if clip.id in set(last["clip"])]
+asked = [task for task in experiment.tasks if task.name in set(last["task"])]
 one = last[last["clip"] == ask[0].id]
 one.pivot_table(index=["run", "condition"], columns="task", values="answer", aggfunc="first")
 
@@ -410,10 +413,12 @@ one.pivot_table(index=["run", "condition"], columns="task", values="answer", agg
 # %%
 def heard_nothing():
     """Answers of the untrained connector about the clips, and of the trained one about silence."""
-    states = lab.llm.encoder.encode([audio.read_audio(lab.corpus.path(clip)) for clip in ask])
-    with replies.use_checkpoint(lab, 0) as llm:
+    states = experiment.llm.encoder.encode(
+        [audio.read_audio(experiment.corpus.path(clip)) for clip in ask]
+    )
+    with replies.use_checkpoint(experiment, 0) as llm:
         untrained = answer_free_form(llm, asked, ask, conditions.embed_clips(llm, states.float()))
-    with replies.use_checkpoint(lab) as llm:
+    with replies.use_checkpoint(experiment) as llm:
         silent = answer_free_form(
             llm, asked, ask, conditions.embed_silence(llm).expand(len(ask), -1, -1)
         )
@@ -423,7 +428,7 @@ def heard_nothing():
 
 
 # %% tags=["expensive"]
-missing = cached_table(lab.run_folder("self") / "constraint_controls.csv", heard_nothing)
+missing = cached_table(experiment.run_folder("self") / "constraint_controls.csv", heard_nothing)
 missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask})
 
 # %% [markdown]
