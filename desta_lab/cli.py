@@ -57,8 +57,7 @@ RUN = argument(
 )
 TEST_SET = argument(
     "--benchmark",
-    choices=("speech-ifeval", "sakura", "mmau", "dynamic-superb"),
-    help="which test set; by default told by the files",
+    help="which test set (speech-ifeval, sakura, mmau, dynamic-superb); by default told by the files",
 )
 
 
@@ -325,21 +324,22 @@ def parity(args: argparse.Namespace) -> int:
 )
 def answer(args: argparse.Namespace) -> int:
     """A finished run's answers to a test set, in its own format; stopped, it goes on where it was."""
-    from desta_lab.benchmarks import answers, test_sets
+    from desta_lab.benchmarks.answers import answer_items
+    from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.experiments.experiment import newest_run
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.training import checkpoints
 
-    benchmark = args.benchmark or test_sets.which(args.path)
-    items = test_sets.read(args.path, benchmark)
+    benchmark = get_benchmark(args.benchmark, args.path)
+    items = benchmark.read(args.path)
     folder = args.run or newest_run()
     llm = AudioLLM.from_run(folder)
     run = {
         "name": folder.name,
         "connector_sha256": checkpoints.list_checkpoints(folder)[-1]["sha256"],
     }
-    print(f"{len(items)} questions of {benchmark}, answered by {folder.name}.", flush=True)
-    items = answers.answer(
+    print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}.", flush=True)
+    items = answer_items(
         llm,
         items,
         args.out,
@@ -348,7 +348,7 @@ def answer(args: argparse.Namespace) -> int:
         max_new_tokens=args.tokens,
         progress=progress_reporter()("answer"),
     )
-    for path in answers.write(items, benchmark, args.out):
+    for path in benchmark.write(items, args.out):
         print(f"Answers: {path}")
     print(f"Score them with `python -m desta_lab score {args.out}`.")
     return 0
@@ -368,19 +368,17 @@ def answer(args: argparse.Namespace) -> int:
 )
 def score(args: argparse.Namespace) -> int:
     """A test set's numbers by every protocol, with intervals and controls; a figure has them beside the published."""
-    from desta_lab.benchmarks import comparison, multiple_choice, speech_ifeval, test_sets
+    from desta_lab.benchmarks import comparison
+    from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.weights import models_dir
     from desta_lab.views import claim_figures, saving
 
-    benchmark = args.benchmark or test_sets.which(args.path)
-    if benchmark == "speech-ifeval":
-        text = speech_ifeval.items(args.text) if args.text else None
-        measured = speech_ifeval.rates(speech_ifeval.items(args.path), text)
-    else:
-        measured = multiple_choice.rates(test_sets.read(args.path, benchmark), benchmark)
-    print(comparison.side_by_side(measured).to_string())
+    benchmark = get_benchmark(args.benchmark, args.path)
+    text = benchmark.read(args.text) if args.text else None
+    measured = benchmark.score(benchmark.read(args.path), text)
+    print(comparison.pivot_protocols(measured).to_string())
     name = args.path.resolve().stem
-    table, note = comparison.beside(measured, benchmark, name)
+    table, note = comparison.compare_with_published(measured, benchmark, name)
     others = table[table["kind"] == "published"]
     if len(others):
         print("Published:")
@@ -388,10 +386,10 @@ def score(args: argparse.Namespace) -> int:
         print(wide.reindex(others["system"].unique()).round(2).to_string())
     print(note)
     out = args.out or models_dir().parent.parent / "figures" / "score"
-    said = comparison.headline(table, benchmark, name)
+    said = comparison.write_headline(table, benchmark, name)
     figure = claim_figures.plot_benchmark(table, said, note)
-    sources = {"benchmark": benchmark, "scored": name, "published": comparison.PUBLISHED.name}
-    print(f"Figure: {saving.save_figure(figure, out, benchmark, provenance=sources)}")
+    sources = {"benchmark": benchmark.name, "scored": name, "published": comparison.PUBLISHED.name}
+    print(f"Figure: {saving.save_figure(figure, out, benchmark.name, provenance=sources)}")
     return 0
 
 

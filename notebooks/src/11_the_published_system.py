@@ -336,7 +336,7 @@ if system:
 # [Speech-IFEval](https://arxiv.org/abs/2505.19037) asked such systems questions about speech under an output constraint (notebook 09): three sets, of which closed questions and creative writing are checked by rule and chain of thought by a judge, which is another language model. This is what its authors' repository prints, with the protocol of every number:
 
 # %%
-printed = comparison.published("Speech-IFEval")
+printed = comparison.read_published("Speech-IFEval")
 names = printed["system"].unique()
 wide = printed.pivot(index="system", columns="metric", values="value").loc[names]
 wide.round(2)
@@ -459,8 +459,8 @@ for model, said in answers.items():
     with np.errstate(
         divide="ignore", invalid="ignore"
     ):  # of a text LLM that obeys nothing, nothing can be lost
-        lost = speech_ifeval.delta(items(said), read)
-    rows.append([model, *rate, lost["delta"], lost["low"], lost["high"]])
+        lost = speech_ifeval.forgetting_rate(items(said), read)
+    rows.append([model, *rate, *lost])
 own = pd.DataFrame(
     rows, columns=["system", "IFrate", "low", "high", "delta", "delta_low", "delta_high"]
 )
@@ -559,7 +559,7 @@ own[["IFrate", "delta"]].astype(float).round(1)
 # Following is not all that was published. What else is stored here; mind the protocol, which moves numbers by itself (the note on DeSTA2.5-Audio says by how much):
 
 # %%
-others = pd.concat([comparison.published(name) for name in ("SAKURA", "MMAU v05.15.25 mini")])
+others = pd.concat([comparison.read_published(name) for name in ("SAKURA", "MMAU v05.15.25 mini")])
 others[["benchmark", "system", "metric", "value", "protocol", "note"]].fillna("")
 
 # %% [markdown]

@@ -10,7 +10,11 @@ import soundfile
 
 from desta_lab import cli
 from desta_lab.audio import RATE
-from desta_lab.benchmarks import answers, multiple_choice, test_sets
+from desta_lab.benchmarks import answers
+from desta_lab.benchmarks.answers import answer_items
+from desta_lab.benchmarks.benchmark import get_benchmark, list_benchmarks
+from desta_lab.benchmarks.mmau import BENCHMARK as MMAU
+from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
 from desta_lab.clips import Corpus
 from desta_lab.course import finished
 from desta_lab.evaluation import scoring
@@ -74,13 +78,14 @@ def questions(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["sakura", "mmau", "dynamic-superb", "speech-ifeval"])
 def test_answers_are_read_back_from_the_test_sets_own_format(tmp_path: Path, kind: str):
     folder = questions(tmp_path / "asked", kind)
-    assert test_sets.which(folder) == kind
-    items = answers.answer(
-        tiny.audio_llm(), test_sets.read(folder, kind), tmp_path / "out", RUN, max_new_tokens=3
+    benchmark = list_benchmarks()[kind]
+    assert get_benchmark(None, folder) is benchmark
+    items = answer_items(
+        tiny.audio_llm(), benchmark.read(folder), tmp_path / "out", RUN, max_new_tokens=3
     )
-    answers.write(items, kind, tmp_path / "out")
-    assert test_sets.which(tmp_path / "out") == kind
-    again = test_sets.read(tmp_path / "out", kind)
+    benchmark.write(items, tmp_path / "out")
+    assert get_benchmark(None, tmp_path / "out") is benchmark
+    again = benchmark.read(tmp_path / "out")
     for name in ("id", "hop", "response", "scores", "silence", "answer"):
         assert sorted(map(str, (getattr(i, name) for i in again))) == sorted(
             map(str, (getattr(i, name) for i in items))
@@ -90,12 +95,8 @@ def test_answers_are_read_back_from_the_test_sets_own_format(tmp_path: Path, kin
 
 def test_an_option_is_scored_per_token_as_the_start_of_the_answer(tmp_path: Path):
     llm = tiny.audio_llm()
-    item = answers.answer(
-        llm,
-        test_sets.read(questions(tmp_path, "mmau"), "mmau"),
-        tmp_path / "out",
-        RUN,
-        max_new_tokens=3,
+    item = answer_items(
+        llm, MMAU.read(questions(tmp_path, "mmau")), tmp_path / "out", RUN, max_new_tokens=3
     )[0]
     task = Task("", 3, "", item.question, "", {text: text for text in item.options})
     plain = scoring.score_options_one_by_one(
@@ -115,7 +116,7 @@ def _wave(path: Path) -> np.ndarray:
 
 
 def test_a_stopped_call_goes_on_where_it_was_even_within_a_line(tmp_path: Path):
-    items = test_sets.read(questions(tmp_path / "asked", "sakura"), "sakura")
+    items = SAKURA.read(questions(tmp_path / "asked", "sakura"))
     llm, out = tiny.audio_llm(), tmp_path / "out"
 
     def stop(done: int, total: int) -> None:
@@ -123,32 +124,32 @@ def test_a_stopped_call_goes_on_where_it_was_even_within_a_line(tmp_path: Path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answers.answer(llm, items, out, RUN, max_new_tokens=3, progress=stop)
+        answer_items(llm, items, out, RUN, max_new_tokens=3, progress=stop)
     with (out / answers.LINES).open("a") as lines:
         lines.write('{"response": "cut o')
     seen: list[int] = []
-    ended = answers.answer(
+    ended = answer_items(
         llm, items, out, RUN, max_new_tokens=3, progress=lambda done, total: seen.append(done)
     )
     assert seen == [3, 4]
-    assert ended == answers.answer(llm, items, tmp_path / "whole", RUN, max_new_tokens=3)
+    assert ended == answer_items(llm, items, tmp_path / "whole", RUN, max_new_tokens=3)
 
 
 def test_answers_of_another_run_or_question_are_never_mixed(tmp_path: Path):
-    items = test_sets.read(questions(tmp_path / "asked", "mmau"), "mmau")
+    items = MMAU.read(questions(tmp_path / "asked", "mmau"))
     llm, out = tiny.audio_llm(), tmp_path / "out"
-    answers.answer(llm, items, out, RUN, max_new_tokens=3)
+    answer_items(llm, items, out, RUN, max_new_tokens=3)
     with pytest.raises(ValueError, match="another run; give another --out"):
-        answers.answer(llm, items, out, {"name": "other"}, max_new_tokens=3)
+        answer_items(llm, items, out, {"name": "other"}, max_new_tokens=3)
     with pytest.raises(ValueError, match="another questions"):
-        answers.answer(llm, items[:1], out, RUN, max_new_tokens=3)
+        answer_items(llm, items[:1], out, RUN, max_new_tokens=3)
 
 
 def test_a_missing_clip_is_said_before_the_first_answer(tmp_path: Path):
     folder = questions(tmp_path / "asked", "mmau")
     (folder / "clips" / "22.wav").unlink()
     with pytest.raises(FileNotFoundError, match=r"item 1: no clip .*--audio"):
-        answers.answer(tiny.audio_llm(), test_sets.read(folder, "mmau"), tmp_path / "out", RUN)
+        answer_items(tiny.audio_llm(), MMAU.read(folder), tmp_path / "out", RUN)
     assert not (tmp_path / "out").exists()
 
 
@@ -194,7 +195,7 @@ def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypat
     )
     assert cli.main(["score", str(tmp_path / "out"), "--out", str(tmp_path / "figures")]) == 0
     assert "DeSTA2" in capsys.readouterr().out
-    found = multiple_choice.rates(test_sets.read(tmp_path / "out", "sakura"), "sakura")
+    found = SAKURA.score(SAKURA.read(tmp_path / "out"))
     single = found[(found["group"] == "all") & (found["metric"] == "single")].set_index("protocol")
     assert single.loc["parsed", "low"] > single.loc["silence", "value"]  # it hears who speaks
     assert (

@@ -1,8 +1,11 @@
 """Output constraints are checked by rule, as IFEval means them, and no clever answer gets round them."""
 
+import json
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from desta_lab.evaluation import constraints
 from desta_lab.evaluation.constraints import CHECKS, is_obeyed
@@ -197,3 +200,51 @@ def test_every_constraint_of_the_ladder_can_be_checked():
 
 def test_a_check_can_be_called_by_name():
     assert constraints.json_format("[1]")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=200), st.sampled_from(sorted(CHECKS)))
+def test_any_text_gets_a_plain_yes_or_no(answer, name):
+    assert is_obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=50))
+def test_the_two_cases_exclude_each_other(answer):
+    assert not (
+        is_obeyed("change_case:english_capital", answer)
+        and is_obeyed("change_case:english_lowercase", answer)
+    )
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES, st.sampled_from(["", "json", "JSON"]), st.sampled_from(["", "\n", "  \n\n"]))
+def test_any_json_value_is_json_with_and_without_a_fence_and_trailing_space(value, tag, trailing):
+    text = json.dumps(value)
+    assert is_obeyed("detectable_format:json_format", text + trailing)
+    assert is_obeyed("detectable_format:json_format", f"```{tag}\n{text}\n```{trailing}")
+    assert not is_obeyed("detectable_format:json_format", f"Here you are: {text} enjoy {{")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40))
+def test_what_starts_ends_or_is_quoted_is_found_whatever_surrounds_it(middle):
+    assert is_obeyed(
+        "combination:repeat_prompt", f"  my ANSWER is {middle}", prompt_to_repeat="My answer is"
+    )
+    assert is_obeyed("startend:end_checker", f"{middle} that IS all. \n", end_phrase="That is all.")
+    assert is_obeyed("startend:quotation", f' "x{middle}x" ')
+
+
+@pytest.mark.parametrize("answer", ["ẞ STRASSE", "ǅ", "İ", "ŉ", "𝐀", "\u200b", "\x00"])
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_odd_characters_get_a_plain_yes_or_no(answer, name):
+    assert is_obeyed(name, answer, **ARGUMENTS.get(name, {})) in (True, False)

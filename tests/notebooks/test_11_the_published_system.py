@@ -26,7 +26,7 @@ def rates(ran) -> pd.DataFrame:
 
 
 def test_what_was_published_is_drawn_as_stored(rates) -> None:
-    stored = comparison.published("Speech-IFEval").pivot(
+    stored = comparison.read_published("Speech-IFEval").pivot(
         index="system", columns="metric", values="value"
     )
     theirs = rates[rates["protocol"] == "Speech-IFEval"]

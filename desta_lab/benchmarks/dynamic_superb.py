@@ -1,0 +1,117 @@
+"""Dynamic-SUPERB (Huang et al. 2024, dynamic-superb/multimodal-llama): one instruction a clip, in many instances.
+
+`<instance>/metadata.json`, {clip: {instruction, label, …}}, beside its clips; answers are `<instance>.json`,
+{predictions: [{id, pred, label, instruction}]}.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from desta_lab.benchmarks.benchmark import (
+    BenchmarkError,
+    Item,
+    find_files,
+    find_json,
+    first_text,
+    option_scores,
+    read_json,
+    require_fields,
+    write_json,
+)
+from desta_lab.benchmarks.multiple_choice import MAX_OPTIONS, MultipleChoice
+
+_LISTED = re.compile(r"answer could be:?\s*(.+)", re.IGNORECASE | re.DOTALL)
+
+
+class DynamicSuperb(MultipleChoice):
+    """Its closed questions: those whose instruction or file shows what could be answered."""
+
+    name = "dynamic-superb"
+    files = "<instance>/metadata.json, or a JSON object with predictions"
+    questions = "metadata.json"
+    answers = "predictions"
+    response_field = "pred"
+    official = "exact match"
+
+    def parse(self, path: Path) -> list[Item]:
+        items = []
+        for instance, file, rows in _instances(path):
+            for clip, row in rows.items():
+                require_fields(f"{file}, {clip}", row, ("instruction", "label"))
+            labels = tuple(sorted({str(row["label"]) for row in rows.values()}))
+            items += [_item(instance, file, clip, row, labels) for clip, row in rows.items()]
+        return items
+
+    def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        paths = []
+        for group in dict.fromkeys(item.group for item in items):
+            some = [item for item in items if item.group == group]
+            rows = [{**self.answered_row(item), "id": item.id} for item in some]
+            paths.append(write_json(folder / f"{group}.json", {"predictions": rows}))
+        return paths
+
+    def is_right(self, item: Item, right: int) -> bool | None:
+        """Its own rule: the response is the label, whatever the case."""
+        if item.response is None:
+            return None
+        return item.response.strip().casefold() == item.options[right].casefold()
+
+
+def _instances(path: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(instance, file, clip → row): of the questions or, where there are none, of the answers."""
+    questions = [file.resolve() for file in find_files(path, "metadata.json")]
+    for file in questions or find_json(path):
+        content = read_json(file)
+        if not questions:
+            require_fields(str(file), content, ("predictions",))
+            rows = content["predictions"]
+            names = [
+                str(row["id"]) if isinstance(row, dict) and "id" in row else f"prediction {i}"
+                for i, row in enumerate(rows)
+            ]
+            content = dict(zip(names, rows, strict=True))
+        if not isinstance(content, dict):
+            raise BenchmarkError(
+                f"{file}: no JSON object of clips; write Dynamic-SUPERB's, or name the right --benchmark."
+            )
+        yield (file.parent.name if questions else file.stem), file, content
+
+
+def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ...]) -> Item:
+    where = f"{file}, {clip}"
+    options = _listed_options(row["instruction"], str(row["label"])) or labels
+    if not 2 <= len(options) <= MAX_OPTIONS:
+        raise BenchmarkError(
+            f"{where}: {len(options)} options; only closed questions are scored, whose instruction says 'The "
+            f"answer could be … or …' or whose file has 2 to {MAX_OPTIONS} different labels."
+        )
+    pair = Path(clip).with_name(f"{Path(clip).stem}_pair{Path(clip).suffix}").as_posix()
+    clips = [clip, pair] if row.get("file2") else [clip]
+    return Item(
+        where=where,
+        id=clip,
+        question=row["instruction"] + (f"\n{row['text']}" if row.get("text") else ""),
+        group=instance,
+        clips=tuple(f"{instance}/{name}" for name in clips),
+        root=file.parent.parent,
+        options=options,
+        answer=str(row["label"]),
+        response=first_text(row, "pred"),
+        row=row,
+        **option_scores(row),
+    )
+
+
+def _listed_options(instruction: str, label: str) -> tuple[str, ...]:
+    """The options after "the answer could be", where the right label is among them."""
+    found = _LISTED.search(instruction)
+    if not found:
+        return ()
+    words = re.split(r",\s*(?:or\s+)?|\s+or\s+", found[1].strip().rstrip(".?!"))
+    options = tuple(word.strip(" '\"") for word in words)
+    return options if label.casefold() in map(str.casefold, options) else ()
+
+
+BENCHMARK = DynamicSuperb()

@@ -1,0 +1,87 @@
+"""MMAU (Sakshi et al. 2024, Sakshi113/MMAU): questions about sound, music and speech with given choices.
+
+A JSON list of {id, audio_id, question, choices, answer, task}; answers are the same list with `model_prediction`
+(its README) or `model_output` (its scoring script, and kehanlu/DeSTA2.5-Audio).
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from desta_lab.benchmarks.benchmark import (
+    BenchmarkError,
+    Item,
+    find_json,
+    first_text,
+    option_scores,
+    read_json,
+    require_fields,
+    write_json,
+)
+from desta_lab.benchmarks.multiple_choice import MAX_OPTIONS, MultipleChoice, strip_letters
+
+
+class MMAU(MultipleChoice):
+    """A JSON list; an answer is right by the words that it says."""
+
+    name = "mmau"
+    published = "MMAU v05.15.25 mini"
+    files = "a JSON list of questions"
+    response_field = "model_prediction"
+    official = "string match"
+    averages_items = True
+
+    def recognises(self, path: Path) -> bool:
+        return any(isinstance(read_json(file), list) for file in find_json(path))
+
+    def parse(self, path: Path) -> list[Item]:
+        items = []
+        for file in find_json(path):
+            rows = read_json(file)
+            if not isinstance(rows, list):
+                raise BenchmarkError(
+                    f"{file}: no list of questions; write MMAU's JSON list, or name the right --benchmark."
+                )
+            items += [self._item(file, index, row) for index, row in enumerate(rows)]
+        return items
+
+    def _item(self, file: Path, index: int, row: dict) -> Item:
+        where = f"{file}, item {index}"
+        require_fields(where, row, ("id", "audio_id", "question", "choices"))
+        options = strip_letters(row["choices"])
+        if not 2 <= len(options) <= MAX_OPTIONS:
+            raise BenchmarkError(f"{where}: {len(options)} choices; write 2 to {MAX_OPTIONS}.")
+        listed = ", ".join(f'"{option}"' for option in options[:-1]) + f' or "{options[-1]}"'
+        return Item(
+            where=where,
+            id=str(row["id"]),
+            question=f"{row['question']} Choose from the following options: {listed}.",
+            group=row.get("task", ""),
+            clips=(row["audio_id"].removeprefix("./"),),
+            root=file.resolve().parent,
+            options=options,
+            answer=first_text(row, "answer"),
+            response=first_text(row, "model_prediction", "model_output"),
+            row=row,
+            **option_scores(row),
+        )
+
+    def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
+        return [write_json(folder / "mmau.json", [self.answered_row(item) for item in items])]
+
+    def is_right(self, item: Item, right: int) -> bool | None:
+        if item.response is None:
+            return None
+        return matches_words(item.response, item.options[right], item.options)
+
+
+def matches_words(response: str, answer: str, options: Sequence[str]) -> bool:
+    """MMAU's own rule: every word of the answer is said, and no word that only another option has."""
+    said, own, *others = (
+        set(re.findall(r"\w+", text.lower())) for text in (response, answer, *options)
+    )
+    foreign = {word for words in others if words != own for word in words - own}
+    return bool(said) and own <= said and not said & foreign
+
+
+BENCHMARK = MMAU()
