@@ -124,7 +124,7 @@ def _preset(args: argparse.Namespace) -> Any:
 )
 def quickstart(args: argparse.Namespace) -> int:
     """The main job."""
-    from desta_lab.doctor import cost
+    from desta_lab.doctor import describe_cost
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.quickstart import default_folder, run_quickstart
     from desta_lab.views import card
@@ -137,7 +137,7 @@ def quickstart(args: argparse.Namespace) -> int:
     }
     preset = replace(_preset(args), **{name: value for name, value in told.items() if value})
     say = print if processes.is_main_rank() else _silence
-    say(cost(preset), flush=True)
+    say(describe_cost(preset), flush=True)
     if args.corpus:
         say(
             "That was measured on the preset's own corpus; with yours, features and targets go by its clips."
@@ -254,9 +254,9 @@ def doctor(args: argparse.Namespace) -> int:
     """A table of OK and FAIL: Python, torch, device, versions, weights, disk, preset and its cost."""
     from desta_lab import doctor as physician
 
-    text, well = physician.table()
-    print(text)
-    return 0 if well else 1
+    checks = physician.check_machine()
+    print(physician.format_checks(checks))
+    return 0 if all(check.ok for check in checks) else 1
 
 
 @command(

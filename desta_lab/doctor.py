@@ -4,96 +4,127 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that were tested
 
 
-def cost(preset: Any) -> str:
-    """What a preset takes, in one sentence: measured where it was measured, and said where it was not."""
+class Check(NamedTuple):
+    """One thing that was looked at: its name, whether it is right, what was found and what to do."""
+
+    name: str
+    ok: bool
+    finding: str
+
+
+def describe_cost(preset: Any) -> str:
+    """What a preset takes, in one sentence: measured, or said not to be measured."""
     from desta_lab.model import weights
 
-    fetch = [
-        n
-        for n in (preset.encoder, preset.backbone)
-        if not Path(n).is_dir() and not weights.is_installed(n)
-    ]
-    known = sum(weights.KNOWN[n].download_mb for n in fetch if n in weights.KNOWN)
-    others = [n for n in fetch if n not in weights.KNOWN]
-    load = f"a download of {known} MB first" if known else "no download"
-    load += f" and {', '.join(others)} from the model hub" if others else ""
+    missing = [name for name in (preset.encoder, preset.backbone) if not weights.is_installed(name)]
+    megabytes = sum(weights.KNOWN[name].download_mb for name in missing if name in weights.KNOWN)
+    others = [name for name in missing if name not in weights.KNOWN]
+    download = f"a download of {megabytes} MB first" if megabytes else "no download"
+    download += f" and {', '.join(others)} from the model hub" if others else ""
     if preset.minutes is None:
-        return f"Preset {preset.name}: time and memory were not measured on this kind of machine yet; {load}."
+        return (
+            f"Preset {preset.name}: time and memory were not measured on this kind of machine yet; "
+            f"{download}."
+        )
     return (
-        f"Preset {preset.name}: about {preset.minutes:g} minutes on two CPU cores, {preset.memory_gb:g} GB of memory, "
-        f"{preset.disk_gb:g} GB of disk, {load}. A second run takes seconds."
+        f"Preset {preset.name}: about {preset.minutes:g} minutes on two CPU cores, "
+        f"{preset.memory_gb:g} GB of memory, {preset.disk_gb:g} GB of disk, {download}. "
+        "A second run takes seconds."
     )
 
 
-def checks(preset: Any = None) -> Iterator[tuple[str, bool, str]]:
-    """Rows of (what, is it right, what was found and what to do), for a preset or the one that suits this machine."""
+def check_machine(preset: Any = None) -> list[Check]:
+    """Look at everything that a preset needs, or the preset that suits this machine."""
+    from desta_lab.model import presets, weights
+
+    preset = preset or presets.pick_preset()
+    return [
+        _check_python(),
+        _check_packages(),
+        _check_torch(),
+        _check_weights(preset.encoder),
+        _check_weights(preset.backbone),
+        Check("nano weights", weights.is_installed("nano"), str(weights.NANO_FOLDER)),
+        _check_disk(preset),
+        Check("preset", True, describe_cost(preset)),
+    ]
+
+
+def format_checks(checks: list[Check]) -> str:
+    """The checks as text, one line each."""
+    width = max(len(check.name) for check in checks)
+    return "\n".join(
+        f"{'OK  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.finding}"
+        for check in checks
+    )
+
+
+def _check_python() -> Check:
+    oldest, newest = PYTHONS
+    ok = oldest <= sys.version_info[:2] <= newest
+    return Check("python", ok, f"{platform.python_version()} (3.11 to 3.13)")
+
+
+def _check_packages() -> Check:
+    """Compare every package with the range that this package declares."""
     from packaging.requirements import Requirement
 
-    yield (
-        "python",
-        (3, 11) <= sys.version_info[:2] <= (3, 13),
-        f"{platform.python_version()} (3.11 to 3.13)",
-    )
-    wrong, count = [], 0
+    faults, count = [], 0
     for text in importlib.metadata.requires("desta-lab") or []:
         need = Requirement(text)
         if need.marker and not need.marker.evaluate({"extra": ""}):
             continue
         count += 1
         try:
-            found = importlib.metadata.version(need.name)
-            if not need.specifier.contains(found, prereleases=True):
-                wrong.append(f"{need.name} {found} is outside {need.specifier}")
+            version = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{need.name} is missing")
-    remedy = "; run `pip install -c constraints.txt -e .`"
-    yield "packages", not wrong, "; ".join(wrong) + remedy if wrong else f"{count} in range"
+            faults.append(f"{need.name} is missing")
+            continue
+        if not need.specifier.contains(version, prereleases=True):
+            faults.append(f"{need.name} {version} is outside {need.specifier}")
+    if faults:
+        remedy = "run `pip install -c constraints.txt -e .`"
+        return Check("packages", False, "; ".join([*faults, remedy]))
+    return Check("packages", True, f"{count} in range")
+
+
+def _check_torch() -> Check:
     import torch
 
-    from desta_lab.model import build, presets, weights
+    from desta_lab.model import build
 
-    where = build.pick_device()
-    capability = (
-        ".".join(map(str, torch.cuda.get_device_capability())) if where.type == "cuda" else "no GPU"
-    )
-    dtype = str(build.pick_dtype(where)).removeprefix("torch.")
-    yield (
-        "torch",
-        True,
-        f"{torch.__version__}, {where.type} (compute capability: {capability}), frozen parts in {dtype}",
-    )
-    preset = preset or presets.pick_preset()
-    for name in (preset.encoder, preset.backbone):
-        here = Path(name).is_dir() or weights.is_installed(name)
-        known = name in weights.KNOWN
-        said = (
-            "present"
-            if here
-            else f"will be fetched ({weights.KNOWN[name].download_mb} MB)"
-            if known
-            else "from the hub"
-        )
-        yield f"weights {name}", here or known or where.type == "cuda", said
-    yield (
-        "nano weights",
-        (weights.NANO_FOLDER / "model.safetensors").exists(),
-        str(weights.NANO_FOLDER),
-    )
+    device = build.pick_device()
+    capability = "no GPU"
+    if device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    dtype = str(build.pick_dtype(device)).removeprefix("torch.")
+    finding = f"{torch.__version__}, {device.type} (compute capability: {capability})"
+    return Check("torch", True, f"{finding}, frozen parts in {dtype}")
+
+
+def _check_weights(name: str) -> Check:
+    import torch
+
+    from desta_lab.model import weights
+
+    if weights.is_installed(name):
+        return Check(f"weights {name}", True, "present")
+    if name in weights.KNOWN:
+        megabytes = weights.KNOWN[name].download_mb
+        return Check(f"weights {name}", True, f"will be fetched ({megabytes} MB)")
+    return Check(f"weights {name}", torch.cuda.is_available(), "from the hub")
+
+
+def _check_disk(preset: Any) -> Check:
+    from desta_lab.model import weights
+
     root = weights.models_dir().parent
     free = shutil.disk_usage(root if root.exists() else Path.cwd()).free / 1e9
-    need_gb = (preset.disk_gb or 10.0) + 1
-    yield "disk", free > need_gb, f"{free:.0f} GB free, {need_gb:g} GB needed"
-    yield "preset", True, cost(preset)
-
-
-def table(preset: Any = None) -> tuple[str, bool]:
-    """The checks as text, one line each, and whether all of them hold."""
-    rows = list(checks(preset))
-    wide = max(len(name) for name, *_ in rows)
-    lines = [f"{'OK  ' if ok else 'FAIL'}  {name:<{wide}}  {said}" for name, ok, said in rows]
-    return "\n".join(lines), all(ok for _, ok, _ in rows)
+    need = (preset.disk_gb or 10.0) + 1
+    return Check("disk", free > need, f"{free:.0f} GB free, {need:g} GB needed")

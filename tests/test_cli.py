@@ -22,14 +22,18 @@ def test_doctor_names_every_check_and_its_remedy(capsys, monkeypatch):
 
 def test_doctor_fails_on_a_version_out_of_range(monkeypatch):
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "0.0.1")
-    rows = {name: (ok, said) for name, ok, said in doctor.checks()}
-    ok, said = rows["packages"]
-    assert not ok and "outside" in said and "pip install" in said
+    rows = {name: (ok, finding) for name, ok, finding in doctor.check_machine()}
+    ok, finding = rows["packages"]
+    assert not ok and "outside" in finding and "pip install" in finding
+
+
+def test_the_nano_preset_needs_no_download_of_its_backbone():
+    assert "nano from the model hub" not in doctor.describe_cost(presets.nano())
 
 
 def test_the_cost_is_said_or_said_to_be_unknown():
-    assert "minutes on two CPU cores" in doctor.cost(presets.cpu())
-    assert "not measured" in doctor.cost(presets.t4())
+    assert "minutes on two CPU cores" in doctor.describe_cost(presets.cpu())
+    assert "not measured" in doctor.describe_cost(presets.t4())
 
 
 def test_an_unknown_preset_is_one_sentence(capsys):

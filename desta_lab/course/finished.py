@@ -90,9 +90,7 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
         return f"Finished runs: {names}. Nothing needs training."
     minutes = experiment.preset.minutes
     cost = f"about {minutes:g} minutes on two CPU cores" if minutes else "not measured yet"
-    return (
-        f"No finished run of this preset and seed is here; run_quickstart(experiment) makes it ({cost})."
-    )
+    return f"No finished run of this preset and seed is here; run_quickstart(experiment) makes it ({cost})."
 
 
 def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:

@@ -38,9 +38,9 @@ def setup(
     """
     name = preset or os.environ.get("DESTA_LAB_PRESET", "nano")
     chosen = replace(presets.get_preset(name), **more)
-    text, well = doctor.table(chosen)
-    print(text)  # a notebook speaks
-    if not well:
+    checks = doctor.check_machine(chosen)
+    print(doctor.format_checks(checks))  # a notebook speaks
+    if not all(check.ok for check in checks):
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
     print(describe_cost(notebook, name))
     matplotlib.rcParams.update(saving.STYLE)  # figures drawn by hand look like the package's

@@ -137,6 +137,8 @@ def find_weights(
 
 def is_installed(name: str, root: Path | None = None) -> bool:
     """Whether a model is complete under `root`, so that no network is needed."""
+    if name == NANO or Path(name).is_dir():
+        return has_weights(NANO_FOLDER if name == NANO else Path(name))
     _, _, folder, files = _locate(name, root)
     return not _missing(folder, files)
 

@@ -54,7 +54,9 @@ class Notebooks:
         if key not in self.known:
             source = next(s for s in build.find_sources() if s.name.startswith(number))
             notebook = build.build_notebook(source, solved=solved)
-            took = build.execute_notebook(notebook, preset="nano", figures=self.folder / key, timeout=600)
+            took = build.execute_notebook(
+                notebook, preset="nano", figures=self.folder / key, timeout=600
+            )
             self.known[key] = Ran(number, notebook, self.folder / key, took)
         return self.known[key]
 

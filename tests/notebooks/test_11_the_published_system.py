@@ -95,7 +95,9 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
     }
     (source,) = build.find_sources(["11"])
     cells = [
-        cell.source for cell in build.build_notebook(source, solved=True).cells if cell.cell_type == "code"
+        cell.source
+        for cell in build.build_notebook(source, solved=True).cells
+        if cell.cell_type == "code"
     ]
     opening = next(i for i, cell in enumerate(cells) if "systems.open_system(" in cell)
     for cell in cells[opening : opening + 2]:

@@ -62,7 +62,9 @@ def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
 @pytest.mark.parametrize("path", sorted(PAGES), ids=lambda path: path.name)
 def test_gallery_and_time_table_are_those_of_the_notebooks(path: Path) -> None:
     assert path.read_bytes() == PAGES[path], "run `python -m desta_lab course`"
-    assert all(source.name[:2] in path.read_text(encoding="utf-8") for source in build.find_sources())
+    assert all(
+        source.name[:2] in path.read_text(encoding="utf-8") for source in build.find_sources()
+    )
 
 
 def test_every_headline_figure_is_kept_with_its_words() -> None:
