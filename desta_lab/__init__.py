@@ -1,7 +1,7 @@
 """DeSTA Lab: train one small connector on one task, and watch tasks that were never trained emerge.
 
-The names a notebook uses are loaded when they are first touched, so that `import desta_lab` takes milliseconds, not the
-seconds that torch and transformers take.
+The names a notebook uses are loaded when they are first touched, so that `import desta_lab` takes
+milliseconds, not the seconds that torch and transformers take.
 """
 
 from importlib import import_module

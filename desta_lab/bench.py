@@ -24,53 +24,74 @@ from desta_lab.training.targets import SoftTarget, kl_loss
 
 ROUNDS = 9
 BATCH = 8
-RESPONSE = "A man with a Scottish accent talks at a slow pace and a low volume, with rain in the background."
+RESPONSE = (
+    "A man with a Scottish accent talks at a slow pace and a low volume, "
+    "with rain in the background."
+)
 
 
 def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     """Every benchmark as a row: name, value, unit, aim and what was compared."""
-    tell = progress("bench")
-    llm = build.build_audio_llm(presets.cpu(), progress=lambda s: tell(s))
-    tell(1, 5)
-    steps = _steps(llm)
-    tell(2, 5)
-    published = _published()
-    tell(3, 5)
-    shared = _scoring(llm)
-    tell(4, 5)
-    imported = _import_seconds()
-    tell(5, 5)
-    ours = steps["step"]
+    report = progress("bench")
+    llm = build.build_audio_llm(presets.cpu(), progress=report)
+    works: list[Callable[[], list[dict[str, Any]]]] = [
+        lambda: _training_rows(llm),
+        lambda: [_scoring_row(llm)],
+        lambda: [_import_row()],
+    ]
+    rows = []
+    for done, work in enumerate(works, 1):
+        rows += work()
+        report(done, len(works))
+    return rows
+
+
+def _training_rows(llm: AudioLLM) -> list[dict[str, Any]]:
+    times, published = _time_steps(llm), _time_published_step()
+    step, floor = times["step"], times["floor"]
     return [
         {
             "name": "training step / floor",
-            "value": ours / steps["floor"],
+            "value": step / floor,
             "unit": "x",
             "aim": "≤ 1.15",
-            "detail": f"{ours:.2f} s against {steps['floor']:.2f} s: frozen backbone forward + backward, same tokens",
+            "detail": f"{step:.2f} s against {floor:.2f} s: "
+            "frozen backbone forward + backward, same tokens",
         },
         {
             "name": "samples/s against re-encoding 30 s",
-            "value": published / ours,
+            "value": published / step,
             "unit": "x",
             "aim": "≥ 3.5",
-            "detail": f"{published:.2f} s a step: 30 s of audio encoded in the step, 64 queries, no prefix kept, float32",
-        },
-        {
-            "name": "shared-prefix scoring",
-            "value": shared["plain"] / shared["shared"],
-            "unit": "x",
-            "aim": "≥ 3",
-            "detail": f"{shared['shared']:.2f} s against {shared['plain']:.2f} s: one forward per clip, task and option",
-        },
-        {
-            "name": "import desta_lab",
-            "value": imported,
-            "unit": "s",
-            "aim": "< 0.5",
-            "detail": "fresh interpreter",
+            "detail": f"{published:.2f} s a step: "
+            "30 s of audio encoded in the step, 64 queries, no prefix kept, float32",
         },
     ]
+
+
+def _scoring_row(llm: AudioLLM) -> dict[str, Any]:
+    times = _time_scoring(llm)
+    return {
+        "name": "shared-prefix scoring",
+        "value": times["plain"] / times["shared"],
+        "unit": "x",
+        "aim": "≥ 3",
+        "detail": f"{times['shared']:.2f} s against {times['plain']:.2f} s: "
+        "one forward per clip, task and option",
+    }
+
+
+def _import_row() -> dict[str, Any]:
+    code = "import time; t = time.perf_counter(); import desta_lab; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {
+        "name": "import desta_lab",
+        "value": float(printed),
+        "unit": "s",
+        "aim": "< 0.5",
+        "detail": "fresh interpreter",
+    }
 
 
 def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
@@ -85,8 +106,8 @@ def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, floa
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def _steps(llm: Any) -> dict[str, float]:
-    """One soft training step, and its floor: the same embeddings through the frozen backbone, forward and backward."""
+def _time_steps(llm: AudioLLM) -> dict[str, float]:
+    """One soft training step, and its floor: the same tokens through the frozen backbone."""
     tokenizer = llm.backbone.tokenizer
     stream = chat.build_stream(
         tokenizer, chat.audio_messages(TRAINED_PROMPT), llm.queries, response=RESPONSE
@@ -112,15 +133,14 @@ def _steps(llm: Any) -> dict[str, float]:
 
     def floor() -> None:
         given = embeddings.clone().requires_grad_(True)
-        llm.backbone.logits(llm.backbone.hidden_states(given, batch.prefix)[at]).log_softmax(
-            -1
-        ).sum().backward()
+        logits = llm.backbone.logits(llm.backbone.hidden_states(given, batch.prefix)[at])
+        logits.log_softmax(-1).sum().backward()
 
     return _medians(step=step, floor=floor)
 
 
-def _published() -> float:
-    """A step in the published manner: 30 s encoded every time, 64 queries, tags and system prompt read every time."""
+def _time_published_step() -> float:
+    """A step in the published manner: 30 s encoded every time, 64 queries, no prefix kept."""
     preset = presets.cpu()
     shape = presets.ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
     slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
@@ -143,34 +163,24 @@ def _published() -> float:
 
     def step() -> None:
         hidden = backbone.hidden_states(llm.splice(ids, connector(encoder.encode(waves))))
-        nn.functional.cross_entropy(
-            backbone.logits(hidden).flatten(0, 1), labels.flatten()
-        ).backward()
+        logits = backbone.logits(hidden).flatten(0, 1)
+        nn.functional.cross_entropy(logits, labels.flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return _medians(2, step=step)["step"]
 
 
-def _scoring(llm: Any) -> dict[str, float]:
-    """Every task of two clips: one forward a clip, against one forward per clip, task and option."""
+def _time_scoring(llm: AudioLLM) -> dict[str, float]:
+    """Every task of two clips: one forward a clip, or one per clip, task and option."""
     llm.connector.eval()
     tasks = task_ladder()
     with torch.no_grad():
-        spoken = llm.connect(
+        embeddings = llm.connect(
             torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width)
         )
     return _medians(
         2,
-        shared=lambda: scoring.score_options(llm, tasks, spoken),
-        plain=lambda: scoring.score_options_one_by_one(llm, tasks, spoken),
-    )
-
-
-def _import_seconds() -> float:
-    code = "import time; t = time.perf_counter(); import desta_lab; print(time.perf_counter() - t)"
-    return float(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
+        shared=lambda: scoring.score_options(llm, tasks, embeddings),
+        plain=lambda: scoring.score_options_one_by_one(llm, tasks, embeddings),
     )

@@ -1,9 +1,11 @@
-"""One way to keep a result: what determines it names a folder that is whole or absent, typed and checked.
+"""One way to keep a result: what determines it names a folder that is whole or absent, typed and
+checked.
 
     provenance ─► root/<kind>/<key>/provenance.json   facts, and the sha256 and type of every piece
                                     table.csv …       the pieces
 
-A result is found if its folder holds exactly what was written. Anything else there is made again, never read.
+A result is found if its folder holds exactly what was written. Anything else there is made again,
+never read.
 """
 
 import csv
@@ -23,7 +25,8 @@ from typing import Any, TypeVar
 import pandas as pd
 from filelock import FileLock
 
-# The version of the code that computes each kind of result. Raise it, and every such result is computed again.
+# The version of the code that computes each kind of result. Raise it, and every such result is
+# computed again.
 VERSIONS: dict[str, int] = {
     "answers": 1,
     "cells": 2,
@@ -51,7 +54,8 @@ class CacheError(ValueError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that determines a result, as plain data: hashes, settings, questions; never a path.
+    """Everything that determines a result, as plain data: hashes, settings, questions; never a
+    path.
 
     Args:
         kind: what the result is; one of `VERSIONS`. The version of its code is part of the key.
@@ -93,9 +97,9 @@ class Provenance:
 def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result]) -> Result:
     """The result with this provenance: from disk if it is there and whole, else made and kept.
 
-    A result is a table (DataFrame), a dict of tensors, JSON data, or a dict of such pieces by name. It comes back as
-    it is read from disk, so it has the same types whether it was made or found. Of several processes that ask at the
-    same time, one makes it and the others wait.
+    A result is a table (DataFrame), a dict of tensors, JSON data, or a dict of such pieces by name.
+    It comes back as it is read from disk, so it has the same types whether it was made or found. Of
+    several processes that ask at the same time, one makes it and the others wait.
 
     Raises:
         CacheError: the result holds something that a file cannot give back as it was.
@@ -146,7 +150,9 @@ def read_result(folder: Path) -> tuple[Provenance, Any]:
 
 
 def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
-    """The result in a one-tuple, as the result itself may be None; None if it is absent, torn or another's."""
+    """The result in a one-tuple, as the result itself may be None; None if it is absent, torn or
+    another's.
+    """
     try:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
         if head["determined_by"] != json.loads(provenance.text):
@@ -244,7 +250,9 @@ def _write_table(table: pd.DataFrame, path: Path) -> dict[str, str]:
 
 
 def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
-    """A CSV with these columns, each of its type: no text becomes a number, no word a missing value."""
+    """A CSV with these columns, each of its type: no text becomes a number, no word a missing
+    value.
+    """
     if not types:
         return pd.DataFrame()
     how: dict[str, Any] = {"keep_default_na": False, "na_values": [MISSING]}
@@ -255,7 +263,9 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Its folder is made if need be."""
+    """Write a file whole or not at all: beside its place first, then moved there. Its folder is
+    made if need be.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
@@ -278,7 +288,9 @@ def to_json(data: Any) -> bytes:
 
 
 def to_plain(value: Any) -> Any:
-    """A value as JSON can hold it: numbers of any library, tables as records, paths as text, NaN and ∞ as null."""
+    """A value as JSON can hold it: numbers of any library, tables as records, paths as text, NaN
+    and ∞ as null.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, pd.DataFrame):

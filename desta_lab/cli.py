@@ -1,4 +1,6 @@
-"""The command line: one function for every command; each imports what it needs, so that `--help` is quick."""
+"""The command line: one function for every command; each imports what it needs, so that `--help` is
+quick.
+"""
 
 import argparse
 import json
@@ -166,7 +168,9 @@ def _silence(*words: Any, **how: Any) -> None:
     OUT,
 )
 def inside(args: argparse.Namespace) -> int:
-    """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable and spoken."""
+    """The analysis of a quickstart's run: tables beside it, figures, and what is present, readable
+    and spoken.
+    """
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.inside import Inside, digest
 
@@ -203,7 +207,9 @@ def inside(args: argparse.Namespace) -> int:
     ),
 )
 def ask(args: argparse.Namespace) -> int:
-    """A finished run's answer about a clip, or a published system's, with the untouched LLM's text beside it."""
+    """A finished run's answer about a clip, or a published system's, with the untouched LLM's text
+    beside it.
+    """
     from desta_lab import audio
     from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets
@@ -287,7 +293,9 @@ def benchmark(args: argparse.Namespace) -> int:
     argument("folder", type=Path, help="weights, inputs and results under the published names"),
 )
 def parity(args: argparse.Namespace) -> int:
-    """Largest differences to a published model and its run; exit status 1 where one is beyond its limit."""
+    """Largest differences to a published model and its run; exit status 1 where one is beyond its
+    limit.
+    """
     from desta_lab.published.parity import compare
 
     table = compare(args.folder)
@@ -367,7 +375,9 @@ def answer(args: argparse.Namespace) -> int:
     OUT,
 )
 def score(args: argparse.Namespace) -> int:
-    """A test set's numbers by every protocol, with intervals and controls; a figure has them beside the published."""
+    """A test set's numbers by every protocol, with intervals and controls; a figure has them beside
+    the published.
+    """
     from desta_lab.benchmarks import comparison
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.weights import models_dir
@@ -462,7 +472,9 @@ def sweep(args: argparse.Namespace) -> int:
     argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
 )
 def ablate(args: argparse.Namespace) -> int:
-    """Named ablations: what each shows over seeds, its table and figure, and the page of all that were run."""
+    """Named ablations: what each shows over seeds, its table and figure, and the page of all that
+    were run.
+    """
     from desta_lab.experiments import ablation
     from desta_lab.experiments.ablation_page import write_page
     from desta_lab.experiments.studies import STUDIES
@@ -486,7 +498,9 @@ def ablate(args: argparse.Namespace) -> int:
     OUT,
 )
 def emerge(args: argparse.Namespace) -> int:
-    """The emergence report: what jumps, what rises together, what comes first, over seeds and amounts of data."""
+    """The emergence report: what jumps, what rises together, what comes first, over seeds and
+    amounts of data.
+    """
     from desta_lab.experiments import emergence
 
     preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
@@ -514,7 +528,9 @@ def emerge(args: argparse.Namespace) -> int:
     argument("--shard", type=int, default=1000, help="rows in a file"),
 )
 def write(args: argparse.Namespace) -> int:
-    """A backbone's own answers to the rows of a manifest; the cost is said once the first file tells the speed."""
+    """A backbone's own answers to the rows of a manifest; the cost is said once the first file
+    tells the speed.
+    """
     import time
 
     from desta_lab.model import weights
@@ -592,7 +608,9 @@ def demo(args: argparse.Namespace) -> int:
     argument("--only", help="numbers, such as 04,05"),
 )
 def course(args: argparse.Namespace) -> int:
-    """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep what they show."""
+    """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep
+    what they show.
+    """
     from desta_lab.course import build
 
     only = args.only.split(",") if args.only else ()
@@ -629,7 +647,9 @@ def cohort(args: argparse.Namespace) -> int:
     "nano", "train the nano LLM on text again", argument("folder", type=Path, help="where it goes")
 )
 def nano(args: argparse.Namespace) -> int:
-    """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it reads."""
+    """Train the nano LLM on text alone, as the shipped weights were trained, and measure what it
+    reads.
+    """
     import time
 
     from desta_lab.evaluation import evaluate, tasks

@@ -1,8 +1,9 @@
 """Several processes: the ranks of one job, worker processes of this machine, jobs of a cluster.
 
-`accelerate launch` and torchrun start the ranks and tell each its number. A function marked *collective* must be called
-by every rank, in the same order, and never inside a block that only one rank enters. All ranks see one data folder;
-rank 0 alone writes what there is only one of. A process alone opens no process group.
+`accelerate launch` and torchrun start the ranks and tell each its number. A function marked
+*collective* must be called by every rank, in the same order, and never inside a block that only one
+rank enters. All ranks see one data folder; rank 0 alone writes what there is only one of. A process
+alone opens no process group.
 """
 
 import multiprocessing
@@ -84,7 +85,8 @@ def map_over_ranks(
     work: Callable[[Item], Result],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
-    """Collective: return the results of all items in their order; each item is worked out by one rank.
+    """Collective: return the results of all items in their order; each item is worked out by one
+    rank.
 
     `progress` is called with (items done, items in all), counting that all ranks are about as fast.
     """
@@ -127,7 +129,9 @@ def leave_ranks() -> None:
 
 @cache
 def _state() -> Any:
-    """Accelerate's state of this rank; a launcher's SIGTERM becomes an interrupt, so that a last sentence is said."""
+    """Accelerate's state of this rank; a launcher's SIGTERM becomes an interrupt, so that a last
+    sentence is said.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     import torch
     from accelerate import PartialState
@@ -158,8 +162,9 @@ def run_workers(
 ) -> Iterator[tuple[int, str | None]]:
     """Run tasks in worker processes of this machine that share its cores and GPUs.
 
-    Yields the number of every task when it ends, and how it ended in words: None if it was done or a person stopped
-    it. A worker that dies ends its task alone. `work` is a function of an importable module, as its workers import it.
+    Yields the number of every task when it ends, and how it ended in words: None if it was done or
+    a person stopped it. A worker that dies ends its task alone. `work` is a function of an
+    importable module, as its workers import it.
     """
     from pebble import ProcessExpired, ProcessPool
 
@@ -212,7 +217,8 @@ def run_on_slurm(
 ) -> Iterator[tuple[int, str | None]]:
     """Run tasks as one array of Slurm jobs, with submitit's parameters; logs go to the folder.
 
-    Yields as `run_workers` does, but says of every job that it ended, as a cluster may end a job without an error.
+    Yields as `run_workers` does, but says of every job that it ended, as a cluster may end a job
+    without an error.
 
     Raises:
         ValueError: submitit is not installed.
@@ -251,7 +257,9 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
-    """Return the environment of one of several workers: its share of the cores, and one GPU in turn."""
+    """Return the environment of one of several workers: its share of the cores, and one GPU in
+    turn.
+    """
     cores = os.cpu_count() or 1
     with suppress(AttributeError):  # not on every system
         cores = len(os.sched_getaffinity(0))

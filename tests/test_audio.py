@@ -1,4 +1,6 @@
-"""Audio is read as one channel at one rate, or refused in one sentence that names the file and the remedy."""
+"""Audio is read as one channel at one rate, or refused in one sentence that names the file and the
+remedy.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""The panels in JupyterLab, in a real browser: each is operated as a reader would, and still there once saved.
+"""The panels in JupyterLab, in a real browser: each is operated as a reader would, and still there
+once saved.
 
 Screenshots go to `$DESTA_SCREENSHOTS`, or to pytest's temporary folder.
 """

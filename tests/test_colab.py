@@ -12,8 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-# What Colab's image holds of what the lab asks for (googlecolab/backend-info, pip-freeze.gpu.txt of February 2026, the
-# last one read). Of these a set-up cell must move none: the running kernel has loaded them, or they take minutes.
+# What Colab's image holds of what the lab asks for (googlecolab/backend-info, pip-freeze.gpu.txt of
+# February 2026, the last one read). Of these a set-up cell must move none: the running kernel has
+# loaded them, or they take minutes.
 COLAB = {
     "torch": "2.10.0",
     "numpy": "2.0.2",
@@ -68,7 +69,9 @@ def found(version: str) -> str | None:
 def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_runs(
     version: str, tmp_path: Path
 ) -> None:
-    """In a fresh virtual environment; torch's version is the one that is installed here, for want of its GPU parts."""
+    """In a fresh virtual environment; torch's version is the one that is installed here, for want
+    of its GPU parts.
+    """
     home = found(version)
     if home is None:
         pytest.skip(f"no python{version} on the path")

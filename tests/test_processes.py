@@ -1,4 +1,6 @@
-"""Several processes on one job: the same numbers as one process, the same files, and a clear word when one dies."""
+"""Several processes on one job: the same numbers as one process, the same files, and a clear word
+when one dies.
+"""
 
 import json
 import os
@@ -125,7 +127,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     )
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
-        # a key's bias has no gradient but rounding, and Adam makes steps of it; all others are far closer
+        # a key's bias has no gradient but rounding, and Adam makes steps of it; all others are far
+        # closer
         close = 1e-2 if name.endswith("key.bias") else 1e-4
         torch.testing.assert_close(
             tensor, others[name], rtol=1e-3, atol=close, msg=lambda m, n=name: f"{n}: {m}"

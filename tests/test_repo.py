@@ -1,4 +1,6 @@
-"""The repository keeps its word: the declared is the used, imports point one way, the README tells what is there."""
+"""The repository keeps its word: the declared is the used, imports point one way, the README tells
+what is there.
+"""
 
 import ast
 import os
@@ -69,7 +71,9 @@ def dotted(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in the file it does; `from a import b` gives both a and a.b."""
+    """Every module that a file imports, wherever in the file it does; `from a import b` gives both
+    a and a.b.
+    """
     here = dotted(path).split(".")
     package = here if path.name == "__init__.py" else here[:-1]
     found: set[str] = set()
@@ -84,7 +88,9 @@ def imports(path: Path) -> set[str]:
 
 
 def part(module: str) -> str | None:
-    """The part of the package that a module belongs to; None for the package itself and for other people's modules."""
+    """The part of the package that a module belongs to; None for the package itself and for other
+    people's modules.
+    """
     names = module.split(".")
     return names[1] if names[0] == "desta_lab" and len(names) > 1 and names[1] in ORDER else None
 
