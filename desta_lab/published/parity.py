@@ -94,7 +94,7 @@ class ParityCase:
 def compute_case(
     case: ParityCase, attention: str = "eager", dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Our audio embeddings, logits and loss of a case, shaped as the published code returned them."""
+    """Our audio embeddings, logits and loss of a case, in the published shapes."""
     mask, labels = case.tensors["attention_mask"], case.tensors["labels"]
     with _exact_softmax(dtype):
         llm = case.build_system(attention, dtype)

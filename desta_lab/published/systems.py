@@ -79,9 +79,9 @@ def describe_memory(preset: Preset, root: Path | None = None) -> str:
         need = size.memory_gb(form)
         lines.append(f"{form:<8} {need:5.1f} GB  {_fit(need, size.transcript_gb, ram, gpu)}")
     lines.append(
-        f"A transcript takes {size.transcript_gb:.1f} GB of RAM more while the whole Whisper writes "
-        "it; connector and context take up to 1 GB. Estimated from parameter counts; the time to "
-        "load and to answer was not measured."
+        f"A transcript takes {size.transcript_gb:.1f} GB of RAM more while the whole Whisper "
+        "writes it; connector and context take up to 1 GB. Estimated from parameter counts; the "
+        "time to load and to answer was not measured."
     )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""AudioLLM: slots filled in order, the text path untouched, connector files that refuse what is not theirs."""
+"""AudioLLM: slots are filled in order, text alone is untouched, connector files are strict."""
 
 import copy
 import json

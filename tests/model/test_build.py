@@ -109,7 +109,7 @@ PARTS = {"encoder": "tiny-ears", "backbone": "org/tiny-mind"}
 
 @pytest.fixture
 def models(tmp_path):
-    """A folder of models with a tiny encoder and a tiny backbone, under names that no preset has."""
+    """A folder of models with a tiny encoder and backbone, under names that no preset has."""
     root = tmp_path / "models"
     tiny.hf_folder(root / "tiny-ears", tiny.whisper())
     tiny.hf_folder(root / "org--tiny-mind", tiny.causal(), tiny.tokenizer())
@@ -118,7 +118,7 @@ def models(tmp_path):
 
 @pytest.fixture
 def run(models, tmp_path):
-    """A run of a preset with its own name, taps, connector and tuning, with checkpoints of two steps."""
+    """A run with its own name, taps, connector and tuning, and checkpoints of two steps."""
     small = replace(presets.SMALL, width=16, heads=2, ffn=16, depth=1)
     preset = presets.Preset(
         "mine",

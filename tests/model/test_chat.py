@@ -1,4 +1,4 @@
-"""Messages become token streams: one function for training and answering, no token doubled, no slot lost."""
+"""Messages become token streams: no token is doubled and no slot is lost."""
 
 import pytest
 

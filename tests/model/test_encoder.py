@@ -1,4 +1,4 @@
-"""The encoder hands out what its tapped layers put out, in order, before the last norm, cropped or not."""
+"""The encoder returns the outputs of its tapped layers, in order and before the last norm."""
 
 import pytest
 import torch

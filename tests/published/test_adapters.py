@@ -11,7 +11,7 @@ from desta_lab.model.connector import FrameStack
 from desta_lab.published import adapters
 from tests.published.llama import connector
 
-# One run of the published code (transformers 4.54.1, float32, eager) on tiny random weights; see DESIGN.md, FACTS.md.
+# One run of the published code (transformers 4.54.1, float32, eager) on tiny random weights.
 TINY = Path(__file__).parents[1] / "data" / "desta25_tiny"
 ADAPTER = TINY / "connector.safetensors"
 

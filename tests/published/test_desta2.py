@@ -22,7 +22,8 @@ def header(role: str) -> str:
 
 def test_desta25s_messages_are_its_published_layout_token_for_token():
     words = llama_tokenizer()
-    before = f"{FIRST}{header('system')}Focus on the audio clips and instructions.{TURN}{header('user')}<start_audio>"
+    system = f"{FIRST}{header('system')}Focus on the audio clips and instructions.{TURN}"
+    before = f"{system}{header('user')}<start_audio>"
     after = f"<end_audio>\nWhat is it?{TURN}{header('assistant')}"
     by_hand = [
         *words(before, add_special_tokens=False).input_ids,

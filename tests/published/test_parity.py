@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from desta_lab import cli
 from desta_lab.published import parity
 
-# One run of the published code (transformers 4.54.1, float32, eager) on tiny random weights; see DESIGN.md, FACTS.md.
+# One run of the published code (transformers 4.54.1, float32, eager) on tiny random weights.
 TINY = Path(__file__).parents[1] / "data" / "desta25_tiny"
 
 

@@ -74,7 +74,7 @@ def convert(raw: Path, ready: Path) -> None:
 def _generation_config(
     tokenizer: Tokenizer, listed: dict[str, Any], ids: dict[str, Any], config: WhisperConfig
 ) -> GenerationConfig:
-    """How transformers 5 decodes: it forces the first tokens by these names, not by lists of ids."""
+    """How transformers 5 decodes; it forces the first tokens by names, not by lists of ids."""
     token = tokenizer.token_to_id
     multilingual = ids["decoder_start_token_id"] != 50257  # one lower in the English vocabulary
     languages: dict[str, Any] = {
@@ -116,9 +116,9 @@ def _sizes(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The named arrays of a CTranslate2 Whisper `model.bin` (binary version 6), without aliases.
 
-    Little-endian: u32 version · spec name · u32 its revision · u32 count · per array: name, u8 rank,
-    u32 per axis, u8 type, u32 bytes, data. A name is a u16 length and that many bytes, the last one
-    NUL.
+    Little-endian: u32 version · spec name · u32 its revision · u32 count · per array: name,
+    u8 rank, u32 per axis, u8 type, u32 bytes, data. A name is a u16 length and that many bytes,
+    the last one NUL.
 
     Raises:
         WeightsError: the file is no such Whisper, or is cut.

