@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from desta_lab import cli, processes
+from desta_lab.cache import Provenance
+from desta_lab.experiments import rows
 from desta_lab.training import checkpoints, features, targets, trainer
 from tests import tiny
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = tiny.RECIPE
 SHORT = replace(RECIPE, steps=10)
 LAST = f"checkpoints/{RECIPE.steps:06d}.safetensors"
+TARGETS = Provenance("targets", {"backbone_sha256": "r"})
 PAIRS = [(f"Speaker {i} talks.", "What is it?") for i in range(11)]
 
 # What every rank does, by way of the command line, whose last words are under test.
@@ -31,9 +34,10 @@ from dataclasses import replace
 from pathlib import Path
 from desta_lab import cli, processes
 from desta_lab.clips import Corpus
+from desta_lab.experiments import rows
 from desta_lab.training import features, targets, trainer
 from tests import tiny
-from tests.test_processes import PAIRS, RECIPE, rows_of
+from tests.test_processes import PAIRS, RECIPE, TARGETS, rows_of
 
 def job(args):
     folder = Path(os.environ["FOLDER"])
@@ -43,7 +47,7 @@ def job(args):
     store = features.FeatureStore(folder / "features", llm.encoder, "e" * 64, words, words.clips)
     store.compute()
     make = lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, max_new_tokens=8, batch=4)
-    targets.cached_targets(folder / "targets", {}, make)
+    rows.find_or_write_targets(folder, TARGETS, make)
 
     def progress(step, total, record):
         if step == 13 and processes.rank() == 1 and "KILL" in os.environ:
@@ -142,14 +146,13 @@ def alone(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "SHARD", 5)
         llm, store, _ = tiny.prepared(folder, dropout=0.0)
-        rows = rows_of(store.corpus)
         how = {"max_new_tokens": 8, "batch": 4}
-        targets.cached_targets(
-            folder / "targets",
-            {},
+        rows.find_or_write_targets(
+            folder,
+            TARGETS,
             lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, **how),
         )
-        trainer.train(llm, store, rows, RECIPE, folder / "run", state_every=5)
+        trainer.train(llm, store, rows_of(store.corpus), RECIPE, folder / "run", state_every=5)
     return folder
 
 

@@ -187,15 +187,17 @@ class Experiment:
     @cached_property
     def targets(self) -> rows.Targets:
         """Collective: the backbone's own responses to the descriptions of all training clips."""
+        write = partial(
+            target.generate_soft_targets,
+            self.llm.backbone,
+            self.preset.backbone,
+            self.llm.provenance["backbone_sha256"],
+            self._all_pairs,
+            max_new_tokens=rows.MAX_NEW_TOKENS,
+            progress=self.progress("targets"),
+        )
         with self.costs.stage("targets"):
-            return rows.find_or_write_targets(
-                self.root,
-                self.targets_provenance,
-                self.llm.backbone,
-                self.llm.names.get("backbone", self.preset.backbone),
-                self._all_pairs,
-                self.progress("targets"),
-            )
+            return rows.find_or_write_targets(self.root, self.targets_provenance, write)
 
     def training_rows(self, kind: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
         """Collective: the rows of a run, and its soft targets if it has any.

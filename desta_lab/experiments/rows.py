@@ -22,7 +22,7 @@ WRITTEN = ("self", "hard")  # by the backbone itself
 MAX_NEW_TOKENS = 40  # of a self-generated target
 
 Pairs = Sequence[tuple[str, str]]  # (description, prompt)
-Progress = Callable[[int, int], None]
+Write = Callable[[], tuple[list[Target], list[SoftTarget]]]
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,20 @@ def assign_prompts(clips: Sequence[Clip], count: int) -> list[str]:
 # ---- the backbone's own words ----
 
 
-def find_or_write_targets(
-    root: Path,
-    provenance: Provenance,
-    backbone: Backbone,
-    writer: str,
-    pairs: Pairs,
-    progress: Progress,
-) -> Targets:
-    """Collective: the self-generated targets of all pairs, from disk or written now by all ranks."""
-    revision = provenance.facts["backbone_sha256"]
+def find_or_write_targets(root: Path, provenance: Provenance, write: Write) -> Targets:
+    """Collective: targets from disk, or written by all ranks, each its share.
+
+    Args:
+        write: the collective that writes them; not called if they are on disk.
+
+    Raises:
+        TargetError: another LLM wrote them.
+    """
     written: tuple[list[Target], list[SoftTarget]] = ([], [])
     if not processes.broadcast(cache.find(root, provenance) is not None):
-        written = target.generate_soft_targets(
-            backbone, writer, revision, pairs, max_new_tokens=MAX_NEW_TOKENS, progress=progress
-        )
+        written = write()
     targets = _unpack(cache.find_or_make(root, provenance, lambda: _pack(*written)))
-    target.check_writer(targets.rows, revision)
+    target.check_writer(targets.rows, provenance.facts["backbone_sha256"])
     return targets
 
 

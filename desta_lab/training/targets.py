@@ -1,15 +1,11 @@
 """Targets: what the backbone itself answers to a description, and the rivals it is compared with."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from desta_lab import processes
@@ -272,49 +268,3 @@ def kl_loss(
     rest_t = (1 - teacher.exp().sum(-1)).clamp_min(1e-6)
     rest_s = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-6))
     return ((teacher.exp() * (teacher - kept)).sum(-1) + rest_t * (rest_t.log() - rest_s)).mean()
-
-
-def cached_targets(
-    root: Path, key: dict[str, Any], make: Callable[[], tuple[list[Target], list[SoftTarget]]]
-) -> tuple[list[Target], list[SoftTarget], Path]:
-    """Targets of this key from disk, or made and kept: `targets.jsonl` and, for soft ones, `soft.safetensors`.
-
-    A folder whose checksum does not match is made again, never read. Several ranks call it together; rank 0 keeps.
-    """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = root / digest
-    done = folder / "done.json"
-    files = [folder / "targets.jsonl", folder / "soft.safetensors"]
-    if processes.broadcast(
-        done.exists() and all(f.exists() for f in files) and done.read_bytes() == _sums(files)
-    ):
-        rows = [Target(**json.loads(line)) for line in files[0].read_text().splitlines()]
-        packed = load_file(files[1])
-        soft = [
-            SoftTarget(packed[f"{i:06d}.ids"], packed[f"{i:06d}.logp"])
-            for i in range(len(packed) // 2)
-        ]
-        return rows, soft, folder
-    rows, soft = make()
-    if processes.is_main_rank():
-        _keep(folder, rows, soft)
-    processes.wait_for_all()
-    return rows, soft, folder
-
-
-def _keep(folder: Path, rows: Sequence[Target], soft: Sequence[SoftTarget]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    done, files = folder / "done.json", [folder / "targets.jsonl", folder / "soft.safetensors"]
-    done.unlink(missing_ok=True)
-    files[0].write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    packed = {f"{i:06d}.ids": s.ids for i, s in enumerate(soft)} | {
-        f"{i:06d}.logp": s.logp for i, s in enumerate(soft)
-    }
-    save_file(packed or {"none": torch.zeros(0)}, files[1])
-    done.write_bytes(_sums(files))
-
-
-def _sums(files: Sequence[Path]) -> bytes:
-    return json.dumps(
-        {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    ).encode()

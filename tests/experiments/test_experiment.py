@@ -1,4 +1,4 @@
-"""What a run is found by, and which one is taken where none is named."""
+"""What a run, its targets and its scores are found by, and which run is taken where none is named."""
 
 import os
 from dataclasses import replace
@@ -6,23 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from desta_lab.experiments.experiment import Experiment, newest_run, no_progress
+from desta_lab.experiments.experiment import VERDICT, Experiment, newest_run
 from desta_lab.model import presets
+from desta_lab.model.weights import models_dir
+
+SMALL = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})
 
 
 def run(root: Path, name: str, when: int, judged: bool) -> Path:
-    """A run's folder, finished at a time, with the tables of a main job or without."""
+    """A run's folder, finished at a time, with a main job's verdict or without."""
     folder = root / "runs" / name
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "checkpoints.json").write_text("[]")
     os.utime(folder / "checkpoints" / "checkpoints.json", (when, when))
     if judged:
-        (folder / "evals").mkdir()
+        (folder / VERDICT).write_text("{}")
     return folder
 
 
 def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no finished run here; make one with"):
+    with pytest.raises(FileNotFoundError, match="python -m desta_lab quickstart"):
         newest_run(tmp_path)
     cell = run(tmp_path, "nano-self-1", when=9, judged=False)
     assert newest_run(tmp_path) == cell
@@ -32,19 +35,52 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
     assert newest_run(tmp_path) == later
 
 
-def test_attention_computed_in_another_way_is_another_run_and_other_targets(tmp_path: Path):
-    small = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})
-    fused, eager = (
-        Experiment(replace(small, attention=how), root=tmp_path, progress=no_progress)
-        for how in (None, "eager")
-    )
-    assert [lab.llm.backbone.model.config._attn_implementation for lab in (fused, eager)] == [
-        "sdpa",
-        "eager",
-    ]
-    assert (
-        "attention" not in fused.run_config("label")
-        and eager.run_config("label")["attention"] == "eager"
-    )
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Experiment]:
+    """Experiments of one seed that differ in one thing each."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "models").symlink_to(models_dir())
+    settings = {"fused": {}, "eager": {"attention": "eager"}, "tapped": {"taps": (3,)}}
+    return {name: Experiment(replace(SMALL, **how), root=root) for name, how in settings.items()}
+
+
+CHECKPOINT = {"step": 0, "sha256": "a" * 64}
+
+
+@pytest.mark.weights
+def test_attention_computed_in_another_way_is_another_result_of_every_kind(
+    experiments: dict[str, Experiment],
+):
+    fused, eager = experiments["fused"], experiments["eager"]
+    ways = [one.llm.backbone.model.config._attn_implementation for one in (fused, eager)]
+    assert ways == ["sdpa", "eager"]
     assert fused.run_folder("label") != eager.run_folder("label")
-    assert fused.targets[2] != eager.targets[2]
+    assert fused.targets_provenance.key != eager.targets_provenance.key
+    assert fused.oracle_provenance.key != eager.oracle_provenance.key
+    assert fused.score_provenance(CHECKPOINT).key != eager.score_provenance(CHECKPOINT).key
+
+
+@pytest.mark.weights
+def test_what_only_the_ear_needs_changes_nothing_of_what_is_read(
+    experiments: dict[str, Experiment],
+):
+    fused, tapped = experiments["fused"], experiments["tapped"]
+    assert fused.oracle_provenance.key == tapped.oracle_provenance.key
+    assert fused.targets_provenance.key == tapped.targets_provenance.key
+    assert fused.run_folder("label") != tapped.run_folder("label")
+
+
+@pytest.mark.weights
+def test_a_new_fact_of_the_models_enters_every_result(
+    experiments: dict[str, Experiment], monkeypatch: pytest.MonkeyPatch
+):
+    one = experiments["fused"]
+    results = [
+        lambda: one.run_folder("label").name,
+        lambda: one.targets_provenance.key,
+        lambda: one.oracle_provenance.key,
+        lambda: one.score_provenance(CHECKPOINT).key,
+    ]
+    before = [make() for make in results]
+    monkeypatch.setitem(one.llm.provenance, "quantization", "8 bit")
+    assert all(make() != old for make, old in zip(results, before, strict=True))
