@@ -218,12 +218,12 @@ def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> An
     """One field of a row, of the right type; where a float is wanted, an int will do."""
     if field not in row:
         raise CorpusError.at(where, f"the field {field!r} is missing", "add it")
-    value: Any = row[field]
+    value = row[field]
     kinds = (int, float) if kind is float else (kind,)
     if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")
-    return float(value) if kind is float else value
+    return float(row[field]) if kind is float else row[field]
 
 
 def _parse_clip(row: dict[str, Any], where: str) -> Clip:
