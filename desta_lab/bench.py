@@ -18,6 +18,7 @@ from desta_lab.evaluation.tasks import TRAINED_PROMPT, task_ladder
 from desta_lab.model import build, chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.connector import ConnectorShape
 from desta_lab.model.encoder import Encoder
 from desta_lab.training.batches import IGNORE, collate
 from desta_lab.training.targets import SoftTarget, kl_loss
@@ -142,7 +143,7 @@ def _time_steps(llm: AudioLLM) -> dict[str, float]:
 def _time_published_step() -> float:
     """A step in the published manner: 30 s encoded every time, 64 queries, no prefix kept."""
     preset = presets.cpu()
-    shape = presets.ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
+    shape = ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
     slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
     encoder = Encoder.load(weights.find_weights(slow.encoder), slow.seconds)
     backbone = Backbone.load(weights.find_weights(slow.backbone))

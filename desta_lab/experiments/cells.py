@@ -13,7 +13,8 @@ from desta_lab.cache import VERSIONS, Provenance
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
-from desta_lab.model.presets import ConnectorShape, Preset
+from desta_lab.model.connector import CONNECTORS, ConnectorShape
+from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
 
 RUNGS = (0, 2, 3)  # rungs of the task ladder that a cell is scored on
@@ -21,7 +22,7 @@ LADDER = "ladder"  # what a cell measures unless a sweep says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
     "target": KINDS,
     "label": tuple(DESCRIBED),
-    "connector.kind": ("qformer", "frames"),
+    "connector.kind": tuple(CONNECTORS),
 }
 NOT_SETTINGS = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # they change no result
 

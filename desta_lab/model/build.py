@@ -13,9 +13,9 @@ from desta_lab import cache, processes
 from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import COMPARED, AudioLLM, ProvenanceError, read_connector_provenance
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.connector import FrameStack, QFormer
+from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.encoder import Encoder, transcribe
-from desta_lab.model.presets import ConnectorShape, Preset
+from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import NEUTRAL
 
 Progress = Callable[[str], None]
@@ -44,28 +44,26 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def build_connector(
     shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
 ) -> nn.Module:
-    """A new connector of this shape, the same for the same seed, with parameters in float32."""
-    scale = backbone.embedding_scale if shape.scaled else 1.0
+    """A new connector of this shape, the same for the same seed, with parameters in float32.
+
+    Raises:
+        ValueError: there is no connector of this kind.
+    """
+    if shape.kind not in CONNECTORS:
+        raise ValueError(
+            f"There is no connector {shape.kind!r}; take one of {', '.join(CONNECTORS)}."
+        )
     ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
-    queries = len(ids) if shape.anchored else shape.queries
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if shape.kind == "frames":
-            return FrameStack(d_enc=d_enc, d_llm=backbone.width, queries=queries, scale=scale)
-        return QFormer(
+        return CONNECTORS[shape.kind](
+            shape,
             taps=taps,
+            anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
             d_enc=d_enc,
             d_llm=backbone.width,
-            queries=queries,
-            depth=shape.depth,
-            heads=shape.heads,
-            ffn=shape.ffn,
-            width=shape.width,
-            pool=shape.pool,
-            post_norm=shape.post_norm,
-            dropout=shape.dropout,
-            scale=scale,
-            anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
+            queries=len(ids) if shape.anchored else shape.queries,
+            scale=backbone.embedding_scale if shape.scaled else 1.0,
         )
 
 

@@ -1,10 +1,29 @@
 """The connector, the only part that learns: query tokens turn encoder states into embeddings."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConnectorShape:
+    """Sizes of the connector; the defaults are those of DeSTA2.5-Audio."""
+
+    kind: str = "qformer"  # one of `CONNECTORS`
+    queries: int = 64
+    depth: int = 6
+    heads: int = 20
+    ffn: int = 3072
+    width: int | None = None  # of a narrower Q-Former; None: the encoder's
+    pool: int = 1  # neighbouring frames averaged before they are read
+    post_norm: bool = True
+    dropout: float = 0.1
+    scaled: bool = False  # multiply the output by the backbone's embedding scale
+    anchored: bool = False  # start as a neutral sentence, whose length sets the number of queries
 
 
 class Attention(nn.Module):
@@ -177,3 +196,33 @@ class FrameStack(nn.Module):
         )
         groups = parts.transpose(1, 2).unflatten(1, (self.queries, self.stack)).flatten(2)
         return self.scale * self.mlp(groups)
+
+
+def build_qformer(shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any) -> QFormer:
+    """A Q-Former of this shape."""
+    return QFormer(
+        taps=taps,
+        anchor=anchor,
+        depth=shape.depth,
+        heads=shape.heads,
+        ffn=shape.ffn,
+        width=shape.width,
+        pool=shape.pool,
+        post_norm=shape.post_norm,
+        dropout=shape.dropout,
+        **sizes,
+    )
+
+
+def build_frame_stack(
+    shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any
+) -> FrameStack:
+    """The comparison connector, which has no shape beside its sizes."""
+    return FrameStack(**sizes)
+
+
+# kind → what builds it from shape, taps, anchor and the sizes d_enc, d_llm, queries and scale
+CONNECTORS: dict[str, Callable[..., nn.Module]] = {
+    "qformer": build_qformer,
+    "frames": build_frame_stack,
+}

@@ -6,24 +6,9 @@ from typing import Any
 
 import torch
 
+from desta_lab.model.connector import ConnectorShape
+
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
-
-
-@dataclass(frozen=True)
-class ConnectorShape:
-    """Sizes of the connector; the defaults are those of DeSTA2.5-Audio."""
-
-    kind: str = "qformer"  # or "frames", the comparison
-    queries: int = 64
-    depth: int = 6
-    heads: int = 20
-    ffn: int = 3072
-    width: int | None = None  # of a narrower Q-Former; None: the encoder's
-    pool: int = 1  # neighbouring frames averaged before they are read
-    post_norm: bool = True
-    dropout: float = 0.1
-    scaled: bool = False  # multiply the output by the backbone's embedding scale
-    anchored: bool = False  # start as a neutral sentence, whose length sets the number of queries
 
 
 SMALL = ConnectorShape(

@@ -10,7 +10,7 @@ from desta_lab.benchmarks import comparison
 from desta_lab.course import build
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import ProvenanceError
-from desta_lab.model.connector import QFormer
+from desta_lab.model.connector import ConnectorShape, QFormer
 from desta_lab.model.weights import WeightsError
 from desta_lab.published import adapters, systems
 from desta_lab.world.describe import describe
@@ -69,7 +69,7 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
 ) -> None:
     ears = tiny.hf_folder(tmp_path / "ears", tiny.whisper())
     mind = tiny.hf_folder(tmp_path / "mind", tiny.causal(), tiny.tokenizer())
-    shape = presets.ConnectorShape(queries=6, depth=1, heads=4, ffn=32)
+    shape = ConnectorShape(queries=6, depth=1, heads=4, ffn=32)
     system = replace(
         presets.desta25(),
         encoder=str(ears),
