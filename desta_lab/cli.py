@@ -381,7 +381,7 @@ def score(args: argparse.Namespace) -> int:
     from desta_lab.benchmarks import comparison
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.weights import models_dir
-    from desta_lab.views import claim_figures, saving
+    from desta_lab.views import saving
 
     benchmark = get_benchmark(args.benchmark, args.path)
     text = benchmark.read(args.text) if args.text else None
@@ -397,7 +397,7 @@ def score(args: argparse.Namespace) -> int:
     print(note)
     out = args.out or models_dir().parent.parent / "figures" / "score"
     said = comparison.write_headline(table, benchmark, name)
-    figure = claim_figures.plot_benchmark(table, said, note)
+    figure = study_figures.plot_benchmark(table, said, note)
     sources = {"benchmark": benchmark.name, "scored": name, "published": comparison.PUBLISHED.name}
     print(f"Figure: {saving.save_figure(figure, out, benchmark.name, provenance=sources)}")
     return 0

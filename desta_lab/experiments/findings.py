@@ -9,7 +9,7 @@ from scipy import optimize
 
 from desta_lab.evaluation.statistics import Interval, interval_ends, mean_interval, resample_rows
 from desta_lab.experiments.studies import Study
-from desta_lab.views import claim_figures
+from desta_lab.views import study_figures
 
 RESAMPLES = 200  # of seeds, for a curve
 MIN_SEEDS, MIN_AMOUNTS = 3, 4  # of a curve
@@ -197,4 +197,4 @@ def draw_study(study: Study, table: pd.DataFrame) -> Any:
     line = [one[0] for one in curve[:3]] if curve and curve.is_determined else []
     names = {"train": "training clips", "": ""}
     unit = names.get(study.amount, f"training {study.amount}")
-    return claim_figures.plot_ablation(table, headline, unit, line)
+    return study_figures.plot_ablation(table, headline, unit, line)

@@ -7,7 +7,7 @@ import pandas as pd
 from desta_lab import audio
 from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.experiments.inside_subject import TABLES, Subject
-from desta_lab.views import explanation_figures, representation_figures, saving
+from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
 
 
 class Inside(Subject):
@@ -107,7 +107,7 @@ def draw(inside: Subject, tables: dict[str, pd.DataFrame]) -> dict[str, saving.P
             tables["patching"], "Which query carries which attribute"
         ),
         "erasure": explanation_figures.plot_erasure(tables["erasure"], "What the answer uses"),
-        "listen_where": explanation_figures.plot_time_profiles(
+        "listen_where": clip_figures.plot_time_profiles(
             mel,
             inside.llm.encoder.seconds,
             profiles,

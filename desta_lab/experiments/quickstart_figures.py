@@ -11,7 +11,7 @@ from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import token_evidence
-from desta_lab.views import claim_figures
+from desta_lab.views import claim_figures, clip_figures
 from desta_lab.views.saving import save_figure
 from desta_lab.views.widgets import plot_clips
 
@@ -97,7 +97,7 @@ def _connector_figures(experiment: Experiment) -> Figures:
             "Share of every tapped layer in every query token.",
         ),
         "query_to_time": (
-            claim_figures.plot_query_attention(
+            clip_figures.plot_query_attention(
                 attention, mel, clip.spans, seconds, headline="Where each query token looks"
             ),
             "Spectrogram of one clip with its evidence spans, above the time each query token "

@@ -13,7 +13,7 @@ import pandas as pd
 from desta_lab.experiments import forgetting
 from desta_lab.experiments.cells import LADDER
 from desta_lab.experiments.sweep import Measure
-from desta_lab.views import representation_figures
+from desta_lab.views import study_figures
 
 Arms = Mapping[str, Mapping[str, Any]]  # name → setting → value
 
@@ -234,7 +234,7 @@ STUDIES: dict[str, Study] = {
             measure=forgetting.train_and_forget,
             measured="forgetting",
             columns=("share",),
-            draw=lambda _, table: representation_figures.plot_tradeoff(
+            draw=lambda _, table: study_figures.plot_tradeoff(
                 forgetting.learned_and_forgotten(table), forgetting.headline(table)
             ),
             state=lambda _, table: forgetting.state_findings(table),

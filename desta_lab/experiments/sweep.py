@@ -18,7 +18,7 @@ from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model.presets import Preset
 from desta_lab.model.weights import models_dir
-from desta_lab.views import claim_figures
+from desta_lab.views import study_figures
 from desta_lab.views.progress import progress_reporter
 
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
@@ -207,13 +207,13 @@ class Sweep:
         low, high = (audio.sort_values("score").iloc[end] for end in (0, -1))
         if low["name"] == high["name"]:
             headline = f"Rung {rung}: {low['score']:.2f} at {factor} {low['name']}"
-            return claim_figures.plot_knobs(means, headline, rung)
+            return study_figures.plot_knobs(means, headline, rung)
         headline = (
             f"{factor} moves rung {rung} most: {low['score']:.2f} at {low['name']}, "
             f"{high['score']:.2f} at {high['name']}; all else equal "
             f"{self._difference(rung, factor, low['name'], high['name'])}"
         )
-        return claim_figures.plot_knobs(means, headline, rung)
+        return study_figures.plot_knobs(means, headline, rung)
 
     def _rung_rows(self, rung: int) -> pd.DataFrame:
         table = self.table()

@@ -16,7 +16,7 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.views import claim_figures
+from desta_lab.views import clip_figures
 from desta_lab.views.replies import answer_audio, answer_text, read_wave, use_checkpoint
 from desta_lab.world.describe import description_function, is_spoken_world
 
@@ -109,7 +109,7 @@ def _looked(
     attention = query_attention_over_time(llm.connector, states)[0].numpy()
     mel = audio.log_mel([wave], llm.encoder.seconds, llm.encoder.mel_bins)[0].numpy()
     spans = clip.spans if clip else ()
-    return claim_figures.plot_query_attention(
+    return clip_figures.plot_query_attention(
         attention, mel, spans, llm.encoder.seconds, headline="Where each query token looks"
     )
 

@@ -1,309 +1,253 @@
-"""Drawings of the emergence report: how rung 3 rises over seeds, how suddenly, how much together, and after what."""
+"""Figures of the emergence report: how rung 3 rises, how suddenly, how much together, after what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from desta_lab.evaluation import statistics
-from desta_lab.experiments import emergence_claims
+from desta_lab.evaluation.statistics import mean_interval
 from desta_lab.views import style
-from desta_lab.views.saving import Picture
-from desta_lab.views.style import PALETTE
+from desta_lab.views.saving import Picture, styled
+from desta_lab.views.style import PALETTE, get_series, marker_style
 
-MARGIN = {"color": PALETTE["soft"], "ls": (0, (4, 1.5)), "marker": "v", "ms": 4}
-ANSWER = {"color": PALETTE["self"], "ls": "-", "marker": "o", "ms": 4}
-PROBE = {"color": PALETTE["template"], "ls": "-.", "marker": "P", "ms": 5}
-GREY = {"color": PALETTE["silence"], "ls": ":", "marker": "x", "ms": 5}
-SIGNS = "os^Dv*PX"  # one an attribute, everywhere below
-COLOURS = [
-    PALETTE[name]
-    for name in ("audio", "label", "template", "oracle", "soft", "untrained", "shuffled")
-]
-SEEDS = "95 % t-interval over seeds"
+_MARGIN = {"color": PALETTE["soft"], "ls": (0, (4, 1.5)), "marker": "v", "ms": 4}
+_ANSWER = {"color": PALETTE["self"], "ls": "-", "marker": "o", "ms": 4}
+_PROBE = {"color": PALETTE["template"], "ls": "-.", "marker": "P", "ms": 5}
+_NULL = {"color": PALETTE["silence"], "ls": ":", "marker": "x", "ms": 5}
+_SEEDS = "95 % t-interval over seeds"
+_NULLS = ("tasks of different runs", "at any time")
+_METRICS = {"accuracy": _ANSWER, "log-probability margin": _MARGIN}
 
 
-def _mean(rows: pd.DataFrame, at: str, value: str) -> pd.DataFrame:
-    """Mean over seeds of a column at every place, with its interval."""
-    found = [
-        (place, *statistics.mean_interval(some[value].tolist())) for place, some in rows.groupby(at)
-    ]
-    return pd.DataFrame(found, columns=[at, "mean", "low", "high"])
-
-
-def _line(
-    axes: Axes, rows: pd.DataFrame, value: str, label: str, ink: dict[str, Any], every: int = 4
-) -> None:
-    mean = _mean(rows, "step", value)
-    if rows["seed"].nunique() > 2:  # of two the interval is wider than the panel
-        axes.fill_between(
-            mean["step"], mean["low"], mean["high"], color=ink["color"], alpha=0.18, lw=0
-        )
-    axes.plot(mean["step"], mean["mean"], lw=1.5, label=label, markevery=every, **ink)
-
-
-def _bars(
-    axes: Axes,
-    found: Sequence[tuple[float, float, float]],
-    at: Any,
-    label: str,
-    ink: dict[str, Any],
-) -> None:
-    """Numbers with their intervals, across; a line is not drawn between them."""
-    middle, low, high = np.array(found, dtype=float).reshape(-1, 3).T
-    reach = np.nan_to_num(np.clip([middle - low, high - middle], 0, None))
-    axes.errorbar(middle, at, xerr=reach, elinewidth=1.2, label=label, **{**ink, "ls": "none"})
-
-
+@styled
 def plot_curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Picture:
-    """Rung 3 per attribute along training: accuracy, the margin on a scale of its own, the probe, and the controls."""
-    own = table[
-        (table["run"] == "self") & (table["clips"] == table["clips"].max()) & (table["rung"] == 3)
-    ]
-    rival = table[
-        (table["run"] == "label") & (table["rung"] == 3) & (table["condition"] == "audio")
-    ]
-    picture, grid = style.subplots(2, 3, headline, (10.0, 6.0), sharex=True, sharey=True)
-    for axes, attribute in zip(grid.flat, style.seen(own["attribute"]), strict=True):
-        rows = own[own["attribute"] == attribute]
-        axes.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
-        for condition in ("silence", "shuffled"):
-            look = {"color": style.get_colour(condition), "ls": style.get_series(condition).line}
-            _line(
-                axes,
-                rows[rows["condition"] == condition],
-                "score",
-                style.get_series(condition).label,
-                look,
-            )
-        look = {
-            "color": PALETTE["label"],
-            "ls": style.get_series("label").line,
-            "marker": "s",
-            "ms": 3.5,
-        }
-        if len(some := rival[rival["attribute"] == attribute]):
-            _line(axes, some, "score", style.get_series("label").label, look)
-        heard = rows[rows["condition"] == "audio"]
-        ends = heard.groupby("seed")["margin"].agg(["first", "last"])
-        first, last = (heard["seed"].map(ends[end]) for end in ("first", "last"))
-        scaled = heard.assign(margin=(heard["margin"] - first) / (last - first))
-        _line(
-            axes,
-            probes[probes["attribute"] == attribute],
-            "score",
-            "probe on the audio embeddings",
-            PROBE,
-        )
-        _line(axes, scaled, "margin", "log-probability margin (0 untrained, 1 last step)", MARGIN)
-        _line(axes, heard, "score", "accuracy, audio", ANSWER)
+    """Rung 3 per attribute along training: accuracy, margin, probe and the controls.
+
+    The margin is on a scale of its own: 0 at the first step, 1 at the last.
+    """
+    third = table[table["rung"] == 3]
+    own = third[(third["run"] == "self") & (third["clips"] == table["clips"].max())]
+    rival = third[(third["run"] == "label") & (third["condition"] == "audio")]
+    parts = [own.assign(part="answer"), rival.assign(part="rival"), probes.assign(part="probe")]
+    picture = Picture(pd.concat(parts), headline, (10.0, 6.0))
+    grid = picture.subplots(2, 3, sharex=True, sharey=True)
+    for axes, attribute in zip(grid.flat, style.unique_values(own["attribute"]), strict=True):
+        axes.axhline(0, **style.ZERO)
+        rows = [part[part["attribute"] == attribute] for part in (own, rival, probes)]
+        _draw_attribute(axes, *rows)
         axes.set_title(attribute, loc="left")
         axes.set(ylim=(-0.35, 1.3), xlim=(-3, own["step"].max() + 3))
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     picture.supylabel("above chance (0: chance, 1: perfect)", fontsize=9)
-    style.add_legend(
-        picture,
-        list(grid.flat),
-        3,
-        f"lines: means over seeds; bands: {SEEDS}, of three seeds or more",
-    )
-    picture.table = pd.concat(
-        [own.assign(part="answer"), rival.assign(part="rival"), probes.assign(part="probe")]
-    )
+    note = f"lines: means over seeds; bands: {_SEEDS}, of three seeds or more"
+    style.add_legend(picture, list(grid.flat), 3, note)
     return picture
 
 
+def _draw_attribute(
+    axes: Axes, own: pd.DataFrame, rival: pd.DataFrame, probes: pd.DataFrame
+) -> None:
+    for condition in ("silence", "shuffled"):
+        series = get_series(condition)
+        rows = own[own["condition"] == condition]
+        _draw_mean(axes, rows, "score", series.label, {"color": series.colour, "ls": series.line})
+    if len(rival):
+        series = get_series("label")
+        look = {"color": series.colour, "ls": series.line, "marker": "s", "ms": 3.5}
+        _draw_mean(axes, rival, "score", series.label, look)
+    heard = own[own["condition"] == "audio"]
+    margins = heard.groupby("seed")["margin"]
+    first, last = margins.transform("first"), margins.transform("last")
+    scaled = heard.assign(margin=(heard["margin"] - first) / (last - first))
+    label = "log-probability margin (0 untrained, 1 last step)"
+    _draw_mean(axes, probes, "score", "probe on the audio embeddings", _PROBE)
+    _draw_mean(axes, scaled, "margin", label, _MARGIN)
+    _draw_mean(axes, heard, "score", "accuracy, audio", _ANSWER)
+
+
+@styled
 def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Picture:
-    """Jump share of accuracy and of the margin per task, beside a steady rise with the noise of each; above 1 is what
-    fell first."""
-    some = table[table["task"].isin(tasks)]
-    order = some.groupby("task")["share"].mean().sort_values().index.tolist()
-    picture, grid = style.subplots(
-        1, 2, headline, (9.0, 1.6 + 0.24 * len(order)), sharey=True, sharex=True
-    )
-    for axes, (metric, ink) in zip(
-        grid, zip(emergence_claims.METRICS.values(), (ANSWER, MARGIN), strict=True), strict=True
-    ):
-        rows = some[some["metric"] == metric]
-        for value, label, look in (
-            ("steady", "a steady rise with the same noise", GREY),
-            ("share", "measured", ink),
-        ):
-            found = [
-                statistics.mean_interval(rows.loc[rows["task"] == task, value].tolist())
-                for task in order
-            ]
-            _bars(
-                axes,
-                found,
-                np.arange(len(order)) + (0.15 if value == "steady" else -0.1),
-                label,
-                look,
-            )
-            mean = statistics.mean_interval(rows.groupby("seed")[value].mean().tolist())
-            _bars(
-                axes,
-                [mean],
-                [len(order) + (0.15 if value == "steady" else -0.1)],
-                label,
-                {**look, "ms": 7},
-            )
+    """Jump share of accuracy and of the margin per task, beside a steady rise with the same noise.
+
+    The share is the largest rise between two checkpoints over the whole rise; it is above 1 for
+    what fell first.
+    """
+    table = table[table["task"].isin(tasks)]
+    order = table.groupby("task")["share"].mean().sort_values().index.tolist()
+    picture = Picture(table, headline, (9.0, 1.6 + 0.24 * len(order)))
+    grid = picture.subplots(1, 2, sharey=True, sharex=True)
+    for axes, (metric, look) in zip(grid, _METRICS.items(), strict=True):
+        rows = table[table["metric"] == metric]
+        _draw_jumps(axes, rows, "steady", order, 0.15, "a steady rise with the same noise", _NULL)
+        _draw_jumps(axes, rows, "share", order, -0.1, "measured", look)
         axes.axhline(len(order) - 0.5, color="#B0B0B0", lw=0.8)
         axes.set_title(metric, loc="left")
-        axes.set(
-            xlim=(0, max(1.0, some["share"].max() * 1.05)),
-            xlabel="largest rise between two checkpoints / whole rise",
-        )
+        axes.set_xlim(0, max(1.0, table["share"].max() * 1.05))
+        axes.set_xlabel("largest rise between two checkpoints / whole rise")
     style.name_rows(grid[0], [*order, "all tasks"])
-    for place in range(1, len(order), 2):
-        grid[1].axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
-    style.add_legend(picture, [grid[0], grid[1]], 3, f"bars: {SEEDS}")
-    picture.table = some
+    style.stripe_rows(grid[1], len(order))
+    style.add_legend(picture, list(grid), 3, f"bars: {_SEEDS}")
     return picture
 
 
+def _draw_jumps(
+    axes: Axes,
+    rows: pd.DataFrame,
+    value: str,
+    order: Sequence[str],
+    shift: float,
+    label: str,
+    look: dict[str, Any],
+) -> None:
+    """One value per task with its interval, and below all of them their mean."""
+    _draw_intervals(axes, rows, "task", value, order, shift, label, look)
+    mean = mean_interval(rows.groupby("seed")[value].mean())
+    _draw_bars(axes, [mean], [len(order) + shift], label, {**look, "ms": 7})
+
+
+@styled
 def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) -> Picture:
-    """Every task's stable crossing in every run, and how far apart they stand, beside both nulls."""
-    picture, (left, right) = style.subplots(
-        1, 2, headline, (10.0, 1.9 + 0.45 * crossings["seed"].nunique()), width_ratios=(2.2, 1.0)
-    )
-    seeds, names = sorted(crossings["seed"].unique()), style.seen(crossings["attribute"])
+    """Every task's stable crossing in every run, and how far apart they are, beside both nulls."""
+    seeds = sorted(crossings["seed"].unique())
+    table = pd.concat([crossings.assign(part="crossing"), nulls.assign(part="distance")])
+    picture = Picture(table, headline, (10.0, 1.9 + 0.45 * len(seeds)))
+    left, right = picture.subplots(1, 2, width_ratios=(2.2, 1.0))
     drawn = crossings.dropna(subset="stable").sort_values(["seed", "stable", "attribute"])
-    for name, sign, colour in zip(names, SIGNS, COLOURS, strict=False):
-        some = drawn[drawn["attribute"] == name]
-        crowd = drawn.groupby(["seed", "stable"]).cumcount()[
-            some.index
-        ]  # tasks that share a checkpoint are stacked
-        size = drawn.groupby(["seed", "stable"])["task"].transform("size")[some.index]
-        at = some["seed"].map(seeds.index) + (crowd - (size - 1) / 2) * 0.1
-        left.plot(
-            some["stable"],
-            at,
-            ls="none",
-            marker=sign,
-            ms=4.5,
-            mec="white",
-            mew=0.4,
-            color=colour,
-            label=name,
-        )
+    crowd = drawn.groupby(["seed", "stable"])["task"]  # tasks that share a checkpoint are stacked
+    above = crowd.cumcount() - (crowd.transform("size") - 1) / 2
+    at = drawn["seed"].map(seeds.index) + above * 0.1
+    names = style.unique_values(crossings["attribute"])
+    for name, marker, colour in zip(names, style.MARKERS, style.COLOURS, strict=False):
+        own = drawn["attribute"] == name
+        look: Any = {"ls": "none", "marker": marker, "ms": 4.5, "mec": "white", "mew": 0.4}
+        left.plot(drawn.loc[own, "stable"], at[own], color=colour, label=name, **look)
     left.set_yticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
-    left.set(
-        ylim=(len(seeds) - 0.4, -0.6), xlabel="step of the stable half-way crossing", xlim=(0, None)
-    )
+    left.set(ylim=(len(seeds) - 0.4, -0.6), xlim=(0, None))
+    left.set_xlabel("step of the stable half-way crossing")
     left.set_title("every task of every run", loc="left")
     for place, row in enumerate(nulls.itertuples()):
-        look = GREY if row.name in ("tasks of different runs", "at any time") else ANSWER
-        _bars(right, [(row.mean, row.low, row.high)], [place], row.name, look)
+        look = _NULL if row.name in _NULLS else _ANSWER
+        _draw_bars(right, [(row.mean, row.low, row.high)], [place], row.name, look)
     right.set_yticks(range(len(nulls)), nulls["name"])
-    right.set(
-        ylim=(len(nulls) - 0.5, -0.5), xlim=(0, None), xlabel="steps between two tasks of a run"
-    )
+    right.set(ylim=(len(nulls) - 0.5, -0.5), xlim=(0, None))
+    right.set_xlabel("steps between two tasks of a run")
     right.set_title("how far apart they stand", loc="left")
-    style.add_legend(
-        picture, [left], 6, f"blue: measured, {SEEDS}; grey: nulls, 95 % of 2,000 draws"
-    )
-    picture.table = pd.concat([crossings.assign(part="crossing"), nulls.assign(part="distance")])
+    note = f"blue: measured, {_SEEDS}; grey: nulls, 95 % of 2,000 draws"
+    style.add_legend(picture, [left], 6, note)
     return picture
 
 
+@styled
 def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
     """When the probe and when the answer are stably above their controls, per attribute and seed."""
-    spoken = crossings[(crossings["what"] == "heard") & (crossings["rung"] == 3)]
-    names = spoken.groupby("attribute")["stable"].mean().sort_values().index.tolist()
-    picture, axes = style.subplots(1, 1, headline, (8.0, 1.9 + 0.45 * len(names)))
-    for what, shift, ink, label in (
-        ("readable", 0.14, PROBE, "probe above random labels"),
-        ("heard", -0.14, ANSWER, "answer above shuffled audio and silence"),
+    readable = crossings[crossings["what"] == "readable"]
+    heard = crossings[crossings["what"] == "heard"]
+    answers = heard[heard["rung"] == 3]
+    names = answers.groupby("attribute")["stable"].mean().sort_values().index.tolist()
+    table = crossings[crossings["what"].isin(["readable", "heard"])]
+    picture = Picture(table, headline, (8.0, 1.9 + 0.45 * len(names)))
+    axes = picture.subplots()
+    for rows, shift, look, label in (
+        (readable, 0.14, _PROBE, "probe above random labels"),
+        (answers, -0.14, _ANSWER, "answer above shuffled audio and silence"),
     ):
-        rows = crossings[(crossings["what"] == what) & crossings["attribute"].isin(names)]
-        rows = rows[(rows["what"] == "readable") | (rows["rung"] == 3)]
-        at = rows["attribute"].map(names.index) + shift
-        axes.plot(
-            rows["stable"], at + 0.12, ls="none", marker=".", ms=4, color=ink["color"], alpha=0.6
-        )
-        found = [
-            statistics.mean_interval(rows.loc[rows["attribute"] == name, "stable"].tolist())
-            for name in names
-        ]
-        _bars(axes, found, np.arange(len(names)) + shift, label, {**ink, "ms": 6})
-        never = rows[rows["stable"].isna()].groupby("attribute").size()
-        for name, count in never.items():
-            axes.text(
-                last + 6,
-                names.index(name) + shift,
-                f"{count} never",
-                color=ink["color"],
-                va="center",
-                fontsize=8,
-            )
+        rows = rows[rows["attribute"].isin(names)]
+        at = rows["attribute"].map(names.index) + shift + 0.12
+        dots: Any = {"ls": "none", "marker": ".", "ms": 4, "alpha": 0.6}
+        axes.plot(rows["stable"], at, color=look["color"], **dots)
+        wide = {**look, "ms": 6}
+        _draw_intervals(axes, rows, "attribute", "stable", names, shift, label, wide)
+        text: Any = {"color": look["color"], "va": "center", "fontsize": 8}
+        for name, count in rows[rows["stable"].isna()].groupby("attribute").size().items():
+            axes.text(last + 6, names.index(name) + shift, f"{count} never", **text)
     style.name_rows(axes, names)
-    axes.set(
-        xlim=(-6, last + 40), xlabel="first training step from which on it is above, to the end"
-    )
-    style.add_legend(picture, [axes], 2, f"small dots: seeds; bars: {SEEDS}")
-    picture.table = crossings[crossings["what"].isin(["readable", "heard"])]
+    axes.set_xlim(-6, last + 40)
+    axes.set_xlabel("first training step from which on it is above, to the end")
+    style.add_legend(picture, [axes], 2, f"small dots: seeds; bars: {_SEEDS}")
     return picture
 
 
+@styled
 def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
-    """The stable crossing of rung 3 and its score at the end, against the clips trained with; controls beside it."""
-    picture, (left, right) = style.subplots(1, 2, headline, (8.5, 4.2))
-    sizes = sorted(table["clips"].unique())
-    for _, some in table.groupby("seed"):
-        some = some.sort_values("clips")
-        for axes, value in ((left, "stable"), (right, "score")):
-            axes.plot(
-                some["clips"],
-                some[value],
-                color=ANSWER["color"],
-                lw=0.8,
-                alpha=0.45,
-                marker=".",
-                ms=4,
-            )
-    for axes, value, label, ink in (
-        (left, "stable", "mean over seeds", ANSWER),
-        (right, "score", "mean over seeds", ANSWER),
-        (right, "shuffled", style.get_series("shuffled").label, style.marker_style("shuffled")),
-        (right, "silence", style.get_series("silence").label, style.marker_style("silence")),
-        (right, "untrained", style.get_series("untrained").label, style.marker_style("untrained")),
-    ):
-        mean = _mean(table, "clips", value)
-        reach = np.nan_to_num(
-            np.clip([mean["mean"] - mean["low"], mean["high"] - mean["mean"]], 0, None)
-        )
-        axes.errorbar(
-            mean["clips"],
-            mean["mean"],
-            yerr=reach,
-            elinewidth=1.2,
-            label=label,
-            **{**ink, "ls": "none"},
-        )
-    for clips, count in table[table["stable"].isna()].groupby("clips").size().items():
-        left.text(
-            clips,
-            last,
-            f"{count} never",
-            ha="center",
-            va="bottom",
-            color=ANSWER["color"],
-            fontsize=8,
-        )
-    for axes in (left, right):
+    """The stable crossing of rung 3 and its last score, against the clips trained with."""
+    picture = Picture(table, headline, (8.5, 4.2))
+    left, right = picture.subplots(1, 2)
+    thin: Any = {"color": _ANSWER["color"], "lw": 0.8, "alpha": 0.45, "marker": ".", "ms": 4}
+    for axes, value in ((left, "stable"), (right, "score")):
+        for _, rows in table.sort_values("clips").groupby("seed"):
+            axes.plot(rows["clips"], rows[value], **thin)
+        _draw_means(axes, table, value, "mean over seeds", _ANSWER)
         axes.set_xscale("log")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        style.set_ticks(axes, sorted(table["clips"].unique()))
         axes.set_xlabel("clips trained with")
+    for control in ("shuffled", "silence", "untrained"):
+        _draw_means(right, table, control, get_series(control).label, marker_style(control))
+    text: Any = {"ha": "center", "va": "bottom", "color": _ANSWER["color"], "fontsize": 8}
+    for clips, count in table[table["stable"].isna()].groupby("clips").size().items():
+        left.text(clips, last, f"{count} never", **text)
     left.set(ylim=(0, last * 1.1), ylabel="step of the stable half-way crossing")
-    right.axhline(0, color="#B0B0B0", lw=0.8, zorder=0)
+    right.axhline(0, **style.ZERO)
     right.set(ylim=(-0.35, 1.08), ylabel=f"score at step {last} (0: chance, 1: perfect)")
     left.set_title("rung 3, mean of its attributes", loc="left")
-    style.add_legend(picture, [left, right], 4, f"thin lines: seeds; bars: {SEEDS}")
-    picture.table = table
+    style.add_legend(picture, [left, right], 4, f"thin lines: seeds; bars: {_SEEDS}")
     return picture
+
+
+# ---- means over seeds ----
+
+
+def _mean_over_seeds(rows: pd.DataFrame, at: str, value: str) -> pd.DataFrame:
+    """Mean over seeds of a column at every place, with its interval."""
+    found = [(place, *mean_interval(some[value])) for place, some in rows.groupby(at)]
+    return pd.DataFrame(found, columns=[at, "mean", "low", "high"])
+
+
+def _draw_mean(
+    axes: Axes, rows: pd.DataFrame, value: str, label: str, look: dict[str, Any]
+) -> None:
+    """The mean over seeds along the steps, with its interval as a band."""
+    mean = _mean_over_seeds(rows, "step", value)
+    if rows["seed"].nunique() > 2:  # of two the interval is wider than the panel
+        band: Any = {"color": look["color"], "alpha": 0.18, "lw": 0}
+        axes.fill_between(mean["step"], mean["low"], mean["high"], **band)
+    axes.plot(mean["step"], mean["mean"], lw=1.5, label=label, markevery=4, **look)
+
+
+def _draw_means(
+    axes: Axes, table: pd.DataFrame, value: str, label: str, look: dict[str, Any]
+) -> None:
+    """The mean over seeds at every number of clips, with its interval as a bar."""
+    mean = _mean_over_seeds(table, "clips", value)
+    bars: Any = {"yerr": np.nan_to_num(style.error_bars(mean, "mean")), "elinewidth": 1.2}
+    axes.errorbar(mean["clips"], mean["mean"], label=label, **bars, **{**look, "ls": "none"})
+
+
+def _draw_intervals(
+    axes: Axes,
+    rows: pd.DataFrame,
+    by: str,
+    value: str,
+    order: Sequence[str],
+    shift: float,
+    label: str,
+    look: dict[str, Any],
+) -> None:
+    """The mean over seeds of every row of the panel, with its interval."""
+    found = [mean_interval(rows.loc[rows[by] == name, value]) for name in order]
+    _draw_bars(axes, found, np.arange(len(order)) + shift, label, look)
+
+
+def _draw_bars(
+    axes: Axes,
+    intervals: Iterable[tuple[float, float, float]],
+    at: Any,
+    label: str,
+    look: dict[str, Any],
+) -> None:
+    """Means with their intervals across; no line is drawn between them."""
+    mean, low, high = np.array(list(intervals), dtype=float).reshape(-1, 3).T
+    reach = np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
+    axes.errorbar(mean, at, xerr=reach, elinewidth=1.2, label=label, **{**look, "ls": "none"})

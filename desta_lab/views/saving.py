@@ -1,12 +1,13 @@
-"""A figure that knows its table, and how it is saved: PNG, SVG, table and provenance side by side."""
+"""A figure that knows its table, and how it is saved: PNG, SVG, table and provenance together."""
 
+import functools
 import io
 import platform
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import pandas as pd
@@ -30,25 +31,46 @@ _DPI = 150  # pixels per inch of the PNG
 _LINE_CHARACTERS = 10.4  # characters of a bold headline per inch of figure
 _LIBRARIES = ("matplotlib", "numpy", "pandas", "seaborn")
 
+_Parameters = ParamSpec("_Parameters")
+_Drawn = TypeVar("_Drawn")
+
+
+def styled(plot: Callable[_Parameters, _Drawn]) -> Callable[_Parameters, _Drawn]:
+    """Let a function draw in the style of all figures."""
+
+    @functools.wraps(plot)
+    def plot_in_style(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Drawn:
+        with matplotlib.rc_context(STYLE):
+            return plot(*args, **kwargs)
+
+    return plot_in_style
+
 
 class Picture(Figure):
-    """A figure that knows the table it was drawn from; a notebook shows it once, as a PNG."""
+    """A figure that knows the table it was drawn from; a notebook shows it once, as a PNG.
+
+    Args:
+        table: The tidy table of what is drawn; saved beside the figure.
+        headline: The sentence above the panels, in as many lines as the width needs.
+        size: Width and height in inches.
+    """
 
     table: pd.DataFrame
 
-    def __init__(self, table: pd.DataFrame | None = None, **figure: Any) -> None:
-        super().__init__(**{"layout": "constrained", **figure})
+    def __init__(
+        self,
+        table: pd.DataFrame | None = None,
+        headline: str = "",
+        size: tuple[float, float] = (7.0, 3.2),
+    ) -> None:
+        super().__init__(figsize=size, layout="constrained")
         FigureCanvasAgg(self)
         if table is not None:
             self.table = table.reset_index(drop=True)
-
-    def add_headline(self, headline: str) -> None:
-        """Write a headline above the panels, in as many lines as the width needs."""
-        if not headline:
-            return
-        lines = textwrap.fill(headline, int(_LINE_CHARACTERS * self.get_figwidth()))
-        look: Any = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
-        self.suptitle(lines, parse_math=False, **look)
+        if headline:
+            lines = textwrap.fill(headline, int(_LINE_CHARACTERS * size[0]))
+            look: Any = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
+            self.suptitle(lines, x=0.01, ha="left", **look)
 
     def png(self) -> bytes:
         """The figure as the bytes of a PNG file."""
@@ -68,9 +90,9 @@ def save_figure(
     """Save a figure as PNG and SVG with its table (CSV) and provenance (JSON).
 
     Args:
-        table: what the figure was drawn from; by default the table of a `Picture`.
-        provenance: config hash, checkpoint hash, seeds; the versions of Python, of this package and
-            of the drawing libraries are added.
+        table: What the figure was drawn from; by default the table of a `Picture`.
+        provenance: Config hash, checkpoint hash, seeds. The versions of Python, of this package
+            and of the drawing libraries are added.
 
     Returns:
         The path of the PNG. Each file is whole or not there.
@@ -92,9 +114,9 @@ def save_figure(
 
 
 def _add_versions(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    ours = {"python": platform.python_version(), "desta_lab": desta_lab.__version__}
-    ours |= {library: version(library) for library in _LIBRARIES}
-    return {**provenance, "versions": ours | provenance.get("versions", {})}
+    versions = {"python": platform.python_version(), "desta_lab": desta_lab.__version__}
+    versions |= {library: version(library) for library in _LIBRARIES}
+    return {**provenance, "versions": versions | provenance.get("versions", {})}
 
 
 def _render(figure: Figure, form: str) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 
 from desta_lab import audio
 from desta_lab.clips import Clip, Corpus
-from desta_lab.views import claim_figures
+from desta_lab.views import clip_figures
 from desta_lab.views.saving import Picture
 from desta_lab.world.describe import description_function
 
@@ -24,7 +24,7 @@ def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Pictu
                 "transcript": clip.transcript,
             }
         )
-    return claim_figures.plot_spectrograms(rows, columns=columns)
+    return clip_figures.plot_spectrograms(rows, columns=columns)
 
 
 def show_players(corpus: Corpus, clips: Sequence[Clip]) -> Any:

@@ -22,7 +22,7 @@ from desta_lab.clips import balance_speakers
 from desta_lab.evaluation import scoring, statistics
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
-from desta_lab.views import representation_figures, style
+from desta_lab.views import style
 from desta_lab.views.style import PALETTE, Series
 
 lesson = desta_lab.setup("01")
@@ -558,8 +558,8 @@ headline = (
 
 # %% tags=["headline"]
 LOOKS = {
-    "probe": representation_figures.ANALYSIS_SERIES["probe"],
-    "random labels": representation_figures.ANALYSIS_SERIES["random labels"],
+    "probe": style.ANALYSIS_SERIES["probe"],
+    "random labels": style.ANALYSIS_SERIES["random labels"],
     "words": Series("embeddings of two words, mixed", PALETTE["text"], "-", "s"),
     "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
 }

@@ -452,7 +452,7 @@ def draw_dots(axes, rows, xlabel):
 # %%
 def draw_place(axes, rows):
     for name, some in rows.groupby("name", sort=False):
-        style.draw_line(axes, some, "step", "value", representation_figures.ANALYSIS_SERIES[name])
+        style.draw_line(axes, some, "step", "value", style.ANALYSIS_SERIES[name])
     style.set_step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")

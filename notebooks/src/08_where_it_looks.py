@@ -16,7 +16,7 @@ import desta_lab
 from desta_lab import audio, cache
 from desta_lab.analysis import attention, attribution, evidence, sites
 from desta_lab.evaluation import conditions, statistics
-from desta_lab.views import claim_figures, explanation_figures, replies, style
+from desta_lab.views import clip_figures, explanation_figures, replies, style
 
 lesson = desta_lab.setup("08")
 experiment = lesson.experiment
@@ -98,7 +98,7 @@ if mine is not None:
 # %%
 where = attention.query_attention_over_time(llm.connector, states)
 mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
-claim_figures.plot_query_attention(
+clip_figures.plot_query_attention(
     where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
 )
 
@@ -292,7 +292,7 @@ print(
 # %%
 strips = {"query attention": where[0].mean(0), "Shapley, windows": shapley.values[0]}
 strips["int. gradients, queries"] = attribution.queries_to_frames(package.values, where)[0]
-explanation_figures.plot_time_profiles(
+clip_figures.plot_time_profiles(
     mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip"
 )
 

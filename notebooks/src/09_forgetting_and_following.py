@@ -28,7 +28,7 @@ from desta_lab.experiments import ablation, forgetting
 from desta_lab.model import build, chat
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, features, trainer
-from desta_lab.views import replies, representation_figures, style
+from desta_lab.views import replies, study_figures, style
 
 warnings.filterwarnings(
     "ignore", message=".*is_gradient_checkpointing"
@@ -592,9 +592,7 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 
 # %%
 swept = ablation.load_table("forgetting")
-representation_figures.plot_tradeoff(
-    forgetting.learned_and_forgotten(swept), forgetting.headline(swept)
-)
+study_figures.plot_tradeoff(forgetting.learned_and_forgotten(swept), forgetting.headline(swept))
 
 # %% [markdown]
 # The left panel holds no sound: what is lost there, the language model itself has forgotten. The right one is what a listener meets. An arm that stands at 0 on the left and far from it on the right has an intact backbone and a poor ear. The orange dotted line is where a model stands that answers everything with the bare label: some constraints, such as one word alone, that model obeys by accident.

@@ -13,7 +13,7 @@ from desta_lab.model import build, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.training import targets
-from desta_lab.views import representation_figures, saving
+from desta_lab.views import saving, study_figures
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe
 from tests import tiny
@@ -265,7 +265,7 @@ def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
 
 
 def test_the_plane_is_drawn_with_a_mark_for_each_arm(tmp_path):
-    picture = representation_figures.plot_tradeoff(forgetting.plane(swept()), "What was learned")
+    picture = study_figures.plot_tradeoff(forgetting.plane(swept()), "What was learned")
     saving.save_figure(picture, tmp_path, "forgetting")
     labels = set(picture.axes[0].get_legend_handles_labels()[1])
     assert {"untrained connector (step 0)", "text oracle", "self targets"} <= labels

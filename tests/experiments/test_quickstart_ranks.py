@@ -39,7 +39,9 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The quickstart in two processes of `accelerate launch`, on gloo."""
     encoder = tiny.hf_folder(folder / "encoder", tiny.whisper(layers=2))
     (folder / "job.py").write_text(JOB)
-    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    options = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    )
     command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
     environment = {
         **os.environ,

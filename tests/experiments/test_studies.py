@@ -233,7 +233,7 @@ def test_a_study_may_bring_its_own_measure_words_and_picture(
         measure=stand_in,
         measured="own",
         say=lambda study, found: [f"{found['arm'].nunique()} arms."],
-        draw=lambda study, found: studies.claim_figures.plot_ablation(found, "Own words"),
+        draw=lambda study, found: studies.study_figures.plot_ablation(found, "Own words"),
     )
     monkeypatch.setitem(STUDIES, "own", other)
     assert run(["own"], tmp_path) == {"own": ["2 arms."]}

@@ -10,7 +10,7 @@ from torch import nn
 from desta_lab.clips import Clip
 from desta_lab.model import chat
 from desta_lab.training import targets
-from desta_lab.training.targets import SoftTarget, Target, TargetError, generate_targets, kl_loss
+from desta_lab.training.targets import Target, TargetError, generate_targets, kl_loss
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe, surface_words
 from tests import tiny

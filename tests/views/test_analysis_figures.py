@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
-from desta_lab.views import explanation_figures, representation_figures
+from desta_lab.views import clip_figures, explanation_figures, representation_figures
 from desta_lab.views.representation_figures import ANALYSIS_SERIES
 from desta_lab.views.saving import Picture, save_figure
 from desta_lab.views.style import printable
@@ -317,7 +317,7 @@ DRAWN = {
     "erasure": lambda: explanation_figures.plot_erasure(
         erasure_table(), "Erasing an attribute takes it away, and it alone."
     ),
-    "listen_where": lambda: explanation_figures.plot_time_profiles(
+    "listen_where": lambda: clip_figures.plot_time_profiles(
         *sound(), headline="Three methods, three moments."
     ),
 }
@@ -638,7 +638,7 @@ def test_a_profile_may_have_any_length_and_evidence_against():
     assert strips[1].get_ylim()[0] < -0.1
     mel, seconds, profiles, spans = sound()
     assert "not measured" in texts(
-        explanation_figures.plot_time_profiles(
+        clip_figures.plot_time_profiles(
             mel, seconds, profiles | {"none": np.full(9, math.nan)}, spans
         )
     )

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from desta_lab.evaluation.tasks import RUNGS, task_ladder
-from desta_lab.views import claim_figures
+from desta_lab.views import claim_figures, clip_figures, study_figures
 from desta_lab.views.saving import Picture, save_figure
 from desta_lab.views.style import PALETTE, SERIES
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
@@ -186,7 +186,7 @@ def benchmark_table() -> pd.DataFrame:
 
 
 DRAWN = {
-    "benchmark": lambda: claim_figures.plot_benchmark(
+    "benchmark": lambda: study_figures.plot_benchmark(
         benchmark_table(), "Ranking finds more than parsing.", "* By a judge."
     ),
     "emergence": lambda: claim_figures.plot_emergence(
@@ -200,7 +200,7 @@ DRAWN = {
         mixture(), (0, 1, 2, 3), "Queries read the upper layers."
     ),
     "layer_mixture_64": lambda: claim_figures.plot_layer_mixture(mixture(64), (7, 15, 23, 31)),
-    "query_to_time": lambda: claim_figures.plot_query_attention(
+    "query_to_time": lambda: clip_figures.plot_query_attention(
         attention(), mel(), SPANS, 3.0, WORDS, "Each query has its moment."
     ),
     "token_evidence": lambda: claim_figures.plot_token_evidence(
@@ -209,7 +209,7 @@ DRAWN = {
     "coverage": lambda: claim_figures.plot_coverage(
         coverage_table(), "Self-generated targets keep most attributes."
     ),
-    "spectrogram_sheet": lambda: claim_figures.plot_spectrograms(
+    "spectrogram_sheet": lambda: clip_figures.plot_spectrograms(
         sheet_rows(), headline="Twelve clips of the spoken world."
     ),
 }
@@ -371,9 +371,7 @@ def test_spans_may_be_the_spans_of_a_clip():
     class Span:
         name, start, end = "speech", 0.3, 2.6
 
-    assert isinstance(
-        claim_figures.plot_query_attention(attention(), mel(), [Span()], 3.0), Picture
-    )
+    assert isinstance(clip_figures.plot_query_attention(attention(), mel(), [Span()], 3.0), Picture)
 
 
 def luminance(colour: str) -> float:

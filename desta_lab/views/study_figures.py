@@ -1,0 +1,302 @@
+"""Figures of what was varied: sweeps, ablations, what was forgotten, and public test sets."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from desta_lab.evaluation.statistics import t_half_width
+from desta_lab.evaluation.tasks import RUNGS
+from desta_lab.views import style
+from desta_lab.views.saving import Picture, styled
+from desta_lab.views.style import PALETTE, get_series, marker_style
+
+_SHIFTS = dict(zip(style.CONDITIONS, (0.0, 0.14, 0.22, 0.30, 0.38), strict=True))  # of ablations
+_SYSTEMS: Mapping[str, Mapping[str, Any]] = {  # the kinds of number about a test set
+    "measured": marker_style("audio") | {"marker": "o", "label": "measured here, 95 % interval"},
+    "control": marker_style("silence") | {"label": "control: the clip is silence"},
+    "published": {"marker": "o", "mfc": "none", "mec": "black", "ms": 6, "label": "published"},
+}
+_TUNING_MARKERS = {"frozen": "o", "lora-2": "^", "lora-8": "s", "lora-32": "D", "full": "X"}
+_SMALL_DOT: Any = {"marker": ".", "ms": 3, "lw": 0.9}
+
+# ---- sweeps and ablations ----
+
+
+@styled
+def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
+    """Which settings of a sweep matter: the mean score of a rung at every value, with controls.
+
+    `table` has a row per knob × `name` (of the value) × condition: `score` over the `cells` that
+    have it, with `low` and `high`, which are NaN where one cell has it.
+    """
+    table = style.select_columns(table, "knob name condition score low high cells")
+    conditions = _present(table)
+    shifts = dict(zip(conditions, np.linspace(-0.24, 0.24, len(conditions)), strict=True))
+    picture, panels = style.facets(table, "knob", headline, (3.0, 2.6), "value", (False, True))
+    for axes, rows in panels:
+        values = style.unique_values(rows["name"])
+        axes.axhline(0, label="chance", **style.ZERO)
+        for condition in conditions:
+            own = rows[rows["condition"] == condition]
+            at = own["name"].map(values.index) + shifts[condition]
+            bars = [own["score"] - own["low"], own["high"] - own["score"]]
+            axes.errorbar(
+                at, own["score"], yerr=bars, elinewidth=1.2, **_condition_style(condition)
+            )
+        axes.set_xticks(range(len(values)), [style.shorten(value) for value in values])
+        axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    low, high = table[["low", "score"]].min().min(), table[["high", "score"]].max().max()
+    picture.axes[0].set_ylim(min(-0.3, low - 0.05), max(1.08, high + 0.05))
+    scale = "(0 is chance, 1 is perfect)"
+    picture.supylabel(f"rung {rung}, accuracy above chance\n{scale}", fontsize=9)
+    note = "bars: 95 % interval over cells and seeds, where there are several"
+    style.add_legend(picture, picture.axes, 3, note)
+    return picture
+
+
+def _present(table: pd.DataFrame) -> list[str]:
+    return [name for name in style.CONDITIONS if name in set(table["condition"])]
+
+
+def _condition_style(condition: str) -> dict[str, Any]:
+    if condition == "audio":
+        return marker_style("audio") | {"marker": "o", "label": "audio, trained"}
+    return marker_style(condition) | {"label": get_series(condition).label}
+
+
+@styled
+def plot_ablation(
+    table: pd.DataFrame, headline: str = "", unit: str = "", curve: Sequence[float] = ()
+) -> Picture:
+    """The arms of a study on rung 3 and rung 0: every seed a dot, the mean with its interval.
+
+    Args:
+        table: A row per arm × seed × rung × attribute × condition with its `score` above chance.
+        unit: Of the arms where they are amounts (`at`); they then stand on a logarithmic axis.
+        curve: Top, half and slope of a curve through rung 3.
+    """
+    table = style.select_columns(table, "arm at seed rung attribute condition score")
+    drawn = table[(table["attribute"] == "all") & table["rung"].isin([0, 3])]
+    arms = drawn.drop_duplicates("arm").set_index("arm")["at"]
+    places, names = _place_arms(arms, unit)
+    long = sum(map(len, names)) > 26
+    width = max(7.0, 1.4 + 1.3 * (1 + places.max()))
+    picture = Picture(table, headline, (width, 4.2 if long else 3.8))
+    grid = picture.subplots(1, 2, sharey=True, sharex=True)
+    many = drawn["seed"].nunique() > 1
+    for axes, rung in zip(grid, (3, 0), strict=True):
+        axes.set_title(f"Rung {rung}: {RUNGS[rung]}", loc="left")
+        axes.axhline(0, label="chance", **style.ZERO)
+        if curve and rung == 3:
+            _draw_curve(axes, curve, arms, places)
+        rows = drawn[drawn["rung"] == rung]
+        for condition in _present(drawn):
+            own = rows[rows["condition"] == condition]
+            _draw_arms(axes, own, condition, places, many)
+        turn: Any = {"rotation": 20, "ha": "right"} if long else {"rotation": 0, "ha": "center"}
+        axes.set_xticks(places, names, **turn)
+        axes.set(xlim=(-0.5, places.max() + 0.65), xlabel=unit)
+    grid[0].set_ylim(min(-0.3, drawn["score"].min() - 0.05), 1.08)
+    picture.supylabel("accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
+    note = "bars: 95 % interval over seeds" if many else "one seed"
+    style.add_legend(picture, list(grid), 3, note)
+    return picture
+
+
+def _place_arms(arms: pd.Series, unit: str) -> tuple[pd.Series, list[str]]:
+    """Where every arm stands, and its name: amounts by their logarithms, the nearest two 1 apart."""
+    names = [str(arm) for arm in arms.index]
+    if not unit:
+        return pd.Series(np.arange(len(arms), dtype=float), index=arms.index), names
+    logs = np.log(arms)
+    step = max(np.diff(np.sort(logs)).min(), 1e-9) if len(logs) > 1 else 1.0
+    amounts = [f"{at:g}" for at in arms]
+    named = [
+        name if name == amount else f"{name} ({amount})"
+        for name, amount in zip(names, amounts, strict=True)
+    ]
+    return (logs - logs.min()) / step, named
+
+
+def _draw_curve(axes: Axes, curve: Sequence[float], arms: pd.Series, places: pd.Series) -> None:
+    """A saturating curve through the amounts, from the smallest to the largest."""
+    top, half, slope = curve
+    amounts = np.geomspace(arms.min(), arms.max(), 100)
+    at = np.linspace(places.min(), places.max(), 100)
+    look: Any = {"color": PALETTE["audio"], "lw": 1.2, "label": "fitted curve"}
+    axes.plot(at, top / (1 + (half / amounts) ** slope), **look)
+
+
+def _draw_arms(
+    axes: Axes, rows: pd.DataFrame, condition: str, places: pd.Series, many: bool
+) -> None:
+    """One condition: the mean of every arm with its t-interval; by ear also every seed."""
+    look = marker_style(condition) | {"label": get_series(condition).label}
+    look["ms"] = 7 if condition == "oracle" else 4
+    if condition == "audio":
+        look |= {"marker": "o", "ms": 7}
+        if many:
+            look["label"] = "audio, mean over seeds"
+            dot: Any = {"ls": "none", "marker": "o", "ms": 3.5, "alpha": 0.55}
+            dot |= {"color": PALETTE["audio"], "label": "audio, one seed"}
+            axes.plot(rows["arm"].map(places) - 0.16, rows["score"], **dot)
+    scores = rows.groupby("arm", sort=False)["score"]
+    mean, bars = scores.mean(), t_half_width(scores.sem(), scores.count())
+    at = places[mean.index] + _SHIFTS[condition]
+    axes.errorbar(at, mean, yerr=bars, elinewidth=1.2, **look)
+
+
+# ---- beside what was published ----
+
+
+@styled
+def plot_benchmark(table: pd.DataFrame, headline: str = "", note: str = "") -> Picture:
+    """What was measured on a public test set, with controls, beside what was published (hollow).
+
+    `table` has a row per system × metric: `value` with `low` and `high` (per cent), `chance`,
+    `kind` (measured, control or published), and `differs`, the marks of what cannot be compared,
+    which `note` explains below.
+    """
+    names = "system metric protocol value low high clips chance kind differs source"
+    table = style.select_columns(table, names)
+    metrics = style.unique_values(table["metric"])
+    systems = style.unique_values(table["system"])
+    width = 3.2 + 1.75 * max(2, len(metrics))
+    picture = Picture(table, headline, (width, 1.7 + 0.23 * len(systems)))
+    grid = picture.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(grid, metrics, strict=True):
+        style.name_rows(axes, systems)
+        axes.set_yticks(range(len(systems)), [style.shorten(name, 48) for name in systems])
+        _draw_systems(axes, table[table["metric"] == metric], systems)
+        _limit_metric(axes, table[table["metric"] == metric], metric)
+    lines = textwrap.fill(note, int(13 * width))
+    style.add_legend(picture, list(grid), 4 if len(metrics) > 2 else 2, lines)
+    return picture
+
+
+def _draw_systems(axes: Axes, rows: pd.DataFrame, systems: Sequence[str]) -> None:
+    if rows["chance"].notna().any():
+        style.draw_chance(axes.axvline, rows, "chance")
+    for kind, look in _SYSTEMS.items():
+        own = rows[rows["kind"] == kind]
+        if own.empty:
+            continue
+        reach = style.error_bars(own, "value")
+        bars = reach if np.isfinite(reach).all() else None
+        at = own["system"].map(systems.index)
+        axes.errorbar(own["value"], at, xerr=bars, elinewidth=1.5, **{"ls": "none", **look})
+    for row in rows[rows["differs"].fillna("") != ""].itertuples():
+        where = (row.value, systems.index(row.system))
+        axes.annotate(row.differs, where, (4, 2), textcoords="offset points")
+
+
+def _limit_metric(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
+    axes.set_title({"delta": "Δ, forgetting rate"}.get(metric, metric), loc="left")
+    low, high = 0, 106.0
+    if metric == "delta":
+        low, high = -60, max(12, rows["high"].max() + 3)
+    axes.set_xlim(min(low, rows["value"].min() - 5) - 2, high)
+    axes.set_xlabel("per cent")
+
+
+# ---- what was learned against what was forgotten ----
+
+
+@styled
+def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
+    """What was learned against what was forgotten, in text and by ear, one mark an arm.
+
+    `plane` is that of `forgetting.learned_and_forgotten`: `mean`, `low` and `high` over `seeds` per arm × kind ×
+    share × measure. The thin lines are adapters turned down at test time, to 0.
+    """
+    plane = style.select_columns(plane, "arm kind share measure mean seeds low high")
+    picture = Picture(plane, headline, (9.5, 5.2))
+    grid = picture.subplots(1, 2, sharey=True)
+    control = plane[plane["arm"] == "control"].set_index(["measure", "kind"])["mean"]
+    trained = plane[plane["arm"] != "control"]
+    arms = style.unique_values(trained.loc[trained["measure"] == "forgotten", "arm"])
+    titles = {
+        "forgotten": "In text: what the LLM forgot",
+        "by ear": "By ear: what the whole model lost",
+    }
+    for axes, (measure, title) in zip(grid, titles.items(), strict=True):
+        axes.set_title(title, loc="left")
+        _draw_controls(axes, control)
+        for arm in arms:
+            _draw_arm(axes, trained[trained["arm"] == arm], measure)
+        scale = "(0: as the untouched LLM reading the description)"
+        axes.set_xlabel(f"Δ: change in instructions obeyed, per cent\n{scale}")
+    _limit_plane(grid, trained, control)
+    _explain_marks(grid[0], arms)
+    seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
+    style.add_legend(picture, list(grid), 4, f"upper right is best; {seeds}")
+    return picture
+
+
+def _draw_controls(axes: Axes, control: pd.Series) -> None:
+    axes.axvline(0, **style.ZERO)
+    for name, line, label in (
+        ("untrained", ":", "untrained connector (step 0)"),
+        ("oracle", "--", "text oracle"),
+    ):
+        look: Any = {"color": PALETTE[name], "ls": line, "lw": 1.2, "label": label}
+        axes.axhline(control["learned", name], **look)
+    bare: Any = {"color": PALETTE["label"], "ls": style.DOTTED, "lw": 1.4}
+    label = "the bare label, whatever is asked"
+    axes.axvline(control["forgotten", "bare label"], label=label, **bare)
+
+
+def _draw_arm(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
+    """A line from the adapters at 0 to their full share, which carries the mark and intervals."""
+    tuning, kind = rows["arm"].iloc[0].split(", ")
+    shares = {name: part.sort_values("share") for name, part in rows.groupby("measure")}
+    across = shares[measure]
+    up = shares["learned"]
+    up = up[up["share"].isin(across["share"])]
+    axes.plot(across["mean"], up["mean"], color=PALETTE[kind], zorder=1, **_SMALL_DOT)
+    right, top = across.tail(1), up.tail(1)
+    look = {"ms": 7, "elinewidth": 0.9, "zorder": 3, **_face(kind)}
+    reach = {"xerr": _reach(right), "yerr": _reach(top)}
+    marker = _TUNING_MARKERS.get(tuning, "P")
+    axes.errorbar(right["mean"], top["mean"], marker=marker, **reach, **look)
+
+
+def _reach(row: pd.DataFrame) -> list[pd.Series]:
+    return [row["mean"] - row["low"], row["high"] - row["mean"]]
+
+
+def _limit_plane(grid: Sequence[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
+    """Limits that hold every mean; the intervals of few seeds are cut."""
+    across = trained.loc[trained["measure"].isin(["forgotten", "by ear"]), "mean"]
+    learned = trained.loc[trained["measure"] == "learned", "mean"]
+    left = min(across.min(), control["forgotten", "bare label"])
+    for axes in grid:
+        axes.set_xlim(left - 8, max(across.max(), 0) + 8)
+    grid[0].set_ylim(min(learned.min(), 0) - 0.15, 1.08)
+    grid[0].set_ylabel("learned: rung 3 above chance, by ear")
+
+
+def _explain_marks(axes: Axes, arms: Sequence[str]) -> None:
+    """Empty series that name the marker of every tuning and the face of every kind of target."""
+    names = [arm.split(", ") for arm in arms]
+    grey: Any = {"color": "#555555"}
+    for tuning in dict.fromkeys(tuning for tuning, _ in names):
+        marker = _TUNING_MARKERS.get(tuning, "P")
+        axes.plot([], [], marker=marker, ls="none", ms=7, label=tuning, **grey)
+    for kind in dict.fromkeys(kind for _, kind in names):
+        axes.plot([], [], marker="o", ls="none", ms=8, label=f"{kind} targets", **_face(kind))
+    axes.plot([], [], label="adapters turned down, to 0", **grey, **_SMALL_DOT)
+
+
+def _face(kind: str) -> dict[str, Any]:
+    """The colour of a kind of target; in grey it is told by how much of the mark is filled."""
+    edge = {"color": PALETTE[kind], "mec": PALETTE[kind], "mew": 1.2}
+    if kind == "label":
+        return edge | {"mfc": "white"}
+    fill = "left" if kind == "template" else "full"
+    return edge | {"fillstyle": fill, "markerfacecoloralt": "white"}
