@@ -652,16 +652,16 @@ def nano(args: argparse.Namespace) -> int:
     """
     import time
 
-    from desta_lab.evaluation import evaluate, tasks
+    from desta_lab.evaluation import evaluate, text_world
     from desta_lab.model import nano as glass
     from desta_lab.model.backbone import Backbone
 
     wall, cpu = time.perf_counter(), time.process_time()
-    model, tokenizer = glass.train_nano(tasks.nano_rows(), progress=progress_reporter()("nano"))
+    model, tokenizer = glass.train_nano(text_world.nano_training_rows(), progress=progress_reporter()("nano"))
     oracle = evaluate.oracle_accuracy(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",
-        "rows": {"count": tasks.NANO_ROWS, "seed": 0, "unseen": sorted(tasks.held_back())},
+        "rows": {"count": text_world.NANO_ROWS, "seed": 0, "unseen": sorted(text_world.unseen_descriptions())},
         "parameters": model.num_parameters(),
         "seconds": {
             "wall": round(time.perf_counter() - wall),

@@ -34,13 +34,15 @@ def answer_items(
 ) -> list[Item]:
     """Answer items; each then has a `response` and, where it has options, `scores` and `silence`.
 
-    The question is asked as the test set words it, under the system prompt of training, and answered greedily. An
-    option is scored by its text, without its letter, as the start of the answer. `run` says who answers (any JSON);
-    a call that was stopped goes on where it was. Clips are looked for in `root`, by default beside the questions.
+    The question is asked as the test set words it, under the system prompt of training, and
+    answered greedily. An option is scored by its text, without its letter, as the start of the
+    answer. `run` says who answers (any JSON); a call that was stopped goes on where it was. Clips
+    are looked for in `root`, by default beside the questions.
 
     Raises:
         FileNotFoundError: A clip is missing.
-        ValueError: `out` holds answers of another run or to other questions, or an item has not just one clip.
+        ValueError: `out` holds answers of another run or to other questions, or an item has not
+        just one clip.
     """
     asked = [(item.group, item.hop, item.id, item.question, item.options) for item in items]
     about = {
@@ -105,7 +107,8 @@ def _read_answers(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 def _find_clip(item: Item, root: Path | None) -> Path:
     if len(item.clips) != 1:
         raise ValueError(
-            f"{item.where}: {len(item.clips)} clips; only questions about one are answered, leave it out."
+            f"{item.where}: {len(item.clips)} clips; only questions about one are answered, leave "
+            "it out."
         )
     path = (root or item.root) / item.clips[0]
     if not path.exists():

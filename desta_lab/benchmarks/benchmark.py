@@ -1,7 +1,8 @@
 """What every public test set offers here, and the questions and answers that it holds.
 
-A test set is one file of this folder: a subclass of `Benchmark` that recognises, reads and writes the format of
-its authors and applies their official rule, and one object of it under the name `BENCHMARK`.
+A test set is one file of this folder: a subclass of `Benchmark` that recognises, reads and writes
+the format of its authors and applies their official rule, and one object of it under the name
+`BENCHMARK`.
 """
 
 import importlib
@@ -27,8 +28,9 @@ class BenchmarkError(ValueError):
 class Item:
     """One question of a test set and, where a model answered it, the answer.
 
-    `scores` and `silence` are log-probabilities per token of every option, hearing the clip and hearing silence;
-    `judged` is the word of a judge. `row` is the question as its file has it, and `where` says where that is.
+    `scores` and `silence` are log-probabilities per token of every option, hearing the clip and
+    hearing silence; `judged` is the word of a judge. `row` is the question as its file has it, and
+    `where` says where that is.
     """
 
     where: str
@@ -86,8 +88,8 @@ class Benchmark(ABC):
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Per cent of every group and metric by every protocol, with 95 % intervals.
 
-        Columns: group, metric, protocol, value, low, high, clips, and others that a test set adds. `text` are
-        the answers of the model's own text LLM, which Speech-IFEval compares with.
+        Columns: group, metric, protocol, value, low, high, clips, and others that a test set adds.
+        `text` are the answers of the model's own text LLM, which Speech-IFEval compares with.
         """
 
     def read(self, path: Path | str) -> list[Item]:
@@ -141,7 +143,8 @@ def get_benchmark(name: str | None, path: Path) -> Benchmark:
         raise BenchmarkError(f"{path}: files of {names}; say which with --benchmark.")
     files = "; ".join(f"{one.name}: {one.files}" for one in known.values())
     raise BenchmarkError(
-        f"{path}: files of no test set here ({files}); give the folder or file of the questions or answers, or "
+        f"{path}: files of no test set here ({files}); give the folder or file of the questions or "
+        "answers, or "
         "name the test set with --benchmark."
     )
 

@@ -46,8 +46,8 @@ def compare_with_published(
 ) -> tuple[pd.DataFrame, str]:
     """What `name` measured above what was published, and the sentence that says what cannot be compared.
 
-    Columns: system, metric, protocol, value, low, high, clips, chance, kind (measured, control, published), differs
-    (the marks of `MARKS`), source.
+    Columns: system, metric, protocol, value, low, high, clips, chance, kind (measured, control,
+    published), differs (the marks of `MARKS`), source.
     """
     ours = measured[measured["group"] == "all"].assign(differs="")
     ours["kind"] = np.where(ours["protocol"] == "silence", "control", "measured")
@@ -98,7 +98,8 @@ def _note(reasons: Sequence[tuple[str, dict[str, str]]]) -> str:
 def _published_rows(benchmark: Benchmark, groups: Sequence[str]) -> pd.DataFrame:
     """The published rows of the whole test set, the best system first.
 
-    Where its tracks are published too, means are taken over those that were measured, of systems that answered all.
+    Where its tracks are published too, means are taken over those that were measured, of systems
+    that answered all.
     """
     table = pd.read_csv(PUBLISHED).rename(columns={"items": "clips"})
     found = table[table["benchmark"] == benchmark.published]
@@ -123,7 +124,8 @@ def write_headline(table: pd.DataFrame, benchmark: Benchmark, name: str) -> str:
     """What was measured of a test set's main metric, by every protocol, as one sentence."""
     main = table[(table["metric"] == benchmark.metric) & (table["kind"] != "published")]
     parts = [
-        f"{'on ' * (row.protocol == 'silence')}{row.protocol} {row.value:.0f} % [{row.low:.0f}, {row.high:.0f}]"
+        f"{'on ' * (row.protocol == 'silence')}{row.protocol} {row.value:.0f} % [{row.low:.0f}, "
+        f"{row.high:.0f}]"
         for row in main.itertuples()
     ]
     if main["chance"].notna().any():

@@ -1,7 +1,7 @@
 """Dynamic-SUPERB (Huang et al. 2024, dynamic-superb/multimodal-llama): one instruction a clip, in many instances.
 
-`<instance>/metadata.json`, {clip: {instruction, label, …}}, beside its clips; answers are `<instance>.json`,
-{predictions: [{id, pred, label, instruction}]}.
+`<instance>/metadata.json`, {clip: {instruction, label, …}}, beside its clips; answers are
+`<instance>.json`, {predictions: [{id, pred, label, instruction}]}.
 """
 
 import re
@@ -74,7 +74,8 @@ def _instances(path: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
             content = dict(zip(names, rows, strict=True))
         if not isinstance(content, dict):
             raise BenchmarkError(
-                f"{file}: no JSON object of clips; write Dynamic-SUPERB's, or name the right --benchmark."
+                f"{file}: no JSON object of clips; write Dynamic-SUPERB's, or name the right "
+                "--benchmark."
             )
         yield (file.parent.name if questions else file.stem), file, content
 
@@ -84,7 +85,8 @@ def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ..
     options = _listed_options(row["instruction"], str(row["label"])) or labels
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise BenchmarkError(
-            f"{where}: {len(options)} options; only closed questions are scored, whose instruction says 'The "
+            f"{where}: {len(options)} options; only closed questions are scored, whose instruction "
+            "says 'The "
             f"answer could be … or …' or whose file has 2 to {MAX_OPTIONS} different labels."
         )
     pair = Path(clip).with_name(f"{Path(clip).stem}_pair{Path(clip).suffix}").as_posix()

@@ -1,7 +1,7 @@
 """MMAU (Sakshi et al. 2024, Sakshi113/MMAU): questions about sound, music and speech with given choices.
 
-A JSON list of {id, audio_id, question, choices, answer, task}; answers are the same list with `model_prediction`
-(its README) or `model_output` (its scoring script, and kehanlu/DeSTA2.5-Audio).
+A JSON list of {id, audio_id, question, choices, answer, task}; answers are the same list with
+`model_prediction` (its README) or `model_output` (its scoring script, and kehanlu/DeSTA2.5-Audio).
 """
 
 import re
@@ -40,7 +40,8 @@ class MMAU(MultipleChoice):
             rows = read_json(file)
             if not isinstance(rows, list):
                 raise BenchmarkError(
-                    f"{file}: no list of questions; write MMAU's JSON list, or name the right --benchmark."
+                    f"{file}: no list of questions; write MMAU's JSON list, or name the right "
+                    "--benchmark."
                 )
             items += [self._item(file, index, row) for index, row in enumerate(rows)]
         return items

@@ -1,7 +1,8 @@
 """Multiple choice by protocols that stand side by side, because the protocol moves the numbers.
 
-`ranked` is the option that scores highest, `calibrated` the one that gains most over silence, `parsed` the option
-that the generated answer names; beside them the test set's own rule, and `silence`, the control.
+`ranked` is the option that scores highest, `calibrated` the one that gains most over silence,
+`parsed` the option that the generated answer names; beside them the test set's own rule, and
+`silence`, the control.
 """
 
 import re
@@ -74,7 +75,8 @@ class MultipleChoice(Benchmark):
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Per cent right of every group and of all, by every protocol, with 95 % intervals over clips.
 
-        `commonest` is the share of the commonest right letter: near `chance` where letters are balanced.
+        `commonest` is the share of the commonest right letter: near `chance` where letters are
+        balanced.
 
         Raises:
             BenchmarkError: No item has an answer, or a right option.
@@ -83,7 +85,8 @@ class MultipleChoice(Benchmark):
         protocols = ("ranked", "calibrated", "parsed", self.official, "silence")
         if table[list(protocols)].isna().all(axis=None):
             raise BenchmarkError(
-                f"{items[0].where}: no answer here, nor elsewhere; write them with `python -m desta_lab answer`."
+                f"{items[0].where}: no answer here, nor elsewhere; write them with `python -m "
+                "desta_lab answer`."
             )
         rows = [row for protocol in protocols for row in self._score(table, protocol)]
         return pd.DataFrame(rows)
@@ -135,8 +138,8 @@ def _bootstrap_columns(values: pd.DataFrame) -> np.ndarray:
 def name_option(response: str, options: Sequence[str]) -> int | None:
     """The option that a generated answer names; None where it names none, or several.
 
-    In this order: an answer that is one option and nothing else; a letter in brackets or alone; the one option
-    whose whole text occurs.
+    In this order: an answer that is one option and nothing else; a letter in brackets or alone; the
+    one option whose whole text occurs.
     """
     exact = [i for i, text in enumerate(options) if _bare(text) == _bare(response)]
     if len(exact) == 1:

@@ -1,8 +1,9 @@
 """SAKURA (Yang et al. 2025, ckyang1124/SAKURA): a single-hop and a multi-hop choice about the same clip.
 
-`<Track>/metadata.csv` with the columns file, attribute_label, single_instruction, single_answer, multi_instruction,
-multi_answer, and the clips in `<Track>/audio/`. An answer file holds one track and hop, {attribute, type, results:
-{clip: {instruction, response, label}}}; the words of a judge stand beside it in `<name>_judgements.json`.
+`<Track>/metadata.csv` with the columns file, attribute_label, single_instruction, single_answer,
+multi_instruction, multi_answer, and the clips in `<Track>/audio/`. An answer file holds one track
+and hop, {attribute, type, results: {clip: {instruction, response, label}}}; the words of a judge
+stand beside it in `<name>_judgements.json`.
 """
 
 import csv
@@ -74,7 +75,8 @@ class Sakura(MultipleChoice):
         lone = hops.index[hops.isna().any(axis=1) & hops.notna().any(axis=1)]
         if len(lone):
             raise BenchmarkError(
-                f"{lone[0]}: answered in one hop and not in the other ({protocol}); answer both, or neither."
+                f"{lone[0]}: answered in one hop and not in the other ({protocol}); answer both, "
+                "or neither."
             )
         hops = hops.dropna()
         return 100 * hops.assign(**{"multi | single": hops["multi"].where(hops["single"] == 1)})

@@ -1,10 +1,11 @@
 """Speech-IFEval (Lu et al. 2025, kehanlu/Speech-IFEval): IFrate of three sets, and Δ against the model's own text LLM.
 
-A folder with one JSONL file a set; a row holds `id, instruction, audio_filepath, instruction_id_list, kwargs` and, once
-a model answered, `response`; the words of a judge stand in `reports/llm_eval@<file>`.
+A folder with one JSONL file a set; a row holds `id, instruction, audio_filepath,
+instruction_id_list, kwargs` and, once a model answered, `response`; the words of a judge stand in
+`reports/llm_eval@<file>`.
 
-Closed-ended and creative items are checked by rule. Whether a chain-of-thought item shows reasoning is told by a judge
-there; here it is told by a rule of our own, and the two are never mixed.
+Closed-ended and creative items are checked by rule. Whether a chain-of-thought item shows reasoning
+is told by a judge there; here it is told by a rule of our own, and the two are never mixed.
 """
 
 import json
@@ -59,7 +60,8 @@ class SpeechIFEval(Benchmark):
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Rates of the sets, IFrate and, with the text LLM's answers, Δ, in per cent.
 
-        Once with reasoning told by our rule and, where a judge's word is there, once by it: `judged_by`.
+        Once with reasoning told by our rule and, where a judge's word is there, once by it:
+        `judged_by`.
         """
         own = check_items(items)
         theirs = None if text is None else check_items(text)
@@ -89,7 +91,8 @@ def _items(name: str, file: Path) -> Iterator[Item]:
     for line, row in _read_lines(file):
         if "response" not in row and not {"instruction", "audio_filepath"} <= set(row):
             raise BenchmarkError(
-                f"{file}, line {line}: no field response and, of a question, instruction or audio_filepath; add it."
+                f"{file}, line {line}: no field response and, of a question, instruction or "
+                "audio_filepath; add it."
             )
         key = str(row.get("id", line))
         yield Item(
@@ -140,8 +143,8 @@ def follows_constraints(row: Mapping[str, Any]) -> bool:
 def shows_reasoning(response: str) -> bool:
     """Our rule for chain of thought: at least two sentences, one of them with a word or number that marks a step.
 
-    Steps are numbered lines, "step 1", and words such as "because", "therefore", "first", "then". A judge may see
-    reasoning without any of them; so this rate stands apart from the published one.
+    Steps are numbered lines, "step 1", and words such as "because", "therefore", "first", "then". A
+    judge may see reasoning without any of them; so this rate stands apart from the published one.
     """
     marked = bool(_STEPS.search(response))
     return marked and number_sentences(response, num_sentences=2, relation="at least")
@@ -178,8 +181,8 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
 def ifrate(table: pd.DataFrame, protocol: str = "rule") -> pd.DataFrame:
     """Rate per set and IFrate, the mean of the sets that are there, in per cent with intervals over items.
 
-    `protocol` says who told reasoning from its absence: `rule` (ours) or `judge` (as published); the other two sets
-    are always checked by rule.
+    `protocol` says who told reasoning from its absence: `rule` (ours) or `judge` (as published);
+    the other two sets are always checked by rule.
     """
     rates, draws = _bootstrap_sets(table, protocol)
     rows = [(name, rates[name], *interval_ends(draws[name])) for name in rates]
@@ -203,7 +206,8 @@ def forgetting_rate(
     )
     if ours != theirs:
         raise BenchmarkError(
-            f"The audio model and its text LLM answered different items (cot by the {protocol}); score the same sets."
+            f"The audio model and its text LLM answered different items (cot by the {protocol}); "
+            "score the same sets."
         )
     (heard, heard_draws), (read, read_draws) = (_bootstrap_sets(t, protocol) for t in (audio, text))
     delta = 100 * (_mean(heard) - _mean(read)) / _mean(read)

@@ -51,8 +51,8 @@ def shuffled_partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
 class AudioCondition:
     """Which audio embeddings stand in the slots when each clip's questions are asked.
 
-    `rows[i]` is what clip i's questions are asked with: a row of the clips' own audio embeddings or,
-    where they are given, of `others`.
+    `rows[i]` is what clip i's questions are asked with: a row of the clips' own audio embeddings
+    or, where they are given, of `others`.
     """
 
     rows: Sequence[int]

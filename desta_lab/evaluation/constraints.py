@@ -1,9 +1,10 @@
 """Output constraints that a rule can check, under the instruction ids of IFEval (strict checking).
 
-The meaning of every id follows IFEval (Zhou et al. 2023, arXiv:2311.07911) as Speech-IFEval uses it: no language
-detection for the two cases, "starts with" is `combination:repeat_prompt`, and an answer wrapped in `<<…>>` is
-`detectable_format:title`. Three rules are tighter or safer: keywords are plain text and never patterns, quotation marks
-must hold something, and sentences are counted here without a trained splitter. Every check is linear in the answer.
+The meaning of every id follows IFEval (Zhou et al. 2023, arXiv:2311.07911) as Speech-IFEval uses
+it: no language detection for the two cases, "starts with" is `combination:repeat_prompt`, and an
+answer wrapped in `<<…>>` is `detectable_format:title`. Three rules are tighter or safer: keywords
+are plain text and never patterns, quotation marks must hold something, and sentences are counted
+here without a trained splitter. Every check is linear in the answer.
 """
 
 import json
@@ -23,13 +24,13 @@ _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
 def is_obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
     """Whether an answer obeys one output constraint; an empty answer never does.
 
-    `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`); those that are None
-    are left out, since published data sets carry every argument in every row.
+    `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`);
+    those that are None are left out, since published data sets carry every argument in every row.
 
     Raises:
-        KeyError: the id is not among `CHECKS`.
-        TypeError: an argument of this id is missing, or another one is given.
-        ValueError: an argument has no meaning (an unknown relation, no keyword, an empty phrase).
+        KeyError: the id is not among `CHECKS`. TypeError: an argument of this id is missing, or
+        another one is given. ValueError: an argument has no meaning (an unknown relation, no
+        keyword, an empty phrase).
     """
     if instruction_id not in CHECKS:
         raise KeyError(

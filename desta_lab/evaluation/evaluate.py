@@ -58,20 +58,23 @@ def evaluate(
     """Score every task of every clip under every condition, with the model as it is now.
 
     Args:
-        calibration: Clips of other speakers. How much an option is preferred on them, whatever is heard,
-            is taken away before options are ranked; no labels of theirs are used.
+        calibration: Clips of other speakers. How much an option is preferred on them, whatever is
+            heard, is taken away before options are ranked; no labels of theirs are used.
         features: Encoder states by clip id, from which the connector makes the audio embeddings.
         conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
-        audio_embeddings: Those of `clips` and, behind them, of `calibration`, instead of `features`.
-        transcripts: Whether each clip's transcript stands behind its audio embeddings, as in training.
+        audio_embeddings: Those of `clips` and, behind them, of `calibration`, instead of
+        `features`.
+        transcripts: Whether each clip's transcript stands behind its audio embeddings, as in
+        training.
         free_form: What is also answered freely, under the conditions `audio` and `oracle`.
         describe: Turns attributes into a description, in the words of the clips' corpus.
         batch: Clips that are ranked at once.
 
     Returns:
         One row per condition × task × clip, but none for an attribute that a clip lacks. Columns:
-        condition, task, rung, attribute, chance, raw, calibrated, logprob, share, margin, chosen, clip,
-        speaker (see `scoring.judge_scores`) and, with `free_form`, answer, free_form and obeyed.
+        condition, task, rung, attribute, chance, raw, calibrated, logprob, share, margin, chosen,
+        clip, speaker (see `scoring.judge_scores`) and, with `free_form`, answer, free_form and
+        obeyed.
 
     Raises:
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
@@ -217,9 +220,10 @@ def answer_free_form(
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily and freely; without audio embeddings, read the description.
 
-    Columns: condition (audio or oracle), clip, task, `answer`, `free_form` (1 where the right value and no
-    other is named) and `obeyed` (1 where the output constraint is kept; NaN where there is none). Tasks that
-    share a question share its answer. A clip has no row for an attribute that it lacks.
+    Columns: condition (audio or oracle), clip, task, `answer`, `free_form` (1 where the right value
+    and no other is named) and `obeyed` (1 where the output constraint is kept; NaN where there is
+    none). Tasks that share a question share its answer. A clip has no row for an attribute that it
+    lacks.
     """
     questions = list(dict.fromkeys((task.question, task.rung == 5) for task in tasks))
     asked = [(*question, row) for question in questions for row in range(len(clips))]

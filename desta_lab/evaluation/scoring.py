@@ -156,8 +156,8 @@ def score_options(
 ) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task, given the audio embeddings of some clips.
 
-    `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated with
-    respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
+    `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated
+    with respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
     """
     trunk, branches = build_layout(llm, tasks)
     trunks = [trunk] * len(audio_embeddings)
@@ -281,14 +281,14 @@ def judge_scores(
 ) -> pd.DataFrame:
     """Raw and calibrated choices, one row per task × clip, but none for an attribute that a clip lacks.
 
-    Raw: the option of the highest log-probability per token. Calibrated: each option's mean score over the
-    `calibration` clips (other speakers; no labels are used) is subtracted first, so that what this clip says
-    remains, and not what the backbone likes to say.
+    Raw: the option of the highest log-probability per token. Calibrated: each option's mean score
+    over the `calibration` clips (other speakers; no labels are used) is subtracted first, so that
+    what this clip says remains, and not what the backbone likes to say.
 
-    Columns: task, rung, attribute, chance; raw and calibrated (1 right, 0 wrong); logprob of the right option;
-    its share of the probability of all options; margin, its calibrated score above that of the best other
-    option (nats; the calibrated choice is right where it is above zero); chosen, the calibrated choice; clip
-    and speaker.
+    Columns: task, rung, attribute, chance; raw and calibrated (1 right, 0 wrong); logprob of the
+    right option; its share of the probability of all options; margin, its calibrated score above
+    that of the best other option (nats; the calibrated choice is right where it is above zero);
+    chosen, the calibrated choice; clip and speaker.
     """
     rows = []
     for task, score, others in zip(tasks, scores, calibration, strict=True):

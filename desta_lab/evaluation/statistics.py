@@ -58,8 +58,8 @@ def bootstrap_interval(
 def half_sample_ends(value: float, halves: Sequence[float]) -> tuple[float, float]:
     """Both ends of the 95 % interval of a statistic, from its values on random halves of the rows.
 
-    Halves are drawn without replacement (Politis and Romano, 1994) and their spread is shrunk to that of
-    the full size; for statistics, such as CKA, that copies of a row would mislead.
+    Halves are drawn without replacement (Politis and Romano, 1994) and their spread is shrunk to
+    that of the full size; for statistics, such as CKA, that copies of a row would mislead.
     """
     low, high = np.nanpercentile(halves, PERCENTILES)
     centre, shrink = np.nanmean(halves), (1 / 2) ** 0.5

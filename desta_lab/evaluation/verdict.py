@@ -15,9 +15,12 @@ CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
 
 RULE = (
-    "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 attributes of "
-    "the self-generated run are above shuffled audio, silence and the untrained connector (paired 95 % "
-    "intervals over speakers); the bare-label run has not risen on most attributes other than its own; and "
+    "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 "
+    "attributes of "
+    "the self-generated run are above shuffled audio, silence and the untrained connector (paired "
+    "95 % "
+    "intervals over speakers); the bare-label run has not risen on most attributes other than its "
+    "own; and "
     "the self-generated run's mean on those is higher."
 )
 
@@ -62,8 +65,8 @@ def score_per_task(
 ) -> pd.DataFrame:
     """Accuracy with its 95 % interval over speakers per measure, run, step, condition and task.
 
-    Beside it: rung, attribute and chance of the task, numbers of clips and speakers, the accuracy of the text
-    oracle, and whether the task counts.
+    Beside it: rung, attribute and chance of the task, numbers of clips and speakers, the accuracy
+    of the text oracle, and whether the task counts.
     """
     by = [*CELL, "task"]
     rows = [
@@ -150,8 +153,8 @@ def control_margins(
 ) -> dict[str, dict[str, float]]:
     """How far a run's audio is above each control, per counted task of a rung: task → control → margin.
 
-    The margin is the lower end of the 95 % interval over speakers of the paired difference. A task is above
-    its controls where all margins are above zero.
+    The margin is the lower end of the 95 % interval over speakers of the paired difference. A task
+    is above its controls where all margins are above zero.
     """
     full = add_untrained(table)
     here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == rung)
@@ -193,12 +196,14 @@ def judge_claim(
         ),
         (
             2 * len(above[own]) > len(asked),
-            f"Self-generated targets: {len(above[own])} of {len(asked)} rung-3 attributes above every "
+            f"Self-generated targets: {len(above[own])} of {len(asked)} rung-3 attributes above "
+            "every "
             f"control ({', '.join(above[own]) or 'none'}).",
         ),
         (
             2 * len(leaked) <= len(others),
-            f"Bare label ({label_attribute}): {len(leaked)} of {len(others)} other attributes above every "
+            f"Bare label ({label_attribute}): {len(leaked)} of {len(others)} other attributes "
+            "above every "
             f"control ({', '.join(leaked) or 'none'}).",
         ),
         (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from desta_lab.evaluation import tasks
+from desta_lab.evaluation import text_world
 from desta_lab.experiments.experiment import Progress
 from desta_lab.model import nano, weights
 
@@ -21,9 +21,9 @@ def small_nano(width: int, layers: int) -> Maker:
         def report(done: int, total: int, *_: Any) -> None:
             progress(done, total)
 
-        rows = tasks.nano_rows()
+        rows = text_world.nano_training_rows()
         model, tokenizer = nano.train_nano(rows, width=width, layers=layers, progress=report)
-        call = f"train_nano(nano_rows(), width={width}, layers={layers})"
+        call = f"train_nano(nano_training_rows(), width={width}, layers={layers})"
         about = {"made_by": call, "parameters": model.num_parameters()}
         nano.save_nano(model, tokenizer, folder, about)
 

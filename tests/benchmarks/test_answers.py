@@ -168,7 +168,8 @@ def asked_of(corpus: Corpus, folder: Path, clips: Iterable[int]) -> Path:
         single = "(a) female" if woman else "(b) male"
         multi = "(a) she" if woman else "(b) he"
         lines.append(
-            f"{i}.flac,{one.attributes['gender']},What is the gender of the speaker? (a) female (b) male,{single},"
+            f"{i}.flac,{one.attributes['gender']},What is the gender of the speaker? (a) female "
+            f"(b) male,{single},"
             f"Which pronoun should be used for the speaker? (a) she (b) he,{multi}"
         )
     (track / "metadata.csv").write_text("\n".join(lines))

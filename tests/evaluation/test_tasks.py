@@ -3,6 +3,7 @@
 import pytest
 
 from desta_lab.clips import Clip
+from desta_lab.evaluation import tasks as ladder_tasks
 from desta_lab.evaluation.constraints import is_obeyed
 from desta_lab.evaluation.tasks import Task, named_values, task_ladder
 from desta_lab.training import targets
@@ -90,3 +91,12 @@ def test_a_template_names_what_is_known_in_the_corpus_own_words() -> None:
     target = targets.template_target(clip, "Describe.", OWN, describe_plainly)
     assert target.response == "Annotation: emotion is angry; gender is female."
     assert target.description == "The emotion is angry. The speaker is female."
+
+
+def test_a_question_of_a_further_wording_stands_on_its_rung(monkeypatch) -> None:
+    row = (3, "sex", "gender", "Is it a man or a woman?", "It is a", " woman| man")
+    monkeypatch.setattr(ladder_tasks, "QUESTIONS", (*ladder_tasks.QUESTIONS, row))
+    ladder = task_ladder()
+    assert [task.rung for task in ladder] == sorted(task.rung for task in ladder)
+    (asked,) = [task for task in ladder if task.name == "sex"]
+    assert (asked.rung, asked.options) == (3, {"female": " woman", "male": " man"})

@@ -13,15 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from desta_lab.evaluation.tasks import (
-    NANO_ROWS,
-    PARAPHRASES,
-    TRAINED_PROMPT,
-    Task,
-    held_back,
-    task_ladder,
-    text_world,
-)
+from desta_lab.evaluation.tasks import PARAPHRASES, TRAINED_PROMPT, Task, task_ladder
+from desta_lab.evaluation.text_world import NANO_ROWS, generate_text_world, unseen_descriptions
 from desta_lab.model import nano
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
@@ -43,7 +36,7 @@ def shipped() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 @pytest.fixture(scope="module")
 def clips() -> list[dict[str, str]]:
     """Clips with every value of every attribute, half of combinations that were not trained."""
-    unseen = held_back()
+    unseen = unseen_descriptions()
     draw = random.Random(0)
     new, old = (
         [a for a in COMBINATIONS if (describe(a) in unseen) == hidden] for hidden in (True, False)
@@ -183,7 +176,7 @@ def test_its_recipe_says_what_it_was_measured_to_do():
     assert set(recipe["oracle"]) == {task.name for task in task_ladder()}
     assert min(min(figures) for figures in recipe["oracle"].values()) >= ENOUGH
     assert recipe["rows"]["count"] == NANO_ROWS
-    assert set(recipe["rows"]["unseen"]) == held_back()
+    assert set(recipe["rows"]["unseen"]) == unseen_descriptions()
     assert recipe["seconds"]["cpu"] <= 600
 
 
@@ -204,7 +197,7 @@ def test_stem_and_option_are_tokens_of_the_whole(shipped):
 
 def test_every_word_and_mark_of_the_text_world_is_one_token(shipped):
     words = shipped[1]
-    for row in text_world(200, seed=7):
+    for row in generate_text_world(200, seed=7):
         for text in row:
             pieces = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
             assert len(words.encode(text, add_special_tokens=False)) == len(pieces), text
@@ -229,7 +222,7 @@ SMALL = {"steps": 40, "batch": 8, "width": 64, "layers": 2}
 
 
 def test_training_lowers_the_loss_and_repeats_itself():
-    rows, losses = list(text_world(320, seed=3)), []
+    rows, losses = list(generate_text_world(320, seed=3)), []
     before = torch.random.get_rng_state()
     first, words = nano.train_nano(
         rows, **SMALL, progress=lambda done, total, news: losses.append(news["loss"])
@@ -259,7 +252,7 @@ def test_only_the_answer_and_its_end_are_learned():
 
 
 def test_what_is_saved_comes_back(tmp_path):
-    model, words = nano.train_nano(text_world(16), steps=1, batch=2, width=32, layers=1)
+    model, words = nano.train_nano(generate_text_world(16), steps=1, batch=2, width=32, layers=1)
     nano.save_nano(model, words, tmp_path, {"seed": 0})
     again, reader = (
         AutoModelForCausalLM.from_pretrained(tmp_path),
@@ -284,48 +277,3 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_training_on_nothing_is_refused_in_words():
     with pytest.raises(ValueError, match="0 rows"):
         nano.train_nano([])
-
-
-# ---- the text world ----
-
-
-def test_the_text_world_asks_every_task_of_the_ladder_and_answers_rightly():
-    rows = list(text_world(6000, seed=5))
-    for task in (task for task in task_ladder() if task.rung >= 2):
-        begun = {answer for _, question, answer in rows if question == task.question}
-        assert all(
-            any(said.startswith(task.stem + text) for said in begun)
-            for text in task.options.values()
-        ), task.name
-    assert len({question for _, question, _ in rows}) > 200
-
-
-def test_every_clause_may_open_an_answer_to_the_trained_prompt():
-    answers = [said for _, question, said in text_world(6000, seed=5) if question == TRAINED_PROMPT]
-    for task in (task for task in task_ladder() if task.rung == 0):
-        opens = [
-            said.startswith(task.stem + text) for said in answers for text in task.options.values()
-        ]
-        assert sum(opens) > len(answers) / 20
-
-
-def test_the_text_world_repeats_itself_and_keeps_what_is_unseen_unseen():
-    hidden = {describe(a) for a in COMBINATIONS[:60]}
-    rows = list(text_world(2000, seed=2, unseen=hidden))
-    assert rows == list(text_world(2000, seed=2, unseen=hidden))
-    assert not [
-        description
-        for description, _, _ in rows
-        if any(description.startswith(one) for one in hidden)
-    ]
-
-
-def test_the_topic_is_asked_only_where_it_is_told():
-    topics = set(ATTRIBUTES["topic"])
-    for description, question, said in text_world(4000, seed=4):
-        if "topic" in question or "The talk is about" in said:
-            assert topics & set(description.lower().replace(".", " ").replace(",", " ").split()), (
-                description,
-                question,
-                said,
-            )
