@@ -1,4 +1,4 @@
-"""A finished run answers a test set: generation and the score of every option, kept as they come."""
+"""A finished run answers a test set: generation and the score of every option."""
 
 import hashlib
 import json

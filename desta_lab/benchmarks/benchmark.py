@@ -82,7 +82,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
-        """Write answered items in the test set's own format, which `read` and its authors' code read."""
+        """Write answered items in the test set's own format, which its authors' code reads."""
 
     @abstractmethod
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
@@ -202,7 +202,7 @@ def first_text(row: Mapping[str, Any], *names: str) -> str | None:
     return next((str(row[name]) for name in names if row.get(name) is not None), None)
 
 
-def option_scores(row: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+def option_scores(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of options that an answer's row holds, as `Item` takes them."""
     names = [name for name in ("scores", "silence") if row.get(name) is not None]
     return {name: tuple(map(float, row[name])) for name in names}

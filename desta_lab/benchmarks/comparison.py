@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ MARKS = {"*": "told by another protocol", "†": "other items"}  # what cannot b
 
 
 def read_published(name: str) -> pd.DataFrame:
-    """What public repositories say of other systems on a test set, with source, protocol and number of items.
+    """What public repositories say of other systems, with source, protocol and number of items.
 
     A part of a test set has its own name: "SAKURA gender".
 
@@ -44,7 +45,7 @@ def pivot_protocols(measured: pd.DataFrame) -> pd.DataFrame:
 def compare_with_published(
     measured: pd.DataFrame, benchmark: Benchmark, name: str
 ) -> tuple[pd.DataFrame, str]:
-    """What `name` measured above what was published, and the sentence that says what cannot be compared.
+    """What `name` measured above what was published, and a note on what cannot be compared.
 
     Columns: system, metric, protocol, value, low, high, clips, chance, kind (measured, control,
     published), differs (the marks of `MARKS`), source.
@@ -68,7 +69,7 @@ def compare_with_published(
     return both.reindex(columns=COLUMNS), _note(reasons)
 
 
-def _differences(published: object, ours: pd.DataFrame) -> dict[str, str]:
+def _differences(published: Any, ours: pd.DataFrame) -> dict[str, str]:
     """Why a published row cannot be compared with ours of the same metric: mark → reason."""
     ours = ours[ours["kind"] == "measured"]
     protocols, clips = dict.fromkeys(ours["protocol"]), int(ours["clips"].max())

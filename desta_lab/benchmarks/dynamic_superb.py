@@ -1,7 +1,7 @@
-"""Dynamic-SUPERB (Huang et al. 2024, dynamic-superb/multimodal-llama): one instruction a clip, in many instances.
+"""Dynamic-SUPERB (Huang et al. 2024): one instruction a clip, in many instances.
 
-`<instance>/metadata.json`, {clip: {instruction, label, …}}, beside its clips; answers are
-`<instance>.json`, {predictions: [{id, pred, label, instruction}]}.
+From dynamic-superb/multimodal-llama: `<instance>/metadata.json`, {clip: {instruction, label, …}},
+beside its clips; answers are `<instance>.json`, {predictions: [{id, pred, label, instruction}]}.
 """
 
 import re

@@ -1,7 +1,8 @@
-"""MMAU (Sakshi et al. 2024, Sakshi113/MMAU): questions about sound, music and speech with given choices.
+"""MMAU (Sakshi et al. 2024): questions about sound, music and speech with given choices.
 
-A JSON list of {id, audio_id, question, choices, answer, task}; answers are the same list with
-`model_prediction` (its README) or `model_output` (its scoring script, and kehanlu/DeSTA2.5-Audio).
+From Sakshi113/MMAU: a JSON list of {id, audio_id, question, choices, answer, task}; answers are the
+same list with `model_prediction` (its README) or `model_output` (its scoring script, and
+kehanlu/DeSTA2.5-Audio).
 """
 
 import re
@@ -77,7 +78,7 @@ class MMAU(MultipleChoice):
 
 
 def matches_words(response: str, answer: str, options: Sequence[str]) -> bool:
-    """MMAU's own rule: every word of the answer is said, and no word that only another option has."""
+    """MMAU's own rule: every word of the answer is said, and no word of only another option."""
     said, own, *others = (
         set(re.findall(r"\w+", text.lower())) for text in (response, answer, *options)
     )

@@ -31,7 +31,7 @@ class MultipleChoice(Benchmark):
 
     @abstractmethod
     def is_right(self, item: Item, right: int) -> bool | None:
-        """Whether an answer is right by the official rule; None where the rule needs what is not there."""
+        """Whether an answer is right by the official rule; None where the rule cannot tell."""
 
     def clip_metrics(self, table: pd.DataFrame, protocol: str) -> pd.DataFrame:
         """Clip × metric of one group, in per cent; NaN where a metric does not count the clip."""
@@ -73,7 +73,7 @@ class MultipleChoice(Benchmark):
         }
 
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
-        """Per cent right of every group and of all, by every protocol, with 95 % intervals over clips.
+        """Per cent right of every group and of all by every protocol, with intervals over clips.
 
         `commonest` is the share of the commonest right letter: near `chance` where letters are
         balanced.
@@ -181,7 +181,7 @@ def find_right(item: Item) -> int:
 
 
 def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
-    """Options without the letters in front of them, where every one has its own: "(A) dog" or "B. cat"."""
+    """Options without their letters, where every one has its own: "(A) dog" or "B. cat"."""
     texts = [str(option) for option in options]
     found = [_LETTERED.match(text) for text in texts]
     own = all(m and m[1].lower() == chr(ord("a") + i) for i, m in enumerate(found))

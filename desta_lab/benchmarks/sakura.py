@@ -1,9 +1,9 @@
-"""SAKURA (Yang et al. 2025, ckyang1124/SAKURA): a single-hop and a multi-hop choice about the same clip.
+"""SAKURA (Yang et al. 2025): a single-hop and a multi-hop choice about the same clip.
 
-`<Track>/metadata.csv` with the columns file, attribute_label, single_instruction, single_answer,
-multi_instruction, multi_answer, and the clips in `<Track>/audio/`. An answer file holds one track
-and hop, {attribute, type, results: {clip: {instruction, response, label}}}; the words of a judge
-stand beside it in `<name>_judgements.json`.
+From ckyang1124/SAKURA: `<Track>/metadata.csv` with the columns file, attribute_label,
+single_instruction, single_answer, multi_instruction, multi_answer, and the clips in
+`<Track>/audio/`. An answer file holds one track and hop, {attribute, type, results: {clip:
+{instruction, response, label}}}; the words of a judge stand beside it in `<name>_judgements.json`.
 """
 
 import csv
@@ -32,7 +32,7 @@ HOPS = ("single", "multi")
 
 
 class Sakura(MultipleChoice):
-    """Four tracks; whether an answer is right is told by a judge, which is another language model."""
+    """Four tracks; a judge, which is another language model, tells whether an answer is right."""
 
     name = "sakura"
     published = "SAKURA"
@@ -58,7 +58,7 @@ class Sakura(MultipleChoice):
         return paths
 
     def _result(self, item: Item) -> dict[str, Any]:
-        """An answer as its authors write it: without the row of the question, which holds both hops."""
+        """An answer as its authors write it, without the question's row, which holds both hops."""
         about = {"instruction": item.question, "label": item.answer}
         return {**about, **self.answered_row(replace(item, row={}))}
 

@@ -1,8 +1,8 @@
-"""Speech-IFEval (Lu et al. 2025, kehanlu/Speech-IFEval): IFrate of three sets, and Δ against the model's own text LLM.
+"""Speech-IFEval (Lu et al. 2025): IFrate of three sets, and Δ against the model's own text LLM.
 
-A folder with one JSONL file a set; a row holds `id, instruction, audio_filepath,
-instruction_id_list, kwargs` and, once a model answered, `response`; the words of a judge stand in
-`reports/llm_eval@<file>`.
+From kehanlu/Speech-IFEval: a folder with one JSONL file a set; a row holds `id, instruction,
+audio_filepath, instruction_id_list, kwargs` and, once a model answered, `response`; the words of a
+judge stand in `reports/llm_eval@<file>`.
 
 Closed-ended and creative items are checked by rule. Whether a chain-of-thought item shows reasoning
 is told by a judge there; here it is told by a rule of our own, and the two are never mixed.
@@ -29,7 +29,8 @@ SETS = {
     "cot": ("chain-of-thought.jsonl",),
 }
 _STEPS = re.compile(
-    r"^[ \t]*(?:step\s*\d|\d+[.)]\s)|\b(?:because|therefore|thus|hence|so that|since|first(?:ly)?|then|finally)\b",
+    r"^[ \t]*(?:step\s*\d|\d+[.)]\s)|"
+    r"\b(?:because|therefore|thus|hence|so that|since|first(?:ly)?|then|finally)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -141,7 +142,7 @@ def follows_constraints(row: Mapping[str, Any]) -> bool:
 
 
 def shows_reasoning(response: str) -> bool:
-    """Our rule for chain of thought: at least two sentences, one of them with a word or number that marks a step.
+    """Our rule for chain of thought: at least two sentences, one of which marks a step.
 
     Steps are numbered lines, "step 1", and words such as "because", "therefore", "first", "then". A
     judge may see reasoning without any of them; so this rate stands apart from the published one.
@@ -179,7 +180,7 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
 
 
 def ifrate(table: pd.DataFrame, protocol: str = "rule") -> pd.DataFrame:
-    """Rate per set and IFrate, the mean of the sets that are there, in per cent with intervals over items.
+    """Rate per set and IFrate, their mean, in per cent with intervals over items.
 
     `protocol` says who told reasoning from its absence: `rule` (ours) or `judge` (as published);
     the other two sets are always checked by rule.
@@ -193,9 +194,10 @@ def ifrate(table: pd.DataFrame, protocol: str = "rule") -> pd.DataFrame:
 def forgetting_rate(
     audio: pd.DataFrame, text: pd.DataFrame, protocol: str = "rule"
 ) -> tuple[float, float, float]:
-    """Δ = (IFrate of the audio model − IFrate of its own text LLM) / IFrate of the text LLM, in per cent.
+    """Δ, how much lower the audio model's IFrate is than that of its own text LLM, in per cent.
 
-    With its interval; both are resampled over the same items.
+    Δ = (IFrate of the audio model − IFrate of the text LLM) / IFrate of the text LLM, with its
+    interval; both are resampled over the same items.
 
     Raises:
         BenchmarkError: They did not answer the same items.
@@ -235,7 +237,7 @@ def _of_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
 def _bootstrap_sets(
     table: pd.DataFrame, protocol: str
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Per cent followed in every set, and in resamples of its items (the same resamples for the same ids)."""
+    """Per cent followed in every set, and in resamples of its items by their ids."""
     used = _of_protocol(table, protocol)
     rates: dict[str, float] = {}
     draws: dict[str, np.ndarray] = {}

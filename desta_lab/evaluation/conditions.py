@@ -1,4 +1,4 @@
-"""What the model is given when it is asked about a clip: the clip, another one, silence, or its description."""
+"""What the model is given beside a question: a clip, another one, silence, or a description."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,5 +99,5 @@ ORACLE = "oracle"  # the untouched backbone reads the description
 
 
 def oracle_text(clip: Clip, topic: bool = False, describe: Callable[..., str] = describe) -> str:
-    """What the text oracle reads of a clip: its description, with the topic where `topic` is asked about."""
+    """What the text oracle reads of a clip: its description, with the topic if that is asked."""
     return describe(clip.attributes, topic=True) if topic else describe(clip.attributes)

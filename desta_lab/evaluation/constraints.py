@@ -44,7 +44,7 @@ def is_obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
 
 
 def english_capital(answer: str) -> bool:
-    """No small letter, and at least one capital (any alphabet: É counts as a capital, ß as small)."""
+    """No small letter, and at least one capital (É counts as a capital, ß as small)."""
     return answer.isupper()
 
 
@@ -78,7 +78,7 @@ def start_checker(answer: str, *, prompt_to_repeat: str) -> bool:
 
 
 def end_checker(answer: str, *, end_phrase: str) -> bool:
-    """The answer ends with this phrase, whatever its case; closing quotation marks may follow it."""
+    """The answer ends with this phrase, whatever its case; quotation marks may follow it."""
     return answer.strip().strip('"').casefold().endswith(_phrase(end_phrase))
 
 
@@ -167,7 +167,7 @@ def _wrapped(line: str) -> bool:
 
 
 def _sentences(answer: str) -> int:
-    """Stretches with a letter or digit in them, each up to a closing mark or the end of the answer."""
+    """Stretches with a letter or digit in them, each up to a closing mark or the end."""
     count, said = 0, 0  # sentences, words in the sentence at hand
     for word, following in pairwise([*answer.split(), ""]):
         said += any(char.isalnum() for char in word)

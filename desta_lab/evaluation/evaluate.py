@@ -80,12 +80,12 @@ def evaluate(
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
     """
     by_ear = [name for name in conditions if name != ORACLE]
-    if by_ear and audio_embeddings is None:
-        audio_embeddings = _embed(llm, features, clips, calibration)
     tables = []
     if by_ear:
-        audio = (audio_embeddings, by_ear, transcripts, batch)
-        tables.append(score_conditions(llm, tasks, clips, calibration, *audio))
+        if audio_embeddings is None:
+            audio_embeddings = _embed(llm, features, clips, calibration)
+        how = (by_ear, transcripts, batch)
+        tables.append(score_conditions(llm, tasks, clips, calibration, audio_embeddings, *how))
     if ORACLE in conditions:
         tables.append(score_oracle(llm.backbone, tasks, clips, calibration, describe, batch))
     table = pd.concat(tables, ignore_index=True)
@@ -96,7 +96,7 @@ def evaluate(
             llm,
             tasks if free_form.tasks is None else free_form.tasks,
             clips[: free_form.clips],
-            None if name == ORACLE else audio_embeddings[: free_form.clips],
+            None if name == ORACLE else audio_embeddings,
             max_new_tokens=free_form.max_new_tokens,
             describe=describe,
             transcripts=transcripts,
@@ -180,7 +180,7 @@ def score_oracle(
 
 
 def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
-    """[raw, calibrated] accuracy of a backbone on every task, over all combinations of attributes."""
+    """[raw, calibrated] accuracy of a backbone per task, over all combinations of attributes."""
     combinations = itertools.product(*ATTRIBUTES.values())
     clips = [
         Clip(str(i), "", 0.0, "", "", dict(zip(ATTRIBUTES, values, strict=True)))
@@ -218,12 +218,12 @@ def answer_free_form(
     describe: Describe = describe,
     transcripts: bool = False,
 ) -> pd.DataFrame:
-    """Answer every task about every clip greedily and freely; without audio embeddings, read the description.
+    """Answer every task about every clip greedily, in the backbone's own words.
 
-    Columns: condition (audio or oracle), clip, task, `answer`, `free_form` (1 where the right value
-    and no other is named) and `obeyed` (1 where the output constraint is kept; NaN where there is
-    none). Tasks that share a question share its answer. A clip has no row for an attribute that it
-    lacks.
+    Without audio embeddings the description is read. Columns: condition (audio or oracle), clip,
+    task, `answer`, `free_form` (1 where the right value and no other is named) and `obeyed` (1
+    where the output constraint is kept; NaN where there is none). Tasks that share a question share
+    its answer. A clip has no row for an attribute that it lacks.
     """
     questions = list(dict.fromkeys((task.question, task.rung == 5) for task in tasks))
     asked = [(*question, row) for question in questions for row in range(len(clips))]
@@ -272,7 +272,7 @@ def _stream(
 
 
 def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:
-    """An answer, whether it names the right value and no other, and whether it keeps the task's constraint."""
+    """An answer, whether it names the right value alone, and whether it obeys the constraint."""
     right = {clip.attributes[task.attribute]}
     obeyed = float("nan")
     if task.constraint:

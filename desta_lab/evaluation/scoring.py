@@ -1,4 +1,4 @@
-"""Closed-set ranking through a shared prefix: one forward of the backbone scores every task of a clip."""
+"""Closed-set ranking: one forward of the backbone scores every option of every task of a clip."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Scores = Sequence[Float[Tensor, "_ _"]]  # for every task: clip × option, log-p
 
 @dataclass
 class Trie:
-    """Token sequences that share their beginnings: every distinct beginning is one node, computed once.
+    """Token sequences that share their beginnings: each beginning is one node, computed once.
 
     "\\nWhat is the ─┬─ gender of … ─► The speaker is ─┬─ female
                      └─ accent of … ─► The accent is   └─ male
@@ -102,7 +102,7 @@ def build_branches(
     trunk: chat.TokenStream,
     streams: Sequence[chat.TokenStream],
 ) -> Branches:
-    """Build the trie of what follows the trunk in each task's stream: question, stem and options."""
+    """Build the trie of what follows the trunk for each task: question, stem and options."""
     trie, paths = Trie(), []
     for task, stream in zip(tasks, streams, strict=True):
         question = stream.ids[len(trunk.ids) :]
@@ -175,7 +175,7 @@ def score_options(
 def score_options_of_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
 ) -> list[Float[Tensor, "clip _"]]:
-    """Log-probability of every option of every task where the backbone reads a description instead."""
+    """Log-probability of every option of every task, where the backbone reads a description."""
     tokenizer = backbone.tokenizer
     streams = [
         [
@@ -225,7 +225,7 @@ def _score_branches(
 def _trie_attention(
     trie: Trie, real: Int[Tensor, "batch token"]
 ) -> tuple[Bool[Tensor, "batch total total"], Int[Tensor, "batch total"]]:
-    """Who sees whom over trunk and trie, every node its own history alone; and every token's position."""
+    """Which token sees which over trunk and trie, a node only its own history; and positions."""
     rows, length = real.shape
     count = len(trie.tokens)
     sees = torch.zeros(length + count, length + count, dtype=torch.bool)
@@ -279,7 +279,7 @@ def judge_scores(
     scores: Scores,
     calibration: Scores,
 ) -> pd.DataFrame:
-    """Raw and calibrated choices, one row per task × clip, but none for an attribute that a clip lacks.
+    """Raw and calibrated choices: a row per task × clip, but none for an attribute it lacks.
 
     Raw: the option of the highest log-probability per token. Calibrated: each option's mean score
     over the `calibration` clips (other speakers; no labels are used) is subtracted first, so that

@@ -25,7 +25,7 @@ def resample_rows(
 
 
 def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
-    """How often each of `count` units is drawn in each resample; the first row is the data, each unit once."""
+    """How often each unit is drawn in each resample; the first row is the data, each unit once."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
@@ -40,7 +40,7 @@ def interval_ends(draws: Float[np.ndarray, "draw"]) -> tuple[float, float]:
 
 
 def percentile_interval(draws: Float[np.ndarray, "draw"]) -> Interval:
-    """The first draw, which is the data's own value, and the 95 % interval of the resamples after it."""
+    """The first draw, the data's own value, and the 95 % interval of the resamples after it."""
     return (float(draws[0]), *interval_ends(draws[1:]))
 
 
@@ -72,9 +72,10 @@ def half_sample_ends(value: float, halves: Sequence[float]) -> tuple[float, floa
 def bootstrap_means(
     table: pd.DataFrame, measure: str, by: Sequence[str]
 ) -> dict[tuple, Float[np.ndarray, "draw"]]:
-    """Mean of a measure in every group of `by` and every resample of speakers; the first is the data itself.
+    """Mean of a measure in every group of `by` and every resample of speakers.
 
-    All groups see the same resamples, so differences between groups are paired.
+    The first mean is that of the data. All groups see the same resamples, so differences between
+    groups are paired.
     """
     known = table.dropna(subset=[measure])
     if known.empty:
@@ -100,7 +101,7 @@ def bootstrap_intervals(
 def interval_table(
     table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value"
 ) -> pd.DataFrame:
-    """`bootstrap_intervals` as a table: the columns of `by`, then the mean under the name `value`, `low`, `high`."""
+    """`bootstrap_intervals` as a table: the columns of `by`, the mean as `value`, `low`, `high`."""
     rows = [
         (*group, *interval) for group, interval in bootstrap_intervals(table, measure, by).items()
     ]
@@ -119,7 +120,7 @@ def t_half_width(sem: Any, count: Any) -> Any:
 
 
 def mean_interval(values: Sequence[float] | Float[np.ndarray, "value"] | pd.Series) -> Interval:
-    """Mean of some values, NaN left out, with its 95 % t-interval; the ends of a single value are NaN."""
+    """Mean of the values that are no NaN, with its 95 % t-interval; one value has NaN as ends."""
     known = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     if len(known) == 0:

@@ -1,4 +1,4 @@
-"""The task ladder: from the prompt that was trained (rung 0) to what no target ever mentioned (rung 5)."""
+"""The task ladder: from the trained prompt (rung 0) to what no target ever mentions (rung 5)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Task:
 
 
 def named_values(task: Task, answer: str) -> set[str]:
-    """The values of a task's attribute that an answer names, in the option's words or the attribute's."""
+    """The values that an answer names, in the words of the options or of the attribute."""
     text = f" {answer.lower()} "
     options = {
         value for value, words in task.options.items() if f" {words.strip().lower()}" in text
@@ -73,11 +73,11 @@ def named_values(task: Task, answer: str) -> set[str]:
 
 
 def task_ladder(attributes: Mapping[str, Sequence[str]] | None = None) -> list[Task]:
-    """Every task of the ladder, from near to far; with `attributes` (name → its values) that of another corpus.
+    """Every task of the ladder, from near to far; with `attributes`, that of another corpus.
 
-    An attribute that the spoken world describes, with no other values, keeps its tasks there. Any
-    other is asked about plainly ("What is the emotion?", "The emotion is"), on rungs 0 to 3: nobody
-    wrote further questions about it.
+    `attributes` gives each name its values. An attribute that the spoken world describes, with no
+    other values, keeps its tasks there. Any other is asked about plainly ("What is the emotion?",
+    "The emotion is"), on rungs 0 to 3: nobody wrote further questions about it.
     """
     if attributes is None:
         return _spoken_ladder()
@@ -177,7 +177,7 @@ def capital_task(attribute: Attribute) -> Task:
 def further_task(
     rung: int, name: str, attribute: str, question: str, stem: str, answers: str
 ) -> Task:
-    """A row of `QUESTIONS`, such as a question of rung 4, whose answer needs what everybody knows."""
+    """A row of `QUESTIONS`, such as one of rung 4, whose answer needs general knowledge."""
     options = dict(zip(ATTRIBUTES[attribute], answers.split("|"), strict=True))
     return Task(name, rung, attribute, question, stem, options)
 
@@ -188,15 +188,15 @@ def answer_stem(attribute: Attribute) -> str:
 
 
 def bare_words(attribute: Attribute) -> dict[str, str]:
-    """The words of an attribute's values without an article that stands before them in a sentence."""
+    """The words of an attribute's values, without the article that a sentence needs."""
     return {
         value: word if word == value else word.removeprefix("a ")
         for value, word in attribute.words.items()
     }
 
 
-# Questions of a further wording, by rung: to add one, add a row. Columns: rung, name, attribute, question, stem of the
-# answer, and the answers in the order of the attribute's values.
+# Further questions: to ask another one, add a row. Columns: rung, name, attribute, question,
+# stem of the answer, answers in the order of the attribute's values.
 # fmt: off
 QUESTIONS = (
     (4, "pronoun", "gender", "Which pronoun should be used for the speaker?",

@@ -1,4 +1,4 @@
-"""The text world: what the nano backbone is taught, the ladder's questions and others like them; only text."""
+"""The text world: the nano backbone is taught the ladder's questions and others, in text."""
 
 import itertools
 import random
@@ -129,7 +129,7 @@ def generate_text_world(
 
 
 def unseen_descriptions() -> frozenset[str]:
-    """An eighth of all descriptions, never shown to the nano backbone that ships: does it read, or know by heart?"""
+    """An eighth of all descriptions, never shown to the nano backbone that ships."""
     combinations = itertools.product(*(ATTRIBUTES[name] for name in DESCRIBED))
     descriptions = [describe(dict(zip(DESCRIBED, values, strict=True))) for values in combinations]
     return frozenset(random.Random(0).sample(descriptions, len(descriptions) // 8))
@@ -171,7 +171,7 @@ def _constrained_tasks(attribute: Attribute) -> list[Task]:
 def _ask(
     kind: float, task: Task, names: Sequence[str], values: Mapping[str, str], rng: random.Random
 ) -> tuple[str, str]:
-    """A question with its answer: for everything, for several attributes, yes or no, or the task's own."""
+    """A question with its answer: about all attributes, several, yes or no, or the task's."""
     if kind < 0.15:  # everything, from any clause on
         first = rng.randrange(len(names))
         question = _reword(rng.choice((TRAINED_PROMPT, *PARAPHRASES)), rng)
@@ -205,7 +205,7 @@ def _reword(question: str, rng: random.Random) -> str:
 
 
 def _restate(names: Sequence[str], values: Mapping[str, str], rng: random.Random) -> str:
-    """The facts of a description, each in other words, in any order; at times words alone: "rain, male, fast, …"."""
+    """The facts of a description in other words and any order, or words: "rain, male, …"."""
     words = {name: VOCABULARY[name].words[values[name]] for name in names}
     order = rng.sample(names, len(names))
     if rng.random() < 0.3:

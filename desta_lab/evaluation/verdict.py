@@ -40,9 +40,10 @@ def add_untrained(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
-    """Split the bare-label run into tasks about its own attribute (`label_own`) and others (`label_others`).
+    """Split the bare-label run into tasks about its own attribute and about others.
 
-    Another question about what was trained is no transfer to other attributes.
+    They become the runs `label_own` and `label_others`: another question about what was trained is
+    no transfer to other attributes.
     """
     own = table["attribute"] == attribute
     parts = own.map({True: f"{run}_own", False: f"{run}_others"})
@@ -50,7 +51,7 @@ def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> 
 
 
 def able_tasks(table: pd.DataFrame) -> dict[str, float]:
-    """The tasks that the text oracle can do, with its accuracy; all others are left out of every claim."""
+    """The tasks that the text oracle can do, with its accuracy; no other task counts."""
     oracle = table[table["condition"] == ORACLE].groupby("task")
     accuracy, chance = oracle["calibrated"].mean(), oracle["chance"].first()
     able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE]
@@ -85,16 +86,17 @@ def score_per_task(
 
 
 def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
-    """Mean chance-corrected accuracy (0 chance, 1 perfect) of each rung's counted tasks per run, step, condition.
+    """Mean chance-corrected accuracy of each rung's counted tasks per run, step and condition.
 
-    Intervals are of 95 % over speakers; `tasks` is how many the mean is of.
+    0 is chance, 1 is perfect; intervals are of 95 % over speakers; `tasks` is how many the mean is
+    of.
     """
     table = table[table["task"].isin(able_tasks(table))]
     known = table.groupby("task")[["rung", "chance"]].first()
     means = bootstrap_means(table, measure, [*CELL, "task"])
     tasks_of: dict[tuple, list[str]] = {}
-    for *cell, task in means:
-        tasks_of.setdefault(tuple(cell), []).append(task)
+    for *where, task in means:
+        tasks_of.setdefault(tuple(where), []).append(task)
     rows = []
     for cell, measured in tasks_of.items():
         asked = known.loc[measured]
@@ -115,7 +117,7 @@ def _mean_score(
 
 
 def crossing_steps(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[float, float]:
-    """The first step that is above, and the first from which on all are; NaN where there is none."""
+    """The first step that is above, and the first from which on all are; NaN where none is."""
     below = np.flatnonzero(~above)
     stable = below[-1] + 1 if len(below) else 0
     return (
@@ -151,7 +153,7 @@ class Verdict:
 def control_margins(
     table: pd.DataFrame, run: str, step: int, rung: int = 3
 ) -> dict[str, dict[str, float]]:
-    """How far a run's audio is above each control, per counted task of a rung: task → control → margin.
+    """How far a run's audio is above each control: counted task of a rung → control → margin.
 
     The margin is the lower end of the 95 % interval over speakers of the paired difference. A task
     is above its controls where all margins are above zero.

@@ -29,7 +29,7 @@ def mmau(**more: object) -> dict:
 
 
 def sakura(folder: Path, answered: dict[str, list[int]], judged: bool = False) -> Path:
-    """Answer files of one track in SAKURA's format: which clips each hop has right; two options, letters balanced."""
+    """One track in SAKURA's format: which clips each hop has right; letters balanced."""
     for hop, correct in answered.items():
         rows = {}
         for i in range(8):
@@ -53,7 +53,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def answers(folder: Path, *, capital: int, reasoned: int, of: int = 10) -> Path:
-    """A folder in Speech-IFEval's layout in which so many closed-ended and chain-of-thought items are right."""
+    """Speech-IFEval's layout, with so many closed-ended and chain-of-thought items right."""
     closed = [
         {"id": i, "response": "RAIN" if i < capital else "rain", **CAPITAL} for i in range(of)
     ]

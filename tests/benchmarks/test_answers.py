@@ -1,4 +1,4 @@
-"""A run answers other people's questions in their format, goes on where it was stopped, and hears what it answers."""
+"""A run answers a test set in its format, goes on where it was stopped, and hears the clips."""
 
 import json
 from collections.abc import Iterable
@@ -43,7 +43,8 @@ def questions(folder: Path, kind: str) -> Path:
         for name in ("one.wav", "three.wav"):
             clip(folder / "Animal" / "audio" / name)
             lines.append(
-                f'{name},dog,"What is it? (a) dog (b) cat",(a) dog,"It can (a) fly (b) bark",(b) bark'
+                f'{name},dog,"What is it? (a) dog (b) cat",(a) dog,'
+                '"It can (a) fly (b) bark",(b) bark'
             )
         (folder / "Animal" / "metadata.csv").write_text("\n".join(lines))
     elif kind == "mmau":
@@ -157,7 +158,7 @@ def test_a_missing_clip_is_said_before_the_first_answer(tmp_path: Path):
 
 
 def asked_of(corpus: Corpus, folder: Path, clips: Iterable[int]) -> Path:
-    """Real clips of the spoken world in SAKURA's layout: what is heard, and what follows from it."""
+    """Clips of the spoken world in SAKURA's layout: what is heard, and what follows."""
     track = folder / "Gender"
     (track / "audio").mkdir(parents=True)
     lines = ["file,attribute_label,single_instruction,single_answer,multi_instruction,multi_answer"]

@@ -86,7 +86,8 @@ def test_other_items_than_the_text_llms_are_refused(tmp_path):
         ),
         ('{"id": 1, "response": "x", "instruction_id_list": ["a"], "kwargs": []}', "line 2 "),
         (
-            '{"id": 1, "response": null, "instruction_id_list": ["startend:quotation"], "kwargs": [{}]}',
+            '{"id": 1, "response": null, '
+            '"instruction_id_list": ["startend:quotation"], "kwargs": [{}]}',
             "line 2 ",
         ),
     ],

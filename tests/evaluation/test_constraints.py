@@ -1,4 +1,4 @@
-"""Output constraints are checked by rule, as IFEval means them, and no clever answer gets round them."""
+"""Output constraints are checked as IFEval means them, and no clever answer gets round them."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""One call scores a checkpoint under every condition, and each control answers what it is asked and nothing else."""
+"""One call scores a checkpoint under every condition, and each control is what it says."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""Ranking through a shared prefix gives what one forward per option gives, and calibrates on other clips."""
+"""Ranking in one forward gives what one per option gives, and calibrates on other clips."""
 
 import pytest
 import torch

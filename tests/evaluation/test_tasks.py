@@ -1,4 +1,4 @@
-"""The ladder of any corpus: options are its values, questions give nothing away, constraints are checked."""
+"""The ladder of any corpus: options are its values, and questions give nothing away."""
 
 import pytest
 

@@ -11,7 +11,7 @@ SPEAKERS, EACH = 16, 6
 
 
 def table(skill: dict[tuple[str, str], float], seed: int = 0) -> pd.DataFrame:
-    """A tidy table in which (run, attribute) is right with this probability at step 8, and by chance elsewhere."""
+    """A tidy table where (run, attribute) is right this often at step 8, else by chance."""
     rng = np.random.default_rng(seed)
     rows = []
     for run in ("self", "label"):
