@@ -147,22 +147,23 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
             "train one with `python -m desta_lab quickstart`."
         )
     hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
+    paths = {one: listed.with_name(f"{one:06d}.safetensors") for one in hashes}
     step = max(hashes) if step is None else step
-    path = listed.with_name(f"{step:06d}.safetensors")
-    if step not in hashes or not path.is_file():
-        steps = ", ".join(
-            str(s) for s in hashes if listed.with_name(f"{s:06d}.safetensors").is_file()
-        )
-        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {steps}.")
-    if cache.hash_file(path) != hashes[step]:
-        raise ProvenanceError(f"{path}: changed since it was saved; train the run again.")
-    return open_connector(path, root)
+    if step not in paths or not paths[step].is_file():
+        there = ", ".join(str(one) for one, path in paths.items() if path.is_file())
+        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {there}.")
+    if cache.hash_file(paths[step]) != hashes[step]:
+        raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
+    config = folder / "config.json"
+    attention = json.loads(config.read_text()).get("attention") if config.is_file() else None
+    return open_connector(paths[step], root, attention)
 
 
-def open_connector(path: Path, root: Path | None = None) -> AudioLLM:
+def open_connector(path: Path, root: Path | None = None, attention: str | None = None) -> AudioLLM:
     """The AudioLLM that a connector file was trained in, with that connector.
 
     Encoder and backbone are found by their names, or by their hashes under any other name.
+    Precision goes by this machine, and `attention` is the backbone's.
 
     Raises:
         ProvenanceError: encoder or backbone is not here, or the file is no connector file.
@@ -179,6 +180,7 @@ def open_connector(path: Path, root: Path | None = None) -> AudioLLM:
         taps=tuple(about["taps"]),
         connector=ConnectorShape(**about["connector"]),
         tuning=about["tuning"],
+        attention=attention,
     )
     with processes.main_first():  # one rank downloads
         folders = [

@@ -156,6 +156,12 @@ def test_a_run_opens_from_its_own_files_with_its_parts_and_its_last_connector(ru
     torch.testing.assert_close(llm.connect(states), trained.connect(states), rtol=0, atol=0)
 
 
+def test_a_run_opens_with_the_attention_that_its_config_names(run, models):
+    folder, _ = run
+    (folder / "config.json").write_text('{"attention": "eager"}')
+    assert AudioLLM.from_run(folder, root=models).provenance["attention"] == "eager"
+
+
 def test_any_checkpoint_of_a_run_opens_and_a_step_without_one_is_refused(run, models):
     folder, trained = run
     first = AudioLLM.from_run(folder, 0, models)

@@ -120,6 +120,32 @@ def test_an_unreachable_hub_is_said_with_the_remedy(tmp_path, monkeypatch):
     )
 
 
+def test_weights_that_come_damaged_from_the_hub_are_removed_and_never_used(tmp_path, monkeypatch):
+    blob = tmp_path / "blobs" / ("0" * 64)  # the hub's cache names a file by its sha256
+    snapshot = tmp_path / "snapshots" / "main"
+
+    class Hub:
+        def head(self, *_, **__):
+            pass
+
+    def download(*_, local_files_only=False, **__):
+        if local_files_only:
+            raise FileNotFoundError
+        blob.parent.mkdir()
+        snapshot.mkdir(parents=True)
+        blob.write_bytes(b"not what was asked for")
+        (snapshot / "model.safetensors").symlink_to(blob)
+        (snapshot / "config.json").write_text("{}")
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_session", Hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(WeightsError, match=r"model.safetensors came damaged and was removed"):
+        find_weights("org/model", tmp_path / "models")
+    assert not blob.exists()
+
+
 def test_offline_mode_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(
