@@ -90,7 +90,7 @@ lesson.check("silenced", silenced)
 # `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
 
 # %% [markdown]
-# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open. (`standing` puts the finished connector into the model, `hear` listens, `listening` answers.)
+# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
 
 # %%
 scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
@@ -155,7 +155,10 @@ rungs = verdict.score_per_rung(
 
 # %% tags=["headline"]
 above = judged.above_controls["self"]
-headline = f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never trained (seed {experiment.seed})"
+headline = (
+    f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never "
+    f"trained (seed {experiment.seed})"
+)
 lesson.show(
     claim_figures.plot_emergence(rungs, headline),
     f"Score of every rung along training. {headline}.",

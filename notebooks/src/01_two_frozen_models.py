@@ -39,7 +39,10 @@ lesson.predict(
 )
 
 # %%
-question = "A coin is tossed for each speaker. How often does a probe that has heard the speaker say which side it fell on?"
+question = (
+    "A coin is tossed for each speaker. How often does a probe that has heard the speaker say "
+    "which side it fell on?"
+)
 lesson.predict("leak", question, 0, 1)
 
 # %%
@@ -170,7 +173,8 @@ with torch.no_grad():
 cropped = whisper.layer_norm(states[-1]).float().cpu()
 cosine = torch.cosine_similarity(padded[:, : cropped.shape[1]], cropped, dim=-1)
 print(
-    f"cosine of a frame heard in 30 s and in {experiment.preset.seconds:g} s: median {cosine.median():.2f}"
+    f"cosine of a frame heard in 30 s and in {experiment.preset.seconds:g} s: median "
+    f"{cosine.median():.2f}"
 )
 
 # %% [markdown]
@@ -199,8 +203,8 @@ heard = torch.cat(
     [experiment.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
 mels = audio.log_mel(waves, experiment.preset.seconds, experiment.llm.encoder.mel_bins)
-sites = {"log-mel": sites.log_mel_site(mels).numpy()}
-sites |= {
+pooled = {"log-mel": sites.log_mel_site(mels).numpy()}
+pooled |= {
     f"layer {tap}": sites.pool_over_time(layer).cpu().numpy()
     for tap, layer in zip(taps, heard, strict=True)
 }
@@ -251,13 +255,13 @@ tosses = pd.DataFrame(
             "toss": toss,
             "correct": tossed(features, toss, leak),
         }
-        for site, features in sites.items()
+        for site, features in pooled.items()
         for leak in (True, False)
         for toss in range(10)
     ]
 )
 coins = tosses.groupby(["site", "split"])["correct"].mean().unstack()
-coins.loc[list(sites)].round(2)
+coins.loc[list(pooled)].round(2)
 
 # %%
 leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
@@ -343,14 +347,14 @@ def words(attributes):
     return backbone.embed(torch.tensor(ids)).float()
 
 
-def told(question, vectors):
+def answer_from(question, vectors):
     stream = chat.build_stream(backbone.tokenizer, chat.audio_messages(question), len(vectors))
     return backbone.decode(
         experiment.llm.generate_ids([stream], vectors[None], max_new_tokens=16)[0]
     )
 
 
-told("What is the gender of the speaker?", words(clip.attributes))
+answer_from("What is the gender of the speaker?", words(clip.attributes))
 
 # %% [markdown]
 # It reads them like text, though no id was given. Next noise of the same size, three times. The *embedding scale* is the root mean square of all numbers in the table of token embeddings.
@@ -365,7 +369,7 @@ print(
 )
 for seed in range(3):
     noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed)).to(one)
-    print(told("What is the gender of the speaker?", backbone.embedding_scale * noise))
+    print(answer_from("What is the gender of the speaker?", backbone.embedding_scale * noise))
 
 # %% [markdown]
 # An answer comes back every time, and it is worth nothing. A fluent sentence is no sign that anything was heard; that is what controls are for.
@@ -443,7 +447,7 @@ ax.legend(loc="lower left")
 picture
 
 # %% [markdown]
-# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: each layer *adds* to its input, and what it adds is small beside a very large vector and large beside a very small one; and a very small vector disappears beside the constant that keeps the division from dividing by zero. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors are born at the embedding scale.
+# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: each layer *adds* to its input, and what it adds is small beside a very large vector and large beside a very small one; and a very small vector disappears beside the constant that keeps the division from dividing by zero. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors start at the embedding scale.
 #
 # ## Between two words
 #
@@ -472,7 +476,7 @@ for share, vectors in zip(
     ),
     strict=True,
 ):
-    print(f"{share:.1f}", told("What is the gender of the speaker?", vectors))
+    print(f"{share:.1f}", answer_from("What is the gender of the speaker?", vectors))
 
 
 # %%
@@ -483,7 +487,7 @@ def second(name, scores):
 
 
 def asked(name, attributes, number):
-    """One row a share: what is said of the mixed words, of mixed noise, and (at both ends) of the plain text."""
+    """One row a share: answers from mixed words, mixed noise and, at both ends, plain text."""
     pair = [{**attributes, name: value} for value in PAIRS[name]]
     draw = torch.Generator().manual_seed(number)
     noise = backbone.embedding_scale * torch.randn(2, *words(pair[0]).shape, generator=draw)
@@ -528,11 +532,11 @@ print(lesson.reveal("flip", flip))
 # One figure for both. Above, what can be read off Whisper; below, what the language model makes of embeddings. Each has its *null* in pink, what would be seen if nothing were there: a probe on random labels, and mixed noise. An attribute counts as *held* if at any tapped layer the probe's interval lies above that of random labels (the spectrogram may do as well: look left), and as *answered* if the interval is on the right side of one half at both ends of the mixture.
 
 # %%
-sites = ["log-mel", *(f"encoder {tap}" for tap in taps)]
+site_names = ["log-mel", *(f"encoder {tap}" for tap in taps)]
 reading = measured[measured["kind"].isin(["probe", "random labels"])].rename(
     columns={"accuracy": "value"}
 )
-reading = reading.assign(x=reading["site"].map(sites.index), model="Whisper")
+reading = reading.assign(x=reading["site"].map(site_names.index), model="Whisper")
 columns = ["model", "attribute", "kind", "x", "value", "low", "high"]
 both = pd.concat([reading[columns], mixing.assign(model="LLM")[columns]], ignore_index=True)
 both.groupby(["model", "kind"])["value"].describe()[["count", "min", "max"]].round(2)
@@ -544,7 +548,7 @@ held = [
     for name in PAIRS
     if any(
         probed.at[(name, x, "probe"), "low"] > probed.at[(name, x, "random labels"), "high"]
-        for x in range(1, len(sites))
+        for x in range(1, len(site_names))
     )
 ]
 ends = mixing[mixing["kind"] == "words"].set_index(["attribute", "x"]).sort_index()
@@ -552,7 +556,8 @@ followed = [
     name for name in PAIRS if ends.at[(name, 0.0), "high"] < 0.5 < ends.at[(name, 1.0), "low"]
 ]
 headline = (
-    f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched LLM answers "
+    f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched "
+    "LLM answers "
     f"{len(followed)} of {len(PAIRS)} from embeddings alone"
 )
 
@@ -580,7 +585,7 @@ for column, (name, pair) in enumerate(PAIRS.items()):
     )
     axes[0, column].axhline(tasks[name].chance, color="#B0B0B0", lw=0.8, label="chance")
     axes[0, column].set_title(name, loc="left")
-    axes[0, column].set_xticks(range(len(sites)), ["mel", *map(str, taps)])
+    axes[0, column].set_xticks(range(len(site_names)), ["mel", *map(str, taps)])
     axes[0, column].set(ylim=(-0.03, 1.05), xlabel="encoder layer")
     axes[1, column].set_xticks([0, 1], pair)
     axes[1, column].set_xlabel("embeddings, mixed")

@@ -30,11 +30,11 @@ lesson = desta_lab.setup("02")
 experiment = lesson.experiment
 
 # %% [markdown]
-# The run kept its connector at many steps of training, its *checkpoint ladder*. `standing` loads one of them: first the untrained connector, which we copy, then the last one, which stays.
+# The run saved its connector at many steps of training: its *checkpoints*. `use_checkpoint` loads one of them: first the untrained connector, which we copy, then the last one, which stays.
 
 # %%
 with replies.use_checkpoint(experiment, step=0) as llm:
-    born = copy.deepcopy(llm.connector)
+    untrained = copy.deepcopy(llm.connector)
 connector = experiment.llm.connector.eval()
 parts = {
     name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()
@@ -206,7 +206,7 @@ lesson.check("layer_mixture", layer_mixture)
 # %% [markdown]
 # ## The whole adapter
 #
-# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence (“A person with some accent …”), one token of it for each query, so that the connector is born saying something. What comes out are the *audio embeddings* of the clip, (clip, query, width of the language model). That is all of it:
+# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence (“A person with some accent …”), one token of it for each query, so that even an untrained connector says something. What comes out are the *audio embeddings* of the clip, (clip, query, width of the language model). That is all of it:
 
 
 # %%
@@ -229,9 +229,9 @@ def adapter(c, states, attention=scaled_dot_product_attention, mixture=by_layer)
     return c.scale * c.proj(mixture(torch.stack(read), c.layer_weights)) + c.anchor
 
 
-spoken = adapter(connector, states)
-torch.testing.assert_close(spoken, connector(states), atol=1e-4, rtol=1e-4)
-tuple(spoken.shape)
+audio_embeddings = adapter(connector, states)
+torch.testing.assert_close(audio_embeddings, connector(states), atol=1e-4, rtol=1e-4)
+tuple(audio_embeddings.shape)
 
 # %% [markdown]
 # Equal up to rounding? Doubt is settled in float64: a real difference would stay, rounding shrinks by nine digits.
@@ -239,7 +239,7 @@ tuple(spoken.shape)
 # %%
 double = copy.deepcopy(connector).double()
 differences = {
-    "float32": float((spoken - connector(states)).abs().max()),
+    "float32": float((audio_embeddings - connector(states)).abs().max()),
     "float64": float((adapter(double, states.double()) - double(states.double())).abs().max()),
 }
 torch.testing.assert_close(differences["float64"], 0.0, atol=1e-10, rtol=0)
@@ -248,7 +248,7 @@ differences
 # %% [markdown]
 # ## What the published one is
 #
-# Ours differs in four things of form: it pools frames, narrows them to a `width` of its own, puts the LayerNorm first, and is anchored. (It is also born at the embedding scale and has no dropout.) And it is smaller. By how much?
+# Ours differs in four things of form: it pools frames, narrows them to a `width` of its own, puts the LayerNorm first, and is anchored. (It also starts at the embedding scale and has no dropout.) And it is smaller. By how much?
 #
 # ### Exercise 2.4 · Count a block · fill in · 6 min
 # Write `block_parameters(width, ffn)`: the number of parameters of one block. It has two attentions of four linear layers (width → width), a network width → ffn → width, and three LayerNorms. Linear layers have biases.
@@ -302,14 +302,14 @@ print(f"{ids.shape[1]} tokens, slots from {int(at[0])} to {int(at[-1])}")
 
 # %% [markdown]
 # ### Exercise 2.5 · Fill the slots · fill in · 7 min
-# Write `splice(embeddings, slots, spoken)`: `embeddings` is (row, token, width), `slots` (row, token) is True where a slot is, `spoken` is (clip, query, width). Slots are filled row after row, clip after clip, query after query; everything else stays. Return a new tensor.
+# Write `splice(embeddings, slots, audio_embeddings)`: `embeddings` is (row, token, width), `slots` (row, token) is True where a slot is, `audio_embeddings` is (clip, query, width). Slots are filled row after row, clip after clip, query after query; everything else stays. Return a new tensor.
 
 
 # %% tags=["exercise"]
-def splice(embeddings, slots, spoken):
+def splice(embeddings, slots, audio_embeddings):
     ### BEGIN SOLUTION
     filled = embeddings.clone()
-    filled[slots] = spoken.flatten(0, 1)
+    filled[slots] = audio_embeddings.flatten(0, 1)
     return filled
     ### END SOLUTION
 
@@ -365,7 +365,7 @@ lesson.check("shuffled_in_time", shuffled_in_time)
 # %%
 order = torch.randperm(pooled.shape[2], generator=torch.Generator().manual_seed(0))
 mixed_up = states.unflatten(2, (-1, connector.pool))[:, :, order].flatten(2, 3)
-torch.testing.assert_close(adapter(connector, mixed_up), spoken, atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(adapter(connector, mixed_up), audio_embeddings, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # It costs nothing at all: attention is a sum over frames, and a sum has no order. What the adapter knows of time must stand *in* the frames, where Whisper adds a position (notebook 01) and mixes neighbours. Shuffling after the encoder is no fault; it goes into the figure as a second check that must agree.
@@ -426,7 +426,7 @@ swap = [
     *conditions.shuffled_partners(clips),
     *range(len(clips), len(every[0])),
 ]  # the clips that calibrate stay
-vectors |= {"untrained connector": born(every), "another speaker's clip": reference[swap]}
+vectors |= {"untrained connector": untrained(every), "another speaker's clip": reference[swap]}
 quiet = connector(silent).expand(len(clips), -1, -1)
 vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
 
@@ -449,7 +449,7 @@ tasks = [task for task in experiment.tasks if task.rung == 3]
 
 
 def judged(vectors):
-    """One row a clip and task; kept under the hash of the vectors, so other vectors are judged anew."""
+    """One row a clip and task; found by the hash of the vectors: others are judged anew."""
     name = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()[:16]
 
     def judge():
@@ -512,7 +512,8 @@ print(lesson.reveal("wrong_axis", row.at["softmax over the queries", "score"]))
 faults = table[table["kind"] == "fault"]
 caught = faults["difference"] > 100 * row.at["built by hand", "difference"]
 headline = (
-    f"Built by hand it differs by {row.at['built by hand', 'difference']:.0e}. Of {len(faults)} faults, which all run, "
+    f"Built by hand it differs by {row.at['built by hand', 'difference']:.0e}. Of "
+    f"{len(faults)} faults, which all run, "
     f"the answers betray {int(faults['seen'].sum())}, the comparison {int(caught.sum())}"
 )
 

@@ -18,7 +18,7 @@ import desta_lab
 from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.experiments.quickstart import all_targets
 from desta_lab.model import chat
-from desta_lab.training import targets as target
+from desta_lab.training import targets
 from desta_lab.views import claim_figures, style
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import attribute_coverage, describe
@@ -54,7 +54,7 @@ description
 
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
-live = target.generate_targets(
+live = targets.generate_targets(
     backbone,
     experiment.preset.backbone,
     experiment.llm.provenance["backbone_sha256"],
@@ -73,7 +73,8 @@ rows, soft = experiment.targets.rows, experiment.targets.soft
 kept = {row.description: row.response for row in rows}
 same = sum(kept[one.description] == one.response for one in live.values())
 print(
-    f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 written again word for word"
+    f"{len(train)} clips, {len(rows)} different descriptions; {same} of 2 written again word "
+    "for word"
 )
 
 # %% [markdown]
@@ -204,7 +205,7 @@ lesson.check("perplexity", perplexity)
 
 # %%
 nats = -logp[stream.start - 1 : -1].gather(1, ids[stream.start :, None])[:, 0]
-theirs = target.target_perplexity(backbone, [one])
+theirs = targets.target_perplexity(backbone, [one])
 torch.testing.assert_close(float(nats.mean().exp()), theirs, rtol=1e-4, atol=0)
 print(f"by hand {float(nats.mean().exp()):.4f}, the package {theirs:.4f}")
 
@@ -216,7 +217,7 @@ print(f"by hand {float(nats.mean().exp()):.4f}, the package {theirs:.4f}")
 
 # %%
 def sureness(reads):
-    logp, ids = next(iter(target.text_log_probs(backbone, [replace(one, description=reads)])))
+    logp, ids = next(iter(targets.text_log_probs(backbone, [replace(one, description=reads)])))
     return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].exp().numpy()
 
 
@@ -340,10 +341,10 @@ lesson.check("find_leaks", find_leaks)
 
 # %%
 try:
-    target.clip_row(
+    targets.clip_row(
         clip, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken"
     )
-except target.TargetError as refusal:
+except targets.TargetError as refusal:
     print(refusal)
 
 # %% [markdown]
@@ -370,7 +371,7 @@ lesson.check("smuggled", smuggled)
 
 # %%
 def unheard(prompt_of):
-    return target.target_perplexity(
+    return targets.target_perplexity(
         backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]]
     )
 
@@ -398,7 +399,7 @@ print(f"{len(examples)} examples, one and the same messages, with {chat.AUDIO} i
 # A response ends in an end-of-turn token, and that token is learned too. If the writer ran out of room, the end is not its own. Allow it 12 tokens:
 
 # %%
-short = target.generate_targets(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
+short = targets.generate_targets(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
 print(short.response, "| truncated:", short.truncated)
 for truncated in (True, False):
     read = chat.build_stream(
@@ -418,11 +419,12 @@ for truncated in (True, False):
 # How probable is the false end to the one who wrote the text? If it is not, a connector that learns it learns to stop in the middle of a sentence.
 
 # %%
-logp, response = next(iter(target.text_log_probs(backbone, [replace(short, truncated=False)])))
+logp, response = next(iter(targets.text_log_probs(backbone, [replace(short, truncated=False)])))
 print(f"probability of the false end of turn: {float(logp[-1, response[-1]].exp()):.1e}")
-print(f"perplexity, marked as cut: {target.target_perplexity(backbone, [short]):.3g}")
+print(f"perplexity, marked as cut: {targets.target_perplexity(backbone, [short]):.3g}")
 print(
-    f"perplexity, not marked: {target.target_perplexity(backbone, [replace(short, truncated=False)]):.3g}"
+    "perplexity, not marked: "
+    f"{targets.target_perplexity(backbone, [replace(short, truncated=False)]):.3g}"
 )
 
 # %% [markdown]
@@ -453,7 +455,7 @@ draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 
 def measured(some):
-    read = target.text_log_probs(backbone, some)
+    read = targets.text_log_probs(backbone, some)
     nats, tokens = np.array(
         [(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]
     ).T

@@ -36,7 +36,7 @@ tokenizer = experiment.llm.backbone.tokenizer
 # How long and how fast: the dials of this notebook. The finished run had the steps and the batch of its preset; ours are shorter, so that three of them take a minute.
 
 # %%
-recipe = replace(experiment.train_config, steps=80, batch=8)
+config = replace(experiment.train_config, steps=80, batch=8)
 experiment.train("self")  # finds the finished run; only another preset or seed has to train it now
 print(
     "finished run:",
@@ -44,9 +44,9 @@ print(
     "steps ×",
     experiment.train_config.batch,
     "  here:",
-    recipe.steps,
+    config.steps,
     "steps ×",
-    recipe.batch,
+    config.batch,
 )
 
 # %% [markdown]
@@ -164,7 +164,8 @@ whole = (teacher.exp() * (teacher - student)).sum(-1).mean()
 packed = target.kl_loss(student, experiment.targets.soft[0].ids, experiment.targets.soft[0].logp)
 torch.testing.assert_close(packed, whole, rtol=0.02, atol=1e-3)
 print(
-    f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a bucket {float(packed):.4f}"
+    f"KL over the whole vocabulary {float(whole):.4f} nats a token, over 50 tokens and a "
+    f"bucket {float(packed):.4f}"
 )
 
 # %% [markdown]
@@ -191,15 +192,17 @@ lesson.check("learning_rate", learning_rate)
 # The cosine runs over the steps *after* the warm-up: (1 + cos(π · done)) / 2 goes from 1 to 0 as `done` goes from 0 to 1.
 
 # %% [markdown]
-# The recipe's rate, and below it the steps at which the connector is kept: the *checkpoint ladder* is dense where learning begins, because that is where things change fastest.
+# The learning rate of our short runs, and below it the steps at which the connector is saved: the *checkpoints* are dense where learning begins, because that is where things change fastest.
 
 # %%
-rungs = checkpoints.checkpoint_steps(recipe.steps, recipe.checkpoint_every)
+saved_steps = checkpoints.checkpoint_steps(config.steps, config.checkpoint_every)
 picture, axes = style.subplots(
-    1, 1, f"Learning rate, and the {len(rungs)} rungs of the checkpoint ladder", (7, 2.4)
+    1, 1, f"Learning rate, and the {len(saved_steps)} checkpoints of a run", (7, 2.4)
 )
-axes.plot([recipe.learning_rate(step) for step in range(recipe.steps)], color="#222222")
-axes.plot(rungs, np.zeros(len(rungs)), ls="none", marker="^", color="#222222", clip_on=False)
+axes.plot([config.learning_rate(step) for step in range(config.steps)], color="#222222")
+axes.plot(
+    saved_steps, np.zeros(len(saved_steps)), ls="none", marker="^", color="#222222", clip_on=False
+)
 axes.set(xlabel="training step", ylabel="learning rate", ylim=(0, None))
 picture
 
@@ -213,7 +216,7 @@ store = experiment.features
 print(store.shape, "(layer, frame, width) of one clip,", f"{store.gigabytes:.2f} GB in all")
 
 # %% [markdown]
-# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved. `recipe.batch_rows` draws the clips of a step, `speak` makes their audio embeddings, and `response_logits` gives the logits at the learned positions.
+# Six steps by hand, from the untrained connector. The hash of a model changes if any number in it does, so hashes before and after say what moved. `config.batch_rows` draws the clips of a step, `connect` makes their audio embeddings, and `response_logits` gives the logits at the learned positions.
 
 
 # %%
@@ -226,19 +229,19 @@ def hashes(llm):
 losses = []
 with replies.use_checkpoint(experiment, step=0) as llm:
     before = hashes(llm)
-    how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    how = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizer = torch.optim.AdamW(llm.connector.train().parameters(), **how)
     for step in range(6):
-        rows = recipe.batch_rows(step, len(examples))
+        rows = config.batch_rows(step, len(examples))
         batch = batches.collate([streams[i] for i in rows], llm.backbone.pad_id)
         learned = batch.labels != batches.IGNORE
-        spoken = llm.connect(store[[examples[i]["id"] for i in rows]])
-        logits = llm.response_logits(batch.prefix, batch.ids, learned, spoken)
+        audio_embeddings = llm.connect(store[[examples[i]["id"] for i in rows]])
+        logits = llm.response_logits(batch.prefix, batch.ids, learned, audio_embeddings)
         ids, logp = torch.cat([soft[i].ids for i in rows]), torch.cat([soft[i].logp for i in rows])
         loss = target.kl_loss(logits, ids.to(logits.device), logp.to(logits.device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), recipe.max_grad_norm)
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate(step)
+        torch.nn.utils.clip_grad_norm_(llm.connector.parameters(), config.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = config.learning_rate(step)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
@@ -274,20 +277,20 @@ lesson.predict(
 # %% [markdown]
 # ## The same loop, in the package
 #
-# `trainer.train` runs the same steps, keeps records, the ladder and a state to go on from. A run lives in a folder whose name is the hash of all that determines it, so the second time it is found, not trained.
+# `trainer.train` runs the same steps, keeps records, checkpoints and a state to go on from. A run lives in a folder whose name is the hash of all that determines it, so the second time it is found, not trained.
 
 
 # %%
 def short_run(name, examples, soft):
-    about = {**experiment.run_config("self"), "train_config": asdict(recipe), "pairs": name}
+    about = {**experiment.run_config("self"), "train_config": asdict(config), "pairs": name}
     folder = trainer.run_folder(experiment.root / "runs", f"{experiment.preset.name}-{name}", about)
-    if not trainer.is_finished(folder, recipe):
+    if not trainer.is_finished(folder, config):
         with replies.use_checkpoint(experiment, step=0) as llm:
             trainer.train(
                 llm,
                 store,
                 examples,
-                recipe,
+                config,
                 folder,
                 soft_targets=soft,
                 progress=experiment.progress(f"train {name}"),
@@ -315,7 +318,7 @@ runs["hard"] = short_run("hard", examples, None)
 # A notebook loses its kernel, a cluster its node. A run that is killed and started again must end in the same weights, or no result could be repeated. Four steps in one go, and four steps with a kill after the third; the state is kept every two steps.
 
 # %%
-tiny = replace(recipe, steps=4, batch=2, warmup=2)
+tiny = replace(config, steps=4, batch=2, warmup=2)
 
 
 def killer(done, total, record):
@@ -326,7 +329,7 @@ def killer(done, total, record):
 def four_steps(folder, progress=None):
     with replies.use_checkpoint(
         experiment, step=0
-    ) as llm:  # the connector as it was born: nothing is left in memory
+    ) as llm:  # the untrained connector: nothing is left in memory
         trainer.train(
             llm, store, examples, tiny, folder, soft_targets=soft, state_every=2, progress=progress
         )
@@ -402,14 +405,14 @@ runs["mispaired"] = short_run("mispaired", wrong, [soft[j] for j in partners])
 def score(folder):
     tasks = [task for task in experiment.tasks if task.rung in (0, 3)]
     test, other = experiment.clips("test"), experiment.clips("validation")
-    checkpoints.load_checkpoint(folder, experiment.llm, recipe.steps)
+    checkpoints.load_checkpoint(folder, experiment.llm, config.steps)
     return evaluate(experiment.llm, tasks, test, other, store)
 
 
 # %% tags=["expensive"]
 scored = [
     cached_table(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(
-        run=name, step=recipe.steps
+        run=name, step=config.steps
     )
     for name, folder in runs.items()
 ]
@@ -424,18 +427,22 @@ finished = (
     .query("run == 'self' and rung in (0, 3) and step == @experiment.train_config.steps")
     .assign(run="finished")
 )
-born = experiment.score_table().query(
+untrained = experiment.score_table().query(
     "run == 'self' and rung in (0, 3) and step == 0 and condition == 'audio'"
 )
 every = pd.concat(
-    [*scored, finished, born.assign(run="soft"), born.assign(run="hard")], ignore_index=True
+    [*scored, finished, untrained.assign(run="soft"), untrained.assign(run="hard")],
+    ignore_index=True,
 )
 
 # %%
-margins = verdict.control_margins(every, "soft", recipe.steps)
+margins = verdict.control_margins(every, "soft", config.steps)
 risen = sum(min(over.values()) > 0 for over in margins.values())
 tasks = verdict.score_per_task(every)
-headline = f"After {recipe.steps} steps with soft targets {risen} of {len(margins)} questions stand above every control"
+headline = (
+    f"After {config.steps} steps with soft targets {risen} of {len(margins)} questions stand "
+    "above every control"
+)
 claim_figures.plot_held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline)
 
 # %% [markdown]
@@ -463,11 +470,11 @@ ends.round(3)
 found = verdict.score_per_rung(every)
 pick = {
     "untrained connector": ("soft", "audio", 0),
-    "silence, soft": ("soft", "silence", recipe.steps),
-    "shuffled audio, soft": ("soft", "shuffled", recipe.steps),
-    "wrong targets": ("mispaired", "audio", recipe.steps),
-    "hard targets": ("hard", "audio", recipe.steps),
-    "soft targets": ("soft", "audio", recipe.steps),
+    "silence, soft": ("soft", "silence", config.steps),
+    "shuffled audio, soft": ("soft", "shuffled", config.steps),
+    "wrong targets": ("mispaired", "audio", config.steps),
+    "hard targets": ("hard", "audio", config.steps),
+    "soft targets": ("soft", "audio", config.steps),
     f"finished run, {experiment.train_config.steps} × {experiment.train_config.batch}": (
         "finished",
         "audio",
@@ -482,7 +489,8 @@ dots = pd.concat(
 )
 third = dots[dots["rung"] == 3].set_index("name")["score"]
 headline = (
-    f"{recipe.steps} steps on one task take questions never trained from {third['untrained connector']:.2f} to "
+    f"{config.steps} steps on one task take questions never trained from "
+    f"{third['untrained connector']:.2f} to "
     f"{third['soft targets']:.2f} (soft), {third['hard targets']:.2f} (hard), "
     f"{third['wrong targets']:.2f} (wrong targets)"
 )
@@ -541,7 +549,7 @@ print(lesson.reveal("fall", ends.loc["mispaired", "fall in %"]))
 #
 # The right panel says how far a short run on a single task goes, on that task and beside it, and the run with wrong targets says how much of it needs the clip to be the right one. The left panel says what a falling loss is worth: compare how far each loss fell with what its run can do. Where the loss with wrong targets hardly falls, one reading is that the connector was born close to saying what is likely of any clip, so that nearly all that is left to learn is the clip itself. Whether soft targets beat hard ones this figure cannot settle, even where the bars part: they are intervals over speakers, and each kind was trained once.
 #
-# **What would change our mind**: a run with wrong targets that rises above chance; a rung 3 that stays at chance while rung 0 rises, which would be learning the task and nothing beside it; other seeds that turn the order of soft and hard round. `recipe = replace(recipe, steps=160)` above is the next thing to try.
+# **What would change our mind**: a run with wrong targets that rises above chance; a rung 3 that stays at chance while rung 0 rises, which would be learning the task and nothing beside it; other seeds that turn the order of soft and hard round. `config = replace(config, steps=160)` above is the next thing to try.
 #
 # Next: **05**, when each ability emerges, and whether it does so suddenly.
 

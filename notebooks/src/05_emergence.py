@@ -27,7 +27,7 @@ experiment = lesson.experiment
 # %% [markdown]
 # ## What was kept along training
 #
-# The run left a *checkpoint ladder*, and at each of its checkpoints every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
+# The run left *checkpoints*, and at each of them every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
 table = experiment.score_table()
@@ -43,8 +43,10 @@ desta_lab.show_players(experiment.corpus, [first])
 
 # %%
 asked = table[(table["rung"] == 3) & (table["run"] == "self") & (table["condition"] == "audio")]
-told = asked[asked["clip"] == first.id].pivot(index="attribute", columns="step", values="answer")
-told[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attributes))
+answers_by_step = asked[asked["clip"] == first.id].pivot(
+    index="attribute", columns="step", values="answer"
+)
+answers_by_step[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attributes))
 
 # %% [markdown]
 # ### Exercise 5.1 · Commit yourself · predict · 4 min
@@ -172,7 +174,7 @@ print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 # %% [markdown]
 # ## When has it risen?
 #
-# A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
+# A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `score_per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
 
 # %%
 rungs = verdict.score_per_rung(verdict.add_untrained(table))
@@ -204,7 +206,7 @@ lesson.check("crossing", crossing)
 # Make an array `good` [checkpoint] that is true where both conditions hold. `good[i:].all()` says whether they hold from checkpoint `i` to the end.
 
 # %% [markdown]
-# The package's `crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
+# The package's `rung_crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
 
 # %%
 crossed = verdict.rung_crossings(rungs, threshold=0.5)
@@ -411,7 +413,7 @@ alone.pivot(index="rung", columns="run", values="stable").rename_axis(
 
 # %% [markdown]
 # ### Exercise 5.6 · Change the axis · tweak · 5 min
-# The steps double early in the ladder, so a logarithmic axis spreads the beginning and squeezes the end: what looks like a jump may have taken half of the training. Return the rise *per training step* between neighbouring checkpoints, [checkpoint − 1], from `steps` and `values`, both [checkpoint].
+# The steps between checkpoints double at first, so a logarithmic axis spreads the beginning and squeezes the end: what looks like a jump may have taken half of the training. Return the rise *per training step* between neighbouring checkpoints, [checkpoint − 1], from `steps` and `values`, both [checkpoint].
 
 
 # %% tags=["exercise"]
@@ -526,7 +528,8 @@ if beyond[0] > 0:
 if apart[0] > 0:
     reading = "Part of the jump is the metric"
 headline = (
-    f"{reading}. Log-probability makes {smooth['score']:.0%} of its rise between steps {smooth['before']} and {smooth['step']}, "
+    f"{reading}. Log-probability makes {smooth['score']:.0%} of its rise between steps "
+    f"{smooth['before']} and {smooth['step']}, "
     f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
     f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]"
 )
@@ -553,7 +556,7 @@ print(lesson.reveal("jump_logprob", smooth["score"]))
 #
 # We have seen how to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump (you made one), an average can hide one, and an axis can stretch one. So a sentence on emergence needs the metric, the interval and the axis.
 #
-# **What would change our mind**: other seeds, because a band of two neighbouring checkpoints is one draw; a ladder with more checkpoints inside the grey band; and a metric of calibrated margins, which neither the prior nor the threshold touches. [The emergence report](../figures/emergence/README.md) has all three; where it disagrees with this run, believe it. A connector that is not born saying a sentence, or real speech, it does not have.
+# **What would change our mind**: other seeds, because a band of two neighbouring checkpoints is one draw; more checkpoints inside the grey band; and a metric of calibrated margins, which neither the prior nor the threshold touches. [The emergence report](../figures/emergence/README.md) has all three; where it disagrees with this run, believe it. A connector without an anchor, or real speech, it does not have.
 #
 # Next: **06**, what the connector knows before the model can say it.
 

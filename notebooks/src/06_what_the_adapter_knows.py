@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · Probing: what does the adapter know before the model says it?
 #
-# An attribute can be *present* in the sound, *readable* off the audio embeddings by a linear probe, and *spoken* by the model. These are three things, and only the third is an answer. Here you take the connector as it was born and as it was trained, read both with a probe that you write yourself, and then change the embeddings to find out what the answer really uses.
+# An attribute can be *present* in the sound, *readable* off the audio embeddings by a linear probe, and *spoken* by the model. These are three things, and only the third is an answer. Here you take the connector untrained and trained, read both with a probe that you write yourself, and then change the embeddings to find out what the answer really uses.
 #
 # A probe is easy to fool and easy to be fooled by. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in.
 #
@@ -404,7 +404,7 @@ picked = [
     ("untrained", "audio embeddings", "probe", 0),
     ("trained", "audio embeddings", "probe", look.last),
 ]
-told = pd.concat(
+readable = pd.concat(
     [
         look.table("probes")
         .query("site == @site and kind == @kind and step == @step")
@@ -414,9 +414,9 @@ told = pd.concat(
 )
 
 # %%
-said = look.table("spoken")
-said = said[said["step"].isin([0, look.last])].assign(part="spoken")
-said["series"] = np.where(said["step"] == 0, "untrained", "trained")
+answered = look.table("spoken")
+answered = answered[answered["step"].isin([0, look.last])].assign(part="spoken")
+answered["series"] = np.where(answered["step"] == 0, "untrained", "trained")
 
 # %% [markdown]
 # The same scores, with every clip judged by another speaker's truth:
@@ -440,7 +440,7 @@ shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
 
 # %%
 columns = ["part", "series", "attribute", "step", "accuracy", "low", "high", "chance"]
-final = pd.concat([told, said, shuffled], ignore_index=True)[columns]
+final = pd.concat([readable, answered, shuffled], ignore_index=True)[columns]
 ends = final.set_index(["part", "series", "step", "attribute"]).sort_index()
 clear = {}
 for series, step in (("untrained", 0), ("trained", look.last)):
@@ -449,8 +449,10 @@ for series, step in (("untrained", 0), ("trained", look.last)):
         above = ends.loc[(part, series, step), "low"] > ends.loc[(part, *null[part]), "high"]
         clear[part, series] = int(above.sum())
 headline = (
-    f"Untrained: a probe reads {clear['readable', 'untrained']} of {len(labels)} attributes, the model says "
-    f"{clear['spoken', 'untrained']}. Trained: it reads {clear['readable', 'trained']}, the model says {clear['spoken', 'trained']}"
+    f"Untrained: a probe reads {clear['readable', 'untrained']} of {len(labels)} attributes, "
+    "the model says "
+    f"{clear['spoken', 'untrained']}. Trained: it reads {clear['readable', 'trained']}, the "
+    f"model says {clear['spoken', 'trained']}"
 )
 
 

@@ -45,10 +45,10 @@ desta_lab.show_players(experiment.corpus, look.clips[:1])
 # %% tags=["expensive"]
 everyone = range(len(look.clips))
 before = look.before()
-born, grown = (look.spoken(everyone, step).cpu().numpy() for step in (0, look.last))
+untrained, trained = (look.spoken(everyone, step).cpu().numpy() for step in (0, look.last))
 
 # %%
-sites = {"audio embeddings": grown, **before}
+sites = {"audio embeddings": trained, **before}
 pd.Series(
     {name: tuple(site.shape[1:]) for name, site in sites.items()}, name="numbers of one clip"
 ).to_frame()
@@ -57,7 +57,7 @@ pd.Series(
 # The sites before the connector are kept as mean and standard deviation over time. The audio embeddings are kept whole, queries × width. For what follows each clip is one long row.
 
 # %%
-heard = {0: born.reshape(len(born), -1), look.last: grown.reshape(len(grown), -1)}
+heard = {0: untrained.reshape(len(untrained), -1), look.last: trained.reshape(len(trained), -1)}
 labels = np.array(look.labels[COLOUR])
 speakers = np.array(look.speakers)
 
@@ -281,9 +281,9 @@ lesson.check("debiased_cka", debiased_cka)
 # `np.fill_diagonal(k, 0)` changes `k` in place and returns nothing. The form is that of a correlation: `hsic(k, l)` over the root of `hsic(k, k)` times `hsic(l, l)`.
 
 # %%
-told = debiased_cka(x, y)
-if told is not None:
-    torch.testing.assert_close(told, geometry.cka(x, y))
+yours = debiased_cka(x, y)
+if yours is not None:
+    torch.testing.assert_close(yours, geometry.cka(x, y))
 print(f"independent noise, debiased: {geometry.cka(x, y):.3f}")
 
 # %% [markdown]
@@ -375,7 +375,7 @@ lesson.check("gap_in_spreads", gap_in_spreads)
 
 # %%
 rows = {}
-for step, cloud in {0: born.mean(1), look.last: grown.mean(1)}.items():
+for step, cloud in {0: untrained.mean(1), look.last: trained.mean(1)}.items():
     away = np.linalg.norm(cloud.mean(0) - written.mean(0))
     wide = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean())
     rows[f"step {step}"] = {
@@ -394,7 +394,7 @@ representation_figures.plot_modality_gap(
 )
 
 # %% [markdown]
-# If embeddings are no descriptions, are they words? The vocabulary entries that each query lies nearest to, the word it was born as passed over:
+# If embeddings are no descriptions, are they words? The vocabulary entries that each query lies nearest to, the word of its anchor passed over:
 
 # %%
 representation_figures.plot_nearest_words(
@@ -406,7 +406,7 @@ representation_figures.plot_nearest_words(
 #
 # ## The shape of it
 #
-# One figure. Above, three maps by the same recipe, each with its own principal components. Below, what may be believed: neighbours in the full space, shape (debiased CKA) and place (cosine), each with its control.
+# One figure. Above, three maps made in the same way, each with its own principal components. Below, what may be believed: neighbours in the full space, shape (debiased CKA) and place (cosine), each with its control.
 
 # %%
 clouds = {"heard, untrained": heard[0], "heard, trained": heard[look.last], "read": written}
@@ -493,7 +493,8 @@ place = (
 )
 place = "moves away from" if ends["high"].iloc[-1] < ends["low"].iloc[0] else place
 headline = (
-    f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, {final.value:.2f} after) "
+    f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, "
+    f"{final.value:.2f} after) "
     f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f})"
 )
 lesson.show(

@@ -43,13 +43,13 @@ desta_lab.show_players(experiment.corpus, [clip])
 # %%
 wave = audio.read_audio(experiment.corpus.path(clip))
 states = llm.encoder.encode([wave])
-spoken = conditions.embed_clips(llm, states)
-print(task.question, "→", replies.answer_audio(llm, spoken, task.question).text)
+audio_embeddings = conditions.embed_clips(llm, states)
+print(task.question, "→", replies.answer_audio(llm, audio_embeddings, task.question).text)
 
 # %%
 margin = attribution.answer_margin(llm, task, [clip.attributes["scene"]])
 with torch.no_grad():
-    whole, nothing = margin(spoken).item(), margin(conditions.embed_silence(llm)).item()
+    whole, nothing = margin(audio_embeddings).item(), margin(conditions.embed_silence(llm)).item()
 print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence {nothing:.2f}")
 
 # %% [markdown]
@@ -137,10 +137,10 @@ lesson.check("mass_above_share", mass_above_share)
 
 # %%
 profile = where[0].mean(0).numpy().astype(float)
-told = evidence.score_profile(profile, [span], seconds)
+scored = evidence.score_profile(profile, [span], seconds)
 pd.Series(
     {
-        "package": told["mass"] - told["share"],
+        "package": scored["mass"] - scored["share"],
         "by hand": mass_above_share(profile, span.start, span.end, seconds),
     }
 ).to_frame("mass above share")
@@ -182,7 +182,7 @@ lesson.check("scrambled", scrambled)
 # `torch.randperm(tensor.numel())` is a random order of all its numbers; `flatten()` before, `view_as(tensor)` after.
 
 # %% [markdown]
-# The same clip under other weights: dealt at random, and as the connector was born. Beside them a control that costs nothing: another clip under the trained weights. The number is the rank correlation with the profile you saw, mean over query tokens.
+# The same clip under other weights: dealt at random, and those of the untrained connector. Beside them a control that costs nothing: another clip under the trained weights. The number is the rank correlation with the profile you saw, mean over query tokens.
 
 
 # %%
@@ -196,11 +196,11 @@ stranger = attention.query_attention_over_time(
 )
 with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
     dealt = attention.query_attention_over_time(llm.connector, states)
-with replies.use_checkpoint(experiment, 0) as young:
-    born = attention.query_attention_over_time(young.connector, states)
+with replies.use_checkpoint(experiment, 0) as untrained_llm:
+    untrained = attention.query_attention_over_time(untrained_llm.connector, states)
 
 # %%
-others = {"dealt weights": dealt, "untrained": born, "another clip, trained": stranger}
+others = {"dealt weights": dealt, "untrained": untrained, "another clip, trained": stranger}
 pd.Series({name: likeness(other) for name, other in others.items()}, name="rank correlation").round(
     2
 )
@@ -228,7 +228,8 @@ lucky = np.random.default_rng(0).binomial(len(clips), flat, size=(10_000, len(he
     1
 ).mean() / len(clips)
 print(
-    f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the best of {len(heads)} such {lucky:.2f}"
+    f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the best of "
+    f"{len(heads)} such {lucky:.2f}"
 )
 
 # %% [markdown]
@@ -262,9 +263,9 @@ lesson.check("integrated_gradients", integrated_gradients)
 
 # %%
 package = attribution.attribute_queries(
-    "integrated_gradients", llm, task, [clip.attributes["scene"]], spoken
+    "integrated_gradients", llm, task, [clip.attributes["scene"]], audio_embeddings
 )
-mine = integrated_gradients(margin, spoken, conditions.embed_silence(llm), 32)
+mine = integrated_gradients(margin, audio_embeddings, conditions.embed_silence(llm), 32)
 if mine is not None:
     torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
 
@@ -273,7 +274,8 @@ if mine is not None:
 
 # %%
 print(
-    f"sum {package.values.sum():.2f}, from silence to the clip {whole - nothing:.2f}, delta {package.delta.item():.2f}"
+    f"sum {package.values.sum():.2f}, from silence to the clip {whole - nothing:.2f}, delta "
+    f"{package.delta.item():.2f}"
 )
 
 # %% [markdown]
@@ -283,7 +285,8 @@ print(
 values = [clip.attributes["scene"]]
 shapley = attribution.attribute_windows("shapley", llm, task, values, [wave], samples=3)
 print(
-    f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta {shapley.delta.item():.2f}"
+    f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta "
+    f"{shapley.delta.item():.2f}"
 )
 
 # %% [markdown]
@@ -344,10 +347,10 @@ explanation_figures.plot_deletion(
 # First the profiles. The run keeps one a clip and method. *Query attention* is the one you computed; *answer attention* is that of the language model, and *answer rollout* multiplies it through its layers. *Ablation* takes one part away at a time. “queries” means that audio embeddings were judged and carried on to frames, “windows” that the waveform was. One is added: the patching of notebook 06 says which query token carries the scene, and if attention means anything, it should be in that one. (The query was chosen on clips that include these 16, which favours it a little.)
 
 # %%
-told, ids = look.table("profiles"), [clip.id for clip in clips]
+profile_table, ids = look.table("profiles"), [clip.id for clip in clips]
 profiles = {
     name: some.pivot(index="clip", columns="place", values="value").loc[ids].to_numpy()
-    for name, some in told.groupby("method", sort=False)
+    for name, some in profile_table.groupby("method", sort=False)
 }
 
 # %%
@@ -473,7 +476,8 @@ attends = r"attention|rollout"
 headline = (
     f"The scene is found by {len(finds)} of {len(tried)} ways ({'; '.join(finds) or 'none'}); "
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
-    f"for {hurts.str.contains(attends).sum()} of {tried['method'].str.contains(attends).sum()} kinds of attention"
+    f"for {hurts.str.contains(attends).sum()} of "
+    f"{tried['method'].str.contains(attends).sum()} kinds of attention"
 )
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)
 draw_rows(

@@ -132,9 +132,9 @@ def following():
         heard = conditions.embed_clips(
             llm, llm.encoder.encode([replies.read_wave(experiment, clip) for clip in ask]).float()
         )
-        spoken = heard[[ask.index(item.clip) for item in some]]
+        audio_embeddings = heard[[ask.index(item.clip) for item in some]]
         answers = {
-            "by ear": forgetting.answer_instructions(llm, some, spoken),
+            "by ear": forgetting.answer_instructions(llm, some, audio_embeddings),
             "in text": forgetting.answer_instructions(llm, some),
         }
     return pd.concat([rows.assign(condition=condition) for condition, rows in answers.items()])
@@ -300,7 +300,7 @@ def pupil(lora):
         experiment.preset, root=experiment.root / "models", seed=experiment.seed
     )
     checkpoints.load_checkpoint(experiment.train("self"), llm, experiment.train_config.steps)
-    torch.manual_seed(0)  # A is born at random
+    torch.manual_seed(0)  # A starts at random
     if lora:
         get_peft_model(
             llm.backbone.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
@@ -328,7 +328,7 @@ torch.testing.assert_close(by_hand, layer(x), rtol=1e-4, atol=1e-4)
 
 # %%
 examples = experiment.training_rows("label")[0][:CLIPS]
-recipe = trainer.TrainConfig(STEPS, BATCH, experiment.preset.lr, warmup=5, seed=experiment.seed)
+config = trainer.TrainConfig(STEPS, BATCH, experiment.preset.lr, warmup=5, seed=experiment.seed)
 
 
 def teach(llm, rate):
@@ -336,22 +336,22 @@ def teach(llm, rate):
     learning = [p for p in llm.backbone.parameters() if p.requires_grad]
     groups = [{"params": [*llm.connector.parameters()]}, {"params": learning, "lr": rate or 0.0}]
     optimizer = torch.optim.AdamW(
-        groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: recipe.learning_rate(step) / recipe.lr
+        optimizer, lambda step: config.learning_rate(step) / config.lr
     )
     for step in range(STEPS):
-        rows = [examples[i] for i in recipe.batch_rows(step, len(examples))]
+        rows = [examples[i] for i in config.batch_rows(step, len(examples))]
         ids, labels = batch_of(llm, rows)
-        spoken = llm.connect(store[[row["id"] for row in rows]])
-        logits = llm.response_logits((), ids, labels != batches.IGNORE, spoken)
+        audio_embeddings = llm.connect(store[[row["id"] for row in rows]])
+        logits = llm.response_logits((), ids, labels != batches.IGNORE, audio_embeddings)
         loss = torch.nn.functional.cross_entropy(
             logits, labels[labels != batches.IGNORE].to(logits.device)
         )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
-            [*llm.connector.parameters(), *learning], recipe.max_grad_norm
+            [*llm.connector.parameters(), *learning], config.max_grad_norm
         )
         optimizer.step()
         optimizer.zero_grad()
@@ -529,8 +529,10 @@ weak, strong, frozen = *(f"+ label, LoRA {rate:g}" for rate in RATES), "+ label,
 # %% tags=["headline"]
 value = summary.set_index(["model", "part"])["score"]
 headline = (
-    f"After {STEPS} steps on bare labels the backbone obeys {value[strong, 'obeys in text']:.0%} of constraints in "
-    f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at {RATES[0]:g}, "
+    f"After {STEPS} steps on bare labels the backbone obeys "
+    f"{value[strong, 'obeys in text']:.0%} of constraints in "
+    f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at "
+    f"{RATES[0]:g}, "
     f"{value[frozen, 'obeys in text']:.0%} frozen"
 )
 figure, (left, middle, right) = style.subplots(1, 3, headline, size=(10, 4.6), sharey=True)

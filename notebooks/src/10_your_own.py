@@ -47,7 +47,7 @@ experiment = lesson.experiment
 experiment.preset.connector
 
 # %% [markdown]
-# The one we turn is `anchored`: a connector that is *anchored* is born saying a neutral sentence (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once (one seed) brought out an attribute that stayed mute without it, so it may help. Does it, here, in a short training?
+# The one we turn is `anchored`: a connector that is *anchored* says a neutral sentence before any training (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once (one seed) brought out an attribute that stayed mute without it, so it may help. Does it, here, in a short training?
 #
 # The runs are small: few clips, few steps. Turn these constants when you come back for the last exercise.
 
@@ -400,18 +400,20 @@ lesson.check("split_recordings", split_recordings)
 # %%
 waves = [audio.read_audio(own.path(clip)) for clip in own.clips[:8]]
 scene = next(task for task in experiment.tasks if task.name == f"ask_{experiment.preset.label}")
-said = {}
+answers = {}
 with replies.use_checkpoint(experiment) as llm:
-    said["by ear"] = [
+    answers["by ear"] = [
         replies.answer_audio(llm, replies.embed_audio(llm, wave), scene.question).text
         for wave in waves
     ]
-    said["silence"] = replies.answer_audio(llm, conditions.embed_silence(llm), scene.question).text
+    answers["silence"] = replies.answer_audio(
+        llm, conditions.embed_silence(llm), scene.question
+    ).text
     if full:
-        said["by reading"] = [
+        answers["by reading"] = [
             replies.answer_text(llm, clip, scene.question).text for clip in own.clips[:8]
         ]
-pd.DataFrame(said, index=[clip.id for clip in own.clips[:8]])
+pd.DataFrame(answers, index=[clip.id for clip in own.clips[:8]])
 
 # %% [markdown]
 # Then every question whose attribute the table knows, ranked. Half of the speakers calibrate the other half, and the other way round; no label is used for that. Only the first seconds of a recording are heard, as many as the preset was trained with.
@@ -582,7 +584,8 @@ learned = [
     task.removeprefix("ask_") for task, margin in margins.items() if min(margin.values()) > 0
 ]
 print(
-    f"(clips, voices): {heard_of}; clear of every control: {', '.join(learned) or 'nothing'} of {', '.join(job.values)}."
+    f"(clips, voices): {heard_of}; clear of every control: {', '.join(learned) or 'nothing'} "
+    f"of {', '.join(job.values)}."
 )
 
 # %% [markdown]
@@ -653,8 +656,10 @@ total = recordings[
 all_taught = by_row["audio", "all of them"][0]
 whose = "recordings" if FOLDER else "synthetic stand-ins"
 headline = (
-    f"{KNOB} = {VALUES[0]} minus {VALUES[1]}: {effect:+.2f} [{low:+.2f}, {high:+.2f}] over {len(SEEDS)} seeds, {shown}; "
-    f"the finished run on {whose}: {', '.join(f'{name} {score:.2f}' for name, score in total.items())}; "
+    f"{KNOB} = {VALUES[0]} minus {VALUES[1]}: {effect:+.2f} [{low:+.2f}, {high:+.2f}] over "
+    f"{len(SEEDS)} seeds, {shown}; "
+    f"the finished run on {whose}: "
+    f"{', '.join(f'{name} {score:.2f}' for name, score in total.items())}; "
     f"taught by {heard_of['train'][0]} clips of a folder alone: {all_taught:.2f}"
 )
 PANELS = [
@@ -704,14 +709,18 @@ print(lesson.reveal("folder", all_taught))
 # What you would hand in: the rule, the numbers, what it was made from. One page, and the same as JSON.
 
 # %%
-RULE = "SHOWN if the 95 % interval of the paired difference over seeds (Student's t) does not hold zero."
+RULE = (
+    "SHOWN if the 95 % interval of the paired difference over seeds (Student's t) does not hold "
+    "zero."
+)
 result = {
     "title": f"Does {KNOB} = {VALUES[0]} help over {VALUES[1]}?",
     "preset": experiment.preset.name,
     "verdict": {"verdict": shown.upper(), "rule": RULE, "reasons": [headline]},
     "tasks": left_rows[["row", "series", "score", "low", "high"]],
     "notes": [
-        f"{len(SEEDS)} seeds, {STEPS} steps, {CLIPS['train']} training clips; intervals in the table: speakers."
+        f"{len(SEEDS)} seeds, {STEPS} steps, {CLIPS['train']} training clips; intervals in "
+        "the table: speakers."
     ],
     "hashes": {
         f"run {value} {seed}": job.run_folder("self").name for (value, seed), job in jobs.items()

@@ -168,7 +168,7 @@ tiny.load_state_dict(ours, strict=True)
 
 # %%
 def differences(connector):
-    """Largest difference to the published code's numbers, in float32, with this connector's tensors in the file."""
+    """Largest difference to the published numbers, in float32, with these tensors in the file."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(TINY, folder, dirs_exist_ok=True)
         save_file(connector, Path(folder) / "connector.safetensors")
@@ -291,7 +291,8 @@ WHICH, FORM = "desta25", "int8"
 # %%
 one = systems.SystemSize.of(presets.get_preset(WHICH))
 print(
-    f"{WHICH}, {FORM}: {one.memory_gb(FORM):.1f} GB, of which encoder {4 * one.encoder / 1e9:.1f} GB (float32)"
+    f"{WHICH}, {FORM}: {one.memory_gb(FORM):.1f} GB, of which encoder "
+    f"{4 * one.encoder / 1e9:.1f} GB (float32)"
 )
 
 # %% [markdown]
@@ -380,18 +381,18 @@ lesson.check("text_ifrate", text_ifrate)
 # The row of the text LLM itself checks the arithmetic: DeSTA2's must come out as it was printed. Two systems with the same number probably have the same language model inside; where no Δ was published, there was no tuned text LLM to compare with. Beside it, how far other questions of the same sets could move an IFrate: a 95 % interval from the number of questions, ours, for none was published.
 
 # %%
-systems = wide.drop("Llama-3-8B-Instruct (text)").astype(float)
-systems["text"] = systems["IFrate"] / (1 + systems["delta"] / 100)
-spread = sum(systems[name] * (100 - systems[name]) / n for name, n in sets.items()) ** 0.5 / len(
-    sets
+published = wide.drop("Llama-3-8B-Instruct (text)").astype(float)
+published["text"] = published["IFrate"] / (1 + published["delta"] / 100)
+spread = sum(
+    published[name] * (100 - published[name]) / n for name, n in sets.items()
+) ** 0.5 / len(sets)
+published["low"], published["high"] = (
+    published["IFrate"] - 1.96 * spread,
+    published["IFrate"] + 1.96 * spread,
 )
-systems["low"], systems["high"] = (
-    systems["IFrate"] - 1.96 * spread,
-    systems["IFrate"] + 1.96 * spread,
-)
-by_hand = [text_ifrate(*row) for row in systems[["IFrate", "delta"]].to_numpy()]
-assert by_hand[0] is None or np.allclose(by_hand, systems["text"], equal_nan=True)
-systems[["IFrate", "low", "high", "delta", "text"]].round(2)
+by_hand = [text_ifrate(*row) for row in published[["IFrate", "delta"]].to_numpy()]
+assert by_hand[0] is None or np.allclose(by_hand, published["text"], equal_nan=True)
+published[["IFrate", "low", "high", "delta", "text"]].round(2)
 
 # %% [markdown]
 # ## And ours
@@ -521,21 +522,24 @@ def losses(axes, rows, title):
 
 # %% tags=["headline"]
 result = pd.concat(
-    [systems.assign(protocol="Speech-IFEval"), own.assign(protocol="ours")]
+    [published.assign(protocol="Speech-IFEval"), own.assign(protocol="ours")]
 ).rename_axis("system")
-kept_by_ear, rate = 100 + systems["delta"], own["IFrate"].to_dict()
+kept_by_ear, rate = 100 + published["delta"], own["IFrate"].to_dict()
 headline = (
-    f"By ear DeSTA2 keeps {kept_by_ear['DeSTA2']:.0f} % of its language model's obedience, {kept_by_ear.idxmin()} "
-    f"{kept_by_ear.min():.0f} %. By another protocol, on a tiny world, ours obeys {rate['ours, self-generated']:.0f} % "
-    f"by ear, {rate['ours, on silence']:.0f} % on silence, its language model {own['text'].iloc[0]:.0f} % in text"
+    f"By ear DeSTA2 keeps {kept_by_ear['DeSTA2']:.0f} % of its language model's obedience, "
+    f"{kept_by_ear.idxmin()} "
+    f"{kept_by_ear.min():.0f} %. By another protocol, on a tiny world, ours obeys "
+    f"{rate['ours, self-generated']:.0f} % "
+    f"by ear, {rate['ours, on silence']:.0f} % on silence, its language model "
+    f"{own['text'].iloc[0]:.0f} % in text"
 )
-sizes = {"height_ratios": [len(systems), len(own)]}
+sizes = {"height_ratios": [len(published), len(own)]}
 figure, ((top, top_lost), (low, low_lost)) = style.subplots(
     2, 2, headline, size=(10, 6), gridspec_kw=sizes
 )
 note = f"{sum(sets.values())} questions\n13 constraints\nrules and a judge"
-rates(top, systems, "IFrate, per cent: Speech-IFEval, as published", note)
-losses(top_lost, systems, "Forgetting rate Δ, per cent: as published")
+rates(top, published, "IFrate, per cent: Speech-IFEval, as published", note)
+losses(top_lost, published, "Forgetting rate Δ, per cent: as published")
 note = f"{len(ask)} clips × {len(asked)} questions, 2 constraints, rules alone"
 rates(low, own, "IFrate, per cent: OUR OWN PROTOCOL", note)
 losses(low_lost, own, "Δ, per cent: OUR OWN PROTOCOL")
