@@ -19,7 +19,7 @@ IGNORE = -100  # torch's default ignore_index
 
 @dataclass(frozen=True)
 class Example:
-    """One training row as the backbone reads it, the name of its clip, and its soft target if any."""
+    """One training row as the backbone reads it, its clip's name, and its soft target if any."""
 
     stream: TokenStream
     clip: str

@@ -1,4 +1,4 @@
-"""What a run keeps on disk: connectors at some steps, each with its hash, and a state to resume from.
+"""What a run keeps on disk: connectors at some steps, and a state to resume from.
 
 <run>/checkpoints/000000.safetensors …, checkpoints.json     connectors, and their list
 <run>/state/state.safetensors                                what learns, its moments, the step
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from desta_lab import cache
@@ -126,7 +126,7 @@ def save_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step:
 
 
 def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
-    """Put weights and moments back, on the devices of the parameters; return the step, 0 without a state.
+    """Load weights and moments onto their devices; return the step, or 0 where there is no state.
 
     Raises:
         StateError: the file is damaged, or the state of another model.
@@ -136,8 +136,8 @@ def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> in
         return 0
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             step = int(file.metadata()["step"])
+        tensors = load_file(path)
         llm.load_trainable_state(_with_prefix(tensors, "weight."))
         _load_moments(optimizer, _with_prefix(tensors, "moment."))
     except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
@@ -154,7 +154,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give the optimizer its moments; torch moves each to its parameter's device, Adam's `step` too."""
+    """Give the optimizer its moments; torch moves each to its parameter's device, `step` too."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, moment = name.split(".", 1)

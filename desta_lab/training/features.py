@@ -1,4 +1,4 @@
-"""Encoder states of the tapped layers in fp16: computed once and memory-mapped, or encoded on the fly."""
+"""Encoder states of the tapped layers in fp16: memory-mapped from disk, or encoded on the fly."""
 
 import json
 import os
@@ -22,7 +22,7 @@ BYTES = 2  # of a number in fp16
 
 
 def features_folder(root: Path) -> Path:
-    """Where features lie: `$DESTA_LAB_FEATURES`, on any disk, else `features` in the data folder."""
+    """The folder of features: `$DESTA_LAB_FEATURES`, or `features` in the data folder."""
     return Path(os.environ.get("DESTA_LAB_FEATURES") or root / "features")
 
 
@@ -44,7 +44,7 @@ class OnTheFlyFeatures:
 
 
 class FeatureStore:
-    """Encoder states of a corpus's clips on disk: one (clip, layer, frame, width) file per 64 clips.
+    """Encoder states of a corpus's clips on disk, (clip, layer, frame, width) in files of 64 clips.
 
     The folder is named by all that determines the numbers: encoder, layers, precision, crop, clips
     and their audio, which is read for it. Layers are the published ones where they hold the tapped

@@ -1,12 +1,12 @@
-"""Targets: what the backbone itself answers to a description, and the rivals it is compared with."""
+"""Targets: what the backbone itself answers to a description, and rivals of that."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from desta_lab import processes
 from desta_lab.clips import Clip
@@ -16,16 +16,20 @@ from desta_lab.world.attributes import DESCRIBED
 from desta_lab.world.describe import describe, surface_words
 
 Kind = Literal["self", "soft", "label", "template", "other"]
-TOP_K = 50  # next-token probabilities kept per position of a soft target; the rest is one number
+PROVENANCE = ("kind", "writer", "revision", "decoding", "truncated")  # of a row, in this order
+TOP_K = 50  # next-token probabilities of a soft target at each position; the rest is one number
 
 
 class TargetError(ValueError):
-    """Targets that would spoil the experiment (a foreign writer, a leak); the message says which."""
+    """Targets that would spoil the experiment: a foreign writer, a leak."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One response with its provenance. `truncated`: the writer was cut off, so no end of turn is learned."""
+    """One response with its provenance.
+
+    A response is `truncated` where its writer was cut off; then no end of turn is learned.
+    """
 
     description: str
     prompt: str
@@ -39,10 +43,13 @@ class Target:
 
 @dataclass(frozen=True)
 class SoftTarget:
-    """The backbone's next-token distributions along one response: the likeliest tokens and what is left over."""
+    """The backbone's next-token distributions along one response: its k likeliest tokens."""
 
     ids: Int[Tensor, "token k"]
     logp: Float[Tensor, "token k"]
+
+
+# ---- self-generated ----
 
 
 def generate_targets(
@@ -56,150 +63,29 @@ def generate_targets(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[tuple[str, str], Target]:
-    """Greedy answers of an LLM to (description, prompt) pairs under the text condition; equal pairs are answered once."""
+    """Greedy answers of an LLM to (description, prompt) pairs; equal pairs are answered once.
+
+    Args:
+        writer: the LLM's name, and `revision` the hash of its weights, as provenance has them.
+    """
     unique = list(dict.fromkeys(pairs))
-    answers: dict[tuple[str, str], Target] = {}
+    targets: dict[tuple[str, str], Target] = {}
     for first in range(0, len(unique), batch):
         part = unique[first : first + batch]
-        streams = [
-            chat.build_stream(backbone.tokenizer, chat.description_messages(d, p), 0)
-            for d, p in part
-        ]
+        messages = [chat.description_messages(*pair) for pair in part]
+        streams = [chat.build_stream(backbone.tokenizer, one, 0) for one in messages]
         with backbone.untuned():
-            written = backbone.generate_ids(streams, max_new_tokens, batch)
-        for (description, prompt), ids in zip(part, written, strict=True):
-            cut = ids[-1] not in backbone.end_ids
-            answers[description, prompt] = Target(
-                description,
-                prompt,
-                backbone.decode(ids),
-                kind,
-                writer,
-                revision,
+            answers = backbone.generate_ids(streams, max_new_tokens, batch)
+        for pair, ids in zip(part, answers, strict=True):
+            decoding, truncated = (
                 f"greedy, {max_new_tokens} tokens",
-                cut,
+                ids[-1] not in backbone.end_ids,
             )
+            response = backbone.decode(ids)
+            targets[pair] = Target(*pair, response, kind, writer, revision, decoding, truncated)
         if progress:
             progress(min(first + batch, len(unique)), len(unique))
-    return answers
-
-
-def label_target(clip: Clip, attribute: str, question: str) -> Target:
-    """The rival of the claim: the bare value of one attribute as the whole response."""
-    return Target(
-        "", question, clip.attributes[attribute], "label", "corpus", "", "attribute value"
-    )
-
-
-def template_target(
-    clip: Clip,
-    prompt: str,
-    names: Iterable[str] = DESCRIBED,
-    describe: Callable[..., str] = describe,
-) -> Target:
-    """A sentence no LLM wrote: those of the attributes that are known, and their values, filled into a fixed form."""
-    known = [name for name in names if name in clip.attributes]
-    said = "; ".join(f"{name} is {surface_words(name, clip.attributes[name])[0]}" for name in known)
-    return Target(
-        describe(clip.attributes),
-        prompt,
-        f"Annotation: {said}.",
-        "template",
-        "corpus",
-        "",
-        "fixed form",
-    )
-
-
-def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
-    """Refuse self-generated targets that another LLM wrote.
-
-    Raises:
-        TargetError: names the writer, and the kind that would be honest.
-    """
-    for target in targets:
-        if target.kind in ("self", "soft") and target.revision != backbone_revision:
-            raise TargetError(
-                f"A '{target.kind}' target was written by {target.writer} ({target.revision[:8]}), not by this "
-                f"backbone ({backbone_revision[:8]}); write the targets again, or call their kind 'other'."
-            )
-
-
-def clip_row(clip: Clip, target: Target, dataset: str) -> dict[str, Any]:
-    """The row of a clip and its target: see `row`."""
-    return training_row(clip.id, target, dataset)
-
-
-def training_row(name: str, target: Target, dataset: str) -> dict[str, Any]:
-    """One row in the columns of DeSTA-AQA5M. `messages`, all that training sees, is built from the prompt alone.
-
-    Raises:
-        TargetError: the description found its way into the messages.
-    """
-    messages = chat.audio_messages(target.prompt)
-    for message in messages:
-        if target.description and _plain(target.description) in _plain(message["content"]):
-            raise TargetError(
-                f"{name}: the description leaks into the training prompt; change the prompt."
-            )
-    return {
-        "id": name,
-        "dataset": dataset,
-        "seed_description": target.description,
-        "prompt": target.prompt,
-        "response": target.response,
-        "messages": messages,
-        "provenance": {
-            "kind": target.kind,
-            "writer": target.writer,
-            "revision": target.revision,
-            "decoding": target.decoding,
-            "truncated": target.truncated,
-        },
-    }
-
-
-def _plain(text: str) -> str:
-    """Text without what hides a copy: case, line breaks, punctuation at its ends."""
-    return " ".join(text.casefold().split()).strip(".,;:!? ")
-
-
-@torch.no_grad()
-def text_log_probs(
-    backbone: Backbone, targets: Sequence[Target], batch: int = 16
-) -> Iterable[tuple[Float[Tensor, "token vocabulary"], tuple[int, ...]]]:
-    """Next-token log-probabilities along each response while the backbone reads the description, with its ids."""
-    streams = [
-        chat.build_stream(
-            backbone.tokenizer,
-            chat.description_messages(t.description, t.prompt),
-            0,
-            response=t.response,
-            truncated=t.truncated,
-        )
-        for t in targets
-    ]
-    for first in range(0, len(streams), batch):
-        part = streams[first : first + batch]
-        longest = max(len(s.ids) for s in part)
-        ids = torch.tensor([list(s.ids) + [backbone.pad_id] * (longest - len(s.ids)) for s in part])
-        hidden = backbone.hidden_states(backbone.embed(ids))
-        for row, s in enumerate(part):
-            logits = backbone.logits(hidden[row, s.start - 1 : len(s.ids) - 1])
-            yield logits.log_softmax(-1).cpu(), s.response
-
-
-@torch.no_grad()
-def soften_targets(
-    backbone: Backbone, targets: Sequence[Target], k: int = TOP_K
-) -> list[SoftTarget]:
-    """The backbone's own uncertainty about each response: soft targets, for a KL loss."""
-    soft = []
-    with backbone.untuned():
-        for logp, _ in text_log_probs(backbone, targets):
-            top = logp.topk(min(k, logp.shape[-1]), dim=-1)
-            soft.append(SoftTarget(top.indices.int(), top.values.half()))
-    return soft
+    return targets
 
 
 def generate_soft_targets(
@@ -212,13 +98,14 @@ def generate_soft_targets(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Target], list[SoftTarget]]:
-    """Self-written targets with the backbone's uncertainty about them, in the order of the pairs.
+    """Collective: self-generated targets and their soft targets, in the order of the pairs.
 
-    Several ranks do it together, each its share of the batches: the same batches as one alone, so the same numbers.
+    Each rank writes its share of the batches: those of one process alone, so the same numbers.
     """
     unique = list(dict.fromkeys(pairs))
+    batches = [unique[first : first + batch] for first in range(0, len(unique), batch)]
 
-    def write(part: Sequence[tuple[str, str]]) -> tuple[list[Target], list[SoftTarget]]:
+    def write(part: Sequence[tuple[str, str]]) -> list[tuple[Target, SoftTarget]]:
         answers = generate_targets(
             backbone,
             writer,
@@ -228,19 +115,129 @@ def generate_soft_targets(
             max_new_tokens=max_new_tokens,
             batch=batch,
         )
-        return list(answers.values()), soften_targets(backbone, list(answers.values()))
+        targets = list(answers.values())
+        return list(zip(targets, soften_targets(backbone, targets), strict=True))
 
-    done = processes.map_over_ranks(
-        [unique[i : i + batch] for i in range(0, len(unique), batch)], write, progress
-    )
-    return [training_row for rows, _ in done for training_row in rows], [
-        one for _, soft in done for one in soft
+    written = [both for part in processes.map_over_ranks(batches, write, progress) for both in part]
+    return [target for target, _ in written], [soft_target for _, soft_target in written]
+
+
+@torch.no_grad()
+def soften_targets(
+    backbone: Backbone, targets: Sequence[Target], k: int = TOP_K
+) -> list[SoftTarget]:
+    """The backbone's own uncertainty about each response, for a KL loss."""
+    soft_targets = []
+    with backbone.untuned():
+        for logp, _ in text_log_probs(backbone, targets):
+            top = logp.topk(min(k, logp.shape[-1]), dim=-1)
+            soft_targets.append(SoftTarget(top.indices.int(), top.values.half()))
+    return soft_targets
+
+
+def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
+    """Refuse self-generated targets that another LLM wrote.
+
+    Raises:
+        TargetError: names the writer, and the kind that would be honest.
+    """
+    for target in targets:
+        if target.kind in ("self", "soft") and target.revision != backbone_revision:
+            raise TargetError(
+                f"A '{target.kind}' target was written by {target.writer} "
+                f"({target.revision[:8]}), not by this backbone ({backbone_revision[:8]}); "
+                "write the targets again, or call their kind 'other'."
+            )
+
+
+# ---- rivals ----
+
+
+def label_target(clip: Clip, attribute: str, question: str) -> Target:
+    """The rival of the claim: the bare value of one attribute as the whole response."""
+    value = clip.attributes[attribute]
+    return Target("", question, value, "label", "corpus", "", "attribute value")
+
+
+def template_target(
+    clip: Clip,
+    prompt: str,
+    names: Iterable[str] = DESCRIBED,
+    describe: Callable[..., str] = describe,
+) -> Target:
+    """A sentence that no LLM wrote: the known attributes and their values in a fixed form."""
+    known = [name for name in names if name in clip.attributes]
+    values = [f"{name} is {surface_words(name, clip.attributes[name])[0]}" for name in known]
+    response = f"Annotation: {'; '.join(values)}."
+    description = describe(clip.attributes)
+    return Target(description, prompt, response, "template", "corpus", "", "fixed form")
+
+
+# ---- rows ----
+
+
+def training_row(name: str, target: Target, dataset: str) -> dict[str, Any]:
+    """One row in the columns of DeSTA-AQA5M.
+
+    `messages`, all that the model is given in training, is built from the prompt alone.
+
+    Raises:
+        TargetError: the description is in the messages.
+    """
+    messages = chat.audio_messages(target.prompt)
+    description = _normalise(target.description)
+    for message in messages:
+        if description and description in _normalise(message["content"]):
+            raise TargetError(
+                f"{name}: the description leaks into the training prompt; change the prompt."
+            )
+    return {
+        "id": name,
+        "dataset": dataset,
+        "seed_description": target.description,
+        "prompt": target.prompt,
+        "response": target.response,
+        "messages": messages,
+        "provenance": {field: getattr(target, field) for field in PROVENANCE},
+    }
+
+
+def _normalise(text: str) -> str:
+    """Text without what hides a copy: case, line breaks, punctuation at its ends."""
+    return " ".join(text.casefold().split()).strip(".,;:!? ")
+
+
+# ---- measures ----
+
+
+@torch.no_grad()
+def text_log_probs(
+    backbone: Backbone, targets: Sequence[Target], batch: int = 16
+) -> Iterator[tuple[Float[Tensor, "token vocabulary"], tuple[int, ...]]]:
+    """Next-token log-probabilities along each response under the text condition, with its ids."""
+    streams = [
+        chat.build_stream(
+            backbone.tokenizer,
+            chat.description_messages(target.description, target.prompt),
+            0,
+            response=target.response,
+            truncated=target.truncated,
+        )
+        for target in targets
     ]
+    for first in range(0, len(streams), batch):
+        part = streams[first : first + batch]
+        rows = [torch.tensor(stream.ids) for stream in part]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=backbone.pad_id)
+        hidden = backbone.hidden_states(backbone.embed(ids))
+        for row, stream in enumerate(part):
+            logits = backbone.logits(hidden[row, stream.start - 1 : len(stream.ids) - 1])
+            yield logits.log_softmax(-1).cpu(), stream.response
 
 
 @torch.no_grad()
 def target_perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
-    """How surprising a kind of target is to the backbone that reads the description: exp of the mean NLL per token."""
+    """How surprising targets are under the text condition: exp of the mean NLL per token."""
     nats, tokens = 0.0, 0
     for logp, ids in text_log_probs(backbone, targets):
         nats -= float(logp.gather(1, torch.tensor(ids)[:, None]).sum())
@@ -249,11 +246,11 @@ def target_perplexity(backbone: Backbone, targets: Sequence[Target]) -> float:
 
 
 def token_evidence(backbone: Backbone, target: Target) -> tuple[list[str], Float[Tensor, "token"]]:
-    """Which words of a target carry the audio: KL per token between reading the description and reading nothing."""
-    blind = Target("", target.prompt, target.response, target.kind, "", "", "", target.truncated)
-    (seen, ids), (unseen, _) = (next(iter(text_log_probs(backbone, [t]))) for t in (target, blind))
+    """Which tokens of a target carry the audio: KL(with description ‖ without), in nats a token."""
+    [(informed, ids)] = text_log_probs(backbone, [target])
+    [(blind, _)] = text_log_probs(backbone, [replace(target, description="")])
     tokens = [str(backbone.tokenizer.decode([i])) for i in ids]
-    return tokens, (seen.exp() * (seen - unseen)).sum(-1)
+    return tokens, (informed.exp() * (informed - blind)).sum(-1)
 
 
 def kl_loss(
@@ -261,10 +258,12 @@ def kl_loss(
     ids: Int[Tensor, "position k"],
     logp: Float[Tensor, "position k"],
 ) -> Float[Tensor, ""]:
-    """Mean KL(text condition ‖ audio condition) over the kept tokens plus one bucket for the rest, in nats a token."""
-    student = logits.log_softmax(-1)
-    kept = student.gather(1, ids.long())
-    teacher = logp.float()
-    rest_t = (1 - teacher.exp().sum(-1)).clamp_min(1e-6)
-    rest_s = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-6))
-    return ((teacher.exp() * (teacher - kept)).sum(-1) + rest_t * (rest_t.log() - rest_s)).mean()
+    """Mean KL(text condition ‖ audio condition), nats a token; one bucket has all but k tokens."""
+    log_student = logits.log_softmax(-1).gather(1, ids.long())
+    log_teacher = logp.float()
+    teacher = log_teacher.exp()
+    rest_teacher = (1 - teacher.sum(-1)).clamp_min(1e-6)
+    log_rest_student = torch.log1p(-log_student.exp().sum(-1).clamp(max=1 - 1e-6))
+    top = (teacher * (log_teacher - log_student)).sum(-1)
+    rest = rest_teacher * (rest_teacher.log() - log_rest_student)
+    return (top + rest).mean()

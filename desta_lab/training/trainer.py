@@ -1,4 +1,4 @@
-"""One visible training loop: the connector learns; killed at any step it resumes to the same weights."""
+"""The training loop: the connector learns; a run killed at any step resumes to the same weights."""
 
 import json
 import math
@@ -82,26 +82,22 @@ def train(
     accumulate: int = 1,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> None:
-    """Collective: train the connector, and what of the backbone was unfrozen, on rows of examples.
+    """Collective: train the connector, and what of the backbone was unfrozen, on rows.
 
-    Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`. A row is read when its step
-    comes, so that a `Manifest` of millions fits; its clip is the row's `clip`, or its `id` if it
-    has none. With `soft_targets`, one for each row, the loss is their KL divergence; without, it
-    is the cross-entropy of the response. Rows and dropout are drawn from the config's seed, so
-    the state on disk needs no random numbers.
+    Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`, and resumes from them. A row
+    is read when its step comes, so that a `Manifest` of millions fits; its clip is its `clip`, or
+    its `id`. The loss is cross-entropy, or the KL divergence from `soft_targets`, one for each row.
 
     The ranks share every batch, and each computes its share in `accumulate` micro-batches to save
-    memory. Every token weighs the same in whatever micro-batch it is, so the result is the same
-    but for rounding and dropout; a run may be resumed with another number of either.
+    memory. The result is the same but for rounding and dropout, as every token weighs the same.
 
     Raises:
         ValueError: the batch has fewer rows than there are micro-batches.
-        FreezeError: at the end something frozen has changed, or something trainable has not. The
-            last checkpoint is saved only after that check, so such a run never looks finished.
+        FreezeError: something frozen has changed, or something trainable has not. The last
+            checkpoint is saved after that check, so such a run never looks finished.
         LossError: the loss is not a number any more.
         StateError: the state on disk is damaged.
-        ChatError: a row is longer than the backbone can read; raised before the first step for
-            the first 4096 rows, before their own step for the others.
+        ChatError: a row is too long for the backbone; of the first 4096, raised before step 1.
     """
     micro_batches = _count_micro_batches(config, accumulate)
     llm.connector.train()
@@ -165,7 +161,7 @@ def _take_step(
     step: int,
     micro_batches: int,
 ) -> dict[str, Any]:
-    """Collective: learn from one batch, of which each rank computes its micro-batches; return the record."""
+    """Collective: learn from one batch, each rank from its micro-batches; return the record."""
     tokens = sum(len(example.stream.response) for example in examples)
     loss: Any = 0.0
     for number in processes.share_of_rank(range(micro_batches)):

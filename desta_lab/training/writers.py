@@ -1,6 +1,6 @@
-"""Targets by the million: who may write them (transformers, vLLM, a server), and files that a killed job resumes from.
+"""Targets by the million: three kinds of writers, and files from which a killed job resumes.
 
-    row ─ token ids ─▶ Writer ─▶ answer ─ training_row ─▶ targets-00000.jsonl, targets-00001.jsonl, …
+    row ─ token ids ─▶ Writer ─▶ answer ─ training_row ─▶ targets-00000.jsonl, …
 
 Every writer reads the same token ids and decodes greedily; a row's provenance names no program.
 """
@@ -112,7 +112,7 @@ def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options:
 
 
 def _greedy_decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The tokenizer of a model folder, and how transformers decodes greedily with it, in vLLM's words."""
+    """The tokenizer of a model folder, and its greedy decoding in vLLM's words."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -153,9 +153,16 @@ def server_writer(
     if not base.startswith(("http://", "https://")):
         raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
     tokenizer, decoding = _greedy_decoding(folder)
-    models = _request(f"{base}/v1/models", None, "data", waits)
+    models = [str(one["id"]) for one in _request(f"{base}/v1/models", None, "data", waits)]
+    served = [model for model in models if Path(model).name == Path(name).name]
+    if not served:
+        raise ValueError(
+            f"{address} serves {', '.join(models) or 'nothing'}, not {name}: start it with "
+            f"`vllm serve {folder} --served-model-name {name}`, "
+            "or write with the backbone that it serves."
+        )
     settings = {
-        "model": _served_name(models, name, address, folder),
+        "model": served[0],
         "max_tokens": max_new_tokens,
         "return_token_ids": True,
         **decoding,
@@ -178,18 +185,6 @@ def server_writer(
             return [answer for part in parts for answer in part]
 
     return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete)
-
-
-def _served_name(models: Sequence[Mapping[str, Any]], name: str, address: str, folder: Path) -> str:
-    """The id under which a server serves the model of this name."""
-    ids = [str(model["id"]) for model in models]
-    for one in ids:
-        if Path(one).name == Path(name).name:
-            return one
-    raise ValueError(
-        f"{address} serves {', '.join(ids) or 'nothing'}, not {name}: start it with `vllm serve "
-        f"{folder} --served-model-name {name}`, or write with the backbone that it serves."
-    )
 
 
 def _request(
@@ -215,7 +210,7 @@ def _request(
 
 
 def _send(url: str, body: Mapping[str, Any] | None) -> httpx.Response:
-    """Send one request, with the key if there is one; follow no redirect; take `SECONDS` at most."""
+    """Send one request with the key, if any; no redirect is followed; limited to `SECONDS`."""
     key = os.environ.get("VLLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     client = httpx.AsyncClient(headers=headers, timeout=None, verify=_ssl_context())
@@ -260,7 +255,7 @@ def _parse(response: httpx.Response, wanted: str) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file with `id`, `seed_description`, `prompt`, one by one; raises CorpusError."""
+    """The rows of a JSONL file, each with the `NEEDED` columns, one by one; raises CorpusError."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -312,7 +307,9 @@ def write_shards(
             if path.exists():
                 _check_rows(path, part)
             else:
-                _write_shard(path, _answer_rows(part, writer, kind))
+                answered = _answer_rows(part, writer, kind)
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answered]
+                write_whole(path, "".join(lines).encode())
                 new += len(part)
             paths.append(path)
             done += len(part)
@@ -331,11 +328,6 @@ def _split(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     source = iter(items)
     while part := list(islice(source, size)):
         yield part
-
-
-def _write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, text.encode())
 
 
 def _check_settings(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
@@ -388,12 +380,11 @@ def _answered_row(
     row: Mapping[str, Any], answer: Sequence[int] | str, cut_off: bool, writer: Writer, kind: Kind
 ) -> dict[str, Any]:
     """A row in DeSTA-AQA5M's columns, with what else it held and the clip of its messages."""
-    is_text = isinstance(answer, str)
-    response = answer.strip() if is_text else chat.decode_ids(writer.tokenizer, answer)
+    text = answer if isinstance(answer, str) else chat.decode_ids(writer.tokenizer, answer)
     target = Target(
         row["seed_description"],
         row["prompt"],
-        response,
+        text.strip(),
         kind,
         writer.name,
         writer.revision,
