@@ -381,7 +381,7 @@ def score(args: argparse.Namespace) -> int:
     from desta_lab.benchmarks import comparison
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.weights import models_dir
-    from desta_lab.views import saving
+    from desta_lab.views import saving, study_figures
 
     benchmark = get_benchmark(args.benchmark, args.path)
     text = benchmark.read(args.text) if args.text else None

@@ -51,6 +51,21 @@ def test_shuffled_audio_is_scored_as_the_partners_audio_would_be(llm, embeddings
     pd.testing.assert_frame_equal(of(table, "shuffled"), of(own, "audio"), rtol=1e-4)
 
 
+def test_a_further_control_is_one_entry_among_the_conditions(llm, embeddings, monkeypatch) -> None:
+    noise = conditions.AudioCondition([1, 0, 0, 0, 0, 0], torch.zeros_like(embeddings[:2]))
+    monkeypatch.setitem(conditions.AUDIO_CONDITIONS, "noise", lambda llm, clips: noise)
+    clips, names = people(9), ["silence", "noise", "audio"]
+    table = evaluate(
+        llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings, conditions=names
+    )
+    assert list(table["condition"].unique()) == names
+    assert (of(table, "noise").groupby("task")["chosen"].nunique() == 1).all()
+    alone = evaluate(
+        llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings, conditions=["audio"]
+    )
+    pd.testing.assert_frame_equal(of(table, "audio"), of(alone, "audio"), rtol=1e-4)
+
+
 def test_silence_gives_every_clip_the_same_answer(llm, embeddings) -> None:
     clips = people(9)
     table = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings)
