@@ -57,11 +57,11 @@ def own_answers(llm: AudioLLM) -> list[targets.Target]:
 
 
 def obeyed(llm: AudioLLM, items: list[forgetting.Instruction], **how: Any) -> list[float]:
-    return forgetting.followed(llm, items, **how)["obeyed"].tolist()
+    return forgetting.answer_instructions(llm, items, **how)["obeyed"].tolist()
 
 
 def test_every_constraint_there_is_a_check_for_is_asked_about_every_question():
-    items = forgetting.instructions(clips(), QUESTIONS, each=3)
+    items = forgetting.make_instructions(clips(), QUESTIONS, each=3)
     assert (
         {item.constraint for item in items} == set(constraints.CHECKS) == set(forgetting.WORDINGS)
     )
@@ -71,10 +71,10 @@ def test_every_constraint_there_is_a_check_for_is_asked_about_every_question():
 
 
 def test_fewer_constraints_keep_the_same_items_of_theirs():
-    some = forgetting.instructions(clips(), QUESTIONS, only=["startend:quotation"])
+    some = forgetting.make_instructions(clips(), QUESTIONS, only=["startend:quotation"])
     assert some == [
         i
-        for i in forgetting.instructions(clips(), QUESTIONS)
+        for i in forgetting.make_instructions(clips(), QUESTIONS)
         if i.constraint == "startend:quotation"
     ]
 
@@ -87,9 +87,9 @@ def as_published() -> AudioLLM:
 def test_what_the_backbone_was_taught_is_counted_and_what_it_cannot_do_is_named(
     untouched: AudioLLM,
 ):
-    table = forgetting.counted(untouched, forgetting.instructions(clips(), QUESTIONS)).set_index(
-        "constraint"
-    )
+    table = forgetting.rate_constraints(
+        untouched, forgetting.make_instructions(clips(), QUESTIONS)
+    ).set_index("constraint")
     assert set(table.index) == set(constraints.CHECKS)
     assert set(table.index[table["counted"]]) >= TAUGHT
     assert (
@@ -103,24 +103,24 @@ def test_what_is_obeyed_unasked_is_not_counted(
 ):
     short = ("Answer in less than 90 words.", {"num_words": 90, "relation": "less than"})
     monkeypatch.setitem(forgetting.WORDINGS, "length_constraints:number_words", short)
-    table = forgetting.counted(untouched, forgetting.instructions(clips(), QUESTIONS)).set_index(
-        "constraint"
-    )
+    table = forgetting.rate_constraints(
+        untouched, forgetting.make_instructions(clips(), QUESTIONS)
+    ).set_index("constraint")
     assert table.loc["length_constraints:number_words", "unasked"] == 1
     assert not table.loc["length_constraints:number_words", "counted"]
 
 
 def test_a_backbone_that_obeys_nothing_has_nothing_to_forget():
     with pytest.raises(ValueError, match="obeys none of 13 constraints"):
-        forgetting.counted(
-            tiny.audio_llm(), forgetting.instructions(clips(1), QUESTIONS[:1], each=1)
+        forgetting.rate_constraints(
+            tiny.audio_llm(), forgetting.make_instructions(clips(1), QUESTIONS[:1], each=1)
         )
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "lora-4", "full"])
 def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: str):
     llm = glass_box(tuning)
-    items = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT)
+    items = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT)
     written = own_answers(llm)
     with llm.backbone.untuned():
         before, calm = obeyed(llm, items), targets.target_perplexity(llm.backbone, written)
@@ -131,7 +131,7 @@ def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: st
 @pytest.mark.parametrize("tuning", ["lora-4", "full"])
 def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words(tuning: str):
     llm = glass_box(tuning)
-    items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    items, written = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
     calm = targets.target_perplexity(llm.backbone, written)
     spoil(llm)
     assert sum(obeyed(llm, items)) < 0.5 * len(items)
@@ -142,24 +142,24 @@ def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words
 
 def test_adapters_at_0_give_the_untouched_backbone_back():
     llm = spoil(glass_box("lora-4"))
-    items, written = forgetting.instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    items, written = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
     with llm.backbone.untuned():
         answers, calm = (
-            forgetting.followed(llm, items)["answer"],
+            forgetting.answer_instructions(llm, items)["answer"],
             targets.target_perplexity(llm.backbone, written),
         )
     llm.backbone.scale_adapters(0.0)
-    assert forgetting.followed(llm, items)["answer"].tolist() == answers.tolist()
+    assert forgetting.answer_instructions(llm, items)["answer"].tolist() == answers.tolist()
     assert targets.target_perplexity(llm.backbone, written) == calm
 
 
 def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: AudioLLM):
-    items = forgetting.instructions(clips(), QUESTIONS, only=["detectable_format:json_format"])
+    items = forgetting.make_instructions(clips(), QUESTIONS, only=["detectable_format:json_format"])
     words = torch.zeros(len(items), untouched.queries, untouched.backbone.width)
-    heard = forgetting.followed(untouched, items, words)["answer"].tolist()
+    heard = forgetting.answer_instructions(untouched, items, words)["answer"].tolist()
     other = [forgetting.Instruction(clips()[0], item.question, item.constraint) for item in items]
-    assert forgetting.followed(untouched, other, words)["answer"].tolist() == heard
-    assert forgetting.followed(untouched, items)["answer"].tolist() != heard
+    assert forgetting.answer_instructions(untouched, other, words)["answer"].tolist() == heard
+    assert forgetting.answer_instructions(untouched, items)["answer"].tolist() != heard
 
 
 # ---- the plane ----
@@ -204,7 +204,7 @@ def swept(seeds: int = 3) -> pd.DataFrame:
 
 
 def test_the_plane_sets_every_share_against_the_untouched_text_view():
-    plane = forgetting.plane(swept()).set_index(["arm", "share", "measure"])["mean"]
+    plane = forgetting.learned_and_forgotten(swept()).set_index(["arm", "share", "measure"])["mean"]
     assert (
         plane["frozen, self", 1.0, "forgotten"] == 0
         and plane["frozen, self", 1.0, "perplexity"] == 1.5
@@ -218,12 +218,12 @@ def test_the_plane_sets_every_share_against_the_untouched_text_view():
 
 
 def test_the_plane_has_its_controls_and_intervals_over_seeds():
-    plane = forgetting.plane(swept()).set_index(["arm", "kind", "measure"])
+    plane = forgetting.learned_and_forgotten(swept()).set_index(["arm", "kind", "measure"])
     assert plane.loc[("control", "bare label", "forgotten"), "mean"] == -75
     assert plane.loc[("control", "oracle", "learned"), "mean"] == 1
     row = plane.loc[("frozen, self", "self", "learned")]
     assert row["low"] < 0.6 < row["mean"] < row["high"] and row["seeds"] == 3
-    assert forgetting.plane(swept(1))["low"].isna().all()
+    assert forgetting.learned_and_forgotten(swept(1))["low"].isna().all()
 
 
 def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_left_out():
@@ -236,7 +236,7 @@ def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_l
         for condition in ("untouched", "text", "audio")
     ]
     table = swept()
-    said = forgetting.statements(
+    said = forgetting.state_findings(
         pd.concat([table, pd.DataFrame(absent + kept, columns=table.columns)])
     )
     assert (
@@ -258,14 +258,17 @@ def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     ]
     table = pd.concat([swept(), pd.DataFrame(one, columns=swept().columns)])
     some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
-    assert "not shown lora-8, label (one seed) −50;" in forgetting.statements(some)[0]
+    assert "not shown lora-8, label (one seed) −50;" in forgetting.state_findings(some)[0]
     assert not any(
-        "(one seed)" in sentence for sentence in forgetting.statements(table[table["seed"] == 0])
+        "(one seed)" in sentence
+        for sentence in forgetting.state_findings(table[table["seed"] == 0])
     )
 
 
 def test_the_plane_is_drawn_with_a_mark_for_each_arm(tmp_path):
-    picture = study_figures.plot_tradeoff(forgetting.plane(swept()), "What was learned")
+    picture = study_figures.plot_tradeoff(
+        forgetting.learned_and_forgotten(swept()), "What was learned"
+    )
     saving.save_figure(picture, tmp_path, "forgetting")
     labels = set(picture.axes[0].get_legend_handles_labels()[1])
     assert {"untrained connector (step 0)", "text oracle", "self targets"} <= labels

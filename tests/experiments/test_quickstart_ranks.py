@@ -25,7 +25,7 @@ SHAPE = ConnectorShape(depth=1, heads=4, ffn=64, width=32, post_norm=False, drop
 
 def small():
     return Preset(
-        "small", os.environ["ENCODER"], presets.NANO, "a test", seconds=0.5, connector=SHAPE,
+        "small", os.environ["ENCODER"], presets.NANO, "a test", seconds=4.0, connector=SHAPE,
         clips={"train": 24, "validation": 8, "test": 8}, steps=2, batch=4, checkpoint_every=1,
         test=8, held_out=4, free_form_clips=1, taps=(0, 1),
     )

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli
-from desta_lab.experiments import studies, sweep
+from desta_lab.experiments import ablation, findings, sweep
+from desta_lab.experiments.ablation_page import render_page
 from desta_lab.experiments.experiment import no_progress
-from desta_lab.experiments.studies import STUDIES, Study
+from desta_lab.experiments.studies import STUDIES, Study, get_study
 from desta_lab.experiments.sweep import Cell
 from desta_lab.model import presets
+from desta_lab.views import study_figures
 from desta_lab.views.saving import save_figure
 
 MEASURED: list[str] = []  # the cells that the stand-in was asked to measure
@@ -57,7 +59,9 @@ def run(
     out = folder / "ablations" / "nano"
     return {
         s.name: said
-        for s, said in studies.run(names, "nano", seeds, jobs, out, no_progress, folder / "data")
+        for s, said in ablation.run_studies(
+            names, "nano", seeds, jobs, out, no_progress, folder / "data"
+        )
     }
 
 
@@ -81,11 +85,11 @@ def made_up(
 @pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
 def test_every_arm_is_a_cell_of_its_own_and_one_of_them_is_the_base(study: Study, tmp_path: Path):
     for preset in study.presets:
-        cells = studies.sweep(study.name, preset, (0,), root=tmp_path).cells
-        assert len({cell.key for cell in cells}) == len(study.settings(preset))
-        assert study.against in study.settings(preset)
-    assert len(studies.sweep(study.name, root=tmp_path).seeds) == 5
-    assert study.cannot.endswith((".", ".)"))
+        cells = ablation.build_sweep(study.name, preset, (0,), root=tmp_path).cells
+        assert len({cell.key for cell in cells}) == len(study.arms_of(preset))
+        assert study.baseline_arm in study.arms_of(preset)
+    assert len(ablation.build_sweep(study.name, root=tmp_path).seeds) == 5
+    assert study.limits.endswith((".", ".)"))
 
 
 def test_the_base_of_nano_is_its_preset_with_fewer_and_faster_steps(tmp_path: Path):
@@ -93,20 +97,22 @@ def test_the_base_of_nano_is_its_preset_with_fewer_and_faster_steps(tmp_path: Pa
         replace(presets.nano(), steps=7),
         replace(presets.nano(), steps=150, attention="eager"),
     )
-    assert studies.sweep("depth", root=tmp_path).cells[1].preset == turned
-    assert studies.sweep("depth", mine, root=tmp_path).cells[1].preset == mine
+    assert ablation.build_sweep("depth", root=tmp_path).cells[1].preset == turned
+    assert ablation.build_sweep("depth", mine, root=tmp_path).cells[1].preset == mine
 
 
 def test_an_unknown_study_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="take one of targets, prompts, layers"):
-        studies.named("target")
+        get_study("target")
 
 
 def test_a_student_adds_an_arm_and_finds_the_others_measured(tmp_path: Path):
-    studies.sweep("depth", seeds=(0,), root=tmp_path, progress=no_progress).run()
+    ablation.build_sweep("depth", seeds=(0,), root=tmp_path, progress=no_progress).run()
     MEASURED.clear()
     more = {"8": {"connector.depth": 8}}
-    table = studies.sweep("depth", seeds=(0,), more=more, root=tmp_path, progress=no_progress).run()
+    table = ablation.build_sweep(
+        "depth", seeds=(0,), more=more, root=tmp_path, progress=no_progress
+    ).run()
     assert list(dict.fromkeys(table["arm"])) == ["1", "2", "4", "8"] and len(MEASURED) == 1
 
 
@@ -117,8 +123,8 @@ def test_a_difference_is_shown_and_noise_is_not(tmp_path: Path):
     said = run(["targets"], tmp_path, seeds=(0, 1, 2, 3, 4))["targets"]
     assert said[0].startswith("Rung 3 against self, over 5 seeds: shown: label -0.5")
     assert "not shown: hard" in said[0] and "template" in said[0].split("not shown")[1]
-    label = studies.differences(
-        STUDIES["targets"], studies.stored("targets", folder=tmp_path / "ablations")
+    label = findings.compare_arms(
+        STUDIES["targets"], ablation.load_table("targets", folder=tmp_path / "ablations")
     )[-1]
     assert label.low < -0.5 < label.high and label.seeds == 5
 
@@ -136,19 +142,21 @@ def test_differences_are_paired_over_the_seeds_that_both_arms_have():
     )
     table = table[~((table["arm"] == "2") & (table["seed"] == 3))]
     study = Study("made-up", "Made up", "?", {"1": {}, "2": {"steps": 2}}, "Nothing.")
-    gap = studies.differences(study, table)[0]
+    gap = findings.compare_arms(study, table)[0]
     assert gap.seeds == 3 and gap.mean == pytest.approx(0.11)
     assert gap.high - gap.mean == pytest.approx(4.302653 * 0.01 / np.sqrt(3)) and gap.shown
 
 
 def test_the_fit_finds_the_curve_that_made_the_points():
-    found = studies.fit(made_up(lambda n: TRUE["top"] / (1 + (TRUE["half"] / n) ** TRUE["slope"])))
-    assert found is not None and found.determined
+    found = findings.fit_curve(
+        made_up(lambda n: TRUE["top"] / (1 + (TRUE["half"] / n) ** TRUE["slope"]))
+    )
+    assert found is not None and found.is_determined
     assert found.top[0] == pytest.approx(0.8, abs=0.03) and found.half[0] == pytest.approx(
         120, rel=0.1
     )
     assert found.half[1] <= 120 * 1.05 and found.half[2] >= 120 * 0.95
-    np.testing.assert_allclose(found.at(np.array([found.half[0]])), found.top[0] / 2)
+    np.testing.assert_allclose(found.score_at(np.array([found.half[0]])), found.top[0] / 2)
 
 
 @pytest.mark.parametrize(
@@ -159,13 +167,15 @@ def test_the_fit_finds_the_curve_that_made_the_points():
 def test_a_curve_that_the_points_do_not_determine_is_refused(curve):
     study = STUDIES["clips"]
     table = made_up(curve, noise=0.03)
-    found = studies.fit(table)
-    assert found is None or not found.determined
+    found = findings.fit_curve(table)
+    assert found is None or not found.is_determined
     assert any(
-        "not determined" in one or "No curve" in one for one in studies.statements(study, table)
+        "not determined" in one or "No curve" in one
+        for one in findings.state_findings(study, table)
     )
     assert (
-        "fitted curve" not in studies.picture(study, table).axes[0].get_legend_handles_labels()[1]
+        "fitted curve"
+        not in findings.draw_study(study, table).axes[0].get_legend_handles_labels()[1]
     )
 
 
@@ -173,8 +183,8 @@ def test_a_curve_takes_four_amounts_and_three_seeds():
     def curve(n: float) -> float:
         return 0.8 / (1 + 120 / n)
 
-    assert studies.fit(made_up(curve, amounts=(48, 96, 192))) is None
-    assert studies.fit(made_up(curve, seeds=2)) is None
+    assert findings.fit_curve(made_up(curve, amounts=(48, 96, 192))) is None
+    assert findings.fit_curve(made_up(curve, seeds=2)) is None
 
 
 # ---- running it ----
@@ -190,23 +200,23 @@ def test_without_jobs_only_what_is_finished_is_drawn(tmp_path: Path):
     run(["depth"], tmp_path, seeds=(0,))
     MEASURED.clear()
     assert set(run(["depth", "steps"], tmp_path, jobs=0)) == {"depth"}
-    assert not MEASURED and set(studies.stored("depth", folder=tmp_path / "ablations")["seed"]) == {
-        0
-    }
+    assert not MEASURED and set(
+        ablation.load_table("depth", folder=tmp_path / "ablations")["seed"]
+    ) == {0}
 
 
 def test_a_study_that_was_not_run_names_the_command(tmp_path: Path):
     with pytest.raises(
         FileNotFoundError, match="run `python -m desta_lab ablate clips --preset cpu`"
     ):
-        studies.stored("clips", "cpu", tmp_path)
+        ablation.load_table("clips", "cpu", tmp_path)
 
 
 def test_the_figure_is_drawn_again_from_its_table(tmp_path: Path):
     run(["clips"], tmp_path, seeds=(0, 1, 2, 3))
     png = tmp_path / "ablations" / "nano" / "clips.png"
-    picture = studies.picture(
-        STUDIES["clips"], studies.stored("clips", folder=tmp_path / "ablations")
+    picture = findings.draw_study(
+        STUDIES["clips"], ablation.load_table("clips", folder=tmp_path / "ablations")
     )
     again = save_figure(picture, tmp_path / "again", "clips")
     assert again.read_bytes() == png.read_bytes()
@@ -232,14 +242,14 @@ def test_a_study_may_bring_its_own_measure_words_and_picture(
         "All else.",
         measure=stand_in,
         measured="own",
-        say=lambda study, found: [f"{found['arm'].nunique()} arms."],
-        draw=lambda study, found: studies.study_figures.plot_ablation(found, "Own words"),
+        state=lambda study, found: [f"{found['arm'].nunique()} arms."],
+        draw=lambda study, found: study_figures.plot_ablation(found, "Own words"),
     )
     monkeypatch.setitem(STUDIES, "own", other)
     assert run(["own"], tmp_path) == {"own": ["2 arms."]}
-    assert "2 arms." in studies.page(tmp_path / "ablations")
-    assert not set(studies.stored("own", folder=tmp_path / "ablations")["cell"]) & {
-        cell.key for cell in studies.sweep("depth", root=tmp_path).cells
+    assert "2 arms." in render_page(tmp_path / "ablations")
+    assert not set(ablation.load_table("own", folder=tmp_path / "ablations")["cell"]) & {
+        cell.key for cell in ablation.build_sweep("depth", root=tmp_path).cells
     }
 
 
@@ -264,39 +274,41 @@ def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.Monk
     page = (folder / "README.md").read_text()
     for study in (STUDIES["targets"], STUDIES["clips"]):
         assert (
-            study.question in page and study.cannot in page and f"(nano/{study.name}.png)" in page
+            study.question in page and study.limits in page and f"(nano/{study.name}.png)" in page
         )
-        for sentence in studies.statements(study, studies.stored(study.name, folder=folder)):
+        for sentence in findings.state_findings(
+            study, ablation.load_table(study.name, folder=folder)
+        ):
             assert f"- {sentence}\n" in page
     assert (
         "python -m desta_lab ablate depth" in page.split("## Not run yet")[1]
         and "**Target kind**" not in page
     )
-    assert studies.page(folder) == page
+    assert render_page(folder) == page
     kept = folder / "nano" / "targets.csv"
-    table = studies.stored("targets", folder=folder)
+    table = ablation.load_table("targets", folder=folder)
     table.loc[table["arm"] == "label", "score"] += 0.5
     table.to_csv(kept, index=False)
-    assert "label -0.5" in page and "label -0.5" not in studies.page(folder)
+    assert "label -0.5" in page and "label -0.5" not in render_page(folder)
 
 
 def test_the_page_says_how_far_rounding_moves_a_cell(tmp_path: Path):
     run(["rounding"], tmp_path)
     kept = tmp_path / "ablations" / "nano" / "rounding.csv"
-    assert "by 0.00 at the median of 3 seeds and 0.00 at most" in studies.page(
+    assert "by 0.00 at the median of 3 seeds and 0.00 at most" in render_page(
         tmp_path / "ablations"
     )
-    table = studies.stored("rounding", folder=tmp_path / "ablations")
+    table = ablation.load_table("rounding", folder=tmp_path / "ablations")
     moved = (table["arm"] == "fused") & (table["rung"] == 3)
     table.loc[moved, "score"] += table.loc[moved, "seed"].map({0: -0.3, 1: 0.1, 2: 0.0})
     table.to_csv(kept, index=False)
-    assert "by 0.10 at the median of 3 seeds and 0.30 at most" in studies.page(
+    assert "by 0.10 at the median of 3 seeds and 0.30 at most" in render_page(
         tmp_path / "ablations"
     )
 
 
 def test_the_page_that_ships_is_that_of_the_tables_that_ship():
-    assert (studies.HOME / "README.md").read_bytes() == studies.page().encode(), (
+    assert (ablation.SHIPPED / "README.md").read_bytes() == render_page().encode(), (
         "run `python -m desta_lab ablate`"
     )
-    assert list(studies.HOME.glob("nano/*.csv"))
+    assert list(ablation.SHIPPED.glob("nano/*.csv"))
