@@ -132,6 +132,7 @@ class Sweep:
                 measure_cell(task)
                 yield task[0]
             return
+        _check_importable(self.measure)
         if slurm is None:
             ended = processes.run_workers(measure_cell, tasks, jobs)
         else:
@@ -258,6 +259,15 @@ def _about(cell: Cell) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     device = gpu or f"{os.cpu_count()}-core CPU"
     return {"settings": cell.settings, "seed": cell.seed, "device": device}
+
+
+def _check_importable(measure: Measure) -> None:
+    """Refuse a function that another process cannot import."""
+    name, module = getattr(measure, "__qualname__", "<object>"), getattr(measure, "__module__", "")
+    if "<" in name or module == "__main__":
+        raise ValueError(
+            f"Another process cannot import {name}; put it into a file, or run with jobs=1."
+        )
 
 
 def _check_values(preset: Preset, name: str, values: Any) -> list[Any]:
