@@ -95,9 +95,9 @@ def _missing_bytes(path: Path) -> int:
 
 
 def read_audio(
-    path: Path | str, rate: int = RATE, max_seconds: float = WHISPER_SECONDS
+    path: Path | str, max_seconds: float = WHISPER_SECONDS
 ) -> Float[np.ndarray, "sample"]:
-    """Read a file as one channel of float32 in −1 … 1, resampled to `rate`; channels are averaged.
+    """Read a file as one channel of float32 in −1 … 1 at `RATE`; channels are averaged.
 
     Raises AudioError for a file that is missing, empty, silent, not finite, too long, truncated,
     mislabelled or not audio at all.
@@ -122,17 +122,7 @@ def read_audio(
         raise AudioError.at(
             path, "its channels cancel each other to silence", "keep one channel only"
         )
-    return wave if header.rate == rate else cast(np.ndarray, soxr.resample(wave, header.rate, rate))
-
-
-def check_audio(
-    path: Path | str, seconds: float | None = None, max_seconds: float = WHISPER_SECONDS
-) -> None:
-    """Raise AudioError if a file cannot be read, or if it is not as long as its manifest says."""
-    found = len(read_audio(path, max_seconds=max_seconds)) / RATE
-    if seconds is not None and abs(found - seconds) > 1 / FRAMES_PER_SECOND:
-        fault = f"{found:.2f} s long but the manifest says {seconds:.2f} s"
-        raise AudioError.at(path, fault, "correct one of them")
+    return wave if header.rate == RATE else cast(np.ndarray, soxr.resample(wave, header.rate, RATE))
 
 
 def crop_or_pad(

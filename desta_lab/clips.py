@@ -262,9 +262,13 @@ def _check_file(path: Path, clip: Clip, where: str, check_audio: bool) -> None:
     if not path.is_file():
         fault = f"audio file {clip.audio!r} is missing"
         raise CorpusError.at(where, fault, "restore it or remove the line")
-    if check_audio:
-        limit = max(audio.WHISPER_SECONDS, clip.seconds + 1)
-        try:
-            audio.check_audio(path, clip.seconds, max_seconds=limit)
-        except audio.AudioError as error:
-            raise CorpusError(f"{where}: {error}") from error
+    if not check_audio:
+        return
+    try:
+        wave = audio.read_audio(path, max_seconds=max(audio.WHISPER_SECONDS, clip.seconds + 1))
+    except audio.AudioError as error:
+        raise CorpusError(f"{where}: {error}") from error
+    seconds = len(wave) / audio.RATE
+    if abs(seconds - clip.seconds) > 1 / audio.FRAMES_PER_SECOND:
+        fault = f"{seconds:.2f} s long but the manifest says {clip.seconds:.2f} s"
+        raise CorpusError.at(f"{where}: {path}", fault, "correct one of them")
