@@ -1,4 +1,4 @@
-"""Does a profile over time lie on the seconds that hold the evidence? One score for attention and for attribution."""
+"""Evidence: how well a profile over time falls on the seconds that hold an attribute."""
 
 import functools
 from collections.abc import Sequence
@@ -9,94 +9,105 @@ from jaxtyping import Bool, Float
 from scipy.stats import hypergeom
 
 from desta_lab.clips import Clip, Span
-from desta_lab.evaluation import conditions, statistics
+from desta_lab.evaluation import conditions
+from desta_lab.evaluation.statistics import interval_table
 from desta_lab.world import sentences
 
 MEASURES = ("pointing", "iou", "mass")
+
+# ---- where the evidence is ----
 
 
 def evidence_spans(clip: Clip, attribute: str) -> list[Span]:
     """The spans of a clip in which an attribute can be heard.
 
-    The scene is heard in its own window; the topic in the words that no other topic uses, or in all of the speech where
-    it has none; every other attribute is in the voice, as long as it speaks. Raises ValueError where no span tells.
+    The scene is heard in its own window; the topic in the words that no other topic uses, or in all
+    of the speech where there are none; every other attribute in the voice, that is in all of the
+    speech.
+
+    Raises:
+        ValueError: the clip has no such span.
     """
     if attribute == "scene":
         found = [span for span in clip.spans if span.name.startswith("scene:")]
     else:
-        telling = (
-            _telling(clip.attributes.get("topic", "")) if attribute == "topic" else frozenset()
-        )
-        words = [span for span in clip.spans if span.name.removeprefix("word:") in telling]
-        found = words or [span for span in clip.spans if span.name == "speech"]
+        topic = clip.attributes.get("topic", "")
+        words = _words_of_topic(topic) if attribute == "topic" else frozenset()
+        found = [span for span in clip.spans if span.name.removeprefix("word:") in words]
+        found = found or [span for span in clip.spans if span.name == "speech"]
     if not found:
-        have = ", ".join(dict.fromkeys(span.name.split(":")[0] for span in clip.spans)) or "none"
+        kinds = ", ".join(dict.fromkeys(span.name.split(":")[0] for span in clip.spans))
         raise ValueError(
-            f"{clip.id}: no span holds the {attribute} (spans: {have}); take a corpus with evidence spans."
+            f"{clip.id}: no span holds the {attribute} (spans: {kinds or 'none'});"
+            " take a corpus with evidence spans."
         )
     return found
 
 
 @functools.cache
-def _telling(topic: str) -> frozenset[str]:
+def _words_of_topic(topic: str) -> frozenset[str]:
     """The words that the grammar of the spoken world uses for this topic and for no other."""
     used = {
-        name: {word for part in parts.values() for phrase in part for word in phrase.split()}
+        name: {word for phrases in parts.values() for phrase in phrases for word in phrase.split()}
         for name, parts in sentences.PHRASES.items()
     }
-    anywhere = {
-        word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()
-    }
-    return frozenset(
-        used.get(topic, set()).difference(anywhere, *(used[name] for name in used if name != topic))
-    )
+    shared = {word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()}
+    others = [words for name, words in used.items() if name != topic]
+    return frozenset(used.get(topic, set()).difference(shared, *others))
 
 
 def inside_spans(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarray, "frame"]:
-    """Which frames hold evidence: those whose middle lies in a span, and the one in which a span's own middle lies."""
+    """Which frames hold evidence: their middle lies in a span, or a span's middle in them."""
     middles = (np.arange(frames) + 0.5) * seconds / frames
-    within = np.zeros(frames, dtype=bool)
+    inside = np.zeros(frames, dtype=bool)
     for span in spans:
-        within |= (span.start <= middles) & (middles < span.end)
-        within[min(int((span.start + span.end) / 2 / seconds * frames), frames - 1)] = True
-    return within
+        inside |= (span.start <= middles) & (middles < span.end)
+        inside[min(int((span.start + span.end) / 2 / seconds * frames), frames - 1)] = True
+    return inside
+
+
+# ---- one profile ----
 
 
 def score_profile(
     profile: Float[np.ndarray, "frame"], spans: Sequence[Span], seconds: float
 ) -> dict[str, float]:
-    """How well a profile over `seconds` falls on the evidence; equal values count as drawn in any order.
+    """How well a profile over `seconds` falls on the evidence; ties are broken in every order.
 
-    pointing: 1 if the highest frame lies in the evidence. iou: overlap over union of the evidence with as many highest
-    frames. mass: share of the positive profile inside (NaN where nothing is positive). share: the evidence's share of
-    the frames, which is the pointing and the mass of a flat profile.
+    pointing: 1 if the highest frame lies in the evidence. iou: overlap over union of the evidence
+    with as many highest frames. mass: share of the positive profile that lies inside (NaN where
+    nothing is positive). share: the evidence's share of the frames, which is the pointing and the
+    mass of a flat profile.
     """
     if not np.isfinite(profile).all():
-        raise ValueError(
-            f"{int((~np.isfinite(profile)).sum())} of {len(profile)} frames are no numbers; drop the clip."
-        )
-    within, positive = inside_spans(spans, len(profile), seconds), profile.clip(min=0)
+        count = int((~np.isfinite(profile)).sum())
+        raise ValueError(f"{count} of {len(profile)} frames are no numbers; drop the clip.")
+    inside, positive = inside_spans(spans, len(profile), seconds), profile.clip(min=0)
+    mass = float(positive[inside].sum() / positive.sum()) if positive.any() else float("nan")
     return {
-        "pointing": float(within[profile == profile.max()].mean()),
-        "iou": _iou(profile, within),
-        "mass": float(positive[within].sum() / positive.sum()) if positive.any() else float("nan"),
-        "share": float(within.mean()),
+        "pointing": float(inside[profile == profile.max()].mean()),
+        "iou": _expected_iou(profile, inside),
+        "mass": mass,
+        "share": float(inside.mean()),
     }
 
 
-def _iou(profile: Float[np.ndarray, "frame"], within: Bool[np.ndarray, "frame"]) -> float:
-    """Expected overlap over union of the evidence with as many top frames, over every order of equal values."""
-    count = int(within.sum())
+def _expected_iou(profile: Float[np.ndarray, "frame"], inside: Bool[np.ndarray, "frame"]) -> float:
+    """Overlap over union of the evidence with as many top frames; the mean over orders of ties."""
+    count = int(inside.sum())
     threshold = np.sort(profile)[-count]
-    sure, tied = profile > threshold, profile == threshold
-    drawn = count - int(sure.sum())
+    above, tied = profile > threshold, profile == threshold
+    drawn = count - int(above.sum())
     hits = np.arange(drawn + 1)
-    chance = hypergeom(int(tied.sum()), int((tied & within).sum()), drawn).pmf(hits)
-    both = int((sure & within).sum()) + hits
-    return float(chance @ (both / (2 * count - both)))
+    probability = hypergeom(int(tied.sum()), int((tied & inside).sum()), drawn).pmf(hits)
+    overlap = int((above & inside).sum()) + hits
+    return float(probability @ (overlap / (2 * count - overlap)))
 
 
-def profile_scores(
+# ---- many profiles ----
+
+
+def score_profiles(
     profiles: Float[np.ndarray, "clip frame"],
     clips: Sequence[Clip],
     attribute: str,
@@ -106,51 +117,40 @@ def profile_scores(
 ) -> pd.DataFrame:
     """Every profile against its own evidence and two nulls, one row a clip and null.
 
-    `shuffled` scores the same profile against the evidence of another speaker's clip: the scene's window and the onset
-    of the speech are drawn anew for every clip, so a habit of looking at the middle scores the same on both. `uniform`
-    scores a flat profile.
+    `shuffled` scores the same profile against the evidence of another speaker's clip. The scene's
+    window and the onset of speech differ from clip to clip, so a habit of looking at the middle
+    scores the same on both. `uniform` scores a flat profile.
     """
+    partners = conditions.shuffled_partners(clips, seed)
     rows = []
-    for profile, clip, other in zip(
-        profiles, clips, conditions.shuffled_partners(clips, seed), strict=True
-    ):
-        own, theirs = evidence_spans(clip, attribute), evidence_spans(clips[other], attribute)
-        against = {
+    for profile, clip, partner in zip(profiles, clips, partners, strict=True):
+        own = evidence_spans(clip, attribute)
+        nulls = {
             "own": (profile, own),
-            "shuffled": (profile, theirs),
+            "shuffled": (profile, evidence_spans(clips[partner], attribute)),
             "uniform": (np.ones(len(profile)), own),
         }
-        for null, (some, spans) in against.items():
-            cell = {
-                "method": method,
-                "attribute": attribute,
-                "clip": clip.id,
-                "speaker": clip.speaker,
-                "null": null,
-            }
-            rows.append(cell | score_profile(some, spans, seconds))
+        cell = {"method": method, "attribute": attribute, "clip": clip.id, "speaker": clip.speaker}
+        for null, (values, spans) in nulls.items():
+            rows.append({**cell, "null": null, **score_profile(values, spans, seconds)})
     return pd.DataFrame(rows)
 
 
 def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over speakers per method, attribute, null and measure.
 
-    Rows of `own` also have the `gain` over `shuffled`, paired clip by clip, with an interval of its own.
+    Rows of `own` also have the `gain` over `shuffled`, paired clip by clip, with an interval of its
+    own.
     """
-    by, rows = ["method", "attribute"], []
+    by = ["method", "attribute"]
+    tables = []
     for measure in MEASURES:
-        wide = (
-            scores.set_index([*by, "clip", "speaker", "null"])[measure]
-            .unstack("null")
-            .reset_index()
-        )
-        gains = statistics.bootstrap_intervals(
-            wide.assign(gain=wide["own"] - wide["shuffled"]), "gain", by
-        )
-        for (*cell, null), value in statistics.bootstrap_intervals(
-            scores, measure, [*by, "null"]
-        ).items():
-            gain = gains[tuple(cell)] if null == "own" else (float("nan"),) * 3
-            rows.append((*cell, null, measure, *value, *gain))
-    names = [*by, "null", "measure", "value", "low", "high", "gain", "gain_low", "gain_high"]
-    return pd.DataFrame(rows, columns=names)
+        wide = scores.pivot(index=[*by, "clip", "speaker"], columns="null", values=measure)
+        wide = wide.reset_index()
+        wide["gain"] = wide["own"] - wide["shuffled"]
+        gains = interval_table(wide, "gain", by, "gain")
+        gains = gains.rename(columns={"low": "gain_low", "high": "gain_high"})
+        means = interval_table(scores, measure, [*by, "null"])
+        means.insert(3, "measure", measure)
+        tables.append(means.merge(gains.assign(null="own"), on=[*by, "null"], how="left"))
+    return pd.concat(tables, ignore_index=True)

@@ -1,5 +1,6 @@
-"""The shape of a site: similarity (debiased CKA), maps (PCA, UMAP) and the gap between hearing and reading."""
+"""Geometry of a site: similarity (debiased CKA), maps (PCA, UMAP), the gap of audio and text."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,25 +10,28 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
-from desta_lab.evaluation.statistics import half_sample_ends
+from desta_lab.evaluation.statistics import PERCENTILES
 
 PERMUTATIONS = 200  # of the clips, for the null
-DRAWS = 200  # half-samples, for the interval
+HALF_SAMPLES = 200  # for the interval
 NEIGHBOURS = 15  # of UMAP and of trustworthiness
 
 # ---- similarity ----
 
 
 def gram_matrix(site: Float[np.ndarray, "clip feature"]) -> Float[np.ndarray, "clip clip"]:
-    """Inner products of the centred clips with an empty diagonal, as the unbiased HSIC wants them."""
+    """Inner products of the centred clips, with an empty diagonal as the unbiased HSIC needs it."""
     centred = site - site.mean(0)
     products = centred @ centred.T
     np.fill_diagonal(products, 0)
     return products
 
 
-def hsic(k: Float[np.ndarray, "clip clip"], l: Float[np.ndarray, "clip clip"]) -> float:  # noqa: E741 (their names)
-    """The unbiased estimator of Song et al. (2012), equation 5, of two Gram matrices with empty diagonals."""
+def hsic(  # the names of the paper
+    k: Float[np.ndarray, "clip clip"],
+    l: Float[np.ndarray, "clip clip"],  # noqa: E741
+) -> float:
+    """The unbiased HSIC of two Gram matrices with empty diagonals (Song et al., 2012, eq. 5)."""
     n = len(k)
     rows = k.sum(0) @ l.sum(0)
     return float(
@@ -36,46 +40,49 @@ def hsic(k: Float[np.ndarray, "clip clip"], l: Float[np.ndarray, "clip clip"]) -
     )
 
 
-def _cka(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    scale = hsic(k, k) * hsic(l, l)
-    return hsic(k, l) / scale**0.5 if scale > 0 else float("nan")
-
-
 def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
-    """Debiased linear CKA of two sites over the same clips: 1 the same shape, about 0 nothing in common.
+    """Debiased linear CKA of two sites over the same clips: 1 the same shape, about 0 unrelated.
 
-    (The usual, biased one gives .88 for independent noise of 128 clips × 896 features.)
+    (The biased estimator gives .88 for independent noise of 128 clips × 896 features.)
     """
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(
             f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
         )
-    return _cka(gram_matrix(x), gram_matrix(y))
+    return _cka_of_grams(gram_matrix(x), gram_matrix(y))
+
+
+def _cka_of_grams(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+    scale = hsic(k, k) * hsic(l, l)
+    return hsic(k, l) / scale**0.5 if scale > 0 else float("nan")
 
 
 def compare_with_null(
     x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed: int = 0
 ) -> dict[str, float]:
-    """CKA with its 95 % interval, the 95th percentile of its permutation null, and the p of that test.
+    """CKA with its 95 % interval, the 95th percentile of its permutation null, and the test's p.
 
-    The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to the full size: a
-    bootstrap lays copies of a clip side by side, and those look similar to anything.
+    The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to
+    the full size: a bootstrap puts copies of a clip side by side, and copies look similar to
+    anything.
     """
-    k, l, rng = gram_matrix(x), gram_matrix(y), np.random.default_rng(seed)  # noqa: E741
-    value, n = _cka(k, l), len(k)
+    k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
+    rng = np.random.default_rng(seed)
+    value, clips = _cka_of_grams(k, l), len(k)
     null = []
     for _ in range(PERMUTATIONS):
-        order = rng.permutation(n)
-        null.append(_cka(k, l[np.ix_(order, order)]))
+        order = rng.permutation(clips)
+        null.append(_cka_of_grams(k, l[np.ix_(order, order)]))
     halves = []
-    for _ in range(DRAWS):
-        some = np.ix_(*[rng.permutation(n)[: n // 2]] * 2)
-        halves.append(_cka(k[some], l[some]))
-    low, high = half_sample_ends(value, halves)
+    for _ in range(HALF_SAMPLES):
+        half = np.ix_(*[rng.permutation(clips)[: clips // 2]] * 2)
+        halves.append(_cka_of_grams(k[half], l[half]))
+    spread = np.nanpercentile(halves, PERCENTILES) - np.nanmean(halves)
+    low, high = value + spread * (1 / 2) ** 0.5
     return {
         "cka": value,
-        "low": low,
-        "high": high,
+        "low": float(low),
+        "high": float(high),
         "null": float(np.nanpercentile(null, 95)),
         "p": float((1 + np.sum(np.array(null) >= value)) / (1 + PERMUTATIONS)),
     }
@@ -84,129 +91,114 @@ def compare_with_null(
 def similarity_table(
     sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0
 ) -> pd.DataFrame:
-    """CKA of every pair of sites (or of one site at several steps), one row a pair, each pair once."""
+    """CKA of every pair of sites, or of one site at several steps; one row a pair."""
     names = list(sites)
-    return pd.DataFrame(
-        [
-            {"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)}
-            for i, a in enumerate(names)
-            for b in names[i + 1 :]
-        ]
-    )
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    rows = [{"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)} for a, b in pairs]
+    return pd.DataFrame(rows)
 
 
 # ---- maps ----
 
 
 def map_clips(
-    frames: Mapping[int, Float[np.ndarray, "clip feature"]],
+    sites: Mapping[int, Float[np.ndarray, "clip feature"]],
     method: str = "pca",
     seeds: Sequence[int] = (0,),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two-dimensional maps of one site along the ladder: points (step, method, seed, row, x, y) and trust.
+    """Two-dimensional maps of one site by step, and how far each map can be trusted.
 
-    PCA has the axes of the last step throughout. UMAP starts each step from where the last one ended and is turned
-    onto it (orthogonal Procrustes), so that a film of the maps shows movement and not re-drawing; several seeds show
-    what is only drawing. Trustworthiness: 1 if neighbours on the map are neighbours in truth.
+    Points have the columns step, method, seed, row, x, y. PCA has the axes of the last step
+    throughout. UMAP begins each step at the map of the step after it and is turned onto that, so
+    that a film of the maps shows movement; several seeds show what is chance. Trustworthiness is 1
+    if neighbours on the map are neighbours in the site.
     """
     points, trust = [], []
     for seed in seeds if method == "umap" else seeds[:1]:
-        before: np.ndarray | None = None
-        axes = PCA(2, random_state=0).fit(frames[max(frames)])
-        for step in sorted(frames, reverse=True):
-            site = frames[step]
-            flat = axes.transform(site) if method == "pca" else _umap(site, before, seed)
-            before = flat
+        later: np.ndarray | None = None
+        axes = PCA(2, random_state=0).fit(sites[max(sites)])
+        for step in sorted(sites, reverse=True):
+            site = sites[step]
+            places = axes.transform(site) if method == "pca" else _fit_umap(site, later, seed)
+            later = places
+            cell = {"step": step, "method": method, "seed": seed}
             near = min(NEIGHBOURS, len(site) // 2 - 1)
-            trust.append(
-                {
-                    "step": step,
-                    "method": method,
-                    "seed": seed,
-                    "trustworthiness": float(trustworthiness(site, flat, n_neighbors=near)),
-                }
-            )
-            points.append(
-                pd.DataFrame(
-                    {
-                        "step": step,
-                        "method": method,
-                        "seed": seed,
-                        "row": range(len(site)),
-                        "x": flat[:, 0],
-                        "y": flat[:, 1],
-                    }
-                )
-            )
+            score = float(trustworthiness(site, places, n_neighbors=near))
+            trust.append({**cell, "trustworthiness": score})
+            rows = {"row": range(len(site)), "x": places[:, 0], "y": places[:, 1]}
+            points.append(pd.DataFrame({**cell, **rows}))
     return pd.concat(points[::-1], ignore_index=True), pd.DataFrame(trust[::-1])
 
 
-def _umap(site: np.ndarray, before: np.ndarray | None, seed: int) -> np.ndarray:
-    """One UMAP, one thread (two would not give the same map twice), turned onto the map before it."""
-    import warnings
-
+def _fit_umap(site: np.ndarray, onto: np.ndarray | None, seed: int) -> np.ndarray:
+    """One UMAP, turned onto another map; in one thread, as several give other maps each time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numba and umap speak of themselves
+        warnings.simplefilter("ignore")  # numba and umap warn about their own code
         from umap import UMAP
 
-        start = "spectral" if before is None else before.astype(np.float32)
+        start = "spectral" if onto is None else onto.astype(np.float32)
         near = min(NEIGHBOURS, len(site) - 1)
-        flat = UMAP(n_neighbors=near, init=start, random_state=seed, n_jobs=1).fit_transform(site)
-    return flat if before is None else align_map(flat, before)
+        umap = UMAP(n_neighbors=near, init=start, random_state=seed, n_jobs=1)
+        places = umap.fit_transform(site)
+    return places if onto is None else align_map(places, onto)
 
 
 def align_map(
-    flat: Float[np.ndarray, "clip 2"], onto: Float[np.ndarray, "clip 2"]
+    places: Float[np.ndarray, "clip 2"], onto: Float[np.ndarray, "clip 2"]
 ) -> Float[np.ndarray, "clip 2"]:
     """Move and turn (or mirror) a map onto another of the same clips, without stretching it."""
-    turn, _ = orthogonal_procrustes(flat - flat.mean(0), onto - onto.mean(0))
-    moved: np.ndarray = (flat - flat.mean(0)) @ turn + onto.mean(0)
-    return moved
+    rotation, _ = orthogonal_procrustes(places - places.mean(0), onto - onto.mean(0))
+    aligned: np.ndarray = (places - places.mean(0)) @ rotation + onto.mean(0)
+    return aligned
 
 
-# ---- the gap between hearing and reading ----
+# ---- the gap between audio and text ----
 
 
 def modality_gap(
-    spoken: Float[np.ndarray, "clip query d_llm"],
-    written: Float[np.ndarray, "clip d_llm"],
+    audio_embeddings: Float[np.ndarray, "clip query d_llm"],
+    text_embeddings: Float[np.ndarray, "clip d_llm"],
     partners: Sequence[int],
     token_norm: float,
 ) -> dict[str, np.ndarray]:
-    """Per clip: norm of its audio embeddings in token norms, and cosine of their mean to the mean embedding of its own
-    description and of another speaker's clip (`partners`), the control."""
-    middle = spoken.mean(1)
+    """How far each clip's audio embeddings lie from the token embeddings of its description.
+
+    Per clip: their norm in token norms, the cosine of their mean to the own text, and, as a
+    control, the cosine to the text of another speaker's clip (`partners`).
+    """
+    mean = audio_embeddings.mean(1)
     return {
-        "norm ratio": np.linalg.norm(spoken, axis=-1).mean(1) / token_norm,
-        "cosine to its own text": _cosine(middle, written),
-        "cosine, other clip's text": _cosine(middle, written[list(partners)]),
+        "norm ratio": np.linalg.norm(audio_embeddings, axis=-1).mean(1) / token_norm,
+        "cosine to its own text": _cosine(mean, text_embeddings),
+        "cosine, other clip's text": _cosine(mean, text_embeddings[list(partners)]),
     }
 
 
 def nearest_words(
-    spoken: Float[np.ndarray, "clip query d_llm"],
+    audio_embeddings: Float[np.ndarray, "clip query d_llm"],
     vocabulary: Float[np.ndarray, "token d_llm"],
-    born: Sequence[int] = (),
+    initial: Sequence[int] = (),
     top: int = 3,
 ) -> pd.DataFrame:
-    """The vocabulary entries that the audio embeddings of each query lie nearest to (cosine), and in how many clips.
+    """The tokens nearest (cosine) to each query's audio embeddings, with their share of clips.
 
-    `born` has the token that each query began as: most queries stay nearest to it, so it is passed over.
+    `initial` holds the token that each query was initialised with. Most queries stay nearest to it,
+    so it is left out.
     """
     unit = vocabulary / np.linalg.norm(vocabulary, axis=1, keepdims=True).clip(1e-9)
     rows = []
-    for query, embeddings in enumerate(spoken.transpose(1, 0, 2)):
-        near = embeddings @ unit.T
-        if len(born):
-            near[:, born[query]] = -np.inf
-        ids, counts = np.unique(near.argmax(1), return_counts=True)
+    for query, embeddings in enumerate(audio_embeddings.transpose(1, 0, 2)):
+        similarity = embeddings @ unit.T
+        if len(initial):
+            similarity[:, initial[query]] = -np.inf
+        tokens, counts = np.unique(similarity.argmax(1), return_counts=True)
         order = counts.argsort(kind="stable")[::-1][:top]
-        rows += [
-            {"query": query, "token": int(ids[i]), "share": counts[i] / len(near)} for i in order
-        ]
+        shares = counts / len(similarity)
+        rows += [{"query": query, "token": int(tokens[i]), "share": shares[i]} for i in order]
     return pd.DataFrame(rows)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    cosine: np.ndarray = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    cosine: np.ndarray = (a * b).sum(-1) / norms
     return cosine

@@ -1,16 +1,16 @@
-"""What flows where: every site of the system captured by hooks, for many clips, kept on disk by hash."""
+"""The sites of a forward pass: their names, how they are recorded, and how they are edited.
 
-import hashlib
-import json
+log-mel ─► encoder i ─► block i ─► mixture ─► audio embeddings ─► slots i, answer i ─► scores
+"""
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from desta_lab.evaluation import scoring
@@ -18,64 +18,130 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 
-FAMILIES = (
-    "log-mel",
-    "encoder",
-    "block",
-    "mixture",
-    "audio embeddings",
-    "slots",
-    "answer",
-    "scores",
-)  # of sites
-Sites = dict[
-    str, Tensor
-]  # site → (clip, feature), or (clip, query, feature) in the connector; fp16
+# site → (clip, feature), or (clip, query, feature) in the connector; float16 on the CPU
+Sites = dict[str, Tensor]
+Edit = Callable[[Tensor], Tensor]  # the output of a module → what it puts out instead
+
+# ---- names ----
 
 
-def _tensor(out: Any) -> Tensor:
-    """What a module says: itself, or the first of several (a transformers layer may return either)."""
-    return out if isinstance(out, Tensor) else out[0]
+def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
+    """The module behind every site, in signal order; `backbone 0` is the first layer's output.
+
+    A module that is added here is recorded, edited and probed like the others.
+    """
+    encoder = llm.encoder.whisper.layers
+    backbone = llm.backbone.model.get_decoder().layers
+    modules = {f"encoder {i}": layer for i, layer in enumerate(encoder)}
+    if hasattr(llm.connector, "blocks"):  # a Q-Former
+        blocks: Any = llm.connector.blocks
+        proj: Any = llm.connector.proj
+        modules |= {f"block {i}": block for i, block in enumerate(blocks)}
+        modules["mixture"] = proj[0]  # as the LayerNorm before the projection leaves it
+    modules["audio embeddings"] = llm.connector
+    return modules | {f"backbone {i}": layer for i, layer in enumerate(backbone)}
+
+
+def is_backbone_site(name: str) -> bool:
+    """Whether a module's site lies in the backbone."""
+    return name.startswith("backbone ")
+
+
+# ---- record and edit ----
 
 
 @contextmanager
 def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """Inside, every call of these modules adds its output to the list of its name; outside, the hooks are gone."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in modules}
+    """Inside the context, every output of these modules is added to the list of its name."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     with ExitStack() as hooks:
         for name, module in modules.items():
 
-            def keep(_: nn.Module, __: Any, out: Any, name: str = name) -> None:
-                seen[name].append(_tensor(out).detach())
+            def record(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                outputs[name].append(_first_tensor(output).detach())
 
-            hooks.callback(module.register_forward_hook(keep).remove)
-        yield seen
+            hooks.callback(module.register_forward_hook(record).remove)
+        yield outputs
 
 
 @contextmanager
-def replace_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the module's output is `change(output)`; outside, it is what it was."""
+def replace_output(module: nn.Module, edit: Edit) -> Iterator[None]:
+    """Inside the context, the module puts out `edit(output)` instead of its output."""
 
-    def swap(_: nn.Module, __: Any, out: Any) -> Any:
-        new = change(_tensor(out))
-        return new if isinstance(out, Tensor) else (new, *out[1:])
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        edited = edit(_first_tensor(output))
+        return edited if isinstance(output, Tensor) else (edited, *output[1:])
 
-    handle = module.register_forward_hook(swap)
+    handle = module.register_forward_hook(replace)
     try:
         yield
     finally:
         handle.remove()
 
 
-def backbone_layers(llm: AudioLLM) -> dict[str, nn.Module]:
-    """The backbone's layers by site name; `backbone 0` is the first layer's output."""
-    return {
-        f"backbone {i}": layer for i, layer in enumerate(llm.backbone.model.get_decoder().layers)
-    }
+def _first_tensor(output: Any) -> Tensor:
+    """A module's output, or the first of several: a transformers layer returns either."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What flowed at every site while the backbone was asked one question about some clips.
+
+    Args:
+        sites: the raw outputs by site, as the modules put them out.
+        slots: positions of the audio embeddings among the backbone's tokens.
+        answer: the position from which the first token of the answer is predicted.
+        logits: next-token logits at that position.
+    """
+
+    sites: dict[str, Tensor]
+    slots: list[int]
+    answer: int
+    logits: Float[Tensor, "clip vocabulary"]
+
+
+@torch.no_grad()
+def run_forward(
+    llm: AudioLLM,
+    waves: Sequence[Float[np.ndarray, "_"]],
+    question: str,
+    *,
+    sites: Sequence[str] | None = None,
+    edits: Mapping[str, Edit] | None = None,
+) -> ForwardPass:
+    """Ask one question about some clips; record these sites (by default all), and edit others.
+
+    Args:
+        edits: site → a function of its output; what it returns flows on instead, and is recorded.
+
+    Raises:
+        ValueError: the model has no site of such a name.
+    """
+    modules, edits = site_modules(llm), edits or {}
+    names = list(modules) if sites is None else list(sites)
+    unknown = [name for name in (*names, *edits) if name not in modules]
+    if unknown:
+        raise ValueError(f"There is no site {unknown[0]!r}; there are {', '.join(modules)}.")
+    messages = chat.audio_messages(question)
+    stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries)
+    ids = torch.tensor([stream.ids]).expand(len(waves), -1)
+    with ExitStack() as hooks:
+        for name, edit in edits.items():
+            hooks.enter_context(replace_output(modules[name], edit))
+        recorded = hooks.enter_context(record_outputs({name: modules[name] for name in names}))
+        embeddings = llm.splice(ids, llm.encode_audio(waves)).to(llm.backbone.dtype)
+        hidden = llm.backbone.hidden_states(embeddings)
+    outputs = {name: outputs[0] for name, outputs in recorded.items()}
+    slots = [place for place, token in enumerate(stream.ids) if token == chat.SLOT]
+    return ForwardPass(outputs, slots, len(stream.ids) - 1, llm.backbone.logits(hidden[:, -1]))
+
+
+# ---- capture for many clips and every task ----
 
 
 def pool_over_time(site: Tensor) -> Float[Tensor, "clip feature"]:
-    """Mean and standard deviation over frames or tokens: the same reading of every site, whatever its length."""
+    """Mean and standard deviation over frames, queries or tokens; a site without any stays."""
     site = site.float()
     return site if site.dim() == 2 else torch.cat([site.mean(1), site.std(1)], dim=-1)
 
@@ -89,135 +155,115 @@ def capture_fixed_sites(
     llm: AudioLLM,
     batches: Iterable[tuple[Float[Tensor, "_ mel _"], Float[Tensor, "layer _ frame d_enc"]]],
 ) -> Sites:
-    """The sites that no training moves, from (log-mel, encoder states): the spectrogram and every tapped layer."""
-    return _joined(
-        {"log-mel": _small(log_mel_site(mel))}
-        | {
-            f"encoder {tap}": _small(pool_over_time(layer))
-            for tap, layer in zip(llm.encoder.taps, states, strict=True)
-        }
-        for mel, states in batches
-    )
+    """The sites that no training moves: the log-mel, and the states of every tapped layer."""
+    parts = []
+    for mel, states in batches:
+        layers = zip(llm.encoder.taps, states, strict=True)
+        encoder = {f"encoder {tap}": pool_over_time(layer) for tap, layer in layers}
+        parts.append(_to_half({"log-mel": log_mel_site(mel), **encoder}))
+    return _concatenate(parts)
 
 
 @torch.no_grad()
 def capture_sites(
     llm: AudioLLM, tasks: Sequence[Task], batches: Iterable[Float[Tensor, "layer _ frame d_enc"]]
 ) -> Sites:
-    """The sites behind the connector as it is now, and the log-probability of every option (`scores <task>`).
+    """Every site behind the encoder, from batches of encoder states, with the model as it is now.
 
         block i, mixture            inside the connector (a connector without blocks has neither)
-        audio embeddings            (clip, query, d_llm), whole
+        audio embeddings            (clip, query, d_llm), not pooled
         slots i                     backbone layer i over the audio slots, pooled
         answer i: <attribute>       backbone layer i where the answer to the attribute's task begins
+        scores <task>               log-probability of every option
 
-    One forward a clip answers all tasks (`scoring.rank`), so a task more costs a few tokens.
+    One forward of a clip answers all tasks (`scoring.score_options`), so one more task costs a few
+    tokens.
     """
     llm.connector.eval()
-    trunk, tree = scoring.build_layout(llm, tasks)
-    slots = [i for i, token in enumerate(trunk.ids) if token == chat.SLOT]
-    begin = [len(trunk.ids) + node for node in tree.answer_nodes]
-    inner = _inside(llm.connector)
-    parts: list[Sites] = []
+    trunk, branches = scoring.build_layout(llm, tasks)
+    slots = [place for place, token in enumerate(trunk.ids) if token == chat.SLOT]
+    answers = [len(trunk.ids) + node for node in branches.answer_nodes]
+    modules = {n: m for n, m in site_modules(llm).items() if not n.startswith("encoder ")}
+    parts = []
     for states in batches:
-        with record_outputs({**inner, **backbone_layers(llm)}) as seen:
-            spoken = llm.connect(states)
-            scores = scoring.score_options(llm, tasks, spoken, batch=len(spoken))
-        now = {name: _by_clip(seen[name][0], len(spoken)) for name in inner} | {
-            "audio embeddings": spoken
+        clips = states.shape[1]
+        with record_outputs(modules) as outputs:
+            scores = scoring.score_options(llm, tasks, llm.connect(states), batch=clips)
+        connector = {
+            name: _group_by_clip(flow[0], clips)
+            for name, flow in outputs.items()
+            if not is_backbone_site(name)
         }
-        for name in backbone_layers(llm):
-            flow, number = seen[name][0], name.removeprefix("backbone ")
-            now[f"slots {number}"] = pool_over_time(flow[:, slots])
-            now |= {
-                f"answer {number}: {t.attribute}": flow[:, i]
-                for t, i in zip(tasks, begin, strict=True)
-            }
-        now |= {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
-        parts.append({name: _small(site) for name, site in now.items()})
-    return _joined(parts)
+        parts.append(
+            _to_half(
+                connector
+                | _slot_sites(outputs, slots)
+                | _answer_sites(outputs, tasks, answers)
+                | _score_sites(tasks, scores)
+            )
+        )
+    return _concatenate(parts)
 
 
 @torch.no_grad()
 def capture_oracle_sites(
     llm: AudioLLM, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 16
 ) -> Sites:
-    """The text oracle's answer positions: the backbone reads the description instead of hearing the clip."""
-    backbone = llm.backbone
-    every = [
-        chat.build_stream(
-            backbone.tokenizer, chat.description_messages(descriptions[0], task.question), 0
-        )
+    """Answer sites and scores of the text oracle: the untouched backbone reads descriptions."""
+    tokenizer = llm.backbone.tokenizer
+    streams = [
+        chat.build_stream(tokenizer, chat.description_messages(descriptions[0], task.question), 0)
         for task in tasks
     ]
-    tree = scoring.build_branches(backbone.tokenizer, tasks, scoring.common_trunk(every), every)
-    begin = [
-        node - len(tree.trie.tokens) for node in tree.answer_nodes
-    ]  # counted from the end: trunks differ
-    parts: list[Sites] = []
+    branches = scoring.build_branches(tokenizer, tasks, scoring.common_trunk(streams), streams)
+    # counted from the end, because trunks of other descriptions are longer or shorter
+    answers = [node - len(branches.trie.tokens) for node in branches.answer_nodes]
+    modules = {n: m for n, m in site_modules(llm).items() if is_backbone_site(n)}
+    parts = []
     for first in range(0, len(descriptions), batch):
-        with record_outputs(backbone_layers(llm)) as seen, backbone.untuned():
-            scores = scoring.score_options_of_text(
-                backbone, tasks, descriptions[first : first + batch], batch=batch
-            )
-        now = {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
-        for name in backbone_layers(llm):
-            number = name.removeprefix("backbone ")
-            now |= {
-                f"answer {number}: {t.attribute}": seen[name][0][:, i]
-                for t, i in zip(tasks, begin, strict=True)
-            }
-        parts.append({name: _small(site) for name, site in now.items()})
-    return _joined(parts)
+        texts = descriptions[first : first + batch]
+        with record_outputs(modules) as outputs, llm.backbone.untuned():
+            scores = scoring.score_options_of_text(llm.backbone, tasks, texts, batch=batch)
+        parts.append(_to_half(_answer_sites(outputs, tasks, answers) | _score_sites(tasks, scores)))
+    return _concatenate(parts)
 
 
-def cached_sites(folder: Path, key: Mapping[str, Any], make: Callable[[], Sites]) -> Sites:
-    """Sites of this key from disk, or captured and kept; a file that cannot be read is made again."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = folder / f"{digest}.safetensors"
-    try:
-        return order_sites(load_file(path))
-    except (OSError, SafetensorError):
-        sites = {name: site.contiguous() for name, site in make().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(sites, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-    return order_sites(sites)
+def _slot_sites(outputs: Mapping[str, Sequence[Tensor]], slots: Sequence[int]) -> Sites:
+    return {
+        f"slots {name.split()[-1]}": pool_over_time(flow[0][:, slots])
+        for name, flow in outputs.items()
+        if is_backbone_site(name)
+    }
 
 
-def order_sites(sites: Sites) -> Sites:
-    """The same sites from the sound down to the answer; a file knows no order."""
-
-    def place(name: str) -> tuple[int, int]:
-        digits = "".join(c for c in name.partition(":")[0] if c.isdigit())
-        return next(i for i, family in enumerate(FAMILIES) if name.startswith(family)), int(
-            digits or 0
-        )
-
-    return {name: sites[name] for name in sorted(sites, key=place)}
-
-
-def _inside(connector: nn.Module) -> dict[str, nn.Module]:
-    """Blocks of a Q-Former and its mixture (as the LayerNorm before the projection leaves it)."""
-    if not hasattr(connector, "blocks"):
-        return {}
-    blocks: Any = connector.blocks
-    proj: Any = connector.proj
-    return {f"block {i}": block for i, block in enumerate(blocks)} | {"mixture": proj[0]}
+def _answer_sites(
+    outputs: Mapping[str, Sequence[Tensor]], tasks: Sequence[Task], answers: Sequence[int]
+) -> Sites:
+    return {
+        f"answer {name.split()[-1]}: {task.attribute}": flow[0][:, place]
+        for name, flow in outputs.items()
+        if is_backbone_site(name)
+        for task, place in zip(tasks, answers, strict=True)
+    }
 
 
-def _by_clip(flow: Float[Tensor, "_ query width"], clips: int) -> Float[Tensor, "clip _ width"]:
+def _score_sites(tasks: Sequence[Task], scores: Sequence[Tensor]) -> Sites:
+    return {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
+
+
+def _group_by_clip(
+    flow: Float[Tensor, "_ query width"], clips: int
+) -> Float[Tensor, "clip _ width"]:
     """A block sees tap after tap of all clips; a clip's tokens are the queries of all its taps."""
     return flow.unflatten(0, (-1, clips)).transpose(0, 1).flatten(1, 2)
 
 
-def _joined(parts: Iterable[Sites]) -> Sites:
-    """Batches of the same sites, one after the other."""
-    every = list(parts)
-    return {name: torch.cat([part[name] for part in every]) for name in every[0]}
-
-
-def _small(site: Tensor) -> Tensor:
-    """As it is kept: in half precision, clipped to what that can hold."""
+def _to_half(sites: Mapping[str, Tensor]) -> Sites:
+    """Sites in half precision, clipped to what that can hold."""
     limit = torch.finfo(torch.float16).max
-    return site.float().clamp(-limit, limit).half().cpu()
+    return {name: site.float().clamp(-limit, limit).half().cpu() for name, site in sites.items()}
+
+
+def _concatenate(parts: Sequence[Sites]) -> Sites:
+    """Batches of the same sites, one after the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,486 +1,405 @@
-"""The tables of the analysis, each one question about a run, in the order in which they are asked."""
+"""The tables of the analysis: one function a question, in the order in which they are asked."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from desta_lab.analysis import attention, attribution, geometry
-from desta_lab.analysis import evidence as evidence_
-from desta_lab.analysis import lens as lens_
-from desta_lab.analysis import probes as probes_
-from desta_lab.analysis import sites as sites_
-from desta_lab.evaluation import conditions, scoring, statistics
+from desta_lab.analysis import attention, attribution, evidence, geometry, lens, probes, sites
+from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
-from desta_lab.experiments.inside_subject import (
-    BATCH,
-    CHECKED,
-    PAIRS,
-    SAMPLES,
-    SEEDS,
-    WORDS,
-    Subject,
-    tabled,
-)
+from desta_lab.evaluation.statistics import bootstrap_interval, interval_table
 from desta_lab.model import chat
-from desta_lab.training import checkpoints
-from desta_lab.views import representation_figures
+from desta_lab.views.representation_figures import thinned
 from desta_lab.world.attributes import NEUTRAL
 from desta_lab.world.describe import describe
 
-# ---- present, readable, spoken ----
+if TYPE_CHECKING:
+    from desta_lab.experiments.inside import Inside
+
+BATCH = 16  # clips in one forward
+SIZES = {
+    "explained": 16,  # clips whose answers are attributed
+    "checked": 8,  # of these, explained again under other weights
+    "orders": 3,  # of Shapley sampling
+    "pairs": 24,  # of clips, one patched into the other
+    "words": 64,  # clips whose audio embeddings are looked up in the vocabulary
+    "calibrating": 32,  # clips that calibrate where attributes are erased
+}
+MAP_SEEDS = (0, 1)  # of UMAP
+CURVE_SIZES = (16, 32, 64, 128, 216)  # clips that a probe is fitted to
+SIMILAR_SITES = 4  # of each family
 
 
-@tabled()
-def probes(subject: Subject) -> pd.DataFrame:
-    """What a linear probe reads off every site of every checkpoint, per attribute, with random labels beside it."""
-    strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in subject.clips]
-    splits = probes_.speaker_folds(subject.speakers, strata)
-    jobs = [(0, name, site) for name, site in subject.before().items()]
-    jobs += [
-        (step, name, site)
-        for step in subject.checkpoints
-        for name, site in subject.sites(step).items()
-    ]
-    jobs = [job for job in jobs if not job[1].startswith("scores")]
-    tell, tables = subject.progress("probes"), []
-    for done, (step, name, site) in enumerate(jobs):
-        family, _, attribute = name.partition(": ")  # an answer site is that of one question
-        labels = {attribute: subject.labels[attribute]} if attribute else subject.labels
-        measured = probes_.fit_probes(
-            sites_.pool_over_time(site).numpy(), labels, subject.speakers, splits
-        )
-        tables.append(probes_.summarise_accuracy(measured).assign(step=step, site=family))
-        tell(done + 1, len(jobs))
+# ---- present, readable, answered ----
+
+
+def probe_sites(inside: "Inside") -> pd.DataFrame:
+    """What a linear probe reads per attribute at every site and checkpoint, beside baselines."""
+    strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in inside.clips]
+    folds = probes.speaker_folds(inside.speakers, strata)
+    probed = [(0, name, site) for name, site in inside.fixed_sites().items()]
+    for step in inside.checkpoints:
+        found = inside.sites(step).items()
+        probed += [(step, name, site) for name, site in found if not name.startswith("scores")]
+    report, tables = inside.progress("probes"), []
+    for done, (step, name, site) in enumerate(probed, 1):
+        family, _, attribute = name.partition(": ")  # an answer site belongs to one question
+        labels = {attribute: inside.labels[attribute]} if attribute else inside.labels
+        features = sites.pool_over_time(site).numpy()
+        measured = probes.fit_probes(features, labels, inside.speakers, folds)
+        tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
+        report(done, len(probed))
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled()
-def spoken(subject: Subject) -> pd.DataFrame:
-    """What the model can say, of the same clips: ranking calibrated on the validation speakers."""
-    clips, tokenizer = [subject.clips[i] for i in subject.scored], subject.llm.backbone.tokenizer
+def score_answers(inside: "Inside") -> pd.DataFrame:
+    """How often the model's own answer is right, for the same clips: calibrated ranking."""
     tables = []
-    for step in subject.checkpoints:
-        sites = subject.sites(step)
-        scores = [sites[f"scores {task.name}"].float() for task in subject.tasks]
-        own = [score[subject.scored] for score in scores]
-        others = [score[subject.held_out] for score in scores]
-        judged = scoring.judge_scores(tokenizer, subject.tasks, clips, own, others)
+    for step in inside.checkpoints:
+        found = inside.sites(step)
+        scores = [found[f"scores {task.name}"].float() for task in inside.tasks]
+        judged = scoring.judge_scores(
+            inside.llm.backbone.tokenizer,
+            inside.tasks,
+            inside.pick(inside.scored),
+            [score[inside.scored] for score in scores],
+            [score[inside.calibration] for score in scores],
+        )
         judged = judged.rename(columns={"calibrated": "correct"})
-        tables.append(probes_.summarise_accuracy(judged, ["attribute"]).assign(step=step))
+        tables.append(probes.summarise_accuracy(judged, ["attribute"]).assign(step=step))
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled()
-def trainable_parameters(subject: Subject) -> pd.DataFrame:
-    """How many clips the probe needs: on the log-mel, the last tapped layer and the audio embeddings."""
-    fixed, now = subject.before(), subject.sites(subject.last)
-    sites = {
-        "log-mel": fixed["log-mel"],
-        list(fixed)[-1]: fixed[list(fixed)[-1]],
-        "audio embeddings": now["audio embeddings"],
-    }
-    sizes = [size for size in (16, 32, 64, 128, 216) if size <= len(subject.clips) * 3 // 4]
-    return pd.concat(
-        [
-            probes_.learning_curve(
-                sites_.pool_over_time(site).numpy(), subject.labels, subject.speakers, sizes
-            ).assign(site=name)
-            for name, site in sites.items()
-        ],
-        ignore_index=True,
-    )
+def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
+    """How many clips a probe needs on the log-mel, the last tapped layer, the audio embeddings."""
+    fixed = inside.fixed_sites()
+    chosen = {name: fixed[name] for name in ("log-mel", list(fixed)[-1])}
+    chosen["audio embeddings"] = inside.sites(inside.last)["audio embeddings"]
+    sizes = [size for size in CURVE_SIZES if size <= len(inside.clips) * 3 // 4]
+    tables = []
+    for name, site in chosen.items():
+        features = sites.pool_over_time(site).numpy()
+        curve = probes.learning_curve(features, inside.labels, inside.speakers, sizes)
+        tables.append(curve.assign(site=name))
+    return pd.concat(tables, ignore_index=True)
 
 
-# ---- the shape of it ----
+# ---- geometry ----
 
 
-@tabled()
-def similar_sites(subject: Subject) -> pd.DataFrame:
-    """Debiased CKA between sites at the last step."""
-    sites = {**subject.before(), **subject.sites(subject.last)}
-    names = representation_figures.thin_sites(
-        [name for name in sites if not name.startswith(("answer", "scores"))], 4
-    )
-    return geometry.similarity_table(
-        {name: sites_.pool_over_time(sites[name]).numpy() for name in names}
-    )
+def compare_sites(inside: "Inside") -> pd.DataFrame:
+    """Debiased CKA between sites at the last checkpoint."""
+    found = {**inside.fixed_sites(), **inside.sites(inside.last)}
+    names = [name for name in found if not name.startswith(("answer", "scores"))]
+    pooled = {name: sites.pool_over_time(found[name]) for name in thinned(names, SIMILAR_SITES)}
+    return geometry.similarity_table({name: site.numpy() for name, site in pooled.items()})
 
 
-@tabled()
-def similar_steps(subject: Subject) -> pd.DataFrame:
+def compare_checkpoints(inside: "Inside") -> pd.DataFrame:
     """Debiased CKA of the audio embeddings between checkpoints."""
-    return geometry.similarity_table(
-        {f"step {step}": site for step, site in _frames(subject).items()}
-    )
+    embeddings = {f"step {step}": site for step, site in _flat_embeddings(inside).items()}
+    return geometry.similarity_table(embeddings)
 
 
-def _frames(subject: Subject) -> dict[int, np.ndarray]:
+def map_embeddings(inside: "Inside") -> pd.DataFrame:
+    """Maps of the audio embeddings at every checkpoint, with trustworthiness and attributes."""
+    report, embeddings, tables = inside.progress("maps"), _flat_embeddings(inside), []
+    for done, method in enumerate(("pca", "umap"), 1):
+        points, trust = geometry.map_clips(embeddings, method, MAP_SEEDS)
+        tables.append(points.merge(trust, on=["step", "method", "seed"]))
+        report(done, 2)
+    clips = [{"row": i, "clip": clip.id, **clip.attributes} for i, clip in enumerate(inside.clips)]
+    return pd.concat(tables, ignore_index=True).merge(pd.DataFrame(clips), on="row")
+
+
+def _flat_embeddings(inside: "Inside") -> dict[int, np.ndarray]:
+    """Audio embeddings at every checkpoint, one row of numbers a clip."""
     return {
-        step: subject.sites(step)["audio embeddings"].float().flatten(1).numpy()
-        for step in subject.checkpoints
+        step: inside.sites(step)["audio embeddings"].float().flatten(1).numpy()
+        for step in inside.checkpoints
     }
 
 
-@tabled()
-def points(subject: Subject) -> pd.DataFrame:
-    """Both maps with their trustworthiness in every row; `clip` and its attributes beside the coordinates."""
-    tell, frames, tables = subject.progress("maps"), _frames(subject), []
-    for done, method in enumerate(("pca", "umap")):
-        points, trust = geometry.map_clips(frames, method, SEEDS)
-        tables.append(points.merge(trust, on=["step", "method", "seed"]))
-        tell(done + 1, 2)
-    points = pd.concat(tables, ignore_index=True)
-    known = pd.DataFrame(
-        [{"row": i, "clip": c.id, **c.attributes} for i, c in enumerate(subject.clips)]
-    )
-    return points.merge(known, on="row")
-
-
-@tabled()
-def gap(subject: Subject) -> pd.DataFrame:
-    """How far hearing lies from reading at every checkpoint, with another clip's text as control."""
-    backbone, rows = subject.llm.backbone, subject.scored
-    ids = [
-        chat.encode_text(backbone.tokenizer, describe(subject.clips[i].attributes)) for i in rows
-    ]
-    tokens = [backbone.embed(torch.tensor(row)).float().cpu().numpy() for row in ids]
+def measure_gap(inside: "Inside") -> pd.DataFrame:
+    """How far audio embeddings lie from their text along training; control: another clip's text."""
+    backbone, clips = inside.llm.backbone, inside.pick(inside.scored)
+    tokens = []
+    for clip in clips:
+        ids = chat.encode_text(backbone.tokenizer, describe(clip.attributes))
+        tokens.append(backbone.embed(torch.tensor(ids)).float().cpu().numpy())
     norm = float(np.mean([np.linalg.norm(row, axis=1).mean() for row in tokens]))
-    written = np.stack([row.mean(0) for row in tokens])
-    partners = conditions.shuffled_partners([subject.clips[i] for i in rows])
+    texts = np.stack([row.mean(0) for row in tokens])
+    partners = conditions.shuffled_partners(clips)
     tables = []
-    for step in subject.checkpoints:
-        found = geometry.modality_gap(
-            subject.spoken(rows, step).cpu().numpy(), written, partners, norm
-        )
-        for measure, values in found.items():
-            table = pd.DataFrame(
-                {
-                    "value": values,
-                    "speaker": [subject.speakers[i] for i in rows],
-                    "measure": measure,
-                }
-            )
-            tables.append(statistics.interval_table(table, "value", ["measure"]).assign(step=step))
+    for step in inside.checkpoints:
+        embeddings = inside.audio_embeddings(inside.scored, step).cpu().numpy()
+        gap = pd.DataFrame(geometry.modality_gap(embeddings, texts, partners, norm))
+        measures = list(gap)
+        gap["speaker"] = [clip.speaker for clip in clips]
+        for measure in measures:
+            values = gap.assign(step=step, measure=measure)
+            tables.append(interval_table(values, measure, ["step", "measure"]))
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled()
-def words(subject: Subject) -> pd.DataFrame:
-    """The words that each query's audio embeddings lie nearest to, beside the one it was born as."""
-    backbone = subject.llm.backbone
+def find_nearest_words(inside: "Inside") -> pd.DataFrame:
+    """The words nearest to each query's audio embeddings, and the word it began as (`anchor`)."""
+    backbone = inside.llm.backbone
     vocabulary = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
-    born = (
-        chat.encode_text(backbone.tokenizer, NEUTRAL)
-        if subject.job.preset.connector.anchored
-        else []
-    )
+    anchored = inside.experiment.preset.connector.anchored
+    initial = chat.encode_text(backbone.tokenizer, NEUTRAL) if anchored else []
+    rows, steps = inside.scored[: SIZES["words"]], sorted(inside.checkpoints)
     tables = []
-    for step in (0, sorted(subject.checkpoints)[len(subject.checkpoints) // 2], subject.last):
-        words = geometry.nearest_words(
-            subject.spoken(subject.scored[:WORDS], step).cpu().numpy(), vocabulary, born
-        )
-        tables.append(
-            words.assign(step=step, word=[backbone.tokenizer.decode([t]) for t in words["token"]])
-        )
+    for step in (0, steps[len(steps) // 2], inside.last):
+        embeddings = inside.audio_embeddings(rows, step).cpu().numpy()
+        words = geometry.nearest_words(embeddings, vocabulary, initial)
+        words["step"] = step
+        words["word"] = [backbone.tokenizer.decode([token]) for token in words["token"]]
+        tables.append(words)
     table = pd.concat(tables, ignore_index=True)
-    return table.assign(
-        anchor=[backbone.tokenizer.decode([born[q]]) if born else "" for q in table["query"]]
-    )
+    anchors = [backbone.tokenizer.decode([token]) for token in initial]
+    return table.assign(anchor=[anchors[query] if anchors else "" for query in table["query"]])
 
 
-# ---- where it looks, and whether that is why ----
+# ---- where the model looks, and whether that is why ----
 
 
-def looks(subject: Subject, attribute: str) -> dict[str, np.ndarray]:
-    """Profiles over time (clip, frame or window) of every way to say where the answer came from.
+def profile_answers(inside: "Inside") -> pd.DataFrame:
+    """Where the answer about the label was heard: a value per method, clip and place in time."""
+    attribute, tables = inside.experiment.preset.label, []
+    for method, profiles in _time_profiles(inside, attribute).items():
+        for clip, profile in zip(inside.pick(inside.explained), profiles, strict=True):
+            cell = {"attribute": attribute, "method": method, "clip": clip.id}
+            values = profile.detach().cpu().numpy().astype(float)
+            tables.append(pd.DataFrame({**cell, "place": range(len(values)), "value": values}))
+    return pd.concat(tables, ignore_index=True)
 
-    Attention first; then attribution to the queries, carried on to the frames they attend to, and to windows of the
-    waveform.
+
+def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
+    """Profiles over time (clip, frame or window): attention first, then attributions.
+
+    What is said of queries is carried on to the frames that they attend to.
     """
-    rows, clips = subject.explained
-    task, values = subject.task(attribute), [clip.attributes[attribute] for clip in clips]
-    spoken, states = subject.spoken(rows), subject.states(rows)
-    where = attention.query_attention_over_time(subject.llm.connector, states)
-    answer = attention.answer_attention(subject.llm, task, spoken)
-    found = {
-        "query attention": where.mean(1),
-        "answer attention": attribution.queries_to_frames(answer["weights"].mean((1, 2)), where),
-        "answer rollout": attribution.queries_to_frames(answer["rollout"], where),
+    rows, llm, task = inside.explained, inside.llm, inside.task(attribute)
+    values = inside.values(attribute, rows)
+    embeddings, states = inside.audio_embeddings(rows), inside.encoder_states(rows)
+    looks = attention.query_attention_over_time(llm.connector, states)
+    answer = attention.answer_attention(llm, task, embeddings)
+    profiles = {
+        "query attention": looks.mean(1),
+        "answer attention": attribution.queries_to_frames(answer.weights.mean((1, 2)), looks),
+        "answer rollout": attribution.queries_to_frames(answer.rollout, looks),
     }
-    tell, ways = subject.progress("attribution"), [*attribution.METHODS, "ablation", "shapley"]
-    for done, method in enumerate(ways):
-        if done < len(attribution.METHODS):
-            told = attribution.attribute_queries(
-                method, subject.llm, task, values, spoken, samples=SAMPLES
-            )
-            found[f"{method}, queries"] = attribution.queries_to_frames(told.values, where)
-        else:
-            told = attribution.attribute_windows(
-                method, subject.llm, task, values, subject.waves(clips), samples=SAMPLES
-            )
-            found[f"{method}, windows"] = told.values
-        tell(done + 1, len(ways))
-    checkpoints.load_checkpoint(subject.folder, subject.llm, 0)
-    found["query attention, untrained"] = attention.query_attention_over_time(
-        subject.llm.connector, states
-    ).mean(1)
-    checkpoints.load_checkpoint(subject.folder, subject.llm, subject.last)
-    return {
-        name.replace("_", " "): profile.detach().cpu().numpy().astype(float)
-        for name, profile in found.items()
-    }
+    queries = attribution.query_cases(llm, task, values, embeddings)
+    windows = attribution.window_cases(llm, task, values, inside.read_waves(rows))
+    asked = [(method, "queries", queries) for method in attribution.METHODS]
+    asked += [(method, "windows", windows) for method in ("ablation", "shapley")]
+    report = inside.progress("attribution")
+    for done, (method, parts, cases) in enumerate(asked, 1):
+        found = attribution.attribute(method, cases, samples=SIZES["orders"]).values
+        if parts == "queries":
+            found = attribution.queries_to_frames(found, looks)
+        profiles[f"{method.replace('_', ' ')}, {parts}"] = found
+        report(done, len(asked))
+    with inside.at_checkpoint(0):
+        untrained = attention.query_attention_over_time(llm.connector, states)
+    return {**profiles, "query attention, untrained": untrained.mean(1)}
 
 
-@tabled()
-def profiles(subject: Subject) -> pd.DataFrame:
-    """Every profile, one row a clip, method and place in time: of the scene, whose window each clip draws anew."""
-    _, clips = subject.explained
-    attribute = subject.job.preset.label
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "attribute": attribute,
-                    "method": method,
-                    "clip": clip.id,
-                    "place": range(len(profile)),
-                    "value": profile,
-                }
-            )
-            for method, profiles in looks(subject, attribute).items()
-            for clip, profile in zip(clips, profiles, strict=True)
-        ],
-        ignore_index=True,
-    )
-
-
-@tabled()
-def evidence(subject: Subject) -> pd.DataFrame:
+def score_evidence(inside: "Inside") -> pd.DataFrame:
     """How well every profile falls on the seconds that hold the evidence, against its nulls."""
-    _, clips = subject.explained
-    tables = []
-    for (method, attribute), rows in subject.table("profiles").groupby(
-        ["method", "attribute"], sort=False
-    ):
-        wide = rows.pivot(index="clip", columns="place", values="value").loc[
-            [clip.id for clip in clips]
-        ]
-        seconds = subject.llm.encoder.seconds
-        tables.append(
-            evidence_.profile_scores(wide.to_numpy(), clips, str(attribute), seconds, str(method))
-        )
-    return evidence_.summarise_scores(pd.concat(tables, ignore_index=True))
+    clips, seconds, tables = inside.pick(inside.explained), inside.llm.encoder.seconds, []
+    profiles = inside.table("profiles")
+    for (method, attribute), rows in profiles.groupby(["method", "attribute"], sort=False):
+        values = _by_clip(rows, [clip.id for clip in clips])
+        tables.append(evidence.score_profiles(values, clips, str(attribute), seconds, str(method)))
+    return evidence.summarise_scores(pd.concat(tables, ignore_index=True))
 
 
-@tabled()
-def heads(subject: Subject) -> pd.DataFrame:
-    """Layer × head of the backbone: attention on the audio as the answer begins, and whether it points at the scene."""
-    rows, clips = subject.explained
-    attribute = subject.job.preset.label
-    weights = attention.answer_attention(
-        subject.llm, subject.task(attribute), subject.spoken(rows)
-    )["weights"]
-    where = attention.query_attention_over_time(subject.llm.connector, subject.states(rows))
+def _by_clip(profiles: pd.DataFrame, clips: list[str]) -> np.ndarray:
+    """Profiles as a matrix of clips × places."""
+    values: np.ndarray = profiles.pivot(index="clip", columns="place", values="value").loc[clips]
+    return np.asarray(values)
+
+
+def score_heads(inside: "Inside") -> pd.DataFrame:
+    """Attention to the audio as the answer begins, per layer × head, and whether it finds the label."""
+    rows, attribute = inside.explained, inside.experiment.preset.label
+    task, seconds = inside.task(attribute), inside.llm.encoder.seconds
+    weights = attention.answer_attention(inside.llm, task, inside.audio_embeddings(rows)).weights
+    looks = attention.query_attention_over_time(inside.llm.connector, inside.encoder_states(rows))
+    spans = [evidence.evidence_spans(clip, attribute) for clip in inside.pick(rows)]
     table = []
     for layer, head in np.ndindex(*weights.shape[1:3]):
-        profiles = (
-            attribution.queries_to_frames(weights[:, layer, head], where).numpy().astype(float)
-        )
+        of_head = weights[:, layer, head]
+        profiles = attribution.queries_to_frames(of_head, looks).numpy().astype(float)
         hits = [
-            evidence_.score_profile(
-                profile, evidence_.evidence_spans(clip, attribute), subject.llm.encoder.seconds
-            )["pointing"]
-            for profile, clip in zip(profiles, clips, strict=True)
+            evidence.score_profile(profile, own, seconds)["pointing"]
+            for profile, own in zip(profiles, spans, strict=True)
         ]
-        share = float(weights[:, layer, head].sum(-1).mean())
+        share = float(of_head.sum(-1).mean())
         table.append({"layer": layer, "head": head, "share": share, "pointing": np.mean(hits)})
     return pd.DataFrame(table)
 
 
-@tabled()
-def deletion(subject: Subject) -> pd.DataFrame:
-    """Deletion and insertion curves of the waveform's windows, in the order of Shapley values and at random."""
-    _, clips = subject.explained
-    attribute = subject.job.preset.label
-    told = subject.table("profiles")
-    told = told[(told["method"] == "shapley, windows") & (told["attribute"] == attribute)]
-    worth = told.pivot(index="clip", columns="place", values="value").loc[
-        [clip.id for clip in clips]
-    ]
-    cases = attribution.window_cases(
-        subject.llm,
-        subject.task(attribute),
-        [c.attributes[attribute] for c in clips],
-        subject.waves(clips),
-    )
+def delete_windows(inside: "Inside") -> pd.DataFrame:
+    """Deletion and insertion curves of windows, in the order of Shapley values and at random."""
+    rows, attribute = inside.explained, inside.experiment.preset.label
+    clips = inside.pick(rows)
     names = [clip.id for clip in clips]
-    drawn = attribution.deletion_curves(cases, torch.tensor(worth.to_numpy()), names, draws=1)
-    drawn["speaker"] = drawn["clip"].map({clip.id: clip.speaker for clip in clips})
-    return statistics.interval_table(drawn, "margin", ["curve", "order", "share"], "margin")
-
-
-@tabled()
-def randomisation(subject: Subject) -> pd.DataFrame:
-    """Weight randomisation, and what integrated gradients miss of the margin (convergence delta)."""
-    rows, clips = subject.explained
-    rows, clips = rows[:CHECKED], clips[:CHECKED]
-    attribute = subject.job.preset.label
-    task, values, states = (
-        subject.task(attribute),
-        [c.attributes[attribute] for c in clips],
-        subject.states(rows),
+    profiles = inside.table("profiles").query("method == 'shapley, windows'")
+    values = torch.tensor(_by_clip(profiles, names))
+    cases = attribution.window_cases(
+        inside.llm, inside.task(attribute), inside.values(attribute, rows), inside.read_waves(rows)
     )
-    connector = subject.llm.connector
-    checkpoints.load_checkpoint(subject.folder, subject.llm, 0)
-    born = {name: tensor.detach().clone() for name, tensor in connector.state_dict().items()}
-    checkpoints.load_checkpoint(subject.folder, subject.llm, subject.last)
-    found = []
-
-    def explain(method: str) -> Callable[[], Tensor]:
-        def told() -> Tensor:
-            spoken = conditions.embed_clips(subject.llm, states)
-            result = attribution.attribute_queries(method, subject.llm, task, values, spoken)
-            found.append(
-                {"method": method, "measure": "delta / margin", "value": _relative(result)}
-            )
-            return result.values
-
-        return told
-
-    tables = []
-    for method in ("integrated_gradients", "ablation"):
-        for against, weights in {
-            "untrained": born,
-            "shuffled weights": attribution.shuffle_weights(connector),
-        }.items():
-            same = attribution.randomisation_correlation(connector, weights, explain(method))
-            tables.append(
-                {
-                    "method": method,
-                    "measure": f"rank correlation with {against}",
-                    "value": np.nanmean(same),
-                }
-            )
-    return pd.DataFrame(
-        [*tables, *found[::4]]
-    )  # each method explained four times, the first time as it is
+    curves = attribution.deletion_curves(cases, values, names, draws=1)
+    curves["speaker"] = curves["clip"].map({clip.id: clip.speaker for clip in clips})
+    return interval_table(curves, "margin", ["curve", "order", "share"], "margin")
 
 
-def _relative(told: attribution.Attribution) -> float:
-    """Median size of what the parts miss, in sizes of what they sum to."""
-    return float((told.delta.abs() / told.values.sum(1).abs().clamp_min(1e-6)).median())
-
-
-# ---- lenses ----
-
-
-@tabled()
-def lens(subject: Subject) -> pd.DataFrame:
-    """Which layer of the backbone has the answer, hearing and reading, with both controls."""
-    rows, held_out, llm = subject.scored, subject.held_out, subject.llm
-    truth = [clip.attributes for clip in subject.clips]
-    swap = [rows[i] for i in conditions.shuffled_partners([subject.clips[i] for i in rows])]
-    texts = [describe(attributes) for attributes in truth]
-    unique = list(dict.fromkeys(texts))
-    read = sites_.capture_oracle_sites(llm, subject.tasks, unique)
-    at = torch.tensor([unique.index(text) for text in texts])
-    captured = {
-        "audio": (subject.sites(subject.last), None),
-        "untrained": (subject.sites(0), None),
-        "shuffled": (subject.sites(subject.last), swap),
-        "oracle": ({k: v[at] for k, v in read.items()}, None),
+def randomise_weights(inside: "Inside") -> pd.DataFrame:
+    """Whether attributions depend on the weights, and what they miss of the margin (delta)."""
+    rows, llm = inside.explained[: SIZES["checked"]], inside.llm
+    attribute = inside.experiment.preset.label
+    task, values = inside.task(attribute), inside.values(attribute, rows)
+    states = inside.encoder_states(rows)
+    with inside.at_checkpoint(0):
+        untrained = {n: tensor.clone() for n, tensor in llm.connector.state_dict().items()}
+    other_weights = {
+        "untrained": untrained,
+        "shuffled weights": attribution.shuffle_weights(llm.connector),
     }
-    tables = []
-    for condition, (sites, swapped) in captured.items():
-        told = lens_.logit_lens(llm, subject.tasks, sites, truth, held_out, swapped)
-        told["speaker"] = [subject.speakers[i] for i in told["row"]]
-        middle = told.groupby(["attribute", "layer"], as_index=False)["margin"].mean()
-        summed = probes_.summarise_accuracy(told, ["attribute", "layer"]).merge(
-            middle, on=["attribute", "layer"]
-        )
-        tables.append(summed.assign(condition=condition))
+
+    def explain(method: str) -> attribution.Attribution:
+        embeddings = conditions.embed_clips(llm, states)
+        cases = attribution.query_cases(llm, task, values, embeddings)
+        return attribution.attribute(method, cases)
+
+    correlations, misses = [], []
+    for method in ("integrated_gradients", "ablation"):
+        for name, weights in other_weights.items():
+            same = attribution.randomisation_correlation(
+                llm.connector, weights, lambda method=method: explain(method).values
+            )
+            measure = f"rank correlation with {name}"
+            correlations.append((method, measure, np.nanmean(same)))
+        misses.append((method, "delta / margin", _relative_delta(explain(method))))
+    return pd.DataFrame([*correlations, *misses], columns=["method", "measure", "value"])
+
+
+def _relative_delta(found: attribution.Attribution) -> float:
+    """Median size of what the parts miss, in sizes of their sum."""
+    whole = found.values.sum(1).abs().clamp_min(1e-6)
+    return float((found.delta.abs() / whole).median())
+
+
+# ---- layers, queries, directions ----
+
+
+def read_layers(inside: "Inside") -> pd.DataFrame:
+    """Which layer of the backbone has the answer: for audio, the text oracle and two controls."""
+    rows, llm, tasks = inside.scored, inside.llm, inside.tasks
+    attributes = [clip.attributes for clip in inside.clips]
+    swap = [rows[i] for i in conditions.shuffled_partners(inside.pick(rows))]
+    texts = [describe(values) for values in attributes]
+    unique = list(dict.fromkeys(texts))
+    oracle = sites.capture_oracle_sites(llm, tasks, unique)
+    of_clip = torch.tensor([unique.index(text) for text in texts])
+    last = inside.sites(inside.last)
+    captured = {
+        "audio": (last, None),
+        "untrained": (inside.sites(0), None),
+        "shuffled": (last, swap),
+        "oracle": ({name: site[of_clip] for name, site in oracle.items()}, None),
+    }
+    by, tables = ["attribute", "layer"], []
+    for condition, (found, swapped) in captured.items():
+        read = lens.logit_lens(llm, tasks, found, attributes, inside.calibration, swapped)
+        read["speaker"] = [inside.speakers[row] for row in read["row"]]
+        margins = read.groupby(by, as_index=False)["margin"].mean()
+        accuracy = probes.summarise_accuracy(read, by)
+        tables.append(accuracy.merge(margins, on=by).assign(condition=condition))
     return pd.concat(tables, ignore_index=True)
 
 
-@tabled()
-def patching(subject: Subject) -> pd.DataFrame:
-    """Which query carries which attribute: one clip's audio embeddings put into another's, query by query."""
-    rows = subject.scored[: 2 * PAIRS]
-    truth = [subject.clips[i].attributes for i in rows]
-    partners = conditions.shuffled_partners([subject.clips[i] for i in rows])
-    pairs = [(partners[b], b) for b in range(PAIRS)]
-    told = lens_.patch_queries(
-        subject.llm,
-        subject.tasks,
-        subject.spoken(rows),
-        truth,
-        pairs,
-        progress=subject.progress("patching"),
+def patch_clips(inside: "Inside") -> pd.DataFrame:
+    """Which query carries which attribute: queries of one clip put into another, one by one."""
+    rows = inside.scored[: 2 * SIZES["pairs"]]
+    clips = inside.pick(rows)
+    partners = conditions.shuffled_partners(clips)
+    patched = lens.patch_queries(
+        inside.llm,
+        inside.tasks,
+        inside.audio_embeddings(rows),
+        [clip.attributes for clip in clips],
+        [(partners[b], b) for b in range(SIZES["pairs"])],
+        progress=inside.progress("patching"),
     )
-    words = subject.table("words").groupby("query")["anchor"].first()
+    anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
-    for (attribute, query), shifts in told.groupby(["attribute", "query"]):
-        moved, whole = shifts["shift"].to_numpy(), shifts["whole"].to_numpy()
-
-        def share(
-            rows: np.ndarray, moved: np.ndarray = moved, whole: np.ndarray = whole
-        ) -> np.ndarray:
-            """Of sums, because a single pair may differ by nothing."""
-            return moved[rows].sum(-1) / whole[rows].sum(-1)
-
-        value, low, high = statistics.bootstrap_interval(share, len(shifts))
-        table.append(
-            {
-                "attribute": attribute,
-                "query": query,
-                "moved": value,
-                "low": low,
-                "high": high,
-                "word": words.get(query, ""),
-            }
-        )
+    for (attribute, query), pairs in patched.groupby(["attribute", "query"]):
+        share, low, high = bootstrap_interval(_share_moved(pairs), len(pairs))
+        cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
+        table.append({**cell, "moved": share, "low": low, "high": high})
     return pd.DataFrame(table)
 
 
-@tabled(revision=2)
-def erasure(subject: Subject) -> pd.DataFrame:
-    """Each attribute erased from the audio embeddings (learnt on other speakers), every attribute asked for."""
-    names = list(dict.fromkeys(subject.speakers[i] for i in subject.scored))
-    asked = set(
-        names[len(names) // 2 :]
-    )  # half of the test speakers; the directions are learnt on all others
-    calibration = subject.held_out[:32]
-    scored = [i for i in subject.scored if subject.speakers[i] in asked]
-    train = [i for i, speaker in enumerate(subject.speakers) if speaker not in asked]
-    everything = subject.spoken(range(len(subject.clips)))
-    ways: list[tuple[str, str, Tensor]] = [("nothing", "untouched", everything)]
-    for attribute, labels in subject.labels.items():
-        random = probes_.shuffle_labels(
-            np.array(labels), np.array(subject.speakers), seed=0
-        ).tolist()
-        ways.append((attribute, "erased", lens_.erase_attribute(everything, train, labels)))
-        ways.append(
-            (attribute, "random direction", lens_.erase_attribute(everything, train, random))
-        )
-    rows = [*scored, *calibration]
-    clips, others = ([subject.clips[i] for i in some] for some in (scored, calibration))
-    tell, tables = subject.progress("erasing"), []
-    for done, (erased, kind, embeddings) in enumerate(ways):
+def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """The share of the way that drawn pairs moved; a share of sums, as one pair may differ by nothing."""
+    shift, whole = pairs["shift"].to_numpy(), pairs["whole"].to_numpy()
+    return lambda drawn: shift[drawn].sum(-1) / whole[drawn].sum(-1)
+
+
+def erase_attributes(inside: "Inside") -> pd.DataFrame:
+    """Accuracy of every answer when one attribute is erased, as other speakers tell it."""
+    speakers = list(dict.fromkeys(inside.speakers[row] for row in inside.scored))
+    asked = set(speakers[len(speakers) // 2 :])  # half of the test speakers; the rest train
+    scored = [row for row in inside.scored if inside.speakers[row] in asked]
+    train = [row for row, speaker in enumerate(inside.speakers) if speaker not in asked]
+    calibration = inside.calibration[: SIZES["calibrating"]]
+    embeddings = inside.audio_embeddings(range(len(inside.clips)))
+    variants = [("nothing", "untouched", embeddings)]
+    for attribute, labels in inside.labels.items():
+        random = probes.shuffle_labels(np.array(labels), np.array(inside.speakers), seed=0)
+        for kind, told in (("erased", labels), ("random direction", random.tolist())):
+            variants.append((attribute, kind, lens.erase_attribute(embeddings, train, told)))
+    report, tables = inside.progress("erasing"), []
+    for done, (erased, kind, changed) in enumerate(variants, 1):
         judged = evaluate(
-            subject.llm,
-            subject.tasks,
-            clips,
-            others,
+            inside.llm,
+            inside.tasks,
+            inside.pick(scored),
+            inside.pick(calibration),
             conditions=["audio"],
-            audio_embeddings=embeddings[rows],
+            audio_embeddings=changed[[*scored, *calibration]],
             batch=BATCH,
         )
         judged = judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
-        tables.append(
-            probes_.summarise_accuracy(judged, ["asked"]).assign(erased=erased, kind=kind)
-        )
-        tell(done + 1, len(ways))
+        accuracy = probes.summarise_accuracy(judged, ["asked"])
+        tables.append(accuracy.assign(erased=erased, kind=kind))
+        report(done, len(variants))
     return pd.concat(tables, ignore_index=True)
+
+
+TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
+    "probes": probe_sites,
+    "answers": score_answers,
+    "learning_curves": measure_learning_curves,
+    "similar_sites": compare_sites,
+    "similar_steps": compare_checkpoints,
+    "points": map_embeddings,
+    "gap": measure_gap,
+    "words": find_nearest_words,
+    "profiles": profile_answers,
+    "evidence": score_evidence,
+    "heads": score_heads,
+    "deletion": delete_windows,
+    "randomisation": randomise_weights,
+    "lens": read_layers,
+    "patching": patch_clips,
+    "erasure": erase_attributes,
+}

@@ -47,15 +47,13 @@ def test_attention_forced_to_one_frame_is_found_there(llm, states):
 def test_answer_attention_is_that_of_an_eager_forward_and_sdpa_is_back_afterwards(llm, states):
     before = llm.backbone.model.config._attn_implementation
     with torch.no_grad():
-        spoken = llm.connect(states)
-    found = attention.answer_attention(llm, TASK, spoken, batch=1)
-    assert found["weights"].shape == (2, 2, 4, 5)  # clip, layer, head, query
-    assert ((found["weights"] >= 0) & (found["weights"] <= 1)).all()
-    assert (
-        found["weights"].sum(-1) < 1
-    ).all()  # the question and the system prompt get their share
+        embeddings = llm.connect(states)
+    found = attention.answer_attention(llm, TASK, embeddings, batch=1)
+    assert found.weights.shape == (2, 2, 4, 5)  # clip, layer, head, query
+    assert ((found.weights >= 0) & (found.weights <= 1)).all()
+    assert (found.weights.sum(-1) < 1).all()  # the question and the system prompt get their share
     assert llm.backbone.model.config._attn_implementation == before
-    assert found["rollout"].shape == (2, 5) and (found["rollout"] > 0).all()
+    assert found.rollout.shape == (2, 5) and (found.rollout > 0).all()
 
 
 def test_an_error_inside_eager_puts_the_implementation_back(llm):

@@ -1,13 +1,14 @@
 """An attribution finds what was planted, adds up, is faithful, changes with the weights, and leaves nothing behind."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from captum.attr import FeatureAblation, IntegratedGradients, KernelShap, ShapleyValueSampling
+from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from desta_lab.analysis import attribution
-from desta_lab.analysis.attribution import AudioAttribution, AudioInput, Case
+from desta_lab.analysis.attribution import Attribution, Case
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
@@ -27,7 +28,7 @@ def llm() -> AudioLLM:
 
 
 @pytest.fixture(scope="module")
-def spoken(llm) -> Tensor:
+def embeddings(llm) -> Tensor:
     """What the connector says of the clips, far enough from silence to matter."""
     silence = conditions.embed_silence(llm)
     return silence + 10 * (conditions.embed_clips(llm, llm.encoder.encode(WAVES)) - silence)
@@ -46,27 +47,41 @@ def additive(seed: int = 0, parts: int = 8) -> Case:
 
 def truth(case: Case) -> Tensor:
     """What every part of an additive case adds."""
-    alone = case.of(torch.eye(case.count, dtype=torch.bool))
-    return (alone - case.of(torch.zeros(1, case.count, dtype=torch.bool))).float()
+    alone = case.evaluate(torch.eye(case.part_count, dtype=torch.bool))
+    return (alone - case.evaluate(torch.zeros(1, case.part_count, dtype=torch.bool))).float()
+
+
+def attribute_queries(method, llm, task, values, embeddings, **options) -> Attribution:
+    """What every audio embedding adds to the margin."""
+    return attribution.attribute(
+        method, attribution.query_cases(llm, task, values, embeddings), **options
+    )
+
+
+def attribute_windows(method, llm, waves, **options) -> Attribution:
+    """What every quarter of the waveform adds to the margin."""
+    return attribution.attribute(
+        method, attribution.window_cases(llm, TASK, VALUES, waves, QUARTER), **options
+    )
 
 
 # ---- the margin ----
 
 
-def test_the_margin_is_the_right_option_over_the_mean_of_the_others(llm, spoken):
+def test_the_margin_is_the_right_option_over_the_mean_of_the_others(llm, embeddings):
     right = ["birds", "rain", "music"]
-    (scores,) = scoring.score_options(llm, [SCENE], spoken)
-    found = attribution.answer_margin(llm, SCENE, right)(spoken)
+    (scores,) = scoring.score_options(llm, [SCENE], embeddings)
+    found = attribution.answer_margin(llm, SCENE, right)(embeddings)
     for row, value, one in zip(scores, right, found, strict=True):
         others = [row[i] for i, option in enumerate(SCENE.options) if option != value]
         torch.testing.assert_close(one, row[list(SCENE.options).index(value)] - sum(others) / 3)
 
 
-def test_clips_may_come_several_times_over_as_captum_stacks_them(llm, spoken):
+def test_clips_may_come_several_times_over_as_captum_stacks_them(llm, embeddings):
     of = attribution.answer_margin(llm, TASK, VALUES)
-    torch.testing.assert_close(of(spoken.repeat(2, 1, 1)), of(spoken).repeat(2))
+    torch.testing.assert_close(of(embeddings.repeat(2, 1, 1)), of(embeddings).repeat(2))
     with pytest.raises(ValueError, match="2 clips were given, but 3 right values"):
-        of(spoken[:2])
+        of(embeddings[:2])
 
 
 def test_a_value_that_is_no_option_is_refused(llm):
@@ -100,7 +115,7 @@ def test_the_one_query_that_carries_the_answer_is_found(llm, method):
     planted[:, 3] += 0.5 * torch.randn(
         3, tiny.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    found = attribution.attribute_queries(method, llm, TASK, VALUES, planted)
+    found = attribute_queries(method, llm, TASK, VALUES, planted)
     of, nothing = (
         attribution.answer_margin(llm, TASK, VALUES),
         conditions.embed_silence(llm).repeat(3, 1, 1),
@@ -115,7 +130,7 @@ def test_the_one_query_that_carries_the_answer_is_found(llm, method):
 @pytest.mark.parametrize("method", attribution.METHODS)
 def test_a_query_that_is_not_read_gets_nothing(method):
     case = additive()
-    deaf = Case(lambda x: torch.tanh(x[:, 5].sum(-1)), case.given, case.absent, case.parts)
+    deaf = Case(lambda x: torch.tanh(x[:, 5].sum(-1)), case.input, case.baseline, case.parts)
     values = attribution.attribute(method, [deaf]).values[0]
     assert (
         values.abs().argmax() == 5
@@ -128,7 +143,7 @@ def test_the_one_window_that_sounds_is_found(llm, method):
     waves = [
         np.where(np.arange(len(w)) // (len(w) // 4) == 2, w, 0).astype(np.float32) for w in WAVES
     ]
-    found = attribution.attribute_windows(method, llm, TASK, VALUES, waves, QUARTER, samples=4)
+    found = attribute_windows(method, llm, waves, samples=4)
     assert found.values.shape == (3, 4)
     assert found.values[:, [0, 1, 3]].abs().max() < 1e-6 < 1e-3 < found.values[:, 2].abs().min()
     assert found.delta.abs().max() < 1e-5
@@ -141,7 +156,7 @@ def test_a_last_window_may_be_shorter(llm):
 
 def test_waveforms_have_no_gradient_to_integrate(llm):
     with pytest.raises(ValueError, match="take ablation or shapley"):
-        attribution.attribute_windows("integrated_gradients", llm, TASK, VALUES, WAVES)
+        attribute_windows("integrated_gradients", llm, WAVES)
 
 
 def test_a_method_that_is_not_there_is_refused():
@@ -151,77 +166,69 @@ def test_a_method_that_is_not_there_is_refused():
         attribution.attribute("lime", [additive()])
 
 
-def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, spoken):
+def test_integrated_gradients_add_up_to_the_margin_over_silence(llm, embeddings):
     of, silence = (
         attribution.answer_margin(llm, TASK, VALUES),
         conditions.embed_silence(llm).repeat(3, 1, 1),
     )
-    found = attribution.attribute_queries(
-        "integrated_gradients", llm, TASK, VALUES, spoken, steps=48
-    )
-    way = (of(spoken) - of(silence)).float()
+    found = attribute_queries("integrated_gradients", llm, TASK, VALUES, embeddings, steps=48)
+    way = (of(embeddings) - of(silence)).float()
     torch.testing.assert_close(found.values.sum(1), way, atol=1e-4, rtol=1e-4)
     assert found.delta.abs().max() < 1e-4 < 0.05 < way.abs().max()
-    coarse = attribution.attribute_queries(
-        "integrated_gradients", llm, TASK, VALUES, spoken, steps=2
-    )
+    coarse = attribute_queries("integrated_gradients", llm, TASK, VALUES, embeddings, steps=2)
     assert coarse.delta.abs().max() > 10 * found.delta.abs().max()
 
 
-def test_delta_is_captums_convergence_delta(llm, spoken):
+def test_delta_is_captums_convergence_delta(llm, embeddings):
     of, silence = (
         attribution.answer_margin(llm, TASK, VALUES),
         conditions.embed_silence(llm).repeat(3, 1, 1),
     )
-    found = attribution.attribute_queries(
-        "integrated_gradients", llm, TASK, VALUES, spoken, steps=3
-    )
+    found = attribute_queries("integrated_gradients", llm, TASK, VALUES, embeddings, steps=3)
     plain = IntegratedGradients(of)
-    values, delta = plain.attribute(spoken, silence, n_steps=3, return_convergence_delta=True)
+    values, delta = plain.attribute(embeddings, silence, n_steps=3, return_convergence_delta=True)
     torch.testing.assert_close(found.values, values.sum(-1).float(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.delta, delta.float(), atol=1e-5, rtol=1e-4)
 
 
-def test_shapley_values_add_up_where_ablation_does_not(llm, spoken):
+def test_shapley_values_add_up_where_ablation_does_not(llm, embeddings):
     found = {
-        m: attribution.attribute_queries(m, llm, TASK, VALUES, spoken, samples=4)
+        m: attribute_queries(m, llm, TASK, VALUES, embeddings, samples=4)
         for m in ("shapley", "ablation")
     }
     assert found["shapley"].delta.abs().max() < 1e-5 < 1e-2 < found["ablation"].delta.abs().max()
 
 
-def test_sampling_is_repeatable_and_has_a_seed(llm, spoken):
+def test_sampling_is_repeatable_and_has_a_seed(llm, embeddings):
     first, again, other = (
-        attribution.attribute_queries(
-            "shapley", llm, TASK, VALUES, spoken, samples=2, seed=seed
-        ).values
+        attribute_queries("shapley", llm, TASK, VALUES, embeddings, samples=2, seed=seed).values
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.allclose(first, other)
 
 
-def test_the_size_of_a_forward_changes_no_number(llm, spoken):
+def test_the_size_of_a_forward_changes_no_number(llm, embeddings):
     for method in attribution.METHODS:
         one, many = (
-            attribution.attribute_queries(
-                method, llm, TASK, VALUES, spoken, batch=batch, samples=2, steps=6
+            attribute_queries(
+                method, llm, TASK, VALUES, embeddings, batch=batch, samples=2, steps=6
             ).values
             for batch in (1, 7)
         )
         torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-4)
 
 
-def test_nothing_is_left_behind(llm, spoken):
+def test_nothing_is_left_behind(llm, embeddings):
     modules = list(llm.modules())
     before = [
         hash_tensors(llm),
         [p.requires_grad for p in llm.parameters()],
         torch.get_rng_state().tolist(),
     ]
-    heard = spoken.clone()
+    heard = embeddings.clone()
     for method in attribution.METHODS:
-        attribution.attribute_queries(method, llm, TASK, VALUES, heard, samples=1, steps=2)
-    attribution.attribute_windows("shapley", llm, TASK, VALUES, WAVES, QUARTER, samples=1)
+        attribute_queries(method, llm, TASK, VALUES, heard, samples=1, steps=2)
+    attribute_windows("shapley", llm, WAVES, samples=1)
     after = [
         hash_tensors(llm),
         [p.requires_grad for p in llm.parameters()],
@@ -230,7 +237,7 @@ def test_nothing_is_left_behind(llm, spoken):
     assert before == after
     assert all(parameter.grad is None for parameter in llm.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in modules)
-    assert torch.equal(heard, spoken) and not heard.requires_grad and heard.grad is None
+    assert torch.equal(heard, embeddings) and not heard.requires_grad and heard.grad is None
 
 
 # ---- answer → query → frame ----
@@ -247,6 +254,14 @@ def test_each_query_hands_its_value_to_the_frames_it_looks_at():
 # ---- is it faithful? ----
 
 
+def curve_areas(drawn: pd.DataFrame) -> pd.DataFrame:
+    """The area under every curve, one row a clip: low is good for deletion, high for insertion."""
+    drawn = drawn.sort_values("share", kind="stable")
+    groups = drawn.groupby(["clip", "curve", "order"])[["share", "margin"]]
+    areas = groups.apply(lambda rows: np.trapezoid(rows["margin"], rows["share"]))
+    return areas.unstack(["curve", "order"])
+
+
 def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises_faster():
     cases = [additive(seed) for seed in range(4)]
     values = attribution.attribute("ablation", cases).values
@@ -254,24 +269,21 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
     assert (
         list(drawn) == ["clip", "curve", "order", "share", "margin"] and len(drawn) == 4 * 2 * 2 * 9
     )
-    area = attribution.curve_areas(drawn).pivot(
-        index="clip", columns=["curve", "order"], values="area"
-    )
+    area = curve_areas(drawn)
     assert (area["deletion"]["attribution"] < area["deletion"]["random"]).all()
     assert (area["insertion"]["attribution"] > area["insertion"]["random"]).all()
-    backwards = attribution.curve_areas(attribution.deletion_curves(cases, -values, list("abcd")))
-    worst = backwards.pivot(index="clip", columns=["curve", "order"], values="area")
+    worst = curve_areas(attribution.deletion_curves(cases, -values, list("abcd")))
     assert (worst["deletion"]["attribution"] > worst["deletion"]["random"]).all()
 
 
-def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, spoken):
-    cases = attribution.query_cases(llm, TASK, VALUES[:1], spoken[:1])
+def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, embeddings):
+    cases = attribution.query_cases(llm, TASK, VALUES[:1], embeddings[:1])
     values = attribution.attribute("ablation", cases).values
     drawn = attribution.deletion_curves(cases, values, ["c"]).set_index(
         ["curve", "order", "share"]
     )["margin"]
     of = attribution.answer_margin(llm, TASK, VALUES[:1])
-    whole, none = float(of(spoken[:1])), float(of(conditions.embed_silence(llm)))
+    whole, none = float(of(embeddings[:1])), float(of(conditions.embed_silence(llm)))
     for order in ("attribution", "random"):
         assert (
             drawn["deletion", order, 0.0] == pytest.approx(whole) == drawn["insertion", order, 1.0]
@@ -294,22 +306,9 @@ def test_random_orders_have_a_seed():
     assert first.equals(again) and not first.equals(other)
 
 
-def test_the_area_is_the_mean_height_of_a_line():
-    cases = [
-        Case(
-            lambda x: x.sum((1, 2)),
-            torch.ones(1, 4, 1),
-            torch.zeros(1, 4, 1),
-            torch.arange(4)[None, :, None],
-        )
-    ]
-    drawn = attribution.deletion_curves(cases, torch.ones(1, 4), ["c"])
-    assert attribution.curve_areas(drawn)["area"].tolist() == pytest.approx([2.0] * 4)
-
-
 def explained(llm: AudioLLM) -> Tensor:
     """Ablation over the audio embeddings under the connector of the moment."""
-    return attribution.attribute_queries(
+    return attribute_queries(
         "ablation", llm, TASK, VALUES, conditions.embed_clips(llm, llm.encoder.encode(WAVES))
     ).values
 
@@ -342,72 +341,14 @@ def test_the_weights_come_back_after_an_error(llm):
 
     with (
         pytest.raises(ZeroDivisionError),
-        attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)),
+        attribution.replace_weights(llm.connector, attribution.shuffle_weights(llm.connector)),
     ):
         assert hash_tensors(llm) != before
         _ = 1 / 0
     part = {name: t + 1 for name, t in llm.connector.state_dict().items() if name != "query_tokens"}
     with (
         pytest.raises(RuntimeError, match="query_tokens"),
-        attribution.with_weights(llm.connector, part),
+        attribution.replace_weights(llm.connector, part),
     ):
         pass
     assert hash_tensors(llm) == before and [p.requires_grad for p in llm.parameters()] == flags
-
-
-# ---- captum's interface ----
-
-
-def test_captum_drives_the_audio_slots_as_features(llm, spoken):
-    given = AudioInput.of(llm, TASK, spoken[0])
-    of = attribution.answer_margin(llm, TASK, VALUES[:1])
-    found = FeatureAblation(lambda x: of(given.to_model_input(x)["spoken"])).attribute(
-        given.to_tensor().double()
-    )
-    expected = attribution.attribute_queries("ablation", llm, TASK, VALUES[:1], spoken[:1]).values
-    torch.testing.assert_close(given.format_attr(found).float(), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_captums_own_llm_attribution_gives_the_numbers_of_our_ablation(llm, spoken):
-    """log p(right) and log p(wrong) explained by captum, one after the other: their difference explains the margin."""
-    _, options = scoring.tokenize_options(llm.backbone.tokenizer, TASK)
-    found = [
-        AudioAttribution(llm).attribute(AudioInput.of(llm, TASK, spoken[0]), torch.tensor(option))
-        for option in options
-    ]
-    expected = attribution.attribute_queries("ablation", llm, TASK, ["female"], spoken[:1]).values[
-        0
-    ]
-    torch.testing.assert_close(
-        found[0].seq_attr - found[1].seq_attr, expected, atol=1e-4, rtol=1e-3
-    )
-    torch.testing.assert_close(found[0].token_attr.sum(0), found[0].seq_attr, atol=1e-4, rtol=1e-3)
-    assert found[0].input_tokens == [f"audio {query}" for query in range(5)]
-    assert len(found[0].output_tokens) == len(options[0])
-
-
-@pytest.mark.parametrize("method", [ShapleyValueSampling, KernelShap])
-def test_other_perturbation_methods_of_captum_add_up_too(llm, spoken, method):
-    _, options = scoring.tokenize_options(llm.backbone.tokenizer, TASK)
-    given, of = AudioInput.of(llm, TASK, spoken[0]), AudioAttribution(llm, method)
-    torch.manual_seed(0)
-    found = of.attribute(given, torch.tensor(options[0]), n_samples=8)
-    scores = [
-        scoring.score_options_one_by_one(llm, [TASK], given.to_model_input(x)["spoken"])[0][0, 0]
-        for x in (given.to_tensor(), torch.zeros(1, 5))
-    ]
-    whole = float(scores[0] - scores[1])
-    assert float(found.seq_attr.sum()) == pytest.approx(whole, abs=1e-3)
-
-
-def test_queries_may_be_grouped_into_features(llm, spoken):
-    given = AudioInput.of(llm, TASK, spoken[0], torch.tensor([0, 0, 1, 1, 1]))
-    assert given.n_itp_features == 2 and given.to_tensor().shape == (1, 2)
-    half = given.to_model_input(torch.tensor([[1.0, 0.0]]))["spoken"][0]
-    assert torch.equal(half[:2], spoken[0, :2]) and torch.equal(
-        half[2:], conditions.embed_silence(llm)[0, 2:]
-    )
-    assert torch.equal(given.to_model_input()["spoken"][0], spoken[0])
-    torch.testing.assert_close(
-        given.format_attr(torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 3.0, 4.0, 4.0, 4.0]])
-    )

@@ -145,7 +145,7 @@ def profiles(clips: list[Clip]) -> np.ndarray:
 
 def test_a_table_has_every_clip_under_every_null():
     clips = some_clips()
-    table = evidence.profile_scores(profiles(clips), clips, "scene", SECONDS, "planted")
+    table = evidence.score_profiles(profiles(clips), clips, "scene", SECONDS, "planted")
     assert list(table) == [
         "method",
         "attribute",
@@ -170,7 +170,7 @@ def test_knowing_the_clip_is_a_gain_and_a_habit_of_looking_at_the_middle_is_none
     middle = np.exp(-((np.linspace(-2, 2, FRAMES)) ** 2))
     for profile, knows in ((profiles(clips), True), (np.tile(middle, (len(clips), 1)), False)):
         found = evidence.summarise_scores(
-            evidence.profile_scores(profile, clips, "scene", SECONDS, "m")
+            evidence.score_profiles(profile, clips, "scene", SECONDS, "m")
         ).set_index(["measure", "null"])
         own = found.loc[("iou", "own")]
         assert (
@@ -185,7 +185,7 @@ def test_a_summary_has_intervals_over_speakers_and_a_gain_for_own_alone():
     noisy = profiles(clips) + np.random.default_rng(1).normal(0, 1.0, (len(clips), FRAMES))
     noisy[0] = -1.0  # nothing positive: no mass to speak of
     tables = [
-        evidence.profile_scores(noisy, clips, "scene", SECONDS, method) for method in ("a", "b")
+        evidence.score_profiles(noisy, clips, "scene", SECONDS, method) for method in ("a", "b")
     ]
     found = evidence.summarise_scores(pd.concat(tables))
     assert list(found)[:4] == ["method", "attribute", "null", "measure"] and len(found) == 2 * 3 * 3

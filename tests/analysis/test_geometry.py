@@ -99,23 +99,23 @@ def test_alignment_undoes_a_turn_a_mirror_and_a_shift():
 
 def test_the_gap_closes_for_embeddings_of_the_own_text():
     written = RNG.normal(size=(6, 16))
-    spoken = np.repeat(written[:, None], 4, axis=1)
-    found = geometry.modality_gap(spoken, written, [1, 2, 3, 4, 5, 0], token_norm=1.0)
+    embeddings = np.repeat(written[:, None], 4, axis=1)
+    found = geometry.modality_gap(embeddings, written, [1, 2, 3, 4, 5, 0], token_norm=1.0)
     np.testing.assert_allclose(found["cosine to its own text"], 1.0)
     assert found["cosine, other clip's text"].mean() < 0.5
 
 
 def test_nearest_words_names_the_planted_token():
     vocabulary = RNG.normal(size=(50, 12))
-    spoken = np.stack([vocabulary[[7, 9]] * scale for scale in (1.0, 2.0, 3.0)])
-    words = geometry.nearest_words(spoken, vocabulary)
+    embeddings = np.stack([vocabulary[[7, 9]] * scale for scale in (1.0, 2.0, 3.0)])
+    words = geometry.nearest_words(embeddings, vocabulary)
     expected = pd.DataFrame({"query": [0, 1], "token": [7, 9], "share": [1.0, 1.0]})
     pd.testing.assert_frame_equal(words, expected)
 
 
-def test_the_word_a_query_was_born_as_is_passed_over():
+def test_the_word_a_query_was_initialised_with_is_left_out():
     vocabulary = RNG.normal(size=(50, 12))
-    spoken = np.stack([vocabulary[[7, 9]] + 0.1 * vocabulary[[3, 4]]] * 2)
-    assert geometry.nearest_words(spoken, vocabulary)["token"].tolist() == [7, 9]
-    passed = geometry.nearest_words(spoken, vocabulary, born=[7, 9])["token"].tolist()
+    embeddings = np.stack([vocabulary[[7, 9]] + 0.1 * vocabulary[[3, 4]]] * 2)
+    assert geometry.nearest_words(embeddings, vocabulary)["token"].tolist() == [7, 9]
+    passed = geometry.nearest_words(embeddings, vocabulary, initial=[7, 9])["token"].tolist()
     assert 7 not in passed and 9 not in passed

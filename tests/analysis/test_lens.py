@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def spoken(llm):
+def embeddings(llm):
     with torch.no_grad():
         return llm.connect(llm.encoder.encode([tiny.wave(i) for i in range(6)]))
 
@@ -66,10 +66,10 @@ def test_the_lens_reads_a_planted_word(llm):
     assert wrong[wrong["layer"] == 0]["correct"].mean() == 0
 
 
-def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
-    table = lens.patch_queries(llm, TASKS, spoken, TRUTH, [(0, 1), (2, 3)])
+def test_patching_all_queries_gives_the_other_clips_answer(llm, embeddings):
+    table = lens.patch_queries(llm, TASKS, embeddings, TRUTH, [(0, 1), (2, 3)])
     with torch.no_grad():
-        scores = scoring.score_options(llm, TASKS, spoken)
+        scores = scoring.score_options(llm, TASKS, embeddings)
     for i, task in enumerate(TASKS):
         a, b = (list(task.options).index(TRUTH[k][task.attribute]) for k in (0, 1))
         if a != b:
@@ -82,8 +82,8 @@ def test_patching_all_queries_gives_the_other_clips_answer(llm, spoken):
             assert row["shift"].iloc[0] == pytest.approx(float(margin[0] - margin[1]), abs=1e-3)
 
 
-def test_patching_a_query_with_itself_moves_nothing(llm, spoken):
-    twins = torch.cat([spoken[:1], spoken[:1]])
+def test_patching_a_query_with_itself_moves_nothing(llm, embeddings):
+    twins = torch.cat([embeddings[:1], embeddings[:1]])
     table = lens.patch_queries(llm, TASKS, twins, TRUTH[:2], [(0, 1)])
     assert table["shift"].abs().max() < 1e-3
 
@@ -137,11 +137,11 @@ def test_erasing_a_planted_direction_flips_the_answer():
     assert accuracy(lens.fit_eraser(features, labels)(features)) < 0.7
 
 
-def test_the_eraser_of_audio_embeddings_leaves_its_input_alone(spoken):
-    before = spoken.clone()
+def test_the_eraser_of_audio_embeddings_leaves_its_input_alone(embeddings):
+    before = embeddings.clone()
     labels = [row["gender"] for row in TRUTH]
-    without = lens.erase_attribute(spoken, range(6), labels)
-    assert without.shape == spoken.shape and torch.equal(spoken, before)
+    without = lens.erase_attribute(embeddings, range(6), labels)
+    assert without.shape == embeddings.shape and torch.equal(embeddings, before)
     means = [without[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
-    gap = [spoken[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
+    gap = [embeddings[[i for i in range(6) if labels[i] == v]].mean(0) for v in set(labels)]
     assert (means[0] - means[1]).norm() < 0.7 * (gap[0] - gap[1]).norm()

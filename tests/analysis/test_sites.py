@@ -98,7 +98,7 @@ def test_hooks_are_gone_after_an_error_inside(llm):
     before = hooks(llm)
     with (
         pytest.raises(RuntimeError, match="inside"),
-        sites_.record_outputs(sites_.backbone_layers(llm)),
+        sites_.record_outputs(sites_.site_modules(llm)),
     ):
         assert hooks(llm) > before
         raise RuntimeError("inside")
@@ -127,18 +127,33 @@ def test_reading_gives_the_answer_positions_of_the_text_view(llm):
     )  # padding changes nothing
 
 
-def test_sites_are_captured_once_and_a_torn_file_is_made_again(tmp_path, sites):
-    calls = []
+def test_a_forward_pass_shows_what_flows_and_where_the_answer_begins(llm, states):
+    """An independent reference: the same forward without hooks."""
+    waves = [tiny.wave(i) for i in range(3)]
+    seen = sites_.run_forward(llm, waves, "What is it?", sites=["audio embeddings", "backbone 1"])
+    messages = chat.audio_messages("What is it?")
+    stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries)
+    with torch.no_grad():
+        embeddings = llm.splice(torch.tensor([stream.ids] * 3), llm.connect(states))
+        logits = llm.backbone.model(inputs_embeds=embeddings).logits[:, seen.answer]
+    torch.testing.assert_close(seen.logits, logits)
+    assert list(seen.sites) == ["audio embeddings", "backbone 1"]
+    assert [stream.ids[place] for place in seen.slots] == [chat.SLOT] * llm.queries
+    assert seen.sites["backbone 1"].shape[:2] == (3, len(stream.ids))
 
-    def make():
-        calls.append(1)
-        return sites
 
-    key = {"checkpoint": "abc"}
-    sites_.cached_sites(tmp_path, key, make)
-    again = sites_.cached_sites(tmp_path, key, make)
-    assert len(calls) == 1 and torch.equal(again["mixture"], sites["mixture"])
-    (file,) = tmp_path.glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-7])
-    sites_.cached_sites(tmp_path, key, make)
-    assert len(calls) == 2
+def test_every_site_can_be_recorded_and_edited(llm):
+    wave = [tiny.wave(0)]
+    plain = sites_.run_forward(llm, wave, "What is it?")
+    assert list(plain.sites) == list(sites_.site_modules(llm))
+    for name in plain.sites:
+        edited = sites_.run_forward(llm, wave, "What is it?", edits={name: torch.zeros_like})
+        assert not edited.sites[name].any()
+        assert not torch.equal(edited.logits, plain.logits)
+    again = sites_.run_forward(llm, wave, "What is it?")
+    assert torch.equal(again.logits, plain.logits)
+
+
+def test_an_unknown_site_is_named_with_those_there_are(llm):
+    with pytest.raises(ValueError, match="no site 'nothing'; there are encoder 0, "):
+        sites_.run_forward(llm, [tiny.wave(0)], "What is it?", sites=["nothing"])
