@@ -172,7 +172,7 @@ def inside(args: argparse.Namespace) -> int:
     and spoken.
     """
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.experiments.inside import Inside, digest
+    from desta_lab.experiments.inside import Inside, summarise_tables
 
     preset = _preset(args)
     job = Experiment(preset, seed=args.seed, progress=progress_reporter())
@@ -181,12 +181,12 @@ def inside(args: argparse.Namespace) -> int:
     print(
         "What can be read off each site by a linear probe on unseen speakers, and what is said, at the last step:"
     )
-    print(digest(tables).to_string(index=False))
+    print(summarise_tables(tables).to_string(index=False))
     print(
         "Attribution under other weights (0: it depends on them), and what its parts miss of the whole:"
     )
     print(tables["randomisation"].round(2).to_string(index=False))
-    print(f"Figures: {look.out}; tables: {look.folder / 'inside'}")
+    print(f"Figures, each with its table: {look.out}")
     return 0
 
 

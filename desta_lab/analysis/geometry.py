@@ -10,7 +10,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
-from desta_lab.evaluation.statistics import PERCENTILES
+from desta_lab.evaluation.statistics import half_sample_ends
 
 PERMUTATIONS = 200  # of the clips, for the null
 HALF_SAMPLES = 200  # for the interval
@@ -77,12 +77,11 @@ def compare_with_null(
     for _ in range(HALF_SAMPLES):
         half = np.ix_(*[rng.permutation(clips)[: clips // 2]] * 2)
         halves.append(_cka_of_grams(k[half], l[half]))
-    spread = np.nanpercentile(halves, PERCENTILES) - np.nanmean(halves)
-    low, high = value + spread * (1 / 2) ** 0.5
+    low, high = half_sample_ends(value, halves)
     return {
         "cka": value,
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
         "null": float(np.nanpercentile(null, 95)),
         "p": float((1 + np.sum(np.array(null) >= value)) / (1 + PERMUTATIONS)),
     }

@@ -1,4 +1,4 @@
-"""Emergence over seeds: every checkpoint of several runs measured, and a report made from the tables alone."""
+"""Emergence over seeds: several runs measured at every checkpoint, and a report of the tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.views import emergence_figures, style
+from desta_lab.views import emergence_figures, saving
 
 # the report that ships, of preset nano
 HOME = Path(__file__).resolve().parents[2] / "figures" / "emergence"
@@ -44,7 +44,7 @@ COLUMNS += ["clip", "speaker", "calibrated", "margin"]  # of the answers that ar
 
 @dataclass(frozen=True)
 class Run:
-    """One run to measure: its seed, the kind of its targets, and how many clips it trains with (None: all)."""
+    """One run to measure: its seed, its targets, and how many clips it trains with (None: all)."""
 
     seed: int
     kind: str = "self"
@@ -52,13 +52,13 @@ class Run:
 
     @property
     def is_full(self) -> bool:
-        """Whether rungs 2 to 5 are asked and the audio embeddings are probed; of other runs rung 3 is asked."""
+        """Whether rungs 2 to 5 are asked and embeddings are probed; other runs are asked rung 3."""
         return self.kind == "self" and self.train_clips is None
 
 
 def report_folder(preset: Preset) -> Path:
     """Where the report of a preset goes."""
-    return HOME if preset.name == "nano" else HOME.with_name(f"emergence-{preset.name}")
+    return HOME if preset.glass_box else HOME.with_name(f"emergence-{preset.name}")
 
 
 def plan_runs(seeds: Sequence[int]) -> list[Run]:
@@ -92,7 +92,7 @@ class RunMeasurement:
         self._embedded: tuple[str, Tensor] | None = None  # (checkpoint, audio embeddings)
 
     def measure(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Answers (a row per step × condition × task × clip) and probes (per step × attribute × kind × clip)."""
+        """Answers per step × condition × task × clip; probes per step × attribute × kind × clip."""
         folder = self.experiment.train(self.run.kind)
         features = self._features()
         listed = checkpoints.list_checkpoints(folder)
@@ -156,7 +156,7 @@ class RunMeasurement:
         return table[COLUMNS].round({"margin": 4})
 
     def _probes(self, audio_embeddings: Tensor) -> pd.DataFrame:
-        """What a linear probe on other speakers reads off the audio embeddings of the scored clips."""
+        """What a probe of other speakers reads in the audio embeddings of the scored clips."""
         site = pool_over_time(audio_embeddings).cpu().numpy()
         speakers = [clip.speaker for clip in self.clips]
         attributes = [task.attribute for task in self.tasks if task.rung == 3]
@@ -177,7 +177,7 @@ def measure_runs(
     root: Path | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, pd.DataFrame]:
-    """Train and measure every run of the plan, or find it on disk; write the tables of the report to `out`.
+    """Train and measure every run of the plan, or find it; write the tables of the report to `out`.
 
     The tables are written after every run, so that a report can be made of what there is.
     """
@@ -209,8 +209,8 @@ def describe_cost(preset: Preset, runs: Sequence[Run]) -> str:
     count = len(checkpoints.checkpoint_steps(preset.steps, preset.checkpoint_every))
     seconds = preset.steps * STEP_SECONDS + count * CHECKPOINT_SECONDS
     return (
-        f"{len(runs)} runs of {preset.steps} steps, {count} checkpoints each; what is on disk is not"
-        f" done again. At most about {len(runs) * seconds / 60:.0f} minutes on one core, at"
+        f"{len(runs)} runs of {preset.steps} steps, {count} checkpoints each; what is on disk is"
+        f" not done again. At most about {len(runs) * seconds / 60:.0f} minutes on one core, at"
         f" {STEP_SECONDS:g} s a step and {CHECKPOINT_SECONDS:g} s a checkpoint (preset nano)."
     )
 
@@ -218,7 +218,7 @@ def describe_cost(preset: Preset, runs: Sequence[Run]) -> str:
 # ---- tables → report ----
 
 
-def judge_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Claim, style.Picture]]:
+def judge_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Claim, saving.Picture]]:
     """Every claim with its figure, from the tables alone."""
     curves, jumps, probed = (tables[name] for name in TABLES)
     tasks, last = emergence_claims.rising_tasks(curves), int(curves["step"].max())
@@ -238,13 +238,13 @@ def judge_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Claim, s
     if len(sizes):
         judged["scaled"] = emergence_claims.judge_corpus_size(sizes)
     draw = {
-        "curves": partial(emergence_figures.curves, curves, probed),
-        "jumps": partial(emergence_figures.jumps, jumps, tasks),
-        "together": partial(emergence_figures.together, half, distances),
-        "before": partial(emergence_figures.before, own, last),
-        "scaled": partial(emergence_figures.scaled, sizes, last),
+        "curves": partial(emergence_figures.plot_curves, curves, probed),
+        "jumps": partial(emergence_figures.plot_jumps, jumps, tasks),
+        "together": partial(emergence_figures.plot_crossings, half, distances),
+        "before": partial(emergence_figures.plot_onsets, own, last),
+        "scaled": partial(emergence_figures.plot_corpus_size, sizes, last),
     }
-    with matplotlib.rc_context(style.STYLE):
+    with matplotlib.rc_context(saving.STYLE):
         return {
             name: (claim, draw[name](f"{claim.question} {_capitalise(claim.verdict)}"))
             for name, claim in judged.items()
@@ -260,14 +260,14 @@ def write_report(folder: Path) -> Path:
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
     judged = judge_tables(tables)
     for name, (_, picture) in judged.items():
-        style.save(picture, folder, f"figure_{name}")
+        saving.save_figure(picture, folder, f"figure_{name}")
     text = format_report(tables, judged)
     write_whole(folder / "README.md", text.encode())
     return folder / "README.md"
 
 
 def format_report(
-    tables: Mapping[str, pd.DataFrame], judged: Mapping[str, tuple[Claim, style.Picture]]
+    tables: Mapping[str, pd.DataFrame], judged: Mapping[str, tuple[Claim, saving.Picture]]
 ) -> str:
     """The report as Markdown."""
     own = emergence_claims.select_full_runs(tables["curves"])
@@ -278,11 +278,11 @@ def format_report(
         f"Made by `python -m desta_lab emerge` from the tables beside it: {len(runs)} runs"
         f" ({_describe_runs(runs)}), {own['step'].nunique()} checkpoints,"
         f" {own['task'].nunique()} tasks never trained, {SCORED} clips of speakers never heard in"
-        " training. A seed is a world, a newborn connector and an order of examples. Accuracy is of"
-        " calibrated ranking and above chance (0 chance, 1 perfect); the margin is the calibrated"
-        " log-probability of the right option above that of the best other one, so that accuracy is"
-        " its sign. Brackets are 95 % intervals: over seeds t-intervals, since a bootstrap of so few"
-        " seeds would promise too much.",
+        " training. A seed is a world, a newborn connector and an order of examples. Accuracy is"
+        " of calibrated ranking and above chance (0 chance, 1 perfect); the margin is the"
+        " calibrated log-probability of the right option above that of the best other one, so"
+        " that accuracy is its sign. Brackets are 95 % intervals: over seeds t-intervals, since a"
+        " bootstrap of so few seeds would promise too much.",
         "",
     ]
     for name, (claim, picture) in judged.items():
@@ -309,7 +309,8 @@ def _describe_runs(runs: pd.DataFrame) -> str:
     if len(small):
         words.append(f"seeds {_list(small['seed'])} with {_list(small['clips'])}")
     if len(rival):
-        words.append(f"seeds {_list(rival['seed'])} with bare labels of one attribute, as a control")
+        seeds = _list(rival["seed"])
+        words.append(f"seeds {seeds} with bare labels of one attribute, as a control")
     return "; ".join(words)
 
 

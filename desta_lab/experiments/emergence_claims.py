@@ -1,17 +1,18 @@
-"""When, how suddenly and how much together things rise along the ladder, over several runs: tables → claims.
+"""Claims on emergence over several runs: when answers arrive, how suddenly, how much together.
 
-A run is one seed: its own world, its own newborn connector, its own order of examples. Intervals over runs are
-t-intervals of one number a run; intervals within a run resample its speakers.
+A run is one seed: its own world, its own untrained connector, its own order of examples. Intervals
+over runs are t-intervals of one number a run; intervals within a run resample its speakers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from desta_lab.evaluation.statistics import (
+    Interval,
     bootstrap_means,
     interval_ends,
     mean_interval,
@@ -19,16 +20,17 @@ from desta_lab.evaluation.statistics import (
 )
 from desta_lab.evaluation.verdict import crossing_steps
 
-HALF = 0.5  # of the way from chance to perfect: where an answer counts as there
-RUNG = 16  # steps between two checkpoints of the ladder where it is even
+HALF = 0.5  # of the way from chance to perfect: there an answer has arrived
+CHECKPOINT_EVERY = 16  # steps between two checkpoints where they are evenly spaced
 DRAWS = 2000  # of a null
 METRICS = {"calibrated": "accuracy", "margin": "log-probability margin"}
 RUN = ["run", "clips", "seed"]
+CONTROLS = ("shuffled", "silence")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A question, the rule that was set for its answer, what the rule says of these tables, and the numbers."""
+    """A question, the rule set for its answer, what the rule says of the tables, and numbers."""
 
     question: str
     rule: str
@@ -36,36 +38,38 @@ class Claim:
     numbers: list[str]
 
 
-def said(values: tuple[float, float, float], form: str = ".2f") -> str:
-    """A number with its interval, as every sentence here writes it; of one run there is none, of no run no number."""
-    middle, low, high = (
-        format(value, form.replace(".", "z.")) for value in values
-    )  # z: no minus before a zero
-    if np.isnan(values[0]):
+def format_interval(interval: Interval, form: str = ".2f") -> str:
+    """A number with its interval as the report writes it; a single run has no interval."""
+    form = form.replace(".", "z.")  # z: no minus before a zero
+    value, low, high = (format(number, form) for number in interval)
+    if np.isnan(interval[0]):
         return "none"
-    return f"{middle} (one run)" if np.isnan(values[1]) else f"{middle} [{low}, {high}]"
+    return f"{value} (one run)" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
+
+
+def _format_mean(values: pd.Series, form: str = ".2f") -> str:
+    """Mean and interval of one number a run."""
+    return format_interval(mean_interval(values), form)
 
 
 # ---- clips → curves ----
 
 
-def curves(answers: pd.DataFrame, able: Sequence[str]) -> pd.DataFrame:
-    """One run's answers per step × condition × task: `score` (0 chance, 1 perfect) and `margin` (nats); `lead` is how far
-    audio is above both controls, by the lower end of the 95 % interval over speakers of the paired difference."""
+def score_curves(answers: pd.DataFrame, able: Collection[str]) -> pd.DataFrame:
+    """One run's answers per step × condition × task; `counted` marks the tasks among `able`.
+
+    `score`: 0 chance, 1 perfect. `margin`: nats. `lead`: how far audio is above both controls, by
+    the lower end of the 95 % interval over speakers of the paired difference.
+    """
     by = ["step", "condition", "task"]
-    right, margins = (
-        bootstrap_means(answers, "calibrated", by),
-        answers.groupby(by)["margin"].mean(),
-    )
+    accuracy = bootstrap_means(answers, "calibrated", by)
+    margins = answers.groupby(by)["margin"].mean()
     known = answers.groupby("task")[["rung", "attribute", "chance"]].first()
     rows = []
-    for (step, condition, task), drawn in right.items():
-        chance = known.loc[task, "chance"]
-        lead = (
-            [drawn - right[step, control, task] for control in ("shuffled", "silence")]
-            if condition == "audio"
-            else []
-        )
+    for (step, condition, task), draws in accuracy.items():
+        lead = float("nan")
+        if condition == "audio":
+            lead = min(_lower_end(draws - accuracy[step, name, task]) for name in CONTROLS)
         rows.append(
             {
                 "step": step,
@@ -74,436 +78,449 @@ def curves(answers: pd.DataFrame, able: Sequence[str]) -> pd.DataFrame:
                 "rung": known.loc[task, "rung"],
                 "attribute": known.loc[task, "attribute"],
                 "counted": task in able,
-                "score": float((drawn[0] - chance) / (1 - chance)),
+                "score": _above_chance(draws[0], known.loc[task, "chance"]),
                 "margin": float(margins[step, condition, task]),
-                "lead": min((percentile_interval(gap)[1] for gap in lead), default=float("nan")),
+                "lead": lead,
             }
         )
     return pd.DataFrame(rows)
 
 
-def probed(told: pd.DataFrame) -> pd.DataFrame:
-    """One run's probes per step × attribute: `score` and that of `random` labels, above chance; `lead` is the lower end
-    of the 95 % interval over speakers of their paired difference."""
-    values = bootstrap_means(told, "correct", ["step", "attribute", "kind"])
-    chances = told.groupby("attribute")["chance"].first()
+def score_probes(probes: pd.DataFrame) -> pd.DataFrame:
+    """One run's probes per step × attribute: `score`, and that of `random` labels.
+
+    `lead` is the lower end of the 95 % interval over speakers of their paired difference.
+    """
+    accuracy = bootstrap_means(probes, "correct", ["step", "attribute", "kind"])
+    chances = probes.groupby("attribute")["chance"].first()
     rows = []
-    for step, attribute in dict.fromkeys(key[:2] for key in values):
-        chance = chances[attribute]
-        ours, random = (values[step, attribute, kind] for kind in ("probe", "random labels"))
+    for step, attribute in dict.fromkeys(key[:2] for key in accuracy):
+        probe = accuracy[step, attribute, "probe"]
+        random = accuracy[step, attribute, "random labels"]
         rows.append(
             {
                 "step": step,
                 "attribute": attribute,
-                "score": float((ours[0] - chance) / (1 - chance)),
-                "random": float((random[0] - chance) / (1 - chance)),
-                "lead": percentile_interval(ours - random)[1],
+                "score": _above_chance(probe[0], chances[attribute]),
+                "random": _above_chance(random[0], chances[attribute]),
+                "lead": _lower_end(probe - random),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _above_chance(accuracy: float, chance: float) -> float:
+    return float((accuracy - chance) / (1 - chance))
+
+
+def _lower_end(draws: Float[np.ndarray, "draw"]) -> float:
+    return percentile_interval(draws)[1]
+
+
+def select_full_runs(curves: pd.DataFrame) -> pd.DataFrame:
+    """The audio condition of the runs with self-generated targets and all clips."""
+    own = curves[(curves["run"] == "self") & (curves["condition"] == "audio")]
+    return own[own["clips"] == own["clips"].max()]
+
+
+def select_full_crossings(crossings: pd.DataFrame) -> pd.DataFrame:
+    """The crossings of the runs with self-generated targets and all clips."""
+    own = crossings["run"] == "self"
+    return crossings[own & (crossings["clips"] == crossings["clips"].max())]
+
+
+def rising_tasks(curves: pd.DataFrame) -> list[str]:
+    """Tasks never trained (rung 2 and up) that the text oracle can do and that rise in every run.
+
+    A task rises if it ends above both controls.
+    """
+    full = select_full_runs(curves)
+    last = full[(full["step"] == full["step"].max()) & (full["rung"] >= 2)]
+    rises = (last["counted"] & (last["lead"] > 0)).groupby(last["task"]).all()
+    return [str(task) for task in rises.index[rises]]
 
 
 # ---- how suddenly ----
 
 
 def jump_share(curve: Float[np.ndarray, "draw step"]) -> Float[np.ndarray, "draw"]:
-    """The largest rise between neighbouring checkpoints, as a share of the whole: 1 is a step, whatever the unit."""
+    """The largest rise between two checkpoints, as a share of the whole rise: 1 is a step."""
     with np.errstate(divide="ignore", invalid="ignore"):  # what did not rise has no share
         return np.diff(curve).max(-1) / (curve[:, -1] - curve[:, 0])
 
 
-def steady(
+def steady_rise(
     curve: Float[np.ndarray, "draw step"], steps: Sequence[int]
 ) -> Float[np.ndarray, "draw step"]:
-    """The same whole rise, spread evenly over the steps of training, with the noise of these draws; the first row of
-    `curve` is the data."""
-    return (
-        curve
-        - curve[0]
-        + curve[0, 0]
-        + (curve[0, -1] - curve[0, 0]) * np.asarray(steps) / steps[-1]
-    )
+    """The same whole rise, spread evenly, with the noise of these draws; draw 0 is the data."""
+    data = curve[0]
+    return curve - data + data[0] + (data[-1] - data[0]) * np.asarray(steps) / steps[-1]
 
 
-def jumps(answers: pd.DataFrame) -> pd.DataFrame:
-    """Jump share per task and metric of one run's audio condition, beside the median of a steady rise as noisy as it is."""
-    heard = answers[answers["condition"] == "audio"]
-    steps, rows = sorted(heard["step"].unique().tolist()), []
+def measure_jumps(answers: pd.DataFrame) -> pd.DataFrame:
+    """Jump share per task and metric of one run, beside that of an equally noisy steady rise."""
+    audio = answers[answers["condition"] == "audio"]
+    steps = sorted(audio["step"].unique().tolist())
+    rows = []
     for measure, metric in METRICS.items():
-        values = bootstrap_means(heard, measure, ["task", "step"])
-        for task in dict.fromkeys(task for task, _ in values):
-            curve = np.stack([values[task, step] for step in steps], axis=-1)
-            at, calm = int(np.diff(curve[0]).argmax()), jump_share(steady(curve, steps)[1:])
+        means = bootstrap_means(audio, measure, ["task", "step"])
+        for task in dict.fromkeys(task for task, _ in means):
+            curve = np.stack([means[task, step] for step in steps], axis=-1)
+            largest = int(np.diff(curve[0]).argmax())
+            steady = jump_share(steady_rise(curve, steps)[1:])
             rows.append(
                 {
                     "task": task,
                     "metric": metric,
                     "rise": curve[0, -1] - curve[0, 0],
                     "share": float(jump_share(curve[:1])[0]),
-                    "steady": float(np.median(calm)),
-                    "before": steps[at],
-                    "step": steps[at + 1],
+                    "steady": float(np.median(steady)),
+                    "before": steps[largest],
+                    "step": steps[largest + 1],
                 }
             )
     return pd.DataFrame(rows)
 
 
-def mirage(found: pd.DataFrame, curves: pd.DataFrame) -> Claim:
+def judge_jumps(jumps: pd.DataFrame, curves: pd.DataFrame) -> Claim:
     """Does accuracy jump where the log-probability margin moves smoothly?"""
-    tasks = risen(curves)
-    wide = found[found["task"].isin(tasks)].pivot(
+    tasks = rising_tasks(curves)
+    wide = jumps[jumps["task"].isin(tasks)].pivot(
         index=["seed", "task"], columns="metric", values=["share", "steady"]
     )
-    beyond = wide["share"] - wide["steady"]
-    runs = {name: column.groupby("seed").mean() for name, column in beyond.items()}
+    runs = wide.groupby("seed").mean()
+    beyond = (wide["share"] - wide["steady"]).groupby("seed").mean()
     accuracy, margin = METRICS.values()
-    gap = mean_interval((runs[accuracy] - runs[margin]).tolist())
-    plain = mean_interval(
-        (wide["share"][accuracy] - wide["share"][margin]).groupby("seed").mean().tolist()
+    raw = (wide["share"][accuracy] - wide["share"][margin]).groupby("seed").mean()
+    gap = mean_interval(beyond[accuracy] - beyond[margin])
+    plain = mean_interval(raw)
+    numbers = [
+        f"{metric[0].upper()}{metric[1:]}: jump share {_format_mean(runs['share'][metric])};"
+        f" a steady rise with its noise {mean_interval(runs['steady'][metric])[0]:.2f};"
+        f" beyond that {_format_mean(beyond[metric], '+.2f')}."
+        for metric in (accuracy, margin)
+    ]
+    seeds = wide.index.get_level_values("seed").nunique()
+    numbers.append(
+        f"Accuracy minus margin: {format_interval(gap, '+.2f')} beyond noise,"
+        f" {format_interval(plain, '+.2f')} as it stands ({seeds} seeds, {len(tasks)} tasks)."
     )
-    more = (
-        "the margin jumps, too"
-        if mean_interval(runs[margin].tolist())[1] > 0
-        else "whether the margin jumps is open"
-    )
-    verdict = (
-        f"no mirage shown: {more}; the jump share of accuracy is larger by at most {plain[2]:.2f}"
-    )
-    if min(gap[1], plain[1]) > 0:
-        verdict = "accuracy jumps more than the margin does: a part of the jump is the metric"
-    if max(gap[2], plain[2]) < 0:
-        verdict = "the margin jumps more than accuracy does: no mirage"
-    shares = {
-        m: mean_interval(wide["share"][m].groupby("seed").mean().tolist())
-        for m in (accuracy, margin)
-    }
-    calm = {
-        m: mean_interval(wide["steady"][m].groupby("seed").mean().tolist())[0]
-        for m in (accuracy, margin)
-    }
     return Claim(
         "Does accuracy jump while log-probability moves smoothly?",
-        "Jump share: the largest rise between two checkpoints over the whole rise, per task; mean over the tasks that "
-        "rise in every seed. Accuracy jumps more if the 95 % interval over seeds of accuracy minus margin is above "
-        "zero, as it stands and after the share of a steady rise with the same noise is taken from each. (Taken alone, "
-        "the latter takes too much from the noisier metric: a maximum hides noise where it is high already.) "
-        "The margin jumps if its share is beyond that of the steady rise.",
-        verdict,
-        [
-            *(
-                f"{m[0].upper()}{m[1:]}: jump share {said(shares[m])}; a steady rise with its noise {calm[m]:.2f}; "
-                f"beyond that {said(mean_interval(runs[m].tolist()), '+.2f')}."
-                for m in (accuracy, margin)
-            ),
-            f"Accuracy minus margin: {said(gap, '+.2f')} beyond noise, {said(plain, '+.2f')} as it stands "
-            f"({wide.index.get_level_values('seed').nunique()} seeds, {len(tasks)} tasks).",
-        ],
+        "Jump share: the largest rise between two checkpoints over the whole rise, per task;"
+        " mean over the tasks that rise in every seed. Accuracy jumps more if the 95 % interval"
+        " over seeds of accuracy minus margin is above zero, as it stands and after the share of"
+        " a steady rise with the same noise is taken from each. (Taken alone, the latter takes"
+        " too much from the noisier metric: a maximum hides noise where it is high already.) The"
+        " margin jumps if its share is beyond that of the steady rise.",
+        _jump_verdict(gap, plain, mean_interval(beyond[margin])),
+        numbers,
     )
 
 
-def risen(curves: pd.DataFrame) -> list[str]:
-    """Tasks never trained (rung 2 and up) that the text oracle can do and that end above both controls, in every run
-    of self-generated targets."""
-    last = whole(curves)
-    last = last[(last["step"] == last["step"].max()) & (last["rung"] >= 2)]
-    up = (last["counted"] & (last["lead"] > 0)).groupby(last["task"]).all()
-    return [str(task) for task in up.index[up]]
-
-
-def whole(curves: pd.DataFrame) -> pd.DataFrame:
-    """The audio condition of the runs with self-generated targets and all clips."""
-    own = curves[(curves["run"] == "self") & (curves["condition"] == "audio")]
-    return own[own["clips"] == own["clips"].max()]
+def _jump_verdict(gap: Interval, plain: Interval, margin: Interval) -> str:
+    if max(gap[2], plain[2]) < 0:
+        return "the margin jumps more than accuracy does: no mirage"
+    if min(gap[1], plain[1]) > 0:
+        return "accuracy jumps more than the margin does: a part of the jump is the metric"
+    jumps = "the margin jumps, too" if margin[1] > 0 else "whether the margin jumps is open"
+    larger = f"the jump share of accuracy is larger by at most {plain[2]:.2f}"
+    return f"no mirage shown: {jumps}; {larger}"
 
 
 # ---- when ----
 
 
-def crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """First and stable crossing of every run and task, by what is asked for: an accuracy half way to perfect
-    (`half way`), one above both controls (`heard`), half of the margin's own rise (`half margin`); and of every
-    attribute's probe, above random labels (`readable`)."""
+def find_crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """First and stable crossing of every run, task and attribute, by `what` is crossed.
+
+    `half way`: an accuracy half way to perfect. `heard`: an accuracy above both controls. `half
+    margin`: half of the margin's own rise. `readable`: an attribute's probe above random labels.
+    """
     rows = []
-    heard = curves[(curves["condition"] == "audio") & curves["counted"]]
-    for (*run, task), curve in heard.sort_values("step").groupby([*RUN, "task"]):
+    audio = curves[(curves["condition"] == "audio") & curves["counted"]].sort_values("step")
+    for (*run, task), curve in audio.groupby([*RUN, "task"]):
         margin = curve["margin"].to_numpy()
-        lines = {
+        rise = margin - margin[0]
+        crossed = {
             "half way": curve["score"].to_numpy() >= HALF,
             "heard": curve["lead"].to_numpy() > 0,
-            "half margin": margin - margin[0] >= HALF * max(margin[-1] - margin[0], 1e-9),
+            "half margin": rise >= HALF * max(rise[-1], 1e-9),
         }
-        for what, above in lines.items():
-            first, stable = crossing_steps(curve["step"].astype(float).tolist(), above)
-            about = {
-                "task": task,
-                "rung": curve["rung"].iloc[0],
-                "attribute": curve["attribute"].iloc[0],
-            }
-            rows.append(
-                {
-                    **dict(zip(RUN, run, strict=True)),
-                    **about,
-                    "what": what,
-                    "first": first,
-                    "stable": stable,
-                }
-            )
+        rung, attribute = curve[["rung", "attribute"]].iloc[0]
+        cell = {"task": task, "rung": rung, "attribute": attribute}
+        rows += [_crossing(run, cell, what, curve, above) for what, above in crossed.items()]
     for (*run, attribute), curve in probes.sort_values("step").groupby([*RUN, "attribute"]):
-        first, stable = crossing_steps(
-            curve["step"].astype(float).tolist(), curve["lead"].to_numpy() > 0
-        )
-        about = {
-            "task": f"probe_{attribute}",
-            "rung": -1,
-            "attribute": attribute,
-            "what": "readable",
-        }
-        rows.append({**dict(zip(RUN, run, strict=True)), **about, "first": first, "stable": stable})
+        cell = {"task": f"probe_{attribute}", "rung": -1, "attribute": attribute}
+        rows.append(_crossing(run, cell, "readable", curve, curve["lead"].to_numpy() > 0))
     return pd.DataFrame(rows)
 
 
-def over_seeds(crossings: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """First and stable crossing with intervals over the runs that cross, and how many do: the others are censored."""
+def _crossing(
+    run: Sequence[object],
+    cell: Mapping[str, object],
+    what: str,
+    curve: pd.DataFrame,
+    above: Bool[np.ndarray, "step"],
+) -> dict[str, object]:
+    first, stable = crossing_steps(curve["step"].astype(float).tolist(), above)
+    return {
+        **dict(zip(RUN, run, strict=True)),
+        **cell,
+        "what": what,
+        "first": first,
+        "stable": stable,
+    }
+
+
+def average_crossings(crossings: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """First and stable crossing, with intervals over the runs that cross; others are censored."""
     rows = []
-    for key, some in crossings.groupby(list(by), sort=False):
-        cell: dict[str, float | str] = dict(zip(by, key, strict=True))
+    for key, runs in crossings.groupby(list(by), sort=False):
+        row: dict[str, object] = dict(zip(by, key, strict=True))
         for name in ("first", "stable"):
-            cell |= dict(
-                zip(
-                    (name, f"{name}_low", f"{name}_high"),
-                    mean_interval(some[name].tolist()),
-                    strict=True,
-                )
-            )
-        rows.append({**cell, "crossed": int(some["stable"].notna().sum()), "runs": len(some)})
+            columns = (name, f"{name}_low", f"{name}_high")
+            row |= dict(zip(columns, mean_interval(runs[name]), strict=True))
+        rows.append({**row, "crossed": int(runs["stable"].notna().sum()), "runs": len(runs)})
     return pd.DataFrame(rows)
 
 
-def once(crossings: pd.DataFrame) -> Claim:
-    """Does what has crossed stay?"""
-    own = crossings[(crossings["run"] == "self") & (crossings["clips"] == crossings["clips"].max())]
-    half = own[(own["what"] == "half way") & (own["rung"] == 3)]
-    never, back = int(half["stable"].isna().sum()), int((half["stable"] > half["first"]).sum())
-    wait = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean().tolist())
-    steps = over_seeds(half, ["attribute"]).sort_values("stable")
-    verdict = "it comes and stays" if wait[2] < RUNG else "whether it stays is not decided"
-    if wait[1] > 0:
+def judge_arrival(crossings: pd.DataFrame) -> Claim:
+    """When does an answer that was never trained arrive, and does it stay?"""
+    full = select_full_crossings(crossings)
+    half = full[(full["what"] == "half way") & (full["rung"] == 3)]
+    delay = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean())
+    verdict = "whether it stays is not decided"
+    if delay[2] < CHECKPOINT_EVERY:
+        verdict = "it comes and stays"
+    if delay[1] > 0:
         verdict = "it comes, goes and comes again"
+    numbers = []
+    for _, row in average_crossings(half, ["attribute"]).sort_values("stable").iterrows():
+        first = format_interval((row["first"], row["first_low"], row["first_high"]), ".0f")
+        stable = format_interval((row["stable"], row["stable_low"], row["stable_high"]), ".0f")
+        numbers.append(
+            f"{row['attribute']}: first at step {first}, stable from {stable}"
+            f" ({row['crossed']} of {row['runs']} runs)."
+        )
+    fell_back = int((half["stable"] > half["first"]).sum())
+    never = int(half["stable"].isna().sum())
+    numbers.append(
+        f"Stable minus first: {format_interval(delay, '+.0f')} steps;"
+        f" {fell_back} of {len(half)} fell back once or more, {never} never stayed."
+    )
     return Claim(
         "When does an answer that was never trained arrive, and does it stay?",
-        "First crossing: the first checkpoint at which a rung-3 attribute is half way from chance to perfect; stable: "
-        "the first from which on it stays there. A run that never stays is censored, counted, and in no mean. "
-        "It stays if the 95 % interval over seeds of stable minus first ends below one checkpoint (16 steps); it goes "
-        "again if that interval is above zero.",
+        "First crossing: the first checkpoint at which a rung-3 attribute is half way from"
+        " chance to perfect; stable: the first from which on it stays there. A run that never"
+        " stays is censored, counted, and in no mean. It stays if the 95 % interval over seeds of"
+        " stable minus first ends below one checkpoint (16 steps); it goes again if that interval"
+        " is above zero.",
         verdict,
-        [
-            *(
-                f"{row['attribute']}: first at step {said((row['first'], row['first_low'], row['first_high']), '.0f')}, "
-                f"stable from {said((row['stable'], row['stable_low'], row['stable_high']), '.0f')} "
-                f"({row['crossed']} of {row['runs']} runs)."
-                for _, row in steps.iterrows()
-            ),
-            f"Stable minus first: {said(wait, '+.0f')} steps; {back} of {len(half)} fell back once or more, {never} "
-            "never stayed.",
-        ],
+        numbers,
     )
 
 
 # ---- together ----
 
 
-def apart(steps: Float[np.ndarray, "draw run task"]) -> Float[np.ndarray, "draw"]:
-    """Mean distance, in steps, between the crossings of two tasks of one run; a task that does not cross has none."""
+def mean_distance(steps: Float[np.ndarray, "draw run task"]) -> Float[np.ndarray, "draw"]:
+    """Mean distance in steps between the crossings of two tasks of one run, of those that cross."""
     gaps = np.abs(steps[..., :, None] - steps[..., None, :])
     first, second = np.triu_indices(steps.shape[-1], 1)
     return np.nanmean(gaps[..., first, second], axis=(-2, -1))
 
 
-def exchanged(
+def exchange_runs(
     steps: Float[np.ndarray, "run task"], draws: int = DRAWS
 ) -> Float[np.ndarray, "draw run task"]:
-    """Every task's crossings dealt anew to the runs: the tasks keep their own times and lose their common run."""
+    """Every task's crossings, exchanged between runs: what tasks of one run share is lost."""
     rng = np.random.default_rng(0)
     return rng.permuted(np.broadcast_to(steps, (draws, *steps.shape)), axis=1)
 
 
-def anywhere(
-    steps: Float[np.ndarray, "run task"], ladder: Sequence[float], draws: int = DRAWS
+def draw_crossings(
+    steps: Float[np.ndarray, "run task"], checkpoints: Sequence[float], draws: int = DRAWS
 ) -> Float[np.ndarray, "draw run task"]:
-    """Every crossing at a time of its own, evenly anywhere in training, seen at the next checkpoint."""
-    times = np.random.default_rng(0).uniform(0, ladder[-1], (draws, *steps.shape))
-    seen = np.asarray(ladder, dtype=float)[np.searchsorted(ladder, times)]
+    """Every crossing at a random time of training, seen at the next checkpoint."""
+    times = np.random.default_rng(0).uniform(0, checkpoints[-1], (draws, *steps.shape))
+    seen = np.asarray(checkpoints, dtype=float)[np.searchsorted(checkpoints, times)]
     return np.where(np.isnan(steps), np.nan, seen)
 
 
-def distances(crossings: pd.DataFrame, ladder: Sequence[float]) -> pd.DataFrame:
-    """How far apart two tasks of one run cross, and what that would be under both nulls; of tasks about the same
-    attribute, and about different ones, apart."""
+def measure_distances(crossings: pd.DataFrame, checkpoints: Sequence[float]) -> pd.DataFrame:
+    """How far apart two tasks of one run cross, beside both nulls.
+
+    The last rows are of pairs about the same attribute, and about different ones.
+    """
     wide = crossings.pivot(index="seed", columns="task", values="stable")
     steps = wide.to_numpy()
+    measured = [float(mean_distance(run[None, None])[0]) for run in steps]
+    rows = [("measured", *mean_interval(measured))]
+    nulls = {
+        "tasks of different runs": exchange_runs(steps),
+        "at any time": draw_crossings(steps, checkpoints),
+    }
+    for name, drawn in nulls.items():
+        distances = mean_distance(drawn)
+        rows.append((name, float(distances.mean()), *interval_ends(distances)))
     attribute = crossings.groupby("task")["attribute"].first()[wide.columns].to_numpy()
     first, second = np.triu_indices(len(attribute), 1)
-    gaps, same = np.abs(steps[:, first] - steps[:, second]), attribute[first] == attribute[second]
-    rows = [("measured", *mean_interval([float(apart(run[None, None])[0]) for run in steps]))]
-    for name, drawn in (
-        ("tasks of different runs", exchanged(steps)),
-        ("at any time", anywhere(steps, ladder)),
-    ):
-        null = apart(drawn)
-        low, high = interval_ends(null)
-        rows.append((name, float(null.mean()), low, high))
-    for name, some in (("same attribute", same), ("other attribute", ~same)):
-        if some.any():
-            rows.append((name, *mean_interval(pd.DataFrame(gaps[:, some]).mean(axis=1).tolist())))
+    gaps = pd.DataFrame(np.abs(steps[:, first] - steps[:, second]))
+    same = attribute[first] == attribute[second]
+    for name, pairs in (("same attribute", same), ("other attribute", ~same)):
+        if pairs.any():
+            rows.append((name, *mean_interval(gaps.loc[:, pairs].mean(axis=1))))
     return pd.DataFrame(rows, columns=["name", "mean", "low", "high"])
 
 
-def together(found: pd.DataFrame, crossings: pd.DataFrame) -> Claim:
-    """Is there a step at which many tasks rise together? From `distances` and the crossings behind them."""
-    row = found.set_index("name")
-    measured = row.loc["measured", "mean"]
-    verdict = "no: they come as if each had a time of its own"
-    if measured < row.loc["at any time", "low"]:
-        verdict = "yes, in one part of training"
-    closer = row.loc["tasks of different runs", "mean"] - measured
-    if measured < row.loc["tasks of different runs", "low"]:
-        verdict += (
-            f"; tasks of one run stand {closer:.0f} steps closer than tasks of different runs"
-        )
-    else:
-        verdict += "; that a run has a moment of its own is not shown"
-    told = {
-        name: said((one["mean"], one["low"], one["high"]), ".0f") for name, one in row.iterrows()
+def judge_distances(distances: pd.DataFrame, crossings: pd.DataFrame) -> Claim:
+    """Is there a step at which many tasks rise together?"""
+    row = distances.set_index("name")
+    steps = {
+        name: format_interval((one["mean"], one["low"], one["high"]), ".0f")
+        for name, one in row.iterrows()
     }
-    crowd = crossings.dropna(subset="stable").groupby(["seed", "stable"]).size()
-    crowd /= crossings.dropna(subset="stable").groupby("seed").size()
+    crossed = crossings.dropna(subset="stable")
+    crowd = crossed.groupby(["seed", "stable"]).size() / crossed.groupby("seed").size()
     numbers = [
-        f"Two tasks of one run stand {told['measured']} steps apart ({crossings['seed'].nunique()} seeds, "
-        f"{crossings['task'].nunique()} tasks, {int(crossings['stable'].isna().sum())} crossings censored).",
-        f"With the tasks taken from different runs: {told['tasks of different runs']}; each at any time: "
-        f"{told['at any time']}.",
-        f"The checkpoint at which most tasks cross has {said(mean_interval(crowd.groupby('seed').max().tolist()), '.0%')} "
-        "of them.",
+        f"Two tasks of one run stand {steps['measured']} steps apart"
+        f" ({crossings['seed'].nunique()} seeds, {crossings['task'].nunique()} tasks,"
+        f" {int(crossings['stable'].isna().sum())} crossings censored).",
+        f"With the tasks taken from different runs: {steps['tasks of different runs']};"
+        f" each at any time: {steps['at any time']}.",
+        "The checkpoint at which most tasks cross has"
+        f" {_format_mean(crowd.groupby('seed').max(), '.0%')} of them.",
     ]
-    if "same attribute" in told:
+    if "same attribute" in steps:
         numbers.append(
-            f"Tasks about the same attribute stand {told['same attribute']} steps apart, about different ones "
-            f"{told['other attribute']}."
+            f"Tasks about the same attribute stand {steps['same attribute']} steps apart, about"
+            f" different ones {steps['other attribute']}."
         )
     return Claim(
         "Is there a step at which many tasks rise together?",
-        "Mean distance between the stable half-way crossings of two tasks of one run. Tasks rise together if it is "
-        "below the 95 % range of as many crossings at any time of training; tasks of one run stand closer than those "
-        "of different runs if it is below that of the same crossings exchanged between runs, task by task (2,000 draws "
-        "each).",
-        verdict,
+        "Mean distance between the stable half-way crossings of two tasks of one run. Tasks rise"
+        " together if it is below the 95 % range of as many crossings at any time of training;"
+        " tasks of one run stand closer than those of different runs if it is below that of the"
+        " same crossings exchanged between runs, task by task (2,000 draws each).",
+        _distance_verdict(row),
         numbers,
     )
+
+
+def _distance_verdict(distances: pd.DataFrame) -> str:
+    measured = distances.loc["measured", "mean"]
+    other_runs = distances.loc["tasks of different runs"]
+    verdict = "no: they come as if each had a time of its own"
+    if measured < distances.loc["at any time", "low"]:
+        verdict = "yes, in one part of training"
+    if measured < other_runs["low"]:
+        closer = other_runs["mean"] - measured
+        return (
+            f"{verdict}; tasks of one run stand {closer:.0f} steps closer"
+            " than tasks of different runs"
+        )
+    return f"{verdict}; that a run has a moment of its own is not shown"
 
 
 # ---- what comes first ----
 
 
-def before(crossings: pd.DataFrame) -> Claim:
+def judge_order(crossings: pd.DataFrame) -> Claim:
     """Does the probe rise before the answer?"""
-    own = crossings[(crossings["run"] == "self") & (crossings["clips"] == crossings["clips"].max())]
-    read = own[own["what"] == "readable"].set_index(["seed", "attribute"])["stable"]
-    spoken = own[(own["what"] == "heard") & (own["rung"] == 3)].set_index(["seed", "attribute"])[
-        "stable"
-    ]
-    both = pd.DataFrame({"read": read, "spoken": spoken}).loc[spoken.index]
-    lead = mean_interval((both["spoken"] - both["read"]).groupby("seed").mean().tolist())
-    born = int((both["read"] == 0).sum())
-    verdict = "the answer is up first" if lead[2] < 0 else "not shown"
-    if lead[1] > 0:
+    full = select_full_crossings(crossings)
+    pair = ["seed", "attribute"]
+    probe = full[full["what"] == "readable"].set_index(pair)["stable"]
+    answer = full[(full["what"] == "heard") & (full["rung"] == 3)].set_index(pair)["stable"]
+    both = pd.DataFrame({"probe": probe, "answer": answer}).loc[answer.index]
+    delay = mean_interval((both["answer"] - both["probe"]).groupby("seed").mean())
+    from_start = int((both["probe"] == 0).sum())
+    verdict = "not shown"
+    if delay[2] < 0:
+        verdict = "the answer is up first"
+    if delay[1] > 0:
         verdict = "the probe is up first"
-    if 2 * born > len(both):
+    if 2 * from_start > len(both):
         verdict = "the probe does not rise: it is up from step 0, before anything is learned"
-    names = both.groupby("attribute")
+    never = both.isna().sum()
+    numbers = [
+        f"The answer follows the probe by {format_interval(delay, '+.0f')} steps"
+        f" (pairs with both: {len(both.dropna())} of {len(both)}).",
+        f"The probe is stably up from step 0 in {from_start} of {len(both)} pairs;"
+        f" it never stays up in {never['probe']}, the answer in {never['answer']}.",
+    ]
+    numbers += [
+        f"{attribute}: probe from step {_format_mean(runs['probe'], '.0f')},"
+        f" answer from {_format_mean(runs['answer'], '.0f')}."
+        for attribute, runs in both.groupby("attribute")
+    ]
     return Claim(
         "Does the probe rise before the answer?",
-        "Per attribute and run, on the same clips of unseen speakers: the first checkpoint from which on the probe on "
-        "the audio embeddings stays above random labels, and the first from which on the answer stays above shuffled "
-        "audio and silence (lower ends of paired 95 % intervals above zero). The probe is first if the interval over "
-        "seeds of the difference is above zero; it does not rise if it is up from step 0 in most pairs.",
+        "Per attribute and run, on the same clips of unseen speakers: the first checkpoint from"
+        " which on the probe on the audio embeddings stays above random labels, and the first"
+        " from which on the answer stays above shuffled audio and silence (lower ends of paired"
+        " 95 % intervals above zero). The probe is first if the interval over seeds of the"
+        " difference is above zero; it does not rise if it is up from step 0 in most pairs.",
         verdict,
-        [
-            f"The answer follows the probe by {said(lead, '+.0f')} steps (pairs with both: {len(both.dropna())} of "
-            f"{len(both)}).",
-            f"The probe is stably up from step 0 in {born} of {len(both)} pairs; it never stays up in "
-            f"{int(both['read'].isna().sum())}, the answer in {int(both['spoken'].isna().sum())}.",
-            *(
-                f"{name}: probe from step {said(mean_interval(some['read'].tolist()), '.0f')}, answer from "
-                f"{said(mean_interval(some['spoken'].tolist()), '.0f')}."
-                for name, some in names
-            ),
-        ],
+        numbers,
     )
 
 
 # ---- with more data ----
 
 
-def scaled(curves: pd.DataFrame) -> pd.DataFrame:
-    """Stable half-way crossing of rung 3's mean score, and that score at the end, per run with self-generated targets;
-    of the seeds that were trained with fewer clips, too."""
+def score_corpus_sizes(curves: pd.DataFrame) -> pd.DataFrame:
+    """Crossing of rung 3's mean score, and that score at the end, per run.
+
+    Of runs with self-generated targets, and of seeds that were trained with fewer clips, too.
+    """
     own = curves[(curves["run"] == "self") & (curves["rung"] == 3) & curves["counted"]]
-    own = own[own["seed"].isin(own.loc[own["clips"] < own["clips"].max(), "seed"])]
-    mean = (
-        own.groupby([*RUN, "step", "condition"])["score"].mean().unstack("condition").reset_index()
-    )
+    small = own.loc[own["clips"] < own["clips"].max(), "seed"]
+    own = own[own["seed"].isin(small)]
+    scores = own.groupby([*RUN, "step", "condition"])["score"].mean().unstack("condition")
     rows = []
-    for run, curve in mean.groupby(RUN):
-        first, stable = crossing_steps(
-            curve["step"].astype(float).tolist(), curve["audio"].to_numpy() >= HALF
-        )
+    for run, curve in scores.reset_index().groupby(RUN):
+        steps, audio = curve["step"].astype(float).tolist(), curve["audio"].to_numpy()
+        first, stable = crossing_steps(steps, audio >= HALF)
         last = curve.iloc[-1]
-        rows.append(
-            {
-                **dict(zip(RUN, run, strict=True)),
-                "first": first,
-                "stable": stable,
-                "score": last["audio"],
-                "shuffled": last["shuffled"],
-                "silence": last["silence"],
-                "untrained": curve["audio"].iloc[0],
-            }
-        )
-    return pd.DataFrame(
-        rows, columns=[*RUN, "first", "stable", "score", "shuffled", "silence", "untrained"]
-    )
+        ends = (last["audio"], last["shuffled"], last["silence"], audio[0])
+        rows.append((*run, first, stable, *ends))
+    columns = [*RUN, "first", "stable", "score", "shuffled", "silence", "untrained"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def data(found: pd.DataFrame) -> Claim:
-    """Do more clips bring the crossing earlier, at the same number of steps?"""
-    slopes = []
-    for _, some in found.groupby("seed"):
-        whole_run = some["stable"].notna().all() and len(some) > 1
-        slopes.append(
-            float(np.polyfit(np.log2(some["clips"]), some["stable"], 1)[0])
-            if whole_run
-            else float("nan")
-        )
-    slope, censored = mean_interval(slopes), int(found["stable"].isna().sum())
+def judge_corpus_size(scores: pd.DataFrame) -> Claim:
+    """Does the crossing come earlier with more clips, at the same number of steps?"""
+    slopes = [_slope_per_doubling(runs) for _, runs in scores.groupby("seed")]
+    slope, censored = mean_interval(slopes), int(scores["stable"].isna().sum())
     verdict = "not shown"
     if slope[2] < 0:
         verdict = "yes, earlier with more clips"
     if slope[1] > 0:
         verdict = "no, later with more clips"
-    cells = found.groupby("clips")
+    numbers = [
+        f"{clips} clips: stable from step {_format_mean(runs['stable'], '.0f')}"
+        f" ({int(runs['stable'].notna().sum())} of {len(runs)} runs);"
+        f" score at the end {_format_mean(runs['score'])}."
+        for clips, runs in scores.groupby("clips")
+    ]
+    numbers.append(
+        f"Slope: {format_interval(slope, '+.0f')} steps per doubling"
+        f" ({len(slopes)} seeds, {censored} runs censored)."
+    )
     return Claim(
         "Does the crossing come earlier with more clips?",
-        "Stable half-way crossing of rung 3's mean score, against the logarithm of the clips trained with, at the same "
-        "number of steps; a slope per seed, in steps per doubling. Earlier if its 95 % interval over seeds is below "
-        "zero. A seed with a censored run gives no slope.",
+        "Stable half-way crossing of rung 3's mean score, against the logarithm of the clips"
+        " trained with, at the same number of steps; a slope per seed, in steps per doubling."
+        " Earlier if its 95 % interval over seeds is below zero. A seed with a censored run gives"
+        " no slope.",
         verdict,
-        [
-            *(
-                f"{clips} clips: stable from step {said(mean_interval(some['stable'].tolist()), '.0f')} "
-                f"({int(some['stable'].notna().sum())} of {len(some)} runs); score at the end "
-                f"{said(mean_interval(some['score'].tolist()))}."
-                for clips, some in cells
-            ),
-            f"Slope: {said(slope, '+.0f')} steps per doubling ({len(slopes)} seeds, {censored} runs censored).",
-        ],
+        numbers,
     )
+
+
+def _slope_per_doubling(runs: pd.DataFrame) -> float:
+    """Steps by which the crossing moves when the clips double; NaN with a censored run."""
+    if runs["stable"].isna().any() or len(runs) < 2:
+        return float("nan")
+    return float(np.polyfit(np.log2(runs["clips"]), runs["stable"], 1)[0])

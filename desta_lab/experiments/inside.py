@@ -19,8 +19,8 @@ from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.experiments.inside_tables import BATCH, SIZES, TABLES
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.views import claim_figures, explanation_figures, representation_figures
-from desta_lab.views.style import evenly
+from desta_lab.views import explanation_figures, representation_figures, saving
+from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe
 
 # clips of speakers never heard in training; those of validation calibrate
@@ -62,7 +62,7 @@ class Inside:
         self.out = out or experiment.root.parent / "figures" / f"inside{own}"
         self.folder, self.llm = experiment.train(kind), experiment.llm
         listed = {one["step"]: one["sha256"] for one in checkpoints.list_checkpoints(self.folder)}
-        self.checkpoints = {step: listed[step] for step in evenly(sorted(listed), CHECKPOINTS)}
+        self.checkpoints = {step: listed[step] for step in pick_evenly(sorted(listed), CHECKPOINTS)}
         self.last = max(listed)
         checkpoints.load_checkpoint(self.folder, self.llm, self.last)
         self.tasks: list[Task] = [task for task in experiment.tasks if task.rung == 3]
@@ -186,11 +186,11 @@ class Inside:
             "seeds": [self.experiment.seed],
         }
         for name, picture in draw_figures(self, tables).items():
-            claim_figures.save(picture, self.out, name, provenance=facts)
+            saving.save_figure(picture, self.out, name, provenance=facts)
         label = self.experiment.preset.label
         for method in ("pca", "umap"):
             path = self.out / f"map_{method}.gif"
-            representation_figures.film(tables["points"], path, label, method)
+            representation_figures.save_film(tables["points"], path, label, method)
         return tables
 
     @property
@@ -211,61 +211,59 @@ class Inside:
         return find_or_make(self.experiment.root, provenance, capture)
 
 
-def draw_figures(
-    inside: Inside, tables: dict[str, pd.DataFrame]
-) -> dict[str, claim_figures.Picture]:
+def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, saving.Picture]:
     """Every figure of the analysis, by the name of its file."""
     label, points = inside.experiment.preset.label, tables["points"]
     trust = points.drop_duplicates(["step", "method", "seed"])
     return {
-        "readable": representation_figures.readable(
+        "readable": representation_figures.plot_probe_accuracy(
             tables["probes"], tables["answers"], "Present, readable, spoken: three things"
         ),
-        "selectivity": representation_figures.selectivity(
+        "selectivity": representation_figures.plot_selectivity(
             tables["probes"], "What a probe reads, and what of random labels"
         ),
-        "learning_curves": representation_figures.learning_curves(
+        "learning_curves": representation_figures.plot_learning_curves(
             tables["learning_curves"], "How many clips a probe needs"
         ),
-        "similar_sites": representation_figures.similarity(
+        "similar_sites": representation_figures.plot_similarity(
             tables["similar_sites"], "Which sites lay out the clips alike"
         ),
-        "similar_steps": representation_figures.similarity(
+        "similar_steps": representation_figures.plot_similarity(
             tables["similar_steps"], "How the audio embeddings change along training"
         ),
-        "map_pca": representation_figures.maps(
+        "map_pca": representation_figures.plot_maps(
             points, trust, label, f"The audio embeddings of unseen speakers, by {label}"
         ),
-        "map_umap": representation_figures.maps(
+        "map_umap": representation_figures.plot_maps(
             points, trust, label, "The same clips through UMAP", method="umap"
         ),
-        "modality_gap": representation_figures.modality_gap(
+        "modality_gap": representation_figures.plot_modality_gap(
             tables["gap"], "Does hearing come closer to reading?"
         ),
-        "nearest_words": representation_figures.nearest_words(
+        "nearest_words": representation_figures.plot_nearest_words(
             tables["words"], "The words that each query lies nearest to"
         ),
-        "answer_attention": explanation_figures.answer_attention(
+        "answer_attention": explanation_figures.plot_answer_attention(
             tables["heads"], "Which heads look at the audio"
         ),
-        "evidence": explanation_figures.evidence(
+        "evidence": explanation_figures.plot_evidence(
             tables["evidence"], "Attention is not explanation: who finds the evidence?", "mass"
         ),
-        "deletion": explanation_figures.deletion(
+        "deletion": explanation_figures.plot_deletion(
             tables["deletion"], f"Taking away what matters ({label})"
         ),
-        "logit_lens": explanation_figures.logit_lens(
+        "logit_lens": explanation_figures.plot_logit_lens(
             tables["lens"], "At which layer the answer is there"
         ),
-        "patching": explanation_figures.patching(
+        "patching": explanation_figures.plot_patching(
             tables["patching"], "Which query carries which attribute"
         ),
-        "erasure": explanation_figures.erasure(tables["erasure"], "What the answer uses"),
+        "erasure": explanation_figures.plot_erasure(tables["erasure"], "What the answer uses"),
         "listen_where": _draw_profiles(inside, tables["profiles"], label),
     }
 
 
-def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> claim_figures.Picture:
+def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving.Picture:
     """The profiles of the first scored clip over its spectrogram."""
     row, encoder = inside.scored[0], inside.llm.encoder
     clip = inside.clips[row]
@@ -275,7 +273,7 @@ def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> claim_
         for method, rows in own.groupby("method", sort=False)
     }
     (mel,) = audio.log_mel(inside.read_waves([row]), encoder.seconds, encoder.mel_bins)
-    return explanation_figures.listen_where(
+    return explanation_figures.plot_time_profiles(
         mel.numpy(),
         encoder.seconds,
         by_method,

@@ -13,7 +13,7 @@ from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import bootstrap_interval, interval_table
 from desta_lab.model import chat
-from desta_lab.views.representation_figures import thinned
+from desta_lab.views.representation_figures import thin_sites
 from desta_lab.world.attributes import NEUTRAL
 from desta_lab.world.describe import describe
 
@@ -95,7 +95,7 @@ def compare_sites(inside: "Inside") -> pd.DataFrame:
     """Debiased CKA between sites at the last checkpoint."""
     found = {**inside.fixed_sites(), **inside.sites(inside.last)}
     names = [name for name in found if not name.startswith(("answer", "scores"))]
-    pooled = {name: sites.pool_over_time(found[name]) for name in thinned(names, SIMILAR_SITES)}
+    pooled = {name: sites.pool_over_time(found[name]) for name in thin_sites(names, SIMILAR_SITES)}
     return geometry.similarity_table({name: site.numpy() for name, site in pooled.items()})
 
 
@@ -227,7 +227,7 @@ def _by_clip(profiles: pd.DataFrame, clips: list[str]) -> np.ndarray:
 
 
 def score_heads(inside: "Inside") -> pd.DataFrame:
-    """Attention to the audio as the answer begins, per layer × head, and whether it finds the label."""
+    """Attention to the audio as the answer begins, per layer × head; does it find the label?"""
     rows, attribute = inside.explained, inside.experiment.preset.label
     task, seconds = inside.task(attribute), inside.llm.encoder.seconds
     weights = attention.answer_attention(inside.llm, task, inside.audio_embeddings(rows)).weights
@@ -349,7 +349,7 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
 
 
 def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
-    """The share of the way that drawn pairs moved; a share of sums, as one pair may differ by nothing."""
+    """The share of the way that drawn pairs moved: of sums, as one pair may differ by nothing."""
     shift, whole = pairs["shift"].to_numpy(), pairs["whole"].to_numpy()
     return lambda drawn: shift[drawn].sum(-1) / whole[drawn].sum(-1)
 

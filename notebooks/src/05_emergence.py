@@ -393,7 +393,7 @@ jumps.drop(columns="part").round(2)
 
 # %%
 several = {name: pd.read_csv(HOME / f"{name}.csv") for name in ("curves", "jumps")}
-claim = emergence_claims.mirage(several["jumps"], several["curves"])
+claim = emergence_claims.judge_jumps(several["jumps"], several["curves"])
 print(claim.rule, claim.verdict.upper(), *claim.numbers, sep="\n")
 
 # %% [markdown]

@@ -233,7 +233,7 @@ wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
 
 # %%
-representation_figures.plot_learning_curves(look.table("learning"), "How many clips a probe needs")
+representation_figures.plot_learning_curves(look.table("learning_curves"), "How many clips a probe needs")
 
 # %% [markdown]
 # ### Exercise 6.5 · Show the probe less · tweak · 6 min
@@ -290,19 +290,19 @@ lesson.check("erase", erase)
 # Make the direction one unit long first. An inner product with it says how far each clip stands from `center` along it; take that much of it away.
 
 # %% [markdown]
-# The direction is learned on clips of the validation speakers (`look.held_out`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.
+# The direction is learned on clips of the validation speakers (`look.calibration`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.
 
 
 # %%
 def between(values):
     first = np.unique(values)[0]
-    known = flat[look.held_out]
-    is_first = torch.tensor(values[look.held_out] == first)
+    known = flat[look.calibration]
+    is_first = torch.tensor(values[look.calibration] == first)
     return known[is_first].mean(0) - known[~is_first].mean(0)
 
 
 flat = embeddings["trained"].flatten(1)
-center = flat[look.held_out].mean(0)
+center = flat[look.calibration].mean(0)
 random = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0))
 directions = {"nothing": None, "the attribute": between(labels[ERASED]), "random": random}
 for draw in range(5):
@@ -315,7 +315,7 @@ for draw in range(5):
 
 # %% tags=["expensive"]
 task, tested = look.task(ERASED), look.scored[::2]
-used = [*look.held_out[::3], *tested]
+used = [*look.calibration[::3], *tested]
 count = len(used) - len(tested)
 correct = {}
 for name, direction in directions.items():
@@ -383,10 +383,10 @@ asked, query = look.task(best["attribute"]), int(best["query"])
 values = labels[best["attribute"]]
 a, b = (next(i for i in look.scored if values[i] == value) for value in list(asked.options)[:2])
 mixes = {f"clip B ({values[b]})": b, f"clip A ({values[a]})": a}
-whole = {name: look.spoken([row]) for name, row in mixes.items()}
+whole = {name: look.audio_embeddings([row]) for name, row in mixes.items()}
 for place in (query, (query + 1) % embeddings["trained"].shape[1]):
-    whole[f"B with A's query {place}"] = look.spoken([b])
-    whole[f"B with A's query {place}"][0, place] = look.spoken([a])[0, place]
+    whole[f"B with A's query {place}"] = look.audio_embeddings([b])
+    whole[f"B with A's query {place}"][0, place] = look.audio_embeddings([a])[0, place]
 pd.Series(
     {name: replies.answer_audio(look.llm, one, asked.question).text for name, one in whole.items()}
 )
@@ -414,7 +414,7 @@ readable = pd.concat(
 )
 
 # %%
-answered = look.table("spoken")
+answered = look.table("answers")
 answered = answered[answered["step"].isin([0, look.last])].assign(part="spoken")
 answered["series"] = np.where(answered["step"] == 0, "untrained", "trained")
 
@@ -429,7 +429,7 @@ shuffled = scoring.judge_scores(
     look.tasks,
     [look.clips[i] for i in look.scored],
     [score[swap] for score in scores],
-    [score[look.held_out] for score in scores],
+    [score[look.calibration] for score in scores],
 ).rename(columns={"calibrated": "correct"})
 shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
     part="spoken", series="shuffled", step=look.last

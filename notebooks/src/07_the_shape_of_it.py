@@ -44,8 +44,8 @@ desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% tags=["expensive"]
 everyone = range(len(look.clips))
-before = look.before()
-untrained, trained = (look.spoken(everyone, step).cpu().numpy() for step in (0, look.last))
+before = look.fixed_sites()
+untrained, trained = (look.audio_embeddings(everyone, step).cpu().numpy() for step in (0, look.last))
 
 # %%
 sites = {"audio embeddings": trained, **before}

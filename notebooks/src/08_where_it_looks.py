@@ -29,7 +29,8 @@ experiment = lesson.experiment
 # %%
 look = desta_lab.Inside(experiment)
 llm, seconds, task = look.llm, look.llm.encoder.seconds, look.task("scene")
-rows, clips = look.explained
+rows = look.explained
+clips = look.pick(rows)
 spans = [evidence.evidence_spans(clip, "scene")[0] for clip in clips]
 number = int(np.argmin([span.end - span.start for span in spans]))
 clip, span = clips[number], spans[number]
@@ -192,9 +193,9 @@ def likeness(other):
 
 
 stranger = attention.query_attention_over_time(
-    llm.connector, llm.encoder.encode(look.waves(clips[number - 1 : number]))
+    llm.connector, llm.encoder.encode(look.read_waves(rows[number - 1 : number]))
 )
-with attribution.with_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
+with attribution.replace_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
     dealt = attention.query_attention_over_time(llm.connector, states)
 with replies.use_checkpoint(experiment, 0) as untrained_llm:
     untrained = attention.query_attention_over_time(untrained_llm.connector, states)
@@ -262,9 +263,8 @@ lesson.check("integrated_gradients", integrated_gradients)
 # captum, a library of attribution methods, does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
 
 # %%
-package = attribution.attribute_queries(
-    "integrated_gradients", llm, task, [clip.attributes["scene"]], audio_embeddings
-)
+cases = attribution.query_cases(llm, task, [clip.attributes["scene"]], audio_embeddings)
+package = attribution.attribute("integrated_gradients", cases)
 mine = integrated_gradients(margin, audio_embeddings, conditions.embed_silence(llm), 32)
 if mine is not None:
     torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
@@ -283,7 +283,8 @@ print(
 
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]
-shapley = attribution.attribute_windows("shapley", llm, task, values, [wave], samples=3)
+cases = attribution.window_cases(llm, task, values, [wave])
+shapley = attribution.attribute("shapley", cases, samples=3)
 print(
     f"{shapley.values.shape[1]} windows; sum {shapley.values.sum():.2f}, delta "
     f"{shapley.delta.item():.2f}"
@@ -324,11 +325,10 @@ lesson.check("deletion_curve", deletion_curve)
 # `worth.argsort(descending=True)` says who is first; `argsort` of that says in which place each part stands. Row `n` keeps the parts whose place is `n` or later.
 
 # %%
-(case,) = attribution.window_cases(llm, task, values, [wave])
-curve = attribution.deletion_curves([case], shapley.values, [clip.id], draws=1).query(
+curve = attribution.deletion_curves(cases, shapley.values, [clip.id], draws=1).query(
     "curve == 'deletion'"
 )
-mine = deletion_curve(case.of, shapley.values[0])
+mine = deletion_curve(cases[0].evaluate, shapley.values[0])
 if mine is not None:
     package = curve.query("order == 'attribution'")["margin"].to_numpy()
     np.testing.assert_allclose(mine, package, rtol=0.02, atol=0.05)
@@ -357,7 +357,7 @@ profiles = {
 moved = look.table("patching").query("attribute == 'scene' and query >= 0")
 carrier = int(moved.loc[moved["moved"].idxmax(), "query"])
 every = (
-    attention.query_attention_over_time(llm.connector, llm.encoder.encode(look.waves(clips)))
+    attention.query_attention_over_time(llm.connector, llm.encoder.encode(look.read_waves(rows)))
     .numpy()
     .astype(float)
 )
@@ -375,7 +375,7 @@ framed = {"a flat profile": np.ones((len(clips), frames)), "the window itself": 
 # %%
 def gains(profiles):
     tables = [
-        evidence.profile_scores(some, clips, "scene", seconds, name)
+        evidence.score_profiles(some, clips, "scene", seconds, name)
         for name, some in profiles.items()
     ]
     scores = pd.concat(tables).assign(above=lambda row: row["mass"] - row["share"])
@@ -416,13 +416,13 @@ def without_most(worth):
 def take_away():
     draw, rows = np.random.default_rng(0), []
     scenes = [clip.attributes["scene"] for clip in clips]
-    cases = attribution.window_cases(llm, task, scenes, look.waves(clips))
+    cases = attribution.window_cases(llm, task, scenes, look.read_waves(rows))
     for i, (case, clip) in enumerate(zip(cases, clips, strict=True)):
-        pairs = [(name, by_window(some[i], case.count)) for name, some in profiles.items()]
-        for luck in draw.random((DRAWS, case.count)):
-            inside = evidence.inside_spans([spans[i]], case.count, seconds)
+        pairs = [(name, by_window(some[i], case.part_count)) for name, some in profiles.items()]
+        for luck in draw.random((DRAWS, case.part_count)):
+            inside = evidence.inside_spans([spans[i]], case.part_count, seconds)
             pairs += [("a flat profile", luck), ("the window itself", luck + inside)]
-        margins = case.of(torch.tensor(np.stack([without_most(worth) for _, worth in pairs])))
+        margins = case.evaluate(torch.tensor(np.stack([without_most(worth) for _, worth in pairs])))
         rows += [
             (name, clip.id, clip.speaker, m)
             for (name, _), m in zip(pairs, margins.tolist(), strict=True)
@@ -431,8 +431,8 @@ def take_away():
 
 
 # %% tags=["expensive"]
-path = look.path("deletion")
-taken = cache.cached_table(path.with_name(f"taken-{PART}-{DRAWS}-{carrier}-{path.name}"), take_away)
+asked = look.provenance("taken", part=PART, draws=DRAWS, carrier=carrier)
+taken = cache.find_or_make(experiment.root, asked, take_away)
 
 # %%
 mean = taken.groupby(["method", "clip", "speaker"])["margin"].mean().unstack("method")

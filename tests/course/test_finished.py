@@ -1,6 +1,7 @@
 """The finished run that ships stands in for one's own, and only where it is the same run."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
-from desta_lab.experiments.inside_subject import TABLES
+from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.model import build, presets
 from desta_lab.model.weights import models_dir
 from desta_lab.training import checkpoints
@@ -65,15 +66,15 @@ def test_its_first_and_last_rung_can_be_climbed(lab: Experiment) -> None:
 
 def test_every_table_of_the_analysis_is_there(lab: Experiment) -> None:
     look = Inside(lab)
-    assert all(look.path(name).exists() for name in TABLES)
+    assert all(look.provenance(name).folder(lab.root).is_dir() for name in TABLES)
 
 
 def test_a_table_that_is_gone_comes_back_with_the_next_restore(lab: Experiment) -> None:
-    path = Inside(lab).path("spoken")
-    before = path.read_bytes()
-    path.unlink()
+    folder = Inside(lab).provenance("answers").folder(lab.root)
+    before = (folder / "table.csv").read_bytes()
+    shutil.rmtree(folder)
     finished.restore(Experiment(lab.preset, root=lab.root))
-    assert path.read_bytes() == before
+    assert (folder / "table.csv").read_bytes() == before
 
 
 def test_restoring_again_changes_nothing(lab: Experiment) -> None:

@@ -18,7 +18,7 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     for name in emergence.TABLES:
         shutil.copy(emergence.HOME / f"{name}.csv", folder)
-    emergence.report(folder)
+    emergence.write_report(folder)
     return folder
 
 
@@ -28,7 +28,7 @@ def test_the_report_that_ships_is_what_its_tables_say_to_the_byte(rebuilt: Path)
 
 
 def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> None:
-    found = emergence.claims(
+    found = emergence.judge_tables(
         {name: pd.read_csv(rebuilt / f"{name}.csv") for name in emergence.TABLES}
     )
     words = (rebuilt / "README.md").read_text(encoding="utf-8")
@@ -40,9 +40,11 @@ def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> N
 
 
 def test_the_runs_that_most_claims_need_come_first() -> None:
-    runs = emergence.plan([0, 1, 2, 3, 4])
-    assert [run.seed for run in runs[:5]] == [0, 1, 2, 3, 4] and all(run.whole for run in runs[:5])
-    assert not any(run.whole for run in runs[5:])
+    runs = emergence.plan_runs([0, 1, 2, 3, 4])
+    assert [run.seed for run in runs[:5]] == [0, 1, 2, 3, 4] and all(
+        run.is_full for run in runs[:5]
+    )
+    assert not any(run.is_full for run in runs[5:])
     assert len(set(runs)) == len(runs) == 5 + 3 + 9
 
 
@@ -53,7 +55,9 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     monkeypatch.setattr(emergence, "PROBED", {"validation": 16, "test": 32})
     monkeypatch.setattr(emergence, "SCORED", 16)
     monkeypatch.setattr(emergence, "CALIBRATING", 8)
-    monkeypatch.setattr(emergence, "plan", lambda seeds: [emergence.Run(seed) for seed in seeds])
+    monkeypatch.setattr(
+        emergence, "plan_runs", lambda seeds: [emergence.Run(seed) for seed in seeds]
+    )
     clips = {"train": 32, "validation": 16, "test": 32}
     preset = replace(
         presets.nano(),
@@ -68,11 +72,11 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     root = tmp_path / "data"
     root.mkdir()
     (root / "models").symlink_to(models_dir())
-    first = emergence.measure(preset, [0], tmp_path / "out", root=root)
+    first = emergence.measure_runs(preset, [0], tmp_path / "out", root=root)
     assert sorted(first["curves"]["step"].unique()) == [0, 1, 2]
     assert set(first["curves"]["condition"]) == {"audio", "shuffled", "silence"}
     assert first["probes"].groupby("step")["attribute"].nunique().tolist() == [6, 6, 6]
-    monkeypatch.setattr(emergence.Climb, "_spoken", None)  # would be called
-    again = emergence.measure(preset, [0], tmp_path / "again", root=root)
+    monkeypatch.setattr(emergence.RunMeasurement, "_embed", None)  # would be called
+    again = emergence.measure_runs(preset, [0], tmp_path / "again", root=root)
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name])

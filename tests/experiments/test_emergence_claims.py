@@ -98,7 +98,7 @@ def test_a_step_is_a_jump_and_a_line_is_not() -> None:
 def test_a_steady_rise_goes_as_far_with_the_noise_of_the_data() -> None:
     rng = np.random.default_rng(0)
     curve = np.vstack([rng.random(4), rng.random((2000, 4))])
-    flat = emergence_claims.steady(curve, [0, 1, 10, 20])
+    flat = emergence_claims.steady_rise(curve, [0, 1, 10, 20])
     whole = curve[0, -1] - curve[0, 0]
     np.testing.assert_allclose(flat[0] - flat[0, 0], whole * np.array([0, 0.05, 0.5, 1]))
     np.testing.assert_allclose(flat[1:] - flat[0], curve[1:] - curve[0])
@@ -108,12 +108,12 @@ def both(accuracy, margin, noise: float = 0.5) -> emergence_claims.Claim:
     """The claim on five runs in which the two metrics have these shapes."""
     sudden, smooth = clips(accuracy, noise), clips(margin, noise)
     answers = sudden.assign(margin=smooth["margin"])
-    found = pd.concat([emergence_claims.jumps(answers).assign(seed=seed) for seed in SEEDS])
+    found = pd.concat([emergence_claims.measure_jumps(answers).assign(seed=seed) for seed in SEEDS])
     found["share"] += 0.01 * np.random.default_rng(1).normal(
         size=len(found)
     )  # no two runs are the same
     when = {(seed, task): 100.0 for seed in SEEDS for task in TASKS}
-    return emergence_claims.mirage(found, curve_table(when))
+    return emergence_claims.judge_jumps(found, curve_table(when))
 
 
 def test_accuracy_that_jumps_over_a_smooth_margin_is_called_so() -> None:
@@ -129,15 +129,15 @@ def test_only_tasks_that_rise_in_every_run_and_that_the_oracle_can_do_are_counte
     table = curve_table({(seed, task): 100.0 for seed in SEEDS for task in TASKS})
     table.loc[table["task"] == "country", "counted"] = False
     table.loc[(table["task"] == "ask_scene") & (table["seed"] == 3), "lead"] = -0.1
-    assert emergence_claims.risen(table) == ["ask_accent", "ask_gender"]
+    assert emergence_claims.rising_tasks(table) == ["ask_accent", "ask_gender"]
 
 
 def distances_of(when: dict[tuple[int, str], float]) -> emergence_claims.Claim:
-    half = emergence_claims.crossings(curve_table(when), probe_table(0.0)).query(
+    half = emergence_claims.find_crossings(curve_table(when), probe_table(0.0)).query(
         "what == 'half way'"
     )
-    return emergence_claims.together(
-        emergence_claims.distances(half, [float(step) for step in STEPS]), half
+    return emergence_claims.judge_distances(
+        emergence_claims.measure_distances(half, [float(step) for step in STEPS]), half
     )
 
 
@@ -162,17 +162,17 @@ def test_a_shared_part_of_training_is_told_from_a_moment_of_each_run() -> None:
 
 def test_a_task_that_never_crosses_is_counted_and_in_no_distance() -> None:
     when = {(seed, task): 100.0 for seed in SEEDS for task in TASKS}
-    half = emergence_claims.crossings(
+    half = emergence_claims.find_crossings(
         curve_table(when | {(0, "country"): 999.0}), probe_table(0.0)
     ).query("what == 'half way'")
-    found = emergence_claims.distances(half, [float(step) for step in STEPS])
+    found = emergence_claims.measure_distances(half, [float(step) for step in STEPS])
     assert found.set_index("name").loc["measured", "mean"] == 0.0
-    assert "1 crossings censored" in emergence_claims.together(found, half).numbers[0]
+    assert "1 crossings censored" in emergence_claims.judge_distances(found, half).numbers[0]
 
 
 def test_exchanged_crossings_keep_every_tasks_own_times() -> None:
     steps = np.arange(20, dtype=float).reshape(5, 4)
-    dealt = emergence_claims.exchanged(steps, draws=50)
+    dealt = emergence_claims.exchange_runs(steps, draws=50)
     assert (np.sort(dealt, axis=1) == steps).all()
     assert len(np.unique(dealt[:, :, 0] - dealt[:, :, 1])) > 1  # and lose their run
 
@@ -189,33 +189,42 @@ def test_the_probe_is_first_only_where_it_rises_first(up_from: int, words: str) 
     )
     assert (
         words
-        in emergence_claims.before(emergence_claims.crossings(table, probe_table(up_from))).verdict
+        in emergence_claims.judge_order(
+            emergence_claims.find_crossings(table, probe_table(up_from))
+        ).verdict
     )
 
 
 def test_an_answer_that_goes_and_comes_again_has_two_crossings() -> None:
     table = curve_table({(seed, "ask_gender"): 50.0 for seed in SEEDS})
     table.loc[table["step"].between(100, 150), "score"] = 0.1
-    found = emergence_claims.crossings(table, probe_table(0.0)).query("what == 'half way'")
+    found = emergence_claims.find_crossings(table, probe_table(0.0)).query("what == 'half way'")
     assert (found["first"].unique().item(), found["stable"].unique().item()) == (64.0, 160.0)
-    assert emergence_claims.over_seeds(found, ["task"])["crossed"].item() == len(SEEDS)
+    assert emergence_claims.average_crossings(found, ["task"])["crossed"].item() == len(SEEDS)
 
 
 def test_what_stays_is_told_from_what_goes_and_from_what_is_not_decided() -> None:
     table = curve_table({(seed, "ask_gender"): 50.0 for seed in SEEDS})
     assert (
-        emergence_claims.once(emergence_claims.crossings(table, probe_table(0.0))).verdict
+        emergence_claims.judge_arrival(
+            emergence_claims.find_crossings(table, probe_table(0.0))
+        ).verdict
         == "it comes and stays"
     )
     gone = table["step"].between(100, 150)
     some = table.assign(score=table["score"].where(~(gone & table["seed"].isin([0])), 0.1))
     assert (
         "not decided"
-        in emergence_claims.once(emergence_claims.crossings(some, probe_table(0.0))).verdict
+        in emergence_claims.judge_arrival(
+            emergence_claims.find_crossings(some, probe_table(0.0))
+        ).verdict
     )
     every = table.assign(score=table["score"].where(~gone, 0.1 + 0.0 * table["seed"]))
     assert (
-        "goes" in emergence_claims.once(emergence_claims.crossings(every, probe_table(0.0))).verdict
+        "goes"
+        in emergence_claims.judge_arrival(
+            emergence_claims.find_crossings(every, probe_table(0.0))
+        ).verdict
     )
 
 
@@ -228,7 +237,9 @@ def scaling(at: dict[int, float]) -> emergence_claims.Claim:
         )
         for size, step in at.items()
     ]
-    return emergence_claims.data(emergence_claims.scaled(pd.concat(tables)))
+    return emergence_claims.judge_corpus_size(
+        emergence_claims.score_corpus_sizes(pd.concat(tables))
+    )
 
 
 def test_the_slope_over_data_follows_the_crossings() -> None:
@@ -239,7 +250,12 @@ def test_the_slope_over_data_follows_the_crossings() -> None:
         for seed, turn in enumerate((-1, 0, 1))
         for size in (96, 192, 384, 768)
     ]
-    assert emergence_claims.data(emergence_claims.scaled(pd.concat(opposed))).verdict == "not shown"
+    assert (
+        emergence_claims.judge_corpus_size(
+            emergence_claims.score_corpus_sizes(pd.concat(opposed))
+        ).verdict
+        == "not shown"
+    )
 
 
 def test_a_censored_run_gives_no_slope() -> None:
@@ -250,10 +266,10 @@ def test_a_censored_run_gives_no_slope() -> None:
 
 def test_what_is_above_chance_by_a_hair_has_no_lead() -> None:
     answers = clips(lambda t: 0.0, noise=0.5)
-    table = emergence_claims.curves(answers, list(TASKS))
+    table = emergence_claims.score_curves(answers, list(TASKS))
     heard = table[table["condition"] == "audio"]
     assert (heard["lead"] < 0).mean() > 0.9
-    sure = emergence_claims.curves(clips(lambda t: t, noise=0.5), list(TASKS)).query(
+    sure = emergence_claims.score_curves(clips(lambda t: t, noise=0.5), list(TASKS)).query(
         "condition == 'audio' and step == 300"
     )
     assert (sure["lead"] > 0).all() and set(sure["counted"]) == {True}
