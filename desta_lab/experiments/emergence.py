@@ -12,7 +12,7 @@ from torch import Tensor
 
 from desta_lab.analysis import probes
 from desta_lab.analysis.sites import pool_over_time
-from desta_lab.cache import Provenance, find_or_make, write_whole
+from desta_lab.cache import find_or_make, write_whole
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
@@ -119,15 +119,15 @@ class RunMeasurement:
 
     def _find_or_make(self, kind: str, checkpoint: Mapping[str, Any], make: Any) -> pd.DataFrame:
         """A table of one checkpoint; runs that begin with the same connector share their first."""
-        facts = {
-            **self.llm.provenance,
-            "checkpoint": checkpoint["sha256"],
-            "corpus": self.experiment.corpus.hash,
-            "clips": [clip.id for clip in self.clips],
-            "sizes": [SCORED, CALIBRATING],
-            "tasks": [repr(task) for task in self.tasks],
-        }
-        return find_or_make(self.experiment.root, Provenance(kind, facts), make)
+        provenance = self.experiment.provenance(
+            kind,
+            checkpoint=checkpoint["sha256"],
+            corpus=self.experiment.corpus.hash,
+            clips=[clip.id for clip in self.clips],
+            sizes=[SCORED, CALIBRATING],
+            tasks=[repr(task) for task in self.tasks],
+        )
+        return find_or_make(self.experiment.root, provenance, make)
 
     def _features(self) -> FeatureStore:
         root, corpus = self.experiment.root, self.experiment.corpus

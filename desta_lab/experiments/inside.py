@@ -196,14 +196,11 @@ class Inside:
     @property
     def _measured(self) -> Provenance:
         """The model, the clips and the questions; not the checkpoint."""
-        return Provenance(
+        return self.experiment.provenance(
             "sites",
-            {
-                **self.llm.provenance,
-                "corpus": self.experiment.corpus.hash,
-                "clips": [clip.id for clip in self.clips],
-                "tasks": [repr(task) for task in self.tasks],
-            },
+            corpus=self.experiment.corpus.hash,
+            clips=[clip.id for clip in self.clips],
+            tasks=[repr(task) for task in self.tasks],
         )
 
     def _find_or_capture(self, checkpoint: str | None, capture: Any) -> Sites:
