@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from torch import Tensor
 
@@ -244,11 +243,10 @@ def judge_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Claim, s
         "before": partial(emergence_figures.plot_onsets, own, last),
         "scaled": partial(emergence_figures.plot_corpus_size, sizes, last),
     }
-    with matplotlib.rc_context(saving.STYLE):
-        return {
-            name: (claim, draw[name](f"{claim.question} {_capitalise(claim.verdict)}"))
-            for name, claim in judged.items()
-        }
+    return {
+        name: (claim, draw[name](f"{claim.question} {_capitalise(claim.verdict)}"))
+        for name, claim in judged.items()
+    }
 
 
 def write_report(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from desta_lab.experiments.experiment import Experiment, Progress, no_progress
 from desta_lab.experiments.inside_tables import BATCH, SIZES, TABLES
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.views import explanation_figures, representation_figures, saving
+from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe
 
@@ -270,7 +270,7 @@ def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving
         for method, rows in own.groupby("method", sort=False)
     }
     (mel,) = audio.log_mel(inside.read_waves([row]), encoder.seconds, encoder.mel_bins)
-    return explanation_figures.plot_time_profiles(
+    return clip_figures.plot_time_profiles(
         mel.numpy(),
         encoder.seconds,
         by_method,
