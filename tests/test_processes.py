@@ -242,8 +242,8 @@ def test_layers_computed_twice_teach_the_same(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_half_precision_backbone_trains_a_float32_connector(tmp_path, dtype):
     full, half = (tiny.prepared(tmp_path, dropout=0.0, **how) for how in ({}, {"dtype": dtype}))
-    for run, (llm, store, rows) in (("full", full), ("half", half)):
-        trainer.train(llm, store, rows, SHORT, tmp_path / run)
+    for run, (llm, store, examples) in (("full", full), ("half", half)):
+        trainer.train(llm, store, examples, SHORT, tmp_path / run)
         assert {p.dtype for p in llm.trainable_parameters.values()} == {torch.float32}
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=5e-2)
 

@@ -122,7 +122,8 @@ def build_rows(
     clips: Sequence[Clip], targets: Sequence[Target], corpus: str, transcript: bool
 ) -> list[dict[str, Any]]:
     """The training rows of clips with their targets, with the transcript where training gives it."""
-    rows = [target.clip_row(*pair, corpus) for pair in zip(clips, targets, strict=True)]
+    pairs = zip(clips, targets, strict=True)
+    rows = [target.training_row(clip.id, one, corpus) for clip, one in pairs]
     if not transcript:
         return rows
     return [

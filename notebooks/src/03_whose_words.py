@@ -341,8 +341,8 @@ lesson.check("find_leaks", find_leaks)
 
 # %%
 try:
-    targets.clip_row(
-        clip, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken"
+    targets.training_row(
+        clip.id, replace(rows[0], prompt=f"{rows[0].description} {TRAINED_PROMPT}"), "spoken"
     )
 except targets.TargetError as refusal:
     print(refusal)

@@ -78,7 +78,7 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
     whole.model.generation_config.eos_token_id = first  # now the first token ends the turn
     assert not written(whole, [pair])[pair].truncated
 
-    row = targets.clip_row(clip(0), cut, "tones")
+    row = targets.training_row("c0", cut, "tones")
     stream = chat.build_stream(
         llm.tokenizer, row["messages"], 3, response="a b", truncated=row["provenance"]["truncated"]
     )
@@ -89,7 +89,7 @@ def test_an_answer_that_was_cut_off_is_marked_and_trained_without_an_end(llm):
 
 
 def test_a_row_has_the_columns_of_desta_aqa5m_and_its_provenance():
-    row = targets.clip_row(clip(0), target(truncated=True), "tones")
+    row = targets.training_row("c0", target(truncated=True), "tones")
     assert list(row) == [
         "id",
         "dataset",
@@ -118,7 +118,7 @@ def test_a_description_in_the_prompt_is_a_leak(prompt):
     with pytest.raises(
         TargetError, match="c0: the description leaks into the training prompt; change the prompt"
     ):
-        targets.clip_row(clip(0), target(prompt=prompt), "tones")
+        targets.training_row("c0", target(prompt=prompt), "tones")
 
 
 def test_no_training_prompt_says_anything_of_the_description():
@@ -130,7 +130,7 @@ def test_no_training_prompt_says_anything_of_the_description():
             targets.template_target(one, PROMPT),
             targets.label_target(one, "scene", "What is in the background?"),
         ):
-            row = targets.clip_row(one, made, "tones")
+            row = targets.training_row(one.id, made, "tones")
             stream = chat.build_stream(tokenizer, row["messages"], 3, response=row["response"])
             read = tokenizer.decode(
                 [i for i in stream.ids[: stream.start] if i != chat.SLOT]

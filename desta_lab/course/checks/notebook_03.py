@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desta_lab.clips import Clip
 from desta_lab.course.checks import Wrong, catches, refuse, same
 from desta_lab.model import chat
 from desta_lab.training import targets
@@ -150,7 +149,7 @@ def smuggled(answer: Callable[[Target], Target]) -> None:
         if (got.response, got.description) != (given.response, given.description):
             raise Wrong("Description and response stay as they are; the response was changed.")
         try:
-            targets.clip_row(Clip("check", "check.wav", 4.0, "", "nobody", facts), got, "check")
+            targets.training_row("check", got, "check")
         except targets.TargetError:
             raise Wrong("TargetError: the builder finds it. Use other words.") from None
         given_away = [
