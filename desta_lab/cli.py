@@ -611,20 +611,20 @@ def course(args: argparse.Namespace) -> int:
     """Build the student's and the solved notebooks; with `--run`, execute the solved ones and keep
     what they show.
     """
-    from desta_lab.course import build
+    from desta_lab.course import notebooks
 
     only = args.only.split(",") if args.only else ()
-    for path in build.write_files(only):
-        print(f"built {path.relative_to(build.NOTEBOOKS.parent)}")
+    for path in notebooks.write_files(only):
+        print(f"built {path.relative_to(notebooks.NOTEBOOKS.parent)}")
     if not args.run:
         return 0
-    for source in build.find_sources(only):
-        took = build.run_notebook(source, args.preset)
+    for source in notebooks.find_sources(only):
+        took = notebooks.run_notebook(source, args.preset)
         print(
             f"ran {source.stem} on {args.preset}: {took['seconds']:.0f} s, {took['memory_gb']:.1f} GB",
             flush=True,
         )
-    build.write_files(only)  # with the costs that were measured
+    notebooks.write_files(only)  # with the costs that were measured
     return 0
 
 
@@ -657,11 +657,17 @@ def nano(args: argparse.Namespace) -> int:
     from desta_lab.model.backbone import Backbone
 
     wall, cpu = time.perf_counter(), time.process_time()
-    model, tokenizer = glass.train_nano(text_world.nano_training_rows(), progress=progress_reporter()("nano"))
+    model, tokenizer = glass.train_nano(
+        text_world.nano_training_rows(), progress=progress_reporter()("nano")
+    )
     oracle = evaluate.oracle_accuracy(Backbone(model, tokenizer))
     recipe = {
         "made_by": "python -m desta_lab nano",
-        "rows": {"count": text_world.NANO_ROWS, "seed": 0, "unseen": sorted(text_world.unseen_descriptions())},
+        "rows": {
+            "count": text_world.NANO_ROWS,
+            "seed": 0,
+            "unseen": sorted(text_world.unseen_descriptions()),
+        },
         "parameters": model.num_parameters(),
         "seconds": {
             "wall": round(time.perf_counter() - wall),

@@ -104,9 +104,9 @@ def test_the_set_up_cell_installs_into_colabs_versions_and_the_first_notebook_ru
     assert {name: after[name] for name in has} == {name: before[name] for name in has}
     pip("nbclient", "nbformat", "jupytext")  # of the test, not of the lab
     code = (
-        "from pathlib import Path; from desta_lab.course import build;"
-        "notebook = build.build_notebook(build.find_sources(['00'])[0], solved=True);"
-        "build.execute_notebook(notebook, preset='nano', figures=Path('figures'))"
+        "from pathlib import Path; from desta_lab.course import notebooks;"
+        "notebook = notebooks.build_notebook(notebooks.find_sources(['00'])[0], solved=True);"
+        "notebooks.execute_notebook(notebook, preset='nano', figures=Path('figures'))"
     )
     done = subprocess.run(
         [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ}

@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from desta_lab.course import build
+from desta_lab.course.notebooks import build_notebook, execute_notebook, find_sources
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,9 @@ class Notebooks:
     def __call__(self, number: str, *, solved: bool) -> Ran:
         key = f"{number}-{'solved' if solved else 'student'}"
         if key not in self.known:
-            source = next(s for s in build.find_sources() if s.name.startswith(number))
-            notebook = build.build_notebook(source, solved=solved)
-            took = build.execute_notebook(
-                notebook, preset="nano", figures=self.folder / key, timeout=600
-            )
+            source = next(s for s in find_sources() if s.name.startswith(number))
+            notebook = build_notebook(source, solved=solved)
+            took = execute_notebook(notebook, preset="nano", figures=self.folder / key, timeout=600)
             self.known[key] = Ran(number, notebook, self.folder / key, took)
         return self.known[key]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from desta_lab.benchmarks import comparison
-from desta_lab.course import build
+from desta_lab.course import notebooks
 from desta_lab.model import chat, presets
 from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import ConnectorShape, QFormer
@@ -93,10 +93,10 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
         "WeightsError": WeightsError,
         "lab": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
     }
-    (source,) = build.find_sources(["11"])
+    (source,) = notebooks.find_sources(["11"])
     cells = [
         cell.source
-        for cell in build.build_notebook(source, solved=True).cells
+        for cell in notebooks.build_notebook(source, solved=True).cells
         if cell.cell_type == "code"
     ]
     opening = next(i for i, cell in enumerate(cells) if "systems.open_system(" in cell)

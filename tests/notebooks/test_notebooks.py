@@ -6,10 +6,10 @@ import statistics
 import nbformat
 import pytest
 
-from desta_lab.course import build, checks
+from desta_lab.course import checks, notebooks
 
-SOURCES = {source.name[:2]: source for source in build.find_sources()}
-BUILT = build.build_files()
+SOURCES = {source.name[:2]: source for source in notebooks.find_sources()}
+BUILT = notebooks.build_files()
 MINUTES = (15, 45)  # of a student's time, exercises alone
 
 
@@ -21,7 +21,7 @@ def test_the_notebooks_are_what_their_sources_build(path) -> None:
 @pytest.mark.parametrize("number", SOURCES)
 @pytest.mark.parametrize("solved", [True, False], ids=["solved", "student"])
 def test_a_notebook_is_valid_and_carries_no_outputs(number: str, solved: bool) -> None:
-    notebook = build.build_notebook(SOURCES[number], solved=solved)
+    notebook = notebooks.build_notebook(SOURCES[number], solved=solved)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
@@ -31,18 +31,18 @@ def test_a_notebook_is_valid_and_carries_no_outputs(number: str, solved: bool) -
 
 @pytest.mark.parametrize("number", SOURCES)
 def test_a_notebook_asks_one_question_and_its_exercises_say_kind_and_minutes(number: str) -> None:
-    title = build.build_notebook(SOURCES[number], solved=False).cells[0].source.splitlines()[2]
+    title = notebooks.build_notebook(SOURCES[number], solved=False).cells[0].source.splitlines()[2]
     assert re.match(rf"# {number} · .+\?$", title), title
-    asked = build.list_exercises(SOURCES[number])
+    asked = notebooks.list_exercises(SOURCES[number])
     assert len(asked) >= 3 and len({one["kind"] for one in asked}) >= 2, asked
-    assert {one["kind"] for one in asked} <= set(build.KINDS)
+    assert {one["kind"] for one in asked} <= set(notebooks.KINDS)
     assert [one["number"] for one in asked] == [f"{int(number)}.{i + 1}" for i in range(len(asked))]
     assert MINUTES[0] <= sum(one["minutes"] for one in asked) <= MINUTES[1], asked
 
 
 @pytest.mark.parametrize("number", SOURCES)
 def test_every_exercise_has_stub_check_hint_and_solution(number: str) -> None:
-    cells = build.build_notebook(SOURCES[number], solved=False).cells
+    cells = notebooks.build_notebook(SOURCES[number], solved=False).cells
     tags = [tag for cell in cells for tag in cell.metadata.get("tags", [])]
     assert tags.count("headline") == 1
     assert tags.count("exercise") == tags.count("solution") and tags.count("exercise") >= 2
@@ -56,7 +56,7 @@ def test_every_exercise_has_stub_check_hint_and_solution(number: str) -> None:
 def test_cells_are_short(number: str) -> None:
     lines = [
         len(c.source.splitlines())
-        for c in build.build_notebook(SOURCES[number], solved=True).cells
+        for c in notebooks.build_notebook(SOURCES[number], solved=True).cells
         if c.cell_type == "code"
     ]
     assert statistics.median(lines) <= 8 and max(lines) <= 25, sorted(lines)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from desta_lab.course import build
+from desta_lab.course import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = (ROOT / "notebooks" / "ERRORS.md").read_text(encoding="utf-8")
-PAGES = build.build_pages()
+PAGES = notebooks.build_pages()
 GLOSSARY = (ROOT / "notebooks" / "GLOSSARY.md").read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
         for row in re.findall(r"^\| \*\*(.+?)\*\* \|", GLOSSARY, re.MULTILINE)
         for term in row.split(", ")
     ]
-    prose = " ".join(build.read_prose(source) for source in build.find_sources()).lower()
+    prose = " ".join(notebooks.read_prose(source) for source in notebooks.find_sources()).lower()
     unused = [
         term for term in told if term.lower().removesuffix("s").replace(" δ", "") not in prose
     ]
@@ -67,9 +67,9 @@ def test_every_word_of_the_glossary_is_used_in_the_course() -> None:
 def test_gallery_and_time_table_are_those_of_the_notebooks(path: Path) -> None:
     assert path.read_bytes() == PAGES[path], "run `python -m desta_lab course`"
     assert all(
-        source.name[:2] in path.read_text(encoding="utf-8") for source in build.find_sources()
+        source.name[:2] in path.read_text(encoding="utf-8") for source in notebooks.find_sources()
     )
 
 
 def test_every_headline_figure_is_kept_with_its_words() -> None:
-    assert "not run yet" not in build._gallery()
+    assert "not run yet" not in notebooks._gallery()
