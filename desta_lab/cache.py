@@ -35,6 +35,7 @@ VERSIONS: dict[str, int] = {
     "coverage": 1,
     "features": 1,
     "inside": 1,
+    "lessons": 1,
     "oracles": 1,
     "probes": 1,
     "runs": 1,
@@ -304,13 +305,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def cached_table(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The old way to keep a table; it goes with its last caller."""
-    try:
-        return pd.read_csv(path)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError):
-        table = make()
-        write_whole(path, table.to_csv(index=False).encode())
-        return table

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ from desta_lab import cache
 from desta_lab.course import checks
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model.build import pick_device
+from desta_lab.training import checkpoints
 from desta_lab.views import saving
 
 COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
@@ -114,6 +116,20 @@ class Lesson:
             Guess(name, question, *slider.value, slider.value == start, self._measured.get(name))
             for name, (question, slider, start) in self._sliders.items()
         ]
+
+    def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
+        """A result of this notebook about the finished run; found if it was made with these facts.
+
+        Args:
+            name: tells the results of one notebook apart.
+            make: computes it: a table, a dict of tensors, or JSON data.
+            facts: whatever else determines it.
+        """
+        experiment = self.experiment
+        last = checkpoints.list_checkpoints(experiment.run_folder("self"))[-1]
+        shared = {"notebook": self.notebook, "name": name, "connector": last["sha256"]}
+        provenance = experiment.provenance("lessons", **shared, **facts)
+        return cache.find_or_make(experiment.root, provenance, make)
 
     def check(self, name: str, answer: Any) -> checks.Judgement:
         """Judge an answer to an exercise, in words."""

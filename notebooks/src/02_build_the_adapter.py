@@ -17,7 +17,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.cache import cached_table
 from desta_lab.clips import balance_speakers
 from desta_lab.evaluation import conditions, statistics
 from desta_lab.evaluation.evaluate import evaluate
@@ -450,14 +449,14 @@ tasks = [task for task in experiment.tasks if task.rung == 3]
 
 def judged(vectors):
     """One row a clip and task; found by the hash of the vectors: others are judged anew."""
-    name = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()[:16]
+    sha256 = hashlib.sha256(vectors.float().cpu().numpy().tobytes()).hexdigest()
 
     def judge():
         return evaluate(
             experiment.llm, tasks, clips, others, conditions=["audio"], audio_embeddings=vectors
         )
 
-    return cached_table(experiment.run_folder("self") / "variants" / f"{name}-evaluated.csv", judge)
+    return lesson.find_or_make("variants", judge, vectors=sha256)
 
 
 # %% tags=["expensive"]

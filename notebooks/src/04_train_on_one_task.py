@@ -19,7 +19,6 @@ from matplotlib.colors import ListedColormap
 from safetensors.torch import load_file
 
 import desta_lab
-from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
@@ -411,9 +410,9 @@ def score(folder):
 
 # %% tags=["expensive"]
 scored = [
-    cached_table(folder / "rungs-0-and-3.csv", lambda folder=folder: score(folder)).assign(
-        run=name, step=config.steps
-    )
+    lesson.find_or_make(
+        "scores", lambda folder=folder: score(folder), short_run=folder.name
+    ).assign(run=name, step=config.steps)
     for name, folder in runs.items()
 ]
 pd.concat(scored).groupby(["run", "condition", "rung"])["calibrated"].mean().unstack().round(2)

@@ -169,7 +169,7 @@ def probe(features, labels, splits):
     for train, test in splits:
         mean, std = features[train].mean(0), features[train].std(0)
         kinds = np.unique(labels[train])
-        ridge = RidgeCV(probes.STRENGTHS, alpha_per_target=True)
+        ridge = RidgeCV(probes.PENALTIES, alpha_per_target=True)
         ridge.fit((features[train] - mean) / std, (labels[train][:, None] == kinds) * 2.0 - 1)
         right[test] = kinds[ridge.predict((features[test] - mean) / std).argmax(1)] == labels[test]
     return right
@@ -233,7 +233,9 @@ wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
 
 # %%
-representation_figures.plot_learning_curves(look.table("learning_curves"), "How many clips a probe needs")
+representation_figures.plot_learning_curves(
+    look.table("learning_curves"), "How many clips a probe needs"
+)
 
 # %% [markdown]
 # ### Exercise 6.5 · Show the probe less · tweak · 6 min

@@ -45,7 +45,9 @@ desta_lab.show_players(experiment.corpus, look.clips[:1])
 # %% tags=["expensive"]
 everyone = range(len(look.clips))
 before = look.fixed_sites()
-untrained, trained = (look.audio_embeddings(everyone, step).cpu().numpy() for step in (0, look.last))
+untrained, trained = (
+    look.audio_embeddings(everyone, step).cpu().numpy() for step in (0, look.last)
+)
 
 # %%
 sites = {"audio embeddings": trained, **before}

@@ -17,10 +17,8 @@ import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 
 import desta_lab
-from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions, constraints, statistics
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.evaluation.tasks import named_values
@@ -109,13 +107,12 @@ json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task
 # Two constraints are few, so here are all thirteen, each with six questions, about voices never heard in training. First the untouched language model *reads*: once with the constraint stated, once without. A constraint that it obeys in less than half of its answers could not be lost by listening, and one that it obeys unasked is not followed; both are left out, by name.
 
 # %% tags=["expensive"]
-home = experiment.run_folder("self") / "forgetting"
 ask = experiment.clips("test")[:32]
 items = forgetting.make_instructions(
     ask, [task.question for task in experiment.tasks if task.rung == 3]
 )
-known = cached_table(
-    home / "constraints.csv", lambda: forgetting.rate_constraints(experiment.llm, items)
+known = lesson.find_or_make(
+    "constraints", lambda: forgetting.rate_constraints(experiment.llm, items)
 ).set_index("constraint")
 print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
@@ -140,7 +137,7 @@ def following():
     return pd.concat([rows.assign(condition=condition) for condition, rows in answers.items()])
 
 
-answered = cached_table(home / "following.csv", following)
+answered = lesson.find_or_make("following", following)
 answered["speaker"] = answered["clip"].map({clip.id: clip.speaker for clip in ask})
 rates = statistics.bootstrap_intervals(answered, "obeyed", ["constraint", "condition"])
 rates = pd.DataFrame(rates, index=["rate", "low", "high"]).T.unstack().swaplevel(axis=1)
@@ -374,18 +371,24 @@ def batch_of(llm, rows):
 
 
 # %% [markdown]
-# What a pupil has learned is kept beside the run it started from, and found there the second time.
+# What a pupil has learned is kept under all that determines it, and found there the second time.
+
+
+# %%
+def learned_weights(llm, rate):
+    """The trainable weights of a pupil after its lesson."""
+    loss = teach(llm, rate)
+    print(f"adapters' rate {rate or 'none: frozen'}: loss {loss:.3f} at the last step")
+    return {name: p.detach() for name, p in llm.named_parameters() if p.requires_grad}
+
 
 # %% tags=["expensive"]
-home.mkdir(exist_ok=True)
+how = {"steps": STEPS, "batch": BATCH, "clips": CLIPS, "rank": RANK}
 for rate, llm in pupils.items():
-    path = home / f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}-{rate or 'frozen'}.safetensors"
-    if not path.exists():
-        print(
-            f"adapters' rate {rate or 'none: frozen'}: loss {teach(llm, rate):.3f} at the last step"
-        )
-        save_file({name: p.detach() for name, p in llm.named_parameters() if p.requires_grad}, path)
-    llm.load_state_dict(load_file(path), strict=False)
+    weights = lesson.find_or_make(
+        "pupils", lambda llm=llm, rate=rate: learned_weights(llm, rate), rate=rate, **how
+    )
+    llm.load_state_dict(weights, strict=False)
 
 # %% [markdown]
 # The frozen pupil's backbone has the hash that it had; the text condition of this model *is* that of the untouched backbone, token for token, and its forgetting rate in text is zero by construction. With LoRA, the big weights stand still too, but there is more to the backbone now than those.
@@ -419,11 +422,10 @@ def scaled(llm, scale):
 
 
 # %% tags=["expensive"]
-key = f"{STEPS}x{BATCH}of{CLIPS}-rank{RANK}"
 answers = {}
 for step, name in ((0, "untrained"), (experiment.train_config.steps, "self-generated")):
     with replies.use_checkpoint(experiment, step) as llm:
-        answers[name] = cached_table(home / f"step-{step}.csv", lambda llm=llm: measured(llm))
+        answers[name] = lesson.find_or_make("run", lambda llm=llm: measured(llm), step=step)
 for rate, llm in pupils.items():
     for scale in (1, 0.5, 0) if rate == RATES[-1] else (1,):
         name = (
@@ -431,9 +433,12 @@ for rate, llm in pupils.items():
             if rate
             else "+ label, frozen"
         )
-        path = home / f"{key}-{rate or 'frozen'}-at-{scale}.csv"
-        answers[name] = cached_table(
-            path, lambda llm=llm, scale=scale: measured(scaled(llm, scale))
+        answers[name] = lesson.find_or_make(
+            "answers",
+            lambda llm=llm, scale=scale: measured(scaled(llm, scale)),
+            **how,
+            rate=rate,
+            scale=scale,
         )
 answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
 

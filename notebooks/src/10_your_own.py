@@ -21,8 +21,7 @@ import soxr
 from scipy import signal, stats
 
 import desta_lab
-from desta_lab import audio
-from desta_lab.cache import cached_table
+from desta_lab import audio, cache
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
@@ -144,7 +143,7 @@ def measured(job):
             rows.append(evaluate(job.llm, tasks, test, others, job.features).assign(step=step))
         return pd.concat(rows, ignore_index=True).assign(run="self", seed=job.seed)
 
-    return cached_table(folder / "rung3.csv", make)
+    return cache.find_or_make(job.root, job.provenance("lessons", run=folder.name, rung=3), make)
 
 
 # %% tags=["expensive"]

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab import audio
 from desta_lab.benchmarks import comparison, speech_ifeval
-from desta_lab.cache import cached_table
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.model import chat, presets
@@ -429,7 +428,7 @@ def heard_nothing():
 
 
 # %% tags=["expensive"]
-missing = cached_table(experiment.run_folder("self") / "constraint_controls.csv", heard_nothing)
+missing = lesson.find_or_make("heard nothing", heard_nothing)
 missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask})
 
 # %% [markdown]
