@@ -30,6 +30,7 @@ from nbformat import NotebookNode
 
 from desta_lab import cache
 from desta_lab.course.lesson import COSTS, read_costs
+from desta_lab.model.presets import get_preset
 
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
@@ -305,7 +306,7 @@ def _cell_seconds(cell: NotebookNode) -> float:
 def run_notebook(source: Path, preset: str) -> dict[str, Any]:
     """Execute a solved notebook: its page, its headline figure, and what it took."""
     gallery = NOTEBOOKS.parent / "figures"  # it shows nano's figures
-    figures = gallery if preset == "nano" else gallery / preset
+    figures = gallery if get_preset(preset).glass_box else gallery / preset
     notebook = build_notebook(source, solved=True)
     measured = execute_notebook(notebook, preset=preset, figures=figures)
     write_html(notebook, figures / "course" / "pages" / f"{source.stem}.html")

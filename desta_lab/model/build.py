@@ -96,7 +96,7 @@ def _assemble(
 ) -> AudioLLM:
     """The AudioLLM of these folders: frozen parts may be in half precision, the connector is not.
 
-    In fp16 from end to end the loss would become NaN (TRAPS), so connector and loss are in float32.
+    In fp16 from end to end the loss becomes NaN, so connector and loss are in float32.
     A backbone that learns whole is in float32 too: small steps vanish in half precision.
     """
     device = pick_device()
