@@ -45,10 +45,10 @@ CELLS = {
         from tests.views import test_panels as made
         from desta_lab.views import panels, replies
         job = made.stand_in(Path("job"))""",
-    "Ask": "panels.AskPanel(job)",
-    "Ladder": "panels.CheckpointPanel(job, made.points(job), made.rungs())",
-    "Listen": "panels.ListenPanel(job, attention=replies.make_attention_profile(job, made.attention))",
-    "Map": "panels.MapPanel(job, made.points(job))",
+    "AskPanel": "panels.AskPanel(job)",
+    "CheckpointPanel": "panels.CheckpointPanel(job, made.points(job), made.rungs())",
+    "ListenPanel": "panels.ListenPanel(job, attention=replies.make_attention_profile(job, made.attention))",
+    "MapPanel": "panels.MapPanel(job, made.points(job))",
 }
 MINUTE = 60_000  # milliseconds
 
@@ -146,7 +146,7 @@ def page(lab: tuple[str, Path]) -> Iterator:
         page.get_by_text("| Idle").wait_for()  # the kernel, in the status bar
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cell(page, "Map").locator("button", has_text="f").first.wait_for()
+        cell(page, "MapPanel").locator("button", has_text="f").first.wait_for()
         yield page
         browser.close()
 
@@ -183,7 +183,7 @@ def loaded(page, box, seconds: float, players: int) -> None:
 
 
 def test_ask_shows_an_answer_of_every_view(page, shots: Path) -> None:
-    box = panel(page, "Ask")
+    box = panel(page, "AskPanel")
     box.get_by_role("button", name="Ask", exact=True).click()
     box.locator("table").wait_for()
     assert box.locator("tr").count() == 5 and "untrained connector" in box.inner_text()
@@ -195,7 +195,7 @@ def test_ask_shows_an_answer_of_every_view(page, shots: Path) -> None:
 
 
 def test_the_ladders_slider_moves_the_answer_and_the_picture(page, shots: Path) -> None:
-    box = panel(page, "Ladder")
+    box = panel(page, "CheckpointPanel")
     before = box.locator("img").get_attribute("src")
     box.get_by_role("slider").focus()
     page.keyboard.press("ArrowLeft")
@@ -209,7 +209,7 @@ def test_the_ladders_slider_moves_the_answer_and_the_picture(page, shots: Path) 
 
 
 def test_a_query_token_is_chosen_and_can_be_heard(page, shots: Path) -> None:
-    box = panel(page, "Listen")
+    box = panel(page, "ListenPanel")
     box.get_by_role("combobox").nth(1).select_option(label="query token 2")
     box.get_by_text("of the weight lies in").wait_for()
     loaded(page, box, seconds=0.4, players=2)
@@ -217,7 +217,7 @@ def test_a_query_token_is_chosen_and_can_be_heard(page, shots: Path) -> None:
 
 
 def test_a_point_of_the_map_plays_its_clip(page, shots: Path) -> None:
-    box = panel(page, "Map")
+    box = panel(page, "MapPanel")
     box.get_by_role("button").nth(3).click()
     box.get_by_text("clip-003").wait_for()
     loaded(page, box, seconds=0.4, players=1)

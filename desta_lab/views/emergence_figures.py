@@ -1,4 +1,4 @@
-"""Figures of the emergence report: how rung 3 rises, how suddenly, how much together, after what."""
+"""Figures of the emergence report: how rung 3 rises, how suddenly, together, and after what."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -142,7 +142,7 @@ def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) 
 
 @styled
 def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
-    """When the probe and when the answer are stably above their controls, per attribute and seed."""
+    """When the probe and the answer are stably above their controls, per attribute and seed."""
     readable = crossings[crossings["what"] == "readable"]
     heard = crossings[crossings["what"] == "heard"]
     answers = heard[heard["rung"] == 3]

@@ -1,60 +1,62 @@
-"""Progress for people: a bar where there is a terminal or a notebook, a line every few seconds elsewhere."""
+"""Progress for people: a bar on a terminal or in a notebook, elsewhere a line every few seconds."""
 
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-SLOW = 5.0  # seconds between two lines of progress where there is no terminal
+from tqdm.auto import tqdm
+
+SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
 
 
 def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]]:
-    """Progress for people: a bar on a terminal or in a notebook, a line every few seconds elsewhere."""
+    """A function that gives for the name of a stage what its progress is reported to.
+
+    That takes the number done, the total and, of training, the last record (`loss`); or a sentence
+    alone. `stream` is standard error by default.
+    """
     out = stream or sys.stderr
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if out.isatty() or (stream is None and hasattr(shell, "kernel")):
-        return _bar
-    return lambda stage: _lines(stage, out)
+        return _report_by_bar
+    return lambda stage: _report_by_lines(stage, out)
 
 
-def _bar(stage: str) -> Callable[..., None]:
-    from tqdm.auto import tqdm
+def _report_by_bar(stage: str) -> Callable[..., None]:
+    bar: Any = None
 
-    bar: list[Any] = []
-
-    def tell(*news: Any) -> None:
+    def report(*news: Any) -> None:
+        nonlocal bar
         if isinstance(news[0], str):
             tqdm.write(news[0])
             return
         done, total, *rest = news
-        if not bar:
-            bar.append(tqdm(total=total, desc=stage, leave=True))
-        bar[0].update(done - bar[0].n)
+        if bar is None:
+            bar = tqdm(total=total, desc=stage, leave=True)
+        bar.update(done - bar.n)
         if rest:
-            bar[0].set_postfix(loss=f"{rest[0]['loss']:.3f}")
+            bar.set_postfix(loss=f"{rest[0]['loss']:.3f}")
         if done >= total:
-            bar[0].close()
+            bar.close()
 
-    return tell
+    return report
 
 
-def _lines(stage: str, out: Any) -> Callable[..., None]:
-    begin, last = time.perf_counter(), [0.0]
+def _report_by_lines(stage: str, out: Any) -> Callable[..., None]:
+    begin, last = time.perf_counter(), 0.0
 
-    def tell(*news: Any) -> None:
+    def report(*news: Any) -> None:
+        nonlocal last
         if isinstance(news[0], str):
             print(news[0], file=out, flush=True)
             return
         done, total, *rest = news
         now = time.perf_counter() - begin
-        if done and (now - last[0] >= SLOW or done >= total):
-            last[0] = now
-            left = now / done * (total - done)
+        if done and (now - last >= SECONDS_BETWEEN_LINES or done >= total):
+            last, left = now, now / done * (total - done)
             loss = f", loss {rest[0]['loss']:.3f}" if rest else ""
-            print(
-                f"{stage}: {done}/{total}{loss}, {now:.0f} s, {left:.0f} s left",
-                file=out,
-                flush=True,
-            )
+            line = f"{stage}: {done}/{total}{loss}, {now:.0f} s, {left:.0f} s left"
+            print(line, file=out, flush=True)
 
-    return tell
+    return report

@@ -1,4 +1,4 @@
-"""What the panels ask of the models, and the seconds they cut out of a clip."""
+"""What panels and notebooks ask of the models, and the parts of a clip that they cut out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,8 @@ from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.training import checkpoints
 from desta_lab.world.describe import describe
 
-Profile = Callable[
-    [Clip, int | None, Task | None], np.ndarray
-]  # clip, query or task → a weight for every frame
+# a clip, and a query or a task → a weight for every frame
+Profile = Callable[[Clip, int | None, Task | None], np.ndarray]
 
 _WINDOW = 0.1  # seconds: the shortest sound worth hearing alone
 _FADED = 0.04  # what is left of the rest: −28 dB
@@ -30,22 +29,30 @@ _TOKENS = 32  # of an answer
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer in the backbone's own words and, for a task of the ladder, the probability of every option."""
+    """An answer in the backbone's own words and, for a task, the probability of every option."""
 
     text: str
     options: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
-def use_checkpoint(job: Any, step: int | None = None) -> Iterator[AudioLLM]:
-    """The job's AudioLLM at one rung of its checkpoint ladder, by default the last, which is put back afterwards."""
-    folder = job.run_folder("self")
+def use_checkpoint(experiment: Any, step: int | None = None) -> Iterator[AudioLLM]:
+    """Give the experiment's AudioLLM at one step, by default the last, which is restored after."""
+    folder, llm = experiment.run_folder("self"), experiment.llm
     last = checkpoints.list_checkpoints(folder)[-1]["step"]
     try:
-        checkpoints.load_checkpoint(folder, job.llm, last if step is None else step)
-        yield job.llm
+        checkpoints.load_checkpoint(folder, llm, last if step is None else step)
+        yield llm
     finally:
-        checkpoints.load_checkpoint(folder, job.llm, last)
+        checkpoints.load_checkpoint(folder, llm, last)
+
+
+def read_wave(experiment: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
+    """The waveform of one of the experiment's clips."""
+    return audio.read_audio(experiment.corpus.path(clip))
+
+
+# ---- answers ----
 
 
 def embed_audio(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
@@ -54,14 +61,18 @@ def embed_audio(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tenso
 
 
 def answer_audio(
-    llm: AudioLLM, spoken: Float[Tensor, "1 query d_llm"], question: str, task: Task | None = None
+    llm: AudioLLM,
+    audio_embeddings: Float[Tensor, "1 query d_llm"],
+    question: str,
+    task: Task | None = None,
 ) -> Answer:
-    """The audio condition of a question."""
-    text = _answer(llm, chat.audio_messages(question), spoken)
+    """Answer a question under the audio condition."""
+    text = _generate(llm, chat.audio_messages(question), audio_embeddings)
+    if task is None:
+        return Answer(text)
     with torch.no_grad():
-        return Answer(
-            text, _shares(task, scoring.score_options(llm, [task], spoken)[0]) if task else {}
-        )
+        scores = scoring.score_options(llm, [task], audio_embeddings)[0]
+    return Answer(text, _to_probabilities(task, scores))
 
 
 def answer_text(
@@ -71,41 +82,48 @@ def answer_text(
     task: Task | None = None,
     describe: Callable[..., str] = describe,
 ) -> Answer:
-    """The text condition of a question; one about what descriptions leave out (rung 5) reads one that states it.
+    """Answer a question under the text condition.
 
-    `describe` is that of the clip's corpus (`describe.description_function`), by default the spoken world's.
+    A task about what descriptions leave out (rung 5) reads a description that states it.
+    `describe` is that of the clip's corpus (`description_function`), by default the spoken world's.
     """
-    known = conditions.oracle_text(clip, task is not None and task.rung == 5, describe)
-    options = (
-        _shares(task, scoring.score_options_of_text(llm.backbone, [task], [known])[0])
-        if task
-        else {}
-    )
-    return Answer(_answer(llm, chat.description_messages(known, question), None), options)
+    description = conditions.oracle_text(clip, task is not None and task.rung == 5, describe)
+    text = _generate(llm, chat.description_messages(description, question), None)
+    if task is None:
+        return Answer(text)
+    scores = scoring.score_options_of_text(llm.backbone, [task], [description])[0]
+    return Answer(text, _to_probabilities(task, scores))
 
 
-def _answer(llm: AudioLLM, messages: Sequence[Any], spoken: Tensor | None) -> str:
-    room = None if llm.backbone.max_positions is None else llm.backbone.max_positions - _TOKENS
-    stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, max_tokens=room)
-    return llm.backbone.decode(llm.generate_ids([stream], spoken, max_new_tokens=_TOKENS)[0])
+def _generate(llm: AudioLLM, messages: Sequence[Any], audio_embeddings: Tensor | None) -> str:
+    backbone = llm.backbone
+    room = None if backbone.max_positions is None else backbone.max_positions - _TOKENS
+    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, max_tokens=room)
+    return backbone.decode(llm.generate_ids([stream], audio_embeddings, max_new_tokens=_TOKENS)[0])
 
 
-def _shares(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
+def _to_probabilities(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
     return dict(zip(task.options, scores[0].softmax(-1).tolist(), strict=True))
 
 
-def make_attention_profile(job: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
-    """A profile from `attention(connector, states)`, which gives a row of frames for every query of the one clip."""
+# ---- frames ----
+
+
+def make_attention_profile(experiment: Any, attention: Callable[[Any, Tensor], Any]) -> Profile:
+    """A profile from `attention(connector, states)`, which gives a row of frames for every query.
+
+    Without a query it is the mean over the queries; a task raises ValueError.
+    """
 
     def profile(clip: Clip, query: int | None, task: Task | None) -> np.ndarray:
         if task is not None:
             raise ValueError(
-                "Query → time attention knows no question; choose a query token, or another profile."
+                "Query → time attention knows no question; choose a query token, or another "
+                "profile."
             )
-        with use_checkpoint(job) as llm, torch.no_grad():
-            rows = np.asarray(
-                attention(llm.connector, llm.encoder.encode([read_wave(job, clip)]).float())
-            )
+        with use_checkpoint(experiment) as llm, torch.no_grad():
+            states = llm.encoder.encode([read_wave(experiment, clip)]).float()
+            rows = np.asarray(attention(llm.connector, states))
         rows = rows.reshape(-1, rows.shape[-1])
         return rows.mean(0) if query is None else rows[query]
 
@@ -117,32 +135,25 @@ def select_frames(
 ) -> Bool[np.ndarray, "frame"]:
     """The share of frames around which most weight lies, averaged over windows of 0.1 s."""
     width = max(1, round(_WINDOW / seconds * len(weights)))
-    dense = np.convolve(np.pad(weights, width, mode="edge"), np.full(width, 1 / width), "same")[
-        width:-width
-    ]
-    kept = np.zeros(len(weights), dtype=bool)
-    kept[np.argsort(-dense, kind="stable")[: max(1, round(share * len(weights)))]] = True
-    return kept
+    padded = np.pad(weights, width, mode="edge")
+    dense = np.convolve(padded, np.full(width, 1 / width), "same")[width:-width]
+    chosen = np.zeros(len(weights), dtype=bool)
+    chosen[np.argsort(-dense, kind="stable")[: max(1, round(share * len(weights)))]] = True
+    return chosen
 
 
 def isolate_frames(
-    wave: Float[np.ndarray, "sample"], kept: Bool[np.ndarray, "frame"]
+    wave: Float[np.ndarray, "sample"], chosen: Bool[np.ndarray, "frame"]
 ) -> Float[np.ndarray, "sample"]:
-    """A waveform with the kept frames as they are and the rest faded, over ramps of 10 ms."""
-    frame = np.minimum(np.arange(len(wave)) * len(kept) // len(wave), len(kept) - 1)
+    """A waveform with the chosen frames as they are and the rest faded, over ramps of 10 ms."""
+    frame = np.minimum(np.arange(len(wave)) * len(chosen) // len(wave), len(chosen) - 1)
     ramp = np.hanning(audio.HOP + 2)[1:-1]
-    heard = np.convolve(
-        np.pad(kept[frame].astype(float), audio.HOP, mode="edge"), ramp / ramp.sum(), "same"
-    )
-    return (wave * (_FADED + (1 - _FADED) * heard[audio.HOP : -audio.HOP])).astype(np.float32)
+    padded = np.pad(chosen[frame].astype(float), audio.HOP, mode="edge")
+    gain = np.convolve(padded, ramp / ramp.sum(), "same")[audio.HOP : -audio.HOP]
+    return (wave * (_FADED + (1 - _FADED) * gain)).astype(np.float32)
 
 
-def frames_to_spans(kept: Bool[np.ndarray, "frame"], seconds: float) -> list[tuple[float, float]]:
-    """Begin and end, in seconds, of every run of kept frames."""
-    edges = np.flatnonzero(np.diff(np.pad(kept.astype(int), 1))) * seconds / len(kept)
+def frames_to_spans(chosen: Bool[np.ndarray, "frame"], seconds: float) -> list[tuple[float, float]]:
+    """Begin and end, in seconds, of every run of chosen frames."""
+    edges = np.flatnonzero(np.diff(np.pad(chosen.astype(int), 1))) * seconds / len(chosen)
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def read_wave(job: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
-    """The waveform of one of the job's clips."""
-    return audio.read_audio(job.corpus.path(clip))

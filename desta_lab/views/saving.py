@@ -31,6 +31,7 @@ _DPI = 150  # pixels per inch of the PNG
 _LINE_CHARACTERS = 10.4  # characters of a bold headline per inch of figure
 _LIBRARIES = ("matplotlib", "numpy", "pandas", "seaborn")
 
+Size = tuple[float | int, float | int]  # width and height in inches
 _Parameters = ParamSpec("_Parameters")
 _Drawn = TypeVar("_Drawn")
 
@@ -58,10 +59,7 @@ class Picture(Figure):
     table: pd.DataFrame
 
     def __init__(
-        self,
-        table: pd.DataFrame | None = None,
-        headline: str = "",
-        size: tuple[float, float] = (7.0, 3.2),
+        self, table: pd.DataFrame | None = None, headline: str = "", size: Size = (7.0, 3.2)
     ) -> None:
         super().__init__(figsize=size, layout="constrained")
         FigureCanvasAgg(self)

@@ -109,7 +109,7 @@ def plot_ablation(
 
 
 def _place_arms(arms: pd.Series, unit: str) -> tuple[pd.Series, list[str]]:
-    """Where every arm stands, and its name: amounts by their logarithms, the nearest two 1 apart."""
+    """The place and name of every arm: amounts by their logarithms, the nearest two 1 apart."""
     names = [str(arm) for arm in arms.index]
     if not unit:
         return pd.Series(np.arange(len(arms), dtype=float), index=arms.index), names
@@ -211,8 +211,8 @@ def _limit_metric(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
 def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     """What was learned against what was forgotten, in text and by ear, one mark an arm.
 
-    `plane` is that of `forgetting.learned_and_forgotten`: `mean`, `low` and `high` over `seeds` per arm × kind ×
-    share × measure. The thin lines are adapters turned down at test time, to 0.
+    `plane` is that of `forgetting.learned_and_forgotten`: `mean`, `low` and `high` over `seeds` per
+    arm × kind × share × measure. The thin lines are adapters turned down at test time, to 0.
     """
     plane = style.select_columns(plane, "arm kind share measure mean seeds low high")
     picture = Picture(plane, headline, (9.5, 5.2))
@@ -261,7 +261,7 @@ def _draw_arm(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
     axes.plot(across["mean"], up["mean"], color=PALETTE[kind], zorder=1, **_SMALL_DOT)
     right, top = across.tail(1), up.tail(1)
     look = {"ms": 7, "elinewidth": 0.9, "zorder": 3, **_face(kind)}
-    reach = {"xerr": _reach(right), "yerr": _reach(top)}
+    reach: Any = {"xerr": _reach(right), "yerr": _reach(top)}
     marker = _TUNING_MARKERS.get(tuning, "P")
     axes.errorbar(right["mean"], top["mean"], marker=marker, **reach, **look)
 

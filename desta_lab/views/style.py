@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from desta_lab.views.saving import Picture, styled
+from desta_lab.views.saving import Picture, Size, styled
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, and a grey
 PALETTE = {
@@ -209,7 +209,7 @@ def shorten(name: Any, most: int = _NAME_CHARACTERS) -> str:
 def annotate(axes: Axes, text: str) -> None:
     """Write into the middle of a panel why it is empty."""
     box = {"facecolor": "white", "lw": 0, "pad": 2}
-    look = {"color": "#555555", "bbox": box, "transform": axes.transAxes}
+    look: Any = {"color": "#555555", "bbox": box, "transform": axes.transAxes}
     axes.text(0.5, 0.5, text, **_CENTRED, **look)
 
 
@@ -218,11 +218,7 @@ def annotate(axes: Axes, text: str) -> None:
 
 @styled
 def subplots(
-    rows: int = 1,
-    columns: int = 1,
-    headline: str = "",
-    size: tuple[float, float] = (7.0, 3.2),
-    **options: Any,
+    rows: int = 1, columns: int = 1, headline: str = "", size: Size = (7.0, 3.2), **options: Any
 ) -> Any:
     """An empty figure in the style of all figures, and its axes as `plt.subplots` gives them.
 
@@ -241,7 +237,7 @@ def facets(
     table: pd.DataFrame,
     by: str,
     headline: str,
-    size: tuple[float, float],
+    size: Size,
     xlabel: str,
     share: tuple[bool, bool] = (True, True),
 ) -> tuple[Picture, list[tuple[Axes, pd.DataFrame]]]:
@@ -397,4 +393,4 @@ def _write_cells(
         look["fontweight"] = "bold" if bold is not None and bold[row, column] else "normal"
         face = image.to_rgba(np.array(value))  # no hatch behind the text
         look["bbox"] = {"facecolor": face, "lw": 0, "pad": 1}
-        axes.text(column, row, texts[row, column], parse_math=False, **_CENTRED, **look)
+        axes.text(column, row, str(texts[row, column]), parse_math=False, **_CENTRED, **look)

@@ -10,7 +10,7 @@ import soundfile
 from desta_lab import audio
 from desta_lab.evaluation import conditions
 from desta_lab.views import replies
-from desta_lab.views.demo import UNKNOWN, Demo, build_page, streamed
+from desta_lab.views.demo import UNKNOWN, Demo, build_page, stream_answer
 from tests.views import test_panels as made
 
 QUESTION = "What is the background sound?"
@@ -22,20 +22,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> None:
-    wave = replies.read_wave(demo.job, next(iter(demo.clips.values())))
-    with replies.use_checkpoint(demo.job) as llm:
+    wave = replies.read_wave(demo.experiment, next(iter(demo.clips.values())))
+    with replies.use_checkpoint(demo.experiment) as llm:
         spoken = replies.embed_audio(llm, wave)
-        pieces = list(streamed(llm, spoken, QUESTION))
+        pieces = list(stream_answer(llm, spoken, QUESTION))
         whole = replies.answer_audio(llm, spoken, QUESTION).text
     assert "".join(pieces).strip().startswith(whole)
 
 
 def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     name, clip = next(iter(demo.clips.items()))
-    told, read, quiet, looked = list(demo.answers(name, None, QUESTION))[-1]
-    with replies.use_checkpoint(demo.job) as llm:
+    told, read, quiet, looked = list(demo.stream_answers(name, None, QUESTION))[-1]
+    with replies.use_checkpoint(demo.experiment) as llm:
         assert read == replies.answer_text(llm, clip, QUESTION).text
-        nothing = np.zeros_like(replies.read_wave(demo.job, clip))
+        nothing = np.zeros_like(replies.read_wave(demo.experiment, clip))
         assert quiet == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
     assert told and looked.png().startswith(b"\x89PNG")
 
@@ -45,7 +45,7 @@ def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
 ) -> None:
     own = np.random.default_rng(0).normal(0, 0.1, 2 * audio.RATE)
     soundfile.write(tmp_path / "own.wav", own, audio.RATE)
-    *_, (_, read, _, looked) = demo.answers(
+    *_, (_, read, _, looked) = demo.stream_answers(
         next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION
     )
     assert read == UNKNOWN and not (looked.table["part"] == "span").any()
@@ -56,20 +56,20 @@ def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
 )
 def test_what_is_missing_is_said(demo: Demo, name: str | None, question: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        next(demo.answers(name, None, question))
+        next(demo.stream_answers(name, None, question))
 
 
 def test_a_fault_while_speaking_reaches_the_reader(
     demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with replies.use_checkpoint(demo.job) as llm:
+    with replies.use_checkpoint(demo.experiment) as llm:
         monkeypatch.setattr(
             llm,
             "generate_ids",
             lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")),
         )
         with pytest.raises(RuntimeError, match="out of memory"):
-            list(streamed(llm, conditions.embed_silence(llm), QUESTION))
+            list(stream_answer(llm, conditions.embed_silence(llm), QUESTION))
 
 
 @pytest.mark.filterwarnings(

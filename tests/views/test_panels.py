@@ -17,7 +17,8 @@ from desta_lab.evaluation.tasks import task_ladder as task_ladder
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import checkpoints
 from desta_lab.views import panels, replies
-from desta_lab.views.panel import CONDITIONS, sound
+from desta_lab.views.panel_base import encode_wav
+from desta_lab.views.panel_figures import CONDITIONS
 from desta_lab.world.attributes import ATTRIBUTES
 from tests import tiny
 
@@ -150,7 +151,7 @@ def test_the_last_rung_is_put_back_whatever_happens(job):
         assert hash_tensors(llm.connector) != last
         raise ZeroDivisionError
     assert hash_tensors(job.llm.connector) == last
-    panels.AskPanel(job).press()
+    panels.AskPanel(job).ask()
     panels.CheckpointPanel(job, points(job), rungs()).step.value = 0
     assert hash_tensors(job.llm.connector) == last
 
@@ -171,7 +172,7 @@ def test_an_uploaded_recording_is_heard_but_nothing_is_known_of_it(ask):
     [
         ("voice.webm", b"\x1aE\xdf\xa3" * 40, "voice.webm: not readable as audio"),
         ("empty.wav", b"", "empty.wav: the file has 0 bytes"),
-        ("still.wav", sound(np.zeros(9_000, dtype=np.float32)), "still.wav: silent"),
+        ("still.wav", encode_wav(np.zeros(9_000, dtype=np.float32)), "still.wav: silent"),
     ],
 )
 def test_bad_audio_is_refused_in_a_sentence_that_names_the_file_alone(ask, name, content, sentence):
@@ -196,7 +197,7 @@ def test_an_empty_question_is_no_question(ask):
 def test_a_panel_says_when_it_works_and_takes_no_second_press(ask, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        ask, "_replies", lambda *_: seen.append((ask.note.value, ask.button.disabled)) or {}
+        ask, "_answer", lambda *_: seen.append((ask.note.value, ask.button.disabled)) or {}
     )
     ask.button.click()
     assert seen == [("<em>working…</em>", True)] and not ask.button.disabled
@@ -228,7 +229,7 @@ def test_a_damaged_rung_is_told_and_the_slider_goes_on(tmp_path):
     panel = panels.CheckpointPanel(job, points(job), rungs())
     (tmp_path / "self" / "checkpoints" / "000001.safetensors").write_bytes(b"torn")
     panel.step.value = 1
-    assert "missing or changed since it was kept" in panel.note.value
+    assert "missing or changed since it was saved" in panel.note.value
     panel.step.value = 0
     assert panel.note.value == ""
 
@@ -323,7 +324,7 @@ def test_every_point_has_a_cell_of_its_own_and_its_letter(job):
 
 def test_cells_keep_up_and_down_left_and_right():
     rows = pd.DataFrame({"x": [0.0, 1.0, 0.0, 0.0], "y": [0.0, 1.0, 1.0, 1.0]})
-    (bottom, left), (top, right), one, other = panels.cells(rows, 24)
+    (bottom, left), (top, right), one, other = panels.find_cells(rows, 24)
     assert (bottom, left, top, right) == (23, 0, 0, 23)
     assert one == (0, 0) and other in {(0, 1), (1, 0)}
 
@@ -335,13 +336,13 @@ def test_widget_and_still_are_both_left_and_the_still_follows(job, monkeypatch):
     shown = []
     handle = SimpleNamespace(update=lambda page: shown.append(page.data))
     monkeypatch.setattr(
-        "desta_lab.views.panel.display", lambda one, **how: shown.append(one) or handle
+        "desta_lab.views.panel_base.display", lambda one, **how: shown.append(one) or handle
     )
     panel = panels.AskPanel(job)
     panel._ipython_display_()
     assert "application/vnd.jupyter.widget-view+json" in shown[0]
     assert "data:audio/wav;base64," in shown[1].data and "<td" not in shown[1].data
-    panel.press()
+    panel.ask()
     assert "<td" in shown[-1] and "data:image/png;base64," in shown[-1]
 
 

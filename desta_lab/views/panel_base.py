@@ -1,0 +1,165 @@
+"""What every panel shares: the box and its still, the small widgets, and HTML."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+import jinja2
+import numpy as np
+import pandas as pd
+import soundfile
+from IPython.display import HTML, display
+from jaxtyping import Float
+
+from desta_lab import audio
+from desta_lab.clips import Clip
+from desta_lab.evaluation.tasks import Task
+
+LABELS: Any = {"description_width": "6em"}
+WIDE: Any = {"layout": {"width": "auto", "max_width": "56em"}, "style": LABELS}
+
+_WORKING = "<em>working…</em>"
+_TABLE = """
+{%- set look = "text-align: left; padding: .1em .8em; vertical-align: top; line-height: 1.5" -%}
+<table><tr>{% for text in head %}<th style="{{ look }}">{{ text }}</th>{% endfor %}</tr>
+{%- for row in rows -%}
+<tr>{% for text in row %}<td style="{{ look }}">{{ text }}</td>{% endfor %}</tr>
+{%- endfor %}</table>"""
+
+
+class Panel:
+    """Rows of widgets and a line for notes and errors.
+
+    Shown in a notebook a panel leaves two outputs: the live widgets, and a still of them as HTML.
+    The still follows every change, hides while the widgets live beside it, and remains in a saved
+    page.
+
+    Args:
+        rows: The widgets from top to bottom; None is the place of the line.
+        choices: The widgets whose change calls `update`.
+    """
+
+    def __init__(
+        self, rows: Sequence[Any], choices: Sequence[Any], update: Callable[[], None]
+    ) -> None:
+        self.note = w.HTML(layout={"min_height": "28px"})  # a line's height: nothing jumps
+        self.box = w.VBox([self.note if row is None else row for row in rows])
+        self._name = f"desta-{type(self).__name__.lower()}-{self.box.model_id}"
+        self._shown: Any = None
+        self.box.add_class(self._name)
+        for choice in choices:
+            choice.observe(lambda _: update(), "value")
+        update()
+
+    def still(self) -> str:
+        """The panel as it is now, as HTML without any widget."""
+        hide = f"<style>body:has(.{self._name}) .{self._name}-still {{ display: none }}</style>"
+        return f'{hide}<div class="{self._name}-still">{_render_still(self.box)}</div>'
+
+    def _ipython_display_(self) -> None:
+        text = f"{type(self).__name__}: a panel; where no widget runs, its still stands below."
+        display(self.box._repr_mimebundle_() | {"text/plain": text}, raw=True)
+        self._shown = display(HTML(self.still()), display_id=True)
+
+    @contextmanager
+    def _working(self, *locked: Any) -> Iterator[None]:
+        """Note the work, lock what would start it again, and turn an error into a sentence."""
+        self.note.value = _WORKING
+        for widget in locked:
+            widget.disabled = True
+        try:
+            yield
+            self.note.value = self.note.value.replace(_WORKING, "")
+        except Exception as error:  # whatever it is: a callback that raises is silent
+            kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+            self.note.value = f'<span role="alert">⚠ {escape(kind + str(error))}</span>'
+        finally:
+            for widget in locked:
+                widget.disabled = False
+            if self._shown is not None:
+                self._shown.update(HTML(self.still()))
+
+
+def _render_still(widget: Any) -> str:
+    """A widget, and all that is in it, as HTML."""
+    if isinstance(widget, w.Box):
+        inner = map(_render_still, widget.children)
+        return "".join(f"<div>{html}</div>" for html in inner if html)
+    if isinstance(widget, w.HTML):
+        return str(widget.value)
+    if isinstance(widget, w.Image):
+        return image_html(bytes(widget.value), widget.text) if widget.value else ""
+    if isinstance(widget, w.Audio):
+        data = base64.b64encode(widget.value).decode()
+        return data and f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+    chosen = getattr(widget, "label", None) or getattr(widget, "value", None)
+    return f"{escape(widget.description)}: {escape(str(chosen))}" if chosen else ""
+
+
+# ---- widgets ----
+
+
+def make_player(autoplay: bool = False) -> Any:
+    """An empty player; `autoplay` for one that follows a press."""
+    return w.Audio(value=b"", format="wav", autoplay=autoplay, loop=False)
+
+
+def make_image(text: str) -> Any:
+    """A picture that takes no room until it has one; `text` describes it in the still."""
+    layout = {"max_width": "100%", "object_fit": "contain", "display": "none"}
+    image = w.Image(value=b"", format="png", layout=layout)
+    image.text = text  # `tooltip` breaks the Image of ipywidgets
+    image.observe(
+        lambda change: setattr(image.layout, "display", None if change.new else "none"), "value"
+    )
+    return image
+
+
+def make_dropdown(name: str, options: Sequence[Any], index: int = 0) -> Any:
+    """A drop-down list."""
+    return w.Dropdown(options=options, index=index, description=name, **WIDE)
+
+
+def list_questions(tasks: Sequence[Task]) -> tuple[list[tuple[str, Task]], int]:
+    """The tasks to pick from, and the place of the first question that was never trained."""
+    names = [(f"rung {task.rung}: {task.question} [{task.attribute}]", task) for task in tasks]
+    return names, next((i for i, task in enumerate(tasks) if task.rung == 3), 0)
+
+
+def list_attributes(experiment: Any, points: pd.DataFrame) -> list[str]:
+    """The attributes that a map's points have a column for; raises ValueError for none."""
+    known = {name for clip in experiment.corpus.clips for name in clip.attributes}
+    if names := [name for name in points.columns if name in known]:
+        return names
+    there = ", ".join(sorted(known))
+    raise ValueError(f"The points have no column of an attribute ({there}); merge them in by clip.")
+
+
+# ---- HTML and sound ----
+
+
+def image_html(content: bytes, text: str) -> str:
+    """A PNG as an image that is part of the page, with its description."""
+    data = base64.b64encode(content).decode()
+    return f'<img style="max-width: 100%" alt="{escape(text)}" src="data:image/png;base64,{data}">'
+
+
+def table_html(head: Sequence[str], *rows: Sequence[str]) -> str:
+    """A small table; everything in it is text."""
+    return jinja2.Template(_TABLE, autoescape=True).render(head=head, rows=rows)
+
+
+def clip_html(clip: Clip) -> str:
+    """A clip's name, speaker and transcript."""
+    return f"<b>{escape(clip.id)}</b> ({escape(clip.speaker)}): “{escape(clip.transcript)}”"
+
+
+def encode_wav(wave: Float[np.ndarray, "sample"]) -> bytes:
+    """A waveform as the bytes of a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, audio.RATE, format="WAV")
+    return file.getvalue()

@@ -1,0 +1,114 @@
+"""What the panels draw: options, rungs, the embedding map, and the weight of every frame."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from desta_lab.clips import Clip
+from desta_lab.evaluation.tasks import Task
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import DOTTED, PALETTE, SERIES, error_bars
+
+CONDITIONS = {  # what each condition gives to the model
+    "audio": "hears the clip",
+    "oracle": "reads the description (text oracle)",
+    "silence": "hears silence",
+    "untrained": "hears the clip through the untrained connector",
+}
+_HATCHES = {"silence": "///", "untrained": "..."}
+# light colours: the letter on them carries the value
+_TINTS = ("#A6CEE3", "#FDBF6F", "#B2DF8A", "#FB9A99", "#CAB2D6", "#FFFF99")
+
+
+def draw_options(
+    axes: Axes, shares: Mapping[str, Mapping[str, float]], task: Task, right: str | None
+) -> None:
+    """The probability of every option, a bar for each condition; the right option has a tick."""
+    height = min(0.3, 0.8 / len(shares))
+    for i, (condition, options) in enumerate(shares.items()):
+        look: Any = {"color": PALETTE[condition], "hatch": _HATCHES.get(condition)}
+        at = np.arange(len(options)) + (i - (len(shares) - 1) / 2) * height
+        label = CONDITIONS[condition]
+        axes.barh(at, list(options.values()), height, edgecolor="white", label=label, **look)
+    names = [
+        text.strip() + (" ✓" if value == right else "") for value, text in task.options.items()
+    ]
+    axes.set_yticks(range(len(names)), names)
+    axes.axvline(task.chance, color="#707070", ls=DOTTED, label="chance")
+    axes.set(xlim=(0, 1), xlabel=f"probability after “{task.stem}”")
+    axes.invert_yaxis()
+
+
+def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
+    """The audio condition's score of every rung as a bar with its interval, controls as marks."""
+    for name, some in rows.groupby("condition"):
+        condition = str(name)
+        look: Any = {"color": PALETTE[condition]}
+        if series := SERIES.get(condition):
+            look |= {"ls": "none", "marker": series.marker, "label": series.label}
+            axes.plot(some["rung"], some["score"], **look)
+        else:
+            look |= {"alpha": 0.6, "label": condition, "yerr": error_bars(some, "score")}
+            axes.bar(some["rung"], some["score"], **look)
+    axes.axhline(0, color="#B0B0B0", lw=0.8)
+    axes.set(xlabel="rung", ylabel="score (0: chance, 1: perfect)")
+    axes.set(ylim=(-0.5, 1.1), xlim=(-0.6, 5.6))
+    axes.set_title("not measured at this step" if rows.empty else "score of every rung")
+
+
+def letter_values(values: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A letter and a tint for every value: its initial where these differ, otherwise a number."""
+    names = sorted(set(values))
+    initials = [name[:1].lower() for name in names]
+    letters = initials if len(set(initials)) == len(names) else map(str, range(len(names)))
+    return dict(zip(names, zip(letters, itertools.cycle(_TINTS), strict=False), strict=True))
+
+
+def draw_map(
+    axes: Axes, rows: pd.DataFrame, attribute: str, marks: Mapping[str, tuple[str, str]], clip: str
+) -> None:
+    """The embedding map at one step, every point with the letter of its value, one clip ringed."""
+    for value, (letter, tint) in marks.items():
+        some = rows[rows[attribute] == value]
+        look: Any = {"s": 110, "color": tint, "edgecolor": "#555555", "lw": 0.5}
+        axes.scatter(some["x"], some["y"], label=f"{letter}: {value}", **look)
+        for x, y in zip(some["x"], some["y"], strict=True):
+            axes.text(x, y, letter, ha="center", va="center_baseline", fontsize=8)
+    ringed = rows[rows["clip"] == clip]
+    axes.scatter(ringed["x"], ringed["y"], s=230, facecolor="none", edgecolor="black", lw=1.5)
+    axes.set(xticks=[], yticks=[])
+
+
+def find_limits(values: pd.Series) -> tuple[float, float]:
+    """Ends of an axis that hold these values with some room."""
+    room = 0.08 * (values.max() - values.min()) or 1.0
+    return float(values.min() - room), float(values.max() + room)
+
+
+def draw_weights(
+    picture: Picture,
+    mel: np.ndarray,
+    clip: Clip,
+    weights: np.ndarray,
+    chosen: Sequence[tuple[float, float]],
+    seconds: float,
+) -> None:
+    """A spectrogram below its evidence spans, the weight of every frame, and what is chosen."""
+    top, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    look: Any = {"origin": "lower", "aspect": "auto", "cmap": "Greys"}
+    top.imshow(mel, extent=(0, seconds, 0, len(mel)), **look)
+    spans = [span for span in clip.spans if not span.name.startswith("word:")]
+    for i, span in enumerate(spans):
+        place = len(mel) * (1.06 + 0.16 * i)
+        top.plot([span.start, span.end], [place] * 2, lw=3, color="black", clip_on=False)
+        top.text(span.start, place + 2, span.name, fontsize=8, va="bottom", parse_math=False)
+    for axes, (start, end) in itertools.product((top, below), chosen):
+        axes.axvspan(start, end, color=PALETTE["audio"], alpha=0.25, lw=0)
+    edges = np.linspace(0, seconds, len(weights) + 1)
+    below.stairs(weights / np.abs(weights).mean(), edges, color=PALETTE["audio"])
+    top.set(ylabel="mel band", ylim=(0, len(mel)))
+    below.set(xlabel="time (s)", ylabel="weight\n(mean: 1)", xlim=(0, seconds))
