@@ -80,7 +80,7 @@ def test_fewer_constraints_keep_the_same_items_of_theirs():
 
 
 @pytest.fixture(scope="module")
-def as_published() -> AudioLLM:
+def untouched() -> AudioLLM:
     return glass_box()
 
 

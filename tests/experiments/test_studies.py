@@ -312,3 +312,14 @@ def test_the_page_that_ships_is_that_of_the_tables_that_ship():
         "run `python -m desta_lab ablate`"
     )
     assert list(ablation.SHIPPED.glob("nano/*.csv"))
+
+
+def test_the_tables_that_ship_name_the_cells_that_would_be_measured_today(tmp_path: Path):
+    for path in ablation.SHIPPED.glob("*/*.csv"):
+        table = pd.read_csv(path, dtype={"cell": str, "arm": str})
+        seeds = table["seed"].unique()
+        sweep = ablation.build_sweep(path.stem, path.parent.name, seeds, root=tmp_path)
+        names = [(name["arm"], name["seed"]) for name in sweep.names]
+        keys = dict(zip(names, [cell.key for cell in sweep.cells], strict=True))
+        shipped = table.drop_duplicates("cell").set_index(["arm", "seed"])["cell"].to_dict()
+        assert shipped.items() <= keys.items(), path
