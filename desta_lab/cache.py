@@ -257,7 +257,9 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     if not types:
         return pd.DataFrame()
     how: dict[str, Any] = {"keep_default_na": False, "na_values": [MISSING]}
-    return pd.read_csv(path, dtype=dict(types), float_precision="round_trip", **how)
+    numbers = {name: kind for name, kind in types.items() if kind.startswith("float")}
+    table = pd.read_csv(path, dtype={**types, **dict.fromkeys(numbers, "object")}, **how)
+    return table.astype(numbers)  # Python reads a decimal number exactly, pandas may not
 
 
 # ---- whole files ----

@@ -4,14 +4,14 @@ import pytest
 
 from desta_lab.course import checks
 
-WRONG = [(name, mistake) for name, one in checks.load_checks().items() for mistake in one.wrong]
+WRONG = [(name, mistake) for name, check in checks.load_checks().items() for mistake in check.wrong]
 
 
 @pytest.mark.parametrize("name, mistake", WRONG)
 def test_a_wrong_answer_is_caught_and_its_mistake_named(name: str, mistake: str) -> None:
-    said = checks.judge(name, checks.load_checks()[name].wrong[mistake])
-    assert said.state == "wrong"
-    assert mistake.lower() in said.message.lower(), said.message
+    judged = checks.judge(name, checks.load_checks()[name].wrong[mistake])
+    assert judged.state == "wrong"
+    assert mistake.lower() in judged.message.lower(), judged.message
 
 
 @pytest.mark.parametrize("name", checks.load_checks())
@@ -21,20 +21,20 @@ def test_every_check_ships_wrong_answers_and_knows_a_stub(name: str) -> None:
 
 
 def test_an_answer_that_breaks_is_told_so() -> None:
-    said = checks.judge("above_chance", lambda accuracy, options: 1 / 0)
-    assert said.state == "wrong" and "ZeroDivisionError" in said.message
+    judged = checks.judge("above_chance", lambda accuracy, options: 1 / 0)
+    assert judged.state == "wrong" and "ZeroDivisionError" in judged.message
 
 
 def test_a_function_that_returns_nothing_is_not_attempted_yet() -> None:
-    said = checks.judge("above_chance", lambda accuracy, options: ...)
-    assert said.message == "Not attempted yet."
+    judged = checks.judge("above_chance", lambda accuracy, options: ...)
+    assert judged.message == "Not attempted yet."
 
 
 def test_what_is_right_passes_and_says_so_in_html_too() -> None:
-    said = checks.judge(
+    judged = checks.judge(
         "above_chance", lambda accuracy, options: (accuracy - 1 / options) / (1 - 1 / options)
     )
-    assert said.state == "passed" and "above_chance" in said._repr_html_()
+    assert judged.state == "passed" and "above_chance" in judged._repr_html_()
 
 
 def test_a_check_that_is_not_there_is_a_sentence() -> None:

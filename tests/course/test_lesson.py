@@ -6,10 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from desta_lab.cache import Provenance
 from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, describe_cost
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
+from desta_lab.training import checkpoints
 from desta_lab.views import style
 
 
@@ -82,6 +84,36 @@ def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesso
     assert shown.alt == "A line that rises."
     assert (lesson.out / "05.svg").exists() and len(pd.read_csv(lesson.out / "05.csv")) == 2
     assert json.loads((lesson.out / "05.json").read_text())["alt"] == "A line that rises."
+
+
+def test_a_result_of_a_lesson_is_made_once_and_again_for_another_connector(
+    lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make() -> pd.DataFrame:
+        made.append(1)
+        return pd.DataFrame({"answer": ["001", "NA"], "score": [0.5, float("nan")]})
+
+    def train(sha256: str) -> None:
+        checkpoints.index_path(tmp_path).parent.mkdir(exist_ok=True)
+        checkpoints.index_path(tmp_path).write_text(json.dumps([{"step": 0, "sha256": sha256}]))
+
+    monkeypatch.setattr(lesson.experiment, "run_folder", lambda kind: tmp_path)
+    monkeypatch.setattr(
+        lesson.experiment, "provenance", lambda kind, **facts: Provenance(kind, facts)
+    )
+    train("a")
+    table = lesson.find_or_make("answers", make, step=0)
+    assert lesson.find_or_make("answers", make, step=0).equals(table) and len(made) == 1
+    assert table["answer"].tolist() == ["001", "NA"] and table["score"].isna().tolist() == [
+        False,
+        True,
+    ]
+    lesson.find_or_make("answers", make, step=1)
+    train("b")
+    lesson.find_or_make("answers", make, step=0)
+    assert len(made) == 3
 
 
 def test_what_was_not_measured_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
