@@ -109,15 +109,22 @@ def test_an_unknown_table_is_named_with_those_there_are(inside: Inside) -> None:
         inside.table("nothing")
 
 
-def test_the_panels_open_on_a_real_run_as_the_readme_shows(inside: Inside, tables: dict) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    cell = next(
-        part.split("```")[0]
-        for part in readme.split("```python")[1:]
-        if "desta_lab.MapPanel(" in part
-    )
-    known: dict = {"desta_lab": desta_lab, "lab": inside.experiment}
-    *lines, last = cell.strip().splitlines()
-    exec("\n".join([*lines, f"shown = {last}"]), known)
-    known["shown"].hear(inside.clips[0].id)
-    assert inside.clips[0].id in known["shown"].still()
+def code_of(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    text = (Path(__file__).resolve().parents[2] / page).read_text(encoding="utf-8")
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+def test_the_code_of_the_readme_and_of_the_analysis_page_runs(
+    inside: Inside, tables: dict, capsys: pytest.CaptureFixture
+) -> None:
+    assert code_of("README.md") == code_of("docs/analysis.md")[:1]
+    names: dict = {}
+    for block in code_of("docs/analysis.md"):
+        exec(block, names)
+    printed = capsys.readouterr().out
+    assert "audio      0" in printed and "torch.Size([8, 19, 192])" in printed
+    assert float(printed.split("torch.Size([8, 19, 192])\n")[1].split("(")[1].split(")")[0]) > 0
+    panel = desta_lab.MapPanel(names["experiment"], names["look"].table("points"))
+    panel.play(inside.clips[0].id)
+    assert inside.clips[0].id in panel.still()
