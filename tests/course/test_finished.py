@@ -31,11 +31,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(root: Path) -> Experiment:
-    lab = Experiment(presets.nano(), root=root)
-    said = finished.restore(lab)
-    assert said.endswith("Nothing needs training."), said
-    return lab
+def experiment(root: Path) -> Experiment:
+    experiment = Experiment(presets.nano(), root=root)
+    sentence = finished.restore(experiment)
+    assert sentence.endswith("Nothing needs training."), sentence
+    return experiment
 
 
 def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
@@ -46,9 +46,9 @@ def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
             assert Path(name).suffix in {".json", ".jsonl", ".csv", ".safetensors"}
 
 
-def test_a_restored_run_needs_neither_training_nor_scoring(lab: Experiment) -> None:
-    table = lab.score_table()
-    assert not any(stage.startswith("train") for stage in lab.seconds)
+def test_a_restored_run_needs_neither_training_nor_scoring(experiment: Experiment) -> None:
+    table = experiment.score_table()
+    assert not any(stage.startswith("train") for stage in experiment.seconds)
     assert set(table["run"]) == {"self", "label"} and set(table["condition"]) >= {
         "audio",
         "oracle",
@@ -57,39 +57,43 @@ def test_a_restored_run_needs_neither_training_nor_scoring(lab: Experiment) -> N
     }
 
 
-def test_its_first_and_last_rung_can_be_climbed(lab: Experiment) -> None:
-    for step in (0, lab.train_config.steps):
-        checkpoints.load_checkpoint(lab.run_folder("self"), lab.llm, step)
+def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
+    for step in (0, experiment.train_config.steps):
+        checkpoints.load_checkpoint(experiment.run_folder("self"), experiment.llm, step)
     with pytest.raises(checkpoints.CheckpointError, match="train again"):
-        checkpoints.load_checkpoint(lab.run_folder("self"), lab.llm, 64)
+        checkpoints.load_checkpoint(experiment.run_folder("self"), experiment.llm, 64)
 
 
-def test_every_table_of_the_analysis_is_there(lab: Experiment) -> None:
-    look = Inside(lab)
-    assert all(look.provenance(name).folder(lab.root).is_dir() for name in TABLES)
+def test_every_table_of_the_analysis_is_there(experiment: Experiment) -> None:
+    look = Inside(experiment)
+    assert all(look.provenance(name).folder(experiment.root).is_dir() for name in TABLES)
 
 
-def test_a_table_that_is_gone_comes_back_with_the_next_restore(lab: Experiment) -> None:
-    folder = Inside(lab).provenance("answers").folder(lab.root)
+def test_a_table_that_is_gone_comes_back_with_the_next_restore(experiment: Experiment) -> None:
+    folder = Inside(experiment).provenance("answers").folder(experiment.root)
     before = (folder / "table.csv").read_bytes()
     shutil.rmtree(folder)
-    finished.restore(Experiment(lab.preset, root=lab.root))
+    finished.restore(Experiment(experiment.preset, root=experiment.root))
     assert (folder / "table.csv").read_bytes() == before
 
 
-def test_restoring_again_changes_nothing(lab: Experiment) -> None:
+def test_restoring_again_changes_nothing(experiment: Experiment) -> None:
     files = {
-        path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()
+        path: path.stat().st_mtime_ns
+        for path in (experiment.root / "runs").rglob("*")
+        if path.is_file()
     }
-    finished.restore(Experiment(lab.preset, root=lab.root))
+    finished.restore(Experiment(experiment.preset, root=experiment.root))
     assert files == {
-        path: path.stat().st_mtime_ns for path in (lab.root / "runs").rglob("*") if path.is_file()
+        path: path.stat().st_mtime_ns
+        for path in (experiment.root / "runs").rglob("*")
+        if path.is_file()
     }
 
 
-def test_a_lab_of_other_steps_or_seed_is_told_what_it_costs(root: Path) -> None:
+def test_an_experiment_of_other_steps_is_told_what_it_costs(root: Path) -> None:
     other = Experiment(replace(presets.nano(), steps=20), root=root)
-    assert "lab.run() makes it" in finished.restore(other)
+    assert "run_quickstart(experiment) makes it" in finished.restore(other)
     assert not (other.run_folder("self") / "checkpoints").exists()
 
 
@@ -99,7 +103,7 @@ def test_a_machine_of_another_precision_gets_the_same_run(
     other = Experiment(presets.nano(), root=root)
     own = other.run_config
     monkeypatch.setattr(
-        other, "config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"}
+        other, "run_config", lambda kind: {**own(kind), "dtype": "torch.float16", "device": "cuda"}
     )
     assert "Nothing needs training" in finished.restore(other)
     made = json.loads((other.run_folder("self") / "checkpoints" / "checkpoints.json").read_text())
@@ -107,6 +111,6 @@ def test_a_machine_of_another_precision_gets_the_same_run(
 
 
 def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(tmp_path: Path) -> None:
-    lab = Experiment(presets.cpu(), root=tmp_path)
-    assert "about 18 minutes" in finished.restore(lab)
-    assert "llm" not in vars(lab) and not any(tmp_path.iterdir())
+    experiment = Experiment(presets.cpu(), root=tmp_path)
+    assert "about 18 minutes" in finished.restore(experiment)
+    assert "llm" not in vars(experiment) and not any(tmp_path.iterdir())
