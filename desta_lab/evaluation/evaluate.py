@@ -60,21 +60,17 @@ def evaluate(
     Args:
         calibration: Clips of other speakers. How much an option is preferred on them, whatever is
             heard, is taken away before options are ranked; no labels of theirs are used.
-        features: Encoder states by clip id, from which the connector makes the audio embeddings.
+        features: Encoder states by clip id, from which the connector makes audio embeddings.
         conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
-        audio_embeddings: Those of `clips` and, behind them, of `calibration`, instead of
-        `features`.
-        transcripts: Whether each clip's transcript stands behind its audio embeddings, as in
-        training.
+        audio_embeddings: Those of `clips` and then of `calibration`, instead of `features`.
+        transcripts: Whether each clip's transcript stands behind its audio embeddings.
         free_form: What is also answered freely, under the conditions `audio` and `oracle`.
         describe: Turns attributes into a description, in the words of the clips' corpus.
-        batch: Clips that are ranked at once.
 
     Returns:
         One row per condition × task × clip, but none for an attribute that a clip lacks. Columns:
-        condition, task, rung, attribute, chance, raw, calibrated, logprob, share, margin, chosen,
-        clip, speaker (see `scoring.judge_scores`) and, with `free_form`, answer, free_form and
-        obeyed.
+        condition, those of `scoring.judge_scores` and, with `free_form`, those of
+        `answer_free_form`.
 
     Raises:
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
@@ -91,18 +87,13 @@ def evaluate(
     table = pd.concat(tables, ignore_index=True)
     if free_form is None:
         return table
+    given = {"audio": audio_embeddings, ORACLE: None}
+    asked = tasks if free_form.tasks is None else free_form.tasks
+    some, length = clips[: free_form.clips], free_form.max_new_tokens
     answers = [
-        answer_free_form(
-            llm,
-            tasks if free_form.tasks is None else free_form.tasks,
-            clips[: free_form.clips],
-            None if name == ORACLE else audio_embeddings,
-            max_new_tokens=free_form.max_new_tokens,
-            describe=describe,
-            transcripts=transcripts,
-        )
+        answer_free_form(llm, asked, some, given[name], length, describe, transcripts)
         for name in conditions
-        if name in (ORACLE, "audio")
+        if name in given
     ]
     return table.merge(pd.concat(answers), on=["condition", "clip", "task"], how="left")
 
@@ -212,11 +203,10 @@ def answer_free_form(
     tasks: Sequence[Task],
     clips: Sequence[Clip],
     audio_embeddings: Float[Tensor, "clip query d_llm"] | None,
-    *,
     max_new_tokens: int = 24,
-    batch: int = 48,
     describe: Describe = describe,
     transcripts: bool = False,
+    batch: int = 48,
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily, in the backbone's own words.
 
