@@ -44,13 +44,13 @@ def llm():
 
 def test_equal_pairs_are_answered_once_and_by_the_backbone_itself(llm, monkeypatch):
     asked = []
-    complete = type(llm).complete
+    generate_ids = type(llm).generate_ids
 
     def counting(self, streams, *rest):
         asked.extend(streams)
-        return complete(self, streams, *rest)
+        return generate_ids(self, streams, *rest)
 
-    monkeypatch.setattr(type(llm), "complete", counting)
+    monkeypatch.setattr(type(llm), "generate_ids", counting)
     pairs = [(describe(tiny.attributes(i % 3)), PROMPT) for i in range(9)]
     told = []
     answers = written(llm, pairs, batch=2, progress=lambda *news: told.append(news))
@@ -58,7 +58,7 @@ def test_equal_pairs_are_answered_once_and_by_the_backbone_itself(llm, monkeypat
     assert told == [(2, 3), (3, 3)]
     for description, prompt in pairs:
         answer = answers[description, prompt]
-        ids = complete(
+        ids = generate_ids(
             llm,
             [chat.build_stream(llm.tokenizer, chat.description_messages(description, prompt), 0)],
             6,
