@@ -504,11 +504,11 @@ def emerge(args: argparse.Namespace) -> int:
     from desta_lab.experiments import emergence
 
     preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
-    out = args.out or emergence.home(preset)
-    emergence.measure(
+    out = args.out or emergence.report_folder(preset)
+    emergence.measure_runs(
         preset, [int(seed) for seed in args.seeds.split(",")], out, progress=progress_reporter()
     )
-    print(f"Report: {emergence.report(out)}")
+    print(f"Report: {emergence.write_report(out)}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The tables of the analysis: one function a question, in the order in which they are asked."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -279,11 +280,14 @@ def randomise_weights(inside: "Inside") -> pd.DataFrame:
         cases = attribution.query_cases(llm, task, values, embeddings)
         return attribution.attribute(method, cases)
 
+    def explain_parts(method: str) -> Tensor:
+        return explain(method).values
+
     correlations, misses = [], []
     for method in ("integrated_gradients", "ablation"):
         for name, weights in other_weights.items():
             same = attribution.randomisation_correlation(
-                llm.connector, weights, lambda method=method: explain(method).values
+                llm.connector, weights, partial(explain_parts, method)
             )
             measure = f"rank correlation with {name}"
             correlations.append((method, measure, np.nanmean(same)))
