@@ -43,10 +43,12 @@ def job(args):
     folder = Path(os.environ["FOLDER"])
     features.SHARD = 5
     words = Corpus.read(folder / "corpus")
-    llm = tiny.audio_llm(dropout=0.0, seed=processes.rank())  # another connector each: rank 0's counts
+    # each rank has another connector: rank 0's counts
+    llm = tiny.audio_llm(dropout=0.0, seed=processes.rank())
     store = features.FeatureStore(folder / "features", llm.encoder, "e" * 64, words, words.clips)
     store.compute()
-    make = lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, max_new_tokens=8, batch=4)
+    how = {"max_new_tokens": 8, "batch": 4}
+    make = lambda: targets.generate_soft_targets(llm.backbone, "tiny", "r", PAIRS, **how)
     rows.find_or_write_targets(folder, TARGETS, make)
 
     def progress(step, total, record):
@@ -59,8 +61,10 @@ def job(args):
         trainer.train(llm, store, rows_of(words), RECIPE, folder / run, **how)
         llm = tiny.audio_llm(dropout=0.0, seed=processes.rank())
     assert processes.broadcast(processes.rank()) == 0
-    assert processes.map_over_ranks(range(5), lambda i: (i, processes.rank())) == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
-    os.write(1, f"rank {processes.rank()} is done\\n".encode())  # in one piece: both write into one pipe
+    shared = processes.map_over_ranks(range(5), lambda i: (i, processes.rank()))
+    assert shared == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    # in one piece, as both write into one pipe
+    os.write(1, f"rank {processes.rank()} is done\\n".encode())
     processes.leave_ranks()
     return 0
 

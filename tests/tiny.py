@@ -1,4 +1,4 @@
-"""Tiny random models of real architectures, built offline from fixed seeds: what the model and training tests share."""
+"""Tiny random models of real architectures, built offline from fixed seeds, for many tests."""
 
 import functools
 from pathlib import Path
@@ -36,15 +36,19 @@ SECONDS = 0.4  # 20 encoder frames
 WIDTH = 48  # of every tiny backbone
 START, END, BOS = "<|im_start|>", "<|im_end|>", "<|bos|>"
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+)
 
 
 @functools.cache
 def tokenizer(*, bos: bool = False, system: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with a ChatML template; with `bos`, template and tokenizer both bring one, as Llama's do."""
+    """Byte-level BPE with a ChatML template; with `bos`, both bring one, as Llama's do."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -54,7 +58,8 @@ def tokenizer(*, bos: bool = False, system: bool = True) -> PreTrainedTokenizerF
     bpe.train_from_iterator(
         [
             NEUTRAL,
-            "system user assistant start_audio end_audio Focus on the audio clips and instructions.",
+            "system user assistant start_audio end_audio "
+            "Focus on the audio clips and instructions.",
         ]
         * 2,
         trainers.BpeTrainer(
@@ -104,7 +109,7 @@ def whisper(layers: int = 4, seconds: float = 6.0, width: int = 64, seed: int = 
 
 
 def causal(kind: str = "llama", *, seed: int = 0, bos: bool = False, **how: Any) -> Any:
-    """A random decoder-only LLM of this architecture, its weights large enough to be sure of something."""
+    """A random decoder-only LLM with weights so large that it is sure of something."""
     words = tokenizer(bos=bos)
     sizes = {
         "vocab_size": len(words),

@@ -1,4 +1,4 @@
-"""Batches: every position is trained on the token after it, padding on none, a shared prefix changes nothing."""
+"""Batches: a position is trained on the next token, padding on none; a prefix changes nothing."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_streams_without_audio_have_no_prefix():
 
 @pytest.fixture
 def teacher():
-    """Text streams (so that transformers can compute the loss itself), with their ids padded on the right."""
+    """Text streams, padded on the right, of which transformers computes the loss itself."""
     llm = tiny.backbone()
     every = [
         build_stream(llm.tokenizer, description_messages("A dog.", "What?"), 0, response=text)

@@ -95,7 +95,8 @@ def test_an_unreadable_list_is_a_sentence(run, text):
     checkpoints.index_path(folder).write_bytes(text.encode("latin-1"))
     with pytest.raises(
         CheckpointError,
-        match=r"checkpoints.json: no readable list of checkpoints .* delete the run's folder and train again",
+        match=r"checkpoints.json: no readable list of checkpoints .* "
+        "delete the run's folder and train again",
     ):
         checkpoints.load_checkpoint(folder, llm, 1)
 

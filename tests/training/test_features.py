@@ -1,4 +1,4 @@
-"""Features: computed once, close to the real thing, and never read torn, foreign or in the wrong order."""
+"""Features: computed once, close to the real thing, never read torn, foreign or out of order."""
 
 import shutil
 from types import SimpleNamespace

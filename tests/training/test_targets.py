@@ -1,4 +1,4 @@
-"""Targets: written by the backbone itself, never leaking, with their uncertainty kept in a few numbers."""
+"""Targets: written by the backbone itself, never leaking, with their uncertainty in few numbers."""
 
 import math
 from dataclasses import replace
@@ -174,7 +174,7 @@ def test_another_writer_may_say_so():
 
 
 def reference(llm, one: Target) -> torch.Tensor:
-    """Next-token log-probabilities along a response, from transformers and the chat template alone."""
+    """Next-token log-probabilities along a response, by transformers and the template alone."""
     messages = chat.description_messages(one.description, one.prompt)
     asked = llm.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=True

@@ -264,7 +264,7 @@ from tests import tiny
 
 def progress(step, total, record):
     print(step, flush=True)
-    time.sleep(0.2 if step >= 13 else 0)  # the parent has time to kill this process before it is done
+    time.sleep(0.2 if step >= 13 else 0)  # so that the parent can kill this process
 
 folder = Path(sys.argv[1])
 llm, store, rows = tiny.prepared(folder)

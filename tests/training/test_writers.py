@@ -1,4 +1,4 @@
-"""Writers: the same ids read and the same answers given whoever computes, in shards that survive a kill."""
+"""Writers: the same ids and answers whoever computes, in shards that survive a kill."""
 
 import asyncio
 import json
@@ -165,7 +165,7 @@ class Words:
 
 
 def echo(asked: list[int] | None = None, **how: Any) -> Writer:
-    """A writer that repeats a prompt's last letters, and notes how many prompts it is given at a time."""
+    """A writer that repeats a prompt's last letters, and notes how many prompts it is given."""
 
     def ask(prompts: Any) -> list[Any]:
         if asked is not None:
@@ -396,7 +396,8 @@ def test_a_redirect_is_refused_and_the_key_goes_nowhere_else(
         monkeypatch.setattr(Handler, method, redirect)
         with pytest.raises(
             ValueError,
-            match=rf"^{server.address}/v1/\w+ redirects to {target}, and a key is sent nowhere else; "
+            match=rf"^{server.address}/v1/\w+ redirects to {target}, "
+            r"and a key is sent nowhere else; "
             r"give the address of the server itself\.$",
         ):
             write_shards(ROWS[:1], by_server(server), tmp_path)
@@ -620,7 +621,8 @@ class Words:
     def __call__(self, text, **how): return SimpleNamespace(input_ids=list(map(ord, text)))
     def decode(self, ids, **how): return "".join(map(chr, ids))
 
-writer = Writer("count", "c" * 64, Words(), 4, lambda prompts: [(ids[-4:], False) for ids in prompts])
+repeat = lambda prompts: [(ids[-4:], False) for ids in prompts]
+writer = Writer("count", "c" * 64, Words(), 4, repeat)
 peaks = []
 note = lambda *news: peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 note()
