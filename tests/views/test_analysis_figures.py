@@ -17,9 +17,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
 from desta_lab.views import clip_figures, explanation_figures, representation_figures
-from desta_lab.views.representation_figures import ANALYSIS_SERIES
 from desta_lab.views.saving import Picture, save_figure
-from desta_lab.views.style import printable
+from desta_lab.views.style import ANALYSIS_SERIES, printable
 
 # every table here is made up, with the shape that an analysis has
 STEPS = (0, 1, 2, 4, 8, 32, 64, 100, 170)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from desta_lab import cache
 from desta_lab.views import card
 from desta_lab.views.claim_figures import plot_layer_mixture
 from desta_lab.views.saving import save_figure
@@ -226,4 +227,4 @@ def test_the_terminal_gets_the_verdict_its_rule_and_its_reasons(result):
     ],
 )
 def test_anything_becomes_plain_data(value, expected):
-    assert card.to_plain(value) == expected
+    assert cache.to_plain(value) == expected
