@@ -182,7 +182,7 @@ def loaded(page, box, seconds: float, players: int) -> None:
     )
 
 
-def test_ask_shows_an_answer_of_every_view(page, shots: Path) -> None:
+def test_asking_shows_an_answer_of_every_condition(page, shots: Path) -> None:
     box = panel(page, "AskPanel")
     box.get_by_role("button", name="Ask", exact=True).click()
     box.locator("table").wait_for()

@@ -165,7 +165,7 @@ def test_every_table_has_a_caption_and_header_cells_with_a_scope(result):
     assert all("scope" in attributes for tag, attributes in seen if tag == "th")
 
 
-def test_rungs_stand_in_order_with_a_column_for_each_run_and_view(result):
+def test_rungs_stand_in_order_with_a_column_for_each_run_and_condition(result):
     page, _ = card.render_card(result)
     table = page[page.index("Rungs at") : page.index("</table>")]
     columns = re.findall(r'<th scope="col">(.*?)</th>', table)

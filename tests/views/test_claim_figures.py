@@ -1,4 +1,4 @@
-"""Figures are drawn from tables alone, say the same thing every time, and can be drawn again from what was saved."""
+"""Figures are drawn from tables alone, say the same thing every time, and are saved with their tables."""
 
 import csv
 import functools

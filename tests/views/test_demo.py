@@ -32,12 +32,12 @@ def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> Non
 
 def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     name, clip = next(iter(demo.clips.items()))
-    told, read, quiet, looked = list(demo.stream_answers(name, None, QUESTION))[-1]
+    answer, oracle, silence, figure = list(demo.stream_answers(name, None, QUESTION))[-1]
     with replies.use_checkpoint(demo.experiment) as llm:
-        assert read == replies.answer_text(llm, clip, QUESTION).text
+        assert oracle == replies.answer_text(llm, clip, QUESTION).text
         nothing = np.zeros_like(replies.read_wave(demo.experiment, clip))
-        assert quiet == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
-    assert told and looked.png().startswith(b"\x89PNG")
+        assert silence == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
+    assert answer and figure.png().startswith(b"\x89PNG")
 
 
 def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
@@ -45,10 +45,10 @@ def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
 ) -> None:
     own = np.random.default_rng(0).normal(0, 0.1, 2 * audio.RATE)
     soundfile.write(tmp_path / "own.wav", own, audio.RATE)
-    *_, (_, read, _, looked) = demo.stream_answers(
+    *_, (_, oracle, _, figure) = demo.stream_answers(
         next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION
     )
-    assert read == UNKNOWN and not (looked.table["part"] == "span").any()
+    assert oracle == UNKNOWN and not (figure.table["part"] == "span").any()
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def upload(panel: panels.AskPanel, name: str, content: bytes) -> None:
 # ---- ask ----
 
 
-def test_asking_answers_under_every_view_side_by_side(ask, job):
+def test_asking_answers_under_every_condition_side_by_side(ask, job):
     assert ask.question.value and ask.task.value.rung == 3 and ask.table.value == ""
     ask.button.click()
     assert ask.note.value == ""
