@@ -116,7 +116,7 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
                 _write(folder, provenance, make())
                 found = _read(folder, provenance)
     assert found is not None, f"{folder}: what was written does not read back."
-    return found[0]  # type: ignore[no-any-return]
+    return found[0]
 
 
 def find(root: Path, provenance: Provenance) -> Any:

@@ -113,8 +113,9 @@ class Lesson:
     def guesses(self) -> list[Guess]:
         """Every guess as it stands."""
         return [
-            Guess(name, question, *slider.value, slider.value == start, self._measured.get(name))
+            Guess(name, question, low, high, (low, high) == start, self._measured.get(name))
             for name, (question, slider, start) in self._sliders.items()
+            for low, high in (slider.value,)
         ]
 
     def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
