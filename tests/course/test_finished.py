@@ -48,7 +48,7 @@ def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
 
 def test_a_restored_run_needs_neither_training_nor_scoring(experiment: Experiment) -> None:
     table = experiment.score_table()
-    assert not any(stage.startswith("train") for stage in experiment.seconds)
+    assert not any(stage.startswith("train") for stage in experiment.costs.seconds)
     assert set(table["run"]) == {"self", "label"} and set(table["condition"]) >= {
         "audio",
         "oracle",

@@ -13,7 +13,8 @@ from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.tasks import PROMPTS
-from desta_lab.experiments.quickstart import Quickstart
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.experiments.quickstart import run_quickstart
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
 from tests import tiny
@@ -22,19 +23,25 @@ pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
-    """The nano quickstart, in the checkout's own data folder."""
-    return Quickstart(presets.nano(), out=tmp_path_factory.mktemp("figures"))
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where figures and card go."""
+    return tmp_path_factory.mktemp("figures")
 
 
 @pytest.fixture(scope="module")
-def result(lab: Quickstart) -> dict:
-    return lab.run()
+def lab() -> Experiment:
+    """The nano experiment, in the checkout's own data folder."""
+    return Experiment(presets.nano())
 
 
 @pytest.fixture(scope="module")
-def table(lab: Quickstart, result: dict) -> pd.DataFrame:
-    return pd.read_csv(lab.out / "table.csv.gz")
+def result(lab: Experiment, out: Path) -> dict:
+    return run_quickstart(lab, out)
+
+
+@pytest.fixture(scope="module")
+def table(out: Path, result: dict) -> pd.DataFrame:
+    return pd.read_csv(out / "table.csv.gz")
 
 
 def scores(table: pd.DataFrame, run: str, rung: int, condition: str = "audio") -> float:
@@ -46,7 +53,7 @@ def scores(table: pd.DataFrame, run: str, rung: int, condition: str = "audio") -
 
 
 def test_self_generated_targets_teach_questions_never_asked(
-    lab: Quickstart, result: dict, table: pd.DataFrame
+    lab: Experiment, result: dict, table: pd.DataFrame
 ) -> None:
     assert result["verdict"]["verdict"] == "SUPPORTED", result["verdict"]["reasons"]
     assert len(result["verdict"]["above_controls"]["self"]) >= 4
@@ -54,13 +61,13 @@ def test_self_generated_targets_teach_questions_never_asked(
     assert scores(table, "self", 0) > 0.5
 
 
-def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Quickstart, result: dict) -> None:
+def test_a_bare_label_teaches_its_own_attribute_and_no_other(lab: Experiment, result: dict) -> None:
     risen = result["verdict"]["above_controls"]["label"]
     assert lab.preset.label in risen
     assert len(set(risen) - {lab.preset.label}) <= 1, risen
 
 
-def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Quickstart) -> None:
+def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Experiment) -> None:
     written, soft = lab.training_rows("self")
     hard, none = lab.training_rows("hard")
     assert (
@@ -78,21 +85,21 @@ def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Quickstart) -> N
 
 
 def test_several_prompts_train_the_same_clips_and_fewer_clips_keep_their_prompts(
-    lab: Quickstart,
+    lab: Experiment,
 ) -> None:
-    many = Quickstart(replace(lab.preset, prompts=3), root=lab.root, out=lab.out)
+    many = Experiment(replace(lab.preset, prompts=3), root=lab.root)
     examples, soft = many.training_rows("self")
     asked = {e["id"]: e["prompt"] for e in examples}
     assert soft is not None and set(asked.values()) == set(PROMPTS[:3])
-    few = Quickstart(replace(lab.preset, prompts=3, train=48), root=lab.root, out=lab.out)
+    few = Experiment(replace(lab.preset, prompts=3, train=48), root=lab.root)
     some = {e["id"]: e["prompt"] for e in few.training_rows("template")[0]}
     assert len(some) == 48 and some.items() <= asked.items()
     assert few.corpus.hash == lab.corpus.hash and few.features.folder == lab.features.folder
     assert len({job.run_folder("self").name for job in (lab, many, few)}) == 3
 
 
-def test_the_transcript_is_a_switch_and_another_run(lab: Quickstart) -> None:
-    job = Quickstart(replace(lab.preset, transcript=True), root=lab.root, out=lab.out)
+def test_the_transcript_is_a_switch_and_another_run(lab: Experiment) -> None:
+    job = Experiment(replace(lab.preset, transcript=True), root=lab.root)
     with_words, without = job.training_rows("self")[0], lab.training_rows("self")[0]
     said = {clip.id: clip.transcript for clip in lab.clips("train")}
     assert all(e["transcripts"] == [said[e["id"]]] for e in with_words)
@@ -119,7 +126,7 @@ def test_the_glass_box_can_do_every_rung_when_it_reads(result: dict, table: pd.D
 
 
 def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(
-    lab: Quickstart, table: pd.DataFrame
+    lab: Experiment, table: pd.DataFrame
 ) -> None:
     assert set(table["condition"]) == {"audio", "oracle", "shuffled", "silence"}
     heard = {
@@ -130,19 +137,19 @@ def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(
     assert set(table["speaker"]) == heard["test"]
 
 
-def test_a_second_run_starts_from_the_caches(lab: Quickstart, result: dict) -> None:
-    again = Quickstart(lab.preset, out=lab.out)
+def test_a_second_run_starts_from_the_caches(lab: Experiment, out: Path, result: dict) -> None:
+    again = Experiment(lab.preset)
     begin = time.perf_counter()
-    second = again.run()
-    assert not any(stage.startswith(("train", "features")) for stage in again.seconds), (
-        again.seconds
+    second = run_quickstart(again, out)
+    assert not any(stage.startswith(("train", "features")) for stage in again.costs.seconds), (
+        again.costs.seconds
     )
     assert time.perf_counter() - begin < 0.5 * sum(second["stages"].values())
     assert second["verdict"] == result["verdict"]
 
 
-def test_the_card_holds_every_number_and_the_rule(lab: Quickstart, result: dict) -> None:
-    data = json.loads((lab.out / "card.json").read_text())
+def test_the_card_holds_every_number_and_the_rule(out: Path, result: dict) -> None:
+    data = json.loads((out / "card.json").read_text())
     assert data["verdict"]["rule"].startswith("SUPPORTED if")
     for row in data["tasks"]:
         assert {
@@ -157,14 +164,14 @@ def test_the_card_holds_every_number_and_the_rule(lab: Quickstart, result: dict)
             "label_run",
         } <= set(row)
     assert {"corpus", "encoder_sha256", "backbone_sha256"} <= set(data["hashes"])
-    page = (lab.out / "card.html").read_text()
+    page = (out / "card.html").read_text()
     assert data["verdict"]["verdict"] in page
     for name in ("emergence", "held_out", "layer_mixture", "query_to_time"):
-        assert (lab.out / f"{name}.png").exists() and (lab.out / f"{name}.csv").exists()
+        assert (out / f"{name}.png").exists() and (out / f"{name}.csv").exists()
 
 
 def test_ask_answers_from_a_finished_run(
-    lab: Quickstart, result: dict, capsys: pytest.CaptureFixture
+    lab: Experiment, result: dict, capsys: pytest.CaptureFixture
 ) -> None:
     clip = lab.clips("test")[0]
     folder = lab.run_folder("self")
@@ -218,14 +225,14 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
     short = replace(
         presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
     )
-    job = Quickstart(short, corpus=own, label="manner", root=tmp_path, out=tmp_path / "out")
-    result = job.run()
+    job = Experiment(short, corpus=own, label="manner", root=tmp_path)
+    result = run_quickstart(job, tmp_path / "out")
     assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE" and "not of new voices" in str(
         result["notes"]
     )
     assert {row["attribute"] for row in result["tasks"]} == {"manner", "scene"}
     assert not {c.id for c in job.clips("train")} & {c.id for c in job.clips("test")}
-    targets = {row.description: row.writer for row in job.targets[0]}
+    targets = {row.description: row.writer for row in job.targets.rows}
     assert set(targets) == {job.describe(c.attributes) for c in job.clips("train")}
     assert "The speaker talks. In the background there is rain." in {
         job.describe(c.attributes) for c in job.corpus.clips
@@ -240,10 +247,10 @@ def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attrib
 ) -> None:
     moods = table_of(tmp_path / "moods", {"emotion": ["angry", "calm"]}, ["me"] * 18)
     with pytest.raises(ValueError, match=r"nothing of emotion = 'angry', .*or take the preset cpu"):
-        Quickstart(presets.nano(), corpus=moods)
-    assert Quickstart(presets.cpu(), corpus=moods).preset.label == "emotion"
+        Experiment(presets.nano(), corpus=moods)
+    assert Experiment(presets.cpu(), corpus=moods).preset.label == "emotion"
     with pytest.raises(ValueError, match="'scene'; the label is one of emotion"):
-        Quickstart(presets.cpu(), corpus=moods, label="scene")
+        Experiment(presets.cpu(), corpus=moods, label="scene")
     same = table_of(tmp_path / "same", {"emotion": ["calm"]}, ["me"] * 18)
     with pytest.raises(ValueError, match="no attribute has two values"):
-        Quickstart(presets.cpu(), corpus=same)
+        Experiment(presets.cpu(), corpus=same)
