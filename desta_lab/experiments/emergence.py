@@ -1,8 +1,8 @@
 """Emergence over seeds: several runs measured at every checkpoint, and a report of the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ STEP_SECONDS = 0.3  # a training step of nano on one core of the machine of LOG.
 CHECKPOINT_SECONDS = 5.0  # measuring a checkpoint with its probes, there
 COLUMNS = ["condition", "task", "rung", "attribute", "chance"]
 COLUMNS += ["clip", "speaker", "calibrated", "margin"]  # of the answers that are kept
+
+Measure = Callable[[Tensor], pd.DataFrame]  # audio embeddings → a table
 
 # ---- runs → tables ----
 
@@ -90,25 +92,24 @@ class RunMeasurement:
         self.clips = self.stored if run.is_full else [*self.calibration, *self.scored]
         self._embedded: tuple[str, Tensor] | None = None  # (checkpoint, audio embeddings)
 
-    def measure(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Answers per step × condition × task × clip; probes per step × attribute × kind × clip."""
-        folder = self.experiment.train(self.run.kind)
-        features = self._features()
-        listed = checkpoints.list_checkpoints(folder)
-        report = self.progress(f"checkpoints of {folder.name}")
-        answers, probed = [], []
+    def measure(self) -> dict[str, pd.DataFrame]:
+        """The tables of all checkpoints: `answers` and, of a full run, `probes`.
+
+        Answers have a row per step × condition × task × clip, probes per step × attribute × kind ×
+        clip.
+        """
+        measures = {"answers": self._score_answers}
+        if self.run.is_full:
+            measures["probes"] = self._fit_probes
+        listed = checkpoints.list_checkpoints(self.folder)
+        report = self.progress(f"checkpoints of {self.folder.name}")
+        parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in measures}
         for done, checkpoint in enumerate(listed, 1):
-            embed = partial(self._embed, folder, checkpoint, features)
-            cell = {"step": checkpoint["step"], **self.facts}
-            found = self._find_or_make("answers", checkpoint, lambda e=embed: self._answers(e()))
-            answers.append(found.assign(**cell))
-            if self.run.is_full:
-                found = self._find_or_make("probes", checkpoint, lambda e=embed: self._probes(e()))
-                probed.append(found.assign(**cell))
+            for kind, measure in measures.items():
+                table = self._find_or_make(kind, measure, checkpoint)
+                parts[kind].append(table.assign(step=checkpoint["step"], **self.facts))
             report(done, len(listed))
-        return pd.concat(answers, ignore_index=True), pd.concat(
-            probed or [pd.DataFrame()], ignore_index=True
-        )
+        return {kind: pd.concat(some, ignore_index=True) for kind, some in parts.items()}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -116,7 +117,14 @@ class RunMeasurement:
         clips = len(self.experiment.clips("train"))
         return {"run": self.run.kind, "clips": clips, "seed": self.run.seed}
 
-    def _find_or_make(self, kind: str, checkpoint: Mapping[str, Any], make: Any) -> pd.DataFrame:
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the run, which is trained if it is not there."""
+        return self.experiment.train(self.run.kind)
+
+    def _find_or_make(
+        self, kind: str, measure: Measure, checkpoint: Mapping[str, Any]
+    ) -> pd.DataFrame:
         """A table of one checkpoint; runs that begin with the same connector share their first."""
         provenance = self.experiment.provenance(
             kind,
@@ -126,8 +134,10 @@ class RunMeasurement:
             sizes=[SCORED, CALIBRATING],
             tasks=[repr(task) for task in self.tasks],
         )
-        return find_or_make(self.experiment.root, provenance, make)
+        root = self.experiment.root
+        return find_or_make(root, provenance, lambda: measure(self._embed(checkpoint)))
 
+    @cached_property
     def _features(self) -> FeatureStore:
         root, corpus = self.experiment.root, self.experiment.corpus
         sha256 = self.llm.provenance["encoder_sha256"]
@@ -136,15 +146,15 @@ class RunMeasurement:
         features.compute(self.progress("features"))
         return features
 
-    def _embed(self, folder: Path, checkpoint: Mapping[str, Any], features: FeatureStore) -> Tensor:
+    def _embed(self, checkpoint: Mapping[str, Any]) -> Tensor:
         """Audio embeddings of `clips` at a checkpoint; both its tables use them."""
         if self._embedded is None or self._embedded[0] != checkpoint["sha256"]:
-            checkpoints.load_checkpoint(folder, self.llm, checkpoint["step"])
-            states = features[[clip.id for clip in self.clips]]
+            checkpoints.load_checkpoint(self.folder, self.llm, checkpoint["step"])
+            states = self._features[[clip.id for clip in self.clips]]
             self._embedded = (checkpoint["sha256"], conditions.embed_clips(self.llm, states))
         return self._embedded[1]
 
-    def _answers(self, audio_embeddings: Tensor) -> pd.DataFrame:
+    def _score_answers(self, audio_embeddings: Tensor) -> pd.DataFrame:
         """The scores of every task under every condition."""
         row = {clip.id: i for i, clip in enumerate(self.clips)}
         rows = [row[clip.id] for clip in [*self.scored, *self.calibration]]
@@ -154,7 +164,7 @@ class RunMeasurement:
         )
         return table[COLUMNS].round({"margin": 4})
 
-    def _probes(self, audio_embeddings: Tensor) -> pd.DataFrame:
+    def _fit_probes(self, audio_embeddings: Tensor) -> pd.DataFrame:
         """What a probe of other speakers reads in the audio embeddings of the scored clips."""
         site = pool_over_time(audio_embeddings).cpu().numpy()
         speakers = [clip.speaker for clip in self.clips]
@@ -187,12 +197,12 @@ def measure_runs(
     tables: dict[str, pd.DataFrame] = {}
     for done, run in enumerate(runs, 1):
         measurement = RunMeasurement(preset, run, root, progress)
-        answers, probed = measurement.measure()
+        measured = measurement.measure()
         able = set(verdict.able_tasks(measurement.experiment.oracle()))
-        found = {"curves": emergence_claims.score_curves(answers, able)}
+        found = {"curves": emergence_claims.score_curves(measured["answers"], able)}
         if run.is_full:
-            found["jumps"] = emergence_claims.measure_jumps(answers)
-            found["probes"] = emergence_claims.score_probes(probed)
+            found["jumps"] = emergence_claims.measure_jumps(measured["answers"])
+            found["probes"] = emergence_claims.score_probes(measured["probes"])
         for name, table in found.items():
             parts[name].append(table.assign(**measurement.facts))
         tables = {name: pd.concat(some, ignore_index=True).round(4) for name, some in parts.items()}
