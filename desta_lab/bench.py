@@ -96,7 +96,9 @@ def _import_row() -> dict[str, Any]:
 
 
 def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each, taken in turns, so that a machine that slows down slows all of them."""
+    """Median seconds of each, taken in turns, so that a machine that slows down slows all of
+    them.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):  # the first turn warms up
         for name, work in works.items():

@@ -165,7 +165,9 @@ def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
 
 
 def _write(folder: Path, provenance: Provenance, result: Any) -> None:
-    """Write the pieces and then the head beside the place of the folder, and move all of it there."""
+    """Write the pieces and then the head beside the place of the folder, and move all of it
+    there.
+    """
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -241,7 +243,8 @@ def _write_table(table: pd.DataFrame, path: Path) -> dict[str, str]:
             raise CacheError(f"Column {name!r} mixes types; give it one.")
         if is_text and column.eq(MISSING).any():
             raise CacheError(
-                f"Column {name!r} holds {MISSING!r}, which stands for a missing value; write another word."
+                f"Column {name!r} holds {MISSING!r}, which stands for a missing value; write "
+                f"another word."
             )
         types[str(name)] = "str" if is_text else str(column.dtype)
     table.to_csv(

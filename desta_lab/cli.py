@@ -59,7 +59,8 @@ RUN = argument(
 )
 TEST_SET = argument(
     "--benchmark",
-    help="which test set (speech-ifeval, sakura, mmau, dynamic-superb); by default told by the files",
+    help="which test set (speech-ifeval, sakura, mmau, dynamic-superb); by default told by "
+    "the files",
 )
 
 
@@ -132,17 +133,18 @@ def quickstart(args: argparse.Namespace) -> int:
     from desta_lab.views import card
 
     processes.join_ranks()
-    told = {
+    changes = {
         "steps": args.steps,
         "accumulate": args.accumulate,
         "gradient_checkpointing": args.checkpointing,
     }
-    preset = replace(_preset(args), **{name: value for name, value in told.items() if value})
+    preset = replace(_preset(args), **{name: value for name, value in changes.items() if value})
     say = print if processes.is_main_rank() else _silence
     say(describe_cost(preset), flush=True)
     if args.corpus:
         say(
-            "That was measured on the preset's own corpus; with yours, features and targets go by its clips."
+            "That was measured on the preset's own corpus; with yours, features and targets "
+            "go by its clips."
         )
     experiment = Experiment(
         preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
@@ -179,11 +181,13 @@ def inside(args: argparse.Namespace) -> int:
     look = Inside(job, args.run, out=args.out, progress=progress_reporter())
     tables = look.run()
     print(
-        "What can be read off each site by a linear probe on unseen speakers, and what is said, at the last step:"
+        "What can be read off each site by a linear probe on unseen speakers, and what is "
+        "said, at the last step:"
     )
     print(summarise_tables(tables).to_string(index=False))
     print(
-        "Attribution under other weights (0: it depends on them), and what its parts miss of the whole:"
+        "Attribution under other weights (0: it depends on them), and what its parts miss of "
+        "the whole:"
     )
     print(tables["randomisation"].round(2).to_string(index=False))
     print(f"Figures, each with its table: {look.out}")
@@ -239,9 +243,9 @@ def ask(args: argparse.Namespace) -> int:
             {"role": "audio", "content": str(args.clip)},
             {"role": "user", "content": args.question},
         ]
-        heard = answer_desta2(llm, turns, max_new_tokens=48)
+        answer = answer_desta2(llm, turns, max_new_tokens=48)
     else:
-        heard = llm.generate([system, message], with_transcript=transcript, max_new_tokens=48)
+        answer = llm.generate([system, message], with_transcript=transcript, max_new_tokens=48)
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)
     print(f"run             {folder.name}")
     if length > llm.encoder.seconds:
@@ -249,15 +253,17 @@ def ask(args: argparse.Namespace) -> int:
             f"heard           the first {llm.encoder.seconds:g} s of {length:.1f} s, as in training"
         )
     if transcript:
-        print(f"transcript      {heard.audios[0][0][1]}")
-    print(f"with the clip   {heard.text[0]}")
+        print(f"transcript      {answer.audios[0][0][1]}")
+    print(f"with the clip   {answer.text[0]}")
     print(f"without it      {deaf.text[0]}   (the untouched LLM, text only)")
     return 0
 
 
 @command("doctor", "is this machine ready, and what will the quickstart cost")
 def doctor(args: argparse.Namespace) -> int:
-    """A table of OK and FAIL: Python, torch, device, versions, weights, disk, preset and its cost."""
+    """A table of OK and FAIL: Python, torch, device, versions, weights, disk, preset and its
+    cost.
+    """
     from desta_lab import doctor as physician
 
     checks = physician.check_machine()
@@ -304,7 +310,8 @@ def parity(args: argparse.Namespace) -> int:
     if len(apart):
         worst = apart.sort_values("difference").iloc[-1]  # nan comes last
         print(
-            f"NOT THE SAME: {worst['quantity']} differs by {worst['difference']:.2e} ({worst['precision']})."
+            f"NOT THE SAME: {worst['quantity']} differs by {worst['difference']:.2e} "
+            f"({worst['precision']})."
         )
     return int(len(apart) > 0)
 
@@ -331,7 +338,9 @@ def parity(args: argparse.Namespace) -> int:
     argument("--tokens", type=int, default=48, help="the longest answer"),
 )
 def answer(args: argparse.Namespace) -> int:
-    """A finished run's answers to a test set, in its own format; stopped, it goes on where it was."""
+    """A finished run's answers to a test set, in its own format; stopped, it goes on where it
+    was.
+    """
     from desta_lab.benchmarks.answers import answer_items
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.experiments.experiment import newest_run
@@ -396,8 +405,8 @@ def score(args: argparse.Namespace) -> int:
         print(wide.reindex(others["system"].unique()).round(2).to_string())
     print(note)
     out = args.out or models_dir().parent.parent / "figures" / "score"
-    said = comparison.write_headline(table, benchmark, name)
-    figure = study_figures.plot_benchmark(table, said, note)
+    headline = comparison.write_headline(table, benchmark, name)
+    figure = study_figures.plot_benchmark(table, headline, note)
     sources = {"benchmark": benchmark.name, "scored": name, "published": comparison.PUBLISHED.name}
     print(f"Figure: {saving.save_figure(figure, out, benchmark.name, provenance=sources)}")
     return 0
@@ -544,7 +553,8 @@ def write(args: argparse.Namespace) -> int:
         total = sum(1 for line in lines if line.strip())
     files = -(-total // args.shard)
     print(
-        f"{total} rows in {files} files of at most {args.shard}; their cost is said after the first.",
+        f"{total} rows in {files} files of at most {args.shard}; their cost is said after "
+        f"the first.",
         flush=True,
     )
     tell = progress_reporter()("write")
@@ -560,16 +570,17 @@ def write(args: argparse.Namespace) -> int:
         writer = writers.backbone_writer(
             backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
         )
-    begin, said = time.perf_counter(), False
+    begin, speed_known = time.perf_counter(), False
 
     def progress(done: int, new: int) -> None:
-        nonlocal begin, said
+        nonlocal begin, speed_known
         if not new:
             begin = time.perf_counter()  # what was there already costs nothing
-        elif not said:
-            said, speed = True, new / (time.perf_counter() - begin)
+        elif not speed_known:
+            speed_known, speed = True, new / (time.perf_counter() - begin)
             tell(
-                f"{speed:.1f} rows a second: {(total - done) / speed / 60:.1f} min for the {total - done} rows left."
+                f"{speed:.1f} rows a second: {(total - done) / speed / 60:.1f} min for the "
+                f"{total - done} rows left."
             )
         tell(done, total)
 
@@ -587,7 +598,9 @@ def write(args: argparse.Namespace) -> int:
     argument("--port", type=int, default=7860, help="of this machine"),
 )
 def demo(args: argparse.Namespace) -> int:
-    """A page on this machine alone (loopback), until it is stopped; trains first what is missing."""
+    """A page on this machine alone (loopback), until it is stopped; trains first what is
+    missing.
+    """
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.views.demo import Demo, build_page
 
@@ -621,7 +634,8 @@ def course(args: argparse.Namespace) -> int:
     for source in notebooks.find_sources(only):
         took = notebooks.run_notebook(source, args.preset)
         print(
-            f"ran {source.stem} on {args.preset}: {took['seconds']:.0f} s, {took['memory_gb']:.1f} GB",
+            f"ran {source.stem} on {args.preset}: {took['seconds']:.0f} s, "
+            f"{took['memory_gb']:.1f} GB",
             flush=True,
         )
     notebooks.write_files(only)  # with the costs that were measured

@@ -11,7 +11,9 @@ PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that were tested
 
 
 class Check(NamedTuple):
-    """One thing that was looked at: its name, whether it is right, what was found and what to do."""
+    """One thing that was looked at: its name, whether it is right, what was found and what to
+    do.
+    """
 
     name: str
     ok: bool

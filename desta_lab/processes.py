@@ -115,7 +115,9 @@ def sum_over_ranks(tensors: Sequence[Any]) -> None:
 
 
 def join_ranks() -> None:
-    """Collective: connect the ranks, and take the GPU of this rank's number where there are GPUs."""
+    """Collective: connect the ranks, and take the GPU of this rank's number where there are
+    GPUs.
+    """
     if world_size() > 1:
         _state()
 
@@ -150,7 +152,8 @@ def _lost_rank_explained() -> Iterator[None]:
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
             f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the "
-            f"launcher's, say why ({fault}); run the same command again, and it goes on where it was."
+            f"launcher's, say why ({fault}); run the same command again, and it goes on "
+            f"where it was."
         ) from error
 
 

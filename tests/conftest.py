@@ -1,4 +1,6 @@
-"""What every test shares: shapes and types of the package are checked, nothing reaches the network, no window opens."""
+"""What every test shares: shapes and types of the package are checked, nothing reaches the network,
+no window opens.
+"""
 
 import os
 
@@ -8,5 +10,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
 
-# Before anything imports desta_lab: from here on each of its functions checks its arguments' types and shapes.
+# Before anything imports desta_lab: from here on each of its functions checks its arguments' types
+# and shapes.
 install_import_hook("desta_lab", "beartype.beartype")

@@ -47,7 +47,8 @@ CELLS = {
         job = made.stand_in(Path("job"))""",
     "AskPanel": "panels.AskPanel(job)",
     "CheckpointPanel": "panels.CheckpointPanel(job, made.points(job), made.rungs())",
-    "ListenPanel": "panels.ListenPanel(job, attention=replies.make_attention_profile(job, made.attention))",
+    "ListenPanel": "panels.ListenPanel("
+    "job, attention=replies.make_attention_profile(job, made.attention))",
     "MapPanel": "panels.MapPanel(job, made.points(job))",
 }
 MINUTE = 60_000  # milliseconds
@@ -176,7 +177,10 @@ def panel(page, name: str):
 
 def loaded(page, box, seconds: float, players: int) -> None:
     """Wait until every player of a panel has a sound of this length."""
-    test = "([box, s]) => [...box.querySelectorAll('audio')].filter(one => Math.abs(one.duration - s) < 0.01).length"
+    test = (
+        "([box, s]) => [...box.querySelectorAll('audio')]"
+        ".filter(one => Math.abs(one.duration - s) < 0.01).length"
+    )
     page.wait_for_function(
         f"(given) => ({test})(given) === {players}", arg=[box.element_handle(), seconds]
     )

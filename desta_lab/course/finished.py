@@ -1,4 +1,4 @@
-"""The small finished run that ships: packed into one archive, restored where a run is looked for."""
+"""The small finished run that ships: packed into one archive, and restored from it."""
 
 import io
 import json
@@ -90,7 +90,10 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
         return f"Finished runs: {names}. Nothing needs training."
     minutes = experiment.preset.minutes
     cost = f"about {minutes:g} minutes on two CPU cores" if minutes else "not measured yet"
-    return f"No finished run of this preset and seed is here; run_quickstart(experiment) makes it ({cost})."
+    return (
+        "No finished run of this preset and seed is here; "
+        f"run_quickstart(experiment) makes it ({cost})."
+    )
 
 
 def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:

@@ -1,4 +1,6 @@
-"""What is asked about a corpus: its attributes with their values, its descriptions, its task ladder."""
+"""What is asked about a corpus: its attributes with their values, its descriptions, its task
+ladder.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""What an experiment costs: the seconds of every stage and the peak memory, kept as they are measured."""
+"""What an experiment costs: the seconds of every stage and the peak memory, kept as they are
+measured.
+"""
 
 import json
 import resource

@@ -1,4 +1,6 @@
-"""The main job: two runs, scored under every control, judged by the rule, drawn and put on a card."""
+"""The main job: two runs, scored under every control, judged by the rule, drawn and put on a
+card.
+"""
 
 import sys
 import time
@@ -212,7 +214,8 @@ def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
 def _headline(experiment: Experiment, judged: verdict.Verdict, tasks: pd.DataFrame) -> str:
     asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
     words = (
-        f"{judged.verdict}: {len(judged.above_controls['self'])} of {asked} attributes never asked about "
+        f"{judged.verdict}: {len(judged.above_controls['self'])} of {asked} attributes never "
+        f"asked about "
         "rose above every control"
     )
     return words if experiment.splits.disjoint_speakers else f"{words}. {SAME_SPEAKER}"

@@ -102,7 +102,9 @@ def label_targets(
 
 
 def nano_targets(pairs: Pairs) -> list[Target]:
-    """What another LLM answers to these pairs: the nano LLM, which can write of the spoken world."""
+    """What another LLM answers to these pairs: the nano LLM, which can write of the spoken
+    world.
+    """
     writer, revision = Backbone.load(NANO_FOLDER), hash_folder(NANO_FOLDER)
     answers = target.generate_targets(
         writer, "nano", revision, list(dict.fromkeys(pairs)), kind="other", max_new_tokens=48
@@ -121,7 +123,9 @@ def can_nano_write(spoken_world: bool, glass_box: bool) -> bool:
 def build_rows(
     clips: Sequence[Clip], targets: Sequence[Target], corpus: str, transcript: bool
 ) -> list[dict[str, Any]]:
-    """The training rows of clips with their targets, with the transcript where training gives it."""
+    """The training rows of clips with their targets, with the transcript where training gives
+    it.
+    """
     pairs = zip(clips, targets, strict=True)
     rows = [target.training_row(clip.id, one, corpus) for clip, one in pairs]
     if not transcript:

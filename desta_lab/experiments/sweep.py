@@ -1,4 +1,6 @@
-"""Grids over settings and seeds: every cell is measured once, wherever and whenever it is asked for."""
+"""Grids over settings and seeds: every cell is measured once, wherever and whenever it is asked
+for.
+"""
 
 import gc
 import itertools

@@ -1,4 +1,6 @@
-"""Attention read by hooks: it sums to one, it is where it was forced to be, and the backbone is as it was."""
+"""Attention read by hooks: it sums to one, it is where it was forced to be, and the backbone is as
+it was.
+"""
 
 import pytest
 import torch
@@ -40,7 +42,8 @@ def test_attention_forced_to_one_frame_is_found_there(llm, states):
 
     with replace_output(llm.connector.blocks[0].cross_attention.softmax, force):
         seen = attention.query_attention_over_time(llm.connector, states)
-    # a hook that records must be set before the one that forces to miss it; here it sees what the module hands on
+    # a hook that records must be set before the one that forces to miss it; here it sees what the
+    # module hands on
     assert (seen.argmax(-1) == 7).all()
 
 

@@ -1,4 +1,6 @@
-"""An attribution finds what was planted, adds up, is faithful, changes with the weights, and leaves nothing behind."""
+"""An attribution finds what was planted, adds up, is faithful, changes with the weights, and leaves
+nothing behind.
+"""
 
 import numpy as np
 import pandas as pd

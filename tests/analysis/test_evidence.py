@@ -1,4 +1,6 @@
-"""A profile is scored by the seconds that hold the evidence, against nulls that know nothing of the clip."""
+"""A profile is scored by the seconds that hold the evidence, against nulls that know nothing of the
+clip.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,9 @@ SECONDS, FRAMES = 4.0, 200
 
 
 def clip(number: int = 0, topic: str = "food", **spans: tuple[float, float]) -> Clip:
-    """A clip of speaker number // 4 with a scene from 1 to 2 s, speech from 0.5 to 3 s and two words in it."""
+    """A clip of speaker number // 4 with a scene from 1 to 2 s, speech from 0.5 to 3 s and two
+    words in it.
+    """
     places = {
         "scene:rain": (1.0, 2.0),
         "speech": (0.5, 3.0),

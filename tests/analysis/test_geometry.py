@@ -10,7 +10,9 @@ RNG = np.random.default_rng(0)
 
 
 def reference(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased HSIC by its definition as a U-statistic over quadruples (Song et al. 2012, eq. 3), in plain loops."""
+    """Unbiased HSIC by its definition as a U-statistic over quadruples (Song et al. 2012, eq. 3),
+    in plain loops.
+    """
     mine, yours, n = x @ x.T, y @ y.T, len(x)
 
     def u(a, b):

@@ -41,7 +41,9 @@ def test_both_baselines_stay_near_chance_where_the_signal_is_strong(kind):
 
 
 def test_voices_alone_are_not_read_as_labels():
-    """Features that only tell who speaks: with shared speakers the probe 'reads' gender, by speaker it cannot."""
+    """Features that only tell who speaks: with shared speakers the probe 'reads' gender, by speaker
+    it cannot.
+    """
     voices = {name: np.random.default_rng(int(name[1:])).normal(size=32) for name in set(SPEAKERS)}
     features = np.stack([voices[s] for s in SPEAKERS]) + 0.1 * RNG.normal(size=(160, 32))
     labels = {"gender": LABELS["gender"]}

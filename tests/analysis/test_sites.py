@@ -81,7 +81,9 @@ def test_scores_are_those_of_the_ranking(llm, states, sites):
 
 
 def test_a_block_keeps_the_clips_apart(llm, states):
-    """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among others."""
+    """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among
+    others.
+    """
     together = sites_.capture_sites(llm, TASKS[:1], [states])
     alone = sites_.capture_sites(llm, TASKS[:1], [states[:, 1:2]])
     for name in ("block 0", "mixture", "slots 1"):

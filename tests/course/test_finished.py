@@ -21,7 +21,9 @@ pytestmark = pytest.mark.weights
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as a fresh clone has it, but for the corpus and the weights, which take time."""
+    """A data folder as a fresh clone has it, but for the corpus and the weights, which take
+    time.
+    """
     folder = tmp_path_factory.mktemp("data")
     Experiment(presets.nano()).corpus  # noqa: B018 (rendered here, if it was not)
     for name in ("models", "corpora"):

@@ -57,7 +57,8 @@ def test_nested_fields_the_target_and_the_amount_of_data_can_be_turned(tmp_path:
     [
         (
             {"step": [40]},
-            r"cannot change 'step'; it changes target, .*connector\.queries, .*clips\.train, .*steps, batch",
+            r"cannot change 'step'; it changes target, .*connector\.queries, .*clips\.train, "
+            ".*steps, batch",
         ),
         ({"minutes": [1]}, "cannot change 'minutes'"),
         ({"connector": [1]}, "cannot change 'connector'"),

@@ -1,4 +1,6 @@
-"""The emergence report: what it says is what its tables say, and what is measured once is not measured again."""
+"""The emergence report: what it says is what its tables say, and what is measured once is not
+measured again.
+"""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""Each claim of the emergence report follows its rule: what is built into a table is found, and nothing else."""
+"""Each claim of the emergence report follows its rule: what is built into a table is found, and
+nothing else.
+"""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,9 @@ TASKS = {"ask_gender": "gender", "ask_scene": "scene", "country": "accent", "ask
 
 
 def clips(shape, noise: float = 0.0) -> pd.DataFrame:
-    """Answers of one run whose accuracy and margin go along `shape` (0 to 1) of training's share that is done."""
+    """Answers of one run whose accuracy and margin go along `shape` (0 to 1) of training's share
+    that is done.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for task, attribute in TASKS.items():

@@ -1,4 +1,6 @@
-"""What a run, its targets and its scores are found by, and which run is taken where none is named."""
+"""What a run, its targets and its scores are found by, and which run is taken where none is
+named.
+"""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""What is forgotten is measured against the untouched backbone: nothing by itself, and by rule what was spoiled."""
+"""What is forgotten is measured against the untouched backbone: nothing by itself, and by rule what
+was spoiled.
+"""
 
 from typing import Any
 
@@ -166,7 +168,9 @@ def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: Aud
 
 
 def swept(seeds: int = 3) -> pd.DataFrame:
-    """A table as a study keeps it: labels with adapters forget half of it, which scaling to 0 gives back."""
+    """A table as a study keeps it: labels with adapters forget half of it, which scaling to 0 gives
+    back.
+    """
     rows = []
     for arm, text, learned in (("frozen, self", 1.0, 0.6), ("lora-8, label", 0.5, 0.1)):
         for seed in range(seeds):
@@ -246,7 +250,8 @@ def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_l
     assert "give the text back in 1 of 1 arms" in said[4]
     assert said[-1].endswith("startend:end_checker 0% and 0%.")
     assert forgetting.headline(table) == (
-        "Most is forgotten by LoRA of rank 8 with label targets, Δ −50 % in text; most is learned by a frozen LLM with "
+        "Most is forgotten by LoRA of rank 8 with label targets, Δ −50 % in text; most is "
+        "learned by a frozen LLM with "
         "self targets, 0.61 [0.59, 0.63] at Δ 0 %"
     )
 

@@ -1,4 +1,6 @@
-"""The analysis, end to end at `nano`: its instruments on a real run, each claim beside its control."""
+"""The analysis, end to end at `nano`: its instruments on a real run, each claim beside its
+control.
+"""
 
 from pathlib import Path
 

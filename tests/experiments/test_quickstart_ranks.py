@@ -1,4 +1,6 @@
-"""The whole quickstart command on two processes comes to its end, on the spoken world and on one's own clips."""
+"""The whole quickstart command on two processes comes to its end, on the spoken world and on one's
+own clips.
+"""
 
 import os
 import subprocess
@@ -21,7 +23,9 @@ from desta_lab import cli
 from desta_lab.model import presets
 from desta_lab.model.presets import ConnectorShape, Preset
 
-SHAPE = ConnectorShape(depth=1, heads=4, ffn=64, width=32, post_norm=False, dropout=0.0, scaled=True, anchored=True)
+SHAPE = ConnectorShape(
+    depth=1, heads=4, ffn=64, width=32, post_norm=False, dropout=0.0, scaled=True, anchored=True
+)
 
 def small():
     return Preset(

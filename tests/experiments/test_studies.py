@@ -1,4 +1,6 @@
-"""A study says what its table shows and no more: over seeds, by rule, and again from the table that was kept."""
+"""A study says what its table shows and no more: over seeds, by rule, and again from the table that
+was kept.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""A sweep measures a cell once: however its grid is written, whoever is killed, and however far it is extended."""
+"""A sweep measures a cell once: however its grid is written, whoever is killed, and however far it
+is extended.
+"""
 
 import importlib.util
 import itertools
@@ -58,7 +60,9 @@ def dies_at_80(cell: Cell, root: Path) -> dict:
 
 
 class Counted:
-    """A stand-in that remembers what it was asked to measure, and may be stopped before one of its cells."""
+    """A stand-in that remembers what it was asked to measure, and may be stopped before one of its
+    cells.
+    """
 
     def __init__(self, stop_before: int | None = None) -> None:
         self.cells: list[Cell] = []
@@ -258,7 +262,8 @@ def test_the_picture_says_which_knob_moves_the_score_most_and_is_drawn_again(tmp
         .set_index("name")["score"]
     )
     assert said.startswith(
-        f"steps moves rung 3 most: {means['40']:.2f} at 40, {means['80']:.2f} at 80; all else equal +0.2"
+        f"steps moves rung 3 most: {means['40']:.2f} at 40, {means['80']:.2f} at 80; all "
+        f"else equal +0.2"
     )
     low, high = (float(end) for end in said.split("[")[1].rstrip("]").split(", "))
     assert low < means["80"] - means["40"] < high

@@ -1,4 +1,6 @@
-"""Notebooks run from the top in an empty kernel, each once a session, with its figures in a folder of its own."""
+"""Notebooks run from the top in an empty kernel, each once a session, with its figures in a folder
+of its own.
+"""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""What notebook 01 shows: Whisper holds the attributes, the language model answers from vectors; both have a null."""
+"""What notebook 01 shows: Whisper holds the attributes, the language model answers from vectors;
+both have a null.
+"""
 
 import pandas as pd
 import pytest

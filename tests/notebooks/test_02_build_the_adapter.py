@@ -1,4 +1,6 @@
-"""What notebook 02 shows: the adapter by hand is the package's, faults run, and only a reference finds them all."""
+"""What notebook 02 shows: the adapter by hand is the package's, faults run, and only a reference
+finds them all.
+"""
 
 import pandas as pd
 import pytest

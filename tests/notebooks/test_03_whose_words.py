@@ -1,4 +1,6 @@
-"""Notebook 03 sets what a target costs the backbone beside what it keeps of the clip, for every writer and control."""
+"""Notebook 03 sets what a target costs the backbone beside what it keeps of the clip, for every
+writer and control.
+"""
 
 import pytest
 
@@ -32,7 +34,9 @@ def test_a_bare_label_drops_what_it_was_not_asked(ran) -> None:
 
 
 def test_perplexity_hears_the_voice_and_coverage_the_content(ran) -> None:
-    """Own words about another clip surprise less than any rival's true words, and name no more than a guesser."""
+    """Own words about another clip surprise less than any rival's true words, and name no more than
+    a guesser.
+    """
     table = ran.table.set_index("kind")
     assert (
         table.loc["shuffled", "perplexity"]

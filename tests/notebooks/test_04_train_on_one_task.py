@@ -1,4 +1,6 @@
-"""Notebook 04 trains for a minute: the right pairs rise on what was never trained, the wrong pairs do not."""
+"""Notebook 04 trains for a minute: the right pairs rise on what was never trained, the wrong pairs
+do not.
+"""
 
 import pandas as pd
 import pytest

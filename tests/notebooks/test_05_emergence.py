@@ -1,4 +1,6 @@
-"""Notebook 05: the rise stands above its controls under every metric, and the jump is measured in each."""
+"""Notebook 05: the rise stands above its controls under every metric, and the jump is measured in
+each.
+"""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,6 @@
-"""Notebook 08: ways to say where an answer came from, beside a flat profile and the scene's own window."""
+"""Notebook 08: ways to say where an answer came from, beside a flat profile and the scene's own
+window.
+"""
 
 import pytest
 

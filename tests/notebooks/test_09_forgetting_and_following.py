@@ -1,4 +1,6 @@
-"""Notebook 09: frozen forgets nothing, bare labels disobey by ear, and adapters can reach the text."""
+"""Notebook 09: frozen forgets nothing, bare labels disobey by ear, and adapters can reach the
+text.
+"""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,6 @@
-"""Notebook 10: an ablation with a row per seed, recordings from a folder, and controls beside both."""
+"""Notebook 10: an ablation with a row per seed, recordings from a folder, and controls beside
+both.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Notebook 11: the published numbers are printed as stored, ours stand apart, and obeying is not hearing."""
+"""Notebook 11: the published numbers are printed as stored, ours stand apart, and obeying is not
+hearing.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,6 @@
-"""Every notebook is built from its one source, runs from the top solved and unsolved, and keeps the course's form."""
+"""Every notebook is built from its one source, runs from the top solved and unsolved, and keeps the
+course's form.
+"""
 
 import re
 import statistics

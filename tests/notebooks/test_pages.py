@@ -23,7 +23,9 @@ def modules() -> list[ast.Module]:
 
 
 def errors() -> set[str]:
-    """Every exception that the package defines and a user can meet; `Wrong` and what is private never leave a check."""
+    """Every exception that the package defines and a user can meet; `Wrong` and what is private
+    never leave a check.
+    """
     return {
         node.name
         for tree in modules()

@@ -1,4 +1,6 @@
-"""The analysis is drawn as the main job is: from tables alone, told apart in grey, and what is missing is said."""
+"""The analysis is drawn as the main job is: from tables alone, told apart in grey, and what is
+missing is said.
+"""
 
 import csv
 import functools

@@ -1,4 +1,6 @@
-"""The card says everything once, in a page that needs nothing else, and in JSON that any reader takes."""
+"""The card says everything once, in a page that needs nothing else, and in JSON that any reader
+takes.
+"""
 
 import base64
 import json

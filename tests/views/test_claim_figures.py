@@ -1,4 +1,6 @@
-"""Figures are drawn from tables alone, say the same thing every time, and are saved with their tables."""
+"""Figures are drawn from tables alone, say the same thing every time, and are saved with their
+tables.
+"""
 
 import csv
 import functools
@@ -139,7 +141,10 @@ def coverage_table() -> pd.DataFrame:
 
 
 def tokens() -> tuple[list[str], list[float]]:
-    words = "A woman with a Scottish accent whispers slow ly at a low volume , a sir en wails behind her ."
+    words = (
+        "A woman with a Scottish accent whispers slow ly at a low volume , "
+        "a sir en wails behind her ."
+    )
     said = [" " + word for word in words.split()] * 2 + ["\n", "$5", " cost$", ""]
     return said, list(np.random.default_rng(4).gamma(0.4, 1.2, len(said)))
 
@@ -158,7 +163,9 @@ def sheet_rows() -> list[dict]:
 
 
 def benchmark_table() -> pd.DataFrame:
-    """Two metrics of one run by two protocols, its control, and two published systems, one of which differs."""
+    """Two metrics of one run by two protocols, its control, and two published systems, one of which
+    differs.
+    """
     rows = [
         {
             "system": system,
@@ -191,7 +198,8 @@ DRAWN = {
     ),
     "emergence": lambda: claim_figures.plot_emergence(
         rung_table(),
-        "Trained on one prompt, the connector answers questions it never saw; bare labels do not carry over.",
+        "Trained on one prompt, the connector answers questions it never saw; bare labels do "
+        "not carry over.",
     ),
     "held_out": lambda: claim_figures.plot_held_out(
         summary_table(), "Four of six attributes rise above every control."

@@ -36,7 +36,9 @@ def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     with replies.use_checkpoint(demo.experiment) as llm:
         assert oracle == replies.answer_text(llm, clip, QUESTION).text
         nothing = np.zeros_like(replies.read_wave(demo.experiment, clip))
-        assert silence == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
+        assert (
+            silence == replies.answer_audio(llm, replies.embed_audio(llm, nothing), QUESTION).text
+        )
     assert answer and figure.png().startswith(b"\x89PNG")
 
 

@@ -1,4 +1,6 @@
-"""The panels, operated from Python: what they show, what stays of them, and how they speak of what goes wrong."""
+"""The panels, operated from Python: what they show, what stays of them, and how they speak of what
+goes wrong.
+"""
 
 import datetime
 import io
@@ -67,7 +69,9 @@ def points(job: SimpleNamespace) -> pd.DataFrame:
 
 
 def rungs() -> pd.DataFrame:
-    """Scores of every rung, as `emergence.per_rung` gives them, of two runs at all steps but one."""
+    """Scores of every rung, as `emergence.per_rung` gives them, of two runs at all steps but
+    one.
+    """
     conditions = {"audio": 0.9, "oracle": 1.0, "silence": 0.0, "shuffled": 0.02, "untrained": -0.05}
     rows = [
         {
