@@ -561,7 +561,7 @@ headline = (
     f"{len(followed)} of {len(PAIRS)} from embeddings alone"
 )
 
-# %% tags=["headline"]
+# %%
 LOOKS = {
     "probe": style.ANALYSIS_SERIES["probe"],
     "random labels": style.ANALYSIS_SERIES["random labels"],
@@ -569,6 +569,8 @@ LOOKS = {
     "noise": Series("noise of the same size, mixed", PALETTE["shuffled"], "-.", "^"),
 }
 picture, axes = style.subplots(2, len(PAIRS), headline, (12, 5.4), sharey=True)
+
+# %%
 for column, (name, pair) in enumerate(PAIRS.items()):
     rows = both[both["attribute"] == name]
     for kind, series in LOOKS.items():
@@ -591,6 +593,8 @@ for column, (name, pair) in enumerate(PAIRS.items()):
     axes[1, column].set_xlabel("embeddings, mixed")
     for label, side in zip(axes[1, column].get_xticklabels(), ("left", "right"), strict=True):
         label.set_ha(side)
+
+# %% tags=["headline"]
 axes[0, 0].set_ylabel("Whisper: accuracy of a\nlinear probe, new speakers")
 axes[1, 0].set_ylabel("LLM: share of the answer\nwritten on the right")
 style.add_legend(

@@ -516,7 +516,7 @@ headline = (
     f"the answers betray {int(faults['seen'].sum())}, the comparison {int(caught.sum())}"
 )
 
-# %% tags=["headline"]
+# %%
 NAMES = {
     "untrained connector": "untrained",
     "another speaker's clip": "shuffled",
@@ -532,6 +532,8 @@ for place, one in enumerate(table.itertuples()):
 style.name_rows(left, list(table["variant"]))
 for place in range(1, len(table), 2):
     right.axhspan(place - 0.5, place + 0.5, color="#F3F3F3", zorder=-1, lw=0)
+
+# %% tags=["headline"]
 right.tick_params(axis="y", length=0)
 right.axvline(0, color="#B0B0B0", lw=0.8)
 right.axvspan(

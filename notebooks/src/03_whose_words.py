@@ -115,6 +115,7 @@ SAY = {
 }
 
 
+# %%
 def rewritten(a):
     who, place, speed, volume, manner, scene = (SAY[a[name]] for name in DESCRIBED)
     return f"Over {scene} you can hear a {who} from {place} {manner} {speed} and {volume}."
@@ -499,7 +500,7 @@ headline = (
     f"the next, “{second.kind}”, {more:.1f} powers of ten more"
 )
 
-# %% tags=["headline"]
+# %%
 picture, (left, right) = style.subplots(
     1, 2, headline, (9.5, 4.2), sharey=True, width_ratios=[1.7, 1]
 )
@@ -522,6 +523,8 @@ for place, row in enumerate(table.itertuples()):
         axes.annotate(
             number, (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=8
         )
+
+# %% tags=["headline"]
 for axes, at, words in (
     (left, vocabulary, f"every token as likely ({vocabulary}) "),
     (right, guessing, "guessing "),

@@ -481,6 +481,8 @@ pick = {
     ),
     "text oracle": ("finished", "oracle", experiment.train_config.steps),
 }
+
+# %%
 cells = found.set_index(["run", "condition", "step"])
 dots = pd.concat(
     [cells.loc[[key]].reset_index().assign(name=name) for name, key in pick.items()],
@@ -494,7 +496,7 @@ headline = (
     f"{third['wrong targets']:.2f} (wrong targets)"
 )
 
-# %% tags=["headline"]
+# %%
 INK = {
     "hard": style.PALETTE["self"],
     "soft": style.PALETTE["soft"],
@@ -509,6 +511,8 @@ for run, name in (
     curve = curves[curves["run"] == run].set_index("step")["loss"]
     left.plot(curve, color=INK[run], lw=0.6, alpha=0.5)
     left.plot(curve.rolling(10, min_periods=3).mean(), color=INK[run], lw=2, label=name)
+
+# %%
 left.axhline(floor, color=INK["hard"], ls=":", lw=1.2, label="the writer's own, hard")
 left.set(xlabel="training step (thick: mean of ten)", ylabel="loss, nats a token", ylim=(0, None))
 left.legend(loc="lower left", ncols=2, fontsize=8)
@@ -531,6 +535,8 @@ for row in dots.itertuples():
         color=colour,
         mfc="white" if up > 0 else colour,
     )
+
+# %% tags=["headline"]
 right.set_yticks(range(len(pick)), list(pick))
 right.set_xlabel(
     "accuracy above chance (0 chance, 1 perfect; bars: 95 % over speakers)\n"

@@ -382,6 +382,8 @@ for name, metric in METRICS.items():
                 "high": high,
             }
         )
+
+# %%
 jumps = pd.DataFrame(found)
 np.testing.assert_allclose(
     jump_share(drawn), emergence_claims.jump_share(drawn)
@@ -456,31 +458,25 @@ pd.DataFrame(
 FLOOR = -0.85  # of the panels
 
 
+# %%
+def draw_curve(axes, rows, series):
+    some, look = rows[rows["series"] == series], style.get_series(series)
+    colour, width = style.get_colour(series), 2 if series == "self" else 1.1
+    axes.fill_between(some["step"], some["low"], some["high"], color=colour, alpha=0.15, lw=0)
+    ink = {"color": colour, "ls": look.line, "label": look.label, "marker": look.marker}
+    axes.plot(some["step"], some["score"], ms=3.5, lw=width, **ink)
+
+
+# %%
 def draw(axes, metric):
-    rows = curves[curves["metric"] == metric]
-    at = share.loc[metric]
+    rows, at = curves[curves["metric"] == metric], share.loc[metric]
     axes.axvspan(at["before"], at["step"], color="#E6E6E6", zorder=0, lw=0)
     for series in ("oracle", "silence", "shuffled", "label_others", "self"):
-        some, look = rows[rows["series"] == series], style.get_series(series)
-        ink = {"color": style.get_colour(series), "ls": look.line, "label": look.label}
-        axes.fill_between(
-            some["step"], some["low"], some["high"], color=ink["color"], alpha=0.15, lw=0
-        )
-        axes.plot(
-            some["step"],
-            some["score"],
-            marker=look.marker,
-            ms=3.5,
-            lw=2 if series == "self" else 1.1,
-            **ink,
-        )
-    axes.plot(
-        0, 0, label=style.get_series("untrained").label, zorder=4, **style.marker_style("untrained")
-    )
-    axes.set_title(
-        f"{metric}\nlargest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}",
-        loc="left",
-    )
+        draw_curve(axes, rows, series)
+    untrained = style.marker_style("untrained")
+    axes.plot(0, 0, label=style.get_series("untrained").label, zorder=4, **untrained)
+    rise = f"largest rise: {at['score']:.0%}, steps {at['before']} to {at['step']}"
+    axes.set_title(f"{metric}\n{rise}", loc="left")
     style.set_step_axis(axes, int(steps[-1]))
     axes.set(ylim=(FLOOR, 1.1), xlabel="training step")
     if rows["score"].min() < FLOOR:

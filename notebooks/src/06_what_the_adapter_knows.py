@@ -486,27 +486,23 @@ def panel(axes, part, names):
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
+# %%
+READ = {
+    "log-mel": "log-mel spectrogram",
+    "random labels": "random labels (both)",
+    "untrained": "embeddings, untrained",
+    "trained": "embeddings, trained",
+}
+SPOKEN = {
+    "shuffled": "shuffled audio, trained",
+    "untrained": "untrained connector",
+    "trained": "trained connector",
+}
+
 # %% tags=["headline"]
 picture, (left, right) = style.subplots(1, 2, headline, (10.0, 5.6), sharey=True)
-panel(
-    left,
-    "readable",
-    {
-        "log-mel": "log-mel spectrogram",
-        "random labels": "random labels (both)",
-        "untrained": "embeddings, untrained",
-        "trained": "embeddings, trained",
-    },
-)
-panel(
-    right,
-    "spoken",
-    {
-        "shuffled": "shuffled audio, trained",
-        "untrained": "untrained connector",
-        "trained": "trained connector",
-    },
-)
+panel(left, "readable", READ)
+panel(right, "spoken", SPOKEN)
 left.set_title("readable: a linear probe on unseen speakers", loc="left")
 right.set_title("spoken: the model's calibrated answer", loc="left")
 lesson.show(

@@ -467,7 +467,7 @@ def draw_rows(axes, table, value, xlabel, title):
     axes.set_title(title, loc="left")
 
 
-# %% tags=["headline"]
+# %%
 table = found.merge(fell, on="method").sort_values("gain", ignore_index=True)
 tried = table[~table["method"].isin(CONTROLS)]
 finds = tried[tried["gain_low"] > 0]["method"].tolist()
@@ -480,6 +480,8 @@ headline = (
     f"{tried['method'].str.contains(attends).sum()} kinds of attention"
 )
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)
+
+# %% tags=["headline"]
 draw_rows(
     left,
     table,

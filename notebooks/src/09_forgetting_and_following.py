@@ -328,13 +328,13 @@ examples = experiment.training_rows("label")[0][:CLIPS]
 config = trainer.TrainConfig(STEPS, BATCH, experiment.preset.lr, warmup=5, seed=experiment.seed)
 
 
+# %%
 def teach(llm, rate):
     """Bare labels for a few steps: the connector learns, and the adapters at their own rate."""
     learning = [p for p in llm.backbone.parameters() if p.requires_grad]
     groups = [{"params": [*llm.connector.parameters()]}, {"params": learning, "lr": rate or 0.0}]
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
+    how = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(groups, **how)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: config.learning_rate(step) / config.lr
     )
@@ -343,9 +343,8 @@ def teach(llm, rate):
         ids, labels = batch_of(llm, rows)
         audio_embeddings = llm.connect(store[[row["id"] for row in rows]])
         logits = llm.response_logits((), ids, labels != batches.IGNORE, audio_embeddings)
-        loss = torch.nn.functional.cross_entropy(
-            logits, labels[labels != batches.IGNORE].to(logits.device)
-        )
+        words = labels[labels != batches.IGNORE].to(logits.device)
+        loss = torch.nn.functional.cross_entropy(logits, words)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
             [*llm.connector.parameters(), *learning], config.max_grad_norm
@@ -531,7 +530,7 @@ def panel(axes, title, looks):
 blue, black, pink = (style.PALETTE[name] for name in ("audio", "text", "shuffled"))
 weak, strong, frozen = *(f"+ label, LoRA {rate:g}" for rate in RATES), "+ label, frozen"
 
-# %% tags=["headline"]
+# %%
 value = summary.set_index(["model", "part"])["score"]
 headline = (
     f"After {STEPS} steps on bare labels the backbone obeys "
@@ -541,6 +540,8 @@ headline = (
     f"{value[frozen, 'obeys in text']:.0%} frozen"
 )
 figure, (left, middle, right) = style.subplots(1, 3, headline, size=(10, 4.6), sharey=True)
+
+# %% tags=["headline"]
 panel(
     left,
     "Learned: names it rightly, by ear",
@@ -550,14 +551,10 @@ panel(
         "shuffled": (f"{experiment.preset.label}, shuffled audio", {"color": pink, "marker": "^"}),
     },
 )
-panel(
-    middle,
-    "Follows: obeys the constraint, by ear",
-    {"obeys by ear": ("IFrate by ear (dashed: in text, Δ = 0)", {"color": blue, "marker": "o"})},
-)
-middle.axvline(
-    value["self-generated", "obeys in text"], color=black, ls="--", lw=1, zorder=0
-)  # Δ = 0
+obeys = ("IFrate by ear (dashed: in text, Δ = 0)", {"color": blue, "marker": "o"})
+panel(middle, "Follows: obeys the constraint, by ear", {"obeys by ear": obeys})
+in_text = value["self-generated", "obeys in text"]  # Δ = 0
+middle.axvline(in_text, color=black, ls="--", lw=1, zorder=0)
 panel(
     right,
     "Kept: the backbone in plain text",

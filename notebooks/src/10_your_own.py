@@ -22,6 +22,8 @@ from scipy import signal, stats
 
 import desta_lab
 from desta_lab import audio, cache
+
+# %%
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
@@ -318,6 +320,7 @@ def telephone(wave, rng):
     )
 
 
+# %%
 def stand_in(folder, count=16):
     folder.mkdir(parents=True, exist_ok=True)
     rows, rng = [], np.random.default_rng(2026)
@@ -500,9 +503,8 @@ TELLS = ("gender", "manner", "scene")  # the columns of the stand-in's table
 def as_if_yours(folder, count=96):
     folder.mkdir(parents=True, exist_ok=True)
     plans, rows = spoken.design_clips("test", count, seed=2027), []
-    voices = sorted(
-        {plan["speaker"] for plan in plans}, key=lambda name: name[::-1]
-    )  # women and men mixed
+    speakers = {plan["speaker"] for plan in plans}
+    voices = sorted(speakers, key=lambda name: name[::-1])  # women and men mixed
     split = {
         name: "test" if i < 4 else "validation" if i < 8 else "train"
         for i, name in enumerate(voices)
@@ -513,14 +515,8 @@ def as_if_yours(folder, count=96):
         )
         soundfile.write(folder / f"{clip.id}.wav", wave, audio.RATE)
         about = {name: clip.attributes[name] for name in TELLS}
-        rows.append(
-            {
-                "audio": f"{clip.id}.wav",
-                "speaker": clip.speaker,
-                "split": split[clip.speaker],
-                **about,
-            }
-        )
+        row = {"audio": f"{clip.id}.wav", "speaker": clip.speaker, "split": split[clip.speaker]}
+        rows.append(row | about)
     pd.DataFrame(rows).to_csv(folder / "clips.csv", index=False)
     return folder
 
@@ -632,6 +628,8 @@ right_rows = right_rows.assign(
 last_rows = folder_rows.assign(
     panel="folder", series=folder_rows["series"].replace("audio", "self")
 )
+
+# %%
 drawn = pd.concat([left_rows, right_rows, last_rows])[
     ["panel", "row", "series", "score", "low", "high"]
 ]
@@ -661,6 +659,8 @@ headline = (
     f"{', '.join(f'{name} {score:.2f}' for name, score in total.items())}; "
     f"taught by {heard_of['train'][0]} clips of a folder alone: {all_taught:.2f}"
 )
+
+# %%
 PANELS = [
     (
         "ablation",

@@ -452,6 +452,8 @@ answers = {
     "ours, self-generated": heard[heard["run"] == "self"],
     "ours, bare label": heard[heard["run"] == "label"],
 }
+
+# %%
 answers |= dict(list(missing.groupby("model"))[::-1])
 rows = []
 for model, said in answers.items():
@@ -482,6 +484,7 @@ COLOURS = {
 }
 
 
+# %%
 def rates(axes, rows, title, note):
     """IFrate by ear with its interval, and of the text LLM, a row a system."""
     y, colours = np.arange(len(rows)), [COLOURS.get(name, blue) for name in rows.index]
@@ -519,7 +522,7 @@ def losses(axes, rows, title):
     axes.set_title(title, loc="left")
 
 
-# %% tags=["headline"]
+# %%
 result = pd.concat(
     [published.assign(protocol="Speech-IFEval"), own.assign(protocol="ours")]
 ).rename_axis("system")
@@ -536,6 +539,8 @@ sizes = {"height_ratios": [len(published), len(own)]}
 figure, ((top, top_lost), (low, low_lost)) = style.subplots(
     2, 2, headline, size=(10, 6), gridspec_kw=sizes
 )
+
+# %% tags=["headline"]
 note = f"{sum(sets.values())} questions\n13 constraints\nrules and a judge"
 rates(top, published, "IFrate, per cent: Speech-IFEval, as published", note)
 losses(top_lost, published, "Forgetting rate Δ, per cent: as published")
