@@ -371,6 +371,7 @@ class Experiment:
             "scores",
             **self._asked(*self._scored_clips(checkpoint["step"])),
             checkpoint=checkpoint["sha256"],
+            conditions=list(conditions.AUDIO_CONDITIONS),
             transcript=self.preset.transcript,
             free_form=[free_form.clips, free_form.max_new_tokens, free_form.tasks is None],
         )

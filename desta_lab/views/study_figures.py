@@ -1,7 +1,7 @@
 """Figures of what was varied: sweeps, ablations, what was forgotten, and public test sets."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -270,7 +270,7 @@ def _reach(row: pd.DataFrame) -> list[pd.Series]:
     return [row["mean"] - row["low"], row["high"] - row["mean"]]
 
 
-def _limit_plane(grid: Sequence[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
+def _limit_plane(grid: Iterable[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
     """Limits that hold every mean; the intervals of few seeds are cut."""
     across = trained.loc[trained["measure"].isin(["forgotten", "by ear"]), "mean"]
     learned = trained.loc[trained["measure"] == "learned", "mean"]

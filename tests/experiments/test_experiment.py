@@ -41,6 +41,7 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
 def experiments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Experiment]:
     """Experiments of one seed that differ in one thing each."""
     root = tmp_path_factory.mktemp("data")
+    models_dir().mkdir(parents=True, exist_ok=True)
     (root / "models").symlink_to(models_dir())
     settings = {"fused": {}, "eager": {"attention": "eager"}, "tapped": {"taps": (3,)}}
     return {name: Experiment(replace(SMALL, **how), root=root) for name, how in settings.items()}
