@@ -274,7 +274,8 @@ def test_contributing_and_readme_tell_the_order_of_imports():
 def test_a_page_names_files_modules_and_folders_that_are_there(page: str):
     text = read(page)
     files = re.findall(
-        r"(?:desta_lab|tests|notebooks|figures|docs)/[\w./-]+\.(?:py|md|csv|png|ipynb)", text
+        r"(?<![\w/])(?:desta_lab|tests|notebooks|figures|docs)/[\w./-]+\.(?:py|md|csv|png|ipynb)",
+        text,
     )
     assert not [name for name in files if not (ROOT / name).exists()]
     for module in re.findall(r"(?:^::: |from |import )(desta_lab[\w.]*)", text, re.MULTILINE):
