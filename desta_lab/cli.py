@@ -45,7 +45,7 @@ def argument(*names: str, **how: Any) -> Argument:
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, t4, workstation or desta25; by default the one that suits the machine",
+    help="nano, cpu, t4, workstation, desta25 or desta2; by default the one that suits the machine",
 )
 SEED = argument(
     "--seed",
@@ -475,7 +475,7 @@ def sweep(args: argparse.Namespace) -> int:
         metavar="NAME",
         help="such as targets; by default all that the preset has",
     ),
-    argument("--preset", default="nano", help="nano, or cpu for the three that carry the claim"),
+    argument("--preset", default="nano", help="nano, or cpu for those that carry the claim"),
     argument("--seeds", help="such as 0,1,2; by default five of nano, three of others"),
     argument("--jobs", type=int, default=2, help="so many processes; 0 draws what is finished"),
     argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
@@ -501,7 +501,7 @@ def ablate(args: argparse.Namespace) -> int:
 @command(
     "emerge",
     "measure every checkpoint of several runs and write the emergence report",
-    argument("--preset", default="nano", help="as for quickstart; nano by default"),
+    argument("--preset", default="nano", help="as for quickstart"),
     argument("--seeds", default="0,1,2,3,4", help="such as 0,1,2"),
     argument("--checkpoint-every", type=int, default=16, help="steps between two checkpoints"),
     OUT,
