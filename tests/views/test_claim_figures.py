@@ -6,7 +6,6 @@ import csv
 import functools
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -282,7 +281,7 @@ def test_saving_leaves_the_old_file_when_the_disk_is_full(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         save_figure(drawn("layer_mixture_64"), tmp_path, "mixture")
     assert (tmp_path / "mixture.png").read_bytes() == old
