@@ -487,7 +487,7 @@ def panel(axes, part, names):
 
 
 # %%
-READ = {
+READABLE = {
     "log-mel": "log-mel spectrogram",
     "random labels": "random labels (both)",
     "untrained": "embeddings, untrained",
@@ -501,7 +501,7 @@ SPOKEN = {
 
 # %% tags=["headline"]
 picture, (left, right) = style.subplots(1, 2, headline, (10.0, 5.6), sharey=True)
-panel(left, "readable", READ)
+panel(left, "readable", READABLE)
 panel(right, "spoken", SPOKEN)
 left.set_title("readable: a linear probe on unseen speakers", loc="left")
 right.set_title("spoken: the model's calibrated answer", loc="left")
