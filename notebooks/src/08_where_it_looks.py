@@ -414,7 +414,7 @@ def without_most(worth):
 
 # %%
 def take_away():
-    draw, rows = np.random.default_rng(0), []
+    draw, margins_of = np.random.default_rng(0), []
     scenes = [clip.attributes["scene"] for clip in clips]
     cases = attribution.window_cases(llm, task, scenes, look.read_waves(rows))
     for i, (case, clip) in enumerate(zip(cases, clips, strict=True)):
@@ -423,11 +423,11 @@ def take_away():
             inside = evidence.inside_spans([spans[i]], case.part_count, seconds)
             pairs += [("a flat profile", luck), ("the window itself", luck + inside)]
         margins = case.evaluate(torch.tensor(np.stack([without_most(worth) for _, worth in pairs])))
-        rows += [
+        margins_of += [
             (name, clip.id, clip.speaker, m)
             for (name, _), m in zip(pairs, margins.tolist(), strict=True)
         ]
-    return pd.DataFrame(rows, columns=["method", "clip", "speaker", "margin"])
+    return pd.DataFrame(margins_of, columns=["method", "clip", "speaker", "margin"])
 
 
 # %% tags=["expensive"]
