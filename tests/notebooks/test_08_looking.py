@@ -6,7 +6,7 @@ import pytest
 
 OWED = pytest.mark.xfail(
     strict=False,
-    reason="The finished run is packed anew in float32; some numbers expected here are of bf16 (LOG).",
+    reason="The finished run is packed anew in float32; these numbers are of bf16 (LOG).",
 )
 pytestmark = [pytest.mark.weights, OWED]
 
