@@ -293,7 +293,7 @@ except FileNotFoundError as missing:
 
 # %%
 mine = ablation.build_sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=experiment.root)
-mine.cost()
+mine.forecast()
 
 # %% [markdown]
 # ## Part B: your own recordings

@@ -93,7 +93,7 @@ def test_the_cells_that_open_the_system_answer_where_its_parts_are(
         "describe": describe,
         "ProvenanceError": ProvenanceError,
         "WeightsError": WeightsError,
-        "lab": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
+        "experiment": SimpleNamespace(clips=lambda split: corpus.clips, corpus=corpus),
     }
     (source,) = notebooks.find_sources(["11"])
     cells = [
