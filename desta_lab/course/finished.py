@@ -9,12 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
 from desta_lab import cache
 from desta_lab.cache import Provenance
 from desta_lab.experiments.experiment import RUNS, VERDICT, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
+from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 
@@ -22,6 +26,7 @@ ARCHIVE = NANO_FOLDER.parent / "finished" / "nano.zip"
 # facts of a run that say where it was made, not what was learned
 PLACE = {"dtype", "device", "targets"}
 RECORDS, CONFIG = "records.jsonl", "config.json"
+ANCHOR = "anchor.safetensors"  # of step 0: the one tensor of it that the precision decides
 
 
 def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
@@ -43,6 +48,8 @@ def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
         folder = provenance.folder(experiment.root)
         for path in sorted(folder.iterdir()):
             content[f"results/{provenance.kind}/{folder.name}/{path.name}"] = path.read_bytes()
+    first = load_file(checkpoints.checkpoint_path(experiment.run_folder("self"), 0))
+    content[ANCHOR] = save({"anchor": first["anchor"]})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name in sorted(content):
@@ -136,6 +143,20 @@ def _restore_run(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) ->
     first = checkpoints.checkpoint_path(folder, 0)
     first.parent.mkdir(parents=True, exist_ok=True)
     listed = json.loads(shipped.read(list_name))
-    if experiment.llm.save_connector(first) != listed[0]["sha256"]:  # as this seed builds it
+    anchor = load(shipped.read(ANCHOR))
+    if _save_first(experiment.llm, anchor, first) != listed[0]["sha256"]:
         first.unlink()
     cache.write_whole(index, shipped.read(list_name))
+
+
+def _save_first(llm: AudioLLM, anchor: dict[str, Tensor], path: Path) -> str:
+    """Save step 0: the connector as its seed builds it, anchored as on the machine that trained it.
+
+    The anchor is made of the backbone's embeddings, which bf16 rounds; all else is the same
+    anywhere.
+    """
+    here = {name: tensor.clone() for name, tensor in llm.trainable_state().items()}
+    llm.load_trainable_state({**here, **anchor})
+    sha256 = llm.save_connector(path)
+    llm.load_trainable_state(here)
+    return sha256

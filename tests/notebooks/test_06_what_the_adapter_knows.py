@@ -3,11 +3,7 @@
 import pandas as pd
 import pytest
 
-OWED = pytest.mark.xfail(
-    strict=False,
-    reason="The finished run is packed anew in float32; these numbers are of bf16 (LOG).",
-)
-pytestmark = [pytest.mark.weights, OWED]
+pytestmark = pytest.mark.weights
 
 ATTRIBUTES = {"gender", "accent", "rate", "loudness", "manner", "scene"}
 

@@ -4,11 +4,7 @@ window.
 
 import pytest
 
-OWED = pytest.mark.xfail(
-    strict=False,
-    reason="The finished run is packed anew in float32; these numbers are of bf16 (LOG).",
-)
-pytestmark = [pytest.mark.weights, OWED]
+pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")
