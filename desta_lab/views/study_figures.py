@@ -1,7 +1,7 @@
 """Figures of what was varied: sweeps, ablations, what was forgotten, and public test sets."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -216,7 +216,7 @@ def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     """
     plane = style.select_columns(plane, "arm kind share measure mean seeds low high")
     picture = Picture(plane, headline, (9.5, 5.2))
-    grid = picture.subplots(1, 2, sharey=True)
+    grid = list(picture.subplots(1, 2, sharey=True))
     control = plane[plane["arm"] == "control"].set_index(["measure", "kind"])["mean"]
     trained = plane[plane["arm"] != "control"]
     arms = style.unique_values(trained.loc[trained["measure"] == "forgotten", "arm"])
@@ -234,7 +234,7 @@ def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     _limit_plane(grid, trained, control)
     _explain_marks(grid[0], arms)
     seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
-    style.add_legend(picture, list(grid), 4, f"upper right is best; {seeds}")
+    style.add_legend(picture, grid, 4, f"upper right is best; {seeds}")
     return picture
 
 
@@ -270,7 +270,7 @@ def _reach(row: pd.DataFrame) -> list[pd.Series]:
     return [row["mean"] - row["low"], row["high"] - row["mean"]]
 
 
-def _limit_plane(grid: Iterable[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
+def _limit_plane(grid: Sequence[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
     """Limits that hold every mean; the intervals of few seeds are cut."""
     across = trained.loc[trained["measure"].isin(["forgotten", "by ear"]), "mean"]
     learned = trained.loc[trained["measure"] == "learned", "mean"]
