@@ -601,15 +601,18 @@ def demo(args: argparse.Namespace) -> int:
     """A page on this machine alone (loopback), until it is stopped; trains first what is
     missing.
     """
+    import signal
+    import threading
+
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.views.demo import Demo, build_page
+    from desta_lab.views.demo import Demo, open_page
 
     job = Experiment(_preset(args), progress=progress_reporter())
     job.train("self")
-    print(f"Open http://127.0.0.1:{args.port} in a browser; stop with Ctrl+C.", flush=True)
-    build_page(Demo(job)).launch(
-        server_name="127.0.0.1", server_port=args.port, share=False, quiet=True
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # recordings are deleted then, too
+    with open_page(Demo(job), args.port) as address:
+        print(f"Open {address} in a browser; stop with Ctrl+C.", flush=True)
+        threading.Event().wait()
     return 0
 
 
@@ -651,7 +654,9 @@ def cohort(args: argparse.Namespace) -> int:
     """One table and one plot of a class's cards."""
     from desta_lab.course import cohort as students
 
-    table = students.read_cards(args.folder)
+    table, left_out = students.read_cards(args.folder)
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
     print(students.summarise_class(table).to_string(index=False))
     print(f"Table and plot: {students.write_report(table, args.folder)}")
     return 0

@@ -1,9 +1,10 @@
 """The cards of a class in one table: guesses, how well the ranges held, exercises solved."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -11,48 +12,115 @@ from desta_lab import cache
 from desta_lab.course.lesson import SURE
 from desta_lab.views import saving, style
 
-GUESS_COLUMNS = ("name", "question", "low", "high", "default", "measured")
+_Kind = TypeVar("_Kind")
+COLUMNS = ["student", "notebook", "file", "kind", "name", "question"]
+COLUMNS += ["low", "high", "default", "measured", "held"]
+STATES = ("passed", "wrong", "not attempted")  # of an exercise
+_MOST_BYTES = 1_000_000  # of a card
+_MOST_ENTRIES = 50  # predictions, or exercises, of a card
+_MOST_SIGNS = 300  # of a text
+_LARGEST = 1e9  # a number that an axis still draws
+_MOST_PANELS = 60  # questions in the plot
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with these a spreadsheet begins to compute
 
 
-def read_cards(folder: Path) -> pd.DataFrame:
-    """Every prediction and every exercise of the cards under a folder, one row each.
+def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Every prediction and every exercise of the cards under a folder, and what was left out.
 
-    Columns: student, notebook, kind (prediction or exercise), name, question, low, high, default,
-    measured, held (1 where the range held the answer or the exercise was solved).
+    Columns: student, notebook, file, kind (prediction or exercise), name, question, low, high,
+    default, measured, held (1 where the range held the answer or the exercise was solved). A file
+    that is no card, or a second card of a student for a notebook, is left out with a sentence.
 
     Raises:
-        ValueError: there is no card, or a file is not one; the message names it.
+        ValueError: there is no card; the message holds what was left out.
     """
     rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    seen: dict[tuple[str, str], Path] = {}
     for path in sorted(set(folder.rglob("*.json")) - set((folder / "class").glob("*"))):
         try:
-            card = json.loads(path.read_text(encoding="utf-8"))
-            who = {"student": str(card["student"]), "notebook": str(card["notebook"])}
-            rows += [{**who, "file": path.name, **row} for row in _card_rows(card)]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: no card of a lesson ({type(error).__name__}: {error}); take it out of "
-                "the folder, or ask for the file that lesson.card() wrote."
-            ) from error
+            card = _read_card(path)
+            student, notebook = _text(card["student"]), _text(card["notebook"])
+            if student == "anonymous":
+                student = f"anonymous, {path.relative_to(folder).as_posix()}"
+            found = [*_list_guesses(card["predictions"]), *_list_exercises(card["exercises"])]
+            first = seen.setdefault((student, notebook), path)
+            if first != path:
+                raise ValueError(f"{student} has a card of {notebook} already, {first.name}")
+        except KeyError as error:
+            left_out.append(f"{path}: no card of a lesson (it lacks {error}).")
+        except (ValueError, OSError, RecursionError) as error:
+            left_out.append(f"{path}: no card of a lesson ({error}).")
+        else:
+            who = {"student": student, "notebook": notebook, "file": _text(path.name)}
+            rows += [who | row for row in found]
     if not rows:
-        raise ValueError(f"{folder}: no card here; put the students' card-NN.json files into it.")
-    return pd.DataFrame(rows)
+        why = " ".join(left_out)
+        raise ValueError(
+            f"{folder}: no card here; put the card-NN.json files that lesson.card() wrote into it. "
+            f"{why}".strip()
+        )
+    return pd.DataFrame(rows, columns=COLUMNS), left_out
 
 
-def _card_rows(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for guess in card["predictions"]:
-        if guess["measured"] is not None:
-            values = {column: guess[column] for column in GUESS_COLUMNS}
-            yield {"kind": "prediction", **values, "held": float(guess["inside"])}
-    for name, state in card["exercises"].items():
-        yield {"kind": "exercise", "name": name, "held": float(state == "passed")}
+def _read_card(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError("not a plain file")
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{size} bytes; a card has at most {_MOST_BYTES}")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    return _expect(card, dict)
+
+
+def _expect(value: Any, kind: type[_Kind]) -> _Kind:
+    """A value of this type; a list or dict of few entries."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{str(value)[:40]!r} is no {kind.__name__}")
+    if isinstance(value, list | dict) and len(value) > _MOST_ENTRIES:
+        raise ValueError(f"{len(value)} entries; at most {_MOST_ENTRIES} are read")
+    return value
+
+
+def _text(value: Any) -> str:
+    """A text of one line, which no spreadsheet takes for a formula."""
+    text = _expect(value, str)
+    if not 0 < len(text) <= _MOST_SIGNS:
+        raise ValueError(f"a text of {len(text)} signs; 1 to {_MOST_SIGNS} are read")
+    quoted = f"'{text}" if text.startswith(_FORMULA) else text
+    return "".join(sign if sign.isprintable() else " " for sign in quoted)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise ValueError(f"{str(value)[:40]!r} is no number up to {_LARGEST:g}")
+    return float(value)
+
+
+def _list_guesses(guesses: Any) -> Iterator[dict[str, Any]]:
+    for guess in _expect(guesses, list):
+        if _expect(guess, dict)["measured"] is None:
+            continue
+        numbers = {name: _number(guess[name]) for name in ("low", "high", "measured")}
+        if numbers["low"] > numbers["high"]:
+            raise ValueError(f"a range from {numbers['low']:g} to {numbers['high']:g}")
+        texts = {name: _text(guess[name]) for name in ("name", "question")}
+        held = numbers["low"] <= numbers["measured"] <= numbers["high"]
+        default = _expect(guess["default"], bool)
+        yield {"kind": "prediction", **texts, **numbers, "default": default, "held": float(held)}
+
+
+def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
+    for name, state in _expect(exercises, dict).items():
+        if state not in STATES:
+            raise ValueError(f"{str(state)[:40]!r} is no state of an exercise")
+        yield {"kind": "exercise", "name": _text(name), "held": float(state == "passed")}
 
 
 def summarise_class(table: pd.DataFrame) -> pd.DataFrame:
     """Per notebook: students, share of own ranges that held the answer, of exercises solved."""
     rows = []
     for notebook, part in table.groupby("notebook"):
-        own = part[(part["kind"] == "prediction") & ~part["default"].fillna(False).astype(bool)]
+        own = part[(part["kind"] == "prediction") & part["default"].eq(False)]
         row = {
             "notebook": notebook,
             "students": part["student"].nunique(),
@@ -66,22 +134,25 @@ def summarise_class(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_report(table: pd.DataFrame, folder: Path) -> Path:
-    """Write `class.csv` and a plot of every guess into `class/`; returns that folder."""
+    """Write `class.csv` and, where there are guesses, a plot of them into `class/`, its folder."""
     out = folder / "class"
+    cache.write_whole(out / "class.csv", table.to_csv(index=False).encode())
     guesses = table[table["kind"] == "prediction"]
-    own = guesses.loc[~guesses["default"].astype(bool), "held"]
+    if guesses.empty:
+        return out
+    own = guesses.loc[guesses["default"].eq(False), "held"]
     held = f"{own.mean():.0%} of {len(own)} ranges held the answer"
     headline = f"{held}; {SURE:.0%} would be well calibrated"
-    questions = list(guesses.groupby(["notebook", "name"], sort=False))
+    questions = list(guesses.groupby(["notebook", "name"], sort=False))[:_MOST_PANELS]
     height = max(1, len(questions))
     picture, grid = style.subplots(height, 1, headline, (7.0, 1 + 1.3 * height), squeeze=False)
     for axes, ((notebook, _), rows) in zip(grid[:, 0], questions, strict=False):
         _draw_guesses(axes, rows)
-        axes.set_title(f"{notebook} · {rows['question'].iloc[0]}", fontsize=9, loc="left")
+        title = textwrap.shorten(f"{notebook} · {rows['question'].iloc[0]}", 90, placeholder=" …")
+        axes.set_title(title, fontsize=9, loc="left")
     legend = "range guessed (dotted: missed; grey: left at the default); dashed: what was measured"
     picture.supxlabel(legend, fontsize=8)
     saving.save_figure(picture, out, "guesses", guesses.drop(columns="file"))
-    cache.write_whole(out / "class.csv", table.to_csv(index=False).encode())
     return out
 
 

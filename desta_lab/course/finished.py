@@ -2,6 +2,7 @@
 
 import io
 import json
+import stat
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -82,9 +83,13 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
 
     Nothing that exists is overwritten. An experiment of other data, steps or seed gets no run, and
     the sentence says what one costs.
+
+    Raises:
+        ValueError: the archive holds a link, or a name that leads out of its folder.
     """
     if experiment.preset.glass_box and archive.exists():
         with zipfile.ZipFile(archive) as shipped:
+            _refuse_paths(shipped, archive)
             _restore_results(experiment, shipped)
             if all(_is_same(experiment, shipped, kind) for kind in RUNS):
                 for kind in RUNS:
@@ -101,6 +106,18 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
         "No finished run of this preset and seed is here; "
         f"run_quickstart(experiment) makes it ({cost})."
     )
+
+
+def _refuse_paths(shipped: zipfile.ZipFile, archive: Path) -> None:
+    """Refuse an archive that could write anywhere else than into the folder of a run."""
+    for entry in shipped.infolist():
+        name, mode = entry.filename, entry.external_attr >> 16
+        windows = "\\" in name or ":" in name
+        if name.startswith("/") or ".." in name.split("/") or windows or stat.S_ISLNK(mode):
+            raise ValueError(
+                f"{archive}: {name!r} is a link, or leads out of the folder of the run; get the "
+                "archive again from where the package comes from."
+            )
 
 
 def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:

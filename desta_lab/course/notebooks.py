@@ -67,9 +67,16 @@ class Cell(NamedTuple):
 
 
 def find_sources(only: Collection[str] = ()) -> list[Path]:
-    """The notebooks' sources in the order of the course, or those of some numbers."""
-    paths = sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.py"))
-    return [path for path in paths if not only or path.name[:2] in only]
+    """The notebooks' sources in the order of the course, or those of some numbers.
+
+    Raises:
+        ValueError: a number is no notebook's; the message lists those there are.
+    """
+    sources = {path.name[:2]: path for path in sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.py"))}
+    if unknown := sorted(set(only) - set(sources)):
+        there = ", ".join(sources)
+        raise ValueError(f"There is no notebook {', '.join(unknown)}; there are {there}.")
+    return [path for number, path in sources.items() if not only or number in only]
 
 
 def build_notebook(source: Path, *, solved: bool) -> NotebookNode:

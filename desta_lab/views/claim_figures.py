@@ -207,7 +207,7 @@ def plot_token_evidence(
     room = min(_TOKENS, max(12, len(table)))
     picture = Picture(table, headline, (1.2 + 0.28 * room, 0.4 + 1.9 * len(lines)))
     grid = picture.subplots(len(lines), 1, sharey=True, squeeze=False)
-    look: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "parse_math": False}
+    look: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     for axes, rows in zip(grid.flat, lines, strict=True):
         axes.bar(range(len(rows)), rows["nats"], color=PALETTE["audio"], width=0.75)
         axes.set_xticks(range(len(rows)), rows["token"], **look)

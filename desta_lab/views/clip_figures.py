@@ -74,7 +74,9 @@ def plot_time_profiles(
         spans: As in `plot_query_attention`.
     """
     named = [*map(_to_span, spans)]
-    scaled = {name: _scale(np.asarray(values, dtype=float)) for name, values in profiles.items()}
+    given = {name: np.asarray(values, dtype=float) for name, values in profiles.items()}
+    tops = {name: np.nanmax(np.abs(values), initial=0) for name, values in given.items()}
+    scaled = {name: values / (tops[name] or 1.0) for name, values in given.items()}
     rows = [*_matrix_rows("mel", 0, mel, 2), *_span_rows(0, named)]
     for name, values in scaled.items():
         rows += [row | {"name": name} for row in _matrix_rows("profile", 0, values[None], 4)]
@@ -88,10 +90,6 @@ def plot_time_profiles(
     note = "time (s); each strip on a scale of its own; dashed: speech, dotted: scene"
     picture.axes[-1].set_xlabel(note)
     return picture
-
-
-def _scale(values: np.ndarray) -> np.ndarray:
-    return values / (np.nanmax(np.abs(values), initial=0) or 1.0)
 
 
 def _draw_profile(axes: Axes, values: np.ndarray, spans: Sequence[Span], seconds: float) -> None:
@@ -149,13 +147,13 @@ def _caption(clip: Mapping[str, Any]) -> str:
 
 def _draw_clip(axes: Axes, clip: Mapping[str, Any], longest: float) -> None:
     bands = len(clip["mel"])
-    _draw_mel(axes, clip["mel"], clip["seconds"])
+    draw_mel(axes, clip["mel"], clip["seconds"])
     spans = [*map(_to_span, clip["spans"])]
     for kind, place in (("speech", 1.10), ("scene", 1.28)):
         _draw_spans(axes, spans, kind, place * bands, 0.16 * bands)
     axes.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(1 if longest < 10 else 5))
     axes.set(xlim=(0, longest), ylim=(0, 1.38 * bands), yticks=(0, bands // 2, bands))
-    axes.set_title(_caption(clip), loc="left", fontsize=8, parse_math=False)
+    axes.set_title(_caption(clip), loc="left", fontsize=8)
 
 
 # ---- spans and spectrograms ----
@@ -171,11 +169,12 @@ def _draw_spectrogram(
     bars.set_yticks(range(3), ["words", "scene", "speech"])
     bars.tick_params(length=0)
     bars.spines[:].set_visible(False)
-    _draw_mel(axes, mel, seconds)
+    draw_mel(axes, mel, seconds)
     axes.set_ylabel("mel band")
 
 
-def _draw_mel(axes: Axes, mel: np.ndarray, seconds: float) -> None:
+def draw_mel(axes: Axes, mel: np.ndarray, seconds: float) -> None:
+    """A log-mel spectrogram over 0 … `seconds`; darker is louder."""
     look: Any = {"origin": "lower", "aspect": "auto", "cmap": "Greys"}
     axes.imshow(mel, extent=(0, seconds, 0, len(mel)), **look)
 
@@ -183,7 +182,7 @@ def _draw_mel(axes: Axes, mel: np.ndarray, seconds: float) -> None:
 def _draw_spans(axes: Axes, spans: Sequence[Span], kind: str, place: float, height: float) -> None:
     """The spans of one kind as labelled bars at one height."""
     fill, ink = _SPAN_COLOURS.get(kind, ("white", "black"))
-    look: Any = {"ha": "center", "va": "center", "fontsize": 7, "parse_math": False}
+    look: Any = {"ha": "center", "va": "center", "fontsize": 7}
     for name, start, end in spans:
         sort, _, value = name.partition(":")
         if sort == kind:
@@ -197,10 +196,8 @@ def _to_span(span: Any) -> Span:
 
 
 def _span_rows(panel: int, spans: Sequence[Span]) -> list[dict[str, Any]]:
-    frame = pd.DataFrame(list(spans), columns=["name", "start", "end"])
-    frame.insert(0, "part", "span")
-    frame.insert(1, "panel", panel)
-    return frame.to_dict("records")
+    about = {"part": "span", "panel": panel}
+    return [about | {"name": name, "start": start, "end": end} for name, start, end in spans]
 
 
 def _matrix_rows(part: str, panel: int, matrix: np.ndarray, digits: int) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """A page to show: ask about a clip or a recording; text oracle and silence answer beside it."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +25,9 @@ from desta_lab.views.replies import answer_audio, answer_text, use_checkpoint
 from desta_lab.world.describe import description_function, is_spoken_world
 
 TOKENS = 48  # of an answer
+MOST_BYTES = 20 * 1024**2  # of a recording: ten minutes of a microphone's WAV at 16 kHz
+SECONDS_KEPT = 900  # a recording is deleted then, or when the page closes
+HOSTS = ("127.0.0.1", "localhost")
 UNKNOWN = "(a recording has no description to read)"
 _NOTE = (
     "The connector learned to paraphrase descriptions of {clips}, and nothing else: see what "
@@ -143,12 +150,14 @@ def build_page(demo: Demo) -> Any:
                         path.write_bytes(figure.png())
                     yield answer, oracle, silence, str(path)
             except ValueError as error:  # a sentence for whoever looks at the page
-                raise gr.Error(str(error)) from error
+                raise gr.Error(escape(str(error))) from error
 
     first = next(iter(demo.clips))
     file, description = demo.describe_clip(first)
-    with gr.Blocks(title="DeSTA Lab", analytics_enabled=False) as app:
-        gr.Markdown(f"# Ask a language model that learned to hear from one task\n{demo.note}")
+    kept: Any = {"delete_cache": (60, SECONDS_KEPT)}
+    with gr.Blocks(title="DeSTA Lab", analytics_enabled=False, **kept) as app:
+        gr.Markdown("# Ask a language model that learned to hear from one task")
+        gr.HTML(escape(demo.note))
         with gr.Row():
             with gr.Column():
                 names, label = list(demo.clips), "a clip of a voice it never heard"
@@ -156,7 +165,7 @@ def build_page(demo: Demo) -> Any:
                 player = gr.Audio(file, label="the clip", interactive=False)
                 label = "what is known about it (only the text oracle reads this)"
                 with gr.Accordion(label, open=False):
-                    known = gr.Markdown(description)
+                    known = gr.Textbox(description, show_label=False, interactive=False)
                 sources, label = ["microphone", "upload"], "or your own sound"
                 record = gr.Audio(sources=sources, type="filepath", label=label)
                 question = gr.Textbox(demo.questions[0], label="question")
@@ -172,3 +181,55 @@ def build_page(demo: Demo) -> Any:
         pick.change(demo.describe_clip, [pick], [player, known])
         button.click(ask, [pick, record, question], [answer, oracle, silence, figure])
     return app
+
+
+@contextmanager
+def open_page(demo: Demo, port: int) -> Iterator[str]:
+    """Serve the page to this machine alone; gives its address, and closes it at the end.
+
+    Recordings lie in a folder of their own, which goes with the page.
+    """
+    with tempfile.TemporaryDirectory(prefix="desta-lab-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page = build_page(demo)
+        from starlette.middleware import Middleware
+
+        how: Any = {"server_name": HOSTS[0], "server_port": port, "share": False, "quiet": True}
+        how |= {"max_file_size": MOST_BYTES, "app_kwargs": {"middleware": [Middleware(Guard)]}}
+        try:
+            page.launch(prevent_thread_lock=True, **how)
+            yield f"http://{HOSTS[0]}:{port}"
+        finally:
+            page.close()
+            del os.environ["GRADIO_TEMP_DIR"]
+
+
+class Guard:
+    """Refuse what another website asks for, and what is larger than a recording."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer why not (ASGI)."""
+        from starlette.responses import PlainTextResponse
+
+        refusal = find_refusal(scope) if scope["type"] in ("http", "websocket") else None
+        answer = self.app if refusal is None else PlainTextResponse(refusal[1], refusal[0])
+        await answer(scope, receive, send)
+
+
+def find_refusal(scope: Any) -> tuple[int, str] | None:
+    """The status and the sentence with which a request is refused, or None."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if urlsplit(f"//{host}").hostname not in HOSTS:
+        return 403, "This page is served to this machine alone; open it under 127.0.0.1."
+    if origin is not None and urlsplit(origin).netloc != host:
+        return 403, "This page answers no other website; open it by itself."
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers or not length.isdecimal():
+        return 411, "The length of the request is not known; send it with a Content-Length."
+    if int(length) > MOST_BYTES:
+        return 413, f"A recording may have {MOST_BYTES / 1024**2:.0f} MiB; make a shorter one."
+    return None

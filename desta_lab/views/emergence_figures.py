@@ -1,6 +1,6 @@
 """Figures of the emergence report: how rung 3 rises, how suddenly, together, and after what."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
 from desta_lab.views.style import PALETTE, get_series, marker_style
 
-_MARGIN = {"color": PALETTE["soft"], "ls": (0, (4, 1.5)), "marker": "v", "ms": 4}
-_ANSWER = {"color": PALETTE["self"], "ls": "-", "marker": "o", "ms": 4}
-_PROBE = {"color": PALETTE["template"], "ls": "-.", "marker": "P", "ms": 5}
-_NULL = {"color": PALETTE["silence"], "ls": ":", "marker": "x", "ms": 5}
+_MARGIN: Any = {"color": PALETTE["soft"], "ls": (0, (4, 1.5)), "marker": "v", "ms": 4}
+_ANSWER: Any = {"color": PALETTE["self"], "ls": "-", "marker": "o", "ms": 4}
+_PROBE: Any = {"color": PALETTE["template"], "ls": "-.", "marker": "P", "ms": 5}
+_NULL: Any = {"color": PALETTE["silence"], "ls": ":", "marker": "x", "ms": 5}
 _SEEDS = "95 % t-interval over seeds"
 _NULLS = ("tasks of different runs", "at any time")
 _METRICS = {"accuracy": _ANSWER, "log-probability margin": _MARGIN}
@@ -53,19 +53,19 @@ def _draw_attribute(
     for condition in ("silence", "shuffled"):
         series = get_series(condition)
         rows = own[own["condition"] == condition]
-        _draw_mean(axes, rows, "score", series.label, {"color": series.colour, "ls": series.line})
+        _draw_mean(axes, rows, "score", series.label, color=series.colour, ls=series.line)
     if len(rival):
         series = get_series("label")
-        look = {"color": series.colour, "ls": series.line, "marker": "s", "ms": 3.5}
-        _draw_mean(axes, rival, "score", series.label, look)
+        look: Any = {"color": series.colour, "ls": series.line, "marker": "s", "ms": 3.5}
+        _draw_mean(axes, rival, "score", series.label, **look)
     heard = own[own["condition"] == "audio"]
     margins = heard.groupby("seed")["margin"]
     first, last = margins.transform("first"), margins.transform("last")
     scaled = heard.assign(margin=(heard["margin"] - first) / (last - first))
     label = "log-probability margin (0 untrained, 1 last step)"
-    _draw_mean(axes, probes, "score", "probe on the audio embeddings", _PROBE)
-    _draw_mean(axes, scaled, "margin", label, _MARGIN)
-    _draw_mean(axes, heard, "score", "accuracy, audio", _ANSWER)
+    _draw_mean(axes, probes, "score", "probe on the audio embeddings", **_PROBE)
+    _draw_mean(axes, scaled, "margin", label, **_MARGIN)
+    _draw_mean(axes, heard, "score", "accuracy, audio", **_ANSWER)
 
 
 @styled
@@ -81,8 +81,8 @@ def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Pict
     grid = picture.subplots(1, 2, sharey=True, sharex=True)
     for axes, (metric, look) in zip(grid, _METRICS.items(), strict=True):
         rows = table[table["metric"] == metric]
-        _draw_jumps(axes, rows, "steady", order, 0.15, "a steady rise with the same noise", _NULL)
-        _draw_jumps(axes, rows, "share", order, -0.1, "measured", look)
+        _draw_jumps(axes, rows, "steady", order, 0.15, "a steady rise with the same noise", **_NULL)
+        _draw_jumps(axes, rows, "share", order, -0.1, "measured", **look)
         axes.axhline(len(order) - 0.5, color="#B0B0B0", lw=0.8)
         axes.set_title(metric, loc="left")
         axes.set_xlim(0, max(1.0, table["share"].max() * 1.05))
@@ -97,15 +97,15 @@ def _draw_jumps(
     axes: Axes,
     rows: pd.DataFrame,
     value: str,
-    order: Sequence[str],
+    order: list[str],
     shift: float,
     label: str,
-    look: dict[str, Any],
+    **look: Any,
 ) -> None:
     """One value per task with its interval, and below all of them their mean."""
-    _draw_intervals(axes, rows, "task", value, order, shift, label, look)
+    _draw_intervals(axes, rows.set_index("task")[value], order, shift, label, **look)
     mean = mean_interval(rows.groupby("seed")[value].mean())
-    _draw_bars(axes, [mean], [len(order) + shift], label, {**look, "ms": 7})
+    _draw_bars(axes, [mean], [len(order) + shift], label, **{**look, "ms": 7})
 
 
 @styled
@@ -130,7 +130,7 @@ def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) 
     left.set_title("every task of every run", loc="left")
     for place, row in enumerate(nulls.itertuples()):
         look = _NULL if row.name in _NULLS else _ANSWER
-        _draw_bars(right, [(row.mean, row.low, row.high)], [place], row.name, look)
+        _draw_bars(right, [(row.mean, row.low, row.high)], [place], row.name, **look)
     right.set_yticks(range(len(nulls)), nulls["name"])
     right.set(ylim=(len(nulls) - 0.5, -0.5), xlim=(0, None))
     right.set_xlabel("steps between two tasks of a run")
@@ -158,8 +158,8 @@ def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
         at = rows["attribute"].map(names.index) + shift + 0.12
         dots: Any = {"ls": "none", "marker": ".", "ms": 4, "alpha": 0.6}
         axes.plot(rows["stable"], at, color=look["color"], **dots)
-        wide = {**look, "ms": 6}
-        _draw_intervals(axes, rows, "attribute", "stable", names, shift, label, wide)
+        values = rows.set_index("attribute")["stable"]
+        _draw_intervals(axes, values, names, shift, label, **{**look, "ms": 6})
         text: Any = {"color": look["color"], "va": "center", "fontsize": 8}
         for name, count in rows[rows["stable"].isna()].groupby("attribute").size().items():
             axes.text(last + 6, names.index(name) + shift, f"{count} never", **text)
@@ -179,12 +179,12 @@ def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
     for axes, value in ((left, "stable"), (right, "score")):
         for _, rows in table.sort_values("clips").groupby("seed"):
             axes.plot(rows["clips"], rows[value], **thin)
-        _draw_means(axes, table, value, "mean over seeds", _ANSWER)
+        _draw_means(axes, table, value, "mean over seeds", **_ANSWER)
         axes.set_xscale("log")
         style.set_ticks(axes, sorted(table["clips"].unique()))
         axes.set_xlabel("clips trained with")
     for control in ("shuffled", "silence", "untrained"):
-        _draw_means(right, table, control, get_series(control).label, marker_style(control))
+        _draw_means(right, table, control, get_series(control).label, **marker_style(control))
     text: Any = {"ha": "center", "va": "bottom", "color": _ANSWER["color"], "fontsize": 8}
     for clips, count in table[table["stable"].isna()].groupby("clips").size().items():
         left.text(clips, last, f"{count} never", **text)
@@ -205,9 +205,7 @@ def _mean_over_seeds(rows: pd.DataFrame, at: str, value: str) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[at, "mean", "low", "high"])
 
 
-def _draw_mean(
-    axes: Axes, rows: pd.DataFrame, value: str, label: str, look: dict[str, Any]
-) -> None:
+def _draw_mean(axes: Axes, rows: pd.DataFrame, value: str, label: str, **look: Any) -> None:
     """The mean over seeds along the steps, with its interval as a band."""
     mean = _mean_over_seeds(rows, "step", value)
     if rows["seed"].nunique() > 2:  # of two the interval is wider than the panel
@@ -216,38 +214,23 @@ def _draw_mean(
     axes.plot(mean["step"], mean["mean"], lw=1.5, label=label, markevery=4, **look)
 
 
-def _draw_means(
-    axes: Axes, table: pd.DataFrame, value: str, label: str, look: dict[str, Any]
-) -> None:
+def _draw_means(axes: Axes, table: pd.DataFrame, value: str, label: str, **look: Any) -> None:
     """The mean over seeds at every number of clips, with its interval as a bar."""
     mean = _mean_over_seeds(table, "clips", value)
-    bars: Any = {"yerr": np.nan_to_num(style.error_bars(mean, "mean")), "elinewidth": 1.2}
-    axes.errorbar(mean["clips"], mean["mean"], label=label, **bars, **{**look, "ls": "none"})
+    look |= {"yerr": np.nan_to_num(style.error_bars(mean, "mean")), "ls": "none"}
+    axes.errorbar(mean["clips"], mean["mean"], label=label, elinewidth=1.2, **look)
 
 
 def _draw_intervals(
-    axes: Axes,
-    rows: pd.DataFrame,
-    by: str,
-    value: str,
-    order: Sequence[str],
-    shift: float,
-    label: str,
-    look: dict[str, Any],
+    axes: Axes, values: pd.Series, order: list[str], shift: float, label: str, **look: Any
 ) -> None:
-    """The mean over seeds of every row of the panel, with its interval."""
-    found = [mean_interval(rows.loc[rows[by] == name, value]) for name in order]
-    _draw_bars(axes, found, np.arange(len(order)) + shift, label, look)
+    """The mean over seeds of every row of the panel, with its interval; `values` by row's name."""
+    found = [mean_interval(values[values.index == name]) for name in order]
+    _draw_bars(axes, found, np.arange(len(order)) + shift, label, **look)
 
 
-def _draw_bars(
-    axes: Axes,
-    intervals: Iterable[tuple[float, float, float]],
-    at: Any,
-    label: str,
-    look: dict[str, Any],
-) -> None:
-    """Means with their intervals across; no line is drawn between them."""
-    mean, low, high = np.array(list(intervals), dtype=float).reshape(-1, 3).T
-    reach = np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
-    axes.errorbar(mean, at, xerr=reach, elinewidth=1.2, label=label, **{**look, "ls": "none"})
+def _draw_bars(axes: Axes, intervals: Sequence[Any], at: Any, label: str, **look: Any) -> None:
+    """Means with their intervals (mean, low, high) across; no line is drawn between them."""
+    rows = pd.DataFrame(intervals, columns=["mean", "low", "high"], dtype=float)
+    look |= {"xerr": np.nan_to_num(style.error_bars(rows, "mean")), "ls": "none"}
+    axes.errorbar(rows["mean"], at, label=label, elinewidth=1.2, **look)

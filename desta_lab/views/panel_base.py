@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import ipywidgets as w
@@ -14,6 +13,7 @@ import pandas as pd
 import soundfile
 from IPython.display import HTML, display
 from jaxtyping import Float
+from markupsafe import Markup
 
 from desta_lab import audio
 from desta_lab.clips import Clip
@@ -76,7 +76,7 @@ class Panel:
             self.note.value = self.note.value.replace(_WORKING, "")
         except Exception as error:  # whatever it is: a callback that raises is silent
             kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-            self.note.value = f'<span role="alert">⚠ {escape(kind + str(error))}</span>'
+            self.note.value = fill_html('<span role="alert">⚠ {}</span>', f"{kind}{error}")
         finally:
             for widget in locked:
                 widget.disabled = False
@@ -97,7 +97,7 @@ def _render_still(widget: Any) -> str:
         data = base64.b64encode(widget.value).decode()
         return data and f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
     chosen = getattr(widget, "label", None) or getattr(widget, "value", None)
-    return f"{escape(widget.description)}: {escape(str(chosen))}" if chosen else ""
+    return fill_html("{}: {}", widget.description, chosen) if chosen else ""
 
 
 # ---- widgets ----
@@ -142,10 +142,16 @@ def list_attributes(experiment: Any, points: pd.DataFrame) -> list[str]:
 # ---- HTML and sound ----
 
 
+def fill_html(template: str, *values: Any) -> str:
+    """A piece of HTML with values in its places `{}`; whatever they hold, they are text."""
+    return str(Markup(template).format(*values))
+
+
 def image_html(content: bytes, text: str) -> str:
     """A PNG as an image that is part of the page, with its description."""
     data = base64.b64encode(content).decode()
-    return f'<img style="max-width: 100%" alt="{escape(text)}" src="data:image/png;base64,{data}">'
+    look = '<img style="max-width: 100%" alt="{}" src="data:image/png;base64,{}">'
+    return fill_html(look, text, data)
 
 
 def table_html(head: Sequence[str], *rows: Sequence[str]) -> str:
@@ -153,9 +159,10 @@ def table_html(head: Sequence[str], *rows: Sequence[str]) -> str:
     return jinja2.Template(_TABLE, autoescape=True).render(head=head, rows=rows)
 
 
-def clip_html(clip: Clip) -> str:
-    """A clip's name, speaker and transcript."""
-    return f"<b>{escape(clip.id)}</b> ({escape(clip.speaker)}): “{escape(clip.transcript)}”"
+def clip_html(clip: Clip, description: str = "") -> str:
+    """A clip's name, speaker and transcript, and its description below."""
+    about = (clip.id, clip.speaker, clip.transcript, description)
+    return fill_html("<b>{}</b> ({}): “{}”<br>{}", *about)
 
 
 def encode_wav(wave: Float[np.ndarray, "sample"]) -> bytes:

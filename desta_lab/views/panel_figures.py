@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
+from desta_lab.views.clip_figures import draw_mel
 from desta_lab.views.saving import Picture
 from desta_lab.views.style import DOTTED, PALETTE, SERIES, error_bars
 
@@ -99,13 +100,12 @@ def draw_weights(
 ) -> None:
     """A spectrogram below its evidence spans, the weight of every frame, and what is chosen."""
     top, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    look: Any = {"origin": "lower", "aspect": "auto", "cmap": "Greys"}
-    top.imshow(mel, extent=(0, seconds, 0, len(mel)), **look)
+    draw_mel(top, mel, seconds)
     spans = [span for span in clip.spans if not span.name.startswith("word:")]
     for i, span in enumerate(spans):
         place = len(mel) * (1.06 + 0.16 * i)
         top.plot([span.start, span.end], [place] * 2, lw=3, color="black", clip_on=False)
-        top.text(span.start, place + 2, span.name, fontsize=8, va="bottom", parse_math=False)
+        top.text(span.start, place + 2, span.name, fontsize=8, va="bottom")
     for axes, (start, end) in itertools.product((top, below), chosen):
         axes.axvspan(start, end, color=PALETTE["audio"], alpha=0.25, lw=0)
     edges = np.linspace(0, seconds, len(weights) + 1)

@@ -8,7 +8,6 @@ experiment: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `run_fo
 import math
 import tempfile
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from desta_lab.views.panel_base import (
     WIDE,
     Panel,
     encode_wav,
+    fill_html,
     make_dropdown,
     make_image,
     make_player,
@@ -90,8 +90,7 @@ class AskPanel(Panel):
             self.player.value = encode_wav(self._read_wave())
             known = "Only its sound."
             if clip:
-                description = escape(self._describe(clip.attributes))
-                known = f"{panel_base.clip_html(clip)} {description}"
+                known = panel_base.clip_html(clip, self._describe(clip.attributes))
             summary = "<summary>what is known about it</summary>"
             self.known.value = f"<details>{summary}{known}</details>"
             if self.task.value is not None:
@@ -159,8 +158,8 @@ class AskPanel(Panel):
             length = len(self._uploads[name]) / audio.RATE
             limit = self.experiment.llm.encoder.seconds
             if length > limit:
-                lasts = f"{escape(name)} lasts {length:.1f} s"
-                self.note.value = f"{lasts}; the encoder hears its first {limit:g} s."
+                lasts = "{} lasts {:.1f} s; the encoder hears its first {:g} s."
+                self.note.value = fill_html(lasts, name, length, limit)
 
 
 def _decode(name: str, content: bytes) -> Float[np.ndarray, "sample"]:
@@ -347,7 +346,7 @@ class MapPanel(Panel):
             rows, marks = self._select_points(), panel_figures.letter_values(self.points[name])
             tag = '<span style="background: {}; color: black; padding: 0 .5em">{}</span> {}'
             self.legend.value = " &nbsp; ".join(
-                tag.format(tint, letter, escape(value)) for value, (letter, tint) in marks.items()
+                fill_html(tag, tint, letter, value) for value, (letter, tint) in marks.items()
             )
             places = dict(zip(rows["clip"], find_cells(rows, self.side), strict=True))
             values = dict(zip(rows["clip"], rows[name], strict=True))

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from desta_lab.views import style
-from desta_lab.views.saving import Picture, styled
+from desta_lab.views.saving import Picture, styled, write_plainly
 from desta_lab.views.style import ANALYSIS_SERIES, SPEAKER_INTERVAL, Series
 from desta_lab.world.attributes import ATTRIBUTES
 
@@ -291,6 +291,7 @@ def save_film(
     picture.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     writer, part = PillowWriter(fps=_FRAMES_PER_SECOND), path.with_suffix(".part.gif")
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_plainly(picture)
     with writer.saving(picture, part, dpi=90):
         for step, places in _move_points(table, between):
             axes.set_title(f"step {step}", loc="left")

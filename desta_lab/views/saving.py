@@ -13,6 +13,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatterMathtext
 
 import desta_lab
 from desta_lab import cache
@@ -27,7 +29,9 @@ STYLE: Any = {
     "image.interpolation": "nearest",
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
+_PLAIN = {**STYLE, "text.parse_math": False, "text.usetex": False}  # while a figure is drawn
 _DPI = 150  # pixels per inch of the PNG
+_MOST_TICKS = 64  # of a logarithmic axis
 _LINE_CHARACTERS = 10.4  # characters of a bold headline per inch of figure
 _LIBRARIES = ("matplotlib", "numpy", "pandas", "seaborn")
 
@@ -41,7 +45,7 @@ def styled(plot: Callable[_Parameters, _Drawn]) -> Callable[_Parameters, _Drawn]
 
     @functools.wraps(plot)
     def plot_in_style(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Drawn:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(_PLAIN):
             return plot(*args, **kwargs)
 
     return plot_in_style
@@ -67,8 +71,7 @@ class Picture(Figure):
             self.table = table.reset_index(drop=True)
         if headline:
             lines = textwrap.fill(headline, int(_LINE_CHARACTERS * size[0]))
-            look: Any = {"fontsize": 11, "fontweight": "bold", "parse_math": False}
-            self.suptitle(lines, x=0.01, ha="left", **look)
+            self.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
     def png(self) -> bytes:
         """The figure as the bytes of a PNG file."""
@@ -111,6 +114,18 @@ def save_figure(
     return Path(folder) / f"{name}.png"
 
 
+def write_plainly(figure: Figure) -> None:
+    """Let no text be read as mathematics, since a label may hold any sign; powers of ten are."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        for minor, ticks in ((False, axis.get_major_ticks), (True, axis.get_minor_ticks)):
+            formatter = axis.get_minor_formatter() if minor else axis.get_major_formatter()
+            if isinstance(formatter, LogFormatterMathtext):
+                for tick in ticks(_MOST_TICKS):
+                    tick.label1.set_parse_math(True)
+
+
 def _add_versions(provenance: Mapping[str, Any]) -> dict[str, Any]:
     versions = {"python": platform.python_version(), "desta_lab": desta_lab.__version__}
     versions |= {library: version(library) for library in _LIBRARIES}
@@ -120,6 +135,7 @@ def _add_versions(provenance: Mapping[str, Any]) -> dict[str, Any]:
 def _render(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(_PLAIN):
+        write_plainly(figure)
         figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()

@@ -43,10 +43,8 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
         for condition in conditions:
             own = rows[rows["condition"] == condition]
             at = own["name"].map(values.index) + shifts[condition]
-            bars = [own["score"] - own["low"], own["high"] - own["score"]]
-            axes.errorbar(
-                at, own["score"], yerr=bars, elinewidth=1.2, **_condition_style(condition)
-            )
+            look = _condition_style(condition) | {"yerr": style.error_bars(own, "score")}
+            axes.errorbar(at, own["score"], elinewidth=1.2, **look)
         axes.set_xticks(range(len(values)), [style.shorten(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
         axes.set_xlim(-0.5, len(values) - 0.5)
@@ -261,13 +259,9 @@ def _draw_arm(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
     axes.plot(across["mean"], up["mean"], color=PALETTE[kind], zorder=1, **_SMALL_DOT)
     right, top = across.tail(1), up.tail(1)
     look = {"ms": 7, "elinewidth": 0.9, "zorder": 3, **_face(kind)}
-    reach: Any = {"xerr": _reach(right), "yerr": _reach(top)}
+    look |= {"xerr": style.error_bars(right, "mean"), "yerr": style.error_bars(top, "mean")}
     marker = _TUNING_MARKERS.get(tuning, "P")
-    axes.errorbar(right["mean"], top["mean"], marker=marker, **reach, **look)
-
-
-def _reach(row: pd.DataFrame) -> list[pd.Series]:
-    return [row["mean"] - row["low"], row["high"] - row["mean"]]
+    axes.errorbar(right["mean"], top["mean"], marker=marker, **look)
 
 
 def _limit_plane(grid: Sequence[Axes], trained: pd.DataFrame, control: pd.Series) -> None:

@@ -393,4 +393,4 @@ def _write_cells(
         look["fontweight"] = "bold" if bold is not None and bold[row, column] else "normal"
         face = image.to_rgba(np.array(value))  # no hatch behind the text
         look["bbox"] = {"facecolor": face, "lw": 0, "pad": 1}
-        axes.text(column, row, str(texts[row, column]), parse_math=False, **_CENTRED, **look)
+        axes.text(column, row, str(texts[row, column]), **_CENTRED, **look)

@@ -1,7 +1,6 @@
 """Clips of a corpus, seen as spectrograms and heard through players."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from desta_lab import audio
@@ -26,11 +25,12 @@ def show_players(corpus: Corpus, clips: Sequence[Clip]) -> Any:
     import ipywidgets
     from IPython.display import Audio
 
+    from desta_lab.views.panel_base import clip_html
+
     boxes, describe = [], description_function(corpus)
     for clip in clips:
         player = Audio(audio.read_audio(corpus.path(clip)), rate=audio.RATE, normalize=False)
-        about = f"<b>{escape(clip.id)}</b> ({escape(clip.speaker)}): “{escape(clip.transcript)}”"
-        text = f"{about}<br>{escape(describe(clip.attributes))}"
-        parts = [ipywidgets.HTML(text), ipywidgets.HTML(player._repr_html_())]
+        about = clip_html(clip, describe(clip.attributes))
+        parts = [ipywidgets.HTML(about), ipywidgets.HTML(player._repr_html_())]
         boxes.append(ipywidgets.VBox(parts))
     return ipywidgets.VBox(boxes)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -116,3 +117,25 @@ def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(tmp_pat
     experiment = Experiment(presets.cpu(), root=tmp_path)
     assert "about 18 minutes" in finished.restore(experiment)
     assert "llm" not in vars(experiment) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.json", "/tmp/out.json", "runs/../../x", "runs\\..\\x", "C:x"]
+)
+def test_an_archive_that_leads_out_of_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+    archive = tmp_path / "odd.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(name, "{}")
+    experiment = Experiment(presets.nano(), root=tmp_path / "data")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        finished.restore(experiment, archive)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["odd.zip"]
+
+
+def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
+    archive, entry = tmp_path / "odd.zip", zipfile.ZipInfo("runs/self/config.json")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(entry, "/etc/passwd")
+    with pytest.raises(ValueError, match="is a link"):
+        finished.restore(Experiment(presets.nano(), root=tmp_path), archive)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from desta_lab import cli
 from desta_lab.course import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,3 +76,8 @@ def test_gallery_and_time_table_are_those_of_the_notebooks(path: Path) -> None:
 
 def test_every_headline_figure_is_kept_with_its_words() -> None:
     assert "not run yet" not in notebooks._gallery()
+
+
+def test_a_number_that_no_notebook_has_is_refused_with_those_there_are(capsys):
+    assert cli.main(["course", "--only", "05,99"]) == 1
+    assert "no notebook 99; there are 00, 01," in capsys.readouterr().err

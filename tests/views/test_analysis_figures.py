@@ -496,6 +496,28 @@ def test_a_long_name_is_shortened_and_not_cut(name: str):
 
 
 @every_table
+def test_no_label_is_read_as_mathematics(name: str):
+    draw, table = TABLES[name]
+    rows = table()
+    labels = {"site", "a", "b", "attribute", "asked", "erased", "word", "anchor", "gender"}
+    for column in labels & set(rows):
+        rows[column] = rows[column] + r" a$\frac{b$_^"
+    figure = draw(rows)
+    assert figure.png()
+    assert not any(text.get_parse_math() for text in figure.findobj(matplotlib.text.Text))
+
+
+def test_powers_of_ten_stay_on_a_logarithmic_axis_and_labels_beside_them_are_text(tmp_path: Path):
+    picture = Picture(pd.DataFrame({"x": [1]}), r"a$\frac{b$")
+    axes = picture.subplots()
+    axes.set(xscale="log", xlim=(1, 1e6), xlabel=r"$\frac{$")
+    axes.barh([r"$\frac{$", "b"], [10, 20])
+    save_figure(picture, tmp_path, "log")
+    assert all(tick.label1.get_parse_math() for tick in axes.xaxis.get_major_ticks())
+    assert not any(tick.label1.get_parse_math() for tick in axes.yaxis.get_major_ticks())
+
+
+@every_table
 def test_a_table_that_lacks_a_column_is_refused_by_its_name(name: str):
     draw, table = TABLES[name]
     rows = table()

@@ -381,6 +381,35 @@ def test_spans_may_be_the_spans_of_a_clip():
     assert isinstance(clip_figures.plot_query_attention(attention(), mel(), [Span()], 3.0), Picture)
 
 
+SIGNS = r" a$\frac{b$_^"
+LABELLED = {
+    "benchmark": lambda: study_figures.plot_benchmark(
+        benchmark_table().assign(metric="x" + SIGNS, system=lambda rows: rows["system"] + SIGNS)
+    ),
+    "emergence": lambda: claim_figures.plot_emergence(
+        rung_table().assign(run=lambda rows: rows["run"] + SIGNS), SIGNS
+    ),
+    "held_out": lambda: claim_figures.plot_held_out(
+        summary_table().assign(attribute=lambda rows: rows["attribute"] + SIGNS)
+    ),
+    "token_evidence": lambda: claim_figures.plot_token_evidence([SIGNS, "a"], [1.0, 2.0]),
+    "coverage": lambda: claim_figures.plot_coverage(
+        coverage_table().assign(attribute=lambda rows: rows["attribute"] + SIGNS)
+    ),
+    "spectrogram_sheet": lambda: clip_figures.plot_spectrograms(
+        [row | {"transcript": SIGNS, "spans": [(f"scene:{SIGNS}", 0.1, 1)]} for row in sheet_rows()]
+    ),
+    "profiles": lambda: clip_figures.plot_time_profiles(
+        mel(), 3.0, {SIGNS: np.ones(9)}, [(f"word:{SIGNS}", 0.1, 1)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_no_text_from_data_is_read_as_mathematics(name: str):
+    assert LABELLED[name]().png()
+
+
 def luminance(colour: str) -> float:
     linear = [
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4

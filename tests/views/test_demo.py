@@ -1,6 +1,11 @@
 """The demo's page: an answer that comes in pieces, beside its oracle and its control."""
 
 import gc
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,15 @@ import soundfile
 from desta_lab import audio
 from desta_lab.evaluation import conditions
 from desta_lab.views import replies
-from desta_lab.views.demo import UNKNOWN, Demo, build_page, stream_answer
+from desta_lab.views.demo import (
+    MOST_BYTES,
+    UNKNOWN,
+    Demo,
+    build_page,
+    find_refusal,
+    open_page,
+    stream_answer,
+)
 from tests.views import test_panels as made
 
 QUESTION = "What is the background sound?"
@@ -85,3 +98,62 @@ def test_the_page_has_a_microphone_and_asks_nothing_of_the_network(demo: Demo) -
     assert not app.analytics_enabled
     del app
     gc.collect()  # its event loops are warned of here, not in the next test
+
+
+def fetch(address: str, path: str, content: bytes | None = None, **headers: str) -> tuple[int, str]:
+    """Status and text of one request."""
+    request = urllib.request.Request(address + path, content, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+def multipart(content: bytes) -> tuple[bytes, dict[str, str]]:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="mine.wav"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    return head + content + b"\r\n--x--\r\n", kind
+
+
+@pytest.mark.filterwarnings("ignore", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_server_answers_its_own_page_alone_and_keeps_no_recording(demo: Demo) -> None:
+    pytest.importorskip("gradio", reason="the demo's extra is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open_page(demo, port) as address:
+        kept = Path(os.environ["GRADIO_TEMP_DIR"])
+        assert fetch(address, "/")[0] == 200
+        assert fetch(address, "/", Origin=address)[0] == 200
+        assert fetch(address, "/", Host=f"evil.example:{port}")[0] == 403
+        assert fetch(address, "/", Origin="https://evil.example")[0] == 403
+        small, kind = multipart(b"sound" * 100)
+        status, said = fetch(address, "/gradio_api/upload", small, **kind)
+        assert status == 200 and Path(json.loads(said)[0]).is_relative_to(kept.resolve())
+        kind["Content-Length"] = f"{MOST_BYTES + 1}"
+        status, said = fetch(address, "/gradio_api/upload", small, **kind)
+        assert status == 413 and "20 MiB" in said
+    assert not kept.exists() and "GRADIO_TEMP_DIR" not in os.environ
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "127.0.0.1:7860"}, None),
+        ({"host": "localhost:7860", "origin": "http://localhost:7860"}, None),
+        ({}, 403),
+        ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "127.0.0.1:7860", "origin": "null"}, 403),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:8000"}, 403),
+        ({"host": "127.0.0.1:7860", "transfer-encoding": "chunked"}, 411),
+        ({"host": "127.0.0.1:7860", "content-length": "60000000"}, 413),
+    ],
+)
+def test_what_comes_from_elsewhere_or_is_too_large_is_refused(
+    headers: dict[str, str], status: int | None
+) -> None:
+    scope = {"headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    refusal = find_refusal(scope)
+    assert (refusal and refusal[0]) == status

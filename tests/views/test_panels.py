@@ -2,6 +2,7 @@
 goes wrong.
 """
 
+import dataclasses
 import datetime
 import io
 from html import escape
@@ -18,7 +19,7 @@ from desta_lab import audio
 from desta_lab.evaluation.tasks import task_ladder as task_ladder
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import checkpoints
-from desta_lab.views import panels, replies
+from desta_lab.views import panel_base, panels, replies
 from desta_lab.views.panel_base import encode_wav
 from desta_lab.views.panel_figures import CONDITIONS
 from desta_lab.world.attributes import ATTRIBUTES
@@ -331,6 +332,20 @@ def test_cells_keep_up_and_down_left_and_right():
     (bottom, left), (top, right), one, other = panels.find_cells(rows, 24)
     assert (bottom, left, top, right) == (23, 0, 0, 23)
     assert one == (0, 0) and other in {(0, 1), (1, 0)}
+
+
+# ---- text is text ----
+
+
+def test_no_value_of_a_clip_becomes_html_or_mathematics(job):
+    odd = "<img src=x onerror=alert(1)> $\\frac{$"
+    panel = panels.MapPanel(job, points(job).assign(scene=odd))
+    panel.attribute.value = "scene"
+    assert "<img" not in panel.legend.value and ">&lt;</span>" in panel.legend.value
+    assert panel.note.value == "" and "<img src=x" not in panel.still()
+    clip = dataclasses.replace(job.corpus.clips[0], id=odd, speaker=odd, transcript=odd)
+    assert "<img" not in panel_base.clip_html(clip, odd) + panel_base.table_html([odd], [odd])
+    assert "<img src=x" not in panel_base.image_html(b"", odd)
 
 
 # ---- what stays ----
