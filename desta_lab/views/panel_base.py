@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import ipywidgets as w
@@ -13,7 +14,6 @@ import pandas as pd
 import soundfile
 from IPython.display import HTML, display
 from jaxtyping import Float
-from markupsafe import Markup
 
 from desta_lab import audio
 from desta_lab.clips import Clip
@@ -144,7 +144,7 @@ def list_attributes(experiment: Any, points: pd.DataFrame) -> list[str]:
 
 def fill_html(template: str, *values: Any) -> str:
     """A piece of HTML with values in its places `{}`; whatever they hold, they are text."""
-    return str(Markup(template).format(*values))
+    return template.format(*(escape(str(value)) for value in values))
 
 
 def image_html(content: bytes, text: str) -> str:

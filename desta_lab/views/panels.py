@@ -158,8 +158,8 @@ class AskPanel(Panel):
             length = len(self._uploads[name]) / audio.RATE
             limit = self.experiment.llm.encoder.seconds
             if length > limit:
-                lasts = "{} lasts {:.1f} s; the encoder hears its first {:g} s."
-                self.note.value = fill_html(lasts, name, length, limit)
+                lasts = f"lasts {length:.1f} s; the encoder hears its first {limit:g} s."
+                self.note.value = fill_html("{} {}", name, lasts)
 
 
 def _decode(name: str, content: bytes) -> Float[np.ndarray, "sample"]:
