@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from desta_lab.analysis.sites import Sites
+from desta_lab.analysis.capture import Sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
@@ -17,16 +17,26 @@ from desta_lab.model.audio_llm import AudioLLM
 # ---- logit lens ----
 
 
-@torch.no_grad()
-def option_logits(
-    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
-) -> Float[Tensor, "clip option"]:
-    """Logits of every option's first token, as if the layer that put this out were the last."""
+def first_option_tokens(llm: AudioLLM, task: Task) -> list[int]:
+    """The token with which each option begins, behind the task's stem.
+
+    Raises:
+        ValueError: two options begin with the same token.
+    """
     first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
     if len(set(first)) < len(first):
         raise ValueError(
             f"Two options of {task.name} begin with the same token; the lens cannot tell them."
         )
+    return first
+
+
+@torch.no_grad()
+def option_logits(
+    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
+) -> Float[Tensor, "clip option"]:
+    """Logits of every option's first token, as if the layer that put this out were the last."""
+    first = first_option_tokens(llm, task)
     state = hidden.to(llm.backbone.device, llm.backbone.dtype)
     return llm.backbone.logits(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
 
@@ -45,7 +55,7 @@ def logit_lens(
     rows are not scored.
 
     Args:
-        sites: those of `sites.capture_sites` or `sites.capture_oracle_sites`.
+        sites: those of `capture.capture_sites` or `capture.capture_oracle_sites`.
         truth: the attributes of every row.
         swap: for every scored row the row whose state is read instead (shuffled audio).
     """
@@ -55,8 +65,8 @@ def logit_lens(
     for task in tasks:
         values = list(task.options)
         right = torch.tensor([values.index(truth[row][task.attribute]) for row in scored])
-        for layer in _answer_layers(sites, task.attribute):
-            logits = option_logits(llm, task, sites[f"answer {layer}: {task.attribute}"])
+        for layer in _answer_layers(sites, task.name):
+            logits = option_logits(llm, task, sites[f"answer {layer}: {task.name}"])
             logits = (logits - logits[list(calibration)].mean(0))[read]
             own = logits.gather(1, right[:, None])[:, 0]
             best_other = logits.scatter(1, right[:, None], -torch.inf).amax(1)
@@ -72,9 +82,9 @@ def logit_lens(
     return pd.concat(tables, ignore_index=True)
 
 
-def _answer_layers(sites: Sites, attribute: str) -> list[int]:
-    """The layers whose state at the answer position of an attribute is among the sites."""
-    names = [name for name in sites if name.endswith(f": {attribute}")]
+def _answer_layers(sites: Sites, task: str) -> list[int]:
+    """The layers whose state at the answer position of a task is among the sites."""
+    names = [name for name in sites if name.endswith(f": {task}")]
     return sorted(int(name.split()[1].rstrip(":")) for name in names)
 
 

@@ -143,3 +143,28 @@ def add_mean_interval(
     number, mean = groups.transform("count"), groups.transform("mean")
     width = t_half_width(groups.transform("sem"), number)
     return table.assign(mean=mean, low=mean - width, high=mean + width, **{count: number})
+
+
+# ---- tests of many cells at once ----
+
+
+def sign_flip_p(
+    differences: Float[np.ndarray, "pair cell"], seed: int = 0, flips: int = RESAMPLES
+) -> Float[np.ndarray, "cell"]:
+    """p-values of "no difference" for many cells of the same pairs, corrected for their number.
+
+    Under the null a pair's differences may as well have the other sign. Each cell's |t| is held
+    against the largest |t| of all cells when whole pairs flip their signs (Westfall and Young,
+    1993, max-T), so that the chance of any false cell is at most p.
+    """
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(differences)))
+    size = np.sqrt((differences**2).sum(0))
+    size = np.where(size > 0, size, 1.0)  # a cell without any difference has t = 0
+
+    def absolute_t(sums: np.ndarray) -> np.ndarray:
+        cosine = np.clip(np.abs(sums) / size / np.sqrt(len(differences)), 0, 1 - 1e-12)
+        return cosine / np.sqrt(1 - cosine**2)  # grows with |t|; pairs are the same in all cells
+
+    largest = absolute_t(signs @ differences).max(1)
+    seen = absolute_t(differences.sum(0))
+    return (1 + (largest[:, None] >= seen - 1e-9).sum(0)) / (flips + 1)

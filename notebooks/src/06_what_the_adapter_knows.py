@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import probes, sites
+from desta_lab.analysis import capture, probes
 from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
@@ -80,7 +80,7 @@ lesson.predict(
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
 embeddings["trained"] = look.sites(look.last)["audio embeddings"].float()
-rows = {name: sites.pool_over_time(site).numpy() for name, site in embeddings.items()}
+rows = {name: capture.pool_over_time(site).numpy() for name, site in embeddings.items()}
 speakers = np.array(look.speakers)
 {name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {
     "speakers": len(set(speakers))

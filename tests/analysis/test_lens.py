@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from desta_lab.analysis import lens, probes
-from desta_lab.analysis.sites import capture_sites
+from desta_lab.analysis.capture import capture_sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
@@ -41,7 +41,7 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
     ids = torch.tensor([[*start.ids, *stem]]).expand(6, -1)
     with torch.no_grad():
         said = llm.backbone.model(inputs_embeds=llm.splice(ids, llm.connect(states))).logits[:, -1]
-    found = lens.option_logits(llm, task, sites["answer 1: gender"])
+    found = lens.option_logits(llm, task, sites["answer 1: ask_gender"])
     torch.testing.assert_close(
         found, said[:, [option[0] for option in options]], atol=3e-2, rtol=3e-2
     )
@@ -54,8 +54,8 @@ def test_the_lens_reads_a_planted_word(llm):
     truth = [{"manner": list(task.options)[i % 2]} for i in range(12)]
     hidden = torch.stack([rows[i % 2] for i in range(12)]) * 5
     sites = {
-        "answer 0: manner": hidden.half(),
-        "answer 1: manner": 0.01 * torch.randn(12, tiny.WIDTH).half(),
+        "answer 0: ask_manner": hidden.half(),
+        "answer 1: ask_manner": 0.01 * torch.randn(12, tiny.WIDTH).half(),
     }
     held_out = [0, 1, 2, 3]
     table = lens.logit_lens(llm, [task], sites, truth, held_out)

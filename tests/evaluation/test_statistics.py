@@ -90,3 +90,22 @@ def test_every_row_gets_the_interval_of_its_group() -> None:
         statistics.mean_interval([1.0, 2.0, 3.0])[1:]
     )
     assert np.isnan(found["low"][3])
+
+
+def test_the_sign_flip_test_is_wrong_in_any_of_its_cells_at_the_rate_it_says():
+    rng = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        common = rng.normal(size=(24, 1))  # cells that go together, as layers do
+        p = statistics.sign_flip_p(0.7 * common + rng.normal(size=(24, 12)), flips=200)
+        false += bool((p < 0.05).any())
+    assert 0.02 < false / 300 < 0.09
+
+
+def test_the_sign_flip_test_finds_the_cell_that_differs():
+    differences = np.random.default_rng(1).normal(size=(24, 12))
+    differences[:, 7] += 1.5
+    differences[:, 3] = 0
+    p = statistics.sign_flip_p(differences)
+    assert (p < 0.05).tolist() == [cell == 7 for cell in range(12)]
+    assert p[3] == 1
