@@ -373,7 +373,7 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
     variants = [("nothing", "untouched", embeddings)]
     for attribute, labels in inside.labels.items():
-        random = probes.shuffle_labels(np.array(labels), np.array(inside.speakers), seed=0)
+        random = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed=0)
         for kind, told in (("erased", labels), ("random direction", random.tolist())):
             variants.append((attribute, kind, lens.erase_attribute(embeddings, train, told)))
     report, tables = inside.progress("erasing"), []
