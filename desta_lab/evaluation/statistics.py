@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 RESAMPLES = 1000
@@ -158,13 +158,38 @@ def sign_flip_p(
     1993, max-T), so that the chance of any false cell is at most p.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(differences)))
-    size = np.sqrt((differences**2).sum(0))
-    size = np.where(size > 0, size, 1.0)  # a cell without any difference has t = 0
+    signs[0] = 1
+    mean = signs @ differences / len(differences)
+    variance = (differences**2).mean(0) - mean**2
+    return _max_t_p(mean, variance / (len(differences) - 1))
 
-    def absolute_t(sums: np.ndarray) -> np.ndarray:
-        cosine = np.clip(np.abs(sums) / size / np.sqrt(len(differences)), 0, 1 - 1e-12)
-        return cosine / np.sqrt(1 - cosine**2)  # grows with |t|; pairs are the same in all cells
 
-    largest = absolute_t(signs @ differences).max(1)
-    seen = absolute_t(differences.sum(0))
-    return (1 + (largest[:, None] >= seen - 1e-9).sum(0)) / (flips + 1)
+def group_difference_p(
+    values: Float[np.ndarray, "pair cell"],
+    marked: Bool[np.ndarray, "pair"],
+    seed: int = 0,
+    draws: int = RESAMPLES,
+) -> Float[np.ndarray, "cell"]:
+    """p-values of "the marked pairs are as the others" for many cells, corrected for their number.
+
+    As in `sign_flip_p`, with the marks dealt anew among the pairs.
+    """
+    rng = np.random.default_rng(seed)
+    marks = np.array([marked, *(rng.permutation(marked) for _ in range(draws - 1))], dtype=float)
+
+    def moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = weights.sum(1, keepdims=True)
+        mean = weights @ values / count
+        return mean, (weights @ values**2 / count - mean**2) / np.maximum(count - 1, 1)
+
+    (mean, variance), (other, of_other) = moments(marks), moments(1 - marks)
+    return _max_t_p(mean - other, variance + of_other)
+
+
+def _max_t_p(
+    effects: Float[np.ndarray, "draw cell"], variances: Float[np.ndarray, "draw cell"]
+) -> Float[np.ndarray, "cell"]:
+    """p-values of the first draw's |t| among the largest |t| of all draws."""
+    t = np.abs(effects) / np.sqrt(np.maximum(variances, 1e-24))
+    t[np.abs(effects) < 1e-12] = 0  # a cell in which nothing ever moves
+    return (t.max(1)[:, None] >= t[0] - 1e-9).mean(0)

@@ -66,6 +66,49 @@ def test_the_lens_reads_a_planted_word(llm):
     assert wrong[wrong["layer"] == 0]["correct"].mean() == 0
 
 
+def test_the_lens_weighs_every_value_alike_when_it_calibrates(llm):
+    """Of the clips that calibrate five in six are of one value; the answers stay right."""
+    task = BARE["manner"]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
+    rows = llm.backbone.model.get_output_embeddings().weight[first].float()
+    values = [0] * 10 + [1] * 2 + [0, 1] * 4
+    truth = [{"manner": list(task.options)[value]} for value in values]
+    noise = 0.3 * torch.randn(20, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    hidden = torch.stack([rows[value] for value in values]) + noise
+    table = lens.logit_lens(
+        llm, [task], {f"answer 0: {task.name}": hidden.half()}, truth, list(range(12))
+    )
+    assert table["correct"].mean() == 1
+
+
+def test_a_tuned_lens_reads_a_turned_state_that_the_plain_lens_cannot(llm):
+    task = BARE["manner"]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
+    rows = llm.backbone.model.get_output_embeddings().weight[first].float()
+    truth = [{"manner": list(task.options)[i % 2]} for i in range(200)]
+    dice = torch.Generator().manual_seed(0)
+    last = torch.stack([rows[i % 2] for i in range(200)])
+    last = 5 * last + torch.randn(200, tiny.WIDTH, generator=dice)
+    turn = torch.linalg.qr(torch.randn(tiny.WIDTH, tiny.WIDTH, generator=dice))[0]
+    sites = {f"answer 0: {task.name}": last @ turn, f"answer 1: {task.name}": last}
+    calibration = list(range(120))
+    plain = lens.logit_lens(llm, [task], sites, truth, calibration)
+    tuned = lens.tune_lens(sites, [task], calibration)
+    assert torch.equal(tuned[f"answer 1: {task.name}"], last)
+    read = lens.logit_lens(llm, [task], tuned, truth, calibration)
+    margin = {name: t[t["layer"] == 0]["margin"].mean() for name, t in (("p", plain), ("t", read))}
+    assert read[read["layer"] == 0]["correct"].mean() > 0.95
+    assert margin["t"] > 2 * margin["p"]
+
+
+def test_clips_of_the_same_value_are_the_null_of_a_patch(llm, embeddings):
+    table = lens.patch_queries(llm, TASKS, embeddings, TRUTH, [(0, 1), (0, 2), (0, 3)])
+    same = table[~table["differ"]]
+    assert set(table["differ"]) == {True, False}
+    for _, row in same.iterrows():
+        assert TRUTH[0][row["attribute"]] == TRUTH[row["row"]][row["attribute"]]
+
+
 def test_patching_all_queries_gives_the_other_clips_answer(llm, embeddings):
     table = lens.patch_queries(llm, TASKS, embeddings, TRUTH, [(0, 1), (2, 3)])
     with torch.no_grad():

@@ -109,3 +109,17 @@ def test_the_sign_flip_test_finds_the_cell_that_differs():
     p = statistics.sign_flip_p(differences)
     assert (p < 0.05).tolist() == [cell == 7 for cell in range(12)]
     assert p[3] == 1
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.6])
+def test_groups_that_differ_in_one_cell_are_told_there_and_nowhere_else(signal):
+    rng, found = np.random.default_rng(2), np.zeros(8)
+    for _ in range(100):
+        marked = np.arange(40) % 4 < 2
+        values = rng.normal(size=(40, 1)) + rng.normal(size=(40, 8))
+        values[:, 0] = 0
+        values[marked, 5] += 1.5 * signal
+        found += statistics.group_difference_p(values, marked, draws=200) < 0.05
+    assert found[0] == 0
+    assert found[[1, 2, 3, 4, 6, 7]].max() <= 6
+    assert (found[5] > 80) == bool(signal)
