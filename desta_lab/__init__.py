@@ -26,7 +26,6 @@ _HOME: dict[str, str] = {
     "get_preset": "desta_lab.model.presets",
     "plot_clips": "desta_lab.views.widgets",
     "read_audio": "desta_lab.audio",
-    "run_forward": "desta_lab.analysis.sites",
     "run_quickstart": "desta_lab.experiments.quickstart",
     "setup": "desta_lab.course.setup",
     "show_players": "desta_lab.views.widgets",

@@ -40,7 +40,7 @@ VERSIONS: dict[str, int] = {
     "probes": 1,
     "runs": 1,
     "scores": 1,
-    "sites": 1,
+    "sites": 2,
     "targets": 1,
 }
 HEAD = "provenance.json"

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from desta_lab.analysis.sites import record_outputs
 from desta_lab.evaluation.scoring import tokenize_options
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.sites import record_outputs
 
 
 @torch.no_grad()

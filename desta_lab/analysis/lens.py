@@ -7,9 +7,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from desta_lab.analysis.sites import Sites
+from desta_lab.analysis.capture import Sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
@@ -17,16 +20,26 @@ from desta_lab.model.audio_llm import AudioLLM
 # ---- logit lens ----
 
 
-@torch.no_grad()
-def option_logits(
-    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
-) -> Float[Tensor, "clip option"]:
-    """Logits of every option's first token, as if the layer that put this out were the last."""
+def first_option_tokens(llm: AudioLLM, task: Task) -> list[int]:
+    """The token with which each option begins, behind the task's stem.
+
+    Raises:
+        ValueError: two options begin with the same token.
+    """
     first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
     if len(set(first)) < len(first):
         raise ValueError(
             f"Two options of {task.name} begin with the same token; the lens cannot tell them."
         )
+    return first
+
+
+@torch.no_grad()
+def option_logits(
+    llm: AudioLLM, task: Task, hidden: Float[Tensor, "clip d_llm"]
+) -> Float[Tensor, "clip option"]:
+    """Logits of every option's first token, as if the layer that put this out were the last."""
+    first = first_option_tokens(llm, task)
     state = hidden.to(llm.backbone.device, llm.backbone.dtype)
     return llm.backbone.logits(llm.backbone.model.get_decoder().norm(state))[:, first].cpu()
 
@@ -41,23 +54,25 @@ def logit_lens(
 ) -> pd.DataFrame:
     """Per task, layer and clip: is the right option ahead where the answer begins, and how far?
 
-    As in the ranking, each option's mean over the `calibration` rows is subtracted first; these
-    rows are not scored.
+    In every layer, what each option gets on average over the `calibration` rows is subtracted
+    first, every value weighing the same; these rows are not scored.
 
     Args:
-        sites: those of `sites.capture_sites` or `sites.capture_oracle_sites`.
+        sites: those of `capture.capture_sites` or `capture.capture_oracle_sites`.
         truth: the attributes of every row.
         swap: for every scored row the row whose state is read instead (shuffled audio).
     """
-    scored = sorted(set(range(len(truth))) - set(calibration))
+    held_out = list(calibration)
+    scored = sorted(set(range(len(truth))) - set(held_out))
     read = scored if swap is None else list(swap)
     tables = []
     for task in tasks:
         values = list(task.options)
         right = torch.tensor([values.index(truth[row][task.attribute]) for row in scored])
-        for layer in _answer_layers(sites, task.attribute):
-            logits = option_logits(llm, task, sites[f"answer {layer}: {task.attribute}"])
-            logits = (logits - logits[list(calibration)].mean(0))[read]
+        known = [truth[row][task.attribute] for row in held_out]
+        for layer in _answer_layers(sites, task.name):
+            logits = option_logits(llm, task, sites[f"answer {layer}: {task.name}"])
+            logits = (logits - _balanced_mean(logits[held_out], known))[read]
             own = logits.gather(1, right[:, None])[:, 0]
             best_other = logits.scatter(1, right[:, None], -torch.inf).amax(1)
             columns = {
@@ -72,9 +87,43 @@ def logit_lens(
     return pd.concat(tables, ignore_index=True)
 
 
-def _answer_layers(sites: Sites, attribute: str) -> list[int]:
-    """The layers whose state at the answer position of an attribute is among the sites."""
-    names = [name for name in sites if name.endswith(f": {attribute}")]
+def _balanced_mean(
+    logits: Float[Tensor, "clip option"], values: Sequence[str]
+) -> Float[Tensor, "option"]:
+    """The mean over clips with every value weighing the same."""
+    names = np.array(values)
+    means = [logits[torch.from_numpy(names == name)].mean(0) for name in sorted(set(values))]
+    return torch.stack(means).mean(0)
+
+
+def tune_lens(sites: Sites, tasks: Sequence[Task], calibration: Sequence[int]) -> Sites:
+    """Answer sites as the last layer would have them, for `logit_lens`: a tuned lens.
+
+    Per layer a ridge regression, fitted to the `calibration` rows of all tasks, foretells the last
+    layer's state. It never sees a label. The tuned lens of Belrose et al. (2023, arXiv 2303.08112)
+    has the same affine form, and is trained on the KL divergence of the answers instead.
+    """
+    layers, rows = _answer_layers(sites, tasks[0].name), list(calibration)
+
+    def states(layer: int) -> Float[np.ndarray, "row d_llm"]:
+        own = [sites[f"answer {layer}: {task.name}"][rows] for task in tasks]
+        return torch.cat(own).double().numpy()
+
+    goal, tuned = states(layers[-1]), {}
+    for layer in layers:
+        lens = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 7)))
+        lens.fit(states(layer), goal)
+        for task in tasks:
+            name = f"answer {layer}: {task.name}"
+            flow = sites[name]
+            same = layer == layers[-1]  # the last layer is the goal itself
+            tuned[name] = flow if same else torch.from_numpy(lens.predict(flow.double())).to(flow)
+    return tuned
+
+
+def _answer_layers(sites: Sites, task: str) -> list[int]:
+    """The layers whose state at the answer position of a task is among the sites."""
+    names = [name for name in sites if name.endswith(f": {task}")]
     return sorted(int(name.split()[1].rstrip(":")) for name in names)
 
 
@@ -93,9 +142,12 @@ def patch_queries(
 ) -> pd.DataFrame:
     """Put clip A's audio embeddings into clip B, one query at a time: which query moves the answer?
 
-    Per pair (A, B), task in which their values differ, and query (−1: all queries): `shift`, how
-    far the margin log p(A's value) − log p(B's value) moves from what it is in B, and `whole`, how
-    far it is from B to A.
+    The margin is log p(A's value) − log p(B's value). Where A and B have the same value, which is
+    the null, the next value in the task's order stands for A's.
+
+    Returns:
+        One row per pair (A, B), task and query (−1: all queries): `shift`, how far the margin moves
+        from what it is in B, `whole`, how far it is from B to A, and whether the values `differ`.
     """
     queries = audio_embeddings.shape[1]
     rows: list[dict[str, object]] = []
@@ -107,11 +159,10 @@ def patch_queries(
         for task, score in zip(tasks, scores, strict=True):
             values = list(task.options)
             of_a, of_b = (values.index(truth[row][task.attribute]) for row in (a, b))
-            if of_a == of_b:
-                continue
-            margin = score[:, of_a] - score[:, of_b]
+            differ = of_a != of_b
+            margin = score[:, of_a if differ else (of_b + 1) % len(values)] - score[:, of_b]
             shifts = (margin[:-1] - margin[-1]).tolist()
-            cell = {"attribute": task.attribute, "row": b, "whole": shifts[-1]}
+            cell = {"attribute": task.attribute, "row": b, "whole": shifts[-1], "differ": differ}
             for query, shift in zip([*range(queries), -1], shifts, strict=True):
                 rows.append({**cell, "query": query, "shift": shift})
         if progress:

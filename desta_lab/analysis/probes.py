@@ -1,6 +1,7 @@
 """Linear probes: how well each attribute can be read from a site, for unseen speakers."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from desta_lab.evaluation.statistics import interval_table
 
 FOLDS = 4
-SHUFFLES = 5  # of the labels; their mean is the random-label baseline
+DRAWS = 5  # of random labels; their mean is the baseline
 # ridge penalties among which leave-one-out inside the training clips chooses
 PENALTIES = np.logspace(0, 6, 7)
 
-Labelling = tuple[str, str, int]  # (attribute, kind, number of the shuffle)
+Labelling = tuple[str, str, int]  # (attribute, kind, number of the draw)
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]  # (training rows, test rows)
 
 
@@ -41,13 +42,18 @@ def speaker_folds(
         return list(folds.split(np.zeros(len(speakers)), strata, speakers))
 
 
-def shuffle_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
-    """Random labels of the same kind: a speaker's move between speakers, others between clips."""
+def draw_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
+    """Random labels of the same kind, drawn at the frequencies of the true ones.
+
+    A label that belongs to the speaker is drawn once for each speaker, others for each clip. Labels
+    that were permuted instead would be a null below chance: what is frequent among the clips of
+    training is then rare among the others.
+    """
     rng = np.random.default_rng(seed)
     names, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
     if (labels == labels[first][speaker]).all():
-        return labels[first][rng.permutation(len(names))][speaker]
-    return rng.permutation(labels)
+        return rng.choice(labels[first], len(names))[speaker]
+    return rng.choice(labels, len(labels))
 
 
 # ---- probes ----
@@ -67,7 +73,7 @@ def fit_probes(
 
     A ridge classifier on standardised features; its penalty is chosen inside the training clips.
     One row per attribute × kind × clip, with `correct` in 0 … 1. Kinds: `probe`; `random labels`,
-    the mean over several shuffles (probe minus this is the selectivity of Hewitt and Liang, 2019);
+    the mean over several draws (probe minus this is the selectivity of Hewitt and Liang, 2019);
     `majority`.
 
     Raises:
@@ -83,7 +89,7 @@ def fit_probes(
     measured = _measure_folds(features, truth, who, splits, train_clips, seed)
     tables = []
     for name, values in truth.items():
-        shuffled = [measured[name, "random labels", draw] for draw in range(SHUFFLES)]
+        shuffled = [measured[name, "random labels", draw] for draw in range(DRAWS)]
         kinds = {
             "probe": measured[name, "probe", 0],
             "random labels": np.mean(shuffled, axis=0),
@@ -104,9 +110,9 @@ def _measure_folds(
     """Which clips each labelling's probe, and the majority, get right; NaN where not tested."""
     labellings = {(name, "probe", 0): values for name, values in truth.items()}
     for name, values in truth.items():
-        for draw in range(SHUFFLES):
-            shuffled = shuffle_labels(values, speakers, seed + draw)
-            labellings[name, "random labels", draw] = shuffled
+        for draw in range(DRAWS):
+            random = draw_labels(values, speakers, seed + draw)
+            labellings[name, "random labels", draw] = random
     majority = {(name, "majority", 0): values for name, values in truth.items()}
     asked = labellings | majority
     correct = {key: np.full(len(speakers), np.nan) for key in asked}
@@ -135,7 +141,7 @@ def _probe_table(
             "row": np.arange(len(speakers)),
             "speaker": speakers,
             "correct": correct,
-            "chance": 1 / len(set(values)),
+            "chance": max(Counter(values).values()) / len(values),  # of the most frequent value
         }
     )
 

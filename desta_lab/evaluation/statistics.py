@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 RESAMPLES = 1000
@@ -143,3 +143,53 @@ def add_mean_interval(
     number, mean = groups.transform("count"), groups.transform("mean")
     width = t_half_width(groups.transform("sem"), number)
     return table.assign(mean=mean, low=mean - width, high=mean + width, **{count: number})
+
+
+# ---- tests of many cells at once ----
+
+
+def sign_flip_p(
+    differences: Float[np.ndarray, "pair cell"], seed: int = 0, flips: int = RESAMPLES
+) -> Float[np.ndarray, "cell"]:
+    """p-values of "no difference" for many cells of the same pairs, corrected for their number.
+
+    Under the null a pair's differences may as well have the other sign. Each cell's |t| is held
+    against the largest |t| of all cells when whole pairs flip their signs (Westfall and Young,
+    1993, max-T), so that the chance of any false cell is at most p.
+    """
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(differences)))
+    signs[0] = 1
+    mean = signs @ differences / len(differences)
+    variance = (differences**2).mean(0) - mean**2
+    return _max_t_p(mean, variance / (len(differences) - 1))
+
+
+def group_difference_p(
+    values: Float[np.ndarray, "pair cell"],
+    marked: Bool[np.ndarray, "pair"],
+    seed: int = 0,
+    draws: int = RESAMPLES,
+) -> Float[np.ndarray, "cell"]:
+    """p-values of "the marked pairs are as the others" for many cells, corrected for their number.
+
+    As in `sign_flip_p`, with the marks dealt anew among the pairs.
+    """
+    rng = np.random.default_rng(seed)
+    marks = np.array([marked, *(rng.permutation(marked) for _ in range(draws - 1))], dtype=float)
+
+    def moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = weights.sum(1, keepdims=True)
+        mean = weights @ values / count
+        return mean, (weights @ values**2 / count - mean**2) / np.maximum(count - 1, 1)
+
+    (mean, variance), (other, of_other) = moments(marks), moments(1 - marks)
+    return _max_t_p(mean - other, variance + of_other)
+
+
+def _max_t_p(
+    effects: Float[np.ndarray, "draw cell"], variances: Float[np.ndarray, "draw cell"]
+) -> Float[np.ndarray, "cell"]:
+    """p-values of the first draw's |t| among the largest |t| of all draws."""
+    t = np.abs(effects) / np.sqrt(np.maximum(variances, 1e-24))
+    t[np.abs(effects) < 1e-12] = 0  # a cell in which nothing ever moves
+    return (t.max(1)[:, None] >= t[0] - 1e-9).mean(0)

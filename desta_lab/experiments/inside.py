@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.analysis.sites import Sites, capture_fixed_sites, capture_sites
+from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
 from desta_lab.cache import Provenance, find_or_make
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
@@ -204,7 +204,9 @@ class Inside:
         )
 
     def _find_or_capture(self, checkpoint: str | None, capture: Any) -> Sites:
-        provenance = self._measured.derive("sites", checkpoint=checkpoint)
+        provenance = self._measured.derive(
+            "sites", checkpoint=checkpoint, sites=list(site_modules(self.llm))
+        )
         return find_or_make(self.experiment.root, provenance, capture)
 
 

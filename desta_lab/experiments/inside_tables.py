@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from desta_lab.analysis import attention, attribution, evidence, geometry, lens, probes, sites
+from desta_lab.analysis import attention, attribution, capture, evidence, geometry, lens, probes
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import bootstrap_interval, interval_table
@@ -47,10 +47,13 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
         found = inside.sites(step).items()
         probed += [(step, name, site) for name, site in found if not name.startswith("scores")]
     report, tables = inside.progress("probes"), []
+    asked = {inside.task(attribute).name: attribute for attribute in inside.labels}
     for done, (step, name, site) in enumerate(probed, 1):
-        family, _, attribute = name.partition(": ")  # an answer site belongs to one question
-        labels = {attribute: inside.labels[attribute]} if attribute else inside.labels
-        features = sites.pool_over_time(site).numpy()
+        family, _, question = name.partition(": ")  # an answer site belongs to one question
+        if question and question not in asked:
+            continue
+        labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
+        features = capture.pool_over_time(site).numpy()
         measured = probes.fit_probes(features, labels, inside.speakers, folds)
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
         report(done, len(probed))
@@ -83,7 +86,7 @@ def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
     sizes = [size for size in CURVE_SIZES if size <= len(inside.clips) * 3 // 4]
     tables = []
     for name, site in chosen.items():
-        features = sites.pool_over_time(site).numpy()
+        features = capture.pool_over_time(site).numpy()
         curve = probes.learning_curve(features, inside.labels, inside.speakers, sizes)
         tables.append(curve.assign(site=name))
     return pd.concat(tables, ignore_index=True)
@@ -96,7 +99,9 @@ def compare_sites(inside: "Inside") -> pd.DataFrame:
     """Debiased CKA between sites at the last checkpoint."""
     found = {**inside.fixed_sites(), **inside.sites(inside.last)}
     names = [name for name in found if not name.startswith(("answer", "scores"))]
-    pooled = {name: sites.pool_over_time(found[name]) for name in thin_sites(names, SIMILAR_SITES)}
+    pooled = {
+        name: capture.pool_over_time(found[name]) for name in thin_sites(names, SIMILAR_SITES)
+    }
     return geometry.similarity_table({name: site.numpy() for name, site in pooled.items()})
 
 
@@ -311,7 +316,7 @@ def read_layers(inside: "Inside") -> pd.DataFrame:
     swap = [rows[i] for i in conditions.shuffled_partners(inside.pick(rows))]
     texts = [describe(values) for values in attributes]
     unique = list(dict.fromkeys(texts))
-    oracle = sites.capture_oracle_sites(llm, tasks, unique)
+    oracle = capture.capture_oracle_sites(llm, tasks, unique)
     of_clip = torch.tensor([unique.index(text) for text in texts])
     last = inside.sites(inside.last)
     captured = {
@@ -368,7 +373,7 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
     variants = [("nothing", "untouched", embeddings)]
     for attribute, labels in inside.labels.items():
-        random = probes.shuffle_labels(np.array(labels), np.array(inside.speakers), seed=0)
+        random = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed=0)
         for kind, told in (("erased", labels), ("random direction", random.tolist())):
             variants.append((attribute, kind, lens.erase_attribute(embeddings, train, told)))
     report, tables = inside.progress("erasing"), []

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.encoder import Encoder
+
+if TYPE_CHECKING:
+    from desta_lab.model.sites import ForwardPass
 
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
@@ -246,6 +249,23 @@ class AudioLLM(nn.Module):
             )
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
+
+    # ---- look inside ----
+
+    def sites(self) -> list[str]:
+        """The names of all places whose values `run` can record or edit (`sites.list_sites`)."""
+        from desta_lab.model.sites import list_sites  # it reads what this module defines
+
+        return list(list_sites(self))
+
+    def run(self, clips: Sequence[Any], question: str, **options: Any) -> "ForwardPass":
+        """Ask one question about clips (waveforms or files); what flows at sites is returned.
+
+        The options, such as `sites` and `edits`, are those of `sites.run_forward`.
+        """
+        from desta_lab.model.sites import run_forward
+
+        return run_forward(self, clips, question, **options)
 
     # ---- what is trained, and its files ----
 

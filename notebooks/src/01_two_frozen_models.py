@@ -17,7 +17,7 @@ from transformers import WhisperModel
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.analysis import probes, sites
+from desta_lab.analysis import capture, probes
 from desta_lab.clips import balance_speakers
 from desta_lab.evaluation import scoring, statistics
 from desta_lab.model import chat, weights
@@ -203,9 +203,9 @@ heard = torch.cat(
     [experiment.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
 mels = audio.log_mel(waves, experiment.preset.seconds, experiment.llm.encoder.mel_bins)
-pooled = {"log-mel": sites.log_mel_site(mels).numpy()}
+pooled = {"log-mel": capture.log_mel_site(mels).numpy()}
 pooled |= {
-    f"layer {tap}": sites.pool_over_time(layer).cpu().numpy()
+    f"layer {tap}": capture.pool_over_time(layer).cpu().numpy()
     for tap, layer in zip(taps, heard, strict=True)
 }
 

@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import probes, sites
+from desta_lab.analysis import capture, probes
 from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
@@ -80,7 +80,7 @@ lesson.predict(
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
 embeddings["trained"] = look.sites(look.last)["audio embeddings"].float()
-rows = {name: sites.pool_over_time(site).numpy() for name, site in embeddings.items()}
+rows = {name: capture.pool_over_time(site).numpy() for name, site in embeddings.items()}
 speakers = np.array(look.speakers)
 {name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {
     "speakers": len(set(speakers))
@@ -218,7 +218,7 @@ pd.DataFrame(
 #
 # ## Does it read, or does it learn by heart?
 #
-# A flexible probe can also learn by heart. On speakers it never heard that does not help, so the same probe on *random labels*, of the same kind and number, says what is scored where there is nothing to read. Probe minus random labels is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368); their control task, with the same words on both sides, is the stricter one: it can be learned by heart, and so measures how much the probe does. With few speakers, random labels score a little below chance: what is frequent among the training speakers is rare among the others.
+# A flexible probe can also learn by heart. On speakers it never heard that does not help, so the same probe on *random labels*, of the same kind and number, says what is scored where there is nothing to read. Probe minus random labels is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368); their control task, with the same words on both sides, is the stricter one: it can be learned by heart, and so measures how much the probe does.
 
 # %%
 measured = probes.summarise_accuracy(
@@ -292,7 +292,7 @@ lesson.check("erase", erase)
 # Make the direction one unit long first. An inner product with it says how far each clip stands from `center` along it; take that much of it away.
 
 # %% [markdown]
-# The direction is learned on clips of the validation speakers (`look.calibration`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, exchanged between speakers, which is the harder control, since it points where voices differ.
+# The direction is learned on clips of the validation speakers (`look.calibration`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, one drawn for each speaker, which is the harder control, since it points where voices differ.
 
 
 # %%
@@ -309,7 +309,7 @@ random = torch.randn(flat.shape[1], generator=torch.Generator().manual_seed(0))
 directions = {"nothing": None, "the attribute": between(labels[ERASED]), "random": random}
 for draw in range(5):
     directions[f"random labels {draw}"] = between(
-        probes.shuffle_labels(labels[ERASED], speakers, seed=draw)
+        probes.draw_labels(labels[ERASED], speakers, seed=draw)
     )
 
 # %% [markdown]

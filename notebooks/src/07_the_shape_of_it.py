@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 import desta_lab
 from desta_lab.analysis import geometry
-from desta_lab.analysis.sites import pool_over_time
+from desta_lab.analysis.capture import pool_over_time
 from desta_lab.evaluation import statistics
 from desta_lab.model import chat
 from desta_lab.views import representation_figures, style

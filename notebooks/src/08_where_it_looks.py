@@ -14,8 +14,9 @@ import torch
 
 import desta_lab
 from desta_lab import audio, cache
-from desta_lab.analysis import attention, attribution, evidence, sites
+from desta_lab.analysis import attention, attribution, evidence
 from desta_lab.evaluation import conditions, statistics
+from desta_lab.model.sites import record_outputs
 from desta_lab.views import clip_figures, explanation_figures, replies, style
 
 lesson = desta_lab.setup("08")
@@ -60,7 +61,7 @@ print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence
 
 # %%
 attend = llm.connector.blocks[-1].cross_attention
-with sites.record_outputs({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
+with record_outputs({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
     llm.connector(states)
 q, k = (
     seen[name][0][-1].unflatten(-1, (attend.heads, -1)).transpose(0, 1) for name in "qk"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from desta_lab.analysis import attention
-from desta_lab.analysis.sites import replace_output
 from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.model.sites import replace_output
 from tests import tiny
 
 TASK = next(task for task in task_ladder() if task.rung == 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from desta_lab.analysis import lens, probes
-from desta_lab.analysis.sites import capture_sites
+from desta_lab.analysis.capture import capture_sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
@@ -41,7 +41,7 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(llm):
     ids = torch.tensor([[*start.ids, *stem]]).expand(6, -1)
     with torch.no_grad():
         said = llm.backbone.model(inputs_embeds=llm.splice(ids, llm.connect(states))).logits[:, -1]
-    found = lens.option_logits(llm, task, sites["answer 1: gender"])
+    found = lens.option_logits(llm, task, sites["answer 1: ask_gender"])
     torch.testing.assert_close(
         found, said[:, [option[0] for option in options]], atol=3e-2, rtol=3e-2
     )
@@ -54,8 +54,8 @@ def test_the_lens_reads_a_planted_word(llm):
     truth = [{"manner": list(task.options)[i % 2]} for i in range(12)]
     hidden = torch.stack([rows[i % 2] for i in range(12)]) * 5
     sites = {
-        "answer 0: manner": hidden.half(),
-        "answer 1: manner": 0.01 * torch.randn(12, tiny.WIDTH).half(),
+        "answer 0: ask_manner": hidden.half(),
+        "answer 1: ask_manner": 0.01 * torch.randn(12, tiny.WIDTH).half(),
     }
     held_out = [0, 1, 2, 3]
     table = lens.logit_lens(llm, [task], sites, truth, held_out)
@@ -64,6 +64,49 @@ def test_the_lens_reads_a_planted_word(llm):
     assert set(table["row"]) == set(range(4, 12))
     wrong = lens.logit_lens(llm, [task], sites, truth, held_out, swap=[5, 4, 7, 6, 9, 8, 11, 10])
     assert wrong[wrong["layer"] == 0]["correct"].mean() == 0
+
+
+def test_the_lens_weighs_every_value_alike_when_it_calibrates(llm):
+    """Of the clips that calibrate five in six are of one value; the answers stay right."""
+    task = BARE["manner"]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
+    rows = llm.backbone.model.get_output_embeddings().weight[first].float()
+    values = [0] * 10 + [1] * 2 + [0, 1] * 4
+    truth = [{"manner": list(task.options)[value]} for value in values]
+    noise = 0.3 * torch.randn(20, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    hidden = torch.stack([rows[value] for value in values]) + noise
+    table = lens.logit_lens(
+        llm, [task], {f"answer 0: {task.name}": hidden.half()}, truth, list(range(12))
+    )
+    assert table["correct"].mean() == 1
+
+
+def test_a_tuned_lens_reads_a_turned_state_that_the_plain_lens_cannot(llm):
+    task = BARE["manner"]
+    first = [option[0] for option in scoring.tokenize_options(llm.backbone.tokenizer, task)[1]]
+    rows = llm.backbone.model.get_output_embeddings().weight[first].float()
+    truth = [{"manner": list(task.options)[i % 2]} for i in range(200)]
+    dice = torch.Generator().manual_seed(0)
+    last = torch.stack([rows[i % 2] for i in range(200)])
+    last = 5 * last + torch.randn(200, tiny.WIDTH, generator=dice)
+    turn = torch.linalg.qr(torch.randn(tiny.WIDTH, tiny.WIDTH, generator=dice))[0]
+    sites = {f"answer 0: {task.name}": last @ turn, f"answer 1: {task.name}": last}
+    calibration = list(range(120))
+    plain = lens.logit_lens(llm, [task], sites, truth, calibration)
+    tuned = lens.tune_lens(sites, [task], calibration)
+    assert torch.equal(tuned[f"answer 1: {task.name}"], last)
+    read = lens.logit_lens(llm, [task], tuned, truth, calibration)
+    margin = {name: t[t["layer"] == 0]["margin"].mean() for name, t in (("p", plain), ("t", read))}
+    assert read[read["layer"] == 0]["correct"].mean() > 0.95
+    assert margin["t"] > 2 * margin["p"]
+
+
+def test_clips_of_the_same_value_are_the_null_of_a_patch(llm, embeddings):
+    table = lens.patch_queries(llm, TASKS, embeddings, TRUTH, [(0, 1), (0, 2), (0, 3)])
+    same = table[~table["differ"]]
+    assert set(table["differ"]) == {True, False}
+    for _, row in same.iterrows():
+        assert TRUTH[0][row["attribute"]] == TRUTH[row["row"]][row["attribute"]]
 
 
 def test_patching_all_queries_gives_the_other_clips_answer(llm, embeddings):

@@ -90,3 +90,36 @@ def test_every_row_gets_the_interval_of_its_group() -> None:
         statistics.mean_interval([1.0, 2.0, 3.0])[1:]
     )
     assert np.isnan(found["low"][3])
+
+
+def test_the_sign_flip_test_is_wrong_in_any_of_its_cells_at_the_rate_it_says():
+    rng = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        common = rng.normal(size=(24, 1))  # cells that go together, as layers do
+        p = statistics.sign_flip_p(0.7 * common + rng.normal(size=(24, 12)), flips=200)
+        false += bool((p < 0.05).any())
+    assert 0.02 < false / 300 < 0.09
+
+
+def test_the_sign_flip_test_finds_the_cell_that_differs():
+    differences = np.random.default_rng(1).normal(size=(24, 12))
+    differences[:, 7] += 1.5
+    differences[:, 3] = 0
+    p = statistics.sign_flip_p(differences)
+    assert (p < 0.05).tolist() == [cell == 7 for cell in range(12)]
+    assert p[3] == 1
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.6])
+def test_groups_that_differ_in_one_cell_are_told_there_and_nowhere_else(signal):
+    rng, found = np.random.default_rng(2), np.zeros(8)
+    for _ in range(100):
+        marked = np.arange(40) % 4 < 2
+        values = rng.normal(size=(40, 1)) + rng.normal(size=(40, 8))
+        values[:, 0] = 0
+        values[marked, 5] += 1.5 * signal
+        found += statistics.group_difference_p(values, marked, draws=200) < 0.05
+    assert found[0] == 0
+    assert found[[1, 2, 3, 4, 6, 7]].max() <= 6
+    assert (found[5] > 80) == bool(signal)

@@ -1,14 +1,10 @@
-"""The sites of a forward pass: their names, how they are recorded, and how they are edited.
+"""What flows at the sites of a model for many clips and every task, kept for the analysis.
 
 log-mel ─► encoder i ─► block i ─► mixture ─► audio embeddings ─► slots i, answer i ─► scores
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,124 +13,27 @@ from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.sites import list_sites, record_outputs
 
 # site → (clip, feature), or (clip, query, feature) in the connector; float16 on the CPU
 Sites = dict[str, Tensor]
-Edit = Callable[[Tensor], Tensor]  # the output of a module → what it puts out instead
 
 # ---- names ----
 
 
 def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
-    """The module behind every site, in signal order; `backbone 0` is the first layer's output.
-
-    A module that is added here is recorded, edited and probed like the others.
-    """
-    encoder = llm.encoder.whisper.layers
-    backbone = llm.backbone.model.get_decoder().layers
-    modules = {f"encoder {i}": layer for i, layer in enumerate(encoder)}
-    if hasattr(llm.connector, "blocks"):  # a Q-Former
-        blocks: Any = llm.connector.blocks
-        proj: Any = llm.connector.proj
-        modules |= {f"block {i}": block for i, block in enumerate(blocks)}
-        modules["mixture"] = proj[0]  # as the LayerNorm before the projection leaves it
-    modules["audio embeddings"] = llm.connector
-    return modules | {f"backbone {i}": layer for i, layer in enumerate(backbone)}
+    """The module behind every site that is captured, in signal order, by the name in tables."""
+    known = list_sites(llm)
+    names = {f"block {i}": f"connector.blocks.{i}" for i in range(len(known))}
+    names |= {"mixture": "connector.proj.0"}  # as the LayerNorm before the projection leaves it
+    names |= {"audio embeddings": "audio_embeddings"}
+    names |= {f"backbone {i}": f"backbone.{i}" for i in range(len(known))}
+    return {own: known[name].module for own, name in names.items() if name in known}
 
 
 def is_backbone_site(name: str) -> bool:
     """Whether a module's site lies in the backbone."""
     return name.startswith("backbone ")
-
-
-# ---- record and edit ----
-
-
-@contextmanager
-def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """Inside the context, every output of these modules is added to the list of its name."""
-    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
-    with ExitStack() as hooks:
-        for name, module in modules.items():
-
-            def record(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-                outputs[name].append(_first_tensor(output).detach())
-
-            hooks.callback(module.register_forward_hook(record).remove)
-        yield outputs
-
-
-@contextmanager
-def replace_output(module: nn.Module, edit: Edit) -> Iterator[None]:
-    """Inside the context, the module puts out `edit(output)` instead of its output."""
-
-    def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        edited = edit(_first_tensor(output))
-        return edited if isinstance(output, Tensor) else (edited, *output[1:])
-
-    handle = module.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _first_tensor(output: Any) -> Tensor:
-    """A module's output, or the first of several: a transformers layer returns either."""
-    return output if isinstance(output, Tensor) else output[0]
-
-
-@dataclass(frozen=True)
-class ForwardPass:
-    """What flowed at every site while the backbone was asked one question about some clips.
-
-    Args:
-        sites: the raw outputs by site, as the modules put them out.
-        slots: positions of the audio embeddings among the backbone's tokens.
-        answer: the position from which the first token of the answer is predicted.
-        logits: next-token logits at that position.
-    """
-
-    sites: dict[str, Tensor]
-    slots: list[int]
-    answer: int
-    logits: Float[Tensor, "clip vocabulary"]
-
-
-@torch.no_grad()
-def run_forward(
-    llm: AudioLLM,
-    waves: Sequence[Float[np.ndarray, "_"]],
-    question: str,
-    *,
-    sites: Sequence[str] | None = None,
-    edits: Mapping[str, Edit] | None = None,
-) -> ForwardPass:
-    """Ask one question about some clips; record these sites (by default all), and edit others.
-
-    Args:
-        edits: site → a function of its output; what it returns flows on instead, and is recorded.
-
-    Raises:
-        ValueError: the model has no site of such a name.
-    """
-    modules, edits = site_modules(llm), edits or {}
-    names = list(modules) if sites is None else list(sites)
-    unknown = [name for name in (*names, *edits) if name not in modules]
-    if unknown:
-        raise ValueError(f"There is no site {unknown[0]!r}; there are {', '.join(modules)}.")
-    messages = chat.audio_messages(question)
-    stream = chat.build_stream(llm.backbone.tokenizer, messages, llm.queries)
-    ids = torch.tensor([stream.ids]).expand(len(waves), -1)
-    with ExitStack() as hooks:
-        for name, edit in edits.items():
-            hooks.enter_context(replace_output(modules[name], edit))
-        recorded = hooks.enter_context(record_outputs({name: modules[name] for name in names}))
-        embeddings = llm.splice(ids, llm.encode_audio(waves)).to(llm.backbone.dtype)
-        hidden = llm.backbone.hidden_states(embeddings)
-    outputs = {name: outputs[0] for name, outputs in recorded.items()}
-    slots = [place for place, token in enumerate(stream.ids) if token == chat.SLOT]
-    return ForwardPass(outputs, slots, len(stream.ids) - 1, llm.backbone.logits(hidden[:, -1]))
 
 
 # ---- capture for many clips and every task ----
@@ -173,7 +72,7 @@ def capture_sites(
         block i, mixture            inside the connector (a connector without blocks has neither)
         audio embeddings            (clip, query, d_llm), not pooled
         slots i                     backbone layer i over the audio slots, pooled
-        answer i: <attribute>       backbone layer i where the answer to the attribute's task begins
+        answer i: <task>            backbone layer i where the answer to the task begins
         scores <task>               log-probability of every option
 
     One forward of a clip answers all tasks (`scoring.score_options`), so one more task costs a few
@@ -183,7 +82,7 @@ def capture_sites(
     trunk, branches = scoring.build_layout(llm, tasks)
     slots = [place for place, token in enumerate(trunk.ids) if token == chat.SLOT]
     answers = [len(trunk.ids) + node for node in branches.answer_nodes]
-    modules = {n: m for n, m in site_modules(llm).items() if not n.startswith("encoder ")}
+    modules = site_modules(llm)
     parts = []
     for states in batches:
         clips = states.shape[1]
@@ -240,7 +139,7 @@ def _answer_sites(
     outputs: Mapping[str, Sequence[Tensor]], tasks: Sequence[Task], answers: Sequence[int]
 ) -> Sites:
     return {
-        f"answer {name.split()[-1]}: {task.attribute}": flow[0][:, place]
+        f"answer {name.split()[-1]}: {task.name}": flow[0][:, place]
         for name, flow in outputs.items()
         if is_backbone_site(name)
         for task, place in zip(tasks, answers, strict=True)

@@ -1,0 +1,156 @@
+"""Interventions: edits of what flows at layer × place × head, and whether the answer moves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from desta_lab.analysis.lens import first_option_tokens
+from desta_lab.evaluation.statistics import sign_flip_p
+from desta_lab.evaluation.tasks import Task
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.sites import Edit, ForwardPass, Sound
+
+# ---- edits: for sites whose axes are (clip, place, …, feature) ----
+
+
+def set_to(value: int | float | Tensor) -> Edit:
+    """Put a number (0 knocks out), a mean, or another clip's values in the place of what flows."""
+    return lambda flow: torch.as_tensor(value).to(flow).expand_as(flow)
+
+
+def add(direction: Float[Tensor, "*shape feature"], scale: int | float = 1) -> Edit:
+    """Add a direction, so many times."""
+    return lambda flow: flow + scale * direction.to(flow)
+
+
+def erase(direction: Float[Tensor, "feature"]) -> Edit:
+    """Remove what flows along a direction."""
+
+    def project_out(flow: Tensor) -> Tensor:
+        unit = (direction / direction.norm()).to(flow)
+        return flow - (flow @ unit)[..., None] * unit
+
+    return project_out
+
+
+def only(edit: Edit, positions: Sequence[int] | Tensor, heads: Sequence[int] | None = None) -> Edit:
+    """Keep an edit to some positions (axis 1) and, at a site of heads, to some heads (axis 2)."""
+
+    def restrict(flow: Tensor) -> Tensor:
+        where = torch.zeros(flow.shape[1:3] if heads is not None else flow.shape[1:2]).bool()
+        at = torch.as_tensor(positions).cpu()
+        if heads is None:
+            where[at] = True
+        else:
+            where[at[:, None], torch.as_tensor(heads)] = True
+        mask = where.to(flow.device).reshape(1, *where.shape, *[1] * (flow.dim() - where.dim() - 1))
+        return torch.where(mask, edit(flow), flow)
+
+    return restrict
+
+
+# ---- does it carry the answer? ----
+
+
+@torch.no_grad()
+def patch_sites(
+    llm: AudioLLM,
+    task: Task,
+    clips: Sequence[Sound],
+    values: Sequence[str],
+    triples: Sequence[tuple[int, int, int]],
+    sites: Sequence[str],
+    places: Mapping[str, Sequence[int]] | None = None,
+) -> pd.DataFrame:
+    """Put what flowed in one clip into another, place by place: how far does the answer move?
+
+    The margin is log p(source's value) − log p(target's value), of the first tokens of the options.
+
+    Args:
+        values: the value of every clip.
+        triples: (target, source, same), rows of `clips`: `source` has another value than `target`,
+            `same` is another clip with the target's value. What flowed in `source`, and for the
+            null in `same`, is put into `target`.
+        sites: of the backbone, by their names or patterns; at `attention.heads` each head by
+            itself.
+        places: name → positions among the tokens; by default "audio" (all slots) and "answer".
+
+    Returns:
+        One row per triple × site × head (−1: all of them) × place: `shift`, how far the margin
+        moves; `same`, how far it moves by `same`; `whole`, how far it is from target to source.
+
+    Raises:
+        ValueError: two options begin with the same token, or a triple's values are not as said.
+    """
+    _check_triples(values, triples)
+    target, source, same = (list(rows) for rows in zip(*triples, strict=True))
+    options = list(task.options)
+    gain, loss = ([options.index(values[row]) for row in rows] for rows in (source, target))
+    first = first_option_tokens(llm, task)
+    plain = llm.run(clips, task.question, sites=sites, stem=task.stem)
+    places = places or {"audio": plain.slots[0].tolist(), "answer": [plain.answer]}
+
+    def margins(logits: Float[Tensor, "triple vocabulary"]) -> np.ndarray:
+        scores = logits[:, first].cpu().numpy()
+        each = np.arange(len(scores))
+        return scores[each, gain] - scores[each, loss]
+
+    def shift(site: str, head: int, positions: Sequence[int], donors: list[int]) -> np.ndarray:
+        given = set_to(plain[site][donors])
+        edit = only(given, positions, None if head < 0 else [head])
+        waves = [clips[row] for row in target]
+        how: dict[str, Any] = {"edits": {site: edit}, "stem": task.stem, "batch": len(waves)}
+        edited = llm.run(waves, task.question, sites=[site], **how)
+        return margins(edited.logits) - margins(plain.logits[target])
+
+    whole = margins(plain.logits[source]) - margins(plain.logits[target])
+    rows = []
+    for site, head in _list_heads(plain):
+        for place, positions in places.items():
+            cell = {"triple": range(len(target)), "site": site, "head": head, "place": place}
+            cell["shift"] = shift(site, head, positions, source)
+            cell["same"] = shift(site, head, positions, same)
+            rows.append(pd.DataFrame({**cell, "whole": whole}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _list_heads(forward: ForwardPass) -> list[tuple[str, int]]:
+    """Every site with each of its heads, or with −1 where it has none."""
+    return [
+        (site, head)
+        for site, flow in forward.sites.items()
+        for head in (range(flow.shape[2]) if forward.axes[site][2] == "head" else [-1])
+    ]
+
+
+def summarise_patches(
+    patched: pd.DataFrame, by: Sequence[str] = ("site", "head", "place")
+) -> pd.DataFrame:
+    """How far each place moves the answer, as a share of the way, beside its null.
+
+    Returns:
+        Per cell `moved` and `same` (shares of the way, of sums over triples) and `p`: of no
+        difference between the two, corrected for the number of cells (`sign_flip_p`).
+    """
+    cells = patched.groupby(list(by), sort=False)
+    sums = cells[["shift", "same", "whole"]].sum()
+    table = pd.DataFrame(
+        {"moved": sums["shift"] / sums["whole"], "same": sums["same"] / sums["whole"]}
+    )
+    gains = [(rows["shift"] - rows["same"]).to_numpy() for _, rows in cells]
+    return table.assign(p=sign_flip_p(np.stack(gains, axis=1))).reset_index()
+
+
+def _check_triples(values: Sequence[str], triples: Sequence[tuple[int, int, int]]) -> None:
+    for target, source, same in triples:
+        if values[target] == values[source] or values[target] != values[same] or target == same:
+            raise ValueError(
+                f"The triple {(target, source, same)} has the values {values[target]}, "
+                f"{values[source]}, {values[same]}; the second must differ from the first, "
+                "and the third be another clip with the first's."
+            )
