@@ -178,7 +178,7 @@ def inside(args: argparse.Namespace) -> int:
 
     preset = _preset(args)
     job = Experiment(preset, seed=args.seed, progress=progress_reporter())
-    look = Inside(job, args.run, out=args.out, progress=progress_reporter())
+    look = Inside(job, args.run, out=args.out)
     tables = look.run()
     print(
         "What can be read off each site by a linear probe on unseen speakers, and what is "

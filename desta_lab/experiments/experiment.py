@@ -134,11 +134,14 @@ class Experiment:
         All training clips are in it, so that runs with fewer of them share the store.
         """
         clips = [*self.splits.clips["train"], *self.clips("validation"), *self.clips("test")]
-        encoder_sha256 = self.llm.provenance["encoder_sha256"]
-        folder = features_folder(self.root)
-        store = FeatureStore(folder, self.llm.encoder, encoder_sha256, self.corpus, clips)
         with self.costs.stage("features"):
-            store.compute(self.progress("features"))
+            return self.store_features(clips)
+
+    def store_features(self, clips: Sequence[Clip]) -> FeatureStore:
+        """Collective: encoder states of the tapped layers of some clips, found or computed."""
+        folder, sha256 = features_folder(self.root), self.llm.provenance["encoder_sha256"]
+        store = FeatureStore(folder, self.llm.encoder, sha256, self.corpus, clips)
+        store.compute(self.progress("features"))
         return store
 
     # ---- what determines a result ----

@@ -15,10 +15,10 @@ from desta_lab.analysis.sites import Sites, capture_fixed_sites, capture_sites
 from desta_lab.cache import Provenance, find_or_make
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside_tables import BATCH, SIZES, TABLES
 from desta_lab.training import checkpoints
-from desta_lab.training.features import FeatureStore, features_folder
+from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe
@@ -35,21 +35,17 @@ class Inside:
     `clips`: `calibration` and `scored` have other speakers.
 
     Args:
-        experiment: the run is found on disk, or trained first. kind: which of its runs: `self` or
-        `label`. out: where figures go; `figures/inside` by default, with the preset's name where
-        that is not `cpu`.
+        experiment: the run is found on disk, or trained first.
+        kind: which of its runs: `self` or `label`.
+        out: where figures go; `figures/inside` by default, with the preset's name where that is
+            not `cpu`.
 
     Raises:
         ValueError: the run was trained on another corpus than the spoken world.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        kind: str = "self",
-        *,
-        out: Path | None = None,
-        progress: Progress = no_progress,
+        self, experiment: Experiment, kind: str = "self", *, out: Path | None = None
     ) -> None:
         corpus = experiment.corpus
         if experiment.describe is not describe:
@@ -57,7 +53,7 @@ class Inside:
                 f"{corpus.folder}: the analysis asks about the attributes and spans of the spoken"
                 " world, which this corpus lacks; look into a run of the spoken world."
             )
-        self.experiment, self.progress = experiment, progress
+        self.experiment, self.progress = experiment, experiment.progress
         own = "" if experiment.preset.name == "cpu" else f"-{experiment.preset.name}"
         self.out = out or experiment.root.parent / "figures" / f"inside{own}"
         self.folder, self.llm = experiment.train(kind), experiment.llm
@@ -98,15 +94,7 @@ class Inside:
     @cached_property
     def features(self) -> FeatureStore:
         """Encoder states of all clips."""
-        store = FeatureStore(
-            features_folder(self.experiment.root),
-            self.llm.encoder,
-            self.llm.provenance["encoder_sha256"],
-            self.experiment.corpus,
-            self.clips,
-        )
-        store.compute(self.progress("features"))
-        return store
+        return self.experiment.store_features(self.clips)
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
