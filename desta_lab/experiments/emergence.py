@@ -17,7 +17,7 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import emergence_claims as claims
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress
+from desta_lab.experiments.experiment import Experiment, Progress, no_progress, report_each
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
@@ -105,11 +105,10 @@ class RunMeasurement:
         listed = checkpoints.list_checkpoints(self.folder)
         report = self.experiment.progress(f"checkpoints of {self.folder.name}")
         parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in measures}
-        for done, checkpoint in enumerate(listed, 1):
+        for checkpoint in report_each(listed, report):
             for kind, measure in measures.items():
                 table = self._find_or_make(kind, measure, checkpoint)
                 parts[kind].append(table.assign(step=checkpoint["step"], **self.facts))
-            report(done, len(listed))
         return {kind: pd.concat(some, ignore_index=True) for kind, some in parts.items()}
 
     @property
@@ -190,7 +189,7 @@ def measure_runs(
     report(describe_cost(preset, runs))
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     tables: dict[str, pd.DataFrame] = {}
-    for done, run in enumerate(runs, 1):
+    for run in report_each(runs, report):
         measurement = RunMeasurement(preset, run, root, progress)
         measured = measurement.measure()
         able = set(verdict.able_tasks(measurement.experiment.oracle()))
@@ -200,11 +199,9 @@ def measure_runs(
             found["probes"] = claims.score_probes(measured["probes"])
         for name, table in found.items():
             parts[name].append(table.assign(**measurement.facts))
-        tables = {name: pd.concat(some, ignore_index=True).round(4) for name, some in parts.items()}
-        for name, table in tables.items():
-            content = table.to_csv(index=False, lineterminator="\n")
+            tables[name] = pd.concat(parts[name], ignore_index=True).round(4)
+            content = tables[name].to_csv(index=False, lineterminator="\n")
             write_whole(out / f"{name}.csv", content.encode())
-        report(done, len(runs))
     return tables
 
 

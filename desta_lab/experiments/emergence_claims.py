@@ -275,19 +275,17 @@ def mean_distance(steps: Float[np.ndarray, "draw run task"]) -> Float[np.ndarray
     return np.nanmean(gaps[..., first, second], axis=(-2, -1))
 
 
-def exchange_runs(
-    steps: Float[np.ndarray, "run task"], draws: int = DRAWS
-) -> Float[np.ndarray, "draw run task"]:
+def exchange_runs(steps: Float[np.ndarray, "run task"]) -> Float[np.ndarray, "draw run task"]:
     """Every task's crossings, exchanged between runs: what tasks of one run share is lost."""
     rng = np.random.default_rng(0)
-    return rng.permuted(np.broadcast_to(steps, (draws, *steps.shape)), axis=1)
+    return rng.permuted(np.broadcast_to(steps, (DRAWS, *steps.shape)), axis=1)
 
 
 def draw_crossings(
-    steps: Float[np.ndarray, "run task"], checkpoints: Sequence[float], draws: int = DRAWS
+    steps: Float[np.ndarray, "run task"], checkpoints: Sequence[float]
 ) -> Float[np.ndarray, "draw run task"]:
     """Every crossing at a random time of training, seen at the next checkpoint."""
-    times = np.random.default_rng(0).uniform(0, checkpoints[-1], (draws, *steps.shape))
+    times = np.random.default_rng(0).uniform(0, checkpoints[-1], (DRAWS, *steps.shape))
     seen = np.asarray(checkpoints, dtype=float)[np.searchsorted(checkpoints, times)]
     return np.where(np.isnan(steps), np.nan, seen)
 

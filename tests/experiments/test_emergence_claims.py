@@ -176,7 +176,7 @@ def test_a_task_that_never_crosses_is_counted_and_in_no_distance() -> None:
 
 def test_exchanged_crossings_keep_every_tasks_own_times() -> None:
     steps = np.arange(20, dtype=float).reshape(5, 4)
-    dealt = emergence_claims.exchange_runs(steps, draws=50)
+    dealt = emergence_claims.exchange_runs(steps)
     assert (np.sort(dealt, axis=1) == steps).all()
     assert len(np.unique(dealt[:, :, 0] - dealt[:, :, 1])) > 1  # and lose their run
 
