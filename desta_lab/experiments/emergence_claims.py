@@ -6,6 +6,7 @@ over runs are t-intervals of one number a run; intervals within a run resample i
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from desta_lab.evaluation.statistics import (
     Interval,
     bootstrap_means,
+    format_interval,
     interval_ends,
     mean_interval,
     percentile_interval,
@@ -38,18 +40,12 @@ class Claim:
     numbers: list[str]
 
 
-def format_interval(interval: Interval, form: str = ".2f") -> str:
-    """A number with its interval as the report writes it; a single run has no interval."""
-    form = form.replace(".", "z.")  # z: no minus before a zero
-    value, low, high = (format(number, form) for number in interval)
-    if np.isnan(interval[0]):
-        return "none"
-    return f"{value} (one run)" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
+_format = partial(format_interval, alone=" (one run)")
 
 
 def _format_mean(values: pd.Series, form: str = ".2f") -> str:
     """Mean and interval of one number a run."""
-    return format_interval(mean_interval(values), form)
+    return _format(mean_interval(values), form)
 
 
 # ---- clips → curves ----
@@ -172,8 +168,8 @@ def judge_jumps(jumps: pd.DataFrame, curves: pd.DataFrame) -> Claim:
     ]
     seeds = wide.index.get_level_values("seed").nunique()
     numbers.append(
-        f"Accuracy minus margin: {format_interval(gap, '+.2f')} beyond noise,"
-        f" {format_interval(plain, '+.2f')} as it stands ({seeds} seeds, {len(tasks)} tasks)."
+        f"Accuracy minus margin: {_format(gap, '+.2f')} beyond noise,"
+        f" {_format(plain, '+.2f')} as it stands ({seeds} seeds, {len(tasks)} tasks)."
     )
     return Claim(
         "Does accuracy jump while log-probability moves smoothly?",
@@ -250,7 +246,7 @@ def judge_arrival(crossings: pd.DataFrame) -> Claim:
     fell_back = int((half["stable"] > half["first"]).sum())
     never = int(half["stable"].isna().sum())
     numbers.append(
-        f"Stable minus first: {format_interval(delay, '+.0f')} steps;"
+        f"Stable minus first: {_format(delay, '+.0f')} steps;"
         f" {fell_back} of {len(half)} fell back once or more, {never} never stayed."
     )
     return Claim(
@@ -320,8 +316,7 @@ def judge_distances(distances: pd.DataFrame, crossings: pd.DataFrame) -> Claim:
     """Is there a step at which many tasks rise together?"""
     row = distances.set_index("name")
     steps = {
-        name: format_interval((one["mean"], one["low"], one["high"]), ".0f")
-        for name, one in row.iterrows()
+        name: _format((one["mean"], one["low"], one["high"]), ".0f") for name, one in row.iterrows()
     }
     crossed = crossings.dropna(subset="stable")
     crowd = crossed.groupby(["seed", "stable"]).size() / crossed.groupby("seed").size()
@@ -386,7 +381,7 @@ def judge_order(crossings: pd.DataFrame) -> Claim:
         verdict = "the probe does not rise: it is up from step 0, before anything is learned"
     never = both.isna().sum()
     numbers = [
-        f"The answer follows the probe by {format_interval(delay, '+.0f')} steps"
+        f"The answer follows the probe by {_format(delay, '+.0f')} steps"
         f" (pairs with both: {len(both.dropna())} of {len(both)}).",
         f"The probe is stably up from step 0 in {from_start} of {len(both)} pairs;"
         f" it never stays up in {never['probe']}, the answer in {never['answer']}.",
@@ -445,7 +440,7 @@ def judge_corpus_size(scores: pd.DataFrame) -> Claim:
         for clips, runs in scores.groupby("clips")
     ]
     numbers.append(
-        f"Slope: {format_interval(slope, '+.0f')} steps per doubling"
+        f"Slope: {_format(slope, '+.0f')} steps per doubling"
         f" ({len(slopes)} seeds, {censored} runs censored)."
     )
     return Claim(

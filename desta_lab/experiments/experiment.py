@@ -34,8 +34,8 @@ from desta_lab.world.describe import describe
 
 MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
 RUNS = ("self", "label")  # the two runs of the claim
-# facts that change nothing of what the untouched backbone reads; all other facts do
-HEARING = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
+# facts of the models that change nothing of what the untouched backbone reads
+AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
 VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 
 Item = TypeVar("Item")
@@ -177,7 +177,7 @@ class Experiment:
 
     def text_provenance(self, kind: str, **facts: Any) -> Provenance:
         """The provenance of a result that depends on the untouched backbone alone."""
-        models = {name: v for name, v in self.llm.provenance.items() if name not in HEARING}
+        models = {name: v for name, v in self.llm.provenance.items() if name not in AUDIO_FACTS}
         return Provenance(kind, {**models, **facts})
 
     def _asked(self, test: Sequence[Clip], calibration: Sequence[Clip]) -> dict[str, Any]:

@@ -81,11 +81,10 @@ def write_report(
     provenance = {"preset": asdict(experiment.preset), "seeds": [experiment.seed], **about}
     headline = _headline(experiment, judged, tasks)
     checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
+    drawn = draw_figures(experiment, rungs, tasks, compared, headline)
     figures = [
         (str(save_figure(figure, out, name, provenance=provenance)), alt)
-        for name, (figure, alt) in draw_figures(
-            experiment, rungs, tasks, compared, headline
-        ).items()
+        for name, (figure, alt) in drawn.items()
     ]
     result = {
         "title": "Does one self-generated task teach the others?",

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from desta_lab import cache, processes
-from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
+from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, Cell, check_setting, make_cell
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.measures import train_and_score
@@ -238,9 +238,7 @@ class Sweep:
             index=others, columns="value", values="score"
         )
         gaps = (wide[high] - wide[low]).dropna()
-        mean, lower, upper = mean_interval(gaps)
-        interval = f"[{lower:+.2f}, {upper:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
-        return f"{mean:+.2f} {interval}"
+        return format_interval(mean_interval(gaps), "+.2f", " in one pair of cells")
 
 
 def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
