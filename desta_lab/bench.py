@@ -37,10 +37,15 @@ def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     report = progress("bench")
     llm = build.build_audio_llm(presets.cpu(), progress=report)
     times: dict[str, float] = {}
-    works = [partial(_time_steps, llm), _time_published_step, partial(_time_scoring, llm)]
-    for done, work in enumerate([*works, _time_import], 1):
+    works: list[Callable[[], dict[str, float]]] = [
+        partial(_time_steps, llm),
+        _time_published_step,
+        partial(_time_scoring, llm),
+        _time_import,
+    ]
+    for done, work in enumerate(works, 1):
         times |= work()
-        report(done, len(works) + 1)
+        report(done, len(works))
     step, floor, published = times["step"], times["floor"], times["published"]
     plain, shared = times["plain"], times["shared"]
     against_floor = f"{step:.2f} s against {floor:.2f} s: frozen backbone forward + backward, "
