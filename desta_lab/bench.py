@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from desta_lab.model.encoder import Encoder
 from desta_lab.training.batches import IGNORE, collate
 from desta_lab.training.targets import SoftTarget, kl_loss
 
+COLUMNS = ("name", "value", "unit", "aim", "detail")
 ROUNDS = 9
 BATCH = 8
 RESPONSE = (
@@ -32,73 +33,48 @@ RESPONSE = (
 
 
 def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
-    """Every benchmark as a row: name, value, unit, aim and what was compared."""
+    """Every benchmark as a row of `COLUMNS`; the detail says what was compared."""
     report = progress("bench")
     llm = build.build_audio_llm(presets.cpu(), progress=report)
-    works: list[Callable[[], list[dict[str, Any]]]] = [
-        lambda: _training_rows(llm),
-        lambda: [_scoring_row(llm)],
-        lambda: [_import_row()],
+    times: dict[str, float] = {}
+    works: list[Callable[[], dict[str, float]]] = [
+        partial(_time_steps, llm),
+        _time_published_step,
+        partial(_time_scoring, llm),
+        _time_import,
     ]
-    rows = []
     for done, work in enumerate(works, 1):
-        rows += work()
+        times |= work()
         report(done, len(works))
-    return rows
-
-
-def _training_rows(llm: AudioLLM) -> list[dict[str, Any]]:
-    times, published = _time_steps(llm), _time_published_step()
-    step, floor = times["step"], times["floor"]
-    return [
-        {
-            "name": "training step / floor",
-            "value": step / floor,
-            "unit": "x",
-            "aim": "≤ 1.15",
-            "detail": f"{step:.2f} s against {floor:.2f} s: "
-            "frozen backbone forward + backward, same tokens",
-        },
-        {
-            "name": "samples/s against re-encoding 30 s",
-            "value": published / step,
-            "unit": "x",
-            "aim": "≥ 3.5",
-            "detail": f"{published:.2f} s a step: "
-            "30 s of audio encoded in the step, 64 queries, no prefix kept, float32",
-        },
+    step, floor, published = times["step"], times["floor"], times["published"]
+    plain, shared = times["plain"], times["shared"]
+    against_floor = f"{step:.2f} s against {floor:.2f} s: frozen backbone forward + backward, "
+    encoding = f"{published:.2f} s a step: 30 s of audio encoded in the step, 64 queries, "
+    one_by_one = f"{shared:.2f} s against {plain:.2f} s: one forward per clip, task and option"
+    rows = [
+        ("training step / floor", step / floor, "x", "≤ 1.15", against_floor + "same tokens"),
+        (
+            "samples/s against re-encoding 30 s",
+            published / step,
+            "x",
+            "≥ 3.5",
+            encoding + "no prefix kept, float32",
+        ),
+        ("shared-prefix scoring", plain / shared, "x", "≥ 3", one_by_one),
+        ("import desta_lab", times["import"], "s", "< 0.5", "fresh interpreter"),
     ]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
-def _scoring_row(llm: AudioLLM) -> dict[str, Any]:
-    times = _time_scoring(llm)
-    return {
-        "name": "shared-prefix scoring",
-        "value": times["plain"] / times["shared"],
-        "unit": "x",
-        "aim": "≥ 3",
-        "detail": f"{times['shared']:.2f} s against {times['plain']:.2f} s: "
-        "one forward per clip, task and option",
-    }
-
-
-def _import_row() -> dict[str, Any]:
+def _time_import() -> dict[str, float]:
     code = "import time; t = time.perf_counter(); import desta_lab; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {
-        "name": "import desta_lab",
-        "value": float(printed),
-        "unit": "s",
-        "aim": "< 0.5",
-        "detail": "fresh interpreter",
-    }
+    return {"import": float(printed)}
 
 
 def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each, taken in turns, so that a machine that slows down slows all of
-    them.
-    """
+    """Median seconds of each, taken in turns: a machine that slows down slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):  # the first turn warms up
         for name, work in works.items():
@@ -142,13 +118,12 @@ def _time_steps(llm: AudioLLM) -> dict[str, float]:
     return _medians(step=step, floor=floor)
 
 
-def _time_published_step() -> float:
+def _time_published_step() -> dict[str, float]:
     """A step in the published manner: 30 s encoded every time, 64 queries, no prefix kept."""
     preset = presets.cpu()
     shape = ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
-    slow = replace(preset, connector=shape, seconds=audio.WHISPER_SECONDS)
-    encoder = Encoder.load(weights.find_weights(slow.encoder), slow.seconds)
-    backbone = Backbone.load(weights.find_weights(slow.backbone))
+    encoder = Encoder.load(weights.find_weights(preset.encoder), audio.WHISPER_SECONDS)
+    backbone = Backbone.load(weights.find_weights(preset.backbone))
     connector = build.build_connector(shape, len(encoder.taps), encoder.width, backbone)
     llm = AudioLLM(encoder, connector, backbone, {})
     stream = chat.build_stream(
@@ -171,7 +146,7 @@ def _time_published_step() -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    return _medians(2, step=step)["step"]
+    return _medians(2, published=step)
 
 
 def _time_scoring(llm: AudioLLM) -> dict[str, float]:

@@ -11,9 +11,7 @@ PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that were tested
 
 
 class Check(NamedTuple):
-    """One thing that was looked at: its name, whether it is right, what was found and what to
-    do.
-    """
+    """One thing that was looked at: whether it is right, what was found and what to do."""
 
     name: str
     ok: bool
@@ -30,10 +28,8 @@ def describe_cost(preset: Any) -> str:
     download = f"a download of {megabytes} MB first" if megabytes else "no download"
     download += f" and {', '.join(others)} from the model hub" if others else ""
     if preset.minutes is None:
-        return (
-            f"Preset {preset.name}: time and memory were not measured on this kind of machine yet; "
-            f"{download}."
-        )
+        unknown = "time and memory were not measured on this kind of machine yet"
+        return f"Preset {preset.name}: {unknown}; {download}."
     return (
         f"Preset {preset.name}: about {preset.minutes:g} minutes on two CPU cores, "
         f"{preset.memory_gb:g} GB of memory, {preset.disk_gb:g} GB of disk, {download}. "
@@ -46,8 +42,10 @@ def check_machine(preset: Any = None) -> list[Check]:
     from desta_lab.model import presets, weights
 
     preset = preset or presets.pick_preset()
+    oldest, newest = PYTHONS
+    is_tested = oldest <= sys.version_info[:2] <= newest
     return [
-        _check_python(),
+        Check("python", is_tested, f"{platform.python_version()} (3.11 to 3.13)"),
         _check_packages(),
         _check_torch(),
         _check_weights(preset.encoder),
@@ -62,27 +60,18 @@ def format_checks(checks: list[Check]) -> str:
     """The checks as text, one line each."""
     width = max(len(check.name) for check in checks)
     return "\n".join(
-        f"{'OK  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.finding}"
-        for check in checks
+        f"{'OK  ' if ok else 'FAIL'}  {name:<{width}}  {it}" for name, ok, it in checks
     )
-
-
-def _check_python() -> Check:
-    oldest, newest = PYTHONS
-    ok = oldest <= sys.version_info[:2] <= newest
-    return Check("python", ok, f"{platform.python_version()} (3.11 to 3.13)")
 
 
 def _check_packages() -> Check:
     """Compare every package with the range that this package declares."""
     from packaging.requirements import Requirement
 
-    faults, count = [], 0
-    for text in importlib.metadata.requires("desta-lab") or []:
-        need = Requirement(text)
-        if need.marker and not need.marker.evaluate({"extra": ""}):
-            continue
-        count += 1
+    declared = map(Requirement, importlib.metadata.requires("desta-lab") or [])
+    needed = [n for n in declared if not n.marker or n.marker.evaluate({"extra": ""})]
+    faults = []
+    for need in needed:
         try:
             version = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
@@ -90,10 +79,9 @@ def _check_packages() -> Check:
             continue
         if not need.specifier.contains(version, prereleases=True):
             faults.append(f"{need.name} {version} is outside {need.specifier}")
-    if faults:
-        remedy = "run `pip install -c constraints.txt -e .`"
-        return Check("packages", False, "; ".join([*faults, remedy]))
-    return Check("packages", True, f"{count} in range")
+    remedy = "run `pip install -c constraints.txt -e .`"
+    finding = "; ".join([*faults, remedy]) if faults else f"{len(needed)} in range"
+    return Check("packages", not faults, finding)
 
 
 def _check_torch() -> Check:
@@ -101,8 +89,7 @@ def _check_torch() -> Check:
 
     from desta_lab.model import build
 
-    device = build.pick_device()
-    capability = "no GPU"
+    device, capability = build.pick_device(), "no GPU"
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
     dtype = str(build.pick_dtype(device)).removeprefix("torch.")
@@ -115,12 +102,12 @@ def _check_weights(name: str) -> Check:
 
     from desta_lab.model import weights
 
-    if weights.is_installed(name):
-        return Check(f"weights {name}", True, "present")
+    ok, finding = torch.cuda.is_available(), "from the hub"
     if name in weights.KNOWN:
-        megabytes = weights.KNOWN[name].download_mb
-        return Check(f"weights {name}", True, f"will be fetched ({megabytes} MB)")
-    return Check(f"weights {name}", torch.cuda.is_available(), "from the hub")
+        ok, finding = True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)"
+    if weights.is_installed(name):
+        ok, finding = True, "present"
+    return Check(f"weights {name}", ok, finding)
 
 
 def _check_disk(preset: Any) -> Check:

@@ -20,9 +20,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 TIMEOUT = timedelta(hours=1)  # for a rank that hangs; one that died is noticed at once
-TASKS_PER_WORKER = (
-    8  # then a new process takes its place, and memory that was not given back is free
-)
+TASKS_PER_WORKER = 8  # then a new process takes its place, which frees memory
 _STOPPED = (2, 15, -2, -15, 130, 143)  # exit statuses of a process that a person stopped
 
 Item = TypeVar("Item")
@@ -85,8 +83,7 @@ def map_over_ranks(
     work: Callable[[Item], Result],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
-    """Collective: return the results of all items in their order; each item is worked out by one
-    rank.
+    """Collective: return the results of all items in their order, each worked out by one rank.
 
     `progress` is called with (items done, items in all), counting that all ranks are about as fast.
     """
@@ -115,9 +112,7 @@ def sum_over_ranks(tensors: Sequence[Any]) -> None:
 
 
 def join_ranks() -> None:
-    """Collective: connect the ranks, and take the GPU of this rank's number where there are
-    GPUs.
-    """
+    """Collective: connect the ranks; each takes the GPU of its number where there are GPUs."""
     if world_size() > 1:
         _state()
 
@@ -131,9 +126,7 @@ def leave_ranks() -> None:
 
 @cache
 def _state() -> Any:
-    """Accelerate's state of this rank; a launcher's SIGTERM becomes an interrupt, so that a last
-    sentence is said.
-    """
+    """Accelerate's state of this rank; a launcher's SIGTERM now lets it say a last sentence."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     import torch
     from accelerate import PartialState
@@ -152,8 +145,7 @@ def _lost_rank_explained() -> Iterator[None]:
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
             f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the "
-            f"launcher's, say why ({fault}); run the same command again, and it goes on "
-            f"where it was."
+            f"launcher's, say why ({fault}); run the same command again: it goes on where it was."
         ) from error
 
 
@@ -171,7 +163,7 @@ def run_workers(
     """
     from pebble import ProcessExpired, ProcessPool
 
-    slots: SimpleQueue[Any] = SimpleQueue()
+    slots: SimpleQueue[Any] = SimpleQueue()  # pools that are free
     pools = [
         ProcessPool(
             max_workers=1,
@@ -239,11 +231,8 @@ def run_on_slurm(
     numbers = {id(job): number for number, job in enumerate(jobs)}
     for job in submitit.helpers.as_completed(jobs, poll_frequency=1):
         fault = job.exception()
-        last_line = [] if fault is None else str(fault).strip().splitlines()[-1:]
-        yield (
-            numbers[id(job)],
-            "Its job ended" if fault is None else ": ".join(["Its job failed", *last_line]),
-        )
+        last_line = str(fault).strip().splitlines()[-1:] if fault else []
+        yield numbers[id(job)], ": ".join([f"Its job {'failed' if fault else 'ended'}", *last_line])
 
 
 def _set_environment(environment: dict[str, str]) -> None:
@@ -260,9 +249,7 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environment(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
-    """Return the environment of one of several workers: its share of the cores, and one GPU in
-    turn.
-    """
+    """Return the environment of a worker: its share of the cores, and one GPU in turn."""
     cores = os.cpu_count() or 1
     with suppress(AttributeError):  # not on every system
         cores = len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ def page() -> str:
     """Return the page: a section a command, a row an argument."""
     lines = [HEAD]
     for name, command in COMMANDS.items():
-        lines += [f"## {name}", "", f"{command.help[0].upper()}{command.help[1:]}.", ""]
+        lines += [f"## {name}", "", command.help, ""]
         if command.arguments:
             lines += ["| argument | meaning |", "|---|---|"]
         for names, how in command.arguments:

@@ -19,7 +19,7 @@ from desta_lab.experiments.experiment import RUNS, VERDICT, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
-from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, index_path
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 
@@ -40,16 +40,16 @@ def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
     for kind in RUNS:
         folder = experiment.run_folder(kind)
         paths = [folder / CONFIG, folder / RECORDS, folder / VERDICT]
-        paths.append(checkpoints.index_path(folder))
+        paths.append(index_path(folder))
         if kind == "self":
-            paths.append(checkpoints.checkpoint_path(folder, experiment.train_config.steps))
+            paths.append(checkpoint_path(folder, experiment.train_config.steps))
         for path in paths:
             content[f"runs/{kind}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     for provenance in _results(experiment):
         folder = provenance.folder(experiment.root)
         for path in sorted(folder.iterdir()):
             content[f"results/{provenance.kind}/{folder.name}/{path.name}"] = path.read_bytes()
-    first = load_file(checkpoints.checkpoint_path(experiment.run_folder("self"), 0))
+    first = load_file(checkpoint_path(experiment.run_folder("self"), 0))
     content[ANCHOR] = save({"anchor": first["anchor"]})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
@@ -152,12 +152,12 @@ def _restore_run(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) ->
     folder, source = experiment.run_folder(kind), f"runs/{kind}/"
     if trainer.is_finished(folder, experiment.train_config):
         return
-    index = checkpoints.index_path(folder)
+    index = index_path(folder)
     list_name = source + index.relative_to(folder).as_posix()
     for name in shipped.namelist():
         if name.startswith(source) and name not in (list_name, source + CONFIG):
             cache.write_whole(folder / name.removeprefix(source), shipped.read(name))
-    first = checkpoints.checkpoint_path(folder, 0)
+    first = checkpoint_path(folder, 0)
     first.parent.mkdir(parents=True, exist_ok=True)
     listed = json.loads(shipped.read(list_name))
     anchor = load(shipped.read(ANCHOR))

@@ -14,6 +14,14 @@ PERCENTILES = (2.5, 97.5)  # the ends of a 95 % interval
 Interval = tuple[float, float, float]  # value, lower end, upper end
 
 
+def format_interval(interval: Sequence[float], form: str = ".2f", alone: str = "") -> str:
+    """`0.50 [0.40, 0.60]`; a value without an interval is followed by `alone`, NaN is `none`."""
+    if np.isnan(interval[0]):
+        return "none"
+    value, low, high = (format(number, form.replace(".", "z.")) for number in interval)  # no −0
+    return f"{value}{alone}" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
+
+
 # ---- resampling ----
 
 

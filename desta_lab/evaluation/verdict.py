@@ -15,13 +15,10 @@ CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
 
 RULE = (
-    "SUPPORTED if, on speakers never heard in training, rung 0 is above chance; most rung-3 "
-    "attributes of "
-    "the self-generated run are above shuffled audio, silence and the untrained connector (paired "
-    "95 % "
-    "intervals over speakers); the bare-label run has not risen on most attributes other than its "
-    "own; and "
-    "the self-generated run's mean on those is higher."
+    "SUPPORTED if, on {units} never heard in training, rung 0 is above chance; most rung-3 "
+    "attributes of the self-generated run are above shuffled audio, silence and the untrained "
+    "connector (paired 95 % intervals over {units}); the bare-label run has not risen on most "
+    "attributes other than its own; and the self-generated run's mean on those is higher."
 )
 
 
@@ -173,9 +170,15 @@ def control_margins(
 
 
 def judge_claim(
-    table: pd.DataFrame, label_attribute: str, runs: tuple[str, str] = ("self", "label")
+    table: pd.DataFrame,
+    label_attribute: str,
+    runs: tuple[str, str] = ("self", "label"),
+    units: str = "speakers",
 ) -> Verdict:
-    """Apply `RULE` to the last step of the self-generated run and of the bare-label run."""
+    """Apply `RULE` to the last step of the self-generated run and of the bare-label run.
+
+    `units` are what the column `speaker` tells apart: `clips` where no speaker was kept for a test.
+    """
     own, rival = runs
     audio = table[table["condition"] == "audio"]
     last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in runs}
@@ -217,7 +220,7 @@ def judge_claim(
     reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
     holds = all(passed for passed, _ in tests)
     outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
-    return Verdict(outcome, RULE, [*reasons, _about_rung_5(fifth)], above)
+    return Verdict(outcome, RULE.format(units=units), [*reasons, _about_rung_5(fifth)], above)
 
 
 def score_difference(

@@ -27,17 +27,9 @@ SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one f
 COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "condition", "score"]
 
 
-def study_preset(preset: str | Preset | None) -> Preset:
-    """The preset that studies start from: a name with `PRESET_SETTINGS`, a preset as it is."""
-    if isinstance(preset, Preset):
-        return preset
-    found = presets.get_preset(preset or "nano")
-    return replace(found, **PRESET_SETTINGS.get(found.name, {}))
-
-
 def build_sweep(
     name: str,
-    preset: str | Preset | None = None,
+    preset: str | Preset = "nano",
     seeds: Iterable[int] | None = None,
     more: Arms | None = None,
     **options: Any,
@@ -48,15 +40,18 @@ def build_sweep(
     missing and returns the sweep's table.
 
     Args:
+        preset: a name, which then has its `PRESET_SETTINGS`, or a preset as it is.
         seeds: by default five of nano, three of other presets.
         more: arms to add.
         options: `root` and `progress` of the sweep.
     """
-    study, base = get_study(name), study_preset(preset)
+    study = get_study(name)
+    if isinstance(preset, str):
+        preset = replace(presets.get_preset(preset), **PRESET_SETTINGS.get(preset, {}))
     return Sweep(
-        base,
-        arms={**study.arms_of(base.name), **(more or {})},
-        seeds=PRESET_SEEDS.get(base.name, DEFAULT_SEEDS) if seeds is None else seeds,
+        preset,
+        arms={**study.arms_of(preset.name), **(more or {})},
+        seeds=PRESET_SEEDS.get(preset.name, DEFAULT_SEEDS) if seeds is None else seeds,
         measure=study.measure,
         measured=study.measured,
         **options,
@@ -92,12 +87,11 @@ def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
     whole = table["attribute"].isin(["all", "following", "perplexity"])
     by_ear = (table["attribute"] == "all") | (table["condition"] == "audio")
     table = table[(by_ear | table["rung"].isna()) & ((table["share"] == 1) | whole)]
-    amounts: dict[Any, float] = {}
-    for name, cell in zip(sweep.names, sweep.cells, strict=True):
-        amounts[name["arm"]] = _amount(study, cell.preset)
-    table = table.assign(at=table["arm"].map(amounts), score=table["score"].round(4))
-    order = table["arm"].map({arm: place for place, arm in enumerate(amounts)})
-    table = table.assign(order=order).sort_values(["order", "seed"], kind="stable")
+    pairs = zip(sweep.names, sweep.cells, strict=True)
+    amounts = {name["arm"]: _amount(study, cell.preset) for name, cell in pairs}
+    order = table["arm"].map(list(amounts).index)
+    table = table.assign(at=table["arm"].map(amounts), score=table["score"].round(4), order=order)
+    table = table.sort_values(["order", "seed"], kind="stable")
     return table[[*COLUMNS, *study.columns]].reset_index(drop=True)
 
 
@@ -148,18 +142,11 @@ def _measure_together(studies: list[Study], jobs: int, options: dict[str, Any]) 
         for study in studies
         for settings in study.arms_of(one.preset.name).values()
     }
-    sweep = Sweep(
-        one.preset,
-        arms=arms,
-        seeds=one.seeds,
-        root=one.root,
-        measure=studies[0].measure,
-        measured=studies[0].measured,
-        progress=progress,
-    )
+    how = {"measure": studies[0].measure, "measured": studies[0].measured, "progress": progress}
+    sweep = Sweep(one.preset, arms=arms, seeds=one.seeds, root=one.root, **how)
     models = sweep.root / "models"
     parts = [part for study in studies for part in study.frozen_parts]
-    missing = frozen_parts.list_missing(parts, models)
+    missing = [part for part in parts if not (models / part / "config.json").exists()]
     if missing:
         words = f"Made first, once: {', '.join(missing)}."
         progress("ablate")(f"{sweep.forecast(jobs)} {words}")

@@ -1,6 +1,5 @@
 """The page of all studies, made of their tables alone."""
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +87,8 @@ def _section(study: Study, tables: Tables) -> list[str]:
     lines = [f"## {study.title}", "", study.question, ""]
     for preset, table in tables.items():
         lines += _preset_part(study, preset, table)
-    commands = [
-        shlex.join(["python", "-m", "desta_lab", "ablate", study.name, "--preset", preset])
-        for preset in study.presets
-    ]
-    again = "; ".join(f"`{command}`" for command in commands)
+    command = f"python -m desta_lab ablate {study.name} --preset"
+    again = "; ".join(f"`{command} {preset}`" for preset in study.presets)
     return [*lines, f"**What it does not show.** {study.limits}", "", f"Again: {again}.", ""]
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from desta_lab.cache import VERSIONS, Provenance
+from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
@@ -17,7 +18,8 @@ from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
 
-RUNGS = (0, 2, 3)  # rungs of the task ladder that a cell is scored on
+SCORED_RUNGS = (0, 2, 3)  # of the task ladder, in every cell
+SCORED_CONDITIONS = (*AUDIO_CONDITIONS, ORACLE, "untrained")
 LADDER = "ladder"  # what a cell measures unless a sweep says otherwise
 CHOICES: dict[str, tuple[str, ...]] = {
     "target": KINDS,
@@ -60,7 +62,8 @@ class Cell:
             "seed": self.seed,
             "measured": self.measured,
             "corpora": VERSIONS["corpora"],
-            "tasks": [repr(task) for task in task_ladder() if task.rung in RUNGS],
+            "tasks": [repr(task) for task in task_ladder() if task.rung in SCORED_RUNGS],
+            "conditions": SCORED_CONDITIONS,
         }
         return Provenance("cells", facts)
 

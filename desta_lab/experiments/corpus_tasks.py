@@ -26,22 +26,19 @@ class CorpusTasks:
     tasks: list[Task]
 
 
-def spoken_world_tasks() -> CorpusTasks:
-    """The attributes, descriptions and task ladder of the spoken world."""
-    return CorpusTasks({name: ATTRIBUTES[name] for name in DESCRIBED}, describe, task_ladder())
-
-
-def corpus_tasks(corpus: Corpus, glass_box: bool) -> CorpusTasks:
-    """The attributes, descriptions and tasks of a corpus that someone brought.
+def corpus_tasks(corpus: Corpus | None, glass_box: bool) -> CorpusTasks:
+    """The attributes, descriptions and tasks of a corpus.
 
     Args:
+        corpus: one that someone brought; None is the spoken world.
         glass_box: whether the backbone is the nano LLM, which knows few words.
 
     Raises:
         ValueError: no attribute has two values, or the nano LLM does not know its words.
     """
-    if is_spoken_world(corpus):
-        return spoken_world_tasks()
+    if corpus is None or is_spoken_world(corpus):
+        known = {name: ATTRIBUTES[name] for name in DESCRIBED}
+        return CorpusTasks(known, describe, task_ladder())
     values = askable_attributes(corpus)
     if not values:
         raise ValueError(

@@ -16,14 +16,14 @@ from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments import emergence_claims
-from desta_lab.experiments.emergence_claims import Claim
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress
+from desta_lab.experiments import emergence_claims as claims
+from desta_lab.experiments.experiment import Experiment, Progress, no_progress, report_each
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
-from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.views import emergence_figures, saving
+from desta_lab.training.features import FeatureStore
+from desta_lab.views import emergence_figures as figures
+from desta_lab.views import saving
 
 # the report that ships, of preset nano
 HOME = Path(__file__).resolve().parents[2] / "figures" / "emergence"
@@ -39,6 +39,7 @@ COLUMNS = ["condition", "task", "rung", "attribute", "chance"]
 COLUMNS += ["clip", "speaker", "calibrated", "margin"]  # of the answers that are kept
 
 Measure = Callable[[Tensor], pd.DataFrame]  # audio embeddings → a table
+Judged = dict[str, tuple[claims.Claim, saving.Picture]]  # figure's name → claim and figure
 
 # ---- runs → tables ----
 
@@ -80,7 +81,7 @@ class RunMeasurement:
             every = presets.get_preset(preset.name).checkpoint_every
             preset = replace(preset, checkpoint_every=every)
         preset = replace(preset, train=run.train_clips)
-        self.run, self.progress = run, progress
+        self.run = run
         self.experiment = Experiment(preset, seed=run.seed, root=root, progress=progress)
         self.llm, corpus = self.experiment.llm, self.experiment.corpus
         rungs = (2, 3, 4, 5) if run.is_full else (3,)
@@ -102,13 +103,12 @@ class RunMeasurement:
         if self.run.is_full:
             measures["probes"] = self._fit_probes
         listed = checkpoints.list_checkpoints(self.folder)
-        report = self.progress(f"checkpoints of {self.folder.name}")
+        report = self.experiment.progress(f"checkpoints of {self.folder.name}")
         parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in measures}
-        for done, checkpoint in enumerate(listed, 1):
+        for checkpoint in report_each(listed, report):
             for kind, measure in measures.items():
                 table = self._find_or_make(kind, measure, checkpoint)
                 parts[kind].append(table.assign(step=checkpoint["step"], **self.facts))
-            report(done, len(listed))
         return {kind: pd.concat(some, ignore_index=True) for kind, some in parts.items()}
 
     @property
@@ -139,12 +139,7 @@ class RunMeasurement:
 
     @cached_property
     def _features(self) -> FeatureStore:
-        root, corpus = self.experiment.root, self.experiment.corpus
-        sha256 = self.llm.provenance["encoder_sha256"]
-        folder = features_folder(root)
-        features = FeatureStore(folder, self.llm.encoder, sha256, corpus, self.stored)
-        features.compute(self.progress("features"))
-        return features
+        return self.experiment.store_features(self.stored)
 
     def _embed(self, checkpoint: Mapping[str, Any]) -> Tensor:
         """Audio embeddings of `clips` at a checkpoint; both its tables use them."""
@@ -156,8 +151,7 @@ class RunMeasurement:
 
     def _score_answers(self, audio_embeddings: Tensor) -> pd.DataFrame:
         """The scores of every task under every condition."""
-        row = {clip.id: i for i, clip in enumerate(self.clips)}
-        rows = [row[clip.id] for clip in [*self.scored, *self.calibration]]
+        rows = [self.clips.index(clip) for clip in [*self.scored, *self.calibration]]
         embeddings = audio_embeddings[rows]
         table = evaluate(
             self.llm, self.tasks, self.scored, self.calibration, audio_embeddings=embeddings
@@ -195,21 +189,19 @@ def measure_runs(
     report(describe_cost(preset, runs))
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     tables: dict[str, pd.DataFrame] = {}
-    for done, run in enumerate(runs, 1):
+    for run in report_each(runs, report):
         measurement = RunMeasurement(preset, run, root, progress)
         measured = measurement.measure()
         able = set(verdict.able_tasks(measurement.experiment.oracle()))
-        found = {"curves": emergence_claims.score_curves(measured["answers"], able)}
+        found = {"curves": claims.score_curves(measured["answers"], able)}
         if run.is_full:
-            found["jumps"] = emergence_claims.measure_jumps(measured["answers"])
-            found["probes"] = emergence_claims.score_probes(measured["probes"])
+            found["jumps"] = claims.measure_jumps(measured["answers"])
+            found["probes"] = claims.score_probes(measured["probes"])
         for name, table in found.items():
             parts[name].append(table.assign(**measurement.facts))
-        tables = {name: pd.concat(some, ignore_index=True).round(4) for name, some in parts.items()}
-        for name, table in tables.items():
-            content = table.to_csv(index=False, lineterminator="\n")
+            tables[name] = pd.concat(parts[name], ignore_index=True).round(4)
+            content = tables[name].to_csv(index=False, lineterminator="\n")
             write_whole(out / f"{name}.csv", content.encode())
-        report(done, len(runs))
     return tables
 
 
@@ -227,35 +219,31 @@ def describe_cost(preset: Preset, runs: Sequence[Run]) -> str:
 # ---- tables → report ----
 
 
-def judge_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, tuple[Claim, saving.Picture]]:
+def judge_tables(tables: Mapping[str, pd.DataFrame]) -> Judged:
     """Every claim with its figure, from the tables alone."""
     curves, jumps, probed = (tables[name] for name in TABLES)
-    tasks, last = emergence_claims.rising_tasks(curves), int(curves["step"].max())
-    full = emergence_claims.select_full_runs(curves)
-    crossed = emergence_claims.find_crossings(curves, probed)
-    own = emergence_claims.select_full_crossings(crossed)
+    tasks, last = claims.rising_tasks(curves), int(curves["step"].max())
+    crossed = claims.find_crossings(curves, probed)
+    own = claims.select_full_runs(crossed)
     half = own[(own["what"] == "half way") & own["task"].isin(tasks)]
-    steps = sorted(full["step"].unique().astype(float).tolist())
-    distances = emergence_claims.measure_distances(half, steps)
-    sizes = emergence_claims.score_corpus_sizes(curves)
-    judged = {
-        "curves": emergence_claims.judge_arrival(crossed),
-        "jumps": emergence_claims.judge_jumps(jumps, curves),
-        "together": emergence_claims.judge_distances(distances, half),
-        "before": emergence_claims.judge_order(crossed),
+    steps = sorted(claims.select_full_runs(curves)["step"].unique().astype(float).tolist())
+    distances = claims.measure_distances(half, steps)
+    sizes = claims.score_corpus_sizes(curves)
+    draw = {
+        "curves": (claims.judge_arrival(crossed), partial(figures.plot_curves, curves, probed)),
+        "jumps": (claims.judge_jumps(jumps, curves), partial(figures.plot_jumps, jumps, tasks)),
+        "together": (
+            claims.judge_distances(distances, half),
+            partial(figures.plot_crossings, half, distances),
+        ),
+        "before": (claims.judge_order(crossed), partial(figures.plot_onsets, own, last)),
     }
     if len(sizes):
-        judged["scaled"] = emergence_claims.judge_corpus_size(sizes)
-    draw = {
-        "curves": partial(emergence_figures.plot_curves, curves, probed),
-        "jumps": partial(emergence_figures.plot_jumps, jumps, tasks),
-        "together": partial(emergence_figures.plot_crossings, half, distances),
-        "before": partial(emergence_figures.plot_onsets, own, last),
-        "scaled": partial(emergence_figures.plot_corpus_size, sizes, last),
-    }
+        scaled = partial(figures.plot_corpus_size, sizes, last)
+        draw["scaled"] = (claims.judge_corpus_size(sizes), scaled)
     return {
-        name: (claim, draw[name](f"{claim.question} {_capitalise(claim.verdict)}"))
-        for name, claim in judged.items()
+        name: (claim, plot(f"{claim.question} {_capitalise(claim.verdict)}"))
+        for name, (claim, plot) in draw.items()
     }
 
 
@@ -274,12 +262,10 @@ def write_report(folder: Path) -> Path:
     return folder / "README.md"
 
 
-def format_report(
-    tables: Mapping[str, pd.DataFrame], judged: Mapping[str, tuple[Claim, saving.Picture]]
-) -> str:
+def format_report(tables: Mapping[str, pd.DataFrame], judged: Judged) -> str:
     """The report as Markdown."""
-    own = emergence_claims.select_full_runs(tables["curves"])
-    runs = tables["curves"].drop_duplicates(emergence_claims.RUN)
+    own = claims.select_full_runs(tables["curves"])
+    runs = tables["curves"].drop_duplicates(claims.RUN)
     lines = [
         "# Emergence, taken seriously",
         "",

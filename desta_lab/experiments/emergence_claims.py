@@ -4,16 +4,18 @@ A run is one seed: its own world, its own untrained connector, its own order of 
 over runs are t-intervals of one number a run; intervals within a run resample its speakers.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from desta_lab.evaluation.statistics import (
     Interval,
     bootstrap_means,
+    format_interval,
     interval_ends,
     mean_interval,
     percentile_interval,
@@ -25,7 +27,7 @@ CHECKPOINT_EVERY = 16  # steps between two checkpoints where they are evenly spa
 DRAWS = 2000  # of a null
 METRICS = {"calibrated": "accuracy", "margin": "log-probability margin"}
 RUN = ["run", "clips", "seed"]
-CONTROLS = ("shuffled", "silence")
+OTHER_AUDIO = ("shuffled", "silence")  # what audio has to be above at every checkpoint
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,12 @@ class Claim:
     numbers: list[str]
 
 
-def format_interval(interval: Interval, form: str = ".2f") -> str:
-    """A number with its interval as the report writes it; a single run has no interval."""
-    form = form.replace(".", "z.")  # z: no minus before a zero
-    value, low, high = (format(number, form) for number in interval)
-    if np.isnan(interval[0]):
-        return "none"
-    return f"{value} (one run)" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
+_format = partial(format_interval, alone=" (one run)")
 
 
 def _format_mean(values: pd.Series, form: str = ".2f") -> str:
     """Mean and interval of one number a run."""
-    return format_interval(mean_interval(values), form)
+    return _format(mean_interval(values), form)
 
 
 # ---- clips → curves ----
@@ -67,23 +63,14 @@ def score_curves(answers: pd.DataFrame, able: Collection[str]) -> pd.DataFrame:
     known = answers.groupby("task")[["rung", "attribute", "chance"]].first()
     rows = []
     for (step, condition, task), draws in accuracy.items():
-        lead = float("nan")
-        if condition == "audio":
-            lead = min(_lower_end(draws - accuracy[step, name, task]) for name in CONTROLS)
-        rows.append(
-            {
-                "step": step,
-                "condition": condition,
-                "task": task,
-                "rung": known.loc[task, "rung"],
-                "attribute": known.loc[task, "attribute"],
-                "counted": task in able,
-                "score": _above_chance(draws[0], known.loc[task, "chance"]),
-                "margin": float(margins[step, condition, task]),
-                "lead": lead,
-            }
-        )
-    return pd.DataFrame(rows)
+        rung, attribute, chance = known.loc[task]
+        others = OTHER_AUDIO if condition == "audio" else ()
+        leads = [_lower_end(draws - accuracy[step, other, task]) for other in others]
+        score, margin = _above_chance(draws[0], chance), margins[step, condition, task]
+        numbers = (score, margin, min(leads, default=np.nan))
+        rows.append((step, condition, task, rung, attribute, task in able, *numbers))
+    columns = [*by, "rung", "attribute", "counted", "score", "margin", "lead"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def score_probes(probes: pd.DataFrame) -> pd.DataFrame:
@@ -97,16 +84,9 @@ def score_probes(probes: pd.DataFrame) -> pd.DataFrame:
     for step, attribute in dict.fromkeys(key[:2] for key in accuracy):
         probe = accuracy[step, attribute, "probe"]
         random = accuracy[step, attribute, "random labels"]
-        rows.append(
-            {
-                "step": step,
-                "attribute": attribute,
-                "score": _above_chance(probe[0], chances[attribute]),
-                "random": _above_chance(random[0], chances[attribute]),
-                "lead": _lower_end(probe - random),
-            }
-        )
-    return pd.DataFrame(rows)
+        scores = [_above_chance(draws[0], chances[attribute]) for draws in (probe, random)]
+        rows.append((step, attribute, *scores, _lower_end(probe - random)))
+    return pd.DataFrame(rows, columns=["step", "attribute", "score", "random", "lead"])
 
 
 def _above_chance(accuracy: float, chance: float) -> float:
@@ -117,16 +97,10 @@ def _lower_end(draws: Float[np.ndarray, "draw"]) -> float:
     return percentile_interval(draws)[1]
 
 
-def select_full_runs(curves: pd.DataFrame) -> pd.DataFrame:
-    """The audio condition of the runs with self-generated targets and all clips."""
-    own = curves[(curves["run"] == "self") & (curves["condition"] == "audio")]
+def select_full_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs with self-generated targets and all clips."""
+    own = table[table["run"] == "self"]
     return own[own["clips"] == own["clips"].max()]
-
-
-def select_full_crossings(crossings: pd.DataFrame) -> pd.DataFrame:
-    """The crossings of the runs with self-generated targets and all clips."""
-    own = crossings["run"] == "self"
-    return crossings[own & (crossings["clips"] == crossings["clips"].max())]
 
 
 def rising_tasks(curves: pd.DataFrame) -> list[str]:
@@ -134,7 +108,7 @@ def rising_tasks(curves: pd.DataFrame) -> list[str]:
 
     A task rises if it ends above both controls.
     """
-    full = select_full_runs(curves)
+    full = select_full_runs(curves[curves["condition"] == "audio"])
     last = full[(full["step"] == full["step"].max()) & (full["rung"] >= 2)]
     rises = (last["counted"] & (last["lead"] > 0)).groupby(last["task"]).all()
     return [str(task) for task in rises.index[rises]]
@@ -167,19 +141,11 @@ def measure_jumps(answers: pd.DataFrame) -> pd.DataFrame:
         for task in dict.fromkeys(task for task, _ in means):
             curve = np.stack([means[task, step] for step in steps], axis=-1)
             largest = int(np.diff(curve[0]).argmax())
-            steady = jump_share(steady_rise(curve, steps)[1:])
-            rows.append(
-                {
-                    "task": task,
-                    "metric": metric,
-                    "rise": curve[0, -1] - curve[0, 0],
-                    "share": float(jump_share(curve[:1])[0]),
-                    "steady": float(np.median(steady)),
-                    "before": steps[largest],
-                    "step": steps[largest + 1],
-                }
-            )
-    return pd.DataFrame(rows)
+            steady = np.median(jump_share(steady_rise(curve, steps)[1:]))
+            shares = (curve[0, -1] - curve[0, 0], jump_share(curve[:1])[0], steady)
+            rows.append((task, metric, *shares, *steps[largest : largest + 2]))
+    columns = ["task", "metric", "rise", "share", "steady", "before", "step"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def judge_jumps(jumps: pd.DataFrame, curves: pd.DataFrame) -> Claim:
@@ -202,8 +168,8 @@ def judge_jumps(jumps: pd.DataFrame, curves: pd.DataFrame) -> Claim:
     ]
     seeds = wide.index.get_level_values("seed").nunique()
     numbers.append(
-        f"Accuracy minus margin: {format_interval(gap, '+.2f')} beyond noise,"
-        f" {format_interval(plain, '+.2f')} as it stands ({seeds} seeds, {len(tasks)} tasks)."
+        f"Accuracy minus margin: {_format(gap, '+.2f')} beyond noise,"
+        f" {_format(plain, '+.2f')} as it stands ({seeds} seeds, {len(tasks)} tasks)."
     )
     return Claim(
         "Does accuracy jump while log-probability moves smoothly?",
@@ -247,47 +213,23 @@ def find_crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
             "heard": curve["lead"].to_numpy() > 0,
             "half margin": rise >= HALF * max(rise[-1], 1e-9),
         }
-        rung, attribute = curve[["rung", "attribute"]].iloc[0]
-        cell = {"task": task, "rung": rung, "attribute": attribute}
-        rows += [_crossing(run, cell, what, curve, above) for what, above in crossed.items()]
+        asked = (task, *curve[["rung", "attribute"]].iloc[0])
+        for what, above in crossed.items():
+            rows.append((*run, *asked, what, *crossing_steps(_steps(curve), above)))
     for (*run, attribute), curve in probes.sort_values("step").groupby([*RUN, "attribute"]):
-        cell = {"task": f"probe_{attribute}", "rung": -1, "attribute": attribute}
-        rows.append(_crossing(run, cell, "readable", curve, curve["lead"].to_numpy() > 0))
-    return pd.DataFrame(rows)
+        crossed_at = crossing_steps(_steps(curve), curve["lead"].to_numpy() > 0)
+        rows.append((*run, f"probe_{attribute}", -1, attribute, "readable", *crossed_at))
+    columns = [*RUN, "task", "rung", "attribute", "what", "first", "stable"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _crossing(
-    run: Sequence[object],
-    cell: Mapping[str, object],
-    what: str,
-    curve: pd.DataFrame,
-    above: Bool[np.ndarray, "step"],
-) -> dict[str, object]:
-    first, stable = crossing_steps(curve["step"].astype(float).tolist(), above)
-    return {
-        **dict(zip(RUN, run, strict=True)),
-        **cell,
-        "what": what,
-        "first": first,
-        "stable": stable,
-    }
-
-
-def average_crossings(crossings: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """First and stable crossing, with intervals over the runs that cross; others are censored."""
-    rows = []
-    for key, runs in crossings.groupby(list(by), sort=False):
-        row: dict[str, object] = dict(zip(by, key, strict=True))
-        for name in ("first", "stable"):
-            columns = (name, f"{name}_low", f"{name}_high")
-            row |= dict(zip(columns, mean_interval(runs[name]), strict=True))
-        rows.append({**row, "crossed": int(runs["stable"].notna().sum()), "runs": len(runs)})
-    return pd.DataFrame(rows)
+def _steps(curve: pd.DataFrame) -> list[float]:
+    return curve["step"].astype(float).tolist()
 
 
 def judge_arrival(crossings: pd.DataFrame) -> Claim:
     """When does an answer that was never trained arrive, and does it stay?"""
-    full = select_full_crossings(crossings)
+    full = select_full_runs(crossings)
     half = full[(full["what"] == "half way") & (full["rung"] == 3)]
     delay = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean())
     verdict = "whether it stays is not decided"
@@ -295,18 +237,16 @@ def judge_arrival(crossings: pd.DataFrame) -> Claim:
         verdict = "it comes and stays"
     if delay[1] > 0:
         verdict = "it comes, goes and comes again"
-    numbers = []
-    for _, row in average_crossings(half, ["attribute"]).sort_values("stable").iterrows():
-        first = format_interval((row["first"], row["first_low"], row["first_high"]), ".0f")
-        stable = format_interval((row["stable"], row["stable_low"], row["stable_high"]), ".0f")
-        numbers.append(
-            f"{row['attribute']}: first at step {first}, stable from {stable}"
-            f" ({row['crossed']} of {row['runs']} runs)."
-        )
+    order = half.groupby("attribute", sort=False)["stable"].mean().sort_values().index
+    numbers = [
+        f"{attribute}: first at step {_format_mean(runs['first'], '.0f')}, stable from"
+        f" {_format_mean(runs['stable'], '.0f')} ({runs['stable'].count()} of {len(runs)} runs)."
+        for attribute, runs in ((name, half[half["attribute"] == name]) for name in order)
+    ]
     fell_back = int((half["stable"] > half["first"]).sum())
     never = int(half["stable"].isna().sum())
     numbers.append(
-        f"Stable minus first: {format_interval(delay, '+.0f')} steps;"
+        f"Stable minus first: {_format(delay, '+.0f')} steps;"
         f" {fell_back} of {len(half)} fell back once or more, {never} never stayed."
     )
     return Claim(
@@ -331,19 +271,17 @@ def mean_distance(steps: Float[np.ndarray, "draw run task"]) -> Float[np.ndarray
     return np.nanmean(gaps[..., first, second], axis=(-2, -1))
 
 
-def exchange_runs(
-    steps: Float[np.ndarray, "run task"], draws: int = DRAWS
-) -> Float[np.ndarray, "draw run task"]:
+def exchange_runs(steps: Float[np.ndarray, "run task"]) -> Float[np.ndarray, "draw run task"]:
     """Every task's crossings, exchanged between runs: what tasks of one run share is lost."""
     rng = np.random.default_rng(0)
-    return rng.permuted(np.broadcast_to(steps, (draws, *steps.shape)), axis=1)
+    return rng.permuted(np.broadcast_to(steps, (DRAWS, *steps.shape)), axis=1)
 
 
 def draw_crossings(
-    steps: Float[np.ndarray, "run task"], checkpoints: Sequence[float], draws: int = DRAWS
+    steps: Float[np.ndarray, "run task"], checkpoints: Sequence[float]
 ) -> Float[np.ndarray, "draw run task"]:
     """Every crossing at a random time of training, seen at the next checkpoint."""
-    times = np.random.default_rng(0).uniform(0, checkpoints[-1], (draws, *steps.shape))
+    times = np.random.default_rng(0).uniform(0, checkpoints[-1], (DRAWS, *steps.shape))
     seen = np.asarray(checkpoints, dtype=float)[np.searchsorted(checkpoints, times)]
     return np.where(np.isnan(steps), np.nan, seen)
 
@@ -378,8 +316,7 @@ def judge_distances(distances: pd.DataFrame, crossings: pd.DataFrame) -> Claim:
     """Is there a step at which many tasks rise together?"""
     row = distances.set_index("name")
     steps = {
-        name: format_interval((one["mean"], one["low"], one["high"]), ".0f")
-        for name, one in row.iterrows()
+        name: _format((one["mean"], one["low"], one["high"]), ".0f") for name, one in row.iterrows()
     }
     crossed = crossings.dropna(subset="stable")
     crowd = crossed.groupby(["seed", "stable"]).size() / crossed.groupby("seed").size()
@@ -428,7 +365,7 @@ def _distance_verdict(distances: pd.DataFrame) -> str:
 
 def judge_order(crossings: pd.DataFrame) -> Claim:
     """Does the probe rise before the answer?"""
-    full = select_full_crossings(crossings)
+    full = select_full_runs(crossings)
     pair = ["seed", "attribute"]
     probe = full[full["what"] == "readable"].set_index(pair)["stable"]
     answer = full[(full["what"] == "heard") & (full["rung"] == 3)].set_index(pair)["stable"]
@@ -444,7 +381,7 @@ def judge_order(crossings: pd.DataFrame) -> Claim:
         verdict = "the probe does not rise: it is up from step 0, before anything is learned"
     never = both.isna().sum()
     numbers = [
-        f"The answer follows the probe by {format_interval(delay, '+.0f')} steps"
+        f"The answer follows the probe by {_format(delay, '+.0f')} steps"
         f" (pairs with both: {len(both.dropna())} of {len(both)}).",
         f"The probe is stably up from step 0 in {from_start} of {len(both)} pairs;"
         f" it never stays up in {never['probe']}, the answer in {never['answer']}.",
@@ -480,11 +417,9 @@ def score_corpus_sizes(curves: pd.DataFrame) -> pd.DataFrame:
     scores = own.groupby([*RUN, "step", "condition"])["score"].mean().unstack("condition")
     rows = []
     for run, curve in scores.reset_index().groupby(RUN):
-        steps, audio = curve["step"].astype(float).tolist(), curve["audio"].to_numpy()
-        first, stable = crossing_steps(steps, audio >= HALF)
-        last = curve.iloc[-1]
-        ends = (last["audio"], last["shuffled"], last["silence"], audio[0])
-        rows.append((*run, first, stable, *ends))
+        crossed = crossing_steps(_steps(curve), curve["audio"].to_numpy() >= HALF)
+        ends = curve[["audio", *OTHER_AUDIO]].iloc[-1]
+        rows.append((*run, *crossed, *ends, curve["audio"].iloc[0]))
     columns = [*RUN, "first", "stable", "score", "shuffled", "silence", "untrained"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -505,7 +440,7 @@ def judge_corpus_size(scores: pd.DataFrame) -> Claim:
         for clips, runs in scores.groupby("clips")
     ]
     numbers.append(
-        f"Slope: {format_interval(slope, '+.0f')} steps per doubling"
+        f"Slope: {_format(slope, '+.0f')} steps per doubling"
         f" ({len(slopes)} seeds, {censored} runs censored)."
     )
     return Claim(

@@ -1,10 +1,10 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -15,29 +15,43 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments import rows
-from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks, spoken_world_tasks
+from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
-from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.audio_llm import AudioLLM, index_path
 from desta_lab.model.presets import Preset, hashed_fields
 from desta_lab.training import checkpoints, trainer
-from desta_lab.training import targets as target
 from desta_lab.training.features import FeatureStore, features_folder
+from desta_lab.training.targets import (
+    TOP_K,
+    Target,
+    generate_soft_targets,
+    label_target,
+    template_target,
+)
 from desta_lab.world import spoken, tables
 from desta_lab.world.describe import describe
 
 MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
 RUNS = ("self", "label")  # the two runs of the claim
-# facts that change nothing of what the untouched backbone reads; all other facts do
-BY_EAR = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
+# facts of the models that change nothing of what the untouched backbone reads
+AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
 VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 
+Item = TypeVar("Item")
 Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)
 
 
 def no_progress(stage: str) -> Callable[..., None]:
     """Report no progress."""
     return lambda *news: None
+
+
+def report_each(items: Sequence[Item], report: Callable[..., None]) -> Iterator[Item]:
+    """The items one by one; the number that are done is reported after each."""
+    for done, item in enumerate(items, 1):
+        yield item
+        report(done, len(items))
 
 
 class Experiment:
@@ -73,14 +87,25 @@ class Experiment:
         if corpus is not None and not isinstance(corpus, Corpus):
             corpus = tables.open_corpus(corpus)
         self.own_corpus = corpus
-        asked = corpus_tasks(corpus, preset.glass_box) if corpus else spoken_world_tasks()
+        asked = corpus_tasks(corpus, preset.glass_box)
         self.tasks, self.describe, self.values = asked.tasks, asked.describe, asked.values
-        self.preset = replace(preset, label=_pick_label(label, preset.label, list(self.values)))
+        label = label or (preset.label if preset.label in self.values else next(iter(self.values)))
+        if label not in self.values:
+            raise ValueError(
+                f"No clip is asked about {label!r}; the label is one of {', '.join(self.values)}."
+            )
+        self.preset = replace(preset, label=label)
         used = hashed_fields(replace(self.preset, minutes=None, memory_gb=None, disk_gb=None))
         about = Provenance(
             "costs", {"preset": used, "seed": seed, "corpus": corpus.hash if corpus else None}
         )
         self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{about.key}.json")
+
+    def figures_folder(self, name: str) -> Path:
+        """Where figures of this name go, with preset and corpus where they are not the usual."""
+        preset = [] if self.preset.name == "cpu" else [self.preset.name]
+        corpus = [self.own_corpus.name] if self.own_corpus else []
+        return self.root.parent / "figures" / "-".join([name, *preset, *corpus])
 
     # ---- parts ----
 
@@ -134,11 +159,14 @@ class Experiment:
         All training clips are in it, so that runs with fewer of them share the store.
         """
         clips = [*self.splits.clips["train"], *self.clips("validation"), *self.clips("test")]
-        encoder_sha256 = self.llm.provenance["encoder_sha256"]
-        folder = features_folder(self.root)
-        store = FeatureStore(folder, self.llm.encoder, encoder_sha256, self.corpus, clips)
         with self.costs.stage("features"):
-            store.compute(self.progress("features"))
+            return self.store_features(clips)
+
+    def store_features(self, clips: Sequence[Clip]) -> FeatureStore:
+        """Collective: encoder states of the tapped layers of some clips, found or computed."""
+        folder, sha256 = features_folder(self.root), self.llm.provenance["encoder_sha256"]
+        store = FeatureStore(folder, self.llm.encoder, sha256, self.corpus, clips)
+        store.compute(self.progress("features"))
         return store
 
     # ---- what determines a result ----
@@ -149,7 +177,7 @@ class Experiment:
 
     def text_provenance(self, kind: str, **facts: Any) -> Provenance:
         """The provenance of a result that depends on the untouched backbone alone."""
-        models = {name: v for name, v in self.llm.provenance.items() if name not in BY_EAR}
+        models = {name: v for name, v in self.llm.provenance.items() if name not in AUDIO_FACTS}
         return Provenance(kind, {**models, **facts})
 
     def _asked(self, test: Sequence[Clip], calibration: Sequence[Clip]) -> dict[str, Any]:
@@ -162,11 +190,6 @@ class Experiment:
         }
 
     # ---- targets and training rows ----
-
-    @property
-    def prompts(self) -> list[str]:
-        """The describing prompts that train."""
-        return list(PROMPTS[: self.preset.prompts])
 
     def _pairs(self, clips: Sequence[Clip]) -> list[tuple[str, str]]:
         """(description, prompt) of each clip."""
@@ -181,14 +204,14 @@ class Experiment:
     @property
     def targets_provenance(self) -> Provenance:
         """What determines the self-generated targets."""
-        how = {"max_new_tokens": rows.MAX_NEW_TOKENS, "top_k": target.TOP_K}
+        how = {"max_new_tokens": rows.MAX_NEW_TOKENS, "top_k": TOP_K}
         return self.text_provenance("targets", pairs=self._all_pairs, **how)
 
     @cached_property
     def targets(self) -> rows.Targets:
         """Collective: the backbone's own responses to the descriptions of all training clips."""
         write = partial(
-            target.generate_soft_targets,
+            generate_soft_targets,
             self.llm.backbone,
             self.preset.backbone,
             self.llm.provenance["backbone_sha256"],
@@ -207,37 +230,50 @@ class Experiment:
                 `label` (the value of one attribute), `template` (every attribute in a fixed form)
                 or `other` (another LLM's words).
         """
-        clips, soft = self.clips("train"), None
-        pairs = self._pairs(clips)
-        if kind == "label":
-            labels = rows.label_targets(clips, self.preset.label, self.tasks)
-            clips, targets = [clip for clip in clips if clip.id in labels], list(labels.values())
-        elif kind == "template":
-            asked = zip(clips, pairs, strict=True)
-            targets = [
-                target.template_target(clip, prompt, self.values, self.describe)
-                for clip, (_, prompt) in asked
-            ]
-        elif kind == "other":
-            self._check_other_writer()
-            targets = rows.nano_targets(pairs)
-        else:
-            written = self.targets.of_pairs(pairs)
-            targets, soft = written.rows, written.soft if kind == "self" else None
+        train = self.clips("train")
+        pairs = self._pairs(train)
+        clips, targets = self.targets_of_kind(kind, train, pairs)
+        soft = self.targets.of_pairs(pairs).soft if kind == "self" else None
         name = self.own_corpus.name if self.own_corpus else "spoken"
         return rows.build_rows(clips, targets, name, self.preset.transcript), soft
 
-    @property
-    def nano_writes(self) -> bool:
-        """Whether the nano LLM can write the targets of another LLM."""
-        return rows.can_nano_write(self.describe is describe, self.preset.glass_box)
+    def targets_of_kind(
+        self, kind: str, clips: Sequence[Clip], pairs: rows.Pairs
+    ) -> tuple[Sequence[Clip], list[Target]]:
+        """The clips that have a target of a kind, and their targets.
 
-    def _check_other_writer(self) -> None:
+        Args:
+            kind: as for `training_rows`; a clip without the label's attribute has no label.
+            pairs: the (description, prompt) of each clip.
+
+        Raises:
+            ValueError: the nano LLM, which is the other writer, cannot write here.
+        """
+        label = self.preset.label
+        if kind == "label":
+            clips = [clip for clip in clips if label in clip.attributes]
+            question = next(task.question for task in self.tasks if task.name == f"ask_{label}")
+            return clips, [label_target(clip, label, question) for clip in clips]
+        if kind == "template":
+            asked = zip(clips, pairs, strict=True)
+            return clips, [
+                template_target(clip, prompt, self.values, self.describe)
+                for clip, (_, prompt) in asked
+            ]
+        if kind != "other":
+            return clips, self.targets.of_pairs(pairs).rows
         if not self.nano_writes:
             raise ValueError(
                 "The other LLM is nano; take the spoken world and another backbone, such as "
                 "preset cpu."
             )
+        return clips, rows.nano_targets(pairs)
+
+    @property
+    def nano_writes(self) -> bool:
+        """Whether nano can be the other writer: of its own world, beside another backbone."""
+        own_world = self.describe is describe and weights.NANO_FOLDER.is_dir()
+        return own_world and not self.preset.glass_box
 
     # ---- runs ----
 
@@ -260,7 +296,7 @@ class Experiment:
             **self.llm.provenance,
             "target": kind,
             "targets": sources[kind],
-            "prompts": self.prompts,
+            "prompts": list(PROMPTS[: self.preset.prompts]),
             "train_config": asdict(self.train_config),
             "corpus": self.corpus.hash,
             "train": self.preset.train,
@@ -422,31 +458,19 @@ class Experiment:
             "reading the description": (read, None),
             "without the clip": (chat.description_messages("", question), None),
         }
-        answers = [answer_once(self.llm, *how) for how in given.values()]
-        return pd.DataFrame({"condition": list(given), "answer": answers})
-
-
-def answer_once(llm: AudioLLM, messages: Any, audio_embeddings: Any) -> str:
-    """The greedy answer to one conversation; without audio embeddings, the untouched backbone's."""
-    slots = 0 if audio_embeddings is None else llm.queries
-    stream = chat.build_stream(llm.backbone.tokenizer, messages, slots)
-    ids = llm.generate_ids([stream], audio_embeddings, max_new_tokens=32)
-    return llm.backbone.decode(ids[0])
+        rows = []
+        for condition, (messages, embeddings) in given.items():
+            slots = 0 if embeddings is None else self.llm.queries
+            stream = chat.build_stream(self.llm.backbone.tokenizer, messages, slots)
+            ids = self.llm.generate_ids([stream], embeddings, max_new_tokens=32)
+            rows.append((condition, self.llm.backbone.decode(ids[0])))
+        return pd.DataFrame(rows, columns=["condition", "answer"])
 
 
 def are_enough(clips: list[Clip]) -> bool:
     """Whether clips and speakers are enough for an interval over speakers."""
     count, speakers = clip_counts(clips)
     return count >= MIN_CLIPS and speakers >= MIN_SPEAKERS
-
-
-def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
-    label = label or (default if default in attributes else attributes[0])
-    if label not in attributes:
-        raise ValueError(
-            f"No clip is asked about {label!r}; the label is one of {', '.join(attributes)}."
-        )
-    return label
 
 
 def newest_run(root: Path | None = None) -> Path:
@@ -456,10 +480,10 @@ def newest_run(root: Path | None = None) -> Path:
         FileNotFoundError: there is no run; the message says how to make one.
     """
     runs = (root or weights.models_dir().parent) / "runs"
-    lists = list(runs.glob("*-self-*/checkpoints/checkpoints.json"))
-    if not lists:
+    trained = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
+    if not trained:
         raise FileNotFoundError(
             f"{runs}: no finished run here; make one with `python -m desta_lab quickstart`."
         )
-    judged = [path for path in lists if (path.parents[1] / VERDICT).exists()]
-    return max(judged or lists, key=lambda path: path.stat().st_mtime).parents[1]
+    judged = [run for run in trained if (run / VERDICT).exists()]
+    return max(judged or trained, key=lambda run: index_path(run).stat().st_mtime)

@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from desta_lab.evaluation.statistics import Interval, interval_ends, mean_interval, resample_rows
+from desta_lab.evaluation.statistics import (
+    Interval,
+    format_interval,
+    interval_ends,
+    mean_interval,
+    resample_rows,
+)
 from desta_lab.experiments.studies import Study
 from desta_lab.views import study_figures
 
@@ -33,9 +39,7 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         near = min(abs(self.low), abs(self.high)) < 0.005  # digits that tell the side of 0
-        digits = 3 if near else 2
-        mean, low, high = (f"{value:+.{digits}f}" for value in self[1:4])
-        return f"{mean} [{low}, {high}]" if self.seeds > 1 else f"{mean} (one seed)"
+        return format_interval(self[1:4], "+.3f" if near else "+.2f", " (one seed)")
 
 
 def scores_by_arm(table: pd.DataFrame, rung: int = 3, condition: str = "audio") -> pd.DataFrame:
@@ -164,10 +168,8 @@ def _state_curve(curve: Curve | None, study: Study) -> str:
             "No curve: it takes four amounts, three seeds that have them all, and a fit that "
             "converges."
         )
-    top, half, slope = (
-        f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-        for (value, low, high), digits in zip(curve[:3], (2, 0, 1), strict=True)
-    )
+    forms = zip(curve[:3], (".2f", ".0f", ".1f"), strict=True)
+    top, half, slope = (format_interval(interval, form) for interval, form in forms)
     unit = "clips" if study.amount == "train" else study.amount
     if curve.is_determined:
         return (

@@ -7,7 +7,7 @@ audio condition it is given the clip.
 
 import itertools
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ from desta_lab.world.describe import describe
 MIN_OBEYED = 0.5  # the untouched backbone obeys so often when asked, and less often when not
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of what adapters have learned, at test time
 DESCRIPTIONS = 4  # whose answers by the untouched backbone measure perplexity
+EACH = 2  # items of a question under a constraint
+MAX_NEW_TOKENS, BATCH = 24, 64
+
+COLUMNS = ["attribute", "condition", "score"]
+Row = tuple[str, str, float]  # of these columns
 
 # constraint → words and arguments; the nano LLM was taught six of them
 WORDINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -91,19 +96,13 @@ class Instruction:
         return constraints.is_obeyed(self.constraint, answer, **WORDINGS[self.constraint][1])
 
 
-def make_instructions(
-    clips: Sequence[Clip],
-    questions: Sequence[str],
-    each: int = 2,
-    only: Collection[str] = tuple(WORDINGS),
-) -> list[Instruction]:
-    """Every question under every constraint, `each` times, about one clip after the other."""
-    wanted = itertools.product(range(each), WORDINGS, questions)
-    items = [
+def make_instructions(clips: Sequence[Clip], questions: Sequence[str]) -> list[Instruction]:
+    """Every question under every constraint, `EACH` times, about one clip after the other."""
+    wanted = itertools.product(range(EACH), WORDINGS, questions)
+    return [
         Instruction(clip, question, constraint)
         for clip, (_, constraint, question) in zip(itertools.cycle(clips), wanted, strict=False)
     ]
-    return [item for item in items if item.constraint in only]
 
 
 def answer_instructions(
@@ -112,8 +111,6 @@ def answer_instructions(
     audio_embeddings: Float[Tensor, "item query d_llm"] | None = None,
     *,
     stated: bool = True,
-    max_new_tokens: int = 24,
-    batch: int = 64,
 ) -> pd.DataFrame:
     """Columns clip, question, constraint, `answer` and `obeyed` (0 or 1), by the backbone as it is.
 
@@ -121,42 +118,28 @@ def answer_instructions(
         audio_embeddings: of every item's clip; without them the description is read.
         stated: whether the constraint is stated; what is obeyed without it follows nothing.
     """
-    answers: list[str] = []
-    for first in range(0, len(items), batch):
-        some = items[first : first + batch]
-        texts = [item.text if stated else item.question for item in some]
+
+    def ask(item: Instruction) -> chat.TokenStream:
+        text = item.text if stated else item.question
         if audio_embeddings is None:
-            ids = _read_and_answer(llm, some, texts, max_new_tokens, batch)
+            messages = chat.description_messages(describe(item.clip.attributes), text)
+            return chat.build_stream(llm.backbone.tokenizer, messages, 0)
+        return chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(text), llm.queries)
+
+    rows = []
+    for first in range(0, len(items), BATCH):
+        some = items[first : first + BATCH]
+        streams = [ask(item) for item in some]
+        if audio_embeddings is None:  # the AudioLLM would untune the backbone
+            answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
         else:
-            heard = [chat.audio_messages(text) for text in texts]
-            streams = [chat.build_stream(llm.backbone.tokenizer, m, llm.queries) for m in heard]
-            embeddings = audio_embeddings[first : first + batch]
-            ids = llm.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens)
-        answers += [llm.backbone.decode(row) for row in ids]
-    rows = [
-        (item.clip.id, item.question, item.constraint, answer, float(item.is_obeyed(answer)))
-        for item, answer in zip(items, answers, strict=True)
-    ]
+            embeddings = audio_embeddings[first : first + BATCH]
+            answers = llm.generate_ids(streams, embeddings, max_new_tokens=MAX_NEW_TOKENS)
+        for item, ids in zip(some, answers, strict=True):
+            answer = llm.backbone.decode(ids)
+            asked = (item.clip.id, item.question, item.constraint)
+            rows.append((*asked, answer, float(item.is_obeyed(answer))))
     return pd.DataFrame(rows, columns=["clip", "question", "constraint", "answer", "obeyed"])
-
-
-def _read_and_answer(
-    llm: AudioLLM,
-    items: Sequence[Instruction],
-    texts: Sequence[str],
-    max_new_tokens: int,
-    batch: int,
-) -> list[tuple[int, ...]]:
-    """Answers in the text condition by the backbone as it is; the AudioLLM would untune it."""
-    streams = [
-        chat.build_stream(
-            llm.backbone.tokenizer,
-            chat.description_messages(describe(item.clip.attributes), text),
-            0,
-        )
-        for item, text in zip(items, texts, strict=True)
-    ]
-    return llm.backbone.generate_ids(streams, max_new_tokens, batch)
 
 
 def rate_constraints(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFrame:
@@ -203,13 +186,13 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     own_answers = write_own_answers(experiment)
     with experiment.llm.backbone.untuned():
         before = target_perplexity(experiment.llm.backbone, own_answers)
-    parts = [score_above_chance(scores), baseline, _row("perplexity", "untouched", before)]
+    baseline.append(("perplexity", "untouched", before))
+    parts = [score_above_chance(scores), pd.DataFrame(baseline, columns=COLUMNS)]
     for share in SHARES if cell.preset.tuning.startswith("lora") else (1.0,):
         experiment.llm.backbone.scale_adapters(share)
-        now = [
-            _row("perplexity", "text", target_perplexity(experiment.llm.backbone, own_answers)),
-            *_following(experiment, items),
-        ]
+        surprise = target_perplexity(experiment.llm.backbone, own_answers)
+        rows = [("perplexity", "text", surprise), *_following(experiment, items)]
+        now = [pd.DataFrame(rows, columns=COLUMNS)]
         if share != 1:
             controls = scores[scores["condition"] != "audio"]
             table = score_above_chance(pd.concat([score_by_ear(experiment), controls]))
@@ -218,7 +201,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     return trained.result(pd.concat(parts, ignore_index=True), begin)
 
 
-def _baseline(experiment: Experiment) -> tuple[list[Instruction], pd.DataFrame]:
+def _baseline(experiment: Experiment) -> tuple[list[Instruction], list[Row]]:
     """The instructions that count, and what the untouched backbone and a bare label obey."""
     clips = experiment.clips("test")
     questions = [task.question for task in experiment.tasks if task.rung == 3]
@@ -228,37 +211,27 @@ def _baseline(experiment: Experiment) -> tuple[list[Instruction], pd.DataFrame]:
     items = [item for item in items if item.constraint in set(counted["constraint"])]
     label = experiment.preset.label
     bare = np.mean([item.is_obeyed(item.clip.attributes[label]) for item in items])
-    rows = [
-        _row(rate.constraint, condition, getattr(rate, condition))
-        for rate in rates.itertuples()
-        for condition in ("untouched", "unasked")
+    asked = ("untouched", "unasked")
+    rows: list[Row] = [
+        (rate["constraint"], name, rate[name]) for _, rate in rates.iterrows() for name in asked
     ]
-    for condition in ("untouched", "unasked"):
-        rows.append(_row("following", condition, counted[condition].mean()))
-    rows.append(_row("following", "label", float(bare)))
-    return items, pd.concat(rows)
+    rows += [("following", condition, counted[condition].mean()) for condition in asked]
+    return items, [*rows, ("following", "label", float(bare))]
 
 
-def _following(experiment: Experiment, items: Sequence[Instruction]) -> list[pd.DataFrame]:
+def _following(experiment: Experiment, items: Sequence[Instruction]) -> list[Row]:
     """How often each constraint is obeyed in text and by ear, and their mean."""
     clips = experiment.clips("test")
-    row_of = {clip.id: row for row, clip in enumerate(clips)}
     features = experiment.features[[clip.id for clip in clips]]
     embeddings = conditions.embed_clips(experiment.llm, features)
-    rows = []
-    for condition, given in (
-        ("text", None),
-        ("audio", embeddings[[row_of[item.clip.id] for item in items]]),
-    ):
+    heard = embeddings[[clips.index(item.clip) for item in items]]
+    rows: list[Row] = []
+    for condition, given in (("text", None), ("audio", heard)):
         answers = answer_instructions(experiment.llm, items, given)
         obeyed = answers.groupby("constraint")["obeyed"].mean()
-        rows += [_row(str(name), condition, score) for name, score in obeyed.items()]
-        rows.append(_row("following", condition, obeyed.mean()))
+        rows += [(str(name), condition, score) for name, score in obeyed.items()]
+        rows.append(("following", condition, obeyed.mean()))
     return rows
-
-
-def _row(attribute: str, condition: str, score: float) -> pd.DataFrame:
-    return pd.DataFrame([{"attribute": attribute, "condition": condition, "score": score}])
 
 
 def write_own_answers(experiment: Experiment) -> list[Target]:
@@ -292,8 +265,8 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
         `learned` is rung 3 above chance. The arm `control` holds the connector at step 0
         (`untrained`), the text `oracle`, and the `bare label` as the answer to everything.
     """
-    whole = table["attribute"].isin(["following", "perplexity", "all"])
-    used = table[whole & ((table["rung"] == 3) | table["rung"].isna())]
+    kept = table["attribute"].isin(["following", "perplexity", "all"])
+    used = table[kept & ((table["rung"] == 3) | table["rung"].isna())]
     wide = used.pivot_table(
         index=["arm", "seed", "share"],
         columns=["attribute", "condition"],
@@ -303,38 +276,28 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
     seeds = ["arm", "seed"]  # the untouched backbone's numbers stand at share 1 alone
     before = wide["following", "untouched"].groupby(seeds).transform("max")
     perplexity = wide["perplexity", "untouched"].groupby(seeds).transform("max")
-    arms = {
+    measures = {
         "forgotten": forgetting_rate(wide["following", "text"], before),
         "by ear": forgetting_rate(wide["following", "audio"], before),
         "perplexity": wide["perplexity", "text"] / perplexity,
         "learned": wide["all", "audio"],
     }
-    rows = [
-        scores.rename("score").reset_index().assign(measure=measure)
-        for measure, scores in arms.items()
-    ]
-    found = pd.concat(rows)
-    found["kind"] = found["arm"].str.split(", ").str[1]
+    rows = []
+    for measure, scores in measures.items():
+        found = scores.rename("score").reset_index()
+        rows.append(found.assign(measure=measure, kind=found["arm"].str.split(", ").str[1]))
     controls = {
         ("learned", "untrained"): wide["all", "untrained"],
         ("learned", "oracle"): wide["all", "oracle"],
         ("forgotten", "bare label"): forgetting_rate(wide["following", "label"], before),
     }
-    lines = [_control(*key, scores) for key, scores in controls.items()]
-    return _means_over_seeds(pd.concat([found, *lines], ignore_index=True))
-
-
-def _control(measure: str, kind: str, scores: pd.Series) -> pd.DataFrame:
-    means = scores.groupby("seed").mean().rename("score").reset_index()
-    return means.assign(arm="control", measure=measure, kind=kind, share=1.0)
-
-
-def _means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    for (measure, kind), scores in controls.items():
+        means = scores.groupby("seed").mean().rename("score").reset_index()
+        rows.append(means.assign(arm="control", measure=measure, kind=kind, share=1.0))
     groups = ["arm", "kind", "share", "measure"]
-    means = add_mean_interval(table.dropna(subset=["score"]), groups)
-    return means.drop_duplicates(groups)[[*groups, "mean", "seeds", "low", "high"]].reset_index(
-        drop=True
-    )
+    whole = pd.concat(rows, ignore_index=True).dropna(subset=["score"])
+    means = add_mean_interval(whole, groups).drop_duplicates(groups)
+    return means[[*groups, "mean", "seeds", "low", "high"]].reset_index(drop=True)
 
 
 def rates_per_constraint(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Frozen parts that nobody releases: smaller nano LLMs, and a Whisper with redrawn weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,6 @@ MAKERS: dict[str, Maker] = {
     "nano-96x3": small_nano(96, 3),
     "whisper-tiny.en-redrawn": redraw_whisper,
 }
-
-
-def list_missing(parts: Iterable[str], models: Path) -> list[str]:
-    """The parts that were not made yet."""
-    return [part for part in parts if not (models / part / "config.json").exists()]
 
 
 def make_part(name: str, models: Path, progress: Progress) -> None:

@@ -15,10 +15,10 @@ from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites
 from desta_lab.cache import Provenance, find_or_make
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress
+from desta_lab.experiments.experiment import Experiment, report_each
 from desta_lab.experiments.inside_tables import BATCH, SIZES, TABLES
 from desta_lab.training import checkpoints
-from desta_lab.training.features import FeatureStore, features_folder
+from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe
@@ -35,21 +35,16 @@ class Inside:
     `clips`: `calibration` and `scored` have other speakers.
 
     Args:
-        experiment: the run is found on disk, or trained first. kind: which of its runs: `self` or
-        `label`. out: where figures go; `figures/inside` by default, with the preset's name where
-        that is not `cpu`.
+        experiment: the run is found on disk, or trained first.
+        kind: which of its runs: `self` or `label`.
+        out: where figures go; `experiment.figures_folder("inside")` by default.
 
     Raises:
         ValueError: the run was trained on another corpus than the spoken world.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        kind: str = "self",
-        *,
-        out: Path | None = None,
-        progress: Progress = no_progress,
+        self, experiment: Experiment, kind: str = "self", *, out: Path | None = None
     ) -> None:
         corpus = experiment.corpus
         if experiment.describe is not describe:
@@ -57,9 +52,8 @@ class Inside:
                 f"{corpus.folder}: the analysis asks about the attributes and spans of the spoken"
                 " world, which this corpus lacks; look into a run of the spoken world."
             )
-        self.experiment, self.progress = experiment, progress
-        own = "" if experiment.preset.name == "cpu" else f"-{experiment.preset.name}"
-        self.out = out or experiment.root.parent / "figures" / f"inside{own}"
+        self.experiment, self.progress = experiment, experiment.progress
+        self.out = out or experiment.figures_folder("inside")
         self.folder, self.llm = experiment.train(kind), experiment.llm
         listed = {one["step"]: one["sha256"] for one in checkpoints.list_checkpoints(self.folder)}
         self.checkpoints = {step: listed[step] for step in pick_evenly(sorted(listed), CHECKPOINTS)}
@@ -98,15 +92,7 @@ class Inside:
     @cached_property
     def features(self) -> FeatureStore:
         """Encoder states of all clips."""
-        store = FeatureStore(
-            features_folder(self.experiment.root),
-            self.llm.encoder,
-            self.llm.provenance["encoder_sha256"],
-            self.experiment.corpus,
-            self.clips,
-        )
-        store.compute(self.progress("features"))
-        return store
+        return self.experiment.store_features(self.clips)
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
@@ -135,10 +121,9 @@ class Inside:
             mel = audio.log_mel(self.read_waves(rows), encoder.seconds, encoder.mel_bins)
             return mel, self.encoder_states(rows)
 
-        def capture() -> Sites:
-            return capture_fixed_sites(self.llm, map(inputs, self._batches("spectrograms")))
-
-        return self._find_or_capture(None, capture)
+        return self._find_or_capture(
+            None, lambda: capture_fixed_sites(self.llm, map(inputs, self._batches("spectrograms")))
+        )
 
     @contextmanager
     def at_checkpoint(self, step: int) -> Iterator[None]:
@@ -150,11 +135,9 @@ class Inside:
             checkpoints.load_checkpoint(self.folder, self.llm, self.last)
 
     def _batches(self, stage: str) -> Iterator[list[int]]:
-        report, count = self.progress(stage), len(self.clips)
-        for first in range(0, count, BATCH):
-            end = min(first + BATCH, count)
-            yield list(range(first, end))
-            report(end, count)
+        rows = range(len(self.clips))
+        batches = [list(rows[first : first + BATCH]) for first in rows[::BATCH]]
+        return report_each(batches, self.progress(stage))
 
     # ---- results ----
 
@@ -176,10 +159,8 @@ class Inside:
 
     def run(self) -> dict[str, pd.DataFrame]:
         """Compute every table and save every figure."""
-        report, tables = self.progress("analysis"), {}
-        for done, name in enumerate(TABLES, 1):
-            tables[name] = self.table(name)
-            report(done, len(TABLES))
+        names = report_each(list(TABLES), self.progress("analysis"))
+        tables = {name: self.table(name) for name in names}
         facts = {
             "run": self.folder.name,
             "checkpoints": self.checkpoints,

@@ -13,6 +13,7 @@ from desta_lab.analysis import attention, attribution, capture, evidence, geomet
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import bootstrap_interval, interval_table
+from desta_lab.experiments.experiment import report_each
 from desta_lab.model import chat
 from desta_lab.views.representation_figures import thin_sites
 from desta_lab.world.attributes import NEUTRAL
@@ -46,9 +47,9 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
     for step in inside.checkpoints:
         found = inside.sites(step).items()
         probed += [(step, name, site) for name, site in found if not name.startswith("scores")]
-    report, tables = inside.progress("probes"), []
     asked = {inside.task(attribute).name: attribute for attribute in inside.labels}
-    for done, (step, name, site) in enumerate(probed, 1):
+    tables = []
+    for step, name, site in report_each(probed, inside.progress("probes")):
         family, _, question = name.partition(": ")  # an answer site belongs to one question
         if question and question not in asked:
             continue
@@ -56,7 +57,6 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
         features = capture.pool_over_time(site).numpy()
         measured = probes.fit_probes(features, labels, inside.speakers, folds)
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
-        report(done, len(probed))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -113,11 +113,10 @@ def compare_checkpoints(inside: "Inside") -> pd.DataFrame:
 
 def map_embeddings(inside: "Inside") -> pd.DataFrame:
     """Maps of the audio embeddings at every checkpoint, with trustworthiness and attributes."""
-    report, embeddings, tables = inside.progress("maps"), _flat_embeddings(inside), []
-    for done, method in enumerate(("pca", "umap"), 1):
+    embeddings, tables = _flat_embeddings(inside), []
+    for method in report_each(("pca", "umap"), inside.progress("maps")):
         points, trust = geometry.map_clips(embeddings, method, MAP_SEEDS)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
-        report(done, 2)
     clips = [{"row": i, "clip": clip.id, **clip.attributes} for i, clip in enumerate(inside.clips)]
     return pd.concat(tables, ignore_index=True).merge(pd.DataFrame(clips), on="row")
 
@@ -204,13 +203,11 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     windows = attribution.window_cases(llm, task, values, inside.read_waves(rows))
     asked = [(method, "queries", queries) for method in attribution.METHODS]
     asked += [(method, "windows", windows) for method in ("ablation", "shapley")]
-    report = inside.progress("attribution")
-    for done, (method, parts, cases) in enumerate(asked, 1):
+    for method, parts, cases in report_each(asked, inside.progress("attribution")):
         found = attribution.attribute(method, cases, samples=SIZES["orders"]).values
         if parts == "queries":
             found = attribution.queries_to_frames(found, looks)
         profiles[f"{method.replace('_', ' ')}, {parts}"] = found
-        report(done, len(asked))
     with inside.at_checkpoint(0):
         untrained = attention.query_attention_over_time(llm.connector, states)
     return {**profiles, "query attention, untrained": untrained.mean(1)}
@@ -376,8 +373,8 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
         random = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed=0)
         for kind, told in (("erased", labels), ("random direction", random.tolist())):
             variants.append((attribute, kind, lens.erase_attribute(embeddings, train, told)))
-    report, tables = inside.progress("erasing"), []
-    for done, (erased, kind, changed) in enumerate(variants, 1):
+    tables = []
+    for erased, kind, changed in report_each(variants, inside.progress("erasing")):
         judged = evaluate(
             inside.llm,
             inside.tasks,
@@ -390,7 +387,6 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
         judged = judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
         accuracy = probes.summarise_accuracy(judged, ["asked"])
         tables.append(accuracy.assign(erased=erased, kind=kind))
-        report(done, len(variants))
     return pd.concat(tables, ignore_index=True)
 
 

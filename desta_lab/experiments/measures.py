@@ -14,7 +14,7 @@ from filelock import FileLock
 from desta_lab import cache
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.evaluate import evaluate
-from desta_lab.experiments.cells import RUNGS, Cell
+from desta_lab.experiments.cells import SCORED_RUNGS, Cell
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.rows import WRITTEN
 from desta_lab.training import checkpoints
@@ -75,20 +75,20 @@ def score_last_step(trained: TrainedCell) -> pd.DataFrame:
         table = score_by_ear(experiment)
         return table[table["condition"] == "audio"].assign(condition="untrained")
 
-    facts = experiment.score_provenance(first).facts
-    provenance = cache.Provenance("scores", {**facts, "rungs": RUNGS, "condition": "untrained"})
+    how = {"rungs": SCORED_RUNGS, "condition": "untrained"}
+    provenance = experiment.score_provenance(first).derive("scores", **how)
     untrained = cache.find_or_make(experiment.root, provenance, score_untrained)
     oracle = experiment.oracle()
     checkpoints.load_checkpoint(folder, experiment.llm, last["step"])
     scores = score_by_ear(experiment)
-    return pd.concat([scores, untrained, oracle[oracle["rung"].isin(RUNGS)]])
+    return pd.concat([scores, untrained, oracle[oracle["rung"].isin(SCORED_RUNGS)]])
 
 
 def score_by_ear(experiment: Experiment) -> pd.DataFrame:
     """The scores of a cell's rungs by ear, with the model as it is now."""
     return evaluate(
         experiment.llm,
-        [task for task in experiment.tasks if task.rung in RUNGS],
+        [task for task in experiment.tasks if task.rung in SCORED_RUNGS],
         experiment.clips("test"),
         experiment.clips("validation"),
         experiment.features,

@@ -4,7 +4,6 @@ card.
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import desta_lab
 from desta_lab import cache, processes
 from desta_lab.evaluation import verdict
+from desta_lab.evaluation.conditions import ORACLE
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import (
     MIN_CLIPS,
@@ -24,23 +24,22 @@ from desta_lab.experiments.experiment import (
     Experiment,
     are_enough,
 )
-from desta_lab.experiments.quickstart_figures import save_figures
-from desta_lab.experiments.rows import targets_by_kind
+from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
+from desta_lab.views.saving import save_figure
 from desta_lab.world.describe import attribute_coverage
 
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
-CONTROLS = ("oracle", "shuffled", "silence", "untrained")
+BESIDE_AUDIO = (ORACLE, *verdict.CONTROLS)  # conditions that the card shows beside it
 
 
 def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str, Any]:
     """Collective: train both runs, score and judge them; figures and card go to a folder.
 
     Args:
-        out: the folder; `figures/quickstart` by default, with the preset and the corpus in its
-            name where they are not the usual ones.
+        out: the folder; `experiment.figures_folder("quickstart")` by default.
 
     Returns:
         The result that the card shows, with `seconds_now`, what this call took.
@@ -49,7 +48,7 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
         ValueError: the backbone can answer no question about a corpus that was brought.
     """
     begin = time.perf_counter()
-    out = out or default_folder(experiment)
+    out = out or experiment.figures_folder("quickstart")
     if experiment.own_corpus and not experiment.able_attributes():  # before minutes of training
         raise ValueError(_no_able_attribute(experiment))
     table = experiment.score_table()
@@ -61,16 +60,6 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
             result = write_report(experiment, table, folders, out)
         result = processes.broadcast(result)
     return {**result, "seconds_now": time.perf_counter() - begin}
-
-
-def default_folder(experiment: Experiment) -> Path:
-    """Where figures and card go when nothing else is said."""
-    parts = ["quickstart"]
-    if experiment.preset.name != "cpu":
-        parts.append(experiment.preset.name)
-    if experiment.own_corpus:
-        parts.append(experiment.own_corpus.name)
-    return experiment.root.parent / "figures" / "-".join(parts)
 
 
 def write_report(
@@ -87,23 +76,16 @@ def write_report(
     complete = verdict.add_untrained(table)
     rungs = verdict.score_per_rung(verdict.split_label_run(complete, experiment.preset.label))
     tasks = verdict.score_per_task(complete)
-    hashes, costs = _hashes(experiment, folders), experiment.costs.total()
-    provenance = {
-        "preset": asdict(experiment.preset),
-        "seeds": [experiment.seed],
-        "hashes": hashes,
-        "versions": _versions(),
-    }
-    figures = save_figures(
-        experiment,
-        rungs,
-        tasks,
-        compared,
-        folders["self"],
-        _headline(experiment, judged, tasks),
-        out,
-        provenance,
-    )
+    costs = experiment.costs.total()
+    about = {"hashes": _hashes(experiment, folders), "versions": _versions()}
+    provenance = {"preset": asdict(experiment.preset), "seeds": [experiment.seed], **about}
+    headline = _headline(experiment, judged, tasks)
+    checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
+    drawn = draw_figures(experiment, rungs, tasks, compared, headline)
+    figures = [
+        (str(save_figure(figure, out, name, provenance=provenance)), alt)
+        for name, (figure, alt) in drawn.items()
+    ]
     result = {
         "title": "Does one self-generated task teach the others?",
         "preset": experiment.preset.name,
@@ -114,8 +96,7 @@ def write_report(
         "targets": {name: compared[name] for name in ("perplexity", "coverage")},
         "stages": costs["seconds"],
         "peak_memory_gb": costs["peak_memory_gb"],
-        "versions": provenance["versions"],
-        "hashes": hashes,
+        **about,
         "notes": _notes(experiment, table, compared),
         "figures": figures,
     }
@@ -132,12 +113,10 @@ def write_report(
 
 def judge(experiment: Experiment, table: pd.DataFrame) -> verdict.Verdict:
     """The verdict of the claim; on a corpus that is too small, the numbers without a verdict."""
-    judged, test = verdict.judge_claim(table, experiment.preset.label), experiment.clips("test")
     disjoint = experiment.splits.disjoint_speakers
-    if not disjoint:
-        rule = judged.rule.replace("on speakers never", "on clips never")
-        judged = replace(judged, rule=rule.replace("over speakers", "over clips"))
-    able = _able_rung_3(experiment, table)
+    units = "speakers" if disjoint else "clips"
+    judged = verdict.judge_claim(table, experiment.preset.label, units=units)
+    test, able = experiment.clips("test"), experiment.able_attributes()
     if not experiment.own_corpus or (are_enough(test) and len(able) > 1):
         return judged
     clips, speakers = clip_counts(test)
@@ -147,11 +126,6 @@ def judge(experiment: Experiment, table: pd.DataFrame) -> verdict.Verdict:
         "2 attributes at least."
     )
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
-
-
-def _able_rung_3(experiment: Experiment, table: pd.DataFrame) -> list[str]:
-    able = verdict.able_tasks(table)
-    return [task.name for task in experiment.tasks if task.rung == 3 and task.name in able]
 
 
 def _no_able_attribute(experiment: Experiment) -> str:
@@ -196,16 +170,19 @@ def _compare_targets(experiment: Experiment) -> dict[str, Any]:
 
 
 def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
-    """A target of every kind for every description, to compare."""
-    return targets_by_kind(
-        experiment.targets.rows,
-        experiment.splits.clips["train"],
-        experiment.preset.label,
-        experiment.tasks,
-        experiment.values,
-        experiment.describe,
-        experiment.nano_writes,
-    )
+    """A target of every kind for every description that the backbone wrote about, to compare."""
+    describe, train = experiment.describe, experiment.splits.clips["train"]
+    clip_of = {describe(clip.attributes): clip for clip in reversed(train)}
+    pairs = [(row.description, row.prompt) for row in experiment.targets.rows]
+    clips = [clip_of[description] for description, _ in pairs]
+    found = {}
+    for kind in ("self", "label", "template", *["other"] * experiment.nano_writes):
+        known, targets = experiment.targets_of_kind(kind, clips, pairs)
+        found[kind] = [
+            replace(target, description=describe(clip.attributes))
+            for clip, target in zip(known, targets, strict=True)
+        ]
+    return found
 
 
 # ---- the card ----
@@ -294,32 +271,12 @@ def _tasks_side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[s
     last = tasks["step"].max()
     here = tasks[tasks["step"] == last].set_index(["measure", "run", "condition", "task"])
     here = here.sort_index()
+    own = here.loc["calibrated", "self"]
     audio = (table["step"] == last) & (table["run"] == "self") & (table["condition"] == "audio")
     words = table[audio].groupby("task")[["free_form", "obeyed", "logprob"]].mean()
-    rows = []
-    for task in here.loc[("calibrated", "self", "audio")].index:
-        own = here.loc[("calibrated", "self", "audio", task)]
-        rows.append(
-            {
-                "task": task,
-                "rung": int(own["rung"]),
-                "attribute": own["attribute"],
-                "counted": bool(own["counted"]),
-                **{name: own[name] for name in ("accuracy", "low", "high")},
-                "raw": here.loc[("raw", "self", "audio", task), "accuracy"],
-                **words.loc[task].to_dict(),
-                "chance": own["chance"],
-                **_accuracies(here, task, "self", CONTROLS),
-                "label_run": here.loc[("calibrated", "label", "audio", task), "accuracy"],
-            }
-        )
-    return sorted(rows, key=lambda row: (row["rung"], row["task"]))
-
-
-def _accuracies(
-    tasks: pd.DataFrame, task: str, run: str, conditions: Sequence[str]
-) -> dict[str, float]:
-    return {
-        condition: tasks.loc[("calibrated", run, condition, task), "accuracy"]
-        for condition in conditions
-    }
+    rows = own.loc["audio", ["rung", "attribute", "counted", "accuracy", "low", "high"]]
+    rows = rows.assign(raw=here["accuracy"].loc["raw", "self", "audio"]).join(words)
+    beside = {condition: own["accuracy"].loc[condition] for condition in BESIDE_AUDIO}
+    label_run = here["accuracy"].loc["calibrated", "label", "audio"]
+    rows = rows.assign(chance=own.loc["audio", "chance"], **beside, label_run=label_run)
+    return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")

@@ -1,6 +1,5 @@
 """The figures of the main job, drawn from its tables and from the connector at the last step."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,53 +8,29 @@ from desta_lab import audio
 from desta_lab.analysis.attention import query_attention_over_time
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.training import checkpoints
 from desta_lab.training.targets import token_evidence
 from desta_lab.views import claim_figures, clip_figures
-from desta_lab.views.saving import save_figure
 from desta_lab.views.widgets import plot_clips
 
 Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
 
 
-def save_figures(
-    experiment: Experiment,
-    rungs: pd.DataFrame,
-    tasks: pd.DataFrame,
-    compared: dict[str, Any],
-    folder: Path,
-    headline: str,
-    out: Path,
-    provenance: dict[str, Any],
-) -> list[tuple[str, str]]:
-    """Draw and save every figure; returns (file, alternative text) of each.
-
-    Args:
-        rungs, tasks: scores per rung and per task along training.
-        compared: perplexity and coverage of the kinds of target.
-        folder: the self-generated run.
-    """
-    figures = _score_figures(experiment, rungs, tasks, compared, headline)
-    checkpoints.load_checkpoint(folder, experiment.llm, experiment.train_config.steps)
-    if hasattr(experiment.llm.connector, "mixture"):
-        figures |= _connector_figures(experiment)
-    figures |= _example_figures(experiment)
-    return [
-        (str(save_figure(figure, out, name, provenance=provenance)), alt)
-        for name, (figure, alt) in figures.items()
-    ]
-
-
-def _score_figures(
+def draw_figures(
     experiment: Experiment,
     rungs: pd.DataFrame,
     tasks: pd.DataFrame,
     compared: dict[str, Any],
     headline: str,
 ) -> Figures:
+    """Draw every figure, those of the connector as it is now.
+
+    Args:
+        rungs, tasks: scores per rung and per task along training.
+        compared: perplexity and coverage of the kinds of target.
+    """
     asked = {task.rung for task in experiment.tasks}
     names = {rung: name for rung, name in RUNGS.items() if rung in asked}
-    return {
+    figures: Figures = {
         "emergence": (
             claim_figures.plot_emergence(rungs, headline, names=names),
             f"Score of every rung along training. {headline}.",
@@ -71,6 +46,9 @@ def _score_figures(
             "Share of targets that name each attribute, per kind of target.",
         ),
     }
+    if hasattr(experiment.llm.connector, "mixture"):
+        figures |= _connector_figures(experiment)
+    return figures | _example_figures(experiment)
 
 
 def _coverage_table(compared: dict[str, Any]) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """Training rows: which prompt each clip is trained with, and whose words the response is."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ import torch
 from desta_lab import cache, processes
 from desta_lab.cache import Provenance
 from desta_lab.clips import Clip
-from desta_lab.evaluation.tasks import PROMPTS, Task
+from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import NANO_FOLDER, hash_folder
-from desta_lab.training import targets as target
-from desta_lab.training.targets import SoftTarget, Target
+from desta_lab.training.targets import (
+    SoftTarget,
+    Target,
+    check_writer,
+    generate_targets,
+    training_row,
+)
 
 KINDS = ("self", "hard", "label", "template", "other")
 WRITTEN = ("self", "hard")  # by the backbone itself
@@ -64,7 +69,7 @@ def find_or_write_targets(root: Path, provenance: Provenance, write: Write) -> T
     if not processes.broadcast(cache.find(root, provenance) is not None):
         written = write()
     targets = _unpack(cache.find_or_make(root, provenance, lambda: _pack(*written)))
-    target.check_writer(targets.rows, provenance.facts["backbone_sha256"])
+    check_writer(targets.rows, provenance.facts["backbone_sha256"])
     return targets
 
 
@@ -89,32 +94,15 @@ def _unpack(result: Mapping[str, Any]) -> Targets:
 # ---- other words ----
 
 
-def label_targets(
-    clips: Iterable[Clip], attribute: str, tasks: Iterable[Task]
-) -> dict[str, Target]:
-    """Clip id → the bare value of an attribute, for the clips that have it."""
-    question = next(task.question for task in tasks if task.name == f"ask_{attribute}")
-    return {
-        clip.id: target.label_target(clip, attribute, question)
-        for clip in clips
-        if attribute in clip.attributes
-    }
-
-
 def nano_targets(pairs: Pairs) -> list[Target]:
     """What another LLM answers to these pairs: the nano LLM, which can write of the spoken
     world.
     """
     writer, revision = Backbone.load(NANO_FOLDER), hash_folder(NANO_FOLDER)
-    answers = target.generate_targets(
+    answers = generate_targets(
         writer, "nano", revision, list(dict.fromkeys(pairs)), kind="other", max_new_tokens=48
     )
     return [answers[pair] for pair in pairs]
-
-
-def can_nano_write(spoken_world: bool, glass_box: bool) -> bool:
-    """Whether the nano LLM can be the other writer: of its own world, beside another backbone."""
-    return spoken_world and not glass_box and NANO_FOLDER.is_dir()
 
 
 # ---- rows ----
@@ -127,34 +115,5 @@ def build_rows(
     it.
     """
     pairs = zip(clips, targets, strict=True)
-    rows = [target.training_row(clip.id, one, corpus) for clip, one in pairs]
-    if not transcript:
-        return rows
-    return [
-        {**row, "transcripts": [clip.transcript]} for row, clip in zip(rows, clips, strict=True)
-    ]
-
-
-def targets_by_kind(
-    written: Sequence[Target],
-    clips: Iterable[Clip],
-    label: str,
-    tasks: Iterable[Task],
-    values: Iterable[str],
-    describe: Callable[..., str],
-    nano_writes: bool,
-) -> dict[str, list[Target]]:
-    """A target of every kind for every description that the backbone wrote about."""
-    clip_of: dict[str, Clip] = {}
-    for clip in clips:
-        clip_of.setdefault(describe(clip.attributes), clip)
-    labels = label_targets(clip_of.values(), label, tasks)
-    kinds: dict[str, list[Target]] = {"self": list(written), "label": [], "template": []}
-    for row in written:
-        clip = clip_of[row.description]
-        if clip.id in labels:
-            kinds["label"].append(replace(labels[clip.id], description=row.description))
-        kinds["template"].append(target.template_target(clip, row.prompt, values, describe))
-    if nano_writes:
-        kinds["other"] = nano_targets([(row.description, row.prompt) for row in written])
-    return kinds
+    words = {clip.id: {"transcripts": [clip.transcript]} if transcript else {} for clip in clips}
+    return [{**training_row(clip.id, target, corpus), **words[clip.id]} for clip, target in pairs]

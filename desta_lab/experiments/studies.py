@@ -78,7 +78,6 @@ def get_study(name: str) -> Study:
     return STUDIES[name]
 
 
-_ONE_WORLD = "It is one synthetic world of short clips and one small frozen LLM"
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -92,13 +91,13 @@ STUDIES: dict[str, Study] = {
                 "template": {"target": "template"},
                 "label": {"target": "label"},
             },
-            f"{_ONE_WORLD}, whose own words are few; how far apart the kinds stand for a large "
-            "LLM is not known from it. The label arm names one attribute (the scene) where the "
-            "others name all, so it differs in more than who wrote it. On nano there is no arm "
-            "of another LLM's words: SmolLM2's words are not in nano's vocabulary, so it is left "
-            "out. (Our self is the papers' soft, the LLM's own answers with its distribution "
-            "over the next token; our hard is the papers' self, the same answers as tokens "
-            "alone.)",
+            "It is one synthetic world of short clips and one small frozen LLM, whose own words "
+            "are few; how far apart the kinds stand for a large LLM is not known from it. The "
+            "label arm names one attribute (the scene) where the others name all, so it differs "
+            "in more than who wrote it. On nano there is no arm of another LLM's words: SmolLM2's "
+            "words are not in nano's vocabulary, so it is left out. (Our self is the papers' "
+            "soft, the LLM's own answers with its distribution over the next token; our hard is "
+            "the papers' self, the same answers as tokens alone.)",
             more={"cpu": {"another LLM": {"target": "other"}}},
             presets=("nano", "cpu"),
         ),

@@ -7,6 +7,7 @@ import itertools
 import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 
 from desta_lab import cache, processes
-from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
+from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, Cell, check_setting, make_cell
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.measures import train_and_score
@@ -140,9 +141,11 @@ class Sweep:
         else:
             ended = processes.run_on_slurm(measure_cell, tasks, self.root / "jobs", **slurm)
         for number, fault in ended:
+            cell = cells[number]
             if fault:  # a process that died left no result
-                keep_error(cells[number], self.root, fault)
-            yield cells[number]
+                died = partial(_describe_cell, cell, error=fault)
+                cache.find_or_make(self.root, cell.provenance, died)
+            yield cell
 
     def forecast(self, jobs: int = 1) -> str:
         """How many cells are there and missing, and how long those take, in two sentences."""
@@ -199,8 +202,12 @@ class Sweep:
             )
         varied = [name for name in (*self.factors, "seed") if table[name].nunique() > 1] or ["seed"]
         parts = [_means_of(table, factor) for factor in varied]
-        parts.sort(key=lambda means: (means["knob"].iloc[0] == "seed", -_range_by_ear(means)))
-        return pd.concat(parts, ignore_index=True)
+
+        def rank(means: pd.DataFrame) -> tuple[bool, float]:
+            audio = means.loc[means["condition"] == "audio", "score"]
+            return means["knob"].iloc[0] == "seed", float(audio.min() - audio.max())
+
+        return pd.concat(sorted(parts, key=rank), ignore_index=True)
 
     def figure(self, rung: int = 3) -> Any:
         """The means of `factor_means`, drawn; the headline says which factor moves most."""
@@ -208,14 +215,13 @@ class Sweep:
         factor = means["knob"].iloc[0]
         audio = means[(means["condition"] == "audio") & (means["knob"] == factor)]
         low, high = (audio.sort_values("score").iloc[end] for end in (0, -1))
-        if low["name"] == high["name"]:
-            headline = f"Rung {rung}: {low['score']:.2f} at {factor} {low['name']}"
-            return study_figures.plot_knobs(means, headline, rung)
-        headline = (
-            f"{factor} moves rung {rung} most: {low['score']:.2f} at {low['name']}, "
-            f"{high['score']:.2f} at {high['name']}; all else equal "
-            f"{self._difference(rung, factor, low['name'], high['name'])}"
-        )
+        headline = f"Rung {rung}: {low['score']:.2f} at {factor} {low['name']}"
+        if low["name"] != high["name"]:
+            headline = (
+                f"{factor} moves rung {rung} most: {low['score']:.2f} at {low['name']}, "
+                f"{high['score']:.2f} at {high['name']}; all else equal "
+                f"{self._difference(rung, factor, low['name'], high['name'])}"
+            )
         return study_figures.plot_knobs(means, headline, rung)
 
     def _rung_rows(self, rung: int) -> pd.DataFrame:
@@ -232,9 +238,7 @@ class Sweep:
             index=others, columns="value", values="score"
         )
         gaps = (wide[high] - wide[low]).dropna()
-        mean, lower, upper = mean_interval(gaps)
-        interval = f"[{lower:+.2f}, {upper:+.2f}]" if len(gaps) > 1 else "in one pair of cells"
-        return f"{mean:+.2f} {interval}"
+        return format_interval(mean_interval(gaps), "+.2f", " in one pair of cells")
 
 
 def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
@@ -243,24 +247,20 @@ def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
 
     def make() -> dict[str, Any]:
         try:
-            return _about(cell) | measure(cell, root)
+            return _describe_cell(cell, **measure(cell, root))
         except Exception as error:
             words = " ".join(str(error).split())
-            return _about(cell) | {"error": f"{type(error).__name__}: {words}"}
+            return _describe_cell(cell, error=f"{type(error).__name__}: {words}")
 
     cache.find_or_make(root, cell.provenance, make)
     gc.collect()  # models hold themselves by cycles
 
 
-def keep_error(cell: Cell, root: Path, fault: str) -> None:
-    """Keep a cell's error unless it has a result."""
-    cache.find_or_make(root, cell.provenance, lambda: _about(cell) | {"error": fault})
-
-
-def _about(cell: Cell) -> dict[str, Any]:
+def _describe_cell(cell: Cell, **result: Any) -> dict[str, Any]:
+    """A cell's result with what it is of, and the device that measured it."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     device = gpu or f"{os.cpu_count()}-core CPU"
-    return {"settings": cell.settings, "seed": cell.seed, "device": device}
+    return {"settings": cell.settings, "seed": cell.seed, "device": device, **result}
 
 
 def _check_importable(measure: Measure) -> None:
@@ -295,8 +295,3 @@ def _means_of(table: pd.DataFrame, factor: str) -> pd.DataFrame:
     means = means.drop_duplicates([factor, "condition"])
     means = means.assign(knob=factor, name=means[factor].astype(str), score=means["mean"])
     return means[["knob", "name", "condition", "score", "low", "high", "cells"]]
-
-
-def _range_by_ear(means: pd.DataFrame) -> float:
-    audio = means.loc[means["condition"] == "audio", "score"]
-    return float(audio.max() - audio.min())

@@ -355,6 +355,16 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
     return about
 
 
+def checkpoint_path(run: Path, step: int) -> Path:
+    """The connector file of one step in a run's folder."""
+    return run / "checkpoints" / f"{step:06d}.safetensors"
+
+
+def index_path(run: Path) -> Path:
+    """The list of a run's checkpoints in its folder."""
+    return run / "checkpoints" / "checkpoints.json"
+
+
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:
     """One sha256 over all tensors of a module but those named; it shows whether any bit changed."""
     digest = hashlib.sha256()

@@ -11,7 +11,14 @@ from torch import nn
 
 from desta_lab import cache, processes
 from desta_lab.model import chat, weights
-from desta_lab.model.audio_llm import COMPARED, AudioLLM, ProvenanceError, read_connector_provenance
+from desta_lab.model.audio_llm import (
+    COMPARED,
+    AudioLLM,
+    ProvenanceError,
+    checkpoint_path,
+    index_path,
+    read_connector_provenance,
+)
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.encoder import Encoder, transcribe
@@ -140,14 +147,14 @@ def _id(name: str) -> str:
 
 def open_run(folder: Path, step: int | None = None, root: Path | None = None) -> AudioLLM:
     """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
-    listed = folder / "checkpoints" / "checkpoints.json"
+    listed = index_path(folder)
     if not listed.is_file():
         raise FileNotFoundError(
             f"{folder}: no checkpoints of a run here; "
             "train one with `python -m desta_lab quickstart`."
         )
     hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
-    paths = {one: listed.with_name(f"{one:06d}.safetensors") for one in hashes}
+    paths = {one: checkpoint_path(folder, one) for one in hashes}
     step = max(hashes) if step is None else step
     if step not in paths or not paths[step].is_file():
         there = ", ".join(str(one) for one, path in paths.items() if path.is_file())

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, index_path
 
 
 class CheckpointError(ValueError):
@@ -32,16 +32,6 @@ def checkpoint_steps(steps: int, every: int = 64) -> list[int]:
     """The steps with a checkpoint: 0, the powers of two below `every`, its multiples, the last."""
     powers = [2**n for n in range(every.bit_length()) if 2**n < min(every, steps)]
     return sorted({0, *powers, *range(every, steps, every), steps})
-
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    """The connector file of one step in a run's folder."""
-    return run / "checkpoints" / f"{step:06d}.safetensors"
-
-
-def index_path(run: Path) -> Path:
-    """The list of a run's checkpoints in its folder."""
-    return run / "checkpoints" / "checkpoints.json"
 
 
 def save_checkpoint(run: Path, llm: AudioLLM, step: int, loss: float | None) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from desta_lab import cache, processes
-from desta_lab.model.audio_llm import AudioLLM, hash_tensors
+from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_tensors, index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, Example, collate, example_reader
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
@@ -252,7 +252,7 @@ def _check_frozen(
 
 def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
     """The names of trainable tensors that are as they were at step 0."""
-    with safe_open(checkpoints.checkpoint_path(folder, 0), "pt") as start:
+    with safe_open(checkpoint_path(folder, 0), "pt") as start:
         return [
             name
             for name, parameter in llm.trainable_parameters.items()
@@ -266,7 +266,7 @@ def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
 def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the last state, or to step 0; return the step, and drop the records after it."""
     step = checkpoints.load_state(folder, llm, optimizer)
-    if step == 0 and checkpoints.index_path(folder).exists():
+    if step == 0 and index_path(folder).exists():
         checkpoints.load_checkpoint(folder, llm, 0)
     elif step == 0:
         checkpoints.save_checkpoint(folder, llm, 0, None)
@@ -314,7 +314,7 @@ def run_folder(root: Path, name: str, config: Mapping[str, Any]) -> Path:
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
     """Whether a run has all its checkpoints."""
-    if not checkpoints.index_path(folder).exists():
+    if not index_path(folder).exists():
         return False
     saved = {one["step"] for one in checkpoints.list_checkpoints(folder)}
     return set(checkpoints.checkpoint_steps(config.steps, config.checkpoint_every)) <= saved

@@ -11,7 +11,7 @@ from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, describe_cost
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
-from desta_lab.training import checkpoints
+from desta_lab.model.audio_llm import index_path
 from desta_lab.views import style
 
 
@@ -96,8 +96,8 @@ def test_a_result_of_a_lesson_is_made_once_and_again_for_another_connector(
         return pd.DataFrame({"answer": ["001", "NA"], "score": [0.5, float("nan")]})
 
     def train(sha256: str) -> None:
-        checkpoints.index_path(tmp_path).parent.mkdir(exist_ok=True)
-        checkpoints.index_path(tmp_path).write_text(json.dumps([{"step": 0, "sha256": sha256}]))
+        index_path(tmp_path).parent.mkdir(exist_ok=True)
+        index_path(tmp_path).write_text(json.dumps([{"step": 0, "sha256": sha256}]))
 
     monkeypatch.setattr(lesson.experiment, "run_folder", lambda kind: tmp_path)
     monkeypatch.setattr(

@@ -59,6 +59,12 @@ def test_transfer_beside_a_label_run_without_it_supports_the_claim() -> None:
     assert found.above_controls == {"self": sorted(ATTRIBUTES), "label": ["scene"]}
 
 
+def test_the_rule_names_what_was_kept_for_the_test() -> None:
+    rules = [verdict.judge_claim(table(ALL), "scene", units=u).rule for u in ("speakers", "clips")]
+    assert "on speakers never heard" in rules[0] and "intervals over speakers" in rules[0]
+    assert rules[1] == rules[0].replace("speakers", "clips")
+
+
 def test_a_label_run_that_transfers_refutes_it() -> None:
     everywhere = {("label", a): 0.95 for a in ATTRIBUTES}
     assert verdict.judge_claim(table({**ALL, **everywhere}), "scene").verdict == "NOT SUPPORTED"

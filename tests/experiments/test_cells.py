@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from desta_lab.experiments import cells
 from desta_lab.experiments.cells import Cell, make_cell, parse_grid, parse_slurm
 from desta_lab.model import presets
 from tests import tiny
@@ -89,6 +90,12 @@ def test_another_measurement_or_attention_is_another_cell():
     assert make_cell(NANO, {}, 0, measured="forgetting").key != cell.key
     assert make_cell(NANO, {"attention": "eager"}, 0).key != cell.key
     assert make_cell(replace(NANO, minutes=9.0), {}, 0).key == cell.key
+
+
+def test_other_conditions_are_another_cell(monkeypatch: pytest.MonkeyPatch):
+    before = make_cell(NANO, {}, 0).key
+    monkeypatch.setattr(cells, "SCORED_CONDITIONS", (*cells.SCORED_CONDITIONS, "reversed"))
+    assert make_cell(NANO, {}, 0).key != before
 
 
 def test_settings_are_parsed_as_a_command_line_writes_them():

@@ -2,6 +2,7 @@
 was spoiled.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -58,27 +59,24 @@ def own_answers(llm: AudioLLM) -> list[targets.Target]:
     return list(targets.generate_targets(llm.backbone, "nano", "", pairs).values())
 
 
+def make_instructions(only: Collection[str]) -> list[forgetting.Instruction]:
+    """The instructions about three clips under some of the constraints."""
+    items = forgetting.make_instructions(clips(), QUESTIONS)
+    return [item for item in items if item.constraint in only]
+
+
 def obeyed(llm: AudioLLM, items: list[forgetting.Instruction], **how: Any) -> list[float]:
     return forgetting.answer_instructions(llm, items, **how)["obeyed"].tolist()
 
 
 def test_every_constraint_there_is_a_check_for_is_asked_about_every_question():
-    items = forgetting.make_instructions(clips(), QUESTIONS, each=3)
+    items = forgetting.make_instructions(clips(), QUESTIONS)
     assert (
         {item.constraint for item in items} == set(constraints.CHECKS) == set(forgetting.WORDINGS)
     )
     counts = pd.DataFrame([(i.constraint, i.question) for i in items]).value_counts()
-    assert set(counts) == {3}
+    assert set(counts) == {2}
     assert {item.clip.id for item in items} == {"clip-0", "clip-1", "clip-2"}
-
-
-def test_fewer_constraints_keep_the_same_items_of_theirs():
-    some = forgetting.make_instructions(clips(), QUESTIONS, only=["startend:quotation"])
-    assert some == [
-        i
-        for i in forgetting.make_instructions(clips(), QUESTIONS)
-        if i.constraint == "startend:quotation"
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +113,14 @@ def test_what_is_obeyed_unasked_is_not_counted(
 def test_a_backbone_that_obeys_nothing_has_nothing_to_forget():
     with pytest.raises(ValueError, match="obeys none of 13 constraints"):
         forgetting.rate_constraints(
-            tiny.audio_llm(), forgetting.make_instructions(clips(1), QUESTIONS[:1], each=1)
+            tiny.audio_llm(), forgetting.make_instructions(clips(1), QUESTIONS[:1])
         )
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "lora-4", "full"])
 def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: str):
     llm = glass_box(tuning)
-    items = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT)
+    items = make_instructions(TAUGHT)
     written = own_answers(llm)
     with llm.backbone.untuned():
         before, calm = obeyed(llm, items), targets.target_perplexity(llm.backbone, written)
@@ -133,7 +131,7 @@ def test_a_backbone_that_learned_nothing_has_forgotten_nothing_at_all(tuning: st
 @pytest.mark.parametrize("tuning", ["lora-4", "full"])
 def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words(tuning: str):
     llm = glass_box(tuning)
-    items, written = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    items, written = make_instructions(TAUGHT), own_answers(llm)
     calm = targets.target_perplexity(llm.backbone, written)
     spoil(llm)
     assert sum(obeyed(llm, items)) < 0.5 * len(items)
@@ -144,7 +142,7 @@ def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words
 
 def test_adapters_at_0_give_the_untouched_backbone_back():
     llm = spoil(glass_box("lora-4"))
-    items, written = forgetting.make_instructions(clips(), QUESTIONS, only=TAUGHT), own_answers(llm)
+    items, written = make_instructions(TAUGHT), own_answers(llm)
     with llm.backbone.untuned():
         answers, calm = (
             forgetting.answer_instructions(llm, items)["answer"],
@@ -156,7 +154,7 @@ def test_adapters_at_0_give_the_untouched_backbone_back():
 
 
 def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: AudioLLM):
-    items = forgetting.make_instructions(clips(), QUESTIONS, only=["detectable_format:json_format"])
+    items = make_instructions(["detectable_format:json_format"])
     words = torch.zeros(len(items), untouched.queries, untouched.backbone.width)
     heard = forgetting.answer_instructions(untouched, items, words)["answer"].tolist()
     other = [forgetting.Instruction(clips()[0], item.question, item.constraint) for item in items]

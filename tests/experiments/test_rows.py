@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from desta_lab.cache import Provenance
-from desta_lab.evaluation.tasks import PROMPTS, task_ladder
+from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments import rows
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.model import presets
 from desta_lab.training.targets import SoftTarget, Target, TargetError
 from tests import tiny
 
@@ -64,11 +66,12 @@ def test_a_clip_keeps_its_prompt_among_fewer_clips(tmp_path):
 
 
 def test_a_clip_without_the_attribute_has_no_label(tmp_path):
-    first, *others = tiny.corpus(tmp_path).clips
+    first, *others = clips = tiny.corpus(tmp_path).clips
     del first.attributes["scene"]
-    labels = rows.label_targets([first, *others], "scene", task_ladder())
-    assert list(labels) == [clip.id for clip in others]
-    assert labels[others[0].id].response == others[0].attributes["scene"]
+    experiment = Experiment(presets.nano(), label="scene")
+    known, labels = experiment.targets_of_kind("label", clips, [("", "")] * len(clips))
+    assert known == others
+    assert labels[0].response == others[0].attributes["scene"]
 
 
 def test_a_transcript_stands_in_a_row_where_training_gives_it(tmp_path):

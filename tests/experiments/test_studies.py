@@ -319,7 +319,7 @@ def test_the_page_that_ships_is_that_of_the_tables_that_ship():
 def test_the_tables_that_ship_name_the_cells_that_would_be_measured_today(tmp_path: Path):
     for path in ablation.SHIPPED.glob("*/*.csv"):
         table = pd.read_csv(path, dtype={"cell": str, "arm": str})
-        seeds = table["seed"].unique()
+        seeds = table["seed"].unique().tolist()
         sweep = ablation.build_sweep(path.stem, path.parent.name, seeds, root=tmp_path)
         names = [(name["arm"], name["seed"]) for name in sweep.names]
         keys = dict(zip(names, [cell.key for cell in sweep.cells], strict=True))

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli
-from desta_lab.experiments import sweep
+from desta_lab.experiments import forgetting, sweep
 from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.sweep import Cell, Sweep
 from desta_lab.model import presets
@@ -398,13 +398,13 @@ def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouch
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3
     )
     small = replace(small, free_form_clips=1, tuning="lora-2")
-    how = {"measure": sweep.train_and_forget, "measured": "forgetting"}
+    how = {"measure": forgetting.train_and_forget, "measured": "forgetting"}
     table = Sweep(small, root=tmp_path, progress=no_progress, **how).run()
     assert table["error"].isna().all(), table["error"].iloc[0]
     heard = table[
         (table["rung"] == 3) & (table["attribute"] == "all") & (table["condition"] == "audio")
     ]
-    assert set(heard["share"]) == set(sweep.SHARES)
+    assert set(heard["share"]) == set(forgetting.SHARES)
     for attribute in ("following", "perplexity"):
         rows = table[table["attribute"] == attribute].set_index(["condition", "share"])["score"]
         assert rows["text", 0.0] == rows["untouched", 1.0]

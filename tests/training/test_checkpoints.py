@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from desta_lab.model.audio_llm import hash_tensors
+from desta_lab.model.audio_llm import checkpoint_path, hash_tensors, index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.checkpoints import CheckpointError
 from tests import tiny
@@ -69,7 +69,7 @@ def test_a_checkpoint_may_be_saved_again(run):
 @pytest.mark.parametrize("fault", ["changed", "missing"])
 def test_a_changed_or_missing_file_is_refused(run, fault):
     llm, folder, hashes = run
-    path = checkpoints.checkpoint_path(folder, 1)
+    path = checkpoint_path(folder, 1)
     if fault == "missing":
         path.unlink()
     else:
@@ -92,7 +92,7 @@ def test_a_step_without_a_checkpoint_names_those_that_have_one(run):
 @pytest.mark.parametrize("text", ["", "[{", "\x00\xff"])
 def test_an_unreadable_list_is_a_sentence(run, text):
     llm, folder, _ = run
-    checkpoints.index_path(folder).write_bytes(text.encode("latin-1"))
+    index_path(folder).write_bytes(text.encode("latin-1"))
     with pytest.raises(
         CheckpointError,
         match=r"checkpoints.json: no readable list of checkpoints .* "
@@ -103,7 +103,7 @@ def test_an_unreadable_list_is_a_sentence(run, text):
 
 def test_every_file_belongs_to_its_line(run):
     _, folder, _ = run
-    listed = json.loads(checkpoints.index_path(folder).read_text())
+    listed = json.loads(index_path(folder).read_text())
     assert [f"{one['step']:06d}.safetensors" for one in listed] == sorted(
         p.name for p in (folder / "checkpoints").glob("*.safetensors")
     )

@@ -30,17 +30,17 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def encoder():
-    """An encoder that counts the clips it hears."""
-    heard = Encoder(tiny.whisper().encoder, (0, 3), tiny.SECONDS)
-    heard.count = 0
-    hear = heard.encode
+    """An encoder that counts the clips it encodes."""
+    counted = Encoder(tiny.whisper().encoder, (0, 3), tiny.SECONDS)
+    counted.count = 0
+    encode = counted.encode
 
     def counting(waves, taps=None):
-        heard.count += len(waves)
-        return hear(waves, taps)
+        counted.count += len(waves)
+        return encode(waves, taps)
 
-    heard.encode = counting
-    return heard
+    counted.encode = counting
+    return counted
 
 
 def store_of(folder, encoder, corpus, clips=None, sha="e" * 64) -> FeatureStore:
@@ -68,7 +68,7 @@ def test_features_are_what_the_encoder_says_in_half_precision(tmp_path, encoder,
     )
 
 
-def test_every_clip_is_heard_once(tmp_path, encoder, corpus):
+def test_every_clip_is_encoded_once(tmp_path, encoder, corpus):
     told = []
     store_of(tmp_path, encoder, corpus).compute(lambda *news: told.append(news))
     assert encoder.count == COUNT

@@ -65,7 +65,7 @@ def path(tmp_path):
 
 
 def trained(folder: Path, rows, recipe: TrainConfig = RECIPE, stop: int | None = None) -> bytes:
-    """The last rung of a run with fresh tiny models that hear on the fly."""
+    """The last checkpoint of a run with fresh tiny models that encode on the fly."""
     llm = tiny.audio_llm()
 
     def progress(step, total, record):
@@ -216,17 +216,17 @@ def test_memory_does_not_grow_with_the_manifest(count, clips, tmp_path):
 
 @pytest.fixture
 def encoder(monkeypatch):
-    """An encoder that counts the clips it hears; shards hold four clips."""
+    """An encoder that counts the clips it encodes; shards hold four clips."""
     monkeypatch.setattr(features, "SHARD", 4)
-    heard = tiny.audio_llm().encoder
-    hear, heard.count = heard.encode, 0
+    counted = tiny.audio_llm().encoder
+    encode, counted.count = counted.encode, 0
 
     def counting(waves, taps=None):
-        heard.count += len(waves)
-        return hear(waves, taps)
+        counted.count += len(waves)
+        return encode(waves, taps)
 
-    heard.encode = counting
-    return heard
+    counted.encode = counting
+    return counted
 
 
 def store_of(folder, encoder, clips, **how) -> FeatureStore:
@@ -249,7 +249,7 @@ def test_states_on_the_fly_are_those_that_are_stored(encoder, clips, tmp_path):
     assert torch.equal(live[mixed], live[mixed].half().float())
 
 
-def test_on_the_fly_a_clip_is_heard_once_a_batch_and_may_have_any_name(encoder, clips):
+def test_on_the_fly_a_clip_is_encoded_once_a_batch_and_may_have_any_name(encoder, clips):
     where = {clip.id: clips.path(clip) for clip in clips.clips}
     live = OnTheFlyFeatures(encoder, where.__getitem__)
     states = live[ids(clips, 3, 3, 1, 3)]
@@ -264,7 +264,7 @@ def test_audio_that_is_not_there_is_named(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["missing", "torn"])
-def test_a_partial_store_hears_what_it_lacks_and_writes_nothing(encoder, clips, tmp_path, harm):
+def test_a_partial_store_encodes_what_it_lacks_and_writes_nothing(encoder, clips, tmp_path, harm):
     store_of(tmp_path, encoder, clips).compute()
     shard = store_of(tmp_path, encoder, clips).folder / "00001.npy"
     whole = store_of(tmp_path, encoder, clips)[ids(clips, 5, 0, 6, 5)]

@@ -100,14 +100,14 @@ def test_a_run_leaves_one_record_a_step_and_its_checkpoints(whole):
         "tokens",
         "seconds",
     }
-    rungs = checkpoints.list_checkpoints(folder)
+    listed = checkpoints.list_checkpoints(folder)
     assert (
-        [rung["step"] for rung in rungs]
+        [one["step"] for one in listed]
         == checkpoints.checkpoint_steps(RECIPE.steps, RECIPE.checkpoint_every)
         == [0, 1, 2, 4, 8, 16, 24]
     )
-    assert [rung["loss"] for rung in rungs[1:]] == [
-        losses(folder)[rung["step"] - 1] for rung in rungs[1:]
+    assert [one["loss"] for one in listed[1:]] == [
+        losses(folder)[one["step"] - 1] for one in listed[1:]
     ]
     assert is_finished(folder, RECIPE)
     assert not is_finished(folder, replace(RECIPE, steps=30))
@@ -297,8 +297,8 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
     expected = whole[0]
     assert everything_but_time(folder) == everything_but_time(expected)
     assert checkpoints.list_checkpoints(folder) == checkpoints.list_checkpoints(expected)
-    for rung in checkpoints.list_checkpoints(expected):
-        name = f"{rung['step']:06d}.safetensors"
+    for one in checkpoints.list_checkpoints(expected):
+        name = f"{one['step']:06d}.safetensors"
         assert (folder / "checkpoints" / name).read_bytes() == (
             expected / "checkpoints" / name
         ).read_bytes()
@@ -445,7 +445,7 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine():
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
-def test_every_epoch_hears_every_example_once_in_an_order_of_its_own():
+def test_every_epoch_trains_every_example_once_in_an_order_of_its_own():
     recipe = TrainConfig(steps=9, batch=4, seed=1)
     drawn = [row for step in range(9) for row in recipe.batch_rows(step, 12)]
     epochs = [drawn[:12], drawn[12:24], drawn[24:]]
