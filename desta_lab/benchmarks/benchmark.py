@@ -25,6 +25,13 @@ WORD = (str, int, float)  # of a field that is read as text: an id or a label ma
 NUMBER = (int, float)
 Kind = type | tuple[type, ...] | list["Kind"]  # a list of one kind: a list of such values
 Fields = Mapping[str, Kind]  # of a row
+KIND_NAMES: dict[Any, str] = {
+    str: "a text",
+    dict: "an object",
+    bool: "true or false",
+    WORD: "a text or a number",
+    NUMBER: "a number",
+}
 MAX_NAMED = 5  # faulty ids that a message names
 
 
@@ -281,14 +288,7 @@ def _is_of(value: Any, kind: Kind) -> bool:
 
 
 def _name_kind(kind: Kind) -> str:
-    if isinstance(kind, list):
-        return f"a list, each {_name_kind(kind[0])}"
-    names = {str: "a text", dict: "an object", bool: "true or false", list: "a list"}
-    return (
-        names.get(kind, "a number")
-        if isinstance(kind, type)
-        else ("a text or a number" if str in kind else "a number")
-    )
+    return f"a list, each {KIND_NAMES[kind[0]]}" if isinstance(kind, list) else KIND_NAMES[kind]
 
 
 ANSWER_FIELDS: Fields = {"scores": [NUMBER], "silence": [NUMBER]}

@@ -312,7 +312,7 @@ def _bootstrap_sets(
         rows = resample_rows(len(values), seed=len(draws))
         rates[name], draws[name] = 100 * values.mean(), 100 * values[rows].mean(1)
     if not rates:
-        raise BenchmarkError(f"No item was judged by {' or '.join(PROTOCOLS[protocol])}.")
+        raise BenchmarkError(f"No item was judged by the protocol {protocol!r}; take another.")
     return rates, draws
 
 
