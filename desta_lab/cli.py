@@ -307,6 +307,8 @@ def score(args: argparse.Namespace) -> None:
     text = benchmark.read(args.text) if args.text else None
     measured = benchmark.score(benchmark.read(args.path), text)
     print(comparison.pivot_protocols(measured).to_string())
+    for fault in measured.attrs.get("left_out", []):
+        print(f"Left out: {fault}")
     name = args.path.resolve().stem
     table, note = comparison.compare_with_published(measured, benchmark, name)
     others = table[table["kind"] == "published"]

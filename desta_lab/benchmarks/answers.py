@@ -8,17 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio, cache
-from desta_lab.benchmarks.benchmark import Item
+from desta_lab.benchmarks.benchmark import (
+    ANSWER_FIELDS,
+    BenchmarkError,
+    Fields,
+    Item,
+    check_fields,
+    option_scores,
+    parse_json,
+    read_text,
+)
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 
 LINES = "answers.jsonl"  # every answer as it comes, under a line that says whose they are
+LOCK = ".answers.lock"
+ROW_FIELDS: Fields = {"item": [str]}
+Key = tuple[str, str, str]  # group, hop and id of a question
 
 
 @torch.no_grad()
@@ -36,34 +49,45 @@ def answer_items(
 
     The question is asked as the test set words it, under the system prompt of training, and
     answered greedily. An option is scored by its text, without its letter, as the start of the
-    answer. `run` says who answers (any JSON); a call that was stopped goes on where it was. Clips
-    are looked for in `root`, by default beside the questions.
+    answer. `run` says who answers (any JSON). Answers are kept by their question, so a call that
+    was stopped goes on with the questions that have none; one call at a time writes to a folder.
+    Clips are looked for in `root`, by default beside the questions.
 
     Raises:
         FileNotFoundError: A clip is missing.
-        ValueError: `out` holds answers of another run or to other questions, or an item has not
-        just one clip.
+        BenchmarkError: `out` holds answers of another run or to other questions, or another call
+            writes to it; or an item has not just one clip.
     """
-    asked = [(item.group, item.hop, item.id, item.question, item.options) for item in items]
+    asked = [(*_key(item), item.question, item.options) for item in items]
     about = {
         "run": dict(run),
         "tokens": max_new_tokens,
         "questions": hashlib.sha256(repr(asked).encode()).hexdigest(),
     }
     paths = [_find_clip(item, root) for item in items]  # before the first answer, which costs
-    rows = _read_answers(out / LINES, json.loads(json.dumps(about)))
-    silence = conditions.embed_silence(llm)
-    with (out / LINES).open("a", encoding="utf-8") as lines:
-        for item, path in list(zip(items, paths, strict=True))[len(rows) :]:
-            try:
-                row = _answer_item(llm, item, path, silence, max_new_tokens)
-            except ValueError as error:
-                raise ValueError(f"{item.where}: {error}") from error
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
-            rows.append(row)
-            progress(len(rows), len(items))
-    return [replace(item, **row) for item, row in zip(items, rows, strict=True)]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            rows = _read_answers(out / LINES, json.loads(json.dumps(about)), list(map(_key, items)))
+            silence = conditions.embed_silence(llm)
+            with (out / LINES).open("a", encoding="utf-8") as lines:
+                for item, path in zip(items, paths, strict=True):
+                    if _key(item) in rows:
+                        continue
+                    row = _answer_item(llm, item, path, silence, max_new_tokens)
+                    line = json.dumps({"item": _key(item), **row}, allow_nan=False)
+                    lines.write(line + "\n")
+                    lines.flush()
+                    rows[_key(item)] = row
+                    progress(len(rows), len(items))
+    except Timeout as error:
+        fault = "another call writes its answers here"
+        raise BenchmarkError.at(out, fault, "wait for it, or give another --out") from error
+    return [replace(item, **rows[_key(item)]) for item in items]
+
+
+def _key(item: Item) -> Key:
+    return item.group, item.hop, item.id
 
 
 def _answer_item(
@@ -76,40 +100,58 @@ def _answer_item(
     limit = llm.backbone.max_positions
     room = None if limit is None else limit - max_new_tokens
     tokenizer, messages = llm.backbone.tokenizer, chat.audio_messages(item.question)
-    stream = chat.build_stream(tokenizer, messages, llm.queries, max_tokens=room)
-    heard = conditions.embed_clips(llm, llm.encoder.encode([audio.read_audio(path)]))
+    try:
+        stream = chat.build_stream(tokenizer, messages, llm.queries, max_tokens=room)
+        heard = conditions.embed_clips(llm, llm.encoder.encode([audio.read_audio(path)]))
+    except ValueError as error:
+        raise BenchmarkError(f"{item.where}: {error}") from error
     ids = llm.generate_ids([stream], heard, max_new_tokens=max_new_tokens)
     row: dict[str, Any] = {"response": llm.backbone.decode(ids[0])}
     if item.options:
         task = Task("", 3, "", item.question, "", {text: text for text in item.options})
         (both,) = scoring.score_options_one_by_one(llm, [task], torch.cat([heard, silence]))
+        scoring.check_finite(both, item.where)
         per_token = both / scoring.option_lengths(tokenizer, task)
-        row |= {name: tuple(per_token[i].tolist()) for i, name in enumerate(("scores", "silence"))}
+        texts = list(task.options)  # a text that is listed twice is scored once
+        columns = [texts.index(text) for text in item.options]
+        for name, values in zip(("scores", "silence"), per_token[:, columns], strict=True):
+            row[name] = tuple(values.tolist())
     return row
 
 
-def _read_answers(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers that are there already; a line that was cut off by a kill is dropped."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    head, *rows = lines or [json.dumps(about) + "\n"]
-    theirs = json.loads(head)
+def _read_answers(
+    path: Path, about: dict[str, Any], asked: Sequence[Key]
+) -> dict[Key, dict[str, Any]]:
+    """The answers that are there already; a last line that was cut off by a kill is dropped."""
+    lines = read_text(path).split("\n")[:-1] if path.exists() else []
+    head, *rest = lines or [json.dumps(about)]
+    theirs = parse_json(head, f"{path}, line 1")
     if theirs != about:
-        other = ", ".join(name for name in about if theirs.get(name) != about[name])
-        raise ValueError(f"{path}: answers with another {other}; give another --out, or delete it.")
-    cache.write_whole(path, "".join([head, *rows]).encode())
-    return [
-        {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(row).items()}
-        for row in rows
-    ]
+        other = ", ".join(
+            name
+            for name in about
+            if not isinstance(theirs, dict) or theirs.get(name) != about[name]
+        )
+        fault = f"answers with another {other}"
+        raise BenchmarkError.at(path, fault, "give another --out, or delete it")
+    rows: dict[Key, dict[str, Any]] = {}
+    for number, line in enumerate(rest, start=2):
+        where = f"{path}, line {number}"
+        row = parse_json(line, where)
+        check_fields(where, row, ROW_FIELDS, {"response": str, **ANSWER_FIELDS})
+        key = tuple(row["item"])
+        if key not in asked or key in rows or row.get("response") is None:
+            fault = f"no answer to one of the questions, or a second one ({' '.join(key).strip()})"
+            raise BenchmarkError.at(where, fault, "delete the line, and it is answered again")
+        rows[key] = {"response": row["response"], **option_scores(row)}
+    cache.write_whole(path, "".join(f"{line}\n" for line in [head, *rest]).encode())
+    return rows
 
 
 def _find_clip(item: Item, root: Path | None) -> Path:
     if len(item.clips) != 1:
-        raise ValueError(
-            f"{item.where}: {len(item.clips)} clips; only questions about one are answered, leave "
-            "it out."
-        )
+        fault = f"{len(item.clips)} clips; only questions about one are answered"
+        raise BenchmarkError.at(item.where, fault, "leave it out")
     path = (root or item.root) / item.clips[0]
     if not path.exists():
         raise FileNotFoundError(

@@ -7,20 +7,35 @@ the format of its authors and applies their official rule, and one object of it 
 
 import importlib
 import json
+import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, NoReturn
 
 import pandas as pd
 
 from desta_lab import cache
+from desta_lab.audio import DataFault
+
+WORD = (str, int, float)  # of a field that is read as text: an id or a label may be a number
+NUMBER = (int, float)
+Kind = type | tuple[type, ...] | list["Kind"]  # a list of one kind: a list of such values
+Fields = Mapping[str, Kind]  # of a row
+KIND_NAMES: dict[Any, str] = {
+    str: "a text",
+    dict: "an object",
+    bool: "true or false",
+    WORD: "a text or a number",
+    NUMBER: "a number",
+}
+MAX_NAMED = 5  # faulty ids that a message names
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(DataFault):
     """A file of a test set is not in its format; the message names the place and the remedy."""
 
 
@@ -30,7 +45,7 @@ class Item:
 
     `scores` and `silence` are log-probabilities per token of every option, hearing the clip and
     hearing silence; `judged` is the word of a judge. `row` is the question as its file has it, and
-    `where` says where that is.
+    `where` says where that is. Clips lie below `root`, whatever their file says.
     """
 
     where: str
@@ -38,7 +53,7 @@ class Item:
     question: str
     group: str = ""  # track, task or set
     hop: str = ""
-    clips: tuple[str, ...] = ()  # relative to `root`
+    clips: tuple[str, ...] = ()  # relative to `root`, and below it
     root: Path = Path()
     options: tuple[str, ...] = ()
     answer: str | None = None
@@ -49,13 +64,19 @@ class Item:
     row: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for clip in self.clips:
+            check_path(self.where, clip)
         for name in ("scores", "silence"):
             values = getattr(self, name)
-            if values is not None and len(values) != len(self.options):
-                raise BenchmarkError(
-                    f"{self.where}: {len(values)} {name} for {len(self.options)} options "
-                    f"({', '.join(self.options)}); write one for each, in their order."
-                )
+            if values is None:
+                continue
+            if len(values) != len(self.options):
+                fault = f"{len(values)} {name} for {len(self.options)} options"
+                fault += f" ({', '.join(self.options)})"
+                raise BenchmarkError.at(self.where, fault, "write one for each, in their order")
+            if not all(map(math.isfinite, values)):
+                fault = f"{name} are {list(values)}, not all finite"
+                raise BenchmarkError.at(self.where, fault, "answer it again in float32")
 
 
 class Benchmark(ABC):
@@ -103,9 +124,7 @@ class Benchmark(ABC):
             raise BenchmarkError(
                 f"{path}: no question here; give the folder or file that holds {self.files}."
             )
-        (key, count) = Counter((i.group, i.hop, i.id) for i in items).most_common(1)[0]
-        if count > 1:
-            raise BenchmarkError(f"{path}: {' '.join(key).strip()} is there twice; keep one.")
+        refuse_repeated(path, [" ".join((i.group, i.hop, i.id)).strip() for i in items])
         return items
 
     def answered_row(self, item: Item) -> dict[str, Any]:
@@ -165,36 +184,114 @@ def find_json(path: Path) -> list[Path]:
     return [f for f in files if f.suffix == ".json" and not f.stem.endswith("_judgements")]
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
 
     Raises:
         BenchmarkError: It cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BenchmarkError(f"{path}: no JSON ({error}); write the file again.") from error
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise BenchmarkError.at(path, f"no text in UTF-8 ({error})", "save it in UTF-8") from error
+
+
+def parse_json(text: str, where: Path | str) -> Any:
+    """The value of a JSON text, in which no key stands twice and every number is finite.
+
+    Raises:
+        BenchmarkError: It is none; the message begins with `where`.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BenchmarkError.at(where, f"no JSON ({error})", "write it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises BenchmarkError as `read_text` and `parse_json` do."""
+    return parse_json(read_text(path), path)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"{name_some(repeated)} stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def refuse_repeated(where: Path | str, names: Sequence[str]) -> None:
+    """Refuse names of which one stands there twice.
+
+    Raises:
+        BenchmarkError: Naming them.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        verb = "is there twice" if len(repeated) == 1 else "are there twice"
+        raise BenchmarkError.at(where, f"{name_some(repeated)} {verb}", "keep one of each")
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def check_path(where: str, path: str) -> None:
+    """Refuse a path that a file states and that leads out of its folder, by either slash.
+
+    Raises:
+        BenchmarkError: Naming it.
+    """
+    stated = PureWindowsPath(path)
+    if stated.anchor or ".." in stated.parts:
+        fault = f"the path {path!r} leads out of its folder"
+        raise BenchmarkError.at(where, fault, "write one relative to it")
 
 
 def write_json(path: Path, content: Any) -> Path:
     """Write a JSON file, whole; returns its path."""
-    cache.write_whole(path, f"{json.dumps(content, indent=1)}\n".encode())
+    cache.write_whole(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())
     return path
 
 
-def require_fields(where: str, row: Any, names: Sequence[str]) -> None:
-    """Refuse a row in which one of these fields is missing or empty.
+def check_fields(where: str, row: Any, required: Fields, optional: Fields | None = None) -> None:
+    """Refuse a row in which a required field is missing or empty, or a field is of another kind.
+
+    An optional field that is null is missing.
 
     Raises:
         BenchmarkError: Naming the fields.
     """
-    row = row if isinstance(row, dict) else {}
-    missing = [name for name in names if row.get(name) in (None, "", [])]
+    missing = list(required) or ["field"]
+    if isinstance(row, dict):
+        missing = [name for name in required if row.get(name) in (None, "", [])]
     if missing:
-        raise BenchmarkError(
-            f"{where}: no {', '.join(missing)}; add it, or name the right --benchmark."
-        )
+        fault = f"no {', '.join(missing)}"
+        raise BenchmarkError.at(where, fault, "add it, or name the right --benchmark")
+    for name, kind in {**required, **(optional or {})}.items():
+        if row.get(name) is not None and not _is_of(row[name], kind):
+            fault = f"{name} is {json.dumps(row[name])[:40]}, not {_name_kind(kind)}"
+            raise BenchmarkError.at(where, fault, "correct its type")
+
+
+def _is_of(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is_of(one, kind[0]) for one in value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _name_kind(kind: Kind) -> str:
+    return f"a list, each {KIND_NAMES[kind[0]]}" if isinstance(kind, list) else KIND_NAMES[kind]
+
+
+ANSWER_FIELDS: Fields = {"scores": [NUMBER], "silence": [NUMBER]}
 
 
 def first_text(row: Mapping[str, Any], *names: str) -> str | None:
@@ -204,5 +301,5 @@ def first_text(row: Mapping[str, Any], *names: str) -> str | None:
 
 def option_scores(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of options that an answer's row holds, as `Item` takes them."""
-    names = [name for name in ("scores", "silence") if row.get(name) is not None]
+    names = [name for name in ANSWER_FIELDS if row.get(name) is not None]
     return {name: tuple(map(float, row[name])) for name in names}

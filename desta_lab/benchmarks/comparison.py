@@ -52,7 +52,11 @@ def compare_with_published(
     """
     ours = measured[measured["group"] == "all"].assign(differs="")
     ours["kind"] = np.where(ours["protocol"] == "silence", "control", "measured")
-    judges = {"our rule": "reasoning by our rule", "judge": "reasoning by a judge"}
+    judges = {
+        "our rule": "reasoning by our rule",
+        "judge": "reasoning by a judge",
+        "IFEval": "constraints by IFEval's rule",
+    }
     about = ours["judged_by"].map(judges) if "judged_by" in ours else ours["protocol"]
     ours["system"] = f"{name}: " + about
     groups = [group for group in measured["group"].unique() if group != "all"]

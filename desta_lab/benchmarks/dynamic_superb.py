@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from desta_lab.benchmarks.benchmark import (
+    ANSWER_FIELDS,
+    WORD,
     BenchmarkError,
+    Fields,
     Item,
+    check_fields,
     find_files,
     find_json,
     first_text,
     option_scores,
     read_json,
-    require_fields,
     write_json,
 )
 from desta_lab.benchmarks.multiple_choice import MAX_OPTIONS, MultipleChoice
 
-_LISTED = re.compile(r"answer could be:?\s*(.+)", re.IGNORECASE | re.DOTALL)
+REQUIRED: Fields = {"instruction": str, "label": WORD}
+OPTIONAL: Fields = {"id": WORD, "pred": WORD, "text": str, "file2": str, **ANSWER_FIELDS}
+# up to the end of the sentence, behind which "Answer with one word." may stand
+_LISTED = re.compile(r"answer could be:?\s*(.+?)(?:[.?!](?=\s|$)|\n|$)", re.IGNORECASE)
 
 
 class DynamicSuperb(MultipleChoice):
@@ -38,10 +44,10 @@ class DynamicSuperb(MultipleChoice):
     def parse(self, path: Path) -> list[Item]:
         items = []
         for instance, file, rows in _instances(path):
-            for clip, row in rows.items():
-                require_fields(f"{file}, {clip}", row, ("instruction", "label"))
-            labels = tuple(sorted({str(row["label"]) for row in rows.values()}))
-            items += [_item(instance, file, clip, row, labels) for clip, row in rows.items()]
+            for clip, row in rows:
+                check_fields(f"{file}, {clip}", row, REQUIRED, OPTIONAL)
+            labels = tuple(sorted({str(row["label"]) for _, row in rows}))
+            items += [_item(instance, file, clip, row, labels) for clip, row in rows]
         return items
 
     def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
@@ -59,25 +65,26 @@ class DynamicSuperb(MultipleChoice):
         return item.response.strip().casefold() == item.options[right].casefold()
 
 
-def _instances(path: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """(instance, file, clip → row): of the questions or, where there are none, of the answers."""
+def _instances(path: Path) -> Iterator[tuple[str, Path, list[tuple[str, Any]]]]:
+    """(instance, file, (clip, row)s): of the questions or, where there are none, of the answers."""
     questions = [file.resolve() for file in find_files(path, "metadata.json")]
-    for file in questions or find_json(path):
+    for file in questions:
         content = read_json(file)
-        if not questions:
-            require_fields(str(file), content, ("predictions",))
-            rows = content["predictions"]
-            names = [
-                str(row["id"]) if isinstance(row, dict) and "id" in row else f"prediction {i}"
-                for i, row in enumerate(rows)
-            ]
-            content = dict(zip(names, rows, strict=True))
         if not isinstance(content, dict):
-            raise BenchmarkError(
-                f"{file}: no JSON object of clips; write Dynamic-SUPERB's, or name the right "
-                "--benchmark."
-            )
-        yield (file.parent.name if questions else file.stem), file, content
+            remedy = "write Dynamic-SUPERB's, or name the right --benchmark"
+            raise BenchmarkError.at(file, "no JSON object of clips", remedy)
+        yield file.parent.name, file, list(content.items())
+    for file in [] if questions else find_json(path):
+        content = read_json(file)
+        check_fields(str(file), content, {"predictions": [dict]})
+        yield (
+            file.stem,
+            file,
+            [
+                (str(row.get("id", f"prediction {place}")), row)
+                for place, row in enumerate(content["predictions"])
+            ],
+        )
 
 
 def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ...]) -> Item:
@@ -86,8 +93,8 @@ def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ..
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise BenchmarkError(
             f"{where}: {len(options)} options; only closed questions are scored, whose instruction "
-            "says 'The "
-            f"answer could be … or …' or whose file has 2 to {MAX_OPTIONS} different labels."
+            f"says 'The answer could be … or …' or whose file has 2 to {MAX_OPTIONS} different "
+            "labels."
         )
     pair = Path(clip).with_name(f"{Path(clip).stem}_pair{Path(clip).suffix}").as_posix()
     clips = [clip, pair] if row.get("file2") else [clip]
@@ -111,7 +118,7 @@ def _listed_options(instruction: str, label: str) -> tuple[str, ...]:
     found = _LISTED.search(instruction)
     if not found:
         return ()
-    words = re.split(r",\s*(?:or\s+)?|\s+or\s+", found[1].strip().rstrip(".?!"))
+    words = re.split(r",\s*(?:or\s+)?|\s+or\s+", found[1].strip())
     options = tuple(word.strip(" '\"") for word in words)
     return options if label.casefold() in map(str.casefold, options) else ()
 

@@ -15,10 +15,21 @@ import pandas as pd
 
 from desta_lab.benchmarks.benchmark import Benchmark, BenchmarkError, Item
 from desta_lab.evaluation.statistics import percentile_interval, resample_weights
+from desta_lab.world.describe import named_by_phrases
 
 MAX_OPTIONS = 26  # they are known by their letters
-_LETTER = re.compile(
-    r"(?<![A-Za-z])\(?([A-Za-z])\)(?![A-Za-z])|^\s*([A-Za-z])\s*[.:]|^\s*([A-Za-z])\s*$"
+_MARKS = re.compile(r"[*`]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")  # emphasis of Markdown
+_BRACKETED = re.compile(
+    r"(?<![A-Za-z])[(\[（]?([A-Za-z])[)）](?![A-Za-z])|\[([A-Za-z])\](?![A-Za-z])"
+)
+_STATED = (
+    re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is correct"
+        r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
+        r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|答案是?)\s*[:：=]?\s*[\"'“]?([A-Za-z])"
+        r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
+        r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
+        r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
+    )
 )
 _LETTERED = re.compile(r"^\s*\(?([A-Za-z])[).:]\s*")
 
@@ -41,19 +52,40 @@ class MultipleChoice(Benchmark):
     def grade(self, items: Sequence[Item]) -> pd.DataFrame:
         """Items as 0 or 1 by every protocol, NaN where it needs what is not there.
 
-        `unparsed` is 1 where no single option was named.
-        """
-        table = pd.DataFrame([self._grade(item) for item in items])
-        protocols = ("ranked", "calibrated", "silence", "parsed", "unparsed", self.official)
-        return table.astype(dict.fromkeys(protocols, float))
+        `unparsed` is 1 where no single option was named. What has no right option is left out, with
+        all that was asked about its clip, and named in `attrs["left_out"]`.
 
-    def _grade(self, item: Item) -> dict[str, Any]:
-        right = find_right(item)
+        Raises:
+            BenchmarkError: Not one item has a right option; the message is that of the first.
+        """
+        rights: dict[int, int] = {}
+        faults: list[BenchmarkError] = []
+        out: set[tuple[str, str]] = set()
+        for place, item in enumerate(items):
+            try:
+                rights[place] = find_right(item)
+            except BenchmarkError as error:
+                faults.append(error)
+                out.add((item.group, item.id))
+        rows = [
+            self._grade(items[place], right)
+            for place, right in rights.items()
+            if (items[place].group, items[place].id) not in out
+        ]
+        if not rows:
+            raise faults[0]
+        protocols = ("ranked", "calibrated", "silence", "parsed", "unparsed", self.official)
+        table = pd.DataFrame(rows).astype(dict.fromkeys(protocols, float))
+        table.attrs["left_out"] = [str(fault) for fault in faults]
+        return table
+
+    def _grade(self, item: Item, right: int) -> dict[str, Any]:
+        same = same_options(item.options)
         gain = None
         if item.scores is not None and item.silence is not None:
             gain = np.subtract(item.scores, item.silence)
         ranked, calibrated, silence = (
-            None if scores is None else float(int(np.argmax(scores)) == right)
+            None if scores is None else float(same[int(np.argmax(scores))] == right)
             for scores in (item.scores, gain, item.silence)
         )
         named = None if item.response is None else name_option(item.response, item.options)
@@ -62,7 +94,7 @@ class MultipleChoice(Benchmark):
             "id": item.id,
             "group": item.group,
             "hop": item.hop,
-            "chance": 1 / len(item.options),
+            "chance": 1 / len(set(same)),
             "letter": chr(ord("a") + right),
             "ranked": ranked,
             "calibrated": calibrated,
@@ -76,7 +108,7 @@ class MultipleChoice(Benchmark):
         """Per cent right of every group and of all by every protocol, with intervals over clips.
 
         `commonest` is the share of the commonest right letter: near `chance` where letters are
-        balanced.
+        balanced. Items that cannot be scored are named in `attrs["left_out"]`.
 
         Raises:
             BenchmarkError: No item has an answer, or a right option.
@@ -89,7 +121,9 @@ class MultipleChoice(Benchmark):
                 "desta_lab answer`."
             )
         rows = [row for protocol in protocols for row in self._score(table, protocol)]
-        return pd.DataFrame(rows)
+        scored = pd.DataFrame(rows)
+        scored.attrs |= table.attrs
+        return scored
 
     def _score(self, table: pd.DataFrame, protocol: str) -> list[dict[str, Any]]:
         groups = {str(name): some for name, some in table.groupby("group", sort=False)}
@@ -135,48 +169,67 @@ def _bootstrap_columns(values: pd.DataFrame) -> np.ndarray:
 # ---- options ----
 
 
+def same_options(options: Sequence[str]) -> list[int]:
+    """For every option the first that has its text: a text that is listed twice is one option."""
+    texts = [_bare(text) for text in options]
+    return [texts.index(text) for text in texts]
+
+
 def name_option(response: str, options: Sequence[str]) -> int | None:
     """The option that a generated answer names; None where it names none, or several.
 
-    In this order: an answer that is one option and nothing else; a letter in brackets or alone; the
-    one option whose whole text occurs.
+    In this order: an answer that is one option and nothing else; a letter in brackets, alone,
+    first with a mark behind it, or stated ("The answer is B"); the one option whose whole text is
+    said (`world.describe.named_by_phrases`, which knows "not rain").
     """
-    exact = [i for i, text in enumerate(options) if _bare(text) == _bare(response)]
-    if len(exact) == 1:
-        return exact[0]
-    found = {
-        letter.lower() for match in _LETTER.findall(response.strip()) for letter in match if letter
+    said, same = _bare(response), same_options(options)
+    texts = [_bare(text) for text in options]
+    if not said:
+        return None
+    if said in texts:
+        return texts.index(said)
+    plain = _MARKS.sub("", response).strip()
+    letters = {_letter_index(letter) for letter in _letters(_BRACKETED, plain)}
+    letters |= {
+        texts.index(letter) if letter in texts else _letter_index(letter)
+        for letter in _letters(_STATED, plain)
     }
-    letters = {ord(letter) - ord("a") for letter in found} & set(range(len(options)))
-    if letters:
-        return letters.pop() if len(letters) == 1 else None
-    texts, said = [text.casefold() for text in options], response.casefold()
-    named = [
-        i for i, text in enumerate(texts) if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)
-    ]
-    # "bird" inside "bird song" was not named
-    left = [i for i in named if not any(texts[i] in texts[j] for j in named if j != i)]
-    return left[0] if len(left) == 1 else None
+    found = {same[index] for index in letters if index < len(options)}
+    if not found:
+        named = named_by_phrases(response, {str(index): [options[index]] for index in set(same)})
+        found = {int(index) for index in named}
+    return found.pop() if len(found) == 1 else None
+
+
+def _letters(pattern: re.Pattern[str], text: str) -> set[str]:
+    return {letter.lower() for groups in pattern.findall(text) for letter in groups if letter}
+
+
+def _letter_index(letter: str) -> int:
+    return ord(letter) - ord("a")
 
 
 def _bare(text: str) -> str:
-    return text.strip(" \t\n\"'.!").casefold()
+    return text.strip(" \t\n\"'.!*`").casefold()
 
 
 def find_right(item: Item) -> int:
     """The index of the right option, from its letter or its text.
 
     Raises:
-        BenchmarkError: There is no answer, or it is none of the options.
+        BenchmarkError: There is no answer, it is none of the options, or all options are the same.
     """
     if item.answer is None:
-        raise BenchmarkError(
-            f"{item.where}: no answer; it was not published with this part. Score another one."
-        )
+        fault = "no answer; it was not published with this part"
+        raise BenchmarkError.at(item.where, fault, "score another one")
+    options = ", ".join(item.options)
     index = name_option(item.answer, item.options)
     if index is None:
-        options = ", ".join(item.options)
-        raise BenchmarkError(f"{item.where}: the answer {item.answer!r} is none of {options}.")
+        fault = f"the answer {item.answer!r} is none of {options}"
+        raise BenchmarkError.at(item.where, fault, "correct it")
+    if len(set(same_options(item.options))) < 2:
+        fault = f"all options are the same ({options})"
+        raise BenchmarkError.at(item.where, fault, "write another one")
     return index
 
 

@@ -7,28 +7,39 @@ single_instruction, single_answer, multi_instruction, multi_answer, and the clip
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
 
 from desta_lab.benchmarks.benchmark import (
+    ANSWER_FIELDS,
+    WORD,
     BenchmarkError,
+    Fields,
     Item,
+    check_fields,
     find_files,
     find_json,
     first_text,
+    name_some,
     option_scores,
     read_json,
-    require_fields,
+    read_text,
     write_json,
 )
 from desta_lab.benchmarks.multiple_choice import MultipleChoice
 
 HOPS = ("single", "multi")
+QUESTION_FIELDS: Fields = {"file": str} | {
+    f"{hop}_{part}": str for hop in HOPS for part in ("instruction", "answer")
+}
+RESULTS_FIELDS: Fields = {"attribute": str, "type": str, "results": dict}
+VERDICTS = {"correct": True, "incorrect": False}
 
 
 class Sakura(MultipleChoice):
@@ -84,46 +95,61 @@ class Sakura(MultipleChoice):
 
 def _questions(table: Path) -> Iterator[Item]:
     track = table.resolve().parent
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
+    for where, row in _read_table(table):
+        check_fields(where, row, QUESTION_FIELDS)
+        clip = f"{track.name}/audio/{row['file']}"
+        for hop in HOPS:
+            question = row[f"{hop}_instruction"]
+            yield Item(
+                where=where,
+                id=clip,
+                question=question,
+                group=track.name.lower(),
+                hop=hop,
+                clips=(clip,),
+                root=track.parent,
+                options=lettered_options(question, where),
+                answer=row[f"{hop}_answer"],
+                row=row,
+            )
+
+
+def _read_table(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a CSV file, each with its place."""
+    rows = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+    try:
         for row in rows:
             where = f"{table}, line {rows.line_num}"
-            parts = [f"{hop}_{part}" for hop in HOPS for part in ("instruction", "answer")]
-            require_fields(where, row, ["file", *parts])
-            clip = f"{track.name}/audio/{row['file']}"
-            for hop in HOPS:
-                question = row[f"{hop}_instruction"]
-                yield Item(
-                    where=where,
-                    id=clip,
-                    question=question,
-                    group=track.name.lower(),
-                    hop=hop,
-                    clips=(clip,),
-                    root=track.parent,
-                    options=lettered_options(question, where),
-                    answer=row[f"{hop}_answer"],
-                    row=row,
-                )
+            if None in row:
+                fault = f"{len(row[None])} cells more than columns"
+                raise BenchmarkError.at(where, fault, "put texts with commas in quotes")
+            yield where, row
+    except csv.Error as error:
+        where = f"{table}, line {rows.reader.line_num}"
+        raise BenchmarkError.at(where, f"no CSV ({error})", "correct it") from error
 
 
 def _answers(file: Path) -> Iterator[Item]:
     content = read_json(file)
-    require_fields(str(file), content, ("attribute", "type", "results"))
-    if content["type"] not in HOPS:
-        raise BenchmarkError(
-            f"{file}: type {content['type']!r} is neither single nor multi; correct it."
-        )
-    judged = _read_judgements(file.with_name(f"{file.stem}_judgements.json"))
+    check_fields(str(file), content, RESULTS_FIELDS)
+    group, hop = content["attribute"].lower(), content["type"]
+    if hop not in HOPS:
+        fault = f"type {hop!r} is neither single nor multi"
+        raise BenchmarkError.at(file, fault, "correct it")
+    if PureWindowsPath(group).name != group:  # it will be a part of a file's name
+        fault = f"the attribute {content['attribute']!r} is a path"
+        raise BenchmarkError.at(file, fault, "write a name without slashes")
+    judged = _read_judgements(file.with_name(f"{file.stem}_judgements.json"), content["results"])
     for clip, row in content["results"].items():
         where = f"{file}, {clip}"
-        require_fields(where, row, ("instruction", "label"))
+        fields: Fields = {"instruction": str, "label": str}
+        check_fields(where, row, fields, {"response": WORD, **ANSWER_FIELDS})
         yield Item(
             where=where,
             id=clip,
             question=row["instruction"],
-            group=content["attribute"].lower(),
-            hop=content["type"],
+            group=group,
+            hop=hop,
             clips=(clip,),
             root=file.parent,
             options=lettered_options(row["instruction"], where),
@@ -135,17 +161,25 @@ def _answers(file: Path) -> Iterator[Item]:
         )
 
 
-def _read_judgements(file: Path) -> dict[str, bool]:
+def _read_judgements(file: Path, asked: Collection[str]) -> dict[str, bool]:
+    """A judge's word by clip; where it gave none there is none."""
     if not file.exists():
         return {}
     content = read_json(file)
-    require_fields(str(file), content, ("results",))
-    verdicts = {"correct": True, "incorrect": False}
-    words = {
-        clip: str(row.get("Judgement", "")).strip().lower()
-        for clip, row in content["results"].items()
-    }
-    return {clip: verdicts[word] for clip, word in words.items() if word in verdicts}
+    check_fields(str(file), content, {"results": dict})
+    if unknown := [clip for clip in content["results"] if clip not in asked]:
+        fault = f"{name_some(unknown)} judged, but not answered"
+        raise BenchmarkError.at(file, fault, "let the judge read these answers")
+    judged = {}
+    for clip, row in content["results"].items():
+        check_fields(f"{file}, {clip}", row, {}, {"Judgement": str})
+        word = (row.get("Judgement") or "").strip().lower()
+        if word and word not in VERDICTS:
+            fault = f"the judgement {word!r} is neither correct nor incorrect"
+            raise BenchmarkError.at(f"{file}, {clip}", fault, "let it be judged again")
+        if word:
+            judged[clip] = VERDICTS[word]
+    return judged
 
 
 def lettered_options(question: str, where: str = "the question") -> tuple[str, ...]:
@@ -159,9 +193,8 @@ def lettered_options(question: str, where: str = "the question") -> tuple[str, .
     first = len(letters) - 1 - letters[::-1].index("a") if "a" in letters else len(letters)
     found = letters[first:]
     if len(found) < 2 or found != [chr(ord("a") + i) for i in range(len(found))]:
-        raise BenchmarkError(
-            f"{where}: no options (a) … (b) … in {question!r}; write them at its end, in order."
-        )
+        fault = f"no options (a) … (b) … in {question!r}"
+        raise BenchmarkError.at(where, fault, "write them at its end, in order")
     return tuple(text.strip() for text in parts[1::2][first:])
 
 

@@ -1,11 +1,13 @@
 """Speech-IFEval (Lu et al. 2025): IFrate of three sets, and Δ against the model's own text LLM.
 
-From kehanlu/Speech-IFEval: a folder with one JSONL file a set; a row holds `id, instruction,
+From kehanlu/Speech-IFEval: a folder with one JSONL file a set; a row holds `instruction,
 audio_filepath, instruction_id_list, kwargs` and, once a model answered, `response`; the words of a
-judge stand in `reports/llm_eval@<file>`.
+judge stand in `reports/llm_eval@<file>`. A row's `id` counts from 0 in one file and from 1 in
+another, and chain-of-thought rows have none: a question is known by its clip and its instruction.
 
-Closed-ended and creative items are checked by rule. Whether a chain-of-thought item shows reasoning
-is told by a judge there; here it is told by a rule of our own, and the two are never mixed.
+Closed-ended and creative items are checked by the published rule, and once more by IFEval's own.
+Whether a chain-of-thought item shows reasoning is told by a judge there; here it is told by a rule
+of our own, and the two are never mixed.
 """
 
 import json
@@ -18,8 +20,20 @@ import numpy as np
 import pandas as pd
 
 from desta_lab import cache
-from desta_lab.benchmarks.benchmark import Benchmark, BenchmarkError, Item, first_text
-from desta_lab.evaluation.constraints import is_obeyed, number_sentences
+from desta_lab.benchmarks.benchmark import (
+    WORD,
+    Benchmark,
+    BenchmarkError,
+    Fields,
+    Item,
+    check_fields,
+    first_text,
+    name_some,
+    parse_json,
+    read_text,
+    refuse_repeated,
+)
+from desta_lab.evaluation.constraints import CHECKS, Check, is_obeyed, number_sentences
 from desta_lab.evaluation.statistics import interval_ends, resample_rows
 
 # set → the names its file has had (kehanlu/Speech-IFEval: README, and older commits)
@@ -28,6 +42,18 @@ SETS = {
     "creative": ("creative_writing.jsonl", "open.jsonl"),
     "cot": ("chain-of-thought.jsonl",),
 }
+# who judges → the rule of the constraints, and who tells reasoning
+PROTOCOLS = {"rule": ("rule", "our rule"), "judge": ("rule", "judge"), "IFEval": ("IFEval", None)}
+FIELDS: Fields = {
+    "id": WORD,
+    "instruction": str,
+    "audio_filepath": str,
+    "instruction_id_list": [str],
+    "kwargs": [dict],
+    "response": str,
+}
+_BULLET = re.compile(r"\s*(?:\*[^*]|[-•\d])")
+_PARAGRAPH_END = re.compile(r"\*\*\*|\n")
 _STEPS = re.compile(
     r"^[ \t]*(?:step\s*\d|\d+[.)]\s)|"
     r"\b(?:because|therefore|thus|hence|so that|since|first(?:ly)?|then|finally)\b",
@@ -61,15 +87,14 @@ class SpeechIFEval(Benchmark):
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Rates of the sets, IFrate and, with the text LLM's answers, Δ, in per cent.
 
-        Once with reasoning told by our rule and, where a judge's word is there, once by it:
-        `judged_by`.
+        `judged_by`: our rule for reasoning; the judge, where its word is there; and IFEval, whose
+        own rule for bullets and paragraphs is then used beside the better word on reasoning.
         """
         own = check_items(items)
         theirs = None if text is None else check_items(text)
-        judges = [
-            who for who in ("rule", "judge") if (_of_protocol(own, who)["protocol"] == who).any()
-        ]
-        return pd.concat([_score(own, theirs, who) for who in judges], ignore_index=True)
+        judged = (own["protocol"] == "judge").any()
+        names = [name for name in PROTOCOLS if name != "judge" or judged]
+        return pd.concat([_score(own, theirs, name) for name in names], ignore_index=True)
 
 
 # ---- reading ----
@@ -88,57 +113,92 @@ def find_sets(folder: Path) -> dict[str, Path]:
 
 def _items(name: str, file: Path) -> Iterator[Item]:
     root = file.parent.parent if file.parent.name == "eval_data" else file.parent
-    judged = _read_judge(file.parent / "reports" / f"llm_eval@{file.name}") if name == "cot" else {}
-    for line, row in _read_lines(file):
+    rows = list(_read_rows(file))
+    refuse_repeated(file, [str(row["id"]) for _, row in rows if row.get("id") is not None])
+    judge = file.parent / "reports" / f"llm_eval@{file.name}"
+    judged = _read_judge(judge, rows) if name == "cot" and judge.exists() else {}
+    for line, row in rows:
+        where = f"{file}, line {line}"
         if "response" not in row and not {"instruction", "audio_filepath"} <= set(row):
-            raise BenchmarkError(
-                f"{file}, line {line}: no field response and, of a question, instruction or "
-                "audio_filepath; add it."
-            )
-        key = str(row.get("id", line))
+            fault = "no field response and, of a question, instruction or audio_filepath"
+            raise BenchmarkError.at(where, fault, "add it")
         yield Item(
-            where=f"{file}, line {line}",
-            id=key,
-            question=row.get("instruction", ""),
+            where=where,
+            id=_question_key(line, row),
+            question=row.get("instruction") or "",
             group=name,
-            clips=(row["audio_filepath"],) if "audio_filepath" in row else (),
+            clips=(row["audio_filepath"],) if row.get("audio_filepath") else (),
             root=root / "audios",
             response=first_text(row, "response"),
-            judged=judged.get(key),
+            judged=judged.get(_question_key(line, row)),
             row=row,
         )
 
 
-def _read_judge(file: Path) -> dict[str, bool]:
-    if not file.exists():
-        return {}
-    return {str(row.get("id", line)): bool(row["correct"]) for line, row in _read_lines(file)}
+def _question_key(line: int, row: Mapping[str, Any]) -> str:
+    """What a question is known by in every file: clip and instruction or, without, id or line."""
+    if row.get("audio_filepath") and row.get("instruction"):
+        return f"{row['audio_filepath']}: {row['instruction']}"
+    return str(line if row.get("id") is None else row["id"])
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL file with their line numbers."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BenchmarkError(
-                    f"{path}, line {number}: no JSON object ({error}); write one a line."
-                ) from error
-            if not isinstance(row, dict):
-                raise BenchmarkError(f"{path}, line {number}: no field; write a JSON object.")
+def _read_judge(file: Path, asked: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, bool]:
+    """A judge's word on every answered row, by question."""
+    words: dict[str, bool] = {}
+    for line, row in _read_rows(file):
+        check_fields(f"{file}, line {line}", row, {"correct": bool})
+        key = _question_key(line, row)
+        refuse_repeated(file, [key] * (1 + (key in words)))
+        words[key] = row["correct"]
+    keys = [_question_key(line, row) for line, row in asked]
+    if apart := sorted(set(keys) ^ set(words)):
+        fault = f"{len(words)} judged and {len(keys)} answered, apart in {name_some(apart)}"
+        raise BenchmarkError.at(file, fault, "let the judge read these answers, all of them")
+    return words
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL file with their line numbers, each field of its kind."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            row = parse_json(line, where)
+            check_fields(where, row, {}, FIELDS)
             yield number, row
 
 
 # ---- the rules ----
 
 
-def follows_constraints(row: Mapping[str, Any]) -> bool:
+def number_bullet_lists(answer: str, *, num_bullets: int) -> bool:
+    """The published rule: exactly this many lines start with `*`, `-`, `•` or a digit.
+
+    `**bold**` is none.
+    """
+    return sum(map(bool, map(_BULLET.match, answer.split("\n")))) == num_bullets
+
+
+def number_paragraphs(answer: str, *, num_paragraphs: int) -> bool:
+    """The published rule: exactly this many texts between line breaks or `***`."""
+    return sum(bool(text.strip()) for text in _PARAGRAPH_END.split(answer)) == num_paragraphs
+
+
+# The repository holds IFEval's code for these two, which does not give its published verdicts;
+# these give every one of them (DeSTA2's 1,333 answers).
+PUBLISHED_CHECKS: Mapping[str, Check] = {
+    **CHECKS,
+    "detectable_format:number_bullet_lists": number_bullet_lists,
+    "length_constraints:number_paragraphs": number_paragraphs,
+}
+RULES = {"rule": PUBLISHED_CHECKS, "IFEval": CHECKS}
+
+
+def follows_constraints(
+    row: Mapping[str, Any], checks: Mapping[str, Check] = PUBLISHED_CHECKS
+) -> bool:
     """Whether a response obeys every constraint of its row, strictly; an empty one never does."""
     pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-    return all(is_obeyed(name, row["response"], **given) for name, given in pairs)
+    return all(is_obeyed(name, row["response"], checks=checks, **given) for name, given in pairs)
 
 
 def shows_reasoning(response: str) -> bool:
@@ -152,9 +212,10 @@ def shows_reasoning(response: str) -> bool:
 
 
 def check_items(items: Sequence[Item]) -> pd.DataFrame:
-    """Every answered item: set, id, protocol (rule or judge) and followed (0 or 1).
+    """Every answered item by each who judges it: set, id, protocol and followed (0 or 1).
 
-    A chain-of-thought item appears once by our rule and, where a judge told, once by it.
+    The protocols of constraints are `rule`, as published, and `IFEval`; those of reasoning
+    `our rule` and, where a judge told, `judge`.
 
     Raises:
         BenchmarkError: An item has no response, or constraints that no rule knows.
@@ -162,17 +223,14 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
     rows = []
     for item in items:
         try:
-            reasoning = item.group == "cot"
-            followed = (
-                shows_reasoning(item.row["response"])
-                if reasoning
-                else follows_constraints(item.row)
-            )
+            if item.group == "cot":
+                words = {"our rule": shows_reasoning(item.row["response"])}
+                words |= {} if item.judged is None else {"judge": item.judged}
+            else:
+                words = {name: follows_constraints(item.row, c) for name, c in RULES.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BenchmarkError(f"{item.where} (id {item.id}): {error}") from error
-        rows.append((item.group, item.id, "rule", float(followed)))
-        if item.judged is not None:
-            rows.append((item.group, item.id, "judge", float(item.judged)))
+            raise BenchmarkError(f"{item.where} (id {item.row.get('id')}): {error}") from error
+        rows += [(item.group, item.id, name, float(word)) for name, word in words.items()]
     return pd.DataFrame(rows, columns=["set", "id", "protocol", "followed"])
 
 
@@ -182,8 +240,8 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
 def ifrate(table: pd.DataFrame, protocol: str = "rule") -> pd.DataFrame:
     """Rate per set and IFrate, their mean, in per cent with intervals over items.
 
-    `protocol` says who told reasoning from its absence: `rule` (ours) or `judge` (as published);
-    the other two sets are always checked by rule.
+    `protocol` is one of `PROTOCOLS`. With `judge` it is as published: constraints by the published
+    rule, reasoning by the judge; with `rule` reasoning is told by our rule.
     """
     rates, draws = _bootstrap_sets(table, protocol)
     rows = [(name, rates[name], *interval_ends(draws[name])) for name in rates]
@@ -197,24 +255,25 @@ def forgetting_rate(
     """Δ, how much lower the audio model's IFrate is than that of its own text LLM, in per cent.
 
     Δ = (IFrate of the audio model − IFrate of the text LLM) / IFrate of the text LLM, with its
-    interval; both are resampled over the same items.
+    interval; both are resampled over the same items. NaN where the text LLM follows nothing.
 
     Raises:
         BenchmarkError: They did not answer the same items.
     """
     ours, theirs = (
-        sorted(zip(part["set"], part["id"], strict=True))
+        set(zip(part["set"], part["id"], strict=True))
         for part in (_of_protocol(audio, protocol), _of_protocol(text, protocol))
     )
-    if ours != theirs:
+    if apart := sorted(f"{name} {key}" for name, key in ours ^ theirs):
         raise BenchmarkError(
-            f"The audio model and its text LLM answered different items (cot by the {protocol}); "
-            "score the same sets."
+            f"The audio model and its text LLM answered different items ({len(apart)}: "
+            f"{name_some(apart)}; cot by {_reasoning_by(audio, protocol)}); score the same sets."
         )
     (heard, heard_draws), (read, read_draws) = (_bootstrap_sets(t, protocol) for t in (audio, text))
-    delta = 100 * (_mean(heard) - _mean(read)) / _mean(read)
-    draws = 100 * (_mean(heard_draws) - _mean(read_draws)) / _mean(read_draws)
-    return (delta, *interval_ends(draws))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        delta = 100 * (_mean(heard) - _mean(read)) / _mean(read)
+        draws = 100 * (_mean(heard_draws) - _mean(read_draws)) / _mean(read_draws)
+    return (float(delta), *interval_ends(draws))
 
 
 def _score(own: pd.DataFrame, text: pd.DataFrame | None, protocol: str) -> pd.DataFrame:
@@ -222,16 +281,23 @@ def _score(own: pd.DataFrame, text: pd.DataFrame | None, protocol: str) -> pd.Da
     if text is not None:
         table.loc[len(table)] = ["delta", *forgetting_rate(own, text, protocol), protocol]
     counts = _of_protocol(own, protocol)["set"].value_counts()
-    judge = "our rule" if protocol == "rule" else "judge"
-    mixed = f"rule and {judge}" if "cot" in counts else "rule"
-    protocols = {"closed": "rule", "creative": "rule", "cot": judge}
+    rule, judge = PROTOCOLS[protocol][0], _reasoning_by(own, protocol)
+    mixed = f"{rule} and {judge}" if "cot" in counts else rule
+    protocols = {"closed": rule, "creative": rule, "cot": judge}
     table["protocol"] = [protocols.get(metric, mixed) for metric in table["metric"]]
     table["clips"] = [int(counts.get(metric, counts.sum())) for metric in table["metric"]]
-    return table.assign(group="all", judged_by=judge)
+    return table.assign(group="all", judged_by="our rule" if protocol == "rule" else protocol)
+
+
+def _reasoning_by(table: pd.DataFrame, protocol: str) -> str:
+    """Who tells reasoning under a protocol: the judge under IFEval, too, if it was asked."""
+    judged = (table["protocol"] == "judge").any()
+    return PROTOCOLS[protocol][1] or ("judge" if judged else "our rule")
 
 
 def _of_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    return table[(table["set"] != "cot") | (table["protocol"] == protocol)]
+    judges = (PROTOCOLS[protocol][0], _reasoning_by(table, protocol))
+    return table[table["protocol"].isin(judges)]
 
 
 def _bootstrap_sets(
@@ -245,6 +311,8 @@ def _bootstrap_sets(
         values = used[used["set"] == name].sort_values("id")["followed"].to_numpy()
         rows = resample_rows(len(values), seed=len(draws))
         rates[name], draws[name] = 100 * values.mean(), 100 * values[rows].mean(1)
+    if not rates:
+        raise BenchmarkError(f"No item was judged by the protocol {protocol!r}; take another.")
     return rates, draws
 
 

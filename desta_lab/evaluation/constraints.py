@@ -1,17 +1,21 @@
 """Output constraints that a rule can check, under the instruction ids of IFEval (strict checking).
 
-The meaning of every id follows IFEval (Zhou et al. 2023, arXiv:2311.07911) as Speech-IFEval uses
-it: no language detection for the two cases, "starts with" is `combination:repeat_prompt`, and an
-answer wrapped in `<<…>>` is `detectable_format:title`. Three rules are tighter or safer: keywords
+The meaning of every id follows IFEval (Zhou et al. 2023, arXiv:2311.07911) in the selection of
+Speech-IFEval: no language detection for the two cases, "starts with" is
+`combination:repeat_prompt`, and an answer wrapped in `<<…>>` is `detectable_format:title`.
+Speech-IFEval reads bullets and paragraphs in another way; that stands in
+`benchmarks/speech_ifeval.py`. Three rules are tighter or safer: keywords
 are plain text and never patterns, quotation marks must hold something, and sentences are counted
 here without a trained splitter. Every check is linear in the answer.
 """
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
+
+Check = Callable[..., bool]  # (answer, *, the arguments of its instruction)
 
 _FENCE = "```"
 _JSON_TAGS = ("json", "Json", "JSON")  # what may follow the opening fence
@@ -21,9 +25,12 @@ _ABBREVIATIONS = re.compile(r"mrs?|ms|dr|st|prof|sr|jr|inc|ltd|co|vs|etc|e\.g|i\
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
 
 
-def is_obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
+def is_obeyed(
+    instruction_id: str, answer: str, *, checks: Mapping[str, Check] | None = None, **kwargs: Any
+) -> bool:
     """Whether an answer obeys one output constraint; an empty answer never does.
 
+    `checks` are the rules by instruction id, by default IFEval's.
     `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`);
     those that are None are left out, since published data sets carry every argument in every row.
 
@@ -32,15 +39,19 @@ def is_obeyed(instruction_id: str, answer: str, **kwargs: Any) -> bool:
         another one is given. ValueError: an argument has no meaning (an unknown relation, no
         keyword, an empty phrase).
     """
-    if instruction_id not in CHECKS:
+    checks = CHECKS if checks is None else checks
+    if instruction_id not in checks:
         raise KeyError(
-            f"No check for the instruction {instruction_id!r}; there are {', '.join(CHECKS)}."
+            f"No check for the instruction {instruction_id!r}; there are {', '.join(checks)}."
         )
     given = {name: value for name, value in kwargs.items() if value is not None}
+    for name, value in given.items():
+        if name.startswith("num_") and type(value) is not int:
+            raise TypeError(f"{name} is {value!r}; write a whole number.")
     seen = any(
         char.isprintable() and not char.isspace() for char in answer
     )  # zero-width marks are nothing, too
-    return CHECKS[instruction_id](answer, **given) and seen
+    return checks[instruction_id](answer, **given) and seen
 
 
 def english_capital(answer: str) -> bool:
@@ -126,7 +137,7 @@ def number_paragraphs(answer: str, *, num_paragraphs: int) -> bool:
     return all(full[1:-1]) and sum(full) == num_paragraphs
 
 
-CHECKS: dict[str, Callable[..., bool]] = {
+CHECKS: dict[str, Check] = {
     "change_case:english_capital": english_capital,
     "change_case:english_lowercase": english_lowercase,
     "combination:repeat_prompt": start_checker,

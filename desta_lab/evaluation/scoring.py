@@ -272,6 +272,20 @@ def _score_option(
 # ---- from log-probabilities to choices ----
 
 
+def check_finite(scores: Float[Tensor, "clip _"], where: str) -> None:
+    """Refuse log-probabilities of which one is not finite.
+
+    Raises:
+        ValueError: Naming the first clip, and where it is.
+    """
+    faulty = (~scores.isfinite()).any(1).nonzero()
+    if len(faulty):
+        raise ValueError(
+            f"{where}: {len(faulty)} of {len(scores)} clips have a log-probability that is not "
+            f"finite, the first is row {int(faulty[0])}; score them in bfloat16 or float32."
+        )
+
+
 def judge_scores(
     tokenizer: Any,
     tasks: Sequence[Task],
@@ -289,9 +303,16 @@ def judge_scores(
     right option; its share of the probability of all options; margin, its calibrated score above
     that of the best other option (nats; the calibrated choice is right where it is above zero);
     chosen, the calibrated choice; clip and speaker.
+
+    Raises:
+        ValueError: A log-probability is not finite, or there is no clip to calibrate with.
     """
     rows = []
     for task, score, others in zip(tasks, scores, calibration, strict=True):
+        check_finite(score, f"task {task.name}")
+        check_finite(others, f"task {task.name}, clips to calibrate with")
+        if not len(others):
+            raise ValueError(f"task {task.name}: no clip to calibrate with; give one at least.")
         raw = (score / option_lengths(tokenizer, task)).argmax(1).tolist()
         calibrated = score - others.mean(0)
         chosen = calibrated.argmax(1).tolist()

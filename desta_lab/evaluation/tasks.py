@@ -14,7 +14,7 @@ from desta_lab.world.attributes import (
     Attribute,
     plain_attribute,
 )
-from desta_lab.world.describe import mentioned_values
+from desta_lab.world.describe import named_by_phrases, surface_words
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
@@ -62,11 +62,11 @@ class Task:
 
 def named_values(task: Task, answer: str) -> set[str]:
     """The values that an answer names, in the words of the options or of the attribute."""
-    text = f" {answer.lower()} "
-    options = {
-        value for value, words in task.options.items() if f" {words.strip().lower()}" in text
+    words = {
+        value: (option, *surface_words(task.attribute, value))
+        for value, option in task.options.items()
     }
-    return options | mentioned_values(answer, task.attribute, task.options)
+    return named_by_phrases(answer, words)
 
 
 # ---- the ladder ----

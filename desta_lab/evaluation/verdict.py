@@ -14,6 +14,7 @@ ABLE = 0.8  # chance-corrected accuracy of the text oracle from which a task cou
 CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
 
+NOT_TESTABLE = "NOT TESTABLE HERE"  # the text oracle cannot do what the claim is about
 RULE = (
     "SUPPORTED if, on {units} never heard in training, rung 0 is above chance; most rung-3 "
     "attributes of the self-generated run are above shuffled audio, silence and the untrained "
@@ -141,7 +142,7 @@ def rung_crossings(rungs: pd.DataFrame, threshold: float = 0.5) -> pd.DataFrame:
 class Verdict:
     """Whether the claim held in these runs, by which rule, and the numbers it was computed from."""
 
-    verdict: str  # SUPPORTED or NOT SUPPORTED
+    verdict: str  # SUPPORTED, NOT SUPPORTED or NOT_TESTABLE
     rule: str
     reasons: list[str]
     above_controls: dict[str, list[str]]  # run → rung-3 attributes above every control
@@ -178,8 +179,12 @@ def judge_claim(
     """Apply `RULE` to the last step of the self-generated run and of the bare-label run.
 
     `units` are what the column `speaker` tells apart: `clips` where no speaker was kept for a test.
+
+    Where the text oracle can answer no rung-3 question about another attribute than the label,
+    nothing can be said of what was not trained: the verdict is `NOT_TESTABLE`.
     """
     own, rival = runs
+    rule = RULE.format(units=units)
     audio = table[table["condition"] == "audio"]
     last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in runs}
     margins = {run: control_margins(table, run, last[run]) for run in runs}
@@ -202,14 +207,12 @@ def judge_claim(
         (
             2 * len(above[own]) > len(asked),
             f"Self-generated targets: {len(above[own])} of {len(asked)} rung-3 attributes above "
-            "every "
-            f"control ({', '.join(above[own]) or 'none'}).",
+            f"every control ({', '.join(above[own]) or 'none'}).",
         ),
         (
             2 * len(leaked) <= len(others),
             f"Bare label ({label_attribute}): {len(leaked)} of {len(others)} other attributes "
-            "above every "
-            f"control ({', '.join(leaked) or 'none'}).",
+            f"above every control ({', '.join(leaked) or 'none'}).",
         ),
         (
             difference[1] > 0,
@@ -217,10 +220,16 @@ def judge_claim(
             f"{difference[0]:+.2f} [{difference[1]:+.2f}, {difference[2]:+.2f}].",
         ),
     ]
+    if not others:
+        reason = (
+            "Even when it reads the description, the backbone answers no rung-3 question about "
+            f"another attribute than {label_attribute}; take a larger preset, or other attributes."
+        )
+        return Verdict(NOT_TESTABLE, rule, [reason, _about_rung_5(fifth)], above)
     reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
     holds = all(passed for passed, _ in tests)
     outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
-    return Verdict(outcome, RULE.format(units=units), [*reasons, _about_rung_5(fifth)], above)
+    return Verdict(outcome, rule, [*reasons, _about_rung_5(fifth)], above)
 
 
 def score_difference(

@@ -30,11 +30,13 @@ def draw_figures(
     """
     asked = {task.rung for task in experiment.tasks}
     names = {rung: name for rung, name in RUNGS.items() if rung in asked}
-    figures: Figures = {
-        "emergence": (
+    figures: Figures = {}
+    if len(rungs):  # there is no curve where the text oracle can do no task
+        figures["emergence"] = (
             claim_figures.plot_emergence(rungs, headline, names=names),
             f"Score of every rung along training. {headline}.",
-        ),
+        )
+    figures |= {
         "held_out": (
             claim_figures.plot_held_out(tasks, headline),
             "Accuracy on questions never trained, per attribute, for both runs and every control.",

@@ -1,11 +1,21 @@
 """Clips in words: the seed description, and the values that a text names."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+
+import regex
 
 from desta_lab.clips import Corpus
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, SENTENCE, VOCABULARY, get_attribute
 from desta_lab.world.public_corpora import PUBLIC_CORPORA
+
+# in front of a phrase: "not", "isn't", "no", …, perhaps with an article
+_NEGATED = regex.compile(
+    r"(?:\b(?:not|no|never|without|neither|nor|cannot)|n't)\s+(?:(?:an?|the|any)\s+)?$"
+)
+_NEGATION_WIDTH = 40  # characters before a phrase that are looked at
 
 MAX_OPEN_VALUES = 20  # values of an attribute without a closed vocabulary that can be asked about
 
@@ -94,13 +104,63 @@ def mentioned_values(text: str, name: str, values: Iterable[str] | None = None) 
 
     `values` are the possible ones; by default those of the spoken world.
     """
-    words = " ".join(word.strip(".,;:!?\"'()[]{}*") for word in text.lower().split())
     possible = ATTRIBUTES[name] if values is None else values
+    return named_by_phrases(text, {value: surface_words(name, value) for value in possible})
+
+
+# ---- the one matcher of free text ----
+
+
+def named_by_phrases(text: str, phrases: Mapping[str, Iterable[str]]) -> set[str]:
+    """The values of which a text says a phrase; `phrases` gives each value its own.
+
+    Phrases are compared whatever their case, by the word boundaries of Unicode (UAX 29), where a
+    hyphen joins: "low" is not in "lower" or "low-key", "1" not in "10" or "1.5", and a Chinese word
+    is found without blanks. Of phrases that begin at one place the longest is said: "car horn" does
+    not name "car". A phrase right behind an English "not", "no", "n't", "never", "without",
+    "neither" or "nor" is not said; no other negation is known.
+    """
+    values: dict[str, set[str]] = defaultdict(set)
+    for value, words in phrases.items():
+        for phrase in words:
+            values[_normalise(phrase)].add(value)
+    values.pop("", None)
+    if not values:
+        return set()
+    text = _normalise(text)
     return {
         value
-        for value in possible
-        if any(f" {word} " in f" {words} " for word in surface_words(name, value))
+        for match in _compile_phrases(tuple(sorted(values))).finditer(text)
+        if not _is_negated(text, match.start())
+        for value in values[match.group()]
     }
+
+
+def _is_negated(text: str, start: int) -> bool:
+    return bool(_NEGATED.search(text[max(0, start - _NEGATION_WIDTH) : start]))
+
+
+def _normalise(text: str) -> str:
+    """Folded case, composed characters, one blank between words, no emphasis by underscores."""
+    plain = unicodedata.normalize("NFC", text.casefold()).replace("’", "'")
+    return " ".join(regex.sub(r"(?<!\w)_+|_+(?!\w)", " ", plain).split())
+
+
+@cache
+def _compile_phrases(phrases: tuple[str, ...]) -> regex.Pattern[str]:
+    """A pattern that finds phrases in normal form as whole words, the longest first."""
+    longest = sorted(phrases, key=len, reverse=True)
+    return regex.compile("|".join(map(_whole_words, longest)), regex.WORD)
+
+
+def _whole_words(phrase: str) -> str:
+    before = r"(?<!\w[-‐‑])\b" if phrase[0].isalnum() else ""
+    before = r"(?<![-−.,])" + before if phrase[0].isdigit() else before
+    after = r"\b(?![-‐‑]\w)" if phrase[-1].isalnum() else ""
+    return before + regex.escape(phrase) + after
+
+
+# ---- what targets keep ----
 
 
 def attribute_coverage(

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from filelock import FileLock
 
 from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.benchmarks import answers
 from desta_lab.benchmarks.answers import answer_items
-from desta_lab.benchmarks.benchmark import get_benchmark, list_benchmarks
+from desta_lab.benchmarks.benchmark import BenchmarkError, get_benchmark, list_benchmarks
 from desta_lab.benchmarks.mmau import BENCHMARK as MMAU
 from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
 from desta_lab.clips import Corpus
@@ -127,13 +129,75 @@ def test_a_stopped_call_goes_on_where_it_was_even_within_a_line(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         answer_items(llm, items, out, RUN, max_new_tokens=3, progress=stop)
     with (out / answers.LINES).open("a") as lines:
-        lines.write('{"response": "cut o')
+        lines.write('{"item": ["animal", "sin')
     seen: list[int] = []
     ended = answer_items(
         llm, items, out, RUN, max_new_tokens=3, progress=lambda done, total: seen.append(done)
     )
     assert seen == [3, 4]
     assert ended == answer_items(llm, items, tmp_path / "whole", RUN, max_new_tokens=3)
+
+
+def test_answers_belong_to_their_question_whatever_their_order_and_what_is_missing(tmp_path: Path):
+    items = SAKURA.read(questions(tmp_path / "asked", "sakura"))
+    llm, out = tiny.audio_llm(), tmp_path / "out"
+    whole = answer_items(llm, items, out, RUN, max_new_tokens=3)
+    head, *rows = (out / answers.LINES).read_text().splitlines(keepends=True)
+    (out / answers.LINES).write_text("".join([head, rows[3], rows[0], rows[2]]))  # one is lost
+    seen: list[int] = []
+    ended = answer_items(
+        llm, items, out, RUN, max_new_tokens=3, progress=lambda done, total: seen.append(done)
+    )
+    assert seen == [4] and ended == whole
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ('{"item": ["sound", "", "9"], "response": "x"}', r"line 4: no answer to .*\(sound  9\)"),
+        ('{"item": ["sound", "", "1"], "response": "x"}', "line 4: .* or a second one"),
+        ('{"response": "x"}', "line 4: no item"),
+        ('{"item": 1, "response": "x"}', "line 4: item is 1, not a list, each a text"),
+        ('{"item": ["sound", "", "1"], "response": 4}', "line 4: response is 4, not a text"),
+        ("half a li", "line 4: no JSON"),
+    ],
+)
+def test_a_line_that_answers_no_question_is_named(tmp_path: Path, line: str, said: str):
+    items = MMAU.read(questions(tmp_path / "asked", "mmau"))
+    llm, out = tiny.audio_llm(), tmp_path / "out"
+    answer_items(llm, items, out, RUN, max_new_tokens=3)
+    with (out / answers.LINES).open("a") as lines:
+        lines.write(line + "\n")
+    with pytest.raises(BenchmarkError, match=said):
+        answer_items(llm, items, out, RUN, max_new_tokens=3)
+
+
+def test_one_call_at_a_time_writes_to_a_folder(tmp_path: Path):
+    items = MMAU.read(questions(tmp_path / "asked", "mmau"))
+    llm, out = tiny.audio_llm(), tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / answers.LOCK), pytest.raises(BenchmarkError, match="another call writes"):
+        answer_items(llm, items, out, RUN, max_new_tokens=3)
+
+
+def test_a_choice_that_is_listed_twice_is_scored_once_and_written_twice(tmp_path: Path):
+    folder = questions(tmp_path / "asked", "mmau")
+    rows = json.loads((folder / "test.json").read_text())
+    for row in rows:
+        row["choices"] = ["a dog", "cat", "a dog"]
+    (folder / "test.json").write_text(json.dumps(rows))
+    one, *_ = answer_items(
+        tiny.audio_llm(), MMAU.read(folder), tmp_path / "out", RUN, max_new_tokens=3
+    )
+    assert one.scores is not None and len(one.scores) == 3 and one.scores[0] == one.scores[2]
+
+
+def test_scores_that_are_not_finite_are_never_written(tmp_path: Path, monkeypatch):
+    items = MMAU.read(questions(tmp_path / "asked", "mmau"))
+    scores = torch.tensor([[float("nan"), 0.0]] * 2)
+    monkeypatch.setattr(scoring, "score_options_one_by_one", lambda *_: [scores])
+    with pytest.raises(ValueError, match="item 0: 2 of 2 clips have a log-probability that is not"):
+        answer_items(tiny.audio_llm(), items, tmp_path / "out", RUN, max_new_tokens=3)
 
 
 def test_answers_of_another_run_or_question_are_never_mixed(tmp_path: Path):

@@ -50,6 +50,36 @@ from tests.benchmarks.samples import answers, mmau, sakura, write_json
             "only closed questions",
         ),
         ("m.json", [1], "dynamic-superb", "no predictions"),
+        ("m.json", [mmau(question=7)], "mmau", "item 0: question is 7, not a text"),
+        ("m.json", [mmau(choices=7)], "mmau", "choices is 7, not a list, each a text or a number"),
+        ("m.json", [mmau(choices=["a", None])], "mmau", r'choices is \["a", null\], not a list'),
+        ("m.json", [mmau(task=[1])], "mmau", r"task is \[1\], not a text"),
+        ("m.json", [mmau(model_output={})], "mmau", "model_output is {}, not a text or a number"),
+        ("m.json", [mmau(scores=["0", "1"])], "mmau", "scores is .*, not a list, each a number"),
+        ("m.json", [mmau(scores=0.5)], "mmau", "scores is 0.5, not a list, each a number"),
+        ("m.json", [mmau(scores=[True, False])], "mmau", "not a list, each a number"),
+        ("m.json", [mmau(scores=[float("nan"), 0.0])], "mmau", "NaN is no number"),
+        ("m.json", '[{"scores": [1e999, 0]}]', "mmau", "item 0: no id"),
+        ("m.json", [mmau(audio_id="../../etc/passwd")], "mmau", "leads out of its folder"),
+        ("m.json", [mmau(audio_id="/etc/passwd")], "mmau", "leads out of its folder"),
+        ("m.json", [mmau(audio_id="a\\..\\..\\b")], "mmau", "leads out of its folder"),
+        ("m.json", [mmau(id=str(i)) for i in (1, 2, 3)] * 2, "mmau", "1, sound  2, sound  3 are"),
+        ("m.json", [None], "mmau", "item 0: no id"),
+        ("m.json", '{"predictions": [], "predictions": []}', "dynamic-superb", "stands twice"),
+        (
+            "m.json",
+            {"predictions": [{"id": "a", "instruction": "?", "label": "x"}] * 2},
+            "dynamic-superb",
+            "only closed questions",
+        ),
+        ("m.json", {"predictions": [1]}, "dynamic-superb", "predictions is .*, each an object"),
+        (
+            "m.json",
+            {"attribute": 7, "type": "multi", "results": {"a": 1}},
+            "sakura",
+            "attribute is 7, not a text",
+        ),
+        ("m.json", "[" * 100_000, "mmau", "no JSON"),
     ],
 )
 def test_a_bad_row_of_a_choice_is_named_with_its_file_and_remedy(
@@ -60,6 +90,30 @@ def test_a_bad_row_of_a_choice_is_named_with_its_file_and_remedy(
     with pytest.raises(BenchmarkError, match=said) as error:
         list_benchmarks()[benchmark].read(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_scores_that_are_not_finite_are_refused(tmp_path):
+    text = json.dumps([mmau(scores=[0.5, -1.0])]).replace("0.5", "1e999")
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(BenchmarkError, match=r"item 0: scores are \[inf, -1.0\], not all finite"):
+        list_benchmarks()["mmau"].read(tmp_path)
+
+
+def test_a_file_in_another_encoding_is_a_sentence_and_a_byte_order_mark_is_none(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps([mmau()]), encoding="utf-16")
+    with pytest.raises(BenchmarkError, match="no text in UTF-8"):
+        list_benchmarks()["mmau"].read(path)
+    path.write_text(json.dumps([mmau()]), encoding="utf-8-sig")
+    assert len(list_benchmarks()["mmau"].read(path)) == 1
+
+
+def test_an_answer_that_is_there_twice_is_named(tmp_path):
+    said = {"instruction": "Is it? The answer could be yes or no.", "label": "yes", "pred": "no"}
+    rows = [said | {"id": clip} for clip in ("a.wav", "b.wav", "a.wav")]
+    path = write_json(tmp_path / "S.json", {"predictions": rows})
+    with pytest.raises(BenchmarkError, match=r"a\.wav is there twice; keep one of each"):
+        list_benchmarks()["dynamic-superb"].read(path)
 
 
 def recognise(path) -> str:

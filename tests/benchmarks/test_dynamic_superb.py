@@ -5,7 +5,7 @@ from tests.benchmarks.samples import write_json
 
 
 def test_dynamic_superb_takes_its_options_from_the_instruction_or_the_labels_of_the_file(tmp_path):
-    said = "Which emotion? The answer could be anger, joy, or no_emotion."
+    said = "Which emotion? The answer could be anger, joy, or no_emotion. Answer with one word."
     rows = [
         {"id": "1.wav", "pred": "Joy", "label": "joy", "instruction": said},
         {"id": "2.wav", "pred": "joy it is", "label": "fear", "instruction": "Which emotion?"},

@@ -30,6 +30,22 @@ OPTIONS = ["a bird", "a bird song", "rain", "a siren"]
         ("It is a Siren!", 3),
         ("trains", None),
         ("(z)", None),
+        ("The answer is B", 1),
+        ("The answer is B.", 1),
+        ("**B**", 1),
+        ("**B.** a bird song", 1),
+        ("**Answer:** (B)", 1),
+        ("[B]", 1),
+        ("Answer: c", 2),
+        ("Option D is the best.", 3),
+        ("B is correct.", 1),
+        ("The answer is B because it sings.", 1),
+        ("答案是B", 1),
+        ("The answer is a bird song.", 1),
+        ("The best option a listener has is rain.", 2),
+        ("It is not rain but a siren.", 3),
+        ("A train.", None),
+        ("**rain**", 2),
     ],
 )
 def test_a_generated_answer_names_one_option_or_none(response, index):
@@ -43,6 +59,39 @@ def test_letters_are_taken_off_options_only_where_every_one_has_its_own():
 
 def test_an_option_that_is_a_letter_is_named_by_its_text():
     assert name_option("A", ["D", "A", "G"]) == 1 and name_option(' "G". ', ["D", "A", "G"]) == 2
+
+
+def test_a_stated_letter_is_an_option_of_that_text_before_it_is_a_place():
+    assert name_option("The answer is A.", ["D", "A", "G"]) == 1
+    assert name_option("(a)", ["D", "A", "G"]) == 0
+
+
+def test_options_of_one_text_are_one_option():
+    options = ["man", "woman", "Man", "child"]
+    assert name_option("It is a man.", options) == name_option("(c)", options) == 0
+    assert name_option("woman", options) == 1
+
+
+def test_a_question_that_lists_a_choice_twice_is_scored(tmp_path):
+    row = mmau(choices=["dog", "cat", "dog", "cow"], answer="dog", model_output="a dog")
+    row |= {"scores": [-2.0, -3.0, -1.0, -4.0], "silence": [-2.0, -2.0, -2.0, -2.0]}
+    items = MMAU.read(write_json(tmp_path / "m.json", [row]))
+    found = MMAU.grade(items).iloc[0]
+    assert found["chance"] == 1 / 3 and found["letter"] == "a"
+    assert found[["ranked", "calibrated", "parsed", "string match"]].tolist() == [1, 1, 1, 1]
+
+
+def test_what_has_no_right_option_is_named_and_the_rest_is_scored(tmp_path):
+    rows = [
+        mmau(model_output="cat"),
+        mmau(id="8", answer="cow", model_output="cow"),
+        mmau(id="9", choices=["cat", "cat"], model_output="cat"),
+    ]
+    scored = MMAU.score(MMAU.read(write_json(tmp_path / "m.json", rows)))
+    assert set(scored["clips"]) == {1} and set(scored["value"]) == {100}
+    first, second = scored.attrs["left_out"]
+    assert "item 1: the answer 'cow' is none of dog, cat" in first
+    assert "item 2: all options are the same (cat, cat)" in second
 
 
 def test_protocols_stand_side_by_side_with_silence_and_a_missing_one_is_not_a_zero(tmp_path):

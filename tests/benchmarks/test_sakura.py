@@ -54,3 +54,42 @@ def test_a_clip_with_one_hop_is_named(tmp_path):
     items = SAKURA.read(sakura(tmp_path, {"single": [0]}))
     with pytest.raises(BenchmarkError, match=r"0\.wav: answered in one hop"):
         SAKURA.score(items)
+
+
+def test_a_judge_is_read_strictly(tmp_path):
+    sakura(tmp_path, {"single": [0], "multi": [0]}, judged=True)
+    path = tmp_path / "m_single_judgements.json"
+
+    def refused(results: dict, said: str) -> None:
+        write_json(path, {"results": results})
+        with pytest.raises(BenchmarkError, match=said):
+            SAKURA.read(tmp_path)
+
+    refused({"0.wav": {"Judgement": "maybe"}}, "0.wav: the judgement 'maybe' is neither")
+    refused({"0.wav": {"Judgement": True}}, "0.wav: Judgement is true, not a text")
+    refused({"0.wav": "correct"}, "0.wav: no field")
+    refused({"99.wav": {"Judgement": "correct"}}, "99.wav judged, but not answered")
+
+
+@pytest.mark.parametrize("attribute", ["../../up", "a/b", "/abs", "c:\\x", "a\\b"])
+def test_an_attribute_never_becomes_a_path(tmp_path, attribute):
+    row = {"instruction": "? (a) x (b) y", "label": "(a) x"}
+    content = {"attribute": attribute, "type": "single", "results": {"1.wav": row}}
+    with pytest.raises(BenchmarkError, match="is a path; write a name without slashes"):
+        SAKURA.read(write_json(tmp_path / "m.json", content))
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"file,x\xff\n", "no text in UTF-8"),
+        ("file,x\n".encode("utf-16"), "no text in UTF-8"),
+        (b"file,single_instruction\n" + b"a" * 131_073 + b",b\n", "line 2: no CSV"),
+        (b'file,x\n"open', "line 2: no CSV"),
+        (b"file,x\na,b,c\n", "line 2: 1 cells more than columns"),
+    ],
+)
+def test_a_table_that_is_no_csv_is_a_sentence_with_its_line(tmp_path, content, said):
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(BenchmarkError, match=said):
+        SAKURA.read(tmp_path)

@@ -192,6 +192,12 @@ def test_arguments_without_a_meaning_are_refused_in_words(instruction, arguments
         is_obeyed(instruction, answer, **arguments)
 
 
+@pytest.mark.parametrize("value", ["3", 3.0, True, [3]])
+def test_a_number_that_is_no_whole_number_is_refused(value):
+    with pytest.raises(TypeError, match=r"num_bullets is .*; write a whole number"):
+        is_obeyed(BULLETS, "* one", num_bullets=value)
+
+
 def test_every_constraint_of_the_ladder_can_be_checked():
     asked = {task.constraint for task in task_ladder() if task.constraint is not None}
     assert asked

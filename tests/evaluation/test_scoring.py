@@ -106,3 +106,16 @@ def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
     assert lengths[0] >= 2 * lengths[1]
     score = torch.tensor([[-3.0, -2.0]])
     assert judge(long, ["female"], score, score)["raw"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_log_probability_that_is_not_finite_is_refused_with_its_task_and_clip(value) -> None:
+    good = torch.tensor([[-1.0, -2.0]] * 2)
+    bad = good.clone()
+    bad[1, 0] = value
+    said = r"task t.*: 1 of 2 clips have a log-probability that is not finite, the first is row 1"
+    for score, others in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match=said):
+            judge(TWO, ["male", "female"], score, others)
+    with pytest.raises(ValueError, match="task t: no clip to calibrate with"):
+        judge(TWO, ["male", "female"], good, good[:0])

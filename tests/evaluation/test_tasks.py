@@ -86,6 +86,14 @@ def test_an_answer_names_a_value_of_another_corpus_by_its_own_words() -> None:
     ) == {"sung"}
 
 
+def test_an_answer_names_no_value_whose_word_only_begins_another_word() -> None:
+    tasks = {task.name: task for task in task_ladder()}
+    assert named_values(tasks["pronoun"], "The pronoun is her.") == {"female"}
+    assert named_values(tasks["knob"], "It is upsetting.") == set()
+    assert named_values(tasks["ask_scene"], "There is no music but rain.") == {"rain"}
+    assert named_values(tasks["json_gender"], '{"gender":"male"}') == {"male"}
+
+
 def test_a_template_names_what_is_known_in_the_corpus_own_words() -> None:
     clip = Clip("c", "c.wav", 1.0, "", "s", {"emotion": "angry", "gender": "female"})
     target = targets.template_target(clip, "Describe.", OWN, describe_plainly)

@@ -87,6 +87,16 @@ def test_a_task_the_oracle_cannot_do_is_left_out() -> None:
     assert not rows.loc[rows["task"] == "3_rate", "counted"].any()
 
 
+@pytest.mark.parametrize("able", [(), ("scene",)])
+def test_where_the_oracle_can_do_no_task_but_the_labels_nothing_is_judged(able) -> None:
+    data = table(ALL)
+    lost = (data["condition"] == "oracle") & ~data["attribute"].isin(able)
+    data.loc[lost, ["calibrated", "raw"]] = 0.0
+    found = verdict.judge_claim(data, "scene")
+    assert found.verdict == verdict.NOT_TESTABLE
+    assert "no rung-3 question about another attribute than scene" in found.reasons[0]
+
+
 def test_untrained_control_is_step_zero_at_every_step() -> None:
     full = verdict.add_untrained(table(ALL))
     copies = (

@@ -132,3 +132,34 @@ def test_closed_vocabularies_are_asked_about_in_their_order(tmp_path):
 def test_the_spoken_world_is_asked_about_what_is_described(tmp_path):
     asked = describe.askable_attributes(corpus_of(tmp_path, [FACTS], world="spoken"))
     assert asked == {name: ATTRIBUTES[name] for name in DESCRIBED}
+
+
+@pytest.mark.parametrize(
+    "text, values, named",
+    [
+        ("There are 10.", ("1", "10"), {"10"}),
+        ("It lasts 1.5 s", ("1",), set()),
+        ("-5 degrees", ("5",), set()),
+        ("A car horn.", ("car", "car horn"), {"car horn"}),
+        ("a car and a car\n horn", ("car", "car horn"), {"car", "car horn"}),
+        ("lower, low-key, slow", ("low",), set()),
+        ("foods", ("food",), set()),
+        ("It is her.", ("she", "he"), set()),
+        ("He is not angry.", ("angry", "not angry"), {"not angry"}),
+        ("He isn't angry.", ("angry", "not angry"), set()),
+        ("Not a male but a female voice", ("male", "female"), {"female"}),
+        ("There is no music, only rain", ("music", "rain"), {"rain"}),
+        ("No doubt: rain", ("rain",), {"rain"}),
+        ("then (laugh) again", ("(laugh)", "(cry)"), {"(laugh)"}),
+        ("他听起来很生气。", ("生气", "高兴"), {"生气"}),
+        ('{"gender":"female"}', ("female", "male"), {"female"}),
+        ("he/she", ("he", "she"), {"he", "she"}),
+        ("**Rain** and _siren_", ("rain", "siren"), {"rain", "siren"}),
+        ("A child’s voice", ("child's",), {"child's"}),
+        ("cafe\u0301", ("caf\u00e9",), {"caf\u00e9"}),
+        ("no_emotion", ("no", "emotion", "no_emotion"), {"no_emotion"}),
+        ("", ("rain", ""), set()),
+    ],
+)
+def test_free_text_names_values_by_whole_words_the_longest_first(text, values, named) -> None:
+    assert describe.named_by_phrases(text, {value: [value] for value in values}) == named
