@@ -5,6 +5,7 @@ quick.
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +87,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     status, words = 1, f"several processes share quickstart alone; start {args.command} as one."
     if not several or args.command == "quickstart":
         try:
-            return COMMANDS[args.command].run(args) or 0
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return COMMANDS[args.command].run(args) or 0
         except KeyboardInterrupt:
             status, words = 130, "Stopped; run the same command again and it goes on where it was."
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             words = f"{type(error).__name__}: {error}"
     print(f"{who}{words}", file=sys.stderr)
     return status
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning; one of this package's own is a plain sentence."""
+    own = category.__module__.startswith("desta_lab")
+    where = "Note" if own else f"{filename}:{lineno}: {category.__name__}"
+    print(f"{where}: {message}", file=sys.stderr)
 
 
 def _preset(args: argparse.Namespace) -> Any:
@@ -181,7 +198,8 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
-    length = audio.read_header(args.clip, max_seconds=float("inf")).seconds
+    warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
+    length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
     audios = [{"audio": args.clip, "text": None}]
     message = {"role": "user", "content": f"{AUDIO}\n{args.question}", "audios": audios}
     system = {"role": "system", "content": SYSTEM}
@@ -203,7 +221,8 @@ def ask(args: argparse.Namespace) -> None:
     print(f"run             {folder.name}")
     seconds = llm.encoder.seconds
     if length > seconds:
-        print(f"heard           the first {seconds:g} s of {length:.1f} s, as in training")
+        whole = f"{length:.1f} s" if length <= audio.WHISPER_SECONDS else "more than 30 s"
+        print(f"heard           the first {seconds:g} s of {whole}, as in training")
     if transcript:
         print(f"transcript      {answer.audios[0][0][1]}")
     print(f"with the clip   {answer.text[0]}")
@@ -281,7 +300,8 @@ def answer(args: argparse.Namespace) -> None:
     llm = AudioLLM.from_run(folder)
     last = checkpoints.list_checkpoints(folder)[-1]
     run = {"name": folder.name, "connector_sha256": last["sha256"]}
-    print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}.", flush=True)
+    print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}, which hears the")
+    print(f"first {llm.encoder.seconds:g} s of a clip.", flush=True)
     how = {"root": args.audio, "max_new_tokens": args.tokens}
     items = answer_items(llm, items, args.out, run, progress=progress_reporter()("answer"), **how)
     for path in benchmark.write(items, args.out):
@@ -467,6 +487,7 @@ def demo(args: argparse.Namespace) -> None:
 
     job = Experiment(_preset(args), progress=progress_reporter())
     job.train("self")
+    print(f"The first {job.preset.seconds:g} s of a clip are heard.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # recordings are deleted then, too
     with open_page(Demo(job), args.port) as address:
         print(f"Open {address} in a browser; stop with Ctrl+C.", flush=True)

@@ -89,12 +89,12 @@ class Experiment:
         self.own_corpus = corpus
         asked = corpus_tasks(corpus, preset.glass_box)
         self.tasks, self.describe, self.values = asked.tasks, asked.describe, asked.values
-        label = label or (preset.label if preset.label in self.values else next(iter(self.values)))
-        if label not in self.values:
-            raise ValueError(
-                f"No clip is asked about {label!r}; the label is one of {', '.join(self.values)}."
-            )
-        self.preset = replace(preset, label=label)
+        self.preset = preset
+        trained = (
+            {name for clip in self.clips("train") for name in clip.attributes} if corpus else ()
+        )
+        names = [name for name in self.values if not corpus or name in trained]
+        self.preset = replace(preset, label=_pick_label(label, preset.label, names))
         used = hashed_fields(replace(self.preset, minutes=None, memory_gb=None, disk_gb=None))
         about = Provenance(
             "costs", {"preset": used, "seed": seed, "corpus": corpus.hash if corpus else None}
@@ -471,6 +471,16 @@ def are_enough(clips: list[Clip]) -> bool:
     """Whether clips and speakers are enough for an interval over speakers."""
     count, speakers = clip_counts(clips)
     return count >= MIN_CLIPS and speakers >= MIN_SPEAKERS
+
+
+def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
+    label = label or (default if default in attributes else "".join(attributes[:1]))
+    if label not in attributes:
+        raise ValueError(
+            f"No training clip is asked about {label!r}; the label is one of "
+            f"{', '.join(attributes) or 'the columns, and each is empty in training'}."
+        )
+    return label
 
 
 def newest_run(root: Path | None = None) -> Path:
