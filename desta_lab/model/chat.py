@@ -115,11 +115,7 @@ def build_stream(
     if response_ids is not None:
         ids += response_ids
     elif response is not None:
-        end = end_of_turn(tokenizer)
-        for mark in (tokenizer.decode([end]), tokenizer.eos_token):
-            response = response.removesuffix(mark)
-        ids += encode_words(tokenizer, response)
-        ids += [] if truncated else [end]
+        ids += _encode_response(tokenizer, response, truncated)
     if max_tokens is not None and len(ids) > max_tokens:
         raise ChatError(
             f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
@@ -212,6 +208,14 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
         raise ChatError(
             f"The chat template refuses these messages ({error}); change roles or their order."
         ) from error
+
+
+def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int]:
+    """Token ids of an assistant's words, with the end of turn unless they were cut off."""
+    end = end_of_turn(tokenizer)
+    for mark in (tokenizer.decode([end]), tokenizer.eos_token):
+        response = response.removesuffix(mark)
+    return encode_words(tokenizer, response) + ([] if truncated else [end])
 
 
 def _hold(tokenizer: Any, content: str, held: list[str]) -> str:

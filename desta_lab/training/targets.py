@@ -87,8 +87,8 @@ def generate_targets(
             answers = backbone.generate_ids(streams, max_new_tokens, batch)
         for pair, ids in zip(part, answers, strict=True):
             decoding, truncated = f"greedy, {max_new_tokens} tokens", ids[-1] not in ends
-            facts = kind, writer, revision, decoding, truncated, ids if kind in OWN else None
-            targets[pair] = Target(*pair, backbone.decode(ids), *facts)
+            words, own = backbone.decode(ids), ids if kind in OWN else None
+            targets[pair] = Target(*pair, words, kind, writer, revision, decoding, truncated, own)
         if progress:
             progress(min(first + batch, len(unique)), len(unique))
     return targets

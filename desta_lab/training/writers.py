@@ -102,17 +102,20 @@ class Writer:
                 f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts; "
                 "is it vLLM's server?"
             )
-        for ids, _ in answers:
-            if isinstance(ids, str):
-                continue
-            if len(ids) > self.max_new_tokens or not all(
-                type(i) is int and 0 <= i < len(self.tokenizer) for i in ids
-            ):
-                raise ValueError(
-                    f"{self.name} answered {str(list(ids))[:80]}, which are not at most "
-                    f"{self.max_new_tokens} ids of {len(self.tokenizer)} tokens; does it serve "
-                    "this model?"
-                )
+        for answer, _ in answers:
+            if not isinstance(answer, str):
+                self.check_ids(answer)
+
+    def check_ids(self, ids: Any) -> None:
+        """Raise ValueError unless these are ids of the tokenizer, and not too many."""
+        known = len(self.tokenizer)
+        if len(ids) > self.max_new_tokens or not all(
+            type(i) is int and 0 <= i < known for i in ids
+        ):
+            raise ValueError(
+                f"{self.name} answered {str(list(ids))[:80]}, which are not at most "
+                f"{self.max_new_tokens} ids of {known} tokens; does it serve this model?"
+            )
 
 
 # ---- writers on this machine ----
@@ -235,7 +238,7 @@ def server_writer(
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        places = [choice.get("index") for choice in choices]
+        places: list[Any] = [choice.get("index") for choice in choices]
         if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
             raise ValueError(
                 f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
@@ -252,7 +255,8 @@ def server_writer(
             parts = pool.map(complete_some, _split(prompts, PER_REQUEST))
             return [answer for part in parts for answer in part]
 
-    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+    writer = Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+    return writer
 
 
 def _request(
