@@ -17,7 +17,9 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +46,7 @@ VERSIONS: dict[str, int] = {
     "targets": 1,
 }
 HEAD = "provenance.json"
+STALE = 3600.0  # seconds after which nobody is still writing a draft
 MISSING = "\\N"  # a missing value in a table on disk; an empty text is an empty text
 
 Result = TypeVar("Result")
@@ -111,6 +114,7 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
     if found is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{provenance.key}.lock"):
+            remove_drafts(folder.parent)
             found = _read(folder, provenance)
             if found is None:
                 _write(folder, provenance, make())
@@ -208,10 +212,8 @@ def _write_piece(folder: Path, name: str, piece: Any) -> dict[str, Any]:
         )
         return {"file": path.name, "sha256": hash_file(path), "types": types}
     if _is_tensors(piece):
-        from safetensors.torch import save_file
-
         path = folder / f"{name or 'tensors'}.safetensors"
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in piece.items()}, path)
+        save_tensors(path, piece)
         return {"file": path.name, "sha256": hash_file(path), "order": list(piece)}
     path = folder / f"{name or 'data'}.json"
     path.write_bytes(to_json(piece))
@@ -269,16 +271,53 @@ def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Its folder is
-    made if need be.
+    """Write a file whole or not at all; its folder is made if need be."""
+    with draft_of(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A place beside a file to write it, from where it is moved into its own when all is written.
+
+    The draft of a block that fails is removed. One that a kill left is removed by the next start
+    that looks here, see `remove_drafts`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        draft.write_bytes(content)
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> None:
+    """Write tensors as one safetensors file, whole or not at all, with the rights of any new file.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with draft_of(path) as draft:
+        draft.touch()  # with the rights of this user's files; safetensors gives its own 0600
+        rights = draft.stat().st_mode
+        try:
+            save_file(on_cpu, draft, metadata=metadata or None)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error}); free some space.") from error
+        draft.chmod(rights)
+
+
+def remove_drafts(folder: Path, seconds: float = STALE) -> None:
+    """Remove what kills left half-written in a folder: drafts without a change for so long."""
+    for draft in folder.glob("*.part"):
+        with suppress(OSError):  # another process removes it too
+            if time.time() - draft.stat().st_mtime >= seconds:
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def hash_file(path: Path) -> str:

@@ -470,9 +470,12 @@ def write(args: argparse.Namespace) -> None:
             )
         tell(done, total)
 
-    writers.write_shards(
+    paths = writers.write_shards(
         writers.read_rows(args.manifest), writer, args.folder, shard=args.shard, progress=progress
     )
+    refusals, first = writers.find_refusals_in(paths)
+    if refusals:
+        print(f"{refusals} of {total} targets are refusals, such as {first!r}; drop those rows.")
     print(f"Targets: {args.folder}")
 
 

@@ -1,6 +1,7 @@
 """A result is found with the types it was made with, or made again; what determines it names it."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from desta_lab import cache
 from desta_lab.cache import CacheError, Provenance, find_or_make
@@ -224,3 +226,43 @@ def test_json_holds_numbers_of_any_library_and_no_nan():
         "path": "a/b",
         "table": [{"x": 1}],
     }
+
+
+# ---- drafts ----
+
+
+def test_a_draft_that_a_kill_left_is_removed_and_one_that_is_written_stays(tmp_path):
+    old, new = tmp_path / ".a.json.1.1.part", tmp_path / "state.part"
+    old.mkdir()
+    new.write_text("x")
+    os.utime(old, (0, 0))
+    cache.remove_drafts(tmp_path)
+    assert not old.exists() and new.exists()
+    cache.remove_drafts(tmp_path, 0.0)
+    assert not new.exists()
+
+
+def test_a_draft_whose_writer_fails_is_removed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), cache.draft_of(tmp_path / "a") as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_have_the_rights_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        cache.save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, about="b")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_tensors_on_a_full_disk_are_one_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"a.safetensors cannot be written .*No space.*free some"):
+        cache.save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    assert not list(tmp_path.iterdir())

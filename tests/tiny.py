@@ -13,6 +13,7 @@ from transformers import (
     Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -34,6 +35,7 @@ from desta_lab.world.describe import describe
 
 SECONDS = 0.4  # 20 encoder frames
 WIDTH = 48  # of every tiny backbone
+WINDOW = 8  # tokens that a layer with a sliding window sees
 START, END, BOS = "<|im_start|>", "<|im_end|>", "<|bos|>"
 CHATML = (
     "{% for message in messages %}"
@@ -129,13 +131,14 @@ def causal(kind: str = "llama", *, seed: int = 0, bos: bool = False, **how: Any)
         "llama": lambda: LlamaConfig(**sizes, **grouped),
         "qwen2": lambda: Qwen2Config(**sizes, **grouped),
         "qwen3": lambda: Qwen3Config(**sizes, **grouped, head_dim=12),
+        "mistral": lambda: MistralConfig(**sizes, **grouped, sliding_window=WINDOW),
         "neox": lambda: GPTNeoXConfig(**sizes),
         "gemma2": lambda: Gemma2Config(
             **sizes,
             **grouped,
             head_dim=12,
             query_pre_attn_scalar=12,
-            sliding_window=64,
+            sliding_window=WINDOW,
             final_logit_softcapping=5.0,
         ),
     }[kind]()

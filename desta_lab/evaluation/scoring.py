@@ -203,13 +203,8 @@ def _score_branches(
     rows, length = prefix.shape[:2]
     nodes = backbone.embed(torch.tensor(branches.trie.tokens)).expand(rows, -1, -1)
     mask, positions = _trie_attention(branches.trie, real)
-    lowest = torch.finfo(backbone.dtype).min
-    blocked = torch.zeros(mask.shape, dtype=backbone.dtype).masked_fill(~mask, lowest)
-    hidden = backbone.hidden_states(
-        torch.cat([prefix, nodes.to(prefix.dtype)], dim=1),
-        attention_mask=blocked[:, None].to(backbone.device),
-        position_ids=positions.to(backbone.device),
-    )
+    embeddings = torch.cat([prefix, nodes.to(prefix.dtype)], dim=1)
+    hidden = backbone.hidden_states(embeddings, sees=mask, position_ids=positions)
     wanted = sorted({n for task in branches.paths for option in task for n in option.nodes})
     at = torch.tensor([length + node for node in wanted], device=backbone.device)
     logp = backbone.logits(hidden[:, at]).log_softmax(-1).cpu()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.connector import ConnectorShape
 from desta_lab.model.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -311,9 +312,7 @@ class AudioLLM(nn.Module):
         """
         compared = {key: self.provenance[key] for key in COMPARED if key in self.provenance}
         header = {"provenance": json.dumps({**self.names, **compared}, sort_keys=True)}
-        draft = path.with_suffix(".part")
-        save_file(self.trainable_state(), draft, metadata=header)
-        draft.replace(path)
+        cache.save_tensors(path, self.trainable_state(), **header)
         return cache.hash_file(path)
 
     def load_connector(self, path: Path) -> None:
@@ -330,8 +329,14 @@ class AudioLLM(nn.Module):
                     f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}; "
                     "load the parts it was trained with."
                 )
+        tensors = load_file(path)
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ProvenanceError(
+                f"{path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint, or train "
+                "again with a lower learning rate."
+            )
         try:
-            self.load_trainable_state(load_file(path))
+            self.load_trainable_state(tensors)
         except RuntimeError as error:
             fault = str(error).splitlines()[-1].strip()
             raise ProvenanceError(
@@ -341,6 +346,8 @@ class AudioLLM(nn.Module):
 
 def read_connector_provenance(path: Path) -> dict[str, Any]:
     """What a connector file says of the parts it was trained with: their names, and `COMPARED`.
+
+    A field of the connector's shape that is younger than the file has its default.
 
     Raises:
         ProvenanceError: it is no whole safetensors file.
@@ -352,6 +359,8 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
         raise ProvenanceError(
             f"{path}: no whole safetensors file ({error}); copy it again or train again."
         ) from error
+    if isinstance(shape := about.get("connector"), dict):
+        about["connector"] = asdict(ConnectorShape()) | shape
     return about
 
 
@@ -367,10 +376,14 @@ def index_path(run: Path) -> Path:
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:
     """One sha256 over all tensors of a module but those named; it shows whether any bit changed."""
+    tensors = module.state_dict().items()
+    return hash_state({name: tensor for name, tensor in tensors if name not in without})
+
+
+def hash_state(tensors: Mapping[str, Tensor]) -> str:
+    """One sha256 over named tensors, in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if name in without:
-            continue
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

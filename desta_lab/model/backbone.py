@@ -8,17 +8,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from desta_lab.model import chat
+from desta_lab.model.presets import parse_tuning
 
 LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # Cohere, Granite, Falcon-H1
+
+# Settings of a model that would choose another token than the likeliest, or stop elsewhere.
+UNGREEDY = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_length",
+    "min_new_tokens",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "guidance_scale",
+    "exponential_decay_length_penalty",
+    "stop_strings",
+    "num_beams",
+)
+
+
+class PrecisionError(RuntimeError):
+    """The backbone's logits are no numbers any more; the message names the precision."""
 
 
 class Backbone(nn.Module):
     """A decoder-only instruct LLM of transformers with its tokenizer, frozen.
+
+    Its own settings of generation are taken from it, but for the ends of an answer: greedy means
+    the likeliest token. `ignored_settings` has those that would have changed an answer.
 
     Raises:
         ValueError: it has no chat template, no end of turn, or scales its logits.
@@ -35,6 +62,9 @@ class Backbone(nn.Module):
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.gradient_checkpointing = False  # compute its layers twice, to save memory
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
+        self.ignored_settings = _settings_beside_greedy(model.generation_config)
+        ends = model.generation_config.eos_token_id
+        model.generation_config = type(model.generation_config)(eos_token_id=ends)
         self._initial: dict[str, Tensor] = {}  # tuned parameters as they were before training
         self._prefix: tuple[Any, Any] = (None, None)
 
@@ -71,18 +101,14 @@ class Backbone(nn.Module):
         Raises:
             ValueError: another word.
         """
-        kind, _, rank = tuning.partition("-")
-        if kind == "lora" and rank.isdecimal() and int(rank):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.add_lora(int(rank), 2 * int(rank), 0.0, "all-linear")
-        elif tuning == "full":
+        rank = parse_tuning(tuning)
+        if rank is None:
             self.model.requires_grad_(True)
             self._keep_initial()
-        elif tuning != "frozen":
-            raise ValueError(
-                f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}."
-            )
+        elif rank:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.add_lora(rank, 2 * rank, 0.0, "all-linear")
 
     def add_lora(
         self,
@@ -162,6 +188,9 @@ class Backbone(nn.Module):
         self,
         embeddings: Float[Tensor, "batch token d_llm"],
         prefix: Sequence[int] = (),
+        *,
+        sees: Bool[Tensor, "batch token token"] | None = None,
+        position_ids: Int[Tensor, "batch token"] | None = None,
         **options: Any,
     ) -> Float[Tensor, "batch token d_llm"]:
         """Final hidden states at every given position, after the token ids of `prefix`.
@@ -169,8 +198,21 @@ class Backbone(nn.Module):
         The prefix is the same in every row and every step (system prompt, tag before the clip), and
         nothing that learns stands before it. Its keys and values are computed once, without
         gradient, and kept. A backbone that learns or computes its layers twice reads it each time.
+
+        Args:
+            sees: which token sees which, of tokens at `position_ids`; by default all before it.
+
+        Raises:
+            ChatError: there are more tokens than it can read.
+            ValueError: its attention takes no such `sees`.
         """
         decoder = self.model.get_decoder()
+        last = embeddings.shape[1] - 1 if position_ids is None else int(position_ids.max())
+        self._check_length(len(prefix) + last + 1)
+        if position_ids is not None:
+            options["position_ids"] = position_ids.to(self.device)
+            if sees is not None:
+                options["attention_mask"] = self._attention_mask(sees, position_ids)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         if prefix and (self._initial or recompute):
             before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
@@ -185,6 +227,41 @@ class Backbone(nn.Module):
             )
         return out.last_hidden_state
 
+    def _check_length(self, tokens: int) -> None:
+        """Raise ChatError for more tokens than it was made to read."""
+        if self.max_positions is not None and tokens > self.max_positions:
+            raise chat.ChatError(
+                f"The backbone is to read and write {tokens} tokens and knows "
+                f"{self.max_positions} positions; shorten the conversation."
+            )
+
+    def _attention_mask(
+        self, sees: Bool[Tensor, "batch token token"], positions: Int[Tensor, "batch token"]
+    ) -> Tensor | dict[str, Tensor]:
+        """`sees` as the layers add it to their scores, one for each kind if there are several.
+
+        A layer with a sliding window sees a distance of less than the window, in positions.
+        """
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        uniform = "full_attention" if window is None else "sliding_attention"
+        kinds = sorted(set(getattr(config, "layer_types", None) or [uniform]))
+        known = {"full_attention", "sliding_attention"}
+        if not known.issuperset(kinds) or self.attention not in ("sdpa", "eager"):
+            raise ValueError(
+                f"Options are scored together under eager or sdpa attention in full or sliding "
+                f"windows; this backbone has {self.attention} in {', '.join(kinds)}. Set another "
+                "attention, or take another backbone."
+            )
+        near = (positions[:, :, None] - positions[:, None]) < (window or 0)
+        masks = {}
+        for kind in kinds:
+            seen = sees & near if kind == "sliding_attention" else sees
+            blocked = torch.zeros(seen.shape, dtype=self.dtype)
+            blocked.masked_fill_(~seen, torch.finfo(self.dtype).min)
+            masks[kind] = blocked[:, None].to(self.device)
+        return masks if len(masks) > 1 else masks[kinds[0]]
+
     def _read_prefix(self, prefix: Sequence[int]) -> Any:
         """A copy of the prefix's keys and values, computed when the prefix is a new one."""
         key = (tuple(prefix), self.device, self.dtype)
@@ -196,12 +273,26 @@ class Backbone(nn.Module):
         return copy.deepcopy(self._prefix[1])
 
     def logits(self, hidden: Float[Tensor, "*shape d_llm"]) -> Float[Tensor, "*shape vocabulary"]:
-        """Next-token logits in float32 (or better) of final hidden states."""
+        """Next-token logits in float32 (or better) of final hidden states.
+
+        Raises:
+            PrecisionError: they are no numbers.
+        """
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self._softcap is None:
-            return logits
-        return self._softcap * torch.tanh(logits / self._softcap)
+        if self._softcap is not None:
+            logits = self._softcap * torch.tanh(logits / self._softcap)
+        return self._check_finite(None, logits)
+
+    def _check_finite(self, ids: Any, logits: Tensor) -> Tensor:
+        """The logits, if the largest of each position is a number; raises PrecisionError."""
+        if not torch.isfinite(logits.detach().amax(-1)).all():
+            dtype = str(self.dtype).removeprefix("torch.")
+            raise PrecisionError(
+                f"The backbone's logits are not finite in {dtype}; load it in bfloat16 or float32 "
+                "(dtype=…), or check its weights."
+            )
+        return logits
 
     # ---- from streams to answers ----
 
@@ -224,14 +315,24 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
-        """`generate` of transformers, greedy unless asked to sample, up to any end of turn."""
-        options = {
+        """`generate` of transformers up to any end of turn: the likeliest token each time.
+
+        With `do_sample` it draws, and only `temperature` and `top_p` shape the draw.
+
+        Raises:
+            ChatError: prompt and answer are longer than the backbone can read.
+            PrecisionError: the logits are no numbers.
+        """
+        options: dict[str, Any] = {
             "do_sample": False,
             "eos_token_id": list(self.end_ids),
             "pad_token_id": self.pad_id,
+            "logits_processor": [self._check_finite],
         }
-        if not inputs.get("do_sample"):
-            options |= {"temperature": None, "top_p": None, "top_k": None}
+        if inputs.get("do_sample"):
+            options["top_k"] = 0
+        given = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
+        self._check_length(given.shape[1] + inputs.get("max_new_tokens", 0))
         return self.model.generate(**{**options, **inputs})
 
     def pad_left(
@@ -258,7 +359,8 @@ class Backbone(nn.Module):
 
     def trim_at_end(self, ids: Sequence[int]) -> tuple[int, ...]:
         """An answer's ids up to and with its end of turn."""
-        end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
+        ends = self.end_ids
+        end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         return tuple(ids[: end + 1])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -267,10 +369,16 @@ class Backbone(nn.Module):
 
 
 def end_ids_of(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
-    """The ids that end an answer: the tokenizer's end of turn, and those of the model's config."""
+    """The ids that end an answer: the end of turn, the tokenizer's `eos_token`, the model's own."""
     own = generation_config.eos_token_id
     more = [own] if isinstance(own, int) else own or []
-    return tuple(sorted({tokenizer.eos_token_id, *more}))
+    return tuple(sorted({chat.end_of_turn(tokenizer), tokenizer.eos_token_id, *more}))
+
+
+def _settings_beside_greedy(settings: Any) -> dict[str, Any]:
+    """The settings of a model that greedy decoding leaves out, and that would have changed it."""
+    own = {name: getattr(settings, name, None) for name in UNGREEDY}
+    return {name: value for name, value in own.items() if value not in (None, False, 0, 1, [], {})}
 
 
 def _check(config: Any, tokenizer: Any) -> None:

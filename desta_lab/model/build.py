@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,7 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def build_connector(
     shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
 ) -> nn.Module:
-    """A new connector of this shape, the same for the same seed, with parameters in float32.
-
-    Raises:
-        ValueError: there is no connector of this kind.
-    """
-    if shape.kind not in CONNECTORS:
-        raise ValueError(
-            f"There is no connector {shape.kind!r}; take one of {', '.join(CONNECTORS)}."
-        )
+    """A new connector of this shape, the same for the same seed, with parameters in float32."""
     ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -92,6 +84,8 @@ def build_audio_llm(
     Raises:
         WeightsError: encoder or backbone cannot be had.
     """
+    for name in (preset.encoder, preset.backbone):  # before one of them is downloaded
+        weights.check_name(name, root)
     with processes.main_first():  # one rank downloads
         encoder_folder = weights.find_weights(preset.encoder, root, progress=progress)
         backbone_folder = weights.find_weights(preset.backbone, root, progress=progress)
@@ -130,6 +124,11 @@ def _assemble(
         "connector": asdict(preset.connector),
         "tuning": preset.tuning,
     }
+    # facts only where they say something, so that older results are still found
+    if prompt := chat.template_hash(backbone.tokenizer):
+        provenance["prompt"] = prompt
+    if backbone.ignored_settings:
+        provenance["ignored_settings"] = backbone.ignored_settings
     return AudioLLM(
         encoder,
         connector,
@@ -178,6 +177,12 @@ def open_connector(path: Path, root: Path | None = None, attention: str | None =
     about = read_connector_provenance(path)
     if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
+    known = {field.name for field in fields(ConnectorShape)}
+    if unknown := sorted(set(about["connector"]) - known):
+        raise ProvenanceError(
+            f"{path}: its connector has {unknown[0]}, which this version of DeSTA Lab does not "
+            "know; update it."
+        )
     preset = Preset(
         "opened",
         about["encoder"],

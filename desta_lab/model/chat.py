@@ -1,5 +1,7 @@
 """Messages become token streams with audio slots, for training, generation and scoring alike."""
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +10,19 @@ AUDIO = "<|AUDIO|>"  # stands in a user's text for a clip
 START, END = "<start_audio>", "<end_audio>"  # plain text around every clip, as in DeSTA2.5-Audio
 SYSTEM = "Focus on the audio clips and instructions."
 SLOT = -1  # the id of an audio slot: no token has it, so a slot that is never filled fails loudly
+
+# What every chat template is given: no thoughts before the answer, and one date for ever. A
+# template that knows a name obeys it (Qwen3, SmolLM3, Llama 3, …), any other does not see it.
+TEMPLATE_ARGUMENTS = {"enable_thinking": False, "thinking": False, "date_string": "26 Jul 2024"}
+# the same date for a template that asks for today's; it hides the function of transformers
+PINNED_DATE = (
+    "{%- macro strftime_now(format) -%}{{ format.replace('%d', '26').replace('%b', 'Jul')"
+    ".replace('%B', 'July').replace('%m', '07').replace('%Y', '2024').replace('%y', '24')"
+    ".replace('%A', 'Friday').replace('%a', 'Fri').replace('%H', '12').replace('%M', '00')"
+    ".replace('%S', '00') }}{%- endmacro %}"
+)
+THOUGHT = "<think>"  # a prompt that ends in it opens a thought, whatever it was told
+HELD = "\ue000"  # stands, with a number, for a control token that a message spells out
 
 Message = Mapping[str, Any]
 
@@ -53,6 +68,7 @@ def build_stream(
     queries: int,
     *,
     response: str | None = None,
+    response_ids: Sequence[int] | None = None,
     truncated: bool = False,
     transcripts: Sequence[str] | None = None,
     max_tokens: int | None = None,
@@ -60,13 +76,16 @@ def build_stream(
     """Token ids of a conversation up to the backbone's turn, and of its response when one is given.
 
         system · user: <start_audio> [slot × queries] transcript <end_audio> question
-               · assistant: response <eos>
+               · assistant: response <end of turn>
 
     The chat template brings its own BOS, so nothing is added twice. A response ends in one
-    end-of-turn token, a truncated one in none, because a cut is not an end.
+    end-of-turn token, a truncated one in none, because a cut is not an end. A control token that a
+    message, a transcript or a response spells out is text: nobody's words begin another turn.
 
     Args:
-        queries: audio slots for each clip.
+        queries: audio slots for each clip; 0 where there are no clips.
+        response_ids: the ids that the writer of the response chose, with its end of turn if it
+            came to one; they are learned as they are.
         transcripts: one text for each clip, written after its slots; None for no text.
         max_tokens: the longest stream that is allowed.
 
@@ -74,21 +93,29 @@ def build_stream(
         ChatError: placeholders and transcripts do not match, the stream is longer than
             `max_tokens`, or the chat template refuses the messages.
     """
-    tagged = [{"role": m["role"], "content": _add_tags(m["content"])} for m in messages]
+    held: list[str] = []
+    tagged = [
+        {"role": m["role"], "content": _hold(tokenizer, m["content"], held)} for m in messages
+    ]
     first, *rest = _apply_template(tokenizer, tagged).split(AUDIO)
+    if transcripts is None and rest and not queries:
+        raise ChatError(
+            f"A text holds {AUDIO}, which stands for a clip, and has none; take it out."
+        )
     texts = [""] * len(rest) if transcripts is None else transcripts
     if len(texts) != len(rest):
         raise ChatError(
             f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given; match them."
         )
-    ids = encode_text(tokenizer, first)
+    ids = _encode_held(tokenizer, first, held)
     for transcript, piece in zip(texts, rest, strict=True):
         ids += [SLOT] * queries
-        ids += encode_text(tokenizer, transcript) + encode_text(tokenizer, piece)
+        ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece, held)
     start = len(ids)
-    if response is not None:
-        ids += encode_text(tokenizer, response.removesuffix(tokenizer.eos_token))
-        ids += [] if truncated else [tokenizer.eos_token_id]
+    if response_ids is not None:
+        ids += response_ids
+    elif response is not None:
+        ids += _encode_response(tokenizer, response, truncated)
     if max_tokens is not None and len(ids) > max_tokens:
         raise ChatError(
             f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
@@ -96,9 +123,52 @@ def build_stream(
     return TokenStream(tuple(ids), start)
 
 
+def end_of_turn(tokenizer: Any) -> int:
+    """The id that the chat template writes after an assistant's turn, which ends an answer.
+
+    It is the first control token behind the turn's words: Gemma's is `<end_of_turn>` and not its
+    `eos_token`. Where the template writes none, it is `eos_token`.
+    """
+    words = "an answer"
+    turns = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": words}]
+    behind = _render(tokenizer, turns, add_generation_prompt=False).rpartition(words)[2]
+    marks = control_tokens(tokenizer)
+    found = next((i for i in encode_text(tokenizer, behind) if i in marks), None)
+    return int(tokenizer.eos_token_id if found is None else found)
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The added tokens that steer a conversation: special ones, and those the template writes."""
+    template = str(tokenizer.chat_template or "")
+    return {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content in template and not token.content.isspace())
+    }
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """A hash of how the chat template writes a conversation; None for plain ChatML.
+
+    Results of plain ChatML were kept before this hash was a part of their key.
+    """
+    turns = [{"role": "system", "content": "a system"}, {"role": "user", "content": "a question"}]
+    text = _apply_template(tokenizer, turns)
+    chatml = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in turns)
+    if text == f"{chatml}<|im_start|>assistant\n":
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without added special tokens."""
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
+
+
+def encode_words(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of somebody's words, in which a control token is the letters it is written in."""
+    held: list[str] = []
+    return _encode_held(tokenizer, _hold_marks(tokenizer, text, held), held)
 
 
 def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -112,19 +182,71 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     Where the template knows no system role, the system's words open the user's turn.
     """
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text)
-    except Exception as error:  # jinja2's own, or a sentence of the template's author
+        text = _render(tokenizer, messages, add_generation_prompt=True)
+    except ChatError:
         if len(messages) < 2 or messages[0]["role"] != "system":
-            raise ChatError(
-                f"The chat template refuses these messages ({error}); change roles or their order."
-            ) from error
-    system, user, *rest = messages  # Gemma's template, for one, knows no system role
-    user = {**user, "content": f"{system['content']}\n\n{user['content']}"}
-    return _apply_template(tokenizer, [user, *rest])
+            raise
+        system, user, *rest = messages  # Gemma's template, for one, knows no system role
+        user = {**user, "content": f"{system['content']}\n\n{user['content']}"}
+        return _apply_template(tokenizer, [user, *rest])
+    if text.rstrip().endswith(THOUGHT):
+        raise ChatError(
+            f"The chat template opens a thought ({THOUGHT}) and cannot be told not to; "
+            "take an instruct model that answers at once."
+        )
+    return text
 
 
-def _add_tags(content: str) -> str:
-    """Put the plain-text tags around every placeholder that has none yet."""
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    """The conversation as the chat template writes it; raises ChatError where it refuses."""
+    how: dict[str, Any] = {**TEMPLATE_ARGUMENTS, "add_generation_prompt": add_generation_prompt}
+    try:
+        if "strftime_now" in str(tokenizer.chat_template):
+            how["chat_template"] = PINNED_DATE + tokenizer.get_chat_template()
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
+    except Exception as error:  # jinja2's own, or a sentence of the template's author
+        raise ChatError(
+            f"The chat template refuses these messages ({error}); change roles or their order."
+        ) from error
+
+
+def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int]:
+    """Token ids of an assistant's words, with the end of turn unless they were cut off."""
+    end = end_of_turn(tokenizer)
+    for mark in (tokenizer.decode([end]), tokenizer.eos_token):
+        response = response.removesuffix(mark)
+    return encode_words(tokenizer, response) + ([] if truncated else [end])
+
+
+def _hold(tokenizer: Any, content: str, held: list[str]) -> str:
+    """A message's text with its control tokens held, and with tags around every clip."""
     bare = content.replace(f"{START}{AUDIO}{END}", AUDIO)
-    return bare.replace(AUDIO, f"{START}{AUDIO}{END}")
+    return _hold_marks(tokenizer, bare, held).replace(AUDIO, f"{START}{AUDIO}{END}")
+
+
+def _hold_marks(tokenizer: Any, text: str, held: list[str]) -> str:
+    """The text with a number in the place of each control token, which `held` keeps."""
+    known = {*control_tokens(tokenizer).values(), HELD} - {AUDIO}
+    marks = sorted((mark for mark in known if mark in text), key=len, reverse=True)
+    if not marks:
+        return text
+
+    def hold(found: re.Match[str]) -> str:
+        held.append(found[0])
+        return f"{HELD}{len(held) - 1}{HELD}"
+
+    return re.sub("|".join(map(re.escape, marks)), hold, text)
+
+
+def _encode_held(tokenizer: Any, text: str, held: Sequence[str]) -> list[int]:
+    """Token ids of a text in which the held control tokens are text again.
+
+    Without its first letter none is a control token any more.
+    """
+    if not held:
+        return encode_text(tokenizer, text)
+    ids: list[int] = []
+    for i, piece in enumerate(re.split(f"{HELD}(\\d+){HELD}", text)):
+        words = [held[int(piece)][:1], held[int(piece)][1:]] if i % 2 else [piece]
+        ids += [token for word in words for token in encode_text(tokenizer, word)]
+    return ids

@@ -8,22 +8,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from desta_lab.model.bounds import Count, Share, check_bounds
+
 
 @dataclass(frozen=True)
 class ConnectorShape:
     """Sizes of the connector; the defaults are those of DeSTA2.5-Audio."""
 
     kind: str = "qformer"  # one of `CONNECTORS`
-    queries: int = 64
-    depth: int = 6
-    heads: int = 20
-    ffn: int = 3072
-    width: int | None = None  # of a narrower Q-Former; None: the encoder's
-    pool: int = 1  # neighbouring frames averaged before they are read
+    queries: Count = 64
+    depth: Count = 6
+    heads: Count = 20
+    ffn: Count = 3072
+    width: Count | None = None  # of a narrower Q-Former; None: the encoder's
+    pool: Count = 1  # neighbouring frames averaged before they are read
     post_norm: bool = True
-    dropout: float = 0.1
+    dropout: Share = 0.1
     scaled: bool = False  # multiply the output by the backbone's embedding scale
     anchored: bool = False  # start as a neutral sentence, whose length sets the number of queries
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.kind not in CONNECTORS:
+            raise ValueError(
+                f"There is no connector {self.kind!r}; take one of {', '.join(CONNECTORS)}."
+            )
+        if self.kind == "qformer" and self.width is not None:
+            _check_heads(self.heads, self.width)
+
+
+def _check_heads(heads: int, width: int) -> None:
+    """Raise ValueError where attention heads do not share the width evenly."""
+    if width % heads:
+        raise ValueError(
+            f"{heads} attention heads do not divide a width of {width}; take a number that does."
+        )
 
 
 class Attention(nn.Module):
@@ -123,6 +142,7 @@ class QFormer(nn.Module):
     ) -> None:
         super().__init__()
         inner = width or d_enc
+        _check_heads(heads, inner)
         if anchor is not None and len(anchor) != queries:
             raise ValueError(
                 f"The anchor has {len(anchor)} tokens, the connector {queries} queries; "

@@ -1,5 +1,6 @@
 """The frozen Whisper encoder: log-mel in, the outputs of its tapped layers out."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
+
+MULTILINGUAL = 51_865  # tokens of a multilingual Whisper; an English one has 51 864
+LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")  # a language's token, such as <|en|>
 
 # Tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (modeling_desta25.py).
 PUBLISHED_TAPS = {
@@ -37,12 +41,7 @@ class Encoder(nn.Module):
 
     def __init__(self, whisper: Any, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
         super().__init__()
-        layers = len(whisper.layers)
-        if not taps or not all(0 <= tap < layers for tap in taps):
-            raise ValueError(
-                f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, "
-                "the encoder's layers."
-            )
+        _check_taps(taps, len(whisper.layers))
         self.whisper = whisper.eval().requires_grad_(False)
         self.taps, self.seconds = tuple(taps), seconds
         self.frames = round(seconds * FRAMES_PER_SECOND)
@@ -77,16 +76,18 @@ class Encoder(nn.Module):
         Raises:
             ValueError: there are no published taps for this size.
         """
-        from transformers import WhisperModel
+        from transformers import WhisperConfig, WhisperModel
 
-        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **options})
-        layers = len(model.encoder.layers)
+        layers = WhisperConfig.from_pretrained(folder).encoder_layers
         if taps is None and layers not in PUBLISHED_TAPS:
             raise ValueError(
                 f"{folder}: no published taps for {layers} encoder layers; "
                 "pass taps=(…), numbers from 0."
             )
-        return cls(model.encoder, PUBLISHED_TAPS[layers] if taps is None else taps, seconds)
+        taps = PUBLISHED_TAPS[layers] if taps is None else taps
+        _check_taps(taps, layers)  # before its weights are read
+        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **options})
+        return cls(model.encoder, taps, seconds)
 
     @torch.no_grad()
     def forward(
@@ -129,6 +130,14 @@ class Encoder(nn.Module):
         return published if set(self.taps) <= set(published) else self.taps
 
 
+def _check_taps(taps: Sequence[int], layers: int) -> None:
+    """Raise ValueError for tapped layers that the encoder does not have."""
+    if not taps or not all(0 <= tap < layers for tap in taps):
+        raise ValueError(
+            f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers."
+        )
+
+
 @torch.no_grad()
 def transcribe(
     folder: Path | str,
@@ -144,8 +153,8 @@ def transcribe(
 
     model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
-    multilingual = model.generation_config.is_multilingual
-    task = {"language": language, "task": "transcribe"} if multilingual else {}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = {"language": language, "task": "transcribe"} if _speaks_many(model, tokenizer) else {}
     ids = model.generate(
         mel,
         attention_mask=torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long),
@@ -154,5 +163,21 @@ def transcribe(
         do_sample=False,
         **task,
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _speaks_many(model: Any, tokenizer: Any) -> bool:
+    """Whether a Whisper is multilingual; settings older than that word are completed."""
+    settings = model.generation_config
+    if getattr(settings, "is_multilingual", None) is None:
+        settings.is_multilingual = model.config.vocab_size >= MULTILINGUAL
+    if settings.is_multilingual and getattr(settings, "lang_to_id", None) is None:
+        known = {mark: i for mark, i in tokenizer.get_vocab().items() if mark.startswith("<|")}
+        settings.lang_to_id = {mark: i for mark, i in known.items() if LANGUAGE.fullmatch(mark)}
+        settings.task_to_id = {
+            task: known[f"<|{task}|>"]
+            for task in ("transcribe", "translate")
+            if f"<|{task}|>" in known
+        }
+        settings.no_timestamps_token_id = known["<|notimestamps|>"]
+    return bool(settings.is_multilingual)

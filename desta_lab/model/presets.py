@@ -6,9 +6,28 @@ from typing import Any
 
 import torch
 
+from desta_lab.audio import WHISPER_SECONDS
+from desta_lab.model.bounds import Count, CountOrZero, Positive, check_bounds
 from desta_lab.model.connector import ConnectorShape
 
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def parse_tuning(tuning: str) -> int | None:
+    """What of the backbone learns: 0 nothing, None all of it, else adapters of that rank.
+
+    Raises:
+        ValueError: another word than "frozen", "full" or such as "lora-8".
+    """
+    kind, _, rank = tuning.partition("-")
+    if kind == "lora" and rank.isdecimal() and int(rank):
+        return int(rank)
+    if tuning not in ("frozen", "full"):
+        raise ValueError(
+            f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}."
+        )
+    return 0 if tuning == "frozen" else None
 
 
 SMALL = ConnectorShape(
@@ -36,32 +55,53 @@ class Preset:
     encoder: str
     backbone: str
     purpose: str
-    seconds: float = 4.0  # every clip is cropped or padded to this
+    seconds: Positive = 4.0  # every clip is cropped or padded to this
     connector: ConnectorShape = field(default_factory=ConnectorShape)
     clips: dict[str, int] = field(
         default_factory=lambda: {"train": 1440, "validation": 192, "test": 384}
     )
-    steps: int = 160
-    batch: int = 8
-    lr: float = 1e-3
+    steps: Count = 160
+    batch: Count = 8
+    lr: Positive = 1e-3
     label: str = "scene"  # the attribute whose bare values train the rival run
-    checkpoint_every: int = 64  # steps between two checkpoints
-    test: int = 64  # clips scored at every checkpoint
-    held_out: int = 32  # clips of other speakers that calibrate the ranking
-    free_form_clips: int = (
+    checkpoint_every: Count = 64  # steps between two checkpoints
+    test: Count = 64  # clips scored at every checkpoint
+    held_out: Count = 32  # clips of other speakers that calibrate the ranking
+    free_form_clips: CountOrZero = (
         6  # clips answered in words at every checkpoint; twice as many at the last
     )
     taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
     tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
-    prompts: int = 1  # how many describing prompts train (tasks.PROMPTS)
-    train: int | None = None  # training clips that are used; None: all
+    prompts: Count = 1  # how many describing prompts train (tasks.PROMPTS)
+    train: Count | None = None  # training clips that are used; None: all
     transcript: bool = False  # whether a clip's words follow its audio embeddings
-    accumulate: int = 1  # micro-batches of a step, one after the other, to save memory
+    accumulate: Count = 1  # micro-batches of a step, one after the other, to save memory
     gradient_checkpointing: bool = False  # compute the backbone's layers twice, to save memory
     attention: str | None = None  # of the backbone; None: as transformers picks
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting that cannot be; no model is needed to know it."""
+        check_bounds(self)
+        if self.seconds > WHISPER_SECONDS:
+            raise ValueError(
+                f"seconds is {self.seconds:g}, and Whisper hears at most {WHISPER_SECONDS:g} s."
+            )
+        taps = self.taps
+        if taps is not None and (not taps or len({*taps}) < len(taps) or min(taps) < 0):
+            raise ValueError(f"taps are different layers from 0, at least one, not {taps}.")
+        parse_tuning(self.tuning)
+        if self.attention not in (None, *ATTENTIONS):
+            raise ValueError(
+                f"attention is one of {', '.join(ATTENTIONS)}, not {self.attention!r}."
+            )
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"A batch of {self.batch} has no row for each of {self.accumulate} micro-batches; "
+                "enlarge it, or accumulate fewer."
+            )
 
     @property
     def glass_box(self) -> bool:

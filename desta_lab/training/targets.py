@@ -1,5 +1,7 @@
 """Targets: what the backbone itself answers to a description, and rivals of that."""
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from desta_lab.world.attributes import DESCRIBED
 from desta_lab.world.describe import describe, surface_words
 
 Kind = Literal["self", "soft", "label", "template", "other"]
+OWN: tuple[Kind, ...] = ("self", "soft")  # of the backbone itself: its ids are the writer's
 PROVENANCE = ("kind", "writer", "revision", "decoding", "truncated")  # of a row, in this order
 TOP_K = 50  # next-token probabilities of a soft target at each position; the rest is one number
 
@@ -39,6 +42,8 @@ class Target:
     revision: str
     decoding: str
     truncated: bool = False
+    # the ids that the writer chose, which are learned; None where only the words are known
+    ids: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,13 @@ def generate_targets(
 
     Args:
         writer: the LLM's name, and `revision` the hash of its weights, as provenance has them.
+
+    Raises:
+        ChatError: a pair and its answer are longer than the backbone can read.
     """
     unique = list(dict.fromkeys(pairs))
     targets: dict[tuple[str, str], Target] = {}
+    ends = backbone.end_ids
     for first in range(0, len(unique), batch):
         part = unique[first : first + batch]
         messages = [chat.description_messages(*pair) for pair in part]
@@ -77,12 +86,9 @@ def generate_targets(
         with backbone.untuned():
             answers = backbone.generate_ids(streams, max_new_tokens, batch)
         for pair, ids in zip(part, answers, strict=True):
-            decoding, truncated = (
-                f"greedy, {max_new_tokens} tokens",
-                ids[-1] not in backbone.end_ids,
-            )
-            response = backbone.decode(ids)
-            targets[pair] = Target(*pair, response, kind, writer, revision, decoding, truncated)
+            decoding, truncated = f"greedy, {max_new_tokens} tokens", ids[-1] not in ends
+            words, own = backbone.decode(ids), ids if kind in OWN else None
+            targets[pair] = Target(*pair, words, kind, writer, revision, decoding, truncated, own)
         if progress:
             progress(min(first + batch, len(unique)), len(unique))
     return targets
@@ -142,7 +148,7 @@ def check_writer(targets: Iterable[Target], backbone_revision: str) -> None:
         TargetError: names the writer, and the kind that would be honest.
     """
     for target in targets:
-        if target.kind in ("self", "soft") and target.revision != backbone_revision:
+        if target.kind in OWN and target.revision != backbone_revision:
             raise TargetError(
                 f"A '{target.kind}' target was written by {target.writer} "
                 f"({target.revision[:8]}), not by this backbone ({backbone_revision[:8]}); "
@@ -185,13 +191,8 @@ def training_row(name: str, target: Target, dataset: str) -> dict[str, Any]:
         TargetError: the description is in the messages.
     """
     messages = chat.audio_messages(target.prompt)
-    description = _normalise(target.description)
-    for message in messages:
-        if description and description in _normalise(message["content"]):
-            raise TargetError(
-                f"{name}: the description leaks into the training prompt; change the prompt."
-            )
-    return {
+    check_leak(name, target.description, [message["content"] for message in messages])
+    row = {
         "id": name,
         "dataset": dataset,
         "seed_description": target.description,
@@ -200,11 +201,42 @@ def training_row(name: str, target: Target, dataset: str) -> dict[str, Any]:
         "messages": messages,
         "provenance": {field: getattr(target, field) for field in PROVENANCE},
     }
+    return row if target.ids is None else {**row, "response_ids": list(target.ids)}
 
 
-def _normalise(text: str) -> str:
-    """Text without what hides a copy: case, line breaks, punctuation at its ends."""
-    return " ".join(text.casefold().split()).strip(".,;:!? ")
+def check_leak(name: str, description: str, given: Iterable[str]) -> None:
+    """Raise TargetError where a text that training is given holds the description."""
+    sought = _words_of(description)
+    if sought.strip() and any(sought in _words_of(text) for text in given):
+        raise TargetError(
+            f"{name}: the description leaks into the training prompt; change the prompt."
+        )
+
+
+def _words_of(text: str) -> str:
+    """The words of a text, without what hides a copy: case, forms of letters, blanks, marks."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    words = " ".join(re.findall(r"[^\W_]+", plain))
+    return f" {words} "
+
+
+# ---- refusals ----
+
+REFUSAL = re.compile(
+    r"\b(?:I'm sorry|I am sorry|I apologi[sz]e)\b"
+    r"|\bas an? (?:text[- ]based |large )?(?:AI|artificial intelligence|language model)\b"
+    r"|\bI (?:can't|cannot|can not|am unable to|'m unable to|am not able to|don't have the ability)"
+    r"[^.]{0,60}\b(?:audio|hear|listen|sound|transcribe|access|process)",
+    re.IGNORECASE,
+)
+
+
+def find_refusals(responses: Iterable[str]) -> list[str]:
+    """The responses in which a writer says that it cannot hear, as it was given no audio.
+
+    Trained on, they teach a connector that there is nothing to hear.
+    """
+    return [text for text in responses if REFUSAL.search(text.replace("\u2019", "'"))]
 
 
 # ---- measures ----
@@ -221,6 +253,7 @@ def text_log_probs(
             chat.description_messages(target.description, target.prompt),
             0,
             response=target.response,
+            response_ids=target.ids,
             truncated=target.truncated,
         )
         for target in targets

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from desta_lab import cache, processes
 from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_tensors, index_path
+from desta_lab.model.backbone import PrecisionError
+from desta_lab.model.bounds import Count, CountOrZero, Positive, Share, check_bounds
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, Example, collate, example_reader
 from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
@@ -37,16 +39,20 @@ class LossError(RuntimeError):
 class TrainConfig:
     """How long and how fast to train; every number is part of the run's identity."""
 
-    steps: int
-    batch: int = 8
-    lr: float = 1e-3
-    warmup: int = 20
-    floor: float = 0.1  # the cosine ends at this share of lr
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    checkpoint_every: int = 64  # steps between checkpoints, after the powers of two
+    steps: Count
+    batch: Count = 8
+    lr: Positive = 1e-3
+    warmup: CountOrZero = 20
+    floor: Share = 0.1  # the cosine ends at this share of lr
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    weight_decay: Share = 0.01
+    max_grad_norm: Positive = 1.0
+    seed: CountOrZero = 0
+    checkpoint_every: Count = 64  # steps between checkpoints, after the powers of two
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting that cannot be."""
+        check_bounds(self)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step (0-based): linear warm-up, then cosine."""
@@ -108,7 +114,7 @@ def train(
     hashes = _hash_frozen(llm)
     folder.mkdir(parents=True, exist_ok=True)
     with processes.main_first():
-        first = _resume(folder, llm, optimizer)
+        first = _resume(folder, llm, optimizer, config.steps)
     with _open_records(folder) as records, torch.random.fork_rng(devices=[]):
         for step in range(first, config.steps):
             begin = time.perf_counter()
@@ -163,25 +169,30 @@ def _take_step(
 ) -> dict[str, Any]:
     """Collective: learn from one batch, each rank from its micro-batches; return the record."""
     tokens = sum(len(example.stream.response) for example in examples)
+    parameters = list(llm.trainable_parameters.values())
     loss: Any = 0.0
     for number in processes.share_of_rank(range(micro_batches)):
         seed = config.seed * 100_003 + step + (number << 32)
         torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
         micro_batch = examples[number::micro_batches]
         learned = sum(len(example.stream.response) for example in micro_batch)
-        share = _mean_loss(llm, features, micro_batch) * (learned / tokens)
+        try:
+            share = _mean_loss(llm, features, micro_batch) * (learned / tokens)
+        except PrecisionError as error:
+            if all(parameter.isfinite().all() for parameter in parameters):
+                raise
+            raise _loss_error(step, math.nan, math.nan) from error
         share.backward()
         loss = loss + share.detach()
-    parameters = list(llm.trainable_parameters.values())
     processes.sum_over_ranks([loss, *(p.grad for p in parameters if p.grad is not None)])
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate(step)
     grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    mean_loss = float(loss)
+    if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
+        raise _loss_error(step, mean_loss, float(grad_norm))
     optimizer.step()
     optimizer.zero_grad()
-    mean_loss = float(loss)
-    if not math.isfinite(mean_loss):
-        raise LossError(f"The loss of step {step + 1} is {mean_loss}; lower the learning rate.")
     return {
         "step": step + 1,
         "loss": mean_loss,
@@ -189,6 +200,13 @@ def _take_step(
         "grad_norm": float(grad_norm),
         "tokens": tokens,
     }
+
+
+def _loss_error(step: int, loss: float, grad_norm: float) -> LossError:
+    what = f"gradient of step {step + 1} is {grad_norm}"
+    if not math.isfinite(loss):
+        what = f"loss of step {step + 1} is {loss}"
+    return LossError(f"The {what}; lower the learning rate.")
 
 
 def _mean_loss(
@@ -263,9 +281,12 @@ def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
 # ---- a run on disk ----
 
 
-def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer) -> int:
+def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps: int) -> int:
     """Go back to the last state, or to step 0; return the step, and drop the records after it."""
-    step = checkpoints.load_state(folder, llm, optimizer)
+    if processes.is_main_rank():  # no one else writes here
+        for place in (folder, folder / "checkpoints", folder / "state"):
+            cache.remove_drafts(place, 0.0)
+    step = checkpoints.load_state(folder, llm, optimizer, steps)
     if step == 0 and index_path(folder).exists():
         checkpoints.load_checkpoint(folder, llm, 0)
     elif step == 0:

@@ -23,18 +23,38 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from desta_lab.cache import write_whole
+from desta_lab.cache import remove_drafts, write_whole
 from desta_lab.clips import CorpusError, parse_json_row
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, end_ids_of
 from desta_lab.model.weights import hash_folder
-from desta_lab.training.targets import Kind, Target, TargetError, training_row
+from desta_lab.training.targets import (
+    OWN,
+    Kind,
+    Target,
+    TargetError,
+    check_leak,
+    find_refusals,
+    training_row,
+)
 
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
 PER_REQUEST = 32  # prompts in a request to a server
 REQUESTS = 8  # at a time; 32 × 8 = 256, vLLM's default of sequences at a time
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a server that failed is asked again
 SECONDS = 600.0  # that one request may take in all
+REPLY_BYTES = 2**26  # of one reply at most: 64 MiB, some thousand times what 32 answers take
+# Argmax in vLLM's words: each setting that a model's own generation_config.json would change.
+GREEDY = {
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "min_tokens": 0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
 
 Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
@@ -49,6 +69,7 @@ class Writer:
         name: the LLM, as provenance names it.
         revision: the hash of its weights.
         complete: prompts → one answer each, in the same order.
+        max_positions: tokens that the LLM can read and write; None where nobody knows.
     """
 
     name: str
@@ -56,6 +77,7 @@ class Writer:
     tokenizer: Any
     max_new_tokens: int
     complete: Complete
+    max_positions: int | None = None
 
     @property
     def decoding(self) -> str:
@@ -63,9 +85,37 @@ class Writer:
         return f"greedy, {self.max_new_tokens} tokens"
 
     def encode_prompt(self, description: str, question: str) -> tuple[int, ...]:
-        """The token ids of the text condition, as in `targets.generate_targets`."""
+        """The token ids of the text condition, as in `targets.generate_targets`.
+
+        Raises:
+            ChatError: with its answer, it would be longer than the LLM can read.
+        """
         messages = chat.description_messages(description, question)
-        return chat.build_stream(self.tokenizer, messages, 0).ids
+        known = self.max_positions
+        room = None if known is None else known - self.max_new_tokens
+        return chat.build_stream(self.tokenizer, messages, 0, max_tokens=room).ids
+
+    def check_answers(self, prompts: Sequence[Any], answers: Sequence[Answer]) -> None:
+        """Raise ValueError unless there is one possible answer to each prompt."""
+        if len(answers) != len(prompts):
+            raise ValueError(
+                f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts; "
+                "is it vLLM's server?"
+            )
+        for answer, _ in answers:
+            if not isinstance(answer, str):
+                self.check_ids(answer)
+
+    def check_ids(self, ids: Any) -> None:
+        """Raise ValueError unless these are ids of the tokenizer, and not too many."""
+        known = len(self.tokenizer)
+        if len(ids) > self.max_new_tokens or not all(
+            type(i) is int and 0 <= i < known for i in ids
+        ):
+            raise ValueError(
+                f"{self.name} answered {str(list(ids))[:80]}, which are not at most "
+                f"{self.max_new_tokens} ids of {known} tokens; does it serve this model?"
+            )
 
 
 # ---- writers on this machine ----
@@ -82,7 +132,8 @@ def backbone_writer(
             answers = backbone.generate_ids(streams, max_new_tokens, batch)
         return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
 
-    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete)
+    known = backbone.max_positions
+    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete, known)
 
 
 def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options: Any) -> Writer:
@@ -99,32 +150,47 @@ def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options:
         raise ValueError(
             'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
         ) from error
-    tokenizer, decoding = _greedy_decoding(folder)
+    tokenizer, known, ends = _read_folder(folder)
     engine = vllm.LLM(model=str(folder), **options)
-    sampling = vllm.SamplingParams(**decoding, max_tokens=max_new_tokens)
+    sampling = vllm.SamplingParams(**GREEDY, stop_token_ids=ends, max_tokens=max_new_tokens)
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs = [one.outputs[0] for one in engine.generate(inputs, sampling, use_tqdm=False)]
-        return [(list(output.token_ids), output.finish_reason != "stop") for output in outputs]
+        replies = engine.generate(inputs, sampling, use_tqdm=False)
+        _check_echo(name, prompts, [list(one.prompt_token_ids) for one in replies])
+        outputs = [one.outputs[0] for one in replies]
+        return [(list(output.token_ids), _is_cut_off(output.finish_reason)) for output in outputs]
 
-    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete)
+    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
 
 
-def _greedy_decoding(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The tokenizer of a model folder, and its greedy decoding in vLLM's words."""
+def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
+    """The tokenizer of a model folder, the positions the LLM knows, and the ends of an answer."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
     if (folder / "generation_config.json").is_file():
         settings = GenerationConfig.from_pretrained(folder)
     else:
-        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
-    return tokenizer, {
-        "temperature": 0.0,
-        "stop_token_ids": list(end_ids_of(tokenizer, settings)),
-        "repetition_penalty": settings.repetition_penalty or 1.0,  # Qwen2.5 brings one
-    }
+        settings = GenerationConfig.from_model_config(config)
+    known = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return tokenizer, known, list(end_ids_of(tokenizer, settings))
+
+
+def _is_cut_off(finish_reason: Any) -> bool:
+    """Whether an answer ended at its length; raises ValueError where it ended in neither way."""
+    if finish_reason not in ("stop", "length"):
+        raise ValueError(f"An answer ended in {finish_reason!r}, not in a stop; write it again.")
+    return bool(finish_reason == "length")
+
+
+def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]) -> None:
+    """Raise ValueError where an answer is to another prompt than the one that was sent."""
+    for asked, own in zip(prompts, read, strict=True):
+        if own is not None and list(own) != list(asked):
+            raise ValueError(
+                f"{name} answered another prompt than it was sent; is it vLLM's server?"
+            )
 
 
 # ---- a server ----
@@ -152,7 +218,7 @@ def server_writer(
     base = address.rstrip("/").removesuffix("/v1")
     if not base.startswith(("http://", "https://")):
         raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
-    tokenizer, decoding = _greedy_decoding(folder)
+    tokenizer, known, ends = _read_folder(folder)
     models = [str(one["id"]) for one in _request(f"{base}/v1/models", None, "data", waits)]
     served = [model for model in models if Path(model).name == Path(name).name]
     if not served:
@@ -165,26 +231,32 @@ def server_writer(
         "model": served[0],
         "max_tokens": max_new_tokens,
         "return_token_ids": True,
-        **decoding,
+        "stop_token_ids": ends,
+        **GREEDY,
     }
 
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        if len(choices) != len(prompts):
+        places: list[Any] = [choice.get("index") for choice in choices]
+        if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
             raise ValueError(
-                f"{address} gave {len(choices)} answers to {len(prompts)} prompts; "
-                "is it vLLM's server?"
+                f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
+                f"numbered from 0; is it vLLM's server?"
             )
         choices = sorted(choices, key=lambda choice: choice["index"])
-        return [(c.get("token_ids") or c["text"], c["finish_reason"] != "stop") for c in choices]
+        _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
+        return [
+            (c.get("token_ids") or str(c["text"]), _is_cut_off(c["finish_reason"])) for c in choices
+        ]
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
             parts = pool.map(complete_some, _split(prompts, PER_REQUEST))
             return [answer for part in parts for answer in part]
 
-    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete)
+    writer = Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+    return writer
 
 
 def _request(
@@ -200,24 +272,46 @@ def _request(
         except (httpx.HTTPError, OSError) as error:
             fault = str(error) or type(error).__name__
         else:
-            if response.status_code < 500:
+            if response.status < 500:
                 return _parse(response, wanted)
-            fault = f"HTTP {response.status_code}"
+            fault = f"HTTP {response.status}"
     raise ConnectionError(
         f"{url} does not answer ({fault}), asked {len(waits) + 1} times; start the server, or "
         "correct the address, and run this again: what is written stays."
     )
 
 
-def _send(url: str, body: Mapping[str, Any] | None) -> httpx.Response:
-    """Send one request with the key, if any; no redirect is followed; limited to `SECONDS`."""
+@dataclass(frozen=True)
+class _Reply:
+    """What a server answered, read to its end."""
+
+    url: str
+    status: int
+    location: str | None  # of a redirect
+    text: str
+
+
+def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
+    """Send one request with the key, if any; no redirect is followed.
+
+    Limited to `SECONDS` and to `REPLY_BYTES`; raises ValueError for a longer reply.
+    """
     key = os.environ.get("VLLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     client = httpx.AsyncClient(headers=headers, timeout=None, verify=_ssl_context())
 
-    async def send() -> httpx.Response:
-        async with asyncio.timeout(SECONDS), client:
-            return await client.request("GET" if body is None else "POST", url, json=body)
+    async def send() -> _Reply:
+        method, content = "GET" if body is None else "POST", bytearray()
+        async with asyncio.timeout(SECONDS), client, client.stream(method, url, json=body) as got:
+            async for chunk in got.aiter_bytes():
+                content += chunk
+                if len(content) > REPLY_BYTES:
+                    raise ValueError(
+                        f"{url} answers with more than {REPLY_BYTES} bytes; correct the address."
+                    )
+            location = got.headers.get("Location") if got.is_redirect else None
+            text = content.decode(errors="replace")
+            return _Reply(str(got.url), got.status_code, location, text)
 
     with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
         return thread.submit(asyncio.run, send()).result()
@@ -229,23 +323,24 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _parse(response: httpx.Response, wanted: str) -> list[dict[str, Any]]:
-    """The list of this name in a response that is no failure of the server; raises ValueError."""
-    url, status = response.url, response.status_code
-    if response.is_redirect:
+def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
+    """The list of this name in a reply that is no failure of the server; raises ValueError."""
+    if reply.location is not None:
         raise ValueError(
-            f"{url} redirects to {response.headers['Location']}, and a key is sent nowhere else; "
+            f"{reply.url} redirects to {reply.location}, and a key is sent nowhere else; "
             "give the address of the server itself."
         )
-    if status >= 300:
+    if reply.status >= 300:
         raise ValueError(
-            f"{url} refuses the request (HTTP {status}): {response.text.strip()[:500]}"
+            f"{reply.url} refuses the request (HTTP {reply.status}): {reply.text.strip()[:500]}"
         )
     try:
-        found: list[dict[str, Any]] = response.json()[wanted]
+        found = json.loads(reply.text)[wanted]
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise TypeError
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{url} does not speak the OpenAI protocol, it answers {response.text[:80]!r}; "
+            f"{reply.url} does not speak the OpenAI protocol, it answers {reply.text[:80]!r}; "
             "correct the address."
         ) from error
     return found
@@ -287,8 +382,10 @@ def write_shards(
     are answered once. `progress` is called with (rows done, rows written by this call).
 
     Raises:
-        TargetError: the folder holds answers of another writer or decoding, or to other rows; or
-            a description is in a prompt.
+        TargetError: there are no rows; the folder holds answers of another writer or decoding, or
+            to other rows; or a description is in what training is given.
+        ChatError: a row is longer than the LLM can read.
+        ValueError: an answer is none to what was asked.
         OSError: another process writes here.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -301,6 +398,7 @@ def write_shards(
     paths: list[Path] = []
     done = new = 0
     with lock:
+        remove_drafts(folder, 0.0)
         _check_settings(folder, writer, kind, shard)
         for part in _split(rows, shard):
             path = folder / f"targets-{len(paths):05d}.jsonl"
@@ -320,7 +418,19 @@ def write_shards(
                 f"{stale[0]}: the manifest ends before this shard; "
                 "remove it, it is another manifest's."
             )
+    if not paths:
+        raise TargetError("The manifest has no rows; there is nothing to write.")
     return paths
+
+
+def find_refusals_in(paths: Iterable[Path]) -> tuple[int, str | None]:
+    """How many responses of files say that their writer cannot hear, and the first of them."""
+    count, first = 0, None
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            refusals = find_refusals(json.loads(line)["response"] for line in lines)
+        count, first = count + len(refusals), first or next(iter(refusals), None)
+    return count, first
 
 
 def _split(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -367,13 +477,22 @@ def _answer_rows(
     rows: Sequence[Mapping[str, Any]], writer: Writer, kind: Kind
 ) -> list[dict[str, Any]]:
     """The rows of one file with their answers."""
-    prompts = [writer.encode_prompt(row["seed_description"], row["prompt"]) for row in rows]
+    prompts = [_encode_row(row, writer) for row in rows]
     unique = list(dict.fromkeys(prompts))
-    answers = dict(zip(unique, writer.complete(unique), strict=True))
+    completed = writer.complete(unique)
+    writer.check_answers(unique, completed)
+    answers = dict(zip(unique, completed, strict=True))
     return [
         _answered_row(row, *answers[prompt], writer, kind)
         for row, prompt in zip(rows, prompts, strict=True)
     ]
+
+
+def _encode_row(row: Mapping[str, Any], writer: Writer) -> tuple[int, ...]:
+    try:
+        return writer.encode_prompt(row["seed_description"], row["prompt"])
+    except chat.ChatError as error:
+        raise chat.ChatError(f"{row['id']}: {error}") from error
 
 
 def _answered_row(
@@ -390,6 +509,7 @@ def _answered_row(
         writer.revision,
         writer.decoding,
         cut_off,
+        None if isinstance(answer, str) or kind not in OWN else answer,
     )
     made = training_row(row["id"], target, row.get("dataset", ""))
     clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
@@ -399,4 +519,6 @@ def _answered_row(
         )
     if clips:
         made["messages"][-1]["audios"] = clips
-    return {**row, **made}
+    given = [*(clip.get("text") or "" for clip in clips), *(row.get("transcripts") or ())]
+    check_leak(row["id"], row["seed_description"], given)
+    return {**{name: value for name, value in row.items() if name != "response_ids"}, **made}

@@ -14,7 +14,7 @@ def llm():
     return tiny.audio_llm()
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma2"])  # two with a window of 8
 def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> None:
     llm = tiny.audio_llm(kind)
     embeddings = torch.randn(3, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))

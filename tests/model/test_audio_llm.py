@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import pytest
 import soundfile
@@ -13,6 +14,7 @@ from desta_lab.audio import RATE
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError, hash_tensors
 from desta_lab.model.chat import SLOT, ChatError
+from desta_lab.model.connector import ConnectorShape
 from tests import tiny
 
 
@@ -325,3 +327,26 @@ def test_the_hash_of_a_module_sees_every_bit():
     module.num_batches_tracked += 1
     assert hash_tensors(module) != before
     assert hash_tensors(module.bfloat16()) != before
+
+
+def test_a_connector_file_with_a_number_that_is_none_is_refused(tmp_path):
+    llm = tiny.audio_llm()
+    llm.connector.query_tokens.data[0, 0, 0] = float("inf")
+    llm.save_connector(tmp_path / "a.safetensors")
+    other = tiny.audio_llm()
+    before = hash_tensors(other.connector)
+    with pytest.raises(ProvenanceError, match=r"a.safetensors: query_tokens holds NaN or infinity"):
+        other.load_connector(tmp_path / "a.safetensors")
+    assert hash_tensors(other.connector) == before
+
+
+def test_a_field_of_the_shape_that_is_younger_than_a_file_has_its_default(tmp_path):
+    llm = tiny.audio_llm()
+    shape = asdict(ConnectorShape())
+    llm.provenance["connector"] = {name: value for name, value in shape.items() if name != "pool"}
+    llm.save_connector(tmp_path / "old.safetensors")
+    llm.provenance["connector"] = shape
+    llm.load_connector(tmp_path / "old.safetensors")
+    llm.provenance["connector"] = shape | {"pool": 2}
+    with pytest.raises(ProvenanceError, match="trained with connector"):
+        llm.load_connector(tmp_path / "old.safetensors")

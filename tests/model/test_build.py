@@ -96,11 +96,6 @@ def test_the_small_connector_is_born_saying_the_neutral_sentence():
     assert nearest.tolist() == ids.tolist()
 
 
-def test_a_connector_that_does_not_exist_is_refused_with_those_that_do():
-    with pytest.raises(ValueError, match="no connector 'mlp'; take one of qformer, frames"):
-        build.build_connector(replace(presets.SMALL, kind="mlp"), 4, 64, tiny.backbone())
-
-
 def test_the_comparison_connector_fits_the_same_place():
     stack = build.build_connector(replace(presets.SMALL, kind="frames"), 4, 64, tiny.backbone())
     assert isinstance(stack, FrameStack)

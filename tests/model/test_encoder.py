@@ -1,9 +1,12 @@
 """The encoder returns the outputs of its tapped layers, in order and before the last norm."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from transformers import WhisperModel
+from transformers import GenerationConfig, WhisperModel
 
+from desta_lab.model import encoder as whisper_encoder
 from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder
 from tests import tiny
 
@@ -104,3 +107,15 @@ def test_a_size_without_published_taps_asks_for_them(tmp_path):
     with pytest.raises(ValueError, match="no published taps for 3 encoder layers; pass taps="):
         Encoder.load(tmp_path, 1.0)
     assert Encoder.load(tmp_path, 1.0, taps=(0, 2)).taps == (0, 2)
+
+
+@pytest.mark.parametrize(("tokens", "many"), [(51_864, False), (51_865, True)])
+def test_old_settings_of_a_whisper_are_completed(tokens, many):
+    settings = GenerationConfig()
+    model = SimpleNamespace(generation_config=settings, config=SimpleNamespace(vocab_size=tokens))
+    marks = {"<|en|>": 1, "<|haw|>": 2, "<|transcribe|>": 3, "<|notimestamps|>": 4, "a": 5}
+    assert whisper_encoder._speaks_many(model, SimpleNamespace(get_vocab=lambda: marks)) is many
+    if many:
+        assert settings.lang_to_id == {"<|en|>": 1, "<|haw|>": 2}
+        assert settings.task_to_id == {"transcribe": 3}
+        assert settings.no_timestamps_token_id == 4

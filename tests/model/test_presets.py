@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from desta_lab.model import presets
+from desta_lab.training.trainer import TrainConfig
 
 
 def test_an_unknown_preset_names_the_ones_there_are():
@@ -51,3 +52,46 @@ def test_the_hardware_picks_the_preset(monkeypatch, memory_gb, name):
 def test_without_a_gpu_the_cpu_preset_is_picked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert presets.pick_preset().name == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("steps", -1, "steps is a whole number from 1, not -1"),
+        ("batch", 0, "batch is a whole number from 1, not 0"),
+        ("lr", -1.0, "lr is a number above 0, not -1.0"),
+        ("lr", float("inf"), "lr is a number above 0, not inf"),
+        ("train", 0, "train is a whole number from 1, not 0"),
+        ("taps", (), "taps are different layers from 0, at least one"),
+        ("taps", (1, 1), "taps are different layers from 0, at least one"),
+        ("taps", (-1, 1), "taps are different layers from 0, at least one"),
+        ("seconds", 31.0, "seconds is 31, and Whisper hears at most 30 s"),
+        ("tuning", "banana", "tuning is 'frozen', 'full' or such as 'lora-8'"),
+        ("attention", "banana", "attention is one of sdpa, eager, .*, not 'banana'"),
+        ("accumulate", 99, "A batch of 16 has no row for each of 99 micro-batches"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_anything_is_loaded(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        replace(presets.nano(), **{field: value})
+
+
+def test_a_run_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="steps is a whole number from 1, not 0"):
+        TrainConfig(steps=0)
+    with pytest.raises(ValueError, match=r"betas is a number from 0 to below 1, not 1\.0"):
+        TrainConfig(steps=1, betas=(0.9, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("heads", 7, "7 attention heads do not divide a width of 256"),
+        ("depth", 0, "depth is a whole number from 1, not 0"),
+        ("dropout", 1.0, "dropout is a number from 0 to below 1, not 1.0"),
+        ("kind", "banana", "no connector 'banana'; take one of qformer, frames"),
+    ],
+)
+def test_a_connector_that_cannot_be_is_refused(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        replace(presets.SMALL, **{field: value})

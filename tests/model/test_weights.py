@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from desta_lab.model import weights
+from desta_lab.model import build, presets, weights
 from desta_lab.model.weights import WeightsError, find_weights, is_installed
 from tests.model.tiny_whisper import NAME, visible
 
@@ -169,3 +170,23 @@ def test_every_known_source_is_pinned():
     for source in weights.KNOWN.values():
         assert len(source.revision) == 40 and all("==" in package for package in source.packages)
         assert all(len(sha) == 64 for sha in source.members.values())
+
+
+def test_weights_that_were_changed_at_the_same_size_and_time_are_hashed_again(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"a" * 8)
+    before, when = weights.hash_folder(tmp_path), path.stat()
+    path.write_bytes(b"b" * 8)
+    os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert weights.hash_folder(tmp_path) == hashlib.sha256(b"b" * 8).hexdigest() != before
+
+
+def test_the_hub_is_asked_for_the_chat_template_too():
+    assert "*.jinja" in weights.HUB_FILES
+
+
+def test_a_name_of_nothing_is_refused_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_from_hub", lambda *_: pytest.fail("fetched"))
+    preset = replace(presets.nano(), encoder="org/model", backbone="nope")
+    with pytest.raises(WeightsError, match="'nope' is no folder, no known name"):
+        build.build_audio_llm(preset, root=tmp_path)

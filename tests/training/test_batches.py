@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from desta_lab.model.chat import SLOT, audio_messages, build_stream, description_messages
-from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.batches import IGNORE, collate, example_reader
 from tests import tiny
 
 RESPONSES = ("A tone.", "A much longer answer about a tone in the background.", "Yes")
@@ -120,3 +120,12 @@ def test_the_prefix_read_once_gives_the_same_logits_and_gradients(kind):
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-8)
     assert all(gradient.abs().max() > 0 for gradient in expected.values())
+
+
+def test_the_ids_of_a_target_are_learned_by_their_own_backbone_alone():
+    llm, (row, *_) = tiny.audio_llm(), [{"id": "a", "messages": audio_messages("What?")}]
+    row |= {"response": "a tone", "response_ids": [9, 8, 7]}
+    for revision, learned in ((llm.provenance["backbone_sha256"], (9, 8, 7)), ("other", None)):
+        about = {"revision": revision, "truncated": False}
+        stream = example_reader(llm, [row | {"provenance": about}], None, 1)(0).stream
+        assert (stream.response == (9, 8, 7)) is (learned is not None)

@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from desta_lab.model.audio_llm import checkpoint_path, hash_tensors, index_path
+from desta_lab import cache
+from desta_lab.model.audio_llm import checkpoint_path, hash_state, hash_tensors, index_path
 from desta_lab.training import checkpoints
-from desta_lab.training.checkpoints import CheckpointError
+from desta_lab.training.checkpoints import CheckpointError, StateError
 from tests import tiny
 
 
@@ -108,3 +111,66 @@ def test_every_file_belongs_to_its_line(run):
         p.name for p in (folder / "checkpoints").glob("*.safetensors")
     )
     assert len({one["sha256"] for one in listed}) == 3
+
+
+# ---- the state to resume from ----
+
+
+def adam(llm):
+    optimizer = torch.optim.AdamW(llm.trainable_parameters.values(), fused=True)
+    for parameter in llm.trainable_parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    return optimizer
+
+
+@pytest.fixture
+def state(run):
+    """A run with the state of step 1; its llm, folder and a new optimizer to load it into."""
+    llm, folder, _ = run
+    optimizer = adam(llm)
+    optimizer.step()
+    checkpoints.save_state(folder, llm, optimizer, 1)
+    return llm, folder, adam(llm)
+
+
+def test_a_state_comes_back(state):
+    assert checkpoints.load_state(state[1], state[0], state[2], steps=2) == 1
+    assert cache.hash_file(checkpoints.state_path(state[1]))
+    assert not list(state[1].rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("bit", "its numbers are not those that were written"),
+        ("block", "its numbers are not those that were written"),
+        ("run", "it is the state of another run"),
+        ("range", "it is of step 1, and the run has 0"),
+        ("moments", "its moments are not those of what learns here"),
+        ("step", "its moments are not those of step 2"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_with_what_to_do(state, harm, words):
+    llm, folder, optimizer = state
+    path, steps = checkpoints.state_path(folder), 2
+    if harm in ("bit", "block"):
+        content = bytearray(path.read_bytes())
+        content[-4096:-1] = bytes(4095) if harm == "block" else content[-4096:-1]
+        content[-1] ^= harm == "bit"
+        path.write_bytes(content)
+    elif harm == "run":
+        (folder / "config.json").write_text("{}")
+    elif harm == "range":
+        steps = 0
+    else:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+        tensors = load_file(path)
+        if harm == "moments":
+            del tensors["moment.0.exp_avg"]
+        about |= {"step": 2 if harm == "step" else 1, "tensors": hash_state(tensors)}
+        save_file(tensors, path, metadata={"about": json.dumps(about)})
+    before = hash_tensors(llm.connector)
+    with pytest.raises(StateError, match=rf"state.safetensors: damaged \({words}.*delete it and"):
+        checkpoints.load_state(folder, llm, optimizer, steps)
+    assert hash_tensors(llm.connector) == before

@@ -338,7 +338,7 @@ def test_a_state_is_loaded_onto_the_device_of_the_parameters_as_fused_adam_keeps
     llm = tiny.audio_llm().to("meta")  # stands for a GPU: what stays on the CPU is seen
     parameters = llm.trainable_parameters.values()
     optimizer = torch.optim.AdamW(parameters, fused=True)
-    assert checkpoints.load_state(folder, llm, optimizer) == RECIPE.steps
+    assert checkpoints.load_state(folder, llm, optimizer, RECIPE.steps) == RECIPE.steps
 
     reference = torch.optim.AdamW(trained.trainable_parameters.values(), fused=True)
     for parameter in trained.trainable_parameters.values():

@@ -152,7 +152,11 @@ def read_back(folder: Path) -> list[dict[str, Any]]:
 class Words:
     """The least of a tokenizer: a letter is a token."""
 
-    eos_token = "\0"
+    eos_token, chat_template = "\0", "double"
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
+    def __len__(self) -> int:
+        return sys.maxunicode + 1
 
     def apply_chat_template(self, messages: list[dict[str, str]], **how: Any) -> str:
         return messages[-1]["content"]
@@ -209,10 +213,12 @@ def test_server_and_backbone_write_the_same_bytes(server, nano, revision, tmp_pa
     write_shards(ROWS, by_nano(nano, revision), tmp_path / "backbone", shard=4)
     names = sorted(path.name for path in (tmp_path / "server").glob("*.json*"))
     assert names == ["shards.json", *(f"targets-{i:05d}.jsonl" for i in range(3))]
-    for name in names:
-        assert (tmp_path / "server" / name).read_bytes() == (
-            tmp_path / "backbone" / name
-        ).read_bytes()
+    rows, own = read_back(tmp_path / "server"), read_back(tmp_path / "backbone")
+    if not with_ids:  # text alone shows no ids
+        assert all(row.pop("response_ids") for row in own)
+    assert rows == own
+    notes = [(tmp_path / place / "shards.json").read_bytes() for place in ("server", "backbone")]
+    assert notes[0] == notes[1]
 
 
 def test_answers_and_provenance_are_those_of_self_written(server, nano, revision, tmp_path):
@@ -255,7 +261,7 @@ def test_many_prompts_go_out_in_bounded_requests_and_come_back_in_order(
     ]
 
 
-def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_path):
+def test_a_penalty_in_the_models_own_settings_is_not_obeyed(server, nano, tmp_path):
     folder = tmp_path / "nano"
     nano.model.save_pretrained(folder)
     nano.tokenizer.save_pretrained(folder)
@@ -266,7 +272,7 @@ def test_a_penalty_in_the_models_own_settings_is_sent_along(server, nano, tmp_pa
     settings.unlink()  # then transformers takes the ends from config.json
     writer = server_writer(server.address + "/v1/", folder, "nano", max_new_tokens=2)
     writer.complete([writer.encode_prompt(*PAIRS[0])])
-    assert [body["repetition_penalty"] for body in server.asked] == [1.1, 1.0]
+    assert [body["repetition_penalty"] for body in server.asked] == [1.0, 1.0]
     assert [body["stop_token_ids"] for body in server.asked] == [list(nano.end_ids)] * 2
 
 
@@ -288,7 +294,10 @@ def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypa
                 SimpleNamespace(token_ids=i, finish_reason=e)
                 for i, e in zip(said, ended, strict=True)
             ]
-            return [SimpleNamespace(outputs=[output]) for output in outputs]
+            return [
+                SimpleNamespace(outputs=[output], prompt_token_ids=prompt["prompt_token_ids"])
+                for output, prompt in zip(outputs, prompts, strict=True)
+            ]
 
     monkeypatch.setitem(
         sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
@@ -352,7 +361,7 @@ def test_a_server_of_another_model_is_refused(server):
 
 
 def test_what_the_server_refuses_is_said_in_its_words_and_not_asked_again(server, tmp_path):
-    long = [{"id": "c", "seed_description": "noise " * 300, "prompt": "What is it?"}]
+    long = [{"id": "c", "seed_description": "noise " * 180, "prompt": "What is it?"}]
     writer, begin = by_server(server, waits=(60.0,)), time.perf_counter()
     with pytest.raises(ValueError, match=r"HTTP 400.*longer than max_model_len"):
         write_shards(long, writer, tmp_path)
@@ -446,7 +455,103 @@ def test_a_key_is_sent_where_there_is_one(server, monkeypatch, tmp_path):
     assert server.keys == {"Bearer open sesame"}
 
 
+def spoil_with(change: Any) -> Any:
+    """Handler's answers to a completion, with their choices changed."""
+
+    def complete(self: Server, body: dict[str, Any]) -> Any:
+        prompts = body["prompt"]
+        return change(
+            [
+                {
+                    "index": i,
+                    "text": "A.",
+                    "token_ids": [5, 2],
+                    "prompt_token_ids": prompts[i],
+                    "finish_reason": "stop",
+                }
+                for i in range(len(prompts))
+            ]
+        )
+
+    return complete
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda cs: [c | {"index": c["index"] + 1} for c in cs], r"gave answers \[1, 2, 3"),
+        (lambda cs: [c | {"index": 0} for c in cs], r"gave answers \[0, 0"),
+        (lambda cs: [c | {"index": str(c["index"])} for c in cs], r"gave answers \['0'"),
+        (lambda cs: cs[1:], "gave answers .* to 10 prompts"),
+        (lambda cs: [c | {"token_ids": [10**6]} for c in cs], r"answered \[1000000\]"),
+        (lambda cs: [c | {"token_ids": [-1]} for c in cs], r"answered \[-1\]"),
+        (lambda cs: [c | {"token_ids": ["5"]} for c in cs], r"answered \['5'\]"),
+        (lambda cs: [c | {"token_ids": [5] * 99} for c in cs], "not at most 12 ids"),
+        (lambda cs: [c | {"prompt_token_ids": [1]} for c in cs], "answered another prompt"),
+        (lambda cs: [c | {"finish_reason": "abort"} for c in cs], "ended in 'abort'"),
+        (lambda cs: ["a"] * len(cs), "does not speak the OpenAI protocol"),
+    ],
+)
+def test_an_answer_that_is_none_to_what_was_asked_is_refused(
+    server, monkeypatch, tmp_path, change, words
+):
+    monkeypatch.setattr(Server, "complete", spoil_with(change))
+    with pytest.raises(ValueError, match=words):
+        write_shards(ROWS, by_server(server), tmp_path)
+    assert not read_back(tmp_path)
+
+
+def test_a_reply_without_an_end_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(writers, "REPLY_BYTES", 20)
+    with pytest.raises(ValueError, match=r"/v1/models answers with more than 20 bytes"):
+        by_server(server)
+
+
+def test_a_row_that_is_longer_than_the_llm_can_read_is_refused(nano, revision, tmp_path):
+    long = {"id": "c7", "seed_description": "talks " * 1100, "prompt": "What is it?"}
+    with pytest.raises(chat.ChatError, match=r"^c7: The conversation has 1\d+ tokens.* 1012"):
+        write_shards([long], by_nano(nano, revision), tmp_path)
+    with pytest.raises(chat.ChatError, match="knows 1024 positions"):
+        pair = (long["seed_description"], long["prompt"])
+        generate_targets(nano, "nano", revision, [pair], max_new_tokens=TOKENS)
+
+
 # ---- shards ----
+
+
+def test_an_empty_manifest_is_refused(tmp_path):
+    with pytest.raises(TargetError, match="The manifest has no rows"):
+        write_shards([], echo(), tmp_path)
+
+
+def test_the_ids_of_an_own_answer_are_kept_and_another_writers_are_not(tmp_path):
+    write_shards(ROWS[:1], echo(), tmp_path / "own")
+    write_shards([ROWS[0] | {"response_ids": [1]}], echo(), tmp_path / "other", kind="other")
+    (own,), (other,) = read_back(tmp_path / "own"), read_back(tmp_path / "other")
+    assert own["response_ids"] == list(map(ord, own["response"]))
+    assert "response_ids" not in other
+
+
+@pytest.mark.parametrize("place", ["transcripts", "clip"])
+def test_a_description_in_the_words_of_the_clip_is_refused(tmp_path, place):
+    text = f"So: {ROWS[0]['seed_description'].upper().replace(' ', chr(0xA0))}!"
+    sound = {"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": "1.wav", "text": text}]}
+    more = {"transcripts": [text]} if place == "transcripts" else {"messages": [sound]}
+    with pytest.raises(TargetError, match="c0: the description leaks"):
+        write_shards([ROWS[0] | more], echo(), tmp_path)
+
+
+def test_refusals_are_counted_and_the_first_is_shown(tmp_path):
+    path = tmp_path / "targets-00000.jsonl"
+    said = [
+        "A man speaks.",
+        "I'm sorry, but I can\u2019t transcribe audio files.",
+        "As a text-based AI, I have no ears.",
+        "I cannot hear the clip.",
+        "The speaker says he cannot come.",
+    ]
+    path.write_text("".join(json.dumps({"response": text}) + "\n" for text in said))
+    assert writers.find_refusals_in([path]) == (3, said[1])
 
 
 def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp_path):
@@ -465,9 +570,8 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(ROWS, echo(complete=dying), killed, shard=3)
-    (killed / ".targets-00002.jsonl.k3p").write_text(
-        '{"id": "c6"'
-    )  # as a kill in the middle of writing leaves it
+    draft = killed / ".targets-00002.jsonl.1.1.part"
+    draft.write_text('{"id": "c6"')  # as a kill in the middle of writing leaves it
     before = {path: path.stat().st_mtime_ns for path in killed.glob("targets-*.jsonl")}
     assert len(before) == 2
 
@@ -475,6 +579,7 @@ def test_a_killed_job_goes_on_at_the_first_missing_shard_with_the_same_bytes(tmp
     told.clear()
     write_shards(ROWS, echo(again), killed, shard=3, progress=lambda *news: told.append(news))
     assert again == [3, 1]
+    assert not draft.exists()
     assert told == [(3, 0), (6, 0), (9, 3), (10, 4)]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     files = [
@@ -616,7 +721,8 @@ from types import SimpleNamespace
 from desta_lab.training.writers import Writer, read_rows, write_shards
 
 class Words:
-    eos_token = "."
+    eos_token, chat_template, added_tokens_decoder = ".", "double", {}
+    def __len__(self): return sys.maxunicode + 1
     def apply_chat_template(self, messages, **how): return messages[-1]["content"]
     def __call__(self, text, **how): return SimpleNamespace(input_ids=list(map(ord, text)))
     def decode(self, ids, **how): return "".join(map(chr, ids))
