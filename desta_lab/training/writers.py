@@ -255,8 +255,7 @@ def server_writer(
             parts = pool.map(complete_some, _split(prompts, PER_REQUEST))
             return [answer for part in parts for answer in part]
 
-    writer = Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
-    return writer
+    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
 
 
 def _request(
