@@ -36,7 +36,7 @@ VERSIONS: dict[str, int] = {
     "costs": 1,
     "coverage": 1,
     "features": 1,
-    "inside": 1,
+    "inside": 2,
     "lessons": 1,
     "oracles": 1,
     "probes": 1,

@@ -199,11 +199,12 @@ def learning_curve(
     labels: Mapping[str, Sequence[str]],
     speakers: Sequence[str],
     sizes: Iterable[int],
+    kind: str = "probe",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Accuracy of the probe against the number of clips that it was fitted to."""
+    """Accuracy of the probe, or of a baseline, against the number of clips it was fitted to."""
     tables = []
     for size in sizes:
         measured = fit_probes(features, labels, speakers, train_clips=size, seed=seed)
-        tables.append(summarise_accuracy(measured[measured["kind"] == "probe"]).assign(clips=size))
+        tables.append(summarise_accuracy(measured[measured["kind"] == kind]).assign(clips=size))
     return pd.concat(tables, ignore_index=True)

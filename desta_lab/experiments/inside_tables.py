@@ -1,6 +1,6 @@
 """The tables of the analysis: one function a question, in the order in which they are asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,12 @@ from torch import Tensor
 from desta_lab.analysis import attention, attribution, capture, evidence, geometry, lens, probes
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
-from desta_lab.evaluation.statistics import bootstrap_interval, interval_table
+from desta_lab.evaluation.statistics import (
+    bootstrap_interval,
+    group_difference_p,
+    interval_ends,
+    interval_table,
+)
 from desta_lab.experiments.experiment import report_each
 from desta_lab.model import chat
 from desta_lab.views.representation_figures import thin_sites
@@ -27,9 +32,11 @@ SIZES = {
     "explained": 16,  # clips whose answers are attributed
     "checked": 8,  # of these, explained again under other weights
     "orders": 3,  # of Shapley sampling
-    "pairs": 24,  # of clips, one patched into the other
+    "pairs": 48,  # of clips, one patched into the other
     "words": 64,  # clips whose audio embeddings are looked up in the vocabulary
     "calibrating": 32,  # clips that calibrate where attributes are erased
+    "random": 20,  # random directions that are erased for each number of values
+    "heads": 500,  # random heads over the query tokens
 }
 MAP_SEEDS = (0, 1)  # of UMAP
 CURVE_SIZES = (16, 32, 64, 128, 216)  # clips that a probe is fitted to
@@ -82,13 +89,16 @@ def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
     """How many clips a probe needs on the log-mel, the last tapped layer, the audio embeddings."""
     fixed = inside.fixed_sites()
     chosen = {name: fixed[name] for name in ("log-mel", list(fixed)[-1])}
-    chosen["audio embeddings"] = inside.sites(inside.last)["audio embeddings"]
+    for step, name in ((0, "embeddings, untrained"), (inside.last, "audio embeddings")):
+        chosen[name] = inside.sites(step)["audio embeddings"]
     sizes = [size for size in CURVE_SIZES if size <= len(inside.clips) * 3 // 4]
     tables = []
     for name, site in chosen.items():
         features = capture.pool_over_time(site).numpy()
         curve = probes.learning_curve(features, inside.labels, inside.speakers, sizes)
         tables.append(curve.assign(site=name))
+    random = probes.learning_curve(features, inside.labels, inside.speakers, sizes, "random labels")
+    tables.append(random.assign(site="random labels"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -130,7 +140,11 @@ def _flat_embeddings(inside: "Inside") -> dict[int, np.ndarray]:
 
 
 def measure_gap(inside: "Inside") -> pd.DataFrame:
-    """How far audio embeddings lie from their text along training; control: another clip's text."""
+    """How far audio embeddings lie from their text along training, beside two controls.
+
+    Another clip's text, and in the place of the embeddings a sentence that says nothing of the
+    clip, as which an anchored connector begins.
+    """
     backbone, clips = inside.llm.backbone, inside.pick(inside.scored)
     tokens = []
     for clip in clips:
@@ -139,10 +153,14 @@ def measure_gap(inside: "Inside") -> pd.DataFrame:
     norm = float(np.mean([np.linalg.norm(row, axis=1).mean() for row in tokens]))
     texts = np.stack([row.mean(0) for row in tokens])
     partners = conditions.shuffled_partners(clips)
+    neutral = backbone.embed(torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL)))
+    sentence = neutral.float().cpu().numpy()[None].repeat(len(clips), axis=0)
+    floor = geometry.modality_gap(sentence, texts, partners, norm)["cosine to its own text"]
     tables = []
     for step in inside.checkpoints:
         embeddings = inside.audio_embeddings(inside.scored, step).cpu().numpy()
         gap = pd.DataFrame(geometry.modality_gap(embeddings, texts, partners, norm))
+        gap["cosine, a sentence that says nothing"] = floor
         measures = list(gap)
         gap["speaker"] = [clip.speaker for clip in clips]
         for measure in measures:
@@ -230,23 +248,33 @@ def _by_clip(profiles: pd.DataFrame, clips: list[str]) -> np.ndarray:
 
 
 def score_heads(inside: "Inside") -> pd.DataFrame:
-    """Attention to the audio as the answer begins, per layer × head; does it find the label?"""
+    """Attention to the audio as the answer begins, per layer × head; does it find the label?
+
+    `null_low` and `null_high` hold 95 of 100 heads with random weights over the query tokens: what
+    the queries' own looks, which all heads share, give by themselves.
+    """
     rows, attribute = inside.explained, inside.experiment.preset.label
     task, seconds = inside.task(attribute), inside.llm.encoder.seconds
     weights = attention.answer_attention(inside.llm, task, inside.audio_embeddings(rows)).weights
     looks = attention.query_attention_over_time(inside.llm.connector, inside.encoder_states(rows))
     spans = [evidence.evidence_spans(clip, attribute) for clip in inside.pick(rows)]
+
+    def pointing(of_head: Tensor) -> float:
+        profiles = attribution.queries_to_frames(of_head, looks).numpy().astype(float)
+        pairs = zip(profiles, spans, strict=True)
+        return float(np.mean([evidence.points_at(one, own, seconds) for one, own in pairs]))
+
     table = []
     for layer, head in np.ndindex(*weights.shape[1:3]):
         of_head = weights[:, layer, head]
-        profiles = attribution.queries_to_frames(of_head, looks).numpy().astype(float)
-        hits = [
-            evidence.score_profile(profile, own, seconds)["pointing"]
-            for profile, own in zip(profiles, spans, strict=True)
-        ]
-        share = float(of_head.sum(-1).mean())
-        table.append({"layer": layer, "head": head, "share": share, "pointing": np.mean(hits)})
-    return pd.DataFrame(table)
+        cell = {"layer": layer, "head": head, "share": float(of_head.sum(-1).mean())}
+        table.append({**cell, "pointing": pointing(of_head)})
+    dice = torch.Generator().manual_seed(0)
+    noise = -torch.rand(SIZES["heads"], *weights[:, 0, 0].shape, generator=dice).log()
+    low, high = np.percentile(
+        [pointing(one / one.sum(-1, keepdim=True)) for one in noise], (2.5, 97.5)
+    )
+    return pd.DataFrame(table).assign(null_low=low, null_high=high)
 
 
 def delete_windows(inside: "Inside") -> pd.DataFrame:
@@ -307,7 +335,10 @@ def _relative_delta(found: attribution.Attribution) -> float:
 
 
 def read_layers(inside: "Inside") -> pd.DataFrame:
-    """Which layer of the backbone has the answer: for audio, the text oracle and two controls."""
+    """Which layer of the backbone has the answer: for audio, the text oracle and two controls.
+
+    `tuned lens` reads the audio's states through `lens.tune_lens`, the others as they are.
+    """
     rows, llm, tasks = inside.scored, inside.llm, inside.tasks
     attributes = [clip.attributes for clip in inside.clips]
     swap = [rows[i] for i in conditions.shuffled_partners(inside.pick(rows))]
@@ -321,6 +352,7 @@ def read_layers(inside: "Inside") -> pd.DataFrame:
         "untrained": (inside.sites(0), None),
         "shuffled": (last, swap),
         "oracle": ({name: site[of_clip] for name, site in oracle.items()}, None),
+        "tuned lens": (lens.tune_lens(last, tasks, inside.calibration), None),
     }
     by, tables = ["attribute", "layer"], []
     for condition, (found, swapped) in captured.items():
@@ -333,7 +365,12 @@ def read_layers(inside: "Inside") -> pd.DataFrame:
 
 
 def patch_clips(inside: "Inside") -> pd.DataFrame:
-    """Which query carries which attribute: queries of one clip put into another, one by one."""
+    """Which query carries which attribute: queries of one clip put into another, one by one.
+
+    Per attribute and query (−1: all of them) the share of the way that the answer moves; `same`,
+    what it moves between clips of the same value; `p` of no difference, for all queries of the
+    attribute at once (`statistics.group_difference_p`).
+    """
     rows = inside.scored[: 2 * SIZES["pairs"]]
     clips = inside.pick(rows)
     partners = conditions.shuffled_partners(clips)
@@ -347,10 +384,17 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     )
     anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
-    for (attribute, query), pairs in patched.groupby(["attribute", "query"]):
-        share, low, high = bootstrap_interval(_share_moved(pairs), len(pairs))
-        cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
-        table.append({**cell, "moved": share, "low": low, "high": high})
+    for attribute, of_task in patched.groupby("attribute"):
+        differ = of_task.drop_duplicates("row").set_index("row")["differ"]
+        shifts = of_task.pivot(index="row", columns="query", values="shift").loc[differ.index]
+        chances = group_difference_p(shifts.to_numpy(), differ.to_numpy(bool))
+        scale = of_task.loc[of_task["differ"] & (of_task["query"] < 0), "whole"].mean()
+        for query, p in zip(shifts.columns, chances, strict=True):
+            pairs = of_task[of_task["differ"] & (of_task["query"] == query)]
+            moved, low, high = bootstrap_interval(_share_moved(pairs), len(pairs))
+            same = shifts.loc[~differ, query].mean() / scale
+            cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
+            table.append({**cell, "moved": moved, "low": low, "high": high, "same": same, "p": p})
     return pd.DataFrame(table)
 
 
@@ -361,20 +405,21 @@ def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def erase_attributes(inside: "Inside") -> pd.DataFrame:
-    """Accuracy of every answer when one attribute is erased, as other speakers tell it."""
+    """Accuracy of every answer when one attribute is erased, as other speakers tell it.
+
+    `change` is paired clip by clip with the untouched accuracy. Of an erased attribute it has an
+    interval over speakers; of `random direction`s, which draw as many values as the attribute has
+    for the same kind of unit (speaker or clip), it is the mean and 95 % of the draws.
+    """
     speakers = list(dict.fromkeys(inside.speakers[row] for row in inside.scored))
     asked = set(speakers[len(speakers) // 2 :])  # half of the test speakers; the rest train
     scored = [row for row in inside.scored if inside.speakers[row] in asked]
     train = [row for row, speaker in enumerate(inside.speakers) if speaker not in asked]
     calibration = inside.calibration[: SIZES["calibrating"]]
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
-    variants = [("nothing", "untouched", embeddings)]
-    for attribute, labels in inside.labels.items():
-        random = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed=0)
-        for kind, told in (("erased", labels), ("random direction", random.tolist())):
-            variants.append((attribute, kind, lens.erase_attribute(embeddings, train, told)))
-    tables = []
-    for erased, kind, changed in report_each(variants, inside.progress("erasing")):
+
+    def answer(labels: Sequence[str] | None) -> pd.DataFrame:
+        changed = embeddings if labels is None else lens.erase_attribute(embeddings, train, labels)
         judged = evaluate(
             inside.llm,
             inside.tasks,
@@ -384,10 +429,58 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
             audio_embeddings=changed[[*scored, *calibration]],
             batch=BATCH,
         )
-        judged = judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
-        accuracy = probes.summarise_accuracy(judged, ["asked"])
-        tables.append(accuracy.assign(erased=erased, kind=kind))
+        return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
+
+    kinds = {name: _label_kind(inside, name) for name in inside.labels}
+    first = {kind: name for name, kind in reversed(kinds.items())}  # of each kind, one attribute
+    draws = [(name, seed) for name in first.values() for seed in range(SIZES["random"])]
+    report, tables = inside.progress("erasing"), []
+    untouched = answer(None)
+    tables.append(_erased_table(untouched, untouched, "nothing", "untouched"))
+    for attribute, labels in inside.labels.items():
+        erased = answer(labels)
+        tables.append(_erased_table(erased, untouched, attribute, "erased"))
+    random: dict[str, list[pd.DataFrame]] = {name: [] for name in first.values()}
+    for name, seed in report_each(draws, report):
+        labels = inside.labels[name]
+        drawn = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed)
+        judged = _erased_table(answer(drawn.tolist()), untouched, name, "random direction")
+        random[name].append(judged)
+    for attribute, kind in kinds.items():
+        tables.append(_pool_draws(random[first[kind]]).assign(erased=attribute))
     return pd.concat(tables, ignore_index=True)
+
+
+def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
+    """How many values an attribute has, and whether they belong to the speaker."""
+    pairs = set(zip(inside.speakers, inside.labels[attribute], strict=True))
+    return len(set(inside.labels[attribute])), len(pairs) == len(set(inside.speakers))
+
+
+def _erased_table(
+    judged: pd.DataFrame, untouched: pd.DataFrame, erased: str, kind: str
+) -> pd.DataFrame:
+    """Accuracy per attribute asked about, and its paired change, with intervals over speakers."""
+    accuracy = probes.summarise_accuracy(judged, ["asked"])
+    paired = judged.assign(change=judged["correct"].to_numpy() - untouched["correct"].to_numpy())
+    change = interval_table(paired, "change", ["asked"], "change")
+    change = change.rename(columns={"low": "change_low", "high": "change_high"})
+    return accuracy.merge(change, on="asked").assign(erased=erased, kind=kind)
+
+
+def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The mean of random directions; the ends hold 95 % of the draws."""
+    rows = []
+    for _, own in pd.concat(draws).groupby("asked", sort=False):
+        row = own.iloc[0].to_dict()
+        for value, low, high in (
+            ("accuracy", "low", "high"),
+            ("change", "change_low", "change_high"),
+        ):
+            row[low], row[high] = interval_ends(own[value].to_numpy())
+            row[value] = own[value].mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {

@@ -30,10 +30,11 @@ _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (
 def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
     """Which heads of the backbone look at the audio as the answer begins, and at the evidence.
 
-    Columns: layer, head, share (attention on the audio slots) and pointing (share of clips that
-    peak in the evidence).
+    Columns: layer, head, share (attention on the audio slots), pointing (share of clips that peak
+    in the evidence), and null_low and null_high, between which heads of random weights over the
+    query tokens lie.
     """
-    table = style.select_columns(table, "layer head share pointing")
+    table = style.select_columns(table, "layer head share pointing null_low null_high")
     layers, heads = sorted(table["layer"].unique()), sorted(table["head"].unique())
     size = (max(8, 2.4 + 0.5 * len(heads)), max(2.8, 1.5 + 0.14 * len(layers)))
     picture = Picture(table, headline, size)
@@ -42,7 +43,9 @@ def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
         picture.subplots(1, 2, sharey=True), _HEADS.items(), strict=True
     ):
         wide = style.pivot(table, name, ("layer", layers), ("head", heads))
-        image = style.draw_heat_map(axes, wide, tops[name])
+        low, high = (table[end].iloc[0] for end in ("null_low", "null_high"))
+        alike = ((wide >= low) & (wide <= high)).to_numpy() & (name == "pointing")
+        image = style.draw_heat_map(axes, wide, tops[name], alike, "as heads with random weights")
         for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
             few = style.pick_evenly(range(len(numbers)), 10)
             axis.set_ticks(few, [str(numbers[i]) for i in few])
@@ -110,8 +113,8 @@ def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
 def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
     """At which layer of the backbone the answer is there: accuracy of reading out the option.
 
-    Columns: attribute, layer, condition (`audio`, `oracle`, `shuffled`, `untrained`), accuracy,
-    low, high, chance, margin.
+    Columns: attribute, layer, condition (`audio`, `tuned lens`, `oracle`, `shuffled`, `untrained`),
+    accuracy, low, high, chance, margin.
     """
     columns = "attribute layer condition accuracy low high chance margin"
     table = style.select_columns(lens, columns)
@@ -119,7 +122,7 @@ def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
     picture, panels = style.facets(table, "attribute", headline, (2.9, 2.2), label)
     shuffled = ANALYSIS_SERIES["shuffled"]._replace(label="shuffled audio")
     for axes, rows in panels:
-        for condition in ("oracle", "shuffled", "untrained", "audio"):
+        for condition in ("oracle", "shuffled", "untrained", "tuned lens", "audio"):
             some = rows[rows["condition"] == condition]
             series = shuffled if condition == "shuffled" else ANALYSIS_SERIES[condition]
             style.draw_line(axes, some, "layer", "accuracy", series)
@@ -135,10 +138,11 @@ def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
 def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
     """Which query carries what: how the answer moves when one query comes from another clip.
 
-    Columns: attribute, query (−1, all of them, is not drawn), moved, low, high and word, which the
-    query was initialised with.
+    Columns: attribute, query (−1, all of them, is not drawn), moved, low, high, same (moved between
+    clips of the same value), p of no difference between the two, and word, which the query was
+    initialised with.
     """
-    table = style.select_columns(patch, "attribute query moved low high word")
+    table = style.select_columns(patch, "attribute query moved low high same p word")
     table = table.assign(word=table["word"].map(lambda word: style.printable(word or None)))
     single = table[table["query"] >= 0]
     names, queries = style.unique_values(single["attribute"]), sorted(single["query"].unique())
@@ -147,10 +151,11 @@ def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
     picture = Picture(table, headline, (width, 2.2 + 0.36 * len(names)))
     axes = picture.subplots()
     wide = style.pivot(single, "moved", ("attribute", names), ("query", queries))
-    low = style.pivot(single, "low", ("attribute", names), ("query", queries))
+    p = style.pivot(single, "p", ("attribute", names), ("query", queries))
     top = max(0.05, np.nan_to_num(single["moved"].max()))
     texts = wide.map("{:.2f}".format) if few else None
-    faint, reason = ~(low > 0).to_numpy(), "interval holds 0, or has no ends"
+    faint = ~(p < 0.05).to_numpy()
+    reason = "not shown beyond clips of the same value (p ≥ .05, corrected for the queries)"
     image = style.draw_heat_map(axes, wide, top, faint, reason, texts)
     words = single.groupby("query")["word"].first()
     labels = [f"{words.get(query, '')}  {query}" for query in queries]
@@ -165,17 +170,18 @@ def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
 def plot_erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
     """What is used: how far accuracy falls when an attribute is erased, or random directions.
 
-    Columns: erased, asked, kind (`erased`, `random direction`, `untouched`), accuracy, low, high
-    and chance.
+    Columns: erased, asked, kind (`erased`, `random direction`, `untouched`), accuracy, low, high,
+    chance, and the paired change with change_low and change_high.
     """
-    table = style.select_columns(erase, "erased asked kind accuracy low high chance")
+    columns = "erased asked kind accuracy low high chance change change_low change_high"
+    table = style.select_columns(erase, columns)
     untouched = table[table["kind"] == "untouched"]
     if untouched.empty:
         raise ValueError(
             "No row of kind 'untouched'; a change is measured from there, so evaluate it first."
         )
     start = untouched.groupby("asked")[["accuracy", "chance"]].mean()
-    changed = _measure_fall(table, start["accuracy"])
+    changed = _measure_fall(table)
     names = [style.unique_values(changed[column]) for column in ("erased", "asked")]
     top = max(0.1, np.nan_to_num(changed["fall"].max()))
     size = (2.4 + 2 * max(2.6, 0.66 * len(names[1])), 2.4 + 0.4 * len(names[0]))
@@ -202,12 +208,15 @@ def plot_erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
     return picture
 
 
-def _measure_fall(table: pd.DataFrame, start: pd.Series) -> pd.DataFrame:
-    """The changed rows, with the `fall` and whether the interval holds the untouched accuracy."""
+def _measure_fall(table: pd.DataFrame) -> pd.DataFrame:
+    """The changed rows, with the `fall`, and whether it may be nothing or a random direction's."""
     table = table[table["kind"] != "untouched"]
-    before = table["asked"].map(start)
-    within = ~((table["high"] < before) | (table["low"] > before))
-    return table.assign(fall=before - table["accuracy"], within=within)
+    random = table[table["kind"] == "random direction"].set_index(["erased", "asked"])
+    pairs = zip(table["erased"], table["asked"], strict=True)
+    floor = [random["change_low"].get(pair, 0.0) for pair in pairs]
+    holds_zero = (table["change_low"] <= 0) & (table["change_high"] >= 0)
+    as_random = (table["kind"] == "erased") & (table["change"] >= floor)
+    return table.assign(fall=-table["change"], within=holds_zero | as_random)
 
 
 def _draw_fall(
@@ -217,7 +226,7 @@ def _draw_fall(
     within = style.pivot(rows, "within", ("erased", down), ("asked", across))
     if rows.empty:
         style.annotate(axes, "not measured")
-    faint, reason = within.eq(True).to_numpy(), "interval holds the untouched accuracy"
+    faint, reason = within.eq(True).to_numpy(), "no change, or as random directions"
     return style.draw_heat_map(axes, fall, top, faint, reason, (0 - fall).map(_format_change))
 
 

@@ -23,7 +23,11 @@ from desta_lab.world.attributes import ATTRIBUTES
 
 _GAP = {  # what is on the y axis → the measures drawn there
     "norm of an audio embedding\n(1: as long as a token's)": ["norm ratio"],
-    "cosine": ["cosine, other clip's text", "cosine to its own text"],
+    "cosine": [
+        "cosine, a sentence that says nothing",
+        "cosine, other clip's text",
+        "cosine to its own text",
+    ],
 }
 _METHODS = {"pca": "principal component", "umap": "UMAP dimension"}
 _ROWS_OF_A_FAMILY = 6  # of "slots 0" … "slots 29", so many rows are drawn
@@ -175,6 +179,7 @@ def plot_learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
     for axes, rows in panels:
         for site, shade, marker in zip(sites, shades, style.MARKERS, strict=False):
             series = Series(style.shorten(site), shade, "-", marker)
+            series = ANALYSIS_SERIES.get(site, series)
             style.draw_line(axes, rows[rows["site"] == site], "clips", "accuracy", series)
         style.draw_chance(axes.axhline, rows)
         axes.set(ylim=(-0.02, 1.05), xscale="log")
@@ -330,8 +335,8 @@ def _move_points(table: pd.DataFrame, between: int) -> Iterator[tuple[int, np.nd
 def plot_modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
     """How far hearing lies from reading along training: norms in token norms, and cosine.
 
-    Columns: step, measure (`norm ratio`, `cosine to its own text`, `cosine, other clip's text`),
-    value, low, high.
+    Columns: step, measure (`norm ratio`, `cosine to its own text`, `cosine, other clip's text`,
+    `cosine, a sentence that says nothing`), value, low, high.
     """
     table = style.select_columns(gap, "step measure value low high")
     picture = Picture(table, headline, (8.5, 3.4))

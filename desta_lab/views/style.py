@@ -96,6 +96,10 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
     "own": _measured("own evidence"),
     "shuffled": _null("shuffled (another clip's)"),
     "uniform": Series("uniform (a flat profile)", PALETTE["silence"], ":", "x"),
+    "cosine, a sentence that says nothing": Series(
+        "cosine of a sentence that says nothing", PALETTE["silence"], ":", "x"
+    ),
+    "tuned lens": Series("audio, tuned lens", PALETTE["audio"], (0, (5, 2)), "v"),
     "attribution": _measured("in the order of attribution"),
     "random": _null("in random order"),
     "audio": _measured("audio"),

@@ -137,6 +137,7 @@ def gap_table() -> pd.DataFrame:
             "norm ratio": 6 - 4.8 * rise,
             "cosine to its own text": 0.6 * rise,
             "cosine, other clip's text": 0.4 * rise,
+            "cosine, a sentence that says nothing": 0.3,
         }
         rows += [
             {"step": step, "measure": name, "value": v, "low": v - 0.03, "high": v + 0.03}
@@ -165,7 +166,8 @@ def head_table() -> pd.DataFrame:
     rng = np.random.default_rng(2)
     grid = [(layer, head) for layer in range(30) for head in range(9)]
     table = pd.DataFrame(grid, columns=["layer", "head"])
-    return table.assign(share=rng.beta(1, 12, 270), pointing=rng.beta(3, 5, 270))
+    table = table.assign(share=rng.beta(1, 12, 270), pointing=rng.beta(3, 5, 270))
+    return table.assign(null_low=0.2, null_high=0.5)
 
 
 def evidence_table() -> pd.DataFrame:
@@ -206,6 +208,7 @@ def lens_table() -> pd.DataFrame:
         for condition, best in (
             ("audio", 0.8),
             ("oracle", 1.0),
+            ("tuned lens", 0.9),
             ("shuffled", 0.02),
             ("untrained", 0.0),
         ):
@@ -232,6 +235,7 @@ def patch_table() -> pd.DataFrame:
             word = "all" if query < 0 else ANCHORS[query]
             rows.append({"attribute": attribute, "query": query, "moved": value, "word": word})
             rows[-1] |= {"low": value - 0.06, "high": value + 0.06}
+            rows[-1] |= {"same": 0.05, "p": 0.001 if value > 0.5 else 0.6}
     return pd.DataFrame(rows)
 
 
@@ -246,6 +250,7 @@ def erasure_table() -> pd.DataFrame:
                 "accuracy": 0.9,
                 "chance": chance,
                 **around(0.9),
+                **_change(0.0),
             }
         )
         for erased in CHANCE:
@@ -260,8 +265,12 @@ def erasure_table() -> pd.DataFrame:
                         "chance": chance,
                     }
                 )
-                rows[-1] |= around(value)
+                rows[-1] |= around(value) | _change(value - 0.9)
     return pd.DataFrame(rows)
+
+
+def _change(value: float) -> dict[str, float]:
+    return {"change": value, "change_low": value - 0.04, "change_high": value + 0.04}
 
 
 def sound() -> tuple:
