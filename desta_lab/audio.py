@@ -1,11 +1,16 @@
 """Waveforms: read, resample, crop, log-mel; and the rates of samples and frames."""
 
 import functools
-import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import soundfile
@@ -22,6 +27,7 @@ STRIDE = 2  # mel frames per encoder frame: the second convolution of Whisper's 
 FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // STRIDE  # 50 encoder frames
 WHISPER_SECONDS = 30.0  # the encoder's position table: 1500 frames / 50
 SILENCE = 1e-4  # a peak of −80 dBFS or less counts as silence
+OVERSHOOT = 2.0  # lossy codecs and float mixes pass ±1 by less; a higher peak is another scale
 _FORMATS = {  # what libsndfile may find in a file of each name
     ".wav": ("WAV", "WAVEX", "RF64"),
     ".flac": ("FLAC",),
@@ -31,11 +37,17 @@ _FORMATS = {  # what libsndfile may find in a file of each name
     ".aiff": ("AIFF",),
     ".aif": ("AIFF",),
 }
-# RIFF sizes of a writer that did not know the length
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0xFFFFFFFF - 8)
+_READABLE = {kind for kinds in _FORMATS.values() for kind in kinds}
+_UNKNOWN_SIZE = 0x7FFFF000  # bytes: what a writer claims, or more, that did not know the length
+_JUNK = 1024  # bytes behind the sound that are overlooked
+_ENDLESS = 0x7FFFFFF  # MP3 frames, more than any file has: decode to the end
+_BLOCK = 1 << 16  # samples decoded at a time
 _COPY = "copy it again from its source"
+_CONVERT = "convert it to WAV or FLAC"
 
 Fault = TypeVar("Fault", bound="DataFault")
+# a sound for libsndfile, and how many samples it should have: 0 if unknown, None if its header knows
+Part = tuple[Any, int | None]
 
 
 class DataFault(ValueError):
@@ -51,78 +63,236 @@ class AudioError(DataFault):
     """An audio file that cannot be used as a clip."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says about itself before a sample is read."""
-
-    rate: int
-    seconds: float
+class DataWarning(UserWarning):
+    """Data that is not used quite as it stands: cropped, turned down or left out."""
 
 
-def read_header(path: Path | str, max_seconds: float = WHISPER_SECONDS) -> Header:
-    """Read the header alone, so that a ten-hour file costs nothing. Raises AudioError."""
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError.at(path, "no such file", "check the path, or build the corpus again")
-    if path.stat().st_size == 0:
-        raise AudioError.at(path, "the file has 0 bytes", _COPY)
-    try:
-        info = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
-        fault = f"not readable as audio ({error.error_string})"
-        raise AudioError.at(path, fault, "convert it to WAV or FLAC") from error
-    if info.format not in _FORMATS.get(path.suffix.lower(), (info.format,)):
-        fault = f"named {path.suffix} but the content is {info.format}"
-        raise AudioError.at(path, fault, "rename or convert it")
-    if info.frames == 0:
-        raise AudioError.at(path, "0 samples", "remove the clip or record it again")
-    if info.duration > max_seconds:
-        fault = f"{info.duration:.1f} s is longer than the limit of {max_seconds:g} s"
-        raise AudioError.at(path, fault, "crop it into clips first, or pass a larger max_seconds")
-    if (missing := _missing_bytes(path)) > 0:
-        raise AudioError.at(path, f"truncated, {missing} bytes are missing", _COPY)
-    return Header(info.samplerate, info.duration)
+def measure_seconds(path: Path | str, at_most: float = float("inf")) -> float:
+    """The length of a file, decoded to its end whatever its header says. Raises AudioError.
 
-
-def _missing_bytes(path: Path) -> int:
-    """Bytes a RIFF header promises and the file lacks (libsndfile is silent about them)."""
-    with path.open("rb") as file:
-        start = file.read(8)
-    if len(start) < 8 or start[:4] != b"RIFF":
-        return 0
-    promised = int(struct.unpack("<I", start[4:])[0])
-    return 0 if promised in _UNKNOWN_SIZES else promised + 8 - path.stat().st_size
+    Decoding stops beyond `at_most` seconds, so that a ten-hour file costs little; what is returned
+    is then more than `at_most`.
+    """
+    samples, rate = 0, RATE
+    with closing(_decode(Path(path))) as blocks:
+        for block, rate in blocks:
+            samples += len(block)
+            if samples > at_most * rate:
+                break
+    return samples / rate
 
 
 def read_audio(
-    path: Path | str, max_seconds: float = WHISPER_SECONDS
+    path: Path | str, seconds: float = WHISPER_SECONDS
 ) -> Float[np.ndarray, "sample"]:
-    """Read a file as one channel of float32 in −1 … 1 at `RATE`; channels are averaged.
+    """Read a file's first `seconds` as one channel of float32 in −1 … 1 at `RATE`.
 
-    Raises AudioError for a file that is missing, empty, silent, not finite, too long, truncated,
-    mislabelled or not audio at all.
+    Channels are averaged. A longer file is cropped, with a DataWarning. Overshoot up to a peak of 2
+    is turned down to 1, with a DataWarning where a file holds such numbers itself (float WAV).
+
+    Raises AudioError for a file that is missing, empty, silent, not finite, on another scale, cut
+    off, mislabelled or not audio at all.
     """
-    header = read_header(path, max_seconds)
-    try:
-        samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError.at(path, f"damaged ({error.error_string})", _COPY) from error
-    if len(samples) < round(header.seconds * header.rate):
-        found = f"{len(samples) / header.rate:.2f} of {header.seconds:.2f} s"
-        raise AudioError.at(path, f"truncated, {found}", _COPY)
-    finite = np.isfinite(samples).all(axis=1)
-    if not finite.all():
-        fault = f"sample {int(finite.argmin())} is not a finite number"
-        raise AudioError.at(path, fault, "export the file again, as 16-bit integers")
-    if (peak := np.abs(samples).max()) <= SILENCE:
-        fault = f"silent, its peak is {peak:.1e} of 1"
-        raise AudioError.at(path, fault, "remove the clip or record it again")
-    wave = samples.mean(axis=1)
+    path, found, samples, rate = Path(path), [], 0, RATE
+    with closing(_decode(path)) as blocks:
+        for block, rate in blocks:
+            found.append(block)
+            samples += len(block)
+            if samples > (seconds + 1 / FRAMES_PER_SECOND) * rate:
+                fault = f"Of clips longer than {seconds:g} s the first {seconds:g} s are heard."
+                warnings.warn(fault, DataWarning, stacklevel=2)
+                break
+    channels = np.concatenate(found)[: math.ceil(min(seconds * rate, samples))]
+    _check_samples(path, channels)
+    wave = channels.mean(axis=1)
     if np.abs(wave).max() <= SILENCE:
         raise AudioError.at(
             path, "its channels cancel each other to silence", "keep one channel only"
         )
-    return wave if header.rate == RATE else cast(np.ndarray, soxr.resample(wave, header.rate, RATE))
+    if rate != RATE:
+        wave = cast(np.ndarray, soxr.resample(wave, rate, RATE))
+    return cast(np.ndarray, wave / max(np.float32(1), np.abs(wave).max()))
+
+
+def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) -> None:
+    finite = np.isfinite(channels).all(axis=1)
+    if not finite.all():
+        fault = f"sample {int(finite.argmin())} is not a finite number"
+        raise AudioError.at(path, fault, "export the file again, as 16-bit integers")
+    peak = float(np.abs(channels).max())
+    if peak <= SILENCE:
+        fault = f"silent, its peak is {peak:.1e} of 1"
+        raise AudioError.at(path, fault, "remove the clip or record it again")
+    if peak > OVERSHOOT:
+        fault = f"its peak is {peak:g} where full scale is 1"
+        raise AudioError.at(path, fault, "divide it by its full scale, or export 16-bit integers")
+    if peak > 1 and path.suffix.lower() in (".wav", ".aiff", ".aif"):
+        fault = "Recordings that pass ±1 are turned down to it."
+        warnings.warn(fault, DataWarning, stacklevel=3)
+
+
+def _decode(path: Path) -> Iterator[tuple[Float[np.ndarray, "sample channel"], int]]:
+    """Yield blocks of samples, each with its rate, to the end of the data. Raises AudioError."""
+    if not path.is_file():
+        raise AudioError.at(path, "no such file", "check the path, or build the corpus again")
+    if path.stat().st_size == 0:
+        raise AudioError.at(path, "the file has 0 bytes", _COPY)
+    samples, shapes = 0, set()
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_COPY) as content:
+        for part, claimed in _correct_lengths(path, content):
+            with _open(path, part) as sound:
+                rate, read = sound.samplerate, 0
+                if claimed is None:
+                    claimed = sound.frames
+                    sound.seek(0)  # as soundfile.read does: it moves the last bits of an MP3
+                shapes.add((rate, sound.channels))
+                if len(shapes) > 1:
+                    fault = "it holds sounds of different rates or channels"
+                    raise AudioError.at(path, fault, _CONVERT)
+                for block in _read_blocks(path, sound):
+                    read += len(block)
+                    yield block, rate
+            if read < claimed:
+                fault = f"truncated, {read / rate:.2f} of {claimed / rate:.2f} s"
+                raise AudioError.at(path, fault, _COPY)
+            samples += read
+    if not samples:
+        raise AudioError.at(path, "0 samples", "remove the clip or record it again")
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound that is read once, from front to back, until there is no more."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(path: Path, content: Any) -> _Stream:
+    try:  # as bytes without a name: by a name such as .vox libsndfile would hear any bytes
+        sound = _Stream(content)
+    except soundfile.LibsndfileError as error:
+        fault = f"not readable as audio ({error.error_string})"
+        raise AudioError.at(path, fault, _CONVERT) from error
+    if sound.format not in _READABLE:
+        raise AudioError.at(path, f"{sound.format} may be cut off unseen", _CONVERT)
+    if sound.format not in _FORMATS.get(path.suffix.lower(), (sound.format,)):
+        fault = f"named {path.suffix} but the content is {sound.format}"
+        raise AudioError.at(path, fault, "rename or convert it")
+    return sound
+
+
+def _read_blocks(path: Path, sound: _Stream) -> Iterator[Float[np.ndarray, "sample channel"]]:
+    while True:
+        try:
+            block = sound.read(_BLOCK, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError.at(path, f"damaged ({error.error_string})", _COPY) from error
+        if not len(block):
+            return
+        yield block
+
+
+# ---- lengths in headers, corrected in memory: the data decides ----
+
+
+def _correct_lengths(path: Path, content: mmap) -> list[Part]:
+    """The sounds of a file, with headers that hide nothing. Raises AudioError if it is cut off."""
+    start = 0
+    if content[:3] == b"ID3":  # four times seven bits
+        start = 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(content[6:10]))
+    kind = content[start : start + 4]
+    if kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        _correct_chunks(path, content, "big" if kind in (b"RIFX", b"FORM") else "little")
+    elif kind == b"OggS":
+        return [(io.BytesIO(part), None) for part in _split_ogg(path, content)]
+    elif kind == b"fLaC":
+        total = slice(start + 21, start + 26)  # the last 36 bits
+        claimed = int.from_bytes(content[total], "big") & 0xFFFFFFFFF
+        content[total] = bytes([content[start + 21] & 0xF0, 0, 0, 0, 0])
+        return [(content, claimed)]
+    elif len(kind) == 4 and kind[0] == 0xFF and kind[1] & 0xE6 == 0xE2:
+        return [_correct_mp3(content, start)]
+    return [(content, None)]
+
+
+def _correct_chunks(path: Path, content: mmap, order: Literal["little", "big"]) -> None:
+    """Give the sound of a WAV or AIFF file the size that it has, where the header knows none."""
+    at = 12
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], order)
+        if name in (b"data", b"SSND"):
+            break
+        at += 8 + size + size % 2
+    else:
+        return
+    if content[:4] == b"RF64":  # its size stands in the chunk ds64
+        size = int.from_bytes(content[28:36], "little")
+    begin, there = at + 8, len(content) - at - 8
+    unknown = size >= _UNKNOWN_SIZE or (size == 0 and not _are_chunks(content, begin, order))
+    if unknown and size != there:
+        content[at + 4 : begin] = min(there, 0xFFFFFFFF).to_bytes(4, order)
+    elif size > there:
+        raise AudioError.at(path, f"truncated, {size - there} bytes are missing", _COPY)
+    elif there - size > _JUNK and not _are_chunks(content, begin + size + size % 2, order):
+        fault = f"its header says {size} bytes of sound and {there} are there"
+        raise AudioError.at(path, fault, _CONVERT)
+
+
+def _are_chunks(content: mmap, at: int, order: Literal["little", "big"]) -> bool:
+    """Whether the rest of a file is chunks, each with a name and a size that fits."""
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], order)
+        if not (name.isascii() and name.decode().isprintable()):
+            return False
+        at += 8 + size + size % 2
+    return at - 1 <= len(content)  # the last pad byte may be missing
+
+
+def _split_ogg(path: Path, content: mmap) -> list[bytes]:
+    """The chained sounds of an Ogg file: libsndfile hears the first of a file alone."""
+    starts, end = [], 0
+    for match in re.finditer(rb"OggS\x00[\x02\x03]", content):
+        if match.start() != end or not starts:  # else another stream of the same sound
+            starts.append(match.start())
+        end = _page_end(content, match.start())
+    parts = [content[begin:stop] for begin, stop in pairwise([*starts, len(content)])]
+    for part in parts:
+        last = part.rfind(b"OggS\x00")
+        if not part[last + 5] & 4 or _page_end(part, last) > len(part):
+            raise AudioError.at(path, "truncated, its last page is missing", _COPY)
+    return parts
+
+
+def _page_end(content: mmap | bytes, start: int) -> int:
+    """Where an Ogg page ends (RFC 3533, section 6)."""
+    sizes = content[start + 27 : start + 27 + content[start + 26]]
+    return start + 27 + len(sizes) + sum(sizes)
+
+
+def _correct_mp3(content: mmap, start: int) -> Part:
+    """An MP3 file that is decoded to its end.
+
+    libsndfile stops where the first frame says, in a Xing or Info tag; without one it guesses from
+    the bit rate at the start. A tag with the true size is believed; others claim too many frames.
+    """
+    head = bytearray(content[start : start + 4])
+    newest, mono = head[1] & 8, head[3] >> 6 == 3  # MPEG 1; one channel
+    tag = start + 4 + ((17 if mono else 32) if newest else (9 if mono else 17))
+    rate = (44_100, 48_000, 32_000, 0)[head[2] >> 2 & 3]
+    if content[tag : tag + 4] in (b"Xing", b"Info"):
+        size = int.from_bytes(content[tag + 12 : tag + 16], "big")
+        after = content[start + size : start + size + 3]
+        if content[tag + 7] & 3 == 3 and size and (after == b"ID3" or after[:2] == head[:2]):
+            content[tag + 8 : tag + 12] = _ENDLESS.to_bytes(4, "big")  # another MP3 follows
+            return content, 0
+        return content, None
+    if not rate:
+        return content, None
+    head[2] = head[2] & 0x0D | 0xE0  # the highest bit rate, so that the tag has room; no padding
+    size = 144 * 320_000 // rate if newest else 72 * 160_000 // (rate // (2 if head[1] & 16 else 4))
+    frame = bytes(head).ljust(tag - start, b"\0") + b"Xing" + (1).to_bytes(4, "big")
+    frame += _ENDLESS.to_bytes(4, "big")
+    return io.BytesIO(frame.ljust(size, b"\0") + content[start:]), 0
 
 
 def crop_or_pad(

@@ -1,9 +1,12 @@
 """Clip and Corpus: a folder of audio with one JSONL manifest, validated line by line."""
 
+import errno
 import hashlib
 import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -13,8 +16,17 @@ from desta_lab import audio
 
 HEAD, ROWS = "corpus.json", "clips.jsonl"
 SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    "train": "train training",
+    "validation": "validation valid val dev development eval evaluation",
+    "test": "test testing",
+}
+_SPLIT_OF = {word: split for split, words in SPLIT_NAMES.items() for word in words.split()}
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of speakers, where no split is given
+LEAST = {"train": 1, "validation": 1, "test": 2}  # speakers needed to train, calibrate, compare
 MIN_CLIPS = 16  # clips that can be split one by one: ten to train, two to calibrate, four to test
 _SLACK = 1e-3  # seconds by which a span may pass the end of its clip: rounding in manifests
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HEAD_FIELDS = {"name": str, "recipe": dict, "seed": int, "licence": str, "splits": dict}
 
 
@@ -66,22 +78,9 @@ class Corpus:
         With check_audio every audio file is decoded, too (about 2 ms a clip).
         """
         folder = Path(folder)
-        head = _read_head(folder / HEAD)
-        speakers = {speaker for names in head["splits"].values() for speaker in names}
-        clips: dict[str, Clip] = {}
-        for where, row in _read_rows(folder / ROWS):
-            clip = _parse_clip(row, where)
-            if clip.id in clips:
-                fault = f"the id {clip.id!r} appears twice"
-                raise CorpusError.at(where, fault, "give every clip its own id")
-            if clip.speaker not in speakers:
-                fault = f"speaker {clip.speaker!r} is in no split of {HEAD}"
-                raise CorpusError.at(where, fault, "add it to one")
-            _check_file(folder / clip.audio, clip, where, check_audio)
-            clips[clip.id] = clip
-        if not clips:
-            raise CorpusError.at(folder / ROWS, "no clips", "build the corpus again")
-        return cls(folder=folder, clips=tuple(clips.values()), **head)
+        return _parse_corpus(
+            folder, _read_manifest(folder / HEAD), _read_manifest(folder / ROWS), check_audio
+        )
 
     @classmethod
     def write(
@@ -95,23 +94,40 @@ class Corpus:
         licence: str,
         splits: Mapping[str, Iterable[str]],
     ) -> "Corpus":
-        """Write the two manifest files beside audio that lies in the folder, and read them back."""
+        """Write the two manifest files beside audio that lies in the folder.
+
+        They are validated first, each is written whole, and only if it changes. Where the folder
+        cannot be written the corpus is good all the same. Raises CorpusError.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         members = {split: sorted(speakers) for split, speakers in splits.items()}
         head = {"name": name, "recipe": dict(recipe), "seed": seed, "licence": licence}
-        rows = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips)
-        text = json.dumps(head | {"splits": members}, indent=1, ensure_ascii=False) + "\n"
-        (folder / ROWS).write_text(rows, encoding="utf-8")
-        (folder / HEAD).write_text(text, encoding="utf-8")
-        return cls.read(folder)
+        corpus = _parse_corpus(folder, _dump_head(head | {"splits": members}), _dump_clips(clips))
+        corpus._save()
+        return corpus
+
+    def _save(self) -> None:
+        for name, content in zip((HEAD, ROWS), self._manifest, strict=True):
+            path = self.folder / name
+            if path.is_file() and path.read_bytes() == content:
+                continue
+            draft = path.with_name(f".{name}.{os.getpid()}.part")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                draft.write_bytes(content)
+                draft.replace(path)
+            except OSError as error:
+                draft.unlink(missing_ok=True)
+                if error.errno not in _READ_ONLY:
+                    raise
 
     def split(self, name: str) -> list[Clip]:
         """The clips whose speakers belong to this split, in manifest order."""
-        if name not in self.splits:
+        own = _SPLIT_OF.get(name, name)
+        if own not in self.splits:
             there = ", ".join(self.splits)
             raise CorpusError(f"{self.folder}: no split {name!r}; there are {there}.")
-        speakers = set(self.splits[name])
+        speakers = set(self.splits[own])
         return [clip for clip in self.clips if clip.speaker in speakers]
 
     def path(self, clip: Clip) -> Path:
@@ -121,8 +137,21 @@ class Corpus:
     @cached_property
     def hash(self) -> str:
         """The sha256 of the two manifest files: one name for exactly these clips and labels."""
-        manifest = (self.folder / HEAD).read_bytes() + (self.folder / ROWS).read_bytes()
-        return hashlib.sha256(manifest).hexdigest()
+        return hashlib.sha256(b"".join(self._manifest)).hexdigest()
+
+    @property
+    def _manifest(self) -> tuple[bytes, bytes]:
+        """The two files as `write` writes them."""
+        fields = ("name", "recipe", "seed", "licence", "splits")
+        return _dump_head({name: getattr(self, name) for name in fields}), _dump_clips(self.clips)
+
+
+def _dump_head(head: Mapping[str, Any]) -> bytes:
+    return (json.dumps(head, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _dump_clips(clips: Iterable[Clip]) -> bytes:
+    return "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip in clips).encode()
 
 
 @dataclass(frozen=True)
@@ -146,19 +175,24 @@ def balance_speakers(clips: Sequence[Clip], count: int) -> list[Clip]:
 def split_clips(corpus: Corpus) -> ClipSplits:
     """The clips to train with, to calibrate with (validation) and to test with.
 
-    The corpus's own splits are taken if all three have clips and the test has two speakers. Else
-    the clips are split, 5 : 1 : 2 in the order of a hash, and each counts as a speaker: what is
-    then measured says nothing about other voices. Raises CorpusError if the clips are too few.
+    The corpus's own splits are kept, and one that it lacks is dealt from the speakers of the
+    training clips. Where no test is given and there are fewer than four speakers, the clips are
+    split, 5 : 1 : 2 in the order of a hash, and each counts as a speaker: what is then measured
+    says nothing about other voices. Raises CorpusError if clips or speakers are too few.
     """
-    own = {split: corpus.split(split) if split in corpus.splits else [] for split in SPLITS}
-    if all(own.values()) and len({clip.speaker for clip in own["test"]}) > 1:
-        return ClipSplits(own, disjoint_speakers=True)
+    speakers = _complete_splits(corpus)
+    if speakers is not None:
+        parts = {
+            split: [clip for clip in corpus.clips if clip.speaker in speakers[split]]
+            for split in SPLITS
+        }
+        return ClipSplits(parts, disjoint_speakers=True)
     count = len(corpus.clips)
     if count < MIN_CLIPS:
-        speakers = len({clip.speaker for clip in corpus.clips})
+        voices = len({clip.speaker for clip in corpus.clips})
         raise CorpusError.at(
             corpus.folder,
-            f"{count} clips of {speakers} speakers",
+            f"{count} clips of {voices} speakers",
             f"record at least {MIN_CLIPS} to train, calibrate and test with, better of four "
             "speakers or more",
         )
@@ -169,49 +203,120 @@ def split_clips(corpus: Corpus) -> ClipSplits:
     return ClipSplits(dict(zip(SPLITS, parts, strict=True)), disjoint_speakers=False)
 
 
-def parse_json_row(text: str, where: str) -> dict[str, Any]:
-    """One JSON object of a manifest. Raises CorpusError, which begins with `where`."""
+def _complete_splits(corpus: Corpus) -> dict[str, set[str]] | None:
+    """The speakers of all three splits; None if there are too few and no test is given."""
+    heard = {clip.speaker for clip in corpus.clips}
+    speakers = {split: heard & set(corpus.splits.get(split, ())) for split in SPLITS}
+    told = len(speakers["test"])
+    for split in ("test", "validation"):
+        if not speakers[split]:
+            pool = sorted(speakers["train"], key=place_speaker, reverse=True)
+            count = max(LEAST[split], round(SHARES[split] * len(pool)))
+            speakers[split] = set(pool[:count])
+            speakers["train"] -= speakers[split]
+    short = [split for split in SPLITS if len(speakers[split]) < LEAST[split]]
+    if short and told:
+        found = f"split {short[0]!r} has {len(speakers[short[0]])} speakers"
+        remedy = f"{LEAST[short[0]]} are needed: move some there, or give no splits"
+        raise CorpusError.at(corpus.folder, found, remedy)
+    return None if short else speakers
+
+
+def place_speaker(speaker: str) -> float:
+    """A place in 0 … 1 by the hash of the name."""
+    return int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def normalise_split(name: str, where: Path | str) -> str:
+    """A split by its own name: `dev` is validation, `train.clean.100` is train. Raises CorpusError."""
+    word = re.match(r"[a-z]*", name.strip().lower())
+    split = _SPLIT_OF.get(word.group() if word else "")
+    if split is None:
+        known = ", ".join(_SPLIT_OF)
+        raise CorpusError.at(where, f"unknown split {name!r}", f"the names known are {known}")
+    return split
+
+
+def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
+    """One JSON object of a manifest, in UTF-8. Raises CorpusError, which begins with `where`."""
     try:
-        row = json.loads(text)
+        text = text.decode() if isinstance(text, bytes) else text
+        row = json.loads(text, object_pairs_hook=_refuse_twice)
+        if "\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no character
     except json.JSONDecodeError as error:
         fault = f"not JSON ({error.msg}, column {error.colno})"
         raise CorpusError.at(where, fault, "repair or remove it") from error
+    except UnicodeError as error:
+        fault = f"not UTF-8 ({error.reason}, byte {error.start})"  # type: ignore[attr-defined]
+        raise CorpusError.at(where, fault, "save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise CorpusError.at(where, f"not JSON ({error})", "repair or remove it") from error
     if not isinstance(row, dict):
         fault = f"a JSON object is needed, not {type(row).__name__}"
         raise CorpusError.at(where, fault, "write it in braces")
     return row
 
 
-def _read_head(path: Path) -> dict[str, Any]:
-    _check_manifest(path)
-    where = str(path)
-    row = parse_json_row(path.read_text(encoding="utf-8"), where)
-    head = {field: _get_field(row, field, kind, where) for field, kind in _HEAD_FIELDS.items()}
-    split_of: dict[str, str] = {}
-    for split, speakers in head["splits"].items():
-        if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
-            fault = f"split {split!r} must be a list of speaker names"
-            raise CorpusError.at(where, fault, "correct it")
-        for speaker in speakers:
-            if speaker in split_of:
-                fault = f"speaker {speaker!r} is in {split_of[speaker]!r} and {split!r}"
-                raise CorpusError.at(where, fault, "keep each speaker in one split")
-            split_of[speaker] = split
-    return head | {"splits": {split: tuple(names) for split, names in head["splits"].items()}}
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    _check_manifest(path)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}, line {number}"
-            yield where, parse_json_row(line, where)
-
-
-def _check_manifest(path: Path) -> None:
+def _read_manifest(path: Path) -> bytes:
     if not path.is_file():
         remedy = f"a corpus is a folder with {HEAD} and {ROWS}: build one first"
         raise CorpusError.at(path, "no such file", remedy)
+    return path.read_bytes()
+
+
+def _parse_corpus(
+    folder: Path, head_text: bytes, rows_text: bytes, check_audio: bool = False
+) -> Corpus:
+    head = _parse_head(head_text, str(folder / HEAD))
+    speakers = {speaker for names in head["splits"].values() for speaker in names}
+    clips: dict[str, Clip] = {}
+    for number, line in enumerate(rows_text.removesuffix(b"\n").split(b"\n"), start=1):
+        if not rows_text:
+            break
+        where = f"{folder / ROWS}, line {number}"
+        clip = parse_clip(parse_json_row(line, where), where)
+        if clip.id in clips:
+            fault = f"the id {clip.id!r} appears twice"
+            raise CorpusError.at(where, fault, "give every clip its own id")
+        if clip.speaker not in speakers:
+            fault = f"speaker {clip.speaker!r} is in no split of {HEAD}"
+            raise CorpusError.at(where, fault, "add it to one")
+        _check_file(folder / clip.audio, clip, where, check_audio)
+        clips[clip.id] = clip
+    if not clips:
+        raise CorpusError.at(folder / ROWS, "no clips", "build the corpus again")
+    return Corpus(folder=folder, clips=tuple(clips.values()), **head)
+
+
+def _parse_head(text: bytes, where: str) -> dict[str, Any]:
+    row = parse_json_row(text, where)
+    head = {field: _get_field(row, field, kind, where) for field, kind in _HEAD_FIELDS.items()}
+    name = head["name"]
+    if not name.strip() or name.strip(".") == "" or set(name) & set("/\\\0"):
+        fault = f"the name {name!r} cannot be that of a folder"
+        raise CorpusError.at(where, fault, "give another, without slashes")
+    splits: dict[str, tuple[str, ...]] = {}
+    split_of: dict[str, str] = {}
+    for told, speakers in head["splits"].items():
+        split = normalise_split(told, where)
+        if not isinstance(speakers, list) or not all(isinstance(one, str) for one in speakers):
+            fault = f"split {told!r} must be a list of speaker names"
+            raise CorpusError.at(where, fault, "correct it")
+        for speaker in speakers:
+            if split_of.setdefault(speaker, split) != split:
+                fault = f"speaker {speaker!r} is in {split_of[speaker]!r} and {split!r}"
+                raise CorpusError.at(where, fault, "keep each speaker in one split")
+        splits[split] = tuple(dict.fromkeys([*splits.get(split, ()), *speakers]))
+    return head | {"splits": splits}
 
 
 def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:
@@ -223,10 +328,11 @@ def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> An
     if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")
-    return float(row[field]) if kind is float else row[field]
+    return float(value) if kind is float else value
 
 
-def _parse_clip(row: dict[str, Any], where: str) -> Clip:
+def parse_clip(row: dict[str, Any], where: str) -> Clip:
+    """The clip of one row of a manifest. Raises CorpusError, which begins with `where`."""
     names = ("id", "audio", "transcript", "speaker")
     texts = {field: _get_field(row, field, str, where) for field in names}
     seconds = _get_field(row, "seconds", float, where)
@@ -265,7 +371,7 @@ def _check_file(path: Path, clip: Clip, where: str, check_audio: bool) -> None:
     if not check_audio:
         return
     try:
-        wave = audio.read_audio(path, max_seconds=max(audio.WHISPER_SECONDS, clip.seconds + 1))
+        wave = audio.read_audio(path, seconds=float("inf"))
     except audio.AudioError as error:
         raise CorpusError(f"{where}: {error}") from error
     seconds = len(wave) / audio.RATE

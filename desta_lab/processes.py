@@ -9,6 +9,8 @@ alone opens no process group.
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -176,8 +178,8 @@ def run_workers(
         ProcessPool(
             max_workers=1,
             max_tasks=TASKS_PER_WORKER,
-            initializer=_set_environment,
-            initargs=(worker_environment(slot, jobs, visible_gpus()),),
+            initializer=_start_worker,
+            initargs=(worker_environment(slot, jobs, visible_gpus()), os.getpid()),
             context=multiprocessing.get_context("spawn"),
         )
         for slot in range(jobs)
@@ -246,9 +248,26 @@ def run_on_slurm(
         )
 
 
-def _set_environment(environment: dict[str, str]) -> None:
-    """Set what libraries read when a worker first imports them."""
+def _start_worker(environment: dict[str, str], main: int) -> None:
+    """Set what libraries read when a worker first imports them, and let it end with its parent."""
     os.environ.update(environment)
+    end_with(main)
+
+
+@cache
+def end_with(main: int) -> None:
+    """Let this worker end within a second of the process that started it, even if that is killed.
+
+    In that process itself nothing happens.
+    """
+
+    def wait() -> None:
+        while os.getppid() == main:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getpid() != main:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def visible_gpus() -> list[str]:

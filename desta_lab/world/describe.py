@@ -41,7 +41,7 @@ def description_function(corpus: Corpus) -> Callable[..., str]:
     """The function that describes the clips of a corpus, from their attributes."""
     if is_spoken_world(corpus):
         return describe
-    public = PUBLIC_CORPORA.get(corpus.recipe.get("source", ""))
+    public = PUBLIC_CORPORA.get(str(corpus.recipe.get("source")))
     return public.describe if public else describe_plainly
 
 
@@ -58,7 +58,7 @@ def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     """
     if is_spoken_world(corpus):
         return {name: ATTRIBUTES[name] for name in DESCRIBED}
-    public = PUBLIC_CORPORA.get(corpus.recipe.get("source", ""))
+    public = PUBLIC_CORPORA.get(str(corpus.recipe.get("source")))
     vocabularies = public.attributes if public else ATTRIBUTES
     found: dict[str, set[str]] = defaultdict(set)
     for clip in corpus.clips:

@@ -1,14 +1,15 @@
 """A Hugging Face dataset, on disk or on the hub, becomes a corpus."""
 
 import io
+import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
-from desta_lab import audio
-from desta_lab.clips import Corpus, CorpusError
+from desta_lab.clips import HEAD, Corpus, CorpusError, parse_json_row
 from desta_lab.world.tables import Row, build_corpus
 
 # libsndfile's names of formats that are no usual file ending
@@ -24,7 +25,6 @@ def corpus_from_dataset(
     name: str | None = None,
     licence: str = "unknown",
     own_splits: bool = True,
-    max_seconds: float = audio.WHISPER_SECONDS,
 ) -> Corpus:
     """Make a corpus in `folder` of what `save_to_disk` wrote, or of what `load_dataset` finds.
 
@@ -40,6 +40,14 @@ def corpus_from_dataset(
     if "speaker" not in columns:
         remedy = "say which column does, splits are disjoint by speaker"
         raise CorpusError.at(dataset, "columns name no speaker", remedy)
+    title = Path(dataset).name
+    recipe = {
+        "source": "datasets",
+        "dataset": title if Path(dataset).exists() else str(dataset),
+        "config": config,
+        "columns": dict(columns),
+    }
+    _check_folder(Path(folder) / HEAD, recipe)
     library = _import_library(dataset)
     splits = _load_splits(library, dataset, config)
     rows = (
@@ -49,13 +57,6 @@ def corpus_from_dataset(
             library, part, columns, Path(folder), split, f"{dataset}, split {split}"
         )
     )
-    title = Path(dataset).name
-    recipe = {
-        "source": "datasets",
-        "dataset": title if Path(dataset).exists() else str(dataset),
-        "config": config,
-        "columns": dict(columns),
-    }
     return build_corpus(
         folder,
         rows,
@@ -63,8 +64,13 @@ def corpus_from_dataset(
         recipe=recipe,
         licence=licence,
         own_splits=own_splits and len(splits) > 1,
-        max_seconds=max_seconds,
     )
+
+
+def _check_folder(head: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another corpus, whose audio would be overwritten."""
+    if head.is_file() and parse_json_row(head.read_bytes(), str(head)).get("recipe") != recipe:
+        raise CorpusError.at(head, f"not a corpus of {recipe}", "choose another folder")
 
 
 def _import_library(dataset: Path | str) -> Any:
@@ -89,7 +95,11 @@ def _load_splits(library: Any, dataset: Path | str, config: str | None) -> dict[
         fault = f"not loaded ({error.__cause__ or error})"
         remedy = "check the name or folder, and the config"
         raise CorpusError.at(dataset, fault, remedy) from error
-    return dict(found) if isinstance(found, dict) else {"all": found}
+    splits = dict(found) if isinstance(found, dict) else {"all": found}
+    for split in splits:
+        if not re.fullmatch(r"\w+([.-]\w+)*", split):
+            raise CorpusError.at(dataset, f"{split!r} cannot name a split's folder", "rename it")
+    return splits
 
 
 def _read_rows(
@@ -118,7 +128,8 @@ def _read_rows(
 def _read_text(value: Any, feature: Any, column: str, where: str) -> str:
     """A cell as text: nothing is "", a class number is its name."""
     names = getattr(feature, "names", None)
-    if value is None or (names and value == -1):  # -1: how `datasets` writes an unlabelled row
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    if missing or (names and value == -1):  # -1: how `datasets` writes an unlabelled row
         return ""
     if not isinstance(value, str | int | float):
         fault = f"{column!r} holds {type(value).__name__}"

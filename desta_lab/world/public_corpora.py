@@ -61,7 +61,6 @@ class PublicCorpus:
             licence=self.licence,
             own_splits=own_splits,
             max_seconds=max_seconds,
-            leave_out_long=True,
         )
 
     def describe(self, attributes: Mapping[str, str]) -> str:

@@ -1,22 +1,24 @@
 """The spoken world: a factorial corpus of synthetic speech whose attributes are independent."""
 
 import itertools
+import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+from filelock import FileLock
 from jaxtyping import Float
 from joblib import Parallel, delayed
 
-from desta_lab import cache
+from desta_lab import cache, processes
 from desta_lab.audio import RATE, crop_or_pad
-from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span
+from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span, parse_clip
 from desta_lab.world import scenes
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.sentences import make_sentence, shorten_words
@@ -39,6 +41,7 @@ SCENE_RATIO = (7.0, 13.0)  # dB that the scene lies below the speech
 LICENCE = "CC0-1.0; speech rendered with espeak-ng"
 _ROOM_LEVEL = -55.0  # dB of noise relative to the clip, so that no clip has digital silence
 _PEAK = 0.97  # of full scale: louder clips are turned down rather than clipped
+_DONE = "rendered.jsonl"  # of a draft: its settings, then every clip that is done
 _LEAD, _TAIL = 0.05, 0.10  # seconds at the start and the end of a clip without speech
 
 
@@ -61,11 +64,32 @@ def build_spoken_corpus(
 
     `clips` is the number of clips by split. Any number of workers writes the same bytes.
     `progress` gets the number of clips done and of all. The folder appears whole, at the end; an
-    interrupted build leaves nothing. Raises CorpusError if the folder holds something else.
+    interrupted build goes on with the clips that were rendered, in a hidden folder beside it. Of
+    several processes one renders. Raises CorpusError if the folder holds something else.
     """
     folder = Path(folder)
     version = cache.VERSIONS["corpora"]
     recipe = {"world": "spoken", "version": version, "clips": dict(clips), "seconds": seconds}
+    names = {split: [speaker.name for speaker in split_speakers(split)] for split in clips}
+    plans = [plan for split, count in clips.items() for plan in design_clips(split, count, seed)]
+    if (corpus := _find_corpus(folder, recipe, seed)) is not None:
+        return corpus
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if (corpus := _find_corpus(folder, recipe, seed)) is not None:
+            return corpus
+        draft = folder.parent / f".{folder.name}.part"
+        rendered = _render_clips(draft, {**recipe, "seed": seed}, plans, workers, progress)
+        Corpus.write(
+            draft, rendered, name="spoken", recipe=recipe, seed=seed, licence=LICENCE, splits=names
+        )
+        (draft / _DONE).unlink()
+        os.replace(draft, folder)
+    return Corpus.read(folder)
+
+
+def _find_corpus(folder: Path, recipe: Mapping[str, Any], seed: int) -> Corpus | None:
+    """The corpus of a folder if these settings made it. Raises CorpusError if others did."""
     if (folder / HEAD).is_file():
         corpus = Corpus.read(folder)
         if (corpus.recipe, corpus.seed) == (recipe, seed):
@@ -73,43 +97,50 @@ def build_spoken_corpus(
     if folder.exists() and any(folder.iterdir()):
         fault = f"holds something other than {recipe} with seed {seed}"
         raise CorpusError.at(folder, fault, "choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
-        plans = [
-            plan for split, count in clips.items() for plan in design_clips(split, count, seed)
-        ]
-        rendered = _render_clips(draft, plans, seconds, workers, progress)
-        names = {split: [speaker.name for speaker in split_speakers(split)] for split in clips}
-        Corpus.write(
-            draft, rendered, name="spoken", recipe=recipe, seed=seed, licence=LICENCE, splits=names
-        )
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return Corpus.read(folder)
+    return None
 
 
 def _render_clips(
-    folder: Path,
+    draft: Path,
+    about: Mapping[str, Any],
     plans: Sequence[Mapping[str, Any]],
-    seconds: float,
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> list[Clip]:
+    """Render what a draft of the same settings lacks; each clip is listed there when it is done."""
+    done = _read_draft(draft, about)
     for split in {plan["split"] for plan in plans}:
-        (folder / "audio" / split).mkdir(parents=True)
-    tasks = (delayed(_render_to)(folder, plan, seconds) for plan in plans)
-    clips: list[Clip] = []
-    for clip in Parallel(n_jobs=workers, return_as="generator")(tasks):
-        clips.append(clip)
-        if progress is not None:
-            progress(len(clips), len(plans))
-    return clips
+        (draft / "audio" / split).mkdir(parents=True, exist_ok=True)
+    missing = [plan for plan in plans if plan["id"] not in done]
+    main = os.getpid()
+    tasks = (delayed(_render_to)(draft, plan, about["seconds"], main) for plan in missing)
+    with (draft / _DONE).open("a", encoding="utf-8") as lines:
+        for clip in Parallel(n_jobs=workers, return_as="generator")(tasks):
+            done[clip.id] = clip
+            lines.write(json.dumps(asdict(clip)) + "\n")
+            lines.flush()
+            if progress is not None:
+                progress(len(done), len(plans))
+    return [done[plan["id"]] for plan in plans]
 
 
-def _render_to(folder: Path, plan: Mapping[str, Any], seconds: float) -> Clip:
+def _read_draft(draft: Path, about: Mapping[str, Any]) -> dict[str, Clip]:
+    """The clips that a draft of these settings has; another draft is removed."""
+    path, first = draft / _DONE, json.dumps(about, sort_keys=True) + "\n"
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    if not lines or lines[0] != first:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o755)
+        path.write_text(first, encoding="utf-8")
+        return {}
+    whole = [first, *(line for line in lines[1:] if line.endswith("\n"))]
+    path.write_text("".join(whole), encoding="utf-8")  # without a last line that was cut off
+    clips = [parse_clip(json.loads(line), str(path)) for line in whole[1:]]
+    return {clip.id: clip for clip in clips if (draft / clip.audio).is_file()}
+
+
+def _render_to(folder: Path, plan: Mapping[str, Any], seconds: float, main: int) -> Clip:
+    processes.end_with(main)
     wave, clip = render_clip(plan, seconds)
     soundfile.write(str(folder / clip.audio), wave, RATE, subtype="PCM_16")
     return clip

@@ -1,20 +1,40 @@
 """Other people's audio: the rows of a table become a corpus, and a folder with a CSV is one."""
 
+import codecs
 import csv
 import hashlib
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import io
+import string
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from desta_lab import audio
-from desta_lab.clips import Clip, Corpus, CorpusError
+from desta_lab.clips import (
+    LEAST,
+    SHARES,
+    Clip,
+    Corpus,
+    CorpusError,
+    normalise_split,
+    place_speaker,
+)
 
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of speakers, where no split is given
-LEAST = {"train": 1, "validation": 1, "test": 2}  # speakers needed to train, calibrate, compare
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
+_SEPARATORS = ",;\t"
+_MARKS = {  # by which a file says its encoding; longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_BLANKS = string.whitespace + "\u00a0\u200b\u2060\ufeff"  # with those that nobody sees
 
 
 @dataclass(frozen=True)
@@ -41,79 +61,138 @@ def build_corpus(
     recipe: Mapping[str, Any],
     licence: str,
     own_splits: bool = True,
-    max_seconds: float = audio.WHISPER_SECONDS,
-    leave_out_long: bool = False,
+    max_seconds: float = float("inf"),
 ) -> Corpus:
     """Write the two manifest files of a corpus beside its audio, from the rows of some source.
 
-    Speakers without a split, or all of them with own_splits=False, are dealt 80 : 10 : 10; if no
-    row gives a split, four speakers or more always fill all three. An attribute with an empty
-    value is left out. With leave_out_long, clips beyond max_seconds are left out instead of
-    refused; `left_out` in the corpus's recipe counts them by reason. Raises CorpusError.
+    Texts are trimmed and their letters written one way (NFC). Speakers without a split, or all of
+    them with own_splits=False, are dealt 80 : 10 : 10; if no row gives a split, four speakers or
+    more always fill all three. An attribute with an empty value is left out. Clips longer than
+    max_seconds are left out; `left_out` in the corpus's recipe counts them by reason.
+
+    Warns (DataWarning) of clips longer than Whisper hears, and of values that differ in case alone.
+    Raises CorpusError, before anything is written.
     """
     folder = Path(folder)
-    limit = math.inf if leave_out_long else max_seconds
-    clips: list[Clip] = []
-    split_of: dict[str, str] = {}
-    given = False
+    clips: dict[str, Clip] = {}
+    told: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for row in rows:
+    long: list[str] = []
+    for row in map(_clean_row, rows):
         if not row.speaker:
             remedy = "name one, splits are disjoint by speaker"
             raise CorpusError.at(row.where, "the speaker is empty", remedy)
-        seconds = 0.0 if row.unfit else _measure_seconds(folder / row.audio, row.where, limit)
+        row = replace(row, audio=_find_audio(folder, row))
+        seconds = 0.0 if row.unfit else _measure_seconds(folder / row.audio, row.where, max_seconds)
         reason = row.unfit or (f"longer than {max_seconds:g} s" if seconds > max_seconds else "")
         if reason:
             left_out[reason] += 1
             continue
-        clips.append(_make_clip(row, seconds))
-        given |= own_splits and bool(row.split)
-        _assign_split(split_of, row, (row.split if own_splits else "") or deal_speaker(row.speaker))
+        if seconds > audio.WHISPER_SECONDS:
+            long.append(row.where)
+        clip = _make_clip(row, seconds)
+        if clips.setdefault(clip.id, clip) is not clip:
+            remedy = "give each clip one row, and each file its own name"
+            raise CorpusError.at(row.where, f"the clip {clip.id!r} appears twice", remedy)
+        if own_splits and row.split:
+            _tell_split(told, row)
     if not clips:
         fault = f"no clips, and {left_out.total()} left out"
         raise CorpusError.at(folder, fault, "check that this is the right folder")
+    dealt = {clip.speaker: deal_speaker(clip.speaker) for clip in clips.values()}
     speakers: dict[str, list[str]] = {}
-    for speaker, split in (split_of if given else _fill_splits(split_of)).items():
+    for speaker, split in (dealt | told if told else _fill_splits(dealt)).items():
         speakers.setdefault(split, []).append(speaker)
+    _warn_long(folder, long, len(clips))
+    _warn_look_alikes(folder, clips.values())
     recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
     return Corpus.write(
-        folder, clips, name=name, recipe=recipe, seed=0, licence=licence, splits=speakers
+        folder, clips.values(), name=name, recipe=recipe, seed=0, licence=licence, splits=speakers
     )
+
+
+def _clean_row(row: Row) -> Row:
+    attributes = {_clean_word(name): _clean_word(value) for name, value in row.attributes.items()}
+    return replace(
+        row,
+        speaker=_clean_word(row.speaker),
+        transcript=_trim(row.transcript),
+        split=_clean_word(row.split),
+        attributes=attributes,
+    )
+
+
+def _trim(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip(_BLANKS)
+
+
+def _clean_word(text: str) -> str:
+    """A value with single blanks, so that what looks the same is the same."""
+    return " ".join(_trim(text).split())
+
+
+def _find_audio(folder: Path, row: Row) -> str:
+    """The path of a clip as the disk spells it. Raises CorpusError if it leaves the folder."""
+    path = PurePosixPath(row.audio)
+    if path.is_absolute() or ".." in path.parts:
+        fault = f"audio {row.audio!r} leaves the folder"
+        raise CorpusError.at(row.where, fault, "use a path inside it")
+    spellings = [unicodedata.normalize(form, row.audio) for form in ("NFC", "NFD")]
+    spellings += [row.audio.replace("\\", "/")]
+    return next((name for name in spellings if (folder / name).is_file()), row.audio)
 
 
 def _measure_seconds(path: Path, where: str, max_seconds: float) -> float:
     try:
-        return audio.read_header(path, max_seconds).seconds
+        return audio.measure_seconds(path, max_seconds)
     except audio.AudioError as error:
         raise CorpusError(f"{error}" if where == str(path) else f"{where}: {error}") from error
 
 
 def _make_clip(row: Row, seconds: float) -> Clip:
-    name = Path(row.audio).with_suffix("").as_posix()
+    name = unicodedata.normalize("NFC", Path(row.audio).with_suffix("").as_posix())
     attributes = {attribute: value for attribute, value in row.attributes.items() if value}
     return Clip(name, row.audio, seconds, row.transcript, row.speaker, attributes)
 
 
-def _assign_split(split_of: dict[str, str], row: Row, split: str) -> None:
-    before = split_of.setdefault(row.speaker, split)
+def _tell_split(told: dict[str, str], row: Row) -> None:
+    split = normalise_split(row.split, row.where)
+    before = told.setdefault(row.speaker, split)
     if before != split:
         fault = f"speaker {row.speaker!r} is in {before!r} and {split!r}"
         raise CorpusError.at(row.where, fault, "keep one split")
 
 
+def _warn_long(folder: Path, long: Sequence[str], count: int) -> None:
+    if long:
+        fault = f"{len(long)} of {count} clips are longer than {audio.WHISPER_SECONDS:g} s"
+        heard = f"their first {audio.WHISPER_SECONDS:g} s are heard (the first is {long[0]})"
+        warnings.warn(f"{folder}: {fault}; {heard}.", audio.DataWarning, stacklevel=3)
+
+
+def _warn_look_alikes(folder: Path, clips: Iterable[Clip]) -> None:
+    counts: defaultdict[str, defaultdict[str, Counter[str]]]
+    counts = defaultdict(lambda: defaultdict(Counter))
+    for clip in clips:
+        for name, value in [("speaker", clip.speaker), *clip.attributes.items()]:
+            counts[name][value.casefold()][value] += 1
+    for name, values in counts.items():
+        alike = [spellings for spellings in values.values() if len(spellings) > 1]
+        if alike:
+            first = ", ".join(f"{value!r} ({count} clips)" for value, count in alike[0].items())
+            fault = f"{folder}: {name} has {len(alike)} values in capitals and without: {first}"
+            remedy = "they count as different, so write them alike if they are not"
+            warnings.warn(f"{fault}; {remedy}.", audio.DataWarning, stacklevel=3)
+
+
 def deal_speaker(speaker: str) -> str:
     """The split of a speaker by the hash of the name, so that adding speakers moves nobody."""
-    place = _hash_place(speaker)
+    place = place_speaker(speaker)
     for split, share in SHARES.items():
         place -= share
         if place < 0:
             return split
     return split
-
-
-def _hash_place(speaker: str) -> float:
-    """A place in 0 … 1 by the hash of the name."""
-    return int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def _fill_splits(split_of: dict[str, str]) -> dict[str, str]:
@@ -122,7 +201,7 @@ def _fill_splits(split_of: dict[str, str]) -> dict[str, str]:
     enough = all(counts[split] >= least for split, least in LEAST.items())
     if enough or len(split_of) < sum(LEAST.values()):
         return split_of
-    order = sorted(split_of, key=_hash_place, reverse=True)
+    order = sorted(split_of, key=place_speaker, reverse=True)
     first = ["test"] * LEAST["test"] + ["validation"] * LEAST["validation"]
     return dict(zip(order, first + ["train"] * (len(order) - len(first)), strict=True))
 
@@ -139,15 +218,16 @@ def corpus_from_folder(
     *,
     name: str | None = None,
     licence: str = "unknown",
-    max_seconds: float = audio.WHISPER_SECONDS,
+    encoding: str | None = None,
 ) -> Corpus:
-    """Make a corpus of a folder of audio and a CSV in it, writing the two manifest files there.
+    """Make a corpus of a folder of audio and a table in it, writing the two manifest files there.
 
-    The CSV has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
+    The table has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
     and `split`; every other column is an attribute, left out where its cell is empty. Without
     `split`, speakers are dealt 80 : 10 : 10. Raises CorpusError with file and line.
     """
     folder = Path(folder)
+    needed = ("audio", "speaker")
     rows = [
         Row(
             where,
@@ -157,39 +237,120 @@ def corpus_from_folder(
             row.get("split", ""),
             {column: value for column, value in row.items() if column not in _OWN_COLUMNS},
         )
-        for where, row in read_table(folder / table, ("audio", "speaker"))
+        for where, row in read_table(folder / table, needed, _OWN_COLUMNS, encoding=encoding)
     ]
     sha256 = hashlib.sha256((folder / table).read_bytes()).hexdigest()
     return build_corpus(
         folder,
         rows,
-        name=name or folder.name,
+        name=name or folder.resolve().name,
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
-        max_seconds=max_seconds,
     )
 
 
 def read_table(
-    path: Path, needed: Iterable[str], tabs: bool = False
+    path: Path,
+    needed: Sequence[str],
+    known: Sequence[str] = (),
+    *,
+    tabs: bool = False,
+    encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a CSV, or of a TSV without quoting, each with its file and line.
+    """Yield the rows of a table of texts, each with its file and line; nothing becomes a number.
 
-    Raises CorpusError.
+    Cells are separated by comma, semicolon or tab, whichever parts the needed columns; with `tabs`
+    by tabs, and quotes are letters. The names of needed and `known` columns may be written in
+    capitals. A column without a name is left out with a DataWarning.
+
+    Args:
+        encoding: by default UTF-8, or what a byte order mark says.
+
+    Raises:
+        CorpusError: the table is not there, not of this encoding, or not a table.
     """
     if not path.is_file():
         remedy = f"it is a table with the columns {', '.join(needed)}: put it there"
         raise CorpusError.at(path, "no such file", remedy)
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, **options)
-        missing = sorted(set(needed) - set(reader.fieldnames or ()))
-        if missing:
-            fault = f"no column {', '.join(missing)}"
-            raise CorpusError.at(f"{path}, line 1", fault, "add it to the header")
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                fault = "more or fewer cells than the header has columns"
-                raise CorpusError.at(where, fault, "correct the row")
-            yield where, row
+    text = _read_text(path, encoding)
+    own = {name.casefold(): name for name in (*known, *needed)}
+
+    def name_columns(separator: str) -> list[str]:
+        cells = map(_trim, next(_parse_rows(path, text, separator, tabs), ("", []))[1])
+        return [own.get(cell.casefold(), cell) for cell in cells]
+
+    separator = next(
+        (mark for mark in _SEPARATORS if not tabs and set(needed) <= set(name_columns(mark))),
+        "\t" if tabs else ",",
+    )
+    header = name_columns(separator)
+    _check_header(path, header, needed)
+    for where, cells in islice(_parse_rows(path, text, separator, tabs), 1, None):
+        if len(cells) != len(header):
+            fault = f"{len(cells)} cells, not {len(header)} as the header has"
+            raise CorpusError.at(where, fault, "correct the row")
+        row = {name: _trim(cell) for name, cell in zip(header, cells, strict=True)}
+        yield where, {name: cell for name, cell in row.items() if not _is_index(name)}
+
+
+def _read_text(path: Path, encoding: str | None) -> str:
+    content = path.read_bytes()
+    marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
+    encoding = encoding or next(marked, "utf-8")
+    remedy = "save the table as UTF-8, or name its encoding, such as encoding='cp1252'"
+    try:
+        text = content.decode(encoding)
+    except LookupError as error:
+        raise CorpusError.at(path, f"unknown encoding {encoding!r}", remedy) from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        fault = f"byte {error.start} is not {encoding}"
+        raise CorpusError.at(f"{path}, line {line}", fault, remedy) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CorpusError.at(f"{path}, line {line}", f"a zero byte is not {encoding}", remedy)
+    return text
+
+
+def _parse_rows(
+    path: Path, text: str, separator: str, tabs: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows that are not blank, each with the line where it begins."""
+    quoting: Any = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+    limit = csv.field_size_limit()
+    while True:
+        where = f"{path}, line {reader.line_num + 1}"
+        csv.field_size_limit(max(limit, len(text)))  # that of all readers: a cell may be long
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"no row of a table ({error})"
+            raise CorpusError.at(where, fault, "correct its quotes") from error
+        finally:
+            csv.field_size_limit(limit)
+        if any(map(_trim, cells)):
+            yield where, cells
+
+
+def _check_header(path: Path, header: Sequence[str], needed: Sequence[str]) -> None:
+    where = f"{path}, line 1"
+    missing = sorted(set(needed) - set(header))
+    if missing:
+        raise CorpusError.at(where, f"no column {', '.join(missing)}", "add it to the header")
+    counts = Counter(name.casefold() for name in header if not _is_index(name))
+    twice = [name for name in header if counts[name.casefold()] > 1]
+    if twice:
+        fault = f"the column {' and '.join(map(repr, twice))} is there twice"
+        raise CorpusError.at(where, fault, "keep one, or rename it")
+    if any(map(_is_index, header)):
+        fault = "a column without a name, such as an index, is left out"
+        warnings.warn(f"{where}: {fault}.", audio.DataWarning, stacklevel=3)
+
+
+def _is_index(name: str) -> bool:
+    """Whether a column has no name, or the one that pandas gives to such a column."""
+    return not name or name.startswith("Unnamed: ")

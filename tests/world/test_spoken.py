@@ -146,16 +146,35 @@ def test_a_built_world_is_not_built_again_and_no_other_one_is_built_over_it(worl
         spoken.build_spoken_corpus(world.folder, clips=shape, seed=1)
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path):
+def test_an_interrupted_build_goes_on_with_what_was_rendered(tmp_path, monkeypatch):
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
 
+    clips = {"train": 6}
     with pytest.raises(KeyboardInterrupt):
-        spoken.build_spoken_corpus(
-            tmp_path / "spoken", clips={"train": 6}, workers=1, progress=stop
-        )
-    assert not list(tmp_path.iterdir())
+        spoken.build_spoken_corpus(tmp_path / "a", clips=clips, workers=1, progress=stop)
+    assert not (tmp_path / "a").exists()
+    (draft,) = tmp_path.glob(".a.part")
+    with (draft / "rendered.jsonl").open("a") as lines:
+        lines.write('{"id": "train-0')  # as a kill leaves it
+    seen = []
+    spoken.build_spoken_corpus(
+        tmp_path / "a", clips=clips, workers=1, progress=lambda *counts: seen.append(counts)
+    )
+    spoken.build_spoken_corpus(tmp_path / "b", clips=clips, workers=1)
+    assert seen == [(4, 6), (5, 6), (6, 6)]
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert not draft.exists()
+
+
+def test_a_draft_of_other_settings_is_made_anew(tmp_path):
+    draft = tmp_path / ".a.part"
+    draft.mkdir()
+    (draft / "rendered.jsonl").write_text('{"seed": 9}\n')
+    (draft / "old.flac").write_bytes(b"old")
+    spoken.build_spoken_corpus(tmp_path / "a", clips={"train": 2}, workers=1)
+    assert not list((tmp_path / "a").glob("old.flac"))
 
 
 def test_progress_counts_to_the_end(tmp_path):
