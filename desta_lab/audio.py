@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ _COPY = "copy it again from its source"
 _CONVERT = "convert it to WAV or FLAC"
 
 Fault = TypeVar("Fault", bound="DataFault")
-# a sound for libsndfile, and how many samples it should have: 0 if unknown, None if its header knows
+# a sound for libsndfile, and how many samples it should have: 0 if unknown, None as it says itself
 Part = tuple[Any, int | None]
 
 
@@ -82,9 +83,7 @@ def measure_seconds(path: Path | str, at_most: float = float("inf")) -> float:
     return samples / rate
 
 
-def read_audio(
-    path: Path | str, seconds: float = WHISPER_SECONDS
-) -> Float[np.ndarray, "sample"]:
+def read_audio(path: Path | str, seconds: float = WHISPER_SECONDS) -> Float[np.ndarray, "sample"]:
     """Read a file's first `seconds` as one channel of float32 in −1 … 1 at `RATE`.
 
     Channels are averaged. A longer file is cropped, with a DataWarning. Overshoot up to a peak of 2
@@ -99,8 +98,7 @@ def read_audio(
             found.append(block)
             samples += len(block)
             if samples > (seconds + 1 / FRAMES_PER_SECOND) * rate:
-                fault = f"Of clips longer than {seconds:g} s the first {seconds:g} s are heard."
-                warnings.warn(fault, DataWarning, stacklevel=2)
+                _warn_cropped(seconds)
                 break
     channels = np.concatenate(found)[: math.ceil(min(seconds * rate, samples))]
     _check_samples(path, channels)
@@ -112,6 +110,11 @@ def read_audio(
     if rate != RATE:
         wave = cast(np.ndarray, soxr.resample(wave, rate, RATE))
     return cast(np.ndarray, wave / max(np.float32(1), np.abs(wave).max()))
+
+
+def _warn_cropped(seconds: float) -> None:
+    fault = f"Of clips longer than {seconds:g} s the first {seconds:g} s are heard."
+    warnings.warn(fault, DataWarning, stacklevel=3)
 
 
 def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) -> None:
@@ -133,12 +136,12 @@ def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) ->
 
 def _decode(path: Path) -> Iterator[tuple[Float[np.ndarray, "sample channel"], int]]:
     """Yield blocks of samples, each with its rate, to the end of the data. Raises AudioError."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, too, for what can be no path
         raise AudioError.at(path, "no such file", "check the path, or build the corpus again")
     if path.stat().st_size == 0:
         raise AudioError.at(path, "the file has 0 bytes", _COPY)
     samples, shapes = 0, set()
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_COPY) as content:
+    with path.open("rb") as file, _Memory(file.fileno(), 0, access=ACCESS_COPY) as content:
         for part, claimed in _correct_lengths(path, content):
             with _open(path, part) as sound:
                 rate, read = sound.samplerate, 0
@@ -158,6 +161,14 @@ def _decode(path: Path) -> Iterator[tuple[Float[np.ndarray, "sample channel"], i
             samples += read
     if not samples:
         raise AudioError.at(path, "0 samples", "remove the clip or record it again")
+
+
+class _Memory(mmap):
+    """A file in memory that may be corrected there, and where seeking behind the end is allowed."""
+
+    def seek(self, place: int, whence: int = 0) -> None:  # type: ignore[override]
+        place += (0, self.tell(), len(self))[whence]
+        super().seek(min(max(0, place), len(self)))
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
@@ -195,17 +206,19 @@ def _read_blocks(path: Path, sound: _Stream) -> Iterator[Float[np.ndarray, "samp
 # ---- lengths in headers, corrected in memory: the data decides ----
 
 
-def _correct_lengths(path: Path, content: mmap) -> list[Part]:
+def _correct_lengths(path: Path, content: _Memory) -> list[Part]:
     """The sounds of a file, with headers that hide nothing. Raises AudioError if it is cut off."""
     start = 0
     if content[:3] == b"ID3":  # four times seven bits
-        start = 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(content[6:10]))
+        start = 10 + sum(
+            (byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(content[6:10])
+        )
     kind = content[start : start + 4]
     if kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         _correct_chunks(path, content, "big" if kind in (b"RIFX", b"FORM") else "little")
     elif kind == b"OggS":
         return [(io.BytesIO(part), None) for part in _split_ogg(path, content)]
-    elif kind == b"fLaC":
+    elif kind == b"fLaC" and len(content) >= start + 26:
         total = slice(start + 21, start + 26)  # the last 36 bits
         claimed = int.from_bytes(content[total], "big") & 0xFFFFFFFFF
         content[total] = bytes([content[start + 21] & 0xF0, 0, 0, 0, 0])
@@ -215,7 +228,7 @@ def _correct_lengths(path: Path, content: mmap) -> list[Part]:
     return [(content, None)]
 
 
-def _correct_chunks(path: Path, content: mmap, order: Literal["little", "big"]) -> None:
+def _correct_chunks(path: Path, content: _Memory, order: Literal["little", "big"]) -> None:
     """Give the sound of a WAV or AIFF file the size that it has, where the header knows none."""
     at = 12
     while at + 8 <= len(content):
@@ -238,7 +251,7 @@ def _correct_chunks(path: Path, content: mmap, order: Literal["little", "big"]) 
         raise AudioError.at(path, fault, _CONVERT)
 
 
-def _are_chunks(content: mmap, at: int, order: Literal["little", "big"]) -> bool:
+def _are_chunks(content: _Memory, at: int, order: Literal["little", "big"]) -> bool:
     """Whether the rest of a file is chunks, each with a name and a size that fits."""
     while at + 8 <= len(content):
         name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], order)
@@ -248,28 +261,29 @@ def _are_chunks(content: mmap, at: int, order: Literal["little", "big"]) -> bool
     return at - 1 <= len(content)  # the last pad byte may be missing
 
 
-def _split_ogg(path: Path, content: mmap) -> list[bytes]:
+def _split_ogg(path: Path, content: _Memory) -> list[bytes]:
     """The chained sounds of an Ogg file: libsndfile hears the first of a file alone."""
     starts, end = [], 0
     for match in re.finditer(rb"OggS\x00[\x02\x03]", content):
         if match.start() != end or not starts:  # else another stream of the same sound
             starts.append(match.start())
         end = _page_end(content, match.start())
-    parts = [content[begin:stop] for begin, stop in pairwise([*starts, len(content)])]
+    parts = [content[begin:stop] for begin, stop in pairwise([*(starts or [0]), len(content)])]
     for part in parts:
         last = part.rfind(b"OggS\x00")
-        if not part[last + 5] & 4 or _page_end(part, last) > len(part):
+        if not int.from_bytes(part[last + 5 : last + 6]) & 4 or _page_end(part, last) > len(part):
             raise AudioError.at(path, "truncated, its last page is missing", _COPY)
     return parts
 
 
-def _page_end(content: mmap | bytes, start: int) -> int:
+def _page_end(content: _Memory | bytes, start: int) -> int:
     """Where an Ogg page ends (RFC 3533, section 6)."""
-    sizes = content[start + 27 : start + 27 + content[start + 26]]
-    return start + 27 + len(sizes) + sum(sizes)
+    begin = start + 27
+    count = int.from_bytes(content[begin - 1 : begin])
+    return begin + count + sum(content[begin : begin + count])
 
 
-def _correct_mp3(content: mmap, start: int) -> Part:
+def _correct_mp3(content: _Memory, start: int) -> Part:
     """An MP3 file that is decoded to its end.
 
     libsndfile stops where the first frame says, in a Xing or Info tag; without one it guesses from
@@ -282,7 +296,8 @@ def _correct_mp3(content: mmap, start: int) -> Part:
     if content[tag : tag + 4] in (b"Xing", b"Info"):
         size = int.from_bytes(content[tag + 12 : tag + 16], "big")
         after = content[start + size : start + size + 3]
-        if content[tag + 7] & 3 == 3 and size and (after == b"ID3" or after[:2] == head[:2]):
+        flags = int.from_bytes(content[tag + 4 : tag + 8])
+        if flags & 3 == 3 and size and (after == b"ID3" or after[:2] == head[:2]):
             content[tag + 8 : tag + 12] = _ENDLESS.to_bytes(4, "big")  # another MP3 follows
             return content, 0
         return content, None
@@ -308,12 +323,15 @@ def log_mel(
 ) -> "Float[Tensor, 'batch mel frame']":
     """Whisper's log-mel spectrogram of waves cropped or padded to `seconds`: 100 frames a second.
 
-    `seconds` is a multiple of 0.02 (one encoder frame) up to 30.
+    `seconds` is a multiple of 0.02 (one encoder frame) up to 30. Warns (DataWarning) of waves that
+    are cropped.
     """
     samples = round(seconds * RATE)
     if samples % (HOP * STRIDE) or not 0 < seconds <= WHISPER_SECONDS:
         fault = f"{seconds} s is no whole number of encoder frames up to 30 s"
         raise AudioError(f"{fault}; take a multiple of 0.02 s.")
+    if any(len(wave) > samples + HOP * STRIDE for wave in waves):
+        _warn_cropped(seconds)
     fitted = [crop_or_pad(wave, seconds) for wave in waves]
     options = {"sampling_rate": RATE, "max_length": samples, "truncation": True}
     features = _extractor(mels)(fitted, padding="max_length", return_tensors="pt", **options)

@@ -5,6 +5,7 @@ quick.
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     try:
-        return COMMANDS[args.command].run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return COMMANDS[args.command].run(args)
     except KeyboardInterrupt:
         print(
             f"{who}Stopped; run the same command again and it goes on where it was.",
@@ -99,6 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"{who}{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any
+) -> None:
+    """Print a warning; one of this package's own is a plain sentence."""
+    own = category.__module__.startswith("desta_lab")
+    where = "Note" if own else f"{filename}:{lineno}: {category.__name__}"
+    print(f"{where}: {message}", file=sys.stderr)
 
 
 def _preset(args: argparse.Namespace) -> Any:
@@ -222,7 +234,8 @@ def ask(args: argparse.Namespace) -> int:
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
-    length = audio.read_header(args.clip, max_seconds=float("inf")).seconds
+    warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
+    length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
     message = {
         "role": "user",
         "content": f"{AUDIO}\n{args.question}",
@@ -249,9 +262,8 @@ def ask(args: argparse.Namespace) -> int:
     deaf = llm.generate([system, {"role": "user", "content": args.question}], max_new_tokens=48)
     print(f"run             {folder.name}")
     if length > llm.encoder.seconds:
-        print(
-            f"heard           the first {llm.encoder.seconds:g} s of {length:.1f} s, as in training"
-        )
+        whole = f"{length:.1f} s" if length <= audio.WHISPER_SECONDS else "more than 30 s"
+        print(f"heard           the first {llm.encoder.seconds:g} s of {whole}, as in training")
     if transcript:
         print(f"transcript      {answer.audios[0][0][1]}")
     print(f"with the clip   {answer.text[0]}")

@@ -228,9 +228,12 @@ def place_speaker(speaker: str) -> float:
 
 
 def normalise_split(name: str, where: Path | str) -> str:
-    """A split by its own name: `dev` is validation, `train.clean.100` is train. Raises CorpusError."""
-    word = re.match(r"[a-z]*", name.strip().lower())
-    split = _SPLIT_OF.get(word.group() if word else "")
+    """A split by its own name: validation for `dev`, train for `train.clean.100`.
+
+    Raises CorpusError with the names that are known.
+    """
+    (word,) = re.findall(r"^[a-z]*", name.strip().lower())
+    split = _SPLIT_OF.get(word)
     if split is None:
         known = ", ".join(_SPLIT_OF)
         raise CorpusError.at(where, f"unknown split {name!r}", f"the names known are {known}")
@@ -261,7 +264,9 @@ def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
         raise ValueError(f"{twice!r} is there twice")
     return found
 
@@ -328,7 +333,12 @@ def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> An
     if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")
-    return float(value) if kind is float else value
+    if kind is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def parse_clip(row: dict[str, Any], where: str) -> Clip:
@@ -338,7 +348,7 @@ def parse_clip(row: dict[str, Any], where: str) -> Clip:
     seconds = _get_field(row, "seconds", float, where)
     if not 0 < seconds < float("inf"):
         remedy = "state the length of the audio in seconds"
-        raise CorpusError.at(where, f"'seconds' is {row['seconds']}", remedy)
+        raise CorpusError.at(where, f"'seconds' is {seconds:g}", remedy)
     attributes = _get_field(row, "attributes", dict, where)
     for name, value in attributes.items():
         if not isinstance(value, str):
@@ -365,7 +375,7 @@ def _parse_span(row: Any, seconds: float, where: str) -> Span:
 
 
 def _check_file(path: Path, clip: Clip, where: str, check_audio: bool) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, too, for what can be no path
         fault = f"audio file {clip.audio!r} is missing"
         raise CorpusError.at(where, fault, "restore it or remove the line")
     if not check_audio:

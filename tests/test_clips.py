@@ -1,10 +1,14 @@
 """A corpus is read whole and valid, or refused with the file, the line and the remedy."""
 
 import json
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from desta_lab.clips import (
     MIN_CLIPS,
@@ -15,6 +19,7 @@ from desta_lab.clips import (
     balance_speakers,
     split_clips,
 )
+from desta_lab.world.describe import askable_attributes, description_function
 
 SPLITS = {"train": ["anna", "bert"], "test": ["carl"]}
 
@@ -68,6 +73,7 @@ def test_splits_follow_the_speakers(corpus):
     assert corpus.path(corpus.clips[0]).is_file()
     with pytest.raises(CorpusError, match=r"no split 'dev'; there are train, test"):
         corpus.split("dev")
+    assert corpus.split("training") == corpus.split("train")
 
 
 def test_the_hash_names_the_manifest(corpus):
@@ -96,6 +102,22 @@ BAD_ROWS = {
         "not inside",
     ),
     "a span without a name": ({"spans": [{"start": 0.5, "end": 0.7}]}, "'name' is missing"),
+    "a list for a text": ({"audio": ["a.wav"]}, "'audio' is list, not str"),
+    "a list for the attributes": ({"attributes": ["gender"]}, "'attributes' is list, not dict"),
+    "nested attributes": ({"attributes": {"age": {"years": "3"}}}, "attribute 'age' is dict"),
+    "an empty attribute": ({"attributes": {"age": [None]}}, "attribute 'age' is list"),
+    "a number for the spans": ({"spans": 7}, "'spans' is int, not list"),
+    "a span with a text for a time": (
+        {"spans": [{"name": "speech", "start": "0", "end": 0.2}]},
+        "'start' is str, not float",
+    ),
+    "more seconds than there are": ({"seconds": 10**400}, "'seconds' is"),
+    "no number of seconds": ({"seconds": float("nan")}, "'seconds' is nan"),
+    "a path that can be none": ({"audio": "a\0b"}, "is missing"),
+    "a path that is too long": ({"audio": "a" * 5000}, "is missing"),
+    "an empty path": ({"audio": ""}, "is missing"),
+    "an absolute path": ({"audio": "/etc/passwd"}, "leaves the folder"),
+    "half a character": ({"transcript": "\ud800"}, "not UTF-8"),
     "a span that is a list": ({"spans": [["speech", 0, 1]]}, "a span is list"),
 }
 
@@ -109,13 +131,107 @@ def test_a_bad_row_is_named_by_file_and_line(corpus, fault):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["{broken", "[1, 2]", ""])
+NO_OBJECTS = [
+    *(b"{broken", b"[1, 2]", b"", b"null", b"7", b"true", b'"text"', b"[" * 100_000),
+    *('{"id": "ü"}'.encode("utf-16"), b'{"id": "\xfc"}', b"\x00", b'{"id": "a", "id": "b"}'),
+    b'{"seed": ' + b"1" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("line", NO_OBJECTS, ids=range(len(NO_OBJECTS)))
 def test_a_line_that_is_no_object_is_named(corpus, line):
     path = corpus.folder / "clips.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:2], line, lines[2]]) + "\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"clips\.jsonl, line 3: "):
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], line, lines[2]]) + b"\n")
+    with pytest.raises(CorpusError, match=r"clips\.jsonl, line 3: .*;"):
         Corpus.read(corpus.folder)
+    (corpus.folder / "corpus.json").write_bytes(line)
+    with pytest.raises(CorpusError, match=r"corpus\.json: .*;"):
+        Corpus.read(corpus.folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda some: (
+        st.lists(some, max_size=2) | st.dictionaries(st.text(max_size=3), some, max_size=2)
+    ),
+    max_leaves=4,
+)
+FIELDS = ["name", "recipe", "seed", "licence", "splits"]
+CLIP_FIELDS = ["id", "audio", "seconds", "transcript", "speaker", "attributes", "spans"]
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(field=st.sampled_from([*FIELDS, *CLIP_FIELDS]), value=JSON)
+def test_any_value_of_any_field_is_read_or_refused_by_its_file(corpus, field, value):
+    head, rows = (corpus.folder / name for name in ("corpus.json", "clips.jsonl"))
+    before = head.read_bytes(), rows.read_bytes()
+    try:
+        if field in FIELDS:
+            head.write_text(json.dumps(json.loads(before[0]) | {field: value}))
+        else:
+            change_row(corpus, 1, **{field: value})
+        read = Corpus.read(corpus.folder)
+        description_function(read)
+        askable_attributes(read)
+    except CorpusError as error:
+        place = f"{rows}, line 2: " if field in CLIP_FIELDS else f"{corpus.folder}/c"
+        assert str(error).startswith(place)
+    finally:
+        head.write_bytes(before[0])
+        rows.write_bytes(before[1])
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", "../out", "a/b", "a\\b", "a\0b"])
+def test_a_name_that_leads_elsewhere_is_refused(corpus, name):
+    head = json.loads((corpus.folder / "corpus.json").read_text(encoding="utf-8"))
+    (corpus.folder / "corpus.json").write_text(json.dumps(head | {"name": name}), encoding="utf-8")
+    with pytest.raises(
+        CorpusError, match=r"corpus\.json: the name .* cannot be that of a folder; "
+    ):
+        Corpus.read(corpus.folder)
+
+
+def test_splits_are_read_under_their_own_names_and_others_are_refused(corpus):
+    path = corpus.folder / "corpus.json"
+    head = json.loads(path.read_text(encoding="utf-8"))
+    told = {"Train": ["anna"], "dev": ["bert"], "test": ["carl"]}
+    path.write_text(json.dumps(head | {"splits": told}), encoding="utf-8")
+    assert list(Corpus.read(corpus.folder).splits) == ["train", "validation", "test"]
+    path.write_text(json.dumps(head | {"splits": {"mine": ["anna"]}}), encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"corpus\.json: unknown split 'mine'; the names known"):
+        Corpus.read(corpus.folder)
+
+
+def test_what_is_refused_is_not_written(corpus):
+    before = Corpus.read(corpus.folder)
+    about = {"name": "tiny", "recipe": {}, "seed": 3, "licence": "", "splits": SPLITS}
+    with pytest.raises(CorpusError, match="'dora' is in no split"):
+        Corpus.write(corpus.folder, [replace(corpus.clips[0], speaker="dora")], **about)
+    assert Corpus.read(corpus.folder) == before
+
+
+def test_a_corpus_is_whole_to_whoever_reads_it_while_it_is_written(corpus):
+    about = {"name": "tiny", "recipe": {}, "seed": 3, "licence": "", "splits": SPLITS}
+
+    def write():
+        for number in range(40):
+            clips = [replace(clip, transcript=f"{number}") for clip in corpus.clips]
+            Corpus.write(corpus.folder, clips, **about)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        assert len(Corpus.read(corpus.folder).clips) == 3
+    writer.join()
+    assert sorted(path.name for path in corpus.folder.iterdir() if path.suffix != ".wav") == [
+        "clips.jsonl",
+        "corpus.json",
+    ]
 
 
 def test_a_speaker_in_two_splits_is_refused(corpus):
@@ -172,6 +288,46 @@ def test_a_corpus_with_voices_for_every_split_is_parted_by_them(tmp_path):
     found = split_clips(corpus)
     assert found.disjoint_speakers
     assert found.clips == {split: corpus.split(split) for split in corpus.splits}
+
+
+def speakers_of(found):
+    return {split: {clip.speaker for clip in clips} for split, clips in found.clips.items()}
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train": "abcdefghij", "test": "kl"},
+        {"train": "abcdefghij", "validation": "kl"},
+        {"train": "abcdefghijkl"},
+        {"train": "ab", "test": "cdefghijkl"},
+        {"train": "abc", "validation": "defghijkl"},
+        {"train": "abcd"},
+    ],
+)
+def test_a_split_that_is_missing_is_dealt_from_the_speakers_of_training(tmp_path, splits):
+    voices = [who for members in splits.values() for who in members]
+    found = split_clips(of_speakers(tmp_path, voices * 2, splits))
+    speakers = speakers_of(found)
+    assert found.disjoint_speakers
+    assert sum(map(len, speakers.values())) == len(voices)
+    assert all(speakers.values()) and len(speakers["test"]) >= 2
+    for split in splits.keys() - {"train"}:
+        assert speakers[split] == set(splits[split])
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"train": "abcdefghijk", "test": "l"}, "split 'test' has 1 speakers; 2 are needed"),
+        ({"train": "a", "test": "bcd"}, "split 'train' has 0 speakers; 1 are needed"),
+        ({"test": "abcd"}, "split 'train' has 0 speakers; 1 are needed"),
+    ],
+)
+def test_a_test_that_was_told_is_never_trained_on(tmp_path, splits, words):
+    voices = [who for members in splits.values() for who in members]
+    with pytest.raises(CorpusError, match=words):
+        split_clips(of_speakers(tmp_path, voices * 8, splits))
 
 
 @pytest.mark.parametrize("speakers", [["me"] * MIN_CLIPS, ["me", "you"] * 20])

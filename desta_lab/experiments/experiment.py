@@ -75,7 +75,12 @@ class Experiment:
         self.own_corpus = corpus
         asked = corpus_tasks(corpus, preset.glass_box) if corpus else spoken_world_tasks()
         self.tasks, self.describe, self.values = asked.tasks, asked.describe, asked.values
-        self.preset = replace(preset, label=_pick_label(label, preset.label, list(self.values)))
+        self.preset = preset
+        trained = (
+            {name for clip in self.clips("train") for name in clip.attributes} if corpus else ()
+        )
+        names = [name for name in self.values if not corpus or name in trained]
+        self.preset = replace(preset, label=_pick_label(label, preset.label, names))
         used = hashed_fields(replace(self.preset, minutes=None, memory_gb=None, disk_gb=None))
         about = Provenance(
             "costs", {"preset": used, "seed": seed, "corpus": corpus.hash if corpus else None}
@@ -441,10 +446,11 @@ def are_enough(clips: list[Clip]) -> bool:
 
 
 def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
-    label = label or (default if default in attributes else attributes[0])
+    label = label or (default if default in attributes else "".join(attributes[:1]))
     if label not in attributes:
         raise ValueError(
-            f"No clip is asked about {label!r}; the label is one of {', '.join(attributes)}."
+            f"No training clip is asked about {label!r}; the label is one of "
+            f"{', '.join(attributes) or 'the columns, and each is empty in training'}."
         )
     return label
 

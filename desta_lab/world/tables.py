@@ -4,6 +4,7 @@ import codecs
 import csv
 import hashlib
 import io
+import os
 import string
 import unicodedata
 import warnings
@@ -15,15 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from desta_lab import audio
-from desta_lab.clips import (
-    LEAST,
-    SHARES,
-    Clip,
-    Corpus,
-    CorpusError,
-    normalise_split,
-    place_speaker,
-)
+from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_split, place_speaker
 
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
 _SEPARATORS = ",;\t"
@@ -139,7 +132,7 @@ def _find_audio(folder: Path, row: Row) -> str:
         raise CorpusError.at(row.where, fault, "use a path inside it")
     spellings = [unicodedata.normalize(form, row.audio) for form in ("NFC", "NFD")]
     spellings += [row.audio.replace("\\", "/")]
-    return next((name for name in spellings if (folder / name).is_file()), row.audio)
+    return next((name for name in spellings if os.path.isfile(folder / name)), row.audio)
 
 
 def _measure_seconds(path: Path, where: str, max_seconds: float) -> float:

@@ -148,13 +148,48 @@ def test_splits_that_share_a_speaker_are_refused_or_dealt_anew(library, tmp_path
         (voice(None), "the speaker is empty; "),
         (voice(1, audio={"bytes": b"not audio", "path": None}), "not readable as audio "),
         (voice(1, audio=None), "no audio is stored, and its path is None; "),
-        (voice(1, audio=stored(seconds=31.0)), "31.0 s is longer than the limit"),
     ],
 )
 def test_a_bad_row_of_a_dataset_is_named(library, tmp_path, row, words):
     library.save(tmp_path / "bad", {"train": [voice(2), row]})
     with pytest.raises(CorpusError, match=f"bad, split all, row 1: .*{words}"):
         corpus_from_dataset(tmp_path / "bad", tmp_path / "here", COLUMNS)
+
+
+def test_a_missing_number_is_no_class(tmp_path, monkeypatch):
+    library = Double()  # pandas writes None and NaN for what is missing among numbers
+    monkeypatch.setitem(sys.modules, "datasets", library.module)
+    rows = [voice(1, text=float("nan")), voice(1, text=None), voice(2, text=7)]
+    library.save(tmp_path / "moods", {"train": rows})
+    corpus = corpus_from_dataset(
+        tmp_path / "moods", tmp_path / "here", {"speaker": "who", "age": "text"}
+    )
+    assert [clip.attributes for clip in corpus.clips] == [{}, {}, {"age": "7"}]
+
+
+def test_splits_of_the_hub_are_known_by_their_names(library, tmp_path):
+    rows = {"train.clean.100": [voice(1)], "train.clean.360": [voice(2)], "dev": [voice(3)]}
+    library.save(tmp_path / "libri", rows)
+    corpus = corpus_from_dataset(tmp_path / "libri", tmp_path / "here", COLUMNS)
+    assert corpus.splits == {"train": ("1", "2"), "validation": ("3",)}
+    assert len({clip.audio for clip in corpus.clips}) == 3
+
+
+def test_a_split_cannot_name_a_place_outside(tmp_path, monkeypatch):
+    library = Double()
+    monkeypatch.setitem(sys.modules, "datasets", library.module)
+    library.save(tmp_path / "bad", {"train": [voice(1)], "../../test": [voice(2)]})
+    with pytest.raises(CorpusError, match=r"'\.\./\.\./test' cannot name a split's folder; "):
+        corpus_from_dataset(tmp_path / "bad", tmp_path / "here", COLUMNS)
+
+
+def test_another_corpus_is_not_written_over(library, tmp_path):
+    library.save(tmp_path / "one", {"train": [voice(1)]})
+    library.save(tmp_path / "two", {"train": [voice(2)]})
+    corpus_from_dataset(tmp_path / "one", tmp_path / "here", COLUMNS)
+    corpus_from_dataset(tmp_path / "one", tmp_path / "here", COLUMNS)
+    with pytest.raises(CorpusError, match="choose another folder"):
+        corpus_from_dataset(tmp_path / "two", tmp_path / "here", COLUMNS)
 
 
 @pytest.mark.parametrize(

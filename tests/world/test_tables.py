@@ -1,8 +1,15 @@
 """A folder with a CSV becomes a corpus, and a fault in it is named by its line."""
 
-import pytest
+import csv
+import io
+import unicodedata
 
-from desta_lab.clips import CorpusError
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from desta_lab.audio import DataWarning
+from desta_lab.clips import SHARES, Corpus, CorpusError
 from desta_lab.world import tables
 from tests.world.files import write_lines, write_noise
 
@@ -49,7 +56,7 @@ def test_few_speakers_are_dealt_so_that_every_split_has_enough(tmp_path, names):
 
 def test_many_speakers_are_dealt_eight_to_one_to_one():
     dealt = [tables.deal_speaker(f"voice-{number}") for number in range(5000)]
-    for split, share in tables.SHARES.items():
+    for split, share in SHARES.items():
         assert dealt.count(split) / len(dealt) == pytest.approx(share, abs=0.02)
 
 
@@ -66,14 +73,210 @@ def test_splits_that_the_table_gives_are_kept_however_few_voices_they_have(tmp_p
         ([*ROWS, "wavs/9.wav,ben,,test,sad"], "line 5: .*no such file; "),
         ([*ROWS, "wavs/3.wav,ann,,test,sad"], "line 5: speaker 'ann' is in 'train' and 'test'; "),
         ([*ROWS, "wavs/3.wav,,,test,sad"], "line 5: the speaker is empty; "),
-        ([*ROWS, "wavs/3.wav,ben"], "line 5: more or fewer cells"),
-        ([*ROWS, ROWS[1]], "'wavs/0' appears twice; "),
+        ([*ROWS, "wavs/3.wav,ben"], "line 5: 2 cells, not 5 as the header has; "),
+        ([*ROWS, ROWS[1]], "line 5: the clip 'wavs/0' appears twice; "),
+        ([*ROWS, "../x.wav,ben,,test,sad"], r"line 5: audio '../x.wav' leaves the folder; "),
+        ([*ROWS, "/etc/x.wav,ben,,test,sad"], r"line 5: audio '/etc/x.wav' leaves the folder; "),
+        ([*ROWS, ",ben,,test,sad"], "line 5: .*no such file; "),
+        ([*ROWS, "wavs/3.wav,cy,,held-out,sad"], "line 5: unknown split 'held-out'; .* dev, "),
+        ([*ROWS, 'wavs/3.wav,cy,"Hi,test,sad'], "line 5: no row of a table .*; correct its quotes"),
+        ([*ROWS[:2], "", ",,,,", *ROWS[2:], "wavs/9.wav,a,,,"], "line 7: .*no such file; "),
+        ([*ROWS[:1], 'wavs/0.wav,a,"one\ntwo",,', "wavs/9.wav,a,,,"], "line 4: .*no such file; "),
+        (["audio,speaker,mood,mood"], "line 1: the column 'mood' and 'mood' is there twice; "),
+        (["audio,speaker,mood,Mood "], "line 1: the column 'mood' and 'Mood' is there twice; "),
+        ([], "line 1: no column audio, speaker; "),
     ],
 )
 def test_a_bad_table_is_named_by_its_line(tmp_path, rows, words):
     fill(tmp_path, rows)
     with pytest.raises(CorpusError, match=words):
         tables.corpus_from_folder(tmp_path)
+    assert not (tmp_path / "clips.jsonl").exists()
+
+
+def test_a_refused_table_leaves_the_corpus_as_it_was(tmp_path):
+    fill(tmp_path, ROWS)
+    before = tables.open_corpus(tmp_path).hash
+    fill(tmp_path, [*ROWS, ROWS[1]])
+    with pytest.raises(CorpusError, match=r"clips\.csv, line 5: "):
+        tables.open_corpus(tmp_path)
+    assert Corpus.read(tmp_path).hash == before
+
+
+def test_an_opened_corpus_is_not_written_again(tmp_path):
+    fill(tmp_path, ROWS)
+    tables.open_corpus(tmp_path)
+    places = [(tmp_path / name).stat().st_ino for name in ("corpus.json", "clips.jsonl")]
+    tables.open_corpus(tmp_path)
+    assert [(tmp_path / n).stat().st_ino for n in ("corpus.json", "clips.jsonl")] == places
+
+
+def test_a_folder_that_cannot_be_written_opens(tmp_path, monkeypatch):
+    fill(tmp_path, ROWS)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", refuse)
+        locked = tables.open_corpus(tmp_path)
+    assert not (tmp_path / "clips.jsonl").exists()
+    assert locked.hash == tables.open_corpus(tmp_path).hash
+
+
+# ---- cells as they stand ----
+
+
+def read_moods(folder, *moods):
+    """The attributes of clips whose table has these moods, and whatever is warned of."""
+    rows = [f'wavs/{place}.wav,s{place},"{mood}"' for place, mood in enumerate(moods)]
+    fill(folder, ["audio,speaker,mood", *rows])
+    return [clip.attributes.get("mood") for clip in tables.open_corpus(folder).clips]
+
+
+@pytest.mark.parametrize(
+    "mood", ["angry ", " angry", "\tangry", "angry\u00a0", "\ufeffangry", "angry\u200b", "angry\n"]
+)
+def test_blanks_around_a_cell_make_no_class(tmp_path, mood):
+    assert read_moods(tmp_path, "angry", mood) == ["angry", "angry"]
+
+
+def test_two_ways_to_write_a_letter_make_one_class(tmp_path):
+    assert read_moods(tmp_path, "gêné", unicodedata.normalize("NFD", "gêné")) == ["gêné", "gêné"]
+
+
+def test_blanks_within_a_value_are_one_blank(tmp_path):
+    assert read_moods(tmp_path, "very\u00a0 angry", "very angry") == ["very angry"] * 2
+
+
+@pytest.mark.parametrize("word", ["001", "NA", "nan", "None", "null", "1.0", "TRUE", "1e5"])
+def test_a_cell_stays_the_text_that_it_is(tmp_path, word):
+    assert read_moods(tmp_path, word) == [word]
+    fill(tmp_path, ["audio,speaker", f"wavs/0.wav,{word}"])
+    assert tables.open_corpus(tmp_path).clips[0].speaker == word
+
+
+def test_values_in_capitals_and_without_are_told_with_their_counts(tmp_path):
+    with pytest.warns(DataWarning, match=r"mood has 1 .*'Angry' \(1 clips\), 'angry' \(2 clips\)"):
+        assert read_moods(tmp_path, "Angry", "angry", "angry") == ["Angry", "angry", "angry"]
+
+
+def test_a_speaker_with_a_blank_behind_is_the_same_and_in_one_split(tmp_path):
+    fill(tmp_path, ["audio,speaker,split", "wavs/0.wav,anna,train", "wavs/1.wav,anna ,test"])
+    with pytest.raises(CorpusError, match="line 3: speaker 'anna' is in 'train' and 'test'; "):
+        tables.open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", " "])
+def test_a_column_without_a_name_is_left_out_with_a_word(tmp_path, index):
+    fill(tmp_path, [f"{index},audio,speaker,mood", "3,wavs/0.wav,anna,calm"])
+    with pytest.warns(DataWarning, match="line 1: a column without a name"):
+        corpus = tables.open_corpus(tmp_path)
+    assert corpus.clips[0].attributes == {"mood": "calm"}
+
+
+def test_own_columns_may_be_written_in_capitals(tmp_path):
+    fill(tmp_path, ["Audio,SPEAKER,Split,Mood", "wavs/0.wav,anna,Train,calm"])
+    corpus = tables.open_corpus(tmp_path)
+    assert corpus.splits == {"train": ("anna",)}
+    assert corpus.clips[0].attributes == {"Mood": "calm"}
+
+
+@pytest.mark.parametrize(("disk", "table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_file_is_found_however_its_letters_are_written(tmp_path, disk, table):
+    write_noise(tmp_path / unicodedata.normalize(disk, "gêné.wav"))
+    row = unicodedata.normalize(table, "gêné.wav")
+    write_lines(tmp_path / "clips.csv", "audio,speaker", f"{row},anna")
+    corpus = tables.open_corpus(tmp_path)
+    assert corpus.path(corpus.clips[0]).is_file()
+    assert corpus.clips[0].id == "gêné"
+
+
+def test_a_long_clip_is_kept_with_a_word(tmp_path):
+    fill(tmp_path, ["audio,speaker", "wavs/0.wav,anna", "long.wav,ben"])
+    write_noise(tmp_path / "long.wav", seconds=31.0)
+    with pytest.warns(DataWarning, match=r"1 of 2 clips are longer than 30 s; .*line 3"):
+        corpus = tables.open_corpus(tmp_path)
+    assert corpus.clips[1].seconds == 31.0
+
+
+# ---- splits ----
+
+
+@pytest.mark.parametrize(
+    ("told", "split"),
+    [
+        *((word, "validation") for word in ("dev", "val", "valid", "validation", "eval", "DEV ")),
+        *((word, "train") for word in ("Train", "training", "train.clean.100", "train-clean-360")),
+        *((word, "test") for word in ("TEST", "test_other", "testing")),
+    ],
+)
+def test_a_split_is_known_by_its_other_names(tmp_path, told, split):
+    fill(tmp_path, ["audio,speaker,split", f"wavs/0.wav,anna,{told}"])
+    assert tables.open_corpus(tmp_path).splits == {split: ("anna",)}
+
+
+# ---- encodings and separators ----
+
+TABLE = "audio,speaker,mood\nwavs/0.wav,Zoë,gêné\nwavs/1.wav,Ben,calm\n"
+MOODS = [("Zoë", "gêné"), ("Ben", "calm")]
+
+
+def read_as(folder, content, **how):
+    fill(folder, [])
+    (folder / "clips.csv").write_bytes(content)
+    corpus = tables.corpus_from_folder(folder, **how)
+    return [(clip.speaker, clip.attributes["mood"]) for clip in corpus.clips]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_is_read_as_any_program_saves_it(tmp_path, encoding, separator, end):
+    text = TABLE.replace(",", separator).replace("\n", end)
+    assert read_as(tmp_path, text.encode(encoding)) == MOODS
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
+def test_an_encoding_without_a_mark_is_told_or_asked_for(tmp_path, encoding):
+    content = TABLE.encode(encoding)
+    with pytest.raises(CorpusError, match=r"clips\.csv, line [12]: .* utf-8; save .*encoding="):
+        read_as(tmp_path, content)
+    assert read_as(tmp_path, content, encoding=encoding) == MOODS
+
+
+def test_big5_is_read_where_it_is_told(tmp_path):
+    content = TABLE.replace("Zoë", "王").replace("gêné", "平靜").encode("big5")
+    with pytest.raises(CorpusError, match="line 2: byte 30 is not utf-8; "):
+        read_as(tmp_path, content)
+    assert read_as(tmp_path, content, encoding="big5")[0] == ("王", "平靜")
+
+
+def test_an_encoding_that_nobody_knows_is_named(tmp_path):
+    with pytest.raises(CorpusError, match="unknown encoding 'utf-9'; "):
+        read_as(tmp_path, TABLE.encode(), encoding="utf-9")
+
+
+def test_a_cell_may_be_longer_than_what_csv_allows(tmp_path):
+    limit = csv.field_size_limit()
+    fill(tmp_path, ["audio,speaker,transcript", f"wavs/0.wav,anna,{'ha ' * 50_000}"])
+    assert len(tables.open_corpus(tmp_path).clips[0].transcript) == 149_999
+    assert csv.field_size_limit() == limit
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=9)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), min_size=1, max_size=4))
+def test_any_cell_comes_back_or_the_table_is_refused(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "any.csv"
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["a", "b"], *rows])
+    path.write_bytes(text.getvalue().encode())
+    read = [(row["a"], row["b"]) for _, row in tables.read_table(path, ("a", "b"))]
+    wanted = [tuple(tables._trim(cell) for cell in row) for row in rows]
+    assert read == [row for row in wanted if any(row)]
 
 
 def test_a_csv_is_read_with_its_quotes_and_a_tsv_without(tmp_path):
