@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from mmap import ACCESS_COPY, mmap
@@ -134,7 +134,7 @@ def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) ->
         warnings.warn(fault, DataWarning, stacklevel=3)
 
 
-def _decode(path: Path) -> Iterator[tuple[Float[np.ndarray, "sample channel"], int]]:
+def _decode(path: Path) -> Generator[tuple[Float[np.ndarray, "sample channel"], int], None, None]:
     """Yield blocks of samples, each with its rate, to the end of the data. Raises AudioError."""
     if not os.path.isfile(path):  # false, too, for what can be no path
         raise AudioError.at(path, "no such file", "check the path, or build the corpus again")
@@ -166,12 +166,12 @@ def _decode(path: Path) -> Iterator[tuple[Float[np.ndarray, "sample channel"], i
 class _Memory(mmap):
     """A file in memory that may be corrected there, and where seeking behind the end is allowed."""
 
-    def seek(self, place: int, whence: int = 0) -> None:  # type: ignore[override]
+    def seek(self, place: int, whence: int = 0) -> None:
         place += (0, self.tell(), len(self))[whence]
         super().seek(min(max(0, place), len(self)))
 
 
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+class _Stream(soundfile.SoundFile):
     """A sound that is read once, from front to back, until there is no more."""
 
     def seekable(self) -> bool:
@@ -263,7 +263,8 @@ def _are_chunks(content: _Memory, at: int, order: Literal["little", "big"]) -> b
 
 def _split_ogg(path: Path, content: _Memory) -> list[bytes]:
     """The chained sounds of an Ogg file: libsndfile hears the first of a file alone."""
-    starts, end = [], 0
+    starts: list[int] = []
+    end = 0
     for match in re.finditer(rb"OggS\x00[\x02\x03]", content):
         if match.start() != end or not starts:  # else another stream of the same sound
             starts.append(match.start())

@@ -182,11 +182,11 @@ def split_clips(corpus: Corpus) -> ClipSplits:
     """
     speakers = _complete_splits(corpus)
     if speakers is not None:
-        parts = {
+        own = {
             split: [clip for clip in corpus.clips if clip.speaker in speakers[split]]
             for split in SPLITS
         }
-        return ClipSplits(parts, disjoint_speakers=True)
+        return ClipSplits(own, disjoint_speakers=True)
     count = len(corpus.clips)
     if count < MIN_CLIPS:
         voices = len({clip.speaker for clip in corpus.clips})
@@ -336,7 +336,7 @@ def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> An
     if kind is not float:
         return value
     try:
-        return float(value)
+        return float(row[field])
     except OverflowError:
         return float("inf")
 

@@ -1,12 +1,14 @@
 """Commands speak in sentences, say what they cost, and fail without a traceback."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
-from desta_lab import cli, doctor
+from desta_lab import audio, cli, doctor
 from desta_lab.audio import RATE
 from desta_lab.model import presets
 from desta_lab.views.progress import progress_reporter
@@ -50,6 +52,17 @@ def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypa
     soundfile.write(tmp_path / "a.wav", wave, RATE)
     assert cli.main(["ask", str(tmp_path / "a.wav"), "What is it?"]) == 1
     assert "python -m desta_lab quickstart" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_of_this_package_is_one_line(capsys, monkeypatch):
+    def warn(args):
+        warnings.warn("Two clips are long.", audio.DataWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("", (), warn))
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == "Note: Two clips are long.\n"
 
 
 def test_progress_without_a_terminal_is_a_line_at_a_time():

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,11 @@ def work(task: tuple[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     if how == "die":
         os._exit(3)
+    if how == "wait":
+        draft = Path(f"{detail}.part")
+        draft.write_text(str(os.getpid()))
+        draft.rename(detail)
+        time.sleep(600)
     if how == "sign":
         Path(detail).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
 
@@ -41,6 +49,37 @@ def test_a_worker_does_one_task_after_the_other_but_not_for_ever(tmp_path, monke
     list(processes.run_workers(work, tasks, jobs=1))
     who = [(tmp_path / str(i)).read_text() for i in range(4)]
     assert who[0] == who[1] != who[2] == who[3]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc")
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    pids = [str(tmp_path / str(i)) for i in range(2)]
+    code = (
+        "from desta_lab import processes; from tests.test_workers import work; "
+        f"list(processes.run_workers(work, [('wait', path) for path in {pids}], jobs=2))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    main = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Path.cwd())
+    wait_until(lambda: all(Path(path).exists() for path in pids), seconds=60)
+    main.kill()
+    main.wait()
+    workers = [int(Path(path).read_text()) for path in pids]
+    wait_until(lambda: not any(map(is_running, workers)), seconds=20)
+
+
+def wait_until(holds, seconds):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "It took too long."
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    """Whether a process is there, and no mere entry that nobody has read yet (a zombie)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_workers_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPatch):

@@ -349,7 +349,7 @@ def stand_in(folder, count=16):
 # %%
 folder = Path(FOLDER) if FOLDER else stand_in(experiment.root / "own" / "standin")
 own = corpus_from_folder(folder)
-pd.read_csv(folder / "clips.csv").head(4)
+pd.read_csv(folder / "clips.csv", dtype=str, keep_default_na=False).head(4)
 
 # %% [markdown]
 # Every row is checked as it is read, because a wrong table is the commonest fault of all. Here is one with a file that is not there:

@@ -251,6 +251,14 @@ def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attrib
     assert Experiment(presets.cpu(), corpus=moods).preset.label == "emotion"
     with pytest.raises(ValueError, match="'scene'; the label is one of emotion"):
         Experiment(presets.cpu(), corpus=moods, label="scene")
+    late = table_of(
+        tmp_path / "late",
+        {"split": [*["train"] * 14, "validation", "validation", "test", "test"]}
+        | {"emotion": ["angry", "calm"], "hall": [*[""] * 16, "big", "small"]},
+        [f"voice {i}" for i in range(18)],
+    )
+    with pytest.raises(ValueError, match="No training clip is asked about 'hall'; .* emotion"):
+        Experiment(presets.cpu(), corpus=late, label="hall")
     same = table_of(tmp_path / "same", {"emotion": ["calm"]}, ["me"] * 18)
     with pytest.raises(ValueError, match="no attribute has two values"):
         Experiment(presets.cpu(), corpus=same)
