@@ -98,7 +98,8 @@ def read_audio(path: Path | str, seconds: float = WHISPER_SECONDS) -> Float[np.n
             found.append(block)
             samples += len(block)
             if samples > (seconds + 1 / FRAMES_PER_SECOND) * rate:
-                _warn_cropped(seconds)
+                fault = f"Of clips longer than {seconds:g} s the first {seconds:g} s are heard."
+                warnings.warn(fault, DataWarning, stacklevel=2)
                 break
     channels = np.concatenate(found)[: math.ceil(min(seconds * rate, samples))]
     _check_samples(path, channels)
@@ -110,11 +111,6 @@ def read_audio(path: Path | str, seconds: float = WHISPER_SECONDS) -> Float[np.n
     if rate != RATE:
         wave = cast(np.ndarray, soxr.resample(wave, rate, RATE))
     return cast(np.ndarray, wave / max(np.float32(1), np.abs(wave).max()))
-
-
-def _warn_cropped(seconds: float) -> None:
-    fault = f"Of clips longer than {seconds:g} s the first {seconds:g} s are heard."
-    warnings.warn(fault, DataWarning, stacklevel=3)
 
 
 def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) -> None:
@@ -324,15 +320,12 @@ def log_mel(
 ) -> "Float[Tensor, 'batch mel frame']":
     """Whisper's log-mel spectrogram of waves cropped or padded to `seconds`: 100 frames a second.
 
-    `seconds` is a multiple of 0.02 (one encoder frame) up to 30. Warns (DataWarning) of waves that
-    are cropped.
+    `seconds` is a multiple of 0.02 (one encoder frame) up to 30.
     """
     samples = round(seconds * RATE)
     if samples % (HOP * STRIDE) or not 0 < seconds <= WHISPER_SECONDS:
         fault = f"{seconds} s is no whole number of encoder frames up to 30 s"
         raise AudioError(f"{fault}; take a multiple of 0.02 s.")
-    if any(len(wave) > samples + HOP * STRIDE for wave in waves):
-        _warn_cropped(seconds)
     fitted = [crop_or_pad(wave, seconds) for wave in waves]
     options = {"sampling_rate": RATE, "max_length": samples, "truncation": True}
     features = _extractor(mels)(fitted, padding="max_length", return_tensors="pt", **options)

@@ -372,7 +372,11 @@ def answer(args: argparse.Namespace) -> int:
         "name": folder.name,
         "connector_sha256": checkpoints.list_checkpoints(folder)[-1]["sha256"],
     }
-    print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}.", flush=True)
+    print(
+        f"{len(items)} questions of {benchmark.name}, answered by {folder.name}, which hears the "
+        f"first {llm.encoder.seconds:g} s of a clip.",
+        flush=True,
+    )
     items = answer_items(
         llm,
         items,
@@ -623,6 +627,7 @@ def demo(args: argparse.Namespace) -> int:
 
     job = Experiment(_preset(args), progress=progress_reporter())
     job.train("self")
+    print(f"The first {job.preset.seconds:g} s of a clip are heard.")
     print(f"Open http://127.0.0.1:{args.port} in a browser; stop with Ctrl+C.", flush=True)
     build_page(Demo(job)).launch(
         server_name="127.0.0.1", server_port=args.port, share=False, quiet=True

@@ -257,7 +257,7 @@ def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attrib
         | {"emotion": ["angry", "calm"], "hall": [*[""] * 16, "big", "small"]},
         [f"voice {i}" for i in range(18)],
     )
-    with pytest.raises(ValueError, match="No training clip is asked about 'hall'; .* emotion"):
+    with pytest.raises(ValueError, match=r"No training clip is asked about 'hall'; .* emotion"):
         Experiment(presets.cpu(), corpus=late, label="hall")
     same = table_of(tmp_path / "same", {"emotion": ["calm"]}, ["me"] * 18)
     with pytest.raises(ValueError, match="no attribute has two values"):
