@@ -238,17 +238,7 @@ def server_writer(
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        places: list[Any] = [choice.get("index") for choice in choices]
-        if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
-            raise ValueError(
-                f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
-                f"numbered from 0; is it vLLM's server?"
-            )
-        choices = sorted(choices, key=lambda choice: choice["index"])
-        _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
-        return [
-            (c.get("token_ids") or str(c["text"]), _is_cut_off(c["finish_reason"])) for c in choices
-        ]
+        return _read_choices(address, prompts, choices)
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -256,6 +246,29 @@ def server_writer(
             return [answer for part in parts for answer in part]
 
     return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+
+
+def _read_choices(
+    address: str, prompts: Sequence[tuple[int, ...]], choices: Sequence[dict[str, Any]]
+) -> list[Answer]:
+    """The answers of a server in the order of the prompts; raises ValueError for any other."""
+    places: list[Any] = [choice.get("index") for choice in choices]
+    if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
+        raise ValueError(
+            f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
+            "numbered from 0; is it vLLM's server?"
+        )
+    choices = sorted(choices, key=lambda choice: choice["index"])
+    _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
+    answers: list[Answer] = []
+    for choice in choices:
+        ids = choice.get("token_ids") or []
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise ValueError(
+                f"{address} answered {str(ids)[:80]}, which are no token ids; is it vLLM's server?"
+            )
+        answers.append((ids or str(choice.get("text")), _is_cut_off(choice.get("finish_reason"))))
+    return answers
 
 
 def _request(
