@@ -117,7 +117,9 @@ def check_setting(preset: Preset, name: str, value: Any) -> Any:
     if wanted is float and type(value) is int:
         value = float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} takes {getattr(wanted, '__name__', wanted)}, not {value!r}.")
+        kinds = [kind.__name__ for kind in get_args(wanted) or (wanted,)]
+        words = " | ".join(kinds).replace("NoneType", "None")
+        raise ValueError(f"{name} takes {words}, not {value!r}.")
     if value not in CHOICES.get(name, (value,)):
         raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}.")
     return value
