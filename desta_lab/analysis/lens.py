@@ -173,34 +173,71 @@ def patch_queries(
 # ---- erasing ----
 
 
+Matrix = Float[np.ndarray, "d d"]
+
+
+def whiten(features: Float[np.ndarray, "clip d"]) -> tuple[Matrix, Matrix]:
+    """Σ^(−1/2) and Σ^(1/2) of some clips' features.
+
+    Fewer clips than features leave Σ singular, so it is shrunk (Ledoit and Wolf, 2004).
+    """
+    spectrum, basis = np.linalg.eigh(ledoit_wolf(features)[0])
+    root = np.sqrt(np.maximum(spectrum, spectrum.max() * 1e-6))
+    return basis / root @ basis.T, basis * root @ basis.T
+
+
 def fit_eraser(
-    features: Float[np.ndarray, "clip d"], labels: Sequence[str]
+    features: Float[np.ndarray, "clip d"],
+    labels: Sequence[str],
+    whitening: tuple[Matrix, Matrix] | None = None,
 ) -> Callable[[Float[np.ndarray, "other d"]], Float[np.ndarray, "other d"]]:
     """Fit LEACE (Belrose et al., 2023): the least change after which no probe tells the labels.
 
-    r(x) = x − W⁻¹ P W (x − μ) with W = Σ^(−1/2) and P the projection onto W Σ_xz. Fewer clips than
-    features leave Σ singular, so it is shrunk (Ledoit and Wolf, 2004): between LEACE and removing
-    the class means.
+    r(x) = x − W⁻¹ P W (x − μ) with W = Σ^(−1/2) and P the projection onto W Σ_xz. The shrinking of
+    `whiten` puts it between LEACE and removing the class means.
+
+    Args:
+        whitening: what `whiten` gives for these features, if it is known.
     """
     values, which = np.unique(np.asarray(labels), return_inverse=True)
     mean = features.mean(0)
     indicator = np.eye(len(values))[which]
     cross = (features - mean).T @ (indicator - indicator.mean(0)) / len(features)
-    spectrum, basis = np.linalg.eigh(ledoit_wolf(features)[0])
-    root = np.sqrt(np.maximum(spectrum, spectrum.max() * 1e-6))
-    whiten, colour = basis / root @ basis.T, basis * root @ basis.T
-    directions, sizes, _ = np.linalg.svd(whiten @ cross, full_matrices=False)
+    to_white, back = whiten(features) if whitening is None else whitening
+    directions, sizes, _ = np.linalg.svd(to_white @ cross, full_matrices=False)
     directions = directions[:, sizes > sizes.max() * 1e-6]
-    remove = colour @ directions @ directions.T @ whiten
+    remove = back @ directions @ directions.T @ to_white
     return lambda x: x - (x - mean) @ remove.T
 
 
+def whiten_queries(
+    audio_embeddings: Float[Tensor, "clip query d_llm"], train: Sequence[int]
+) -> list[tuple[Matrix, Matrix]]:
+    """`whiten` for every query, of the `train` rows."""
+    return [whiten(query[list(train)]) for query in _by_query(audio_embeddings)]
+
+
 def erase_attribute(
-    audio_embeddings: Float[Tensor, "clip query d_llm"], train: Sequence[int], labels: Sequence[str]
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+    train: Sequence[int],
+    labels: Sequence[str],
+    whitenings: Sequence[tuple[Matrix, Matrix]] | None = None,
 ) -> Float[Tensor, "clip query d_llm"]:
-    """Erase these labels from audio embeddings, query by query, as the `train` rows tell them."""
-    known = [labels[row] for row in train]
-    erased = []
-    for query in audio_embeddings.double().cpu().numpy().transpose(1, 0, 2):
-        erased.append(fit_eraser(query[list(train)], known)(query))
+    """Erase these labels from audio embeddings, query by query, as the `train` rows tell them.
+
+    Args:
+        whitenings: what `whiten_queries` gives, which is the same for all labels.
+    """
+    known, rows = [labels[row] for row in train], list(train)
+    known_whitenings = whiten_queries(audio_embeddings, train) if whitenings is None else whitenings
+    erased = [
+        fit_eraser(query[rows], known, whitening)(query)
+        for query, whitening in zip(_by_query(audio_embeddings), known_whitenings, strict=True)
+    ]
     return torch.from_numpy(np.stack(erased, axis=1)).to(audio_embeddings)
+
+
+def _by_query(
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+) -> Float[np.ndarray, "query clip d_llm"]:
+    return audio_embeddings.double().cpu().numpy().transpose(1, 0, 2)

@@ -418,8 +418,12 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     calibration = inside.calibration[: SIZES["calibrating"]]
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
 
+    whitenings = lens.whiten_queries(embeddings, train)
+
     def answer(labels: Sequence[str] | None) -> pd.DataFrame:
-        changed = embeddings if labels is None else lens.erase_attribute(embeddings, train, labels)
+        changed = embeddings
+        if labels is not None:
+            changed = lens.erase_attribute(embeddings, train, labels, whitenings)
         judged = evaluate(
             inside.llm,
             inside.tasks,
