@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -290,6 +291,22 @@ def draft_of(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder that results will go to, and try it, before anything is worked out for it.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OSError(
+            f"{folder} is no folder that can be written ({error.strerror}); give another one."
+        ) from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> None:

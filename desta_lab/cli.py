@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from desta_lab import processes
+from desta_lab.model.bounds import Bound, Count, CountOrZero, find_bounds, whole_number
 from desta_lab.views.progress import progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -51,19 +53,37 @@ def argument(*names: str, **how: Any) -> Argument:
     return names, how
 
 
-PRESET = argument(
-    "--preset",
-    help="nano, cpu, t4, workstation, desta25 or desta2; by default the one that suits the machine",
-)
-SEED = argument("--seed", type=int, default=0, help="of world, connector and order of examples")
-OUT = argument("--out", type=Path, help="folder for figures and tables")
-RUN = argument("--run", type=Path, help="under data/runs; by default the newest self-generated one")
-TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
+def parse_within(bound: Bound, text: str) -> int:
+    """A whole number within a bound. Raises ArgumentTypeError, which argparse prints."""
+    try:
+        value: int | None = int(text)
+    except ValueError:
+        value = None
+    if value is None or not bound.holds(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {bound.words}")
+    return value
+
+
+def number(*names: str, of: Any, **how: Any) -> Argument:
+    """Describe one argument that takes a number of a type with a bound, such as `Count`."""
+    return names, {"type": partial(parse_within, next(find_bounds(of))), **how}
 
 
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` as numbers."""
-    return [int(seed) for seed in text.split(",")]
+    return [parse_within(next(find_bounds(CountOrZero)), seed) for seed in text.split(",")]
+
+
+PRESET = argument(
+    "--preset",
+    help="nano, cpu, t4, workstation, desta25 or desta2; by default the one that suits the machine",
+)
+SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
+OUT = argument("--out", type=Path, help="folder for figures and tables")
+RUN = argument("--run", type=Path, help="under data/runs; by default the newest self-generated one")
+TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
+RETRY = argument("--retry", action="store_true", help="run what failed again")
+PORTS = Annotated[int, whole_number(1, 65535)]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,6 +132,13 @@ def _show_warning(
     print(f"{where}: {message}", file=sys.stderr)
 
 
+def _make_folder(folder: Path) -> Path:
+    """Make and try the folder of a command's results before its work begins."""
+    from desta_lab import cache
+
+    return cache.make_folder(folder)
+
+
 def _preset(args: argparse.Namespace) -> Any:
     from desta_lab.model import presets
 
@@ -122,11 +149,11 @@ def _preset(args: argparse.Namespace) -> Any:
     "quickstart",
     PRESET,
     SEED,
-    argument("--steps", type=int, help="training steps instead of the preset's"),
+    number("--steps", of=Count, help="training steps instead of the preset's"),
     argument("--corpus", type=Path, help="train on this folder with its clips.csv or manifest"),
     argument("--label", help="attribute of the rival run, instead of the preset's"),
     OUT,
-    argument("--accumulate", type=int, help="compute each batch in so many parts, to save memory"),
+    number("--accumulate", of=Count, help="compute each batch in so many parts, to save memory"),
     argument("--checkpointing", action="store_true", help="compute layers twice, to save memory"),
 )
 def quickstart(args: argparse.Namespace) -> None:
@@ -138,8 +165,9 @@ def quickstart(args: argparse.Namespace) -> None:
 
     processes.join_ranks()
     changes = {"steps": args.steps, "accumulate": args.accumulate}
-    changes["gradient_checkpointing"] = args.checkpointing
-    preset = replace(_preset(args), **{name: value for name, value in changes.items() if value})
+    changes["gradient_checkpointing"] = args.checkpointing or None
+    given = {name: value for name, value in changes.items() if value is not None}
+    preset = replace(_preset(args), **given)
     say: Any = print if processes.is_main_rank() else lambda *words, **how: None
     say(describe_cost(preset), flush=True)
     if args.corpus:
@@ -185,7 +213,7 @@ def inside(args: argparse.Namespace) -> None:
     argument(
         "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
     ),
-    argument("--preset", choices=("desta25", "desta2"), default="desta25", help="whose that is"),
+    argument("--preset", choices=("desta25", "desta2"), help="whose that is; by default desta25"),
     argument("--transcript", action="store_true", help="let Whisper add the words of the clip"),
 )
 def ask(args: argparse.Namespace) -> None:
@@ -198,6 +226,12 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
+    if not args.question.strip():
+        raise ValueError("There is no question; write one in quotes.")
+    if args.published and args.run:
+        raise ValueError("--published and --run name two systems; give one.")
+    if args.preset and not args.published:
+        raise ValueError("--preset says whose adapter it is; give that with --published.")
     warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
     length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
     audios = [{"audio": args.clip, "text": None}]
@@ -206,7 +240,7 @@ def ask(args: argparse.Namespace) -> None:
     text_only = {"role": "user", "content": args.question}
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
-        preset, folder = presets.get_preset(args.preset), args.published
+        preset, folder = presets.get_preset(args.preset or "desta25"), args.published
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
@@ -284,7 +318,7 @@ def parity(args: argparse.Namespace) -> int:
     TEST_SET,
     RUN,
     argument("--audio", type=Path, help="folder of the clips, where not beside the questions"),
-    argument("--tokens", type=int, default=48, help="the longest answer"),
+    number("--tokens", of=Count, default=48, help="the longest answer"),
 )
 def answer(args: argparse.Namespace) -> None:
     """Let a finished run answer a public test set."""
@@ -297,6 +331,7 @@ def answer(args: argparse.Namespace) -> None:
     benchmark = get_benchmark(args.benchmark, args.path)
     items = benchmark.read(args.path)
     folder = args.run or newest_run()
+    _make_folder(args.out)
     llm = AudioLLM.from_run(folder)
     last = checkpoints.list_checkpoints(folder)[-1]
     run = {"name": folder.name, "connector_sha256": last["sha256"]}
@@ -325,7 +360,9 @@ def score(args: argparse.Namespace) -> None:
 
     benchmark = get_benchmark(args.benchmark, args.path)
     text = benchmark.read(args.text) if args.text else None
-    measured = benchmark.score(benchmark.read(args.path), text)
+    items = benchmark.read(args.path)
+    out = _make_folder(args.out or models_dir().parent.parent / "figures" / "score")
+    measured = benchmark.score(items, text)
     print(comparison.pivot_protocols(measured).to_string())
     for fault in measured.attrs.get("left_out", []):
         print(f"Left out: {fault}")
@@ -337,7 +374,6 @@ def score(args: argparse.Namespace) -> None:
         wide = others.pivot(index="system", columns="metric", values="value")
         print(wide.reindex(others["system"].unique()).round(2).to_string())
     print(note)
-    out = args.out or models_dir().parent.parent / "figures" / "score"
     headline = comparison.write_headline(table, benchmark, name)
     figure = study_figures.plot_benchmark(table, headline, note)
     sources = {"benchmark": benchmark.name, "scored": name, "published": comparison.PUBLISHED.name}
@@ -349,12 +385,12 @@ def score(args: argparse.Namespace) -> None:
     PRESET,
     argument("--set", action="append", default=[], metavar="NAME=A,B", help="values of a setting"),
     argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2"),
-    argument("--jobs", type=int, default=1, help="so many processes on this machine"),
+    number("--jobs", of=Count, default=1, help="so many processes on this machine"),
     argument("--slurm", action="append", metavar="NAME=A", help="run on Slurm, as submitit says"),
-    argument("--retry", action="store_true", help="run what failed again"),
+    RETRY,
     OUT,
 )
-def sweep(args: argparse.Namespace) -> None:
+def sweep(args: argparse.Namespace) -> int:
     """Measure a grid of settings and seeds; only what is missing is run."""
     from desta_lab.experiments.cells import parse_grid, parse_slurm
     from desta_lab.experiments.sweep import Sweep
@@ -363,17 +399,29 @@ def sweep(args: argparse.Namespace) -> None:
     preset = _preset(args)
     grid = Sweep(preset, parse_grid(args.set), seeds=args.seeds, progress=progress_reporter())
     slurm = parse_slurm(args.slurm) if args.slurm else None
-    table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
     out = args.out or grid.root.parent / "figures" / f"sweep-{preset.name}"
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
+    table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
     table.to_csv(out / "table.csv", index=False)
-    if table["score"].notna().any():
+    scored = table["score"].notna().any()
+    if scored:
         print(grid.factor_means().round(2).to_string(index=False))
         about = {"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
         saving.save_figure(grid.figure(), out, "knobs", provenance=about)
-    for cell, error in table.dropna(subset="error")[["cell", "error"]].itertuples(index=False):
+    print(f"{'Table and figure' if scored else 'Table'}: {out}")
+    failed = table.dropna(subset="error")[["cell", "error"]]
+    return _report_failures(len(grid.cells), failed.itertuples(index=False))
+
+
+def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
+    """Say which cells failed and how they are run again; returns the exit status."""
+    errors = dict(failed)
+    for cell, error in errors.items():
         print(f"Cell {cell} failed: {error}")
-    print(f"Table and figure: {out}")
+    if errors:
+        share = "Every cell" if len(errors) == cells else f"{len(errors)} of {cells} cells"
+        print(f"{share} failed; mend the cause, and run this again with --retry.", file=sys.stderr)
+    return int(bool(errors))
 
 
 @command(
@@ -381,30 +429,40 @@ def sweep(args: argparse.Namespace) -> None:
     argument("names", nargs="*", metavar="NAME", help="such as targets; by default all there are"),
     argument("--preset", default="nano", help="nano, or cpu for those that carry the claim"),
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
-    argument("--jobs", type=int, default=2, help="so many processes; 0 draws what is finished"),
+    number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
+    RETRY,
     argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
 )
-def ablate(args: argparse.Namespace) -> None:
+def ablate(args: argparse.Namespace) -> int:
     """The papers' ablations: run what is missing, tables, figures, the page."""
     from desta_lab.experiments import ablation
     from desta_lab.experiments.ablation_page import write_page
-    from desta_lab.experiments.studies import STUDIES
+    from desta_lab.experiments.studies import STUDIES, get_study
+    from desta_lab.model import presets
 
-    names = args.names or [study.name for study in STUDIES.values() if args.preset in study.presets]
-    out = args.out or ablation.SHIPPED / args.preset
-    studies = ablation.run_studies(
-        names, args.preset, args.seeds, args.jobs, out, progress_reporter()
+    preset = presets.get_preset(args.preset).name
+    studies = [get_study(name) for name in args.names]
+    studies = studies or [study for study in STUDIES.values() if preset in study.presets]
+    if not studies:
+        there = dict.fromkeys(name for study in STUDIES.values() for name in study.presets)
+        raise ValueError(f"No study is of preset {preset}; take one of {', '.join(there)}.")
+    names = list(dict.fromkeys(study.name for study in studies))
+    out = _make_folder(args.out or ablation.SHIPPED / preset)
+    shown = ablation.run_studies(
+        names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )
-    for study, sentences in studies:
+    for study, sentences in shown:
         print("\n  ".join([f"{study.title}:", *sentences]))
     print(f"Page: {write_page(out.parent)}")
+    cells, failed = ablation.find_failures(names, preset, args.seeds)
+    return _report_failures(cells, failed.items())
 
 
 @command(
     "emerge",
     argument("--preset", default="nano", help="as for quickstart"),
     argument("--seeds", type=parse_seeds, default="0,1,2,3,4", help="such as 0,1,2"),
-    argument("--checkpoint-every", type=int, default=16, help="steps between two checkpoints"),
+    number("--checkpoint-every", of=Count, default=16, help="steps between two checkpoints"),
     OUT,
 )
 def emerge(args: argparse.Namespace) -> None:
@@ -412,7 +470,7 @@ def emerge(args: argparse.Namespace) -> None:
     from desta_lab.experiments import emergence
 
     preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
-    out = args.out or emergence.report_folder(preset)
+    out = _make_folder(args.out or emergence.report_folder(preset))
     emergence.measure_runs(preset, args.seeds, out, progress=progress_reporter())
     print(f"Report: {emergence.write_report(out)}")
 
@@ -424,38 +482,32 @@ def emerge(args: argparse.Namespace) -> None:
     argument("--backbone", required=True, help="name or folder of the LLM that writes"),
     argument("--server", metavar="URL", help="of an OpenAI-compatible server: http://host:8000"),
     argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
-    argument("--tokens", type=int, default=40, help="the longest answer"),
-    argument("--shard", type=int, default=1000, help="rows in a file"),
+    number("--tokens", of=Count, default=40, help="the longest answer"),
+    number("--shard", of=Count, default=1000, help="rows in a file"),
 )
 def write(args: argparse.Namespace) -> None:
     """Write self-generated targets by the million, in files that resume."""
     import time
 
     from desta_lab.model import weights
-    from desta_lab.model.backbone import Backbone
-    from desta_lab.model.build import pick_device, pick_dtype
     from desta_lab.training import writers
 
     if args.server and args.vllm:
         raise ValueError("--server and --vllm name two writers; give one.")
-    with args.manifest.open("rb") as lines:
-        total = sum(1 for line in lines if line.strip())
+    if args.server:
+        writers.check_address(args.server)
+    if args.vllm:
+        writers.import_vllm()
+    weights.check_name(args.backbone)
+    total = sum(1 for _ in writers.read_rows(args.manifest))  # each is checked
+    if not total:
+        raise ValueError(f"{args.manifest}: no row here; there is nothing to write.")
+    _make_folder(args.folder)
     files = -(-total // args.shard)
     print(f"{total} rows in {files} files of at most {args.shard};", end=" ")
     print("their cost is said after the first.", flush=True)
     tell = progress_reporter()("write")
-    folder = weights.find_weights(args.backbone, progress=tell)
-    name = folder.name if Path(args.backbone).is_dir() else args.backbone
-    if args.server:
-        writer = writers.server_writer(args.server, folder, name, max_new_tokens=args.tokens)
-    elif args.vllm:
-        writer = writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
-    else:
-        device = pick_device()
-        backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
-        writer = writers.backbone_writer(
-            backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
-        )
+    writer = _open_writer(args, tell)
     begin, speed_known = time.perf_counter(), False
 
     def progress(done: int, new: int) -> None:
@@ -463,7 +515,7 @@ def write(args: argparse.Namespace) -> None:
         if not new:
             begin = time.perf_counter()  # what was there already costs nothing
         elif not speed_known:
-            speed_known, speed = True, new / (time.perf_counter() - begin)
+            speed_known, speed = True, new / max(time.perf_counter() - begin, 1e-9)
             tell(
                 f"{speed:.1f} rows a second: {(total - done) / speed / 60:.1f} min for the "
                 f"{total - done} rows left."
@@ -479,16 +531,39 @@ def write(args: argparse.Namespace) -> None:
     print(f"Targets: {args.folder}")
 
 
-@command("demo", PRESET, argument("--port", type=int, default=7860, help="of this machine"))
+def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
+    """The writer that a command line asks for, with its model loaded."""
+    from desta_lab.model import weights
+    from desta_lab.model.backbone import Backbone
+    from desta_lab.model.build import pick_device, pick_dtype
+    from desta_lab.training import writers
+
+    folder = weights.find_weights(args.backbone, progress=tell)
+    name = folder.name if Path(args.backbone).is_dir() else args.backbone
+    if args.server:
+        return writers.server_writer(args.server, folder, name, max_new_tokens=args.tokens)
+    if args.vllm:
+        return writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
+    device = pick_device()
+    backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
+    return writers.backbone_writer(
+        backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
+    )
+
+
+@command("demo", PRESET, number("--port", of=PORTS, default=7860, help="of this machine"))
 def demo(args: argparse.Namespace) -> None:
     """A local page: record or pick a clip, ask anything."""
     import signal
     import threading
 
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.views.demo import Demo, open_page
+    from desta_lab.views.demo import Demo, check_port, import_gradio, open_page
 
-    job = Experiment(_preset(args), progress=progress_reporter())
+    preset = _preset(args)
+    import_gradio()
+    check_port(args.port)
+    job = Experiment(preset, progress=progress_reporter())
     job.train("self")
     print(f"The first {job.preset.seconds:g} s of a clip are heard.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # recordings are deleted then, too
@@ -506,8 +581,10 @@ def demo(args: argparse.Namespace) -> None:
 def course(args: argparse.Namespace) -> None:
     """Build the notebooks from their sources, or run them all."""
     from desta_lab.course import notebooks
+    from desta_lab.model import presets
 
-    only = args.only.split(",") if args.only else ()
+    presets.get_preset(args.preset)
+    only = () if args.only is None else args.only.split(",")
     for path in notebooks.write_files(only):
         print(f"built {path.relative_to(notebooks.NOTEBOOKS.parent)}")
     if not args.run:
@@ -540,6 +617,7 @@ def nano(args: argparse.Namespace) -> None:
     from desta_lab.model.backbone import Backbone
     from desta_lab.model.nano import save_nano, train_nano
 
+    _make_folder(args.folder)
     wall, cpu = time.perf_counter(), time.process_time()
     model, tokenizer = train_nano(
         text_world.nano_training_rows(), progress=progress_reporter()("nano")

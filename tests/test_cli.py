@@ -1,17 +1,29 @@
 """Commands speak in sentences, say what they cost, and fail without a traceback."""
 
+import argparse
+import ast
+import importlib
 import io
+import re
+import socket
+import sys
 import warnings
+from functools import cache as cache_once
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from desta_lab import audio, cli, doctor
+from desta_lab import audio, cache, cli, doctor
 from desta_lab.audio import RATE
-from desta_lab.model import presets
+from desta_lab.course import notebooks
+from desta_lab.experiments import experiment, sweep
+from desta_lab.model import backbone, build, nano, presets
 from desta_lab.views.progress import progress_reporter
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_doctor_names_every_check_and_its_remedy(capsys, monkeypatch):
@@ -60,7 +72,7 @@ def test_a_warning_of_this_package_is_one_line(capsys, monkeypatch):
         warnings.warn("Two clips are long.", audio.DataWarning, stacklevel=1)
         return 0
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("", (), warn))
+    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command((), warn))
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().err == "Note: Two clips are long.\n"
 
@@ -76,3 +88,348 @@ def test_progress_without_a_terminal_is_a_line_at_a_time():
     assert (
         len(out.getvalue().splitlines()) == 2
     )  # nothing in between: less than five seconds went by
+
+
+# ---- refused before work begins ----
+
+
+class WorkBegan(BaseException):
+    """A command went on to what takes long, or wrote a result."""
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where work would begin, the test fails."""
+
+    def begin(*args, **how):
+        raise WorkBegan
+
+    for owner, name in (
+        (experiment.Experiment, "train"),
+        (experiment.Experiment, "oracle"),
+        (experiment.spoken, "build_spoken_corpus"),
+        (sweep.Sweep, "_measure"),
+        (nano, "train_nano"),
+        (build, "build_audio_llm"),
+        (backbone.Backbone, "load"),
+        (notebooks, "run_notebook"),
+        (cache, "write_whole"),
+    ):
+        monkeypatch.setattr(owner, name, begin)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of things that no command can use, beside a clip, a row and an encoder."""
+    here = tmp_path_factory.mktemp("here")
+    (here / "data").mkdir()
+    (here / "empty").mkdir()
+    (here / "file").write_text("x")
+    (here / "none.wav").write_bytes(b"")
+    (here / "none.jsonl").write_text("\n")
+    (here / "torn.jsonl").write_text('{"id": "a"\n')
+    row = '{"id": "a", "seed_description": "A man.", "prompt": "Who?"}\n'
+    (here / "row.jsonl").write_text(row)
+    soundfile.write(here / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
+    tiny.hf_folder(here / "encoder", tiny.whisper())
+    return here
+
+
+BOUND = "whole number from"
+SWEPT = {  # value of --set → words of the sentence
+    "steps=-1": f"steps is a {BOUND} 1",
+    "steps=0": f"steps is a {BOUND} 1",
+    "steps=40,0": f"steps is a {BOUND} 1",
+    "steps=99999999999": f"steps is a {BOUND} 1 to 1000000000",
+    "steps=1e400": "steps takes int, not inf",
+    "steps=true": "steps takes int, not True",
+    "steps=null": "steps takes int, not None",
+    "steps=many": "steps takes int, not 'many'",
+    "steps={}": "steps takes int",
+    "steps=[40,80]": "steps takes int",
+    "steps=": "'steps=' sets nothing",
+    "steps": "'steps' sets nothing",
+    "=4": "'=4' sets nothing",
+    "steps=4,,5": "has an empty value",
+    "batch=0": f"batch is a {BOUND} 1",
+    "accumulate=99": "no row for each of 99",
+    "lr=-1": "lr is a number above 0",
+    "lr=0": "lr is a number above 0",
+    "lr=Infinity": "lr is a number above 0, not inf",
+    "lr=NaN": "lr is a number above 0, not nan",
+    "lr=nan": "lr takes float",
+    f"lr=1{'0' * 400}": "lr takes float",
+    "train=0": f"train is a {BOUND} 1",
+    "train=99999": "clips.train makes 768 clips",
+    "test=99999": "clips.test makes 192 clips",
+    "held_out=0": f"held_out is a {BOUND} 1",
+    "checkpoint_every=0": f"checkpoint_every is a {BOUND} 1",
+    "prompts=0": f"prompts is a {BOUND} 1 to 6",
+    "prompts=7": f"prompts is a {BOUND} 1 to 6",
+    "seconds=0": "seconds is a number above 0",
+    "seconds=31": "seconds is 31",
+    "taps=[]": "taps are different layers",
+    "taps=[0,0]": "taps are different layers",
+    "taps=[-1]": "taps are different layers",
+    'taps=[0,"a"]': "taps takes a list such as [0,3]",
+    "taps=[0,1.5]": "taps takes a list such as [0,3]",
+    "taps={}": "taps takes a list such as [0,3]",
+    "taps=last": "taps takes a list such as [0,3]",
+    "clips.train=0": f"clips is a {BOUND} 1",
+    "clips.train=-5": f"clips is a {BOUND} 1",
+    "clips.nope=1": "cannot change 'clips.nope'",
+    "tuning=banana": "tuning is 'frozen', 'full' or",
+    "tuning=lora-0": "tuning is 'frozen', 'full' or",
+    "attention=banana": "attention is one of",
+    "transcript=1": "transcript takes bool",
+    "label=nope": "label is one of",
+    "target=nope": "target is one of",
+    "target=other": "nano is the backbone here",
+    "backbone=nope": "'nope' is no folder, no known name",
+    "encoder=nope": "'nope' is no folder, no known name",
+    "heads=7": "cannot change 'heads'",
+    "nope=1": "cannot change 'nope'",
+    "name=x": "cannot change 'name'",
+    "connector=1": "cannot change 'connector'",
+    "connector.nope=1": "cannot change 'connector.nope'",
+    "connector.heads=7": "7 attention heads do not divide",
+    "connector.queries=0": f"queries is a {BOUND} 1",
+    "connector.queries=4": "changes nothing while connector.anchored",
+    "connector.width=0": f"width is a {BOUND} 1",
+    "connector.kind=nope": "connector.kind is one of",
+    "connector.dropout=1": "dropout is a number from 0 to below 1",
+    "steps=40 --set steps=80": "steps is set twice",
+    "encoder={here}/encoder --set taps=[9]": "must lie in 0 … 3",
+    "encoder={here}/encoder --set connector.width=null --set connector.heads=7": "7 attention",
+}
+NO_FOLDER = "is no folder that can be written"
+REFUSED = {  # command line → words of the sentence
+    **{f"sweep --preset nano --set {value}": words for value, words in SWEPT.items()},
+    "sweep --preset nope": "There is no preset 'nope'",
+    "sweep --preset nano --seeds -1": "'-1' is not a whole number from 0",
+    "sweep --preset nano --seeds a": "'a' is not a whole number from 0",
+    "sweep --preset nano --seeds 0,,1": "'' is not a whole number from 0",
+    "sweep --preset nano --seeds=": "'' is not a whole number from 0",
+    "sweep --preset nano --jobs 0": "'0' is not a whole number from 1",
+    "sweep --preset nano --jobs -1": "'-1' is not a whole number from 1",
+    "sweep --preset nano --slurm x": "'x' sets nothing",
+    "sweep --preset nano --slurm a=1 --slurm a=2": "a is set twice",
+    "sweep --preset nano --out {here}/file": NO_FOLDER,
+    "quickstart --preset nope": "There is no preset 'nope'",
+    "quickstart --preset nano --steps 0": "'0' is not a whole number from 1",
+    "quickstart --preset nano --steps -1": "'-1' is not a whole number from 1",
+    "quickstart --preset nano --steps x": "'x' is not a whole number from 1",
+    "quickstart --preset nano --steps 99999999999": "from 1 to 1000000000",
+    "quickstart --preset nano --seed -1": "'-1' is not a whole number from 0",
+    "quickstart --preset nano --accumulate 0": "'0' is not a whole number from 1",
+    "quickstart --preset nano --accumulate 99": "no row for each of 99",
+    "quickstart --preset nano --batch 0": "unrecognized arguments: --batch 0",
+    "quickstart --preset nano --track x": "unrecognized arguments: --track x",
+    "quickstart --preset nano --label nope": "the label is one of",
+    "quickstart --preset nano --label=": "the label is one of",
+    "quickstart --preset nano --corpus {here}/nope": "no such file",
+    "quickstart --preset nano --corpus {here}/empty": "no such file",
+    "quickstart --preset nano --out {here}/file": NO_FOLDER,
+    "quickstart --preset nano --out {here}/file/x": NO_FOLDER,
+    "inside --preset nope": "There is no preset 'nope'",
+    "inside --preset nano --run nope": "invalid choice: 'nope'",
+    "inside --preset nano --seed -1": "'-1' is not a whole number from 0",
+    "inside --preset nano --out {here}/file": NO_FOLDER,
+    "ablate nope": "There is no study 'nope'",
+    "ablate --preset nope": "There is no preset 'nope'",
+    "ablate --preset t4": "No study is of preset t4; take one of nano, cpu",
+    "ablate --jobs -1": "'-1' is not a whole number from 0",
+    "ablate --seeds -1": "'-1' is not a whole number from 0",
+    "ablate --out {here}/file": NO_FOLDER,
+    "emerge --preset nope": "There is no preset 'nope'",
+    "emerge --seeds -1": "'-1' is not a whole number from 0",
+    "emerge --checkpoint-every 0": "'0' is not a whole number from 1",
+    "emerge --out {here}/file": NO_FOLDER,
+    "course --only 99": "There is no notebook 99",
+    "course --only=": "There is no notebook",
+    "course --run --only 01 --preset nope": "There is no preset 'nope'",
+    "write {here}/none.jsonl {here}/o --backbone nano": "no row here",
+    "write {here}/torn.jsonl {here}/o --backbone nano": "torn.jsonl, line 1: not JSON",
+    "write {here}/nope {here}/o --backbone nano": "No such file",
+    "write {here}/empty {here}/o --backbone nano": "Is a directory",
+    "write {here}/row.jsonl {here}/file --backbone nano": NO_FOLDER,
+    "write {here}/row.jsonl {here}/o --backbone nope": "'nope' is no folder, no known name",
+    "write {here}/row.jsonl {here}/o --backbone nano --shard 0": "'0' is not a whole number from 1",
+    "write {here}/row.jsonl {here}/o --backbone nano --tokens 0": "'0' is not a whole number",
+    "write {here}/row.jsonl {here}/o --backbone nano --server x": "x is no address of a server",
+    "write {here}/row.jsonl {here}/o --backbone nano --server http://a --vllm": "give one",
+    "demo --preset nope": "There is no preset 'nope'",
+    "demo --preset nano --port 0": "'0' is not a whole number from 1 to 65535",
+    "demo --preset nano --port 99999": "'99999' is not a whole number from 1 to 65535",
+    "nano {here}/file": NO_FOLDER,
+    "nano {here}/file/x": NO_FOLDER,
+    "ask {here}/nope.wav What?": "no such file",
+    "ask {here}/empty What?": "no such file",
+    "ask {here}/none.wav What?": "the file has 0 bytes",
+    "ask {here}/file What?": "not readable as audio",
+    "ask {here}/a.wav ''": "There is no question",
+    "ask {here}/a.wav What? --run {here}/nope": "no checkpoints of a run here",
+    "ask {here}/a.wav What? --run {here}/empty": "no checkpoints of a run here",
+    "ask {here}/a.wav What? --run {here}/file": "no checkpoints of a run here",
+    "ask {here}/a.wav What? --preset desta2": "give that with --published",
+    "ask {here}/a.wav What? --published {here}/file --run {here}/empty": "give one",
+    "score {here}/empty": "files of no test set here",
+    "score {here}/nope": "files of no test set here",
+    "score {here}/empty --benchmark sakura": "no question here",
+    "score {here}/empty --benchmark nope": "There is no test set 'nope'",
+    "answer {here}/empty --out {here}/o": "files of no test set here",
+    "answer {here}/empty --out {here}/o --tokens 0": "'0' is not a whole number from 1",
+    "parity {here}/empty": "no desta25.json here",
+    "class {here}/empty": "no card here",
+    "class {here}/nope": "no card here",
+    "nope": "invalid choice: 'nope'",
+}
+
+
+def run_command(line: str, here: Path) -> int:
+    """The exit status of a command line."""
+    try:
+        return cli.main([word.replace("{here}", str(here)) for word in split(line)])
+    except SystemExit as end:  # argparse's
+        return int(end.code or 0)
+
+
+def split(line: str) -> list[str]:
+    """The words of a command line; quotes within a word stay, as in taps=[0,"a"]."""
+    return ["" if word == "''" else word for word in line.split()]
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_cannot_be_is_refused_in_a_sentence_before_work_begins(
+    line: str, here: Path, no_work: None, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(here / "data"))
+    assert run_command(line, here) in (1, 2)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert REFUSED[line] in last
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sweep --preset nano --set steps=40,80 --set lr=1e-3,1",
+        "sweep --preset nano --set taps=[0,1]",
+        "sweep --preset nano --set taps=[0,1],[3],null",
+        "sweep --preset nano --set connector.width=null,64 --set label=rate,scene",
+        "quickstart --preset nano --steps 1 --seed 0 --accumulate 1 --out {here}/new",
+        "write {here}/row.jsonl {here}/new --backbone nano --shard 1 --tokens 1",
+        "nano {here}/new",
+        "ablate depth --out {here}/new/nano",
+    ],
+)
+def test_what_can_be_begins(line: str, here: Path, no_work: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(here / "data"))
+    with pytest.raises(WorkBegan):
+        run_command(line, here)
+
+
+def test_no_steps_are_not_the_steps_of_the_preset(monkeypatch: pytest.MonkeyPatch, no_work: None):
+    seen = []
+    monkeypatch.setattr(experiment.Experiment, "train", lambda one, kind: seen.append(one.preset))
+    monkeypatch.setattr(experiment.Experiment, "evaluate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["quickstart", "--preset", "nano", "--steps", "7", "--accumulate", "2"])
+    assert {(one.steps, one.accumulate) for one in seen} == {(7, 2)}
+
+
+def test_a_demo_without_its_package_or_its_port_is_refused_before_training(
+    no_work: None, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["demo", "--preset", "nano"]) == 1
+    assert "The demo needs Gradio" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", argparse)  # anything that can be imported
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        assert cli.main(["demo", "--preset", "nano", "--port", str(port)]) == 1
+    assert f"Port {port} cannot be opened" in capsys.readouterr().err
+
+
+def test_a_writer_without_its_package_is_refused_before_a_download(
+    here: Path, no_work: None, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert run_command("write {here}/row.jsonl {here}/o --backbone nano --vllm", here) == 1
+    assert 'pip install "desta-lab[vllm]"' in capsys.readouterr().err
+
+
+# ---- what a message says ----
+
+
+def options_of(command: str) -> set[str]:
+    """The options of a command, or of all."""
+    chosen = cli.COMMANDS.values() if command == "" else [cli.COMMANDS[command]]
+    return {name for one in chosen for names, _ in one.arguments for name in names} | {"--help"}
+
+
+@cache_once
+def messages() -> list[tuple[str, str]]:
+    """What every statement of the package says, as one text, with its file."""
+    found = []
+    for path in sorted((ROOT / "desta_lab").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in (one for one in ast.walk(tree) if isinstance(one, ast.Raise | ast.Expr)):
+            parts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+            found.append((path.name, " ".join(part for part in parts if isinstance(part, str))))
+    return found
+
+
+def documents() -> list[tuple[str, str]]:
+    """Every line of the documents that show commands."""
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    paths += sorted((ROOT / "notebooks").glob("*.md"))
+    return [
+        (path.name, line)
+        for path in paths
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+# of other programs: git, pip, hf, vllm, accelerate
+FOREIGN = {"--depth", "--dest", "--no-deps", "--no-input", "--only-binary", "--quiet", "--revision"}
+FOREIGN |= {"--local-dir", "--served-model-name", "--multi_gpu", "--num_processes", "--cpu"}
+
+
+def test_every_option_that_is_named_is_one_of_the_command_line():
+    named = {
+        (name, option)
+        for name, text in messages() + documents()
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", text)
+    }
+    assert len(named) > 40
+    assert not {pair for pair in named if pair[1] not in options_of("") | FOREIGN}
+
+
+def test_every_command_that_is_shown_has_the_options_it_is_shown_with():
+    shown = [
+        (where, found)
+        for where, text in messages() + documents()
+        for found in re.findall(r"-m desta_lab ([a-z]+)([^`\n|#]*)", text)
+    ]
+    assert len(shown) > 15
+    for where, (command, rest) in shown:
+        options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", rest))
+        assert options <= options_of(command), f"{where}: {command} {rest}"
+
+
+def test_no_message_of_a_command_names_an_argument_that_only_python_has():
+    only = re.compile(r"\b(quantise|offload|force)=")
+    words = [text for name, text in messages() if name != "probes.py" and only.search(text)]
+    assert words and all("in Python `published.systems.open_system`" in text for text in words)
+
+
+def test_every_error_of_the_package_is_one_that_the_command_line_prints():
+    printed = (ValueError, RuntimeError, OSError, ImportError, Warning)
+    for path in sorted((ROOT / "desta_lab").rglob("*.py")):
+        if path.parent.name == "checks":  # they judge an exercise, and none leaves its check
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Error", "Fault", "Warning")):
+                module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                error = getattr(importlib.import_module(module), node.name)
+                assert issubclass(error, printed), error

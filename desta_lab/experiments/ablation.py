@@ -109,10 +109,12 @@ def run_studies(
     out: Path,
     progress: Progress,
     root: Path | None = None,
+    retry: bool = False,
 ) -> Iterator[tuple[Study, list[str]]]:
     """Measure what is missing, save each study's table and figure, and yield what it shows.
 
-    With `jobs=0` nothing is measured, and what is finished is drawn.
+    With `jobs=0` nothing is measured, and what is finished is drawn. With `retry` what failed is
+    measured again.
     """
     studies = [get_study(name) for name in names]
     options: dict[str, Any] = {"preset": preset, "root": root, "progress": progress}
@@ -120,7 +122,7 @@ def run_studies(
     if jobs:
         for measured in dict.fromkeys(study.measured for study in studies):
             some = [study for study in studies if study.measured == measured]
-            _measure_together(some, jobs, options)
+            _measure_together(some, jobs, options, retry)
     for study in studies:
         table = study_table(study, build_sweep(study.name, **options))
         if table["arm"].nunique() > 1:  # one arm alone answers nothing
@@ -134,7 +136,22 @@ def run_studies(
             yield study, findings.state_findings(study, table)
 
 
-def _measure_together(studies: list[Study], jobs: int, options: dict[str, Any]) -> None:
+def find_failures(
+    names: Iterable[str], preset: str, seeds: Iterable[int] | None, root: Path | None = None
+) -> tuple[int, dict[str, str]]:
+    """How many cells studies have on a preset, and of those that failed: cell → error."""
+    listed = None if seeds is None else list(seeds)
+    cells: dict[str, str | None] = {}
+    for name in names:
+        sweep = build_sweep(name, preset, listed, root=root)
+        for cell, result in zip(sweep.cells, sweep.results(), strict=True):
+            cells[cell.key] = (result or {}).get("error")
+    return len(cells), {cell: error for cell, error in cells.items() if error}
+
+
+def _measure_together(
+    studies: list[Study], jobs: int, options: dict[str, Any], retry: bool
+) -> None:
     """Measure the cells of several studies as one sweep; an arm that two share is one cell."""
     one, progress = build_sweep(studies[0].name, **options), options["progress"]
     arms = {
@@ -152,4 +169,4 @@ def _measure_together(studies: list[Study], jobs: int, options: dict[str, Any]) 
         progress("ablate")(f"{sweep.forecast(jobs)} {words}")
     for part in missing:
         frozen_parts.make_part(part, models, progress)
-    sweep.run(jobs)
+    sweep.run(jobs, retry=retry)

@@ -14,6 +14,7 @@ from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
+from desta_lab.model.bounds import MOST, CountOrZero, check_bounds
 from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label": tuple(DESCRIBED),
     "connector.kind": tuple(CONNECTORS),
 }
+LISTS = ("taps",)  # settings whose value is a list of whole numbers
 NOT_SETTINGS = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # they change no result
 
 
@@ -40,8 +42,24 @@ class Cell:
 
     preset: Preset
     target: str
-    seed: int
+    seed: CountOrZero
     measured: str = LADDER
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what the spoken world or this preset cannot give."""
+        check_bounds(self)
+        for name, split in (("train", "train"), ("test", "test"), ("held_out", "validation")):
+            used, there = getattr(self.preset, name), self.preset.clips[split]
+            if used is not None and used > there:
+                raise ValueError(
+                    f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
+                    "raise the second."
+                )
+        if self.target == "other" and self.preset.glass_box:
+            raise ValueError(
+                "The target 'other' is written by nano, and nano is the backbone here; take "
+                "another backbone, such as preset cpu's."
+            )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -112,9 +130,11 @@ def check_setting(preset: Preset, name: str, value: Any) -> Any:
     wanted = _type_of(name)
     if isinstance(value, np.generic):
         value = value.item()
-    if wanted is tuple and isinstance(value, list):
-        value = tuple(value)
-    if wanted is float and type(value) is int:
+    if name in LISTS and value is not None:
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        if not all(type(one) is int for one in value):
+            raise ValueError(f"{name} takes a list such as [0,3], or null, not {list(value)!r}.")
+    if wanted is float and type(value) is int and abs(value) < MOST:
         value = float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         kinds = [kind.__name__ for kind in get_args(wanted) or (wanted,)]
@@ -127,7 +147,7 @@ def check_setting(preset: Preset, name: str, value: Any) -> Any:
 
 def _type_of(name: str) -> Any:
     field, _, inner = name.partition(".")
-    special: Mapping[str, Any] = {"target": str, "clips": int, "taps": tuple}
+    special: Mapping[str, Any] = {"target": str, "clips": int, "taps": tuple | None}
     if field in special:
         return special[field]
     return get_type_hints(ConnectorShape)[inner] if inner else get_type_hints(Preset)[field]
@@ -147,27 +167,51 @@ def make_cell(
 
 
 def parse_grid(settings: Iterable[str]) -> dict[str, list[Any]]:
-    """`["steps=40,80", "label=rate"]` as a grid.
+    """`["steps=40,80", "label=rate", "taps=[0,1],[3]"]` as a grid.
 
-    Numbers, true, false and null are written as in JSON; anything else is a word.
+    Numbers, true, false, null and lists are written as in JSON; anything else is a word. A list of
+    lists is several lists.
+
+    Raises:
+        ValueError: a setting has no value, an empty one, or stands twice.
     """
-    grid: dict[str, list[Any]] = {}
-    for setting in settings:
-        name, values = _split(setting)
-        grid.setdefault(name, []).extend(_parse_value(text) for text in values.split(","))
-    return grid
+    return {name: _parse_values(name, text) for name, text in _split(settings).items()}
 
 
 def parse_slurm(settings: Iterable[str]) -> dict[str, Any]:
     """`["slurm_partition=gpu", "timeout_min=60"]` as submitit's parameters."""
-    return {name: _parse_value(text) for name, text in map(_split, settings)}
+    return {name: _parse_value(text) for name, text in _split(settings).items()}
 
 
-def _split(setting: str) -> tuple[str, str]:
-    name, sign, text = setting.partition("=")
-    if not sign:
-        raise ValueError(f"{setting!r} sets nothing; write a name and a value, such as steps=40.")
-    return name, text
+def _split(settings: Iterable[str]) -> dict[str, str]:
+    """Name → text of its values."""
+    texts: dict[str, str] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if not name or not text.strip():
+            raise ValueError(
+                f"{setting!r} sets nothing; write a name and a value, such as steps=40."
+            )
+        if name in texts:
+            raise ValueError(
+                f"{name} is set twice; write its values at once, {name}={texts[name]},{text}."
+            )
+        texts[name] = text
+    return texts
+
+
+def _parse_values(name: str, text: str) -> list[Any]:
+    """The values that a text lists, separated by commas."""
+    try:
+        values = json.loads(f"[{text}]")
+    except ValueError:  # a word among them
+        values = [_parse_value(part) for part in text.split(",")]
+    if "" in values:
+        raise ValueError(f"{name}={text} has an empty value; write one between the commas.")
+    if len(values) == 1 and isinstance(values[0], list) and values[0]:
+        nested = all(isinstance(one, list) for one in values[0])
+        return list(values[0]) if nested else values
+    return list(values)
 
 
 def _parse_value(text: str) -> Any:

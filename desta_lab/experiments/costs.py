@@ -37,15 +37,21 @@ class StageCosts:
 
     def total(self) -> dict[str, Any]:
         """`seconds` by stage and `peak_memory_gb`, of this process and of those before it."""
-        earlier: dict[str, Any] = {"seconds": {}, "peak_memory_gb": 0.0}
-        if self.path.exists():
-            earlier = json.loads(self.path.read_text())
+        before, peak = self._read_earlier()
         seconds = {
-            name: round(max(earlier["seconds"].get(name, 0.0), self.seconds.get(name, 0.0)), 1)
-            for name in {**earlier["seconds"], **self.seconds}
+            name: round(max(before.get(name, 0.0), self.seconds.get(name, 0.0)), 1)
+            for name in {**before, **self.seconds}
         }
-        peak = max(earlier["peak_memory_gb"], _peak_memory_gb())
-        return {"seconds": seconds, "peak_memory_gb": round(peak, 2)}
+        return {"seconds": seconds, "peak_memory_gb": round(max(peak, _peak_memory_gb()), 2)}
+
+    def _read_earlier(self) -> tuple[dict[str, float], float]:
+        """Seconds and peak memory of earlier processes; of a damaged file nothing is known."""
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            seconds = {str(name): float(value) for name, value in found["seconds"].items()}
+            return seconds, float(found["peak_memory_gb"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}, 0.0
 
 
 def _peak_memory_gb() -> float:

@@ -474,7 +474,8 @@ def are_enough(clips: list[Clip]) -> bool:
 
 
 def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
-    label = label or (default if default in attributes else "".join(attributes[:1]))
+    if label is None:
+        label = default if default in attributes else "".join(attributes[:1])
     if label not in attributes:
         raise ValueError(
             f"No training clip is asked about {label!r}; the label is one of "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from desta_lab import audio
 from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
-from desta_lab.cache import Provenance, find_or_make
+from desta_lab.cache import Provenance, find_or_make, make_folder
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.experiment import Experiment, report_each
@@ -46,14 +46,14 @@ class Inside:
     def __init__(
         self, experiment: Experiment, kind: str = "self", *, out: Path | None = None
     ) -> None:
-        corpus = experiment.corpus
         if experiment.describe is not describe:
             raise ValueError(
-                f"{corpus.folder}: the analysis asks about the attributes and spans of the spoken"
-                " world, which this corpus lacks; look into a run of the spoken world."
+                f"{experiment.corpus.folder}: the analysis asks about the attributes and spans of "
+                "the spoken world, which this corpus lacks; look into a run of the spoken world."
             )
         self.experiment, self.progress = experiment, experiment.progress
-        self.out = out or experiment.figures_folder("inside")
+        self.out = make_folder(out or experiment.figures_folder("inside"))
+        corpus = experiment.corpus
         self.folder, self.llm = experiment.train(kind), experiment.llm
         listed = {one["step"]: one["sha256"] for one in checkpoints.list_checkpoints(self.folder)}
         self.checkpoints = {step: listed[step] for step in pick_evenly(sorted(listed), CHECKPOINTS)}

@@ -46,9 +46,10 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
 
     Raises:
         ValueError: the backbone can answer no question about a corpus that was brought.
+        OSError: the folder cannot be written.
     """
     begin = time.perf_counter()
-    out = out or experiment.figures_folder("quickstart")
+    out = cache.make_folder(out or experiment.figures_folder("quickstart"))
     if experiment.own_corpus and not experiment.able_attributes():  # before minutes of training
         raise ValueError(_no_able_attribute(experiment))
     table = experiment.score_table()

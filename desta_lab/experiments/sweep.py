@@ -16,9 +16,11 @@ import torch
 
 from desta_lab import cache, processes
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
-from desta_lab.experiments.cells import LADDER, Cell, check_setting, make_cell
+from desta_lab.experiments.cells import LADDER, LISTS, Cell, check_setting, make_cell
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.measures import train_and_score
+from desta_lab.model import build
+from desta_lab.model.bounds import Count, check_value
 from desta_lab.model.presets import Preset
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
@@ -103,14 +105,20 @@ class Sweep:
             jobs: so many processes of this machine.
             retry: measure the cells that failed again.
             slurm: submitit's parameters, to run every cell as a job of a Slurm cluster.
+
+        Raises:
+            ValueError: what a missing cell needs cannot be had, said before the first is measured.
         """
+        check_value("jobs", jobs, Count)
         if retry:
             for cell, result in zip(self.cells, self.results(), strict=True):
                 if result and "error" in result:
                     cache.remove(self.root, cell.provenance)
         report = self.progress("sweep")
-        report(self.forecast(jobs))
         missing = self._missing_cells()
+        for cell in missing:
+            build.check_parts(cell.preset, self.root / "models")
+        report(self.forecast(jobs))
         for done, cell in enumerate(self._measure(missing, jobs, slurm), 1):
             error = (cache.find(self.root, cell.provenance) or {}).get("error")
             if error:
@@ -130,14 +138,14 @@ class Sweep:
     ) -> Iterator[Cell]:
         """Measure cells; yields each when it has a result, its error included."""
         tasks = [(cell, self.root.resolve(), self.measure) for cell in cells]
-        if slurm is None and jobs == 1:
+        if not tasks or (slurm is None and jobs == 1):
             for task in tasks:
                 measure_cell(task)
                 yield task[0]
             return
         _check_importable(self.measure)
         if slurm is None:
-            ended = processes.run_workers(measure_cell, tasks, jobs)
+            ended = processes.run_workers(measure_cell, tasks, min(jobs, len(tasks)))
         else:
             ended = processes.run_on_slurm(measure_cell, tasks, self.root / "jobs", **slurm)
         for number, fault in ended:
@@ -159,10 +167,11 @@ class Sweep:
         )
         if not missing:
             return counts
-        if not finished:
+        known = [seconds for one in finished if (seconds := _seconds_of(one)) is not None]
+        if not known:
             return f"{counts} How long that takes will be known from the first cells."
-        seconds = statistics.median(one["trained"] + one["scored"] for one in finished)
-        minutes = missing * seconds / min(jobs, missing) / 60
+        seconds = statistics.median(known)
+        minutes = missing * seconds / max(1, min(jobs, missing)) / 60
         return (
             f"{counts} That takes about {minutes:.0f} minutes, by the {seconds:.0f} s of the "
             "median finished cell."
@@ -180,7 +189,7 @@ class Sweep:
         for cell, name, result in zip(self.cells, self.names, self.results(), strict=True):
             if result is None:
                 continue
-            about = {key: "none" if value is None else value for key, value in name.items()}
+            about = {key: _table_value(value) for key, value in name.items()}
             about |= {"cell": cell.key, "run": result.get("run"), "error": result.get("error")}
             rows += [{**about, **row} for row in result.get("rows") or [{}]]
         table = pd.DataFrame(rows, columns=[*self.factors, *COLUMNS]).astype(TYPES)
@@ -263,6 +272,19 @@ def _describe_cell(cell: Cell, **result: Any) -> dict[str, Any]:
     return {"settings": cell.settings, "seed": cell.seed, "device": device, **result}
 
 
+def _table_value(value: Any) -> Any:
+    """A setting's value as a table holds it: no value is a word, and a list its text."""
+    return "none" if value is None else str(list(value)) if isinstance(value, tuple) else value
+
+
+def _seconds_of(result: Mapping[str, Any]) -> float | None:
+    """What a cell took, or None where its measure did not say."""
+    trained, scored = result.get("trained"), result.get("scored")
+    if isinstance(trained, int | float) and isinstance(scored, int | float):
+        return trained + scored
+    return None
+
+
 def _check_importable(measure: Measure) -> None:
     """Refuse a function that another process cannot import."""
     name, module = getattr(measure, "__qualname__", "<object>"), getattr(measure, "__module__", "")
@@ -275,7 +297,10 @@ def _check_importable(measure: Measure) -> None:
 def _check_values(preset: Preset, name: str, values: Any) -> list[Any]:
     """The values of one setting, each once and in order."""
     many = isinstance(values, Iterable) and not isinstance(values, str)
-    checked = {check_setting(preset, name, value) for value in (values if many else [values])}
+    several = list(values) if many else [values]
+    if name in LISTS and many and all(isinstance(value, int) for value in several):
+        several = [several]  # one list, not many numbers
+    checked = {check_setting(preset, name, value) for value in several}
     return sorted(checked, key=lambda value: (value is None, value or 0))
 
 

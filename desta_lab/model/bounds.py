@@ -1,9 +1,11 @@
 """Bounds of settings: they stand with the field, and a value outside them is refused."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
+
+MOST = 10**9  # of what is counted: more would not end, or fill the memory with its plan
 
 
 @dataclass(frozen=True)
@@ -14,16 +16,21 @@ class Bound:
     holds: Callable[[Any], bool]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def whole_number(low: int, high: int = MOST) -> Bound:
+    """The bound of a whole number between two others, both allowed."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+    return Bound(f"a whole number from {low} to {high}", holds)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-Count = Annotated[int, Bound("a whole number from 1", lambda v: _is_whole(v) and v >= 1)]
-CountOrZero = Annotated[int, Bound("a whole number from 0", lambda v: _is_whole(v) and v >= 0)]
+Count = Annotated[int, whole_number(1)]
+CountOrZero = Annotated[int, whole_number(0)]
 Positive = Annotated[float, Bound("a number above 0", lambda v: _is_number(v) and v > 0)]
 Share = Annotated[
     float, Bound("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
@@ -38,9 +45,25 @@ def check_bounds(settings: Any) -> None:
     """
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
-        value, hint = getattr(settings, field.name), hints[field.name]
-        for part in (hint, *get_args(hint)):
-            for bound in getattr(part, "__metadata__", ()):
-                for one in value if isinstance(value, tuple) else (value,):
-                    if one is not None and not bound.holds(one):
-                        raise ValueError(f"{field.name} is {bound.words}, not {one!r}.")
+        check_value(field.name, getattr(settings, field.name), hints[field.name])
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Check a value, or each of several, against the bounds in a type; None stands for no value.
+
+    Raises:
+        ValueError: names the setting, its value and its bound.
+    """
+    several = value.values() if isinstance(value, Mapping) else value
+    for bound in find_bounds(hint):
+        for one in several if isinstance(value, tuple | Mapping) else (value,):
+            if one is not None and not bound.holds(one):
+                raise ValueError(f"{name} is {bound.words}, not {one!r}.")
+
+
+def find_bounds(hint: Any) -> Iterator[Bound]:
+    """Every bound in a type, also those of the parts of a tuple, a dict or a union."""
+    yield from getattr(hint, "__metadata__", ())
+    for part in get_args(hint):
+        if not isinstance(part, Bound):
+            yield from find_bounds(part)

@@ -20,8 +20,8 @@ from desta_lab.model.audio_llm import (
     read_connector_provenance,
 )
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.connector import CONNECTORS, ConnectorShape
-from desta_lab.model.encoder import Encoder, transcribe
+from desta_lab.model.connector import CONNECTORS, ConnectorShape, check_heads
+from desta_lab.model.encoder import Encoder, check_taps, transcribe
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import NEUTRAL
 
@@ -84,12 +84,29 @@ def build_audio_llm(
     Raises:
         WeightsError: encoder or backbone cannot be had.
     """
-    for name in (preset.encoder, preset.backbone):  # before one of them is downloaded
-        weights.check_name(name, root)
+    check_parts(preset, root)  # before one of them is downloaded
     with processes.main_first():  # one rank downloads
         encoder_folder = weights.find_weights(preset.encoder, root, progress=progress)
         backbone_folder = weights.find_weights(preset.backbone, root, progress=progress)
     return _assemble(preset, encoder_folder, backbone_folder, seed, backbone_options)
+
+
+def check_parts(preset: Preset, root: Path | None = None) -> None:
+    """Check what is known of a preset's models before they are fetched or read.
+
+    Raises:
+        WeightsError: a name can be no model's.
+        ValueError: the encoder is on disk, and taps or attention heads do not fit it.
+    """
+    for name in (preset.encoder, preset.backbone):
+        weights.check_name(name, root)
+    if weights.is_installed(preset.encoder, root):
+        folder = weights.find_weights(preset.encoder, root)
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if preset.taps is not None and "encoder_layers" in about:
+            check_taps(preset.taps, about["encoder_layers"])
+        if preset.connector.kind == "qformer" and "d_model" in about:
+            check_heads(preset.connector.heads, preset.connector.width or about["d_model"])
 
 
 def _assemble(

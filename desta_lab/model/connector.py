@@ -34,10 +34,10 @@ class ConnectorShape:
                 f"There is no connector {self.kind!r}; take one of {', '.join(CONNECTORS)}."
             )
         if self.kind == "qformer" and self.width is not None:
-            _check_heads(self.heads, self.width)
+            check_heads(self.heads, self.width)
 
 
-def _check_heads(heads: int, width: int) -> None:
+def check_heads(heads: int, width: int) -> None:
     """Raise ValueError where attention heads do not share the width evenly."""
     if width % heads:
         raise ValueError(
@@ -142,7 +142,7 @@ class QFormer(nn.Module):
     ) -> None:
         super().__init__()
         inner = width or d_enc
-        _check_heads(heads, inner)
+        check_heads(heads, inner)
         if anchor is not None and len(anchor) != queries:
             raise ValueError(
                 f"The anchor has {len(anchor)} tokens, the connector {queries} queries; "

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
 
     def __init__(self, whisper: Any, taps: Sequence[int], seconds: float = WHISPER_SECONDS) -> None:
         super().__init__()
-        _check_taps(taps, len(whisper.layers))
+        check_taps(taps, len(whisper.layers))
         self.whisper = whisper.eval().requires_grad_(False)
         self.taps, self.seconds = tuple(taps), seconds
         self.frames = round(seconds * FRAMES_PER_SECOND)
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
                 "pass taps=(…), numbers from 0."
             )
         taps = PUBLISHED_TAPS[layers] if taps is None else taps
-        _check_taps(taps, layers)  # before its weights are read
+        check_taps(taps, layers)  # before its weights are read
         model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **options})
         return cls(model.encoder, taps, seconds)
 
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         return published if set(self.taps) <= set(published) else self.taps
 
 
-def _check_taps(taps: Sequence[int], layers: int) -> None:
+def check_taps(taps: Sequence[int], layers: int) -> None:
     """Raise ValueError for tapped layers that the encoder does not have."""
     if not taps or not all(0 <= tap < layers for tap in taps):
         raise ValueError(

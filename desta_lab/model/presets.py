@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from desta_lab.audio import WHISPER_SECONDS
-from desta_lab.model.bounds import Count, CountOrZero, Positive, check_bounds
+from desta_lab.model.bounds import Count, CountOrZero, Positive, check_bounds, whole_number
 from desta_lab.model.connector import ConnectorShape
 
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
@@ -57,7 +57,7 @@ class Preset:
     purpose: str
     seconds: Positive = 4.0  # every clip is cropped or padded to this
     connector: ConnectorShape = field(default_factory=ConnectorShape)
-    clips: dict[str, int] = field(
+    clips: dict[str, Count] = field(
         default_factory=lambda: {"train": 1440, "validation": 192, "test": 384}
     )
     steps: Count = 160
@@ -72,7 +72,7 @@ class Preset:
     )
     taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
     tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
-    prompts: Count = 1  # how many describing prompts train (tasks.PROMPTS)
+    prompts: Annotated[int, whole_number(1, 6)] = 1  # how many of tasks.PROMPTS train
     train: Count | None = None  # training clips that are used; None: all
     transcript: bool = False  # whether a clip's words follow its audio embeddings
     accumulate: Count = 1  # micro-batches of a step, one after the other, to save memory

@@ -199,6 +199,6 @@ def _check_memory(preset: Preset, root: Path | None, form: Form, offload: bool) 
     if need > there:
         raise RuntimeError(
             f"{preset.name} needs {need:.1f} GB in {form}, but {there:.1f} GB are there; take "
-            f"quantise='int8', offload=True or a larger machine, or try all the same with "
-            f"force=True.\n{describe_memory(preset, root)}"
+            "a larger machine, or in Python `published.systems.open_system` with quantise='int8', "
+            f"offload=True or, to try all the same, force=True.\n{describe_memory(preset, root)}"
         )

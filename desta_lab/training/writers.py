@@ -144,12 +144,7 @@ def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options:
     Raises:
         ValueError: vLLM is not installed.
     """
-    try:
-        vllm = import_module("vllm")
-    except ImportError as error:
-        raise ValueError(
-            'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
-        ) from error
+    vllm = import_vllm()
     tokenizer, known, ends = _read_folder(folder)
     engine = vllm.LLM(model=str(folder), **options)
     sampling = vllm.SamplingParams(**GREEDY, stop_token_ids=ends, max_tokens=max_new_tokens)
@@ -162,6 +157,16 @@ def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options:
         return [(list(output.token_ids), _is_cut_off(output.finish_reason)) for output in outputs]
 
     return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+
+
+def import_vllm() -> Any:
+    """The library vLLM; raises ValueError where it is not installed."""
+    try:
+        return import_module("vllm")
+    except ImportError as error:
+        raise ValueError(
+            'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
+        ) from error
 
 
 def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
@@ -215,9 +220,7 @@ def server_writer(
         ConnectionError: the server does not answer, now or later.
         ValueError: it serves another model, redirects, or refuses a request.
     """
-    base = address.rstrip("/").removesuffix("/v1")
-    if not base.startswith(("http://", "https://")):
-        raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
+    base = check_address(address)
     tokenizer, known, ends = _read_folder(folder)
     models = [str(one["id"]) for one in _request(f"{base}/v1/models", None, "data", waits)]
     served = [model for model in models if Path(model).name == Path(name).name]
@@ -246,6 +249,14 @@ def server_writer(
             return [answer for part in parts for answer in part]
 
     return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
+
+
+def check_address(address: str) -> str:
+    """The address of a server without `/v1`; raises ValueError for what is no address."""
+    base = address.rstrip("/").removesuffix("/v1")
+    if not base.startswith(("http://", "https://")):
+        raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
+    return base
 
 
 def _read_choices(

@@ -1,6 +1,7 @@
 """A page to show: ask about a clip or a recording; text oracle and silence answer beside it."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,18 +126,40 @@ def _plot_attention(
     return plot_query_attention(attention, mel, spans, seconds, headline=headline)
 
 
+def import_gradio() -> Any:
+    """The library of the page.
+
+    Raises:
+        ImportError: Gradio is not installed; the message says how to install it.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError(
+            'The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.'
+        ) from error
+    return gradio
+
+
+def check_port(port: int) -> None:
+    """Raise OSError if no page can be opened on this port of this machine."""
+    with socket.socket() as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((HOSTS[0], port))
+        except OSError as error:
+            raise OSError(
+                f"Port {port} cannot be opened ({error.strerror}); give another one with --port."
+            ) from error
+
+
 def build_page(demo: Demo) -> Any:
     """The page as a Gradio app, not yet open.
 
     Raises:
         ImportError: Gradio is not installed; the message says how to install it.
     """
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError(
-            'The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.'
-        ) from error
+    gr = import_gradio()
 
     def ask(
         name: str | None, recording: str | None, question: str

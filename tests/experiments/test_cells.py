@@ -104,6 +104,9 @@ def test_settings_are_parsed_as_a_command_line_writes_them():
         "label": ["rate"],
         "connector.anchored": [False],
     }
+    taps = {"[0,1]": [[0, 1]], "[0,1],null": [[0, 1], None], "[[0,1],[3]]": [[0, 1], [3]]}
+    for text, values in taps.items():
+        assert parse_grid([f"taps={text}"]) == {"taps": values}
     assert parse_slurm(["slurm_exclude=a,b", "timeout_min=60"]) == {
         "slurm_exclude": "a,b",
         "timeout_min": 60,

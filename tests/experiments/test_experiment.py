@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from desta_lab.experiments.costs import StageCosts
 from desta_lab.experiments.experiment import VERDICT, Experiment, newest_run
 from desta_lab.model import presets
 from desta_lab.model.weights import models_dir
@@ -87,3 +88,14 @@ def test_a_new_fact_of_the_models_enters_every_result(
     before = [make() for make in results]
     monkeypatch.setitem(one.llm.provenance, "quantization", "8 bit")
     assert all(make() != old for make, old in zip(results, before, strict=True))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"seconds": null}', '{"seconds": {}}'])
+def test_damaged_costs_are_begun_anew(text: str, tmp_path: Path):
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    costs = StageCosts(path)
+    with costs.stage("models"):
+        pass
+    assert set(costs.total()["seconds"]) == {"models"} and costs.total()["peak_memory_gb"] > 0
+    assert StageCosts(path).total() == costs.total()

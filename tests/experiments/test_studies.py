@@ -118,6 +118,23 @@ def test_a_student_adds_an_arm_and_finds_the_others_measured(tmp_path: Path):
     assert list(dict.fromkeys(table["arm"])) == ["1", "2", "4", "8"] and len(MEASURED) == 1
 
 
+def test_cells_that_failed_end_the_command_with_1_and_are_run_again_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def fails(cell: Cell, root: Path) -> dict:
+        raise ValueError("The disk is full.")
+
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    command = ["ablate", "depth", "--seeds", "0", "--jobs", "1", "--out", str(tmp_path / "o" / "n")]
+    monkeypatch.setattr(sweep, "train_and_score", fails)
+    assert cli.main(command) == 1
+    said = capsys.readouterr()
+    assert "Every cell failed" in said.err and said.out.count("The disk is full.") == 3
+    monkeypatch.setattr(sweep, "train_and_score", stand_in)
+    assert cli.main(command) == 1, "what failed is not run again by itself"
+    assert cli.main([*command, "--retry"]) == 0
+
+
 # ---- what it says ----
 
 

@@ -170,6 +170,18 @@ def test_a_runtime_that_dies_leaves_what_was_finished(tmp_path: Path):
     assert [cell.preset.steps for cell in more.cells] == [80]
 
 
+def test_of_a_sweep_whose_cells_all_failed_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sweep, "train_and_score", fails_at_80)
+    command = ["sweep", "--preset", "nano", "--set", "steps=80", "--out", str(tmp_path / "out")]
+    assert [cli.main(command) for _ in range(2)] == [1, 1], "what was found failed, too"
+    assert "Every cell failed; mend the cause" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "train_and_score", stand_in)
+    assert cli.main([*command, "--retry"]) == 0
+
+
 # ---- elsewhere ----
 
 
@@ -229,6 +241,63 @@ def test_the_forecast_goes_by_the_median_of_the_finished_cells(tmp_path: Path):
     assert five.forecast(jobs=2).endswith(
         "4 to run. That takes about 2 minutes, by the 60 s of the median finished cell."
     )
+
+
+def test_no_cell_that_is_there_breaks_a_forecast(tmp_path: Path):
+    def says_no_seconds(cell: Cell, root: Path) -> dict:
+        return {"rows": stand_in(cell, root)["rows"]}
+
+    def takes_no_time(cell: Cell, root: Path) -> dict:
+        return {**stand_in(cell, root), "trained": 0, "scored": 0.0}
+
+    wide = {"steps": [40, 60, 80]}
+    grid(tmp_path, says_no_seconds, {"steps": 40}).run()
+    assert grid(tmp_path, settings=wide).forecast().endswith("known from the first cells.")
+    grid(tmp_path, takes_no_time, {"steps": 60}).run()
+    assert "about 0 minutes, by the 0 s" in grid(tmp_path, settings=wide).forecast()
+    (tmp_path / "cells" / "notes.json").write_text("[1, 2")
+    for name in ("provenance.json", "data.json"):
+        (
+            grid(tmp_path, settings={"steps": 60}).cells[0].provenance.folder(tmp_path) / name
+        ).write_text("[]")
+        assert "1 finished, 0 failed, 2 to run" in grid(tmp_path, settings=wide).forecast()
+    assert grid(tmp_path, settings=wide).run()["error"].isna().all()
+
+
+def test_more_processes_than_cells_are_not_started_and_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list = []
+
+    def run_workers(work, tasks, jobs):
+        asked.append(jobs)
+        for number, task in enumerate(tasks):
+            work(task)
+            yield number, None
+
+    monkeypatch.setattr(sweep.processes, "run_workers", run_workers)
+    grid(tmp_path).run(jobs=10**6)
+    grid(tmp_path).run(jobs=10**6)
+    assert asked == [4]
+    with pytest.raises(ValueError, match="jobs is a whole number from 1"):
+        grid(tmp_path).run(jobs=0)
+
+
+def test_tapped_layers_are_one_value_and_lists_of_them_several(tmp_path: Path):
+    assert [c.preset.taps for c in grid(tmp_path, settings={"taps": (0, 3)}).cells] == [(0, 3)]
+    some = grid(tmp_path, settings={"taps": [[0, 1], (3,), None]}, seeds=(0, 1))
+    assert {cell.preset.taps for cell in some.cells} == {(0, 1), (3,), None}
+    table = some.run()
+    assert {str(taps) for taps in table["taps"]} == {"[0, 1]", "[3]", "none"}
+    assert "taps" in some.factor_means()["knob"].tolist() and some.figure().get_suptitle()
+
+
+def test_a_cell_whose_models_cannot_be_had_stops_a_sweep_before_its_first(tmp_path: Path):
+    measure = Counted()
+    one = grid(tmp_path, measure, {"steps": 40, "backbone": ["nano", "nope"]})
+    with pytest.raises(RuntimeError, match="'nope' is no folder"):
+        one.run()
+    assert not measure.cells
 
 
 def test_intervals_are_over_seeds_and_unknown_for_one(tmp_path: Path):
@@ -297,11 +366,12 @@ def test_the_command_line_writes_table_and_figure(
         "--seeds",
         "0,1",
     ]
-    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
     assert (
         "12 cells (settings: 6, seeds: 2): 0 finished" in said.err
         and "failed: RuntimeError" in said.out
+        and "4 of 12 cells failed; mend the cause, and run this again with --retry." in said.err
     )
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "table.csv",
@@ -350,7 +420,7 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
     assert second["prepared"] < first["prepared"] / 2
     assert first["trained"] > 0 and first["scored"] > 0
     assert (
-        "s a step"
+        "of the median finished cell"
         in Sweep(small, {"steps": [3, 8, 20]}, root=tmp_path, progress=no_progress).forecast()
     )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.model import presets
 from desta_lab.training.trainer import TrainConfig
 
@@ -57,11 +58,14 @@ def test_without_a_gpu_the_cpu_preset_is_picked(monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("steps", -1, "steps is a whole number from 1, not -1"),
-        ("batch", 0, "batch is a whole number from 1, not 0"),
+        ("steps", -1, "steps is a whole number from 1 to 1000000000, not -1"),
+        ("batch", 0, "batch is a whole number from 1 to 1000000000, not 0"),
         ("lr", -1.0, "lr is a number above 0, not -1.0"),
         ("lr", float("inf"), "lr is a number above 0, not inf"),
-        ("train", 0, "train is a whole number from 1, not 0"),
+        ("steps", 10**11, "steps is a whole number from 1 to 1000000000, not 100000000000"),
+        ("prompts", 7, "prompts is a whole number from 1 to 6, not 7"),
+        ("clips", {"train": 0, "validation": 8, "test": 8}, "clips is a whole number from 1 to"),
+        ("train", 0, "train is a whole number from 1 to 1000000000, not 0"),
         ("taps", (), "taps are different layers from 0, at least one"),
         ("taps", (1, 1), "taps are different layers from 0, at least one"),
         ("taps", (-1, 1), "taps are different layers from 0, at least one"),
@@ -76,8 +80,14 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_loaded(field, va
         replace(presets.nano(), **{field: value})
 
 
+def test_the_most_prompts_of_a_preset_are_all_there_are():
+    assert replace(presets.nano(), prompts=len(PROMPTS)).prompts == 6
+    with pytest.raises(ValueError, match="prompts is"):
+        replace(presets.nano(), prompts=len(PROMPTS) + 1)
+
+
 def test_a_run_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="steps is a whole number from 1, not 0"):
+    with pytest.raises(ValueError, match="steps is a whole number from 1 to 1000000000, not 0"):
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match=r"betas is a number from 0 to below 1, not 1\.0"):
         TrainConfig(steps=1, betas=(0.9, 1.0))
@@ -87,7 +97,7 @@ def test_a_run_of_no_steps_is_refused():
     ("field", "value", "words"),
     [
         ("heads", 7, "7 attention heads do not divide a width of 256"),
-        ("depth", 0, "depth is a whole number from 1, not 0"),
+        ("depth", 0, "depth is a whole number from 1 to 1000000000, not 0"),
         ("dropout", 1.0, "dropout is a number from 0 to below 1, not 1.0"),
         ("kind", "banana", "no connector 'banana'; take one of qformer, frames"),
     ],
