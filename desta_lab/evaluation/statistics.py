@@ -15,10 +15,14 @@ Interval = tuple[float, float, float]  # value, lower end, upper end
 
 
 def format_interval(interval: Sequence[float], form: str = ".2f", alone: str = "") -> str:
-    """`0.50 [0.40, 0.60]`; a value without an interval is followed by `alone`, NaN is `none`."""
+    """`0.50 [0.40, 0.60]`; a value without an interval is followed by `alone`, NaN is `none`.
+
+    In a form with signs -0.00 says on which side of 0 a number is; without signs it is 0.00.
+    """
     if np.isnan(interval[0]):
         return "none"
-    value, low, high = (format(number, form.replace(".", "z.")) for number in interval)  # no −0
+    form = form if form.startswith("+") else form.replace(".", "z.")
+    value, low, high = (format(number, form) for number in interval)
     return f"{value}{alone}" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
 
 
