@@ -25,7 +25,7 @@ from desta_lab.world.spoken import build_spoken_corpus
 from tests import faults, tiny
 
 ROOT = Path(__file__).parents[1]
-FEW = "kill=2,full=1,race=1,read-only=1"  # trials of each operation in every test run
+FEW = "kill=1,full=1,race=1,read-only=1"  # trials of each operation in every test run
 
 
 def try_faults(kinds: str, operations: str, folder: Path) -> dict[str, Any]:
