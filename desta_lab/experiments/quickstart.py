@@ -105,7 +105,7 @@ def write_report(
     cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
     card.write_card(out, result)
     for folder in folders.values():
-        cache.write_whole(folder / VERDICT, cache.to_json(asdict(judged)))
+        cache.write_where_allowed(folder / VERDICT, cache.to_json(asdict(judged)))
     return result
 
 
