@@ -10,10 +10,13 @@ never read.
 
 import csv
 import dataclasses
+import errno
+import glob
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -22,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +51,9 @@ VERSIONS: dict[str, int] = {
     "targets": 1,
 }
 HEAD = "provenance.json"
-STALE = 3600.0  # seconds after which nobody is still writing a draft
+STALE = 3600.0  # seconds after which nobody is still writing a draft, on whatever machine
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISSING = "\\N"  # a missing value in a table on disk; an empty text is an empty text
 
 Result = TypeVar("Result")
@@ -115,7 +121,7 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
     if found is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{provenance.key}.lock"):
-            remove_drafts(folder.parent)
+            remove_drafts(folder.parent)  # also those of other results
             found = _read(folder, provenance)
             if found is None:
                 _write(folder, provenance, make())
@@ -131,8 +137,9 @@ def find(root: Path, provenance: Provenance) -> Any:
 
 
 def remove(root: Path, provenance: Provenance) -> None:
-    """Delete a result, so that it is made again."""
-    shutil.rmtree(provenance.folder(root), ignore_errors=True)
+    """Delete a result, so that it is made again; one that may not be deleted stays."""
+    with suppress(OSError):
+        _delete(provenance.folder(root))
 
 
 def read_result(folder: Path) -> tuple[Provenance, Any]:
@@ -161,10 +168,12 @@ def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
     """
     try:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-        if head["determined_by"] != json.loads(provenance.text):
+        if head["determined_by"] != json.loads(provenance.text) or not head["pieces"]:
             return None
+        if head.get("pieces_sha256", _hash_json(head["pieces"])) != _hash_json(head["pieces"]):
+            return None  # results of earlier releases have no such hash
         pieces = {name: _read_piece(folder, piece) for name, piece in head["pieces"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (pieces[""],) if set(pieces) == {""} else (pieces,)
 
@@ -173,17 +182,30 @@ def _write(folder: Path, provenance: Provenance, result: Any) -> None:
     """Write the pieces and then the head beside the place of the folder, and move all of it
     there.
     """
-    draft = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
     pieces = result if _has_pieces(result) else {"": result}
-    head = {
-        "determined_by": json.loads(provenance.text),
-        "pieces": {name: _write_piece(draft, name, piece) for name, piece in pieces.items()},
-    }
-    (draft / HEAD).write_bytes(to_json(head))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with draft_of(folder) as draft:
+        draft.mkdir()
+        written = {name: _write_piece(draft, name, piece) for name, piece in pieces.items()}
+        head = {
+            "determined_by": json.loads(provenance.text),
+            "pieces": written,
+            "pieces_sha256": _hash_json(written),
+        }
+        (draft / HEAD).write_bytes(to_json(head))
+        _delete(folder)
+
+
+def _hash_json(data: Any) -> str:
+    """The sha256 of plain data."""
+    return hashlib.sha256(to_json(data)).hexdigest()
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _has_pieces(result: Any) -> bool:
@@ -277,20 +299,49 @@ def write_whole(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
 
 
+def write_where_allowed(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave it where this user may not write: nothing depends on it."""
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+
+
 @contextmanager
 def draft_of(path: Path) -> Iterator[Path]:
-    """A place beside a file to write it, from where it is moved into its own when all is written.
+    """A place beside a file or folder to write it, from where it is moved when all is written.
 
-    The draft of a block that fails is removed. One that a kill left is removed by the next start
-    that looks here, see `remove_drafts`.
+    The draft of a block that fails is removed. One that a kill left is removed when its file is
+    written again, see `remove_drafts`.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    draft = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        yield draft
-        draft.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_drafts(path.parent, pattern=f".{glob.escape(path.name)}.*.part")
+            yield draft
+            draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            _delete(draft)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let a full disk and a folder that may not be written be one sentence with what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*FULL, *READ_ONLY):
+            raise
+        remedy = "free some space" if error.errno in FULL else "choose a folder that you may write"
+        fault = type(error)(f"{path} cannot be written ({error.strerror}); {remedy}.")
+        fault.errno = error.errno
+        raise fault from error
 
 
 def make_folder(folder: Path) -> Path:
@@ -329,12 +380,37 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> Non
         draft.chmod(rights)
 
 
-def remove_drafts(folder: Path, seconds: float = STALE) -> None:
-    """Remove what kills left half-written in a folder: drafts without a change for so long."""
-    for draft in folder.glob("*.part"):
+def remove_drafts(folder: Path, seconds: float = STALE, pattern: str = "*.part") -> None:
+    """Remove what kills left half-written in a folder: drafts whose process on this machine has
+    ended, and those without a change for so long.
+    """
+    for draft in folder.glob(pattern):
         with suppress(OSError):  # another process removes it too
-            if time.time() - draft.stat().st_mtime >= seconds:
-                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+            if _has_no_writer(draft) or time.time() - draft.stat().st_mtime >= seconds:
+                _delete(draft)
+
+
+def _has_no_writer(draft: Path) -> bool:
+    """Whether the process that wrote a draft was one of this machine and has ended."""
+    named = re.search(r"\.([0-9a-f]{8})\.(\d+)\.\d+\.part$", draft.name)
+    if named is None or named[1] != _machine() or os.name != "posix":
+        return False  # elsewhere the signal 0 is not a question
+    try:
+        os.kill(int(named[2]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's process
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """Eight digits that name this machine, and on it this container: their process numbers."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def hash_file(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Clip and Corpus: a folder of audio with one JSONL manifest, validated line by line."""
 
-import errno
 import hashlib
 import json
 import os
@@ -12,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from desta_lab import audio
+from desta_lab import audio, cache
 
 HEAD, ROWS = "corpus.json", "clips.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -26,7 +25,6 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of speakers, where no
 LEAST = {"train": 1, "validation": 1, "test": 2}  # speakers needed to train, calibrate, compare
 MIN_CLIPS = 16  # clips that can be split one by one: ten to train, two to calibrate, four to test
 _SLACK = 1e-3  # seconds by which a span may pass the end of its clip: rounding in manifests
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HEAD_FIELDS = {"name": str, "recipe": dict, "seed": int, "licence": str, "splits": dict}
 
 
@@ -58,7 +56,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of audio with `corpus.json` (all fields but the clips) and `clips.jsonl`.
+    """A folder of audio with `corpus.json` (all fields, and the count of clips) and `clips.jsonl`.
 
     `splits` gives each split its speakers; no speaker is in two.
     """
@@ -107,19 +105,12 @@ class Corpus:
         return corpus
 
     def _save(self) -> None:
-        for name, content in zip((HEAD, ROWS), self._manifest, strict=True):
+        head, rows = self._manifest
+        head = _dump_head(json.loads(head) | {"count": len(self.clips)})
+        for name, content in zip((ROWS, HEAD), (rows, head), strict=True):
             path = self.folder / name
-            if path.is_file() and path.read_bytes() == content:
-                continue
-            draft = path.with_name(f".{name}.{os.getpid()}.part")
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                draft.write_bytes(content)
-                draft.replace(path)
-            except OSError as error:
-                draft.unlink(missing_ok=True)
-                if error.errno not in _READ_ONLY:
-                    raise
+            if not (path.is_file() and path.read_bytes() == content):
+                cache.write_where_allowed(path, content)
 
     def split(self, name: str) -> list[Clip]:
         """The clips whose speakers belong to this split, in manifest order."""
@@ -136,12 +127,12 @@ class Corpus:
 
     @cached_property
     def hash(self) -> str:
-        """The sha256 of the two manifest files: one name for exactly these clips and labels."""
+        """One sha256 over all fields and clips: one name for exactly these clips and labels."""
         return hashlib.sha256(b"".join(self._manifest)).hexdigest()
 
     @property
     def _manifest(self) -> tuple[bytes, bytes]:
-        """The two files as `write` writes them."""
+        """The two files as `write` writes them, but for the count of clips, which is younger."""
         fields = ("name", "recipe", "seed", "licence", "splits")
         return _dump_head({name: getattr(self, name) for name in fields}), _dump_clips(self.clips)
 
@@ -282,6 +273,7 @@ def _parse_corpus(
     folder: Path, head_text: bytes, rows_text: bytes, check_audio: bool = False
 ) -> Corpus:
     head = _parse_head(head_text, str(folder / HEAD))
+    count = head.pop("count")
     speakers = {speaker for names in head["splits"].values() for speaker in names}
     clips: dict[str, Clip] = {}
     for number, line in enumerate(rows_text.removesuffix(b"\n").split(b"\n"), start=1):
@@ -299,12 +291,16 @@ def _parse_corpus(
         clips[clip.id] = clip
     if not clips:
         raise CorpusError.at(folder / ROWS, "no clips", "build the corpus again")
+    if count not in (None, len(clips)):
+        fault = f"{len(clips)} clips, and {HEAD} counts {count}"
+        raise CorpusError.at(folder / ROWS, fault, f"restore it, or correct 'count' in {HEAD}")
     return Corpus(folder=folder, clips=tuple(clips.values()), **head)
 
 
 def _parse_head(text: bytes, where: str) -> dict[str, Any]:
     row = parse_json_row(text, where)
     head = {field: _get_field(row, field, kind, where) for field, kind in _HEAD_FIELDS.items()}
+    head["count"] = _get_field(row, "count", int, where) if "count" in row else None
     name = head["name"]
     if not name.strip() or name.strip(".") == "" or set(name) & set("/\\\0"):
         fault = f"the name {name!r} cannot be that of a folder"

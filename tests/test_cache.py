@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from desta_lab import cache
 from desta_lab.cache import CacheError, Provenance, find_or_make
+from tests import tiny
 
 FACTS = {"encoder": "e" * 64, "dtype": "torch.float32", "taps": (0, 1), "attention": None}
 ORACLE = Provenance("oracles", FACTS)
@@ -169,11 +170,13 @@ def test_the_result_of_other_facts_in_this_folder_is_not_read(tmp_path):
 
 
 def test_the_draft_of_a_killed_process_is_no_result(tmp_path):
-    draft = tmp_path / "oracles" / f".{ORACLE.key}.part"
-    draft.mkdir(parents=True)
-    (draft / "table.csv").write_text("half")
+    own = tmp_path / "oracles" / f".{ORACLE.key}.{tiny.ended_process()}.part"
+    other = own.with_name(f".{'0' * 16}.{tiny.ended_process()}.part")
+    for draft in (own, other):
+        draft.mkdir(parents=True)
+        (draft / "table.csv").write_text("half")
     find_or_make(tmp_path, ORACLE, table)
-    assert not draft.exists()
+    assert not own.exists() and not other.exists()
 
 
 def test_of_two_that_ask_at_once_one_makes_it(tmp_path):

@@ -28,8 +28,8 @@ SHIPPED_DATA_LIMIT = 20 * 2**20  # bytes
 ORDER = [
     *(
         "audio",
-        "clips",
         "cache",
+        "clips",
         "processes",
         "world",
         "model",

@@ -1,6 +1,7 @@
 """Tiny random models of real architectures, built offline from fixed seeds, for many tests."""
 
 import functools
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import (
     WhisperModel,
 )
 
+from desta_lab import cache
 from desta_lab.audio import RATE
 from desta_lab.clips import Clip, Corpus
 from desta_lab.model.audio_llm import AudioLLM
@@ -259,6 +261,13 @@ def conversation(
         "audios": [{"audio": str(file), "text": None} for file in files],
     }
     return [{"role": "system", "content": "Focus."}, user] if system else [user]
+
+
+def ended_process() -> str:
+    """How the name of a draft tells a process of this machine, here of one that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return f"{cache._machine()}.{process.pid}.1"
 
 
 def hf_folder(folder: Path, model: Any, words: Any = None) -> Path:

@@ -76,8 +76,9 @@ def answer_items(
                         continue
                     row = _answer_item(llm, item, path, silence, max_new_tokens)
                     line = json.dumps({"item": _key(item), **row}, allow_nan=False)
-                    lines.write(line + "\n")
-                    lines.flush()
+                    with cache.writing(out / LINES):
+                        lines.write(line + "\n")
+                        lines.flush()
                     rows[_key(item)] = row
                     progress(len(rows), len(items))
     except Timeout as error:

@@ -126,6 +126,8 @@ def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:
     heads = [name for name in shipped.namelist() if name.endswith(f"/{cache.HEAD}")]
     for head in heads:
         about = json.loads(shipped.read(head))["determined_by"]
+        if about["version"] != cache.VERSIONS[about["kind"]]:
+            continue  # made again when it is asked for
         provenance = Provenance(about["kind"], {**about["facts"], "dtype": dtype})
         if provenance.folder(experiment.root).exists():
             continue
@@ -149,9 +151,17 @@ def _is_same(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) -> boo
 
 def _restore_run(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) -> None:
     """Unpack one run; its list of checkpoints comes last, so a kill leaves no finished run."""
-    folder, source = experiment.run_folder(kind), f"runs/{kind}/"
+    folder = experiment.run_folder(kind)
     if trainer.is_finished(folder, experiment.train_config):
         return
+    with trainer.own_run(folder):
+        if not trainer.is_finished(folder, experiment.train_config):
+            _unpack_run(experiment, shipped, folder, f"runs/{kind}/")
+
+
+def _unpack_run(
+    experiment: Experiment, shipped: zipfile.ZipFile, folder: Path, source: str
+) -> None:
     index = index_path(folder)
     list_name = source + index.relative_to(folder).as_posix()
     for name in shipped.namelist():

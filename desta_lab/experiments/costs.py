@@ -33,7 +33,7 @@ class StageCosts:
         nested = sum(self.seconds.values()) - inner
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin - nested
         if processes.is_main_rank():
-            cache.write_whole(self.path, cache.to_json(self.total()))
+            cache.write_where_allowed(self.path, cache.to_json(self.total()))
 
     def total(self) -> dict[str, Any]:
         """`seconds` by stage and `peak_memory_gb`, of this process and of those before it."""

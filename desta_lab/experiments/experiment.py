@@ -215,12 +215,12 @@ class Experiment:
             self.llm.backbone,
             self.preset.backbone,
             self.llm.provenance["backbone_sha256"],
-            self._all_pairs,
             max_new_tokens=rows.MAX_NEW_TOKENS,
-            progress=self.progress("targets"),
         )
         with self.costs.stage("targets"):
-            return rows.find_or_write_targets(self.root, self.targets_provenance, write)
+            return rows.find_or_write_parts(
+                self.root, self.targets_provenance, self._all_pairs, write, self.progress("targets")
+            )
 
     def training_rows(self, kind: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
         """Collective: the rows of a run, and its soft targets if it has any.

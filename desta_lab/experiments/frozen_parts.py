@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
+from desta_lab import cache
 from desta_lab.evaluation import text_world
 from desta_lab.experiments.experiment import Progress
 from desta_lab.model import nano, weights
@@ -52,7 +54,9 @@ MAKERS: dict[str, Maker] = {
 
 
 def make_part(name: str, models: Path, progress: Progress) -> None:
-    """Make a frozen part, whole or not at all."""
-    draft = models / f"{name}.part"
-    MAKERS[name](draft, progress(name))
-    draft.rename(models / name)
+    """Make a frozen part, whole or not at all, or wait for the process that makes it."""
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{name}.lock"):
+        if not (models / name / "config.json").exists():
+            with cache.draft_of(models / name) as draft:
+                MAKERS[name](draft, progress(name))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from desta_lab.training.targets import (
 
 KINDS = ("self", "hard", "label", "template", "other")
 WRITTEN = ("self", "hard")  # by the backbone itself
+PART = 256  # pairs, whole batches: at most this many of a rank are written again after a kill
 MAX_NEW_TOKENS = 40  # of a self-generated target
 
 Pairs = Sequence[tuple[str, str]]  # (description, prompt)
@@ -89,6 +91,44 @@ def _unpack(result: Mapping[str, Any]) -> Targets:
     return Targets(
         [Target(**row) for row in result["rows"]], [SoftTarget(ids, logp) for ids, logp in parts]
     )
+
+
+def find_or_write_parts(
+    root: Path,
+    provenance: Provenance,
+    pairs: Pairs,
+    write: Callable[..., tuple[list[Target], list[SoftTarget]]],
+    progress: Callable[[int, int], None],
+) -> Targets:
+    """Collective: targets of many pairs, kept part by part until all are there, in case of a kill.
+
+    Args:
+        pairs: (description, prompt), none twice.
+        write: the collective that writes those of some pairs, and reports its progress.
+        progress: called with (pairs done, pairs in all).
+    """
+    size = PART * processes.world_size()
+    parts = {first: pairs[first : first + size] for first in range(0, len(pairs), size)}
+    kept = {first: provenance.derive("targets", pairs=part) for first, part in parts.items()}
+
+    def write_part(first: int) -> tuple[list[Target], list[SoftTarget]]:
+        def report(done: int, total: int) -> None:
+            progress(first + len(parts[first]) * done // total, len(pairs))
+
+        return write(parts[first], progress=report)
+
+    def write_all() -> tuple[list[Target], list[SoftTarget]]:
+        if len(parts) == 1:
+            return write_part(0)
+        found = [find_or_write_targets(root, kept[n], partial(write_part, n)) for n in parts]
+        return [row for one in found for row in one.rows], [s for one in found for s in one.soft]
+
+    targets = find_or_write_targets(root, provenance, write_all)
+    processes.wait_for_all()  # every rank has read what is removed
+    if processes.is_main_rank() and len(parts) > 1:
+        for one in kept.values():
+            cache.remove(root, one)
+    return targets
 
 
 # ---- other words ----

@@ -129,15 +129,21 @@ class FeatureStore:
             )
 
     def _compute_shard(self, n: int, batch: int = 16) -> Iterator[int]:
-        """Compute one shard and move it into place; yield the number of clips of each batch."""
-        clips = self._clips_of(n)
+        """Compute one shard, or wait for who does; yield the number of clips of each batch."""
+        clips, path = self._clips_of(n), self._path(n)
+        with FileLock(self.folder / f".{n:05d}.lock"):  # another process may compute it, too
+            if self._is_whole(n, self._read_hashes()):
+                yield len(clips)
+                return
+            yield from self._encode_shard(clips, path, batch)
+
+    def _encode_shard(self, clips: Sequence[Clip], path: Path, batch: int) -> Iterator[int]:
         rows = np.empty((len(clips), *self.shape), dtype=np.float16)
         for first in range(0, len(clips), batch):
             part = clips[first : first + batch]
             states = _encode(self.encoder, [self.corpus.path(clip) for clip in part], self.layers)
             rows[first : first + len(part)] = states.transpose(0, 1).cpu().numpy()
             yield len(part)
-        path = self._path(n)
         with cache.draft_of(path) as draft, draft.open("wb") as file:
             np.save(file, rows)
         with self._lock:
@@ -175,9 +181,7 @@ class FeatureStore:
         """A shard of the disk, checked when it is first read; None where it is missing or torn."""
         if n not in self._shards and self.write_missing:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                if not self._is_whole(n, self._read_hashes()):
-                    list(self._compute_shard(n))
+            list(self._compute_shard(n))
         if n not in self._shards:
             self._shards[n] = self._map(n) if self._is_whole(n, self._read_hashes()) else None
         return self._shards[n]

@@ -4,13 +4,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -90,7 +92,8 @@ def train(
 ) -> None:
     """Collective: train the connector, and what of the backbone was unfrozen, on rows.
 
-    Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`, and resumes from them. A row
+    Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`, and resumes from them. Of
+    several jobs with one folder, one trains; the others wait, and find the run finished. A row
     is read when its step comes, so that a `Manifest` of millions fits; its clip is its `clip`, or
     its `id`. The loss is cross-entropy, or the KL divergence from `soft_targets`, one for each row.
 
@@ -112,16 +115,17 @@ def train(
     for number in range(min(AHEAD, len(rows))):
         read(number)
     hashes = _hash_frozen(llm)
-    folder.mkdir(parents=True, exist_ok=True)
-    with processes.main_first():
-        first = _resume(folder, llm, optimizer, config.steps)
-    with _open_records(folder) as records, torch.random.fork_rng(devices=[]):
+    with own_run(folder), torch.random.fork_rng(devices=[]), ExitStack() as files:
+        with processes.main_first():
+            first = _resume(folder, llm, optimizer, config.steps)
+        records = files.enter_context(_open_records(folder))
         for step in range(first, config.steps):
             begin = time.perf_counter()
             examples = [read(number) for number in config.batch_rows(step, len(rows))]
             record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
             record["seconds"] = time.perf_counter() - begin
-            records.write(json.dumps(record) + "\n")
+            with cache.writing(folder / "records.jsonl"):
+                records.write(json.dumps(record) + "\n")
             if step + 1 == config.steps:
                 _check_frozen(llm, hashes, folder, config)
                 processes.wait_for_all()  # every rank has passed the check
@@ -298,6 +302,14 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps
     return step
 
 
+@contextmanager
+def own_run(folder: Path) -> Iterator[None]:
+    """Let one job at a time into the folder of a run; rank 0 waits for its turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock") if processes.is_main_rank() else nullcontext():
+        yield
+
+
 def _open_records(folder: Path) -> TextIO:
     """The file of a run's records, one line a step; only rank 0 writes."""
     path = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
@@ -328,6 +340,8 @@ def run_folder(root: Path, name: str, config: Mapping[str, Any]) -> Path:
     provenance = cache.Provenance("runs", config)
     folder = root / f"{name}-{provenance.key}"
     folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "checkpoints", folder / "state"):
+        cache.remove_drafts(place)  # a kill may have left one in a run that is finished
     if processes.is_main_rank() and not (folder / "config.json").exists():
         cache.write_whole(folder / "config.json", cache.to_json(config))
     return folder

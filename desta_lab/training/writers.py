@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from desta_lab.cache import remove_drafts, write_whole
+from desta_lab.cache import hash_file, remove_drafts, write_whole
 from desta_lab.clips import CorpusError, parse_json_row
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, end_ids_of
@@ -55,6 +55,7 @@ GREEDY = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+NOTE = "shards.json"  # beside the files: what determines them, and the sha256 of each
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
 
 Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
@@ -422,16 +423,19 @@ def write_shards(
     done = new = 0
     with lock:
         remove_drafts(folder, 0.0)
-        _check_settings(folder, writer, kind, shard)
+        settings, hashes = _check_settings(folder, writer, kind, shard)
         for part in _split(rows, shard):
             path = folder / f"targets-{len(paths):05d}.jsonl"
             if path.exists():
-                _check_rows(path, part)
+                _check_shard(path, part, hashes)
             else:
                 answered = _answer_rows(part, writer, kind)
                 lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in answered]
                 write_whole(path, "".join(lines).encode())
                 new += len(part)
+            if path.name not in hashes:
+                hashes[path.name] = hash_file(path)
+                write_whole(folder / NOTE, _dump_note({**settings, "sha256": hashes}))
             paths.append(path)
             done += len(part)
             if progress:
@@ -463,8 +467,13 @@ def _split(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield part
 
 
-def _check_settings(folder: Path, writer: Writer, kind: Kind, shard: int) -> None:
-    """Note what determines every file of the folder, or refuse to mix it with something else."""
+def _check_settings(
+    folder: Path, writer: Writer, kind: Kind, shard: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Note what determines every file of the folder, or refuse to mix it with something else.
+
+    Returns what is noted, and the sha256 of the files that are there, by name.
+    """
     prompt = json.dumps(writer.encode_prompt("description", "prompt"))  # template and tokenizer
     settings = {
         "kind": kind,
@@ -474,21 +483,33 @@ def _check_settings(folder: Path, writer: Writer, kind: Kind, shard: int) -> Non
         "shard": shard,
         "prompts": hashlib.sha256(prompt.encode()).hexdigest(),
     }
-    note = folder / "shards.json"
-    earlier = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    note = folder / NOTE
+    earlier = parse_json_row(note.read_bytes(), f"{note}") if note.is_file() else {}
     different = [name for name, value in settings.items() if earlier.get(name) != value]
     if different and (earlier or any(folder.glob("targets-*.jsonl"))):
         words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
         raise TargetError(
             f"{folder} holds targets written otherwise ({', '.join(words)}); choose another folder."
         )
-    write_whole(note, f"{json.dumps(settings, indent=1)}\n".encode())
+    hashes = dict(earlier.get("sha256", {}))
+    missing = [name for name in hashes if not (folder / name).is_file()]
+    hashes = {name: value for name, value in hashes.items() if name not in missing}
+    write_whole(note, _dump_note({**settings, "sha256": hashes}))
+    return settings, hashes
 
 
-def _check_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a file that answers other rows than these."""
-    with path.open(encoding="utf-8") as lines:
-        answered = [json.loads(line) for line in lines]
+def _dump_note(note: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(note, indent=1)}\n".encode()
+
+
+def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[str, str]) -> None:
+    """Refuse a file that is not as it was written, or answers other rows than these."""
+    sha256 = hash_file(path)
+    if hashes.get(path.name, sha256) != sha256:
+        raise TargetError(
+            f"{path}: changed since it was written; remove it, and it is written again."
+        )
+    answered = list(read_rows(path))
     there, wanted = ([[row[c] for c in NEEDED] for row in some] for some in (answered, rows))
     if there != wanted:
         raise TargetError(

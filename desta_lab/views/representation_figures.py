@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from desta_lab import cache
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled, write_plainly
 from desta_lab.views.style import ANALYSIS_SERIES, SPEAKER_INTERVAL, Series
@@ -294,16 +296,16 @@ def save_film(
         for i, value in enumerate(_attribute_values(table, colour))
     }
     picture.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    writer, part = PillowWriter(fps=_FRAMES_PER_SECOND), path.with_suffix(".part.gif")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = PillowWriter(fps=_FRAMES_PER_SECOND)
     write_plainly(picture)
-    with writer.saving(picture, part, dpi=90):
-        for step, places in _move_points(table, between):
-            axes.set_title(f"step {step}", loc="left")
-            for value, cloud in dots.items():
-                cloud.set_offsets(places[values == value])
-            writer.grab_frame()
-    part.replace(path)
+    with TemporaryDirectory() as place:
+        with writer.saving(picture, Path(place) / "moving.gif", dpi=90):
+            for step, places in _move_points(table, between):
+                axes.set_title(f"step {step}", loc="left")
+                for value, cloud in dots.items():
+                    cloud.set_offsets(places[values == value])
+                writer.grab_frame()
+        cache.write_whole(path, (Path(place) / "moving.gif").read_bytes())
     return path
 
 

@@ -1,5 +1,6 @@
 """The spoken world: a factorial corpus of synthetic speech whose attributes are independent."""
 
+import io
 import itertools
 import json
 import os
@@ -117,8 +118,9 @@ def _render_clips(
     with (draft / _DONE).open("a", encoding="utf-8") as lines:
         for clip in Parallel(n_jobs=workers, return_as="generator")(tasks):
             done[clip.id] = clip
-            lines.write(json.dumps(asdict(clip)) + "\n")
-            lines.flush()
+            with cache.writing(draft / _DONE):
+                lines.write(json.dumps(asdict(clip)) + "\n")
+                lines.flush()
             if progress is not None:
                 progress(len(done), len(plans))
     return [done[plan["id"]] for plan in plans]
@@ -130,11 +132,11 @@ def _read_draft(draft: Path, about: Mapping[str, Any]) -> dict[str, Clip]:
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
     if not lines or lines[0] != first:
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o755)
-        path.write_text(first, encoding="utf-8")
+        draft.mkdir()
+        cache.write_whole(path, first.encode())
         return {}
     whole = [first, *(line for line in lines[1:] if line.endswith("\n"))]
-    path.write_text("".join(whole), encoding="utf-8")  # without a last line that was cut off
+    cache.write_whole(path, "".join(whole).encode())  # without a last line that was cut off
     clips = [parse_clip(json.loads(line), str(path)) for line in whole[1:]]
     return {clip.id: clip for clip in clips if (draft / clip.audio).is_file()}
 
@@ -142,7 +144,10 @@ def _read_draft(draft: Path, about: Mapping[str, Any]) -> dict[str, Clip]:
 def _render_to(folder: Path, plan: Mapping[str, Any], seconds: float, main: int) -> Clip:
     processes.end_with(main)
     wave, clip = render_clip(plan, seconds)
-    soundfile.write(str(folder / clip.audio), wave, RATE, subtype="PCM_16")
+    content = io.BytesIO()  # so that a full disk is an error
+    soundfile.write(content, wave, RATE, format="FLAC", subtype="PCM_16")
+    with cache.writing(folder / clip.audio):
+        (folder / clip.audio).write_bytes(content.getvalue())
     return clip
 
 
