@@ -420,13 +420,11 @@ for truncated in (True, False):
 # How probable is the false end to the one who wrote the text? If it is not, a connector that learns it learns to stop in the middle of a sentence.
 
 # %%
-logp, response = next(iter(targets.text_log_probs(backbone, [replace(short, truncated=False)])))
+ended = replace(short, truncated=False, ids=None)  # as if its words were a whole answer
+logp, response = next(iter(targets.text_log_probs(backbone, [ended])))
 print(f"probability of the false end of turn: {float(logp[-1, response[-1]].exp()):.1e}")
 print(f"perplexity, marked as cut: {targets.target_perplexity(backbone, [short]):.3g}")
-print(
-    "perplexity, not marked: "
-    f"{targets.target_perplexity(backbone, [replace(short, truncated=False)]):.3g}"
-)
+print(f"perplexity, not marked: {targets.target_perplexity(backbone, [ended]):.3g}")
 
 # %% [markdown]
 # ## Whose words?
