@@ -388,7 +388,7 @@ for step, cloud in {0: untrained.mean(1), look.last: trained.mean(1)}.items():
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
-# Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length, each with its control: the description of another speaker's clip.
+# Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length. The direction has two controls: the description of another speaker's clip, and in the place of the embeddings a sentence that says nothing of the clip.
 
 # %%
 representation_figures.plot_modality_gap(
