@@ -235,7 +235,7 @@ def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
     """One JSON object of a manifest, in UTF-8. Raises CorpusError, which begins with `where`."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
-        row = json.loads(text, object_pairs_hook=_refuse_twice)
+        row = json.loads(text, object_pairs_hook=unique_keys)
         if "\\u" in text:
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no character
     except json.JSONDecodeError as error:
@@ -252,13 +252,12 @@ def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its pairs, for `object_pairs_hook`; raises ValueError for a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
-        raise ValueError(f"{twice!r} is there twice")
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"{', '.join(repeated[:3])} stands twice in one object")
     return found
 
 

@@ -1,7 +1,6 @@
 """Attention: of the query tokens over time, and of the backbone's answer over the audio slots."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from desta_lab.evaluation.scoring import tokenize_options
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.sites import record_outputs
+from desta_lab.model.sites import eager_attention, record_outputs
 
 
 @torch.no_grad()
@@ -35,18 +34,6 @@ def query_attention_over_time(
     """Cross-attention over time: mean of heads and blocks, layers weighted by the mixture."""
     weights = query_attention(connector, states).mean(dim=(1, 3))
     return torch.einsum("ctqf,qt->cqf", weights, connector.mixture().detach().cpu())
-
-
-@contextmanager
-def eager_attention(llm: AudioLLM) -> Iterator[None]:
-    """Inside the context, the backbone returns its attention; its default, sdpa, cannot."""
-    model = llm.backbone.model
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ def answer_attention(
     ids = torch.tensor([[*stream.ids, *tokenize_options(tokenizer, task)[0]]])
     slots = (ids[0] == chat.SLOT).nonzero()[:, 0]
     weights, rollout = [], []
-    with eager_attention(llm):
+    with eager_attention(llm.backbone.model):
         for clips in audio_embeddings.split(batch):
             layers = _attention_of_layers(llm, llm.splice(ids.expand(len(clips), -1), clips))
             weights.append(torch.stack([layer[:, :, -1, slots] for layer in layers], dim=1))

@@ -3,6 +3,7 @@
 log-mel ─► encoder i ─► block i ─► mixture ─► audio embeddings ─► slots i, answer i ─► scores
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -20,15 +21,22 @@ Sites = dict[str, Tensor]
 
 # ---- names ----
 
+_NAMES = {  # site of the model → its name in tables
+    r"connector\.blocks\.(\d+)": r"block \1",
+    r"connector\.proj\.0": "mixture",  # as the LayerNorm before the projection leaves it
+    "audio_embeddings": "audio embeddings",
+    r"backbone\.(\d+)": r"backbone \1",
+}
+
 
 def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
     """The module behind every site that is captured, in signal order, by the name in tables."""
-    known = list_sites(llm)
-    names = {f"block {i}": f"connector.blocks.{i}" for i in range(len(known))}
-    names |= {"mixture": "connector.proj.0"}  # as the LayerNorm before the projection leaves it
-    names |= {"audio embeddings": "audio_embeddings"}
-    names |= {f"backbone {i}": f"backbone.{i}" for i in range(len(known))}
-    return {own: known[name].module for own, name in names.items() if name in known}
+    modules = {}
+    for name, site in list_sites(llm).items():
+        for pattern, own in _NAMES.items():
+            if found := re.fullmatch(pattern, name):
+                modules[found.expand(own)] = site.module
+    return modules
 
 
 def is_backbone_site(name: str) -> bool:

@@ -85,16 +85,15 @@ def score_profile(
     inside, positive = inside_spans(spans, len(profile), seconds), profile.clip(min=0)
     mass = float(positive[inside].sum() / positive.sum()) if positive.any() else float("nan")
     return {
-        "pointing": points_at(profile, spans, seconds),
+        "pointing": points_at(profile, inside),
         "iou": _expected_iou(profile, inside),
         "mass": mass,
         "share": float(inside.mean()),
     }
 
 
-def points_at(profile: Float[np.ndarray, "frame"], spans: Sequence[Span], seconds: float) -> float:
+def points_at(profile: Float[np.ndarray, "frame"], inside: Bool[np.ndarray, "frame"]) -> float:
     """1 if the highest frame lies in the evidence; of several, the share that does."""
-    inside = inside_spans(spans, len(profile), seconds)
     return float(inside[profile == profile.max()].mean())
 
 

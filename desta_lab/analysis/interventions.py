@@ -13,7 +13,7 @@ from desta_lab.analysis.lens import first_option_tokens
 from desta_lab.evaluation.statistics import sign_flip_p
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.sites import Edit, ForwardPass, Sound
+from desta_lab.model.sites import Edit, ForwardPass, Sound, read_waves
 
 # ---- edits: for sites whose axes are (clip, place, …, feature) ----
 
@@ -91,8 +91,8 @@ def patch_sites(
     target, source, same = (list(rows) for rows in zip(*triples, strict=True))
     options = list(task.options)
     gain, loss = ([options.index(values[row]) for row in rows] for rows in (source, target))
-    first = first_option_tokens(llm, task)
-    plain = llm.run(clips, task.question, sites=sites, stem=task.stem)
+    first, waves = first_option_tokens(llm, task), read_waves(clips)
+    plain = llm.run(waves, task.question, sites=sites, stem=task.stem)
     places = places or {"audio": plain.slots[0].tolist(), "answer": [plain.answer]}
 
     def margins(logits: Float[Tensor, "triple vocabulary"]) -> np.ndarray:
@@ -103,9 +103,8 @@ def patch_sites(
     def shift(site: str, head: int, positions: Sequence[int], donors: list[int]) -> np.ndarray:
         given = set_to(plain[site][donors])
         edit = only(given, positions, None if head < 0 else [head])
-        waves = [clips[row] for row in target]
-        how: dict[str, Any] = {"edits": {site: edit}, "stem": task.stem, "batch": len(waves)}
-        edited = llm.run(waves, task.question, sites=[site], **how)
+        how: dict[str, Any] = {"edits": {site: edit}, "stem": task.stem, "batch": len(target)}
+        edited = llm.run([waves[row] for row in target], task.question, sites=[], **how)
         return margins(edited.logits) - margins(plain.logits[target])
 
     whole = margins(plain.logits[source]) - margins(plain.logits[target])

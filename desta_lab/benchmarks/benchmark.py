@@ -20,6 +20,7 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.audio import DataFault
+from desta_lab.clips import unique_keys
 
 WORD = (str, int, float)  # of a field that is read as text: an id or a label may be a number
 NUMBER = (int, float)
@@ -203,7 +204,7 @@ def parse_json(text: str, where: Path | str) -> Any:
         BenchmarkError: It is none; the message begins with `where`.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise BenchmarkError.at(where, f"no JSON ({error})", "write it again") from error
 
@@ -211,14 +212,6 @@ def parse_json(text: str, where: Path | str) -> Any:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises BenchmarkError as `read_text` and `parse_json` do."""
     return parse_json(read_text(path), path)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise ValueError(f"{name_some(repeated)} stands twice in one object")
-    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -257,12 +257,15 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
     task, seconds = inside.task(attribute), inside.llm.encoder.seconds
     weights = attention.answer_attention(inside.llm, task, inside.audio_embeddings(rows)).weights
     looks = attention.query_attention_over_time(inside.llm.connector, inside.encoder_states(rows))
-    spans = [evidence.evidence_spans(clip, attribute) for clip in inside.pick(rows)]
+    windows = [
+        evidence.inside_spans(evidence.evidence_spans(clip, attribute), looks.shape[-1], seconds)
+        for clip in inside.pick(rows)
+    ]
 
     def pointing(of_head: Tensor) -> float:
         profiles = attribution.queries_to_frames(of_head, looks).numpy().astype(float)
-        pairs = zip(profiles, spans, strict=True)
-        return float(np.mean([evidence.points_at(one, own, seconds) for one, own in pairs]))
+        pairs = zip(profiles, windows, strict=True)
+        return float(np.mean([evidence.points_at(profile, window) for profile, window in pairs]))
 
     table = []
     for layer, head in np.ndindex(*weights.shape[1:3]):

@@ -16,10 +16,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from desta_lab import audio
+from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.connector import Attention
 
@@ -195,6 +194,19 @@ def _join_axes(parted: Tensor, flow: Tensor) -> Tensor:
     return (parted if clips_first else parted.transpose(0, 1)).reshape(flow.shape).to(flow.dtype)
 
 
+@contextmanager
+def eager_attention(*models: Any) -> Iterator[None]:
+    """Inside the context, these models of transformers return their attention; sdpa cannot."""
+    before = [model.config._attn_implementation for model in models]
+    for model in models:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for model, name in zip(models, before, strict=True):
+            model.set_attn_implementation(name)
+
+
 # ---- one question about some clips ----
 
 
@@ -242,8 +254,7 @@ class ForwardPass:
         """Write everything to one safetensors file, which `ForwardPass.load` reads."""
         tensors = {**self.sites, "_slots": self.slots, "_logits": self.logits}
         about = {"axes": self.axes, "answer": self.answer, "tokens": self.tokens}
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(kept, path, {"about": json.dumps(about)})
+        cache.save_tensors(Path(path), tensors, about=json.dumps(about))
 
     @classmethod
     def load(cls, path: Path | str) -> "ForwardPass":
@@ -289,12 +300,14 @@ def run_forward(
     known = list_sites(llm)
     names = choose_sites(known, sites)
     changes = _choose_edits(known, edits or {})
-    waves = [clip if isinstance(clip, np.ndarray) else audio.read_audio(clip) for clip in clips]
+    waves = read_waves(clips)
     ids, mask = llm.backbone.pad_left(_build_streams(llm, len(waves), question, transcripts, stem))
     size = len(waves) if gradients else batch
     used = [known[name] for name in names]
+    patterns = any(site.at == "weights" for site in used)
+    eager = [llm.encoder.whisper, llm.backbone.model] if patterns else []
     parts = []
-    with torch.set_grad_enabled(gradients), _written_out(llm, used):
+    with torch.set_grad_enabled(gradients), eager_attention(*eager):
         for first in range(0, len(waves), size):
             rows = slice(first, first + size)
             parts.append(_forward_batch(llm, waves[rows], ids[rows], mask[rows], used, changes))
@@ -314,6 +327,11 @@ def run_forward(
         ],
         torch.cat([logits for _, logits in parts]),
     )
+
+
+def read_waves(clips: Sequence[Sound]) -> list[Float[np.ndarray, "_"]]:
+    """The waveforms of clips, of which some may be files."""
+    return [clip if isinstance(clip, np.ndarray) else audio.read_audio(clip) for clip in clips]
 
 
 def _choose_edits(known: Mapping[str, Site], edits: Mapping[str, Edit]) -> list[tuple[Site, Edit]]:
@@ -381,22 +399,6 @@ def _forward_batch(
     # a module that is called more than once puts its calls side by side
     recorded = [calls[0] if len(calls) == 1 else torch.stack(calls, dim=1) for calls in flows]
     return recorded, llm.backbone.logits(hidden[:, -1])
-
-
-@contextmanager
-def _written_out(llm: "AudioLLM", sites: Sequence[Site]) -> Iterator[None]:
-    """Inside the context, attention is computed in the open, if one of these sites is a pattern."""
-    models = (
-        [llm.encoder.whisper, llm.backbone.model] if any(s.at == "weights" for s in sites) else []
-    )
-    before = [model.config._attn_implementation for model in models]
-    for model in models:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        for model, name in zip(models, before, strict=True):
-            model.set_attn_implementation(name)
 
 
 def _name_axes(site: Site, flow: Tensor) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from desta_lab import cache
 from desta_lab.model.audio_llm import ProvenanceError
 from desta_lab.model.connector import QFormer
 
@@ -133,5 +134,4 @@ def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -
             f"This connector has {', '.join(found)}, which the published code does not know; train "
             "one of the published form (`presets.desta25().connector`)."
         )
-    ours = {name: tensor.cpu().contiguous() for name, tensor in connector.state_dict().items()}
-    save_file(to_published(ours, prefix), path)
+    cache.save_tensors(Path(path), to_published(connector.state_dict(), prefix))

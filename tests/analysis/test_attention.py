@@ -7,7 +7,7 @@ import torch
 
 from desta_lab.analysis import attention
 from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.model.sites import replace_output
+from desta_lab.model.sites import eager_attention, replace_output
 from tests import tiny
 
 TASK = next(task for task in task_ladder() if task.rung == 3)
@@ -61,7 +61,7 @@ def test_answer_attention_is_that_of_an_eager_forward_and_sdpa_is_back_afterward
 
 def test_an_error_inside_eager_puts_the_implementation_back(llm):
     before = llm.backbone.model.config._attn_implementation
-    with pytest.raises(RuntimeError, match="inside"), attention.eager_attention(llm):
+    with pytest.raises(RuntimeError, match="inside"), eager_attention(llm.backbone.model):
         assert llm.backbone.model.config._attn_implementation == "eager"
         raise RuntimeError("inside")
     assert llm.backbone.model.config._attn_implementation == before
