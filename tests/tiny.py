@@ -25,11 +25,13 @@ from transformers import (
 from desta_lab import cache
 from desta_lab.audio import RATE
 from desta_lab.clips import Clip, Corpus
+from desta_lab.model import presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.chat import audio_messages
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
+from desta_lab.model.weights import find_weights, models_dir
 from desta_lab.training.features import FeatureStore
 from desta_lab.training.trainer import TrainConfig
 from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
@@ -268,6 +270,12 @@ def ended_process() -> str:
     with subprocess.Popen(["true"]) as process:
         pass
     return f"{cache._machine()}.{process.pid}.1"
+
+
+def share_weights(root: Path) -> None:
+    """Link the real weights into a data folder; fetch nano's encoder first if it is not here."""
+    find_weights(presets.nano().encoder)
+    (root / "models").symlink_to(models_dir())
 
 
 def hf_folder(folder: Path, model: Any, words: Any = None) -> Path:

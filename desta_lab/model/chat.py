@@ -90,8 +90,9 @@ def build_stream(
         max_tokens: the longest stream that is allowed.
 
     Raises:
-        ChatError: placeholders and transcripts do not match, the stream is longer than
-            `max_tokens`, or the chat template refuses the messages.
+        ChatError: placeholders and transcripts do not match, `response_ids` do not say the
+            response, the stream is longer than `max_tokens`, or the chat template refuses the
+            messages.
     """
     held: list[str] = []
     tagged = [
@@ -113,6 +114,7 @@ def build_stream(
         ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece, held)
     start = len(ids)
     if response_ids is not None:
+        _check_words(tokenizer, response, response_ids)
         ids += response_ids
     elif response is not None:
         ids += _encode_response(tokenizer, response, truncated)
@@ -208,6 +210,15 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
         raise ChatError(
             f"The chat template refuses these messages ({error}); change roles or their order."
         ) from error
+
+
+def _check_words(tokenizer: Any, response: str | None, ids: Sequence[int]) -> None:
+    """Refuse ids that say other words than the response they came with."""
+    if response is not None and decode_ids(tokenizer, ids) != response.strip():
+        raise ChatError(
+            f"The ids of a response do not say {response[:60]!r}; leave the ids out where the "
+            "words were changed."
+        )
 
 
 def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int]:

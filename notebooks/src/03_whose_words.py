@@ -124,7 +124,7 @@ def rewritten(a):
 kinds.setdefault(
     "other",
     [
-        replace(row, response=rewritten(a), kind="other")
+        replace(row, response=rewritten(a), ids=None, kind="other")
         for row, a in zip(rows, attributes, strict=True)
     ],
 )
@@ -440,10 +440,11 @@ def reordered(response):
 turn = [*range(97, len(rows)), *range(97)]
 controls = {
     "shuffled": [
-        replace(row, response=rows[j].response) for row, j in zip(rows, turn, strict=True)
+        replace(row, response=rows[j].response, ids=rows[j].ids)
+        for row, j in zip(rows, turn, strict=True)
     ],
     "no description": [replace(row, description="") for row in rows],
-    "reordered": [replace(row, response=reordered(row.response)) for row in rows],
+    "reordered": [replace(row, response=reordered(row.response), ids=None) for row in rows],
 }
 
 # %% [markdown]

@@ -23,7 +23,6 @@ from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
-from desta_lab.model.weights import models_dir
 from tests import tiny
 
 RUN = {"name": "tiny"}
@@ -246,8 +245,8 @@ def test_the_shipped_run_answers_and_is_scored(tmp_path: Path, capsys, monkeypat
     corpus = Experiment(presets.nano()).corpus
     data = tmp_path / "data"
     data.mkdir()
-    for name in ("models", "corpora"):
-        (data / name).symlink_to(models_dir().parent / name)
+    tiny.share_weights(data)
+    (data / "corpora").symlink_to(corpus.folder.parent)
     monkeypatch.setenv("DESTA_LAB_DATA", str(data))
     lab = Experiment(presets.nano())
     finished.restore(lab)

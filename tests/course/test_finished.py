@@ -13,9 +13,9 @@ from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
-from desta_lab.model import build, presets
-from desta_lab.model.weights import models_dir
+from desta_lab.model import presets
 from desta_lab.training import checkpoints
+from tests import tiny
 
 pytestmark = pytest.mark.weights
 
@@ -26,10 +26,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     time.
     """
     folder = tmp_path_factory.mktemp("data")
-    Experiment(presets.nano()).corpus  # noqa: B018 (rendered here, if it was not)
-    for name in ("models", "corpora"):
-        (folder / name).symlink_to(models_dir().parent / name)
-    build.build_audio_llm(presets.nano())  # fetched here, if they were not
+    tiny.share_weights(folder)
+    corpus = Experiment(presets.nano()).corpus  # rendered here, if it was not
+    (folder / "corpora").symlink_to(corpus.folder.parent)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from desta_lab.experiments import emergence
 from desta_lab.model import presets
-from desta_lab.model.weights import models_dir
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     )
     root = tmp_path / "data"
     root.mkdir()
-    (root / "models").symlink_to(models_dir())
+    tiny.share_weights(root)
     first = emergence.measure_runs(preset, [0], tmp_path / "out", root=root)
     assert sorted(first["curves"]["step"].unique()) == [0, 1, 2]
     assert set(first["curves"]["condition"]) == {"audio", "shuffled", "silence"}

@@ -11,7 +11,7 @@ import pytest
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.experiments.experiment import VERDICT, Experiment, newest_run
 from desta_lab.model import presets
-from desta_lab.model.weights import models_dir
+from tests import tiny
 
 SMALL = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})
 
@@ -42,8 +42,7 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
 def experiments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Experiment]:
     """Experiments of one seed that differ in one thing each."""
     root = tmp_path_factory.mktemp("data")
-    models_dir().mkdir(parents=True, exist_ok=True)
-    (root / "models").symlink_to(models_dir())
+    tiny.share_weights(root)
     settings = {"fused": {}, "eager": {"attention": "eager"}, "tapped": {"taps": (3,)}}
     return {name: Experiment(replace(SMALL, **how), root=root) for name, how in settings.items()}
 

@@ -16,7 +16,6 @@ from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import run_quickstart
 from desta_lab.model import presets
-from desta_lab.model.weights import models_dir
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -221,7 +220,7 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
         {"manner": ["spoken", "whispered"], "scene": ["rain", "music", "birds"]},
         ["me"] * 18,
     )
-    (tmp_path / "models").symlink_to(models_dir())
+    tiny.share_weights(tmp_path)
     short = replace(
         presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
     )

@@ -20,8 +20,8 @@ from desta_lab.experiments import forgetting, sweep
 from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.sweep import Cell, Sweep
 from desta_lab.model import presets
-from desta_lab.model.weights import models_dir
 from desta_lab.views.saving import save_figure
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 NANO = presets.nano()
@@ -388,7 +388,7 @@ def test_the_command_line_writes_table_and_figure(
 
 @pytest.mark.weights
 def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
-    (tmp_path / "models").symlink_to(models_dir())
+    tiny.share_weights(tmp_path)
     small = replace(
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8
     )
@@ -463,7 +463,7 @@ def test_another_measurement_is_another_cell_and_another_process_finds_taps_agai
 def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouched_backbone(
     tmp_path: Path,
 ):
-    (tmp_path / "models").symlink_to(models_dir())
+    tiny.share_weights(tmp_path)
     small = replace(
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3
     )

@@ -229,5 +229,14 @@ def test_a_templates_hash_follows_what_it_writes_and_is_none_for_chatml():
 
 def test_the_ids_that_a_writer_chose_are_the_response():
     messages = audio_messages("What?")
-    stream = build_stream(tiny.tokenizer(), messages, QUERIES, response="x", response_ids=[9, 8])
-    assert stream.response == (9, 8)
+    tokenizer = tiny.tokenizer()
+    ids = [i for letter in "system" for i in encode_text(tokenizer, letter)]
+    stream = build_stream(tokenizer, messages, QUERIES, response="system", response_ids=ids)
+    assert stream.response == tuple(ids) != tuple(encode_text(tokenizer, "system"))
+
+
+def test_ids_that_say_other_words_than_the_response_are_refused():
+    tokenizer, messages = tiny.tokenizer(), audio_messages("What?")
+    ids = encode_text(tokenizer, "ox")
+    with pytest.raises(ChatError, match="do not say 'cow'; leave the ids out"):
+        build_stream(tokenizer, messages, QUERIES, response="cow", response_ids=ids)
