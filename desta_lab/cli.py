@@ -113,9 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             status, words = 130, "Stopped; run the same command again and it goes on where it was."
         except (ValueError, RuntimeError, OSError, ImportError) as error:
-            words = f"{type(error).__name__}: {error}"
+            words = f"{type(error).__name__}: {_describe(error)}"
     print(f"{who}{words}", file=sys.stderr)
     return status
+
+
+def _describe(error: Exception) -> str:
+    """The error's sentence; one of the system opens with the file, not with its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}."
+    return str(error)
 
 
 def _show_warning(
@@ -451,8 +458,15 @@ def ablate(args: argparse.Namespace) -> int:
     shown = ablation.run_studies(
         names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )
+    drawn = False
     for study, sentences in shown:
+        drawn = True
         print("\n  ".join([f"{study.title}:", *sentences]))
+    if not drawn and not args.jobs:
+        raise ValueError(
+            f"No study of {', '.join(names)} has two finished arms of preset {preset} to draw; "
+            "give --jobs 1 or more, and the missing ones are measured."
+        )
     print(f"Page: {write_page(out.parent)}")
     cells, failed = ablation.find_failures(names, preset, args.seeds)
     return _report_failures(cells, failed.items())

@@ -253,7 +253,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         FileNotFoundError: a table is missing.
     """
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES}
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # a task may be called NA
+    tables = {name: pd.read_csv(folder / f"{name}.csv", **how) for name in TABLES}
     judged = judge_tables(tables)
     for name, (_, picture) in judged.items():
         saving.save_figure(picture, folder, f"figure_{name}")

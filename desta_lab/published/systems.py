@@ -91,7 +91,7 @@ def _fit(need: float, transcript: float, ram: float, gpu: float) -> str:
     if gpu > need:
         return "fits the GPU"
     if gpu:
-        return "fits with offload=True" if need < gpu + ram else "does not fit"
+        return "fits GPU and RAM together (offload=True)" if need < gpu + ram else "does not fit"
     if need < ram < need + transcript:
         return "fits the RAM, but not while a transcript is written"
     return "fits the RAM" if need < ram else "does not fit"

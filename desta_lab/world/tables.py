@@ -290,7 +290,9 @@ def _read_text(path: Path, encoding: str | None) -> str:
     content = path.read_bytes()
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     encoding = encoding or next(marked, "utf-8")
-    remedy = "save the table as UTF-8, or name its encoding, such as encoding='cp1252'"
+    remedy = (
+        "save the table as UTF-8, or read it in Python with its encoding, such as encoding='cp1252'"
+    )
     try:
         text = content.decode(encoding)
     except LookupError as error:

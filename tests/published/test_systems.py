@@ -126,7 +126,7 @@ def test_the_published_sizes_are_known_without_any_file(name, bf16, tmp_path, mo
             0.0,
             ["fits the RAM", "fits the RAM", "fits the RAM, but not while a transcript is written"],
         ),
-        (9.0, 15.0, ["fits with offload=True", "fits the GPU", "does not fit"]),
+        (9.0, 15.0, ["fits GPU and RAM together (offload=True)", "fits the GPU", "does not fit"]),
         (9.0, 80.0, ["fits the GPU"] * 3),
     ],
 )
