@@ -90,9 +90,8 @@ def build_stream(
         max_tokens: the longest stream that is allowed.
 
     Raises:
-        ChatError: placeholders and transcripts do not match, `response_ids` do not say the
-            response, the stream is longer than `max_tokens`, or the chat template refuses the
-            messages.
+        ChatError: placeholders and transcripts do not match, ids and words of the response differ,
+            the stream is longer than `max_tokens`, or the chat template refuses the messages.
     """
     held: list[str] = []
     tagged = [
