@@ -84,8 +84,8 @@ def draw_triples(values: Sequence[str], seed: int = 0) -> list[tuple[int, int, i
             triples.append((target, int(rng.choice(others)), int(rng.choice(same))))
     if not triples:
         raise ValueError(
-            f"{len(names)} clips with the values {', '.join(sorted(set(values)))} make no contrast; "
-            "give two clips of one value and one of another at least."
+            f"{len(names)} clips with the values {', '.join(sorted(set(values)))} make no "
+            "contrast; give two clips of one value and one of another at least."
         )
     return triples
 

@@ -72,7 +72,7 @@ def _results(experiment: Experiment) -> Iterator[Provenance]:
             if provenance.key not in seen:
                 yield provenance
             seen.add(provenance.key)
-    inside = Inside(experiment)
+    inside = Inside.from_experiment(experiment)
     for name in TABLES:
         inside.table(name)
         yield inside.provenance(name)

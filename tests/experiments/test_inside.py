@@ -19,7 +19,7 @@ pytestmark = pytest.mark.weights
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
     """The run that the quickstart's test leaves in the checkout's data folder, looked into."""
-    return Inside(Experiment(presets.nano()), out=tmp_path_factory.mktemp("inside"))
+    return Inside.from_experiment(Experiment(presets.nano()), out=tmp_path_factory.mktemp("inside"))
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,12 @@ def test_erasing_an_attribute_hurts_it_more_than_a_random_direction(tables: dict
 
 def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
     def read_times() -> dict[Path, int]:
-        folders = [inside.provenance(name).folder(inside.experiment.root) for name in TABLES]
+        folders = [inside.provenance(name).folder(inside.root) for name in TABLES]
         files = [path for folder in folders for path in folder.iterdir()]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = read_times()
-    again = Inside(inside.experiment, out=inside.out)
+    again = Inside.from_experiment(Experiment(presets.nano()), out=inside.out)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again.table(name), table)
     assert read_times() == before
@@ -100,7 +100,8 @@ def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables
     from desta_lab.training import checkpoints
 
     before = {name: tensor.clone() for name, tensor in inside.llm.connector.state_dict().items()}
-    checkpoints.load_checkpoint(inside.folder, inside.llm, inside.last)
+    folder = Experiment(presets.nano()).run_folder("self")
+    checkpoints.load_checkpoint(folder, inside.llm, inside.last)
     assert all(
         before[name].equal(tensor) for name, tensor in inside.llm.connector.state_dict().items()
     )
