@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 BATCH = 16  # clips in one forward
 SIZES = {
+    "width": 64,  # principal components that a probe sees at every site
     "traced": 64,  # clips whose profiles are compared with the evidence
     "explained": 16,  # of these, explained by window in several orders, and head by head
     "checked": 8,  # of these, explained again under other weights
@@ -65,7 +66,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
             continue
         labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
         features = capture.pool_over_time(site).numpy()
-        measured = probes.fit_probes(features, labels, inside.speakers, folds)
+        measured = probes.fit_probes(features, labels, inside.speakers, folds, width=SIZES["width"])
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
     return pd.concat(tables, ignore_index=True)
 

@@ -31,6 +31,7 @@ _GAP = {  # what is on the y axis → the measures drawn there
         "cosine to its own text",
     ],
 }
+STRETCH = 3.0  # of the colours of probes, most of which lie near 1
 _METHODS = {"pca": "principal component", "umap": "UMAP dimension"}
 _ROWS_OF_A_FAMILY = 6  # of "slots 0" … "slots 29", so many rows are drawn
 _FRAMES_PER_SECOND = 6
@@ -78,7 +79,8 @@ def plot_probe_accuracy(probes: pd.DataFrame, spoken: pd.DataFrame, headline: st
             _draw_braces(upper, {"present": fixed, "readable": readable}, sites)
             _draw_braces(strip, {"spoken": ["spoken"]}, ["spoken"], rotation=0)
     label = "accuracy above chance (0 is chance, 1 is perfect)"
-    picture.colorbar(image, ax=list(grid.flat), label=label, shrink=0.5)
+    ticks = (0, 0.5, 0.7, 0.8, 0.9, 1)
+    picture.colorbar(image, ax=list(grid.flat), label=label, shrink=0.5, ticks=ticks)
     picture.supylabel("site, from the sound down to the answer", fontsize=9)
     style.add_legend(picture, list(grid.flat), columns=3)
     return picture
@@ -105,7 +107,7 @@ def _draw_sites(
     every = sorted({*steps, *rows["step"]})
     wide = style.pivot(rows, "score", ("site", sites), ("step", every))
     wide.loc[list(fixed)] = wide.loc[list(fixed)].ffill(axis=1).bfill(axis=1)
-    image = style.draw_heat_map(axes, wide[list(steps)])
+    image = style.draw_heat_map(axes, wide[list(steps)], stretch=STRETCH)
     edges = np.arange(1, len(steps)) - 0.5
     for row, site in enumerate(sites):
         if site not in fixed:
