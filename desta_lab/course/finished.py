@@ -15,11 +15,11 @@ from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.cache import Provenance
-from desta_lab.experiments.experiment import RUNS, VERDICT, Experiment
+from desta_lab.experiments.experiment import RUNS, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, index_path
+from desta_lab.model.audio_llm import VERDICT, AudioLLM, checkpoint_path, index_path
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 

@@ -4,9 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from desta_lab import audio, cache
 from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
+from desta_lab.analysis.evidence import leaves_room
 from desta_lab.analysis.probes import ProbeError, speaker_folds
 from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers
@@ -41,7 +41,7 @@ from desta_lab.world.describe import describe_plainly
 # clips of speakers never heard in training; those of validation calibrate
 CLIPS = {"validation": 96, "test": 192}
 NEEDS = {  # what a table cannot do without
-    "evidence": ("spans", "where in each clip a label is heard; give spans=[…]"),
+    "evidence": ("spans", "where in each clip the label is heard, in a part of it; give spans=[…]"),
     "similar_steps": ("checkpoints", "two steps of training; give the folder of a run"),
 }
 
@@ -50,7 +50,8 @@ class Inside:
     """What an AudioLLM holds at every site for some clips, along training if it has checkpoints.
 
     Between any two measurements the model stands at the last checkpoint. Rows are numbers of
-    `clips`: `calibration` and `scored` have other speakers.
+    `clips`: `calibration` and `scored` have other speakers; `traced` are those scored ones whose
+    profiles over time are compared with the evidence, and `explained` the first of them.
 
     Args:
         clips: audio files, waveforms at 16 kHz, or `Clip`s, which bring labels, speakers and spans.
@@ -115,8 +116,10 @@ class Inside:
         self.calibration = _pick_calibration(self.speakers, self.labels, calibration)
         others = {self.speakers[row] for row in self.calibration}
         self.scored = [i for i, speaker in enumerate(self.speakers) if speaker not in others]
-        # rows whose answers are attributed
-        self.explained = self.scored[: self.sizes["explained"]]
+        room = self._find_room()
+        self.has_spans = bool(room)
+        self.traced = (room or self.scored)[: self.sizes["traced"]]
+        self.explained = self.traced[: self.sizes["explained"]]
         self.refused: dict[str, str] = {}  # table → why `run` left it out
         self._features: FeatureStore | None = None
         self._memory: dict[str, Any] = {}
@@ -199,6 +202,15 @@ class Inside:
     def read_waves(self, rows: Sequence[int]) -> list[np.ndarray]:
         """The waveforms of these rows."""
         return read_waves([self.sounds[row] for row in rows])
+
+    def _find_room(self) -> list[int]:
+        """The scored rows whose evidence is known, and leaves a profile room to miss it."""
+        rows, seconds = [], self.llm.encoder.seconds
+        for row in self.scored:
+            with suppress(ValueError):  # no span holds the label
+                if leaves_room(self.clips[row], self.label, seconds):
+                    rows.append(row)
+        return rows
 
     # ---- checkpoints ----
 
@@ -314,11 +326,6 @@ class Inside:
         if part and not getattr(self, f"has_{part}"):
             raise InsideError(f"The table {name!r} needs {part}: {remedy}.")
         return self._find_or_make(self.provenance(name), lambda: TABLES[name](self))
-
-    @property
-    def has_spans(self) -> bool:
-        """Whether it is known where something is heard in the clips."""
-        return any(clip.spans for clip in self.clips)
 
     @property
     def has_checkpoints(self) -> bool:
@@ -570,11 +577,6 @@ FIGURES: dict[str, tuple[Callable[..., saving.Picture], tuple[str, ...], str]] =
         ("heads",),
         "Which heads look at the audio",
     ),
-    "evidence": (
-        partial(explanation_figures.plot_evidence, measure="mass"),
-        ("evidence",),
-        "Attention is not explanation: who finds the evidence?",
-    ),
     "deletion": (
         explanation_figures.plot_deletion,
         ("deletion",),
@@ -604,15 +606,30 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
     for name, (draw, sources, title) in FIGURES.items():
         if all(source in tables for source in sources):
             drawn[name] = draw(*[tables[one] for one in sources], title.format(label=label))
-    if "points" in tables:
+    if "purity" in tables:
         points = tables["points"]
         trust = points.drop_duplicates(["step", "method", "seed"])
         for method, title in MAPS.items():
-            how = label, title.format(label=label), method
+            how = label, title.format(label=label), method, tables["purity"]
             drawn[f"map_{method}"] = representation_figures.plot_maps(points, trust, *how)
+    if "evidence" in tables:
+        summary = tables["evidence"]
+        headline = _state_evidence(summary, "mass")
+        drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
     return drawn
+
+
+def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
+    """How many methods find the evidence, by their paired gains over another clip's."""
+    own = summary[(summary["null"] == "own") & (summary["measure"] == measure)]
+    found = own[own["gain_low"] > 0]["method"].tolist()
+    names = f" ({', '.join(found)})" if 0 < len(found) < 4 else ""
+    return (
+        f"{len(found)} of {len(own)} methods find the evidence better than another clip's{names}; "
+        "of methods that find nothing, one in forty would"
+    )
 
 
 def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving.Picture:

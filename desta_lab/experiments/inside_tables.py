@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 
 BATCH = 16  # clips in one forward
 SIZES = {
-    "explained": 16,  # clips whose answers are attributed
+    "width": 64,  # principal components that a probe sees at every site
+    "traced": 64,  # clips whose profiles are compared with the evidence
+    "explained": 16,  # of these, explained by window in several orders, and head by head
     "checked": 8,  # of these, explained again under other weights
     "orders": 3,  # of Shapley sampling
     "pairs": 48,  # of clips, one patched into the other
+    "random orders": 20,  # in which a clip's windows are taken away
     "words": 64,  # clips whose audio embeddings are looked up in the vocabulary
     "calibrating": 32,  # clips that calibrate where attributes are erased
     "random": 20,  # random directions that are erased for each number of values
@@ -40,6 +43,7 @@ SIZES = {
 OTHER_SIZES = {
     "curve": (16, 32, 64, 128, 216),  # clips that a probe is fitted to
     "similar": 4,  # sites of each family that are compared
+    "points": 9,  # of a deletion curve, both ends among them
     "window": attribution.WINDOW,  # seconds that are taken away
     "draws": probes.DRAWS,  # of random labels
     "checkpoints": 8,  # that are looked into, the first and the last among them
@@ -61,7 +65,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
     if all({"gender", "accent"} <= set(clip.attributes) for clip in inside.clips):
         strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in inside.clips]
         folds = probes.speaker_folds(inside.speakers, strata)
-    how = {"draws": inside.sizes["draws"]}
+    how = {"width": inside.sizes["width"], "draws": inside.sizes["draws"]}
     probed = [(0, name, site) for name, site in inside.fixed_sites().items()]
     for step in inside.checkpoints:
         found = inside.sites(step).items()
@@ -137,13 +141,24 @@ def compare_checkpoints(inside: "Inside") -> pd.DataFrame:
 
 
 def map_embeddings(inside: "Inside") -> pd.DataFrame:
-    """Maps of the audio embeddings at every checkpoint, with trustworthiness and attributes."""
+    """Maps of the audio embeddings at every checkpoint, with what may be believed of each."""
     embeddings, tables = _flat_embeddings(inside), []
     for method in report_each(("pca", "umap"), inside.progress("maps")):
         points, trust = geometry.map_clips(embeddings, method, inside.seeds)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
     clips = [{"row": i, "clip": clip.id, **clip.attributes} for i, clip in enumerate(inside.clips)]
     return pd.concat(tables, ignore_index=True).merge(pd.DataFrame(clips), on="row")
+
+
+def measure_purity(inside: "Inside") -> pd.DataFrame:
+    """How often neighbours on a map are alike, per attribute, beside random labels."""
+    points, rows = inside.table("points"), []
+    for (step, method, seed), own in points.groupby(["step", "method", "seed"], sort=False):
+        places = own.sort_values("row")[["x", "y"]].to_numpy()
+        for attribute, labels in inside.labels.items():
+            cell = {"step": step, "method": method, "seed": seed, "attribute": attribute}
+            rows.append({**cell, **geometry.neighbour_purity(places, labels, inside.speakers)})
+    return pd.DataFrame(rows)
 
 
 def _flat_embeddings(inside: "Inside") -> dict[int, np.ndarray]:
@@ -185,7 +200,10 @@ def measure_gap(inside: "Inside") -> pd.DataFrame:
 
 
 def find_nearest_words(inside: "Inside") -> pd.DataFrame:
-    """The words nearest to each query's audio embeddings, and the word it began as (`anchor`)."""
+    """The words nearest to each query's audio embeddings, and the word it began as (`anchor`).
+
+    `null` is what the nearest word of an embedding whose numbers are in random order stays below.
+    """
     backbone = inside.llm.backbone
     vocabulary = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
     sentence = chat.encode_text(backbone.tokenizer, NEUTRAL)
@@ -211,7 +229,8 @@ def profile_answers(inside: "Inside") -> pd.DataFrame:
     """Where the answer about the label was heard: a value per method, clip and place in time."""
     attribute, tables = inside.label, []
     for method, profiles in _time_profiles(inside, attribute).items():
-        for clip, profile in zip(inside.pick(inside.explained), profiles, strict=True):
+        rows = inside.traced[: len(profiles)]
+        for clip, profile in zip(inside.pick(rows), profiles, strict=True):
             cell = {"attribute": attribute, "method": method, "clip": clip.id}
             values = profile.detach().cpu().numpy().astype(float)
             tables.append(pd.DataFrame({**cell, "place": range(len(values)), "value": values}))
@@ -222,12 +241,14 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     """Profiles over time (clip, frame or window): attention first, then attributions.
 
     What is said of queries is carried on to the frames that they attend to; where a connector
-    attends to none, there are the profiles of windows alone.
+    attends to none, there are the profiles of windows alone. Shapley values of windows, which take
+    the longest, are of the first clips alone (`explained`).
     """
-    rows, llm, task = inside.explained, inside.llm, inside.task(attribute)
+    rows, llm, task = inside.traced, inside.llm, inside.task(attribute)
     values, words = inside.values(attribute, rows), inside.words(rows)
-    windows = _window_cases(inside, attribute)
-    asked = [(method, "windows", windows) for method in ("ablation", "shapley")]
+    windows = _window_cases(inside, attribute, rows)
+    asked = [("ablation", "windows", windows)]
+    asked += [("shapley", "windows", windows[: len(inside.explained)])]
     profiles: dict[str, Tensor] = {}
     looks = None
     if attention.has_query_attention(llm.connector):
@@ -252,9 +273,8 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     return profiles
 
 
-def _window_cases(inside: "Inside", attribute: str) -> list[attribution.Case]:
-    """The answers that are explained, as functions of windows of sound."""
-    rows = inside.explained
+def _window_cases(inside: "Inside", attribute: str, rows: Sequence[int]) -> list[attribution.Case]:
+    """The answers about some clips, as functions of windows of sound."""
     return attribution.window_cases(
         inside.llm,
         inside.task(attribute),
@@ -267,9 +287,10 @@ def _window_cases(inside: "Inside", attribute: str) -> list[attribution.Case]:
 
 def score_evidence(inside: "Inside") -> pd.DataFrame:
     """How well every profile falls on the seconds that hold the evidence, against its nulls."""
-    clips, seconds, tables = inside.pick(inside.explained), inside.llm.encoder.seconds, []
+    traced, seconds, tables = inside.pick(inside.traced), inside.llm.encoder.seconds, []
     profiles = inside.table("profiles")
     for (method, attribute), rows in profiles.groupby(["method", "attribute"], sort=False):
+        clips = traced[: rows["clip"].nunique()]
         values = _by_clip(rows, [clip.id for clip in clips])
         tables.append(evidence.score_profiles(values, clips, str(attribute), seconds, str(method)))
     return evidence.summarise_scores(pd.concat(tables, ignore_index=True))
@@ -320,15 +341,33 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
 
 
 def delete_windows(inside: "Inside") -> pd.DataFrame:
-    """Deletion and insertion curves of windows, in the order of Shapley values and at random."""
-    attribute, clips = inside.label, inside.pick(inside.explained)
+    """Deletion and insertion curves of windows, in the order of Shapley values and at random.
+
+    `gain` is how much lower (deletion) or higher (insertion) the curve of the Shapley values lies
+    than those of random orders, paired clip by clip (`attribution.deletion_gain`).
+    """
+    rows, attribute = inside.explained, inside.label
+    clips = inside.pick(rows)
     names = [clip.id for clip in clips]
     profiles = inside.table("profiles").query("method == 'shapley, windows'")
     values = torch.tensor(_by_clip(profiles, names))
-    cases = _window_cases(inside, attribute)
-    curves = attribution.deletion_curves(cases, values, names, draws=1)
-    curves["speaker"] = curves["clip"].map({clip.id: clip.speaker for clip in clips})
-    return interval_table(curves, "margin", ["curve", "order", "share"], "margin")
+    cases = _window_cases(inside, attribute, rows)
+    curves = attribution.deletion_curves(
+        report_each(cases, inside.progress("deletion")),
+        values,
+        names,
+        draws=inside.sizes["random orders"],
+        points=inside.sizes["points"],
+    )
+    speakers = {clip.id: clip.speaker for clip in clips}
+    gains = attribution.deletion_gain(curves)
+    gains["speaker"] = gains["clip"].map(speakers)
+    gain = interval_table(gains, "gain", ["curve"], "gain")
+    gain = gain.rename(columns={"low": "gain_low", "high": "gain_high"})
+    curves = curves.groupby(["clip", "curve", "order", "share"], as_index=False)["margin"].mean()
+    curves["speaker"] = curves["clip"].map(speakers)
+    table = interval_table(curves, "margin", ["curve", "order", "share"], "margin")
+    return table.merge(gain.assign(order="attribution"), on=["curve", "order"], how="left")
 
 
 def randomise_weights(inside: "Inside") -> pd.DataFrame:
@@ -537,6 +576,7 @@ TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "similar_sites": compare_sites,
     "similar_steps": compare_checkpoints,
     "points": map_embeddings,
+    "purity": measure_purity,
     "gap": measure_gap,
     "words": find_nearest_words,
     "profiles": profile_answers,

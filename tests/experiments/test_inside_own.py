@@ -1,8 +1,7 @@
-"""Any model, any clips: the analysis takes plain things, and says what a table cannot do without."""
+"""Any model, any clips: the analysis takes plain things; a table says what it cannot do without."""
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile
@@ -10,8 +9,7 @@ import torch
 from torch import nn
 
 from desta_lab.analysis import geometry
-from desta_lab.audio import RATE
-from desta_lab.clips import Clip, Span
+from desta_lab.clips import Span
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments.inside import NEEDS, Inside
@@ -26,6 +24,9 @@ from tests.published import llama
 COUNT = 16
 FEW = {
     "explained": 3,
+    "traced": 4,
+    "random orders": 2,
+    "points": 3,
     "checked": 2,
     "orders": 1,
     "pairs": 4,
@@ -99,8 +100,8 @@ def test_every_connector_gets_every_table_that_needs_no_more_than_clips(kind, tm
     assert set(tables) == set(TABLES) - {"evidence", "similar_steps"} == set(TABLES) - set(NEEDS)
     assert all(len(table) for table in tables.values())
     assert look.refused == {
-        "evidence": "The table 'evidence' needs spans: where in each clip a label is heard; give "
-        "spans=[…].",
+        "evidence": "The table 'evidence' needs spans: where in each clip the label is heard, in "
+        "a part of it; give spans=[…].",
         "similar_steps": "The table 'similar_steps' needs checkpoints: two steps of training; give "
         "the folder of a run.",
     }
@@ -155,7 +156,7 @@ def test_a_run_that_was_trained_with_transcripts_is_not_analysed_without(tmp_pat
     llm = tiny.audio_llm(dropout=0.0)
     checkpoints.save_checkpoint(tmp_path, llm, 0, None)
     (tmp_path / "config.json").write_text('{"transcript": true}')
-    with pytest.raises(InsideError, match="trained with transcripts .* give transcripts="):
+    with pytest.raises(InsideError, match=r"trained with transcripts .* give transcripts="):
         look_into(llm, checkpoints=tmp_path)
     assert look_into(llm, checkpoints=tmp_path, transcripts=WORDS).last == 0
 
