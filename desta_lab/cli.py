@@ -206,7 +206,7 @@ def inside(args: argparse.Namespace) -> None:
     look = Inside.from_experiment(job, args.run, out=args.out)
     tables = look.run()
     for sentence in look.refused.values():
-        say(sentence)
+        print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
     print(summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")

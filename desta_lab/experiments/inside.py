@@ -169,7 +169,7 @@ class Inside:
             out=out,
             progress=experiment.progress,
         )
-        about = {"corpus": corpus.hash, "clips": [clip.id for clip in chosen]}
+        about: dict[str, Any] = {"corpus": corpus.hash, "clips": [clip.id for clip in chosen]}
         # facts only where they say something, so that older results are still found
         if words is not None:
             about["transcript"] = True
@@ -492,7 +492,11 @@ def _check_tasks(labels: Mapping[str, Sequence[str]], tasks: Sequence[Task] | No
             values[name] = (*known, *sorted(set(own) - set(known)))
         return [task for task in task_ladder(values) if task.rung == 3]
     for task in tasks:
-        if strange := sorted(set(labels.get(task.attribute, [""])) - set(task.options)):
+        if task.attribute not in labels:
+            raise InsideError(
+                f"{task.name} asks about {task.attribute}, of which there are no labels; give them."
+            )
+        if strange := sorted(set(labels[task.attribute]) - set(task.options)):
             raise InsideError(
                 f"{task.name} asks about {task.attribute}, which is {strange[0]!r} in a clip; give "
                 f"every clip one of its options ({', '.join(task.options)})."

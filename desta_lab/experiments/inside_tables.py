@@ -467,6 +467,8 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     table = []
     for attribute, of_task in patched.groupby("attribute"):
         differ = of_task.drop_duplicates("row").set_index("row")["differ"]
+        if not differ.any():
+            continue
         shifts = of_task.pivot(index="row", columns="query", values="shift").loc[differ.index]
         chances = group_difference_p(shifts.to_numpy(), differ.to_numpy(bool))
         scale = of_task.loc[of_task["differ"] & (of_task["query"] < 0), "whole"].mean()
@@ -476,6 +478,8 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
             same = shifts.loc[~differ, query].mean() / scale
             cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
             table.append({**cell, "moved": moved, "low": low, "high": high, "same": same, "p": p})
+    if not table:
+        raise InsideError(f"No two of {pairs} pairs of clips differ in a label; give more clips.")
     return pd.DataFrame(table)
 
 

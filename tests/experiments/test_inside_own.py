@@ -1,6 +1,7 @@
 """Any model, any clips: the analysis takes plain things; a table says what it cannot do without."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,14 +10,19 @@ import torch
 from torch import nn
 
 from desta_lab.analysis import geometry
+from desta_lab.audio import RATE
 from desta_lab.clips import Span
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments.inside import NEEDS, Inside
 from desta_lab.experiments.inside_tables import TABLES, InsideError
+from desta_lab.model import build, presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.connector import FrameStack
+from desta_lab.model.sites import ForwardPass
+from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.published import systems
+from desta_lab.published.adapters import save_adapter
 from desta_lab.training import checkpoints
 from tests import tiny
 from tests.published import llama
@@ -222,8 +228,9 @@ def test_ten_clips_without_speakers_are_enough_and_three_are_not(tmp_path):
         ({"transcripts": ["x"]}, "16 clips and 1 transcripts; give one for each"),
         ({"tasks": []}, "No task is given"),
         ({"label": "age"}, "No task asks about 'age'; the label is one of"),
-        ({"sizes": {"clips": 3}}, "no size 'clips'; there are explained"),
-        ({"labels": {"scene": ["a", "c"] * 8}, "tasks": TASKS}, "'c' in a clip; give every clip"),
+        ({"sizes": {"clips": 3}}, "no size 'clips'; there are width"),
+        ({"labels": {**LABELS, "scene": ["a", "c"] * 8}}, "'c' in a clip; give every clip"),
+        ({"labels": {"scene": ["a", "b"] * 8}}, "asks about gender, of which there are no labels"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(how, sentence):
@@ -252,3 +259,49 @@ def test_a_checkpoint_that_never_shipped_is_told_without_advice_to_delete(tmp_pa
 def test_an_unknown_table_is_named_with_those_there_are():
     with pytest.raises(InsideError, match="no table 'nothing'; there are probes"):
         look_into(tiny.audio_llm()).table("nothing")
+
+
+# ---- the page "Analyse from Python" ----
+
+
+def script() -> str:
+    """The code of ten clips on the page."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "analysis.md"
+    return page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
+def test_the_script_of_ten_clips_is_short():
+    lines = [line for line in script().splitlines() if line.strip()]
+    assert len(lines) <= 25
+    assert sum(line.startswith(("import", "from")) for line in lines) == 3
+
+
+@pytest.mark.parametrize("kind", ["saved", "published"])
+def test_the_script_of_ten_clips_runs(kind, tmp_path, monkeypatch, capsys):
+    """On a connector that was saved and on a tiny published system; the backbone is nano's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    (tmp_path / "recordings").mkdir()
+    for i in range(10):
+        scene = ("rain", "birds")[i % 2]
+        soundfile.write(tmp_path / "recordings" / f"{scene}_v{i // 2}_{i}.wav", WAVES[i], RATE)
+    code, names = script(), {}
+    if kind == "saved":
+        tiny.hf_folder(tmp_path / "models" / "ears", tiny.whisper())
+        small = replace(presets.SMALL, width=16, heads=2, ffn=16, depth=1)
+        about = {"seconds": tiny.SECONDS, "taps": (1, 3), "connector": small}
+        preset = presets.Preset("tiny", "ears", presets.NANO, "a test", **about)
+        build.build_audio_llm(preset).save_pretrained("my connector")
+    else:
+        preset, *_ = llama.system(tmp_path)
+        save_adapter(llama.connector(d_enc=48, d_llm=192, ffn=64), tmp_path / "adapter.safetensors")
+        preset = replace(preset, backbone=str(NANO_FOLDER))
+        names["llm"] = systems.open_system(tmp_path / "adapter.safetensors", preset)
+        code = code.replace("llm = AudioLLM", "_ = AudioLLM and llm  #")
+    exec(code, names)
+    kept = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {"forward.safetensors", "probes.csv", "lens.csv", "patching.csv"} <= kept
+    forward = ForwardPass.load(tmp_path / "forward.safetensors")
+    assert {"audio_embeddings", "backbone.1.attention.pattern"} <= set(forward.sites)
+    assert "connector.blocks.0.cross_attention.pattern" in forward.sites
+    assert capsys.readouterr().out.count("backbone.1") == 2  # the audio slots, and the answer
