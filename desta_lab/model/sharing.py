@@ -164,9 +164,9 @@ def _format_cell(value: Any) -> str:
 
 def _read_card(card: Card) -> Mapping[str, Any]:
     if isinstance(card, Mapping):
-        return cache.to_plain(card)  # type: ignore[no-any-return]
+        return cache.to_plain(card)
     try:
-        return json.loads(Path(card).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(Path(card).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ProvenanceError(
             f"{card}: no readable result card ({error}); give the card.json of the main job."
