@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -483,10 +483,18 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
-    """The share of the way that drawn pairs moved: of sums, as one pair may differ by nothing."""
+def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], Any]:
+    """The share of the way that drawn pairs moved: of sums, as one pair may differ by nothing.
+
+    NaN where all of them do.
+    """
     shift, whole = pairs["shift"].to_numpy(), pairs["whole"].to_numpy()
-    return lambda drawn: shift[drawn].sum(-1) / whole[drawn].sum(-1)
+
+    def share(drawn: np.ndarray) -> Any:
+        way = whole[drawn].sum(-1)
+        return shift[drawn].sum(-1) / np.where(way == 0, np.nan, way)
+
+    return share
 
 
 def erase_attributes(inside: "Inside") -> pd.DataFrame:
