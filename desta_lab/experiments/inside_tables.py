@@ -44,7 +44,7 @@ SIZES = {
 MAP_SEEDS = (0, 1)  # of UMAP
 CURVE_SIZES = (16, 32, 64, 128, 216)  # clips that a probe is fitted to
 SIMILAR_SITES = 4  # of each family
-DELETION_POINTS = 9  # of a deletion curve, both ends among them
+DELETION_POINTS = 5  # of a deletion curve, both ends among them
 
 
 # ---- present, readable, answered ----
