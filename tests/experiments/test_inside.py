@@ -2,24 +2,46 @@
 control.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import desta_lab
+from desta_lab.analysis import geometry
+from desta_lab.course import finished
+from desta_lab.experiments import inside as inside_module
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside, summarise_tables
-from desta_lab.experiments.inside_tables import TABLES
+from desta_lab.experiments.inside_tables import SIZES, TABLES
 from desta_lab.model import presets
+from tests import tiny
 
 pytestmark = pytest.mark.weights
 
+# clips and draws enough for each sentence below
+CLIPS = {"validation": 48, "test": 96}
+SMALL = {"explained": 4, "checked": 2, "pairs": 24, "calibrating": 16, "random": 4, "heads": 50}
+
 
 @pytest.fixture(scope="module")
-def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
-    """The run that the quickstart's test leaves in the checkout's data folder, looked into."""
-    return Inside(Experiment(presets.nano()), out=tmp_path_factory.mktemp("inside"))
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+    """The finished run that ships, looked into at its first and last checkpoint (it has no other)
+    with fewer draws; no table ships for these sizes, so each is computed.
+    """
+    root = tiny.data_folder(tmp_path_factory.mktemp("data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DESTA_LAB_DATA", str(root))
+        patch.setattr(inside_module, "CHECKPOINTS", 2)
+        patch.setattr(inside_module, "CLIPS", CLIPS)
+        patch.setattr(geometry, "PERMUTATIONS", 40)
+        patch.setattr(geometry, "HALF_SAMPLES", 40)
+        for name, size in SMALL.items():
+            patch.setitem(SIZES, name, size)
+        experiment = Experiment(presets.nano())
+        finished.restore(experiment)
+        yield Inside(experiment, out=tmp_path_factory.mktemp("inside"))
 
 
 @pytest.fixture(scope="module")
