@@ -23,7 +23,16 @@ pytestmark = pytest.mark.weights
 
 # clips and draws enough for each sentence below
 CLIPS = {"validation": 48, "test": 96}
-SMALL = {"explained": 2, "checked": 2, "pairs": 24, "calibrating": 16, "random": 3, "heads": 50}
+SMALL = {
+    "traced": 3,
+    "explained": 3,
+    "checked": 2,
+    "random orders": 2,
+    "pairs": 24,
+    "calibrating": 16,
+    "random": 3,
+    "heads": 50,
+}
 
 
 @pytest.fixture(scope="module")
