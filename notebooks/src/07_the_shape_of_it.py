@@ -36,7 +36,7 @@ COLOUR = "accent"
 # Hear one clip of a speaker whom training never heard.
 
 # %%
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% [markdown]

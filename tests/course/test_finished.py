@@ -60,12 +60,12 @@ def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
 
 
 def test_every_table_of_the_analysis_is_there(experiment: Experiment) -> None:
-    look = Inside(experiment)
+    look = Inside.from_experiment(experiment)
     assert all(look.provenance(name).folder(experiment.root).is_dir() for name in TABLES)
 
 
 def test_a_table_that_is_gone_comes_back_with_the_next_restore(experiment: Experiment) -> None:
-    folder = Inside(experiment).provenance("answers").folder(experiment.root)
+    folder = Inside.from_experiment(experiment).provenance("answers").folder(experiment.root)
     before = (folder / "table.csv").read_bytes()
     shutil.rmtree(folder)
     finished.restore(Experiment(experiment.preset, root=experiment.root))

@@ -12,7 +12,6 @@ import desta_lab
 from desta_lab import audio
 from desta_lab.analysis import attribution, evidence, geometry
 from desta_lab.course import finished
-from desta_lab.experiments import inside as inside_module
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside, summarise_tables
 from desta_lab.experiments.inside_tables import SIZES, TABLES
@@ -32,6 +31,7 @@ SMALL = {
     "calibrating": 16,
     "random": 3,
     "heads": 50,
+    "checkpoints": 2,
 }
 
 
@@ -43,15 +43,12 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
     root = tiny.data_folder(tmp_path_factory.mktemp("data"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DESTA_LAB_DATA", str(root))
-        patch.setattr(inside_module, "CHECKPOINTS", 2)
-        patch.setattr(inside_module, "CLIPS", CLIPS)
         patch.setattr(geometry, "PERMUTATIONS", 40)
         patch.setattr(geometry, "HALF_SAMPLES", 40)
-        for name, size in SMALL.items():
-            patch.setitem(SIZES, name, size)
         experiment = Experiment(presets.nano())
         finished.restore(experiment)
-        yield Inside(experiment, out=tmp_path_factory.mktemp("inside"))
+        out = tmp_path_factory.mktemp("inside")
+        yield Inside.from_experiment(experiment, clips=CLIPS, sizes=SMALL, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +118,12 @@ def test_erasing_an_attribute_hurts_it_more_than_a_random_direction(tables: dict
 
 def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
     def read_times() -> dict[Path, int]:
-        folders = [inside.provenance(name).folder(inside.experiment.root) for name in TABLES]
+        folders = [inside.provenance(name).folder(inside.root) for name in TABLES]
         files = [path for folder in folders for path in folder.iterdir()]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = read_times()
-    again = Inside(inside.experiment, out=inside.out)
+    again = Inside.from_experiment(Experiment(presets.nano()), out=inside.out)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again.table(name), table)
     assert read_times() == before
@@ -136,7 +133,8 @@ def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables
     from desta_lab.training import checkpoints
 
     before = {name: tensor.clone() for name, tensor in inside.llm.connector.state_dict().items()}
-    checkpoints.load_checkpoint(inside.folder, inside.llm, inside.last)
+    folder = Experiment(presets.nano()).run_folder("self")
+    checkpoints.load_checkpoint(folder, inside.llm, inside.last)
     assert all(
         before[name].equal(tensor) for name, tensor in inside.llm.connector.state_dict().items()
     )
@@ -156,9 +154,10 @@ def code_of(page: str) -> list[str]:
 def test_the_code_of_the_readme_and_of_the_analysis_page_runs(
     inside: Inside, tables: dict, capsys: pytest.CaptureFixture
 ) -> None:
-    assert code_of("README.md") == code_of("docs/analysis.md")[:1]
+    _, *blocks = code_of("docs/analysis.md")  # the first is run in test_inside_own.py
+    assert code_of("README.md") == blocks[:1]
     names: dict = {}
-    for block in code_of("docs/analysis.md"):
+    for block in blocks:
         exec(block, names)
     printed = capsys.readouterr().out
     assert "audio      0" in printed and "torch.Size([8, 19, 192])" in printed
