@@ -273,7 +273,8 @@ def deletion_curves(
         chance = torch.from_numpy(np.stack([rng.permutation(count) for _ in range(draws)]))
         restored = torch.cat([highest[None], (count - 1) - highest[None], chance])
         kept = restored[:, None] < counts[:, None]  # way × point × part
-        margins = case.evaluate(kept.flatten(0, 1), batch).unflatten(0, kept.shape[:2]).double()
+        unique, of = kept.flatten(0, 1).unique(dim=0, return_inverse=True)  # the ends are shared
+        margins = case.evaluate(unique, batch).double()[of].unflatten(0, kept.shape[:2])
         first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
         found = {
             ("deletion", "attribution"): reverse[None],

@@ -196,7 +196,7 @@ def neighbour_purity(
         `purity`, and `null_low` and `null_high`, which hold 95 of 100 draws of random labels of
         the same kind (`probes.draw_labels`).
     """
-    values, who = np.array(labels), np.array(speakers)
+    values, who = (np.unique(names, return_inverse=True)[1] for names in (labels, speakers))
     squares = (places**2).sum(1)
     distance = squares[:, None] + squares - 2 * places @ places.T
     distance[who[:, None] == who] = np.inf

@@ -43,7 +43,7 @@ SIZES = {
 OTHER_SIZES = {
     "curve": (16, 32, 64, 128, 216),  # clips that a probe is fitted to
     "similar": 4,  # sites of each family that are compared
-    "points": 9,  # of a deletion curve, both ends among them
+    "points": 5,  # of a deletion curve, both ends among them
     "window": attribution.WINDOW,  # seconds that are taken away
     "draws": probes.DRAWS,  # of random labels
     "checkpoints": 8,  # that are looked into, the first and the last among them

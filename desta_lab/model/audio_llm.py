@@ -403,6 +403,11 @@ class AudioLLM(nn.Module):
                     "load the parts it was trained with."
                 )
         tensors = load_file(path)
+        if other := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+            raise ProvenanceError(
+                f"{path}: {other[0]} holds {tensors[other[0]].dtype}, which no connector learns; "
+                "copy it again or train again."
+            )
         if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ProvenanceError(
                 f"{path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint, or train "
@@ -427,7 +432,9 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
+            about: Any = json.loads((file.metadata() or {}).get("provenance", "{}"))
+        if not isinstance(about, dict):
+            raise TypeError(f"its provenance is {type(about).__name__}")
     except Exception as error:
         raise ProvenanceError(
             f"{path}: no whole safetensors file ({error}); copy it again or train again."
@@ -445,6 +452,37 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def index_path(run: Path) -> Path:
     """The list of a run's checkpoints in its folder."""
     return run / "checkpoints" / "checkpoints.json"
+
+
+def read_index(run: Path) -> list[dict[str, Any]]:
+    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
+
+    Raises:
+        ProvenanceError: there is no readable list.
+    """
+    path = index_path(run)
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(listed, list) and listed and all(map(_is_checkpoint, listed))):
+            raise TypeError("it is no list of step, sha256 and loss")
+        if len({one["step"] for one in listed}) < len(listed):
+            raise ValueError("a step is there twice")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ProvenanceError(
+            f"{path}: no readable list of checkpoints ({error}); "
+            "delete the run's folder and train again."
+        ) from error
+    return listed
+
+
+def _is_checkpoint(one: Any) -> bool:
+    return (
+        isinstance(one, dict)
+        and type(one.get("step")) is int
+        and one["step"] >= 0
+        and isinstance(one.get("sha256"), str)
+        and isinstance(one.get("loss"), int | float | None)
+    )
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -21,6 +21,7 @@ from desta_lab.model.audio_llm import (
     checkpoint_path,
     index_path,
     read_connector_provenance,
+    read_index,
 )
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import CONNECTORS, ConnectorShape, check_heads
@@ -105,7 +106,7 @@ def check_parts(preset: Preset, root: Path | None = None) -> None:
         weights.check_name(name, root)
     if weights.is_installed(preset.encoder, root):
         folder = weights.find_weights(preset.encoder, root)
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        about = weights.read_object(folder / "config.json")
         if preset.taps is not None and "encoder_layers" in about:
             check_taps(preset.taps, about["encoder_layers"])
         if preset.connector.kind == "qformer" and "d_model" in about:
@@ -132,6 +133,8 @@ def _assemble(
     backbone.gradient_checkpointing = preset.gradient_checkpointing
     if "device_map" not in options:
         backbone.to(device)
+    for folder, part in ((encoder_folder, encoder), (backbone_folder, backbone)):
+        _check_finite(folder, part)
     connector = build_connector(
         preset.connector, len(encoder.taps), encoder.width, backbone, seed
     ).to(device)
@@ -163,6 +166,15 @@ def _assemble(
     )
 
 
+def _check_finite(folder: Path, part: nn.Module) -> None:
+    for name, parameter in part.named_parameters():
+        if not (parameter.is_meta or parameter.isfinite().all()):
+            raise weights.WeightsError(
+                f"{folder}: {name} holds NaN or infinity as {parameter.dtype}; copy the folder "
+                "again from its source, or load it in bfloat16 or float32."
+            )
+
+
 def _id(name: str) -> str:
     """The name of a model without its place: of a folder only the last part."""
     return Path(name).name if Path(name).is_dir() else name
@@ -176,7 +188,7 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
             f"{folder}: no checkpoints of a run here; "
             "train one with `python -m desta_lab quickstart`."
         )
-    hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
+    hashes = {one["step"]: one["sha256"] for one in read_index(folder)}
     paths = {one: checkpoint_path(folder, one) for one in hashes}
     step = max(hashes) if step is None else step
     if step not in paths or not paths[step].is_file():
@@ -185,10 +197,10 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
     if cache.hash_file(paths[step]) != hashes[step]:
         raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
     config = folder / "config.json"
-    attention = json.loads(config.read_text()).get("attention") if config.is_file() else None
+    attention = weights.read_object(config).get("attention") if config.is_file() else None
     llm = open_connector(paths[step], root, attention)
     judged = folder / VERDICT
-    llm.result = json.loads(judged.read_text(encoding="utf-8")) if judged.is_file() else None
+    llm.result = weights.read_object(judged) if judged.is_file() else None
     return llm
 
 
@@ -217,22 +229,27 @@ def open_connector(
     if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
     known = {field.name for field in fields(ConnectorShape)}
-    if unknown := sorted(set(about["connector"]) - known):
+    shape = about["connector"] if isinstance(about["connector"], dict) else {}
+    if unknown := sorted(set(shape) - known):
         raise ProvenanceError(
             f"{path}: its connector has {unknown[0]}, which this version of DeSTA Lab does not "
             "know; update it."
         )
-    preset = Preset(
-        "opened",
-        about["encoder"],
-        about["backbone"],
-        "a trained connector",
-        seconds=about["seconds"],
-        taps=tuple(about["taps"]),
-        connector=ConnectorShape(**about["connector"]),
-        tuning=about["tuning"],
-        attention=attention,
-    )
+    try:
+        preset = Preset(
+            "opened",
+            about["encoder"],
+            about["backbone"],
+            "a trained connector",
+            seconds=about["seconds"],
+            taps=tuple(about["taps"]),
+            connector=ConnectorShape(**about["connector"]),
+            tuning=about["tuning"],
+            attention=attention,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        fault = f"{path}: what it says of its connector cannot be ({error})"
+        raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     with processes.main_first():  # one rank downloads
         folders = [
             _find_part(path, part, about, root, (revisions or {}).get(part), strict)

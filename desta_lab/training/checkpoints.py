@@ -15,7 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_state, index_path
+from desta_lab.model.audio_llm import (
+    AudioLLM,
+    ProvenanceError,
+    checkpoint_path,
+    hash_state,
+    index_path,
+    read_index,
+)
 
 
 class CheckpointError(ValueError):
@@ -65,15 +72,10 @@ def list_checkpoints(run: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: there is no readable list.
     """
-    path = index_path(run)
     try:
-        listed: list[dict[str, Any]] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: no readable list of checkpoints ({error}); "
-            "delete the run's folder and train again."
-        ) from error
-    return listed
+        return read_index(run)
+    except ProvenanceError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:

@@ -22,14 +22,7 @@ pytestmark = pytest.mark.weights
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as a fresh clone has it, but for the corpus and the weights, which take
-    time.
-    """
-    folder = tmp_path_factory.mktemp("data")
-    tiny.share_weights(folder)
-    corpus = Experiment(presets.nano()).corpus  # rendered here, if it was not
-    (folder / "corpora").symlink_to(corpus.folder.parent)
-    return folder
+    return tiny.data_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

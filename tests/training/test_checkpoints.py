@@ -96,7 +96,15 @@ def test_a_step_without_a_checkpoint_names_those_that_have_one(run):
         checkpoints.load_checkpoint(folder, llm, 3)
 
 
-@pytest.mark.parametrize("text", ["", "[{", "\x00\xff"])
+NO_LISTS = ["null", "1", '"x"', "{}", "[]", "[1]", "[{}]", "NaN", "[" * 10**5]
+NO_LISTS += [
+    f'[{{"step": {step}, "sha256": "x"}}]' for step in ('"4"', "null", "-1", "4.0", "true")
+]
+NO_LISTS += ['[{"step": 4, "sha256": 5}]', '[{"step": 4}]']
+NO_LISTS += ['[{"step": 4, "sha256": "x"}, {"step": 4, "sha256": "y"}]']
+
+
+@pytest.mark.parametrize("text", ["", "[{", "\x00\xff", *NO_LISTS])
 def test_an_unreadable_list_is_a_sentence(run, text):
     llm, folder, _ = run
     index_path(folder).write_bytes(text.encode("latin-1"))
