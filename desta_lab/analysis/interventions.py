@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from desta_lab.analysis.lens import first_option_tokens
@@ -107,11 +107,9 @@ def patch_sites(
 
     Args:
         values: the value of every clip.
-        triples: (target, source, same), rows of `clips`: `source` has another value than `target`,
-            `same` is another clip with the target's value. What flowed in `source`, and for the
-            null in `same`, is put into `target`.
-        sites: of the backbone, by their names or patterns; at `attention.heads` each head by
-            itself.
+        triples: (target, source, same), rows of `clips`: into `target` is put what flowed in
+            `source`, of another value, and for the null in `same`, another clip of its own value.
+        sites: of the backbone, names or patterns; at `attention.heads` each head by itself.
         places: name → positions among the tokens, of all clips or as (clip, position); by default
             "audio" (all slots) and "answer".
         transcripts: words of every clip, which stand behind its audio embeddings and stay there.
@@ -130,29 +128,20 @@ def patch_sites(
     first, waves = first_option_tokens(llm, task), read_waves(clips)
     plain = llm.run(waves, task.question, sites=sites, transcripts=transcripts, stem=task.stem)
     places = places or {"audio": plain.slots, "answer": [plain.answer]}
-    each = torch.arange(len(target))[:, None]
+    own = None if transcripts is None else [transcripts[row] for row in target]
+    how: dict[str, Any] = {"transcripts": own, "stem": task.stem, "batch": len(target)}
 
     def margins(logits: Float[Tensor, "triple vocabulary"]) -> np.ndarray:
         scores, row = logits[:, first].cpu().numpy(), np.arange(len(logits))
         return scores[row, gain] - scores[row, loss]
 
     def shift(site: str, head: int, at: Tensor, donors: list[int]) -> np.ndarray:
-        part = slice(None) if head < 0 else head
-        given = plain[site][donors][each, at[donors]]
-
-        def put(flow: Tensor) -> Tensor:
-            patched = flow.clone()
-            patched[each, at[target], part] = given[:, :, part]
-            return patched
-
-        own = None if transcripts is None else [transcripts[row] for row in target]
-        how: dict[str, Any] = {"transcripts": own, "stem": task.stem, "batch": len(target)}
+        edits = {site: _put(plain[site][donors], at[donors], at[target], head)}
         some = [waves[row] for row in target]
-        edited = llm.run(some, task.question, sites=[], edits={site: put}, **how)
+        edited = llm.run(some, task.question, sites=[], edits=edits, **how)
         return margins(edited.logits) - margins(plain.logits[target])
 
-    whole = margins(plain.logits[source]) - margins(plain.logits[target])
-    rows = []
+    whole, rows = margins(plain.logits[source]) - margins(plain.logits[target]), []
     for site, head in _list_heads(plain):
         for place, positions in places.items():
             # counted from the end, as clips are padded in front, and fewer clips perhaps by less
@@ -162,6 +151,23 @@ def patch_sites(
             cell["same"] = shift(site, head, at, same)
             rows.append(pd.DataFrame({**cell, "whole": whole}))
     return pd.concat(rows, ignore_index=True)
+
+
+def _put(
+    given: Float[Tensor, "clip token *feature"],
+    there: Int[Tensor, "clip position"],
+    here: Int[Tensor, "clip position"],
+    head: int,
+) -> Edit:
+    """Put what flowed at some places of other clips to places here, of all heads or of one."""
+    part, each = slice(None) if head < 0 else head, torch.arange(len(here))[:, None]
+
+    def put(flow: Tensor) -> Tensor:
+        patched = flow.clone()
+        patched[each, here, part] = given[each, there][:, :, part]
+        return patched
+
+    return put
 
 
 def _list_heads(forward: ForwardPass) -> list[tuple[str, int]]:
