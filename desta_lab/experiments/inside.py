@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ class Inside:
         self.traced = (room or self.scored)[: self.sizes["traced"]]
         self.explained = self.traced[: self.sizes["explained"]]
         self.refused: dict[str, str] = {}  # table → why `run` left it out
+        self._store: Callable[[], FeatureStore] | None = None
         self._features: FeatureStore | None = None
         self._memory: dict[str, Any] = {}
         self._about: Provenance | None = None
@@ -177,7 +179,7 @@ class Inside:
             about["label"] = look.label
         look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
         look._about = experiment.provenance("sites", **about, tasks=[repr(task) for task in tasks])
-        look._features = experiment.store_features(chosen)
+        look._store = partial(experiment.store_features, chosen)
         return look
 
     # ---- clips and questions ----
@@ -269,8 +271,10 @@ class Inside:
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
-        if self._features is None:
+        if self._store is None:
             return self.llm.encoder.encode(self.read_waves(rows)).float()
+        if self._features is None:  # computed when they are first asked for: tables may be there
+            self._features = self._store()
         return self._features[[clip.id for clip in self.pick(rows)]]
 
     def audio_embeddings(self, rows: Sequence[int], step: int | None = None) -> Tensor:
