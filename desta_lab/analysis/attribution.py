@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling
 from jaxtyping import Bool, Float, Int
+from scipy.integrate import trapezoid
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -216,34 +217,70 @@ def queries_to_frames(
 
 
 def deletion_curves(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     values: Float[Tensor, "clip part"],
     clips: Sequence[str],
     *,
-    draws: int = 3,
+    draws: int = 20,
+    points: int | None = None,
     seed: int = 0,
     batch: int = 8,
 ) -> pd.DataFrame:
-    """The scalar while parts are taken away or restored, one by one (Petsiuk et al., 2018).
+    """The scalar while parts are taken away or restored (Petsiuk et al., 2018).
 
-    Columns: clip, curve (deletion, insertion), order (attribution: highest first; random: the mean
-    of `draws` orders), share of the parts moved, margin.
+    Args:
+        draws: random orders of each clip. What is left where a random order took parts away is what
+            the reverse order has restored, so both curves come from one pass.
+        points: at how many places of the order it is measured; by default after every part.
+
+    Returns:
+        One row per clip × curve (deletion, insertion) × order (attribution: highest first; random)
+        × draw × share of the parts moved, with the margin.
     """
     rng, tables = np.random.default_rng(seed), []
     for case, value, clip in zip(cases, values, clips, strict=True):
         count = case.part_count
-        random = [torch.from_numpy(rng.permutation(count)) for _ in range(draws)]
-        orders = {"attribution": [value.argsort(descending=True)], "random": random}
-        for order, ways in orders.items():
-            steps = torch.arange(count + 1)[:, None]
-            moved = torch.stack([way.argsort() < steps for way in ways])
-            for curve, kept in {"deletion": ~moved, "insertion": moved}.items():
-                margins = case.evaluate(kept.flatten(0, 1), batch).unflatten(0, (len(ways), -1))
-                cell = {"clip": clip, "curve": curve, "order": order}
-                share = np.linspace(0, 1, count + 1)
-                mean = margins.mean(0).double().numpy()
-                tables.append(pd.DataFrame({**cell, "share": share, "margin": mean}))
+        counts = torch.linspace(0, count, count + 1 if points is None else points).round().int()
+        highest = value.argsort(descending=True).argsort()
+        chance = torch.from_numpy(np.stack([rng.permutation(count) for _ in range(draws)]))
+        restored = torch.cat([highest[None], (count - 1) - highest[None], chance])
+        kept = restored[:, None] < counts[:, None]  # way × point × part
+        margins = case.evaluate(kept.flatten(0, 1), batch).unflatten(0, kept.shape[:2]).double()
+        first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
+        found = {
+            ("deletion", "attribution"): reverse[None],
+            ("insertion", "attribution"): first[None],
+            ("deletion", "random"): random.flip(1),
+            ("insertion", "random"): random,
+        }
+        moved = {"deletion": count - counts.flip(0), "insertion": counts}
+        for (curve, order), ways in found.items():
+            for draw, margin in enumerate(ways.numpy()):
+                share = moved[curve].numpy() / count
+                cell = {"clip": clip, "curve": curve, "order": order, "draw": draw}
+                tables.append(pd.DataFrame({**cell, "share": share, "margin": margin}))
     return pd.concat(tables, ignore_index=True)
+
+
+def deletion_gain(curves: pd.DataFrame) -> pd.DataFrame:
+    """How much lower (deletion) or higher (insertion) the attribution's curve lies than by chance.
+
+    Per clip and curve: `gain`, the mean distance over the shares between its own curve and the mean
+    of its random orders (nats; above 0 it is faithful); `beaten`, the share of random orders that
+    the attribution beats.
+    """
+    by = ["clip", "curve", "order", "draw"]
+    area = curves.groupby(by, sort=False)[["share", "margin"]].apply(
+        lambda way: trapezoid(way["margin"], way["share"])
+    )
+    rows = []
+    for (clip, curve), own in area.groupby(["clip", "curve"], sort=False):
+        sign = -1 if curve == "deletion" else 1
+        by_order = own.droplevel(["clip", "curve", "draw"])
+        above = sign * (by_order["attribution"].item() - by_order.loc[["random"]])
+        cell = {"clip": clip, "curve": curve, "gain": above.mean()}
+        rows.append({**cell, "beaten": float((above > 0).mean())})
+    return pd.DataFrame(rows)
 
 
 # ---- dependence on the weights ----

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from desta_lab import audio
 from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
+from desta_lab.analysis.evidence import leaves_room
 from desta_lab.cache import Provenance, find_or_make, make_folder
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation.tasks import Task
@@ -32,7 +33,8 @@ class Inside:
     """What a run's connector and backbone hold at every site, along training: tables and figures.
 
     Between any two measurements the model stands at the last checkpoint. Rows are numbers of
-    `clips`: `calibration` and `scored` have other speakers.
+    `clips`: `calibration` and `scored` have other speakers; `traced` are those scored ones whose
+    profiles over time are compared with the evidence, and `explained` the first of them.
 
     Args:
         experiment: the run is found on disk, or trained first.
@@ -64,7 +66,8 @@ class Inside:
         self.clips: list[Clip] = [clip for part in parts for clip in part]
         self.calibration = list(range(len(parts[0])))
         self.scored = list(range(len(parts[0]), len(self.clips)))
-        self.explained = self.scored[: SIZES["explained"]]  # rows whose answers are attributed
+        self.traced = self._find_room(experiment.preset.label)[: SIZES["traced"]]
+        self.explained = self.traced[: SIZES["explained"]]
         self.speakers = [clip.speaker for clip in self.clips]
         self.labels = {task.attribute: self.values(task.attribute) for task in self.tasks}
 
@@ -86,6 +89,11 @@ class Inside:
     def read_waves(self, rows: Sequence[int]) -> list[np.ndarray]:
         """The waveforms of these rows."""
         return [audio.read_audio(self.experiment.corpus.path(clip)) for clip in self.pick(rows)]
+
+    def _find_room(self, attribute: str) -> list[int]:
+        """The scored rows whose evidence leaves a profile room to miss it."""
+        clips, seconds = self.clips, self.llm.encoder.seconds
+        return [row for row in self.scored if leaves_room(clips[row], attribute, seconds)]
 
     # ---- what flows ----
 
@@ -194,7 +202,7 @@ class Inside:
 def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, saving.Picture]:
     """Every figure of the analysis, by the name of its file."""
     label, points = inside.experiment.preset.label, tables["points"]
-    trust = points.drop_duplicates(["step", "method", "seed"])
+    trust, purity = points.drop_duplicates(["step", "method", "seed"]), tables["purity"]
     return {
         "readable": representation_figures.plot_probe_accuracy(
             tables["probes"], tables["answers"], "Present, readable, spoken: three things"
@@ -212,10 +220,15 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
             tables["similar_steps"], "How the audio embeddings change along training"
         ),
         "map_pca": representation_figures.plot_maps(
-            points, trust, label, f"The audio embeddings of unseen speakers, by {label}"
+            points,
+            trust,
+            label,
+            f"The audio embeddings of unseen speakers, by {label}",
+            "pca",
+            purity,
         ),
         "map_umap": representation_figures.plot_maps(
-            points, trust, label, "The same clips through UMAP", method="umap"
+            points, trust, label, "The same clips through UMAP", "umap", purity
         ),
         "modality_gap": representation_figures.plot_modality_gap(
             tables["gap"], "Does hearing come closer to reading?"
@@ -227,7 +240,7 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
             tables["heads"], "Which heads look at the audio"
         ),
         "evidence": explanation_figures.plot_evidence(
-            tables["evidence"], "Attention is not explanation: who finds the evidence?", "mass"
+            tables["evidence"], _state_evidence(tables["evidence"], "mass"), "mass"
         ),
         "deletion": explanation_figures.plot_deletion(
             tables["deletion"], f"Taking away what matters ({label})"
@@ -241,6 +254,17 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
         "erasure": explanation_figures.plot_erasure(tables["erasure"], "What the answer uses"),
         "listen_where": _draw_profiles(inside, tables["profiles"], label),
     }
+
+
+def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
+    """How many methods find the evidence, by their paired gains over another clip's."""
+    own = summary[(summary["null"] == "own") & (summary["measure"] == measure)]
+    found = own[own["gain_low"] > 0]["method"].tolist()
+    names = f" ({', '.join(found)})" if 0 < len(found) < 4 else ""
+    return (
+        f"{len(found)} of {len(own)} methods find the evidence better than another clip's{names}; "
+        "of methods that find nothing, one in forty would"
+    )
 
 
 def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving.Picture:

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
 BATCH = 16  # clips in one forward
 SIZES = {
-    "explained": 16,  # clips whose answers are attributed
+    "width": 64,  # principal components that a probe sees at every site
+    "traced": 64,  # clips whose profiles are compared with the evidence
+    "explained": 16,  # of these, explained by window in several orders, and head by head
     "checked": 8,  # of these, explained again under other weights
     "orders": 3,  # of Shapley sampling
     "pairs": 48,  # of clips, one patched into the other
+    "random orders": 20,  # in which a clip's windows are taken away
     "words": 64,  # clips whose audio embeddings are looked up in the vocabulary
     "calibrating": 32,  # clips that calibrate where attributes are erased
     "random": 20,  # random directions that are erased for each number of values
@@ -41,6 +44,7 @@ SIZES = {
 MAP_SEEDS = (0, 1)  # of UMAP
 CURVE_SIZES = (16, 32, 64, 128, 216)  # clips that a probe is fitted to
 SIMILAR_SITES = 4  # of each family
+DELETION_POINTS = 9  # of a deletion curve, both ends among them
 
 
 # ---- present, readable, answered ----
@@ -62,7 +66,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
             continue
         labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
         features = capture.pool_over_time(site).numpy()
-        measured = probes.fit_probes(features, labels, inside.speakers, folds)
+        measured = probes.fit_probes(features, labels, inside.speakers, folds, width=SIZES["width"])
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
     return pd.concat(tables, ignore_index=True)
 
@@ -122,13 +126,24 @@ def compare_checkpoints(inside: "Inside") -> pd.DataFrame:
 
 
 def map_embeddings(inside: "Inside") -> pd.DataFrame:
-    """Maps of the audio embeddings at every checkpoint, with trustworthiness and attributes."""
+    """Maps of the audio embeddings at every checkpoint, with what may be believed of each."""
     embeddings, tables = _flat_embeddings(inside), []
     for method in report_each(("pca", "umap"), inside.progress("maps")):
         points, trust = geometry.map_clips(embeddings, method, MAP_SEEDS)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
     clips = [{"row": i, "clip": clip.id, **clip.attributes} for i, clip in enumerate(inside.clips)]
     return pd.concat(tables, ignore_index=True).merge(pd.DataFrame(clips), on="row")
+
+
+def measure_purity(inside: "Inside") -> pd.DataFrame:
+    """How often neighbours on a map are alike, per attribute, beside random labels."""
+    points, rows = inside.table("points"), []
+    for (step, method, seed), own in points.groupby(["step", "method", "seed"], sort=False):
+        places = own.sort_values("row")[["x", "y"]].to_numpy()
+        for attribute, labels in inside.labels.items():
+            cell = {"step": step, "method": method, "seed": seed, "attribute": attribute}
+            rows.append({**cell, **geometry.neighbour_purity(places, labels, inside.speakers)})
+    return pd.DataFrame(rows)
 
 
 def _flat_embeddings(inside: "Inside") -> dict[int, np.ndarray]:
@@ -170,7 +185,10 @@ def measure_gap(inside: "Inside") -> pd.DataFrame:
 
 
 def find_nearest_words(inside: "Inside") -> pd.DataFrame:
-    """The words nearest to each query's audio embeddings, and the word it began as (`anchor`)."""
+    """The words nearest to each query's audio embeddings, and the word it began as (`anchor`).
+
+    `null` is what the nearest word of an embedding whose numbers are in random order stays below.
+    """
     backbone = inside.llm.backbone
     vocabulary = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
     anchored = inside.experiment.preset.connector.anchored
@@ -195,7 +213,8 @@ def profile_answers(inside: "Inside") -> pd.DataFrame:
     """Where the answer about the label was heard: a value per method, clip and place in time."""
     attribute, tables = inside.experiment.preset.label, []
     for method, profiles in _time_profiles(inside, attribute).items():
-        for clip, profile in zip(inside.pick(inside.explained), profiles, strict=True):
+        rows = inside.traced[: len(profiles)]
+        for clip, profile in zip(inside.pick(rows), profiles, strict=True):
             cell = {"attribute": attribute, "method": method, "clip": clip.id}
             values = profile.detach().cpu().numpy().astype(float)
             tables.append(pd.DataFrame({**cell, "place": range(len(values)), "value": values}))
@@ -205,9 +224,10 @@ def profile_answers(inside: "Inside") -> pd.DataFrame:
 def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     """Profiles over time (clip, frame or window): attention first, then attributions.
 
-    What is said of queries is carried on to the frames that they attend to.
+    What is said of queries is carried on to the frames that they attend to. Shapley values of
+    windows, which take the longest, are of the first clips alone (`explained`).
     """
-    rows, llm, task = inside.explained, inside.llm, inside.task(attribute)
+    rows, llm, task = inside.traced, inside.llm, inside.task(attribute)
     values = inside.values(attribute, rows)
     embeddings, states = inside.audio_embeddings(rows), inside.encoder_states(rows)
     looks = attention.query_attention_over_time(llm.connector, states)
@@ -220,7 +240,8 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     queries = attribution.query_cases(llm, task, values, embeddings)
     windows = attribution.window_cases(llm, task, values, inside.read_waves(rows))
     asked = [(method, "queries", queries) for method in attribution.METHODS]
-    asked += [(method, "windows", windows) for method in ("ablation", "shapley")]
+    asked += [("ablation", "windows", windows)]
+    asked += [("shapley", "windows", windows[: len(inside.explained)])]
     for method, parts, cases in report_each(asked, inside.progress("attribution")):
         found = attribution.attribute(method, cases, samples=SIZES["orders"]).values
         if parts == "queries":
@@ -233,9 +254,10 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
 
 def score_evidence(inside: "Inside") -> pd.DataFrame:
     """How well every profile falls on the seconds that hold the evidence, against its nulls."""
-    clips, seconds, tables = inside.pick(inside.explained), inside.llm.encoder.seconds, []
+    traced, seconds, tables = inside.pick(inside.traced), inside.llm.encoder.seconds, []
     profiles = inside.table("profiles")
     for (method, attribute), rows in profiles.groupby(["method", "attribute"], sort=False):
+        clips = traced[: rows["clip"].nunique()]
         values = _by_clip(rows, [clip.id for clip in clips])
         tables.append(evidence.score_profiles(values, clips, str(attribute), seconds, str(method)))
     return evidence.summarise_scores(pd.concat(tables, ignore_index=True))
@@ -281,7 +303,11 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
 
 
 def delete_windows(inside: "Inside") -> pd.DataFrame:
-    """Deletion and insertion curves of windows, in the order of Shapley values and at random."""
+    """Deletion and insertion curves of windows, in the order of Shapley values and at random.
+
+    `gain` is how much lower (deletion) or higher (insertion) the curve of the Shapley values lies
+    than those of random orders, paired clip by clip (`attribution.deletion_gain`).
+    """
     rows, attribute = inside.explained, inside.experiment.preset.label
     clips = inside.pick(rows)
     names = [clip.id for clip in clips]
@@ -290,9 +316,22 @@ def delete_windows(inside: "Inside") -> pd.DataFrame:
     cases = attribution.window_cases(
         inside.llm, inside.task(attribute), inside.values(attribute, rows), inside.read_waves(rows)
     )
-    curves = attribution.deletion_curves(cases, values, names, draws=1)
-    curves["speaker"] = curves["clip"].map({clip.id: clip.speaker for clip in clips})
-    return interval_table(curves, "margin", ["curve", "order", "share"], "margin")
+    curves = attribution.deletion_curves(
+        report_each(cases, inside.progress("deletion")),
+        values,
+        names,
+        draws=SIZES["random orders"],
+        points=DELETION_POINTS,
+    )
+    speakers = {clip.id: clip.speaker for clip in clips}
+    gains = attribution.deletion_gain(curves)
+    gains["speaker"] = gains["clip"].map(speakers)
+    gain = interval_table(gains, "gain", ["curve"], "gain")
+    gain = gain.rename(columns={"low": "gain_low", "high": "gain_high"})
+    curves = curves.groupby(["clip", "curve", "order", "share"], as_index=False)["margin"].mean()
+    curves["speaker"] = curves["clip"].map(speakers)
+    table = interval_table(curves, "margin", ["curve", "order", "share"], "margin")
+    return table.merge(gain.assign(order="attribution"), on=["curve", "order"], how="left")
 
 
 def randomise_weights(inside: "Inside") -> pd.DataFrame:
@@ -497,6 +536,7 @@ TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "similar_sites": compare_sites,
     "similar_steps": compare_checkpoints,
     "points": map_embeddings,
+    "purity": measure_purity,
     "gap": measure_gap,
     "words": find_nearest_words,
     "profiles": profile_answers,
