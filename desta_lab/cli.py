@@ -4,9 +4,11 @@ quick.
 
 import argparse
 import json
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 
 from desta_lab import processes
 from desta_lab.model.bounds import Bound, Count, CountOrZero, find_bounds, whole_number
-from desta_lab.views.progress import progress_reporter
+from desta_lab.views.progress import TRACKERS, open_trackers, progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
 
@@ -76,10 +78,18 @@ def parse_seeds(text: str) -> list[int]:
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, t4, workstation, desta25 or desta2; by default the one that suits the machine",
+    help="nano, cpu, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
+    "one that suits the machine",
 )
+PARTS = (
+    argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
+    argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
+)
+CORPUS = argument("--corpus", type=Path, help="a folder with its clips.csv or manifest")
 SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
 OUT = argument("--out", type=Path, help="folder for figures and tables")
+ALSO_VARIABLE = "DESTA_LAB_ALSO"  # as `views.saving` reads it
+ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
 RUN = argument("--run", type=Path, help="under data/runs; by default the newest self-generated one")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
@@ -109,13 +119,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                return COMMANDS[args.command].run(args) or 0
+                with _saving_also(getattr(args, "also", None)):
+                    return COMMANDS[args.command].run(args) or 0
         except KeyboardInterrupt:
             status, words = 130, "Stopped; run the same command again and it goes on where it was."
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             words = f"{type(error).__name__}: {_describe(error)}"
     print(f"{who}{words}", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _saving_also(forms: str | None) -> Iterator[None]:
+    """Save figures and tables in the forms of `--also`, or of its variable, beside the usual."""
+    before = os.environ.get(ALSO_VARIABLE)
+    if forms is not None:
+        os.environ[ALSO_VARIABLE] = forms
+    try:
+        if os.environ.get(ALSO_VARIABLE):
+            from desta_lab.views import saving
+
+            saving.parse_also()  # before work begins
+        yield
+    finally:
+        os.environ.pop(ALSO_VARIABLE, None)
+        os.environ.update({} if before is None else {ALSO_VARIABLE: before})
 
 
 def _describe(error: Exception) -> str:
@@ -147,27 +175,37 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _preset(args: argparse.Namespace) -> Any:
-    from desta_lab.model import presets
+    """The preset that a command line asks for, with other parts where it names some."""
+    from desta_lab.model import build, presets
 
-    return presets.get_preset(args.preset) if args.preset else presets.pick_preset()
+    preset = presets.get_preset(args.preset) if args.preset else presets.pick_preset()
+    parts = {part: getattr(args, part, None) for part in ("encoder", "backbone")}
+    if any(name is not None for name in parts.values()) or preset.name not in presets.PRESETS:
+        preset = presets.change_parts(preset, **parts)
+        build.check_parts(preset)
+    return preset
 
 
 @command(
     "quickstart",
     PRESET,
+    *PARTS,
     SEED,
     number("--steps", of=Count, help="training steps instead of the preset's"),
-    argument("--corpus", type=Path, help="train on this folder with its clips.csv or manifest"),
+    CORPUS,
     argument("--label", help="attribute of the rival run, instead of the preset's"),
     OUT,
     number("--accumulate", of=Count, help="compute each batch in so many parts, to save memory"),
     argument("--checkpointing", action="store_true", help="compute layers twice, to save memory"),
+    argument("--track", choices=tuple(TRACKERS), help="also log steps and scores there"),
+    ALSO,
 )
 def quickstart(args: argparse.Namespace) -> None:
     """Train on one task, measure the others, draw the card."""
     from desta_lab.doctor import describe_cost
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.quickstart import run_quickstart
+    from desta_lab.model.weights import models_dir
     from desta_lab.views import card
 
     processes.join_ranks()
@@ -179,8 +217,14 @@ def quickstart(args: argparse.Namespace) -> None:
     say(describe_cost(preset), flush=True)
     if args.corpus:
         say("That was measured on the preset's own corpus; yours costs by the number of its clips.")
+    folder = models_dir().parent / "tracking"
     experiment = Experiment(
-        preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
+        preset,
+        seed=args.seed,
+        corpus=args.corpus,
+        label=args.label,
+        progress=progress_reporter(),
+        track=open_trackers(args.track, folder) if args.track else None,
     )
     out = args.out or experiment.figures_folder("quickstart")
     result = run_quickstart(experiment, out)
@@ -192,9 +236,11 @@ def quickstart(args: argparse.Namespace) -> None:
 @command(
     "inside",
     PRESET,
+    *PARTS,
     SEED,
     argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),
     OUT,
+    ALSO,
 )
 def inside(args: argparse.Namespace) -> None:
     """Probe, map, explain and patch a run of the quickstart."""
@@ -222,7 +268,8 @@ def inside(args: argparse.Namespace) -> None:
     argument(
         "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
     ),
-    argument("--preset", choices=("desta25", "desta2"), help="whose that is; by default desta25"),
+    argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
+    *PARTS,
     argument("--transcript", action="store_true", help="let Whisper add the words of the clip"),
 )
 def ask(args: argparse.Namespace) -> None:
@@ -239,8 +286,11 @@ def ask(args: argparse.Namespace) -> None:
         raise ValueError("There is no question; write one in quotes.")
     if args.published and args.run:
         raise ValueError("--published and --run name two systems; give one.")
-    if args.preset and not args.published:
-        raise ValueError("--preset says whose adapter it is; give that with --published.")
+    if (args.preset or args.backbone or args.encoder) and not args.published:
+        raise ValueError(
+            "--preset, --backbone and --encoder say whose adapter it is and its parts; give that "
+            "with --published."
+        )
     warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
     length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
     audios = [{"audio": args.clip, "text": None}]
@@ -249,13 +299,14 @@ def ask(args: argparse.Namespace) -> None:
     text_only = {"role": "user", "content": args.question}
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
-        preset, folder = presets.get_preset(args.preset or "desta25"), args.published
+        args.preset, folder = args.preset or "desta25", args.published
+        preset = _preset(args)
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
         folder = args.run or newest_run()
         llm = AudioLLM.from_run(folder)
-    if args.published and args.preset == "desta2":
+    if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
         answer = answer_desta2(llm, turns, max_new_tokens=48)
     else:
@@ -359,6 +410,7 @@ def answer(args: argparse.Namespace) -> None:
     TEST_SET,
     argument("--text", type=Path, help="Speech-IFEval: answers of the model's own text LLM"),
     OUT,
+    ALSO,
 )
 def score(args: argparse.Namespace) -> None:
     """Score answers to a public test set beside published systems."""
@@ -392,12 +444,15 @@ def score(args: argparse.Namespace) -> None:
 @command(
     "sweep",
     PRESET,
+    *PARTS,
+    CORPUS,
     argument("--set", action="append", default=[], metavar="NAME=A,B", help="values of a setting"),
     argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2"),
     number("--jobs", of=Count, default=1, help="so many processes on this machine"),
     argument("--slurm", action="append", metavar="NAME=A", help="run on Slurm, as submitit says"),
     RETRY,
     OUT,
+    ALSO,
 )
 def sweep(args: argparse.Namespace) -> int:
     """Measure a grid of settings and seeds; only what is missing is run."""
@@ -406,12 +461,14 @@ def sweep(args: argparse.Namespace) -> int:
     from desta_lab.views import saving
 
     preset = _preset(args)
-    grid = Sweep(preset, parse_grid(args.set), seeds=args.seeds, progress=progress_reporter())
+    settings, report = parse_grid(args.set), progress_reporter()
+    grid = Sweep(preset, settings, seeds=args.seeds, corpus=args.corpus, progress=report)
     slurm = parse_slurm(args.slurm) if args.slurm else None
     out = args.out or grid.root.parent / "figures" / f"sweep-{preset.name}"
     _make_folder(out)
     table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
     table.to_csv(out / "table.csv", index=False)
+    saving.save_parquet(table, out / "table.parquet")
     scored = table["score"].notna().any()
     if scored:
         print(grid.factor_means().round(2).to_string(index=False))
@@ -441,6 +498,7 @@ def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
     argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
+    ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
     """The papers' ablations: run what is missing, tables, figures, the page."""
@@ -449,14 +507,17 @@ def ablate(args: argparse.Namespace) -> int:
     from desta_lab.experiments.studies import STUDIES, get_study
     from desta_lab.model import presets
 
-    preset = presets.get_preset(args.preset).name
+    chosen = presets.get_preset(args.preset)
+    preset = chosen.name if chosen.name in presets.PRESETS else chosen
     studies = [get_study(name) for name in args.names]
     studies = studies or [study for study in STUDIES.values() if preset in study.presets]
     if not studies:
         there = dict.fromkeys(name for study in STUDIES.values() for name in study.presets)
-        raise ValueError(f"No study is of preset {preset}; take one of {', '.join(there)}.")
+        raise ValueError(
+            f"No study is of preset {chosen.name}; take one of {', '.join(there)}, or name studies."
+        )
     names = list(dict.fromkeys(study.name for study in studies))
-    out = _make_folder(args.out or ablation.SHIPPED / preset)
+    out = _make_folder(args.out or ablation.SHIPPED / chosen.name)
     shown = ablation.run_studies(
         names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )
@@ -466,8 +527,8 @@ def ablate(args: argparse.Namespace) -> int:
         print("\n  ".join([f"{study.title}:", *sentences]))
     if not drawn and not args.jobs:
         raise ValueError(
-            f"No study of {', '.join(names)} has two finished arms of preset {preset} to draw; "
-            "give --jobs 1 or more, and the missing ones are measured."
+            f"No study of {', '.join(names)} has two finished arms of preset {chosen.name} to "
+            "draw; give --jobs 1 or more, and the missing ones are measured."
         )
     print(f"Page: {write_page(out.parent)}")
     cells, failed = ablation.find_failures(names, preset, args.seeds)
@@ -477,9 +538,11 @@ def ablate(args: argparse.Namespace) -> int:
 @command(
     "emerge",
     argument("--preset", default="nano", help="as for quickstart"),
+    *PARTS,
     argument("--seeds", type=parse_seeds, default="0,1,2,3,4", help="such as 0,1,2"),
     number("--checkpoint-every", of=Count, default=16, help="steps between two checkpoints"),
     OUT,
+    ALSO,
 )
 def emerge(args: argparse.Namespace) -> None:
     """Measure every checkpoint of several runs and write the emergence report."""
@@ -567,7 +630,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
     )
 
 
-@command("demo", PRESET, number("--port", of=PORTS, default=7860, help="of this machine"))
+@command("demo", PRESET, *PARTS, number("--port", of=PORTS, default=7860, help="of this machine"))
 def demo(args: argparse.Namespace) -> None:
     """A local page: record or pick a clip, ask anything."""
     import signal

@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import io
+import os
 import re
 import socket
 import sys
@@ -20,6 +21,7 @@ from desta_lab.audio import RATE
 from desta_lab.course import notebooks
 from desta_lab.experiments import experiment, sweep
 from desta_lab.model import backbone, build, nano, presets
+from desta_lab.views import saving
 from desta_lab.views.progress import progress_reporter
 from tests import tiny
 
@@ -140,6 +142,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "row.jsonl").write_text(row)
     soundfile.write(here / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
     tiny.hf_folder(here / "encoder", tiny.whisper())
+    (here / "mine.toml").write_text('base = "nano"\nsteps = 9\n')
+    (here / "wrong.toml").write_text('base = "nano"\nsteps = 0\n')
+    (here / "far.toml").write_text('base = "nano"\nbackbone = "nope"\n')
+    tiny.recordings(here / "own")
     return here
 
 
@@ -207,6 +213,15 @@ SWEPT = {  # value of --set → words of the sentence
     "connector.kind=nope": "connector.kind is one of",
     "connector.dropout=1": "dropout is a number from 0 to below 1",
     "steps=40 --set steps=80": "steps is set twice",
+    "warmup=5 --set train_config.warmup=6": "warmup is set twice",
+    "train_config.warmup=-1": f"warmup is a {BOUND} 0",
+    "train_config.warmup=null": "warmup takes int, not None",
+    "train_config.nope=1": "cannot change 'nope'",
+    "floor=1": "floor is a number from 0 to below 1",
+    "betas=[0.9]": "betas takes a list such as [0.9,0.98]",
+    "betas=[0.9,2]": "betas is a number from 0 to below 1",
+    "betas=null": "betas takes a list such as [0.9,0.98]",
+    "steps=4 --corpus {here}/nope": "no such file",
     "encoder={here}/encoder --set taps=[9]": "must lie in 0 … 3",
     "encoder={here}/encoder --set connector.width=null --set connector.heads=7": "7 attention",
 }
@@ -232,7 +247,22 @@ REFUSED = {  # command line → words of the sentence
     "quickstart --preset nano --accumulate 0": "'0' is not a whole number from 1",
     "quickstart --preset nano --accumulate 99": "no row for each of 99",
     "quickstart --preset nano --batch 0": "unrecognized arguments: --batch 0",
-    "quickstart --preset nano --track x": "unrecognized arguments: --track x",
+    "quickstart --preset {here}/nope.toml": "nope.toml: no such file",
+    "quickstart --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
+    "quickstart --preset {here}/far.toml": "'nope' is no folder, no known name",
+    "quickstart --preset nano --backbone nope": "'nope' is no folder, no known name",
+    "quickstart --preset nano --backbone=": "backbone is the name or folder of a model",
+    "quickstart --preset nano --encoder {here}/empty": "has no config.json",
+    "inside --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
+    "inside --preset nano --encoder nope": "'nope' is no folder, no known name",
+    "sweep --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
+    "demo --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
+    "emerge --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
+    "ablate --preset {here}/mine.toml": "No study is of preset mine; take one of nano, cpu, or",
+    "course --run --only 01 --preset {here}/wrong.toml": "wrong.toml: steps is a whole number",
+    "ask {here}/a.wav What? --backbone nano": "give that with --published",
+    "ask {here}/a.wav What? --published {here}/file --preset nope": "There is no preset 'nope'",
+    "quickstart --preset nano --track x": "invalid choice: 'x'",
     "quickstart --preset nano --label nope": "the label is one of",
     "quickstart --preset nano --label=": "the label is one of",
     "quickstart --preset nano --corpus {here}/nope": "no such file",
@@ -324,6 +354,11 @@ def test_what_cannot_be_is_refused_in_a_sentence_before_work_begins(
         "sweep --preset nano --set steps=40,80 --set lr=1e-3,1",
         "sweep --preset nano --set taps=[0,1]",
         "sweep --preset nano --set taps=[0,1],[3],null",
+        "sweep --preset nano --set train_config.warmup=5,10 --set betas=[0.9,0.95],[0.9,0.99]",
+        "sweep --preset {here}/mine.toml --backbone SmolLM2-135M-Instruct --set floor=0.2",
+        "sweep --preset nano --corpus {here}/own --set label=manner,scene",
+        "quickstart --preset {here}/mine.toml --out {here}/new",
+        "ablate depth --preset {here}/mine.toml --out {here}/new/mine",
         "sweep --preset nano --set connector.width=null,64 --set label=rate,scene",
         "quickstart --preset nano --steps 1 --seed 0 --accumulate 1 --out {here}/new",
         "write {here}/row.jsonl {here}/new --backbone nano --shard 1 --tokens 1",
@@ -365,6 +400,21 @@ def test_a_writer_without_its_package_is_refused_before_a_download(
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert run_command("write {here}/row.jsonl {here}/o --backbone nano --vllm", here) == 1
     assert 'pip install "desta-lab[vllm]"' in capsys.readouterr().err
+
+
+def test_a_tracker_without_its_package_is_refused_before_work(no_work: None, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert cli.main(["quickstart", "--preset", "nano", "--track", "wandb"]) == 1
+    assert "run `pip install wandb`, or leave --track out" in capsys.readouterr().err
+
+
+def test_forms_that_cannot_be_saved_are_refused_before_work(no_work: None, capsys, monkeypatch):
+    assert cli.main(["quickstart", "--preset", "nano", "--also", "pdf,doc"]) == 1
+    assert "There is no form 'doc'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert cli.main(["sweep", "--preset", "nano", "--also", "parquet"]) == 1
+    assert "run `pip install pyarrow`" in capsys.readouterr().err
+    assert saving.ALSO_VARIABLE not in os.environ
 
 
 # ---- what a message says ----

@@ -220,6 +220,18 @@ def corpus(folder: Path, count: int = 12) -> Corpus:
     )
 
 
+def recordings(folder: Path) -> Path:
+    """A folder of 18 tones of one voice with a table, as a student may bring it."""
+    folder.mkdir()
+    rows = ["audio,speaker,manner,scene"]
+    for i in range(18):
+        soundfile.write(folder / f"{i}.wav", wave(i), RATE)
+        values = ("spoken", "whispered")[i % 2], ("rain", "music", "birds")[i % 3]
+        rows.append(f"{i}.wav,me,{','.join(values)}")
+    (folder / "clips.csv").write_text("\n".join(rows))
+    return folder
+
+
 def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
     """Training rows in the package's columns, all with one response."""
     return [

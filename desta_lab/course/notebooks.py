@@ -287,7 +287,8 @@ def execute_notebook(
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds it.
     """
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY, id="peak"))
-    own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": str(figures.resolve())}
+    path = str(Path(preset).resolve()) if preset.endswith(".toml") else preset
+    own = {"DESTA_LAB_PRESET": path, "DESTA_LAB_FIGURES": str(figures.resolve())}
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as here:
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": here}})
@@ -313,12 +314,13 @@ def _cell_seconds(cell: NotebookNode) -> float:
 def run_notebook(source: Path, preset: str) -> dict[str, Any]:
     """Execute a solved notebook: its page, its headline figure, and what it took."""
     gallery = NOTEBOOKS.parent / "figures"  # it shows nano's figures
-    figures = gallery if get_preset(preset).glass_box else gallery / preset
+    chosen = get_preset(preset)
+    figures = gallery if chosen.glass_box else gallery / chosen.name
     notebook = build_notebook(source, solved=True)
     measured = execute_notebook(notebook, preset=preset, figures=figures)
     write_html(notebook, figures / "course" / "pages" / f"{source.stem}.html")
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    record_cost(source.name[:2], preset, measured, f"{os.cpu_count()} CPU cores, {gpu}")
+    record_cost(source.name[:2], chosen.name, measured, f"{os.cpu_count()} CPU cores, {gpu}")
     return measured
 
 

@@ -42,7 +42,7 @@ def setup(
     print(doctor.format_checks(checks))  # a notebook speaks
     if not all(check.ok for check in checks):
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
-    print(describe_cost(notebook, name))
+    print(describe_cost(notebook, chosen.name))
     matplotlib.rcParams.update(saving.STYLE)  # figures drawn by hand look like the package's
     experiment = Experiment(chosen, seed=seed, root=root, progress=progress_reporter())
     print(finished.restore(experiment))

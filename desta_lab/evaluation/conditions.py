@@ -11,7 +11,7 @@ from torch import Tensor
 from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.world.describe import describe
+from desta_lab.world.describe import attribute_clause, describe
 
 
 def embed_clips(
@@ -98,6 +98,16 @@ def make_condition(name: str, llm: AudioLLM, clips: Sequence[Clip]) -> AudioCond
 ORACLE = "oracle"  # the untouched backbone reads the description
 
 
-def oracle_text(clip: Clip, topic: bool = False, describe: Callable[..., str] = describe) -> str:
-    """What the text oracle reads of a clip: its description, with the topic if that is asked."""
-    return describe(clip.attributes, topic=True) if topic else describe(clip.attributes)
+def oracle_text(
+    clip: Clip, hidden: str | None = None, describe: Callable[..., str] = describe
+) -> str:
+    """What the text oracle reads of a clip: its description.
+
+    Args:
+        hidden: the attribute that is asked about where descriptions leave it out (`Task.hidden`);
+            a sentence that states it follows.
+    """
+    text = describe(clip.attributes)
+    if hidden is None or hidden not in clip.attributes:
+        return text
+    return f"{text} {attribute_clause(hidden, clip.attributes[hidden])}"

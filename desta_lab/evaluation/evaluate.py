@@ -155,11 +155,11 @@ def score_oracle(
     Tasks about an attribute that descriptions leave out (rung 5) are asked of one that states it.
     """
     tables = []
-    for topic in (False, True):
-        asked = [task for task in tasks if (task.rung == 5) == topic]
+    for hidden in dict.fromkeys([None, *(task.hidden for task in tasks)]):
+        asked = [task for task in tasks if task.hidden == hidden]
         if not asked:
             continue
-        texts = [oracle_text(clip, topic, describe) for clip in [*clips, *calibration]]
+        texts = [oracle_text(clip, hidden, describe) for clip in [*clips, *calibration]]
         unique = list(dict.fromkeys(texts))
         with backbone.untuned():
             scores = scoring.score_options_of_text(backbone, asked, unique, batch)
@@ -215,16 +215,16 @@ def answer_free_form(
     where the output constraint is kept; NaN where there is none). Tasks that share a question share
     its answer. A clip has no row for an attribute that it lacks.
     """
-    questions = list(dict.fromkeys((task.question, task.rung == 5) for task in tasks))
+    questions = list(dict.fromkeys((task.question, task.hidden) for task in tasks))
     asked = [(*question, row) for question in questions for row in range(len(clips))]
     answers: list[str] = []
     for first in range(0, len(asked), batch):
         some = asked[first : first + batch]
         streams = [
             _stream(
-                llm, question, clips[row], topic, audio_embeddings is None, describe, transcripts
+                llm, question, clips[row], hidden, audio_embeddings is None, describe, transcripts
             )
-            for question, topic, row in some
+            for question, hidden, row in some
         ]
         given = None if audio_embeddings is None else audio_embeddings[[row for *_, row in some]]
         ids = llm.generate_ids(streams, given, max_new_tokens=max_new_tokens)
@@ -235,7 +235,7 @@ def answer_free_form(
             "condition": ORACLE if audio_embeddings is None else "audio",
             "clip": clip.id,
             "task": task.name,
-            **judge_answer(task, clip, found[task.question, task.rung == 5, row]),
+            **judge_answer(task, clip, found[task.question, task.hidden, row]),
         }
         for task in tasks
         for row, clip in enumerate(clips)
@@ -248,13 +248,13 @@ def _stream(
     llm: AudioLLM,
     question: str,
     clip: Clip,
-    topic: bool,
+    hidden: str | None,
     read: bool,
     describe: Describe,
     transcripts: bool,
 ) -> chat.TokenStream:
     if read:
-        messages = chat.description_messages(oracle_text(clip, topic, describe), question)
+        messages = chat.description_messages(oracle_text(clip, hidden, describe), question)
     else:
         messages = chat.audio_messages(question)
     words = [clip.transcript] if transcripts and not read else None

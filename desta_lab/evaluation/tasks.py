@@ -59,6 +59,11 @@ class Task:
         """The accuracy of a guess: one over the number of options."""
         return 1 / len(self.options)
 
+    @property
+    def hidden(self) -> str | None:
+        """The attribute of rung 5, which no description mentions; None on other rungs."""
+        return self.attribute if self.rung == 5 else None
+
 
 def named_values(task: Task, answer: str) -> set[str]:
     """The values that an answer names, in the words of the options or of the attribute."""

@@ -103,7 +103,7 @@ def _amount(study: Study, preset: Preset) -> float:
 
 def run_studies(
     names: Iterable[str],
-    preset: str,
+    preset: str | Preset,
     seeds: Iterable[int] | None,
     jobs: int,
     out: Path,
@@ -127,7 +127,7 @@ def run_studies(
         table = study_table(study, build_sweep(study.name, **options))
         if table["arm"].nunique() > 1:  # one arm alone answers nothing
             about = {
-                "preset": preset,
+                "preset": preset if isinstance(preset, str) else preset.name,
                 "cells": sorted(set(table["cell"])),
                 "seeds": sorted({int(seed) for seed in table["seed"]}),
             }
@@ -137,7 +137,10 @@ def run_studies(
 
 
 def find_failures(
-    names: Iterable[str], preset: str, seeds: Iterable[int] | None, root: Path | None = None
+    names: Iterable[str],
+    preset: str | Preset,
+    seeds: Iterable[int] | None,
+    root: Path | None = None,
 ) -> tuple[int, dict[str, str]]:
     """How many cells studies have on a preset, and of those that failed: cell → error."""
     listed = None if seeds is None else list(seeds)

@@ -1,15 +1,19 @@
 """The page of all studies, made of their tables alone."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from desta_lab import cache
-from desta_lab.experiments.ablation import SHIPPED, load_table
+from desta_lab.experiments.ablation import SHIPPED, load_table, run_studies
+from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
-from desta_lab.experiments.studies import PRESET_SETTINGS, STUDIES, Study
+from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
 from desta_lab.model import presets
+from desta_lab.model.presets import Preset
+from desta_lab.views.progress import progress_reporter
 
 Tables = dict[str, pd.DataFrame]  # preset → table of a study
 
@@ -34,6 +38,35 @@ NUMBERS = [
     (3, "silence"),
     (3, "oracle"),
 ]
+
+
+def run_ablation(
+    names: Iterable[str],
+    preset: str | Preset = "nano",
+    seeds: Iterable[int] | None = None,
+    *,
+    jobs: int = 1,
+    folder: Path = SHIPPED,
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[str]]:
+    """Do as the command `ablate` does: run studies, save tables and figures, write the page.
+
+    Args:
+        names: of studies, your own (`register_study`) among them.
+        seeds: by default five of nano, three of other presets.
+        jobs: so many processes; 0 draws what is finished.
+        folder: where the page goes; tables and figures go into the preset's folder in it.
+
+    Returns:
+        The sentences of each study that has two finished arms.
+    """
+    out = cache.make_folder(folder / (preset if isinstance(preset, str) else preset.name))
+    report = progress or progress_reporter()
+    shown = run_studies(names, preset, seeds, jobs, out, report, root)
+    sentences = {study.name: found for study, found in shown}
+    write_page(folder)
+    return sentences
 
 
 def write_page(folder: Path = SHIPPED) -> Path:
@@ -61,15 +94,16 @@ def render_page(folder: Path = SHIPPED) -> str:
             lines += _section(STUDIES[name], by_preset)
     missing = [STUDIES[name] for name, by_preset in tables.items() if not by_preset]
     if missing:
-        commands = [f"- **{s.title}**: `python -m desta_lab ablate {s.name}`" for s in missing]
+        commands = [f"- **{s.title}**: `{_command(s)}`" for s in missing]
         lines += ["## Not run yet", "", *commands, ""]
     return "\n".join(lines)
 
 
 def _load_tables(study: Study, folder: Path) -> Tables:
+    own = {path.parent.name for path in folder.glob("*/*.csv")} - {*presets.PRESETS}
     return {
         preset: load_table(study.name, preset, folder)
-        for preset in presets.PRESETS
+        for preset in [*presets.PRESETS, *sorted(own)]
         if (folder / preset / f"{study.name}.csv").exists()
     }
 
@@ -87,9 +121,16 @@ def _section(study: Study, tables: Tables) -> list[str]:
     lines = [f"## {study.title}", "", study.question, ""]
     for preset, table in tables.items():
         lines += _preset_part(study, preset, table)
-    command = f"python -m desta_lab ablate {study.name} --preset"
-    again = "; ".join(f"`{command} {preset}`" for preset in study.presets)
+    again = "; ".join(f"`{_command(study, preset)}`" for preset in study.presets)
     return [*lines, f"**What it does not show.** {study.limits}", "", f"Again: {again}.", ""]
+
+
+def _command(study: Study, preset: str = "") -> str:
+    """What measures a study again: a command, or of one registered from outside a call."""
+    if study.name in BROUGHT:
+        words = f"python -m desta_lab ablate {study.name}"
+        return f"{words} --preset {preset}" if preset else words
+    return f'run_ablation(["{study.name}"], "{preset or study.presets[0]}")'
 
 
 def _preset_part(study: Study, preset: str, table: pd.DataFrame) -> list[str]:

@@ -1,20 +1,22 @@
 """A cell of a sweep: one config and one seed, and the grammar in which its settings are written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from desta_lab.cache import VERSIONS, Provenance
+from desta_lab.clips import Corpus
 from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
-from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.evaluation.tasks import Task, task_ladder
+from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
-from desta_lab.model.bounds import MOST, CountOrZero, check_bounds
+from desta_lab.model.bounds import CountOrZero, check_bounds, convert_value
 from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
@@ -27,7 +29,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label": tuple(DESCRIBED),
     "connector.kind": tuple(CONNECTORS),
 }
-LISTS = ("taps",)  # settings whose value is a list of whole numbers
+LISTS = ("taps", "betas")  # settings whose value is a list of numbers
+TRAINING = "train_config."  # how a run's config calls what trains; the same names without it
 NOT_SETTINGS = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # they change no result
 
 
@@ -38,16 +41,31 @@ class Cell:
     Args:
         target: the kind of target that trains.
         measured: the name of what is measured; cells of another name are other cells.
+        corpus: somebody's own, instead of the spoken world.
     """
 
     preset: Preset
     target: str
     seed: CountOrZero
     measured: str = LADDER
+    corpus: Corpus | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what the spoken world or this preset cannot give."""
+        """Raise ValueError for what the corpus or this preset cannot give."""
         check_bounds(self)
+        if self.corpus is None:
+            self._check_clips()
+        if self.target == "other" and (self.preset.glass_box or self.corpus):
+            raise ValueError(
+                "The target 'other' is written by nano about the spoken world, for another "
+                "backbone than nano; take the preset cpu's, and no corpus of your own."
+                if self.corpus
+                else "The target 'other' is written by nano, and nano is the backbone here; take "
+                "another backbone, such as preset cpu's."
+            )
+
+    def _check_clips(self) -> None:
+        """Raise ValueError where more clips are used than the spoken world makes."""
         for name, split in (("train", "train"), ("test", "test"), ("held_out", "validation")):
             used, there = getattr(self.preset, name), self.preset.clips[split]
             if used is not None and used > there:
@@ -55,11 +73,6 @@ class Cell:
                     f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
                     "raise the second."
                 )
-        if self.target == "other" and self.preset.glass_box:
-            raise ValueError(
-                "The target 'other' is written by nano, and nano is the backbone here; take "
-                "another backbone, such as preset cpu's."
-            )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -80,10 +93,17 @@ class Cell:
             "seed": self.seed,
             "measured": self.measured,
             "corpora": VERSIONS["corpora"],
-            "tasks": [repr(task) for task in task_ladder() if task.rung in SCORED_RUNGS],
+            "tasks": [repr(task) for task in self._ladder() if task.rung in SCORED_RUNGS],
             "conditions": SCORED_CONDITIONS,
         }
+        if self.corpus is not None:
+            facts["corpus"] = self.corpus.hash
         return Provenance("cells", facts)
+
+    def _ladder(self) -> list[Task]:
+        return (
+            task_ladder() if self.corpus is None else corpus_tasks(self.corpus, self.preset).tasks
+        )
 
     @property
     def key(self) -> str:
@@ -122,45 +142,43 @@ def change_setting(preset: Preset, name: str, value: Any) -> Preset:
     return replace(preset, **{field: value})
 
 
-def check_setting(preset: Preset, name: str, value: Any) -> Any:
-    """A value in the type of its setting. Raises ValueError, which says what the setting takes."""
+def check_setting(preset: Preset, name: str, value: Any, labels: Sequence[str] = ()) -> Any:
+    """A value in the type of its setting. Raises ValueError, which says what the setting takes.
+
+    `labels` are the attributes of somebody's own corpus.
+    """
     if name not in list_settings(preset):
         known = ", ".join(list_settings(preset))
         raise ValueError(f"A sweep cannot change {name!r}; it changes {known}.")
-    wanted = _type_of(name)
     if isinstance(value, np.generic):
         value = value.item()
-    if name in LISTS and value is not None:
-        value = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not all(type(one) is int for one in value):
-            raise ValueError(f"{name} takes a list such as [0,3], or null, not {list(value)!r}.")
-    if wanted is float and type(value) is int and abs(value) < MOST:
-        value = float(value)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        kinds = [kind.__name__ for kind in get_args(wanted) or (wanted,)]
-        words = " | ".join(kinds).replace("NoneType", "None")
-        raise ValueError(f"{name} takes {words}, not {value!r}.")
-    if value not in CHOICES.get(name, (value,)):
-        raise ValueError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}.")
+    value = convert_value(name, value, _type_of(name))
+    choices = labels if name == "label" and labels else CHOICES.get(name, (value,))
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}.")
     return value
 
 
 def _type_of(name: str) -> Any:
     field, _, inner = name.partition(".")
-    special: Mapping[str, Any] = {"target": str, "clips": int, "taps": tuple | None}
+    special: Mapping[str, Any] = {"target": str, "clips": int}
     if field in special:
         return special[field]
     return get_type_hints(ConnectorShape)[inner] if inner else get_type_hints(Preset)[field]
 
 
 def make_cell(
-    preset: Preset, settings: Mapping[str, Any], seed: int, measured: str = LADDER
+    preset: Preset,
+    settings: Mapping[str, Any],
+    seed: int,
+    measured: str = LADDER,
+    corpus: Corpus | None = None,
 ) -> Cell:
     """The cell of a preset with some settings changed."""
     for name, value in settings.items():
         if name != "target":
             preset = change_setting(preset, name, value)
-    return Cell(preset, settings.get("target", "self"), seed, measured)
+    return Cell(preset, settings.get("target", "self"), seed, measured, corpus)
 
 
 # ---- settings as a command line writes them ----
@@ -187,7 +205,7 @@ def _split(settings: Iterable[str]) -> dict[str, str]:
     """Name → text of its values."""
     texts: dict[str, str] = {}
     for setting in settings:
-        name, _, text = setting.partition("=")
+        name, _, text = setting.removeprefix(TRAINING).partition("=")
         if not name or not text.strip():
             raise ValueError(
                 f"{setting!r} sets nothing; write a name and a value, such as steps=40."

@@ -78,8 +78,8 @@ class RunMeasurement:
         self, preset: Preset, run: Run, root: Path | None = None, progress: Progress = no_progress
     ) -> None:
         if run.kind != "self":  # the rival has the checkpoints of a quickstart
-            every = presets.get_preset(preset.name).checkpoint_every
-            preset = replace(preset, checkpoint_every=every)
+            usual = presets.PRESETS[preset.name]() if preset.name in presets.PRESETS else preset
+            preset = replace(preset, checkpoint_every=usual.checkpoint_every)
         preset = replace(preset, train=run.train_clips)
         self.run = run
         self.experiment = Experiment(preset, seed=run.seed, root=root, progress=progress)

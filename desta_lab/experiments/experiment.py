@@ -1,25 +1,30 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from torch import nn
 
 from desta_lab import audio, cache, processes
 from desta_lab.cache import Provenance
 from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_clips
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
-from desta_lab.evaluation.tasks import PROMPTS
+from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
-from desta_lab.model.audio_llm import VERDICT, AudioLLM, index_path
-from desta_lab.model.presets import Preset, hashed_fields
+from desta_lab.model.audio_llm import VERDICT, AudioLLM, hash_tensors, index_path
+from desta_lab.model.connector import OwnConnector
+from desta_lab.model.presets import Preset, hashed_fields, part_id
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import (
@@ -38,6 +43,8 @@ RUNS = ("self", "label")  # the two runs of the claim
 AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
 
 Item = TypeVar("Item")
+Log = Callable[[int, Mapping[str, float]], None]  # takes a step and what is known of it
+LOGGED = ("loss", "lr", "grad_norm")
 Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)
 
 
@@ -56,17 +63,30 @@ def report_each(items: Sequence[Item], report: Callable[..., None]) -> Iterator[
 class Experiment:
     """One preset on one corpus with one seed; every part is found by its provenance or made.
 
+    What somebody brings of their own determines results by its content (docs/own.md). Without it
+    every result is found as before.
+
     Args:
         corpus: a corpus or its folder (with a `clips.csv` or manifests), instead of the spoken
             world.
         label: the attribute of the bare-label run; by default the preset's, or the first of the
             corpus.
+        attributes: the names of those that are asked about, instead of all.
+        tasks: all that is asked, instead of the task ladder; `[*task_ladder(), Task(…)]` adds one.
+        prompts: what the training clips are asked, instead of the preset's prompts; the first
+            is also what rung 0 asks.
+        describe: the attributes of a clip → the sentence that the backbone reads of it.
+        connector: a function that builds a connector from taps, d_enc and d_llm, such as a class,
+            or a built module (`connector.build_own`).
         root: the folder of all data; `data/` by default.
         progress: a stage's name → a function that is called with (done, total).
+        track: the name of a run → an open tracker of accelerate (`progress.open_trackers`, or a
+            `GeneralTracker`). It gets loss, lr and grad_norm of every step; under the name with
+            `-scores`, the accuracy of every rung and condition at every checkpoint.
 
     Raises:
-        ValueError: no attribute can be asked about, the backbone does not know the words, or
-            there is no such label.
+        ValueError: no attribute can be asked about, the backbone does not know the words, there is
+            no such label, or an own piece does not fit.
         CorpusError: the table of the corpus is wrong, or it has too few clips.
     """
 
@@ -77,27 +97,42 @@ class Experiment:
         seed: int = 0,
         corpus: Corpus | Path | str | None = None,
         label: str | None = None,
+        attributes: Sequence[str] | None = None,
+        tasks: Sequence[Task] | None = None,
+        prompts: Sequence[str] | None = None,
+        describe: Callable[..., str] | None = None,
+        connector: OwnConnector | None = None,
         root: Path | None = None,
         progress: Progress = no_progress,
+        track: Callable[[str], Any] | None = None,
     ) -> None:
-        self.seed = seed
+        self.seed, self.track = seed, track
         self.root = root or weights.models_dir().parent
         self.progress = progress if processes.is_main_rank() else no_progress
         if corpus is not None and not isinstance(corpus, Corpus):
             corpus = tables.open_corpus(corpus)
         self.own_corpus = corpus
-        asked = corpus_tasks(corpus, preset.glass_box)
+        own = {"attributes": attributes, "tasks": tasks, "prompts": prompts, "describe": describe}
+        self.asked = asked = corpus_tasks(corpus, preset, **own)  # type: ignore[arg-type]
         self.tasks, self.describe, self.values = asked.tasks, asked.describe, asked.values
         self.preset = preset
+        self.connector = copy.deepcopy(connector) if isinstance(connector, nn.Module) else connector
         trained = (
             {name for clip in self.clips("train") for name in clip.attributes} if corpus else ()
         )
         names = [name for name in self.values if not corpus or name in trained]
+        names = [name for name in names if asked.label_question(name)]
+        if corpus is None and not asked.own:  # its attributes are known: another is a mistake
+            label = preset.label if label is None else label
         self.preset = replace(preset, label=_pick_label(label, preset.label, names))
+        if connector is not None:
+            build.check_parts(self.preset, self.root / "models", connector)
         used = hashed_fields(replace(self.preset, minutes=None, memory_gb=None, disk_gb=None))
-        about = Provenance(
-            "costs", {"preset": used, "seed": seed, "corpus": corpus.hash if corpus else None}
-        )
+        facts: dict[str, Any] = {"preset": used, "seed": seed, **asked.own}
+        facts["corpus"] = corpus.hash if corpus else None
+        if connector is not None:
+            facts["connector"] = getattr(connector, "__name__", type(connector).__name__)
+        about = Provenance("costs", facts)
         self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{about.key}.json")
 
     def figures_folder(self, name: str) -> Path:
@@ -148,7 +183,11 @@ class Experiment:
         report = self.progress("models")
         with self.costs.stage("models"):
             return build.build_audio_llm(
-                self.preset, root=self.root / "models", seed=self.seed, progress=report
+                self.preset,
+                root=self.root / "models",
+                seed=self.seed,
+                progress=report,
+                connector=self.connector,
             )
 
     @cached_property
@@ -192,7 +231,7 @@ class Experiment:
 
     def _pairs(self, clips: Sequence[Clip]) -> list[tuple[str, str]]:
         """(description, prompt) of each clip."""
-        prompts = rows.assign_prompts(clips, self.preset.prompts)
+        prompts = rows.assign_prompts(clips, self.asked.prompts)
         descriptions = [self.describe(clip.attributes) for clip in clips]
         return list(zip(descriptions, prompts, strict=True))
 
@@ -212,7 +251,7 @@ class Experiment:
         write = partial(
             generate_soft_targets,
             self.llm.backbone,
-            self.preset.backbone,
+            part_id(self.preset.backbone),
             self.llm.provenance["backbone_sha256"],
             max_new_tokens=rows.MAX_NEW_TOKENS,
         )
@@ -251,7 +290,7 @@ class Experiment:
         label = self.preset.label
         if kind == "label":
             clips = [clip for clip in clips if label in clip.attributes]
-            question = next(task.question for task in self.tasks if task.name == f"ask_{label}")
+            question = self.asked.label_question(label) or ""
             return clips, [label_target(clip, label, question) for clip in clips]
         if kind == "template":
             asked = zip(clips, pairs, strict=True)
@@ -281,7 +320,16 @@ class Experiment:
         """How long and how fast every run trains."""
         p = self.preset
         return trainer.TrainConfig(
-            p.steps, p.batch, p.lr, seed=self.seed, checkpoint_every=p.checkpoint_every
+            p.steps,
+            p.batch,
+            p.lr,
+            warmup=p.warmup,
+            floor=p.floor,
+            betas=p.betas,
+            weight_decay=p.weight_decay,
+            max_grad_norm=p.max_grad_norm,
+            seed=self.seed,
+            checkpoint_every=p.checkpoint_every,
         )
 
     def run_config(self, kind: str) -> dict[str, Any]:
@@ -295,13 +343,32 @@ class Experiment:
             **self.llm.provenance,
             "target": kind,
             "targets": sources[kind],
-            "prompts": list(PROMPTS[: self.preset.prompts]),
+            **self._own_facts(kind),
+            "prompts": list(self.asked.prompts),
             "train_config": asdict(self.train_config),
             "corpus": self.corpus.hash,
             "train": self.preset.train,
             "transcript": self.preset.transcript,
             "device": self.llm.backbone.device.type,
         }
+
+    def _own_facts(self, kind: str) -> dict[str, Any]:
+        """What somebody's own pieces change of a run of this kind; nothing where they do not."""
+        own, facts = self.asked.own, {}
+        if kind in ("self", "hard", "other") and "descriptions" in own:
+            facts["descriptions"] = own["descriptions"]
+        if kind == "template" and "attributes" in own:
+            facts["attributes"] = own["attributes"]
+        if kind == "label" and "tasks" in own:
+            facts["question"] = self.asked.label_question(self.preset.label)
+        if self.connector is not None:
+            facts["connector_start"] = self._connector_start
+        return facts
+
+    @cached_property
+    def _connector_start(self) -> str:
+        """One sha256 of the tensors that an own connector begins with."""
+        return hash_tensors(self._new_connector())
 
     def run_folder(self, kind: str) -> Path:
         """The folder of a run, named by what determines it."""
@@ -312,11 +379,24 @@ class Experiment:
         """Collective: train a run, go on with it, or find it finished; returns its folder."""
         folder = self.run_folder(kind)
         if processes.broadcast(trainer.is_finished(folder, self.train_config)):
+            if self.track is not None:
+                with self._tracked(folder.name, kind) as log:
+                    _log_records(folder, log)
             return folder
         training_rows, soft = self.training_rows(kind)
         features = self.features
         self._reset_connector()
-        with self.costs.stage(f"train {kind}"):
+        report, begun = self.progress(f"train {kind}"), False
+
+        def report_step(step: int, steps: int, record: dict[str, Any]) -> None:
+            nonlocal begun
+            if self.track is not None and not begun:
+                _log_records(folder, log, before=step)  # of a run that goes on
+            begun = True
+            log(step, {name: record[name] for name in LOGGED})
+            report(step, steps, record)
+
+        with self.costs.stage(f"train {kind}"), self._tracked(folder.name, kind) as log:
             trainer.train(
                 self.llm,
                 features,
@@ -325,18 +405,42 @@ class Experiment:
                 folder,
                 soft_targets=soft,
                 accumulate=self.preset.accumulate,
-                progress=self.progress(f"train {kind}"),
+                progress=report_step,
             )
         return folder
 
+    @contextmanager
+    def _tracked(self, name: str, kind: str) -> Iterator[Log]:
+        """What logs to a tracker's run of this name, if anything is tracked; rank 0 alone does."""
+        if self.track is None or not processes.is_main_rank():
+            yield lambda step, values: None
+            return
+        tracker = self.track(name)
+        facts = cache.to_plain(self.run_config(kind))
+        tracker.store_init_configuration(
+            {key: v if isinstance(v, str | float | int) else str(v) for key, v in facts.items()}
+        )
+        try:
+            yield lambda step, values: tracker.log(dict(values), step=step)
+        finally:
+            tracker.finish()
+
     def _reset_connector(self) -> None:
         """Take back what was learned: the connector of this seed, the backbone as published."""
-        encoder, backbone = self.llm.encoder, self.llm.backbone
-        backbone.reset_tuning()
-        new = build.build_connector(
-            self.preset.connector, len(encoder.taps), encoder.width, backbone, self.seed
+        self.llm.backbone.reset_tuning()
+        self.llm.connector.load_state_dict(self._new_connector().state_dict())
+
+    def _new_connector(self) -> nn.Module:
+        """The connector as training begins with it."""
+        encoder = self.llm.encoder
+        return build.build_connector(
+            self.preset.connector if self.connector is None else self.connector,
+            len(encoder.taps),
+            encoder.width,
+            self.llm.backbone,
+            self.seed,
+            encoder.frames,
         )
-        self.llm.connector.load_state_dict(new.state_dict())
 
     # ---- scores ----
 
@@ -344,6 +448,8 @@ class Experiment:
     def oracle_provenance(self) -> Provenance:
         """What determines the scores of the text oracle."""
         asked = self._asked(self.clips("test"), self.clips("validation"))
+        read = self.asked.own.get("descriptions")
+        asked |= {} if read is None else {"descriptions": read}
         return self.text_provenance(
             "oracles", **asked, free_form_clips=2 * self.preset.free_form_clips
         )
@@ -379,6 +485,9 @@ class Experiment:
             scores = processes.map_over_ranks(
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")
             )
+        if self.track is not None:
+            with self._tracked(f"{folder.name}-scores", kind) as log:
+                _log_scores(scores, log)
         return pd.concat(scores, ignore_index=True).assign(run=kind, seed=self.seed)
 
     def score_checkpoint(self, folder: Path, checkpoint: dict[str, Any]) -> pd.DataFrame:
@@ -464,6 +573,22 @@ class Experiment:
             ids = self.llm.generate_ids([stream], embeddings, max_new_tokens=32)
             rows.append((condition, self.llm.backbone.decode(ids[0])))
         return pd.DataFrame(rows, columns=["condition", "answer"])
+
+
+def _log_records(folder: Path, log: Log, before: int | None = None) -> None:
+    """Log the steps that a run on disk has taken, or those before one."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    for record in (json.loads(line) for line in lines if line.endswith("}")):  # one may be half
+        if before is None or record["step"] < before:
+            log(record["step"], {name: record[name] for name in LOGGED})
+
+
+def _log_scores(scores: Sequence[pd.DataFrame], log: Log) -> None:
+    """Log the mean calibrated accuracy of every rung under every condition, at each checkpoint."""
+    for table in scores:
+        means = table.groupby(["rung", "condition"])["calibrated"].mean()
+        values = {f"accuracy/rung {rung}/{name}": float(v) for (rung, name), v in means.items()}
+        log(int(table["step"].iloc[0]), values)
 
 
 def are_enough(clips: list[Clip]) -> bool:

@@ -30,6 +30,7 @@ from desta_lab.experiments.measures import (
 )
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.presets import part_id
 from desta_lab.training.targets import Target, generate_targets, target_perplexity
 from desta_lab.world.describe import describe
 
@@ -242,7 +243,7 @@ def write_own_answers(experiment: Experiment) -> list[Target]:
     descriptions = dict.fromkeys(describe(clip.attributes) for clip in experiment.clips("test"))
     pairs = itertools.product(list(descriptions)[:DESCRIPTIONS], questions)
     backbone = experiment.llm.backbone
-    return list(generate_targets(backbone, experiment.preset.backbone, "", pairs).values())
+    return list(generate_targets(backbone, part_id(experiment.preset.backbone), "", pairs).values())
 
 
 # ---- what the study shows ----

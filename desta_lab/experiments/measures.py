@@ -50,7 +50,7 @@ def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
 
 def train_cell(cell: Cell, root: Path) -> TrainedCell:
     """Train a cell, or find its run. Cells share corpus, targets, oracle and features."""
-    experiment = Experiment(cell.preset, seed=cell.seed, root=root)
+    experiment = Experiment(cell.preset, seed=cell.seed, corpus=cell.corpus, root=root)
     with one_at_a_time(root, f"prepare-{cell.seed}"):
         experiment.oracle()
         if cell.target in WRITTEN:

@@ -20,10 +20,11 @@ from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
 from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.model.audio_llm import VERDICT
+from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
-from desta_lab.views.saving import save_figure
+from desta_lab.views.saving import save_figure, save_parquet
 from desta_lab.world.describe import attribute_coverage
 
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
@@ -45,7 +46,8 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
     """
     begin = time.perf_counter()
     out = cache.make_folder(out or experiment.figures_folder("quickstart"))
-    if experiment.own_corpus and not experiment.able_attributes():  # before minutes of training
+    brought = experiment.own_corpus or experiment.asked.own
+    if brought and not experiment.able_attributes():  # before minutes of training
         raise ValueError(_no_able_attribute(experiment))
     table = experiment.score_table()
     folders = {kind: experiment.run_folder(kind) for kind in RUNS}
@@ -74,7 +76,7 @@ def write_report(
     tasks = verdict.score_per_task(complete)
     costs = experiment.costs.total()
     about = {"hashes": _hashes(experiment, folders), "versions": _versions()}
-    provenance = {"preset": asdict(experiment.preset), "seeds": [experiment.seed], **about}
+    provenance = {"preset": without_paths(experiment.preset), "seeds": [experiment.seed], **about}
     headline = _headline(experiment, judged, tasks)
     checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
     drawn = draw_figures(experiment, rungs, tasks, compared, headline)
@@ -98,6 +100,7 @@ def write_report(
     }
     text = table.to_csv(index=False).encode()
     cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
+    save_parquet(table, out / "table.parquet")
     card.write_card(out, result)
     for folder in folders.values():
         cache.write_where_allowed(folder / VERDICT, cache.to_json(asdict(judged)))
@@ -127,9 +130,9 @@ def judge(experiment: Experiment, table: pd.DataFrame) -> verdict.Verdict:
 def _no_able_attribute(experiment: Experiment) -> str:
     description = experiment.describe(experiment.clips("test")[0].attributes)
     return (
-        f"{experiment.preset.backbone} answers no question about {', '.join(experiment.values)} "
-        f"even when it reads “{description}”, so what it hears could not be judged; take a larger "
-        "preset, or other words in the table."
+        f"{part_id(experiment.preset.backbone)} answers no question about "
+        f"{', '.join(experiment.values)} even when it reads “{description}”, so what it "
+        "hears could not be judged; take a larger preset, or other words in the table."
     )
 
 
@@ -149,6 +152,7 @@ def coverage_provenance(experiment: Experiment) -> cache.Provenance:
         label=experiment.preset.label,
         corpus=experiment.corpus.hash,
         other=experiment.nano_writes,
+        **experiment.asked.own,
     )
 
 
@@ -227,6 +231,7 @@ def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]
         f"{compared['truncated']['self']:.0%} of the self-generated targets were cut off and carry "
         "no end of turn.",
         _note_on_clips(experiment),
+        *_notes_on_own_pieces(experiment),
         *_notes_on_own_corpus(experiment),
     ]
 
@@ -247,6 +252,32 @@ def _note_on_clips(experiment: Experiment) -> str:
         )
         others = f"{len(calibration)} other clips{also}"
     return f"{tested}; calibration on {others}; one seed ({experiment.seed})."
+
+
+def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
+    """Which of the usual pieces somebody replaced, and by what."""
+    own, connector = experiment.asked.own, experiment.llm.provenance["connector"]
+    description = experiment.describe(experiment.clips("test")[0].attributes)
+    words = {
+        "attributes": f"the attributes {', '.join(own.get('attributes', ()))}",
+        "tasks": f"{len(experiment.tasks)} tasks",
+        "prompts": f"the training prompts “{'”, “'.join(experiment.asked.prompts)}”",
+        "descriptions": f"descriptions like “{description}”",
+    }
+    pieces = [words[name] for name in own]
+    pieces += [f"the {part} {name}" for part, name in _changed_parts(experiment.preset).items()]
+    pieces += [f"the connector {connector['class']}"] if experiment.connector is not None else []
+    return [f"Brought by the experiment: {'; '.join(pieces)}."] if pieces else []
+
+
+def _changed_parts(preset: Preset) -> dict[str, str]:
+    """The models that are not those of the preset of this name."""
+    usual = PRESETS[preset.name]() if preset.name in PRESETS else None
+    return {
+        part: part_id(getattr(preset, part))
+        for part in ("encoder", "backbone")
+        if usual is None or getattr(preset, part) != getattr(usual, part)
+    }
 
 
 def _notes_on_own_corpus(experiment: Experiment) -> list[str]:

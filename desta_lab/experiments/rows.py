@@ -12,7 +12,6 @@ import torch
 from desta_lab import cache, processes
 from desta_lab.cache import Provenance
 from desta_lab.clips import Clip
-from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import NANO_FOLDER, hash_folder
 from desta_lab.training.targets import (
@@ -46,13 +45,13 @@ class Targets:
         return Targets([self.rows[i] for i in chosen], [self.soft[i] for i in chosen])
 
 
-def assign_prompts(clips: Sequence[Clip], count: int) -> list[str]:
-    """One of the first `count` prompts for each clip, by the hash of its id.
+def assign_prompts(clips: Sequence[Clip], prompts: Sequence[str]) -> list[str]:
+    """One of the prompts for each clip, by the hash of its id.
 
     Among fewer clips, each keeps its prompt.
     """
     digests = [hashlib.sha256(clip.id.encode()).hexdigest() for clip in clips]
-    return [PROMPTS[int(digest, 16) % count] for digest in digests]
+    return [prompts[int(digest, 16) % len(prompts)] for digest in digests]
 
 
 # ---- the backbone's own words ----

@@ -1,9 +1,10 @@
 """The papers' ablations at lab scale, as data: each a question, named arms, and its limits.
 
-A study is a sweep over named arms. To add one, put it into `STUDIES` under its name.
+A study is a sweep over named arms. One of your own is added by `register_study`.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.experiments import forgetting
-from desta_lab.experiments.cells import LADDER
+from desta_lab.experiments.cells import LADDER, check_setting, make_cell
 from desta_lab.experiments.sweep import Measure
+from desta_lab.model import presets
 from desta_lab.views import study_figures
 
 Arms = Mapping[str, Mapping[str, Any]]  # name → setting → value
@@ -76,6 +78,40 @@ def get_study(name: str) -> Study:
     if name not in STUDIES:
         raise ValueError(f"There is no study {name!r}; take one of {', '.join(STUDIES)}.")
     return STUDIES[name]
+
+
+def register_study(study: Study) -> Study:
+    """Add a study of your own: `ablation.run_studies` runs it, the page draws it.
+
+    Registered again under its name it takes the place of the one before, but of none that the
+    package brings.
+
+    Raises:
+        ValueError: its name is taken or no name of a file, it has fewer than two arms or no
+            baseline among them, or a setting or value of an arm does not exist.
+    """
+    if study.name in BROUGHT:
+        raise ValueError(f"The package has a study {study.name!r}; give yours another name.")
+    if not re.fullmatch(r"\w[\w-]*", study.name):
+        raise ValueError(
+            f"The name of a study is that of its files: letters, digits, '_' and '-', not "
+            f"{study.name!r}."
+        )
+    for preset in study.presets:
+        arms, start = study.arms_of(preset), presets.get_preset(preset)
+        if len(arms) < 2:
+            raise ValueError(f"The study {study.name!r} compares arms; give it two or more.")
+        for settings in arms.values():
+            checked = {name: check_setting(start, name, v) for name, v in settings.items()}
+            make_cell(start, checked, 0, study.measured)
+        named = study.baseline or next((name for name, some in arms.items() if not some), None)
+        if named not in arms:
+            raise ValueError(
+                f"The study {study.name!r} has no baseline; name one of its arms, or give one no "
+                "settings."
+            )
+    STUDIES[study.name] = study
+    return study
 
 
 STUDIES: dict[str, Study] = {
@@ -279,3 +315,4 @@ STUDIES: dict[str, Study] = {
         ),
     )
 }
+BROUGHT = frozenset(STUDIES)  # by the package; the command line knows these

@@ -15,16 +15,18 @@ import pandas as pd
 import torch
 
 from desta_lab import cache, processes
+from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
-from desta_lab.experiments.cells import LADDER, LISTS, Cell, check_setting, make_cell
-from desta_lab.experiments.experiment import Progress
+from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
+from desta_lab.experiments.experiment import Experiment, Progress
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
 from desta_lab.model.bounds import Count, check_value
-from desta_lab.model.presets import Preset
+from desta_lab.model.presets import Preset, part_id
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
 from desta_lab.views.progress import progress_reporter
+from desta_lab.world import tables
 
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
 TYPES = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
@@ -47,6 +49,8 @@ class Sweep:
     Args:
         grid: setting → its values.
         arms: name → setting → value, instead of a grid; the table then has the column `arm`.
+        corpus: somebody's own, or its folder, instead of the spoken world; a seed is then that of
+            the untrained connector and of the order of examples alone.
         root: the folder of all data; `data/` by default.
         measure: what measures a cell; `train_and_score` by default.
         measured: the name of what another `measure` measures.
@@ -54,6 +58,7 @@ class Sweep:
 
     Raises:
         ValueError: a setting or a value does not exist; the message lists those that do.
+        CorpusError: the table of the corpus is wrong.
     """
 
     def __init__(
@@ -63,11 +68,18 @@ class Sweep:
         *,
         seeds: Iterable[int] = (0,),
         arms: Mapping[str, Settings] | None = None,
+        corpus: Corpus | Path | str | None = None,
         root: Path | None = None,
         measure: Measure | None = None,
         measured: str = LADDER,
         progress: Progress | None = None,
     ) -> None:
+        if corpus is not None and not isinstance(corpus, Corpus):
+            corpus = tables.open_corpus(corpus)
+        labels: tuple[str, ...] = ()
+        if corpus is not None:
+            experiment = Experiment(preset, corpus=corpus, root=root)
+            preset, labels = experiment.preset, tuple(experiment.values)
         self.preset, self.measure = preset, measure or train_and_score
         self.root = root or models_dir().parent
         self.progress = progress or progress_reporter()
@@ -76,18 +88,21 @@ class Sweep:
             self.factors = ["arm"]
             names = [{"arm": arm} for arm in arms]
             settings = [
-                {name: check_setting(preset, name, value) for name, value in arm.items()}
+                {name: check_setting(preset, name, value, labels) for name, value in arm.items()}
                 for arm in arms.values()
             ]
         else:
-            values = {name: _check_values(preset, name, v) for name, v in (grid or {}).items()}
+            named = {name.removeprefix(TRAINING): v for name, v in (grid or {}).items()}
+            values = {name: _check_values(preset, name, v, labels) for name, v in named.items()}
             self.factors = sorted(values)
             combinations = itertools.product(*(values[name] for name in self.factors))
             names = settings = [dict(zip(self.factors, one, strict=True)) for one in combinations]
         if not self.seeds or not settings:
             raise ValueError("A sweep needs a seed, and a value for each of its settings.")
-        _check_queries(preset, settings)
-        self.cells = [make_cell(preset, s, seed, measured) for seed in self.seeds for s in settings]
+        _check_settings(preset, settings, corpus)
+        self.cells = [
+            make_cell(preset, s, seed, measured, corpus) for seed in self.seeds for s in settings
+        ]
         self.names = [{**name, "seed": seed} for seed in self.seeds for name in names]
 
     # ---- measuring ----
@@ -189,7 +204,7 @@ class Sweep:
         for cell, name, result in zip(self.cells, self.names, self.results(), strict=True):
             if result is None:
                 continue
-            about = {key: _table_value(value) for key, value in name.items()}
+            about = {key: _table_value(key, value) for key, value in name.items()}
             about |= {"cell": cell.key, "run": result.get("run"), "error": result.get("error")}
             rows += [{**about, **row} for row in result.get("rows") or [{}]]
         table = pd.DataFrame(rows, columns=[*self.factors, *COLUMNS]).astype(TYPES)
@@ -272,8 +287,12 @@ def _describe_cell(cell: Cell, **result: Any) -> dict[str, Any]:
     return {"settings": cell.settings, "seed": cell.seed, "device": device, **result}
 
 
-def _table_value(value: Any) -> Any:
-    """A setting's value as a table holds it: no value is a word, and a list its text."""
+def _table_value(name: str, value: Any) -> Any:
+    """A setting's value as a table holds it: no value is a word, a list its text, a folder its
+    name.
+    """
+    if name in ("encoder", "backbone"):
+        return part_id(value)
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else value
 
 
@@ -294,18 +313,24 @@ def _check_importable(measure: Measure) -> None:
         )
 
 
-def _check_values(preset: Preset, name: str, values: Any) -> list[Any]:
+def _check_values(preset: Preset, name: str, values: Any, labels: Sequence[str]) -> list[Any]:
     """The values of one setting, each once and in order."""
     many = isinstance(values, Iterable) and not isinstance(values, str)
     several = list(values) if many else [values]
-    if name in LISTS and many and all(isinstance(value, int) for value in several):
+    if name in LISTS and many and all(isinstance(value, int | float) for value in several):
         several = [several]  # one list, not many numbers
-    checked = {check_setting(preset, name, value) for value in several}
+    checked = {check_setting(preset, name, value, labels) for value in several}
     return sorted(checked, key=lambda value: (value is None, value or 0))
 
 
-def _check_queries(preset: Preset, settings: Iterable[Settings]) -> None:
+def _check_settings(preset: Preset, settings: Iterable[Settings], corpus: Corpus | None) -> None:
+    """Refuse settings that change nothing here."""
     for one in settings:
+        if corpus is not None and (made := [name for name in one if name.startswith("clips.")]):
+            raise ValueError(
+                f"{made[0]} changes nothing on a corpus of your own, whose clips are there; change "
+                "train, test or held_out."
+            )
         if "connector.queries" in one and make_cell(preset, one, 0).preset.connector.anchored:
             raise ValueError(
                 "connector.queries changes nothing while connector.anchored is true: the sentence "

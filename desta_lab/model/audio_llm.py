@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.connector import ConnectorShape
+from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ class AudioLLM(nn.Module):
 
     @classmethod
     def from_run(
-        cls, folder: Path | str, step: int | None = None, root: Path | None = None
+        cls,
+        folder: Path | str,
+        step: int | None = None,
+        root: Path | None = None,
+        connector: OwnConnector | None = None,
     ) -> "AudioLLM":
         """The AudioLLM of a training run, with the connector of one checkpoint.
 
@@ -96,6 +100,7 @@ class AudioLLM(nn.Module):
             folder: the run's folder, with its `checkpoints/`.
             step: the training step; by default the last one.
             root: the folder of models; `weights.models_dir()` by default.
+            connector: what built it, where it is somebody's own.
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
@@ -103,7 +108,7 @@ class AudioLLM(nn.Module):
         """
         from desta_lab.model.build import open_run  # it builds what this module defines
 
-        return open_run(Path(folder), step, root)
+        return open_run(Path(folder), step, root, connector)
 
     @classmethod
     def from_pretrained(
@@ -439,7 +444,7 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
         raise ProvenanceError(
             f"{path}: no whole safetensors file ({error}); copy it again or train again."
         ) from error
-    if isinstance(shape := about.get("connector"), dict):
+    if isinstance(shape := about.get("connector"), dict) and "class" not in shape:
         about["connector"] = asdict(ConnectorShape()) | shape
     return about
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 MOST = 10**9  # of what is counted: more would not end, or fill the memory with its plan
 
@@ -59,6 +60,41 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         for one in several if isinstance(value, tuple | Mapping) else (value,):
             if one is not None and not bound.holds(one):
                 raise ValueError(f"{name} is {bound.words}, not {one!r}.")
+
+
+def convert_value(name: str, value: Any, hint: Any) -> Any:
+    """A value as a command line or a file gives it, in the type of its setting.
+
+    A whole number serves as a number, and a list as a tuple.
+
+    Raises:
+        ValueError: names the setting, what it takes and the value.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    listed = [kind for kind in kinds if get_origin(kind) is tuple]
+    if listed:
+        return _convert_list(name, value, listed[0], or_null=type(None) in kinds)
+    if float in kinds and int not in kinds and type(value) is int and abs(value) < MOST:
+        value = float(value)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        words = " | ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
+        raise ValueError(f"{name} takes {words}, not {value!r}.")
+    return value
+
+
+def _convert_list(name: str, value: Any, hint: Any, or_null: bool) -> tuple[Any, ...]:
+    """A list of numbers as a tuple of the type's; a single number is a list of one."""
+    kind, *others = get_args(hint)
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = [float(one) if kind is float and type(one) is int else one for one in items]
+    wrong_length = Ellipsis not in others and len(numbers) != 1 + len(others)
+    if wrong_length or not all(type(one) is kind for one in numbers):
+        example = "[0,3]" if kind is int else "[0.9,0.98]"
+        null = ", or null" if or_null else ""
+        raise ValueError(f"{name} takes a list such as {example}{null}, not {items!r}.")
+    return tuple(numbers)
 
 
 def find_bounds(hint: Any) -> Iterator[Bound]:

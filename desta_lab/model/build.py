@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from desta_lab import cache, processes
+from desta_lab.audio import FRAMES_PER_SECOND
 from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
@@ -23,9 +24,16 @@ from desta_lab.model.audio_llm import (
     read_index,
 )
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.connector import CONNECTORS, ConnectorShape, check_heads
-from desta_lab.model.encoder import Encoder, check_taps, transcribe
-from desta_lab.model.presets import Preset
+from desta_lab.model.connector import (
+    CONNECTORS,
+    ConnectorShape,
+    OwnConnector,
+    build_own,
+    check_heads,
+    describe_own,
+)
+from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcribe
+from desta_lab.model.presets import Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
 
 Progress = Callable[[str], None]
@@ -52,12 +60,25 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def build_connector(
-    shape: ConnectorShape, taps: int, d_enc: int, backbone: Backbone, seed: int = 0
+    shape: ConnectorShape | OwnConnector,
+    taps: int,
+    d_enc: int,
+    backbone: Backbone,
+    seed: int = 0,
+    frames: int = 16,
 ) -> nn.Module:
-    """A new connector of this shape, the same for the same seed, with parameters in float32."""
+    """A new connector, the same for the same seed, with parameters in float32.
+
+    Args:
+        shape: of one that the package has, or somebody's own (`connector.build_own`).
+        frames: of a clip; an own connector is tried on as many.
+    """
     ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if not isinstance(shape, ConnectorShape):
+            width = backbone.width
+            return build_own(shape, taps=taps, d_enc=d_enc, d_llm=width, frames=frames)
         return CONNECTORS[shape.kind](
             shape,
             taps=taps,
@@ -75,45 +96,76 @@ def build_audio_llm(
     root: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    connector: OwnConnector | None = None,
     **backbone_options: Any,
 ) -> AudioLLM:
     """Encoder, new connector and backbone of a preset, on the fastest device and precision.
 
     Args:
         root: the folder of models; `weights.models_dir()` by default.
+        connector: somebody's own, instead of the preset's (`connector.build_own`).
         backbone_options: for `from_pretrained` of the backbone (dtype, quantization_config, …).
             With a `device_map` among them the backbone stays where that puts it.
 
     Raises:
         WeightsError: encoder or backbone cannot be had.
     """
-    check_parts(preset, root)  # before one of them is downloaded
+    check_parts(preset, root, connector)  # before one of them is downloaded
     with processes.main_first():  # one rank downloads
         encoder_folder = weights.find_weights(preset.encoder, root, progress=progress)
         backbone_folder = weights.find_weights(preset.backbone, root, progress=progress)
-    return _assemble(preset, encoder_folder, backbone_folder, seed, backbone_options)
+    return _assemble(preset, encoder_folder, backbone_folder, seed, backbone_options, connector)
 
 
-def check_parts(preset: Preset, root: Path | None = None) -> None:
+def check_parts(
+    preset: Preset, root: Path | None = None, connector: OwnConnector | None = None
+) -> None:
     """Check what is known of a preset's models before they are fetched or read.
 
     Raises:
         WeightsError: a name can be no model's.
-        ValueError: the encoder is on disk, and taps or attention heads do not fit it.
+        ValueError: the models are on disk, and taps, attention heads or an own connector do not
+            fit them.
     """
     for name in (preset.encoder, preset.backbone):
         weights.check_name(name, root)
-    if weights.is_installed(preset.encoder, root):
-        folder = weights.find_weights(preset.encoder, root)
-        about = weights.read_object(folder / "config.json")
-        if preset.taps is not None and "encoder_layers" in about:
-            check_taps(preset.taps, about["encoder_layers"])
-        if preset.connector.kind == "qformer" and "d_model" in about:
-            check_heads(preset.connector.heads, preset.connector.width or about["d_model"])
+        if Path(name).is_dir():
+            weights.check_folder(Path(name), ("config.json",))
+    about = _read_config(preset.encoder, root)
+    if preset.taps is not None and "encoder_layers" in about:
+        check_taps(preset.taps, about["encoder_layers"])
+    if connector is not None:
+        _check_own(preset, about, _read_config(preset.backbone, root), connector)
+    elif preset.connector.kind == "qformer" and "d_model" in about:
+        check_heads(preset.connector.heads, preset.connector.width or about["d_model"])
+
+
+def _read_config(name: str, root: Path | None) -> dict[str, Any]:
+    """The config of a model that is on disk; nothing of one that is not."""
+    if not weights.is_installed(name, root):
+        return {}
+    return weights.read_object(weights.find_weights(name, root) / "config.json")
+
+
+def _check_own(
+    preset: Preset, encoder: dict[str, Any], backbone: dict[str, Any], connector: OwnConnector
+) -> None:
+    """Try an own connector on the widths of models that are on disk."""
+    d_llm = backbone.get("hidden_size") or backbone.get("text_config", {}).get("hidden_size")
+    taps = preset.taps or PUBLISHED_TAPS.get(encoder.get("encoder_layers", 0))
+    if taps and d_llm and "d_model" in encoder:
+        frames, d_enc = round(preset.seconds * FRAMES_PER_SECOND), encoder["d_model"]
+        with torch.random.fork_rng(devices=[]):
+            build_own(connector, taps=len(taps), d_enc=d_enc, d_llm=d_llm, frames=frames)
 
 
 def _assemble(
-    preset: Preset, encoder_folder: Path, backbone_folder: Path, seed: int, options: dict[str, Any]
+    preset: Preset,
+    encoder_folder: Path,
+    backbone_folder: Path,
+    seed: int,
+    options: dict[str, Any],
+    own: OwnConnector | None = None,
 ) -> AudioLLM:
     """The AudioLLM of these folders: frozen parts may be in half precision, the connector is not.
 
@@ -134,8 +186,9 @@ def _assemble(
         backbone.to(device)
     for folder, part in ((encoder_folder, encoder), (backbone_folder, backbone)):
         _check_finite(folder, part)
+    shape = preset.connector if own is None else own
     connector = build_connector(
-        preset.connector, len(encoder.taps), encoder.width, backbone, seed
+        shape, len(encoder.taps), encoder.width, backbone, seed, encoder.frames
     ).to(device)
     backbone.unfreeze(preset.tuning, seed)
     provenance = {
@@ -143,7 +196,7 @@ def _assemble(
         "backbone_sha256": weights.hash_folder(backbone_folder),
         "taps": list(encoder.taps),
         "seconds": preset.seconds,
-        "connector": asdict(preset.connector),
+        "connector": asdict(preset.connector) if own is None else describe_own(connector),
         "tuning": preset.tuning,
     }
     # facts only where they say something, so that older results are still found
@@ -156,7 +209,7 @@ def _assemble(
         connector,
         backbone,
         provenance,
-        names={"encoder": _id(preset.encoder), "backbone": _id(preset.backbone)},
+        names={"encoder": part_id(preset.encoder), "backbone": part_id(preset.backbone)},
         revisions={
             "encoder": weights.revision_of(preset.encoder, encoder_folder),
             "backbone": weights.revision_of(preset.backbone, backbone_folder),
@@ -174,12 +227,12 @@ def _check_finite(folder: Path, part: nn.Module) -> None:
             )
 
 
-def _id(name: str) -> str:
-    """The name of a model without its place: of a folder only the last part."""
-    return Path(name).name if Path(name).is_dir() else name
-
-
-def open_run(folder: Path, step: int | None = None, root: Path | None = None) -> AudioLLM:
+def open_run(
+    folder: Path,
+    step: int | None = None,
+    root: Path | None = None,
+    connector: OwnConnector | None = None,
+) -> AudioLLM:
     """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
     listed = index_path(folder)
     if not listed.is_file():
@@ -197,7 +250,7 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
         raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
     config = folder / "config.json"
     attention = weights.read_object(config).get("attention") if config.is_file() else None
-    llm = open_connector(paths[step], root, attention)
+    llm = open_connector(paths[step], root, attention, connector)
     judged = folder / VERDICT
     llm.result = weights.read_object(judged) if judged.is_file() else None
     return llm
@@ -207,6 +260,7 @@ def open_connector(
     path: Path,
     root: Path | None = None,
     attention: str | None = None,
+    connector: OwnConnector | None = None,
     *,
     strict: bool = True,
     revisions: Mapping[str, str | None] | None = None,
@@ -214,7 +268,8 @@ def open_connector(
     """The AudioLLM that a connector file was trained in, with that connector.
 
     Encoder and backbone are found by their names, or by their hashes under any other name.
-    Precision goes by this machine, and `attention` is the backbone's.
+    Precision goes by this machine, and `attention` is the backbone's. A file of somebody's own
+    `connector` needs what built it.
 
     Args:
         strict: refuse other weights of encoder and backbone; otherwise those of the same names are
@@ -229,12 +284,18 @@ def open_connector(
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
     known = {field.name for field in fields(ConnectorShape)}
     shape = about["connector"] if isinstance(about["connector"], dict) else {}
-    if unknown := sorted(set(shape) - known):
+    if "class" in shape and connector is None:
+        raise ProvenanceError(
+            f"{path}: its connector is {shape['class']}, which the package does not have; give "
+            f"what builds it, connector={shape['class']}."
+        )
+    if "class" not in shape and (unknown := sorted(set(shape) - known)):
         raise ProvenanceError(
             f"{path}: its connector has {unknown[0]}, which this version of DeSTA Lab does not "
             "know; update it."
         )
     try:
+        given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
         preset = Preset(
             "opened",
             about["encoder"],
@@ -242,7 +303,7 @@ def open_connector(
             "a trained connector",
             seconds=about["seconds"],
             taps=tuple(about["taps"]),
-            connector=ConnectorShape(**about["connector"]),
+            connector=given,
             tuning=about["tuning"],
             attention=attention,
         )
@@ -254,7 +315,7 @@ def open_connector(
             _find_part(path, part, about, root, (revisions or {}).get(part), strict)
             for part in ("encoder", "backbone")
         ]
-    llm = _assemble(preset, folders[0], folders[1], 0, {})
+    llm = _assemble(preset, folders[0], folders[1], 0, {}, connector)
     llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
     llm.load_connector(path, strict=strict)
     return llm

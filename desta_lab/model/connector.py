@@ -1,5 +1,6 @@
 """The connector, the only part that learns: query tokens turn encoder states into embeddings."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -239,6 +240,92 @@ def build_frame_stack(
 ) -> FrameStack:
     """The comparison connector, which has no shape beside its sizes."""
     return FrameStack(**sizes)
+
+
+# ---- somebody's own ----
+
+OwnConnector = nn.Module | Callable[..., nn.Module]  # a built one, or what builds it
+
+
+def build_own(own: OwnConnector, *, taps: int, d_enc: int, d_llm: int, frames: int) -> nn.Module:
+    """A new connector of somebody's own, checked on encoder states drawn at random.
+
+    A connector is a module with the number of its `queries`, which turns encoder states
+    `(tap, batch, frame, d_enc)` into audio embeddings `(batch, query, d_llm)`.
+
+    Args:
+        own: what is called with taps, d_enc and d_llm and returns the module; or a module, of
+            which a copy is returned.
+        frames: of a clip.
+
+    Raises:
+        ValueError: it is no such module; the message says what it does instead.
+    """
+    name = getattr(own, "__name__", type(own).__name__)
+    try:
+        if isinstance(own, nn.Module):
+            connector = copy.deepcopy(own)
+        else:
+            connector = own(taps=taps, d_enc=d_enc, d_llm=d_llm)
+    except TypeError as error:
+        raise ValueError(
+            f"The connector {name} cannot be built from taps, d_enc and d_llm ({error}); let it "
+            "take these three names."
+        ) from error
+    if not isinstance(connector, nn.Module):
+        raise ValueError(f"The connector {name} is a {type(connector).__name__}, not a module.")
+    queries = getattr(connector, "queries", None)
+    if not isinstance(queries, int) or queries < 1:
+        raise ValueError(
+            f"The connector {name} has no `queries`; set it to the number of its audio embeddings."
+        )
+    if not any(parameter.requires_grad for parameter in connector.parameters()):
+        raise ValueError(f"The connector {name} has no parameter that learns.")
+    _check_output(connector.float(), name, torch.randn(taps, 2, frames, d_enc), queries, d_llm)
+    return connector
+
+
+def _check_output(
+    connector: nn.Module, name: str, states: Tensor, queries: int, d_llm: int
+) -> None:
+    """Raise ValueError unless a connector gives (batch, query, d_llm)."""
+    taps, batch, frames, d_enc = states.shape
+    training = connector.training
+    try:
+        with torch.no_grad():
+            found = tuple(connector.eval()(states).shape)
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        fault = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"The connector {name} fails on encoder states of {taps} taps, {batch} clips, {frames} "
+            f"frames and a width of {d_enc} ({fault}); let it take these."
+        ) from error
+    finally:
+        connector.train(training)
+    if found != (batch, queries, d_llm):
+        raise ValueError(
+            f"The connector {name} gives {found} for {batch} clips; the backbone takes "
+            f"{(batch, queries, d_llm)}: clips, its queries, and the width of the backbone."
+        )
+
+
+def describe_own(connector: nn.Module) -> dict[str, Any]:
+    """What tells a connector of somebody's own from another: class, settings and modules.
+
+    Settings are the plain values (numbers, texts, true, false) among the attributes of the class
+    and of the module. A change of its code alone is not seen: give the class a `version`.
+    """
+    kind = type(connector)
+    inherited = [vars(one) for one in reversed(kind.__mro__) if issubclass(one, nn.Module)][1:]
+    values = {name: value for one in [*inherited, vars(connector)] for name, value in one.items()}
+    settings = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, bool | int | float | str)
+        and not name.startswith("_")
+        and name != "training"
+    }
+    return {"class": kind.__qualname__, "settings": settings, "modules": repr(connector)}
 
 
 # kind → what builds it from shape, taps, anchor and the sizes d_enc, d_llm, queries and scale

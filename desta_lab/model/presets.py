@@ -1,13 +1,24 @@
 """Presets: which frozen parts, which connector and how much of everything, as data."""
 
-from collections.abc import Callable
+import re
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import torch
 
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
-from desta_lab.model.bounds import Count, CountOrZero, Positive, check_bounds, whole_number
+from desta_lab.model.bounds import (
+    Count,
+    CountOrZero,
+    Positive,
+    Share,
+    check_bounds,
+    convert_value,
+    whole_number,
+)
 from desta_lab.model.connector import ConnectorShape
 
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
@@ -78,6 +89,11 @@ class Preset:
     accumulate: Count = 1  # micro-batches of a step, one after the other, to save memory
     gradient_checkpointing: bool = False  # compute the backbone's layers twice, to save memory
     attention: str | None = None  # of the backbone; None: as transformers picks
+    warmup: CountOrZero = 20  # steps in which the learning rate rises
+    floor: Share = 0.1  # the share of lr at which it ends
+    betas: tuple[Share, Share] = (0.9, 0.98)  # of AdamW
+    weight_decay: Share = 0.01
+    max_grad_norm: Positive = 1.0
     minutes: float | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
@@ -85,6 +101,9 @@ class Preset:
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that cannot be; no model is needed to know it."""
         check_bounds(self)
+        for part in ("encoder", "backbone"):
+            if not getattr(self, part).strip():
+                raise ValueError(f"{part} is the name or folder of a model, not {''!r}.")
         if self.seconds > WHISPER_SECONDS:
             raise ValueError(
                 f"seconds is {self.seconds:g}, and Whisper hears at most {WHISPER_SECONDS:g} s."
@@ -125,7 +144,13 @@ OPTIONS = (
     "accumulate",
     "gradient_checkpointing",
     "attention",
+    "warmup",
+    "floor",
+    "betas",
+    "weight_decay",
+    "max_grad_norm",
 )
+MEASURED = ("minutes", "memory_gb", "disk_gb")  # on the preset's own models and sizes
 
 
 def hashed_fields(preset: Preset) -> dict[str, Any]:
@@ -238,8 +263,113 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def get_preset(name: str) -> Preset:
-    """A preset by its name. Raises ValueError with the names that exist."""
+def change_parts(preset: Preset, encoder: str | None = None, backbone: str | None = None) -> Preset:
+    """The preset with another encoder or backbone, by name or folder; its cost is not known."""
+    parts = {"encoder": encoder, "backbone": backbone}
+    given: dict[str, Any] = {part: name for part, name in parts.items() if name is not None}
+    if given:
+        given |= dict.fromkeys(MEASURED)
+    return replace(preset, **given)
+
+
+def part_id(name: str) -> str:
+    """The name of a model without its place: of a folder only the last part."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def without_paths(preset: Preset) -> dict[str, Any]:
+    """The fields of a preset for a result, which names models and no places."""
+    parts = {part: part_id(getattr(preset, part)) for part in ("encoder", "backbone")}
+    return {**asdict(preset), **parts}
+
+
+# ---- presets in files ----
+
+
+def read_preset(path: Path) -> Preset:
+    """A preset from a TOML file with fields of `Preset`.
+
+        base = "cpu"            # a preset to start from
+        backbone = "my-llm"     # a name, a hub id, or a folder, from this file or from here
+        steps = 300
+        [connector]
+        depth = 4
+
+    Its name is that of the file, unless it has a `name`.
+
+    Raises:
+        ValueError: names the file and the field.
+    """
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML ({error}); write lines such as steps = 300.") from error
+    base = given.pop("base", None)
+    if base is not None and base not in PRESETS:
+        raise ValueError(f"{path}: base is one of {', '.join(PRESETS)}, not {base!r}.")
+    start = None if base is None else PRESETS[base]()
+    try:
+        settings = _convert_fields(given, start)
+        for part in ("encoder", "backbone"):
+            if part in settings and (path.parent / settings[part]).is_dir():
+                settings[part] = str(path.parent / settings[part])
+        settings = {"name": path.stem, **dict.fromkeys(MEASURED), **settings}
+        _check_name(settings["name"])
+        if start is not None:
+            return replace(start, **settings)
+        if missing := [part for part in ("encoder", "backbone") if part not in settings]:
+            raise ValueError(f"{missing[0]} is missing; name it, or a base, such as base = 'cpu'.")
+        return Preset(**{"purpose": "your own", **settings})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _convert_fields(given: Mapping[str, Any], start: Preset | None) -> dict[str, Any]:
+    """The fields of a preset in their types; tables change those of the preset to start from."""
+    hints = get_type_hints(Preset)
+    settings: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in hints:
+            raise ValueError(f"a preset has no field {name!r}; it has base, {', '.join(hints)}.")
+        if name in ("connector", "clips") and not isinstance(value, dict):
+            raise ValueError(f"{name} is a table; write it below a line [{name}].")
+        if name == "connector":
+            inner = get_type_hints(ConnectorShape)
+            changes = _convert_table(name, value, inner)
+            settings[name] = replace(start.connector if start else ConnectorShape(), **changes)
+        elif name == "clips":
+            splits = dict.fromkeys(("train", "validation", "test"), int)
+            usual = start.clips if start else nano().clips
+            settings[name] = {**usual, **_convert_table(name, value, splits)}
+        else:
+            settings[name] = convert_value(name, value, hints[name])
+    return settings
+
+
+def _convert_table(name: str, given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a table in their types."""
+    if unknown := [one for one in given if one not in hints]:
+        raise ValueError(f"[{name}] has no {unknown[0]!r}; it has {', '.join(hints)}.")
+    return {one: convert_value(f"{name}.{one}", value, hints[one]) for one, value in given.items()}
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name) or name in PRESETS:
+        raise ValueError(
+            f"name is part of the names of folders and no other preset's: letters, digits, '.', "
+            f"'_' and '-', not {name!r}."
+        )
+
+
+def get_preset(name: str | Path) -> Preset:
+    """A preset by its name, or from a file `….toml` (`read_preset`).
+
+    Raises:
+        ValueError: there is none of this name, or the file is wrong.
+    """
+    if str(name).endswith(".toml"):
+        return read_preset(Path(name))
+    name = str(name)
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
     return PRESETS[name]()

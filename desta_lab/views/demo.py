@@ -47,7 +47,8 @@ class Demo:
 
     def __init__(self, experiment: Any, clips: int = 12) -> None:
         self.experiment, corpus = experiment, experiment.corpus
-        self.describe = description_function(corpus)
+        own = getattr(experiment, "describe", None)
+        self.describe = own or description_function(corpus)
         self.clips: dict[str, Clip] = {clip.id: clip for clip in experiment.clips("test")[:clips]}
         known = is_spoken_world(corpus)
         self.note = _NOTE.format(clips="synthetic clips" if known else f"clips of {corpus.name}")

@@ -62,7 +62,8 @@ class AskPanel(Panel):
     def __init__(self, experiment: Any) -> None:
         self.experiment = experiment
         self._clips = {clip.id: clip for clip in experiment.clips("test")}
-        self._describe = description_function(experiment.corpus)
+        own = getattr(experiment, "describe", None)
+        self._describe = own or description_function(experiment.corpus)
         self._uploads: dict[str, np.ndarray] = {}
         questions, first = panel_base.list_questions(experiment.tasks)
         tasks = [("(a question of your own)", None), *questions]

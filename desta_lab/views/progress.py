@@ -1,8 +1,12 @@
-"""Progress for people: a bar on a terminal or in a notebook, elsewhere a line every few seconds."""
+"""Progress for people: a bar on a terminal or in a notebook, elsewhere a line every few seconds;
+and for trackers of experiments.
+"""
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -60,3 +64,48 @@ def _report_by_lines(stage: str, out: Any) -> Callable[..., None]:
             print(line, file=out, flush=True)
 
     return report
+
+
+# ---- trackers ----
+
+# name → the packages of which one is needed
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+}
+PROJECT = "desta_lab"  # the name under which Weights & Biases and Trackio keep runs
+
+
+def open_trackers(name: str, folder: Path) -> Callable[[str], Any]:
+    """A function that opens a tracker of accelerate for a run of a name.
+
+    Args:
+        name: one of `TRACKERS`.
+        folder: where TensorBoard and Weights & Biases keep their files.
+
+    Raises:
+        ImportError: its package is not installed.
+    """
+    packages = TRACKERS[name]
+    if not any(importlib.util.find_spec(package) for package in packages):
+        raise ImportError(
+            f"The tracker {name} needs the package {packages[0]}; run `pip install {packages[0]}`, "
+            "or leave --track out."
+        )
+
+    def open_tracker(run: str) -> Any:
+        from accelerate import tracking
+
+        tracker: Any
+        if name == "tensorboard":
+            tracker = tracking.TensorBoardTracker(run, folder)
+        elif name == "wandb":
+            folder.mkdir(parents=True, exist_ok=True)
+            tracker = tracking.WandBTracker(PROJECT, name=run, dir=str(folder))
+        else:
+            tracker = tracking.TrackioTracker(PROJECT, name=run)
+        tracker.start()
+        return tracker
+
+    return open_tracker

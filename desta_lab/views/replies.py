@@ -87,7 +87,7 @@ def answer_text(
     A task about what descriptions leave out (rung 5) reads a description that states it.
     `describe` is that of the clip's corpus (`description_function`), by default the spoken world's.
     """
-    description = conditions.oracle_text(clip, task is not None and task.rung == 5, describe)
+    description = conditions.oracle_text(clip, task.hidden if task else None, describe)
     text = _generate(llm, chat.description_messages(description, question), None)
     if task is None:
         return Answer(text)

@@ -1,10 +1,12 @@
 """A figure that knows its table, and how it is saved: PNG, SVG, table and provenance together."""
 
 import functools
+import importlib.util
 import io
+import os
 import platform
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterMathtext
+from pandas.api.types import infer_dtype
 
 import desta_lab
 from desta_lab import cache
@@ -29,6 +32,8 @@ STYLE: Any = {
     "image.interpolation": "nearest",
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
+ALSO = ("pdf", "parquet")  # forms beside the usual ones
+ALSO_VARIABLE = "DESTA_LAB_ALSO"
 _PLAIN = {**STYLE, "text.parse_math": False, "text.usetex": False}  # while a figure is drawn
 _DPI = 150  # pixels per inch of the PNG
 _MOST_TICKS = 64  # of a logarithmic axis
@@ -87,10 +92,12 @@ def save_figure(
     name: str,
     table: pd.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
+    also: Sequence[str] | None = None,
 ) -> Path:
     """Save a figure as PNG and SVG with its table (CSV) and provenance (JSON).
 
     Args:
+        also: further forms, some of `ALSO`; by default those that `$DESTA_LAB_ALSO` names.
         table: What the figure was drawn from; by default the table of a `Picture`.
         provenance: Config hash, checkpoint hash, seeds. The versions of Python, of this package
             and of the drawing libraries are added.
@@ -98,6 +105,7 @@ def save_figure(
     Returns:
         The path of the PNG. Each file is whole or not there.
     """
+    forms = parse_also(also)
     table = table if table is not None else getattr(figure, "table", None)
     if table is None:
         raise ValueError(
@@ -109,9 +117,55 @@ def save_figure(
         "csv": table.to_csv(index=False, lineterminator="\n").encode(),
         "json": cache.to_json(_add_versions(provenance or {})),
     }
+    if "pdf" in forms:
+        files["pdf"] = _render(figure, "pdf")
+    if "parquet" in forms:
+        files["parquet"] = _to_parquet(table)
     for suffix, content in files.items():
         cache.write_whole(Path(folder) / f"{name}.{suffix}", content)
     return Path(folder) / f"{name}.png"
+
+
+def parse_also(also: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The forms in which figures and tables are saved beside the usual ones.
+
+    Args:
+        also: their names; by default those of `$DESTA_LAB_ALSO`, such as `pdf,parquet`.
+
+    Raises:
+        ValueError: there is no such form.
+        ImportError: Parquet needs pyarrow, which is not installed.
+    """
+    if also is None:
+        also = [name.strip() for name in os.environ.get(ALSO_VARIABLE, "").split(",")]
+        also = [] if also == [""] else also
+    if unknown := [name for name in also if name not in ALSO]:
+        raise ValueError(
+            f"There is no form {unknown[0]!r} to save in beside the usual ones; take some of "
+            f"{', '.join(ALSO)}."
+        )
+    if "parquet" in also and importlib.util.find_spec("pyarrow") is None:
+        raise ImportError(
+            "Tables as Parquet need the package pyarrow; run `pip install pyarrow`, or leave "
+            "parquet out."
+        )
+    return tuple(also)
+
+
+def save_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Save a table as Parquet too, where `$DESTA_LAB_ALSO` asks for it."""
+    if "parquet" in parse_also():
+        cache.write_whole(path, _to_parquet(table))
+
+
+def _to_parquet(table: pd.DataFrame) -> bytes:
+    """A table as the bytes of a Parquet file; a column of several types is one of texts."""
+    mixed = {
+        name: "string" for name, column in table.items() if infer_dtype(column).startswith("mixed")
+    }
+    buffer = io.BytesIO()
+    table.astype(mixed).to_parquet(buffer, engine="pyarrow", index=False)
+    return buffer.getvalue()
 
 
 def write_plainly(figure: Figure) -> None:
@@ -134,7 +188,7 @@ def _add_versions(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 def _render(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else None
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     with matplotlib.rc_context(_PLAIN):
         write_plainly(figure)
         figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)

@@ -59,10 +59,10 @@ def test_targets_of_another_writer_are_refused(tmp_path):
 
 def test_a_clip_keeps_its_prompt_among_fewer_clips(tmp_path):
     clips = tiny.corpus(tmp_path).clips
-    prompts = rows.assign_prompts(clips, 3)
+    prompts = rows.assign_prompts(clips, PROMPTS[:3])
     assert set(prompts) == set(PROMPTS[:3])
-    assert rows.assign_prompts(clips[4:8], 3) == prompts[4:8]
-    assert set(rows.assign_prompts(clips, 1)) == {PROMPTS[0]}
+    assert rows.assign_prompts(clips[4:8], PROMPTS[:3]) == prompts[4:8]
+    assert set(rows.assign_prompts(clips, PROMPTS[:1])) == {PROMPTS[0]}
 
 
 def test_a_clip_without_the_attribute_has_no_label(tmp_path):

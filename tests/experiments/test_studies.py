@@ -11,9 +11,9 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.experiments import ablation, findings, sweep
-from desta_lab.experiments.ablation_page import render_page
+from desta_lab.experiments.ablation_page import render_page, run_ablation
 from desta_lab.experiments.experiment import no_progress
-from desta_lab.experiments.studies import STUDIES, Study, get_study
+from desta_lab.experiments.studies import STUDIES, Study, get_study, register_study
 from desta_lab.experiments.sweep import Cell
 from desta_lab.model import presets
 from desta_lab.views import study_figures
@@ -270,6 +270,43 @@ def test_a_study_may_bring_its_own_measure_words_and_picture(
     assert not set(ablation.load_table("own", folder=tmp_path / "ablations")["cell"]) & {
         cell.key for cell in ablation.build_sweep("depth", root=tmp_path).cells
     }
+
+
+STRANGE = {  # what is wrong with a study from outside → what it is given
+    "The package has a study 'depth'": {"name": "depth"},
+    "letters, digits, '_' and '-', not 'a/b'": {"name": "a/b"},
+    "give it two or more": {"arms": {"a": {}}},
+    "has no baseline": {"arms": {"a": {"steps": 4}, "b": {"steps": 5}}},
+    "cannot change 'step'": {"arms": {"a": {}, "b": {"step": 5}}},
+    "steps is a whole number from 1": {"arms": {"a": {}, "b": {"steps": 0}}},
+    "There is no preset 'mega'": {"presets": ("mega",)},
+}
+PLAIN = Study(
+    "warm", "Warm-up", "Does a longer warm-up help?", {"20": {}, "40": {"warmup": 40}}, "All."
+)
+
+
+@pytest.mark.parametrize("words", STRANGE)
+def test_a_study_from_outside_that_cannot_be_run_is_refused(words: str):
+    with pytest.raises(ValueError) as fault:
+        register_study(replace(PLAIN, **STRANGE[words]))
+    assert words in str(fault.value) and "warm" not in STUDIES
+
+
+def test_a_study_from_outside_is_run_and_drawn_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(STUDIES, "warm", PLAIN)  # and taken out again at the end
+    assert register_study(PLAIN) is get_study("warm")
+    how = {"folder": tmp_path / "page", "root": tmp_path / "data", "progress": no_progress}
+    found = run_ablation(["warm"], seeds=(0, 1, 2), **how)
+    assert found["warm"][0].startswith("Rung 3 against 20, over 3 seeds")
+    page = (tmp_path / "page" / "README.md").read_text()
+    assert "## Warm-up" in page and 'Again: `run_ablation(["warm"], "nano")`' in page
+    assert (tmp_path / "page" / "nano" / "warm.png").exists()
+    mine = replace(presets.nano(), name="mine", steps=9)
+    run_ablation(["depth"], mine, (0,), **how)
+    assert "](mine/depth.png)" in (tmp_path / "page" / "README.md").read_text()
 
 
 # ---- the page ----

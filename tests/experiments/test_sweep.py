@@ -383,6 +383,40 @@ def test_the_command_line_writes_table_and_figure(
     assert "it changes target" in capsys.readouterr().err
 
 
+# ---- a corpus of one's own ----
+
+
+def test_a_corpus_of_ones_own_is_measured_with_its_own_labels_and_cells(tmp_path: Path):
+    folder, seen = tiny.recordings(tmp_path / "own"), []
+
+    def measure(cell: Cell, root: Path) -> dict:
+        seen.append((cell.corpus.name, cell.preset.label))
+        return stand_in(cell, root)
+
+    how = {"root": tmp_path / "data", "measure": measure, "progress": no_progress}
+    own = Sweep(NANO, {"label": ["manner", "scene"]}, corpus=folder, **how)
+    usual = Sweep(NANO, {"label": ["manner", "scene"]}, **how)
+    assert own.run()["error"].isna().all() and set(own.table()["label"]) == {"manner", "scene"}
+    assert seen == [("own", "manner"), ("own", "scene")]
+    assert not {cell.key for cell in own.cells} & {cell.key for cell in usual.cells}
+    again = Sweep(NANO, {"steps": [40]}, corpus=folder, **how)
+    assert again.cells[0].preset.label == NANO.label == "scene"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"clips.train": 9}, "clips.train changes nothing on a corpus of your own"),
+        ({"label": "gender"}, "label is one of manner, scene, not 'gender'"),
+        ({"target": "other"}, "about the spoken world"),
+    ],
+)
+def test_what_a_corpus_of_ones_own_cannot_give_is_refused(settings, words: str, tmp_path: Path):
+    folder = tiny.recordings(tmp_path / "own")
+    with pytest.raises(ValueError, match=words):
+        Sweep(NANO, settings, corpus=folder, root=tmp_path / "data")
+
+
 # ---- the real cell ----
 
 

@@ -107,3 +107,66 @@ def test_a_run_of_no_steps_is_refused():
 def test_a_connector_that_cannot_be_is_refused(field, value, words):
     with pytest.raises(ValueError, match=words):
         replace(presets.SMALL, **{field: value})
+
+
+# ---- presets in files ----
+
+
+def written(folder, text: str):
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_a_preset_of_its_own_name_that_starts_from_a_known_one(tmp_path):
+    text = 'base = "cpu"\nsteps = 7\nlr = 1\ntaps = [0, 3]\nbetas = [0.8, 0.9]\n'
+    text += "[connector]\ndepth = 4\n[clips]\ntrain = 48\n"
+    preset = presets.get_preset(str(written(tmp_path, text)))
+    assert (preset.name, preset.backbone, preset.minutes) == ("mine", "SmolLM2-135M-Instruct", None)
+    assert (preset.steps, preset.lr, preset.taps, preset.betas) == (7, 1.0, (0, 3), (0.8, 0.9))
+    assert preset.connector == replace(presets.SMALL, depth=4)
+    assert preset.clips == {**presets.cpu().clips, "train": 48}
+    (tmp_path / "llm").mkdir()
+    alone = written(tmp_path, 'name = "own-1"\nencoder = "whisper-base"\nbackbone = "llm"\n')
+    preset = presets.read_preset(alone)
+    assert preset.name == "own-1" and preset.backbone == str(tmp_path / "llm")
+    assert presets.part_id(preset.backbone) == "llm"
+    assert presets.without_paths(preset)["backbone"] == "llm"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps =", "not TOML"),
+        ('base = "mega"', "base is one of nano, cpu"),
+        ("base = 3", "base is one of nano, cpu"),
+        ("steps = 3", "encoder is missing; name it, or a base"),
+        ('base = "cpu"\nstep = 3', "has no field 'step'; it has base, name"),
+        ('base = "cpu"\nsteps = 0', "steps is a whole number from 1"),
+        ('base = "cpu"\nsteps = "many"', "steps takes int, not 'many'"),
+        ('base = "cpu"\nsteps = true', "steps takes int, not True"),
+        ('base = "cpu"\ntaps = ["a"]', r"taps takes a list such as \[0,3\]"),
+        ('base = "cpu"\nbetas = [0.9]', r"betas takes a list such as \[0.9,0.98\]"),
+        ('base = "cpu"\nconnector = 4', r"write it below a line \[connector\]"),
+        ('base = "cpu"\n[connector]\ndeep = 4', r"\[connector\] has no 'deep'; it has kind"),
+        ('base = "cpu"\n[connector]\ndepth = 0', "depth is a whole number from 1"),
+        ('base = "cpu"\n[connector]\nheads = 7', "7 attention heads do not divide"),
+        ('base = "cpu"\n[clips]\nall = 4', r"\[clips\] has no 'all'; it has train"),
+        ('base = "cpu"\n[clips]\ntrain = 0', "clips is a whole number from 1"),
+        ('base = "cpu"\nname = "../x"', "not '../x'"),
+        ('base = "cpu"\nname = "nano"', "no other preset's"),
+        ('base = "cpu"\nbackbone = " "', "backbone is the name or folder of a model"),
+        ('base = "cpu"\ntuning = "banana"', "tuning is 'frozen'"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence_that_names_file_and_field(text: str, words: str, tmp_path):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=words) as fault:
+        presets.get_preset(path)
+    assert str(fault.value).startswith(f"{path}: ") and "\n" not in str(fault.value)
+
+
+def test_what_trains_is_the_same_in_a_preset_as_in_a_training_config():
+    config, preset = TrainConfig(1), presets.nano()
+    for name in ("warmup", "floor", "betas", "weight_decay", "max_grad_norm"):
+        assert getattr(config, name) == getattr(preset, name) and name in presets.OPTIONS
