@@ -14,6 +14,8 @@ from desta_lab.evaluation.statistics import interval_table
 from desta_lab.world import sentences
 
 MEASURES = ("pointing", "iou", "mass")
+MOST = 0.7  # of a clip that evidence fills; beyond it, nearly every profile falls on it
+FRAMES = 1000  # in which that share is counted
 
 # ---- where the evidence is ----
 
@@ -64,6 +66,12 @@ def inside_spans(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.
         inside |= (span.start <= middles) & (middles < span.end)
         inside[min(int((span.start + span.end) / 2 / seconds * frames), frames - 1)] = True
     return inside
+
+
+def leaves_room(clip: Clip, attribute: str, seconds: float, most: float = MOST) -> bool:
+    """Whether evidence fills at most this share of a clip: only then can a profile miss it."""
+    inside = inside_spans(evidence_spans(clip, attribute), FRAMES, seconds)
+    return float(inside.mean()) <= most
 
 
 # ---- one profile ----
@@ -145,7 +153,7 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over speakers per method, attribute, null and measure.
 
     Rows of `own` also have the `gain` over `shuffled`, paired clip by clip, with an interval of its
-    own.
+    own, and the number of `clips`.
     """
     by = ["method", "attribute"]
     tables = []
@@ -155,6 +163,8 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
         wide["gain"] = wide["own"] - wide["shuffled"]
         gains = interval_table(wide, "gain", by, "gain")
         gains = gains.rename(columns={"low": "gain_low", "high": "gain_high"})
+        counts = wide.groupby(by, as_index=False).size().rename(columns={"size": "clips"})
+        gains = gains.merge(counts, on=by)
         means = interval_table(scores, measure, [*by, "null"])
         means.insert(3, "measure", measure)
         tables.append(means.merge(gains.assign(null="own"), on=[*by, "null"], how="left"))

@@ -10,10 +10,12 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
-from desta_lab.evaluation.statistics import half_sample_ends
+from desta_lab.analysis.probes import draw_labels
+from desta_lab.evaluation.statistics import half_sample_ends, interval_ends
 
 PERMUTATIONS = 200  # of the clips, for the null
 HALF_SAMPLES = 200  # for the interval
+LEAST_CLIPS = 4  # of an unbiased HSIC
 NEIGHBOURS = 15  # of UMAP and of trustworthiness
 
 # ---- similarity ----
@@ -45,7 +47,7 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
 
     (The biased estimator gives .88 for independent noise of 128 clips × 896 features.)
     """
-    if len(x) != len(y) or len(x) < 4:
+    if len(x) != len(y) or len(x) < LEAST_CLIPS:
         raise ValueError(
             f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
         )
@@ -65,7 +67,15 @@ def compare_with_null(
     The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to
     the full size: a bootstrap puts copies of a clip side by side, and copies look similar to
     anything.
+
+    Raises:
+        ValueError: there are fewer than eight clips.
     """
+    if len(x) < 2 * LEAST_CLIPS:
+        raise ValueError(
+            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, and these are {len(x)}; "
+            "give more."
+        )
     k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
     rng = np.random.default_rng(seed)
     value, clips = _cka_of_grams(k, l), len(k)
@@ -90,11 +100,29 @@ def compare_with_null(
 def similarity_table(
     sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0
 ) -> pd.DataFrame:
-    """CKA of every pair of sites, or of one site at several steps; one row a pair."""
+    """CKA of every pair of sites, or of one site at several steps; one row a pair.
+
+    `scaled` is the CKA after every feature got variance 1. Where it is far above `cka`, one of the
+    sites has a few features of such size that they alone decide its shape; `a_largest` and
+    `b_largest` are the largest feature's share of the variance.
+    """
     names = list(sites)
+    scaled = {name: site / site.std(0).clip(1e-12) for name, site in sites.items()}
+    largest = {name: float(v.max() / v.sum()) for name, v in _variances(sites).items()}
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    rows = [{"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)} for a, b in pairs]
+    rows = [
+        {
+            **{"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)},
+            **{"scaled": cka(scaled[a], scaled[b])},
+            **{"a_largest": largest[a], "b_largest": largest[b]},
+        }
+        for a, b in pairs
+    ]
     return pd.DataFrame(rows)
+
+
+def _variances(sites: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: site.var(0).clip(1e-24) for name, site in sites.items()}
 
 
 # ---- maps ----
@@ -110,7 +138,8 @@ def map_clips(
     Points have the columns step, method, seed, row, x, y. PCA has the axes of the last step
     throughout. UMAP begins each step at the map of the step after it and is turned onto that, so
     that a film of the maps shows movement; several seeds show what is chance. Trustworthiness is 1
-    if neighbours on the map are neighbours in the site.
+    if neighbours on the map are neighbours in the site; `explained` is the share of the site's
+    variance that two principal components hold (NaN for UMAP).
     """
     points, trust = [], []
     for seed in seeds if method == "umap" else seeds[:1]:
@@ -123,7 +152,8 @@ def map_clips(
             cell = {"step": step, "method": method, "seed": seed}
             near = min(NEIGHBOURS, len(site) // 2 - 1)
             score = float(trustworthiness(site, places, n_neighbors=near))
-            trust.append({**cell, "trustworthiness": score})
+            held = places.var(0).sum() / site.var(0).sum() if method == "pca" else np.nan
+            trust.append({**cell, "trustworthiness": score, "explained": float(held)})
             rows = {"row": range(len(site)), "x": places[:, 0], "y": places[:, 1]}
             points.append(pd.DataFrame({**cell, **rows}))
     return pd.concat(points[::-1], ignore_index=True), pd.DataFrame(trust[::-1])
@@ -149,6 +179,38 @@ def align_map(
     rotation, _ = orthogonal_procrustes(places - places.mean(0), onto - onto.mean(0))
     aligned: np.ndarray = (places - places.mean(0)) @ rotation + onto.mean(0)
     return aligned
+
+
+def neighbour_purity(
+    places: Float[np.ndarray, "clip feature"],
+    labels: Sequence[str],
+    speakers: Sequence[str],
+    draws: int = PERMUTATIONS,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How often the clips nearest to a clip share its label, beside random labels.
+
+    Neighbours are of other speakers, so that a voice is not compared with itself.
+
+    Returns:
+        `purity`, and `null_low` and `null_high`, which hold 95 of 100 draws of random labels of
+        the same kind (`probes.draw_labels`).
+    """
+    values, who = (np.unique(names, return_inverse=True)[1] for names in (labels, speakers))
+    squares = (places**2).sum(1)
+    distance = squares[:, None] + squares - 2 * places @ places.T
+    distance[who[:, None] == who] = np.inf
+    count = min(NEIGHBOURS, int(np.isfinite(distance).sum(1).min()))
+    if not count:
+        raise ValueError("All clips are of one speaker, and neighbours are of others; add voices.")
+    near = distance.argsort(1)[:, :count]
+
+    def alike(given: np.ndarray) -> float:
+        return float((given[near] == given[:, None]).mean())
+
+    null = [alike(draw_labels(values, who, seed + draw)) for draw in range(draws)]
+    low, high = interval_ends(np.array(null))
+    return {"purity": alike(values), "null_low": low, "null_high": high}
 
 
 # ---- the gap between audio and text ----
@@ -178,22 +240,35 @@ def nearest_words(
     vocabulary: Float[np.ndarray, "token d_llm"],
     initial: Sequence[int] = (),
     top: int = 3,
+    draws: int = 40,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The tokens nearest (cosine) to each query's audio embeddings, with their share of clips.
+    """The tokens nearest to each query's audio embeddings, by their mean cosine over the clips.
 
-    `initial` holds the token that each query was initialised with. Most queries stay nearest to it,
-    so it is left out.
+    Args:
+        initial: the token that each query was initialised with, if there was one.
+
+    Returns:
+        One row per query × rank: query, token, cosine, share of the clips whose nearest token it
+        is; null, the cosine that the nearest token of an embedding whose numbers are in random
+        order stays below in 95 of 100 draws; and initial_cosine, to the token it began as (NaN
+        without one).
     """
+    dice = np.random.default_rng(seed)
     unit = vocabulary / np.linalg.norm(vocabulary, axis=1, keepdims=True).clip(1e-9)
     rows = []
     for query, embeddings in enumerate(audio_embeddings.transpose(1, 0, 2)):
-        similarity = embeddings @ unit.T
-        if len(initial):
-            similarity[:, initial[query]] = -np.inf
-        tokens, counts = np.unique(similarity.argmax(1), return_counts=True)
-        order = counts.argsort(kind="stable")[::-1][:top]
-        shares = counts / len(similarity)
-        rows += [{"query": query, "token": int(tokens[i]), "share": shares[i]} for i in order]
+        directions = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-9)
+        nearest = (directions @ unit.T).argmax(1)
+        mean = directions.mean(0)
+        cosines = unit @ mean
+        drawn = np.stack([dice.permutation(mean) for _ in range(draws)])
+        null = float(np.percentile((drawn @ unit.T).max(1), 95))
+        began = float(cosines[initial[query]]) if len(initial) else np.nan
+        for token in cosines.argsort()[::-1][:top]:
+            share, cosine = float((nearest == token).mean()), float(cosines[token])
+            cell = {"query": query, "token": int(token), "cosine": cosine, "share": share}
+            rows.append({**cell, "null": null, "initial_cosine": began})
     return pd.DataFrame(rows)
 
 

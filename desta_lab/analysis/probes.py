@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
@@ -34,7 +35,20 @@ class ProbeError(ValueError):
 def speaker_folds(
     speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0
 ) -> Splits:
-    """Cross-validation folds with no speaker on both sides, and the strata spread evenly."""
+    """Cross-validation folds with no speaker on both sides, and the strata spread evenly.
+
+    Strata of which none is as large as the number of folds cannot be spread and are not.
+
+    Raises:
+        ProbeError: there are fewer speakers than folds.
+    """
+    if (heard := len(set(speakers))) < count:
+        raise ProbeError(
+            f"{len(speakers)} clips of {heard} speakers are too few for {count} folds without a "
+            f"speaker on both sides; give clips of {count} speakers or more."
+        )
+    if max(Counter(strata).values()) < count:
+        strata = [""] * len(speakers)
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # a class of one speaker cannot be in every fold: the probe's accuracy shows what that costs
@@ -66,7 +80,9 @@ def fit_probes(
     splits: Splits | None = None,
     *,
     train_clips: int | None = None,
+    width: int | None = None,
     force: bool = False,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Which clips of unseen speakers a linear probe classifies correctly, beside two baselines.
@@ -76,9 +92,15 @@ def fit_probes(
     the mean over several draws (probe minus this is the selectivity of Hewitt and Liang, 2019);
     `majority`.
 
+    Args:
+        train_clips: how many clips of each fold's training part are used; by default all.
+        width: how many principal components of the training clips the probe sees, so that sites of
+            different widths give it the same room; by default every feature.
+        draws: of random labels.
+
     Raises:
-        ProbeError: a speaker is in training and test of one split; `force=True` measures the leak
-        on purpose.
+        ProbeError: a speaker is in training and test of one split (`force=True` measures the leak
+            on purpose), or there are fewer speakers than folds.
     """
     who = np.asarray(speakers)
     truth = {name: np.asarray(values) for name, values in labels.items()}
@@ -86,10 +108,10 @@ def fit_probes(
         splits = speaker_folds(speakers, _speaker_strata(truth, who))
     if not force:
         _check_speakers(who, splits)
-    measured = _measure_folds(features, truth, who, splits, train_clips, seed)
+    measured = _measure_folds(features, truth, who, splits, train_clips, width, draws, seed)
     tables = []
     for name, values in truth.items():
-        shuffled = [measured[name, "random labels", draw] for draw in range(DRAWS)]
+        shuffled = [measured[name, "random labels", draw] for draw in range(draws)]
         kinds = {
             "probe": measured[name, "probe", 0],
             "random labels": np.mean(shuffled, axis=0),
@@ -105,12 +127,14 @@ def _measure_folds(
     speakers: np.ndarray,
     splits: Splits,
     train_clips: int | None,
+    width: int | None,
+    draws: int,
     seed: int,
 ) -> dict[Labelling, np.ndarray]:
     """Which clips each labelling's probe, and the majority, get right; NaN where not tested."""
     labellings = {(name, "probe", 0): values for name, values in truth.items()}
     for name, values in truth.items():
-        for draw in range(DRAWS):
+        for draw in range(draws):
             random = draw_labels(values, speakers, seed + draw)
             labellings[name, "random labels", draw] = random
     majority = {(name, "majority", 0): values for name, values in truth.items()}
@@ -119,7 +143,7 @@ def _measure_folds(
     for train, test in splits:
         if train_clips is not None:
             train = np.random.default_rng(seed).permutation(train)[:train_clips]
-        predicted = _predict(features, labellings, train, test)
+        predicted = _predict(features, labellings, train, test, width)
         predicted |= {key: _most_frequent(values[train]) for key, values in majority.items()}
         for key, labels in predicted.items():
             correct[key][test] = labels == asked[key][test]
@@ -151,13 +175,17 @@ def _predict(
     labellings: Mapping[Labelling, np.ndarray],
     train: np.ndarray,
     test: np.ndarray,
+    width: int | None,
 ) -> dict[Labelling, Any]:
     """Predict the test rows' labels by one ridge regression onto all labellings' indicators."""
     classes = {key: np.unique(values[train]) for key, values in labellings.items()}
     indicators = np.hstack(
         [(labellings[key][train][:, None] == names) * 2.0 - 1 for key, names in classes.items()]
     )
-    ridge = make_pipeline(StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True))
+    steps = [StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True)]
+    if width is not None and width < min(features.shape[1], len(train)):
+        steps.insert(1, PCA(width, svd_solver="full"))
+    ridge = make_pipeline(*steps)
     predicted = ridge.fit(features[train], indicators).predict(features[test])
     edges = np.cumsum([len(names) for names in classes.values()])[:-1]
     parts = zip(classes.items(), np.split(predicted, edges, 1), strict=True)

@@ -1,6 +1,8 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
-from collections.abc import Callable
+import json
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from desta_lab import cache, processes
 from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
+    VERDICT,
     AudioLLM,
     ProvenanceError,
+    ProvenanceWarning,
     checkpoint_path,
     index_path,
     read_connector_provenance,
@@ -154,6 +158,10 @@ def _assemble(
         backbone,
         provenance,
         names={"encoder": _id(preset.encoder), "backbone": _id(preset.backbone)},
+        revisions={
+            "encoder": weights.revision_of(preset.encoder, encoder_folder),
+            "backbone": weights.revision_of(preset.backbone, backbone_folder),
+        },
         transcribe=lambda waves: transcribe(encoder_folder, waves),
     )
 
@@ -190,14 +198,29 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
         raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
     config = folder / "config.json"
     attention = weights.read_object(config).get("attention") if config.is_file() else None
-    return open_connector(paths[step], root, attention)
+    llm = open_connector(paths[step], root, attention)
+    judged = folder / VERDICT
+    llm.result = weights.read_object(judged) if judged.is_file() else None
+    return llm
 
 
-def open_connector(path: Path, root: Path | None = None, attention: str | None = None) -> AudioLLM:
+def open_connector(
+    path: Path,
+    root: Path | None = None,
+    attention: str | None = None,
+    *,
+    strict: bool = True,
+    revisions: Mapping[str, str | None] | None = None,
+) -> AudioLLM:
     """The AudioLLM that a connector file was trained in, with that connector.
 
     Encoder and backbone are found by their names, or by their hashes under any other name.
     Precision goes by this machine, and `attention` is the backbone's.
+
+    Args:
+        strict: refuse other weights of encoder and backbone; otherwise those of the same names are
+            taken, with a warning.
+        revisions: the commits of encoder and backbone on the hub.
 
     Raises:
         ProvenanceError: encoder or backbone is not here, or the file is no connector file.
@@ -229,16 +252,25 @@ def open_connector(path: Path, root: Path | None = None, attention: str | None =
         raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     with processes.main_first():  # one rank downloads
         folders = [
-            _find_part(path, part, about[part], about[f"{part}_sha256"], root)
+            _find_part(path, part, about, root, (revisions or {}).get(part), strict)
             for part in ("encoder", "backbone")
         ]
     llm = _assemble(preset, folders[0], folders[1], 0, {})
-    llm.load_connector(path)
+    llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
+    llm.load_connector(path, strict=strict)
     return llm
 
 
-def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None) -> Path:
+def _find_part(
+    path: Path,
+    part: str,
+    about: Mapping[str, Any],
+    root: Path | None,
+    revision: str | None,
+    strict: bool,
+) -> Path:
     """The folder of the weights with this hash: under their name first, then under any other."""
+    name, sha256 = about[part], about[f"{part}_sha256"]
     root = root or weights.models_dir()
     local = [weights.NANO_FOLDER, *sorted(root.glob("[!.]*"))]
     local.sort(key=lambda folder: folder.name != name.replace("/", "--"))
@@ -246,8 +278,16 @@ def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None)
         if weights.has_weights(folder) and weights.hash_folder(folder) == sha256:
             return folder
     try:
-        folder = weights.find_weights(name, root)
+        folder = weights.find_weights(name, root, revision=revision)
         if weights.hash_folder(folder) == sha256:
+            return folder
+        if not strict:
+            warnings.warn(
+                f"{path}: its {part} {name} has other weights here than it was trained with "
+                f"(sha256 {sha256[:12]}…); answers may differ.",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
             return folder
         fault = f"{folder} holds other weights."
     except weights.WeightsError as error:

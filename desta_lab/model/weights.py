@@ -152,6 +152,19 @@ def is_installed(name: str, root: Path | None = None) -> bool:
     return not _missing(folder, files)
 
 
+def repo_of(name: str) -> str:
+    """The id on the model hub of a known name; any other name as it is."""
+    return KNOWN[name].hub if name in KNOWN else name
+
+
+def revision_of(name: str, folder: Path) -> str | None:
+    """The commit of a model on the hub: pinned, or that of a folder in the hub's cache."""
+    known = _locate(name, None)[1]
+    if known:
+        return known.revision
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds a whole model."""
     try:

@@ -90,10 +90,16 @@ def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
         raise CheckpointError(
             f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
         )
-    if not path.exists() or cache.hash_file(path) != known[step]:
+    if not path.exists():
+        there = [str(one) for one in known if checkpoint_path(run, one).exists()]
         raise CheckpointError(
-            f"{path}: missing or changed since it was saved; "
-            "delete the run's folder and train again."
+            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
+            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
+            "data folder (the run that ships has its first and its last)."
+        )
+    if cache.hash_file(path) != known[step]:
+        raise CheckpointError(
+            f"{path}: changed since it was saved; delete the run's folder and train again."
         )
     llm.load_connector(path)
 

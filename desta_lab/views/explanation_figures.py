@@ -62,23 +62,35 @@ def plot_evidence(summary: pd.DataFrame, headline: str = "", measure: str = "poi
     """Attention is not explanation: how well each method finds the evidence, against two nulls.
 
     Columns: method, attribute, null (`own`, `shuffled`, `uniform`), measure (`pointing`, `iou`,
-    `mass`), value, low and high. A method finds the evidence if `own` is right of both nulls.
+    `mass`), value, low and high; of `own` rows also gain, gain_low and gain_high, the difference
+    from `shuffled` paired clip by clip. A method finds the evidence if its gain is above 0.
     """
     rows = style.select_measure(summary, measure)
-    table = style.select_columns(rows, "method attribute null measure value low high")
-    methods = style.unique_values(table["method"])
-    size, label = (2.8, 0.9 + 0.36 * len(methods)), _MEASURES.get(measure, measure)
-    picture, panels = style.facets(table, "attribute", headline, size, label)
-    for axes, rows in panels:
+    columns = "method attribute null measure value low high gain gain_low gain_high"
+    table = style.select_columns(rows, columns)
+    methods, attributes = (style.unique_values(table[name]) for name in ("method", "attribute"))
+    size = (9.0, 1.2 + (0.7 + 0.3 * len(methods)) * len(attributes))
+    picture = Picture(table, headline, size)
+    grid = picture.subplots(len(attributes), 2, squeeze=False, sharey=True, sharex="col")
+    for (left, right), attribute in zip(grid, attributes, strict=True):
+        rows = table[table["attribute"] == attribute]
         for null, shift in (("uniform", 0.28), ("shuffled", 0.05), ("own", -0.18)):
             some = rows[rows["null"] == null]
             at = some["method"].map(methods.index) + shift
-            style.draw_dots(axes, some, "value", at, ANALYSIS_SERIES[null])
+            style.draw_dots(left, some, "value", at, ANALYSIS_SERIES[null])
+        own = rows[rows["null"] == "own"].drop(columns=["value", "low", "high"])
+        gains = own.rename(columns={"gain_low": "low", "gain_high": "high"})
+        series = ANALYSIS_SERIES["own"]._replace(label="")
+        style.draw_dots(right, gains, "gain", gains["method"].map(methods.index), series)
+        right.axvline(0, **style.ZERO)
         absent = [name for name in methods if name not in set(rows["method"])]
-        style.name_rows(axes, methods, absent)
-        axes.set_xlim(-0.02, 1.02)
+        style.name_rows(left, methods, absent)
+        left.set_xlim(-0.02, 1.02)
+        left.set_title(str(attribute), loc="left")
+    grid[-1, 0].set_xlabel(_MEASURES.get(measure, measure))
+    grid[-1, 1].set_xlabel("gain over another clip's evidence\n(paired clip by clip)")
     picture.supylabel("method", fontsize=9)
-    style.add_legend(picture, picture.axes, 3, SPEAKER_INTERVAL)
+    style.add_legend(picture, list(grid[:, 0]), 3, SPEAKER_INTERVAL)
     return picture
 
 
@@ -87,9 +99,11 @@ def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
     """Is the attribution faithful? The answer's margin while audio is taken away, or put back.
 
     Columns: curve (`deletion`, `insertion`), order (`attribution`, `random`), share, margin (nats),
-    low and high.
+    low and high; and, of the attribution, gain, gain_low and gain_high: how far its curve lies on
+    the right side of the random orders' mean, paired clip by clip.
     """
-    table = style.select_columns(curves, "curve order share margin low high")
+    columns = "curve order share margin low high gain gain_low gain_high"
+    table = style.select_columns(curves, columns)
     picture = Picture(table, headline, (8.5, 3.4))
     for axes, (curve, how) in zip(picture.subplots(1, 2, sharey=True), _MOVED.items(), strict=True):
         rows = table[table["curve"] == curve]
@@ -99,11 +113,20 @@ def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
         if rows.empty:
             style.annotate(axes, "not measured")
         axes.axhline(0, **style.ZERO)
-        axes.set_title(f"{curve}: {how}", loc="left")
+        axes.set_title(f"{curve}: {how}{_gain_in_words(rows)}", loc="left")
         axes.set(xlabel="share of the audio moved", xlim=(-0.03, 1.03))
     picture.axes[0].set_ylabel("margin of the right answer (nats)")
     style.add_legend(picture, picture.axes, 3, SPEAKER_INTERVAL)
     return picture
+
+
+def _gain_in_words(rows: pd.DataFrame) -> str:
+    """What the attribution gains over random orders, as a line of a title."""
+    own = rows.dropna(subset="gain")
+    if own.empty:
+        return ""
+    gain, low, high = (own[name].iloc[0] for name in ("gain", "gain_low", "gain_high"))
+    return f"\ngain over random orders {gain:.2f} nats [{low:.2f}, {high:.2f}]"
 
 
 # ---- what the answer is made of ----

@@ -31,6 +31,7 @@ _GAP = {  # what is on the y axis → the measures drawn there
         "cosine to its own text",
     ],
 }
+STRETCH = 3.0  # of the colours of probes, most of which lie near 1
 _METHODS = {"pca": "principal component", "umap": "UMAP dimension"}
 _ROWS_OF_A_FAMILY = 6  # of "slots 0" … "slots 29", so many rows are drawn
 _FRAMES_PER_SECOND = 6
@@ -78,7 +79,8 @@ def plot_probe_accuracy(probes: pd.DataFrame, spoken: pd.DataFrame, headline: st
             _draw_braces(upper, {"present": fixed, "readable": readable}, sites)
             _draw_braces(strip, {"spoken": ["spoken"]}, ["spoken"], rotation=0)
     label = "accuracy above chance (0 is chance, 1 is perfect)"
-    picture.colorbar(image, ax=list(grid.flat), label=label, shrink=0.5)
+    ticks = (0, 0.5, 0.7, 0.8, 0.9, 1)
+    picture.colorbar(image, ax=list(grid.flat), label=label, shrink=0.5, ticks=ticks)
     picture.supylabel("site, from the sound down to the answer", fontsize=9)
     style.add_legend(picture, list(grid.flat), columns=3)
     return picture
@@ -105,7 +107,7 @@ def _draw_sites(
     every = sorted({*steps, *rows["step"]})
     wide = style.pivot(rows, "score", ("site", sites), ("step", every))
     wide.loc[list(fixed)] = wide.loc[list(fixed)].ffill(axis=1).bfill(axis=1)
-    image = style.draw_heat_map(axes, wide[list(steps)])
+    image = style.draw_heat_map(axes, wide[list(steps)], stretch=STRETCH)
     edges = np.arange(1, len(steps)) - 0.5
     for row, site in enumerate(sites):
         if site not in fixed:
@@ -198,15 +200,17 @@ def plot_learning_curves(curves: pd.DataFrame, headline: str = "") -> Picture:
 def plot_similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
     """Which sites (or steps) lay out the clips alike: debiased CKA of every pair.
 
-    Columns: a, b, cka, low, high, null (95th percentile under permutation of the clips) and p. A
-    pair that is not above its null is hatched.
+    Columns: a, b, cka, low, high, null (95th percentile under permutation of the clips), p and
+    scaled, the CKA of features of equal variance, which is drawn below the diagonal: where it is
+    the higher one, a few large features decide. A pair that is not above its null is hatched.
     """
-    table = style.select_columns(cka, "a b cka low high null p")
+    table = style.select_columns(cka, "a b cka low high null p scaled")
     down, across = style.unique_values(table["a"]), style.unique_values(table["b"])
     pairs = table
     if set(down) & set(across) or len(down) == len(across) == 1:
         down = across = list(dict.fromkeys([*down, *across]))
         mirrored = table.rename(columns={"a": "b", "b": "a"})
+        mirrored = mirrored.assign(cka=mirrored["scaled"].fillna(mirrored["cka"]))
         pairs = pd.concat([table, mirrored]).drop_duplicates(["a", "b"])
     wide = style.pivot(pairs, "cka", ("a", down), ("b", across))
     null = style.pivot(pairs, "null", ("a", down), ("b", across))
@@ -222,7 +226,8 @@ def plot_similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
     axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="site or step", ylabel="site or step")
     picture.colorbar(image, ax=axes, label="debiased CKA (1: the same shape)")
-    style.add_legend(picture, [axes], columns=3)
+    note = "above the diagonal: features as they are; below it: all of the same variance"
+    style.add_legend(picture, [axes], 3, note if down == across else None)
     return picture
 
 
@@ -233,21 +238,29 @@ def plot_maps(
     colour: str = "gender",
     headline: str = "",
     method: str = "pca",
+    purity: pd.DataFrame | None = None,
 ) -> Picture:
     """The clips on a plane, at up to six steps, coloured and shaped by an attribute.
 
     Args:
         points: step, method, seed, x, y and a column per attribute; the first seed is drawn.
         trust: step, method, seed, trustworthiness (1 if neighbours on the map are neighbours in
-            truth); its mean over the seeds is written above each map.
+            truth) and explained (share of the variance on the map's axes); the means over the seeds
+            are written above each map.
+        purity: step, method, seed, attribute, purity (share of neighbours of the same value) and
+            null_low and null_high of random labels; that of the map drawn is written above it.
     """
     columns = f"step method seed x y {colour}"
     table = style.select_columns(points[points["method"] == method], columns)
     steps = style.pick_evenly(sorted(table["step"].unique()), 6)
     table = table[(table["seed"] == table["seed"].min()) & table["step"].isin(steps)]
     own = trust[trust["method"] == method]
-    mean = own.groupby("step", as_index=False)["trustworthiness"].mean()
-    table = table.merge(mean, on="step", how="left")
+    own = own.reindex(columns=["step", "trustworthiness", "explained"])
+    table = table.merge(own.groupby("step", as_index=False).mean(), on="step", how="left")
+    if purity is not None:
+        drawn = {"method": method, "seed": table["seed"].min(), "attribute": colour}
+        alike = purity[(purity[list(drawn)] == pd.Series(drawn)).all(axis=1)]
+        table = table.merge(alike[["step", "purity", "null_low", "null_high"]], "left", "step")
     label = f"{_METHODS[method]} 1"
     share = (False, False)
     picture, panels = style.facets(table, "step", headline, (2.7, 2.6), label, share)
@@ -255,15 +268,26 @@ def plot_maps(
         for i, value in enumerate(_attribute_values(table, colour)):
             some = rows[rows[colour] == value]
             axes.scatter(some["x"], some["y"], label=f"{colour}: {value}", **_point_style(i))
-        share_kept = rows["trustworthiness"].iloc[0]
-        kept = "not measured" if math.isnan(share_kept) else f"{share_kept:.2f}"
-        axes.set_title(f"step {rows['step'].iloc[0]}\ntrustworthiness {kept}", loc="left")
+        axes.set_title(_title_of_map(rows.iloc[0]), loc="left")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(xticks=[], yticks=[])
     picture.supylabel(f"{_METHODS[method]} 2", fontsize=9)
     note = "each panel on a scale of its own, the same along both axes"
     style.add_legend(picture, picture.axes, 4, note)
     return picture
+
+
+def _title_of_map(first: pd.Series) -> str:
+    """The step of a map, and what may be believed of it."""
+    kept = first["trustworthiness"]
+    lines = [f"step {first['step']}"]
+    lines.append(f"trustworthiness {'not measured' if math.isnan(kept) else f'{kept:.2f}'}")
+    if first["explained"] > 0:
+        lines[-1] += f", variance {first['explained']:.0%}"
+    if first.get("purity", math.nan) >= 0:
+        null = f"{first['null_low']:.2f} to {first['null_high']:.2f}"
+        lines.append(f"neighbours alike {first['purity']:.2f} (random {null})")
+    return "\n".join(lines)
 
 
 def _attribute_values(table: pd.DataFrame, attribute: str) -> list[Any]:
@@ -359,10 +383,12 @@ def plot_modality_gap(gap: pd.DataFrame, headline: str = "") -> Picture:
 def plot_nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
     """The words that each query's audio embeddings lie nearest to, at up to three steps.
 
-    Columns: step, query, word, share (of the clips) and anchor, the word that the query was
-    initialised with.
+    Columns: step, query, word, cosine, share (of the clips whose nearest word it is), null (what
+    the cosine of a random direction's nearest word stays below), initial_cosine and anchor, the
+    word that the query was initialised with. A word that is no nearer than that is hatched.
     """
-    table = style.select_columns(words, "step query word share anchor")
+    columns = "step query word cosine share null initial_cosine anchor"
+    table = style.select_columns(words, columns)
     anchors = table["anchor"].map(lambda anchor: style.printable(anchor or None))
     table = table.assign(word=table["word"].map(style.printable), anchor=anchors)
     queries = sorted(table["query"].unique())
@@ -375,22 +401,26 @@ def plot_nearest_words(words: pd.DataFrame, headline: str = "") -> Picture:
         axes.set_title(f"step {step}", loc="left")
         image = _draw_words(axes, table[table["step"] == step], anchor)
     grid[0].set_ylabel("query token, and the word it was born as")
-    label = "word nearest to the audio embedding (bold: the word it was born as)"
+    label = "word by its cosine to the audio embedding (bold: the word it was born as)"
     grid[len(grid) // 2].set_xlabel(label)
-    picture.colorbar(image, ax=list(grid), label="share of clips", shrink=0.6)
+    picture.colorbar(image, ax=list(grid), label="mean cosine over the clips", shrink=0.6)
     style.add_legend(picture, picture.axes, columns=3)
     return picture
 
 
 def _draw_words(axes: Axes, rows: pd.DataFrame, anchor: pd.Series) -> AxesImage:
     """The three nearest words of every query, in bold where it is the query's anchor."""
-    rows = rows.sort_values(["query", "share"], ascending=[True, False], kind="stable")
+    rows = rows.sort_values(["query", "cosine"], ascending=[True, False], kind="stable")
     rows = rows.assign(rank=1 + rows.groupby("query").cumcount())
-    share = style.pivot(rows, "share", ("query", anchor.index), ("rank", [1, 2, 3]))
-    word = style.pivot(rows, "word", ("query", anchor.index), ("rank", [1, 2, 3]))
-    texts = word.map(lambda text: style.shorten(str(text), 11)) + share.map(" {:.2f}".format)
+    cosine, null, word = (
+        style.pivot(rows, name, ("query", anchor.index), ("rank", [1, 2, 3]))
+        for name in ("cosine", "null", "word")
+    )
+    texts = word.map(lambda text: style.shorten(str(text), 11)) + cosine.map(" {:.2f}".format)
     bold = word.eq(anchor, axis=0).to_numpy()
-    image = style.draw_heat_map(axes, share, texts=texts, bold=bold)
+    by_chance = ~(cosine > null).to_numpy()
+    reason = "as near as a random direction is to its nearest word"
+    image = style.draw_heat_map(axes, cosine, 1.0, by_chance, reason, texts=texts, bold=bold)
     axes.set_xticks(range(3), ["nearest", "second", "third"])
     labels = [f"{query}  {name}" for query, name in anchor.items()]
     axes.set_yticks(range(len(labels)), labels, fontsize=8)

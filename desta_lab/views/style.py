@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
@@ -355,6 +356,7 @@ def draw_heat_map(
     reason: str = "",
     texts: pd.DataFrame | None = None,
     bold: np.ndarray | None = None,
+    stretch: float = 1.0,
 ) -> AxesImage:
     """A matrix from 0 to `top` with its names; darker is more.
 
@@ -362,9 +364,11 @@ def draw_heat_map(
         faint: Cells that are hatched for a `reason`, which the legend gives. A cell that was not
             measured (NaN) is crossed.
         texts: What is written into the cells; `bold` says into which in bold.
+        stretch: The exponent of the colours: above 1, values near the top differ more.
     """
     values = wide.to_numpy(float)
-    image = axes.imshow(values, aspect="auto", cmap=_MORE, vmin=0, vmax=top)
+    norm = PowerNorm(stretch, 0, top, clip=True)
+    image = axes.imshow(values, aspect="auto", cmap=_MORE, norm=norm)
     axes.set_yticks(range(len(wide)), [shorten(name) for name in wide.index])
     axes.set_xticks(range(wide.shape[1]), [shorten(name) for name in wide.columns])
     axes.spines[:].set_visible(False)

@@ -36,7 +36,7 @@ COLOUR = "accent"
 # Hear one clip of a speaker whom training never heard.
 
 # %%
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% [markdown]
@@ -98,12 +98,16 @@ if mine is not None:
     torch.testing.assert_close(np.abs(mine), np.abs(ours), rtol=1e-2, atol=1e-2)
 
 # %% [markdown]
-# The run's own table of maps has every checkpoint, on the axes of the last one. *Trustworthiness* is 1 if neighbours on the map are neighbours in truth. Watch what happens to it, and to the colours, along training.
+# The run's own table of maps has every checkpoint, on the axes of the last one. *Trustworthiness* is 1 if neighbours on the map are neighbours in truth; *variance* is the share of it that two directions hold; *neighbours alike* says how often the 15 nearest clips of other speakers have the same value, and how often random labels would. Watch what happens to them, and to the colours, along training.
 
 # %%
 every = look.table("points")
 representation_figures.plot_maps(
-    every, every, COLOUR, f"Principal components of the audio embeddings, by {COLOUR}"
+    every,
+    every,
+    COLOUR,
+    f"Principal components of the audio embeddings, by {COLOUR}",
+    purity=look.table("purity"),
 )
 
 # %% [markdown]
@@ -111,7 +115,12 @@ representation_figures.plot_maps(
 
 # %%
 representation_figures.plot_maps(
-    every, every, COLOUR, f"The same clips through UMAP, by {COLOUR}", method="umap"
+    every,
+    every,
+    COLOUR,
+    f"The same clips through UMAP, by {COLOUR}",
+    method="umap",
+    purity=look.table("purity"),
 )
 
 # %% [markdown]
@@ -396,7 +405,7 @@ representation_figures.plot_modality_gap(
 )
 
 # %% [markdown]
-# If embeddings are no descriptions, are they words? The vocabulary entries that each query lies nearest to, the word of its anchor passed over:
+# If embeddings are no descriptions, are they words? Here are the vocabulary entries that each query lies nearest to, with the cosine. The word that a query was born as is in bold. A hatched cell is no nearer than a random direction is to *its* nearest word: with a large vocabulary, there is always a nearest one.
 
 # %%
 representation_figures.plot_nearest_words(
@@ -404,7 +413,7 @@ representation_figures.plot_nearest_words(
 )
 
 # %% [markdown]
-# Judge them yourself: at the last step some queries name a value they carry, and many name nothing that fits, in few of the clips.
+# Judge them yourself: which queries left the word they were born as, and do the words that they came nearer to name a value they carry?
 #
 # ## The shape of it
 #
@@ -458,7 +467,8 @@ def draw_place(axes, rows):
     style.set_step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
-    axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "frameon": False}
+    axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7, **below)
 
 
 # %%

@@ -258,8 +258,9 @@ def test_each_query_hands_its_value_to_the_frames_it_looks_at():
 
 def curve_areas(drawn: pd.DataFrame) -> pd.DataFrame:
     """The area under every curve, one row a clip: low is good for deletion, high for insertion."""
-    drawn = drawn.sort_values("share", kind="stable")
-    groups = drawn.groupby(["clip", "curve", "order"])[["share", "margin"]]
+    by = ["clip", "curve", "order"]
+    drawn = drawn.groupby([*by, "share"], as_index=False)["margin"].mean()
+    groups = drawn.groupby(by)[["share", "margin"]]
     areas = groups.apply(lambda rows: np.trapezoid(rows["margin"], rows["share"]))
     return areas.unstack(["curve", "order"])
 
@@ -268,9 +269,8 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
     cases = [additive(seed) for seed in range(4)]
     values = attribution.attribute("ablation", cases).values
     drawn = attribution.deletion_curves(cases, values, [f"c{i}" for i in range(4)], draws=2)
-    assert (
-        list(drawn) == ["clip", "curve", "order", "share", "margin"] and len(drawn) == 4 * 2 * 2 * 9
-    )
+    assert list(drawn) == ["clip", "curve", "order", "draw", "share", "margin"]
+    assert len(drawn) == 4 * 2 * (1 + 2) * 9
     area = curve_areas(drawn)
     assert (area["deletion"]["attribution"] < area["deletion"]["random"]).all()
     assert (area["insertion"]["attribution"] > area["insertion"]["random"]).all()
@@ -281,9 +281,8 @@ def test_deletion_by_attribution_drops_faster_than_at_random_and_insertion_rises
 def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, embeddings):
     cases = attribution.query_cases(llm, TASK, VALUES[:1], embeddings[:1])
     values = attribution.attribute("ablation", cases).values
-    drawn = attribution.deletion_curves(cases, values, ["c"]).set_index(
-        ["curve", "order", "share"]
-    )["margin"]
+    curves = attribution.deletion_curves(cases, values, ["c"])
+    drawn = curves[curves["draw"] == 0].set_index(["curve", "order", "share"])["margin"]
     of = attribution.answer_margin(llm, TASK, VALUES[:1])
     whole, none = float(of(embeddings[:1])), float(of(conditions.embed_silence(llm)))
     for order in ("attribution", "random"):
@@ -297,6 +296,35 @@ def test_curves_go_from_all_of_the_clip_to_none_and_back(llm, embeddings):
     assert first == pytest.approx(
         float(values.max()), abs=1e-5
     )  # the first to go is the one worth most
+
+
+def test_a_curve_at_fewer_points_is_the_same_curve(llm, embeddings):
+    cases = attribution.query_cases(llm, TASK, VALUES[:1], embeddings[:1])
+    values = attribution.attribute("ablation", cases).values
+    by = ["curve", "order", "draw", "share"]
+    whole, few = (
+        attribution.deletion_curves(cases, values, ["c"], draws=3, points=points).set_index(by)
+        for points in (None, 4)
+    )
+    assert len(few) == 2 * 4 * 4 < len(whole)
+    np.testing.assert_allclose(few["margin"], whole["margin"].loc[few.index], atol=1e-5)
+
+
+def test_a_faithful_order_gains_over_chance_and_a_random_one_gains_nothing():
+    cases = [additive()] * 40
+    values = attribution.attribute("ablation", cases).values
+    dice = torch.Generator().manual_seed(0)
+    guesses = torch.stack([v[torch.randperm(len(v), generator=dice)] for v in values])
+    names = [str(i) for i in range(len(cases))]
+    gains = {
+        name: attribution.deletion_gain(attribution.deletion_curves(cases, some, names))
+        for name, some in (("own", values), ("chance", guesses))
+    }
+    assert (gains["own"]["gain"] > 0).all() and (gains["own"]["beaten"] > 0.9).all()
+    chance = gains["chance"].groupby("curve")
+    error = chance["gain"].std() / len(cases) ** 0.5
+    assert (chance["gain"].mean().abs() < 3 * error).all()
+    assert chance["beaten"].mean().between(0.35, 0.65).all()
 
 
 def test_random_orders_have_a_seed():

@@ -1,7 +1,6 @@
 """Similarity, maps and gaps, against independent references and planted shapes."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from desta_lab.analysis import geometry
@@ -110,14 +109,50 @@ def test_the_gap_closes_for_embeddings_of_the_own_text():
 def test_nearest_words_names_the_planted_token():
     vocabulary = RNG.normal(size=(50, 12))
     embeddings = np.stack([vocabulary[[7, 9]] * scale for scale in (1.0, 2.0, 3.0)])
-    words = geometry.nearest_words(embeddings, vocabulary)
-    expected = pd.DataFrame({"query": [0, 1], "token": [7, 9], "share": [1.0, 1.0]})
-    pd.testing.assert_frame_equal(words, expected)
+    words = geometry.nearest_words(embeddings, vocabulary, top=1)
+    assert words[["query", "token", "share"]].to_numpy().tolist() == [[0, 7, 1], [1, 9, 1]]
+    np.testing.assert_allclose(words["cosine"], 1.0)
+    assert (words["null"] < 0.95).all() and words["initial_cosine"].isna().all()
 
 
-def test_the_word_a_query_was_initialised_with_is_left_out():
+def test_the_word_a_query_began_as_is_listed_with_its_cosine():
     vocabulary = RNG.normal(size=(50, 12))
     embeddings = np.stack([vocabulary[[7, 9]] + 0.1 * vocabulary[[3, 4]]] * 2)
-    assert geometry.nearest_words(embeddings, vocabulary)["token"].tolist() == [7, 9]
-    passed = geometry.nearest_words(embeddings, vocabulary, initial=[7, 9])["token"].tolist()
-    assert 7 not in passed and 9 not in passed
+    words = geometry.nearest_words(embeddings, vocabulary, initial=[7, 3])
+    first = words.groupby("query").first()
+    assert first["token"].tolist() == [7, 9]
+    assert first.loc[0, "initial_cosine"] == first.loc[0, "cosine"]
+    assert first.loc[1, "initial_cosine"] < 0.9
+
+
+def test_random_directions_are_nearest_to_a_word_as_often_as_their_null_says():
+    vocabulary = RNG.normal(size=(300, 24))
+    embeddings = RNG.normal(size=(1, 200, 24))
+    words = geometry.nearest_words(embeddings, vocabulary, top=1)
+    assert 0.01 < (words["cosine"] > words["null"]).mean() < 0.13
+
+
+def test_a_feature_of_great_size_hides_a_shape_that_scaling_shows():
+    shape = RNG.normal(size=(60, 8))
+    loud = np.concatenate([shape, 1000 * RNG.normal(size=(60, 1))], axis=1)
+    row = geometry.similarity_table({"plain": shape, "loud": loud}).iloc[0]
+    assert row["cka"] < 0.1 < 0.8 < row["scaled"]
+    assert row["a_largest"] < 0.4 < 0.99 < row["b_largest"]
+
+
+def test_neighbours_share_a_planted_label_and_random_labels_lie_in_their_null():
+    site, which = groups()
+    speakers = [f"s{i % 20}" for i in range(60)]
+    planted = geometry.neighbour_purity(site, [str(g) for g in which], speakers)
+    assert planted["purity"] > 0.95 > planted["null_high"]
+    outside = 0
+    for seed in range(60):
+        dice = np.random.default_rng(1000 + seed)
+        found = geometry.neighbour_purity(site, dice.choice(["a", "b"], 60).tolist(), speakers, 100)
+        outside += not found["null_low"] <= found["purity"] <= found["null_high"]
+    assert outside <= 9  # of 60, where 3 are expected
+
+
+def test_neighbours_need_a_second_speaker():
+    with pytest.raises(ValueError, match="one speaker"):
+        geometry.neighbour_purity(RNG.normal(size=(8, 2)), ["a", "b"] * 4, ["me"] * 8)

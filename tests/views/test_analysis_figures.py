@@ -104,7 +104,8 @@ def cka_table() -> pd.DataFrame:
     pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
     rows = [(names[i], names[j], math.exp(-abs(i - j) / 3), 0.08, 0.01) for i, j in pairs]
     table = pd.DataFrame(rows, columns=["a", "b", "cka", "null", "p"])
-    return table.assign(low=table["cka"] - 0.05, high=table["cka"] + 0.05)
+    ends = {"low": table["cka"] - 0.05, "high": table["cka"] + 0.05}
+    return table.assign(**ends, scaled=(table["cka"] + 1) / 2)
 
 
 def map_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -156,10 +157,10 @@ def word_table() -> pd.DataFrame:
                 else [" person", anchor, "\n"]
             )
             rows += [
-                {"step": step, "query": query, "word": word, "share": share, "anchor": anchor}
-                for word, share in zip(told, (0.9 - step / 400, 0.2, 0.05), strict=True)
+                {"step": step, "query": query, "word": word, "cosine": near, "anchor": anchor}
+                for word, near in zip(told, (0.9 - step / 400, 0.2, 0.05), strict=True)
             ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(share=0.5, null=0.15, initial_cosine=0.6)
 
 
 def head_table() -> pd.DataFrame:
@@ -188,6 +189,9 @@ def evidence_table() -> pd.DataFrame:
                         {"method": method, "attribute": attribute, "null": null, "measure": measure}
                     )
                     rows[-1] |= {"value": base} | around(base)
+                    if null == "own":
+                        gain = base - 0.41
+                        rows[-1] |= {"gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.1}
     return pd.DataFrame(rows)
 
 
@@ -199,6 +203,8 @@ def deletion_table() -> pd.DataFrame:
                 value = 2.5 * moved**power - 0.2
                 rows.append({"curve": curve, "order": order, "share": share, "margin": value})
                 rows[-1] |= {"low": value - 0.2, "high": value + 0.2}
+                if order == "attribution":
+                    rows[-1] |= {"gain": 0.4, "gain_low": 0.1, "gain_high": 0.7}
     return pd.DataFrame(rows)
 
 
@@ -586,7 +592,7 @@ def test_a_pair_that_is_not_above_its_null_is_hatched():
     axes = drawn("similarity").axes[0]
     hatched = sum(patch.get_hatch() is not None for patch in axes.patches)
     table = cka_table()
-    assert hatched == 2 * (table["cka"] <= table["null"]).sum()
+    assert hatched == (table["cka"] <= table["null"]).sum()  # above the diagonal
 
 
 def test_sites_against_steps_are_a_rectangle():
@@ -610,6 +616,23 @@ def test_maps_show_at_most_six_steps_and_what_they_keep():
     assert "trustworthiness not measured" in texts(
         representation_figures.plot_maps(points, trust[trust["step"] > 0])
     )
+
+
+def test_a_map_says_how_alike_neighbours_are_beside_random_labels():
+    points, trust = map_tables()
+    rows = [{"step": step, "method": "pca", "seed": 0, "attribute": "scene"} for step in STEPS]
+    purity = pd.DataFrame(rows).assign(purity=0.62, null_low=0.21, null_high=0.29)
+    trust = trust.assign(explained=0.314)
+    drawn_map = representation_figures.plot_maps(points, trust, "scene", purity=purity)
+    assert "variance 31%" in texts(drawn_map)
+    assert "neighbours alike 0.62 (random 0.21 to 0.29)" in texts(drawn_map)
+
+
+def test_a_word_no_nearer_than_chance_is_hatched():
+    axes = drawn("nearest_words").axes[0]
+    words = word_table().query("step == 0")
+    hatched = sum(patch.get_hatch() is not None for patch in axes.patches)
+    assert hatched == (words["cosine"] <= words["null"]).sum() > 0
 
 
 def test_a_query_that_kept_its_word_is_bold():
