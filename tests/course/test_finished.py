@@ -76,11 +76,10 @@ from desta_lab.model.audio_llm import AudioLLM
 from tests.faults import Fault
 
 root, run, clip, out = map(Path, sys.argv[1:])
-setup("05", root=root)  # restored as this process, in its precision, looks for it
 Fault("read-only", root).install()
 assert cli.main(["ask", str(clip), "What is heard?", "--run", str(run)]) == 0
 assert AudioLLM.from_run(run).queries
-assert len(setup("05", root=root).experiment.score_table())
+assert setup("05", root=root).experiment.run_folder("self") == run
 assert cli.main(["inside", "--preset", "nano", "--out", str(out)]) == 0
 """
 
