@@ -137,7 +137,8 @@ def import_gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ImportError(
-            'The demo needs Gradio; run `pip install -e ".[demo]"`, then try again.'
+            'The demo needs Gradio; run `pip install -e ".[demo]"`, without the constraints, as it '
+            "needs an older Pillow, then try again."
         ) from error
     return gradio
 

@@ -46,6 +46,15 @@ OPTIONS = ["a bird", "a bird song", "rain", "a siren"]
         ("It is not rain but a siren.", 3),
         ("A train.", None),
         ("**rain**", 2),
+        (r"\boxed{B}", 1),
+        ("<answer>B</answer>", 1),
+        ("Ｂ", 1),
+        ("选B", 1),
+        ("Answer - B", 1),
+        ("I choose B.", 1),
+        ("It is not (b)", None),
+        ("(B) is incorrect, so (c)", 2),
+        ("The answer isn't B. D", None),
     ],
 )
 def test_a_generated_answer_names_one_option_or_none(response, index):
@@ -55,6 +64,15 @@ def test_a_generated_answer_names_one_option_or_none(response, index):
 def test_letters_are_taken_off_options_only_where_every_one_has_its_own():
     assert strip_letters(["(A) dog", "B. cat", "c) bird"]) == ("dog", "cat", "bird")
     assert strip_letters(["A: flat", "C: sharp"]) == ("A: flat", "C: sharp")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["(B) dog", "(A) cat"], "letters b, a; write them in order"), (["dog", " "], "is empty")],
+)
+def test_options_that_cannot_be_told_by_their_letters_are_refused(options, words):
+    with pytest.raises(BenchmarkError, match=f"item 3: .*{words}"):
+        strip_letters(options, "item 3")
 
 
 def test_an_option_that_is_a_letter_is_named_by_its_text():

@@ -86,6 +86,7 @@ def test_an_attribute_never_becomes_a_path(tmp_path, attribute):
         ("file,x\n".encode("utf-16"), "no text in UTF-8"),
         (b"file,single_instruction\n" + b"a" * 131_073 + b",b\n", "line 2: no CSV"),
         (b'file,x\n"open', "line 2: no CSV"),
+        (b"file,x,x\na,b,c\n", "line 1: the column 'x' is there twice; keep one of each"),
         (b"file,x\na,b,c\n", "line 2: 1 cells more than columns"),
     ],
 )
