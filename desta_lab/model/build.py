@@ -144,8 +144,7 @@ def _read_config(name: str, root: Path | None) -> dict[str, Any]:
     """The config of a model that is on disk; nothing of one that is not."""
     if not weights.is_installed(name, root):
         return {}
-    folder = weights.find_weights(name, root)
-    return weights.read_object(folder / "config.json")
+    return weights.read_object(weights.find_weights(name, root) / "config.json")
 
 
 def _check_own(
@@ -283,8 +282,8 @@ def open_connector(
     about = read_connector_provenance(path)
     if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
-    shape = about["connector"] if isinstance(about["connector"], dict) else {}
     known = {field.name for field in fields(ConnectorShape)}
+    shape = about["connector"] if isinstance(about["connector"], dict) else {}
     if "class" in shape and connector is None:
         raise ProvenanceError(
             f"{path}: its connector is {shape['class']}, which the package does not have; give "
@@ -296,6 +295,7 @@ def open_connector(
             "know; update it."
         )
     try:
+        given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
         preset = Preset(
             "opened",
             about["encoder"],
@@ -303,9 +303,7 @@ def open_connector(
             "a trained connector",
             seconds=about["seconds"],
             taps=tuple(about["taps"]),
-            connector=ConnectorShape()
-            if "class" in shape
-            else ConnectorShape(**about["connector"]),
+            connector=given,
             tuning=about["tuning"],
             attention=attention,
         )

@@ -367,10 +367,10 @@ def _read_librispeech(folder: Path) -> Iterator[Row]:
             sound, attributes = (chapter / f"{name}.flac").as_posix(), {"gender": genders[reader]}
             named.add(f"{name}.flac")
             yield Row(where, sound, reader, transcript, split, attributes)
-        for sound in _list_files(path.parent, "*.flac"):
-            if sound.name not in named:
-                place = (chapter / sound.name).as_posix()
-                yield Row(str(sound), place, chapter.parts[1], unfit="without a transcript")
+        for found in _list_files(path.parent, "*.flac"):
+            if found.name not in named:
+                place = (chapter / found.name).as_posix()
+                yield Row(str(found), place, chapter.parts[1], unfit="without a transcript")
 
 
 def _read_librispeech_readers(path: Path) -> dict[str, str]:
