@@ -13,7 +13,7 @@ lab: packages
 
 test: lint
 	@echo "pytest: behaviour"
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2
 
 docs: packages
 	@$(RUN) docs/make_commands.py

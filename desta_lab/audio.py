@@ -6,8 +6,9 @@ import math
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import pairwise
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
@@ -39,9 +40,12 @@ _FORMATS = {  # what libsndfile may find in a file of each name
     ".aif": ("AIFF",),
 }
 _READABLE = {kind for kinds in _FORMATS.values() for kind in kinds}
+_RATES = (1_000, 768_000)  # samples per second of any recording
 _UNKNOWN_SIZE = 0x7FFFF000  # bytes: what a writer claims, or more, that did not know the length
+_PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV formats in which a sample has a size: PCM, float, A-law, µ-law
 _JUNK = 1024  # bytes behind the sound that are overlooked
 _ENDLESS = 0x7FFFFFF  # MP3 frames, more than any file has: decode to the end
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _BLOCK = 1 << 16  # samples decoded at a time
 _COPY = "copy it again from its source"
 _CONVERT = "convert it to WAV or FLAC"
@@ -110,6 +114,9 @@ def read_audio(path: Path | str, seconds: float = WHISPER_SECONDS) -> Float[np.n
         )
     if rate != RATE:
         wave = cast(np.ndarray, soxr.resample(wave, rate, RATE))
+    if not len(wave):
+        fault = f"{samples} samples at {rate} a second are less than one at {RATE}"
+        raise AudioError.at(path, fault, "remove the clip or record it again")
     return cast(np.ndarray, wave / max(np.float32(1), np.abs(wave).max()))
 
 
@@ -133,7 +140,8 @@ def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) ->
 def _decode(path: Path) -> Generator[tuple[Float[np.ndarray, "sample channel"], int], None, None]:
     """Yield blocks of samples, each with its rate, to the end of the data. Raises AudioError."""
     if not os.path.isfile(path):  # false, too, for what can be no path
-        raise AudioError.at(path, "no such file", "check the path, or build the corpus again")
+        fault = "no plain file" if os.path.lexists(path) else "no such file"
+        raise AudioError.at(path, fault, "check the path, or build the corpus again")
     if path.stat().st_size == 0:
         raise AudioError.at(path, "the file has 0 bytes", _COPY)
     samples, shapes = 0, set()
@@ -143,7 +151,8 @@ def _decode(path: Path) -> Generator[tuple[Float[np.ndarray, "sample channel"], 
                 rate, read = sound.samplerate, 0
                 if claimed is None:
                     claimed = sound.frames
-                    sound.seek(0)  # as soundfile.read does: it moves the last bits of an MP3
+                    with suppress(soundfile.LibsndfileError):  # GSM in WAV cannot
+                        sound.seek(0)  # as soundfile.read does: it moves the last bits of an MP3
                 shapes.add((rate, sound.channels))
                 if len(shapes) > 1:
                     fault = "it holds sounds of different rates or channels"
@@ -180,6 +189,9 @@ def _open(path: Path, content: Any) -> _Stream:
     except soundfile.LibsndfileError as error:
         fault = f"not readable as audio ({error.error_string})"
         raise AudioError.at(path, fault, _CONVERT) from error
+    if not _RATES[0] <= sound.samplerate <= _RATES[1]:
+        fault = f"its header says {sound.samplerate} samples a second"
+        raise AudioError.at(path, fault, f"it is {_RATES[0]} to {_RATES[1]}; {_CONVERT}")
     if sound.format not in _READABLE:
         raise AudioError.at(path, f"{sound.format} may be cut off unseen", _CONVERT)
     if sound.format not in _FORMATS.get(path.suffix.lower(), (sound.format,)):
@@ -205,11 +217,11 @@ def _read_blocks(path: Path, sound: _Stream) -> Iterator[Float[np.ndarray, "samp
 def _correct_lengths(path: Path, content: _Memory) -> list[Part]:
     """The sounds of a file, with headers that hide nothing. Raises AudioError if it is cut off."""
     start = 0
-    if content[:3] == b"ID3":  # four times seven bits
-        start = 10 + sum(
-            (byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(content[6:10])
-        )
+    if content[:3] == b"ID3":
+        start = _id3_size(content, 0)
     kind = content[start : start + 4]
+    if start and kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        raise AudioError.at(path, "an ID3 tag stands before the sound", _CONVERT)
     if kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         _correct_chunks(path, content, "big" if kind in (b"RIFX", b"FORM") else "little")
     elif kind == b"OggS":
@@ -220,7 +232,7 @@ def _correct_lengths(path: Path, content: _Memory) -> list[Part]:
         content[total] = bytes([content[start + 21] & 0xF0, 0, 0, 0, 0])
         return [(content, claimed)]
     elif len(kind) == 4 and kind[0] == 0xFF and kind[1] & 0xE6 == 0xE2:
-        return [_correct_mp3(content, start)]
+        return [_correct_mp3(path, content, start)]
     return [(content, None)]
 
 
@@ -231,6 +243,8 @@ def _correct_chunks(path: Path, content: _Memory, order: Literal["little", "big"
         name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], order)
         if name in (b"data", b"SSND"):
             break
+        if name == b"fmt ":
+            _check_format(path, content[at + 8 : at + 24], order)
         at += 8 + size + size % 2
     else:
         return
@@ -247,6 +261,22 @@ def _correct_chunks(path: Path, content: _Memory, order: Literal["little", "big"
         raise AudioError.at(path, fault, _CONVERT)
 
 
+def _check_format(path: Path, chunk: bytes, order: Literal["little", "big"]) -> None:
+    """Refuse a WAV header whose numbers contradict each other; 0 is a number that is not known."""
+    sizes = (slice(0, 2), slice(2, 4), slice(4, 8), slice(8, 12), slice(12, 14), slice(14, 16))
+    kind, channels, rate, speed, frame, bits = (int.from_bytes(chunk[s], order) for s in sizes)
+    if kind not in _PLAIN:
+        return
+    stored = 4 if frame == 4 * channels and bits == 24 else -(-bits // 8)  # 24 bits in 32
+    known = frame in (0, channels * stored) and speed in (0, rate * channels * stored)
+    if not known or (kind in (6, 7) and bits != 8):
+        fault = (
+            f"its header says {channels} channels of {bits} bits at {rate} samples a second, and"
+        )
+        fault += f" {frame} bytes a sample at {speed} bytes a second"
+        raise AudioError.at(path, fault, "these contradict each other; export it again")
+
+
 def _are_chunks(content: _Memory, at: int, order: Literal["little", "big"]) -> bool:
     """Whether the rest of a file is chunks, each with a name and a size that fits."""
     while at + 8 <= len(content):
@@ -261,6 +291,7 @@ def _split_ogg(path: Path, content: _Memory) -> list[bytes]:
     """The chained sounds of an Ogg file: libsndfile hears the first of a file alone."""
     starts: list[int] = []
     end = 0
+    _check_pages(path, content)
     for match in re.finditer(rb"OggS\x00[\x02\x03]", content):
         if match.start() != end or not starts:  # else another stream of the same sound
             starts.append(match.start())
@@ -273,6 +304,31 @@ def _split_ogg(path: Path, content: _Memory) -> list[bytes]:
     return parts
 
 
+def _check_pages(path: Path, content: _Memory) -> None:
+    """Refuse an Ogg file with a changed page, which libsndfile would skip, or with one too few."""
+    at, numbers = content.find(b"OggS\x00"), dict[bytes, int]()
+    while at >= 0 and (end := _page_end(content, at)) <= len(content):
+        page = content[at:end]
+        begins, header = page[5] & 2, not any(page[6:14])
+        stream, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if _ogg_checksum(page) != page[22:26]:
+            raise AudioError.at(path, f"damaged, the page at byte {at} was changed", _COPY)
+        if not begins and number > numbers.get(stream, number) + 1:
+            raise AudioError.at(path, f"a page is missing before byte {at}", _COPY)
+        if header:  # what was saved from a broadcast begins behind its headers with any number
+            numbers.pop(stream, None)
+        else:
+            numbers[stream] = number
+        at = content.find(b"OggS\x00", end)
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """The CRC of a page (RFC 3533, section 6): that of zlib with all bits the other way round."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc.to_bytes(4, "big").translate(_MIRRORED)
+
+
 def _page_end(content: _Memory | bytes, start: int) -> int:
     """Where an Ogg page ends (RFC 3533, section 6)."""
     begin = start + 27
@@ -280,7 +336,7 @@ def _page_end(content: _Memory | bytes, start: int) -> int:
     return begin + count + sum(content[begin : begin + count])
 
 
-def _correct_mp3(content: _Memory, start: int) -> Part:
+def _correct_mp3(path: Path, content: _Memory, start: int) -> Part:
     """An MP3 file that is decoded to its end.
 
     libsndfile stops where the first frame says, in a Xing or Info tag; without one it guesses from
@@ -292,9 +348,16 @@ def _correct_mp3(content: _Memory, start: int) -> Part:
     rate = (44_100, 48_000, 32_000, 0)[head[2] >> 2 & 3]
     if content[tag : tag + 4] in (b"Xing", b"Info"):
         size = int.from_bytes(content[tag + 12 : tag + 16], "big")
-        after = content[start + size : start + size + 3]
+        after = content[(place := _skip_tags(content, start + size)) : place + 4]
         flags = int.from_bytes(content[tag + 4 : tag + 8])
-        if flags & 3 == 3 and size and (after == b"ID3" or after[:2] == head[:2]):
+        if flags & 3 == 3 and size and len(after) == 4 and after[0] == 0xFF and after[1] >= 0xE2:
+            if [after[1] & 0x18, after[2] & 0x0C, after[3] >> 6 == 3] != [
+                head[1] & 0x18,
+                head[2] & 0x0C,
+                mono,
+            ]:
+                fault = "it holds sounds of different rates or channels"
+                raise AudioError.at(path, fault, _CONVERT)
             content[tag + 8 : tag + 12] = _ENDLESS.to_bytes(4, "big")  # another MP3 follows
             return content, 0
         return content, None
@@ -305,6 +368,25 @@ def _correct_mp3(content: _Memory, start: int) -> Part:
     frame = bytes(head).ljust(tag - start, b"\0") + b"Xing" + (1).to_bytes(4, "big")
     frame += _ENDLESS.to_bytes(4, "big")
     return io.BytesIO(frame.ljust(size, b"\0") + content[start:]), 0
+
+
+def _skip_tags(content: _Memory, at: int) -> int:
+    """The place behind the tags that stand at one place of an MP3 file: ID3, ID3v1 and APE."""
+    while True:
+        if content[at : at + 3] == b"ID3":
+            at += _id3_size(content, at)
+        elif content[at : at + 3] == b"TAG":
+            at += 128
+        elif content[at : at + 8] == b"APETAGEX":
+            at += 32 + int.from_bytes(content[at + 12 : at + 16], "little")
+        else:
+            return at
+
+
+def _id3_size(content: _Memory, at: int) -> int:
+    """The bytes of an ID3 tag: ten, and as many as four times seven bits say."""
+    size = content[at + 6 : at + 10]
+    return 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(size))
 
 
 def crop_or_pad(

@@ -78,11 +78,19 @@ def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, floa
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):  # the first turn warms up
         for name, work in works.items():
+            _wait_for_device()
             begin = time.perf_counter()
             work()
+            _wait_for_device()
             if turn:
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _wait_for_device() -> None:
+    """Let a GPU end what it was given: its kernels run on after the call that asked for them."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _time_steps(llm: AudioLLM) -> dict[str, float]:

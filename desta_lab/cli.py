@@ -203,8 +203,10 @@ def inside(args: argparse.Namespace) -> None:
 
     preset = _preset(args)
     job = Experiment(preset, seed=args.seed, progress=progress_reporter())
-    look = Inside(job, args.run, out=args.out)
+    look = Inside.from_experiment(job, args.run, out=args.out)
     tables = look.run()
+    for sentence in look.refused.values():
+        print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
     print(summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")

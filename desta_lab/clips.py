@@ -221,13 +221,15 @@ def place_speaker(speaker: str) -> float:
 def normalise_split(name: str, where: Path | str) -> str:
     """A split by its own name: validation for `dev`, train for `train.clean.100`.
 
-    Raises CorpusError with the names that are known.
+    Raises CorpusError with the names that are known, also for a name of two splits, as `train-dev`.
     """
     (word,) = re.findall(r"^[a-z]*", name.strip().lower())
     split = _SPLIT_OF.get(word)
+    known = ", ".join(_SPLIT_OF)
     if split is None:
-        known = ", ".join(_SPLIT_OF)
         raise CorpusError.at(where, f"unknown split {name!r}", f"the names known are {known}")
+    if {_SPLIT_OF.get(word, split) for word in re.findall(r"[a-z]+", name.lower())} != {split}:
+        raise CorpusError.at(where, f"{name!r} names two splits", f"choose one of {known}")
     return split
 
 

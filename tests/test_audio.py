@@ -3,6 +3,7 @@ remedy.
 """
 
 import io
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -195,6 +196,65 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, fault):
     for read in (audio.measure_seconds, audio.read_audio):
         with pytest.raises(audio.AudioError, match=f"{path.name}: .*; (copy|convert) it"):
             read(path)
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return put(content, at, bytes([content[at] ^ 255]))
+
+
+def without_page(content: bytes, number: int) -> bytes:
+    *_, begin, end = [m.start() for m in re.finditer(b"OggS", content)][: number + 2]
+    return content[:begin] + content[end:]
+
+
+def tagged(content: bytes) -> bytes:
+    return b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + content
+
+
+CHANGED = {
+    "rate": ("a.wav", lambda: put(encode(noise(1), "WAV"), 24, little(8_000)), "contradict"),
+    "no rate": ("a.wav", lambda: encode(noise(1), "WAV", 100), "says 100 samples a second"),
+    "channels": ("a.wav", lambda: put(encode(noise(1), "WAV"), 22, b"\2\0"), "contradict"),
+    "bits": ("a.wav", lambda: put(encode(noise(1), "WAV"), 34, b"\x08\0"), "contradict"),
+    "A-law": ("a.wav", lambda: put(encode(noise(1), "WAV"), 20, b"\6\0"), "contradict"),
+    "tag": ("a.wav", lambda: tagged(encode(noise(1), "WAV")), "an ID3 tag stands before"),
+    "one sample": ("a.wav", lambda: encode(noise(1)[:1], "WAV", 44_100), "1 samples at 44100"),
+    "Ogg byte": ("a.ogg", lambda: flipped(encode(noise(5), "OGG"), 20_000), "damaged, the page"),
+    "Ogg page": ("a.ogg", lambda: without_page(encode(noise(5), "OGG"), 4), "a page is missing"),
+    "MP3 rates": (
+        "a.mp3",
+        lambda: encode(noise(1), "MP3") + encode(noise(1), "MP3", 44_100),
+        "different rates or channels",
+    ),
+    "MP3 channels": (
+        "a.mp3",
+        lambda: encode(noise(1), "MP3") + encode(np.stack([noise(1)] * 2, 1), "MP3"),
+        "different rates or channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", CHANGED)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path, fault):
+    name, make, words = CHANGED[fault]
+    (tmp_path / name).write_bytes(make())
+    with pytest.raises(audio.AudioError, match=f"{name}: .*{words}"):
+        audio.read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("tag", [b"TAG" + bytes(125), b"APETAGEX" + bytes(24), tagged(b"")])
+def test_a_tag_between_two_sounds_of_an_mp3_hides_none(tmp_path, tag):
+    one = encode(noise(1), "MP3")
+    (tmp_path / "a.mp3").write_bytes(one + tag + one)
+    assert audio.measure_seconds(tmp_path / "a.mp3") == pytest.approx(2, abs=0.2)
+
+
+def test_gsm_in_a_wav_is_read_and_what_is_no_file_is_said_to_be_none(tmp_path):
+    write(tmp_path / "a.wav", tone(1.0), subtype="GSM610")
+    assert len(audio.read_audio(tmp_path / "a.wav")) == pytest.approx(audio.RATE, abs=400)
+    (tmp_path / "b.wav").mkdir()
+    with pytest.raises(audio.AudioError, match=r"b.wav: no plain file; check the path"):
+        audio.read_audio(tmp_path / "b.wav")
 
 
 @pytest.mark.parametrize("ending", ["raw", "vox", "gsm", "au", "pcm", ""])

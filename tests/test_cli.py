@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from desta_lab import audio, cache, cli, doctor
+from desta_lab import audio, bench, cache, cli, doctor
 from desta_lab.audio import RATE
 from desta_lab.course import notebooks
 from desta_lab.experiments import experiment, sweep
@@ -39,6 +39,14 @@ def test_doctor_fails_on_a_version_out_of_range(monkeypatch):
     rows = {name: (ok, finding) for name, ok, finding in doctor.check_machine()}
     ok, finding = rows["packages"]
     assert not ok and "outside" in finding and "pip install" in finding
+
+
+def test_a_benchmark_waits_for_the_gpu_before_and_after_what_it_times(monkeypatch):
+    events = []
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench.torch.cuda, "synchronize", lambda: events.append("wait"))
+    bench._medians(rounds=1, step=lambda: events.append("step"))
+    assert events == ["wait", "step", "wait"] * 2
 
 
 def test_the_nano_preset_needs_no_download_of_its_backbone():

@@ -25,6 +25,7 @@ from transformers import (
 from desta_lab import cache
 from desta_lab.audio import RATE
 from desta_lab.clips import Clip, Corpus
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
@@ -276,6 +277,16 @@ def share_weights(root: Path) -> None:
     """Link the real weights into a data folder; fetch nano's encoder first if it is not here."""
     find_weights(presets.nano().encoder)
     (root / "models").symlink_to(models_dir())
+
+
+def data_folder(folder: Path) -> Path:
+    """A data folder as a fresh clone has it, but for corpus and weights, which are the checkout's
+    and take time.
+    """
+    share_weights(folder)
+    corpus = Experiment(presets.nano()).corpus  # rendered here, if it was not
+    (folder / "corpora").symlink_to(corpus.folder.parent)
+    return folder
 
 
 def hf_folder(folder: Path, model: Any, words: Any = None) -> Path:

@@ -5,21 +5,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from desta_lab.evaluation.scoring import tokenize_options
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.sites import eager_attention, record_outputs
+from desta_lab.model.connector import QFormer
+from desta_lab.model.sites import build_streams, eager_attention, record_outputs
+
+
+def has_query_attention(connector: Any) -> bool:
+    """Whether a connector attends to frames, so that its queries can be placed in time."""
+    return isinstance(connector, QFormer)
 
 
 @torch.no_grad()
 def query_attention(
     connector: Any, states: Float[Tensor, "layer clip _ d_enc"]
 ) -> Float[Tensor, "clip block tap head query frame"]:
-    """Every cross-attention weight of the Q-Former; each row over frames sums to one."""
+    """Every cross-attention weight of the Q-Former; each row over frames sums to one.
+
+    Raises:
+        ValueError: the connector has none.
+    """
+    if not has_query_attention(connector):
+        raise ValueError(
+            f"A {type(connector).__name__} does not attend to frames, so its queries have no place "
+            "in time; take a Q-Former for this."
+        )
     taps, clips = states.shape[:2]
     softmax = {str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}
     with record_outputs(softmax) as outputs:
@@ -52,31 +66,44 @@ class AnswerAttention:
 
 @torch.no_grad()
 def answer_attention(
-    llm: AudioLLM, task: Task, audio_embeddings: Float[Tensor, "clip query d_llm"], batch: int = 16
+    llm: AudioLLM,
+    task: Task,
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+    batch: int = 16,
+    transcripts: Sequence[str] | None = None,
 ) -> AnswerAttention:
     """Attention of the answer to a task over the audio slots of every clip.
+
+    `transcripts`, one a clip, stand behind the audio embeddings.
 
     Raises:
         RuntimeError: the backbone returns no attention.
     """
-    tokenizer = llm.backbone.tokenizer
-    stream = chat.build_stream(tokenizer, chat.audio_messages(task.question), llm.queries)
-    ids = torch.tensor([[*stream.ids, *tokenize_options(tokenizer, task)[0]]])
-    slots = (ids[0] == chat.SLOT).nonzero()[:, 0]
+    streams = build_streams(llm, len(audio_embeddings), task.question, transcripts, task.stem)
     weights, rollout = [], []
     with eager_attention(llm.backbone.model):
-        for clips in audio_embeddings.split(batch):
-            layers = _attention_of_layers(llm, llm.splice(ids.expand(len(clips), -1), clips))
-            weights.append(torch.stack([layer[:, :, -1, slots] for layer in layers], dim=1))
-            rollout.append(_rollout(layers)[:, -1, slots].cpu())
+        for first in range(0, len(streams), batch):
+            clips = audio_embeddings[first : first + batch]
+            ids, mask = llm.backbone.pad_left(streams[first : first + batch])
+            slots = (ids == chat.SLOT).nonzero()[:, 1].view(len(clips), -1)
+            layers = _attention_of_layers(llm, llm.splice(ids, clips), mask)
+            last = torch.stack([layer[:, :, -1] for layer in layers], dim=1)
+            weights.append(last.gather(-1, slots[:, None, None].expand(*last.shape[:3], -1)))
+            rollout.append(_rollout(layers)[:, -1].gather(-1, slots).cpu())
     return AnswerAttention(torch.cat(weights).float().cpu(), torch.cat(rollout))
 
 
 def _attention_of_layers(
-    llm: AudioLLM, embeddings: Float[Tensor, "clip token d_llm"]
+    llm: AudioLLM, embeddings: Float[Tensor, "clip token d_llm"], mask: Int[Tensor, "clip token"]
 ) -> Sequence[Float[Tensor, "clip head token token"]]:
+    padded: dict[str, Any] = {}
+    if not mask.all():
+        padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     output = llm.backbone.model.get_decoder()(
-        inputs_embeds=embeddings.to(llm.backbone.dtype), output_attentions=True, use_cache=False
+        inputs_embeds=embeddings.to(llm.backbone.dtype),
+        output_attentions=True,
+        use_cache=False,
+        **padded,
     )
     if not output.attentions:
         raise RuntimeError(

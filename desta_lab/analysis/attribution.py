@@ -26,11 +26,14 @@ Scalar = Callable[[Tensor], Tensor]  # a batch of inputs → one number each
 # ---- what is explained ----
 
 
-def answer_margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
+def answer_margin(
+    llm: AudioLLM, task: Task, values: Sequence[str], transcripts: Sequence[str] | None = None
+) -> Scalar:
     """The margin of the right option over the others' mean, as a function of audio embeddings.
 
-    In log-probability. `values` holds the right value of every clip. The function takes those
-    clips, or all of them several times over, as captum stacks them. It can be differentiated.
+    In log-probability. `values` holds the right value of every clip, and `transcripts` the words
+    that stand behind its audio embeddings. The function takes those clips, or all of them several
+    times over, as captum stacks them. It can be differentiated.
 
     Raises:
         ValueError: a value is none of the task's options.
@@ -49,21 +52,25 @@ def answer_margin(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
             raise ValueError(
                 f"{count} clips were given, but {len(values)} right values; give each clip its own."
             )
-        (scores,) = scoring.score_options(llm, [task], embeddings)
-        mask = is_right.repeat(count // len(values), 1)
+        times = count // len(values)
+        words = None if transcripts is None else [*transcripts] * times
+        (scores,) = scoring.score_options(llm, [task], embeddings, transcripts=words)
+        mask = is_right.repeat(times, 1)
         others = scores[~mask].unflatten(0, (count, -1))
         return (scores[mask] - others.mean(1)).to(embeddings.device)
 
     return margin
 
 
-def answer_margin_of_audio(llm: AudioLLM, task: Task, values: Sequence[str]) -> Scalar:
+def answer_margin_of_audio(
+    llm: AudioLLM, task: Task, values: Sequence[str], transcripts: Sequence[str] | None = None
+) -> Scalar:
     """The same margin as a function of waveforms, without a gradient.
 
     Raises (when it is called):
         ValueError: the waveforms want a gradient.
     """
-    margin = answer_margin(llm, task, values)
+    margin = answer_margin(llm, task, values, transcripts)
 
     @torch.no_grad()
     def margin_of_audio(waves: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch"]:
@@ -111,12 +118,20 @@ def query_cases(
     task: Task,
     values: Sequence[str],
     audio_embeddings: Float[Tensor, "clip query d_llm"],
+    transcripts: Sequence[str] | None = None,
 ) -> list[Case]:
-    """One case a clip: the parts are its audio embeddings, those of silence are the baseline."""
+    """One case a clip: the parts are its audio embeddings, those of silence are the baseline.
+
+    A clip's transcript stays where audio is taken away.
+    """
     silence = conditions.embed_silence(llm)
     parts = torch.arange(audio_embeddings.shape[1], device=audio_embeddings.device)[None, :, None]
-    clips = zip(values, audio_embeddings.detach().split(1), strict=True)
-    return [Case(answer_margin(llm, task, [value]), clip, silence, parts) for value, clip in clips]
+    margins = [
+        answer_margin(llm, task, [value], words)
+        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
+    ]
+    clips = zip(margins, audio_embeddings.detach().split(1), strict=True)
+    return [Case(margin, clip, silence, parts) for margin, clip in clips]
 
 
 def window_cases(
@@ -125,15 +140,28 @@ def window_cases(
     values: Sequence[str],
     waves: Sequence[Float[np.ndarray, "_"]],
     window: float = WINDOW,
+    transcripts: Sequence[str] | None = None,
 ) -> list[Case]:
-    """One case a clip: its parts are windows of the waveform, and zeros are the baseline."""
+    """One case a clip: its parts are windows of the waveform, and zeros are the baseline.
+
+    A clip's transcript stays where audio is taken away.
+    """
     fitted = [audio.crop_or_pad(wave, llm.encoder.seconds) for wave in waves]
     inputs = torch.from_numpy(np.stack(fitted)).float()
     parts = torch.arange(inputs.shape[1])[None] // round(window * audio.RATE)
-    return [
-        Case(answer_margin_of_audio(llm, task, [value]), wave, torch.zeros_like(wave), parts)
-        for value, wave in zip(values, inputs.split(1), strict=True)
+    margins = [
+        answer_margin_of_audio(llm, task, [value], words)
+        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
     ]
+    return [
+        Case(margin, wave, torch.zeros_like(wave), parts)
+        for margin, wave in zip(margins, inputs.split(1), strict=True)
+    ]
+
+
+def _one_by_one(transcripts: Sequence[str] | None, clips: int) -> list[list[str] | None]:
+    """What one clip after the other is given as its transcripts."""
+    return [None] * clips if transcripts is None else [[text] for text in transcripts]
 
 
 # ---- attribution ----
@@ -245,7 +273,8 @@ def deletion_curves(
         chance = torch.from_numpy(np.stack([rng.permutation(count) for _ in range(draws)]))
         restored = torch.cat([highest[None], (count - 1) - highest[None], chance])
         kept = restored[:, None] < counts[:, None]  # way × point × part
-        margins = case.evaluate(kept.flatten(0, 1), batch).unflatten(0, kept.shape[:2]).double()
+        unique, of = kept.flatten(0, 1).unique(dim=0, return_inverse=True)  # the ends are shared
+        margins = case.evaluate(unique, batch).double()[of].unflatten(0, kept.shape[:2])
         first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
         found = {
             ("deletion", "attribution"): reverse[None],

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from desta_lab.evaluation import scoring
@@ -73,7 +73,10 @@ def capture_fixed_sites(
 
 @torch.no_grad()
 def capture_sites(
-    llm: AudioLLM, tasks: Sequence[Task], batches: Iterable[Float[Tensor, "layer _ frame d_enc"]]
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    batches: Iterable[Float[Tensor, "layer _ frame d_enc"]],
+    transcripts: Sequence[str] | None = None,
 ) -> Sites:
     """Every site behind the encoder, from batches of encoder states, with the model as it is now.
 
@@ -84,18 +87,21 @@ def capture_sites(
         scores <task>               log-probability of every option
 
     One forward of a clip answers all tasks (`scoring.score_options`), so one more task costs a few
-    tokens.
+    tokens. `transcripts`, one a clip, stand behind the audio embeddings.
     """
     llm.connector.eval()
-    trunk, branches = scoring.build_layout(llm, tasks)
-    slots = [place for place, token in enumerate(trunk.ids) if token == chat.SLOT]
-    answers = [len(trunk.ids) + node for node in branches.answer_nodes]
-    modules = site_modules(llm)
+    _, branches = scoring.build_layout(llm, tasks)
+    answers = _from_the_end(branches)
+    modules, done = site_modules(llm), 0
     parts = []
     for states in batches:
         clips = states.shape[1]
+        words = None if transcripts is None else transcripts[done : done + clips]
+        done += clips
+        trunks = scoring.build_trunks(llm, tasks, clips, words)
+        slots = (llm.backbone.pad_left(trunks)[0] == chat.SLOT).nonzero()[:, 1].view(clips, -1)
         with record_outputs(modules) as outputs:
-            scores = scoring.score_options(llm, tasks, llm.connect(states), batch=clips)
+            scores = scoring.score_options(llm, tasks, llm.connect(states), clips, words)
         connector = {
             name: _group_by_clip(flow[0], clips)
             for name, flow in outputs.items()
@@ -123,8 +129,7 @@ def capture_oracle_sites(
         for task in tasks
     ]
     branches = scoring.build_branches(tokenizer, tasks, scoring.common_trunk(streams), streams)
-    # counted from the end, because trunks of other descriptions are longer or shorter
-    answers = [node - len(branches.trie.tokens) for node in branches.answer_nodes]
+    answers = _from_the_end(branches)
     modules = {n: m for n, m in site_modules(llm).items() if is_backbone_site(n)}
     parts = []
     for first in range(0, len(descriptions), batch):
@@ -135,9 +140,15 @@ def capture_oracle_sites(
     return _concatenate(parts)
 
 
-def _slot_sites(outputs: Mapping[str, Sequence[Tensor]], slots: Sequence[int]) -> Sites:
+def _from_the_end(branches: scoring.Branches) -> list[int]:
+    """The places of the answers; the trunks before them differ in length."""
+    return [node - len(branches.trie.tokens) for node in branches.answer_nodes]
+
+
+def _slot_sites(outputs: Mapping[str, Sequence[Tensor]], slots: Int[Tensor, "clip query"]) -> Sites:
+    clips = torch.arange(len(slots), device=slots.device)[:, None]
     return {
-        f"slots {name.split()[-1]}": pool_over_time(flow[0][:, slots])
+        f"slots {name.split()[-1]}": pool_over_time(flow[0].to(slots.device)[clips, slots])
         for name, flow in outputs.items()
         if is_backbone_site(name)
     }

@@ -15,6 +15,7 @@ from desta_lab.evaluation.statistics import half_sample_ends, interval_ends
 
 PERMUTATIONS = 200  # of the clips, for the null
 HALF_SAMPLES = 200  # for the interval
+LEAST_CLIPS = 4  # of an unbiased HSIC
 NEIGHBOURS = 15  # of UMAP and of trustworthiness
 
 # ---- similarity ----
@@ -46,7 +47,7 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
 
     (The biased estimator gives .88 for independent noise of 128 clips × 896 features.)
     """
-    if len(x) != len(y) or len(x) < 4:
+    if len(x) != len(y) or len(x) < LEAST_CLIPS:
         raise ValueError(
             f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
         )
@@ -66,7 +67,15 @@ def compare_with_null(
     The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to
     the full size: a bootstrap puts copies of a clip side by side, and copies look similar to
     anything.
+
+    Raises:
+        ValueError: there are fewer than eight clips.
     """
+    if len(x) < 2 * LEAST_CLIPS:
+        raise ValueError(
+            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, and these are {len(x)}; "
+            "give more."
+        )
     k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
     rng = np.random.default_rng(seed)
     value, clips = _cka_of_grams(k, l), len(k)
@@ -187,7 +196,7 @@ def neighbour_purity(
         `purity`, and `null_low` and `null_high`, which hold 95 of 100 draws of random labels of
         the same kind (`probes.draw_labels`).
     """
-    values, who = np.array(labels), np.array(speakers)
+    values, who = (np.unique(names, return_inverse=True)[1] for names in (labels, speakers))
     squares = (places**2).sum(1)
     distance = squares[:, None] + squares - 2 * places @ places.T
     distance[who[:, None] == who] = np.inf

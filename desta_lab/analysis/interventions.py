@@ -39,22 +39,55 @@ def erase(direction: Float[Tensor, "feature"]) -> Edit:
 
 
 def only(edit: Edit, positions: Sequence[int] | Tensor, heads: Sequence[int] | None = None) -> Edit:
-    """Keep an edit to some positions (axis 1) and, at a site of heads, to some heads (axis 2)."""
+    """Keep an edit to some positions (axis 1) and, at a site of heads, to some heads (axis 2).
+
+    Positions are the same for every clip or, as (clip, position), each clip's own, for clips that
+    are one batch.
+    """
+    at = torch.as_tensor(positions).cpu()
 
     def restrict(flow: Tensor) -> Tensor:
-        where = torch.zeros(flow.shape[1:3] if heads is not None else flow.shape[1:2]).bool()
-        at = torch.as_tensor(positions).cpu()
+        if at.dim() == 2 and len(at) != len(flow):
+            raise ValueError(
+                f"There are positions of {len(at)} clips and a batch of {len(flow)}; run as many "
+                f"clips, with batch={len(at)}."
+            )
+        where = torch.zeros(flow.shape[: 3 if heads is not None else 2]).bool()
+        clips, own = torch.arange(len(flow))[:, None], at.expand(len(flow), -1)
         if heads is None:
-            where[at] = True
+            where[clips, own] = True
         else:
-            where[at[:, None], torch.as_tensor(heads)] = True
-        mask = where.to(flow.device).reshape(1, *where.shape, *[1] * (flow.dim() - where.dim() - 1))
+            where[clips[..., None], own[..., None], torch.as_tensor(heads)] = True
+        mask = where.to(flow.device).reshape(*where.shape, *[1] * (flow.dim() - where.dim()))
         return torch.where(mask, edit(flow), flow)
 
     return restrict
 
 
 # ---- does it carry the answer? ----
+
+
+def draw_triples(values: Sequence[str], seed: int = 0) -> list[tuple[int, int, int]]:
+    """For `patch_sites`: every clip with one of another value and another one of its own.
+
+    A clip whose value no other clip has is left out.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    rng, names = np.random.default_rng(seed), np.asarray(values)
+    triples = []
+    for target, value in enumerate(names):
+        others, same = np.flatnonzero(names != value), np.flatnonzero(names == value)
+        same = same[same != target]
+        if len(others) and len(same):
+            triples.append((target, int(rng.choice(others)), int(rng.choice(same))))
+    if not triples:
+        raise ValueError(
+            f"{len(names)} clips with the values {', '.join(sorted(set(values)))} make no "
+            "contrast; give two clips of one value and one of another at least."
+        )
+    return triples
 
 
 @torch.no_grad()
@@ -65,7 +98,8 @@ def patch_sites(
     values: Sequence[str],
     triples: Sequence[tuple[int, int, int]],
     sites: Sequence[str],
-    places: Mapping[str, Sequence[int]] | None = None,
+    places: Mapping[str, Sequence[int] | Tensor] | None = None,
+    transcripts: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Put what flowed in one clip into another, place by place: how far does the answer move?
 
@@ -78,7 +112,9 @@ def patch_sites(
             null in `same`, is put into `target`.
         sites: of the backbone, by their names or patterns; at `attention.heads` each head by
             itself.
-        places: name → positions among the tokens; by default "audio" (all slots) and "answer".
+        places: name → positions among the tokens, of all clips or as (clip, position); by default
+            "audio" (all slots) and "answer".
+        transcripts: words of every clip, which stand behind its audio embeddings and stay there.
 
     Returns:
         One row per triple × site × head (−1: all of them) × place: `shift`, how far the margin
@@ -92,28 +128,38 @@ def patch_sites(
     options = list(task.options)
     gain, loss = ([options.index(values[row]) for row in rows] for rows in (source, target))
     first, waves = first_option_tokens(llm, task), read_waves(clips)
-    plain = llm.run(waves, task.question, sites=sites, stem=task.stem)
-    places = places or {"audio": plain.slots[0].tolist(), "answer": [plain.answer]}
+    plain = llm.run(waves, task.question, sites=sites, transcripts=transcripts, stem=task.stem)
+    places = places or {"audio": plain.slots, "answer": [plain.answer]}
+    each = torch.arange(len(target))[:, None]
 
     def margins(logits: Float[Tensor, "triple vocabulary"]) -> np.ndarray:
-        scores = logits[:, first].cpu().numpy()
-        each = np.arange(len(scores))
-        return scores[each, gain] - scores[each, loss]
+        scores, row = logits[:, first].cpu().numpy(), np.arange(len(logits))
+        return scores[row, gain] - scores[row, loss]
 
-    def shift(site: str, head: int, positions: Sequence[int], donors: list[int]) -> np.ndarray:
-        given = set_to(plain[site][donors])
-        edit = only(given, positions, None if head < 0 else [head])
-        how: dict[str, Any] = {"edits": {site: edit}, "stem": task.stem, "batch": len(target)}
-        edited = llm.run([waves[row] for row in target], task.question, sites=[], **how)
+    def shift(site: str, head: int, at: Tensor, donors: list[int]) -> np.ndarray:
+        part = slice(None) if head < 0 else head
+        given = plain[site][donors][each, at[donors]]
+
+        def put(flow: Tensor) -> Tensor:
+            patched = flow.clone()
+            patched[each, at[target], part] = given[:, :, part]
+            return patched
+
+        own = None if transcripts is None else [transcripts[row] for row in target]
+        how: dict[str, Any] = {"transcripts": own, "stem": task.stem, "batch": len(target)}
+        some = [waves[row] for row in target]
+        edited = llm.run(some, task.question, sites=[], edits={site: put}, **how)
         return margins(edited.logits) - margins(plain.logits[target])
 
     whole = margins(plain.logits[source]) - margins(plain.logits[target])
     rows = []
     for site, head in _list_heads(plain):
         for place, positions in places.items():
+            # counted from the end, as clips are padded in front, and fewer clips perhaps by less
+            at = torch.as_tensor(positions).cpu().expand(len(waves), -1) - len(plain.tokens[0])
             cell = {"triple": range(len(target)), "site": site, "head": head, "place": place}
-            cell["shift"] = shift(site, head, positions, source)
-            cell["same"] = shift(site, head, positions, same)
+            cell["shift"] = shift(site, head, at, source)
+            cell["same"] = shift(site, head, at, same)
             rows.append(pd.DataFrame({**cell, "whole": whole}))
     return pd.concat(rows, ignore_index=True)
 

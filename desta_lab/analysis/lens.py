@@ -139,11 +139,13 @@ def patch_queries(
     pairs: Sequence[tuple[int, int]],
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    transcripts: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Put clip A's audio embeddings into clip B, one query at a time: which query moves the answer?
 
     The margin is log p(A's value) − log p(B's value). Where A and B have the same value, which is
-    the null, the next value in the task's order stands for A's.
+    the null, the next value in the task's order stands for A's. Where there are `transcripts`, one
+    a clip, B's stays.
 
     Returns:
         One row per pair (A, B), task and query (−1: all queries): `shift`, how far the margin moves
@@ -155,7 +157,8 @@ def patch_queries(
         mixed = audio_embeddings[b].repeat(queries + 2, 1, 1)
         mixed[torch.arange(queries), torch.arange(queries)] = audio_embeddings[a]
         mixed[queries] = audio_embeddings[a]  # the last row stays B
-        scores = scoring.score_options(llm, tasks, mixed, batch=batch)
+        words = None if transcripts is None else [transcripts[b]] * len(mixed)
+        scores = scoring.score_options(llm, tasks, mixed, batch, words)
         for task, score in zip(tasks, scores, strict=True):
             values = list(task.options)
             of_a, of_b = (values.index(truth[row][task.attribute]) for row in (a, b))

@@ -35,7 +35,20 @@ class ProbeError(ValueError):
 def speaker_folds(
     speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0
 ) -> Splits:
-    """Cross-validation folds with no speaker on both sides, and the strata spread evenly."""
+    """Cross-validation folds with no speaker on both sides, and the strata spread evenly.
+
+    Strata of which none is as large as the number of folds cannot be spread and are not.
+
+    Raises:
+        ProbeError: there are fewer speakers than folds.
+    """
+    if (heard := len(set(speakers))) < count:
+        raise ProbeError(
+            f"{len(speakers)} clips of {heard} speakers are too few for {count} folds without a "
+            f"speaker on both sides; give clips of {count} speakers or more."
+        )
+    if max(Counter(strata).values()) < count:
+        strata = [""] * len(speakers)
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # a class of one speaker cannot be in every fold: the probe's accuracy shows what that costs
@@ -69,6 +82,7 @@ def fit_probes(
     train_clips: int | None = None,
     width: int | None = None,
     force: bool = False,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Which clips of unseen speakers a linear probe classifies correctly, beside two baselines.
@@ -82,10 +96,11 @@ def fit_probes(
         train_clips: how many clips of each fold's training part are used; by default all.
         width: how many principal components of the training clips the probe sees, so that sites of
             different widths give it the same room; by default every feature.
+        draws: of random labels.
 
     Raises:
-        ProbeError: a speaker is in training and test of one split; `force=True` measures the leak
-        on purpose.
+        ProbeError: a speaker is in training and test of one split (`force=True` measures the leak
+            on purpose), or there are fewer speakers than folds.
     """
     who = np.asarray(speakers)
     truth = {name: np.asarray(values) for name, values in labels.items()}
@@ -93,10 +108,10 @@ def fit_probes(
         splits = speaker_folds(speakers, _speaker_strata(truth, who))
     if not force:
         _check_speakers(who, splits)
-    measured = _measure_folds(features, truth, who, splits, train_clips, width, seed)
+    measured = _measure_folds(features, truth, who, splits, train_clips, width, draws, seed)
     tables = []
     for name, values in truth.items():
-        shuffled = [measured[name, "random labels", draw] for draw in range(DRAWS)]
+        shuffled = [measured[name, "random labels", draw] for draw in range(draws)]
         kinds = {
             "probe": measured[name, "probe", 0],
             "random labels": np.mean(shuffled, axis=0),
@@ -113,12 +128,13 @@ def _measure_folds(
     splits: Splits,
     train_clips: int | None,
     width: int | None,
+    draws: int,
     seed: int,
 ) -> dict[Labelling, np.ndarray]:
     """Which clips each labelling's probe, and the majority, get right; NaN where not tested."""
     labellings = {(name, "probe", 0): values for name, values in truth.items()}
     for name, values in truth.items():
-        for draw in range(DRAWS):
+        for draw in range(draws):
             random = draw_labels(values, speakers, seed + draw)
             labellings[name, "random labels", draw] = random
     majority = {(name, "majority", 0): values for name, values in truth.items()}

@@ -56,7 +56,7 @@ class MMAU(MultipleChoice):
     def _item(self, file: Path, index: int, row: Any) -> Item:
         where = f"{file}, item {index}"
         check_fields(where, row, REQUIRED, OPTIONAL)
-        options = strip_letters(row["choices"])
+        options = strip_letters(row["choices"], where)
         if not 2 <= len(options) <= MAX_OPTIONS:
             remedy = f"write 2 to {MAX_OPTIONS}"
             raise BenchmarkError.at(where, f"{len(options)} choices", remedy)

@@ -6,6 +6,7 @@
 """
 
 import re
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +19,23 @@ from desta_lab.evaluation.statistics import percentile_interval, resample_weight
 from desta_lab.world.describe import named_by_phrases
 
 MAX_OPTIONS = 26  # they are known by their letters
-_MARKS = re.compile(r"[*`]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")  # emphasis of Markdown
+_MARKS = re.compile(  # emphasis of Markdown, a box of LaTeX, tags
+    r"[*`]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])|\\(?:boxed|text)\{|[{}]|</?\w+>"
+)
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|neither|nor|never)|n't)\s+(?:(?:be|option|choice|the)\s+)*$"
+)
+_DENIED_AFTER = re.compile(
+    r"[)\]）\s]*(?:is|was|are|would\s+be)(?:n't|\s+not|\s+(?:\w+\s+)?(?:wrong|incorrect|false))\b"
+)
 _BRACKETED = re.compile(
     r"(?<![A-Za-z])[(\[（]?([A-Za-z])[)）](?![A-Za-z])|\[([A-Za-z])\](?![A-Za-z])"
 )
 _STATED = (
     re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is correct"
         r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
-        r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|答案是?)\s*[:：=]?\s*[\"'“]?([A-Za-z])"
+        r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|choose|pick|select|答案是?|选择?)"
+        r"\s*[:：=–-]?\s*[\"'“]?([A-Za-z])"
         r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
         r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
         r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
@@ -76,6 +86,12 @@ class MultipleChoice(Benchmark):
             raise faults[0]
         protocols = ("ranked", "calibrated", "silence", "parsed", "unparsed", self.official)
         table = pd.DataFrame(rows).astype(dict.fromkeys(protocols, float))
+        if table["parsed"].notna().any():  # else nothing was generated, and scores may be there
+            faults += [
+                BenchmarkError.at(item.where, "no answer, and others have one", "answer it")
+                for item in items
+                if item.response is None
+            ]
         table.attrs["left_out"] = [str(fault) for fault in faults]
         return table
 
@@ -188,7 +204,7 @@ def name_option(response: str, options: Sequence[str]) -> int | None:
         return None
     if said in texts:
         return texts.index(said)
-    plain = _MARKS.sub("", response).strip()
+    plain = _MARKS.sub("", unicodedata.normalize("NFKC", response)).strip()
     letters = {_letter_index(letter) for letter in _letters(_BRACKETED, plain)}
     letters |= {
         texts.index(letter) if letter in texts else _letter_index(letter)
@@ -202,7 +218,13 @@ def name_option(response: str, options: Sequence[str]) -> int | None:
 
 
 def _letters(pattern: re.Pattern[str], text: str) -> set[str]:
-    return {letter.lower() for groups in pattern.findall(text) for letter in groups if letter}
+    """The letters that a pattern finds and that nothing around them denies."""
+    return {
+        (match[match.lastindex or 0]).lower()
+        for match in pattern.finditer(text)
+        if not _DENIED_BEFORE.search(text[max(0, match.start() - 40) : match.start()].lower())
+        and not _DENIED_AFTER.match(text[match.end(match.lastindex or 0) :].lower())
+    }
 
 
 def _letter_index(letter: str) -> int:
@@ -233,11 +255,22 @@ def find_right(item: Item) -> int:
     return index
 
 
-def strip_letters(options: Sequence[Any]) -> tuple[str, ...]:
-    """Options without their letters, where every one has its own: "(A) dog" or "B. cat"."""
+def strip_letters(options: Sequence[Any], where: str = "the options") -> tuple[str, ...]:
+    """Options without their letters, where every one has its own: "(A) dog" or "B. cat".
+
+    Raises:
+        BenchmarkError: The letters are those of all options in another order, or an option is
+            empty.
+    """
     texts = [str(option) for option in options]
     found = [_LETTERED.match(text) for text in texts]
     own = all(m and m[1].lower() == chr(ord("a") + i) for i, m in enumerate(found))
+    letters = [m[1].lower() for m in found if m]
+    if not own and sorted(letters) == [chr(ord("a") + i) for i in range(len(texts))]:
+        fault = f"the options have the letters {', '.join(letters)}"
+        raise BenchmarkError.at(where, fault, "write them in order")
     if own:
         texts = [text[m.end() :] for text, m in zip(texts, found, strict=True) if m]
+    if not all(map(str.strip, texts)):
+        raise BenchmarkError.at(where, "an option is empty", "write it, or leave it out")
     return tuple(text.strip() for text in texts)

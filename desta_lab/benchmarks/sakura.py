@@ -30,6 +30,7 @@ from desta_lab.benchmarks.benchmark import (
     option_scores,
     read_json,
     read_text,
+    refuse_repeated,
     write_json,
 )
 from desta_lab.benchmarks.multiple_choice import MultipleChoice
@@ -118,6 +119,8 @@ def _read_table(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a CSV file, each with its place."""
     rows = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
     try:
+        columns = rows.fieldnames or []
+        refuse_repeated(f"{table}, line 1", [f"the column {name!r}" for name in columns])
         for row in rows:
             where = f"{table}, line {rows.line_num}"
             if None in row:

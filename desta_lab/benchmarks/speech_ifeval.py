@@ -106,6 +106,9 @@ def find_sets(folder: Path) -> dict[str, Path]:
     found = {}
     for name, files in SETS.items():
         there = [place / file for place in places for file in files if (place / file).exists()]
+        if len(there) > 1:
+            fault = f"two files of the set {name}, {there[0].name} and {there[1]}"
+            raise BenchmarkError.at(folder, fault, "keep the one that is meant")
         if there:
             found[name] = there[0]
     return found
@@ -197,7 +200,11 @@ def follows_constraints(
     row: Mapping[str, Any], checks: Mapping[str, Check] = PUBLISHED_CHECKS
 ) -> bool:
     """Whether a response obeys every constraint of its row, strictly; an empty one never does."""
-    pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)
+    names, given = row.get("instruction_id_list") or [], row.get("kwargs") or []
+    if not names or len(names) != len(given):
+        fault = f"{len(names)} instructions and {len(given)} kwargs"
+        raise ValueError(f"{fault}; write one of each for every constraint.")
+    pairs = zip(names, given, strict=True)
     return all(is_obeyed(name, row["response"], checks=checks, **given) for name, given in pairs)
 
 
@@ -229,7 +236,10 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
             else:
                 words = {name: follows_constraints(item.row, c) for name, c in RULES.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BenchmarkError(f"{item.where} (id {item.row.get('id')}): {error}") from error
+            fault = str(error.args[0] if isinstance(error, KeyError) else error).rstrip(".")
+            remedy = "" if ";" in fault else "; write what its instruction takes"
+            where = f"{item.where} (id {item.row.get('id')})"
+            raise BenchmarkError(f"{where}: {fault}{remedy}.") from error
         rows += [(item.group, item.id, name, float(word)) for name, word in words.items()]
     return pd.DataFrame(rows, columns=["set", "id", "protocol", "followed"])
 

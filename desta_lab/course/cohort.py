@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from desta_lab import cache
+from desta_lab.clips import unique_keys
 from desta_lab.course.lesson import SURE, score_interval
 from desta_lab.views import saving, style
 
@@ -109,7 +110,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ValueError("not a plain file")
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise ValueError(f"{size} bytes; a card has at most {_MOST_BYTES}")
-    card = json.loads(path.read_text(encoding="utf-8"))
+    card = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     return _expect(card, dict)
 
 
@@ -124,7 +125,7 @@ def _expect(value: Any, kind: type[_Kind]) -> _Kind:
 
 def _text(value: Any) -> str:
     """A text of one line, which no spreadsheet takes for a formula."""
-    text = _expect(value, str)
+    text = unicodedata.normalize("NFC", _expect(value, str)).strip(" \u00a0")
     if not 0 < len(text) <= _MOST_SIGNS:
         raise ValueError(f"a text of {len(text)} signs; 1 to {_MOST_SIGNS} are read")
     if _MARKUP.search(text):

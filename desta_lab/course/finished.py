@@ -15,11 +15,11 @@ from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.cache import Provenance
-from desta_lab.experiments.experiment import RUNS, VERDICT, Experiment
+from desta_lab.experiments.experiment import RUNS, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, index_path
+from desta_lab.model.audio_llm import VERDICT, AudioLLM, checkpoint_path, index_path
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 
@@ -72,7 +72,7 @@ def _results(experiment: Experiment) -> Iterator[Provenance]:
             if provenance.key not in seen:
                 yield provenance
             seen.add(provenance.key)
-    inside = Inside(experiment)
+    inside = Inside.from_experiment(experiment)
     for name in TABLES:
         inside.table(name)
         yield inside.provenance(name)

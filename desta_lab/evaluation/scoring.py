@@ -130,6 +130,19 @@ def build_layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.TokenStream
     return trunk, build_branches(llm.backbone.tokenizer, tasks, trunk, streams)
 
 
+def build_trunks(
+    llm: AudioLLM, tasks: Sequence[Task], clips: int, transcripts: Sequence[str] | None = None
+) -> list[chat.TokenStream]:
+    """The trunk of every clip, with its transcript behind the slots where there is one."""
+    if transcripts is None:
+        return [common_trunk(_audio_streams(llm, tasks))] * clips
+    if len(transcripts) != clips:
+        raise ValueError(
+            f"There are {clips} clips and {len(transcripts)} transcripts; give one for each."
+        )
+    return [common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
+
+
 def _audio_streams(
     llm: AudioLLM, tasks: Sequence[Task], transcripts: Sequence[str] | None = None
 ) -> list[chat.TokenStream]:
@@ -159,10 +172,8 @@ def score_options(
     `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated
     with respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
     """
-    trunk, branches = build_layout(llm, tasks)
-    trunks = [trunk] * len(audio_embeddings)
-    if transcripts is not None:
-        trunks = [common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
+    _, branches = build_layout(llm, tasks)
+    trunks = build_trunks(llm, tasks, len(audio_embeddings), transcripts)
     parts = []
     for first in range(0, len(audio_embeddings), batch):
         ids, real = llm.backbone.pad_left(trunks[first : first + batch])

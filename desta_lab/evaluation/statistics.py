@@ -184,8 +184,11 @@ def group_difference_p(
 ) -> Float[np.ndarray, "cell"]:
     """p-values of "the marked pairs are as the others" for many cells, corrected for their number.
 
-    As in `sign_flip_p`, with the marks dealt anew among the pairs.
+    As in `sign_flip_p`, with the marks dealt anew among the pairs. NaN where all are marked, or
+    none is.
     """
+    if marked.all() or not marked.any():
+        return np.full(values.shape[1], np.nan)
     rng = np.random.default_rng(seed)
     marks = np.array([marked, *(rng.permutation(marked) for _ in range(draws - 1))], dtype=float)
 

@@ -18,7 +18,7 @@ from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
-from desta_lab.model.audio_llm import AudioLLM, index_path
+from desta_lab.model.audio_llm import VERDICT, AudioLLM, index_path
 from desta_lab.model.presets import Preset, hashed_fields
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
@@ -36,7 +36,6 @@ MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers me
 RUNS = ("self", "label")  # the two runs of the claim
 # facts of the models that change nothing of what the untouched backbone reads
 AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
-VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 
 Item = TypeVar("Item")
 Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)

@@ -1,8 +1,11 @@
-"""Inside a finished run: what flows at every site and checkpoint, its tables and its figures."""
+"""Inside a model: what flows at every site and checkpoint, its tables and its figures."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,71 +13,177 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from desta_lab import audio
+from desta_lab import audio, cache
 from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
 from desta_lab.analysis.evidence import leaves_room
-from desta_lab.cache import Provenance, find_or_make, make_folder
-from desta_lab.clips import Clip, balance_speakers
-from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import Experiment, report_each
-from desta_lab.experiments.inside_tables import BATCH, SIZES, TABLES
-from desta_lab.training import checkpoints
+from desta_lab.analysis.probes import ProbeError, speaker_folds
+from desta_lab.cache import Provenance, make_folder
+from desta_lab.clips import Clip, Span, balance_speakers
+from desta_lab.evaluation.tasks import Task, task_ladder
+from desta_lab.experiments.experiment import (
+    Experiment,
+    Progress,
+    are_enough,
+    no_progress,
+    report_each,
+)
+from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES, InsideError
+from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
+from desta_lab.model.presets import Preset
+from desta_lab.model.sites import Sound, read_waves
+from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
 from desta_lab.views.style import pick_evenly
-from desta_lab.world.describe import describe
+from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe_plainly
 
 # clips of speakers never heard in training; those of validation calibrate
 CLIPS = {"validation": 96, "test": 192}
-CHECKPOINTS = 8  # that are looked into, the first and the last among them
+NEEDS = {  # what a table cannot do without
+    "evidence": ("spans", "where in each clip the label is heard, in a part of it; give spans=[…]"),
+    "similar_steps": ("checkpoints", "two steps of training; give the folder of a run"),
+}
 
 
 class Inside:
-    """What a run's connector and backbone hold at every site, along training: tables and figures.
+    """What an AudioLLM holds at every site for some clips, along training if it has checkpoints.
 
     Between any two measurements the model stands at the last checkpoint. Rows are numbers of
     `clips`: `calibration` and `scored` have other speakers; `traced` are those scored ones whose
     profiles over time are compared with the evidence, and `explained` the first of them.
 
     Args:
-        experiment: the run is found on disk, or trained first.
-        kind: which of its runs: `self` or `label`.
-        out: where figures go; `experiment.figures_folder("inside")` by default.
+        clips: audio files, waveforms at 16 kHz, or `Clip`s, which bring labels, speakers and spans.
+        labels: attribute → its value in every clip; by default what all `Clip`s have.
+        tasks: questions about these attributes; by default one plain question about each.
+        spans: of every clip, where something is heard.
+        checkpoints: the folder of a run, or step → connector file; by default the model as it is.
+        seeds: of maps by UMAP.
+        speakers: of every clip; by default each clip counts as a speaker of its own.
+        transcripts: words of every clip, which stand behind its audio embeddings.
+        describe: attributes → a sentence, which the text oracle reads.
+        calibration: rows that calibrate the answers; by default those of a third of the speakers.
+        label: the attribute whose answers are explained; by default the first task's.
+        sizes: of the analysis, by the names in `inside_tables.SIZES` and `OTHER_SIZES`.
+        folder: what the audio of `Clip`s is relative to.
+        root: a data folder that keeps all results; by default they are kept in memory.
+        out: where `run` saves figures; by default nowhere.
 
     Raises:
-        ValueError: the run was trained on another corpus than the spoken world.
+        InsideError: clips, labels, speakers, transcripts and tasks do not fit each other.
     """
 
     def __init__(
-        self, experiment: Experiment, kind: str = "self", *, out: Path | None = None
+        self,
+        llm: AudioLLM,
+        clips: Sequence[Clip | Sound],
+        labels: Mapping[str, Sequence[str]] | None = None,
+        tasks: Sequence[Task] | None = None,
+        spans: Sequence[Sequence[Span]] | None = None,
+        checkpoints: Path | str | Mapping[int, Path] | None = None,
+        seeds: Sequence[int] = MAP_SEEDS,
+        *,
+        speakers: Sequence[str] | None = None,
+        transcripts: Sequence[str] | None = None,
+        describe: Callable[..., str] = describe_plainly,
+        calibration: Sequence[int] | None = None,
+        label: str | None = None,
+        sizes: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        root: Path | None = None,
+        out: Path | None = None,
+        progress: Progress = no_progress,
     ) -> None:
-        if experiment.describe is not describe:
-            raise ValueError(
-                f"{experiment.corpus.folder}: the analysis asks about the attributes and spans of "
-                "the spoken world, which this corpus lacks; look into a run of the spoken world."
-            )
-        self.experiment, self.progress = experiment, experiment.progress
-        self.out = make_folder(out or experiment.figures_folder("inside"))
-        corpus = experiment.corpus
-        self.folder, self.llm = experiment.train(kind), experiment.llm
-        listed = {one["step"]: one["sha256"] for one in checkpoints.list_checkpoints(self.folder)}
-        self.checkpoints = {step: listed[step] for step in pick_evenly(sorted(listed), CHECKPOINTS)}
-        self.last = max(listed)
-        checkpoints.load_checkpoint(self.folder, self.llm, self.last)
-        self.tasks: list[Task] = [task for task in experiment.tasks if task.rung == 3]
-        parts = [balance_speakers(corpus.split(split), count) for split, count in CLIPS.items()]
-        self.clips: list[Clip] = [clip for part in parts for clip in part]
-        self.calibration = list(range(len(parts[0])))
-        self.scored = list(range(len(parts[0]), len(self.clips)))
-        self.traced = self._find_room(experiment.preset.label)[: SIZES["traced"]]
-        self.explained = self.traced[: SIZES["explained"]]
+        self.llm, self.describe, self.seeds = llm, describe, tuple(seeds)
+        self.sizes = _merge_sizes(sizes or {})
+        self.root, self.progress = root, progress
+        self.out = None if out is None else make_folder(out)
+        self.sounds = [
+            (folder or Path()) / one.audio if isinstance(one, Clip) else one for one in clips
+        ]
+        known = _check_labels(clips, labels)
+        self.clips = _make_clips(clips, known, speakers, transcripts, spans)
         self.speakers = [clip.speaker for clip in self.clips]
-        self.labels = {task.attribute: self.values(task.attribute) for task in self.tasks}
+        self.transcripts = None if transcripts is None else list(transcripts)
+        self.tasks = _check_tasks(known, tasks)
+        self.labels = {task.attribute: list(known[task.attribute]) for task in self.tasks}
+        self.label = label or self.tasks[0].attribute
+        if self.label not in self.labels:
+            raise InsideError(
+                f"No task asks about {self.label!r}; the label is one of {', '.join(self.labels)}."
+            )
+        self.calibration = _pick_calibration(self.speakers, self.labels, calibration)
+        others = {self.speakers[row] for row in self.calibration}
+        self.scored = [i for i, speaker in enumerate(self.speakers) if speaker not in others]
+        room = self._find_room()
+        self.has_spans = bool(room)
+        self.traced = (room or self.scored)[: self.sizes["traced"]]
+        self.explained = self.traced[: self.sizes["explained"]]
+        self.refused: dict[str, str] = {}  # table → why `run` left it out
+        self._features: FeatureStore | None = None
+        self._memory: dict[str, Any] = {}
+        self._about: Provenance | None = None
+        self._drawn_with: dict[str, Any] = {}
+        self._open_checkpoints(checkpoints)
+
+    @classmethod
+    def from_experiment(
+        cls,
+        experiment: Experiment,
+        kind: str = "self",
+        *,
+        clips: Mapping[str, int] = CLIPS,
+        sizes: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = MAP_SEEDS,
+        out: Path | None = None,
+    ) -> "Inside":
+        """Look into a run of an experiment, which is found on disk, or trained first.
+
+        Args:
+            kind: which of its runs: `self` or `label`.
+            clips: how many of each split; those of validation calibrate.
+            out: where figures go; `experiment.figures_folder("inside")` by default.
+        """
+        out = make_folder(out or experiment.figures_folder("inside"))
+        tasks = [task for task in experiment.tasks if task.rung == 3]
+        asked = {task.attribute for task in tasks}
+        parts = [_choose_clips(experiment, split, clips[split], asked) for split in CLIPS]
+        chosen = [clip for part in parts for clip in part]
+        corpus, preset = experiment.corpus, experiment.preset
+        words = [clip.transcript for clip in chosen] if preset.transcript else None
+        look = cls(
+            experiment.llm,
+            chosen,
+            {name: [clip.attributes[name] for clip in chosen] for name in asked},
+            tasks,
+            checkpoints=experiment.train(kind),
+            seeds=seeds,
+            transcripts=words,
+            describe=experiment.describe,
+            calibration=range(len(parts[0])),
+            label=preset.label,
+            sizes=sizes,
+            folder=corpus.folder,
+            root=experiment.root,
+            out=out,
+            progress=experiment.progress,
+        )
+        about: dict[str, Any] = {"corpus": corpus.hash, "clips": [clip.id for clip in chosen]}
+        # facts only where they say something, so that older results are still found
+        if words is not None:
+            about["transcript"] = True
+        if look.label != Preset.label:
+            about["label"] = look.label
+        look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
+        look._about = experiment.provenance("sites", **about, tasks=[repr(task) for task in tasks])
+        look._features = experiment.store_features(chosen)
+        return look
 
     # ---- clips and questions ----
 
     def task(self, attribute: str) -> Task:
-        """The question of rung 3 about an attribute."""
+        """The question about an attribute."""
         return next(task for task in self.tasks if task.attribute == attribute)
 
     def pick(self, rows: Sequence[int]) -> list[Clip]:
@@ -86,40 +195,104 @@ class Inside:
         clips = self.clips if rows is None else self.pick(rows)
         return [clip.attributes[attribute] for clip in clips]
 
+    def words(self, rows: Sequence[int]) -> list[str] | None:
+        """The transcripts of these rows; None where no transcripts are given."""
+        return None if self.transcripts is None else [self.transcripts[row] for row in rows]
+
     def read_waves(self, rows: Sequence[int]) -> list[np.ndarray]:
         """The waveforms of these rows."""
-        return [audio.read_audio(self.experiment.corpus.path(clip)) for clip in self.pick(rows)]
+        return read_waves([self.sounds[row] for row in rows])
 
-    def _find_room(self, attribute: str) -> list[int]:
-        """The scored rows whose evidence leaves a profile room to miss it."""
-        clips, seconds = self.clips, self.llm.encoder.seconds
-        return [row for row in self.scored if leaves_room(clips[row], attribute, seconds)]
+    def _find_room(self) -> list[int]:
+        """The scored rows whose evidence is known, and leaves a profile room to miss it."""
+        rows, seconds = [], self.llm.encoder.seconds
+        for row in self.scored:
+            with suppress(ValueError):  # no span holds the label
+                if leaves_room(self.clips[row], self.label, seconds):
+                    rows.append(row)
+        return rows
+
+    # ---- checkpoints ----
+
+    def _open_checkpoints(self, given: Path | str | Mapping[int, Path] | None) -> None:
+        """Tell which checkpoints there are, and let the model stand at the last."""
+        count = self.sizes["checkpoints"]
+        if given is None:
+            self._steps = {0: hash_state(self.llm.trainable_state())}
+            self._load: Callable[[int], None] = lambda step: None
+        elif isinstance(given, Mapping):
+            self._steps = {step: cache.hash_file(path) for step, path in sorted(given.items())}
+            self._load = lambda step: self.llm.load_connector(given[step])
+        else:
+            folder = Path(given)
+            self._steps = {one["step"]: one["sha256"] for one in runs.list_checkpoints(folder)}
+            self._load = lambda step: runs.load_checkpoint(folder, self.llm, step)
+            self._check_transcripts(folder)
+        picked = pick_evenly(sorted(self._steps), count)
+        self.checkpoints = {step: self._steps[step] for step in picked}
+        self.last = max(self._steps)
+        untrained = given is not None and 0 in self.checkpoints and self.last > 0
+        self.untrained = 0 if untrained else None
+        self._load(self.last)
+
+    def _check_transcripts(self, run: Path) -> None:
+        config = run / "config.json"
+        trained = config.is_file() and json.loads(config.read_text()).get("transcript")
+        if trained and self.transcripts is None:
+            raise InsideError(
+                f"{run}: it was trained with transcripts behind the audio embeddings; give "
+                "transcripts=[…], the words of every clip."
+            )
+
+    @contextmanager
+    def at_checkpoint(self, step: int) -> Iterator[None]:
+        """Inside the context, the model stands at this checkpoint; outside, at the last.
+
+        Raises:
+            InsideError: there is no such step.
+            CheckpointError: its file is not here.
+        """
+        self._hash_of(step)
+        self._load(step)
+        try:
+            yield
+        finally:
+            self._load(self.last)
+
+    def _hash_of(self, step: int) -> str:
+        if step not in self._steps:
+            there = ", ".join(map(str, self._steps))
+            raise InsideError(f"There is no checkpoint of step {step}; take one of {there}.")
+        return self._steps[step]
 
     # ---- what flows ----
 
-    @cached_property
-    def features(self) -> FeatureStore:
-        """Encoder states of all clips."""
-        return self.experiment.store_features(self.clips)
-
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
-        return self.features[[clip.id for clip in self.pick(rows)]]
+        if self._features is None:
+            return self.llm.encoder.encode(self.read_waves(rows)).float()
+        return self._features[[clip.id for clip in self.pick(rows)]]
 
     def audio_embeddings(self, rows: Sequence[int], step: int | None = None) -> Tensor:
         """Audio embeddings of these rows in float32 at a checkpoint, by default the last."""
         site = self.sites(self.last if step is None else step)["audio embeddings"]
         return site[list(rows)].float().to(self.llm.backbone.device)
 
-    def sites(self, step: int) -> Sites:
-        """Every site behind the encoder at one checkpoint, for all clips."""
+    def sites(self, step: int | None = None) -> Sites:
+        """Every site behind the encoder at one checkpoint, for all clips; by default the last.
+
+        Raises:
+            InsideError: there is no such step.
+            CheckpointError: its file is not here.
+        """
+        at = self.last if step is None else step
 
         def capture() -> Sites:
-            batches = map(self.encoder_states, self._batches(f"sites, step {step}"))
-            with self.at_checkpoint(step):
-                return capture_sites(self.llm, self.tasks, batches)
+            batches = map(self.encoder_states, self._batches(f"sites, step {at}"))
+            with self.at_checkpoint(at):
+                return capture_sites(self.llm, self.tasks, batches, self.transcripts)
 
-        return self._find_or_capture(self.checkpoints[step], capture)
+        return self._find_or_capture(self._hash_of(at), capture)
 
     def fixed_sites(self) -> Sites:
         """The sites that training does not move, for all clips."""
@@ -133,127 +306,323 @@ class Inside:
             None, lambda: capture_fixed_sites(self.llm, map(inputs, self._batches("spectrograms")))
         )
 
-    @contextmanager
-    def at_checkpoint(self, step: int) -> Iterator[None]:
-        """Inside the context, the model stands at this checkpoint; outside, at the last."""
-        checkpoints.load_checkpoint(self.folder, self.llm, step)
-        try:
-            yield
-        finally:
-            checkpoints.load_checkpoint(self.folder, self.llm, self.last)
-
     def _batches(self, stage: str) -> Iterator[list[int]]:
-        rows = range(len(self.clips))
-        batches = [list(rows[first : first + BATCH]) for first in rows[::BATCH]]
+        rows, batch = range(len(self.clips)), self.sizes["batch"]
+        batches = [list(rows[first : first + batch]) for first in rows[::batch]]
         return report_each(batches, self.progress(stage))
 
     # ---- results ----
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the analysis's tables (`inside_tables.TABLES`), found on disk or computed.
+        """One of the analysis's tables (`inside_tables.TABLES`), found or computed.
 
         Raises:
-            ValueError: there is no such table.
+            InsideError: there is no such table, or it needs what is not given.
+            ProbeError: there are too few clips or speakers.
         """
         if name not in TABLES:
-            raise ValueError(f"There is no table {name!r}; there are {', '.join(TABLES)}.")
-        provenance = self.provenance(name)
-        return find_or_make(self.experiment.root, provenance, lambda: TABLES[name](self))
+            raise InsideError(f"There is no table {name!r}; there are {', '.join(TABLES)}.")
+        part, remedy = NEEDS.get(name, ("", ""))
+        if part and not getattr(self, f"has_{part}"):
+            raise InsideError(f"The table {name!r} needs {part}: {remedy}.")
+        return self._find_or_make(self.provenance(name), lambda: TABLES[name](self))
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there are two steps or more."""
+        return len(self.checkpoints) > 1
 
     def provenance(self, table: str, **facts: Any) -> Provenance:
         """What determines a table of this analysis, or of one's own with these facts."""
-        shared = {"checkpoints": self.checkpoints, "sizes": SIZES}
+        shared: dict[str, Any] = {"checkpoints": self.checkpoints}
+        shared["sizes"] = {name: self.sizes[name] for name in SIZES}
+        for name, usual in OTHER_SIZES.items():
+            if self.sizes[name] != usual and name not in ("batch", "checkpoints"):
+                shared[name] = self.sizes[name]
+        if self.seeds != MAP_SEEDS:
+            shared["seeds"] = self.seeds
         return self._measured.derive("inside", table=table, **shared, **facts)
 
     def run(self) -> dict[str, pd.DataFrame]:
-        """Compute every table and save every figure."""
-        names = report_each(list(TABLES), self.progress("analysis"))
-        tables = {name: self.table(name) for name in names}
-        facts = {
-            "run": self.folder.name,
-            "checkpoints": self.checkpoints,
-            "seeds": [self.experiment.seed],
-        }
-        for name, picture in draw_figures(self, tables).items():
-            saving.save_figure(picture, self.out, name, provenance=facts)
-        label = self.experiment.preset.label
-        for method in ("pca", "umap"):
-            path = self.out / f"map_{method}.gif"
-            representation_figures.save_film(tables["points"], path, label, method)
+        """Compute every table that can be had and, where there is `out`, save every figure.
+
+        `refused` says of the other tables what they need.
+        """
+        tables, self.refused = {}, {}
+        for name in report_each(list(TABLES), self.progress("analysis")):
+            try:
+                tables[name] = self.table(name)
+            except (InsideError, ProbeError) as error:
+                self.refused[name] = str(error)
+        if self.out is not None:
+            self._save_figures(tables, self.out)
         return tables
+
+    def _save_figures(self, tables: dict[str, pd.DataFrame], out: Path) -> None:
+        about = {"measured": self._measured.key, "checkpoints": self.checkpoints}
+        facts = {**about, **self._drawn_with}
+        for name, picture in draw_figures(self, tables).items():
+            saving.save_figure(picture, out, name, provenance=facts)
+        if self.has_checkpoints and "points" in tables:
+            for method in ("pca", "umap"):
+                path = out / f"map_{method}.gif"
+                representation_figures.save_film(tables["points"], path, self.label, method)
 
     @property
     def _measured(self) -> Provenance:
         """The model, the clips and the questions; not the checkpoint."""
-        return self.experiment.provenance(
-            "sites",
-            corpus=self.experiment.corpus.hash,
-            clips=[clip.id for clip in self.clips],
-            tasks=[repr(task) for task in self.tasks],
-        )
+        if self._about is None:
+            self._about = Provenance("sites", self._list_facts())
+        return self._about
 
-    def _find_or_capture(self, checkpoint: str | None, capture: Any) -> Sites:
+    def _list_facts(self) -> dict[str, Any]:
+        """What determines what is measured where no experiment says it: all that goes in."""
+        llm, facts = self.llm, dict(self.llm.provenance)
+        facts["connector_form"] = repr(llm.connector)
+        facts["taps"], facts["seconds"] = list(llm.encoder.taps), llm.encoder.seconds
+        if "encoder_sha256" not in facts:
+            facts["encoder_sha256"] = hash_tensors(llm.encoder)
+        if "backbone_sha256" not in facts:
+            facts["backbone_sha256"] = hash_tensors(llm.backbone.model)
+        return {
+            **facts,
+            "clips": [_hash_sound(sound) for sound in self.sounds],
+            "about": [[clip.id, clip.speaker, clip.attributes, clip.spans] for clip in self.clips],
+            "descriptions": [self.describe(clip.attributes) for clip in self.clips],
+            "transcripts": self.transcripts,
+            "tasks": [repr(task) for task in self.tasks],
+            "calibration": self.calibration,
+            "label": self.label,
+        }
+
+    def _find_or_capture(self, checkpoint: str | None, capture: Callable[[], Sites]) -> Sites:
         provenance = self._measured.derive(
             "sites", checkpoint=checkpoint, sites=list(site_modules(self.llm))
         )
-        return find_or_make(self.experiment.root, provenance, capture)
+        found: Sites = self._find_or_make(provenance, capture)
+        return found
+
+    def _find_or_make(self, provenance: Provenance, make: Callable[[], Any]) -> Any:
+        if self.root is not None:
+            return cache.find_or_make(self.root, provenance, make)
+        if provenance.key not in self._memory:
+            self._memory[provenance.key] = make()
+        kept = self._memory[provenance.key]
+        return kept.copy() if isinstance(kept, pd.DataFrame) else kept
+
+
+# ---- what is looked into ----
+
+
+def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    usual = {**SIZES, **OTHER_SIZES}
+    if unknown := sorted(set(sizes) - set(usual)):
+        raise InsideError(f"There is no size {unknown[0]!r}; there are {', '.join(usual)}.")
+    return {**usual, **sizes}
+
+
+def _check_labels(
+    clips: Sequence[Clip | Sound], labels: Mapping[str, Sequence[str]] | None
+) -> Mapping[str, Sequence[str]]:
+    """The labels as given, or all that `Clip`s have in common and that tells them apart."""
+    if labels is None:
+        known = [clip.attributes for clip in clips if isinstance(clip, Clip)]
+        names = [n for n in (known[0] if known else ()) if all(n in one for one in known)]
+        labels = {name: [one[name] for one in known] for name in names}
+        labels = {name: values for name, values in labels.items() if len(set(values)) > 1}
+        if len(known) < len(clips):
+            labels = {}
+    for name, values in labels.items():
+        if len(values) != len(clips):
+            raise InsideError(
+                f"There are {len(clips)} clips and {len(values)} values of {name}; give one for "
+                "each."
+            )
+        if len(set(values)) < 2:
+            raise InsideError(
+                f"All {len(clips)} clips have the same {name}; a label needs two values or more."
+            )
+    if not labels:
+        raise InsideError("No label tells these clips apart; give labels={name: [a value a clip]}.")
+    return labels
+
+
+def _make_clips(
+    clips: Sequence[Clip | Sound],
+    labels: Mapping[str, Sequence[str]],
+    speakers: Sequence[str] | None,
+    transcripts: Sequence[str] | None,
+    spans: Sequence[Sequence[Span]] | None,
+) -> list[Clip]:
+    """All that is known of every clip, a file being named by its name."""
+    for what, given in {"speakers": speakers, "transcripts": transcripts, "spans": spans}.items():
+        if given is not None and len(given) != len(clips):
+            raise InsideError(
+                f"There are {len(clips)} clips and {len(given)} {what}; give one for each."
+            )
+    names = [f"clip {i}" if isinstance(c, np.ndarray) else _name(c) for i, c in enumerate(clips)]
+    often = Counter(names)
+    made = []
+    for row, (one, name) in enumerate(zip(clips, names, strict=True)):
+        alone = name if often[name] == 1 else f"{row} {name}"
+        clip = one if isinstance(one, Clip) else Clip(alone, "", 0.0, "", alone, {})
+        own: dict[str, Any] = {
+            "attributes": {**clip.attributes, **{n: values[row] for n, values in labels.items()}}
+        }
+        if speakers is not None:
+            own["speaker"] = speakers[row]
+        if transcripts is not None:
+            own["transcript"] = transcripts[row]
+        if spans is not None:
+            own["spans"] = tuple(spans[row])
+        made.append(replace(clip, **own))
+    return made
+
+
+def _name(clip: Any) -> str:
+    return clip.id if isinstance(clip, Clip) else Path(clip).name
+
+
+def _check_tasks(labels: Mapping[str, Sequence[str]], tasks: Sequence[Task] | None) -> list[Task]:
+    """The tasks as given, or a plain question about every label."""
+    if tasks is None:
+        values = {}
+        for name, own in labels.items():
+            known = [value for value in ATTRIBUTES.get(name, ()) if value in own]
+            values[name] = (*known, *sorted(set(own) - set(known)))
+        return [task for task in task_ladder(values) if task.rung == 3]
+    for task in tasks:
+        if task.attribute not in labels:
+            raise InsideError(
+                f"{task.name} asks about {task.attribute}, of which there are no labels; give them."
+            )
+        if strange := sorted(set(labels[task.attribute]) - set(task.options)):
+            raise InsideError(
+                f"{task.name} asks about {task.attribute}, which is {strange[0]!r} in a clip; give "
+                f"every clip one of its options ({', '.join(task.options)})."
+            )
+    if not tasks:
+        raise InsideError("No task is given; give one at least, or None for a plain question.")
+    return list(tasks)
+
+
+def _pick_calibration(
+    speakers: Sequence[str], labels: Mapping[str, Sequence[str]], rows: Sequence[int] | None
+) -> list[int]:
+    """The rows that calibrate: as given, or those of a third of the speakers."""
+    if rows is not None:
+        return list(rows)
+    strata = ["/".join(values) for values in zip(*labels.values(), strict=True)]
+    return sorted(speaker_folds(speakers, strata, count=3)[0][1].tolist())
+
+
+def _choose_clips(experiment: Experiment, split: str, count: int, asked: set[str]) -> list[Clip]:
+    """Clips of a split that have every attribute; few to calibrate are joined by training's."""
+    own = experiment.splits.clips
+    clips = own[split]
+    if experiment.own_corpus and split == "validation" and not are_enough(clips):
+        clips = clips + own["train"]
+    whole = [clip for clip in clips if asked <= set(clip.attributes)]
+    if not whole:
+        raise InsideError(
+            f"{experiment.corpus.folder}: no {split} clip has all of {', '.join(sorted(asked))}; "
+            "fill the table, or leave out the columns that have gaps."
+        )
+    return balance_speakers(whole, count)
+
+
+def _hash_sound(sound: Sound) -> str:
+    if isinstance(sound, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(sound).tobytes()).hexdigest()
+    return cache.hash_file(Path(sound))
+
+
+# ---- figures ----
+
+# figure → how it is drawn, from which tables, under which title
+FIGURES: dict[str, tuple[Callable[..., saving.Picture], tuple[str, ...], str]] = {
+    "readable": (
+        representation_figures.plot_probe_accuracy,
+        ("probes", "answers"),
+        "Present, readable, spoken: three things",
+    ),
+    "selectivity": (
+        representation_figures.plot_selectivity,
+        ("probes",),
+        "What a probe reads, and what of random labels",
+    ),
+    "learning_curves": (
+        representation_figures.plot_learning_curves,
+        ("learning_curves",),
+        "How many clips a probe needs",
+    ),
+    "similar_sites": (
+        representation_figures.plot_similarity,
+        ("similar_sites",),
+        "Which sites lay out the clips alike",
+    ),
+    "similar_steps": (
+        representation_figures.plot_similarity,
+        ("similar_steps",),
+        "How the audio embeddings change along training",
+    ),
+    "modality_gap": (
+        representation_figures.plot_modality_gap,
+        ("gap",),
+        "Does hearing come closer to reading?",
+    ),
+    "nearest_words": (
+        representation_figures.plot_nearest_words,
+        ("words",),
+        "The words that each query lies nearest to",
+    ),
+    "answer_attention": (
+        explanation_figures.plot_answer_attention,
+        ("heads",),
+        "Which heads look at the audio",
+    ),
+    "deletion": (
+        explanation_figures.plot_deletion,
+        ("deletion",),
+        "Taking away what matters ({label})",
+    ),
+    "logit_lens": (
+        explanation_figures.plot_logit_lens,
+        ("lens",),
+        "At which layer the answer is there",
+    ),
+    "patching": (
+        explanation_figures.plot_patching,
+        ("patching",),
+        "Which query carries which attribute",
+    ),
+    "erasure": (explanation_figures.plot_erasure, ("erasure",), "What the answer uses"),
+}
+MAPS = {
+    "pca": "The audio embeddings of unseen speakers, by {label}",
+    "umap": "The same clips through UMAP",
+}
 
 
 def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, saving.Picture]:
-    """Every figure of the analysis, by the name of its file."""
-    label, points = inside.experiment.preset.label, tables["points"]
-    trust, purity = points.drop_duplicates(["step", "method", "seed"]), tables["purity"]
-    return {
-        "readable": representation_figures.plot_probe_accuracy(
-            tables["probes"], tables["answers"], "Present, readable, spoken: three things"
-        ),
-        "selectivity": representation_figures.plot_selectivity(
-            tables["probes"], "What a probe reads, and what of random labels"
-        ),
-        "learning_curves": representation_figures.plot_learning_curves(
-            tables["learning_curves"], "How many clips a probe needs"
-        ),
-        "similar_sites": representation_figures.plot_similarity(
-            tables["similar_sites"], "Which sites lay out the clips alike"
-        ),
-        "similar_steps": representation_figures.plot_similarity(
-            tables["similar_steps"], "How the audio embeddings change along training"
-        ),
-        "map_pca": representation_figures.plot_maps(
-            points,
-            trust,
-            label,
-            f"The audio embeddings of unseen speakers, by {label}",
-            "pca",
-            purity,
-        ),
-        "map_umap": representation_figures.plot_maps(
-            points, trust, label, "The same clips through UMAP", "umap", purity
-        ),
-        "modality_gap": representation_figures.plot_modality_gap(
-            tables["gap"], "Does hearing come closer to reading?"
-        ),
-        "nearest_words": representation_figures.plot_nearest_words(
-            tables["words"], "The words that each query lies nearest to"
-        ),
-        "answer_attention": explanation_figures.plot_answer_attention(
-            tables["heads"], "Which heads look at the audio"
-        ),
-        "evidence": explanation_figures.plot_evidence(
-            tables["evidence"], _state_evidence(tables["evidence"], "mass"), "mass"
-        ),
-        "deletion": explanation_figures.plot_deletion(
-            tables["deletion"], f"Taking away what matters ({label})"
-        ),
-        "logit_lens": explanation_figures.plot_logit_lens(
-            tables["lens"], "At which layer the answer is there"
-        ),
-        "patching": explanation_figures.plot_patching(
-            tables["patching"], "Which query carries which attribute"
-        ),
-        "erasure": explanation_figures.plot_erasure(tables["erasure"], "What the answer uses"),
-        "listen_where": _draw_profiles(inside, tables["profiles"], label),
-    }
+    """Every figure whose tables are there, by the name of its file."""
+    label, drawn = inside.label, {}
+    for name, (draw, sources, title) in FIGURES.items():
+        if all(source in tables for source in sources):
+            drawn[name] = draw(*[tables[one] for one in sources], title.format(label=label))
+    if "purity" in tables:
+        points = tables["points"]
+        trust = points.drop_duplicates(["step", "method", "seed"])
+        for method, title in MAPS.items():
+            how = label, title.format(label=label), method, tables["purity"]
+            drawn[f"map_{method}"] = representation_figures.plot_maps(points, trust, *how)
+    if "evidence" in tables:
+        summary = tables["evidence"]
+        headline = _state_evidence(summary, "mass")
+        drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
+    if "profiles" in tables:
+        drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
+    return drawn
 
 
 def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
@@ -296,16 +665,15 @@ def summarise_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         encoder = measured[measured["site"].str.startswith("encoder")]["accuracy"]
         embeddings = accuracy["audio embeddings"]
         answers = tables["answers"].query("attribute == @attribute").set_index("step")["accuracy"]
-        rows.append(
-            {
-                "attribute": attribute,
-                "chance": measured["chance"].iloc[0],
-                "log-mel": accuracy["log-mel"].iloc[0],
-                "best encoder layer": encoder.max(),
-                "embeddings, untrained": embeddings[0],
-                "embeddings": embeddings[last],
-                "answers, untrained": answers[0],
-                "answers": answers[last],
-            }
-        )
+        row = {
+            "attribute": attribute,
+            "chance": measured["chance"].iloc[0],
+            "log-mel": accuracy["log-mel"].iloc[0],
+            "best encoder layer": encoder.max(),
+        }
+        for name, values in (("embeddings", embeddings), ("answers", answers)):
+            if last > 0 and 0 in values.index:
+                row[f"{name}, untrained"] = values[0]
+            row[name] = values[last]
+        rows.append(row)
     return pd.DataFrame(rows).round(2)

@@ -22,7 +22,6 @@ from desta_lab.experiments.experiment import report_each
 from desta_lab.model import chat
 from desta_lab.views.representation_figures import thin_sites
 from desta_lab.world.attributes import NEUTRAL
-from desta_lab.world.describe import describe
 
 if TYPE_CHECKING:
     from desta_lab.experiments.inside import Inside
@@ -41,10 +40,20 @@ SIZES = {
     "random": 20,  # random directions that are erased for each number of values
     "heads": 500,  # random heads over the query tokens
 }
+OTHER_SIZES = {
+    "curve": (16, 32, 64, 128, 216),  # clips that a probe is fitted to
+    "similar": 4,  # sites of each family that are compared
+    "points": 5,  # of a deletion curve, both ends among them
+    "window": attribution.WINDOW,  # seconds that are taken away
+    "draws": probes.DRAWS,  # of random labels
+    "checkpoints": 8,  # that are looked into, the first and the last among them
+    "batch": BATCH,
+}
 MAP_SEEDS = (0, 1)  # of UMAP
-CURVE_SIZES = (16, 32, 64, 128, 216)  # clips that a probe is fitted to
-SIMILAR_SITES = 4  # of each family
-DELETION_POINTS = 9  # of a deletion curve, both ends among them
+
+
+class InsideError(ValueError):
+    """What these clips or this model cannot be asked; the message says what is missing."""
 
 
 # ---- present, readable, answered ----
@@ -52,8 +61,11 @@ DELETION_POINTS = 9  # of a deletion curve, both ends among them
 
 def probe_sites(inside: "Inside") -> pd.DataFrame:
     """What a linear probe reads per attribute at every site and checkpoint, beside baselines."""
-    strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in inside.clips]
-    folds = probes.speaker_folds(inside.speakers, strata)
+    folds = None
+    if all({"gender", "accent"} <= set(clip.attributes) for clip in inside.clips):
+        strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in inside.clips]
+        folds = probes.speaker_folds(inside.speakers, strata)
+    how = {"width": inside.sizes["width"], "draws": inside.sizes["draws"]}
     probed = [(0, name, site) for name, site in inside.fixed_sites().items()]
     for step in inside.checkpoints:
         found = inside.sites(step).items()
@@ -66,7 +78,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
             continue
         labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
         features = capture.pool_over_time(site).numpy()
-        measured = probes.fit_probes(features, labels, inside.speakers, folds, width=SIZES["width"])
+        measured = probes.fit_probes(features, labels, inside.speakers, folds, **how)
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
     return pd.concat(tables, ignore_index=True)
 
@@ -93,9 +105,11 @@ def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
     """How many clips a probe needs on the log-mel, the last tapped layer, the audio embeddings."""
     fixed = inside.fixed_sites()
     chosen = {name: fixed[name] for name in ("log-mel", list(fixed)[-1])}
-    for step, name in ((0, "embeddings, untrained"), (inside.last, "audio embeddings")):
-        chosen[name] = inside.sites(step)["audio embeddings"]
-    sizes = [size for size in CURVE_SIZES if size <= len(inside.clips) * 3 // 4]
+    if inside.untrained is not None:
+        chosen["embeddings, untrained"] = inside.sites(inside.untrained)["audio embeddings"]
+    chosen["audio embeddings"] = inside.sites(inside.last)["audio embeddings"]
+    most = len(inside.clips) * 3 // 4
+    sizes = [size for size in inside.sizes["curve"] if size <= most] or [most]
     tables = []
     for name, site in chosen.items():
         features = capture.pool_over_time(site).numpy()
@@ -114,7 +128,8 @@ def compare_sites(inside: "Inside") -> pd.DataFrame:
     found = {**inside.fixed_sites(), **inside.sites(inside.last)}
     names = [name for name in found if not name.startswith(("answer", "scores"))]
     pooled = {
-        name: capture.pool_over_time(found[name]) for name in thin_sites(names, SIMILAR_SITES)
+        name: capture.pool_over_time(found[name])
+        for name in thin_sites(names, inside.sizes["similar"])
     }
     return geometry.similarity_table({name: site.numpy() for name, site in pooled.items()})
 
@@ -129,7 +144,7 @@ def map_embeddings(inside: "Inside") -> pd.DataFrame:
     """Maps of the audio embeddings at every checkpoint, with what may be believed of each."""
     embeddings, tables = _flat_embeddings(inside), []
     for method in report_each(("pca", "umap"), inside.progress("maps")):
-        points, trust = geometry.map_clips(embeddings, method, MAP_SEEDS)
+        points, trust = geometry.map_clips(embeddings, method, inside.seeds)
         tables.append(points.merge(trust, on=["step", "method", "seed"]))
     clips = [{"row": i, "clip": clip.id, **clip.attributes} for i, clip in enumerate(inside.clips)]
     return pd.concat(tables, ignore_index=True).merge(pd.DataFrame(clips), on="row")
@@ -163,7 +178,7 @@ def measure_gap(inside: "Inside") -> pd.DataFrame:
     backbone, clips = inside.llm.backbone, inside.pick(inside.scored)
     tokens = []
     for clip in clips:
-        ids = chat.encode_text(backbone.tokenizer, describe(clip.attributes))
+        ids = chat.encode_text(backbone.tokenizer, inside.describe(clip.attributes))
         tokens.append(backbone.embed(torch.tensor(ids)).float().cpu().numpy())
     norm = float(np.mean([np.linalg.norm(row, axis=1).mean() for row in tokens]))
     texts = np.stack([row.mean(0) for row in tokens])
@@ -191,11 +206,12 @@ def find_nearest_words(inside: "Inside") -> pd.DataFrame:
     """
     backbone = inside.llm.backbone
     vocabulary = backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
-    anchored = inside.experiment.preset.connector.anchored
-    initial = chat.encode_text(backbone.tokenizer, NEUTRAL) if anchored else []
-    rows, steps = inside.scored[: SIZES["words"]], sorted(inside.checkpoints)
+    sentence = chat.encode_text(backbone.tokenizer, NEUTRAL)
+    anchored = getattr(inside.llm.connector, "anchor", None) is not None
+    initial = sentence if anchored and len(sentence) == inside.llm.queries else []
+    rows, steps = inside.scored[: inside.sizes["words"]], sorted(inside.checkpoints)
     tables = []
-    for step in (0, steps[len(steps) // 2], inside.last):
+    for step in sorted({steps[0], steps[len(steps) // 2], inside.last}):
         embeddings = inside.audio_embeddings(rows, step).cpu().numpy()
         words = geometry.nearest_words(embeddings, vocabulary, initial)
         words["step"] = step
@@ -211,7 +227,7 @@ def find_nearest_words(inside: "Inside") -> pd.DataFrame:
 
 def profile_answers(inside: "Inside") -> pd.DataFrame:
     """Where the answer about the label was heard: a value per method, clip and place in time."""
-    attribute, tables = inside.experiment.preset.label, []
+    attribute, tables = inside.label, []
     for method, profiles in _time_profiles(inside, attribute).items():
         rows = inside.traced[: len(profiles)]
         for clip, profile in zip(inside.pick(rows), profiles, strict=True):
@@ -224,32 +240,49 @@ def profile_answers(inside: "Inside") -> pd.DataFrame:
 def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     """Profiles over time (clip, frame or window): attention first, then attributions.
 
-    What is said of queries is carried on to the frames that they attend to. Shapley values of
-    windows, which take the longest, are of the first clips alone (`explained`).
+    What is said of queries is carried on to the frames that they attend to; where a connector
+    attends to none, there are the profiles of windows alone. Shapley values of windows, which take
+    the longest, are of the first clips alone (`explained`).
     """
     rows, llm, task = inside.traced, inside.llm, inside.task(attribute)
-    values = inside.values(attribute, rows)
-    embeddings, states = inside.audio_embeddings(rows), inside.encoder_states(rows)
-    looks = attention.query_attention_over_time(llm.connector, states)
-    answer = attention.answer_attention(llm, task, embeddings)
-    profiles = {
-        "query attention": looks.mean(1),
-        "answer attention": attribution.queries_to_frames(answer.weights.mean((1, 2)), looks),
-        "answer rollout": attribution.queries_to_frames(answer.rollout, looks),
-    }
-    queries = attribution.query_cases(llm, task, values, embeddings)
-    windows = attribution.window_cases(llm, task, values, inside.read_waves(rows))
-    asked = [(method, "queries", queries) for method in attribution.METHODS]
-    asked += [("ablation", "windows", windows)]
+    values, words = inside.values(attribute, rows), inside.words(rows)
+    windows = _window_cases(inside, attribute, rows)
+    asked = [("ablation", "windows", windows)]
     asked += [("shapley", "windows", windows[: len(inside.explained)])]
+    profiles: dict[str, Tensor] = {}
+    looks = None
+    if attention.has_query_attention(llm.connector):
+        embeddings, states = inside.audio_embeddings(rows), inside.encoder_states(rows)
+        looks = attention.query_attention_over_time(llm.connector, states)
+        answer = attention.answer_attention(llm, task, embeddings, transcripts=words)
+        heads = answer.weights.mean((1, 2))
+        profiles["query attention"] = looks.mean(1)
+        profiles["answer attention"] = attribution.queries_to_frames(heads, looks)
+        profiles["answer rollout"] = attribution.queries_to_frames(answer.rollout, looks)
+        queries = attribution.query_cases(llm, task, values, embeddings, words)
+        asked = [*((method, "queries", queries) for method in attribution.METHODS), *asked]
     for method, parts, cases in report_each(asked, inside.progress("attribution")):
-        found = attribution.attribute(method, cases, samples=SIZES["orders"]).values
-        if parts == "queries":
+        found = attribution.attribute(method, cases, samples=inside.sizes["orders"]).values
+        if parts == "queries" and looks is not None:
             found = attribution.queries_to_frames(found, looks)
         profiles[f"{method.replace('_', ' ')}, {parts}"] = found
-    with inside.at_checkpoint(0):
-        untrained = attention.query_attention_over_time(llm.connector, states)
-    return {**profiles, "query attention, untrained": untrained.mean(1)}
+    if looks is not None and inside.untrained is not None:
+        with inside.at_checkpoint(inside.untrained):
+            untrained = attention.query_attention_over_time(llm.connector, states)
+        profiles["query attention, untrained"] = untrained.mean(1)
+    return profiles
+
+
+def _window_cases(inside: "Inside", attribute: str, rows: Sequence[int]) -> list[attribution.Case]:
+    """The answers about some clips, as functions of windows of sound."""
+    return attribution.window_cases(
+        inside.llm,
+        inside.task(attribute),
+        inside.values(attribute, rows),
+        inside.read_waves(rows),
+        inside.sizes["window"],
+        inside.words(rows),
+    )
 
 
 def score_evidence(inside: "Inside") -> pd.DataFrame:
@@ -273,11 +306,19 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
     """Attention to the audio as the answer begins, per layer × head; does it find the label?
 
     `null_low` and `null_high` hold 95 of 100 heads with random weights over the query tokens: what
-    the queries' own looks, which all heads share, give by themselves.
+    the queries' own looks, which all heads share, give by themselves. Without spans, or where the
+    connector attends to no frames, `pointing` is missing.
     """
-    rows, attribute = inside.explained, inside.experiment.preset.label
+    rows, attribute = inside.explained, inside.label
     task, seconds = inside.task(attribute), inside.llm.encoder.seconds
-    weights = attention.answer_attention(inside.llm, task, inside.audio_embeddings(rows)).weights
+    embeddings, words = inside.audio_embeddings(rows), inside.words(rows)
+    weights = attention.answer_attention(inside.llm, task, embeddings, transcripts=words).weights
+    table: list[dict[str, float]] = []
+    for layer, head in np.ndindex(*weights.shape[1:3]):
+        share = float(weights[:, layer, head].sum(-1).mean())
+        table.append({"layer": layer, "head": head, "share": share, "pointing": np.nan})
+    if not (inside.has_spans and attention.has_query_attention(inside.llm.connector)):
+        return pd.DataFrame(table).assign(null_low=np.nan, null_high=np.nan)
     looks = attention.query_attention_over_time(inside.llm.connector, inside.encoder_states(rows))
     windows = [
         evidence.inside_spans(evidence.evidence_spans(clip, attribute), looks.shape[-1], seconds)
@@ -289,13 +330,10 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
         pairs = zip(profiles, windows, strict=True)
         return float(np.mean([evidence.points_at(profile, window) for profile, window in pairs]))
 
-    table = []
-    for layer, head in np.ndindex(*weights.shape[1:3]):
-        of_head = weights[:, layer, head]
-        cell = {"layer": layer, "head": head, "share": float(of_head.sum(-1).mean())}
-        table.append({**cell, "pointing": pointing(of_head)})
+    for row in table:
+        row["pointing"] = pointing(weights[:, int(row["layer"]), int(row["head"])])
     dice = torch.Generator().manual_seed(0)
-    noise = -torch.rand(SIZES["heads"], *weights[:, 0, 0].shape, generator=dice).log()
+    noise = -torch.rand(inside.sizes["heads"], *weights[:, 0, 0].shape, generator=dice).log()
     low, high = np.percentile(
         [pointing(one / one.sum(-1, keepdim=True)) for one in noise], (2.5, 97.5)
     )
@@ -308,20 +346,18 @@ def delete_windows(inside: "Inside") -> pd.DataFrame:
     `gain` is how much lower (deletion) or higher (insertion) the curve of the Shapley values lies
     than those of random orders, paired clip by clip (`attribution.deletion_gain`).
     """
-    rows, attribute = inside.explained, inside.experiment.preset.label
+    rows, attribute = inside.explained, inside.label
     clips = inside.pick(rows)
     names = [clip.id for clip in clips]
     profiles = inside.table("profiles").query("method == 'shapley, windows'")
     values = torch.tensor(_by_clip(profiles, names))
-    cases = attribution.window_cases(
-        inside.llm, inside.task(attribute), inside.values(attribute, rows), inside.read_waves(rows)
-    )
+    cases = _window_cases(inside, attribute, rows)
     curves = attribution.deletion_curves(
         report_each(cases, inside.progress("deletion")),
         values,
         names,
-        draws=SIZES["random orders"],
-        points=DELETION_POINTS,
+        draws=inside.sizes["random orders"],
+        points=inside.sizes["points"],
     )
     speakers = {clip.id: clip.speaker for clip in clips}
     gains = attribution.deletion_gain(curves)
@@ -336,20 +372,20 @@ def delete_windows(inside: "Inside") -> pd.DataFrame:
 
 def randomise_weights(inside: "Inside") -> pd.DataFrame:
     """Whether attributions depend on the weights, and what they miss of the margin (delta)."""
-    rows, llm = inside.explained[: SIZES["checked"]], inside.llm
-    attribute = inside.experiment.preset.label
+    rows, llm = inside.explained[: inside.sizes["checked"]], inside.llm
+    attribute, words = inside.label, inside.words(rows)
     task, values = inside.task(attribute), inside.values(attribute, rows)
     states = inside.encoder_states(rows)
-    with inside.at_checkpoint(0):
-        untrained = {n: tensor.clone() for n, tensor in llm.connector.state_dict().items()}
-    other_weights = {
-        "untrained": untrained,
-        "shuffled weights": attribution.shuffle_weights(llm.connector),
-    }
+    other_weights = {}
+    if inside.untrained is not None:
+        with inside.at_checkpoint(inside.untrained):
+            own = llm.connector.state_dict()
+            other_weights["untrained"] = {n: tensor.clone() for n, tensor in own.items()}
+    other_weights["shuffled weights"] = attribution.shuffle_weights(llm.connector)
 
     def explain(method: str) -> attribution.Attribution:
         embeddings = conditions.embed_clips(llm, states)
-        cases = attribution.query_cases(llm, task, values, embeddings)
+        cases = attribution.query_cases(llm, task, values, embeddings, words)
         return attribution.attribute(method, cases)
 
     def explain_parts(method: str) -> Tensor:
@@ -384,14 +420,15 @@ def read_layers(inside: "Inside") -> pd.DataFrame:
     rows, llm, tasks = inside.scored, inside.llm, inside.tasks
     attributes = [clip.attributes for clip in inside.clips]
     swap = [rows[i] for i in conditions.shuffled_partners(inside.pick(rows))]
-    texts = [describe(values) for values in attributes]
+    texts = [inside.describe(values) for values in attributes]
     unique = list(dict.fromkeys(texts))
     oracle = capture.capture_oracle_sites(llm, tasks, unique)
     of_clip = torch.tensor([unique.index(text) for text in texts])
     last = inside.sites(inside.last)
-    captured = {
-        "audio": (last, None),
-        "untrained": (inside.sites(0), None),
+    captured: dict[str, tuple[capture.Sites, Sequence[int] | None]] = {"audio": (last, None)}
+    if inside.untrained is not None:
+        captured["untrained"] = inside.sites(inside.untrained), None
+    captured |= {
         "shuffled": (last, swap),
         "oracle": ({name: site[of_clip] for name, site in oracle.items()}, None),
         "tuned lens": (lens.tune_lens(last, tasks, inside.calibration), None),
@@ -413,7 +450,8 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     what it moves between clips of the same value; `p` of no difference, for all queries of the
     attribute at once (`statistics.group_difference_p`).
     """
-    rows = inside.scored[: 2 * SIZES["pairs"]]
+    rows = inside.scored[: 2 * inside.sizes["pairs"]]
+    pairs = min(inside.sizes["pairs"], len(rows))
     clips = inside.pick(rows)
     partners = conditions.shuffled_partners(clips)
     patched = lens.patch_queries(
@@ -421,22 +459,27 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
         inside.tasks,
         inside.audio_embeddings(rows),
         [clip.attributes for clip in clips],
-        [(partners[b], b) for b in range(SIZES["pairs"])],
+        [(partners[b], b) for b in range(pairs)],
         progress=inside.progress("patching"),
+        transcripts=inside.words(rows),
     )
     anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
     for attribute, of_task in patched.groupby("attribute"):
         differ = of_task.drop_duplicates("row").set_index("row")["differ"]
+        if not differ.any():
+            continue
         shifts = of_task.pivot(index="row", columns="query", values="shift").loc[differ.index]
         chances = group_difference_p(shifts.to_numpy(), differ.to_numpy(bool))
         scale = of_task.loc[of_task["differ"] & (of_task["query"] < 0), "whole"].mean()
         for query, p in zip(shifts.columns, chances, strict=True):
-            pairs = of_task[of_task["differ"] & (of_task["query"] == query)]
-            moved, low, high = bootstrap_interval(_share_moved(pairs), len(pairs))
+            differing = of_task[of_task["differ"] & (of_task["query"] == query)]
+            moved, low, high = bootstrap_interval(_share_moved(differing), len(differing))
             same = shifts.loc[~differ, query].mean() / scale
             cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
             table.append({**cell, "moved": moved, "low": low, "high": high, "same": same, "p": p})
+    if not table:
+        raise InsideError(f"No two of {pairs} pairs of clips differ in a label; give more clips.")
     return pd.DataFrame(table)
 
 
@@ -457,7 +500,7 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     asked = set(speakers[len(speakers) // 2 :])  # half of the test speakers; the rest train
     scored = [row for row in inside.scored if inside.speakers[row] in asked]
     train = [row for row, speaker in enumerate(inside.speakers) if speaker not in asked]
-    calibration = inside.calibration[: SIZES["calibrating"]]
+    calibration = inside.calibration[: inside.sizes["calibrating"]]
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
 
     whitenings = lens.whiten_queries(embeddings, train)
@@ -473,13 +516,14 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
             inside.pick(calibration),
             conditions=["audio"],
             audio_embeddings=changed[[*scored, *calibration]],
-            batch=BATCH,
+            transcripts=inside.transcripts is not None,
+            batch=inside.sizes["batch"],
         )
         return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
 
     kinds = {name: _label_kind(inside, name) for name in inside.labels}
     first = {kind: name for name, kind in reversed(kinds.items())}  # of each kind, one attribute
-    draws = [(name, seed) for name in first.values() for seed in range(SIZES["random"])]
+    draws = [(name, seed) for name in first.values() for seed in range(inside.sizes["random"])]
     report, tables = inside.progress("erasing"), []
     untouched = answer(None)
     tables.append(_erased_table(untouched, untouched, "nothing", "untouched"))

@@ -17,15 +17,9 @@ from desta_lab import cache, processes
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.conditions import ORACLE
 from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import (
-    MIN_CLIPS,
-    MIN_SPEAKERS,
-    RUNS,
-    VERDICT,
-    Experiment,
-    are_enough,
-)
+from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
 from desta_lab.experiments.quickstart_figures import draw_figures
+from desta_lab.model.audio_llm import VERDICT
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card

@@ -23,6 +23,7 @@ from desta_lab.model.encoder import Encoder
 if TYPE_CHECKING:
     from desta_lab.model.sites import ForwardPass
 
+VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
 # What a connector file and the parts around it must share. Not names, paths or precision.
@@ -31,6 +32,10 @@ COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector",
 
 class ProvenanceError(ValueError):
     """A connector file and the parts around it do not belong together; the message says why."""
+
+
+class ProvenanceWarning(UserWarning):
+    """Parts of other weights than a connector was trained with are used all the same."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ class AudioLLM(nn.Module):
             and attention of the backbone are added. Neither names nor paths belong here, so that
             the same parts have the same provenance.
         names: the names of encoder and backbone, by which they can be found again.
+        revisions: the commits of encoder and backbone on the model hub, where they are known.
         transcribe: waveforms → words, for messages that ask for a transcript.
+
+    `result` is what the run of its connector was judged as, where that is known.
     """
 
     def __init__(
@@ -64,11 +72,14 @@ class AudioLLM(nn.Module):
         provenance: Mapping[str, Any] | None = None,
         *,
         names: Mapping[str, str] | None = None,
+        revisions: Mapping[str, str | None] | None = None,
         transcribe: Callable[[Sequence[Any]], list[str]] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.connector, self.backbone = encoder, connector, backbone
         self.names, self.transcribe = dict(names or {}), transcribe
+        self.revisions = dict(revisions or {})
+        self.result: dict[str, Any] | None = None
         self.provenance: dict[str, Any] = {
             **(provenance or {}),
             "dtype": str(backbone.dtype).removeprefix("torch."),
@@ -93,6 +104,67 @@ class AudioLLM(nn.Module):
         from desta_lab.model.build import open_run  # it builds what this module defines
 
         return open_run(Path(folder), step, root)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: Path | str,
+        revision: str | None = None,
+        *,
+        strict: bool = True,
+        root: Path | None = None,
+    ) -> "AudioLLM":
+        """The AudioLLM that `save_pretrained` wrote to a folder, or `push_to_hub` to the hub.
+
+        Args:
+            place: a folder, or an id on the model hub such as `org/name`.
+            revision: the commit on the hub.
+            strict: refuse encoder and backbone whose weights are not those it was trained with;
+                otherwise those of the same names are taken, with a warning.
+            root: the folder of models; `weights.models_dir()` by default.
+
+        Raises:
+            WeightsError: the place cannot be had.
+            ProvenanceError: encoder or backbone is not here, or a file was changed.
+        """
+        from desta_lab.model.sharing import open_pretrained  # it needs what this module defines
+
+        return open_pretrained(place, revision, strict=strict, root=root)
+
+    def save_pretrained(
+        self, folder: Path | str, card: Path | str | Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write what is trained to a folder that `from_pretrained` opens on any machine.
+
+        The folder has `model.safetensors`; `config.json`, which names encoder and backbone by repo,
+        revision and hash; and `README.md`, a model card made of the result card.
+
+        Args:
+            card: the `card.json` of the main job, or its content; by default what the run that was
+                opened was judged as.
+
+        Raises:
+            ProvenanceError: this AudioLLM does not know its parts, or there is no such card.
+        """
+        from desta_lab.model.sharing import save_pretrained
+
+        return save_pretrained(self, folder, card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: Path | str | Mapping[str, Any] | None = None,
+        *,
+        private: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the model hub; returns the commit's address.
+
+        Raises:
+            WeightsError: the hub cannot be reached, or refuses.
+        """
+        from desta_lab.model.sharing import push_to_hub
+
+        return push_to_hub(self, repo_id, card, private=private)
 
     # ---- from waveforms to logits ----
 
@@ -315,14 +387,15 @@ class AudioLLM(nn.Module):
         cache.save_tensors(path, self.trainable_state(), **header)
         return cache.hash_file(path)
 
-    def load_connector(self, path: Path) -> None:
-        """Read a connector file strictly.
+    def load_connector(self, path: Path, *, strict: bool = True) -> None:
+        """Read a connector file strictly; without `strict`, the weights around it may be others.
 
         Raises:
             ProvenanceError: it was trained with other parts, or has other tensors.
         """
         theirs = read_connector_provenance(path)
-        for key in COMPARED:
+        compared = COMPARED if strict else [key for key in COMPARED if "sha256" not in key]
+        for key in compared:
             ours = self.provenance.get(key)
             if theirs.get(key) != ours:
                 raise ProvenanceError(
@@ -330,6 +403,11 @@ class AudioLLM(nn.Module):
                     "load the parts it was trained with."
                 )
         tensors = load_file(path)
+        if other := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+            raise ProvenanceError(
+                f"{path}: {other[0]} holds {tensors[other[0]].dtype}, which no connector learns; "
+                "copy it again or train again."
+            )
         if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ProvenanceError(
                 f"{path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint, or train "
@@ -354,7 +432,9 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
+            about: Any = json.loads((file.metadata() or {}).get("provenance", "{}"))
+        if not isinstance(about, dict):
+            raise TypeError(f"its provenance is {type(about).__name__}")
     except Exception as error:
         raise ProvenanceError(
             f"{path}: no whole safetensors file ({error}); copy it again or train again."
@@ -372,6 +452,37 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def index_path(run: Path) -> Path:
     """The list of a run's checkpoints in its folder."""
     return run / "checkpoints" / "checkpoints.json"
+
+
+def read_index(run: Path) -> list[dict[str, Any]]:
+    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
+
+    Raises:
+        ProvenanceError: there is no readable list.
+    """
+    path = index_path(run)
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(listed, list) and listed and all(map(_is_checkpoint, listed))):
+            raise TypeError("it is no list of step, sha256 and loss")
+        if len({one["step"] for one in listed}) < len(listed):
+            raise ValueError("a step is there twice")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ProvenanceError(
+            f"{path}: no readable list of checkpoints ({error}); "
+            "delete the run's folder and train again."
+        ) from error
+    return listed
+
+
+def _is_checkpoint(one: Any) -> bool:
+    return (
+        isinstance(one, dict)
+        and type(one.get("step")) is int
+        and one["step"] >= 0
+        and isinstance(one.get("sha256"), str)
+        and isinstance(one.get("loss"), int | float | None)
+    )
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from desta_lab.model import chat
+from desta_lab.model import chat, weights
 from desta_lab.model.presets import parse_tuning
 
 LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # Cohere, Granite, Falcon-H1
@@ -70,11 +70,16 @@ class Backbone(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str, **options: Any) -> "Backbone":
-        """Model and tokenizer of a folder; `options` go to `from_pretrained` (dtype, …)."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        """Model and tokenizer of a folder; `options` go to `from_pretrained` (dtype, …).
 
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options})
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+        Raises:
+            WeightsError: the folder holds no whole model.
+        """
+        from transformers import AutoModelForCausalLM
+
+        options = {"dtype": torch.float32, **options}
+        model = weights.load_whole(AutoModelForCausalLM, folder, **options)
+        return cls(model, weights.load_tokenizer(folder))
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,8 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from desta_lab import cache, processes
 from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
+    VERDICT,
     AudioLLM,
     ProvenanceError,
+    ProvenanceWarning,
     checkpoint_path,
     index_path,
     read_connector_provenance,
+    read_index,
 )
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import CONNECTORS, ConnectorShape, check_heads
@@ -102,7 +106,7 @@ def check_parts(preset: Preset, root: Path | None = None) -> None:
         weights.check_name(name, root)
     if weights.is_installed(preset.encoder, root):
         folder = weights.find_weights(preset.encoder, root)
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        about = weights.read_object(folder / "config.json")
         if preset.taps is not None and "encoder_layers" in about:
             check_taps(preset.taps, about["encoder_layers"])
         if preset.connector.kind == "qformer" and "d_model" in about:
@@ -129,6 +133,8 @@ def _assemble(
     backbone.gradient_checkpointing = preset.gradient_checkpointing
     if "device_map" not in options:
         backbone.to(device)
+    for folder, part in ((encoder_folder, encoder), (backbone_folder, backbone)):
+        _check_finite(folder, part)
     connector = build_connector(
         preset.connector, len(encoder.taps), encoder.width, backbone, seed
     ).to(device)
@@ -152,8 +158,21 @@ def _assemble(
         backbone,
         provenance,
         names={"encoder": _id(preset.encoder), "backbone": _id(preset.backbone)},
+        revisions={
+            "encoder": weights.revision_of(preset.encoder, encoder_folder),
+            "backbone": weights.revision_of(preset.backbone, backbone_folder),
+        },
         transcribe=lambda waves: transcribe(encoder_folder, waves),
     )
+
+
+def _check_finite(folder: Path, part: nn.Module) -> None:
+    for name, parameter in part.named_parameters():
+        if not (parameter.is_meta or parameter.isfinite().all()):
+            raise weights.WeightsError(
+                f"{folder}: {name} holds NaN or infinity as {parameter.dtype}; copy the folder "
+                "again from its source, or load it in bfloat16 or float32."
+            )
 
 
 def _id(name: str) -> str:
@@ -169,7 +188,7 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
             f"{folder}: no checkpoints of a run here; "
             "train one with `python -m desta_lab quickstart`."
         )
-    hashes = {one["step"]: one["sha256"] for one in json.loads(listed.read_text())}
+    hashes = {one["step"]: one["sha256"] for one in read_index(folder)}
     paths = {one: checkpoint_path(folder, one) for one in hashes}
     step = max(hashes) if step is None else step
     if step not in paths or not paths[step].is_file():
@@ -178,15 +197,30 @@ def open_run(folder: Path, step: int | None = None, root: Path | None = None) ->
     if cache.hash_file(paths[step]) != hashes[step]:
         raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
     config = folder / "config.json"
-    attention = json.loads(config.read_text()).get("attention") if config.is_file() else None
-    return open_connector(paths[step], root, attention)
+    attention = weights.read_object(config).get("attention") if config.is_file() else None
+    llm = open_connector(paths[step], root, attention)
+    judged = folder / VERDICT
+    llm.result = weights.read_object(judged) if judged.is_file() else None
+    return llm
 
 
-def open_connector(path: Path, root: Path | None = None, attention: str | None = None) -> AudioLLM:
+def open_connector(
+    path: Path,
+    root: Path | None = None,
+    attention: str | None = None,
+    *,
+    strict: bool = True,
+    revisions: Mapping[str, str | None] | None = None,
+) -> AudioLLM:
     """The AudioLLM that a connector file was trained in, with that connector.
 
     Encoder and backbone are found by their names, or by their hashes under any other name.
     Precision goes by this machine, and `attention` is the backbone's.
+
+    Args:
+        strict: refuse other weights of encoder and backbone; otherwise those of the same names are
+            taken, with a warning.
+        revisions: the commits of encoder and backbone on the hub.
 
     Raises:
         ProvenanceError: encoder or backbone is not here, or the file is no connector file.
@@ -195,34 +229,48 @@ def open_connector(path: Path, root: Path | None = None, attention: str | None =
     if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
     known = {field.name for field in fields(ConnectorShape)}
-    if unknown := sorted(set(about["connector"]) - known):
+    shape = about["connector"] if isinstance(about["connector"], dict) else {}
+    if unknown := sorted(set(shape) - known):
         raise ProvenanceError(
             f"{path}: its connector has {unknown[0]}, which this version of DeSTA Lab does not "
             "know; update it."
         )
-    preset = Preset(
-        "opened",
-        about["encoder"],
-        about["backbone"],
-        "a trained connector",
-        seconds=about["seconds"],
-        taps=tuple(about["taps"]),
-        connector=ConnectorShape(**about["connector"]),
-        tuning=about["tuning"],
-        attention=attention,
-    )
+    try:
+        preset = Preset(
+            "opened",
+            about["encoder"],
+            about["backbone"],
+            "a trained connector",
+            seconds=about["seconds"],
+            taps=tuple(about["taps"]),
+            connector=ConnectorShape(**about["connector"]),
+            tuning=about["tuning"],
+            attention=attention,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        fault = f"{path}: what it says of its connector cannot be ({error})"
+        raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     with processes.main_first():  # one rank downloads
         folders = [
-            _find_part(path, part, about[part], about[f"{part}_sha256"], root)
+            _find_part(path, part, about, root, (revisions or {}).get(part), strict)
             for part in ("encoder", "backbone")
         ]
     llm = _assemble(preset, folders[0], folders[1], 0, {})
-    llm.load_connector(path)
+    llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
+    llm.load_connector(path, strict=strict)
     return llm
 
 
-def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None) -> Path:
+def _find_part(
+    path: Path,
+    part: str,
+    about: Mapping[str, Any],
+    root: Path | None,
+    revision: str | None,
+    strict: bool,
+) -> Path:
     """The folder of the weights with this hash: under their name first, then under any other."""
+    name, sha256 = about[part], about[f"{part}_sha256"]
     root = root or weights.models_dir()
     local = [weights.NANO_FOLDER, *sorted(root.glob("[!.]*"))]
     local.sort(key=lambda folder: folder.name != name.replace("/", "--"))
@@ -230,8 +278,16 @@ def _find_part(path: Path, part: str, name: str, sha256: str, root: Path | None)
         if weights.has_weights(folder) and weights.hash_folder(folder) == sha256:
             return folder
     try:
-        folder = weights.find_weights(name, root)
+        folder = weights.find_weights(name, root, revision=revision)
         if weights.hash_folder(folder) == sha256:
+            return folder
+        if not strict:
+            warnings.warn(
+                f"{path}: its {part} {name} has other weights here than it was trained with "
+                f"(sha256 {sha256[:12]}…); answers may differ.",
+                ProvenanceWarning,
+                stacklevel=2,
+            )
             return folder
         fault = f"{folder} holds other weights."
     except weights.WeightsError as error:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
+from desta_lab.model import weights
 
 MULTILINGUAL = 51_865  # tokens of a multilingual Whisper; an English one has 51 864
 LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")  # a language's token, such as <|en|>
@@ -75,10 +76,12 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: there are no published taps for this size.
+            WeightsError: the folder holds no whole encoder.
         """
         from transformers import WhisperConfig, WhisperModel
 
-        layers = WhisperConfig.from_pretrained(folder).encoder_layers
+        with weights.reading(folder):
+            layers = WhisperConfig.from_pretrained(folder).encoder_layers
         if taps is None and layers not in PUBLISHED_TAPS:
             raise ValueError(
                 f"{folder}: no published taps for {layers} encoder layers; "
@@ -86,7 +89,8 @@ class Encoder(nn.Module):
             )
         taps = PUBLISHED_TAPS[layers] if taps is None else taps
         check_taps(taps, layers)  # before its weights are read
-        model = WhisperModel.from_pretrained(folder, **{"dtype": torch.float32, **options})
+        options = {"dtype": torch.float32, **options}
+        model = weights.load_whole(WhisperModel, folder, needed="encoder.", **options)
         return cls(model.encoder, taps, seconds)
 
     @torch.no_grad()
@@ -149,11 +153,12 @@ def transcribe(
 
     `language` matters to a multilingual Whisper only.
     """
-    from transformers import AutoTokenizer, WhisperForConditionalGeneration
+    from transformers import WhisperForConditionalGeneration
 
-    model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    kind = WhisperForConditionalGeneration
+    model = weights.load_whole(kind, folder, dtype=torch.float32).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = weights.load_tokenizer(folder)
     task = {"language": language, "task": "transcribe"} if _speaks_many(model, tokenizer) else {}
     ids = model.generate(
         mel,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import torch
 
-from desta_lab.audio import WHISPER_SECONDS
+from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
 from desta_lab.model.bounds import Count, CountOrZero, Positive, check_bounds, whole_number
 from desta_lab.model.connector import ConnectorShape
 
@@ -88,6 +88,12 @@ class Preset:
         if self.seconds > WHISPER_SECONDS:
             raise ValueError(
                 f"seconds is {self.seconds:g}, and Whisper hears at most {WHISPER_SECONDS:g} s."
+            )
+        frames = self.seconds * FRAMES_PER_SECOND
+        if frames < 1 or abs(frames - round(frames)) > 1e-6:
+            raise ValueError(
+                f"seconds is {self.seconds:g}, no whole number of encoder frames; take a multiple "
+                f"of {1 / FRAMES_PER_SECOND:g}."
             )
         taps = self.taps
         if taps is not None and (not taps or len({*taps}) < len(taps) or min(taps) < 0):

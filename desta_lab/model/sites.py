@@ -301,7 +301,7 @@ def run_forward(
     names = choose_sites(known, sites)
     changes = _choose_edits(known, edits or {})
     waves = read_waves(clips)
-    ids, mask = llm.backbone.pad_left(_build_streams(llm, len(waves), question, transcripts, stem))
+    ids, mask = llm.backbone.pad_left(build_streams(llm, len(waves), question, transcripts, stem))
     size = len(waves) if gradients else batch
     used = [known[name] for name in names]
     patterns = any(site.at == "weights" for site in used)
@@ -343,9 +343,14 @@ def _choose_edits(known: Mapping[str, Site], edits: Mapping[str, Edit]) -> list[
     return changes
 
 
-def _build_streams(
+def build_streams(
     llm: "AudioLLM", clips: int, question: str, transcripts: Sequence[str] | None, stem: str
 ) -> list[chat.TokenStream]:
+    """The tokens of one question about every clip, up to where the answer goes on behind `stem`.
+
+    Raises:
+        ValueError: there are more or fewer transcripts than clips.
+    """
     texts = [""] * clips if transcripts is None else transcripts
     if len(texts) != clips:
         raise ValueError(

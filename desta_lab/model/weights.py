@@ -5,8 +5,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -152,9 +152,25 @@ def is_installed(name: str, root: Path | None = None) -> bool:
     return not _missing(folder, files)
 
 
+def repo_of(name: str) -> str:
+    """The id on the model hub of a known name; any other name as it is."""
+    return KNOWN[name].hub if name in KNOWN else name
+
+
+def revision_of(name: str, folder: Path) -> str | None:
+    """The commit of a model on the hub: pinned, or that of a folder in the hub's cache."""
+    known = _locate(name, None)[1]
+    if known:
+        return known.revision
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds a whole model."""
-    return not _missing(folder, ("config.json",))
+    try:
+        return not _missing(folder, ("config.json",))
+    except WeightsError:
+        return False
 
 
 def hash_folder(folder: Path) -> str:
@@ -165,12 +181,78 @@ def hash_folder(folder: Path) -> str:
     clock back between two writes, can change the bytes and keep that.
     """
     shards, note = _shards(folder), folder / "source.json"
-    if note.is_file() and len(shards) == 1:
-        known = json.loads(note.read_text()).get("weights", {})
-        if known.get("stamp") == stamp_of(shards[0]):
+    with suppress(WeightsError):  # a note of anything else says nothing
+        known = read_object(note).get("weights") if note.is_file() and len(shards) == 1 else None
+        if isinstance(known, dict) and known.get("stamp") == stamp_of(shards[0]):
             return str(known["sha256"])
     hashes = [_hash_once(shard, *stamp_of(shard)) for shard in shards]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        WeightsError: it is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"{type(found).__name__}, not an object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path}: no JSON ({error}); copy it again from its source.") from error
+    return found
+
+
+def load_whole(kind: Any, folder: Path | str, needed: str = "", **options: Any) -> Any:
+    """The model of this class (of transformers) in a folder; `options` go to `from_pretrained`.
+
+    Raises:
+        WeightsError: it cannot be read, or tensors whose names begin with `needed` are missing or
+            have another shape: transformers would make them up.
+    """
+    settings = Path(folder) / "generation_config.json"
+    if settings.is_file():
+        read_object(settings)  # transformers would go on without
+    with reading(folder):
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
+    strange = [name for name in report["missing_keys"] if name.startswith(needed)]
+    strange += [mismatch[0] for mismatch in report["mismatched_keys"]]
+    if strange:
+        raise WeightsError(
+            f"{folder}: its weights have no {sorted(strange)[0]} that fits its config.json "
+            f"({len(strange)} such tensors); copy the folder again from its source."
+        )
+    return model
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """The tokenizer of a folder; raises WeightsError where there is none."""
+    from transformers import AutoTokenizer
+
+    with reading(folder):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def reading(folder: Path | str) -> Iterator[None]:
+    """Let whatever transformers finds wrong with a folder be one sentence.
+
+    Raises:
+        WeightsError: naming the folder.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError, WeightsError):  # those say themselves what to do
+        raise
+    except Exception as error:
+        if "out of memory" in str(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        fault = f"{type(error).__name__}: {lines[0][:200].rstrip('.') if lines else 'no message'}"
+        raise WeightsError(
+            f"{folder}: not read as a model ({fault}); copy the folder again from its source."
+        ) from error
 
 
 def check_folder(folder: Path, files: tuple[str, ...]) -> Path:
@@ -214,8 +296,14 @@ def _shards(folder: Path) -> list[Path]:
     """The weight files of a folder, whether they are there or not."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [folder / WEIGHTS]
-    names = set(json.loads((folder / INDEX).read_text())["weight_map"].values())
-    return [folder / name for name in sorted(names)]
+    named = read_object(folder / INDEX).get("weight_map")
+    names = list(named.values()) if isinstance(named, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise WeightsError(
+            f"{folder / INDEX}: its weight_map does not give each tensor a file of this folder; "
+            "copy it again from its source."
+        )
+    return [folder / name for name in sorted(set(names))]
 
 
 def _missing(folder: Path, files: tuple[str, ...]) -> list[str]:

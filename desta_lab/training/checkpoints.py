@@ -15,7 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_state, index_path
+from desta_lab.model.audio_llm import (
+    AudioLLM,
+    ProvenanceError,
+    checkpoint_path,
+    hash_state,
+    index_path,
+    read_index,
+)
 
 
 class CheckpointError(ValueError):
@@ -65,15 +72,10 @@ def list_checkpoints(run: Path) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: there is no readable list.
     """
-    path = index_path(run)
     try:
-        listed: list[dict[str, Any]] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: no readable list of checkpoints ({error}); "
-            "delete the run's folder and train again."
-        ) from error
-    return listed
+        return read_index(run)
+    except ProvenanceError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
@@ -88,10 +90,16 @@ def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
         raise CheckpointError(
             f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
         )
-    if not path.exists() or cache.hash_file(path) != known[step]:
+    if not path.exists():
+        there = [str(one) for one in known if checkpoint_path(run, one).exists()]
         raise CheckpointError(
-            f"{path}: missing or changed since it was saved; "
-            "delete the run's folder and train again."
+            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
+            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
+            "data folder (the run that ships has its first and its last)."
+        )
+    if cache.hash_file(path) != known[step]:
+        raise CheckpointError(
+            f"{path}: changed since it was saved; delete the run's folder and train again."
         )
     llm.load_connector(path)
 

@@ -297,8 +297,8 @@ def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps
         checkpoints.save_checkpoint(folder, llm, 0, None)
     records = folder / "records.jsonl"
     if records.exists() and processes.is_main_rank():
-        lines = records.read_text().splitlines(keepends=True)[:step]
-        cache.write_whole(records, "".join(lines).encode())
+        lines = records.read_bytes().splitlines(keepends=True)[:step]
+        cache.write_whole(records, b"".join(lines))
     return step
 
 

@@ -24,10 +24,10 @@ import httpx
 from filelock import FileLock, Timeout
 
 from desta_lab.cache import hash_file, remove_drafts, write_whole
-from desta_lab.clips import CorpusError, parse_json_row
+from desta_lab.clips import CorpusError, parse_json_row, unique_keys
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, end_ids_of
-from desta_lab.model.weights import hash_folder
+from desta_lab.model.weights import hash_folder, load_tokenizer, reading
 from desta_lab.training.targets import (
     OWN,
     Kind,
@@ -37,6 +37,7 @@ from desta_lab.training.targets import (
     find_refusals,
     training_row,
 )
+from desta_lab.world.manifests import list_sounds
 
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
 PER_REQUEST = 32  # prompts in a request to a server
@@ -172,13 +173,15 @@ def import_vllm() -> Any:
 
 def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
     """The tokenizer of a model folder, the positions the LLM knows, and the ends of an answer."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
-    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
-    if (folder / "generation_config.json").is_file():
-        settings = GenerationConfig.from_pretrained(folder)
-    else:
-        settings = GenerationConfig.from_model_config(config)
+    tokenizer = load_tokenizer(folder)
+    with reading(folder):
+        config = AutoConfig.from_pretrained(folder)
+        if (folder / "generation_config.json").is_file():
+            settings = GenerationConfig.from_pretrained(folder)
+        else:
+            settings = GenerationConfig.from_model_config(config)
     known = getattr(config.get_text_config(), "max_position_embeddings", None)
     return tokenizer, known, list(end_ids_of(tokenizer, settings))
 
@@ -193,7 +196,7 @@ def _is_cut_off(finish_reason: Any) -> bool:
 def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]) -> None:
     """Raise ValueError where an answer is to another prompt than the one that was sent."""
     for asked, own in zip(prompts, read, strict=True):
-        if own is not None and list(own) != list(asked):
+        if own is not None and own != list(asked):
             raise ValueError(
                 f"{name} answered another prompt than it was sent; is it vLLM's server?"
             )
@@ -223,7 +226,7 @@ def server_writer(
     """
     base = check_address(address)
     tokenizer, known, ends = _read_folder(folder)
-    models = [str(one["id"]) for one in _request(f"{base}/v1/models", None, "data", waits)]
+    models = [str(one.get("id")) for one in _request(f"{base}/v1/models", None, "data", waits)]
     served = [model for model in models if Path(model).name == Path(name).name]
     if not served:
         raise ValueError(
@@ -242,7 +245,11 @@ def server_writer(
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        return _read_choices(address, prompts, choices)
+        answers = _read_choices(address, prompts, choices)
+        for ids, cut_off in answers:
+            if not isinstance(ids, str):
+                _check_end(address, ids, cut_off, ends, max_new_tokens)
+        return answers
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -255,8 +262,14 @@ def server_writer(
 def check_address(address: str) -> str:
     """The address of a server without `/v1`; raises ValueError for what is no address."""
     base = address.rstrip("/").removesuffix("/v1")
-    if not base.startswith(("http://", "https://")):
-        raise ValueError(f"{address} is no address of a server; write it as http://host:8000.")
+    try:
+        url = httpx.URL(base)
+        good = url.scheme in ("http", "https") and bool(url.host) and 0 < (url.port or 80) < 2**16
+        good = good and not (url.query or url.fragment or url.userinfo)
+    except (httpx.InvalidURL, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{address!r} is no address of a server; write it as http://host:8000.")
     return base
 
 
@@ -274,13 +287,39 @@ def _read_choices(
     _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
     answers: list[Answer] = []
     for choice in choices:
-        ids = choice.get("token_ids") or []
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        ids, text = choice.get("token_ids"), choice.get("text")
+        if ids is None and isinstance(text, str) and _is_utf8(text):
+            answer: Sequence[int] | str = text
+        elif isinstance(ids, list) and ids and all(type(i) is int for i in ids):
+            answer = ids
+        else:
+            said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace")
             raise ValueError(
-                f"{address} answered {str(ids)[:80]}, which are no token ids; is it vLLM's server?"
+                f"{address} answered {said.decode()}, neither a text nor token ids; "
+                "is it vLLM's server?"
             )
-        answers.append((ids or str(choice.get("text")), _is_cut_off(choice.get("finish_reason"))))
+        answers.append((answer, _is_cut_off(choice.get("finish_reason"))))
     return answers
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _check_end(
+    address: str, ids: Sequence[int], cut_off: bool, ends: Sequence[int], most: int
+) -> None:
+    """Raise ValueError for an answer that goes on behind its end, or was cut off before `most`."""
+    if set(ids[:-1]) & set(ends):
+        raise ValueError(
+            f"{address} answered {str(list(ids))[:80]}, which goes on behind an end of turn; "
+            "is it vLLM's server?"
+        )
+    if cut_off and len(ids) < most:
+        raise ValueError(
+            f"{address} cut an answer off after {len(ids)} of {most} tokens; start it with a "
+            "longer --max-model-len."
+        )
 
 
 def _request(
@@ -320,7 +359,9 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
 
     Limited to `SECONDS` and to `REPLY_BYTES`; raises ValueError for a longer reply.
     """
-    key = os.environ.get("VLLM_API_KEY")
+    key = os.environ.get("VLLM_API_KEY", "")
+    if not (key.isascii() and key.isprintable()):  # an error of the library would print it
+        raise ValueError("VLLM_API_KEY holds signs that no key has; set it again, without breaks.")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     client = httpx.AsyncClient(headers=headers, timeout=None, verify=_ssl_context())
 
@@ -359,10 +400,10 @@ def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
             f"{reply.url} refuses the request (HTTP {reply.status}): {reply.text.strip()[:500]}"
         )
     try:
-        found = json.loads(reply.text)[wanted]
+        found = json.loads(reply.text, object_pairs_hook=unique_keys)[wanted]
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise TypeError
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{reply.url} does not speak the OpenAI protocol, it answers {reply.text[:80]!r}; "
             "correct the address."
@@ -375,18 +416,24 @@ def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file, each with the `NEEDED` columns, one by one; raises CorpusError."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{path}, line {number}"
-            row = parse_json_row(line, place)
-            for column in NEEDED:
-                if not isinstance(row.get(column), str):
-                    raise CorpusError(
-                        f"{place}: the field {column!r} is missing or no text; add it."
-                    )
-            yield row
+            if line.strip():
+                yield _check_row(line, f"{path}, line {number}")
+
+
+def _check_row(line: bytes, place: str) -> dict[str, Any]:
+    row = parse_json_row(line, place)
+    for column in NEEDED:
+        if not isinstance(row.get(column), str):
+            raise CorpusError(f"{place}: the field {column!r} is missing or no text; add it.")
+    list_sounds(row.get("messages", []), place)
+    words = row.get("transcripts") or []
+    if not isinstance(words, list) or not all(isinstance(one, str | None) for one in words):
+        raise CorpusError.at(place, "'transcripts' is no list of texts", "correct its type")
+    if not isinstance(row.get("dataset", ""), str):
+        raise CorpusError.at(place, "'dataset' is no text", "put it in quotes")
+    return row
 
 
 def write_shards(

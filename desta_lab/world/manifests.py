@@ -58,7 +58,7 @@ class Manifest(Sequence[dict[str, Any]]):
             return [self[j] for j in range(*i.indices(len(self)))]
         i = range(len(self))[i]
         row, where = self._read_row(i), f"{self.path}, line {i + 1}"
-        sounds = [sound for message in row["messages"] for sound in message.get("audios") or ()]
+        sounds = list_sounds(row["messages"], where)
         if len(sounds) != 1:
             fault = f"{len(sounds)} clips in 'audios'; training takes one: remove or split the row"
             raise CorpusError(f"{where}: {fault}.")
@@ -104,13 +104,38 @@ def _parse_row(line: str, where: str, root: Path | str | None) -> dict[str, Any]
         if column in row and not isinstance(row[column], kind):
             fault = f"{column!r} is {type(row[column]).__name__}, not {kind.__name__}"
             raise CorpusError.at(where, fault, "correct its type")
-    for message in row["messages"]:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise CorpusError.at(where, "a message lacks role or content", "give it both")
-        for sound in message.get("audios") or ():
+    for sound in list_sounds(row["messages"], where):
+        if root is not None:
+            sound["audio"] = str(Path(root) / sound["audio"])
+    return row
+
+
+def list_sounds(messages: Any, where: str) -> list[dict[str, Any]]:
+    """The clips of messages as they came from a file, each with `audio` and perhaps `text`.
+
+    Raises CorpusError, which begins with `where`, for what are no messages.
+    """
+    found: list[dict[str, Any]] = []
+    if not isinstance(messages, list):
+        raise CorpusError.at(where, f"'messages' is {type(messages).__name__}", "write a list")
+    for message in messages:
+        texts = (
+            [message.get(name) for name in ("role", "content")]
+            if isinstance(message, dict)
+            else [None]
+        )
+        if not all(isinstance(text, str) for text in texts):
+            raise CorpusError.at(where, "a message lacks role or content", "give it both as texts")
+        sounds = message.get("audios") or []
+        if not isinstance(sounds, list):
+            fault = f"'audios' is {type(sounds).__name__}, not list"
+            raise CorpusError.at(where, fault, "correct its type")
+        for sound in sounds:
             if not isinstance(sound, dict) or not isinstance(sound.get("audio"), str):
                 fault = "an entry of 'audios' lacks its 'audio' path"
                 raise CorpusError.at(where, fault, "add it")
-            if root is not None:
-                sound["audio"] = str(Path(root) / sound["audio"])
-    return row
+            if not isinstance(sound.get("text"), str | None):
+                fault = f"the 'text' of a clip is {type(sound['text']).__name__}, not str"
+                raise CorpusError.at(where, fault, "correct its type")
+        found += sounds
+    return found

@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
-from desta_lab.world.tables import Row, build_corpus, read_table
+from desta_lab.world.tables import Row, build_corpus, read_table, read_text
 
 GENDERS = ("female", "male")
 _TENS = "teens, twenties, thirties, forties, fifties, sixties, seventies, eighties, nineties"
@@ -151,16 +152,23 @@ def _read_crema_d(folder: Path) -> Iterator[Row]:
 
 
 def _read_crema_d_actors(table: Path) -> dict[str, dict[str, str]]:
-    actors = {}
+    actors: dict[str, dict[str, str]] = {}
     for where, actor in read_table(table, ("ActorID", "Age", "Sex")):
-        if not actor["Age"].isdigit():
-            fault = f"the age {actor['Age']!r} is no whole number"
+        if not re.fullmatch("[1-9][0-9]", actor["Age"]):
+            fault = f"the age {actor['Age']!r} is no whole number from 10 to 99"
             raise CorpusError.at(where, fault, "correct it")
-        decade = int(actor["Age"]) // 10
-        age = DECADES[decade - 1] if 0 < decade <= len(DECADES) else ""
+        age = DECADES[int(actor["Age"]) // 10 - 1]
         gender = _look_up(where, "Sex", actor["Sex"].capitalize(), CREMA_D_SEXES)
-        actors[actor["ActorID"]] = {"gender": gender, "age": age}
+        found = {"gender": gender, "age": age}
+        _tell_once(actors, actor["ActorID"], found, where)
     return actors
+
+
+def _tell_once(known: dict[str, Any], name: str, found: Any, where: str) -> None:
+    """Note what a table says of a speaker. Raises CorpusError if it said another thing before."""
+    if known.setdefault(name, found) != found:
+        fault = f"speaker {name!r} is there twice, with other words"
+        raise CorpusError.at(where, fault, "keep the row that is true")
 
 
 CREMA_D = PublicCorpus(
@@ -195,10 +203,13 @@ RAVDESS_SPLITS = {"train": range(1, 17), "validation": range(17, 21), "test": ra
 
 
 def _read_ravdess(folder: Path) -> Iterator[Row]:
+    seen: dict[str, Path] = {}
     for path in _list_files(folder, "**/Actor_*/*.wav"):
         if not re.fullmatch(r"\d\d(-\d\d){6}", path.stem):
             fault = "not named like 03-01-06-01-02-01-12.wav"
             raise CorpusError.at(path, fault, "move it out of the folder")
+        if seen.setdefault(path.stem, path) != path:
+            raise CorpusError.at(path, f"the same file as {seen[path.stem]}", "remove one of them")
         modality, channel, emotion, intensity, statement, _, actor = path.stem.split("-")
         _look_up(path, "modality", modality, RAVDESS_MODALITIES)
         if not 1 <= int(actor) <= RAVDESS_ACTORS:
@@ -212,6 +223,8 @@ def _read_ravdess(folder: Path) -> Iterator[Row]:
         }
         transcript = _look_up(path, "statement", statement, RAVDESS_STATEMENTS)
         split = next(split for split, actors in RAVDESS_SPLITS.items() if int(actor) in actors)
+        if path.parent.name != f"Actor_{actor}":
+            raise CorpusError.at(path, f"not in the folder Actor_{actor}", "move it there")
         sound = path.relative_to(folder).as_posix()
         yield Row(str(path), sound, f"actor-{actor}", transcript, split, attributes)
 
@@ -343,16 +356,21 @@ def _read_librispeech(folder: Path) -> Iterator[Row]:
     genders = _read_librispeech_readers(folder / "SPEAKERS.TXT")
     for path in _list_files(folder, "*/*/*/*.trans.txt"):
         chapter = path.parent.relative_to(folder)
-        part = chapter.parts[0].split("-")[0]
+        part, named = chapter.parts[0].split("-")[0], set()
         for where, line in _read_lines(path):
-            name, _, transcript = line.partition(" ")
+            name, _, transcript = line.replace("\t", " ").partition(" ")
             reader = name.split("-")[0]
             split = _look_up(where, "part", part, LIBRISPEECH_SPLITS)
             if reader not in genders:
                 fault = f"reader {reader!r} is not in SPEAKERS.TXT"
                 raise CorpusError.at(where, fault, "add the reader there")
             sound, attributes = (chapter / f"{name}.flac").as_posix(), {"gender": genders[reader]}
+            named.add(f"{name}.flac")
             yield Row(where, sound, reader, transcript, split, attributes)
+        for sound in _list_files(path.parent, "*.flac"):
+            if sound.name not in named:
+                place = (chapter / sound.name).as_posix()
+                yield Row(str(sound), place, chapter.parts[1], unfit="without a transcript")
 
 
 def _read_librispeech_readers(path: Path) -> dict[str, str]:
@@ -360,7 +378,7 @@ def _read_librispeech_readers(path: Path) -> dict[str, str]:
     if not path.is_file():
         remedy = "it lies beside the parts in every LibriSpeech archive"
         raise CorpusError.at(path, "no such file", remedy)
-    genders = {}
+    genders: dict[str, str] = {}
     for where, line in _read_lines(path):
         if line.startswith(";"):
             continue
@@ -368,15 +386,15 @@ def _read_librispeech_readers(path: Path) -> dict[str, str]:
         if len(cells) != 5 or cells[1] not in ("F", "M"):
             fault = "not reader | F or M | part | minutes | name"
             raise CorpusError.at(where, fault, "correct it")
-        genders[cells[0]] = "female" if cells[1] == "F" else "male"
+        _tell_once(genders, cells[0], "female" if cells[1] == "F" else "male", where)
     return genders
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines that are not empty, each with its file and number."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
         if line.strip():
-            yield f"{path}, line {number}", line
+            yield f"{path}, line {number}", line.strip()
 
 
 LIBRISPEECH = PublicCorpus(

@@ -58,12 +58,13 @@ def build_spoken_corpus(
     clips: Mapping[str, int] = DEFAULT_CLIPS,
     seconds: float = 4.0,
     seed: int = 0,
-    workers: int = 2,
+    workers: int = -1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Corpus:
     """Render the spoken world into a folder, or read it there if the same settings made it before.
 
-    `clips` is the number of clips by split. Any number of workers writes the same bytes.
+    `clips` is the number of clips by split. Any number of workers writes the same bytes; -1 stands
+    for one on every core.
     `progress` gets the number of clips done and of all. The folder appears whole, at the end; an
     interrupted build goes on with the clips that were rendered, in a hidden folder beside it. Of
     several processes one renders. Raises CorpusError if the folder holds something else.

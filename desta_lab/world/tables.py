@@ -20,6 +20,7 @@ from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_
 
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
 _SEPARATORS = ",;\t"
+_FEWEST_NUMBERED = 4  # rows in which 0, 1, 2, … is no attribute but an index
 _MARKS = {  # by which a file says its encoding; longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -27,7 +28,12 @@ _MARKS = {  # by which a file says its encoding; longer ones first
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_BLANKS = string.whitespace + "\u00a0\u200b\u2060\ufeff"  # with those that nobody sees
+_UNSEEN = (
+    "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+_BLANKS = string.whitespace + "\u00a0" + _UNSEEN
+_FROM_CYRILLIC = str.maketrans("асеіјорѕхукмнтв", "aceijopsxykmhtb")  # letters that look alike
+_MARKS_ALIKE = str.maketrans("’‘–—_-", "''    ")
 
 
 @dataclass(frozen=True)
@@ -120,16 +126,18 @@ def _trim(text: str) -> str:
 
 
 def _clean_word(text: str) -> str:
-    """A value with single blanks, so that what looks the same is the same."""
-    return " ".join(_trim(text).split())
+    """A value with single blanks and no signs unseen, so that what looks the same is the same."""
+    return " ".join(_trim(text).translate(dict.fromkeys(map(ord, _UNSEEN))).split())
 
 
 def _find_audio(folder: Path, row: Row) -> str:
     """The path of a clip as the disk spells it. Raises CorpusError if it leaves the folder."""
-    path = PurePosixPath(row.audio)
+    path = PurePosixPath(row.audio.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         fault = f"audio {row.audio!r} leaves the folder"
         raise CorpusError.at(row.where, fault, "use a path inside it")
+    if not path.name:
+        raise CorpusError.at(row.where, f"audio {row.audio!r} names no file", "write its path")
     spellings = [unicodedata.normalize(form, row.audio) for form in ("NFC", "NFD")]
     spellings += [row.audio.replace("\\", "/")]
     return next((name for name in spellings if os.path.isfile(folder / name)), row.audio)
@@ -168,14 +176,22 @@ def _warn_look_alikes(folder: Path, clips: Iterable[Clip]) -> None:
     counts = defaultdict(lambda: defaultdict(Counter))
     for clip in clips:
         for name, value in [("speaker", clip.speaker), *clip.attributes.items()]:
-            counts[name][value.casefold()][value] += 1
+            counts[name][_look_of(value)][value] += 1
     for name, values in counts.items():
         alike = [spellings for spellings in values.values() if len(spellings) > 1]
         if alike:
             first = ", ".join(f"{value!r} ({count} clips)" for value, count in alike[0].items())
-            fault = f"{folder}: {name} has {len(alike)} values in capitals and without: {first}"
+            fault = (
+                f"{folder}: {name} has {len(alike)} values in spellings that look alike: {first}"
+            )
             remedy = "they count as different, so write them alike if they are not"
             warnings.warn(f"{fault}; {remedy}.", audio.DataWarning, stacklevel=3)
+
+
+def _look_of(value: str) -> str:
+    """What values have in common that differ in case, width, dashes, quotes or Cyrillic letters."""
+    plain = unicodedata.normalize("NFKC", value).casefold()
+    return " ".join(plain.translate(_FROM_CYRILLIC | _MARKS_ALIKE).split())
 
 
 def deal_speaker(speaker: str) -> str:
@@ -217,10 +233,13 @@ def corpus_from_folder(
 
     The table has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
     and `split`; every other column is an attribute, left out where its cell is empty. Without
-    `split`, speakers are dealt 80 : 10 : 10. Raises CorpusError with file and line.
+    `split`, speakers are dealt 80 : 10 : 10. A column that only numbers the rows is left out with a
+    DataWarning. Raises CorpusError with file and line.
     """
     folder = Path(folder)
     needed = ("audio", "speaker")
+    cells = list(read_table(folder / table, needed, _OWN_COLUMNS, encoding=encoding))
+    unused = (*_OWN_COLUMNS, *_find_counters(folder / table, [row for _, row in cells]))
     rows = [
         Row(
             where,
@@ -228,9 +247,9 @@ def corpus_from_folder(
             row["speaker"],
             row.get("transcript", ""),
             row.get("split", ""),
-            {column: value for column, value in row.items() if column not in _OWN_COLUMNS},
+            {column: value for column, value in row.items() if column not in unused},
         )
-        for where, row in read_table(folder / table, needed, _OWN_COLUMNS, encoding=encoding)
+        for where, row in cells
     ]
     sha256 = hashlib.sha256((folder / table).read_bytes()).hexdigest()
     return build_corpus(
@@ -240,6 +259,18 @@ def corpus_from_folder(
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
     )
+
+
+def _find_counters(path: Path, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The columns that only number the rows, from 0 or 1, as an index does."""
+    numbers = [[str(first + i) for i in range(len(rows))] for first in (0, 1)]
+    columns = rows[0] if len(rows) >= _FEWEST_NUMBERED else ()
+    found = [name for name in columns if [row[name] for row in rows] in numbers]
+    found = [name for name in found if name not in _OWN_COLUMNS]
+    if found:
+        fault = f"the column {' and '.join(map(repr, found))} only numbers the rows and is left out"
+        warnings.warn(f"{path}, line 1: {fault}.", audio.DataWarning, stacklevel=3)
+    return found
 
 
 def read_table(
@@ -265,11 +296,11 @@ def read_table(
     if not path.is_file():
         remedy = f"it is a table with the columns {', '.join(needed)}: put it there"
         raise CorpusError.at(path, "no such file", remedy)
-    text = _read_text(path, encoding)
+    text = read_text(path, encoding)
     own = {name.casefold(): name for name in (*known, *needed)}
 
     def name_columns(separator: str) -> list[str]:
-        cells = map(_trim, next(_parse_rows(path, text, separator, tabs), ("", []))[1])
+        cells = map(_clean_word, next(_parse_rows(path, text, separator, tabs), ("", []))[1])
         return [own.get(cell.casefold(), cell) for cell in cells]
 
     separator = next(
@@ -286,7 +317,8 @@ def read_table(
         yield where, {name: cell for name, cell in row.items() if not _is_index(name)}
 
 
-def _read_text(path: Path, encoding: str | None) -> str:
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """A text in UTF-8, in what its byte order mark says, or in `encoding`. Raises CorpusError."""
     content = path.read_bytes()
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     encoding = encoding or next(marked, "utf-8")
@@ -297,9 +329,10 @@ def _read_text(path: Path, encoding: str | None) -> str:
         text = content.decode(encoding)
     except LookupError as error:
         raise CorpusError.at(path, f"unknown encoding {encoding!r}", remedy) from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        fault = f"byte {error.start} is not {encoding}"
+    except UnicodeError as error:
+        start = getattr(error, "start", 0)
+        line = content.count(b"\n", 0, start) + 1
+        fault = f"byte {start} is not {encoding}"
         raise CorpusError.at(f"{path}, line {line}", fault, remedy) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -335,7 +368,9 @@ def _check_header(path: Path, header: Sequence[str], needed: Sequence[str]) -> N
     where = f"{path}, line 1"
     missing = sorted(set(needed) - set(header))
     if missing:
-        raise CorpusError.at(where, f"no column {', '.join(missing)}", "add it to the header")
+        there = ", ".join(header)[:80] or "nothing"
+        remedy = f"the header has {there}: name it there, with commas, semicolons or tabs between"
+        raise CorpusError.at(where, f"no column {', '.join(missing)}", remedy)
     counts = Counter(name.casefold() for name in header if not _is_index(name))
     twice = [name for name in header if counts[name.casefold()] > 1]
     if twice:

@@ -297,7 +297,7 @@ print(lesson.reveal("leak", leak))
 # Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there (on so few speakers a little below chance, because a fold that has fewer of a class in training has more of it to test).
 
 # %% tags=["expensive"]
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 measured = look.table("probes")
 measured = measured[measured["site"].str.match("log-mel|encoder")]
 wide = measured[measured["kind"] == "probe"].pivot(

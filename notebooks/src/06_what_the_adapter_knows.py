@@ -33,7 +33,7 @@ READ, ERASED, FOLDS = "accent", "gender", 4
 # `Inside` opens the finished run with clips of speakers whom training never heard. Two of them, and what the model answers about them with the untrained and with the trained connector. Expect the untrained one to say the same of every clip: nothing tells it what it hears.
 
 # %%
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 pair = [
     next(c for c in look.clips if c.attributes[ERASED] == value)
     for value in look.task(ERASED).options

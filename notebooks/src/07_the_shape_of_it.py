@@ -36,7 +36,7 @@ COLOUR = "accent"
 # Hear one clip of a speaker whom training never heard.
 
 # %%
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% [markdown]
@@ -467,7 +467,8 @@ def draw_place(axes, rows):
     style.set_step_axis(axes, int(rows["step"].max()))
     axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
-    axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "frameon": False}
+    axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7, **below)
 
 
 # %%

@@ -28,7 +28,7 @@ experiment = lesson.experiment
 # All of this notebook is about one question, “What is the background sound?”, and about 16 clips of speakers never heard in training. We begin with the one whose scene sounds for the shortest time: there is most room to be wrong.
 
 # %%
-look = desta_lab.Inside(experiment)
+look = desta_lab.Inside.from_experiment(experiment)
 llm, seconds, task = look.llm, look.llm.encoder.seconds, look.task("scene")
 rows = look.explained
 clips = look.pick(rows)

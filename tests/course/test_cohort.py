@@ -85,6 +85,8 @@ BAD = {
     "without a student": '{"notebook": "05"}',
     "of wrong types": '{"notebook": 2, "student": 1, "predictions": 3}',
     "nested": "[" * 100_000,
+    "of two students": '{"student": "Eve", ' + json.dumps(card("Eli", 5, 6))[1:],
+    "of Ada again, with a blank": json.dumps(card("Ada ", 5, 6)),
     "not a number": changed(measured=float("nan")),
     "endless": changed(high=float("inf")),
     "huge": changed(low=-(10**400)),

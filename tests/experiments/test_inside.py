@@ -2,24 +2,53 @@
 control.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import desta_lab
+from desta_lab import audio
+from desta_lab.analysis import attribution, evidence, geometry
+from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside, summarise_tables
-from desta_lab.experiments.inside_tables import TABLES
+from desta_lab.experiments.inside_tables import SIZES, TABLES
 from desta_lab.model import presets
+from tests import tiny
 
 pytestmark = pytest.mark.weights
 
+# clips and draws enough for each sentence below
+CLIPS = {"validation": 48, "test": 96}
+SMALL = {
+    "traced": 3,
+    "explained": 3,
+    "checked": 2,
+    "random orders": 2,
+    "pairs": 24,
+    "calibrating": 16,
+    "random": 3,
+    "heads": 50,
+    "checkpoints": 2,
+}
+
 
 @pytest.fixture(scope="module")
-def inside(tmp_path_factory: pytest.TempPathFactory) -> Inside:
-    """The run that the quickstart's test leaves in the checkout's data folder, looked into."""
-    return Inside(Experiment(presets.nano()), out=tmp_path_factory.mktemp("inside"))
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+    """The finished run that ships, looked into at its first and last checkpoint (it has no other)
+    with fewer draws; no table ships for these sizes, so each is computed.
+    """
+    root = tiny.data_folder(tmp_path_factory.mktemp("data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DESTA_LAB_DATA", str(root))
+        patch.setattr(geometry, "PERMUTATIONS", 40)
+        patch.setattr(geometry, "HALF_SAMPLES", 40)
+        experiment = Experiment(presets.nano())
+        finished.restore(experiment)
+        out = tmp_path_factory.mktemp("inside")
+        yield Inside.from_experiment(experiment, clips=CLIPS, sizes=SMALL, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +89,17 @@ def test_the_answer_comes_late_and_only_with_the_clip(tables: dict) -> None:
     assert abs(mean["shuffled", last]) < 0.12 and abs(mean["untrained", last]) < 0.12
 
 
-def test_windows_that_matter_lie_where_the_scene_sounds(tables: dict) -> None:
-    found = (
-        tables["evidence"]
-        .query("attribute == 'scene' and null == 'own' and measure == 'mass'")
-        .set_index("method")
-    )
-    assert found.loc[["ablation, windows", "shapley, windows"], "gain_low"].max() > 0
+def test_windows_that_matter_lie_where_the_scene_sounds(inside: Inside) -> None:
+    """Shapley values of windows, for as many clips as the analysis itself explains."""
+    clips = inside.experiment.clips("test")[:16]
+    waves = [audio.read_audio(inside.experiment.corpus.path(clip)) for clip in clips]
+    scenes = [clip.attributes["scene"] for clip in clips]
+    cases = attribution.window_cases(inside.llm, inside.task("scene"), scenes, waves)
+    found = attribution.attribute("shapley", cases, samples=SIZES["orders"]).values
+    seconds, values = inside.llm.encoder.seconds, found.double().numpy()
+    scores = evidence.score_profiles(values, clips, "scene", seconds, "shapley, windows")
+    mass = evidence.summarise_scores(scores).query("null == 'own' and measure == 'mass'")
+    assert mass["gain_low"].item() > 0
 
 
 def test_all_queries_patched_move_the_whole_answer_and_no_single_one_more(tables: dict) -> None:
@@ -85,12 +118,12 @@ def test_erasing_an_attribute_hurts_it_more_than_a_random_direction(tables: dict
 
 def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
     def read_times() -> dict[Path, int]:
-        folders = [inside.provenance(name).folder(inside.experiment.root) for name in TABLES]
+        folders = [inside.provenance(name).folder(inside.root) for name in TABLES]
         files = [path for folder in folders for path in folder.iterdir()]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = read_times()
-    again = Inside(inside.experiment, out=inside.out)
+    again = Inside.from_experiment(Experiment(presets.nano()), out=inside.out)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again.table(name), table)
     assert read_times() == before
@@ -100,7 +133,8 @@ def test_the_connector_stands_at_its_last_step_afterwards(inside: Inside, tables
     from desta_lab.training import checkpoints
 
     before = {name: tensor.clone() for name, tensor in inside.llm.connector.state_dict().items()}
-    checkpoints.load_checkpoint(inside.folder, inside.llm, inside.last)
+    folder = Experiment(presets.nano()).run_folder("self")
+    checkpoints.load_checkpoint(folder, inside.llm, inside.last)
     assert all(
         before[name].equal(tensor) for name, tensor in inside.llm.connector.state_dict().items()
     )
@@ -120,9 +154,10 @@ def code_of(page: str) -> list[str]:
 def test_the_code_of_the_readme_and_of_the_analysis_page_runs(
     inside: Inside, tables: dict, capsys: pytest.CaptureFixture
 ) -> None:
-    assert code_of("README.md") == code_of("docs/analysis.md")[:1]
+    _, *blocks = code_of("docs/analysis.md")  # the first is run in test_inside_own.py
+    assert code_of("README.md") == blocks[:1]
     names: dict = {}
-    for block in code_of("docs/analysis.md"):
+    for block in blocks:
         exec(block, names)
     printed = capsys.readouterr().out
     assert "audio      0" in printed and "torch.Size([8, 19, 192])" in printed

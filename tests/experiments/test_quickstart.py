@@ -28,9 +28,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Experiment:
-    """The nano experiment, in the checkout's own data folder."""
-    return Experiment(presets.nano())
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """The nano experiment in a data folder of its own: whatever the checkout has, it is trained."""
+    return Experiment(presets.nano(), root=tiny.data_folder(tmp_path_factory.mktemp("data")))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_every_row_has_its_controls_and_no_speaker_is_in_two_splits(
 
 
 def test_a_second_run_starts_from_the_caches(lab: Experiment, out: Path, result: dict) -> None:
-    again = Experiment(lab.preset)
+    again = Experiment(lab.preset, root=lab.root)
     begin = time.perf_counter()
     second = run_quickstart(again, out)
     assert not any(stage.startswith(("train", "features")) for stage in again.costs.seconds), (

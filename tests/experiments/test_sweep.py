@@ -461,8 +461,10 @@ def test_another_measurement_is_another_cell_and_another_process_finds_taps_agai
 
 @pytest.mark.weights
 def test_a_cell_that_tunes_is_measured_at_every_share_and_at_0_it_is_the_untouched_backbone(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(forgetting, "SHARES", (0.0, 0.5, 1.0))
+    monkeypatch.setattr(forgetting, "EACH", 1)
     tiny.share_weights(tmp_path)
     small = replace(
         NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3

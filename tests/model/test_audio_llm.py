@@ -340,6 +340,25 @@ def test_a_connector_file_with_a_number_that_is_none_is_refused(tmp_path):
     assert hash_tensors(other.connector) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_a_connector_file_of_other_numbers_than_learn_is_refused(tmp_path, dtype):
+    llm = tiny.audio_llm()
+    tensors = {name: tensor.clone() for name, tensor in llm.connector.state_dict().items()}
+    tensors["query_tokens"] = tensors["query_tokens"].to(dtype)
+    path = rewritten(llm, tmp_path / "a.safetensors", tensors)
+    with pytest.raises(ProvenanceError, match=f"query_tokens holds {dtype}, which no connector"):
+        llm.load_connector(path)
+
+
+@pytest.mark.parametrize("about", ["null", "[]", "5"])
+def test_a_connector_file_whose_header_is_no_object_is_refused(tmp_path, about):
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"provenance": about})
+    with pytest.raises(
+        ProvenanceError, match=r"its provenance is .*; copy it again or train again"
+    ):
+        tiny.audio_llm().load_connector(tmp_path / "a.safetensors")
+
+
 def test_a_field_of_the_shape_that_is_younger_than_a_file_has_its_default(tmp_path):
     llm = tiny.audio_llm()
     shape = asdict(ConnectorShape())

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from desta_lab.audio import RATE
-from desta_lab.model import build, chat, presets
+from desta_lab.model import build, chat, presets, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.training import checkpoints
@@ -68,6 +69,18 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
         list(text)
         == own.generate(**given, max_new_tokens=4, do_sample=False)[0, -len(text) :].tolist()
     )
+
+
+@pytest.mark.parametrize("part", ["ears", "mind"])
+@pytest.mark.parametrize("folders", ["t4"], indirect=True)
+def test_frozen_weights_with_a_number_that_is_none_are_refused(folders, tmp_path, part):
+    path = tmp_path / part / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "encoder.layers.0" in name or "layers.0.mlp" in name)
+    tensors[name] = tensors[name] * float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(weights.WeightsError, match=f"{part}: .*layers.0.* holds NaN or infinity"):
+        build.build_audio_llm(folders)
 
 
 def test_a_seed_makes_the_same_connector_and_leaves_torchs_own_alone():

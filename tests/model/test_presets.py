@@ -70,6 +70,8 @@ def test_without_a_gpu_the_cpu_preset_is_picked(monkeypatch):
         ("taps", (1, 1), "taps are different layers from 0, at least one"),
         ("taps", (-1, 1), "taps are different layers from 0, at least one"),
         ("seconds", 31.0, "seconds is 31, and Whisper hears at most 30 s"),
+        ("seconds", 0.03, "seconds is 0.03, no whole number of encoder frames; take a multiple of"),
+        ("seconds", 1e-9, "seconds is 1e-09, no whole number of encoder frames"),
         ("tuning", "banana", "tuning is 'frozen', 'full' or such as 'lora-8'"),
         ("attention", "banana", "attention is one of sdpa, eager, .*, not 'banana'"),
         ("accumulate", 99, "A batch of 16 has no row for each of 99 micro-batches"),

@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from desta_lab.model import build, presets, weights
+from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import WeightsError, find_weights, is_installed
+from tests import tiny
 from tests.model.tiny_whisper import NAME, visible
 
 
@@ -87,6 +91,66 @@ def test_shards_are_hashed_together(tmp_path):
         (tmp_path / f"model-{number}.safetensors").write_bytes(bytes([number]))
     hashes = [hashlib.sha256(bytes([number])).hexdigest() for number in (1, 2)]
     assert weights.hash_folder(tmp_path) == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+NO_OBJECTS = ["", "null", "1", "[]", '{"a', "[" * 10**5, "\x00\xff"]
+
+
+NO_INDICES = [*NO_OBJECTS, "{}", '{"weight_map": []}', '{"weight_map": {}}']
+NO_INDICES += ['{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../a.safetensors"}}']
+
+
+@pytest.mark.parametrize("index", NO_INDICES)
+def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, index):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / weights.INDEX).write_bytes(index.encode("latin-1"))
+    with pytest.raises(
+        weights.WeightsError, match=r"index.json: .*; copy it again from its source"
+    ):
+        weights.find_weights(tmp_path)
+    assert not weights.has_weights(tmp_path)  # of several folders, the others still open
+
+
+@pytest.mark.parametrize("note", [*NO_OBJECTS, '{"weights": 5}', '{"weights": {"stamp": null}}'])
+def test_a_foreign_note_beside_weights_says_nothing_of_them(tmp_path, note):
+    (tmp_path / weights.WEIGHTS).write_bytes(b"x")
+    (tmp_path / "source.json").write_bytes(note.encode("latin-1"))
+    assert weights.hash_folder(tmp_path) == hashlib.sha256(b"x").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return tiny.hf_folder(tmp_path_factory.mktemp("model"), tiny.causal(), tiny.tokenizer())
+
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, weights.WEIGHTS])
+@pytest.mark.parametrize("text", NO_OBJECTS)
+def test_a_model_folder_with_a_torn_or_foreign_file_is_one_sentence(
+    model_folder, tmp_path, name, text
+):
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    (folder / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(weights.WeightsError, match=r"copy: not read .*|copy/.*: no JSON") as caught:
+        Backbone.load(folder)
+    assert "\n" not in str(caught.value) and "again from its source" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_weights_that_transformers_would_make_up_are_refused(model_folder, tmp_path, change):
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    tensors = load_file(folder / weights.WEIGHTS)
+    name = "model.layers.0.mlp.down_proj.weight"
+    del tensors[name]
+    if change == "shape":
+        tensors[name] = torch.ones(3, 3)
+    save_file(tensors, folder / weights.WEIGHTS, {"format": "pt"})
+    with pytest.raises(
+        weights.WeightsError, match=r"copy: (its weights have no model.layers.0|not)"
+    ):
+        Backbone.load(folder)
 
 
 def test_an_unknown_name_says_what_is_known(tmp_path):

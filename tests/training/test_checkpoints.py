@@ -80,7 +80,11 @@ def test_a_changed_or_missing_file_is_refused(run, fault):
         content[-1] ^= 1  # one bit of one weight: still a whole safetensors file
         path.write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=r"000001.safetensors: missing or changed since it was saved; delete"
+        CheckpointError,
+        match={
+            "changed": r"000001.safetensors: changed since it was saved; delete",
+            "missing": r"000001.safetensors: not here; .* the files of steps 0, 2, so take one",
+        }[fault],
     ):
         checkpoints.load_checkpoint(folder, llm, 1)
     assert hash_tensors(llm.connector) == hashes[2]
@@ -92,7 +96,15 @@ def test_a_step_without_a_checkpoint_names_those_that_have_one(run):
         checkpoints.load_checkpoint(folder, llm, 3)
 
 
-@pytest.mark.parametrize("text", ["", "[{", "\x00\xff"])
+NO_LISTS = ["null", "1", '"x"', "{}", "[]", "[1]", "[{}]", "NaN", "[" * 10**5]
+NO_LISTS += [
+    f'[{{"step": {step}, "sha256": "x"}}]' for step in ('"4"', "null", "-1", "4.0", "true")
+]
+NO_LISTS += ['[{"step": 4, "sha256": 5}]', '[{"step": 4}]']
+NO_LISTS += ['[{"step": 4, "sha256": "x"}, {"step": 4, "sha256": "y"}]']
+
+
+@pytest.mark.parametrize("text", ["", "[{", "\x00\xff", *NO_LISTS])
 def test_an_unreadable_list_is_a_sentence(run, text):
     llm, folder, _ = run
     index_path(folder).write_bytes(text.encode("latin-1"))

@@ -494,6 +494,19 @@ def spoil_with(change: Any) -> Any:
         (lambda cs: [c | {"prompt_token_ids": [1]} for c in cs], "answered another prompt"),
         (lambda cs: [c | {"finish_reason": "abort"} for c in cs], "ended in 'abort'"),
         (lambda cs: ["a"] * len(cs), "does not speak the OpenAI protocol"),
+        (lambda cs: [c | {"token_ids": 0} for c in cs], "answered 0, neither a text nor token ids"),
+        (lambda cs: [c | {"token_ids": []} for c in cs], r"answered \[\], neither a text"),
+        (lambda cs: [c | {"token_ids": None, "text": None} for c in cs], "answered None, neither"),
+        (
+            lambda cs: [c | {"token_ids": None, "text": "\ud800"} for c in cs],
+            r"answered \\ud800, n",
+        ),
+        (lambda cs: [c | {"prompt_token_ids": 5} for c in cs], "answered another prompt"),
+        (lambda cs: [c | {"token_ids": [5, 2, 5, 2]} for c in cs], "goes on behind an end of turn"),
+        (
+            lambda cs: [c | {"finish_reason": "length"} for c in cs],
+            "after 2 of 12 tokens; start it",
+        ),
     ],
 )
 def test_an_answer_that_is_none_to_what_was_asked_is_refused(
@@ -503,6 +516,34 @@ def test_an_answer_that_is_none_to_what_was_asked_is_refused(
     with pytest.raises(ValueError, match=words):
         write_shards(ROWS, by_server(server), tmp_path)
     assert not read_back(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [('{"data": [{}]}', "serves None, not nano"), ("[" * 10**5, "does not speak the OpenAI proto")],
+)
+def test_models_without_a_name_and_endless_brackets_are_refused(server, monkeypatch, said, words):
+    monkeypatch.setattr(writers, "_send", lambda url, body: writers._Reply(url, 200, None, said))
+    with pytest.raises(ValueError, match=words):
+        by_server(server)
+
+
+NO_ADDRESSES = ["http://[::1", "http://a:99999", "http://a:x", "http://", "http://\ud800", "a"]
+NO_ADDRESSES += ["http://me:secret@a", "http://a?b=c", "ftp://a", "http://a\n", "http://xn--/", ""]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_what_is_no_address_is_refused_before_anything_is_sent(address):
+    with pytest.raises(ValueError, match="is no address of a server; write it as http://host:8000"):
+        writers.check_address(address)
+
+
+@pytest.mark.parametrize("key", ["open\nsesame", "sésame"])
+def test_a_key_that_cannot_be_sent_is_not_printed(server, monkeypatch, key):
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(ValueError, match="VLLM_API_KEY holds signs that no key has") as caught:
+        by_server(server)
+    assert "sesame" not in str(caught.value) and "same" not in str(caught.value)
 
 
 def test_a_reply_without_an_end_is_given_up(server, monkeypatch):
@@ -685,6 +726,31 @@ def test_a_manifest_is_read_line_by_line_and_a_bad_line_is_named(tmp_path):
         CorpusError, match=r"rows\.jsonl, line 3: the field 'prompt' is missing or no text"
     ):
         next(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"messages": "x"}, "'messages' is str; write a list"),
+        ({"messages": [1]}, "a message lacks role or content"),
+        ({"messages": [{"role": "user", "content": "", "audios": 1}]}, "'audios' is int, not list"),
+        ({"transcripts": 5}, "'transcripts' is no list of texts"),
+        ({"transcripts": [5]}, "'transcripts' is no list of texts"),
+        ({"dataset": 5}, "'dataset' is no text"),
+    ],
+)
+def test_what_else_a_row_holds_is_of_its_type(tmp_path, change, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + json.dumps(ROWS[0] | change))
+    with pytest.raises(CorpusError, match=f"rows.jsonl, line 2: {words}"):
+        list(read_rows(path))
+
+
+def test_a_manifest_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(ROWS[0]).encode("utf-16"))
+    with pytest.raises(CorpusError, match=r"rows.jsonl, line 1: not UTF-8 .*; save it as UTF-8"):
+        list(read_rows(path))
 
 
 def test_the_command_says_its_cost_after_the_first_shard_and_resumes(server, tmp_path, capsys):

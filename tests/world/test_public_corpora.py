@@ -8,6 +8,7 @@ from desta_lab.clips import Corpus, CorpusError
 from desta_lab.world.public_corpora import (
     CREMA_D,
     ESC_50_EVENTS,
+    LIBRISPEECH,
     PUBLIC_CORPORA,
     RAVDESS,
     RAVDESS_SPLITS,
@@ -254,10 +255,13 @@ FAULTS = [
     ("ravdess", "Actor_12/01-01-06-01-02-01-12.wav", "unknown modality '01'; "),
     ("ravdess", "Actor_12/03-01-06-01-02-01-25.wav", "unknown actor '25'; "),
     ("ravdess", "Actor_12/03-01-06-01-02-12.wav", "not named like "),
+    ("ravdess", "Actor_13/03-01-06-01-02-01-12.wav", "not in the folder Actor_12; move it there"),
 ]
 BAD_LINES = [
     ("crema-d", "VideoDemographics.csv", "1003,x,Male", "the age 'x' is no"),
     ("crema-d", "VideoDemographics.csv", "1003,20,?", r"unknown Sex '\?'; "),
+    ("crema-d", "VideoDemographics.csv", "1003,²,Male", "the age '²' is no whole number from 10"),
+    ("crema-d", "VideoDemographics.csv", "1003,150,Male", "the age '150' is no whole number from"),
     ("esc-50", "meta/esc50.csv", "1-101-A-0.wav,6,0,dog,True,101,A", "unknown fold '6'; "),
     ("esc-50", "meta/esc50.csv", "1.wav,1,0,unicorn,True,101,A", "unknown category 'unicorn'; "),
     ("esc-50", "meta/esc50.csv", "1-101-A-0.wav,1,0,dog,True,,A", "the speaker is empty; "),
@@ -299,6 +303,38 @@ def test_a_bad_line_is_named(tmp_path, name, file, line, words):
     write_lines(tmp_path / file, *lines)
     with pytest.raises(CorpusError, match=f", line {len(lines)}: .*{words}"):
         PUBLIC_CORPORA[name].build(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["SPEAKERS.TXT", "dev-clean/84/121/84-121.trans.txt"])
+def test_a_text_in_another_encoding_is_named(tmp_path, file):
+    librispeech(tmp_path)
+    (tmp_path / file).write_bytes("84 | Gêné".encode("latin-1"))
+    with pytest.raises(CorpusError, match="line 1: byte 6 is not utf-8; save the table as UTF-8"):
+        LIBRISPEECH.build(tmp_path)
+
+
+def test_a_speaker_of_whom_a_table_says_two_things_is_refused(tmp_path):
+    librispeech(tmp_path)
+    with (tmp_path / "SPEAKERS.TXT").open("a") as file:
+        file.write("84 | M | dev-clean | 8.02 | Christie\n")
+    with pytest.raises(CorpusError, match="speaker '84' is there twice, with other words; keep"):
+        LIBRISPEECH.build(tmp_path)
+    write_lines(tmp_path / "VideoDemographics.csv", "ActorID,Age,Sex", "1,51,Male", "1,51,Female")
+    with pytest.raises(CorpusError, match="line 3: speaker '1' is there twice, with other words"):
+        CREMA_D.build(tmp_path)
+
+
+def test_the_same_recording_unpacked_twice_is_refused(tmp_path):
+    for place in ("Actor_12", "again/Actor_12"):
+        write_noise(tmp_path / place / "03-01-06-01-02-01-12.wav")
+    with pytest.raises(CorpusError, match=r"the same file as .*Actor_12.*; remove one of them"):
+        PUBLIC_CORPORA["ravdess"].build(tmp_path)
+
+
+def test_a_recording_without_a_transcript_is_counted(tmp_path):
+    librispeech(tmp_path)
+    write_noise(tmp_path / "dev-clean" / "84" / "121" / "84-121-0099.flac")
+    assert LIBRISPEECH.build(tmp_path).recipe["left_out"] == {"without a transcript": 1}
 
 
 # ---- each of them ----

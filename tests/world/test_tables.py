@@ -77,7 +77,14 @@ def test_splits_that_the_table_gives_are_kept_however_few_voices_they_have(tmp_p
         ([*ROWS, ROWS[1]], "line 5: the clip 'wavs/0' appears twice; "),
         ([*ROWS, "../x.wav,ben,,test,sad"], r"line 5: audio '../x.wav' leaves the folder; "),
         ([*ROWS, "/etc/x.wav,ben,,test,sad"], r"line 5: audio '/etc/x.wav' leaves the folder; "),
-        ([*ROWS, ",ben,,test,sad"], "line 5: .*no such file; "),
+        ([*ROWS, ",ben,,test,sad"], "line 5: audio '' names no file; write its path"),
+        ([*ROWS, r"..\x.wav,ben,,test,sad"], "line 5: audio .* leaves the folder; "),
+        ([*ROWS, r"\etc\x.wav,ben,,test,sad"], "line 5: audio .* leaves the folder; "),
+        ([*ROWS, "wavs/3.wav,cy,,train-dev,sad"], "line 5: 'train-dev' names two splits; choose"),
+        ([*ROWS, "wavs/3.wav,cy,,Eval/Test,sad"], "line 5: 'Eval/Test' names two splits; choose"),
+        (["audio,speaker,a b,a  b"], "line 1: the column 'a b' and 'a b' is there twice; "),
+        (["audio,speaker,ab,a\u200bb"], "line 1: the column 'ab' and 'ab' is there twice; "),
+        (["sep=;", "audio;speaker"], "no column audio, speaker; the header has sep=;.*semicolons"),
         ([*ROWS, "wavs/3.wav,cy,,held-out,sad"], "line 5: unknown split 'held-out'; .* dev, "),
         ([*ROWS, 'wavs/3.wav,cy,"Hi,test,sad'], "line 5: no row of a table .*; correct its quotes"),
         ([*ROWS[:2], "", ",,,,", *ROWS[2:], "wavs/9.wav,a,,,"], "line 7: .*no such file; "),
@@ -92,6 +99,35 @@ def test_a_bad_table_is_named_by_its_line(tmp_path, rows, words):
     with pytest.raises(CorpusError, match=words):
         tables.corpus_from_folder(tmp_path)
     assert not (tmp_path / "clips.jsonl").exists()
+
+
+def test_signs_that_nobody_sees_make_no_other_voice_or_class(tmp_path):
+    rows = ["audio,speaker,mood", "wavs/0.wav,an\u00adna,\u200esad\u200e", "wavs/1.wav,anna,sad"]
+    fill(tmp_path, rows)
+    clips = tables.corpus_from_folder(tmp_path).clips
+    assert {(clip.speaker, clip.attributes["mood"]) for clip in clips} == {("anna", "sad")}
+
+
+@pytest.mark.parametrize("other", ["ａnna", "\u0430nna", "ANNA"])
+def test_speakers_that_look_alike_are_told_with_counts(tmp_path, other):
+    fill(tmp_path, ["audio,speaker", "wavs/0.wav,anna", f"wavs/1.wav,{other}", "wavs/2.wav,ben"])
+    with pytest.warns(DataWarning, match=r"look alike: 'anna' \(1 clips\), .* \(1 clips\)"):
+        tables.corpus_from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_only_numbers_the_rows_is_no_attribute(tmp_path, first):
+    rows = [f"{i + first},wavs/{i}.wav,{i},{i % 2}" for i in range(4)]
+    fill(tmp_path, ["index,audio,speaker,class", *rows])
+    with pytest.warns(DataWarning, match="the column 'index' only numbers the rows and is left ou"):
+        clips = tables.corpus_from_folder(tmp_path).clips
+    assert [clip.attributes for clip in clips] == [{"class": str(i % 2)} for i in range(4)]
+
+
+def test_an_encoding_that_cannot_be_read_is_refused(tmp_path):
+    fill(tmp_path, ROWS)
+    with pytest.raises(CorpusError, match="byte 0 is not undefined; save the table as UTF-8"):
+        tables.corpus_from_folder(tmp_path, encoding="undefined")
 
 
 def test_a_refused_table_leaves_the_corpus_as_it_was(tmp_path):
