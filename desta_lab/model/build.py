@@ -1,6 +1,5 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
