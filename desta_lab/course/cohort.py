@@ -1,8 +1,10 @@
 """The cards of a class in one table: guesses, how well the ranges held, exercises solved."""
 
 import json
+import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,27 +13,31 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.clips import unique_keys
-from desta_lab.course.lesson import SURE
+from desta_lab.course.lesson import SURE, score_interval
 from desta_lab.views import saving, style
 
 _Kind = TypeVar("_Kind")
-COLUMNS = ["student", "notebook", "file", "kind", "name", "question"]
-COLUMNS += ["low", "high", "default", "measured", "held"]
+COLUMNS = ["student", "notebook", "preset", "file", "kind", "name", "question"]
+COLUMNS += ["low", "high", "least", "most", "default", "measured", "held", "score"]
 STATES = ("passed", "wrong", "not attempted")  # of an exercise
 _MOST_BYTES = 1_000_000  # of a card
 _MOST_ENTRIES = 50  # predictions, or exercises, of a card
 _MOST_SIGNS = 300  # of a text
 _LARGEST = 1e9  # a number that an axis still draws
 _MOST_PANELS = 60  # questions in the plot
+_MARKUP = re.compile(r"<\s*[A-Za-z/!?]|&#?\w+;")  # what a page would not show as text
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with these a spreadsheet begins to compute
 
 
 def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """Every prediction and every exercise of the cards under a folder, and what was left out.
 
-    Columns: student, notebook, file, kind (prediction or exercise), name, question, low, high,
-    default, measured, held (1 where the range held the answer or the exercise was solved). A file
-    that is no card, or a second card of a student for a notebook, is left out with a sentence.
+    Columns: student, notebook, preset, file, kind (prediction or exercise), name, question, low,
+    high, least and most (the slider's ends), default (nobody set the range), measured, held (1
+    where the range held the answer or the exercise was solved), score (the interval score; 1 for a
+    default).
+    A file that is no card, a second card of a student for a notebook, and a guess with another
+    question or slider than most cards have, are left out with a sentence.
 
     Raises:
         ValueError: there is no card; the message holds what was left out.
@@ -43,10 +49,14 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         try:
             card = _read_card(path)
             student, notebook = _text(card["student"]), _text(card["notebook"])
-            if student == "anonymous":
-                student = f"anonymous, {path.relative_to(folder).as_posix()}"
+            if not re.fullmatch(r"\d\d", notebook, re.ASCII):
+                raise ValueError(f"{notebook!r} is no notebook's number")
+            preset, file = _text(card["preset"]), _text(path.name)
+            who = unicodedata.normalize("NFKC", student).casefold()
+            if who == "anonymous":
+                who = student = _text(f"anonymous, {path.relative_to(folder).as_posix()}")
             found = [*_list_guesses(card["predictions"]), *_list_exercises(card["exercises"])]
-            first = seen.setdefault((student, notebook), path)
+            first = seen.setdefault((who, notebook), path)
             if first != path:
                 raise ValueError(f"{student} has a card of {notebook} already, {first.name}")
         except KeyError as error:
@@ -54,8 +64,10 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         except (ValueError, OSError, RecursionError) as error:
             left_out.append(f"{path}: no card of a lesson ({error}).")
         else:
-            who = {"student": student, "notebook": notebook, "file": _text(path.name)}
-            rows += [who | row for row in found]
+            one = {"student": student, "notebook": notebook, "preset": preset, "file": file}
+            rows += [one | row for row in found]
+    rows, other = _keep_common(rows)
+    left_out += other
     if not rows:
         why = " ".join(left_out)
         raise ValueError(
@@ -63,6 +75,34 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             f"{why}".strip()
         )
     return pd.DataFrame(rows, columns=COLUMNS), left_out
+
+
+def _keep_common(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows without guesses whose question or slider most cards do not have, and what was not.
+
+    Cards are compared with those of the same notebook and preset.
+    """
+    asked: dict[tuple[str, ...], Counter[tuple[Any, ...]]] = {}
+    for row in rows:
+        if row["kind"] == "prediction":
+            asked.setdefault(_guess_key(row), Counter())[_ask(row)] += 1
+    usual = {key: counts.most_common(1)[0][0] for key, counts in asked.items()}
+    kept, left_out = [], []
+    for row in rows:
+        if row["kind"] == "prediction" and _ask(row) != usual[_guess_key(row)]:
+            why = "most cards have another question or slider"
+            left_out.append(f"{row['file']} of {row['student']}: no guess {row['name']} ({why}).")
+        else:
+            kept.append(row)
+    return kept, left_out
+
+
+def _guess_key(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["notebook"], row["preset"], row["name"]
+
+
+def _ask(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["question"], row["least"], row["most"]
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -88,8 +128,12 @@ def _text(value: Any) -> str:
     text = unicodedata.normalize("NFC", _expect(value, str)).strip(" \u00a0")
     if not 0 < len(text) <= _MOST_SIGNS:
         raise ValueError(f"a text of {len(text)} signs; 1 to {_MOST_SIGNS} are read")
-    quoted = f"'{text}" if text.startswith(_FORMULA) else text
-    return "".join(sign if sign.isprintable() else " " for sign in quoted)
+    if _MARKUP.search(text):
+        raise ValueError(f"{text[:40]!r} holds HTML")
+    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    if not shown:
+        raise ValueError("a text without a sign")
+    return f"'{shown}" if text.startswith(_FORMULA) or shown.startswith(_FORMULA) else shown
 
 
 def _number(value: Any) -> float:
@@ -99,16 +143,23 @@ def _number(value: Any) -> float:
 
 
 def _list_guesses(guesses: Any) -> Iterator[dict[str, Any]]:
+    seen = set()
     for guess in _expect(guesses, list):
         if _expect(guess, dict)["measured"] is None:
             continue
-        numbers = {name: _number(guess[name]) for name in ("low", "high", "measured")}
-        if numbers["low"] > numbers["high"]:
-            raise ValueError(f"a range from {numbers['low']:g} to {numbers['high']:g}")
+        limits = ("low", "high", "measured", "least", "most")
+        numbers = {name: _number(guess[name]) for name in limits}
+        low, high, measured, least, most = numbers.values()
+        if not (least <= low <= high <= most and least < most):
+            raise ValueError(f"a range from {low:g} to {high:g} on {least:g} to {most:g}")
         texts = {name: _text(guess[name]) for name in ("name", "question")}
-        held = numbers["low"] <= numbers["measured"] <= numbers["high"]
+        if texts["name"] in seen:
+            raise ValueError(f"{texts['name']} is guessed twice")
+        seen.add(texts["name"])
         default = _expect(guess["default"], bool)
-        yield {"kind": "prediction", **texts, **numbers, "default": default, "held": float(held)}
+        score = 1.0 if default else score_interval(low, high, measured, least, most)
+        marks = {"default": default, "held": float(low <= measured <= high), "score": score}
+        yield {"kind": "prediction", **texts, **numbers, **marks}
 
 
 def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
@@ -119,7 +170,10 @@ def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
 
 
 def summarise_class(table: pd.DataFrame) -> pd.DataFrame:
-    """Per notebook: students, share of own ranges that held the answer, of exercises solved."""
+    """Per notebook: students, how many ranges they set, how well these held, exercises solved.
+
+    The interval score is the mean over all ranges; one that nobody set scores 1.
+    """
     rows = []
     for notebook, part in table.groupby("notebook"):
         own = part[(part["kind"] == "prediction") & part["default"].eq(False)]
@@ -129,6 +183,7 @@ def summarise_class(table: pd.DataFrame) -> pd.DataFrame:
             "ranges": len(own),
             "held the answer": own["held"].mean(),
             "well calibrated": SURE,
+            "interval score": part["score"].mean(),
             "exercises solved": part.loc[part["kind"] == "exercise", "held"].mean(),
         }
         rows.append(row)
@@ -145,12 +200,14 @@ def write_report(table: pd.DataFrame, folder: Path) -> Path:
     own = guesses.loc[guesses["default"].eq(False), "held"]
     held = f"{own.mean():.0%} of {len(own)} ranges held the answer"
     headline = f"{held}; {SURE:.0%} would be well calibrated"
-    questions = list(guesses.groupby(["notebook", "name"], sort=False))[:_MOST_PANELS]
+    questions = list(guesses.groupby(["notebook", "preset", "name"], sort=False))[:_MOST_PANELS]
     height = max(1, len(questions))
     picture, grid = style.subplots(height, 1, headline, (7.0, 1 + 1.3 * height), squeeze=False)
-    for axes, ((notebook, _), rows) in zip(grid[:, 0], questions, strict=False):
+    for axes, ((notebook, preset, _), rows) in zip(grid[:, 0], questions, strict=False):
         _draw_guesses(axes, rows)
-        title = textwrap.shorten(f"{notebook} · {rows['question'].iloc[0]}", 90, placeholder=" …")
+        title = textwrap.shorten(
+            f"{notebook} on {preset} · {rows['question'].iloc[0]}", 90, placeholder=" …"
+        )
         axes.set_title(title, fontsize=9, loc="left")
     legend = "range guessed (dotted: missed; grey: left at the default); dashed: what was measured"
     picture.supxlabel(legend, fontsize=8)
@@ -164,5 +221,6 @@ def _draw_guesses(axes: Any, rows: pd.DataFrame) -> None:
         colour = style.PALETTE["silence" if guess["default"] else "audio"]
         line = "-" if guess["held"] else ":"
         axes.plot([guess["low"], guess["high"]], [i, i], color=colour, lw=3, ls=line)
-    axes.axvline(rows["measured"].mean(), color=style.PALETTE["oracle"], ls="--", lw=1)
-    axes.set(yticks=[], ylabel=f"{len(rows)} students")
+    axes.axvline(rows["measured"].median(), color=style.PALETTE["oracle"], ls="--", lw=1)
+    slider = (rows["least"].iloc[0], rows["most"].iloc[0])
+    axes.set(yticks=[], ylabel=f"{len(rows)} students", xlim=slider)

@@ -1,6 +1,7 @@
 """A notebook's lesson: what the student guesses, tries and sees, and the card that sums it up."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,15 +23,28 @@ COSTS = Path(__file__).resolve().parents[2] / "notebooks" / "costs.json"
 SURE = 0.8  # a guess is a range that should hold the answer this often
 
 
+def score_interval(low: float, high: float, measured: float, least: float, most: float) -> float:
+    """The interval score of a range that is 80 % sure, in widths of its slider: 0 is best.
+
+    A range costs its width, and where it misses ten times the distance to what was measured. The
+    whole slider costs 1. In the long run the least is paid by who gives the tenth and the
+    ninetieth percentile of what they believe (Gneiting and Raftery, 2007, eq. 43).
+    """
+    missed = max(low - measured, measured - high, 0.0)
+    return (high - low + 2 / (1 - SURE) * missed) / (most - least)
+
+
 @dataclass(frozen=True)
 class Guess:
-    """A range that the student is 80 % sure of, and what was measured."""
+    """A range that the student is 80 % sure of, on a slider, and what was measured."""
 
     name: str
     question: str
     low: float
     high: float
-    default: bool  # nobody moved it
+    least: float  # the slider's ends
+    most: float
+    default: bool  # nobody moved it or ticked its box
     measured: float | None = None
 
     @property
@@ -38,12 +52,42 @@ class Guess:
         """Whether the range holds what was measured; None before it was."""
         return None if self.measured is None else self.low <= self.measured <= self.high
 
+    @property
+    def score(self) -> float | None:
+        """Its interval score; 1 where nobody set the range, None before anything was measured."""
+        if self.measured is None:
+            return None
+        own = score_interval(self.low, self.high, self.measured, self.least, self.most)
+        return 1.0 if self.default else own
+
     def __repr__(self) -> str:
         if self.measured is None:
             return f"{self.question} {self.low:g} to {self.high:g}; not measured yet."
         whose = "The default range" if self.default else "You said"
         verdict = "inside" if self.inside else "outside"
-        return f"{whose} {self.low:g} to {self.high:g}; measured {self.measured:.2f}: {verdict}."
+        cost = "nobody set it, so it scores 1" if self.default else f"it scores {self.score:.2f}"
+        said = f"{whose} {self.low:g} to {self.high:g}; measured {self.measured:.2f}: {verdict}"
+        return f"{said}; {cost} (0 is best)."
+
+
+@dataclass
+class _Asked:
+    """A question with its widgets: a range, and whether the student means it."""
+
+    question: str
+    slider: Any
+    meant: Any
+    box: Any
+    locked: tuple[float, float, bool] | None = None  # the range, and whether it was meant
+
+    @property
+    def answer(self) -> tuple[float, float, bool]:
+        return self.locked or (*self.slider.value, self.meant.value)
+
+    def lock(self) -> None:
+        """Keep the answer as it is now, whatever becomes of the widgets."""
+        self.locked = self.answer
+        self.slider.disabled = self.meant.disabled = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +116,7 @@ class Lesson:
     began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self._sliders: dict[str, tuple[str, Any, tuple[float, float]]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._measured: dict[str, float] = {}
 
     @property
@@ -84,9 +128,17 @@ class Lesson:
     def predict(
         self, name: str, question: str, low: float, high: float, *, step: float | None = None
     ) -> Any:
-        """Ask for a range that the student is 80 % sure of, from all that is possible: a slider."""
+        """Ask for a range that the student is 80 % sure of, from all that is possible: a slider.
+
+        A range counts as the student's own where it was moved, or where its box was ticked. Asked
+        again, the same question brings the same slider back: locked, if the answer was shown.
+        """
         import ipywidgets
 
+        known = self._asked.get(name)
+        if known and known.question == question:
+            return known.box
+        self._measured.pop(name, None)
         step = step or (high - low) / 20
         quarter = round((high - low) / 4 / step) * step  # on the slider's grid
         slider = ipywidgets.FloatRangeSlider(
@@ -97,25 +149,36 @@ class Lesson:
             readout_format=".2f" if step < 1 else ".0f",
             layout={"width": "36em"},
         )
-        self._sliders[name] = (question, slider, tuple(slider.value))
+        meant = ipywidgets.Checkbox(description="This range is my guess.", indent=False)
+        slider.observe(lambda change: setattr(meant, "value", True), names="value")
         task = f"Move the ends until you are {SURE:.0%} sure that the answer lies between."
-        return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(question)}</b> {task}"), slider])
+        asked = ipywidgets.HTML(f"<b>{escape(question)}</b> {task}")
+        box = ipywidgets.VBox([asked, slider, meant])
+        self._asked[name] = _Asked(question, slider, meant, box)
+        return box
 
     def reveal(self, name: str, measured: float) -> Guess:
-        """Set what was measured beside the guess."""
-        if name not in self._sliders:
+        """Lock the guess, and set what was measured beside it.
+
+        Raises:
+            ValueError: nothing was predicted under this name, or what was measured is no number.
+        """
+        if name not in self._asked:
             cell = f"lesson.predict({name!r}, …)"
             raise ValueError(f"Nothing was predicted under {name!r}; run the cell with {cell}.")
+        if not math.isfinite(measured):
+            raise ValueError(f"{name!r} was measured as {measured}; reveal a number.")
+        self._asked[name].lock()
         self._measured[name] = float(measured)
         return next(guess for guess in self.guesses if guess.name == name)
 
     @property
     def guesses(self) -> list[Guess]:
-        """Every guess as it stands."""
+        """Every guess as it stands, or as it was when its answer was shown."""
         return [
-            Guess(name, question, low, high, (low, high) == start, self._measured.get(name))
-            for name, (question, slider, start) in self._sliders.items()
-            for low, high in (slider.value,)
+            Guess(name, asked.question, low, high, *ends, not meant, self._measured.get(name))
+            for name, asked in self._asked.items()
+            for (low, high, meant), ends in [(asked.answer, (asked.slider.min, asked.slider.max))]
         ]
 
     def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
@@ -160,7 +223,10 @@ class Lesson:
             "notebook": self.notebook,
             "student": student,
             **self._made_with(),
-            "predictions": [{**asdict(guess), "inside": guess.inside} for guess in self.guesses],
+            "predictions": [
+                {**asdict(guess), "inside": guess.inside, "score": guess.score}
+                for guess in self.guesses
+            ],
             "exercises": self.exercises,
             "seconds": round(time.perf_counter() - self.began, 1),
         }
@@ -177,10 +243,12 @@ class Lesson:
         """How many of the student's own ranges held the answer, in words."""
         own = [guess for guess in self.guesses if not guess.default and guess.inside is not None]
         if not own:
-            return "you moved no range, so there is nothing to say about your calibration"
+            return "you set no range, so there is nothing to say about your calibration"
         held = sum(bool(guess.inside) for guess in own)
         ideal = f"well calibrated would be {SURE:.0%}"
-        return f"{held} of your {len(own)} ranges held the answer ({ideal})"
+        cost = sum(guess.score or 0.0 for guess in own) / len(own)
+        scored = f"interval score {cost:.2f} (0 is best, the whole slider scores 1)"
+        return f"{held} of your {len(own)} ranges held the answer ({ideal}); {scored}"
 
     def _made_with(self) -> dict[str, Any]:
         experiment = self.experiment
@@ -194,6 +262,7 @@ def _card_row(guess: Guess) -> dict[str, str]:
         "your range": f"{guess.low:g} to {guess.high:g}" + " (default)" * guess.default,
         "measured": "not yet" if guess.measured is None else f"{guess.measured:.2f}",
         "inside": {None: "", True: "yes", False: "no"}[guess.inside],
+        "score": "" if guess.score is None else f"{guess.score:.2f}",
     }
 
 

@@ -125,7 +125,7 @@ lesson.check("above_chance", above_chance)
 
 # %% [markdown]
 # ### Exercise 0.4 · Commit yourself · predict · 3 min
-# Two numbers, before you see them. A run can *tell* an attribute if its answers about it beat every control. A range is right when it holds the answer; the card at the end counts how often yours did.
+# Two numbers, before you see them. A run can *tell* an attribute if its answers about it beat every control. Your *interval score* is the width of your range, plus ten times the distance by which it misses, in widths of the slider: 0 is best, the whole slider scores 1. If you mean the range as it stands, tick its box. It locks when the answer is shown. The card at the end counts how often your ranges held the answer, and gives their mean score.
 
 # %%
 lesson.predict(

@@ -25,9 +25,26 @@ def test_an_answer_that_breaks_is_told_so() -> None:
     assert judged.state == "wrong" and "ZeroDivisionError" in judged.message
 
 
-def test_a_function_that_returns_nothing_is_not_attempted_yet() -> None:
-    judged = checks.judge("above_chance", lambda accuracy, options: ...)
-    assert judged.message == "Not attempted yet."
+def test_a_stub_is_not_attempted_yet() -> None:
+    def stub(accuracy, options): ...
+
+    def described(accuracy, options):
+        """Put it on a scale."""
+        ...  # your code here
+
+    def passing(accuracy, options):
+        pass
+
+    for answer in (stub, described, passing, lambda accuracy, options: ...):
+        assert checks.judge("above_chance", answer).message == "Not attempted yet."
+
+
+def test_a_forgotten_return_is_told_so() -> None:
+    def forgetful(accuracy, options):
+        (accuracy - 1 / options) / (1 - 1 / options)
+
+    judged = checks.judge("above_chance", forgetful)
+    assert judged.state == "wrong" and "`return` is missing" in judged.message
 
 
 def test_what_is_right_passes_and_says_so_in_html_too() -> None:

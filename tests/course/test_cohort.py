@@ -19,6 +19,8 @@ def card(
         "question": "How many?",
         "low": low,
         "high": high,
+        "least": 0.0,
+        "most": 6.0,
         "default": default,
         "measured": 6.0,
         "inside": low <= 6 <= high,
@@ -26,6 +28,7 @@ def card(
     return {
         "notebook": notebook,
         "student": student,
+        "preset": "nano",
         "predictions": [guess, {**guess, "measured": None}],
         "exercises": {"above_chance": "passed" if high == 6 else "wrong"},
     }
@@ -91,6 +94,18 @@ BAD = {
     "upside down": changed(low=6, high=5),
     "a yes that is a text": changed(default="no"),
     "a novel": changed(question="How many?" * 100),
+    "off the slider": changed(high=7),
+    "a slider of no width": changed(low=0, high=0, most=0),
+    "no slider": changed(most=None),
+    "HTML for a question": changed(question="<img src=x onerror=alert(1)>"),
+    "HTML for a name": json.dumps(card("<b>Eve</b>", 5, 6)),
+    "a student without a name": json.dumps(card(" \u200b", 5, 6)),
+    "a student that is a number": json.dumps(card("Eve", 5, 6) | {"student": 7}),
+    "no notebook": json.dumps(card("Eve", 5, 6, notebook="all")),
+    "a list of exercises": json.dumps(card("Eve", 5, 6) | {"exercises": ["above"]}),
+    "one guess twice": json.dumps(
+        card("Eve", 5, 6) | {"predictions": card("Eve", 5, 6)["predictions"][:1] * 2}
+    ),
     "many guesses": json.dumps(card("Eve", 5, 6) | {"predictions": [{}] * 500}),
     "a state of its own": json.dumps(card("Eve", 5, 6) | {"exercises": {"above": ["passed"]}}),
 }
@@ -102,6 +117,23 @@ def test_a_file_that_is_no_card_is_named_and_left_out(folder: Path, kind: str) -
     table, (sentence,) = cohort.read_cards(folder)
     assert "notes.json: no card of a lesson" in sentence
     assert len(table) == 8 and "Eve" not in set(table["student"])
+
+
+def test_a_guess_on_a_slider_of_its_own_is_named_and_left_out(folder: Path) -> None:
+    one = json.loads(changed(least=-1e9, most=1e9))
+    (folder / "notes.json").write_text(json.dumps(one))
+    table, (sentence,) = cohort.read_cards(folder)
+    assert "notes.json of Eve: no guess risen" in sentence
+    assert set(table.loc[table["student"] == "Eve", "kind"]) == {"exercise"}
+    (folder / "notes.json").write_text(json.dumps(one | {"preset": "t4"}))  # which has its own
+    assert not cohort.read_cards(folder)[1]
+
+
+def test_a_range_that_nobody_set_scores_as_the_whole_slider(folder: Path) -> None:
+    table, _ = cohort.read_cards(folder)
+    scores = table[table["kind"] == "prediction"].set_index(["student", "notebook"])["score"]
+    assert scores["Ada", "05"] == pytest.approx(1 / 6) and scores["Cy", "05"] == 1
+    assert scores["Ben", "05"] == pytest.approx((1 + 10 * 4) / 6)
 
 
 def test_what_is_no_plain_small_text_is_left_out(folder: Path) -> None:
@@ -119,12 +151,15 @@ def test_a_second_card_of_a_student_is_left_out_but_the_anonymous_are_many(folde
         (folder / f"{name}.json").write_text(json.dumps(card(student, 1, 2)))
     table, left_out = cohort.read_cards(folder)
     assert len(left_out) == 1 and "Ada has a card of 05 already" in left_out[0]
+    (folder / "x.json").write_text(json.dumps(card(" ADA\u200b ", 1, 2)))
+    _, left_out = cohort.read_cards(folder)
+    assert len(left_out) == 1 and "ADA has a card of 05 already" in left_out[0]
     assert cohort.summarise_class(table).set_index("notebook").loc["05", "students"] == 5
 
 
 def test_no_text_of_a_card_is_a_formula_or_mathematics(folder: Path) -> None:
     for i, sign in enumerate("=+-@\t"):
-        one = card(f"{sign}1+1", 5, 6)
+        one = card(f"{sign}1+1", 5, 6, notebook="07")
         one["predictions"][0]["question"] = "=a$\\frac{b$?"
         (folder / f"{sign.strip()}{i}.json").write_text(json.dumps(one))
     table, left_out = cohort.read_cards(folder)

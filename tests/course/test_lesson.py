@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,11 +36,65 @@ def test_a_guess_is_a_range_that_is_held_against_what_was_measured(lesson: Lesso
     assert "inside" in repr(lesson.reveal("risen", 4.0)).split(":")[-1]
 
 
-def test_a_guess_nobody_moved_is_called_the_default_and_not_counted(lesson: Lesson) -> None:
+def test_a_guess_is_locked_when_its_answer_is_shown(lesson: Lesson) -> None:
+    box = lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)
+    slider(box).value = (1, 3)
+    lesson.reveal("risen", 6.0)
+    assert slider(box).disabled and box.children[2].disabled
+    slider(box).value, box.children[2].value = (6, 6), False
+    assert lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0) is box
+    guess = lesson.reveal("risen", 6.0)
+    assert (guess.low, guess.high, guess.default) == (1, 3, False)
+    lesson.card()
+    assert card(lesson)["predictions"][0]["high"] == 3
+
+
+def test_a_cell_run_again_keeps_the_guess(lesson: Lesson) -> None:
+    slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value = (1, 3)
+    assert slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value == (1, 3)
+
+
+def test_a_guess_nobody_set_is_called_the_default_and_scores_as_the_whole_slider(
+    lesson: Lesson,
+) -> None:
     lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)
-    assert repr(lesson.reveal("risen", 3.0)).startswith("The default range")
-    assert "you moved no range" in lesson.card().data
+    guess = lesson.reveal("risen", 3.0)
+    assert repr(guess).startswith("The default range") and guess.score == 1
+    assert "you set no range" in lesson.card().data
     assert card(lesson)["predictions"][0]["default"] is True
+
+
+def test_a_default_that_is_meant_counts_ticked_or_moved_away_and_back(lesson: Lesson) -> None:
+    ticked = lesson.predict("ticked", "How many?", 0.0, 8.0, step=1.0)
+    ticked.children[2].value = True
+    moved = slider(lesson.predict("moved", "How many?", 0.0, 8.0, step=1.0))
+    start = moved.value
+    moved.value = (1, 2)
+    moved.value = start
+    for name in ("ticked", "moved"):
+        guess = lesson.reveal(name, 3.0)
+        assert not guess.default and (guess.low, guess.high) == (2, 6) and guess.score == 0.5
+    assert "2 of your 2 ranges" in lesson.card().data
+
+
+def test_the_interval_score_is_proper_and_the_whole_slider_does_not_win() -> None:
+    believed = np.random.default_rng(0).beta(5, 3, 20_000)
+    low, high = np.quantile(believed, [0.1, 0.9])
+
+    def expected(low: float, high: float) -> float:
+        return float(np.mean([lessons.score_interval(low, high, x, 0.0, 1.0) for x in believed]))
+
+    honest = expected(low, high)
+    assert expected(0.0, 1.0) == 1 and honest < 0.6
+    for other in [(low - 0.1, high), (low + 0.1, high), (low, high - 0.1), (low, 1.0), (0.5, 0.5)]:
+        assert expected(*other) > honest
+
+
+@pytest.mark.parametrize("measured", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_revealed(lesson: Lesson, measured: float) -> None:
+    lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)
+    with pytest.raises(ValueError, match="reveal a number"):
+        lesson.reveal("risen", measured)
 
 
 @pytest.mark.parametrize("low, high, step", [(0, 6, 1), (0, 1, None), (-1, 1, 0.05), (1, 1000, 10)])
@@ -71,9 +126,12 @@ def test_the_card_holds_guesses_exercises_and_where_it_was_made(lesson: Lesson) 
         "question": "",
         "low": 5.0,
         "high": 6.0,
+        "least": 0.0,
+        "most": 6.0,
         "default": False,
         "measured": 6.0,
         "inside": True,
+        "score": pytest.approx(1 / 6),
     }
 
 

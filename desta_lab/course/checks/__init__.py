@@ -5,6 +5,7 @@ all is well. It tests properties on small inputs of its own, never equality with
 The files are named by the notebook that they belong to.
 """
 
+import dis
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from html import escape
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 class Wrong(Exception):
@@ -74,8 +77,14 @@ def catches(mistake: str, answer: Any) -> Callable[[Callable[[Any], None]], Call
 
 def expect_shape(got: Any, shape: tuple[int, ...], axes: str) -> None:
     """Refuse a result that has another shape than these axes have."""
-    if tuple(got.shape) != tuple(shape):
-        raise Wrong(f"The shape should be {axes} = {tuple(shape)}; yours is {tuple(got.shape)}.")
+    own = tuple(got.shape) if hasattr(got, "shape") else np.shape(got)
+    if own != tuple(shape):
+        raise Wrong(f"The shape should be {axes} = {tuple(shape)}; yours is {own}.")
+
+
+def as_tensors(answer: Callable[..., Any]) -> Callable[..., Tensor]:
+    """The same answer, which gives a tensor where it gave an array or a list."""
+    return lambda *given: torch.as_tensor(answer(*given))
 
 
 def refuse(got: Any, mistaken: Mapping[str, Any], tolerance: float = 1e-4) -> None:
@@ -127,13 +136,26 @@ def judge(name: str, answer: Any) -> Judgement:
 
 
 def _attempted(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """The student's function, which counts as not attempted where it returns nothing."""
+    """The student's function; a stub that returns nothing is not attempted, any other is wrong."""
 
     @wraps(answer)
     def called(*args: Any, **named: Any) -> Any:
         result = answer(*args, **named)
-        if result is None or result is ...:
+        if result is ... or (result is None and _is_stub(answer)):
             raise _NotAttempted
+        if result is None:
+            raise Wrong("Your function returns nothing: the `return` is missing, or not reached.")
         return result
 
     return called
+
+
+_OF_A_STUB = {"RESUME", "NOP", "POP_TOP", "RETURN_VALUE"}
+
+
+def _is_stub(answer: Callable[..., Any]) -> bool:
+    """Whether a function does nothing at all."""
+    if not hasattr(answer, "__code__"):
+        return False
+    names = (one.opname for one in dis.get_instructions(answer))
+    return all(name in _OF_A_STUB or name.endswith("_CONST") for name in names)

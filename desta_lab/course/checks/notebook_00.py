@@ -22,6 +22,8 @@ def seconds_of_frame(answer: Callable[[int], float]) -> None:
     refuse(got, {f"Frame 100 starts at 2 s: these are {name}.": x for name, x in mistaken.items()})
     if not (same(got, 2.0) and same(answer(0), 0.0)):
         raise Wrong(f"Frame 100 starts at 2 s and frame 0 at 0 s; you give {got:g}, {answer(0):g}.")
+    if not same((answer(25), answer(99)), (0.5, 1.98)):
+        raise Wrong(f"Frame 25 starts at 0.5 s, not {answer(25):g}: no whole seconds are asked.")
 
 
 def _in_place(wave: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -60,6 +62,12 @@ def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
         raise Wrong("Two seconds of three are zero: the rest was silenced, not the second meant.")
     if len(zero) != RATE or zero[0] != RATE:
         raise Wrong(f"Samples {RATE} to {2 * RATE} should be zero, and no others.")
+    got, right = np.asarray(answer(wave, 0.5, 1.25)), wave.copy()
+    right[RATE // 2 : RATE * 5 // 4] = 0
+    if (np.delete(got, np.flatnonzero(got == 0)) != 0.5).any():
+        raise Wrong("Samples outside the span changed; only those inside become zero.")
+    if not same(got, right):
+        raise Wrong("From 0.5 s to 1.25 s, other samples are zero: a time may be no whole seconds.")
 
 
 @catches("not corrected for chance", lambda accuracy, options: accuracy)
@@ -76,3 +84,10 @@ def above_chance(answer: Callable[[float, int], float]) -> None:
         raise Wrong("All right scores 0.75: chance is subtracted but the scale is not stretched.")
     if not all(same((answer(1 / n, n), answer(1.0, n)), (0, 1)) for n in (2, 3, 4)):
         raise Wrong("Guessing should score 0 and all right 1, however many options there are.")
+    half_way = [answer((1 + 1 / n) / 2, n) for n in (2, 3, 4)]
+    if not same(half_way, [0.5] * 3):
+        raise Wrong(
+            f"Half way from guessing to all right you give {half_way[0]:.2f}: not straight."
+        )
+    if not same((answer(0.25, 2), answer(0.0, 3)), (-0.5, -0.5)):
+        raise Wrong("Who answers worse than guessing should score below 0, on the same scale.")

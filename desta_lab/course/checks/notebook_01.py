@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.course.checks import Wrong, catches, expect_shape, same
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, same
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -32,13 +32,16 @@ def _leaves_its_hook(whisper: Any, mel: Tensor, layer: int) -> Tensor:
 @torch.no_grad()
 def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
     """What one encoder layer puts out, before the final LayerNorm."""
-    whisper, mel = _small_whisper()
-    outputs, normed = _layer_outputs(whisper, mel), _state(whisper, mel, -1)
-    installed, last = _count_hooks(whisper), len(outputs) - 1  # the library has hooks of its own
-    for layer in (1, last):
+    for layer in (1, 2):
+        whisper, mel = _small_whisper()
+        outputs, normed = _layer_outputs(whisper, mel), _state(whisper, mel, -1)
+        installed, last = _count_hooks(whisper), len(outputs) - 1  # the library has its own hooks
+        before, sum_before = _condition(whisper), _sum_parameters(whisper)
         got = _tensor(answer(whisper, mel, layer))
         if _count_hooks(whisper) > installed:
             raise Wrong("Afterwards the hook was left in the model: every later call runs it.")
+        if _condition(whisper) != before or not same(_sum_parameters(whisper), sum_before):
+            raise Wrong("Afterwards the model is another: a part, a weight or a mode was changed.")
         expect_shape(got, outputs[layer].shape, "(clip, frame, width)")
         if same(got, outputs[layer]):
             continue
@@ -75,7 +78,17 @@ def _layer_outputs(whisper: Any, mel: Tensor) -> list[Tensor]:
 
 
 def _count_hooks(model: Any) -> int:
-    return sum(len(part._forward_hooks) for part in model.modules())
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in model.modules())
+
+
+def _condition(model: Any) -> list[Any]:
+    """Which parts a model has, in which mode, and which of its weights learn."""
+    parts = [(id(part), part.training, "forward" in vars(part)) for part in model.modules()]
+    return [*parts, *((id(weight), weight.requires_grad) for weight in model.parameters())]
+
+
+def _sum_parameters(model: Any) -> Tensor:
+    return torch.stack([weight.double().abs().sum() for weight in model.parameters()])
 
 
 def _tensor(out: Any) -> Tensor:
@@ -93,8 +106,12 @@ def cropped_positions(answer: Callable[[Tensor, float], Tensor]) -> None:
     """The rows of Whisper's position table that a clip needs."""
     rows = round(audio.WHISPER_SECONDS * audio.FRAMES_PER_SECOND)
     table = torch.arange(float(rows))[:, None].expand(-1, 3)  # a row holds its own number
-    for seconds in (4.0, 2.5):
-        got, need = answer(table, seconds), round(seconds * audio.FRAMES_PER_SECOND)
+    for seconds in (4.0, 2.5, 2.3):
+        got, need = as_tensors(answer)(table, seconds), round(seconds * audio.FRAMES_PER_SECOND)
+        if len(got) == need - 1:
+            raise Wrong(
+                f"{seconds:g} s need {need} rows; you give one less: round, do not cut off."
+            )
         if len(got) == 2 * need:
             raise Wrong(f"{len(got)} rows: spectrogram frames, of which there are 100 a second.")
         if len(got) != need:
@@ -103,7 +120,7 @@ def cropped_positions(answer: Callable[[Tensor, float], Tensor]) -> None:
             raise Wrong(f"Row {rows - need} is first: the end of the table; clips start at 0 s.")
         if got[-1, 0] == rows - 1:
             raise Wrong("The last row is second 30: rows spread over all 30 s. Keep positions.")
-        if not torch.equal(got, table[:need]):
+        if not torch.equal(got.to(table), table[:need]):
             raise Wrong(f"The rows should be 0 to {need - 1}, in order and unchanged.")
 
 
@@ -152,7 +169,7 @@ def at_scale(answer: Callable[[Tensor, float], Tensor]) -> None:
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(7, 12, generator=draw) * torch.arange(1.0, 8)[:, None]
     before = vectors.clone()
-    got = answer(vectors, 0.25)
+    got = as_tensors(answer)(vectors, 0.25)
     if not torch.equal(vectors, before):
         raise Wrong("Afterwards the vectors handed in were changed; return new ones.")
     factors = got / vectors

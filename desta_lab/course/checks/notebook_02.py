@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
 from desta_lab.model.connector import Block
 
 
@@ -20,7 +20,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, axis: int = -1)
 @catches("keys and values swapped", lambda q, k, v: _attend(q, v, k))
 def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Every query's weighted average of the values, by how well it fits the keys."""
-    draw = torch.Generator().manual_seed(0)
+    answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 16, generator=draw, dtype=torch.float64) for n in (5, 7, 7))
     expect_shape(answer(q, k, v), q.shape, "(…, query, width)")
     flat = answer(q, torch.zeros_like(k), v)  # a query that fits all keys alike
@@ -61,7 +61,7 @@ def _mix(read: Tensor, shares: Tensor) -> Tensor:
 )
 def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """For each query its own weighted average of the layers."""
-    draw = torch.Generator().manual_seed(0)
+    answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     read = torch.randn(4, 2, 3, 8, generator=draw, dtype=torch.float64)
     logits = torch.randn(3, 4, generator=draw, dtype=torch.float64)
     expect_shape(answer(read, logits), read.shape[1:], "(clip, query, width)")
@@ -82,6 +82,25 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     refuse(picked, {"The logits change nothing: a plain mean of the layers.": read.mean(0)})
     if not same(picked, torch.stack([read[0, :, 0], read[3, :, 1], read[1, :, 2]], dim=1)):
         raise Wrong("No query got the layer that it wanted: one mixture for all queries?")
+    _weigh_shares(answer, logits)
+
+
+def _weigh_shares(answer: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> None:
+    """Refuse shares that are no softmax: layer l holds 1 in column l alone, so shares come back."""
+    layers = torch.eye(4, dtype=torch.float64)[:, None, None].expand(-1, 2, 3, -1)
+    shares = answer(layers, logits)[0]
+    if (shares < 0).any():
+        raise Wrong(f"A query takes {shares.min():.2f} of a layer: no softmax, which is above 0.")
+    if (shares.max(-1).values > 0.999).all():
+        raise Wrong("Every query takes one layer alone, however little the logits differ.")
+    sharpness = shares[:, :1].log() - shares[:, 1:].log()
+    sharpness = (sharpness / (logits[:, :1] - logits[:, 1:])).flatten()
+    if same(sharpness, torch.ones(9), 1e-3):
+        return
+    if same(sharpness, sharpness[:1].expand(9), 1e-2):
+        how = "sharp" if sharpness[0] > 1 else "flat"
+        raise Wrong(f"The shares are too {how}: take the softmax of the logits as they are.")
+    raise Wrong("The shares sum to one, but they are no softmax of the logits.")
 
 
 @catches("the biases are missing", lambda d, ffn: 8 * d * d + 2 * d * ffn + 6 * d)
@@ -133,7 +152,7 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     slots = torch.zeros(2, 9, dtype=torch.bool)
     slots[0, 2:5] = slots[1, 4:7] = True  # rows are padded on the left: slots stand elsewhere
     before = text.clone()
-    got = answer(text, slots, audio)
+    got = as_tensors(answer)(text, slots, audio).to(text)
     if not torch.equal(text, before):
         raise Wrong("Afterwards the embeddings handed in were changed; work on a clone.")
     expect_shape(got, text.shape, "(clip, token, width)")
@@ -173,9 +192,25 @@ def _each_layer(states: Tensor, pool: int, seed: int) -> Tensor:
 @catches("nothing was moved", lambda states, pool, seed: states.clone())
 def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     """Groups of neighbouring frames in a random order, the same in all layers."""
-    frame, layer = torch.arange(24.0), torch.arange(3.0)
-    states = (frame[None] + 100 * layer[:, None])[:, None, :, None].expand(3, 2, 24, 5)
-    got = answer(states, 4, 0)
+    first, second, third, again = (_group_order(answer, seed) for seed in (0, 1, 2, 0))
+    orders, rising = torch.stack([first, second, third]), torch.arange(12)
+    if (orders == rising).all():
+        raise Wrong("Every frame is where it was: nothing was moved.")
+    if (orders == rising.flip(0)).all():
+        raise Wrong("The groups stand in reverse: their order is not random.")
+    if ((orders.roll(-1, 1) - orders) % 12 == 1).all():
+        raise Wrong("The groups were only moved along, each follows the one before: not random.")
+    if not torch.equal(first, again):
+        raise Wrong("Called twice with one seed, it gives two orders; draw from the seed.")
+    if (orders == first).all():
+        raise Wrong("Seeds 0, 1 and 2 give one order; draw it from the seed.")
+
+
+def _group_order(answer: Callable[[Tensor, int, int], Any], seed: int) -> Tensor:
+    """Which of twelve groups of four frames stands where, if groups are whole in every layer."""
+    frame, layer = torch.arange(48.0), torch.arange(3.0)
+    states = (frame[None] + 100 * layer[:, None])[:, None, :, None].expand(3, 2, 48, 5)
+    got = as_tensors(answer)(states, 4, seed).to(states)
     expect_shape(got, states.shape, "(layer, clip, frame, width)")
     orders = got[:, 0, :, 0] - 100 * layer[:, None]  # which frame stands where, for every layer
     if not torch.equal(orders.sort(-1).values, frame.expand(3, -1)):
@@ -183,7 +218,6 @@ def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     groups = orders.unflatten(-1, (-1, 4))
     if not torch.equal(groups - groups[..., :1], torch.arange(4.0).expand_as(groups)):
         raise Wrong("Frames that are averaged together stand apart: neighbours were torn apart.")
-    if torch.equal(orders, frame.expand(3, -1)):
-        raise Wrong("Every frame is where it was: nothing was moved.")
     if not torch.equal(orders, orders[:1].expand_as(orders)):
         raise Wrong("Layers 0 and 1 are shuffled differently: each layer has an order of its own.")
+    return (groups[0, :, 0] / 4).long()

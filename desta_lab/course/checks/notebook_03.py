@@ -36,6 +36,10 @@ def perplexity(answer: Callable[[Tensor, Tensor, int], Any]) -> None:
         return float(answer(_model_with(chances), torch.arange(6), start))
 
     sure = measured([0.99] * 5, 3)
+    if sure < 1:
+        raise Wrong(
+            f"{sure:.2f} is below 1, as no perplexity is; did you take a log_softmax first?"
+        )
     if sure > 2:
         raise Wrong(f"Sure of every next token, this is 1.01, not {sure:.3g}: unshifted loss.")
     half = measured([0.01, 0.01, 0.5, 0.5, 0.5], 3)
@@ -45,17 +49,23 @@ def perplexity(answer: Callable[[Tensor, Tensor, int], Any]) -> None:
     uneven = measured([0.5, 0.5, 0.5, 0.5, 0.125], 4)
     if same(uneven, 3.2, 1e-3):
         raise Wrong("1/2 and 1/8 give 4: probabilities are averaged, not their logarithms.")
+    unlikely = measured([0.5, 0.5, 0.5, 0.5, 0.02], 4)  # the others have 0.14 each
+    if same(unlikely, (0.5 * 0.14) ** -0.5, 1e-3):
+        raise Wrong("1/2 and 1/50 give 10: you ask for the likeliest token, not for the one said.")
     if not same((half, uneven), (2, 4), 1e-3):
         raise Wrong(f"1/2 should give 2, and 1/2 with 1/8 give 4; you give {half:g}, {uneven:g}.")
 
 
 def _model_with(chances: Sequence[float], vocabulary: int = 8) -> Tensor:
-    """Logits of a model that gives tokens 1, 2, … these probabilities, and shares out the rest."""
+    """Logits of a model that gives tokens 1, 2, … these probabilities, and shares out the rest.
+
+    Every position has a constant of its own on top, which a softmax does not see.
+    """
     p = torch.tensor([*chances, 1 / vocabulary])[:, None]
     table = ((1 - p) / (vocabulary - 1)).expand(-1, vocabulary).clone()
     rows = torch.arange(len(p))
     table[rows, rows + 1] = p[:, 0]
-    return table.log()
+    return table.log() + torch.arange(len(p))[:, None] / 4
 
 
 def _case_sensitive(text: str, words: Sequence[str]) -> bool:
@@ -70,8 +80,12 @@ def says(answer: Callable[[str, Sequence[str]], bool]) -> None:
     words = ["male", "man"]
     if answer("A female speaker talks.", words):
         raise Wrong("“A female speaker” does not say “male”: a part of a word counts for you.")
+    if answer("A manual is read. Malevolent!", words):
+        raise Wrong("“A manual” does not say “man”: the first part of a word counts for you.")
     if not answer("The speaker is a man.", words):
         raise Wrong("“The speaker is a man.” says “man”, but punctuation sticks to the word.")
+    if not answer("I hear a fox.", ["fox"]) or answer("A bat.", ["at", "ba"]):
+        raise Wrong("Letters were taken off with the punctuation: “A fox” says “fox” and no other.")
     if not answer("Male voice with rain behind", words):
         raise Wrong("“Male voice” says “male”, but your version is case-sensitive.")
     if answer("A voice with rain behind", words) or not answer("a man talks", words):

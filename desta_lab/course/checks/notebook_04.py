@@ -100,6 +100,8 @@ def soft_loss(answer: Callable[[Tensor, Tensor], Any]) -> None:
     refuse(got, mistaken)
     if not same(got, right):
         raise Wrong(f"Teacher .9 and .1, student .5 and .5 lose {right:.3f}; you give {got:.3f}.")
+    if not same(answer(torch.cat([torn[:1], sure[:3]]), sure), right / 4):
+        raise Wrong("One position of four loses something: take the mean over all, no median.")
 
 
 def _rate(late: int = 1, wait: bool = True, low: float | None = None) -> Callable[..., float]:
@@ -153,20 +155,30 @@ def _nearly_one(rows: list[dict]) -> list[dict]:
 @catches("targets are gone", lambda rows: [{**row, "response": ""} for row in rows])
 def mispaired(answer: Callable[[list[dict]], list[dict]]) -> None:
     """The same clips in the same order, each with the target of another description."""
-    facts = ["a woman", "a man", "a girl", "a boy", "a man", "a bird", "a dog"]
-    rows = [
-        {"id": f"clip{i}", "seed_description": fact, "response": f"I hear {fact}."}
-        for i, fact in enumerate(facts)
+    # Men stand at 1, 2 and 4 of 7: whatever the shift, one of them meets another.
+    facts = ["a woman", "a man", "a man", "a boy", "a man", "a bird", "a dog"]
+    heard = [
+        {"seed_description": fact, "response": f"{i}: {fact}."} for i, fact in enumerate(facts)
     ]
-    got = list(answer([dict(row) for row in rows]))
+    rows = [{"id": f"clip{i}", "prompt": f"What is {i}?", **one} for i, one in enumerate(heard)]
+    given = [dict(row) for row in rows]
+    got = list(answer(given))
+    if given != rows:
+        raise Wrong("Afterwards the rows handed in were changed; return new ones.")
     if [row["id"] for row in got] != [row["id"] for row in rows]:
         raise Wrong("The order of clips changed: clips move along with their targets.")
     known = {row["response"] for row in rows}
     if not {row["response"] for row in got} <= known:
         raise Wrong("The targets are gone: every response should be another clip's, as written.")
-    pairs = zip(got, rows, strict=True)
-    own = [row["id"] for row, before in pairs if row["response"] == before["response"]]
+    came_from = {row["response"]: row for row in rows}
+    others = [came_from[row["response"]] for row in got]
+    pairs = zip(others, rows, strict=True)
+    own = [row["id"] for o, row in pairs if o["seed_description"] == row["seed_description"]]
     if own:
-        raise Wrong(f"{', '.join(own)}: some keep their own target, or one that reads the same.")
+        raise Wrong(
+            f"{', '.join(own)}: some keep their own target, or one of an equal description."
+        )
+    if got != [{**o, "id": row["id"]} for o, row in zip(others, rows, strict=True)]:
+        raise Wrong("A response came without its description, or prompt: move all but the id.")
     if len({row["response"] for row in got}) <= 2:
         raise Wrong("There is nearly one target for every clip; spread them.")

@@ -37,7 +37,7 @@ def _probability(scores: Tensor, held_out: Tensor) -> Tensor:
 def calibrated(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Scores of options without what the model says of any clip."""
     scores = torch.tensor([[-1.0, -2.0, -6.0], [-2.0, -1.5, -3.0]])
-    held_out = torch.tensor([[-1.0, -2, -7], [-1, -3, -6], [-1, -1, -5], [-1, -2, -6]])
+    held_out = torch.tensor([[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5]])
     got = torch.as_tensor(answer(scores.clone(), held_out.clone())).float()
     expect_shape(got, scores.shape, "(clip, option)")
     mistaken = {
@@ -49,6 +49,8 @@ def calibrated(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     }
     refuse(got, {sentence: way(scores, held_out) for sentence, way in mistaken.items()})
     margins = got[:, 1:] - got[:, :1]  # a constant per clip may be added
+    if same(margins[:, 1], [-1.0, 3.0]):
+        raise Wrong("Four clips, −9 and three times −5, have the mean −6: you took the median.")
     if not same(margins, [[0.0, 0.0], [1.5, 4.0]]):
         raise Wrong("A clip that scores as held-out clips do should have no favourite option left.")
 
@@ -105,6 +107,56 @@ def speaker_interval(answer: Callable[[np.ndarray, np.ndarray], tuple[float, flo
         raise Wrong(f"{width:.2f} wide: the spread of single speakers, not of the mean over all.")
     if not (low < 0.5 < high and width < 0.6):
         raise Wrong(f"0.25 on either side of 0.5 is right; yours is {low:.2f} to {high:.2f}.")
+    _compare_ends(answer)
+
+
+def _resampled(
+    correct: np.ndarray, speakers: np.ndarray, *, once: bool = False, by_mean: bool = False
+) -> np.ndarray:
+    """The mean in 20 000 draws of speakers; each weighs once, or by its mean, on demand."""
+    names, which = np.unique(speakers, return_inverse=True)
+    sizes, right = np.bincount(which), np.bincount(which, correct)
+    rng, count = np.random.default_rng(0), len(names)
+    times = rng.multinomial(count, np.ones(count) / count, 20_000)
+    if by_mean:
+        return times @ (right / sizes) / count
+    times = times.clip(max=1) if once else times
+    return (times @ right) / (times @ sizes)
+
+
+_UNLIKE: dict[
+    str, tuple[tuple[float, float], dict[str, bool]]
+] = {  # what it is → how the ends come about
+    "A speaker weighs as often as it was drawn; you count it once.": ((2.5, 97.5), {"once": True}),
+    "The interval is too narrow: these are percentiles 5 and 95.": ((5, 95), {}),
+    "Take the mean over all clips drawn, not over the means of the speakers.": (
+        (2.5, 97.5),
+        {"by_mean": True},
+    ),
+}
+
+
+def _compare_ends(answer: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> None:
+    """Refuse ends that lie off those of many draws, over ten corpora of unequal speakers.
+
+    A thousand draws place an end within .085 standard errors, fifty within .38.
+    """
+    off: dict[str, list[np.ndarray]] = {}
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        sizes = rng.permutation(np.arange(1, 13))
+        speakers = np.repeat(rng.permutation([f"voice {i:02}" for i in range(12)]), sizes)
+        correct = (rng.random(len(speakers)) < np.repeat(sizes / 13, sizes)).astype(float)
+        got = np.array([float(end) for end in answer(correct, speakers)])
+        for name, (ends, how) in {"": ((2.5, 97.5), {}), **_UNLIKE}.items():
+            draws = _resampled(correct, speakers, **how)
+            off.setdefault(name, []).append((got - np.percentile(draws, ends)) / draws.std())
+    error = {name: float(np.sqrt(np.mean(np.square(rows)))) for name, rows in off.items()}
+    nearest = min(error, key=lambda name: error[name])
+    if nearest and error[nearest] < 0.17:
+        raise Wrong(nearest)
+    if error[""] > 0.17:
+        raise Wrong("The ends lie off: fewer draws than a thousand, or a tail that is not 2.5 %.")
 
 
 def _crossed(
@@ -147,6 +199,18 @@ def crossing(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], float
         raise Wrong("With a control above the curve at step 4 alone, it has risen from step 8 on.")
     if not np.isnan(float(answer(steps, score, low, 0.95))):
         raise Wrong("No score reaches 0.95: a curve that never gets there must give nan.")
+    _cross_ties(answer)
+
+
+def _cross_ties(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], float]) -> None:
+    """Refuse a wrong side of the threshold or of the control where a curve meets one of them."""
+    steps, score = np.array([0, 1, 2, 4]), np.array([0.0, 0.5, 0.75, 0.75])
+    if float(answer(steps, score, np.zeros(4), 0.5)) != 1:
+        raise Wrong("A score exactly at the threshold is at least the threshold: it counts.")
+    if float(answer(steps, score, np.array([0.0, 0.25, 0.5, 0.5]), 0.5)) != 1:
+        raise Wrong("Compare the score with the control and the threshold, not their difference.")
+    if float(answer(steps, score, np.array([0.0, 0.25, 0.75, 0.5]), 0.5)) != 4:
+        raise Wrong("At step 2 the control is as high as the score, which is not above it then.")
 
 
 @catches("as steady as before", lambda p: p)

@@ -144,8 +144,9 @@ def _every_pair(a: np.ndarray, b: np.ndarray) -> float:
 @catches("not the means but every pair", _every_pair)
 def gap_in_spreads(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """The distance between the means of two clouds, in units of their spread."""
-    a, b = np.random.default_rng(1).normal(size=(2, 50, 8))
-    a, b, step = a - a.mean(0), 3 * (b - b.mean(0)), np.eye(8)[0]
+    draw, step = np.random.default_rng(1), np.eye(8)[0]
+    a, b = draw.normal(size=(50, 8)), draw.normal(size=(30, 8))
+    a, b = a - a.mean(0) + 5, 3 * (b - b.mean(0)) + 5  # around one middle, not around 0
     middle, near, far = (float(answer(a, b + reach * step)) for reach in (0, 10, 20))
     if not same(near, answer(7 * a, 7 * (b + 10 * step))):
         raise Wrong("Clouds seven times as large give another number: there is no common scale.")

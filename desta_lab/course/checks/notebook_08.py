@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
 
 Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ def attention_over_time(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Attention weights of query tokens over frames."""
     draw = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 3, 16, generator=draw), torch.randn(2, 5, 16, generator=draw)
-    got = answer(q, k)
+    got = as_tensors(answer)(q, k)
     expect_shape(got, (2, 3, 5), "(head, query, frame)")
     if (got < 0).any():
         raise Wrong("A weight is negative: no softmax yet.")
@@ -80,6 +80,9 @@ def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float])
         raise Wrong("All that speaks for it is inside: weight against counts as well.")
     if not same((got, answer(late, 2.0, 4.0, 4.0)), (0, 0.5)):
         raise Wrong("A flat profile should score 0, and one whole in half of the time 0.5.")
+    before = np.eye(100)[28]  # 0.29 is 28.999… hundredths, as a computer counts
+    if not same(answer(before, 0.29, 1.0, 1.0), -0.71):
+        raise Wrong("Second 0.29 of 1 is frame 29 of 100, and you begin at 28: round, do not cut.")
 
 
 def _dealt(tensor: Tensor) -> Tensor:
@@ -159,6 +162,8 @@ def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]
         raise Wrong(f"The sum is {total:.1f}, not {whole:.1f}: gradient at the end point only.")
     if not same(total, whole, 0.02):
         raise Wrong(f"The sum is {total:.1f}, not {whole:.1f}; perhaps the way begins at zero?")
+    if not same(parts(1), [4, 0, -12]):
+        raise Wrong("With one step, the point is half way: take the middle of each part.")
 
 
 def _taken_away(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:

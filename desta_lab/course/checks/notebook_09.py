@@ -104,18 +104,18 @@ def lora_forward(answer: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tenso
     """What a layer with a low-rank detour gives."""
     draw, shapes = torch.Generator().manual_seed(0), ((3, 6), (6, 6), (2, 6), (6, 2))
     x, W, A, B = (torch.randn(*shape, generator=draw) for shape in shapes)
-    frozen, detour, alpha = x @ W.T, x @ A.T @ B.T, 8.0  # alpha / r is 4
+    frozen, detour, alpha = x @ W.T, x @ A.T @ B.T, 9.0  # alpha / r is 4.5
     got = answer(x, W, A, B, alpha)
     mistaken = {
         "The detour is added as it is: not scaled. Multiply it by alpha / r.": frozen + detour,
         "The detour is scaled by alpha alone. Divide by the rank of A.": frozen + alpha * detour,
-        "Only the detour comes back: the frozen path is missing. Add x through W.": 4 * detour,
-        "W was scaled too; only the detour is multiplied by alpha / r.": 4 * (frozen + detour),
-        "x meets B first: A and B are swapped. A takes x down.": frozen + 4 * (x @ B @ A),
+        "Only the detour comes back: the frozen path is missing. Add x through W.": 4.5 * detour,
+        "W was scaled too; only the detour is multiplied by alpha / r.": 4.5 * (frozen + detour),
+        "x meets B first: A and B are swapped. A takes x down.": frozen + 4.5 * (x @ B @ A),
     }
     refuse(got, mistaken)
-    if not same(got, frozen + 4 * detour):
-        raise Wrong("This is not x Wᵀ + alpha / r · x Aᵀ Bᵀ; look at the shape of each product.")
+    if not same(got, frozen + 4.5 * detour):
+        raise Wrong("This is not what W gives plus the scaled detour; look at every shape.")
     expect_shape(answer(x, W[:4], A, B[:4], alpha), (3, 4), "(row, width out)")
     if not same(answer(x, W, A, torch.zeros_like(B), alpha), frozen):
         raise Wrong("With B of zeros a layer should give what W alone gives.")

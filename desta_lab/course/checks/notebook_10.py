@@ -163,7 +163,7 @@ def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[
     """Rows of recordings in two splits that share no speaker."""
     many = ["ann", "bob", "ann", "cem", "bob", "dia", "ann", "eva", "dia", "bob"]
     few = ["ann", "bob", "ann"]
-    for speakers, share in ((many, 0.5), (many, 0.8), (few, 0.1), (few, 0.9)):
+    for speakers, share in ((many, 0.2), (many, 0.5), (many, 0.8), (few, 0.1), (few, 0.9)):
         first, second = (list(rows) for rows in answer(speakers, share))
         both = {speakers[i] for i in first} & {speakers[i] for i in second}
         if both:
@@ -172,3 +172,6 @@ def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[
             raise Wrong(f"Share {share:g} of {len(set(speakers))} speakers makes an empty split.")
         if sorted([*first, *second]) != list(range(len(speakers))):
             raise Wrong("Every row belongs to one split, and here a recording is lost or doubled.")
+        count, people = len({speakers[i] for i in first}), len(set(speakers))
+        if people > 2 and abs(count - share * people) >= 1 - 1e-9:
+            raise Wrong(f"Share {share:g} of {people} speakers is {share * people:g}, not {count}.")

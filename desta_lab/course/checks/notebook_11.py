@@ -173,5 +173,5 @@ def text_ifrate(answer: Callable[[float, float], float]) -> None:
         "An IFrate below 0: per cent taken as a share. Divide Δ by 100 first.": 40 / (1 - 50),
     }
     refuse(got, mistaken)
-    if not same((got, answer(70.0, 0.0)), (80, 70)):
+    if not same((got, answer(70.0, 0.0), answer(30.0, -60.0)), (80, 70, 75)):
         raise Wrong(f"At 40 with Δ = −50 half is lost, so the text LLM has 80; you say {got:.2f}.")

@@ -1,0 +1,413 @@
+"""Answers that students gave: wrong ones with words of the sentence that must meet them, and right
+ones in other styles.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer to an exercise, and words of the sentence that says what is wrong."""
+
+    exercise: str
+    words: str
+    answer: Any
+
+
+def interval(
+    draws: int = 1000,
+    ends: tuple[float, float] = (2.5, 97.5),
+    unique: bool = False,
+    by_mean: bool = False,
+    seed: int = 0,
+) -> Any:
+    def answer(correct, speakers):
+        rng = np.random.default_rng(seed)
+        groups = [correct[speakers == name] for name in np.unique(speakers)]
+        means = []
+        for _ in range(draws):
+            drawn = rng.integers(len(groups), size=len(groups))
+            some = [groups[i] for i in (np.unique(drawn) if unique else drawn)]
+            means.append(
+                np.mean([one.mean() for one in some]) if by_mean else np.concatenate(some).mean()
+            )
+        return np.percentile(means, ends)
+
+    return answer
+
+
+def one_step_on(rows):
+    """Targets of the next clip, which may be about the same thing."""
+    others = [*rows[1:], rows[0]]
+    return [{**other, "id": row["id"]} for row, other in zip(rows, others, strict=True)]
+
+
+def drawn_partners(rows):
+    rng = np.random.default_rng(0)
+    found = []
+    for row in rows:
+        strangers = [o for o in rows if o["seed_description"] != row["seed_description"]]
+        found.append(strangers[rng.integers(len(strangers))])
+    return found
+
+
+def in_place(rows):
+    for row, other in zip(rows, [dict(one) for one in drawn_partners(rows)], strict=True):
+        row["response"], row["seed_description"] = other["response"], other["seed_description"]
+    return rows
+
+
+def response_alone(rows):
+    pairs = zip(rows, drawn_partners(rows), strict=True)
+    return [{**row, "response": other["response"]} for row, other in pairs]
+
+
+def likeliest(logits, ids, start):
+    return (-logits.log_softmax(-1)[start - 1 : -1].max(-1).values).mean().exp()
+
+
+def mixed(shares) -> Any:
+    return lambda read, logits: torch.einsum("lbqd,ql->bqd", read, shares(logits))
+
+
+def chosen(logits):
+    return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
+
+
+def crossed(good) -> Any:
+    def answer(steps, score, control, threshold):
+        held = good(score, control, threshold)
+        return next((s for i, s in enumerate(steps) if held[i:].all()), math.nan)
+
+    return answer
+
+
+def in_groups(move) -> Any:
+    def answer(states, pool, seed):
+        groups = states.unflatten(2, (-1, pool))
+        return move(groups).flatten(2, 3)
+
+    return answer
+
+
+def ordered(draw) -> Any:
+    def answer(states, pool, seed):
+        groups = states.unflatten(2, (-1, pool))
+        return groups[:, :, draw(groups.shape[2], seed)].flatten(2, 3)
+
+    return answer
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def breaks(change) -> Any:
+    """A right tap, after which the model has been changed."""
+
+    def answer(whisper, mel, layer):
+        seen = []
+        hook = whisper.layers[layer].register_forward_hook(lambda m, a, out: seen.append(out))
+        whisper(mel)
+        hook.remove()
+        change(whisper)
+        return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+
+    return answer
+
+
+def without_layers(whisper, mel, layer):
+    """Later layers are cut off, and not put back."""
+    whisper.layers = whisper.layers[: layer + 1]
+    whisper.layer_norm = torch.nn.Identity()
+    return whisper(mel)[0]
+
+
+def forgets_to_return(accuracy, options):
+    chance = 1 / options
+    (accuracy - chance) / (1 - chance)
+
+
+def curved(power: float) -> Any:
+    def answer(accuracy, options):
+        scaled = (accuracy - 1 / options) / (1 - 1 / options)
+        return np.sign(scaled) * abs(scaled) ** power
+
+    return answer
+
+
+MISTAKES = [
+    Mistake("speaker_interval", "weighs as often as it was drawn", interval(unique=True)),
+    Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
+    Mistake("speaker_interval", "draws", interval(draws=50)),
+    Mistake("speaker_interval", "means of the speakers", interval(by_mean=True)),
+    Mistake("speaker_interval", "tail", interval(ends=(2.5, 87.75))),
+    Mistake("mispaired", "keep their own target", one_step_on),
+    Mistake("mispaired", "handed in", in_place),
+    Mistake("mispaired", "description", response_alone),
+    Mistake("perplexity", "likeliest", likeliest),
+    Mistake(
+        "perplexity",
+        "softmax",
+        lambda x, ids, a: x[a - 1 : -1].gather(1, ids[a:, None]).mean().neg().exp(),
+    ),
+    Mistake(
+        "layer_mixture", "softmax", mixed(lambda logits: logits / logits.sum(-1, keepdim=True))
+    ),
+    Mistake("layer_mixture", "one layer", mixed(chosen)),
+    Mistake("layer_mixture", "sharp", mixed(lambda logits: (2 * logits).softmax(-1))),
+    Mistake("layer_mixture", "flat", mixed(lambda logits: (logits / 2).softmax(-1))),
+    Mistake("crossing", "as high as", crossed(lambda s, c, t: (s >= t) & (s >= c))),
+    Mistake("crossing", "as high as", crossed(lambda s, c, t: (s >= t) & (s - c >= 0))),
+    Mistake("crossing", "exactly at the threshold", crossed(lambda s, c, t: (s > t) & (s > c))),
+    Mistake("crossing", "the control and the threshold", crossed(lambda s, c, t: s - c >= t)),
+    Mistake("above_chance", "straight", lambda a, n: 1 + np.log(a) / np.log(n)),
+    Mistake("above_chance", "straight", curved(2)),
+    Mistake("above_chance", "straight", curved(0.5)),
+    Mistake("above_chance", "worse than guessing", lambda a, n: max(0, (a - 1 / n) / (1 - 1 / n))),
+    Mistake("above_chance", "straight", lambda a, n: (a - 1 / n) // (1 - 1 / n)),
+    Mistake("seconds_of_frame", "whole seconds", lambda frame: frame // 50),
+    Mistake("seconds_of_frame", "whole seconds", lambda frame: round(frame / 50)),
+    Mistake(
+        "silenced",
+        "whole seconds",
+        lambda w, a, b: np.where(
+            (np.arange(len(w)) >= int(a) * 16000) & (np.arange(len(w)) < int(b) * 16000), 0, w
+        ),
+    ),
+    Mistake(
+        "says",
+        "part of a word",
+        lambda text, words: any(
+            p.startswith(w) for p in re.findall(r"\w+", text.lower()) for w in words
+        ),
+    ),
+    Mistake(
+        "says",
+        "part of a word",
+        lambda text, words: any(
+            p.endswith(w) for p in re.findall(r"\w+", text.lower()) for w in words
+        ),
+    ),
+    Mistake("shuffled_in_time", "in reverse", in_groups(lambda groups: groups.flip(2))),
+    Mistake("shuffled_in_time", "moved along", in_groups(lambda groups: groups.roll(1, 2))),
+    Mistake("shuffled_in_time", "moved along", in_groups(lambda groups: groups.roll(-3, 2))),
+    Mistake("shuffled_in_time", "seed", ordered(lambda n, seed: torch.randperm(n))),
+    Mistake(
+        "shuffled_in_time",
+        "seed",
+        ordered(lambda n, seed: torch.randperm(n, generator=generator(0))),
+    ),
+    Mistake("calibrated", "median", lambda scores, held_out: scores - held_out.median(0).values),
+    Mistake("tapped", "model", without_layers),
+    Mistake("tapped", "model", breaks(lambda w: w.requires_grad_(True))),
+    Mistake("tapped", "model", breaks(lambda w: w.train())),
+    Mistake("tapped", "model", breaks(lambda w: setattr(w, "layer_norm", torch.nn.Identity()))),
+    Mistake("tapped", "model", breaks(lambda w: next(w.parameters()).zero_())),
+    Mistake("above_chance", "return", forgets_to_return),
+]
+
+
+def looped_attention(q, k, v):
+    out = torch.zeros_like(q)
+    for at in np.ndindex(q.shape[:-1]):
+        fits = (k[at[:-1]] * q[at]).sum(-1) / math.sqrt(q.shape[-1])
+        weights = fits.exp() / fits.exp().sum()
+        out[at] = (weights[:, None] * v[at[:-1]]).sum(0)
+    return out
+
+
+def numpy_mixture(read, logits):
+    read, logits = np.asarray(read), np.asarray(logits)
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    return sum(shares[:, layer][None, :, None] * read[layer] for layer in range(len(read)))
+
+
+def numpy_splice(text, slots, audio):
+    text, vectors = text.numpy().copy(), iter(audio.numpy().reshape(-1, audio.shape[-1]))
+    for row, token in zip(*np.nonzero(slots.numpy()), strict=True):
+        text[row, token] = next(vectors)
+    return text
+
+
+def numpy_shuffle(states, pool, seed):
+    order = np.random.default_rng(seed).permutation(states.shape[2] // pool)
+    return torch.cat([states[:, :, i * pool : (i + 1) * pool] for i in order], dim=2)
+
+
+def counted_perplexity(logits, ids, start):
+    nats = 0.0
+    for at in range(start, len(ids)):
+        p = np.exp(logits[at - 1].double().numpy())
+        nats -= math.log(p[int(ids[at])] / p.sum())
+    return math.exp(nats / (len(ids) - start))
+
+
+def drawn_interval(correct, speakers):
+    """With sums of clips and another generator, as a tuple."""
+    names = sorted(set(speakers))
+    right = np.array([correct[speakers == name].sum() for name in names])
+    sizes = np.array([(speakers == name).sum() for name in names])
+    drawn = np.random.RandomState(7).randint(len(names), size=(1000, len(names)))
+    means = right[drawn].sum(1) / sizes[drawn].sum(1)
+    return tuple(np.quantile(means, (0.025, 0.975)))
+
+
+def backwards(steps, score, control, threshold):
+    first = math.nan
+    for step, a, b in zip(steps[::-1], score[::-1], control[::-1], strict=True):
+        if not (a >= threshold and a > b):
+            break
+        first = float(step)
+    return first
+
+
+def replaced_forward(whisper, mel, layer):
+    """A tap by a forward that is put back."""
+    module, seen = whisper.layers[layer], []
+    forward = module.forward
+
+    def spy(*args, **named):
+        seen.append(forward(*args, **named))
+        return seen[0]
+
+    module.forward = spy
+    try:
+        whisper(mel)
+    finally:
+        del module.forward
+    return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+
+
+def next_stranger(rows):
+    """The next row of another description, copied field by field."""
+    found = []
+    for i, row in enumerate(rows):
+        j = (i + 1) % len(rows)
+        while rows[j]["seed_description"] == row["seed_description"]:
+            j = (j + 1) % len(rows)
+        found.append({name: rows[j][name] for name in rows[j]} | {"id": row["id"]})
+    return found
+
+
+def zeroed(wave, start, end):
+    time = np.arange(len(wave)) / 16000
+    return np.where((time >= start) & (time < end), 0.0, wave)
+
+
+RIGHT = [
+    ("seconds_of_frame", "by length", lambda frame: np.float32(frame) * 0.02),
+    ("silenced", "a mask, float64", zeroed),
+    ("above_chance", "other algebra", lambda a, n: (n * a - 1) / (n - 1)),
+    ("above_chance", "float32", lambda a, n: np.float32((n * a - 1) / (n - 1))),
+    ("tapped", "a forward that is put back", replaced_forward),
+    ("cropped_positions", "numpy", lambda t, s: np.asarray(t)[: math.ceil(round(s * 50, 6))]),
+    ("at_scale", "numpy", lambda v, s: np.asarray(v) * (s / np.sqrt((np.asarray(v) ** 2).mean()))),
+    ("cross_attention", "loops", looped_attention),
+    ("layer_mixture", "numpy", numpy_mixture),
+    (
+        "layer_mixture",
+        "float32",
+        lambda x, w: torch.einsum("lbqd,ql->bqd", x.float(), w.float().softmax(1)),
+    ),
+    ("splice", "numpy and a loop", numpy_splice),
+    ("shuffled_in_time", "numpy and a loop", numpy_shuffle),
+    ("perplexity", "a loop", counted_perplexity),
+    (
+        "perplexity",
+        "the loss of torch",
+        lambda x, ids, a: torch.nn.functional.cross_entropy(x[a - 1 : -1], ids[a:]).exp(),
+    ),
+    (
+        "says",
+        "a pattern",
+        lambda text, words: bool(re.search(rf"\b({'|'.join(words)})\b", text, re.I)),
+    ),
+    (
+        "soft_loss",
+        "torch's own",
+        lambda x, t: torch.nn.functional.kl_div(
+            x.log_softmax(-1), t, log_target=True, reduction="batchmean"
+        ),
+    ),
+    ("mispaired", "the next stranger", next_stranger),
+    (
+        "mispaired",
+        "the package's shift",
+        lambda rows: [
+            {**o, "id": r["id"]} for r, o in zip(rows, drawn_partners(rows), strict=True)
+        ],
+    ),
+    ("calibrated", "numpy", lambda s, h: np.asarray(s) - np.asarray(h).mean(axis=0, keepdims=True)),
+    ("calibrated", "a constant per clip", lambda s, h: s - h.mean(0) + s.mean(1, keepdim=True)),
+    ("crossing", "from the end", backwards),
+    *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
+    ("speaker_interval", "sums of clips", drawn_interval),
+    ("speaker_interval", "five thousand draws", interval(draws=5000)),
+    (
+        "attention_over_time",
+        "numpy",
+        lambda q, k: (lambda e: e / e.sum(-1, keepdims=True))(
+            np.exp(np.einsum("hqd,hfd->hqf", q, k) / 4)
+        ),
+    ),
+    ("text_ifrate", "other algebra", lambda if_audio, delta: 100 * if_audio / (100 + delta)),
+]
+
+# What survives, as a pattern of the changed line, is no wrong answer, and why.
+EQUIVALENT = {
+    "silenced": {
+        r"round\(": "a second is cut to a sample either way, and the span's ends are 1/16000 s off"
+    },
+    "tapped": {
+        r"seen\[-1\]": "the layer runs once, so the first call is the last one",
+        r"seen\[0\]\[(1|-1)\]|seen\[(1|-1)\]\[0\]": "a layer returns no tuple here",
+    },
+    "disjoint_folds": {r"nothing": "numpy takes the list as it is"},
+    "layer_mixture": {r"softmax\(\+1\)": "axis 1 of two is axis −1"},
+    "shuffled_in_time": {r"torch\.manual_seed\(seed\)": "the order comes of the seed all the same"},
+    "perplexity": {
+        r"log_softmax\(\+1\)": "axis 1 of two is axis −1",
+        r"logp\[start - 1:\]": "gather reads as many rows as there are ids",
+    },
+    "find_leaks": {r"' x'\.join": "what stands between two messages is in neither"},
+    "smuggled": {r" x\{target": "any prompt that tells three attributes will do"},
+    "soft_loss": {r"\(\+1\)": "axis 1 of two is axis −1"},
+    "mispaired": {r"default_rng\((1|)\)": "any other draw of partners will do"},
+    "speaker_interval": {
+        r"default_rng\((1|)\)": "any other thousand draws will do",
+        r"range\((999|1001)\)": "one draw of a thousand cannot be told",
+        r"\[2\.(75|25), 97\.5\]": "a tenth of a tail is half of what a thousand draws spread",
+    },
+    "sudden": {r"p \*\* [57]": "any metric that is late enough will do"},
+    "folds_by_speaker": {
+        r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
+    },
+    "less": {r"sum\(1\)|mean\(2\)|:31\]": "any 32 or fewer numbers of a clip's own will do"},
+    "principal_map": {r"svd\(centred": "the first two directions are the same"},
+    "wishful_axes": {
+        r"groups \+ groups|groups\.(mean\(\)|sum\(0\))": "a constant moves the whole map alone",
+        r"lstsq\(noise, wanted\)": "no direction of this noise is small enough to be cut off",
+    },
+    "gap_in_spreads": {r"np\.median\(squares\)": "the median of two numbers is their mean"},
+    "integrated_gradients": {r"\[-1\]": "there is one row"},
+    "obeys_json": {
+        r"removesuffix\('```'\)\.removeprefix": "a space between fence and word is not asked for"
+    },
+    "nudged": {r"\+= 2|\[(1|-1)\]": "any one number may be changed by anything"},
+    "grid": {
+        r"values\)\) for values|strict=False": "product gives as many values as there are fields",
+        r"\[:(11|13|)\]": "a key may have any length",
+    },
+    "split_recordings": {
+        r"list\(set": "speakers may be dealt out in any order",
+        r"int\(share": "a share may be rounded down",
+    },
+}
