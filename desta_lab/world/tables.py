@@ -323,7 +323,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     encoding = encoding or next(marked, "utf-8")
     remedy = (
-        "save the table as UTF-8, or read it in Python with its encoding, such as encoding='cp1252'"
+        "save the table as UTF-8, or read it in Python with encoding='cp1252', or whatever it is"
     )
     try:
         text = content.decode(encoding)
