@@ -22,14 +22,7 @@ pytestmark = pytest.mark.weights
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as a fresh clone has it, but for the corpus and the weights, which take
-    time.
-    """
-    folder = tmp_path_factory.mktemp("data")
-    tiny.share_weights(folder)
-    corpus = Experiment(presets.nano()).corpus  # rendered here, if it was not
-    (folder / "corpora").symlink_to(corpus.folder.parent)
-    return folder
+    return tiny.data_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +60,12 @@ def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
 
 
 def test_every_table_of_the_analysis_is_there(experiment: Experiment) -> None:
-    look = Inside(experiment)
+    look = Inside.from_experiment(experiment)
     assert all(look.provenance(name).folder(experiment.root).is_dir() for name in TABLES)
 
 
 def test_a_table_that_is_gone_comes_back_with_the_next_restore(experiment: Experiment) -> None:
-    folder = Inside(experiment).provenance("answers").folder(experiment.root)
+    folder = Inside.from_experiment(experiment).provenance("answers").folder(experiment.root)
     before = (folder / "table.csv").read_bytes()
     shutil.rmtree(folder)
     finished.restore(Experiment(experiment.preset, root=experiment.root))
