@@ -280,6 +280,22 @@ def open_connector(
         ProvenanceError: encoder or backbone is not here, or the file is no connector file.
     """
     about = read_connector_provenance(path)
+    preset = _read_preset(path, about, attention, connector)
+    with processes.main_first():  # one rank downloads
+        folders = [
+            _find_part(path, part, about, root, (revisions or {}).get(part), strict)
+            for part in ("encoder", "backbone")
+        ]
+    llm = _assemble(preset, folders[0], folders[1], 0, {}, connector)
+    llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
+    llm.load_connector(path, strict=strict)
+    return llm
+
+
+def _read_preset(
+    path: Path, about: Mapping[str, Any], attention: str | None, connector: OwnConnector | None
+) -> Preset:
+    """The preset of the system that a connector file says it was trained in."""
     if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
     known = {field.name for field in fields(ConnectorShape)}
@@ -296,7 +312,7 @@ def open_connector(
         )
     try:
         given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
-        preset = Preset(
+        return Preset(
             "opened",
             about["encoder"],
             about["backbone"],
@@ -310,15 +326,6 @@ def open_connector(
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"
         raise ProvenanceError(f"{fault}; copy it again or train again.") from error
-    with processes.main_first():  # one rank downloads
-        folders = [
-            _find_part(path, part, about, root, (revisions or {}).get(part), strict)
-            for part in ("encoder", "backbone")
-        ]
-    llm = _assemble(preset, folders[0], folders[1], 0, {}, connector)
-    llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
-    llm.load_connector(path, strict=strict)
-    return llm
 
 
 def _find_part(
