@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
@@ -80,7 +79,6 @@ def fit_probes(
     splits: Splits | None = None,
     *,
     train_clips: int | None = None,
-    width: int | None = None,
     force: bool = False,
     draws: int = DRAWS,
     seed: int = 0,
@@ -94,8 +92,6 @@ def fit_probes(
 
     Args:
         train_clips: how many clips of each fold's training part are used; by default all.
-        width: how many principal components of the training clips the probe sees, so that sites of
-            different widths give it the same room; by default every feature.
         draws: of random labels.
 
     Raises:
@@ -108,7 +104,7 @@ def fit_probes(
         splits = speaker_folds(speakers, _speaker_strata(truth, who))
     if not force:
         _check_speakers(who, splits)
-    measured = _measure_folds(features, truth, who, splits, train_clips, width, draws, seed)
+    measured = _measure_folds(features, truth, who, splits, train_clips, draws, seed)
     tables = []
     for name, values in truth.items():
         shuffled = [measured[name, "random labels", draw] for draw in range(draws)]
@@ -127,7 +123,6 @@ def _measure_folds(
     speakers: np.ndarray,
     splits: Splits,
     train_clips: int | None,
-    width: int | None,
     draws: int,
     seed: int,
 ) -> dict[Labelling, np.ndarray]:
@@ -143,7 +138,7 @@ def _measure_folds(
     for train, test in splits:
         if train_clips is not None:
             train = np.random.default_rng(seed).permutation(train)[:train_clips]
-        predicted = _predict(features, labellings, train, test, width)
+        predicted = _predict(features, labellings, train, test)
         predicted |= {key: _most_frequent(values[train]) for key, values in majority.items()}
         for key, labels in predicted.items():
             correct[key][test] = labels == asked[key][test]
@@ -175,17 +170,13 @@ def _predict(
     labellings: Mapping[Labelling, np.ndarray],
     train: np.ndarray,
     test: np.ndarray,
-    width: int | None,
 ) -> dict[Labelling, Any]:
     """Predict the test rows' labels by one ridge regression onto all labellings' indicators."""
     classes = {key: np.unique(values[train]) for key, values in labellings.items()}
     indicators = np.hstack(
         [(labellings[key][train][:, None] == names) * 2.0 - 1 for key, names in classes.items()]
     )
-    steps = [StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True)]
-    if width is not None and width < min(features.shape[1], len(train)):
-        steps.insert(1, PCA(width, svd_solver="full"))
-    ridge = make_pipeline(*steps)
+    ridge = make_pipeline(StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True))
     predicted = ridge.fit(features[train], indicators).predict(features[test])
     edges = np.cumsum([len(names) for names in classes.values()])[:-1]
     parts = zip(classes.items(), np.split(predicted, edges, 1), strict=True)

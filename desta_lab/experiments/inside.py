@@ -633,7 +633,7 @@ def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
     """How many methods find the evidence, by their paired gains over another clip's."""
     own = summary[(summary["null"] == "own") & (summary["measure"] == measure)]
     found = own[own["gain_low"] > 0]["method"].tolist()
-    names = f" ({', '.join(found)})" if 0 < len(found) < 4 else ""
+    names = f" ({'; '.join(found)})" if 0 < len(found) < 4 else ""
     return (
         f"{len(found)} of {len(own)} methods find the evidence better than another clip's{names}; "
         "of methods that find nothing, one in forty would"

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BATCH = 16  # clips in one forward
 SIZES = {
-    "width": 64,  # principal components that a probe sees at every site
     "traced": 64,  # clips whose profiles are compared with the evidence
     "explained": 16,  # of these, explained by window in several orders, and head by head
     "checked": 8,  # of these, explained again under other weights
@@ -65,7 +64,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
     if all({"gender", "accent"} <= set(clip.attributes) for clip in inside.clips):
         strata = [f"{c.attributes['gender']} {c.attributes['accent']}" for c in inside.clips]
         folds = probes.speaker_folds(inside.speakers, strata)
-    how = {"width": inside.sizes["width"], "draws": inside.sizes["draws"]}
+    draws = inside.sizes["draws"]
     probed = [(0, name, site) for name, site in inside.fixed_sites().items()]
     for step in inside.checkpoints:
         found = inside.sites(step).items()
@@ -78,7 +77,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
             continue
         labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
         features = capture.pool_over_time(site).numpy()
-        measured = probes.fit_probes(features, labels, inside.speakers, folds, **how)
+        measured = probes.fit_probes(features, labels, inside.speakers, folds, draws=draws)
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
     return pd.concat(tables, ignore_index=True)
 

@@ -282,7 +282,7 @@ def add_legend(
         found = dict(zip(labels, handles, strict=True)) | found
     order = [series.label for series in SERIES.values()]
     labels = sorted(found, key=lambda label: order.index(label) if label in order else len(order))
-    if labels:
+    if labels or note:
         look: Any = {"ncols": columns, "title": note, "title_fontsize": 9}
         handles = [found[label] for label in labels]
         picture.legend(handles, labels, loc="outside lower center", **look)

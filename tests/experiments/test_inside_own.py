@@ -228,7 +228,7 @@ def test_ten_clips_without_speakers_are_enough_and_three_are_not(tmp_path):
         ({"transcripts": ["x"]}, "16 clips and 1 transcripts; give one for each"),
         ({"tasks": []}, "No task is given"),
         ({"label": "age"}, "No task asks about 'age'; the label is one of"),
-        ({"sizes": {"clips": 3}}, "no size 'clips'; there are width"),
+        ({"sizes": {"clips": 3}}, "no size 'clips'; there are traced"),
         ({"labels": {**LABELS, "scene": ["a", "c"] * 8}}, "'c' in a clip; give every clip"),
         ({"labels": {"scene": ["a", "b"] * 8}}, "asks about gender, of which there are no labels"),
     ],

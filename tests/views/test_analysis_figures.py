@@ -618,6 +618,11 @@ def test_maps_show_at_most_six_steps_and_what_they_keep():
     )
 
 
+def test_the_two_halves_of_a_similarity_are_explained_where_nothing_is_hatched():
+    figure = representation_figures.plot_similarity(cka_table().assign(null=0.0))
+    assert "below it: all of the same variance" in texts(figure)
+
+
 def test_a_map_says_how_alike_neighbours_are_beside_random_labels():
     points, trust = map_tables()
     rows = [{"step": step, "method": "pca", "seed": 0, "attribute": "scene"} for step in STEPS]
