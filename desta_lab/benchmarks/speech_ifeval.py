@@ -229,6 +229,8 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
     """
     rows = []
     for item in items:
+        if not isinstance(item.row.get("response"), str):
+            raise BenchmarkError.at(item.where, "no response", "let the model answer it first")
         try:
             if item.group == "cot":
                 words = {"our rule": shows_reasoning(item.row["response"])}

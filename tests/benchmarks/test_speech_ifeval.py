@@ -88,6 +88,13 @@ def test_a_judge_is_read_strictly(tmp_path, rows, said):
         speech_items(tmp_path)
 
 
+def test_an_item_without_a_response_is_named(tmp_path):
+    rows = [{"audio_filepath": "a.wav", "instruction": "SHOUT.", **CAPITAL}]
+    write(tmp_path / "close.jsonl", rows)
+    with pytest.raises(BenchmarkError, match=r"close\.jsonl, line 1: no response; let the model"):
+        speech_items(tmp_path)
+
+
 def test_other_items_than_the_text_llms_are_refused(tmp_path):
     audio = speech_items(answers(tmp_path / "audio", capital=4, reasoned=4, of=9))
     text = speech_items(answers(tmp_path / "text", capital=8, reasoned=8))
@@ -205,7 +212,7 @@ def _verdicts(file: Path) -> dict[str, bool]:
         (
             '{"id": 1, "response": null, '
             '"instruction_id_list": ["startend:quotation"], "kwargs": [{}]}',
-            "line 2 ",
+            "line 2: no response",
         ),
     ],
 )
@@ -249,5 +256,5 @@ def test_a_question_needs_no_response_and_an_answer_no_question(tmp_path):
     write(tmp_path / "close.jsonl", [asked])
     (item,) = speech_ifeval.BENCHMARK.read(tmp_path)
     assert (item.question, item.clips, item.response) == ("SHOUT.", ("g/1.wav",), None)
-    with pytest.raises(BenchmarkError, match="line 1 "):
+    with pytest.raises(BenchmarkError, match="line 1: no response"):
         speech_ifeval.check_items([item])

@@ -1,8 +1,11 @@
 """The finished run that ships stands in for one's own, and only where it is the same run."""
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +65,40 @@ def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
 def test_every_table_of_the_analysis_is_there(experiment: Experiment) -> None:
     look = Inside.from_experiment(experiment)
     assert all(look.provenance(name).folder(experiment.root).is_dir() for name in TABLES)
+
+
+ON_A_CLOSED_DISK = """
+import sys
+from pathlib import Path
+from desta_lab import cli
+from desta_lab.course.setup import setup
+from desta_lab.model.audio_llm import AudioLLM
+from tests.faults import Fault
+
+root, run, clip, out = map(Path, sys.argv[1:])
+Fault("read-only", root).install()
+assert cli.main(["ask", str(clip), "What is heard?", "--run", str(run)]) == 0
+assert AudioLLM.from_run(run).queries
+assert setup("05", root=root).experiment.run_folder("self") == run
+assert cli.main(["inside", "--preset", "nano", "--out", str(out)]) == 0
+"""
+
+
+def test_where_data_may_only_be_read_a_finished_run_opens_and_is_drawn_elsewhere(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    clip, run = experiment.corpus.path(experiment.corpus.clips[0]), experiment.run_folder("self")
+    given = [str(experiment.root), str(run), str(clip), str(tmp_path / "elsewhere")]
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_CLOSED_DISK, *given],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"DESTA_LAB_DATA": str(experiment.root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with the clip" in done.stdout and "Nothing needs training." in done.stdout
+    assert len(list((tmp_path / "elsewhere").glob("*.png"))) == 16
 
 
 def test_a_table_that_is_gone_comes_back_with_the_next_restore(experiment: Experiment) -> None:
