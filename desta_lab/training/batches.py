@@ -1,6 +1,6 @@
 """Rows become examples (token streams with their clips), and examples become padded batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,14 +27,11 @@ class Example:
 
 
 def example_reader(
-    llm: AudioLLM,
-    rows: Sequence[Mapping[str, Any]],
-    soft_targets: Sequence[SoftTarget] | None,
-    cached: int,
+    llm: AudioLLM, rows: Sequence[Any], soft_targets: Sequence[SoftTarget] | None, cached: int
 ) -> Callable[[int], Example]:
     """Return a function from a row's number to its example; it keeps the last `cached` of them.
 
-    The function raises ChatError, with the number of the row, where a row is longer than the
+    `rows` are mappings, each of which may be read from disk when it is asked for. The function raises ChatError, with the number of the row, where a row is longer than the
     backbone can read.
     """
 

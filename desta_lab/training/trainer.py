@@ -81,7 +81,7 @@ def _permutation(seed: int, examples: int) -> Int[Tensor, "example"]:
 def train(
     llm: AudioLLM,
     features: FeatureStore | OnTheFlyFeatures,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Any],
     config: TrainConfig,
     folder: Path,
     *,

@@ -318,7 +318,7 @@ def _check_end(
     if cut_off and len(ids) < most:
         raise ValueError(
             f"{address} cut an answer off after {len(ids)} of {most} tokens; start it with a "
-            "longer --max-model-len."
+            "longer context."
         )
 
 

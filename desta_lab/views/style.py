@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
@@ -367,7 +367,7 @@ def draw_heat_map(
         stretch: The exponent of the colours: above 1, values near the top differ more.
     """
     values = wide.to_numpy(float)
-    norm = PowerNorm(stretch, 0, top, clip=True)
+    norm = Normalize(0, top) if stretch == 1 else PowerNorm(stretch, 0, top)
     image = axes.imshow(values, aspect="auto", cmap=_MORE, norm=norm)
     axes.set_yticks(range(len(wide)), [shorten(name) for name in wide.index])
     axes.set_xticks(range(wide.shape[1]), [shorten(name) for name in wide.columns])

@@ -91,8 +91,9 @@ def test_the_answer_comes_late_and_only_with_the_clip(tables: dict) -> None:
 
 def test_windows_that_matter_lie_where_the_scene_sounds(inside: Inside) -> None:
     """Shapley values of windows, for as many clips as the analysis itself explains."""
-    clips = inside.experiment.clips("test")[:16]
-    waves = [audio.read_audio(inside.experiment.corpus.path(clip)) for clip in clips]
+    experiment = Experiment(presets.nano())
+    clips = experiment.clips("test")[:16]
+    waves = [audio.read_audio(experiment.corpus.path(clip)) for clip in clips]
     scenes = [clip.attributes["scene"] for clip in clips]
     cases = attribution.window_cases(inside.llm, inside.task("scene"), scenes, waves)
     found = attribution.attribute("shapley", cases, samples=SIZES["orders"]).values
@@ -123,7 +124,8 @@ def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = read_times()
-    again = Inside.from_experiment(Experiment(presets.nano()), out=inside.out)
+    experiment = Experiment(presets.nano())
+    again = Inside.from_experiment(experiment, clips=CLIPS, sizes=SMALL, out=inside.out)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again.table(name), table)
     assert read_times() == before

@@ -273,7 +273,9 @@ train(llm, store, rows, tiny.RECIPE, folder / "run", state_every=5, progress=pro
 
 
 def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    threads = str(torch.get_num_threads())  # of another number the sums are rounded otherwise
+    same = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    env = {**os.environ, **same, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env
     ) as child:
