@@ -31,8 +31,8 @@ def example_reader(
 ) -> Callable[[int], Example]:
     """Return a function from a row's number to its example; it keeps the last `cached` of them.
 
-    `rows` are mappings, each of which may be read from disk when it is asked for. The function raises ChatError, with the number of the row, where a row is longer than the
-    backbone can read.
+    `rows` are mappings, each of which may be read from disk when it is asked for. The function
+    raises ChatError, with the number of the row, where a row is longer than the backbone can read.
     """
 
     @lru_cache(maxsize=cached)
