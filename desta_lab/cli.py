@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from desta_lab import processes
 from desta_lab.model.bounds import Bound, Count, CountOrZero, find_bounds, whole_number
+from desta_lab.views import ALSO_VARIABLE
 from desta_lab.views.progress import TRACKERS, open_trackers, progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
@@ -88,7 +89,6 @@ PARTS = (
 CORPUS = argument("--corpus", type=Path, help="a folder with its clips.csv or manifest")
 SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
 OUT = argument("--out", type=Path, help="folder for figures and tables")
-ALSO_VARIABLE = "DESTA_LAB_ALSO"  # as `views.saving` reads it
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
 RUN = argument("--run", type=Path, help="under data/runs; by default the newest self-generated one")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")

@@ -301,6 +301,13 @@ def data_folder(folder: Path) -> Path:
     return folder
 
 
+def model_folders(root: Path, encoder: str, backbone: str) -> Path:
+    """A folder of models that holds a tiny encoder and a tiny backbone under these names."""
+    hf_folder(root / encoder, whisper())
+    hf_folder(root / backbone, causal(), tokenizer())
+    return root
+
+
 def hf_folder(folder: Path, model: Any, words: Any = None) -> Path:
     """A model (and tokenizer) saved in the Hugging Face layout."""
     model.save_pretrained(folder)

@@ -12,7 +12,7 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.connector import QFormer
-from desta_lab.model.sites import build_streams, eager_attention, record_outputs
+from desta_lab.model.sites import build_streams, eager_attention, padding_arguments, record_outputs
 
 
 def has_query_attention(connector: Any) -> bool:
@@ -96,14 +96,11 @@ def answer_attention(
 def _attention_of_layers(
     llm: AudioLLM, embeddings: Float[Tensor, "clip token d_llm"], mask: Int[Tensor, "clip token"]
 ) -> Sequence[Float[Tensor, "clip head token token"]]:
-    padded: dict[str, Any] = {}
-    if not mask.all():
-        padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     output = llm.backbone.model.get_decoder()(
         inputs_embeds=embeddings.to(llm.backbone.dtype),
         output_attentions=True,
         use_cache=False,
-        **padded,
+        **padding_arguments(mask),
     )
     if not output.attentions:
         raise RuntimeError(

@@ -107,8 +107,9 @@ def similarity_table(
     `b_largest` are the largest feature's share of the variance.
     """
     names = list(sites)
-    scaled = {name: site / site.std(0).clip(1e-12) for name, site in sites.items()}
-    largest = {name: float(v.max() / v.sum()) for name, v in _variances(sites).items()}
+    variances = {name: site.var(0).clip(1e-24) for name, site in sites.items()}
+    largest = {name: float(each.max() / each.sum()) for name, each in variances.items()}
+    scaled = {name: site / np.sqrt(variances[name]) for name, site in sites.items()}
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     rows = [
         {
@@ -119,10 +120,6 @@ def similarity_table(
         for a, b in pairs
     ]
     return pd.DataFrame(rows)
-
-
-def _variances(sites: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: site.var(0).clip(1e-24) for name, site in sites.items()}
 
 
 # ---- maps ----

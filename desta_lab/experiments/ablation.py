@@ -101,6 +101,11 @@ def _amount(study: Study, preset: Preset) -> float:
     return float(getattr(preset, study.amount)) if study.amount else float("nan")
 
 
+def preset_name(preset: str | Preset) -> str:
+    """The name of a preset, or the name itself."""
+    return preset if isinstance(preset, str) else preset.name
+
+
 def run_studies(
     names: Iterable[str],
     preset: str | Preset,
@@ -127,7 +132,7 @@ def run_studies(
         table = study_table(study, build_sweep(study.name, **options))
         if table["arm"].nunique() > 1:  # one arm alone answers nothing
             about = {
-                "preset": preset if isinstance(preset, str) else preset.name,
+                "preset": preset_name(preset),
                 "cells": sorted(set(table["cell"])),
                 "seeds": sorted({int(seed) for seed in table["seed"]}),
             }

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from desta_lab import cache
-from desta_lab.experiments.ablation import SHIPPED, load_table, run_studies
+from desta_lab.experiments.ablation import SHIPPED, load_table, preset_name, run_studies
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
 from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
@@ -61,7 +61,7 @@ def run_ablation(
     Returns:
         The sentences of each study that has two finished arms.
     """
-    out = cache.make_folder(folder / (preset if isinstance(preset, str) else preset.name))
+    out = cache.make_folder(folder / preset_name(preset))
     report = progress or progress_reporter()
     shown = run_studies(names, preset, seeds, jobs, out, report, root)
     sentences = {study.name: found for study, found in shown}

@@ -1,7 +1,6 @@
 """Inside a model: what flows at every site and checkpoint, its tables and its figures."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, T
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
 from desta_lab.model.presets import Preset
 from desta_lab.model.sites import Sound, read_waves
+from desta_lab.model.weights import read_object
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
@@ -239,7 +239,7 @@ class Inside:
 
     def _check_transcripts(self, run: Path) -> None:
         config = run / "config.json"
-        trained = config.is_file() and json.loads(config.read_text()).get("transcript")
+        trained = config.is_file() and read_object(config).get("transcript")
         if trained and self.transcripts is None:
             raise InsideError(
                 f"{run}: it was trained with transcripts behind the audio embeddings; give "

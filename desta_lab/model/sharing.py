@@ -33,7 +33,7 @@ def open_pretrained(
 ) -> AudioLLM:
     """Open what `save_pretrained` wrote, see `AudioLLM.from_pretrained`."""
     folder = weights.find_weights(place, root, revision=revision)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = weights.read_object(folder / CONFIG)
     path = folder / weights.WEIGHTS
     if config.get("library_name") != LIBRARY:
         raise ProvenanceError(

@@ -371,6 +371,13 @@ def build_streams(
     ]
 
 
+def padding_arguments(mask: Int[Tensor, "clip token"]) -> dict[str, Any]:
+    """What a backbone is told of padding on the left; nothing where there is none."""
+    if mask.all():
+        return {}
+    return {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
 def _forward_batch(
     llm: "AudioLLM",
     waves: Sequence[np.ndarray],
@@ -381,9 +388,7 @@ def _forward_batch(
 ) -> tuple[list[Tensor], Float[Tensor, "clip vocabulary"]]:
     """What flowed at these sites for a batch of clips, and the logits at the answer position."""
     clips, flows = len(waves), [list[Tensor]() for _ in sites]
-    padded: dict[str, Any] = {}
-    if not mask.all():
-        padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    padded = padding_arguments(mask)
     llm.connector.eval()
     with ExitStack() as hooks:
         for site, edit in changes:

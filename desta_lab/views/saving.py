@@ -21,6 +21,7 @@ from pandas.api.types import infer_dtype
 
 import desta_lab
 from desta_lab import cache
+from desta_lab.views import ALSO_VARIABLE
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -33,7 +34,6 @@ STYLE: Any = {
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
 ALSO = ("pdf", "parquet")  # forms beside the usual ones
-ALSO_VARIABLE = "DESTA_LAB_ALSO"
 _PLAIN = {**STYLE, "text.parse_math": False, "text.usetex": False}  # while a figure is drawn
 _DPI = 150  # pixels per inch of the PNG
 _MOST_TICKS = 64  # of a logarithmic axis

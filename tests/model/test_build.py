@@ -123,10 +123,7 @@ PARTS = {"encoder": "tiny-ears", "backbone": "org/tiny-mind"}
 @pytest.fixture
 def models(tmp_path):
     """A folder of models with a tiny encoder and backbone, under names that no preset has."""
-    root = tmp_path / "models"
-    tiny.hf_folder(root / "tiny-ears", tiny.whisper())
-    tiny.hf_folder(root / "org--tiny-mind", tiny.causal(), tiny.tokenizer())
-    return root
+    return tiny.model_folders(tmp_path / "models", "tiny-ears", "org--tiny-mind")
 
 
 @pytest.fixture

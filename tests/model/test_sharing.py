@@ -20,10 +20,7 @@ RUNGS = [{"run": "self", "rung": 0, "score": 0.9751, "low": 0.95, "high": 1.0}]
 
 @pytest.fixture
 def root(tmp_path):
-    folder = tmp_path / "models"
-    tiny.hf_folder(folder / "org--tiny-ears", tiny.whisper())
-    tiny.hf_folder(folder / "org--tiny-mind", tiny.causal(), tiny.tokenizer())
-    return folder
+    return tiny.model_folders(tmp_path / "models", "org--tiny-ears", "org--tiny-mind")
 
 
 @pytest.fixture
