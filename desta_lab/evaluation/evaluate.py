@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -13,8 +14,10 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints, scoring
 from desta_lab.evaluation.conditions import (
     AUDIO_CONDITIONS,
+    CONTENT_FREE,
     ORACLE,
     embed_clips,
+    embed_silence,
     make_condition,
     oracle_text,
 )
@@ -59,7 +62,7 @@ def evaluate(
 
     Args:
         calibration: Clips of other speakers. How much an option is preferred on them, whatever is
-            heard, is taken away before options are ranked; no labels of theirs are used.
+            heard, is taken away before options are ranked (`scoring.Calibration`).
         features: Encoder states by clip id, from which the connector makes audio embeddings.
         conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
         audio_embeddings: Those of `clips` and then of `calibration`, instead of `features`.
@@ -130,7 +133,11 @@ def score_conditions(
         words += [""] * (len(pool) - len(words))
     scores = scoring.score_options(llm, tasks, pool, batch, words)
     end = len(clips) + len(calibration)
-    calibrating = [score[len(clips) : end] for score in scores]
+    known = scoring.Calibration(
+        calibration,
+        [score[len(clips) : end] for score in scores],
+        lambda: scoring.score_options(llm, tasks, embed_silence(llm), batch, words and [""]),
+    )
     tables = []
     for name, condition in made.items():
         first = 0
@@ -138,7 +145,7 @@ def score_conditions(
             first, end = end, end + len(condition.others)
         rows = [first + row for row in condition.rows]
         picked = [score[rows] for score in scores]
-        tables.append(_judge(name, llm.backbone, tasks, clips, picked, calibrating))
+        tables.append(_judge(name, llm.backbone, tasks, clips, picked, known))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -165,9 +172,18 @@ def score_oracle(
             scores = scoring.score_options_of_text(backbone, asked, unique, batch)
         rows = [unique.index(text) for text in texts]
         own = [score[rows[: len(clips)]] for score in scores]
-        calibrating = [score[rows[len(clips) :]] for score in scores]
-        tables.append(_judge(ORACLE, backbone, asked, clips, own, calibrating))
+        known = scoring.Calibration(
+            calibration,
+            [score[rows[len(clips) :]] for score in scores],
+            partial(_score_without_content, backbone, asked),
+        )
+        tables.append(_judge(ORACLE, backbone, asked, clips, own, known))
     return pd.concat(tables, ignore_index=True)
+
+
+def _score_without_content(backbone: Backbone, tasks: Sequence[Task]) -> scoring.Scores:
+    with backbone.untuned():
+        return scoring.score_options_of_text(backbone, tasks, [CONTENT_FREE])
 
 
 def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
@@ -188,9 +204,9 @@ def _judge(
     tasks: Sequence[Task],
     clips: Sequence[Clip],
     scores: scoring.Scores,
-    calibrating: scoring.Scores,
+    calibration: scoring.Calibration,
 ) -> pd.DataFrame:
-    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibrating)
+    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibration)
     table.insert(0, "condition", condition)
     return table
 

@@ -5,6 +5,8 @@ card.
 import gzip
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +16,11 @@ import pandas as pd
 
 import desta_lab
 from desta_lab import cache, processes
+from desta_lab.clips import Clip
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.conditions import ORACLE
+from desta_lab.evaluation.scoring import missing_values
+from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
 from desta_lab.experiments.quickstart_figures import draw_figures
@@ -251,7 +256,27 @@ def _note_on_clips(experiment: Experiment) -> str:
             "clips were kept"
         )
         others = f"{len(calibration)} other clips{also}"
-    return f"{tested}; calibration on {others}; one seed ({experiment.seed})."
+    weights = _describe_balance(experiment.tasks, calibration)
+    return f"{tested}; calibration on {others}, {weights}; one seed ({experiment.seed})."
+
+
+def _describe_balance(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
+    """How even the values of attributes are among the clips that calibrate."""
+    missing = {f"{t.attribute} = {v}" for t in tasks for v in missing_values(t, clips)}
+    counts = {
+        name: Counter(clip.attributes[name] for clip in clips if name in clip.attributes)
+        for name in dict.fromkeys(task.attribute for task in tasks)
+    }
+    uneven = {name: max(n.values()) / min(n.values()) for name, n in counts.items() if n}
+    words = "every value weighing the same"
+    if uneven:
+        name = max(uneven, key=lambda name: uneven[name])
+        shares = ", ".join(f"{value} {n}" for value, n in counts[name].most_common())
+        words += f" (least even there: {name}, {shares} clips)"
+    if missing:
+        words += f"; none is {' or '.join(sorted(missing))}, so their questions are calibrated "
+        words += "with silence"
+    return words
 
 
 def _notes_on_own_pieces(experiment: Experiment) -> list[str]:

@@ -192,6 +192,19 @@ def cpu() -> Preset:
     )
 
 
+def laptop() -> Preset:
+    """As `cpu`, with a backbone of 0.5 B that also says its answers."""
+    return replace(
+        cpu(),
+        name="laptop",
+        backbone="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        purpose="the main job in the model's own words",
+        minutes=None,
+        memory_gb=None,
+        disk_gb=None,
+    )
+
+
 def t4() -> Preset:
     """For course labs on a free GPU of 16 GB."""
     return Preset(
@@ -259,7 +272,7 @@ def desta2() -> Preset:
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {
-    p.__name__: p for p in (nano, cpu, t4, workstation, desta25, desta2)
+    p.__name__: p for p in (nano, cpu, laptop, t4, workstation, desta25, desta2)
 }
 
 

@@ -85,26 +85,28 @@ scores, held_out = scores[: len(test)], scores[len(test) :]
 # One line per option: its mean log-probability over the clips of the other speakers, and over those of them for which it is the truth. The model prefers one option whatever it hears. That preference is the *option prior*; it belongs to the words, not to the clip.
 
 # %%
-truth = np.array([clip.attributes[attribute] for clip in others])
+values = list(task.options)
+truth = torch.tensor([values.index(clip.attributes[attribute]) for clip in others])
 pd.DataFrame(
     {
         option: {
             "over all clips": held_out[:, i].mean().item(),
-            "where it is true": held_out[truth == option, i].mean().item(),
+            "where it is true": held_out[truth == i, i].mean().item(),
         }
-        for i, option in enumerate(task.options)
+        for i, option in enumerate(values)
     }
 ).T
 
 # %% [markdown]
 # ### Exercise 5.2 · Take the prior out · fill in · 7 min
-# `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, without labels. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip.
+# `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, and `truth` [other clip] says which option is right there. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip. The other clips may hold four women to one man; let every value weigh the same, or the commonest one sets the prior.
 
 
 # %% tags=["exercise"]
-def calibrated(scores, held_out):
+def calibrated(scores, held_out, truth):
     ### BEGIN SOLUTION
-    return scores - held_out.mean(0)
+    means = [held_out[truth == value].mean(0) for value in truth.unique()]
+    return scores - torch.stack(means).mean(0)
     ### END SOLUTION
 
 
@@ -112,18 +114,17 @@ def calibrated(scores, held_out):
 lesson.check("calibrated", calibrated)
 
 # %% [markdown] tags=["hint"]
-# The prior is one number per option: the mean over the held-out clips. In log-probabilities, to divide is to subtract.
+# The prior is one number per option: the mean over the held-out clips of each value, then the mean of these means. In log-probabilities, to divide is to subtract.
 
 # %% [markdown]
-# The package does it in `scoring.judge_scores`. By hand first, then the same choice from the package, clip by clip.
+# The package does it in `scoring.Calibration`. Here is how often the right option is ahead with it, and without.
 
 # %%
-chosen = (scores - held_out.mean(0)).argmax(1)
-right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
-judged = scoring.judge_scores(experiment.llm.backbone.tokenizer, [task], test, [scores], [held_out])
-torch.testing.assert_close(
-    (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
+calibration = scoring.Calibration(others, [held_out])
+judged = scoring.judge_scores(
+    experiment.llm.backbone.tokenizer, [task], test, [scores], calibration
 )
+judged[["calibrated", "raw"]].mean().round(2)
 
 # %% [markdown]
 # Now all six attributes at the last step, graded in three ways on the same clips: *calibrated ranking*, raw ranking, and *free-form match*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
