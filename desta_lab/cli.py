@@ -228,8 +228,8 @@ def quickstart(args: argparse.Namespace) -> None:
     )
     out = args.out or experiment.figures_folder("quickstart")
     result = run_quickstart(experiment, out)
-    say(card.format_card(result))
-    say(f"Figures and card: {out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
+    say(card.format_card(result, out / "card.html"))
+    say(f"It took {result['seconds_now']:.0f} s this time.")
     processes.leave_ranks()
 
 

@@ -78,9 +78,9 @@ class Preset:
     checkpoint_every: Count = 64  # steps between two checkpoints
     test: Count = 64  # clips scored at every checkpoint
     held_out: Count = 32  # clips of other speakers that calibrate the ranking
-    free_form_clips: CountOrZero = (
-        6  # clips answered in words at every checkpoint; twice as many at the last
-    )
+    # clips whose rung 3 is answered in words between the first and the last step, where all test
+    # clips are; twice as many are asked everything else at the last; 0: nothing is
+    free_form_clips: CountOrZero = 6
     taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
     tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
     prompts: Annotated[int, whole_number(1, 6)] = 1  # how many of tasks.PROMPTS train
