@@ -79,7 +79,7 @@ def parse_seeds(text: str) -> list[int]:
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
+    help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
     "one that suits the machine",
 )
 PARTS = (
@@ -178,7 +178,7 @@ def _preset(args: argparse.Namespace) -> Any:
     """The preset that a command line asks for, with other parts where it names some."""
     from desta_lab.model import build, presets
 
-    preset = presets.get_preset(args.preset) if args.preset else presets.pick_preset()
+    preset = presets.get_preset(args.preset) if args.preset else build.pick_preset()
     parts = {part: getattr(args, part, None) for part in ("encoder", "backbone")}
     if any(name is not None for name in parts.values()) or preset.name not in presets.PRESETS:
         preset = presets.change_parts(preset, **parts)

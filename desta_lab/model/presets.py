@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import torch
-
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
 from desta_lab.model.bounds import (
     Count,
@@ -386,14 +384,3 @@ def get_preset(name: str | Path) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
     return PRESETS[name]()
-
-
-def pick_preset() -> Preset:
-    """The preset that suits this machine's GPU by its memory, or `cpu` if there is no GPU.
-
-    `desta25` and `desta2` are never picked, because their backbones are behind a licence gate.
-    """
-    if not torch.cuda.is_available():
-        return cpu()
-    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return workstation() if memory_gb > 20 else t4()
