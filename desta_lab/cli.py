@@ -79,8 +79,8 @@ def parse_seeds(text: str) -> list[int]:
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
-    "one that suits the machine",
+    help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by "
+    "default the one that suits the machine",
 )
 PARTS = (
     argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
