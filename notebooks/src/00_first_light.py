@@ -120,7 +120,7 @@ lesson.check("silenced", silenced)
 # `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
 
 # %% [markdown]
-# Once it passes, put it to use; while the exercise is open, the clip is left alone. Where the scene lies under all of the speech, silence would take the speaker away with it. So take the test clip whose scene leaves most room, and ask about two things: the scene, and the speaker's gender. The control silences as much of the clip where the scene is not. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
+# Once it passes, put it to use; while the exercise is open, the clip is left alone. Where the scene lies under all of the speech, silence would take the speaker away with it. So take the test clip whose scene leaves most room, and ask about two things: the scene, and the speaker's gender. It should be a clip of which silence gets both wrong, or nothing could be seen to go. The control silences as much of the clip where the scene is not. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
 
 
 # %%
@@ -133,7 +133,19 @@ def room(clip):
     return max(scene.start, experiment.preset.seconds - scene.end) - (scene.end - scene.start)
 
 
-apart = max(experiment.clips("test"), key=room)
+questions = {
+    "scene": "What is the background sound?",
+    "gender": "What is the gender of the speaker?",
+}
+with replies.use_checkpoint(experiment) as llm:
+    nothing = replies.embed_audio(llm, 0 * wave)
+    guesses = {name: replies.answer_audio(llm, nothing, q).text for name, q in questions.items()}
+unguessed = [
+    clip
+    for clip in experiment.clips("test")
+    if not any(f" {clip.attributes[name]}" in guess for name, guess in guesses.items())
+]
+apart = max(unguessed, key=room)
 scene, whole = scene_of(apart), audio.read_audio(experiment.corpus.path(apart))
 length = scene.end - scene.start
 other = 0.0 if scene.start >= length else experiment.preset.seconds - length
@@ -146,15 +158,13 @@ rows = {}
 with replies.use_checkpoint(experiment) as llm:
     for name, version in versions.items():
         heard = replies.embed_audio(llm, whole if version is None else version)
-        rows[name] = {
-            question: replies.answer_audio(llm, heard, question).text
-            for question in ("What is the background sound?", "What is the gender of the speaker?")
-        }
+        rows[name] = {q: replies.answer_audio(llm, heard, q).text for q in questions.values()}
+rows["silence alone"] = dict(zip(questions.values(), guesses.values(), strict=True))
 print("true:", apart.attributes["scene"], "and", apart.attributes["gender"])
 pd.DataFrame(rows).T
 
 # %% [markdown]
-# If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes as well, the silence itself disturbs. One clip proves neither; notebook 08 counts over many.
+# If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes with the scene as well, the silence itself disturbs; with as much elsewhere it may go, for most of the speech is there. One clip proves neither; notebook 08 counts over many.
 
 # %% [markdown]
 # ## What was never asked
