@@ -170,12 +170,12 @@ picture
 
 
 # %%
-def attend(part, queries, source, attention=attend_to):
+def attend(part, queries, source, attention=None):
     q, k, v = (
         heads(layer(x))
         for layer, x in ((part.query, queries), (part.key, source), (part.value, source))
     )
-    return part.out(attention(q, k, v).transpose(-3, -2).flatten(-2))
+    return part.out((attention or attend_to)(q, k, v).transpose(-3, -2).flatten(-2))
 
 
 torch.testing.assert_close(attend(attention, tokens, frames), attention(tokens, frames))
@@ -187,7 +187,7 @@ torch.testing.assert_close(attend(attention, tokens, frames), attention(tokens, 
 
 
 # %%
-def one_block(block, x, frames, attention=attend_to):
+def one_block(block, x, frames, attention=None):
     first, second, third = block.norms
     x = x + attend(block.self_attention, first(x), first(x))
     x = x + attend(block.cross_attention, second(x), frames, attention)
@@ -234,7 +234,7 @@ lesson.check("layer_mixture", layer_mixture)
 mix = lesson.use("layer_mixture", layer_mixture, pieces.mix_layers)
 
 
-def adapter(c, states, attention=attend_to, mixture=mix):
+def adapter(c, states, attention=None, mixture=None):
     pooled = states.unfold(2, c.pool, c.pool).mean(-1)
     read = []
     for tokens, project, layer in zip(c.query_tokens, c.inputs, pooled, strict=True):
@@ -242,7 +242,7 @@ def adapter(c, states, attention=attend_to, mixture=mix):
         for block in c.blocks:
             x = one_block(block, x, frames, attention)
         read.append(x)
-    return c.scale * c.proj(mixture(torch.stack(read), c.layer_weights)) + c.anchor
+    return c.scale * c.proj((mixture or mix)(torch.stack(read), c.layer_weights)) + c.anchor
 
 
 audio_embeddings = adapter(connector, states)
