@@ -203,14 +203,22 @@ class Lesson:
         return judged
 
     def use(
-        self, name: str, answer: Callable[..., Any], ours: Callable[..., Any]
+        self,
+        name: str,
+        answer: Callable[..., Any],
+        ours: Callable[..., Any],
+        *,
+        tensors: bool = True,
     ) -> Callable[..., Any]:
         """What the notebook goes on with: the student's own function where its check passed.
 
-        Its results become tensors where it returns arrays. Until then it is `ours`.
+        With `tensors` its results become tensors where it returns arrays. Until it passed it is
+        `ours`.
         """
         self._used[name] = self.exercises.get(name) == "passed"
-        return checks.as_tensors(answer) if self._used[name] else ours
+        if not self._used[name]:
+            return ours
+        return checks.as_tensors(answer) if tensors else answer
 
     @property
     def credit(self) -> str:
