@@ -429,7 +429,7 @@ def read_text(path: Path) -> str:
 def _check_file(path: Path) -> Path:
     """The path, unless something else than a file is there: a pipe would never end."""
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file; move it away.")
+        raise OSError(f"{path} is no plain file; move it away.")
     return path
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
@@ -47,7 +47,7 @@ class ArchiveError(ValueError):
     """An archive of a finished run that cannot be trusted; the message names it and the fault."""
 
     @classmethod
-    def at(cls, archive: Path | zipfile.ZipFile, fault: str) -> Self:
+    def at(cls, archive: Path | zipfile.ZipFile, fault: str) -> "ArchiveError":
         """The error of an archive with this fault."""
         where = archive.filename if isinstance(archive, zipfile.ZipFile) else archive
         return cls(f"{where}: {fault}; get it again from where the package comes from.")
@@ -242,6 +242,8 @@ def _check_run(experiment: Experiment, shipped: zipfile.ZipFile, run: Path) -> l
     The archive is older than those hashes.
     """
     steps, told = experiment.train_config.steps, f"runs/{run.name}"
+    if (run / VERDICT).is_file():
+        _read_json(shipped, f"{told}/{VERDICT}")
     try:
         listed = checkpoints.list_checkpoints(run)
         if not trainer.is_finished(run, experiment.train_config):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import torch
 
+from desta_lab import cache
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
 from desta_lab.model.bounds import (
     Count,
@@ -301,11 +302,13 @@ def read_preset(path: Path) -> Preset:
         ValueError: names the file and the field.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        given = tomllib.loads(cache.read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error}); write lines such as steps = 300.") from error
+    except UnicodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8 ({error}); save it in UTF-8.") from error
     base = given.pop("base", None)
-    if base is not None and base not in PRESETS:
+    if base is not None and not (isinstance(base, str) and base in PRESETS):
         raise ValueError(f"{path}: base is one of {', '.join(PRESETS)}, not {base!r}.")
     start = None if base is None else PRESETS[base]()
     try:

@@ -136,8 +136,17 @@ def find_weights(
 
 def check_name(name: str | Path, root: Path | None = None) -> None:
     """Raise WeightsError for a name that can be no model's: nothing here, nothing known, no id."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     short, source, folder, _ = _locate(str(name), root)
-    if not (source or "/" in short or folder.is_dir() or name == NANO or Path(name).is_dir()):
+    here = str(name) and (folder.is_dir() or name == NANO or Path(name).is_dir())
+    is_id = "/" in short and not Path(name).exists()
+    if is_id and not (source or here):
+        try:
+            validate_repo_id(short)
+        except HFValidationError:
+            is_id = False
+    if not (source or here or is_id):
         raise WeightsError(
             f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
             "'org/model'. Check the spelling, or give the path of a folder that holds config.json "

@@ -178,9 +178,8 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         hashed, first, seen = hash_records(records[seen:step], hashed), seen + 1, step
         known = len(records) >= step and one["loss"] in (None, records[step - 1]["loss"])
         if not known or one.get("records", hashed) != hashed:
-            raise CheckpointError(
-                f"{path}, lines {first} to {step}: not what this run wrote there; {remedy}."
-            )
+            lines_of = f"line {step}" if first == step else f"lines {first} to {step}"
+            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {remedy}.")
     if steps is not None and len(records) < steps:
         raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {remedy}.")
     return records
