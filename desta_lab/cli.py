@@ -89,8 +89,8 @@ def parse_path(text: str) -> Path:
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
-    "one that suits the machine",
+    help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by "
+    "default the one that suits the machine",
 )
 PARTS = (
     argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
@@ -191,7 +191,7 @@ def _preset(args: argparse.Namespace) -> Any:
     from desta_lab.model import build, presets
 
     named = args.preset is not None
-    preset = presets.get_preset(args.preset) if named else presets.pick_preset()
+    preset = presets.get_preset(args.preset) if named else build.pick_preset()
     parts = {part: getattr(args, part, None) for part in ("encoder", "backbone")}
     if any(name is not None for name in parts.values()) or preset.name not in presets.PRESETS:
         preset = presets.change_parts(preset, **parts)
@@ -241,8 +241,8 @@ def quickstart(args: argparse.Namespace) -> None:
     )
     out = args.out or experiment.figures_folder("quickstart")
     result = run_quickstart(experiment, out)
-    say(card.format_card(result))
-    say(f"Figures and card: {out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
+    say(card.format_card(result, out / "card.html"))
+    say(f"It took {result['seconds_now']:.0f} s this time.")
     processes.leave_ranks()
 
 

@@ -63,7 +63,7 @@ def test_the_cost_is_said_or_said_to_be_unknown():
 def test_an_unknown_preset_is_one_sentence(capsys):
     assert cli.main(["quickstart", "--preset", "mega"]) == 1
     assert capsys.readouterr().err.strip() == (
-        "ValueError: There is no preset 'mega'; take one of nano, cpu, t4, workstation, "
+        "ValueError: There is no preset 'mega'; take one of nano, cpu, laptop, t4, workstation, "
         "desta25, desta2."
     )
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from desta_lab import cache, processes
 from desta_lab.audio import FRAMES_PER_SECOND
-from desta_lab.model import chat, weights
+from desta_lab.model import chat, presets, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
     VERDICT,
@@ -44,6 +44,19 @@ def pick_device() -> torch.device:
     """A CUDA GPU if there is one (of several ranks, each its own), else the CPU."""
     processes.join_ranks()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_preset() -> Preset:
+    """The preset for this machine: by the memory of its GPU, else by the weights that it can have.
+
+    Without a GPU it is `laptop` where its backbone is on disk or the model hub answers, else `cpu`,
+    whose weights the package index has, too. `desta25` and `desta2` are never picked, because
+    their backbones are behind a licence gate.
+    """
+    if not torch.cuda.is_available():
+        return presets.laptop() if weights.can_be_had(presets.laptop().backbone) else presets.cpu()
+    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return presets.workstation() if memory_gb > 20 else presets.t4()
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -136,7 +136,8 @@ def find_weights(
 
 def check_name(name: str | Path, root: Path | None = None) -> None:
     """Raise WeightsError for a name that can be no model's: nothing here, nothing known, no id."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     short, source, folder, _ = _locate(str(name), root)
     here = str(name) and (folder.is_dir() or name == NANO or Path(name).is_dir())
@@ -160,6 +161,21 @@ def is_installed(name: str, root: Path | None = None) -> bool:
         return has_weights(NANO_FOLDER if name == NANO else Path(name))
     _, _, folder, files = _locate(name, root)
     return not _missing(folder, files)
+
+
+def can_be_had(name: str, root: Path | None = None) -> bool:
+    """Whether a model of the hub is on disk, in the hub's cache, or the hub answers now."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    if is_installed(name, root) or try_to_load_from_cache(repo_of(name), "config.json"):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        address = f"{constants.ENDPOINT}/{repo_of(name)}/resolve/main/config.json"
+        return bool(get_session().head(address, timeout=HUB_SECONDS).status_code < 400)
+    except Exception:  # whatever the network does wrong, the hub gives nothing now
+        return False
 
 
 def repo_of(name: str) -> str:

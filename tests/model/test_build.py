@@ -32,6 +32,43 @@ def folders(request, tmp_path):
     return replace(presets.get_preset(request.param), encoder=str(ears), backbone=str(mind))
 
 
+@pytest.mark.parametrize(
+    ("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")]
+)
+def test_a_gpu_picks_the_preset(monkeypatch, memory_gb, name):
+    class Gpu:
+        total_memory = memory_gb * 1e9
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Gpu())
+    assert build.pick_preset().name == name
+
+
+@pytest.mark.parametrize(("place", "name"), [("disk", "laptop"), ("hub", "laptop"), ("", "cpu")])
+def test_without_a_gpu_the_weights_that_can_be_had_pick_the_preset(
+    tmp_path, monkeypatch, place, name
+):
+    class Answer:
+        status_code = 200 if place == "hub" else 404
+
+        def head(self, address, timeout):
+            assert address.endswith("Qwen/Qwen2.5-Coder-0.5B-Instruct/resolve/main/config.json")
+            return self
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.get_session", Answer)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    if place == "disk":
+        folder = weights.models_dir() / "Qwen--Qwen2.5-Coder-0.5B-Instruct"
+        folder.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            (folder / file).touch()
+    assert build.pick_preset().name == name
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert build.pick_preset().name == ("laptop" if place == "disk" else "cpu")
+
+
 @pytest.mark.parametrize("folders", ["t4", "workstation"], indirect=True)
 def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "pick_dtype", lambda where: torch.bfloat16)
