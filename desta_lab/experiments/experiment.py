@@ -1,7 +1,6 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -584,8 +583,7 @@ class Experiment:
 
 def _log_records(folder: Path, log: Log, before: int | None = None) -> None:
     """Log the steps that a run on disk has taken, or those before one."""
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    for record in (json.loads(line) for line in lines if line.endswith("}")):  # one may be half
+    for record in checkpoints.read_records(folder):
         if before is None or record["step"] < before:
             log(record["step"], {name: record[name] for name in LOGGED})
 

@@ -32,9 +32,9 @@ from desta_lab.experiments.experiment import (
 )
 from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES, InsideError
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
+from desta_lab.model.build import read_run_config
 from desta_lab.model.presets import Preset
 from desta_lab.model.sites import Sound, read_waves
-from desta_lab.model.weights import read_object
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
@@ -241,8 +241,7 @@ class Inside:
         self._load(self.last)
 
     def _check_transcripts(self, run: Path) -> None:
-        config = run / "config.json"
-        trained = config.is_file() and read_object(config).get("transcript")
+        trained = read_run_config(run).get("transcript")
         if trained and self.transcripts is None:
             raise InsideError(
                 f"{run}: it was trained with transcripts behind the audio embeddings; give "

@@ -116,8 +116,9 @@ def write_report(
     cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
     save_parquet(table, out / "table.parquet")
     card.write_card(out, result)
-    for folder in folders.values():
-        cache.write_where_allowed(folder / VERDICT, cache.to_json(asdict(ranked)))
+    for kind, folder in folders.items():
+        of_run = asdict(ranked) | {"checkpoint": about["hashes"][f"checkpoint {kind}"]}
+        cache.write_where_allowed(folder / VERDICT, cache.to_json(of_run))
     return result
 
 

@@ -313,10 +313,12 @@ def read_preset(path: Path) -> Preset:
     """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error}); write lines such as steps = 300.") from error
+    except UnicodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8 ({error}); save it in UTF-8.") from error
     base = given.pop("base", None)
-    if base is not None and base not in PRESETS:
+    if base is not None and not (isinstance(base, str) and base in PRESETS):
         raise ValueError(f"{path}: base is one of {', '.join(PRESETS)}, not {base!r}.")
     start = None if base is None else PRESETS[base]()
     try:

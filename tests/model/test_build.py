@@ -1,5 +1,6 @@
 """Names become built parts, and a run opens from what its own files say."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.trainer import run_folder
 from desta_lab.world.attributes import NEUTRAL
 from tests import tiny
 
@@ -306,3 +308,26 @@ def test_precision_on_a_cpu_goes_by_its_instructions(monkeypatch, has, dtype):
 
 def test_precision_elsewhere_is_full():
     assert build.pick_dtype(torch.device("mps")) == torch.float32
+
+
+def test_a_verdict_is_of_the_last_step_of_its_run_alone(run, models):
+    folder, _ = run
+    last = checkpoints.list_checkpoints(folder)[-1]["sha256"]
+    judged = {"verdict": "SUPPORTED", "rule": "It holds.", "reasons": [], "checkpoint": last}
+    (folder / "verdict.json").write_text(json.dumps(judged))
+    assert AudioLLM.from_run(folder, root=models).result == judged
+    assert AudioLLM.from_run(folder, 0, root=models).result is None
+    for other, words in (({"checkpoint": "0" * 64}, "another connector"), ({"verdict": 1}, "is 1")):
+        (folder / "verdict.json").write_text(json.dumps(judged | other))
+        with pytest.raises((ProvenanceError, weights.WeightsError), match=words):
+            AudioLLM.from_run(folder, root=models)
+
+
+def test_a_config_that_does_not_name_the_folder_of_its_run_is_refused(tmp_path):
+    folder = run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})
+    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    (folder / "config.json").write_text('{"attention": "sdpa", "lr": 0.1}')
+    with pytest.raises(ProvenanceError, match=r"config\.json: not the config of this run"):
+        build.read_run_config(folder)
+    run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})  # which knows what it was
+    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
