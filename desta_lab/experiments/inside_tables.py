@@ -113,7 +113,7 @@ def score_answers(inside: "Inside") -> pd.DataFrame:
             inside.tasks,
             inside.pick(inside.scored),
             [score[inside.scored] for score in scores],
-            [score[inside.calibration] for score in scores],
+            inside.calibrate(scores, step),
         )
         judged = judged.rename(columns={"calibrated": "correct"})
         tables.append(probes.summarise_accuracy(judged, ["attribute"]).assign(step=step))
@@ -647,11 +647,11 @@ def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.D
     random = dictionary.draw_directions(trained, vectors, inside.sizes["directions"])
     embeddings, words = inside.audio_embeddings(rows), inside.words(rows)
     untouched = [inside.sites(inside.last)[f"scores {task.name}"].float() for task in inside.tasks]
-    calibrating = [score[inside.calibration] for score in untouched]
+    calibration = inside.calibrate(untouched, inside.last)
     clips, tokenizer = inside.pick(rows), inside.llm.backbone.tokenizer
 
     def choose(scores: Sequence[Tensor]) -> pd.DataFrame:
-        judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibrating)
+        judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibration)
         return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
 
     def steer(direction: Tensor) -> pd.DataFrame:
@@ -791,7 +791,8 @@ def _judge_states(
     for task, state in zip(inside.tasks, states, strict=True):
         logits, values = lens.option_logits(inside.llm, task, state), list(task.options)
         if calibration is not None:
-            logits = logits - logits[list(calibration)].mean(0)
+            known = inside.values(task.attribute, calibration)
+            logits = logits - scoring.balanced_mean(logits[list(calibration)], known)
         right = [values.index(value) for value in inside.values(task.attribute, rows)]
         correct = logits[list(rows)].argmax(1).numpy() == right
         cell = {"asked": task.attribute, "speaker": [inside.speakers[row] for row in rows]}
