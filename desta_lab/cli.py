@@ -714,6 +714,38 @@ def cohort(args: argparse.Namespace) -> None:
     print(f"Table and plot: {students.write_report(table, args.folder)}")
 
 
+@command(
+    "grade",
+    argument(
+        "notebooks",
+        nargs="+",
+        type=parse_path,
+        metavar="FILE",
+        help="submitted notebooks, or folders",
+    ),
+    argument("--preset", default="nano", help="what they run on"),
+    argument("--out", type=parse_path, help="CSV file for the table", default=Path("grades.csv")),
+)
+def grade(args: argparse.Namespace) -> None:
+    """Run the code of submitted notebooks in fresh kernels, and judge every exercise."""
+    from desta_lab import cache
+    from desta_lab.course import grading
+
+    for path in args.notebooks:
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder.")
+    _make_folder(args.out.parent)
+    table, left_out = grading.grade_files(args.notebooks, args.preset)
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
+    if table.empty:
+        raise ValueError("No notebook of the course was found, so there is nothing to grade.")
+    cache.write_whole(args.out, table.to_csv(index=False).encode())
+    counts = table.groupby(["file", "notebook", "state"]).size().unstack(fill_value=0)
+    print(counts.to_string())
+    print(f"Every exercise with its message: {args.out}")
+
+
 @command("nano", argument("folder", type=parse_path, help="where it goes"))
 def nano(args: argparse.Namespace) -> None:
     """Train the nano LLM on text again."""

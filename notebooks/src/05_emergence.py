@@ -16,6 +16,7 @@ import torch
 
 import desta_lab
 from desta_lab import audio
+from desta_lab.course.checks import notebook_05 as pieces
 from desta_lab.evaluation import conditions, scoring, statistics, verdict
 from desta_lab.experiments import emergence_claims
 from desta_lab.experiments.emergence import HOME
@@ -233,11 +234,7 @@ lesson.check("crossing", crossing)
 crossed = verdict.rung_crossings(rungs, threshold=0.5)
 
 
-def package_crossing(steps, score, control, threshold):
-    return verdict.crossing_steps(steps, (score >= threshold) & (score > control))[1]
-
-
-rise = lesson.use("crossing", crossing, package_crossing)
+rise = lesson.use("crossing", crossing, pieces.crossing_above)
 reached = rise(steps, *(curve[name].to_numpy() for name in ("audio", "shuffled")), 0.5)
 print("rung 3, above shuffled audio from step", float(reached))
 crossed.pivot(index="rung", columns="run", values="stable")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.evaluation.verdict import crossing_steps
 
 
 def _uncalibrated(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
@@ -180,6 +181,13 @@ def _compare_ends(answer: Callable[[np.ndarray, np.ndarray], tuple[float, float]
         raise Wrong(nearest)
     if error[""] > 0.17:
         raise Wrong("The ends lie off: fewer draws than a thousand, or a tail that is not 2.5 %.")
+
+
+def crossing_above(
+    steps: np.ndarray, score: np.ndarray, control: np.ndarray, threshold: float
+) -> float:
+    """The first step from which on a score stays at a threshold and above a control, or NaN."""
+    return crossing_steps(steps.tolist(), (score >= threshold) & (score > control))[1]
 
 
 def _crossed(
