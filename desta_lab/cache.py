@@ -36,17 +36,17 @@ from filelock import FileLock
 # computed again.
 VERSIONS: dict[str, int] = {
     "answers": 1,
-    "cells": 2,
+    "cells": 3,
     "corpora": 1,
     "costs": 1,
     "coverage": 2,
     "features": 1,
-    "inside": 2,
+    "inside": 3,
     "lessons": 1,
-    "oracles": 2,
+    "oracles": 3,
     "probes": 1,
     "runs": 1,
-    "scores": 2,
+    "scores": 3,
     "sites": 2,
     "targets": 1,
 }
@@ -54,6 +54,7 @@ HEAD = "provenance.json"
 STALE = 3600.0  # seconds after which nobody is still writing a draft, on whatever machine
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)  # something else than a file or folder
 MISSING = "\\N"  # a missing value in a table on disk; an empty text is an empty text
 
 Result = TypeVar("Result")
@@ -149,7 +150,7 @@ def read_result(folder: Path) -> tuple[Provenance, Any]:
         CacheError: the folder is torn, or of another version of the code.
     """
     try:
-        about = json.loads((folder / HEAD).read_text(encoding="utf-8"))["determined_by"]
+        about = json.loads(read_text(folder / HEAD))["determined_by"]
         provenance = Provenance(about["kind"], about["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{folder}: not the folder of a result ({error}).") from error
@@ -167,7 +168,7 @@ def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
     another's.
     """
     try:
-        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        head = json.loads(read_text(folder / HEAD))
         if head["determined_by"] != json.loads(provenance.text) or not head["pieces"]:
             return None
         if head.get("pieces_sha256", _hash_json(head["pieces"])) != _hash_json(head["pieces"]):
@@ -336,9 +337,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*FULL, *READ_ONLY):
+        if error.errno not in (*FULL, *READ_ONLY, *IN_THE_WAY):
             raise
         remedy = "free some space" if error.errno in FULL else "choose a folder that you may write"
+        remedy = "move away what is there" if error.errno in IN_THE_WAY else remedy
         fault = type(error)(f"{path} cannot be written ({error.strerror}); {remedy}.")
         fault.errno = error.errno
         raise fault from error
@@ -414,9 +416,21 @@ def _machine() -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file's content."""
-    with path.open("rb") as file:
+    """The sha256 of a file's content. Raises OSError where there is no file."""
+    with _check_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises OSError where there is no file, UnicodeError."""
+    return _check_file(path).read_text(encoding="utf-8")
+
+
+def _check_file(path: Path) -> Path:
+    """The path, unless something else than a file is there: a pipe would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no plain file; move it away.")
+    return path
 
 
 def to_json(data: Any) -> bytes:

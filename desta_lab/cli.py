@@ -73,24 +73,36 @@ def number(*names: str, of: Any, **how: Any) -> Argument:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` as numbers."""
-    return [parse_within(next(find_bounds(CountOrZero)), seed) for seed in text.split(",")]
+    """`0,1,2` as numbers, none twice: a seed counts once in every mean."""
+    seeds = [parse_within(next(find_bounds(CountOrZero)), seed) for seed in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice; name each once")
+    return seeds
+
+
+def parse_path(text: str) -> Path:
+    """A file or folder; an empty text, such as of a variable that is not set, is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name a file or folder")
+    return Path(text)
 
 
 PRESET = argument(
     "--preset",
-    help="nano, cpu, t4, workstation, desta25, desta2 or a file such as mine.toml; by default the "
-    "one that suits the machine",
+    help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by "
+    "default the one that suits the machine",
 )
 PARTS = (
     argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
-CORPUS = argument("--corpus", type=Path, help="a folder with its clips.csv or manifest")
+CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
 SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
-OUT = argument("--out", type=Path, help="folder for figures and tables")
+OUT = argument("--out", type=parse_path, help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-RUN = argument("--run", type=Path, help="under data/runs; by default the newest self-generated one")
+RUN = argument(
+    "--run", type=parse_path, help="under data/runs; by default the newest self-generated one"
+)
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -178,7 +190,8 @@ def _preset(args: argparse.Namespace) -> Any:
     """The preset that a command line asks for, with other parts where it names some."""
     from desta_lab.model import build, presets
 
-    preset = presets.get_preset(args.preset) if args.preset else presets.pick_preset()
+    named = args.preset is not None
+    preset = presets.get_preset(args.preset) if named else build.pick_preset()
     parts = {part: getattr(args, part, None) for part in ("encoder", "backbone")}
     if any(name is not None for name in parts.values()) or preset.name not in presets.PRESETS:
         preset = presets.change_parts(preset, **parts)
@@ -237,8 +250,8 @@ def quickstart(args: argparse.Namespace) -> None:
         return
     out = args.out or experiment.figures_folder("quickstart")
     result = run_quickstart(experiment, out)
-    say(card.format_card(result))
-    say(f"Figures and card: {out / 'card.html'} ({result['seconds_now']:.0f} s this time)")
+    say(card.format_card(result, out / "card.html"))
+    say(f"It took {result['seconds_now']:.0f} s this time.")
     processes.leave_ranks()
 
 
@@ -313,11 +326,11 @@ def inside(args: argparse.Namespace) -> None:
 
 @command(
     "ask",
-    argument("clip", type=Path, help="an audio file"),
+    argument("clip", type=parse_path, help="an audio file"),
     argument("question", help="in quotes"),
     RUN,
     argument(
-        "--published", type=Path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
+        "--published", type=parse_path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
     ),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
@@ -337,7 +350,8 @@ def ask(args: argparse.Namespace) -> None:
         raise ValueError("There is no question; write one in quotes.")
     if args.published and args.run:
         raise ValueError("--published and --run name two systems; give one.")
-    if (args.preset or args.backbone or args.encoder) and not args.published:
+    named = (args.preset, args.backbone, args.encoder)
+    if any(name is not None for name in named) and not args.published:
         raise ValueError(
             "--preset, --backbone and --encoder say whose adapter it is and its parts; give that "
             "with --published."
@@ -350,7 +364,8 @@ def ask(args: argparse.Namespace) -> None:
     text_only = {"role": "user", "content": args.question}
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
-        args.preset, folder = args.preset or "desta25", args.published
+        args.preset = "desta25" if args.preset is None else args.preset
+        folder = args.published
         preset = _preset(args)
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
@@ -403,7 +418,9 @@ def benchmark(args: argparse.Namespace) -> None:
 
 @command(
     "parity",
-    argument("folder", type=Path, help="weights, inputs and results under the published names"),
+    argument(
+        "folder", type=parse_path, help="weights, inputs and results under the published names"
+    ),
 )
 def parity(args: argparse.Namespace) -> int:
     """Compare our numbers with those of the published code."""
@@ -422,13 +439,15 @@ def parity(args: argparse.Namespace) -> int:
 
 @command(
     "answer",
-    argument("path", type=Path, help="the questions as the test set's repository has them"),
+    argument("path", type=parse_path, help="the questions as the test set's repository has them"),
     argument(
-        "--out", type=Path, required=True, help="folder for answers, in the test set's format"
+        "--out", type=parse_path, required=True, help="folder for answers, in the test set's format"
     ),
     TEST_SET,
     RUN,
-    argument("--audio", type=Path, help="folder of the clips, where not beside the questions"),
+    argument(
+        "--audio", type=parse_path, help="folder of the clips, where not beside the questions"
+    ),
     number("--tokens", of=Count, default=48, help="the longest answer"),
 )
 def answer(args: argparse.Namespace) -> None:
@@ -457,9 +476,11 @@ def answer(args: argparse.Namespace) -> None:
 
 @command(
     "score",
-    argument("path", type=Path, help="the answers: a folder or file in the test set's own format"),
+    argument(
+        "path", type=parse_path, help="the answers: a folder or file in the test set's own format"
+    ),
     TEST_SET,
-    argument("--text", type=Path, help="Speech-IFEval: answers of the model's own text LLM"),
+    argument("--text", type=parse_path, help="Speech-IFEval: answers of the model's own text LLM"),
     OUT,
     ALSO,
 )
@@ -548,7 +569,9 @@ def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
-    argument("--out", type=Path, help="folder for tables and figures; the page goes beside it"),
+    argument(
+        "--out", type=parse_path, help="folder for tables and figures; the page goes beside it"
+    ),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
@@ -607,8 +630,10 @@ def emerge(args: argparse.Namespace) -> None:
 
 @command(
     "write",
-    argument("manifest", type=Path, help="JSONL whose rows have id, seed_description and prompt"),
-    argument("folder", type=Path, help="where targets-00000.jsonl and so on go"),
+    argument(
+        "manifest", type=parse_path, help="JSONL whose rows have id, seed_description and prompt"
+    ),
+    argument("folder", type=parse_path, help="where targets-00000.jsonl and so on go"),
     argument("--backbone", required=True, help="name or folder of the LLM that writes"),
     argument("--server", metavar="URL", help="of an OpenAI-compatible server: http://host:8000"),
     argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
@@ -622,9 +647,9 @@ def write(args: argparse.Namespace) -> None:
     from desta_lab.model import weights
     from desta_lab.training import writers
 
-    if args.server and args.vllm:
+    if args.server is not None and args.vllm:
         raise ValueError("--server and --vllm name two writers; give one.")
-    if args.server:
+    if args.server is not None:
         writers.check_address(args.server)
     if args.vllm:
         writers.import_vllm()
@@ -670,7 +695,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
 
     folder = weights.find_weights(args.backbone, progress=tell)
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
-    if args.server:
+    if args.server is not None:
         return writers.server_writer(args.server, folder, name, max_new_tokens=args.tokens)
     if args.vllm:
         return writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
@@ -726,7 +751,9 @@ def course(args: argparse.Namespace) -> None:
     notebooks.write_files(only)  # with the costs that were measured
 
 
-@command("class", argument("folder", type=Path, help="with a card of each student and notebook"))
+@command(
+    "class", argument("folder", type=parse_path, help="with a card of each student and notebook")
+)
 def cohort(args: argparse.Namespace) -> None:
     """Merge a folder of students' cards into one table and one plot."""
     from desta_lab.course import cohort as students
@@ -738,7 +765,39 @@ def cohort(args: argparse.Namespace) -> None:
     print(f"Table and plot: {students.write_report(table, args.folder)}")
 
 
-@command("nano", argument("folder", type=Path, help="where it goes"))
+@command(
+    "grade",
+    argument(
+        "notebooks",
+        nargs="+",
+        type=parse_path,
+        metavar="FILE",
+        help="submitted notebooks, or folders",
+    ),
+    argument("--preset", default="nano", help="what they run on"),
+    argument("--out", type=parse_path, help="CSV file for the table", default=Path("grades.csv")),
+)
+def grade(args: argparse.Namespace) -> None:
+    """Run the code of submitted notebooks in fresh kernels, and judge every exercise."""
+    from desta_lab import cache
+    from desta_lab.course import grading
+
+    for path in args.notebooks:
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder.")
+    _make_folder(args.out.parent)
+    table, left_out = grading.grade_files(args.notebooks, args.preset)
+    for sentence in left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
+    if table.empty:
+        raise ValueError("No notebook of the course was found, so there is nothing to grade.")
+    cache.write_whole(args.out, table.to_csv(index=False).encode())
+    counts = table.groupby(["file", "notebook", "state"]).size().unstack(fill_value=0)
+    print(counts.to_string())
+    print(f"Every exercise with its message: {args.out}")
+
+
+@command("nano", argument("folder", type=parse_path, help="where it goes"))
 def nano(args: argparse.Namespace) -> None:
     """Train the nano LLM on text again."""
     import time

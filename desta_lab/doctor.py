@@ -39,9 +39,9 @@ def describe_cost(preset: Any) -> str:
 
 def check_machine(preset: Any = None) -> list[Check]:
     """Look at everything that a preset needs, or the preset that suits this machine."""
-    from desta_lab.model import presets, weights
+    from desta_lab.model import build, weights
 
-    preset = preset or presets.pick_preset()
+    preset = preset or build.pick_preset()
     oldest, newest = PYTHONS
     is_tested = oldest <= sys.version_info[:2] <= newest
     return [

@@ -269,3 +269,25 @@ def test_tensors_on_a_full_disk_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a.safetensors cannot be written .*No space.*free some"):
         cache.save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
     assert not list(tmp_path.iterdir())
+
+
+# ---- something else than a file ----
+
+
+@pytest.mark.parametrize("piece", ["provenance.json", "table.csv"])
+def test_a_pipe_among_the_files_of_a_result_does_not_hang(tmp_path, piece):
+    provenance, table = cache.Provenance("lessons", {"a": 1}), pd.DataFrame({"x": [1.5]})
+    cache.find_or_make(tmp_path, provenance, lambda: table)
+    path = provenance.folder(tmp_path) / piece
+    path.unlink()
+    os.mkfifo(path)
+    assert cache.find(tmp_path, provenance) is None
+    pd.testing.assert_frame_equal(cache.find_or_make(tmp_path, provenance, lambda: table), table)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError, match=r"a\.json cannot be written .*; move away what is there"):
+        cache.write_whole(tmp_path / "a.json", b"{}")
+    with pytest.raises(OSError, match=r"a\.json is no plain file; move it away"):
+        cache.hash_file(tmp_path / "a.json")

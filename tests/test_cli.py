@@ -63,7 +63,7 @@ def test_the_cost_is_said_or_said_to_be_unknown():
 def test_an_unknown_preset_is_one_sentence(capsys):
     assert cli.main(["quickstart", "--preset", "mega"]) == 1
     assert capsys.readouterr().err.strip() == (
-        "ValueError: There is no preset 'mega'; take one of nano, cpu, t4, workstation, "
+        "ValueError: There is no preset 'mega'; take one of nano, cpu, laptop, t4, workstation, "
         "desta25, desta2."
     )
 
@@ -145,6 +145,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "mine.toml").write_text('base = "nano"\nsteps = 9\n')
     (here / "wrong.toml").write_text('base = "nano"\nsteps = 0\n')
     (here / "far.toml").write_text('base = "nano"\nbackbone = "nope"\n')
+    (here / "list.toml").write_text('base = ["nano"]\n')
+    (here / "utf16.toml").write_text('base = "nano"\n', encoding="utf-16")
+    os.mkfifo(here / "pipe")
     tiny.recordings(here / "own")
     return here
 
@@ -152,6 +155,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 BOUND = "whole number from"
 SWEPT = {  # value of --set → words of the sentence
     "steps=-1": f"steps is a {BOUND} 1",
+    "steps=5,5": "steps=5,5 has a value twice",
     "steps=0": f"steps is a {BOUND} 1",
     "steps=40,0": f"steps is a {BOUND} 1",
     "steps=99999999999": f"steps is a {BOUND} 1 to 1000000000",
@@ -233,6 +237,9 @@ REFUSED = {  # command line → words of the sentence
     "sweep --preset nano --seeds a": "'a' is not a whole number from 0",
     "sweep --preset nano --seeds 0,,1": "'' is not a whole number from 0",
     "sweep --preset nano --seeds=": "'' is not a whole number from 0",
+    "sweep --preset nano --seeds 0,1,0": "'0,1,0' names a seed twice",
+    "emerge --seeds 0,0": "'0,0' names a seed twice",
+    "ablate depth --seeds 2,2": "'2,2' names a seed twice",
     "sweep --preset nano --jobs 0": "'0' is not a whole number from 1",
     "sweep --preset nano --jobs -1": "'-1' is not a whole number from 1",
     "sweep --preset nano --slurm x": "'x' sets nothing",
@@ -250,7 +257,15 @@ REFUSED = {  # command line → words of the sentence
     "quickstart --preset {here}/nope.toml": "nope.toml: no such file",
     "quickstart --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
     "quickstart --preset {here}/far.toml": "'nope' is no folder, no known name",
+    "quickstart --preset {here}/list.toml": "list.toml: base is one of nano, cpu",
+    "quickstart --preset {here}/utf16.toml": "utf16.toml: no text in UTF-8",
+    "quickstart --preset=": "There is no preset ''",
+    "quickstart --preset nano --out=": "argument --out: it is empty",
+    "quickstart --preset nano --corpus=": "argument --corpus: it is empty",
     "quickstart --preset nano --backbone nope": "'nope' is no folder, no known name",
+    "quickstart --preset nano --backbone {here}/file": "file' is no folder, no known name",
+    "quickstart --preset nano --encoder ../x": "'../x' is no folder, no known name",
+    "quickstart --preset nano --encoder a/b/c": "'a/b/c' is no folder, no known name",
     "quickstart --preset nano --backbone=": "backbone is the name or folder of a model",
     "quickstart --preset nano --encoder {here}/empty": "has no config.json",
     "inside --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
@@ -290,7 +305,12 @@ REFUSED = {  # command line → words of the sentence
     "write {here}/none.jsonl {here}/o --backbone nano": "no row here",
     "write {here}/torn.jsonl {here}/o --backbone nano": "torn.jsonl, line 1: not JSON",
     "write {here}/nope {here}/o --backbone nano": "nope: no such file",
-    "write {here}/empty {here}/o --backbone nano": "empty: is a directory",
+    "write {here}/empty {here}/o --backbone nano": "empty: no plain file; name a JSONL file",
+    "write {here}/pipe {here}/o --backbone nano": "pipe: no plain file; name a JSONL file",
+    "write {here}/row.jsonl '' --backbone nano": "argument folder: it is empty",
+    "write {here}/row.jsonl {here}/o --backbone=": "'' is no folder, no known name",
+    "write {here}/row.jsonl {here}/o --backbone nano --server=": "'' is no address of a server",
+    "ask {here}/a.wav What? --preset=": "give that with --published",
     "write {here}/row.jsonl {here}/file --backbone nano": NO_FOLDER,
     "write {here}/row.jsonl {here}/o --backbone nope": "'nope' is no folder, no known name",
     "write {here}/row.jsonl {here}/o --backbone nano --shard 0": "'0' is not a whole number from 1",

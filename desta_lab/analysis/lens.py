@@ -72,7 +72,7 @@ def logit_lens(
         known = [truth[row][task.attribute] for row in held_out]
         for layer in _answer_layers(sites, task.name):
             logits = option_logits(llm, task, sites[f"answer {layer}: {task.name}"])
-            logits = (logits - _balanced_mean(logits[held_out], known))[read]
+            logits = (logits - scoring.balanced_mean(logits[held_out], known))[read]
             own = logits.gather(1, right[:, None])[:, 0]
             best_other = logits.scatter(1, right[:, None], -torch.inf).amax(1)
             columns = {
@@ -85,15 +85,6 @@ def logit_lens(
             }
             tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
-
-
-def _balanced_mean(
-    logits: Float[Tensor, "clip option"], values: Sequence[str]
-) -> Float[Tensor, "option"]:
-    """The mean over clips with every value weighing the same."""
-    names = np.array(values)
-    means = [logits[torch.from_numpy(names == name)].mean(0) for name in sorted(set(values))]
-    return torch.stack(means).mean(0)
 
 
 def tune_lens(sites: Sites, tasks: Sequence[Task], calibration: Sequence[int]) -> Sites:

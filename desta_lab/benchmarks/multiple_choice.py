@@ -107,6 +107,7 @@ class MultipleChoice(Benchmark):
         named = None if item.response is None else name_option(item.response, item.options)
         official = self.is_right(item, right)
         return {
+            "where": item.where,
             "id": item.id,
             "group": item.group,
             "hop": item.hop,

@@ -86,10 +86,9 @@ class Sakura(MultipleChoice):
         hops = table.pivot(index="id", columns="hop", values=protocol).reindex(columns=list(HOPS))
         lone = hops.index[hops.isna().any(axis=1) & hops.notna().any(axis=1)]
         if len(lone):
-            raise BenchmarkError(
-                f"{lone[0]}: answered in one hop and not in the other ({protocol}); answer both, "
-                "or neither."
-            )
+            where = table.set_index("id").loc[[lone[0]], "where"].iloc[0]
+            fault = f"answered in one hop and not in the other ({protocol})"
+            raise BenchmarkError.at(where, fault, "answer both, or neither")
         hops = hops.dropna()
         return 100 * hops.assign(**{"multi | single": hops["multi"].where(hops["single"] == 1)})
 

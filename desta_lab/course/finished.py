@@ -2,16 +2,20 @@
 
 import io
 import json
+import lzma
+import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
-from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.cache import Provenance
@@ -26,8 +30,27 @@ from desta_lab.training import checkpoints, trainer
 ARCHIVE = NANO_FOLDER.parent / "finished" / "nano.zip"
 # facts of a run that say where it was made, not what was learned
 PLACE = {"dtype", "device", "targets"}
-RECORDS, CONFIG = "records.jsonl", "config.json"
+RECORDS, CONFIG, LIST = "records.jsonl", "config.json", "checkpoints/checkpoints.json"
 ANCHOR = "anchor.safetensors"  # of step 0: the one tensor of it that the precision decides
+MEMBER = re.compile(  # the name of every file that an archive may hold
+    r"anchor\.safetensors"
+    r"|runs/(self|label)/((config|verdict)\.json|records\.jsonl)"
+    r"|runs/(self|label)/checkpoints/(checkpoints\.json|\d{6}\.safetensors)"
+    r"|results/[a-z]+/[0-9a-f]{16}/\w+\.(json|csv|safetensors)",
+    re.ASCII,
+)
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
+LARGEST = 500_000_000  # bytes of all files together; the one that ships has 32 million
+
+
+class ArchiveError(ValueError):
+    """An archive of a finished run that cannot be trusted; the message names it and the fault."""
+
+    @classmethod
+    def at(cls, archive: Path | zipfile.ZipFile, fault: str) -> "ArchiveError":
+        """The error of an archive with this fault."""
+        where = archive.filename if isinstance(archive, zipfile.ZipFile) else archive
+        return cls(f"{where}: {fault}; get it again from where the package comes from.")
 
 
 def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
@@ -85,11 +108,10 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
     the sentence says what one costs.
 
     Raises:
-        ValueError: the archive holds a link, or a name that leads out of its folder.
+        ArchiveError: the archive is damaged, or holds anything else than a finished run.
     """
     if experiment.preset.glass_box and archive.exists():
-        with zipfile.ZipFile(archive) as shipped:
-            _refuse_paths(shipped, archive)
+        with _open_archive(archive) as shipped:
             _restore_results(experiment, shipped)
             if all(_is_same(experiment, shipped, kind) for kind in RUNS):
                 for kind in RUNS:
@@ -108,43 +130,88 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
     )
 
 
-def _refuse_paths(shipped: zipfile.ZipFile, archive: Path) -> None:
-    """Refuse an archive that could write anywhere else than into the folder of a run."""
-    for entry in shipped.infolist():
-        name, mode = entry.filename, entry.external_attr >> 16
-        windows = "\\" in name or ":" in name
-        if name.startswith("/") or ".." in name.split("/") or windows or stat.S_ISLNK(mode):
-            raise ValueError(
-                f"{archive}: {name!r} is a link, or leads out of the folder of the run; get the "
-                "archive again from where the package comes from."
-            )
+# ---- the archive: nothing in it is believed before it is checked ----
+
+
+@contextmanager
+def _open_archive(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive, if all its entries are files of a finished run, each of them once."""
+    if not archive.is_file():
+        raise ArchiveError.at(archive, "it is no file")
+    try:
+        with zipfile.ZipFile(archive) as shipped:
+            _check_entries(shipped)
+            yield shipped
+    except (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise ArchiveError.at(archive, str(error).rstrip(".") or "it is cut off") from error
+
+
+def _check_entries(shipped: zipfile.ZipFile) -> None:
+    entries, names = shipped.infolist(), shipped.namelist()
+    for entry in entries:
+        name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
+        if entry.orig_filename != name or not MEMBER.fullmatch(name):
+            raise ArchiveError.at(shipped, f"{entry.orig_filename!r} is no file of a finished run")
+        if kind not in (0, stat.S_IFREG):
+            raise ArchiveError.at(shipped, f"{name!r} is a link, not a file")
+        if entry.flag_bits & 1 or entry.compress_type not in PACKED:
+            raise ArchiveError.at(shipped, f"{name!r} is packed in a way that is not read")
+    if len(set(names)) < len(names):
+        raise ArchiveError.at(shipped, "a file is there twice")
+    if sum(entry.file_size for entry in entries) > LARGEST:
+        raise ArchiveError.at(shipped, f"it would unpack to more than {LARGEST:,} bytes")
+    needed = [f"runs/{kind}/{name}" for kind in RUNS for name in (CONFIG, RECORDS, LIST)]
+    if missing := [name for name in (ANCHOR, *needed) if name not in names]:
+        raise ArchiveError.at(shipped, f"it has no {missing[0]!r}")
+
+
+def _read_json(shipped: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(shipped.read(name))
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError.at(shipped, f"{name}: no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ArchiveError.at(shipped, f"{name}: {type(found).__name__}, not an object")
+    return found
 
 
 def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:
     """Put every shipped result where this machine, in its precision, looks for it."""
     dtype = experiment.llm.provenance["dtype"]
-    heads = [name for name in shipped.namelist() if name.endswith(f"/{cache.HEAD}")]
-    for head in heads:
-        about = json.loads(shipped.read(head))["determined_by"]
-        if about["version"] != cache.VERSIONS[about["kind"]]:
-            continue  # made again when it is asked for
-        provenance = Provenance(about["kind"], {**about["facts"], "dtype": dtype})
-        if provenance.folder(experiment.root).exists():
+    for name in shipped.namelist():
+        _, kind, key, *rest = name.split("/") if name.startswith("results/") else ("",) * 3
+        if rest != [cache.HEAD]:
             continue
-        folder = head.removesuffix(cache.HEAD)
-        cache.find_or_make(experiment.root, provenance, partial(_read_shipped, shipped, folder))
+        about = _read_json(shipped, name).get("determined_by")
+        about = about if isinstance(about, dict) else {}
+        if not isinstance(about.get("facts"), dict) or kind not in cache.VERSIONS:
+            raise ArchiveError.at(shipped, f"{name}: it does not say what determines its result")
+        if about.get("version") != cache.VERSIONS[kind]:
+            continue  # made again when it is asked for
+        if Provenance(kind, about["facts"]).key != key or about.get("kind") != kind:
+            raise ArchiveError.at(shipped, f"{name}: what determines its result was changed")
+        provenance = Provenance(kind, {**about["facts"], "dtype": dtype})
+        if not provenance.folder(experiment.root).exists():
+            read = partial(_read_shipped, shipped, name.removesuffix(cache.HEAD))
+            cache.find_or_make(experiment.root, provenance, read)
 
 
 def _read_shipped(shipped: zipfile.ZipFile, folder: str) -> Any:
-    names = [name for name in shipped.namelist() if name.startswith(folder)]
     with TemporaryDirectory() as place:
-        shipped.extractall(place, names)
-        return cache.read_result(Path(place) / folder)[1]
+        _extract(shipped, folder, Path(place))
+        try:
+            return cache.read_result(Path(place) / folder)[1]
+        except cache.CacheError as error:
+            raise ArchiveError.at(shipped, f"{folder}: not the result that was packed") from error
+
+
+def _extract(shipped: zipfile.ZipFile, folder: str, place: Path) -> None:
+    shipped.extractall(place, [name for name in shipped.namelist() if name.startswith(folder)])
 
 
 def _is_same(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) -> bool:
     """Whether the run that ships is the one this experiment would train, on whatever machine."""
-    theirs = json.loads(shipped.read(f"runs/{kind}/{CONFIG}"))
+    theirs = _read_json(shipped, f"runs/{kind}/{CONFIG}")
     ours = cache.to_plain(experiment.run_config(kind))
     return all(theirs.get(name) == ours[name] for name in ours.keys() - PLACE)
 
@@ -154,36 +221,58 @@ def _restore_run(experiment: Experiment, shipped: zipfile.ZipFile, kind: str) ->
     folder = experiment.run_folder(kind)
     if trainer.is_finished(folder, experiment.train_config):
         return
-    with trainer.own_run(folder):
+    with trainer.own_run(folder), TemporaryDirectory() as temporary:
         if not trainer.is_finished(folder, experiment.train_config):
-            _unpack_run(experiment, shipped, folder, f"runs/{kind}/")
+            _extract(shipped, f"runs/{kind}/", Path(temporary))
+            place = Path(temporary) / "runs" / kind
+            listed = _check_run(experiment, shipped, place)
+            for path in filter(Path.is_file, place.rglob("*")):
+                if path not in (place / CONFIG, index_path(place)):
+                    cache.write_whole(folder / path.relative_to(place), path.read_bytes())
+            first = checkpoint_path(folder, 0)
+            first.parent.mkdir(parents=True, exist_ok=True)
+            if _save_first(experiment.llm, shipped, first) != listed[0]["sha256"]:
+                first.unlink()
+            cache.write_whole(index_path(folder), json.dumps(listed, indent=1).encode())
 
 
-def _unpack_run(
-    experiment: Experiment, shipped: zipfile.ZipFile, folder: Path, source: str
-) -> None:
-    index = index_path(folder)
-    list_name = source + index.relative_to(folder).as_posix()
-    for name in shipped.namelist():
-        if name.startswith(source) and name not in (list_name, source + CONFIG):
-            cache.write_whole(folder / name.removeprefix(source), shipped.read(name))
-    first = checkpoint_path(folder, 0)
-    first.parent.mkdir(parents=True, exist_ok=True)
-    listed = json.loads(shipped.read(list_name))
-    anchor = load(shipped.read(ANCHOR))
-    if _save_first(experiment.llm, anchor, first) != listed[0]["sha256"]:
-        first.unlink()
-    cache.write_whole(index, shipped.read(list_name))
+def _check_run(experiment: Experiment, shipped: zipfile.ZipFile, run: Path) -> list[dict[str, Any]]:
+    """The list of a run's checkpoints with the hash of its records, if all that is here is whole.
+
+    The archive is older than those hashes.
+    """
+    steps, told = experiment.train_config.steps, f"runs/{run.name}"
+    if (run / VERDICT).is_file():
+        _read_json(shipped, f"{told}/{VERDICT}")
+    try:
+        listed = checkpoints.list_checkpoints(run)
+        if not trainer.is_finished(run, experiment.train_config):
+            raise ArchiveError.at(shipped, f"{told}: its list has not every checkpoint")
+        records = checkpoints.read_records(run, steps)
+    except checkpoints.CheckpointError as error:
+        fault = str(error).removeprefix(f"{run}/").split(";")[0]
+        raise ArchiveError.at(shipped, f"{told}: {fault}") from error
+    known = {one["step"]: one["sha256"] for one in listed}
+    for path in (run / "checkpoints").glob("*.safetensors"):
+        if known.get(int(path.stem)) != cache.hash_file(path):
+            raise ArchiveError.at(shipped, f"{told}: {path.name} is not what its list has")
+    if run.name == "self" and not checkpoint_path(run, steps).is_file():
+        raise ArchiveError.at(shipped, f"{told}: it has no checkpoint of step {steps}")
+    hashes = {one["step"]: checkpoints.hash_records(records[: one["step"]]) for one in listed}
+    return [one | ({"records": hashes[one["step"]]} if one["step"] else {}) for one in listed]
 
 
-def _save_first(llm: AudioLLM, anchor: dict[str, Tensor], path: Path) -> str:
+def _save_first(llm: AudioLLM, shipped: zipfile.ZipFile, path: Path) -> str:
     """Save step 0: the connector as its seed builds it, anchored as on the machine that trained it.
 
     The anchor is made of the backbone's embeddings, which bf16 rounds; all else is the same
     anywhere.
     """
     here = {name: tensor.clone() for name, tensor in llm.trainable_state().items()}
-    llm.load_trainable_state({**here, **anchor})
+    try:
+        llm.load_trainable_state({**here, **load(shipped.read(ANCHOR))})
+    except (SafetensorError, RuntimeError) as error:
+        raise ArchiveError.at(shipped, f"{ANCHOR}: not the anchor of this connector") from error
     sha256 = llm.save_connector(path)
     llm.load_trainable_state(here)
     return sha256

@@ -118,6 +118,7 @@ class Lesson:
     def __post_init__(self) -> None:
         self._asked: dict[str, _Asked] = {}
         self._measured: dict[str, float] = {}
+        self._used: dict[str, bool] = {}  # exercise → whether the student's own code runs
 
     @property
     def out(self) -> Path:
@@ -200,6 +201,33 @@ class Lesson:
         judged = checks.judge(name, answer)
         self.exercises[name] = judged.state
         return judged
+
+    def use(
+        self,
+        name: str,
+        answer: Callable[..., Any],
+        ours: Callable[..., Any],
+        *,
+        tensors: bool = True,
+    ) -> Callable[..., Any]:
+        """What the notebook goes on with: the student's own function where its check passed.
+
+        With `tensors` its results become tensors where it returns arrays. Until it passed it is
+        `ours`.
+        """
+        self._used[name] = self.exercises.get(name) == "passed"
+        if not self._used[name]:
+            return ours
+        return checks.as_tensors(answer) if tensors else answer
+
+    @property
+    def credit(self) -> str:
+        """Whose code ran where an exercise's function was used, in words."""
+        own = [name for name, used in self._used.items() if used]
+        rest = [name for name in self._used if name not in own]
+        if not (own and rest):
+            return "your code" if own else "the package's code"
+        return f"your {', '.join(own)} and the package's {', '.join(rest)}"
 
     def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> SavedFigure:
         """Save the notebook's last figure with its table, and show it with its alternative text.

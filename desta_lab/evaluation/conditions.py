@@ -96,6 +96,7 @@ def make_condition(name: str, llm: AudioLLM, clips: Sequence[Clip]) -> AudioCond
 # ---- the condition of text ----
 
 ORACLE = "oracle"  # the untouched backbone reads the description
+CONTENT_FREE = "N/A"  # a description that says nothing, where one is wanted to calibrate
 
 
 def oracle_text(

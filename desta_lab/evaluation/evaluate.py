@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,8 +15,10 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation import constraints, scoring
 from desta_lab.evaluation.conditions import (
     AUDIO_CONDITIONS,
+    CONTENT_FREE,
     ORACLE,
     embed_clips,
+    embed_silence,
     make_condition,
     oracle_text,
 )
@@ -28,15 +32,15 @@ from desta_lab.world.describe import describe
 
 Features = FeatureStore | OnTheFlyFeatures
 Describe = Callable[..., str]
-ANSWER_COLUMNS = ["condition", "clip", "task", "answer", "free_form", "obeyed"]
+ANSWER_COLUMNS = ["condition", "clip", "task", "answer", "free_form", "obeyed", "said"]
 
 
 @dataclass(frozen=True)
 class FreeForm:
-    """Which questions are also answered in the backbone's own words."""
+    """Some questions that are also answered in the backbone's own words."""
 
     clips: int  # the first of the clips that are scored
-    tasks: Sequence[Task] | None = None  # all tasks by default
+    tasks: Sequence[Task]
     max_new_tokens: int = 24
 
 
@@ -51,7 +55,7 @@ def evaluate(
     conditions: Sequence[str] = tuple(AUDIO_CONDITIONS),
     audio_embeddings: Float[Tensor, "clip query d_llm"] | None = None,
     transcripts: bool = False,
-    free_form: FreeForm | None = None,
+    free_form: Sequence[FreeForm] = (),
     describe: Describe = describe,
     batch: int = 8,
 ) -> pd.DataFrame:
@@ -59,12 +63,12 @@ def evaluate(
 
     Args:
         calibration: Clips of other speakers. How much an option is preferred on them, whatever is
-            heard, is taken away before options are ranked; no labels of theirs are used.
+            heard, is taken away before options are ranked (`scoring.Calibration`).
         features: Encoder states by clip id, from which the connector makes audio embeddings.
         conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
         audio_embeddings: Those of `clips` and then of `calibration`, instead of `features`.
         transcripts: Whether each clip's transcript stands behind its audio embeddings.
-        free_form: What is also answered freely, under the conditions `audio` and `oracle`.
+        free_form: What is also answered freely, under the same conditions.
         describe: Turns attributes into a description, in the words of the clips' corpus.
 
     Returns:
@@ -85,16 +89,16 @@ def evaluate(
     if ORACLE in conditions:
         tables.append(score_oracle(llm.backbone, tasks, clips, calibration, describe, batch))
     table = pd.concat(tables, ignore_index=True)
-    if free_form is None:
+    if not free_form:
         return table
-    given = {"audio": audio_embeddings, ORACLE: None}
-    asked = tasks if free_form.tasks is None else free_form.tasks
-    some, length = clips[: free_form.clips], free_form.max_new_tokens
-    answers = [
-        answer_free_form(llm, asked, some, given[name], length, describe, transcripts)
-        for name in conditions
-        if name in given
-    ]
+    answers = []
+    for one in free_form:
+        some, asked = clips[: one.clips], (one.max_new_tokens, describe, transcripts)
+        if audio_embeddings is not None and by_ear:
+            heard = audio_embeddings[: one.clips]
+            answers.append(answer_free_form(llm, one.tasks, some, heard, *asked, names=by_ear))
+        if ORACLE in conditions:
+            answers.append(answer_free_form(llm, one.tasks, some, None, *asked))
     return table.merge(pd.concat(answers), on=["condition", "clip", "task"], how="left")
 
 
@@ -121,25 +125,42 @@ def score_conditions(
     batch: int,
 ) -> pd.DataFrame:
     """Rank the options of every task by ear; clips, calibration and controls share one pass."""
-    made = {name: make_condition(name, llm, clips) for name in names}
-    others = [condition.others for condition in made.values() if condition.others is not None]
-    pool = torch.cat([audio_embeddings, *others])
+    pool, rows_of = _pool_conditions(llm, clips, audio_embeddings, names)
     words = None
     if transcripts:
         words = [clip.transcript for clip in [*clips, *calibration]]
         words += [""] * (len(pool) - len(words))
     scores = scoring.score_options(llm, tasks, pool, batch, words)
-    end = len(clips) + len(calibration)
-    calibrating = [score[len(clips) : end] for score in scores]
+    known = scoring.Calibration(
+        calibration,
+        [score[len(clips) : len(audio_embeddings)] for score in scores],
+        lambda: scoring.score_options(llm, tasks, embed_silence(llm), batch, words and [""]),
+    )
     tables = []
-    for name, condition in made.items():
-        first = 0
-        if condition.others is not None:
-            first, end = end, end + len(condition.others)
-        rows = [first + row for row in condition.rows]
+    for name, rows in rows_of.items():
         picked = [score[rows] for score in scores]
-        tables.append(_judge(name, llm.backbone, tasks, clips, picked, calibrating))
+        tables.append(_judge(name, llm.backbone, tasks, clips, picked, known))
     return pd.concat(tables, ignore_index=True)
+
+
+def _pool_conditions(
+    llm: AudioLLM,
+    clips: Sequence[Clip],
+    audio_embeddings: Float[Tensor, "own query d_llm"],
+    names: Sequence[str],
+) -> tuple[Float[Tensor, "row query d_llm"], dict[str, list[int]]]:
+    """Every audio embedding that some conditions need, and per condition each clip's row of it.
+
+    `audio_embeddings` are those of the clips, and perhaps more behind them.
+    """
+    parts, rows_of = [audio_embeddings], {}
+    for name in names:
+        condition, first = make_condition(name, llm, clips), 0
+        if condition.others is not None:
+            first = sum(map(len, parts))
+            parts.append(condition.others)
+        rows_of[name] = [first + row for row in condition.rows]
+    return torch.cat(parts), rows_of
 
 
 def score_oracle(
@@ -165,9 +186,18 @@ def score_oracle(
             scores = scoring.score_options_of_text(backbone, asked, unique, batch)
         rows = [unique.index(text) for text in texts]
         own = [score[rows[: len(clips)]] for score in scores]
-        calibrating = [score[rows[len(clips) :]] for score in scores]
-        tables.append(_judge(ORACLE, backbone, asked, clips, own, calibrating))
+        known = scoring.Calibration(
+            calibration,
+            [score[rows[len(clips) :]] for score in scores],
+            partial(_score_without_content, backbone, asked),
+        )
+        tables.append(_judge(ORACLE, backbone, asked, clips, own, known))
     return pd.concat(tables, ignore_index=True)
+
+
+def _score_without_content(backbone: Backbone, tasks: Sequence[Task]) -> scoring.Scores:
+    with backbone.untuned():
+        return scoring.score_options_of_text(backbone, tasks, [CONTENT_FREE])
 
 
 def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
@@ -188,9 +218,9 @@ def _judge(
     tasks: Sequence[Task],
     clips: Sequence[Clip],
     scores: scoring.Scores,
-    calibrating: scoring.Scores,
+    calibration: scoring.Calibration,
 ) -> pd.DataFrame:
-    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibrating)
+    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibration)
     table.insert(0, "condition", condition)
     return table
 
@@ -207,65 +237,85 @@ def answer_free_form(
     describe: Describe = describe,
     transcripts: bool = False,
     batch: int = 48,
+    names: Sequence[str] = ("audio",),
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily, in the backbone's own words.
 
-    Without audio embeddings the description is read. Columns: condition (audio or oracle), clip,
-    task, `answer`, `free_form` (1 where the right value and no other is named) and `obeyed` (1
-    where the output constraint is kept; NaN where there is none). Tasks that share a question share
-    its answer. A clip has no row for an attribute that it lacks.
+    Without audio embeddings the description is read, which is the condition `oracle`; otherwise
+    `names` are conditions by ear, without shuffled audio where all clips are of one speaker.
+    Columns: condition, clip, task, `answer`, `free_form` (1 where the right value and no other is
+    named), `obeyed` (1 where the output constraint is kept; NaN where there is none) and `said` (1
+    where both are so). What is asked twice is answered once. A clip has no row for an attribute
+    that it lacks.
     """
-    questions = list(dict.fromkeys((task.question, task.hidden) for task in tasks))
-    asked = [(*question, row) for question in questions for row in range(len(clips))]
-    answers: list[str] = []
-    for first in range(0, len(asked), batch):
-        some = asked[first : first + batch]
-        streams = [
-            _stream(
-                llm, question, clips[row], hidden, audio_embeddings is None, describe, transcripts
-            )
-            for question, hidden, row in some
-        ]
-        given = None if audio_embeddings is None else audio_embeddings[[row for *_, row in some]]
-        ids = llm.generate_ids(streams, given, max_new_tokens=max_new_tokens)
-        answers += [llm.backbone.decode(row) for row in ids]
-    found = dict(zip(asked, answers, strict=True))
-    rows = [
+    tokenizer = llm.backbone.tokenizer
+    if audio_embeddings is None:
+        pool, rows_of = None, {ORACLE: list(range(len(clips)))}
+    else:
+        several = len({clip.speaker for clip in clips}) > 1
+        names = [name for name in names if several or name != "shuffled"]
+        pool, rows_of = _pool_conditions(llm, clips, audio_embeddings, names)
+
+    def build(question: str, hidden: str | None, row: int) -> chat.TokenStream:
+        if pool is None:
+            text = oracle_text(clips[row], hidden, describe)
+            return chat.build_stream(tokenizer, chat.description_messages(text, question), 0)
+        words = [clips[row].transcript if row < len(clips) else ""] if transcripts else None
+        messages = chat.audio_messages(question)
+        return chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
+
+    rows = sorted({row for rows in rows_of.values() for row in rows})
+    questions = dict.fromkeys((task.question, task.hidden) for task in tasks)
+    asked = [(*question, row) for question in questions for row in rows]
+    streams = [build(*one) for one in asked]
+    heard = None if pool is None else pool[[row for *_, row in asked]]
+    found = dict(
+        zip(asked, _answer_streams(llm, streams, heard, max_new_tokens, batch), strict=True)
+    )
+    table = [
         {
-            "condition": ORACLE if audio_embeddings is None else "audio",
+            "condition": name,
             "clip": clip.id,
             "task": task.name,
             **judge_answer(task, clip, found[task.question, task.hidden, row]),
         }
+        for name, rows in rows_of.items()
         for task in tasks
-        for row, clip in enumerate(clips)
+        for clip, row in zip(clips, rows, strict=True)
         if task.attribute in clip.attributes
     ]
-    return pd.DataFrame(rows, columns=ANSWER_COLUMNS)
+    return pd.DataFrame(table, columns=ANSWER_COLUMNS)
 
 
-def _stream(
+def _answer_streams(
     llm: AudioLLM,
-    question: str,
-    clip: Clip,
-    hidden: str | None,
-    read: bool,
-    describe: Describe,
-    transcripts: bool,
-) -> chat.TokenStream:
-    if read:
-        messages = chat.description_messages(oracle_text(clip, hidden, describe), question)
-    else:
-        messages = chat.audio_messages(question)
-    words = [clip.transcript] if transcripts and not read else None
-    return chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, transcripts=words)
+    streams: Sequence[chat.TokenStream],
+    audio_embeddings: Float[Tensor, "stream query d_llm"] | None,
+    max_new_tokens: int,
+    batch: int,
+) -> list[str]:
+    """The answer to every stream; without audio, streams that are alike are answered once."""
+    first: dict[Any, int] = {}
+    for row, stream in enumerate(streams):
+        first.setdefault(tuple(stream.ids) if audio_embeddings is None else row, row)
+    unique = list(first.values())
+    answers: dict[int, str] = {}
+    for begin in range(0, len(unique), batch):
+        some = unique[begin : begin + batch]
+        given = None if audio_embeddings is None else audio_embeddings[some]
+        ids = llm.generate_ids([streams[row] for row in some], given, max_new_tokens=max_new_tokens)
+        answers |= {row: llm.backbone.decode(one) for row, one in zip(some, ids, strict=True)}
+    if audio_embeddings is not None:
+        return list(answers.values())
+    return [answers[first[tuple(stream.ids)]] for stream in streams]
 
 
 def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:
-    """An answer, whether it names the right value alone, and whether it obeys the constraint."""
+    """An answer; whether it names the right value alone, obeys the constraint, and does both."""
     right = {clip.attributes[task.attribute]}
     obeyed = float("nan")
     if task.constraint:
         obeyed = float(constraints.is_obeyed(task.constraint, answer))
     named = float(named_values(task, answer) == right)
-    return {"answer": answer, "free_form": named, "obeyed": obeyed}
+    said = named * obeyed if task.constraint else named
+    return {"answer": answer, "free_form": named, "obeyed": obeyed, "said": said}

@@ -1,6 +1,6 @@
 """Closed-set ranking: one forward of the backbone scores every option of every task of a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -292,18 +292,72 @@ def check_finite(scores: Float[Tensor, "clip _"], where: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How much a backbone likes each option, whatever it hears.
+
+    It is the mean score of the option over clips of other speakers, every value of the attribute
+    weighing the same however often it occurs, so that a set of four women to one man calibrates as
+    a balanced one does. Where a value does not occur, it is the score without content (Zhao et
+    al. 2021, arXiv 2102.09690).
+
+    Args:
+        clips: those of the other speakers.
+        scores: of these clips, for every task.
+        content_free: gives, for every task, the scores of one input that says nothing.
+    """
+
+    clips: Sequence[Clip]
+    scores: Scores
+    content_free: Callable[[], Scores] | None = None
+
+    def prior(self, number: int, task: Task) -> Float[Tensor, "option"]:
+        """What is subtracted from the scores of the task at this place.
+
+        Raises:
+            ValueError: There is no clip; or a value is missing, and so are scores without content.
+        """
+        if not len(self.clips):
+            raise ValueError(f"task {task.name}: no clip to calibrate with; give one at least.")
+        check_finite(self.scores[number], f"task {task.name}, clips to calibrate with")
+        missing = missing_values(task, self.clips)
+        if not missing:
+            rows = [i for i, clip in enumerate(self.clips) if task.attribute in clip.attributes]
+            values = [self.clips[i].attributes[task.attribute] for i in rows]
+            return balanced_mean(self.scores[number][rows], values)
+        if self.content_free is None:
+            raise ValueError(
+                f"task {task.name}: no clip to calibrate with is {task.attribute} = {missing[0]}; "
+                "add one, or give scores without content."
+            )
+        return self.content_free()[number][0]
+
+
+def missing_values(task: Task, clips: Sequence[Clip]) -> list[str]:
+    """The values of a task that none of these clips has."""
+    there = {clip.attributes.get(task.attribute) for clip in clips}
+    return [value for value in task.options if value not in there]
+
+
+def balanced_mean(
+    scores: Float[Tensor, "clip option"], values: Sequence[str]
+) -> Float[Tensor, "option"]:
+    """The mean over clips with every value weighing the same."""
+    of = {value: [i for i, v in enumerate(values) if v == value] for value in sorted({*values})}
+    return torch.stack([scores[rows].mean(0) for rows in of.values()]).mean(0)
+
+
 def judge_scores(
     tokenizer: Any,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
     scores: Scores,
-    calibration: Scores,
+    calibration: Calibration,
 ) -> pd.DataFrame:
     """Raw and calibrated choices: a row per task × clip, but none for an attribute it lacks.
 
-    Raw: the option of the highest log-probability per token. Calibrated: each option's mean score
-    over the `calibration` clips (other speakers; no labels are used) is subtracted first, so that
-    what this clip says remains, and not what the backbone likes to say.
+    Raw: the option of the highest log-probability per token. Calibrated: what the backbone likes
+    to say anyway (`Calibration`) is subtracted first, so that what this clip says remains.
 
     Columns: task, rung, attribute, chance; raw and calibrated (1 right, 0 wrong); logprob of the
     right option; its share of the probability of all options; margin, its calibrated score above
@@ -314,13 +368,10 @@ def judge_scores(
         ValueError: A log-probability is not finite, or there is no clip to calibrate with.
     """
     rows = []
-    for task, score, others in zip(tasks, scores, calibration, strict=True):
+    for number, (task, score) in enumerate(zip(tasks, scores, strict=True)):
         check_finite(score, f"task {task.name}")
-        check_finite(others, f"task {task.name}, clips to calibrate with")
-        if not len(others):
-            raise ValueError(f"task {task.name}: no clip to calibrate with; give one at least.")
         raw = (score / option_lengths(tokenizer, task)).argmax(1).tolist()
-        calibrated = score - others.mean(0)
+        calibrated = score - calibration.prior(number, task)
         chosen = calibrated.argmax(1).tolist()
         logp = score.log_softmax(-1)
         values = list(task.options)

@@ -15,11 +15,15 @@ CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
 
 NOT_TESTABLE = "NOT TESTABLE HERE"  # the text oracle cannot do what the claim is about
+HEIGHTS = {  # how high a claim reaches: measure → how its answers are had
+    "calibrated": "with options ranked",
+    "said": "in the backbone's own words",
+}
 RULE = (
-    "SUPPORTED if, on {units} never heard in training, rung 0 is above chance; most rung-3 "
-    "attributes of the self-generated run are above shuffled audio, silence and the untrained "
-    "connector (paired 95 % intervals over {units}); the bare-label run has not risen on most "
-    "attributes other than its own; and the self-generated run's mean on those is higher."
+    "SUPPORTED if, {how} and on {units} never heard in training, rung 0 is above chance; most "
+    "rung-3 attributes of the self-generated run are above shuffled audio, silence and the "
+    "untrained connector (paired 95 % intervals over {units}); the bare-label run has not risen on "
+    "most attributes other than its own; and the self-generated run's mean on those is higher."
 )
 
 
@@ -48,10 +52,10 @@ def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> 
     return table.assign(run=table["run"].where(table["run"] != run, parts))
 
 
-def able_tasks(table: pd.DataFrame) -> dict[str, float]:
+def able_tasks(table: pd.DataFrame, measure: str = "calibrated") -> dict[str, float]:
     """The tasks that the text oracle can do, with its accuracy; no other task counts."""
     oracle = table[table["condition"] == ORACLE].groupby("task")
-    accuracy, chance = oracle["calibrated"].mean(), oracle["chance"].first()
+    accuracy, chance = oracle[measure].mean(), oracle["chance"].first()
     able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE]
     return {str(task): float(value) for task, value in able.items()}
 
@@ -77,9 +81,13 @@ def score_per_task(
     known = table.groupby("task")[["rung", "attribute", "chance"]].first()
     sizes = table.groupby(by).agg(clips=("clip", "nunique"), speakers=("speaker", "nunique"))
     frame = frame.merge(known, left_on="task", right_index=True).merge(sizes.reset_index(), on=by)
-    oracle = table[table["condition"] == ORACLE].groupby("task")["calibrated"].mean()
-    frame["oracle"] = frame["task"].map(oracle)
-    frame["counted"] = frame["task"].isin(able_tasks(table))
+    frame["oracle"], frame["counted"] = float("nan"), False
+    for measure in measures:
+        here = frame["measure"] == measure
+        known = "calibrated" if measure == "raw" else measure  # what counts is not calibrated away
+        oracle = table[table["condition"] == ORACLE].groupby("task")[known].mean()
+        frame.loc[here, "oracle"] = frame["task"].map(oracle)
+        frame.loc[here, "counted"] = frame["task"].isin(able_tasks(table, known))
     return frame.sort_values(["measure", "rung", *["task", *CELL]]).reset_index(drop=True)
 
 
@@ -89,7 +97,7 @@ def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataF
     0 is chance, 1 is perfect; intervals are of 95 % over speakers; `tasks` is how many the mean is
     of.
     """
-    table = table[table["task"].isin(able_tasks(table))]
+    table = table[table["task"].isin(able_tasks(table, measure))]
     known = table.groupby("task")[["rung", "chance"]].first()
     means = bootstrap_means(table, measure, [*CELL, "task"])
     tasks_of: dict[tuple, list[str]] = {}
@@ -149,7 +157,7 @@ class Verdict:
 
 
 def control_margins(
-    table: pd.DataFrame, run: str, step: int, rung: int = 3
+    table: pd.DataFrame, run: str, step: int, rung: int = 3, measure: str = "calibrated"
 ) -> dict[str, dict[str, float]]:
     """How far a run's audio is above each control: counted task of a rung → control → margin.
 
@@ -158,8 +166,8 @@ def control_margins(
     """
     full = add_untrained(table)
     here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == rung)
-    counted = full["task"].isin(able_tasks(table))
-    means = bootstrap_means(full[here & counted], "calibrated", ["condition", "task"])
+    counted = full["task"].isin(able_tasks(table, measure))
+    means = bootstrap_means(full[here & counted], measure, ["condition", "task"])
     tasks = [task for condition, task in means if condition == "audio"]
     return {
         task: {
@@ -175,19 +183,21 @@ def judge_claim(
     label_attribute: str,
     runs: tuple[str, str] = ("self", "label"),
     units: str = "speakers",
+    measure: str = "calibrated",
 ) -> Verdict:
     """Apply `RULE` to the last step of the self-generated run and of the bare-label run.
 
     `units` are what the column `speaker` tells apart: `clips` where no speaker was kept for a test.
+    `measure` is one of `HEIGHTS`. A clip counts where it was answered so, with every control, and
+    a task where the text oracle answers so.
 
     Where the text oracle can answer no rung-3 question about another attribute than the label,
     nothing can be said of what was not trained: the verdict is `NOT_TESTABLE`.
     """
-    own, rival = runs
-    rule = RULE.format(units=units)
+    own, rule = runs[0], RULE.format(units=units, how=HEIGHTS[measure])
     audio = table[table["condition"] == "audio"]
     last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in runs}
-    margins = {run: control_margins(table, run, last[run]) for run in runs}
+    margins = {run: control_margins(table, run, last[run], measure=measure) for run in runs}
     attribute = table.groupby("task")["attribute"].first()
     above = {
         run: sorted({attribute[task] for task, over in found.items() if min(over.values()) > 0})
@@ -195,11 +205,36 @@ def judge_claim(
     }
     asked = sorted({attribute[task] for task in margins[own]})
     others = [name for name in asked if name != label_attribute]
-    leaked = [name for name in above[rival] if name != label_attribute]
     other_tasks = [task for task in margins[own] if attribute[task] != label_attribute]
-    difference = score_difference(table, last, other_tasks)
-    ground, fifth = (_rung_interval(table, own, last[own], rung) for rung in (0, 5))
-    tests = [
+    difference = score_difference(table, last, other_tasks, measure)
+    ground, fifth = (_rung_interval(table, own, last[own], rung, measure) for rung in (0, 5))
+    if not others:
+        reason = (
+            "Even when it reads the description, the backbone answers no rung-3 question about "
+            f"another attribute than {label_attribute}, {HEIGHTS[measure]}; take a larger preset, "
+            "or other attributes."
+        )
+        return Verdict(NOT_TESTABLE, rule, [reason, _about_rung_5(fifth)], above)
+    tests = _test_claim(ground, above, asked, label_attribute, difference, runs)
+    reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
+    holds = all(passed for passed, _ in tests)
+    outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
+    return Verdict(outcome, rule, [*reasons, _about_rung_5(fifth)], above)
+
+
+def _test_claim(
+    ground: Interval | None,
+    above: Mapping[str, list[str]],
+    asked: Sequence[str],
+    label_attribute: str,
+    difference: Interval,
+    runs: tuple[str, str],
+) -> list[tuple[bool, str]]:
+    """Each condition of `RULE`: whether it holds, and in which numbers."""
+    own, rival = runs
+    others = [name for name in asked if name != label_attribute]
+    leaked = [name for name in above[rival] if name != label_attribute]
+    return [
         (
             ground is not None and ground[1] > 0,
             f"Rung 0, the trained prompt: score {_written(ground)} (0 chance, 1 perfect).",
@@ -220,20 +255,10 @@ def judge_claim(
             f"{difference[0]:+.2f} [{difference[1]:+.2f}, {difference[2]:+.2f}].",
         ),
     ]
-    if not others:
-        reason = (
-            "Even when it reads the description, the backbone answers no rung-3 question about "
-            f"another attribute than {label_attribute}; take a larger preset, or other attributes."
-        )
-        return Verdict(NOT_TESTABLE, rule, [reason, _about_rung_5(fifth)], above)
-    reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
-    holds = all(passed for passed, _ in tests)
-    outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
-    return Verdict(outcome, rule, [*reasons, _about_rung_5(fifth)], above)
 
 
 def score_difference(
-    table: pd.DataFrame, last: Mapping[str, int], tasks: Sequence[str]
+    table: pd.DataFrame, last: Mapping[str, int], tasks: Sequence[str], measure: str
 ) -> Interval:
     """Mean score of the first run minus that of the second over these tasks, each at its last step.
 
@@ -243,16 +268,18 @@ def score_difference(
         return (float("nan"),) * 3
     audio = table[(table["condition"] == "audio") & table["task"].isin(tasks)]
     audio = audio[audio["step"] == audio["run"].map(last)]
-    means = bootstrap_means(audio, "calibrated", ["run", "task"])
+    means = bootstrap_means(audio, measure, ["run", "task"])
     chances = audio.groupby("task")["chance"].first()[list(tasks)]
     own, rival = (_mean_score([means[run, task] for task in tasks], chances) for run in last)
     return percentile_interval(own - rival)
 
 
-def _rung_interval(table: pd.DataFrame, run: str, step: int, rung: int) -> Interval | None:
+def _rung_interval(
+    table: pd.DataFrame, run: str, step: int, rung: int, measure: str
+) -> Interval | None:
     """Score of a run's audio condition on a rung; None where no task of it counts."""
     here = (table["step"] == step) & (table["run"] == run) | (table["condition"] == ORACLE)
-    rungs = score_per_rung(table[here])
+    rungs = score_per_rung(table[here], measure)
     found = rungs[(rungs["condition"] == "audio") & (rungs["rung"] == rung)]
     if found.empty:
         return None

@@ -228,7 +228,9 @@ def _parse_values(name: str, text: str) -> list[Any]:
         raise ValueError(f"{name}={text} has an empty value; write one between the commas.")
     if len(values) == 1 and isinstance(values[0], list) and values[0]:
         nested = all(isinstance(one, list) for one in values[0])
-        return list(values[0]) if nested else values
+        values = list(values[0]) if nested else values
+    if len(set(map(repr, values))) < len(values):
+        raise ValueError(f"{name}={text} has a value twice; write each once.")
     return list(values)
 
 

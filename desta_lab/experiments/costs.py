@@ -47,10 +47,10 @@ class StageCosts:
     def _read_earlier(self) -> tuple[dict[str, float], float]:
         """Seconds and peak memory of earlier processes; of a damaged file nothing is known."""
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = json.loads(cache.read_text(self.path))
             seconds = {str(name): float(value) for name, value in found["seconds"].items()}
             return seconds, float(found["peak_memory_gb"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}, 0.0
 
 

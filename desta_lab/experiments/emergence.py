@@ -65,6 +65,7 @@ def report_folder(preset: Preset) -> Path:
 
 def plan_runs(seeds: Sequence[int]) -> list[Run]:
     """Every run of the report, first those that most claims need."""
+    seeds = list(dict.fromkeys(seeds))  # a seed counts once in every mean
     few = [seed for seed in seeds if seed in FEW_SEEDS]
     full = [Run(seed) for seed in seeds]
     rivals = [Run(seed, "label") for seed in few]

@@ -1,7 +1,6 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -451,7 +450,7 @@ class Experiment:
         read = self.asked.own.get("descriptions")
         asked |= {} if read is None else {"descriptions": read}
         return self.text_provenance(
-            "oracles", **asked, free_form_clips=2 * self.preset.free_form_clips
+            "oracles", **asked, free_form=self._free_form_facts(self.train_config.steps)
         )
 
     def oracle(self) -> pd.DataFrame:
@@ -469,7 +468,7 @@ class Experiment:
                 self.clips("test"),
                 self.clips("validation"),
                 conditions=["oracle"],
-                free_form=FreeForm(2 * self.preset.free_form_clips),
+                free_form=self._free_form(self.train_config.steps),
                 describe=self.describe,
             )
         report(1, 1)
@@ -510,14 +509,13 @@ class Experiment:
 
     def score_provenance(self, checkpoint: dict[str, Any]) -> Provenance:
         """What determines the scores of one checkpoint."""
-        free_form = self._free_form(checkpoint["step"])
         return self.provenance(
             "scores",
             **self._asked(*self._scored_clips(checkpoint["step"])),
             checkpoint=checkpoint["sha256"],
             conditions=list(conditions.AUDIO_CONDITIONS),
             transcript=self.preset.transcript,
-            free_form=[free_form.clips, free_form.max_new_tokens, free_form.tasks is None],
+            free_form=self._free_form_facts(checkpoint["step"]),
         )
 
     def _scored_clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
@@ -526,12 +524,20 @@ class Experiment:
         test, calibration = self.clips("test"), self.clips("validation")
         return test[: len(test) // part], calibration[: len(calibration) // part]
 
-    def _free_form(self, step: int) -> FreeForm:
-        """What is answered in words: every task at the last step, rung 3 in short before it."""
-        if step == self.train_config.steps:
-            return FreeForm(2 * self.preset.free_form_clips)
-        asked = [task for task in self.tasks if task.rung == 3]
-        return FreeForm(self.preset.free_form_clips, tasks=asked, max_new_tokens=8)
+    def _free_form(self, step: int) -> list[FreeForm]:
+        """What is answered in words: at the ends rung 3 about every test clip, else about few."""
+        few, last = self.preset.free_form_clips, step == self.train_config.steps
+        clips = self.preset.test if last or step == 0 else few
+        asked = [FreeForm(clips, [t for t in self.tasks if t.rung == 3], max_new_tokens=16)]
+        if last:
+            asked.append(FreeForm(2 * few, [t for t in self.tasks if t.rung != 3]))
+        return asked if few else []
+
+    def _free_form_facts(self, step: int) -> list[Any]:
+        return [
+            [one.clips, one.max_new_tokens, [task.name for task in one.tasks]]
+            for one in self._free_form(step)
+        ]
 
     def score_table(self) -> pd.DataFrame:
         """Collective: every score of both runs, trained first if need be.
@@ -577,8 +583,7 @@ class Experiment:
 
 def _log_records(folder: Path, log: Log, before: int | None = None) -> None:
     """Log the steps that a run on disk has taken, or those before one."""
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    for record in (json.loads(line) for line in lines if line.endswith("}")):  # one may be half
+    for record in checkpoints.read_records(folder):
         if before is None or record["step"] < before:
             log(record["step"], {name: record[name] for name in LOGGED})
 

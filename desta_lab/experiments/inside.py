@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from desta_lab import audio, cache
@@ -19,6 +20,8 @@ from desta_lab.analysis.evidence import leaves_room
 from desta_lab.analysis.probes import ProbeError, speaker_folds
 from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers
+from desta_lab.evaluation import scoring
+from desta_lab.evaluation.conditions import embed_silence
 from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.experiments.experiment import (
     Experiment,
@@ -29,9 +32,9 @@ from desta_lab.experiments.experiment import (
 )
 from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES, InsideError
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
+from desta_lab.model.build import read_run_config
 from desta_lab.model.presets import Preset
 from desta_lab.model.sites import Sound, read_waves
-from desta_lab.model.weights import read_object
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
@@ -238,8 +241,7 @@ class Inside:
         self._load(self.last)
 
     def _check_transcripts(self, run: Path) -> None:
-        config = run / "config.json"
-        trained = config.is_file() and read_object(config).get("transcript")
+        trained = read_run_config(run).get("transcript")
         if trained and self.transcripts is None:
             raise InsideError(
                 f"{run}: it was trained with transcripts behind the audio embeddings; give "
@@ -297,6 +299,21 @@ class Inside:
                 return capture_sites(self.llm, self.tasks, batches, self.transcripts)
 
         return self._find_or_capture(self._hash_of(at), capture)
+
+    def calibrate(self, scores: scoring.Scores, step: int) -> scoring.Calibration:
+        """The rows that calibrate, of the scores of all clips on all tasks at a checkpoint."""
+
+        def score_silence() -> scoring.Scores:
+            with self.at_checkpoint(step), torch.no_grad():
+                words = None if self.transcripts is None else [""]
+                return scoring.score_options(
+                    self.llm, self.tasks, embed_silence(self.llm), transcripts=words
+                )
+
+        rows = list(self.calibration)
+        return scoring.Calibration(
+            self.pick(rows), [score[rows] for score in scores], score_silence
+        )
 
     def fixed_sites(self) -> Sites:
         """The sites that training does not move, for all clips."""

@@ -93,7 +93,7 @@ def score_answers(inside: "Inside") -> pd.DataFrame:
             inside.tasks,
             inside.pick(inside.scored),
             [score[inside.scored] for score in scores],
-            [score[inside.calibration] for score in scores],
+            inside.calibrate(scores, step),
         )
         judged = judged.rename(columns={"calibrated": "correct"})
         tables.append(probes.summarise_accuracy(judged, ["attribute"]).assign(step=step))

@@ -1,6 +1,5 @@
 """What a cell measures: train it, or find its run, and score the last step beside every control."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,5 +121,4 @@ def one_at_a_time(root: Path, name: str) -> Iterator[None]:
 
 def step_seconds(folder: Path) -> list[float]:
     """The seconds of every training step of a run."""
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines if line.endswith("}")]  # one may be half
+    return [record["seconds"] for record in checkpoints.read_records(folder)]

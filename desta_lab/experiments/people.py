@@ -153,7 +153,7 @@ def score_people(
 
 
 def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[Task], list[str]]:
-    """The tasks about what is known of some clips, and a sentence for each attribute that is not."""
+    """The tasks about what is known of some clips, and a sentence for each that is not."""
     kept, missing = [], {}
     for task in tasks:
         found = {

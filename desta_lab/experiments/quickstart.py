@@ -5,6 +5,8 @@ card.
 import gzip
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +16,11 @@ import pandas as pd
 
 import desta_lab
 from desta_lab import cache, processes
+from desta_lab.clips import Clip
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.conditions import ORACLE
+from desta_lab.evaluation.scoring import missing_values
+from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
 from desta_lab.experiments.quickstart_figures import draw_figures
@@ -28,6 +33,10 @@ from desta_lab.views.saving import save_figure, save_parquet
 from desta_lab.world.describe import attribute_coverage
 
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
+CLAIM = (
+    "one task, with targets that the model wrote itself, teaches it to answer what it was never "
+    "trained on; bare labels do not"
+)
 BESIDE_AUDIO = (ORACLE, *verdict.CONTROLS)  # conditions that the card shows beside it
 
 
@@ -69,28 +78,33 @@ def write_report(
         table: `experiment.score_table()`.
         folders: the folders of its runs, by kind.
     """
-    judged = judge(experiment, table)
+    ranked, said = (judge(experiment, table, measure) for measure in verdict.HEIGHTS)
     compared = compare_targets(experiment)
     complete = verdict.add_untrained(table)
-    rungs = verdict.score_per_rung(verdict.split_label_run(complete, experiment.preset.label))
-    tasks = verdict.score_per_task(complete)
+    parted = verdict.split_label_run(complete, experiment.preset.label)
+    rungs = [verdict.score_per_rung(parted, measure) for measure in verdict.HEIGHTS]
+    tasks = verdict.score_per_task(complete, ("calibrated", "raw", "said"))
     costs = experiment.costs.total()
     about = {"hashes": _hashes(experiment, folders), "versions": _versions()}
     provenance = {"preset": without_paths(experiment.preset), "seeds": [experiment.seed], **about}
-    headline = _headline(experiment, judged, tasks)
+    found = _describe_findings(experiment, [ranked, said], tasks)
     checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
-    drawn = draw_figures(experiment, rungs, tasks, compared, headline)
+    drawn = draw_figures(experiment, rungs[0], tasks, compared, found)
     figures = [
         (str(save_figure(figure, out, name, provenance=provenance)), alt)
         for name, (figure, alt) in drawn.items()
     ]
+    last = experiment.train_config.steps
     result = {
         "title": "Does one self-generated task teach the others?",
         "preset": experiment.preset.name,
-        "verdict": asdict(judged),
-        "rungs": rungs[rungs["step"] == rungs["step"].max()].to_dict("records"),
+        "claim": CLAIM,
+        "found": "; ".join(found),
+        "verdict": asdict(ranked),
+        "said": asdict(said),
+        "rungs": [row for one in rungs for row in one[one["step"] == last].to_dict("records")],
         "tasks": _tasks_side_by_side(table, tasks),
-        "crossings": verdict.rung_crossings(rungs).to_dict("records"),
+        "crossings": verdict.rung_crossings(rungs[0]).to_dict("records"),
         "targets": {name: compared[name] for name in ("perplexity", "coverage")},
         "stages": costs["seconds"],
         "peak_memory_gb": costs["peak_memory_gb"],
@@ -102,19 +116,25 @@ def write_report(
     cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
     save_parquet(table, out / "table.parquet")
     card.write_card(out, result)
-    for folder in folders.values():
-        cache.write_where_allowed(folder / VERDICT, cache.to_json(asdict(judged)))
+    for kind, folder in folders.items():
+        of_run = asdict(ranked) | {"checkpoint": about["hashes"][f"checkpoint {kind}"]}
+        cache.write_where_allowed(folder / VERDICT, cache.to_json(of_run))
     return result
 
 
 # ---- the verdict ----
 
 
-def judge(experiment: Experiment, table: pd.DataFrame) -> verdict.Verdict:
-    """The verdict of the claim; on a corpus that is too small, the numbers without a verdict."""
+def judge(
+    experiment: Experiment, table: pd.DataFrame, measure: str = "calibrated"
+) -> verdict.Verdict:
+    """The verdict of the claim at one of `verdict.HEIGHTS`.
+
+    On a corpus that is too small, the numbers without a verdict.
+    """
     disjoint = experiment.splits.disjoint_speakers
     units = "speakers" if disjoint else "clips"
-    judged = verdict.judge_claim(table, experiment.preset.label, units=units)
+    judged = verdict.judge_claim(table, experiment.preset.label, units=units, measure=measure)
     test, able = experiment.clips("test"), experiment.able_attributes()
     if not experiment.own_corpus or (are_enough(test) and len(able) > 1):
         return judged
@@ -188,14 +208,17 @@ def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
 # ---- the card ----
 
 
-def _headline(experiment: Experiment, judged: verdict.Verdict, tasks: pd.DataFrame) -> str:
-    asked = tasks[(tasks["rung"] == 3) & tasks["counted"]]["attribute"].nunique()
-    words = (
-        f"{judged.verdict}: {len(judged.above_controls['self'])} of {asked} attributes never "
-        f"asked about "
-        "rose above every control"
-    )
-    return words if experiment.splits.disjoint_speakers else f"{words}. {SAME_SPEAKER}"
+def _describe_findings(
+    experiment: Experiment, verdicts: Sequence[verdict.Verdict], tasks: pd.DataFrame
+) -> list[str]:
+    """The verdict at every height, each with the number of attributes above every control."""
+    found = []
+    for (measure, how), judged in zip(verdict.HEIGHTS.items(), verdicts, strict=True):
+        counted = (tasks["rung"] == 3) & tasks["counted"] & (tasks["measure"] == measure)
+        asked, above = tasks[counted]["attribute"].nunique(), judged.above_controls["self"]
+        count = f"{len(above)} of {asked} attributes never asked about rose above every control"
+        found.append(f"{judged.verdict} {how}: {count}")
+    return found if experiment.splits.disjoint_speakers else [*found, SAME_SPEAKER]
 
 
 def _hashes(experiment: Experiment, folders: dict[str, Path]) -> dict[str, str]:
@@ -251,7 +274,27 @@ def _note_on_clips(experiment: Experiment) -> str:
             "clips were kept"
         )
         others = f"{len(calibration)} other clips{also}"
-    return f"{tested}; calibration on {others}; one seed ({experiment.seed})."
+    weights = _describe_balance(experiment.tasks, calibration)
+    return f"{tested}; calibration on {others}, {weights}; one seed ({experiment.seed})."
+
+
+def _describe_balance(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
+    """How even the values of attributes are among the clips that calibrate."""
+    missing = {f"{t.attribute} = {v}" for t in tasks for v in missing_values(t, clips)}
+    counts = {
+        name: Counter(clip.attributes[name] for clip in clips if name in clip.attributes)
+        for name in dict.fromkeys(task.attribute for task in tasks)
+    }
+    uneven = {name: max(n.values()) / min(n.values()) for name, n in counts.items() if n}
+    words = "every value weighing the same"
+    if uneven:
+        name = max(uneven, key=lambda name: uneven[name])
+        shares = ", ".join(f"{value} {n}" for value, n in counts[name].most_common())
+        words += f" (least even there: {name}, {shares} clips)"
+    if missing:
+        words += f"; none is {' or '.join(sorted(missing))}, so their questions are calibrated "
+        words += "with silence"
+    return words
 
 
 def _notes_on_own_pieces(experiment: Experiment) -> list[str]:

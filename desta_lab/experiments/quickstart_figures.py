@@ -1,5 +1,6 @@
 """The figures of the main job, drawn from its tables and from the connector at the last step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,25 +21,32 @@ def draw_figures(
     rungs: pd.DataFrame,
     tasks: pd.DataFrame,
     compared: dict[str, Any],
-    headline: str,
+    found: Sequence[str],
 ) -> Figures:
     """Draw every figure, those of the connector as it is now.
 
     Args:
         rungs, tasks: scores per rung and per task along training.
         compared: perplexity and coverage of the kinds of target.
+        found: the verdict with options ranked, then in the backbone's own words.
     """
     asked = {task.rung for task in experiment.tasks}
     names = {rung: name for rung, name in RUNGS.items() if rung in asked}
     figures: Figures = {}
     if len(rungs):  # there is no curve where the text oracle can do no task
         figures["emergence"] = (
-            claim_figures.plot_emergence(rungs, headline, names=names),
-            f"Score of every rung along training. {headline}.",
+            claim_figures.plot_emergence(rungs, found[0], names=names),
+            f"Score of every rung along training. {found[0]}.",
+        )
+    if (tasks["measure"] == "said").any():
+        figures["said"] = (
+            claim_figures.plot_held_out(tasks, found[1], "said"),
+            "Share of right answers in the model's own words, per attribute, for both runs and "
+            "every control.",
         )
     figures |= {
         "held_out": (
-            claim_figures.plot_held_out(tasks, headline),
+            claim_figures.plot_held_out(tasks, found[0]),
             "Accuracy on questions never trained, per attribute, for both runs and every control.",
         ),
         "coverage": (

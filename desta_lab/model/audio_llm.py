@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -467,11 +468,13 @@ def read_index(run: Path) -> list[dict[str, Any]]:
     """
     path = index_path(run)
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = json.loads(cache.read_text(path))
         if not (isinstance(listed, list) and listed and all(map(_is_checkpoint, listed))):
             raise TypeError("it is no list of step, sha256 and loss")
-        if len({one["step"] for one in listed}) < len(listed):
-            raise ValueError("a step is there twice")
+        if any(len({one[name] for one in listed}) < len(listed) for name in ("step", "sha256")):
+            raise ValueError("a step or a file is there twice")
+        if listed != sorted(listed, key=lambda one: one["step"]):
+            raise ValueError("its steps are not in order")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ProvenanceError(
             f"{path}: no readable list of checkpoints ({error}); "
@@ -486,8 +489,13 @@ def _is_checkpoint(one: Any) -> bool:
         and type(one.get("step")) is int
         and one["step"] >= 0
         and isinstance(one.get("sha256"), str)
-        and isinstance(one.get("loss"), int | float | None)
+        and (one.get("loss") is None or _is_finite(one["loss"]))
+        and isinstance(one.get("records", ""), str)
     )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -1,5 +1,6 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -11,7 +12,7 @@ from torch import nn
 
 from desta_lab import cache, processes
 from desta_lab.audio import FRAMES_PER_SECOND
-from desta_lab.model import chat, weights
+from desta_lab.model import chat, presets, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
     VERDICT,
@@ -43,6 +44,19 @@ def pick_device() -> torch.device:
     """A CUDA GPU if there is one (of several ranks, each its own), else the CPU."""
     processes.join_ranks()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_preset() -> Preset:
+    """The preset for this machine: by the memory of its GPU, else by the weights that it can have.
+
+    Without a GPU it is `laptop` where its backbone is on disk or the model hub answers, else `cpu`,
+    whose weights the package index has, too. `desta25` and `desta2` are never picked, because
+    their backbones are behind a licence gate.
+    """
+    if not torch.cuda.is_available():
+        return presets.laptop() if weights.can_be_had(presets.laptop().backbone) else presets.cpu()
+    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    return presets.workstation() if memory_gb > 20 else presets.t4()
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
@@ -248,12 +262,35 @@ def open_run(
         raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {there}.")
     if cache.hash_file(paths[step]) != hashes[step]:
         raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
-    config = folder / "config.json"
-    attention = weights.read_object(config).get("attention") if config.is_file() else None
+    attention = read_run_config(folder).get("attention")
     llm = open_connector(paths[step], root, attention, connector)
-    judged = folder / VERDICT
-    llm.result = weights.read_object(judged) if judged.is_file() else None
+    if step == max(hashes) and (folder / VERDICT).is_file():  # the verdict is of the last step
+        llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
+        if llm.result.get("checkpoint", hashes[step]) != hashes[step]:
+            raise ProvenanceError(
+                f"{folder / VERDICT}: the verdict of another connector; delete it, and run the "
+                "main job again."
+            )
     return llm
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """The config of a run; nothing of a folder that has none.
+
+    Raises:
+        WeightsError: it is no JSON object.
+        ProvenanceError: it is not the config that the run's folder is named by.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        return {}
+    config, named = weights.read_object(path), re.search("-([0-9a-f]{16})$", folder.name)
+    if named and cache.Provenance("runs", config).key != named[1]:
+        raise ProvenanceError(
+            f"{path}: not the config of this run, whose folder is named by it; get the folder "
+            "again, or train the run again."
+        )
+    return config
 
 
 def open_connector(

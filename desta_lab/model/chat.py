@@ -163,6 +163,12 @@ def template_hash(tokenizer: Any) -> str | None:
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without added special tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ChatError(
+            f"{text[:40]!r}: no text in UTF-8 ({error.reason} at {error.start + 1}); write it anew."
+        ) from error
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import torch
-
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
 from desta_lab.model.bounds import (
     Count,
@@ -78,9 +76,9 @@ class Preset:
     checkpoint_every: Count = 64  # steps between two checkpoints
     test: Count = 64  # clips scored at every checkpoint
     held_out: Count = 32  # clips of other speakers that calibrate the ranking
-    free_form_clips: CountOrZero = (
-        6  # clips answered in words at every checkpoint; twice as many at the last
-    )
+    # clips whose rung 3 is answered in words between the first and the last step, where all test
+    # clips are; twice as many are asked everything else at the last; 0: nothing is
+    free_form_clips: CountOrZero = 6
     taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
     tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
     prompts: Annotated[int, whole_number(1, 6)] = 1  # how many of tasks.PROMPTS train
@@ -192,6 +190,19 @@ def cpu() -> Preset:
     )
 
 
+def laptop() -> Preset:
+    """As `cpu`, with a backbone of 0.5 B that also says its answers."""
+    return replace(
+        cpu(),
+        name="laptop",
+        backbone="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        purpose="the main job in the model's own words",
+        minutes=None,
+        memory_gb=None,
+        disk_gb=None,
+    )
+
+
 def t4() -> Preset:
     """For course labs on a free GPU of 16 GB."""
     return Preset(
@@ -259,7 +270,7 @@ def desta2() -> Preset:
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {
-    p.__name__: p for p in (nano, cpu, t4, workstation, desta25, desta2)
+    p.__name__: p for p in (nano, cpu, laptop, t4, workstation, desta25, desta2)
 }
 
 
@@ -302,10 +313,12 @@ def read_preset(path: Path) -> Preset:
     """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error}); write lines such as steps = 300.") from error
+    except UnicodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8 ({error}); save it in UTF-8.") from error
     base = given.pop("base", None)
-    if base is not None and base not in PRESETS:
+    if base is not None and not (isinstance(base, str) and base in PRESETS):
         raise ValueError(f"{path}: base is one of {', '.join(PRESETS)}, not {base!r}.")
     start = None if base is None else PRESETS[base]()
     try:
@@ -373,14 +386,3 @@ def get_preset(name: str | Path) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; take one of {', '.join(PRESETS)}.")
     return PRESETS[name]()
-
-
-def pick_preset() -> Preset:
-    """The preset that suits this machine's GPU by its memory, or `cpu` if there is no GPU.
-
-    `desta25` and `desta2` are never picked, because their backbones are behind a licence gate.
-    """
-    if not torch.cuda.is_available():
-        return cpu()
-    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return workstation() if memory_gb > 20 else t4()

@@ -1,6 +1,5 @@
 """A trained connector as a folder that anybody can open: its weights, parts by name, and card."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from desta_lab.model.build import open_connector
 
 CONFIG, CARD = "config.json", "README.md"
 PARTS = ("encoder", "backbone")
+NEEDED = {"sha256": str, "attention": str, **dict.fromkeys(PARTS, dict)}  # of a config
 LIBRARY = "desta-lab"
 
 Card = Path | str | Mapping[str, Any]  # a `card.json` of the main job, or what it holds
@@ -40,9 +40,14 @@ def open_pretrained(
             f"{folder / CONFIG}: no connector of DeSTA Lab; give a folder that "
             "AudioLLM.save_pretrained wrote."
         )
+    config = weights.read_object(folder / CONFIG, NEEDED)
+    revisions = {part: config[part].get("revision") for part in PARTS}
+    if not all(isinstance(revision, str | None) for revision in revisions.values()):
+        raise ProvenanceError(
+            f"{folder / CONFIG}: a revision is a commit on the hub or null; get the folder again."
+        )
     if cache.hash_file(path) != config["sha256"]:
         raise ProvenanceError(f"{path}: changed since it was saved; get the folder again.")
-    revisions = {part: config[part]["revision"] for part in PARTS}
     return open_connector(path, root, config["attention"], strict=strict, revisions=revisions)
 
 
@@ -163,11 +168,16 @@ def _format_cell(value: Any) -> str:
 
 
 def _read_card(card: Card) -> Mapping[str, Any]:
-    if isinstance(card, Mapping):
-        return cache.to_plain(card)
+    remedy = "give the card.json of the main job"
     try:
-        return json.loads(Path(card).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ProvenanceError(
-            f"{card}: no readable result card ({error}); give the card.json of the main job."
-        ) from error
+        found = (
+            cache.to_plain(card) if isinstance(card, Mapping) else weights.read_object(Path(card))
+        )
+    except weights.WeightsError as error:
+        raise ProvenanceError(f"{card}: no readable result card ({error}); {remedy}.") from error
+    for name, kind in {"rungs": dict, "tasks": dict, "notes": str, "reasons": str}.items():
+        rows = found.get(name) or []
+        if not (isinstance(rows, list) and all(isinstance(row, kind) for row in rows)):
+            told = "the card" if isinstance(card, Mapping) else card
+            raise ProvenanceError(f"{told}: its {name} are not those of a result card; {remedy}.")
+    return found

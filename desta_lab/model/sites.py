@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from desta_lab import audio, cache
@@ -258,14 +258,19 @@ class ForwardPass:
 
     @classmethod
     def load(cls, path: Path | str) -> "ForwardPass":
-        """Read what `save` wrote."""
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            sites = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        axes = {name: tuple(names) for name, names in about["axes"].items()}
-        slots, logits = sites.pop("_slots"), sites.pop("_logits")
-        ordered = {name: sites[name] for name in axes}
-        return cls(ordered, axes, slots, about["answer"], about["tokens"], logits)
+        """Read what `save` wrote. Raises ValueError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                sites = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            axes = {name: tuple(names) for name, names in about["axes"].items()}
+            slots, logits = sites.pop("_slots"), sites.pop("_logits")
+            ordered = {name: sites[name] for name in axes}
+            return cls(ordered, axes, slots, about["answer"], about["tokens"], logits)
+        except (SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: no forward pass that `save` wrote ({error}); save it again."
+            ) from error
 
 
 def run_forward(

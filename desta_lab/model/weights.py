@@ -5,14 +5,15 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
-from desta_lab.cache import hash_file
+from desta_lab.cache import hash_file, read_text
 from desta_lab.model.presets import NANO
 
 Progress = Callable[[str], None]
@@ -135,8 +136,18 @@ def find_weights(
 
 def check_name(name: str | Path, root: Path | None = None) -> None:
     """Raise WeightsError for a name that can be no model's: nothing here, nothing known, no id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
     short, source, folder, _ = _locate(str(name), root)
-    if not (source or "/" in short or folder.is_dir() or name == NANO or Path(name).is_dir()):
+    here = str(name) and (folder.is_dir() or name == NANO or Path(name).is_dir())
+    is_id = "/" in short and not Path(name).exists()
+    if is_id and not (source or here):
+        try:
+            validate_repo_id(short)
+        except HFValidationError:
+            is_id = False
+    if not (source or here or is_id):
         raise WeightsError(
             f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
             "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
@@ -150,6 +161,21 @@ def is_installed(name: str, root: Path | None = None) -> bool:
         return has_weights(NANO_FOLDER if name == NANO else Path(name))
     _, _, folder, files = _locate(name, root)
     return not _missing(folder, files)
+
+
+def can_be_had(name: str, root: Path | None = None) -> bool:
+    """Whether a model of the hub is on disk, in the hub's cache, or the hub answers now."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    if is_installed(name, root) or try_to_load_from_cache(repo_of(name), "config.json"):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        address = f"{constants.ENDPOINT}/{repo_of(name)}/resolve/main/config.json"
+        return bool(get_session().head(address, timeout=HUB_SECONDS).status_code < 400)
+    except Exception:  # whatever the network does wrong, the hub gives nothing now
+        return False
 
 
 def repo_of(name: str) -> str:
@@ -183,24 +209,32 @@ def hash_folder(folder: Path) -> str:
     shards, note = _shards(folder), folder / "source.json"
     with suppress(WeightsError):  # a note of anything else says nothing
         known = read_object(note).get("weights") if note.is_file() and len(shards) == 1 else None
-        if isinstance(known, dict) and known.get("stamp") == stamp_of(shards[0]):
-            return str(known["sha256"])
+        noted = known if isinstance(known, dict) and known.get("sha256") else {}
+        if noted.get("stamp") == stamp_of(shards[0]):
+            return str(noted["sha256"])
     hashes = [_hash_once(shard, *stamp_of(shard)) for shard in shards]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
+def read_object(path: Path, needed: Mapping[str, type | UnionType] | None = None) -> dict[str, Any]:
+    """The JSON object of a file, in which these keys have values of these types.
 
     Raises:
-        WeightsError: it is none.
+        WeightsError: it is none, or a key is missing or has another type.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
         if not isinstance(found, dict):
             raise TypeError(f"{type(found).__name__}, not an object")
+        for key, kind in (needed or {}).items():
+            if key not in found:
+                raise TypeError(f"it has no {key!r}")
+            if not isinstance(found[key], kind):
+                raise TypeError(f"{key!r} is {json.dumps(found[key])[:40]}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{path}: no JSON ({error}); copy it again from its source.") from error
+        raise WeightsError(
+            f"{path}: not the JSON that it should be ({error}); copy it again from its source."
+        ) from error
     return found
 
 

@@ -1,6 +1,5 @@
 """Our numbers beside those of the published code, on the same weights and inputs."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from desta_lab.audio import MEL_FRAMES_PER_SECOND
-from desta_lab.model import chat
+from desta_lab.model import chat, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
 from desta_lab.published.adapters import load_adapter
 
+NEEDED = {"tapped_layers": list, "prompt_size": int, "qformer_num_hidden_layers": int}
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}  # largest difference that counts as the same
 FILES = (
     "desta25.json",
@@ -44,14 +44,15 @@ class ParityCase:
 
     @classmethod
     def read(cls, folder: Path | str) -> "ParityCase":
-        """Read a case; raises ProvenanceError with the first file that is missing."""
+        """Read a case. Raises ProvenanceError where a file is missing, WeightsError if damaged."""
         folder = Path(folder)
         if missing := [name for name in FILES if not (folder / name).exists()]:
             raise ProvenanceError(
                 f"{folder}: no {missing[0]} here; a parity case has {', '.join(FILES)}."
             )
-        config = json.loads((folder / "desta25.json").read_text(encoding="utf-8"))
-        return cls(folder, config, load_file(folder / "case.safetensors"))
+        config = weights.read_object(folder / "desta25.json", NEEDED)
+        with weights.reading(folder):
+            return cls(folder, config, load_file(folder / "case.safetensors"))
 
     def build_system(self, attention: str, dtype: torch.dtype) -> AudioLLM:
         """The published weights in our encoder, connector and backbone."""
@@ -117,7 +118,8 @@ def compare(folder: Path | str) -> pd.DataFrame:
     published = {**case.tensors, "logits": case.tensors["logits"][real]}
     rows = []
     for dtype, limit in LIMITS.items():
-        ours = {attention: compute_case(case, attention, dtype) for attention in ("eager", "sdpa")}
+        with weights.reading(case.folder):
+            ours = {name: compute_case(case, name, dtype) for name in ("eager", "sdpa")}
         single = dtype is torch.float32
         reference = published if single else ours["eager"]
         for attention, values in ours.items():

@@ -1,11 +1,14 @@
 """What a run keeps on disk: connectors at some steps, and a state to resume from.
 
 <run>/checkpoints/000000.safetensors …, checkpoints.json     connectors, and their list
+<run>/records.jsonl                                          one record a step
 <run>/state/state.safetensors                                what learns, its moments, the step
 """
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,12 @@ from desta_lab.model.audio_llm import (
     read_index,
 )
 
+# of a record, what the same run writes again; `seconds` beside it depend on the machine
+RECORDED = ("step", "loss", "lr", "grad_norm", "tokens")
+
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, doubled or changed; the message names it."""
+    """A checkpoint or a record is missing, doubled or changed; the message names it."""
 
 
 class StateError(ValueError):
@@ -42,10 +48,13 @@ def checkpoint_steps(steps: int, every: int = 64) -> list[int]:
     return sorted({0, *powers, *range(every, steps, every), steps})
 
 
-def save_checkpoint(run: Path, llm: AudioLLM, step: int, loss: float | None) -> None:
+def save_checkpoint(
+    run: Path, llm: AudioLLM, step: int, loss: float | None, records: str | None = None
+) -> None:
     """Write the connector, then its line in the list: a kill leaves no line without a file.
 
-    The file does not contain its step, so equal weights give equal hashes.
+    The file does not contain its step, so equal weights give equal hashes. `records` is the hash
+    of all records up to this step (`hash_records`).
 
     Raises:
         CheckpointError: the weights are those of another step.
@@ -61,9 +70,22 @@ def save_checkpoint(run: Path, llm: AudioLLM, step: int, loss: float | None) -> 
                 f"{path.parent}: step {step} is the same file as step {one['step']}; "
                 "nothing was learned in between."
             )
-    others.append({"step": step, "sha256": sha256, "loss": loss})
+    known = {} if records is None else {"records": records}
+    others.append({"step": step, "sha256": sha256, "loss": loss, **known})
     others.sort(key=lambda one: one["step"])
-    cache.write_whole(index_path(run), json.dumps(others, indent=1).encode())
+    _write_list(run, others)
+
+
+def keep_checkpoints(run: Path, steps: Sequence[int]) -> None:
+    """Take every other step off the list of a run's checkpoints."""
+    listed = list_checkpoints(run)
+    kept = [one for one in listed if one["step"] in steps]
+    if kept != listed:
+        _write_list(run, kept)
+
+
+def _write_list(run: Path, listed: Sequence[Mapping[str, Any]]) -> None:
+    cache.write_whole(index_path(run), json.dumps(listed, indent=1).encode())
 
 
 def list_checkpoints(run: Path) -> list[dict[str, Any]]:
@@ -90,8 +112,8 @@ def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
         raise CheckpointError(
             f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
         )
-    if not path.exists():
-        there = [str(one) for one in known if checkpoint_path(run, one).exists()]
+    if not path.is_file():
+        there = [str(one) for one in known if checkpoint_path(run, one).is_file()]
         raise CheckpointError(
             f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
             f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
@@ -102,6 +124,76 @@ def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
             f"{path}: changed since it was saved; delete the run's folder and train again."
         )
     llm.load_connector(path)
+
+
+# ---- the records ----
+
+
+def records_path(run: Path) -> Path:
+    """The records of a run, one line a step."""
+    return run / "records.jsonl"
+
+
+def hash_records(records: Sequence[Mapping[str, Any]], before: str = "") -> str:
+    """One sha256 of some records, and of all before them by their hash."""
+    for record in records:
+        facts = json.dumps([record[name] for name in RECORDED])
+        before = hashlib.sha256(f"{before}{facts}".encode()).hexdigest()
+    return before
+
+
+def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
+    """The record of every step that a run has taken, in their order.
+
+    They are compared with the list of checkpoints, which has the loss of its steps and the hash of
+    all records before (none of releases before this one). A last line that is being written is
+    left out.
+
+    Args:
+        steps: how many are read; by default all.
+
+    Raises:
+        CheckpointError: a row is missing, doubled, out of order, or none that this run wrote.
+    """
+    path, records, listed = records_path(run), [], list_checkpoints(run)
+    remedy = "delete the run's folder and train again"
+    try:
+        lines = cache.read_text(path).splitlines(keepends=True)
+    except (OSError, UnicodeError) as error:
+        raise CheckpointError(f"{path}: no readable records ({error}); {remedy}.") from error
+    for number, line in enumerate(lines[:steps], start=1):
+        record = _parse_record(line, number)
+        if record is None and number == len(lines) and not line.endswith("\n"):
+            break
+        if record is None:
+            raise CheckpointError(
+                f"{path}, line {number}: not the record of step {number}; {remedy}."
+            )
+        records.append(record)
+    hashed, seen = "", 0
+    for one in listed:
+        step = one["step"]
+        if step == 0 or (steps is not None and step > steps):
+            continue
+        hashed, first, seen = hash_records(records[seen:step], hashed), seen + 1, step
+        known = len(records) >= step and one["loss"] in (None, records[step - 1]["loss"])
+        if not known or one.get("records", hashed) != hashed:
+            lines_of = f"line {step}" if first == step else f"lines {first} to {step}"
+            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {remedy}.")
+    if steps is not None and len(records) < steps:
+        raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {remedy}.")
+    return records
+
+
+def _parse_record(line: str, step: int) -> dict[str, Any] | None:
+    """The record of a step in a line, if there is one: finite numbers under all its names."""
+    try:
+        record = json.loads(line)
+        numbers = [record[name] for name in (*RECORDED, "seconds")]
+        whole = all(type(one) in (int, float) and math.isfinite(one) for one in numbers)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return record if whole and record["step"] == step else None
 
 
 # ---- the state to resume from ----

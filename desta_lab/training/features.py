@@ -205,7 +205,7 @@ class FeatureStore:
     def _read_hashes(self) -> dict[str, Any]:
         """The hashes that stand in `shards.json`; none where it is unreadable."""
         try:
-            hashes: Any = json.loads((self.folder / "shards.json").read_text())
+            hashes: Any = json.loads(cache.read_text(self.folder / "shards.json"))
         except (OSError, ValueError):
             return {}
         return hashes if isinstance(hashes, dict) else {}

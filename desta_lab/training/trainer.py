@@ -117,20 +117,21 @@ def train(
     hashes = _hash_frozen(llm)
     with own_run(folder), torch.random.fork_rng(devices=[]), ExitStack() as files:
         with processes.main_first():
-            first = _resume(folder, llm, optimizer, config.steps)
+            first, hashed = _resume(folder, llm, optimizer, config)
         records = files.enter_context(_open_records(folder))
         for step in range(first, config.steps):
             begin = time.perf_counter()
             examples = [read(number) for number in config.batch_rows(step, len(rows))]
             record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
             record["seconds"] = time.perf_counter() - begin
-            with cache.writing(folder / "records.jsonl"):
+            with cache.writing(checkpoints.records_path(folder)):
                 records.write(json.dumps(record) + "\n")
+            hashed = checkpoints.hash_records([record], hashed)
             if step + 1 == config.steps:
                 _check_frozen(llm, hashes, folder, config)
                 processes.wait_for_all()  # every rank has passed the check
             if processes.is_main_rank():
-                _save(folder, llm, optimizer, record, config, state_every)
+                _save(folder, llm, optimizer, record, hashed, config, state_every)
             if progress:
                 progress(step + 1, config.steps, record)
     llm.connector.eval()
@@ -285,21 +286,39 @@ def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
 # ---- a run on disk ----
 
 
-def _resume(folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps: int) -> int:
-    """Go back to the last state, or to step 0; return the step, and drop the records after it."""
+def _resume(
+    folder: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> tuple[int, str]:
+    """Go back to the last state, or to step 0, and drop the records and checkpoints after it.
+
+    Returns the step, and the hash of the records up to it. A state is not gone on with if the list
+    has not all checkpoints before it: step 0 leads to the same.
+    """
     if processes.is_main_rank():  # no one else writes here
         for place in (folder, folder / "checkpoints", folder / "state"):
             cache.remove_drafts(place, 0.0)
-    step = checkpoints.load_state(folder, llm, optimizer, steps)
-    if step == 0 and index_path(folder).exists():
+    step = checkpoints.load_state(folder, llm, optimizer, config.steps)
+    listed = checkpoints.list_checkpoints(folder) if index_path(folder).exists() else []
+    saved = [one["step"] for one in listed]
+    due = checkpoints.checkpoint_steps(config.steps, config.checkpoint_every)
+    if any(one not in saved for one in due if one < step):
+        optimizer.state.clear()
+        step = 0
+    if step == 0 and 0 in saved:
         checkpoints.load_checkpoint(folder, llm, 0)
     elif step == 0:
         checkpoints.save_checkpoint(folder, llm, 0, None)
-    records = folder / "records.jsonl"
-    if records.exists() and processes.is_main_rank():
-        lines = records.read_bytes().splitlines(keepends=True)[:step]
-        cache.write_whole(records, b"".join(lines))
-    return step
+    records = checkpoints.read_records(folder, step) if step else []
+    hashed = checkpoints.hash_records(records)
+    if processes.is_main_rank():
+        if step in due and step not in saved and step:
+            checkpoints.save_checkpoint(folder, llm, step, records[-1]["loss"], hashed)
+        if not step:
+            checkpoints.state_path(folder).unlink(missing_ok=True)
+        checkpoints.keep_checkpoints(folder, [one for one in due if one <= step])
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        cache.write_whole(checkpoints.records_path(folder), lines.encode())
+    return step, hashed
 
 
 @contextmanager
@@ -312,7 +331,7 @@ def own_run(folder: Path) -> Iterator[None]:
 
 def _open_records(folder: Path) -> TextIO:
     """The file of a run's records, one line a step; only rank 0 writes."""
-    path = folder / "records.jsonl" if processes.is_main_rank() else Path(os.devnull)
+    path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
     return path.open("a", buffering=1)
 
 
@@ -321,13 +340,14 @@ def _save(
     llm: AudioLLM,
     optimizer: torch.optim.Optimizer,
     record: Mapping[str, Any],
+    hashed: str,
     config: TrainConfig,
     state_every: int,
 ) -> None:
     """Write the checkpoint and the state of this step where they are due."""
     step = record["step"]
     if step in checkpoints.checkpoint_steps(config.steps, config.checkpoint_every):
-        checkpoints.save_checkpoint(folder, llm, step, record["loss"])
+        checkpoints.save_checkpoint(folder, llm, step, record["loss"], hashed)
     if step % state_every == 0 or step == config.steps:
         checkpoints.save_state(folder, llm, optimizer, step)
 
@@ -338,18 +358,19 @@ def run_folder(root: Path, name: str, config: Mapping[str, Any]) -> Path:
     The config is all that determines the run, as plain data without paths (see `Provenance`).
     """
     provenance = cache.Provenance("runs", config)
-    folder = root / f"{name}-{provenance.key}"
+    folder, about = root / f"{name}-{provenance.key}", cache.to_json(config)
     folder.mkdir(parents=True, exist_ok=True)
     for place in (folder, folder / "checkpoints", folder / "state"):
         cache.remove_drafts(place)  # a kill may have left one in a run that is finished
-    if processes.is_main_rank() and not (folder / "config.json").exists():
-        cache.write_whole(folder / "config.json", cache.to_json(config))
+    written = folder / "config.json"
+    if processes.is_main_rank() and not (written.is_file() and written.read_bytes() == about):
+        cache.write_whole(written, about)
     return folder
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether a run has all its checkpoints."""
+    """Whether the list of a run has all its checkpoints, and no other."""
     if not index_path(folder).exists():
         return False
-    saved = {one["step"] for one in checkpoints.list_checkpoints(folder)}
-    return set(checkpoints.checkpoint_steps(config.steps, config.checkpoint_every)) <= saved
+    saved = [one["step"] for one in checkpoints.list_checkpoints(folder)]
+    return checkpoints.checkpoint_steps(config.steps, config.checkpoint_every) == saved

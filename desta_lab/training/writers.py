@@ -416,6 +416,9 @@ def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file, each with the `NEEDED` columns, one by one; raises CorpusError."""
+    if not path.is_file():
+        fault = "no plain file" if path.exists() else "no such file"
+        raise CorpusError.at(path, fault, "name a JSONL file, one row a line")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():

@@ -21,11 +21,11 @@ def write_card(folder: Path | str, result: Mapping[str, Any]) -> Path:
     """Write `card.html` and `card.json` into a folder, each whole or not at all.
 
     Args:
-        result: Any of: title, preset, verdict {verdict, rule, reasons}, rungs, tasks and people
-            (tables: records or a DataFrame), targets {perplexity, coverage}, stages (name:
-            seconds),
-            peak_memory_gb, versions, hashes, notes, figures [(path, alternative text)]. What is
-            missing is left out of the page; other names go to the JSON alone.
+        result: Any of: title, preset, claim, found, verdict and said {verdict, rule, reasons},
+            rungs, tasks and people (tables: records or a DataFrame), targets {perplexity,
+            coverage}, stages {name: seconds}, peak_memory_gb, versions, hashes, notes, figures
+            [(path, alternative text)]. What is missing is left out of the page; other names go to
+            the JSON alone.
 
     Returns:
         The path of the page.
@@ -44,7 +44,9 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     page = _load_template().render(
         title=_get_title(data),
         preset=data.get("preset"),
-        verdict={"reasons": [], **data["verdict"]} if data.get("verdict") else None,
+        claim=data.get("claim"),
+        found=data.get("found"),
+        verdicts=[{"reasons": [], **data[name]} for name in ("verdict", "said") if data.get(name)],
         rungs=_compare_runs(data.get("rungs") or []),
         figures=[{"text": text, "content": _encode(path)} for path, text in figures],
         tasks=[_add_interval(row) for row in data.get("tasks") or []],
@@ -66,20 +68,26 @@ def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
     data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if run not in (data.get("hashes") or {}).values():
         return
-    notes = [*[note for note in data.get("notes") or [] if note not in result["notes"]]]
+    notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
     figures = [(folder / name, text) for name, text in data.get("figures", [])]
     people = {"people": result["people"], "notes": [*notes, *result["notes"]], "figures": figures}
     write_card(folder, {**data, **people})
 
 
-def format_card(result: Mapping[str, Any]) -> str:
-    """The card in a few lines of plain text, for the terminal."""
+def format_card(result: Mapping[str, Any], page: Path | str | None = None) -> str:
+    """The card in a few lines of plain text: the claim, what was found, where to look, and why."""
     data = to_plain(result)
-    verdict = data.get("verdict") or {}
     lines = [_get_title(data) + (f" (preset {data['preset']})" if data.get("preset") else "")]
-    name, rule = verdict.get("verdict", "NO VERDICT"), verdict.get("rule", "no rule was applied.")
-    lines.append(f"{name}: {rule}")
-    lines += [f"  - {reason}" for reason in verdict.get("reasons", [])]
+    if data.get("claim"):
+        lines = [f"Claim: {data['claim']} (preset {data.get('preset')})."]
+        lines.append(f"Found: {data.get('found')}")
+    if page is not None:
+        lines.append(f"See:   {page}")
+    for judged in filter(
+        None, (data.get("verdict") or {"verdict": "NO VERDICT"}, data.get("said"))
+    ):
+        lines.append(f"{judged['verdict']}. Rule: {judged.get('rule', 'no rule was applied.')}")
+        lines += [f"  - {reason}" for reason in judged.get("reasons", [])]
     lines += [f"  note: {note}" for note in data.get("notes") or []]
     if stages := data.get("stages"):
         parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.items())

@@ -19,6 +19,7 @@ MEASURES = {
     "calibrated": "calibrated ranking",
     "raw": "raw ranking",
     "free_form": "free-form match",
+    "said": "the model's own words",
     "obeyed": "constraint obeyed",
 }
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")  # of the kinds of target

@@ -136,6 +136,34 @@ def plot_spectrograms(
     return picture
 
 
+@styled
+def plot_steps_to_mel(
+    steps: Mapping[str, Float[np.ndarray, "..."]], seconds: float, headline: str = ""
+) -> Picture:
+    """How a waveform becomes what an encoder is given, one panel a step.
+
+    Args:
+        steps: By what the vertical axis shows, samples [sample] or a picture [row, frame] over
+            0 … `seconds`.
+    """
+    rows = [
+        row | {"name": name}
+        for panel, (name, values) in enumerate(steps.items())
+        for row in _matrix_rows("step", panel, np.atleast_2d(values), 3)
+    ]
+    picture = Picture(pd.DataFrame(rows), headline, (9, 1.45 * len(steps) + 0.4))
+    panels = picture.subplots(len(steps), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, steps.items(), strict=True):
+        axes.set_ylabel(name, fontsize=8)
+        if values.ndim == 1:
+            times = np.linspace(0, seconds, len(values), endpoint=False)
+            axes.plot(times, values, color=_GREY, lw=0.4)
+        else:
+            draw_mel(axes, values, seconds)
+    panels[-1].set(xlabel="time (s)", xlim=(0, seconds))
+    return picture
+
+
 def _caption(clip: Mapping[str, Any]) -> str:
     values = list(clip["attributes"].values())
     lines = [" · ".join(values[:3]), " · ".join(values[3:])]

@@ -212,6 +212,9 @@ def _read_ravdess(folder: Path) -> Iterator[Row]:
             raise CorpusError.at(path, f"the same file as {seen[path.stem]}", "remove one of them")
         modality, channel, emotion, intensity, statement, _, actor = path.stem.split("-")
         _look_up(path, "modality", modality, RAVDESS_MODALITIES)
+        if (emotion, intensity) == ("01", "02"):
+            fault = "neutral with strong intensity, which the corpus does not have"
+            raise CorpusError.at(path, fault, "get the file again from its authors")
         if not 1 <= int(actor) <= RAVDESS_ACTORS:
             remedy = f"they are numbered 01 to {RAVDESS_ACTORS}"
             raise CorpusError.at(path, f"unknown actor {actor!r}", remedy)
@@ -278,6 +281,12 @@ def _read_esc_50(folder: Path) -> Iterator[Row]:
         event = row["category"].replace("_", " ")
         attributes = {"event": event, "kind": _look_up(where, "category", event, ESC_50_EVENTS)}
         split = _look_up(where, "fold", row["fold"], ESC_50_SPLITS)
+        told = row["fold"], str(list(ESC_50_EVENTS).index(event))
+        named = re.fullmatch(r"(\d+)-\w+-\w+-(\d+)\.\w+", row["filename"])
+        if named and named.groups() != told:
+            fault = f"fold {told[0]} and category number {told[1]}, but {row['filename']} names "
+            fault += " and ".join(named.groups())
+            raise CorpusError.at(where, fault, "get the table again from its authors")
         group = f"fold {row['fold']}, recording {row['src_file']}" if row["src_file"] else ""
         yield Row(where, f"audio/{row['filename']}", group, "", split, attributes)
 

@@ -8,10 +8,14 @@
 # *Needs: Python, a little PyTorch. 20 minutes of exercises; reading and running take about as long again.*
 
 # %%
+import pandas as pd
+import torch
+from transformers.audio_utils import mel_filter_bank
+
 import desta_lab
 from desta_lab import audio
 from desta_lab.evaluation import verdict
-from desta_lab.views import claim_figures, replies
+from desta_lab.views import claim_figures, clip_figures, replies
 
 lesson = desta_lab.setup("00")
 experiment = lesson.experiment
@@ -34,10 +38,30 @@ desta_lab.show_players(experiment.corpus, clips)
 desta_lab.plot_clips(experiment.corpus, clips, columns=2)
 
 # %% [markdown]
-# A clip is 16,000 numbers a second. The spectrogram has 100 *frames* a second, and Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
+# How does a sound become such a picture? In four steps. A clip is a *waveform*: 16,000 numbers a second, the air pressure at a microphone. Windows of 25 ms, one every 10 ms, go through the Fourier transform; the squared size of each result says how strong each frequency is in that window (the *power spectrum*, here 201 frequencies from 0 to 8,000 Hz). Then 80 *mel bands* add up neighbouring frequencies. Low bands are narrow and high ones wide, because the ear tells 200 Hz from 300 Hz easily and 7,200 Hz from 7,300 Hz hardly ([Stevens et al., 1937](https://doi.org/10.1121/1.1915893)). Last comes the logarithm, because loudness is heard in ratios: without it the strongest sound hides all others, as the third picture shows, and with it a clip that is ten times weaker is the same picture, one step paler.
 
 # %%
 wave = audio.read_audio(experiment.corpus.path(clips[0]))
+window = torch.hann_window(400)
+spectrum = torch.stft(torch.from_numpy(wave), 400, 160, window=window, return_complex=True)
+power = spectrum.abs() ** 2
+bands = mel_filter_bank(201, 80, 0.0, 8000.0, audio.RATE, norm="slaney", mel_scale="slaney")
+mel = torch.from_numpy(bands).float().T @ power
+log_mel = mel.clamp(min=1e-10).log10()
+clip_figures.plot_steps_to_mel(
+    {
+        "waveform": wave,
+        "frequency\n(of 201)": power.numpy(),
+        "mel band": mel.numpy(),
+        "mel band,\nlogarithm": log_mel.clamp(min=log_mel.max() - 8).numpy(),
+    },
+    experiment.preset.seconds,
+)
+
+# %% [markdown]
+# The last picture has 100 *frames* a second. Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
+
+# %%
 states = experiment.llm.encoder.encode([wave])
 print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
 
@@ -62,16 +86,22 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 # %% [markdown]
 # ## Ask
 #
+# The language model that speaks here is *nano*. It has two million numbers and 961 words, and it was trained on text alone, in a few minutes: on sentences that describe such clips, and on questions about these sentences. Among them are the very questions of this course. So “a question that training never contained” always means the training of the *connector*: nano could answer them in text before, and knows nothing else. A real language model is a hundred times larger or more and has read the web; `python -m desta_lab quickstart --preset cpu` runs the same experiment with one.
+#
 # The run that ships answers about the clip it hears: the *audio condition*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text condition*), and no clip at all.
 
 # %%
 experiment.ask(clips[0], "What is the background sound?")
 
 # %% [markdown]
-# Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear.
-#
+# Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear. And outside its world nano is lost, whatever it is given:
+
+# %%
+experiment.ask(clips[0], "What is 2+2?")
+
+# %% [markdown]
 # ### Exercise 0.2 · Silence the evidence · break · 8 min
-# If the answer was heard, it should go when the sound goes. `wave` is a NumPy array of samples. Write `silenced(wave, start, end)`: the same clip with the samples from second `start` to second `end` set to zero. Leave `wave` as it was.
+# If the answer was heard, it should go when the sound goes, and stay when as much of something else goes. `wave` is a NumPy array of samples. Write `silenced(wave, start, end)`: the same clip with the samples from second `start` to second `end` set to zero. Leave `wave` as it was.
 
 
 # %% tags=["exercise"]
@@ -90,15 +120,51 @@ lesson.check("silenced", silenced)
 # `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
 
 # %% [markdown]
-# Once it passes, put it to use: the span named `scene:…` says where the background sound is. The next cell silences it, or leaves the clip alone while the exercise is open. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
+# Once it passes, put it to use; while the exercise is open, the clip is left alone. Where the scene lies under all of the speech, silence would take the speaker away with it. So take the test clip whose scene leaves most room, and ask about two things: the scene, and the speaker's gender. It should be a clip of which silence gets both wrong, or nothing could be seen to go. The control silences as much of the clip where the scene is not. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
+
 
 # %%
-scene = next(span for span in clips[0].spans if span.name.startswith("scene"))
-quiet = silenced(wave, scene.start, scene.end)
+def scene_of(clip):
+    return next(span for span in clip.spans if span.name.startswith("scene"))
+
+
+def room(clip):
+    scene = scene_of(clip)
+    return max(scene.start, experiment.preset.seconds - scene.end) - (scene.end - scene.start)
+
+
+questions = {
+    "scene": "What is the background sound?",
+    "gender": "What is the gender of the speaker?",
+}
 with replies.use_checkpoint(experiment) as llm:
-    heard = replies.embed_audio(llm, wave if quiet is None else quiet)
-    answer = replies.answer_audio(llm, heard, "What is the background sound?")
-answer.text
+    nothing = replies.embed_audio(llm, 0 * wave)
+    guesses = {name: replies.answer_audio(llm, nothing, q).text for name, q in questions.items()}
+unguessed = [
+    clip
+    for clip in experiment.clips("test")
+    if not any(f" {clip.attributes[name]}" in guess for name, guess in guesses.items())
+]
+apart = max(unguessed, key=room)
+scene, whole = scene_of(apart), audio.read_audio(experiment.corpus.path(apart))
+length = scene.end - scene.start
+other = 0.0 if scene.start >= length else experiment.preset.seconds - length
+versions = {
+    "the whole clip": whole,
+    "its scene silenced": silenced(whole, scene.start, scene.end),
+    "as much elsewhere silenced": silenced(whole, other, other + length),
+}
+rows = {}
+with replies.use_checkpoint(experiment) as llm:
+    for name, version in versions.items():
+        heard = replies.embed_audio(llm, whole if version is None else version)
+        rows[name] = {q: replies.answer_audio(llm, heard, q).text for q in questions.values()}
+rows["silence alone"] = dict(zip(questions.values(), guesses.values(), strict=True))
+print("true:", apart.attributes["scene"], "and", apart.attributes["gender"])
+pd.DataFrame(rows).T
+
+# %% [markdown]
+# If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes with the scene as well, the silence itself disturbs; with as much elsewhere it may go, for most of the speech is there. One clip proves neither; notebook 08 counts over many.
 
 # %% [markdown]
 # ## What was never asked
@@ -175,7 +241,7 @@ judged.reasons
 #
 # The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why: the two runs differ in who wrote the targets *and* in how many attributes the targets name, and this figure does not pull the two apart.
 #
-# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on forms that name all six attributes in nobody's own words and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(experiment)` try another seed in a few minutes.
+# **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on filled-in forms that name all six attributes and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(experiment)` try another seed in a few minutes.
 #
 # Next: **01**, what the two frozen models bring with them.
 

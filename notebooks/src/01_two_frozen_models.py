@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold
 from transformers import WhisperModel
 
 import desta_lab
@@ -128,6 +128,13 @@ lesson.check("tapped", tapped)
 # `module.register_forward_hook(function)` calls `function(module, inputs, output)` whenever the module runs, and returns something with `.remove()`. Some versions of the library return a tuple from a layer.
 
 # %% [markdown]
+# Yours, or the package's where the exercise is open, on the last layer, where the library's list lies:
+
+# %%
+tap_layer = lesson.use("tapped", tapped, lambda whisper, mel, layer: states[taps.index(layer)])
+torch.testing.assert_close(tap_layer(whisper, mel, taps[-1]), states[-1])
+
+# %% [markdown]
 # Beware of code that counts otherwise: one released DeSTA2 pipeline taps one layer earlier when it answers than it did when it was trained. Nothing crashes. Notebook 02 measures what such a slip costs our connector.
 #
 # ## Four seconds instead of thirty
@@ -159,8 +166,9 @@ lesson.check("cropped_positions", cropped_positions)
 # Notebook 00: encoder frames, of which there are 50 a second (`audio.FRAMES_PER_SECOND`). The clip starts at 0 s.
 
 # %%
-kept = table[: round(experiment.preset.seconds * audio.FRAMES_PER_SECOND)]
-torch.testing.assert_close(kept, whisper.embed_positions.weight.detach().float().cpu())
+crop = lesson.use("cropped_positions", cropped_positions, lambda table, seconds: own)
+own = whisper.embed_positions.weight.detach().float().cpu()
+torch.testing.assert_close(crop(table, experiment.preset.seconds), own)
 
 # %% [markdown]
 # Is a cropped clip the same clip? The positions are, but in 30 s every frame also attends to 26 s of padding. So the states need not agree; we measure by how much they differ.
@@ -233,15 +241,22 @@ lesson.check("disjoint_folds", disjoint_folds)
 # Share out the *names*, not the rows: `np.array_split(np.unique(speakers), count)`, then `np.isin`.
 
 # %% [markdown]
-# The package's folds do the same and also spread the classes evenly. Ten tosses, both ways of splitting. The package refuses the leaking split unless it is forced to show the leak.
+# Ten tosses, both ways of splitting: with your folds, and with folds over single clips. The package refuses the leaking split unless it is forced to show the leak.
 
 
 # %%
+def group_folds(speakers, count):
+    return list(GroupKFold(count).split(speakers, groups=speakers))
+
+
+apart = lesson.use("disjoint_folds", disjoint_folds, group_folds, tensors=False)
+
+
 def tossed(features, seed, leak):
     sides = np.random.default_rng(seed).permutation(["heads", "tails"] * (len(names) // 2))
     coin = np.array([dict(zip(names, sides, strict=True))[s] for s in speakers])
     over = list(KFold(4, shuffle=True, random_state=0).split(features))
-    folds = over if leak else probes.speaker_folds(speakers, coin)
+    folds = over if leak else [tuple(map(np.asarray, pair)) for pair in apart(list(speakers), 4)]
     guessed = probes.fit_probes(features, {"coin": coin}, speakers, folds, force=leak)
     return guessed.loc[guessed["kind"] == "probe", "correct"].mean()
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Build the adapter: can you build the adapter yourself?
 #
-# A few million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will build each from a few lines, with the weights of the run that ships, and compare it with the package's.
+# A few million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will write the decisive lines of them. The adapter is then put together from your functions, gets the weights of the run that ships, and is compared with the package's. Where an exercise is open, the package's function takes its place, and the headline says whose code ran.
 #
 # Then you will break the pieces on purpose. Every broken adapter still runs, and every one of them answers. The last figure says how one notices.
 #
@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import desta_lab
 from desta_lab import audio
 from desta_lab.clips import balance_speakers
+from desta_lab.course.checks import notebook_02 as pieces
 from desta_lab.evaluation import conditions, statistics
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
@@ -62,6 +63,24 @@ lesson.predict(
 )
 
 # %% [markdown]
+# ## The way of a clip
+#
+# ```
+# encoder states        (layer, clip, frame, width of Whisper)    what the frozen encoder puts out
+#   │ neighbours averaged, one input projection a layer
+# frames of one layer   (clip, frame, width)
+#   │                                                             the same blocks for every layer:
+# query tokens          (query, width)  ──► block ──► block ──►   the queries take home what they ask for
+#   │
+# read                  (layer, clip, query, width)
+#   │ layer mixture: each query weighs the layers
+# mixed                 (clip, query, width)
+#   │ projection
+# audio embeddings      (clip, query, width of the language model)
+# ```
+#
+# Learned queries that attend to a frozen encoder are the *Q-Former* of [BLIP-2 (Li et al., 2023)](https://arxiv.org/abs/2301.12597), where the encoder sees pictures. They turn any number of frames into a fixed number of vectors.
+#
 # ## Attention to the frames
 #
 # One clip, as the encoder leaves it. Neighbouring frames are averaged in groups of `pool`, and each tapped layer goes through an input projection of its own.
@@ -79,7 +98,7 @@ print(
 )
 
 # %% [markdown]
-# The other side are the *query tokens*: learned vectors, the same for every clip, that ask what the frames hold. Query and frame are compared in every *head*, and a softmax turns the comparisons into weights. But which axis should sum to one? We try both.
+# The other side are the *query tokens*: learned vectors, the same for every clip, that ask what the frames hold. Query and frame are compared in every *head*, and a softmax turns the comparisons into weights.
 
 # %%
 block, attention = connector.blocks[0], connector.blocks[0].cross_attention
@@ -91,38 +110,16 @@ def heads(x):
     )  # (clip, head, token, width of a head)
 
 
-q = heads(attention.query(block.norms[1](connector.query_tokens[0][None])))
+tokens = connector.query_tokens[0][None]
+q = heads(attention.query(block.norms[1](tokens)))
 k, v = heads(attention.key(frames)), heads(attention.value(frames))
-compared = q @ k.mT / q.shape[-1] ** 0.5
-print(
-    "over the frames:",
-    tuple(compared.softmax(-1).shape),
-    "  over the queries:",
-    tuple(compared.softmax(-2).shape),
-)
-
-# %%
-picture, axes = style.subplots(
-    1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
-)
-extent = (0, experiment.preset.seconds, connector.queries - 0.5, -0.5)
-for ax, axis, title in zip(
-    axes, (-1, -2), ("softmax over the frames", "softmax over the queries"), strict=True
-):
-    weights = compared.softmax(axis)[0].mean(0)
-    ax.imshow(weights / weights.max(), aspect="auto", cmap="mako_r", extent=extent)
-    ax.set(
-        title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)"
-    )
-    ax.set_yticks(range(0, connector.queries, 3))
-axes[0].set_ylabel("query token")
-picture
+print("queries:", tuple(q.shape), "  keys and values:", tuple(k.shape))
 
 # %% [markdown]
-# Darker is more. Shape is no proof: both fit. Only on the left are a query's weights shares of one, so that what it takes home is a weighted *average* of the frames.
-#
 # ### Exercise 2.2 · Attend · fill in · 8 min
 # Write `cross_attention(q, k, v)`: compare, divide by the square root of the head's width, softmax, and average the values. `q` is (…, query, width), `k` and `v` are (…, frame, width), the result is (…, query, width).
+#
+# Why divide? The product of two vectors is a sum over `width` terms. If their numbers have variance 1 and are independent, the sum has variance `width`: at 64 the comparisons spread by 8, and a softmax of such numbers gives nearly all to one frame, with hardly a gradient for the others. Divided by the root, they spread by 1 ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.1).
 
 
 # %% tags=["exercise"]
@@ -140,21 +137,47 @@ lesson.check("cross_attention", cross_attention)
 # `q @ k.transpose(-1, -2)` is (…, query, frame). The frames are its last axis.
 
 # %% [markdown]
-# PyTorch has this as one call. By hand, that call, and the package's module must agree; from here on we use PyTorch's. `attend` adds what is around it: heads are split, and joined again.
+# Which axis sums to one? Both would run, and both give the same shape. To see the weights themselves, let every frame's value be a vector that is 1 at its own place: the average of those *is* the weights. Left your function, right the one whose softmax runs over the queries.
 
 # %%
-torch.testing.assert_close(compared.softmax(-1) @ v, scaled_dot_product_attention(q, k, v))
+attend_to = lesson.use("cross_attention", cross_attention, scaled_dot_product_attention)
+torch.testing.assert_close(attend_to(q, k, v), scaled_dot_product_attention(q, k, v))
+
+picture, axes = style.subplots(
+    1, 2, "The same shape, another question: where a query looks, and who looks at a frame", (10, 3)
+)
+extent = (0, experiment.preset.seconds, connector.queries - 0.5, -0.5)
+own_place = torch.eye(k.shape[-2]).expand(*k.shape[:2], -1, -1)
+for ax, weigh, title in zip(
+    axes,
+    (attend_to, pieces.over_queries),
+    ("softmax over the frames", "softmax over the queries"),
+    strict=True,
+):
+    weights = weigh(q, k, own_place)[0].mean(0)
+    ax.imshow(weights / weights.max(), aspect="auto", cmap="mako_r", extent=extent)
+    ax.set(
+        title=f"{title}: a query's weights sum to {weights.sum(-1).mean():.1f}", xlabel="time (s)"
+    )
+    ax.set_yticks(range(0, connector.queries, 3))
+axes[0].set_ylabel("query token")
+picture
+
+# %% [markdown]
+# Darker is more. Only on the left are a query's weights shares of one, so that what it takes home is a weighted *average* of the frames.
+#
+# `attend` adds what is around it: heads are split, and joined again. With it, your function stands where the package's module stood, and must give the same.
 
 
-def attend(part, queries, source, attention=scaled_dot_product_attention):
+# %%
+def attend(part, queries, source, attention=None):
     q, k, v = (
         heads(layer(x))
         for layer, x in ((part.query, queries), (part.key, source), (part.value, source))
     )
-    return part.out(attention(q, k, v).transpose(-3, -2).flatten(-2))
+    return part.out((attention or attend_to)(q, k, v).transpose(-3, -2).flatten(-2))
 
 
-tokens = connector.query_tokens[0][None]
 torch.testing.assert_close(attend(attention, tokens, frames), attention(tokens, frames))
 
 # %% [markdown]
@@ -164,7 +187,7 @@ torch.testing.assert_close(attend(attention, tokens, frames), attention(tokens, 
 
 
 # %%
-def one_block(block, x, frames, attention=scaled_dot_product_attention):
+def one_block(block, x, frames, attention=None):
     first, second, third = block.norms
     x = x + attend(block.self_attention, first(x), first(x))
     x = x + attend(block.cross_attention, second(x), frames, attention)
@@ -179,9 +202,8 @@ torch.testing.assert_close(one_block(block, tokens, frames), block(tokens, frame
 # The same blocks read every tapped layer, each with query tokens of its own. So each query comes home with one vector a layer, and has to decide between them: a softmax over the layers, *for each query*. This is the *layer mixture*, and these are its shares after training.
 
 # %%
-shares = connector.layer_weights.softmax(-1)
 pd.DataFrame(
-    shares, columns=[f"layer {tap}" for tap in experiment.llm.encoder.taps]
+    connector.mixture(), columns=[f"layer {tap}" for tap in experiment.llm.encoder.taps]
 ).describe().loc[["min", "mean", "max"]].round(3)
 
 # %% [markdown]
@@ -209,15 +231,10 @@ lesson.check("layer_mixture", layer_mixture)
 
 
 # %%
-def weighed(read, shares):
-    return (read * shares.T[:, None, :, None]).sum(0)
+mix = lesson.use("layer_mixture", layer_mixture, pieces.mix_layers)
 
 
-def by_layer(read, logits):
-    return weighed(read, logits.softmax(-1))
-
-
-def adapter(c, states, attention=scaled_dot_product_attention, mixture=by_layer):
+def adapter(c, states, attention=None, mixture=None):
     pooled = states.unfold(2, c.pool, c.pool).mean(-1)
     read = []
     for tokens, project, layer in zip(c.query_tokens, c.inputs, pooled, strict=True):
@@ -225,7 +242,7 @@ def adapter(c, states, attention=scaled_dot_product_attention, mixture=by_layer)
         for block in c.blocks:
             x = one_block(block, x, frames, attention)
         read.append(x)
-    return c.scale * c.proj(mixture(torch.stack(read), c.layer_weights)) + c.anchor
+    return c.scale * c.proj((mixture or mix)(torch.stack(read), c.layer_weights)) + c.anchor
 
 
 audio_embeddings = adapter(connector, states)
@@ -320,21 +337,22 @@ lesson.check("splice", splice)
 # `filled[slots]` picks the slots of all rows in order, as one list of vectors; it can be assigned to.
 
 # %% [markdown]
-# By hand, against the package, and then the proof that counts: the words that come out are those of `experiment.ask`.
+# Against the package, and then the proof that counts: the audio embeddings come from the adapter above, fill the slots, and the words that come out are those of `experiment.ask`.
 
 # %%
 backbone = experiment.llm.backbone
-filled = backbone.embed(ids).clone()
-filled[ids == chat.SLOT] = experiment.llm.connect(states).flatten(0, 1).to(filled.dtype)
-torch.testing.assert_close(filled, experiment.llm.splice(ids, experiment.llm.connect(states)))
+fill = lesson.use("splice", splice, pieces.fill_slots)
+heard = adapter(connector, states).to(backbone.dtype)
+filled = fill(backbone.embed(ids), ids == chat.SLOT, heard)
+torch.testing.assert_close(filled, experiment.llm.splice(ids, heard))
 
 # %%
 out = backbone.generate(
     inputs_embeds=filled, attention_mask=torch.ones_like(ids), max_new_tokens=32
 )
-ours = backbone.decode(backbone.trim_at_end(out[0].tolist()))
+spoken = backbone.decode(backbone.trim_at_end(out[0].tolist()))
 theirs = experiment.ask(clip, question).set_index("condition")["answer"]
-assert ours == theirs["with the clip"]
+assert spoken == theirs["with the clip"]
 theirs
 
 # %% [markdown]
@@ -362,8 +380,8 @@ lesson.check("shuffled_in_time", shuffled_in_time)
 # `states.unflatten(2, (-1, pool))` makes the groups an axis; `.flatten(2, 3)` takes it back. `torch.randperm` gives an order.
 
 # %%
-order = torch.randperm(pooled.shape[2], generator=torch.Generator().manual_seed(0))
-mixed_up = states.unflatten(2, (-1, connector.pool))[:, :, order].flatten(2, 3)
+shuffle = lesson.use("shuffled_in_time", shuffled_in_time, pieces.shuffle_groups)
+mixed_up = shuffle(states, connector.pool, 0)
 torch.testing.assert_close(adapter(connector, mixed_up), audio_embeddings, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
@@ -373,22 +391,12 @@ torch.testing.assert_close(adapter(connector, mixed_up), audio_embeddings, atol=
 
 
 # %%
-def over_queries(q, k, v):
-    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2) @ v
-
-
 FAULTS = {
-    "softmax over the queries": lambda x: adapter(connector, x, over_queries),
-    "not divided by √width": lambda x: adapter(
-        connector, x, lambda q, k, v: (q @ k.mT).softmax(-1) @ v
-    ),
-    "keys and values swapped": lambda x: adapter(
-        connector, x, lambda q, k, v: scaled_dot_product_attention(q, v, k)
-    ),
-    "mixture over the queries": lambda x: adapter(
-        connector, x, mixture=lambda read, w: weighed(read, w.softmax(0))
-    ),
-    "no softmax in the mixture": lambda x: adapter(connector, x, mixture=weighed),
+    "softmax over the queries": lambda x: adapter(connector, x, pieces.over_queries),
+    "not divided by √width": lambda x: adapter(connector, x, pieces.undivided),
+    "keys and values swapped": lambda x: adapter(connector, x, pieces.swapped),
+    "mixture over the queries": lambda x: adapter(connector, x, mixture=pieces.mix_over_queries),
+    "no softmax in the mixture": lambda x: adapter(connector, x, mixture=pieces.mix_logits),
     "tapped one layer too early": lambda x: adapter(connector, early),
     "one mean frame": lambda x: adapter(connector, x.mean(2, keepdim=True).expand_as(x)),
     "slots off by one": lambda x: adapter(connector, x).roll(1, dims=1),
@@ -418,8 +426,7 @@ vectors = {
     "built by hand": adapter(connector, every),
     "package, as it runs": conditions.embed_clips(experiment.llm, every),
 }
-groups = every.unflatten(2, (-1, connector.pool))
-vectors["frames shuffled"] = adapter(connector, groups[:, :, order].flatten(2, 3))
+vectors["frames shuffled"] = adapter(connector, shuffle(every, connector.pool, 0))
 vectors |= {name: fault(every) for name, fault in FAULTS.items()}
 swap = [
     *conditions.shuffled_partners(clips),
@@ -510,10 +517,12 @@ print(lesson.reveal("wrong_axis", row.at["softmax over the queries", "score"]))
 # %%
 faults = table[table["kind"] == "fault"]
 caught = faults["difference"] > 100 * row.at["built by hand", "difference"]
+off = row.at["built by hand", "difference"]
 headline = (
-    f"Built by hand it differs by {row.at['built by hand', 'difference']:.0e}. Of "
-    f"{len(faults)} faults, which all run, "
-    f"the answers betray {int(faults['seen'].sum())}, the comparison {int(caught.sum())}"
+    f"Built with {lesson.credit} it {f'differs by {off:.0e}' if off else 'is the same'}. Of "
+    f"{len(faults)} faults, which all run,\nthe answers of this run betray "
+    f"{int(faults['seen'].sum())} (of another run they may betray others), the comparison "
+    f"{int(caught.sum())}"
 )
 
 # %%

@@ -16,6 +16,7 @@ import torch
 
 import desta_lab
 from desta_lab import audio
+from desta_lab.course.checks import notebook_05 as pieces
 from desta_lab.evaluation import conditions, scoring, statistics, verdict
 from desta_lab.experiments import emergence_claims
 from desta_lab.experiments.emergence import HOME
@@ -32,7 +33,13 @@ experiment = lesson.experiment
 # %%
 table = experiment.score_table()
 steps = np.array(sorted(table["step"].unique()))
-steps
+even = {
+    "even from checkpoint to checkpoint": 1 / (len(steps) - 1),
+    "even from step to step": np.diff(steps).max() / steps[-1],
+    "all at once": 1.0,
+}
+print(steps.tolist())
+pd.Series(even, name="largest rise between two checkpoints, as a share of the whole").round(2)
 
 # %% [markdown]
 # First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
@@ -50,7 +57,7 @@ answers_by_step[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(firs
 
 # %% [markdown]
 # ### Exercise 5.1 · Commit yourself · predict · 4 min
-# Take the largest rise between two neighbouring checkpoints, and divide it by the whole rise from step 0 to the end: the *jump share*. A rise that is even from checkpoint to checkpoint has a jump share of about 0.1; one that happens all at once has 1. What is it for the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer?
+# Take the largest rise between two neighbouring checkpoints, and divide it by the whole rise from step 0 to the end: the *jump share*. The table above says what it is for rises that are even, or all at once: because the checkpoints lie further apart towards the end, even progress looks like a jump there. What is it for the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer?
 
 # %%
 lesson.predict("jump_accuracy", "Jump share of accuracy?", 0, 1, step=0.05)
@@ -85,26 +92,28 @@ scores, held_out = scores[: len(test)], scores[len(test) :]
 # One line per option: its mean log-probability over the clips of the other speakers, and over those of them for which it is the truth. The model prefers one option whatever it hears. That preference is the *option prior*; it belongs to the words, not to the clip.
 
 # %%
-truth = np.array([clip.attributes[attribute] for clip in others])
+values = list(task.options)
+truth = torch.tensor([values.index(clip.attributes[attribute]) for clip in others])
 pd.DataFrame(
     {
         option: {
             "over all clips": held_out[:, i].mean().item(),
-            "where it is true": held_out[truth == option, i].mean().item(),
+            "where it is true": held_out[truth == i, i].mean().item(),
         }
-        for i, option in enumerate(task.options)
+        for i, option in enumerate(values)
     }
 ).T
 
 # %% [markdown]
 # ### Exercise 5.2 · Take the prior out · fill in · 7 min
-# `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, without labels. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip.
+# `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, and `truth` [other clip] says which option is right there. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip. The other clips may hold four women to one man; let every value weigh the same, or the commonest one sets the prior.
 
 
 # %% tags=["exercise"]
-def calibrated(scores, held_out):
+def calibrated(scores, held_out, truth):
     ### BEGIN SOLUTION
-    return scores - held_out.mean(0)
+    means = [held_out[truth == value].mean(0) for value in truth.unique()]
+    return scores - torch.stack(means).mean(0)
     ### END SOLUTION
 
 
@@ -112,18 +121,23 @@ def calibrated(scores, held_out):
 lesson.check("calibrated", calibrated)
 
 # %% [markdown] tags=["hint"]
-# The prior is one number per option: the mean over the held-out clips. In log-probabilities, to divide is to subtract.
+# The prior is one number per option: the mean over the held-out clips of each value, then the mean of these means. In log-probabilities, to divide is to subtract.
 
 # %% [markdown]
-# The package does it in `scoring.judge_scores`. By hand first, then the same choice from the package, clip by clip.
+# The package does it in `scoring.Calibration`. Here is how often the right option is ahead by your scores, by the package's, and by raw ranking.
 
 # %%
-chosen = (scores - held_out.mean(0)).argmax(1)
-right = torch.tensor([list(task.options).index(clip.attributes[attribute]) for clip in test])
-judged = scoring.judge_scores(experiment.llm.backbone.tokenizer, [task], test, [scores], [held_out])
-torch.testing.assert_close(
-    (chosen == right).double(), torch.tensor(judged["calibrated"].to_numpy())
+calibration = scoring.Calibration(others, [held_out])
+calibrate = lesson.use(
+    "calibrated", calibrated, lambda scores, *rest: scores - calibration.prior(0, task)
 )
+judged = scoring.judge_scores(
+    experiment.llm.backbone.tokenizer, [task], test, [scores], calibration
+)
+right = torch.tensor([values.index(clip.attributes[attribute]) for clip in test])
+chosen = calibrate(scores, held_out, truth).argmax(1)
+print(f"calibrated by {lesson.credit}: {(chosen == right).float().mean():.2f}")
+judged[["calibrated", "raw"]].mean().round(2)
 
 # %% [markdown]
 # Now all six attributes at the last step, graded in three ways on the same clips: *calibrated ranking*, raw ranking, and *free-form match*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
@@ -168,7 +182,15 @@ lesson.check("speaker_interval", speaker_interval)
 # %%
 some = last[last["attribute"] == attribute]
 theirs = statistics.bootstrap_intervals(some, "calibrated", ["attribute"])[attribute,]
-yours = speaker_interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
+
+
+def package_interval(correct, speakers):
+    rows = pd.DataFrame({"correct": correct, "speaker": speakers, "all": "clips"})
+    return statistics.bootstrap_intervals(rows, "correct", ["all"])["clips",][1:]
+
+
+interval = lesson.use("speaker_interval", speaker_interval, package_interval)
+yours = interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
 print("mean", theirs[0], "package", theirs[1:], "yours", yours)
 
 # %% [markdown]
@@ -210,14 +232,17 @@ lesson.check("crossing", crossing)
 
 # %%
 crossed = verdict.rung_crossings(rungs, threshold=0.5)
-yours = crossing(steps, *(curve[condition].to_numpy() for condition in ("audio", "shuffled")), 0.5)
-print("yours, rung 3:", yours)
+
+
+rise = lesson.use("crossing", crossing, pieces.crossing_above)
+reached = rise(steps, *(curve[name].to_numpy() for name in ("audio", "shuffled")), 0.5)
+print("rung 3, above shuffled audio from step", float(reached))
 crossed.pivot(index="rung", columns="run", values="stable")
 
 # %% [markdown]
 # ## The verdict, by hand
 #
-# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step.
+# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step, with your interval.
 
 # %%
 done = verdict.add_untrained(table[table["task"].isin(verdict.able_tasks(table))])
@@ -228,10 +253,10 @@ wide = done.pivot(
 low = pd.DataFrame(
     {
         control: {
-            name: interval[1]
-            for (name,), interval in statistics.bootstrap_intervals(
-                wide.assign(gain=wide["audio"] - wide[control]), "gain", ["attribute"]
-            ).items()
+            name: float(
+                interval((rows["audio"] - rows[control]).to_numpy(), rows["speaker"].to_numpy())[0]
+            )
+            for name, rows in wide.groupby("attribute")
         }
         for control in verdict.CONTROLS
     }
@@ -239,11 +264,12 @@ low = pd.DataFrame(
 low.round(2)
 
 # %% [markdown]
-# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts, unless an interval ends so near to zero that the draw decides; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
 
 # %%
 judged = verdict.judge_claim(table, experiment.preset.label)
-assert sorted(low.index[(low > 0).all(axis=1)]) == judged.above_controls["self"]
+print("yours:", sorted(low.index[(low > 0).all(axis=1)]), f"(by {lesson.credit})")
+print("package:", judged.above_controls["self"])
 print(judged.verdict, *judged.reasons, sep="\n")
 
 # %% [markdown]

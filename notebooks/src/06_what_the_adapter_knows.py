@@ -431,7 +431,7 @@ shuffled = scoring.judge_scores(
     look.tasks,
     [look.clips[i] for i in look.scored],
     [score[swap] for score in scores],
-    [score[look.calibration] for score in scores],
+    look.calibrate(scores, look.last),
 ).rename(columns={"calibrated": "correct"})
 shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
     part="spoken", series="shuffled", step=look.last

@@ -418,7 +418,7 @@ with replies.use_checkpoint(experiment) as llm:
 pd.DataFrame(answers, index=[clip.id for clip in own.clips[:8]])
 
 # %% [markdown]
-# Then every question whose attribute the table knows, ranked. Half of the speakers calibrate the other half, and the other way round; no label is used for that. Only the first seconds of a recording are heard, as many as the preset was trained with.
+# Then every question whose attribute the table knows, ranked. Half of the speakers calibrate the other half, and the other way round; every value weighs the same there, however often it occurs. Only the first seconds of a recording are heard, as many as the preset was trained with.
 
 
 # %%

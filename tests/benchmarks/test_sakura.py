@@ -52,7 +52,7 @@ def test_a_judges_word_is_a_protocol_of_its_own(tmp_path):
 
 def test_a_clip_with_one_hop_is_named(tmp_path):
     items = SAKURA.read(sakura(tmp_path, {"single": [0]}))
-    with pytest.raises(BenchmarkError, match=r"0\.wav: answered in one hop"):
+    with pytest.raises(BenchmarkError, match=r"single\.json, 0\.wav: answered in one hop"):
         SAKURA.score(items)
 
 

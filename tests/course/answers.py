@@ -204,7 +204,7 @@ MISTAKES = [
         "seed",
         ordered(lambda n, seed: torch.randperm(n, generator=generator(0))),
     ),
-    Mistake("calibrated", "median", lambda scores, held_out: scores - held_out.median(0).values),
+    Mistake("calibrated", "median", lambda s, h, truth: s - h.median(0).values),
     Mistake("tapped", "model", without_layers),
     Mistake("tapped", "model", breaks(lambda w: w.requires_grad_(True))),
     Mistake("tapped", "model", breaks(lambda w: w.train())),
@@ -297,6 +297,12 @@ def next_stranger(rows):
     return found
 
 
+def _calibrated_in_numpy(scores, held_out, truth):
+    held_out, truth = np.asarray(held_out), np.asarray(truth)
+    groups = [held_out[truth == value].mean(axis=0) for value in np.unique(truth)]
+    return np.asarray(scores) - sum(groups) / len(groups)
+
+
 def zeroed(wave, start, end):
     time = np.arange(len(wave)) / 16000
     return np.where((time >= start) & (time < end), 0.0, wave)
@@ -345,8 +351,12 @@ RIGHT = [
             {**o, "id": r["id"]} for r, o in zip(rows, drawn_partners(rows), strict=True)
         ],
     ),
-    ("calibrated", "numpy", lambda s, h: np.asarray(s) - np.asarray(h).mean(axis=0, keepdims=True)),
-    ("calibrated", "a constant per clip", lambda s, h: s - h.mean(0) + s.mean(1, keepdim=True)),
+    ("calibrated", "numpy", _calibrated_in_numpy),
+    (
+        "calibrated",
+        "a constant per clip",
+        lambda s, h, t: torch.tensor(_calibrated_in_numpy(s, h, t)) + s.mean(1, keepdim=True),
+    ),
     ("crossing", "from the end", backwards),
     *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
     ("speaker_interval", "sums of clips", drawn_interval),

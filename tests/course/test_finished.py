@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,23 +149,156 @@ def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(tmp_pat
     assert "llm" not in vars(experiment) and not any(tmp_path.iterdir())
 
 
+# ---- an archive that is not what was packed ----
+
+
+def odd_archive(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The runs, the anchor and one result of the archive that ships, with a change."""
+    with zipfile.ZipFile(finished.ARCHIVE) as shipped:
+        kept = [name for name in shipped.namelist() if "/oracles/" in name or "runs/" in name]
+        members = {name: shipped.read(name) for name in [*kept, finished.ANCHOR]}
+    change(members)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def at_root(experiment: Experiment, root: Path) -> Experiment:
+    """The same experiment with the same models, and nothing else of its own yet."""
+    other = Experiment(presets.nano(), root=root)
+    other.__dict__ |= {"llm": experiment.llm, "corpus": experiment.corpus}
+    return other
+
+
 @pytest.mark.parametrize(
-    "name", ["../out.json", "/tmp/out.json", "runs/../../x", "runs\\..\\x", "C:x"]
+    "name",
+    [
+        "../out.json",
+        "/tmp/out.json",
+        "runs/../../x",
+        "runs\\..\\x",
+        "C:x",
+        "runs/self/evil.sh",
+        "runs/self/./config.json",
+        "runs/self/state/state.safetensors",
+        "runs/self/checkpoints/",
+        "Runs/Self/config.json",
+        "results/scores/0123456789abcdef/../x.csv",
+    ],
 )
-def test_an_archive_that_leads_out_of_its_folder_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_archive_with_any_other_file_is_refused(name: str, tmp_path: Path) -> None:
     archive = tmp_path / "odd.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(name, "{}")
     experiment = Experiment(presets.nano(), root=tmp_path / "data")
-    with pytest.raises(ValueError, match="leads out of the folder"):
+    with pytest.raises(finished.ArchiveError, match="is no file of a finished run; get it again"):
         finished.restore(experiment, archive)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["odd.zip"]
 
 
-def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
+def test_an_archive_with_a_link_is_refused(kind: int, tmp_path: Path) -> None:
     archive, entry = tmp_path / "odd.zip", zipfile.ZipInfo("runs/self/config.json")
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    entry.external_attr = (kind | 0o777) << 16
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(entry, "/etc/passwd")
-    with pytest.raises(ValueError, match="is a link"):
+    with pytest.raises(finished.ArchiveError, match="is a link"):
         finished.restore(Experiment(presets.nano(), root=tmp_path), archive)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04", None, "folder", "pipe"])
+def test_what_is_no_archive_is_refused_and_does_not_hang(content: object, tmp_path: Path) -> None:
+    archive = tmp_path / "odd.zip"
+    if isinstance(content, bytes):
+        archive.write_bytes(content)
+    elif content is None:
+        archive.write_bytes(finished.ARCHIVE.read_bytes()[:-30])
+    else:
+        (os.mkfifo if content == "pipe" else os.mkdir)(archive)
+    with pytest.raises(finished.ArchiveError, match=r"odd\.zip: .*; get it again from where"):
+        finished.restore(Experiment(presets.nano(), root=tmp_path / "data"), archive)
+
+
+def test_an_archive_that_holds_a_file_twice_or_too_much_is_refused(tmp_path: Path) -> None:
+    archive = odd_archive(tmp_path / "odd.zip", lambda members: None)
+    job = Experiment(presets.nano(), root=tmp_path / "data")
+    with zipfile.ZipFile(archive, "a") as file:
+        with file.open("runs/self/checkpoints/000001.safetensors", "w", force_zip64=True) as member:
+            member.write(b"x")
+        file.infolist()[-1].file_size = finished.LARGEST  # as a bomb's own list has it
+    with pytest.raises(finished.ArchiveError, match="it would unpack to more than 500,000,000"):
+        finished.restore(job, archive)
+    archive = odd_archive(tmp_path / "odd.zip", lambda members: None)
+    with zipfile.ZipFile(archive, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("runs/self/records.jsonl", "{}")
+    with pytest.raises(finished.ArchiveError, match="a file is there twice"):
+        finished.restore(job, archive)
+
+
+LISTED, RECORDS, CONFIG = (
+    f"runs/self/{name}" for name in (finished.LIST, finished.RECORDS, finished.CONFIG)
+)
+LAST = "runs/self/checkpoints/000300.safetensors"
+
+
+def replace_with(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.update({name: content})
+
+
+def swap_runs(name: str) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.update({name: members[name.replace("self", "label")]})
+
+
+def edit_head(**values: object) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        name = next(name for name in members if name.endswith("provenance.json"))
+        head = json.loads(members[name])
+        head["determined_by"] |= values
+        members[name] = json.dumps(head).encode()
+
+    return change
+
+
+def cut_table(members: dict[str, bytes]) -> None:
+    name = next(name for name in members if name.endswith("table.csv"))
+    members[name] = members[name][:-9]
+
+
+ODD = {
+    "no config": (lambda members: members.pop(CONFIG), f"it has no '{CONFIG}'"),
+    "no anchor": (lambda members: members.pop(finished.ANCHOR), "it has no 'anchor.safetensors'"),
+    "a config of another type": (replace_with(CONFIG, b"[]"), "config.json: list, not an object"),
+    "a config that is no JSON": (replace_with(CONFIG, b"["), "config.json: no JSON"),
+    "an empty list": (replace_with(LISTED, b"[]"), "no readable list of checkpoints"),
+    "the other run's list": (swap_runs(LISTED), "not what this run wrote there"),
+    "the other run's records": (swap_runs(RECORDS), "line 1: not what this run wrote there"),
+    "a verdict of another type": (replace_with("runs/self/verdict.json", b"[]"), "not an object"),
+    "a changed checkpoint": (replace_with(LAST, b"x"), "is not what its list has"),
+    "no checkpoint": (lambda members: members.pop(LAST), "it has no checkpoint of step 300"),
+    "no anchor's tensors": (replace_with(finished.ANCHOR, b"x"), "not the anchor of this"),
+    "a result of nothing": (edit_head(facts=[1]), "does not say what determines its result"),
+    "a result of other facts": (edit_head(facts={"a": 1}), "its result was changed"),
+    "a changed table": (cut_table, "not the result that was packed"),
+}
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_an_archive_that_is_not_whole_is_refused(
+    experiment: Experiment, tmp_path: Path, fault: str
+) -> None:
+    change, words = ODD[fault]
+    archive = odd_archive(tmp_path / "odd.zip", change)
+    job = at_root(experiment, tmp_path / "data")
+    with pytest.raises(finished.ArchiveError, match=rf"odd\.zip: .*{words}.*; get it again"):
+        finished.restore(job, archive)
+    assert not list((tmp_path / "data").rglob("checkpoints.json")) or fault == "no anchor's tensors"
+
+
+def test_a_restored_run_has_the_hash_of_its_records(experiment: Experiment) -> None:
+    for kind in ("self", "label"):
+        folder = experiment.run_folder(kind)
+        records = checkpoints.read_records(folder)
+        assert len(records) == experiment.train_config.steps
+        listed = checkpoints.list_checkpoints(folder)
+        assert listed[-1]["records"] == checkpoints.hash_records(records)

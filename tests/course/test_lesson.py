@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from desta_lab.cache import Provenance
 from desta_lab.course import lesson as lessons
@@ -133,6 +134,22 @@ def test_the_card_holds_guesses_exercises_and_where_it_was_made(lesson: Lesson) 
         "inside": True,
         "score": pytest.approx(1 / 6),
     }
+
+
+def test_the_students_own_function_runs_where_its_check_passed(lesson: Lesson) -> None:
+    def theirs(read, logits):
+        return [2.0]
+
+    def ours(read, logits):
+        return torch.tensor([1.0])
+
+    assert lesson.use("layer_mixture", theirs, ours)(0, 0) == 1.0
+    assert lesson.credit == "the package's code"
+    lesson.exercises |= {"layer_mixture": "passed", "splice": "wrong"}
+    assert torch.equal(lesson.use("layer_mixture", theirs, ours)(0, 0), torch.tensor([2.0]))
+    assert lesson.credit == "your code"
+    assert lesson.use("splice", theirs, ours) is ours
+    assert lesson.credit == "your layer_mixture and the package's splice"
 
 
 def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:

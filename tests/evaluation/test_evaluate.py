@@ -1,5 +1,7 @@
 """One call scores a checkpoint under every condition, and each control is what it says."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +9,13 @@ import torch
 from desta_lab.clips import Clip
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation import evaluate as evaluation
-from desta_lab.evaluation.evaluate import FreeForm, answer_free_form, evaluate, oracle_accuracy
+from desta_lab.evaluation.evaluate import (
+    FreeForm,
+    answer_free_form,
+    evaluate,
+    judge_answer,
+    oracle_accuracy,
+)
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe_plainly
@@ -96,13 +104,30 @@ def test_free_answers_stand_beside_the_ranking_of_their_clips(llm, embeddings) -
         clips[6:],
         audio_embeddings=embeddings,
         conditions=["audio", "shuffled", "oracle"],
-        free_form=FreeForm(2, ASKED[:1], max_new_tokens=3),
+        free_form=[FreeForm(2, ASKED[:1], 3), FreeForm(1, ASKED[1:], 3)],
     )
     answered = table.dropna(subset=["answer"])
-    assert set(answered["condition"]) == {"audio", "oracle"}
-    assert set(answered["clip"]) == {"c0", "c1"} and set(answered["task"]) == {ASKED[0].name}
-    none = evaluate(llm, ASKED, clips, clips, conditions=["oracle"], free_form=FreeForm(0))
+    assert set(answered["condition"]) == {"audio", "shuffled", "oracle"}
+    first = answered[answered["task"] == ASKED[0].name]
+    assert set(first["clip"]) == {"c0", "c1"}
+    text = first.pivot(index="clip", columns="condition", values="answer")
+    assert text["shuffled"].tolist() == text["audio"].tolist()[::-1]  # two clips change places
+    rest = answered[answered["task"] != ASKED[0].name]
+    assert set(rest["clip"]) == {"c0"} and "shuffled" not in set(rest["condition"])
+    none = evaluate(llm, ASKED, clips, clips, conditions=["oracle"], free_form=[FreeForm(0, ASKED)])
     assert none["answer"].isna().all()
+
+
+def test_an_answer_counts_as_said_where_it_is_right_and_obeys(llm) -> None:
+    clip = people(1)[0]
+    task = next(task for task in task_ladder() if task.name == "json_gender")
+    right = clip.attributes["gender"]
+    json_answer = judge_answer(task, clip, f'{{"gender": "{right}"}}')
+    assert (json_answer["free_form"], json_answer["obeyed"], json_answer["said"]) == (1, 1, 1)
+    plain = judge_answer(task, clip, f"The speaker is {right}.")
+    assert (plain["free_form"], plain["obeyed"], plain["said"]) == (1, 0, 0)
+    free = judge_answer(replace(task, constraint=None), clip, f"The speaker is {right}.")
+    assert free["said"] == 1
 
 
 def test_the_oracle_reads_some_tasks_just_as_it_reads_all(llm) -> None:

@@ -1,5 +1,8 @@
 """Ranking in one forward gives what one per option gives, and calibrates on other clips."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
@@ -66,9 +69,28 @@ def test_a_trie_computes_every_shared_beginning_once() -> None:
 TWO = Task("t", 3, "gender", "Who?", "A", {"female": " woman", "male": " man"})
 
 
-def judge(task: Task, values: list[str], score: torch.Tensor, others: torch.Tensor):
-    clips = [Clip(f"c{i}", "", 1.0, "", "s", {task.attribute: v}) for i, v in enumerate(values)]
-    return scoring.judge_scores(tiny.tokenizer(), [task], clips, [score], [others])
+def clips_of(task: Task, values: list[str]) -> list[Clip]:
+    return [Clip(f"c{i}", "", 1.0, "", "s", {task.attribute: v}) for i, v in enumerate(values)]
+
+
+def judge(
+    task: Task,
+    values: list[str],
+    score: torch.Tensor,
+    others: torch.Tensor,
+    known: list[str] | None = None,
+    content_free: torch.Tensor | None = None,
+):
+    """`known` are the values of the clips that calibrate; by default each in turn."""
+    turns = list(itertools.islice(itertools.cycle(task.options), len(others)))
+    calibration = scoring.Calibration(
+        clips_of(task, turns if known is None else known),
+        [others],
+        None if content_free is None else lambda: [content_free],
+    )
+    return scoring.judge_scores(
+        tiny.tokenizer(), [task], clips_of(task, values), [score], calibration
+    )
 
 
 def test_a_favourite_option_hides_what_calibration_shows() -> None:
@@ -89,15 +111,54 @@ def test_the_margin_is_above_zero_where_the_calibrated_choice_is_right() -> None
     table = judge(three, ["American", "Scottish", "Caribbean", "Scottish"] * 10, score, other)
     assert table["calibrated"].nunique() == 2
     assert ((table["margin"] > 0) == (table["calibrated"] == 1)).all()
-    by_hand = score[0] - other.mean(0)
+    by_hand = score[0] - other.mean(0)  # three clips of each value
     assert table["margin"][0] == pytest.approx(float(by_hand[0] - by_hand[1:].max()))
 
 
 def test_calibration_never_reads_the_clips_it_scores() -> None:
     score = torch.tensor([[-1.0, -1.1]])
     for others, right in (([[0.0, -3.0]], 1.0), ([[-3.0, 0.0]], 0.0)):
-        table = judge(TWO, ["male"], score, torch.tensor(others))
+        table = judge(TWO, ["male"], score, torch.tensor(others * 2))
         assert table["calibrated"].tolist() == [right]
+
+
+def test_a_set_of_four_women_to_one_man_calibrates_as_a_balanced_one_does() -> None:
+    draw = np.random.default_rng(0)
+
+    def hear(women: int, men: int) -> tuple[list[str], torch.Tensor]:
+        """Scores that prefer women by 2 nats and tell a voice by 2 nats, with noise of 0.7."""
+        values = ["female"] * women + ["male"] * men
+        told = np.array([[1.0, -1.0] if value == "female" else [-1.0, 1.0] for value in values])
+        score = told + np.array([1.0, -1.0]) + draw.normal(0, 0.5, told.shape)
+        return values, torch.tensor(score, dtype=torch.float32)
+
+    def accuracy(women: int, men: int) -> float:
+        known, others = hear(women, men)
+        return judge(TWO, *hear(500, 500), others, known)["calibrated"].mean()
+
+    balanced, uneven = accuracy(200, 200), accuracy(320, 80)
+    _, others = hear(320, 80)
+    values, score = hear(500, 500)
+    plain = (score - others.mean(0)).argmax(1) == torch.tensor([v == "male" for v in values]).int()
+    assert balanced > 0.99
+    assert abs(uneven - balanced) < 0.01
+    assert plain.float().mean() < 0.97  # what weighing clips alike would give
+
+
+def test_a_value_that_no_other_speaker_has_is_calibrated_with_what_says_nothing() -> None:
+    score, others = torch.tensor([[-1.0, -1.5]]), torch.tensor([[-1.0, -1.0]] * 3)
+    silence = torch.tensor([[-1.0, -2.0]])
+    table = judge(TWO, ["male"], score, others, ["female"] * 3, silence)
+    assert table["calibrated"].tolist() == [1.0]
+    assert table["margin"].tolist() == [0.5]
+    with pytest.raises(ValueError, match="task t: no clip to calibrate with is gender = male; add"):
+        judge(TWO, ["male"], score, others, ["female"] * 3)
+
+
+def test_clips_that_lack_the_attribute_do_not_calibrate_it() -> None:
+    clips = [*clips_of(TWO, ["female", "male"]), Clip("x", "", 1.0, "", "s", {})]
+    others = torch.tensor([[0.0, -2.0], [-2.0, 0.0], [90.0, -90.0]])
+    assert scoring.Calibration(clips, [others]).prior(0, TWO).tolist() == [-1.0, -1.0]
 
 
 def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
@@ -105,7 +166,7 @@ def test_raw_ranking_divides_by_the_length_of_an_option() -> None:
     lengths = scoring.option_lengths(tiny.tokenizer(), long)
     assert lengths[0] >= 2 * lengths[1]
     score = torch.tensor([[-3.0, -2.0]])
-    assert judge(long, ["female"], score, score)["raw"].tolist() == [1.0]
+    assert judge(long, ["female"], score, score.repeat(2, 1))["raw"].tolist() == [1.0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

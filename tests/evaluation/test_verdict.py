@@ -155,3 +155,15 @@ def test_where_no_question_is_of_rung_5_the_verdict_claims_nothing_about_it() ->
         .reasons[-1]
         .startswith("Rung 5: no question")
     )
+
+
+def test_what_is_ranked_and_what_is_said_are_judged_apart() -> None:
+    data = table(ALL)
+    data["said"] = np.where(data["condition"] == "oracle", 1.0, 0.0)
+    ranked = verdict.judge_claim(data, "scene")
+    said = verdict.judge_claim(data, "scene", measure="said")
+    assert (ranked.verdict, said.verdict) == ("SUPPORTED", "NOT SUPPORTED")
+    assert "with options ranked" in ranked.rule and "in the backbone's own words" in said.rule
+    data["said"] = np.where(data["rung"] == 3, data["calibrated"], np.nan)
+    silent = data.assign(said=data["said"].where(data["condition"] != "oracle", 0.0))
+    assert verdict.judge_claim(silent, "scene", measure="said").verdict == verdict.NOT_TESTABLE

@@ -1,5 +1,6 @@
 """Names become built parts, and a run opens from what its own files say."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.trainer import run_folder
 from desta_lab.world.attributes import NEUTRAL
 from tests import tiny
 
@@ -28,6 +30,43 @@ def folders(request, tmp_path):
     ears = tiny.hf_folder(tmp_path / "ears", tiny.whisper(layers, width=48))
     mind = tiny.hf_folder(tmp_path / "mind", tiny.causal(kind), tiny.tokenizer())
     return replace(presets.get_preset(request.param), encoder=str(ears), backbone=str(mind))
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "name"), [(16, "t4"), (24, "workstation"), (80, "workstation")]
+)
+def test_a_gpu_picks_the_preset(monkeypatch, memory_gb, name):
+    class Gpu:
+        total_memory = memory_gb * 1e9
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Gpu())
+    assert build.pick_preset().name == name
+
+
+@pytest.mark.parametrize(("place", "name"), [("disk", "laptop"), ("hub", "laptop"), ("", "cpu")])
+def test_without_a_gpu_the_weights_that_can_be_had_pick_the_preset(
+    tmp_path, monkeypatch, place, name
+):
+    class Answer:
+        status_code = 200 if place == "hub" else 404
+
+        def head(self, address, timeout):
+            assert address.endswith("Qwen/Qwen2.5-Coder-0.5B-Instruct/resolve/main/config.json")
+            return self
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.get_session", Answer)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    if place == "disk":
+        folder = weights.models_dir() / "Qwen--Qwen2.5-Coder-0.5B-Instruct"
+        folder.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            (folder / file).touch()
+    assert build.pick_preset().name == name
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert build.pick_preset().name == ("laptop" if place == "disk" else "cpu")
 
 
 @pytest.mark.parametrize("folders", ["t4", "workstation"], indirect=True)
@@ -269,3 +308,26 @@ def test_precision_on_a_cpu_goes_by_its_instructions(monkeypatch, has, dtype):
 
 def test_precision_elsewhere_is_full():
     assert build.pick_dtype(torch.device("mps")) == torch.float32
+
+
+def test_a_verdict_is_of_the_last_step_of_its_run_alone(run, models):
+    folder, _ = run
+    last = checkpoints.list_checkpoints(folder)[-1]["sha256"]
+    judged = {"verdict": "SUPPORTED", "rule": "It holds.", "reasons": [], "checkpoint": last}
+    (folder / "verdict.json").write_text(json.dumps(judged))
+    assert AudioLLM.from_run(folder, root=models).result == judged
+    assert AudioLLM.from_run(folder, 0, root=models).result is None
+    for other, words in (({"checkpoint": "0" * 64}, "another connector"), ({"verdict": 1}, "is 1")):
+        (folder / "verdict.json").write_text(json.dumps(judged | other))
+        with pytest.raises((ProvenanceError, weights.WeightsError), match=words):
+            AudioLLM.from_run(folder, root=models)
+
+
+def test_a_config_that_does_not_name_the_folder_of_its_run_is_refused(tmp_path):
+    folder = run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})
+    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    (folder / "config.json").write_text('{"attention": "sdpa", "lr": 0.1}')
+    with pytest.raises(ProvenanceError, match=r"config\.json: not the config of this run"):
+        build.read_run_config(folder)
+    run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})  # which knows what it was
+    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}

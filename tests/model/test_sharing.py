@@ -159,3 +159,34 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(llm, monkeypatch):
         weights.WeightsError, match=r"me/mine could not be pushed .* no network. Log"
     ):
         llm.push_to_hub("me/mine")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sha256", None, "it has no 'sha256'"),
+        ("sha256", 7, "'sha256' is 7"),
+        ("attention", None, "it has no 'attention'"),
+        ("encoder", None, "it has no 'encoder'"),
+        ("backbone", "org/tiny-mind", "'backbone' is \"org/tiny-mind\""),
+        ("backbone", {"revision": 7}, "a revision is a commit on the hub or null"),
+    ],
+)
+def test_a_shared_config_without_its_fields_is_one_sentence(llm, root, tmp_path, key, value, words):
+    path = llm.save_pretrained(tmp_path / "shared") / "config.json"
+    config = json.loads(path.read_text())
+    config.pop(key)
+    path.write_text(json.dumps(config | ({} if value is None else {key: value})))
+    with pytest.raises(
+        (weights.WeightsError, ProvenanceError), match=f"config.json: .*{words}.*(get|copy) "
+    ):
+        AudioLLM.from_pretrained(path.parent, root=root)
+
+
+@pytest.mark.parametrize("card", [{"rungs": 3}, {"tasks": [1]}, {"notes": "one"}, {"reasons": "x"}])
+def test_a_card_of_other_types_is_refused_before_a_model_card_is_written(llm, tmp_path, card):
+    with pytest.raises(
+        ProvenanceError, match=r"are not those of a result card; give the card\.json"
+    ):
+        llm.save_pretrained(tmp_path / "shared", card)
+    assert not (tmp_path / "shared").exists()

@@ -52,3 +52,21 @@ def test_a_case_without_a_file_says_which(tmp_path, capsys):
     (tmp_path / "case" / "llm.safetensors").unlink()
     assert cli.main(["parity", str(tmp_path / "case")]) == 1
     assert "no llm.safetensors here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("desta25.json", "{}"),
+        ("desta25.json", '{"tapped_layers": 1, "prompt_size": 2}'),
+        ("case.safetensors", "x"),
+        ("llm.safetensors", "x"),
+        ("whisper/config.json", "[]"),
+    ],
+)
+def test_a_damaged_file_of_a_case_is_one_sentence(tmp_path, capsys, file, content):
+    shutil.copytree(TINY, tmp_path / "case")
+    (tmp_path / "case" / file).write_text(content)
+    assert cli.main(["parity", str(tmp_path / "case")]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "WeightsError: " in told and "case" in told and "copy" in told

@@ -186,3 +186,28 @@ def test_a_state_that_does_not_fit_is_refused_with_what_to_do(state, harm, words
     with pytest.raises(StateError, match=rf"state.safetensors: damaged \({words}.*delete it and"):
         checkpoints.load_state(folder, llm, optimizer, steps)
     assert hash_tensors(llm.connector) == before
+
+
+def _edit(change):
+    def edit(listed):
+        change(listed)
+        return listed
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda listed: listed[::-1], "its steps are not in order"),
+        (lambda listed: [*listed, {**listed[1], "step": 9}], "a step or a file is there twice"),
+        (_edit(lambda listed: listed[1].update(loss=float("nan"))), "no list of step, sha256"),
+        (_edit(lambda listed: listed[1].update(records=3)), "no list of step, sha256"),
+    ],
+)
+def test_a_list_that_no_run_writes_is_refused(run, edit, words):
+    _, folder, _ = run
+    listed = edit(checkpoints.list_checkpoints(folder))
+    index_path(folder).write_text(json.dumps(listed))
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.list_checkpoints(folder)

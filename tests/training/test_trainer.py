@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from desta_lab.cache import CacheError
-from desta_lab.model.audio_llm import ProvenanceError, hash_tensors
+from desta_lab.model.audio_llm import ProvenanceError, hash_tensors, index_path
 from desta_lab.model.chat import ChatError
 from desta_lab.training import checkpoints
 from desta_lab.training.checkpoints import StateError
@@ -305,6 +306,125 @@ def test_a_killed_process_is_resumed_to_the_same_bits(tmp_path, whole):
             expected / "checkpoints" / name
         ).read_bytes()
     assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
+
+
+# ---- a run that was altered ----
+
+
+@pytest.fixture
+def altered(whole, tmp_path):
+    """A copy of the finished run, to alter; its state is kept."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cut_list(folder, *without):
+    kept = [one for one in checkpoints.list_checkpoints(folder) if one["step"] not in without]
+    index_path(folder).write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize(("without", "first"), [((24,), None), ((8,), 1), ((8, 24), 1)])
+def test_a_checkpoint_that_left_the_list_is_made_again(parts, whole, altered, without, first):
+    cut_list(altered, *without)
+    assert not is_finished(altered, RECIPE)
+    told = []
+    llm, store, rows = parts
+    train(llm, store, rows, RECIPE, altered, state_every=5, progress=lambda n, *_: told.append(n))
+    assert told == ([] if first is None else list(range(first, RECIPE.steps + 1)))
+    assert is_finished(altered, RECIPE)
+    assert checkpoints.list_checkpoints(altered) == checkpoints.list_checkpoints(whole[0])
+    assert everything_but_time(altered) == everything_but_time(whole[0])
+    assert hash_tensors(llm.connector) == hash_tensors(whole[3].connector)
+
+
+def test_a_checkpoint_that_is_not_of_the_plan_is_not_scored(parts, altered):
+    listed = checkpoints.list_checkpoints(altered)
+    foreign = {"step": 9, "sha256": "0" * 64, "loss": 0.1}
+    index_path(altered).write_text(json.dumps([*listed[:5], foreign, *listed[5:]]))
+    with pytest.raises(checkpoints.CheckpointError, match="not what this run wrote"):
+        checkpoints.read_records(altered)
+    assert not is_finished(altered, RECIPE)
+    llm, store, rows = parts
+    checkpoints.state_path(altered).unlink()
+    train(llm, store, rows, RECIPE, altered, state_every=5)
+    assert checkpoints.list_checkpoints(altered) == listed
+
+
+def change(number, **values):
+    """Alter the values of one record."""
+
+    def edit(lines):
+        lines[number] = json.dumps(json.loads(lines[number]) | values) + "\n"
+        return lines
+
+    return edit
+
+
+RECORD_FAULTS = {
+    "a row of another run": (change(9, loss=1.25), "lines 9 to 16: not what this run wrote"),
+    "a row of a checkpoint": (change(7, loss=1.25), "lines 5 to 8: not what this run wrote"),
+    "another learning rate": (change(0, lr=0.5), "line 1: not what this run wrote there"),
+    "a row twice": (lambda ls: [*ls[:4], *ls[3:]], "line 5: not the record of step 5"),
+    "a row missing": (lambda ls: ls[:4] + ls[5:], "line 5: not the record of step 5"),
+    "two rows swapped": (lambda ls: [ls[1], ls[0], *ls[2:]], "line 1: not the record of step 1"),
+    "the end missing": (lambda ls: ls[:20], "lines 17 to 24: not what this run wrote"),
+    "nothing": (lambda ls: [], "line 1: not what this run wrote there"),
+    "no number": (change(3, loss=None), "line 4: not the record of step 4"),
+    "NaN": (change(3, grad_norm=float("nan")), "line 4: not the record of step 4"),
+    "a text": (change(3, seconds="1"), "line 4: not the record of step 4"),
+    "a blank line": (lambda ls: ["\n", *ls], "line 1: not the record of step 1"),
+    "a list": (lambda ls: ["[]\n", *ls[1:]], "line 1: not the record of step 1"),
+    "half a row": (lambda ls: [ls[0], ls[1][:9] + "\n", *ls[2:]], "line 2: not the record of"),
+}
+
+
+@pytest.mark.parametrize("fault", RECORD_FAULTS)
+def test_records_that_this_run_did_not_write_are_refused(altered, fault):
+    edit, words = RECORD_FAULTS[fault]
+    path = altered / "records.jsonl"
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(checkpoints.CheckpointError, match=rf"records\.jsonl, {words}"):
+        checkpoints.read_records(altered)
+
+
+@pytest.mark.parametrize("there", ["nothing", "folder", "pipe", "utf-16"])
+def test_records_that_are_no_text_are_refused_and_do_not_hang(altered, there):
+    path = altered / "records.jsonl"
+    text = path.read_text()
+    path.unlink()
+    if there == "utf-16":
+        path.write_text(text, encoding="utf-16")
+    elif there != "nothing":
+        (os.mkfifo if there == "pipe" else os.mkdir)(path)
+    with pytest.raises(checkpoints.CheckpointError, match="no readable records"):
+        checkpoints.read_records(altered)
+
+
+def test_a_row_that_is_being_written_is_left_out(altered):
+    path = altered / "records.jsonl"
+    before = checkpoints.read_records(altered)
+    with path.open("a") as file:
+        file.write('{"step": 25, "lo')
+    assert checkpoints.read_records(altered) == before
+
+
+def test_a_run_does_not_go_on_after_rows_of_another(parts, tmp_path):
+    llm, store, rows = parts
+
+    def stop(step, *_):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5, progress=stop)
+    path = tmp_path / "run" / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(change(2, loss=9.0)(list(lines))))
+    with pytest.raises(checkpoints.CheckpointError, match="lines 3 to 4: not what"):
+        train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5)
+    path.write_text("".join(lines[:3]))
+    with pytest.raises(checkpoints.CheckpointError, match="lines 3 to 4: not what"):
+        train(llm, store, rows, RECIPE, tmp_path / "run", state_every=5)
 
 
 @pytest.mark.parametrize("at", [1, 5, 23])

@@ -204,15 +204,33 @@ def test_an_empty_result_is_still_a_page():
     assert data == {"figures": []}
 
 
+def test_the_terminal_says_first_what_was_claimed_what_was_found_and_where_to_look(result):
+    said = {"verdict": "NOT SUPPORTED", "rule": "SUPPORTED if it says so.", "reasons": ["no"]}
+    found = (
+        "SUPPORTED with options ranked: 6 of 6; NOT SUPPORTED in the backbone's own words: 0 of 2"
+    )
+    whole = {**result, "claim": "one task teaches all", "found": found, "said": said}
+    lines = card.format_card(whole, "out/card.html").splitlines()
+    assert lines[:3] == [
+        "Claim: one task teaches all (preset nano).",
+        f"Found: {found}",
+        "See:   out/card.html",
+    ]
+    assert "NOT SUPPORTED. Rule: SUPPORTED if it says so." in lines
+    page = read(card.render_card(whole)[0]).text
+    assert "Claim: one task teaches all." in page and found in page
+    assert page.count("Rule: ") == 2
+
+
 def test_the_terminal_gets_the_verdict_its_rule_and_its_reasons(result):
     lines = card.format_card(result).splitlines()
     assert lines[0] == "Quickstart <nano> & more (preset nano)"
-    assert lines[1] == "SUPPORTED: Most rung-3 attributes lie above every control."
+    assert lines[1] == "SUPPORTED. Rule: Most rung-3 attributes lie above every control."
     assert lines[2] == "  - scene 0.96 [0.90, 1.00] > 0.31"
     assert lines[-2:] == ["124 s: corpus 3 s, training 120 s", "Peak memory 1.23 GB"]
     assert card.format_card({}).splitlines() == [
         "DeSTA Lab: result",
-        "NO VERDICT: no rule was applied.",
+        "NO VERDICT. Rule: no rule was applied.",
     ]
 
 

@@ -255,6 +255,7 @@ FAULTS = [
     ("ravdess", "Actor_12/01-01-06-01-02-01-12.wav", "unknown modality '01'; "),
     ("ravdess", "Actor_12/03-01-06-01-02-01-25.wav", "unknown actor '25'; "),
     ("ravdess", "Actor_12/03-01-06-01-02-12.wav", "not named like "),
+    ("ravdess", "Actor_12/03-01-01-02-02-01-12.wav", "neutral with strong intensity, which the "),
     ("ravdess", "Actor_13/03-01-06-01-02-01-12.wav", "not in the folder Actor_12; move it there"),
 ]
 BAD_LINES = [
@@ -263,6 +264,13 @@ BAD_LINES = [
     ("crema-d", "VideoDemographics.csv", "1003,²,Male", "the age '²' is no whole number from 10"),
     ("crema-d", "VideoDemographics.csv", "1003,150,Male", "the age '150' is no whole number from"),
     ("esc-50", "meta/esc50.csv", "1-101-A-0.wav,6,0,dog,True,101,A", "unknown fold '6'; "),
+    (
+        "esc-50",
+        "meta/esc50.csv",
+        "1-101-A-0.wav,2,0,dog,True,101,A",
+        "fold 2 and category number 0, but 1-101-A-0.wav names 1 and 0; ",
+    ),
+    ("esc-50", "meta/esc50.csv", "1-101-A-0.wav,1,1,rooster,True,101,A", "but 1-101-A-0.wav names"),
     ("esc-50", "meta/esc50.csv", "1.wav,1,0,unicorn,True,101,A", "unknown category 'unicorn'; "),
     ("esc-50", "meta/esc50.csv", "1-101-A-0.wav,1,0,dog,True,,A", "the speaker is empty; "),
     ("esc-50", "meta/esc50.csv", "9.wav,1,0,dog,True,101,A", "9.wav: no such file; "),

@@ -14,10 +14,25 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, axis: int = -1)
     return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis) @ v
 
 
-@catches("softmax over the queries", lambda q, k, v: _attend(q, k, v, axis=-2))
-@catches("not divided by the root of the head's width", lambda q, k, v: _attend(q, k, v, 0.0))
+def over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention whose softmax runs over the wrong axis."""
+    return _attend(q, k, v, axis=-2)
+
+
+def undivided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention without the root of the head's width."""
+    return _attend(q, k, v, 0.0)
+
+
+def swapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention that compares with the values and averages the keys."""
+    return _attend(q, v, k)
+
+
+@catches("softmax over the queries", over_queries)
+@catches("not divided by the root of the head's width", undivided)
 @catches("divided by the width, not by its root", lambda q, k, v: _attend(q, k, v, 1.0))
-@catches("keys and values swapped", lambda q, k, v: _attend(q, v, k))
+@catches("keys and values swapped", swapped)
 def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Every query's weighted average of the values, by how well it fits the keys."""
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
@@ -52,8 +67,23 @@ def _mix(read: Tensor, shares: Tensor) -> Tensor:
     return torch.einsum("lbqd,ql->bqd", read, shares)
 
 
-@catches("softmax over the queries", lambda read, logits: _mix(read, logits.softmax(0)))
-@catches("no softmax", _mix)
+def mix_layers(read: Tensor, logits: Tensor) -> Tensor:
+    """For each query its own weighted average of the layers."""
+    return _mix(read, logits.softmax(-1))
+
+
+def mix_over_queries(read: Tensor, logits: Tensor) -> Tensor:
+    """A mixture whose softmax runs over the wrong axis."""
+    return _mix(read, logits.softmax(0))
+
+
+def mix_logits(read: Tensor, logits: Tensor) -> Tensor:
+    """A mixture without a softmax."""
+    return _mix(read, logits)
+
+
+@catches("softmax over the queries", mix_over_queries)
+@catches("no softmax", mix_logits)
 @catches("a plain mean of the layers", lambda read, logits: read.mean(0))
 @catches(
     "one mixture for all queries",
@@ -125,6 +155,11 @@ def block_parameters(answer: Callable[[int, int], int]) -> None:
             raise Wrong(f"Width {width}, ffn {ffn} has {true:,} parameters, not {got:,}: {why}.")
 
 
+def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
+    """Token embeddings with audio embeddings in the slots, clip after clip."""
+    return text.masked_scatter(slots[..., None], audio.to(text.dtype))
+
+
 def _by_query(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
     return text.masked_scatter(slots[..., None], audio.transpose(0, 1))
 
@@ -166,6 +201,12 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     if torch.equal(got[slots].sort(0).values, audio.flatten(0, 1)):
         raise Wrong("Slots filled in the wrong order: clip after clip, query after query.")
     raise Wrong("The slots do not hold the audio embeddings, vector by vector.")
+
+
+def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:
+    """Groups of neighbouring frames in a random order, the same in all layers."""
+    groups, draw = states.unflatten(2, (-1, pool)), torch.Generator().manual_seed(seed)
+    return groups[:, :, torch.randperm(groups.shape[2], generator=draw)].flatten(2, 3)
 
 
 def _neighbours_apart(states: Tensor, pool: int, seed: int) -> Tensor:

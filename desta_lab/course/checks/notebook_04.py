@@ -1,6 +1,7 @@
 """Checks of notebook 04: labels, the soft loss, the learning rate, broken pairs."""
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ def _labels(ids: Sequence[int], first: int, last: int) -> list[int]:
     """Every position that predicts the tokens from `first` up to `last` learns its successor."""
     shifted = [ids[t + 1] if first <= t + 1 <= last else IGNORE for t in range(len(ids) - 1)]
     return [*shifted, IGNORE]
+
+
+def label_response(ids: Sequence[int], start: int, truncated: bool) -> list[int]:
+    """For every position the token that it learns: of the response, and a true end of turn."""
+    return _labels(ids, start, len(ids) - 1 - truncated)
 
 
 def _unshifted(ids: Sequence[int], start: int, cut: bool) -> list[int]:
@@ -64,6 +70,11 @@ def _kl(logits: Tensor, teacher: Tensor, axis: int = -1) -> Tensor:
     return _divergence(teacher, logits.log_softmax(axis))
 
 
+def mean_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over positions of KL(teacher ‖ student), from logits and the teacher's logarithms."""
+    return _kl(logits, teacher).mean()
+
+
 def _swapped(logits: Tensor, teacher: Tensor) -> Tensor:
     return _divergence(logits.log_softmax(-1), teacher).mean()
 
@@ -79,6 +90,7 @@ def _cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
     "averaged over the vocabulary too", lambda x, teacher: _kl(x, teacher).mean() / x.shape[-1]
 )
 @catches("cross-entropy, not divergence", _cross_entropy)
+@catches("carries no gradient", lambda logits, teacher: _kl(logits, teacher).mean().detach())
 def soft_loss(answer: Callable[[Tensor, Tensor], Any]) -> None:
     """Mean over positions of KL(teacher ‖ student), from logits and the teacher's logarithms."""
     teacher = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3]]).log()
@@ -102,6 +114,13 @@ def soft_loss(answer: Callable[[Tensor, Tensor], Any]) -> None:
         raise Wrong(f"Teacher .9 and .1, student .5 and .5 lose {right:.3f}; you give {got:.3f}.")
     if not same(answer(torch.cat([torn[:1], sure[:3]]), sure), right / 4):
         raise Wrong("One position of four loses something: take the mean over all, no median.")
+    if not getattr(answer(torn.requires_grad_(), sure), "requires_grad", False):
+        raise Wrong("The loss carries no gradient, so nothing could be learned: stay in torch.")
+
+
+def rate_of_step(step: int, steps: int, lr: float, warmup: int, floor: float) -> float:
+    """The rate of one step: linear warm-up to `lr`, then a cosine down to `floor` × `lr`."""
+    return TrainConfig(steps, lr=lr, warmup=warmup, floor=floor).learning_rate(step)
 
 
 def _rate(late: int = 1, wait: bool = True, low: float | None = None) -> Callable[..., float]:
@@ -138,6 +157,16 @@ def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> Non
         right = TrainConfig(100, lr=2.0, warmup=20, floor=0.1).learning_rate(step)
         if not same(got, right):
             raise Wrong(f"Step {step} of 100 has rate {right:.4f}; you give {got:.4f}.")
+
+
+def give_strangers_targets(rows: list[dict]) -> list[dict]:
+    """The same clips in the same order, each with the target of another description."""
+    draw = random.Random(0)
+    partners = []
+    for row in rows:
+        fact = row["seed_description"]
+        partners.append(draw.choice([one for one in rows if one["seed_description"] != fact]))
+    return _with_targets_of(rows, partners)
 
 
 def _with_targets_of(rows: list[dict], others: list[dict]) -> list[dict]:

@@ -7,52 +7,76 @@ import torch
 from torch import Tensor
 
 from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.evaluation.verdict import crossing_steps
 
 
-def _uncalibrated(scores: Tensor, held_out: Tensor) -> Tensor:
+def _uncalibrated(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return scores
 
 
-def _self_graded(scores: Tensor, held_out: Tensor) -> Tensor:
+def _prior(held_out: Tensor, truth: Tensor) -> Tensor:
+    return torch.stack([held_out[truth == value].mean(0) for value in truth.unique()]).mean(0)
+
+
+def _self_graded(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return scores - scores.mean(0)
 
 
-def _added(scores: Tensor, held_out: Tensor) -> Tensor:
-    return scores + held_out.mean(0)
+def _added(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    return scores + _prior(held_out, truth)
 
 
-def _over_options(scores: Tensor, held_out: Tensor) -> Tensor:
+def _over_options(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return scores - scores.mean(1, keepdim=True)
 
 
-def _probability(scores: Tensor, held_out: Tensor) -> Tensor:
-    return scores - held_out.mean(0).softmax(0)
+def _over_clips(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    return scores - held_out.mean(0)
+
+
+def _probability(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    return scores - _prior(held_out, truth).softmax(0)
+
+
+def _where_true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    of = [held_out[truth == value, value].mean() for value in range(scores.shape[1])]
+    return scores - torch.stack(of)
 
 
 @catches("uncalibrated ranking", _uncalibrated)
 @catches("calibrated with the test clips' own scores", _self_graded)
 @catches("the prior is added instead of subtracted", _added)
 @catches("the mean is over the options", _over_options)
+@catches("every clip weighs the same, so the commonest value sets the prior", _over_clips)
+@catches("only the clips where the option is true", _where_true)
 @catches("the softmax of the prior, a probability", _probability)
-def calibrated(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+def calibrated(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Scores of options without what the model says of any clip."""
     scores = torch.tensor([[-1.0, -2.0, -6.0], [-2.0, -1.5, -3.0]])
-    held_out = torch.tensor([[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5]])
-    got = torch.as_tensor(answer(scores.clone(), held_out.clone())).float()
+    held_out = torch.tensor(
+        [[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5], [0, -5, -5], [-2, -2, -7]]
+    )
+    truth = torch.tensor([0, 0, 0, 0, 1, 2])
+    got = torch.as_tensor(answer(scores.clone(), held_out.clone(), truth.clone())).float()
     expect_shape(got, scores.shape, "(clip, option)")
     mistaken = {
         "This is uncalibrated ranking: the prior is still in it.": _uncalibrated,
         "Calibrated with the test clips' own scores: they must not grade themselves.": _self_graded,
         "The prior is added instead of subtracted: the favourite gains even more.": _added,
         "The mean is over the options; take it over the held-out clips.": _over_options,
+        "Every clip weighs the same here. Four of the six have one value, and so set the prior: "
+        "take the mean over the clips of each value, then the mean of these.": _over_clips,
+        "You took an option's score where it is true alone; all values belong to it.": _where_true,
         "Log-probabilities minus the softmax of the prior, a probability.": _probability,
     }
-    refuse(got, {sentence: way(scores, held_out) for sentence, way in mistaken.items()})
+    refuse(got, {sentence: way(scores, held_out, truth) for sentence, way in mistaken.items()})
     margins = got[:, 1:] - got[:, :1]  # a constant per clip may be added
-    if same(margins[:, 1], [-1.0, 3.0]):
-        raise Wrong("Four clips, −9 and three times −5, have the mean −6: you took the median.")
-    if not same(margins, [[0.0, 0.0], [1.5, 4.0]]):
-        raise Wrong("A clip that scores as held-out clips do should have no favourite option left.")
+    right = scores - _prior(held_out, truth)
+    if not same(margins, right[:, 1:] - right[:, :1]):
+        raise Wrong(
+            "A clip that scores as held-out clips do should have no favourite option left; take "
+            "means, not medians, and every value in `truth` as often as any other."
+        )
 
 
 Draw = Callable[[np.random.Generator, list[np.ndarray]], np.ndarray]
@@ -157,6 +181,13 @@ def _compare_ends(answer: Callable[[np.ndarray, np.ndarray], tuple[float, float]
         raise Wrong(nearest)
     if error[""] > 0.17:
         raise Wrong("The ends lie off: fewer draws than a thousand, or a tail that is not 2.5 %.")
+
+
+def crossing_above(
+    steps: np.ndarray, score: np.ndarray, control: np.ndarray, threshold: float
+) -> float:
+    """The first step from which on a score stays at a threshold and above a control, or NaN."""
+    return crossing_steps(steps.tolist(), (score >= threshold) & (score > control))[1]
 
 
 def _crossed(
