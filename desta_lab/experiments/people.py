@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def score_people(
         tables = [evaluate(llm, tasks, test, other, describe=reads, **how) for test, other in pairs]
         return pd.concat(tables, ignore_index=True)
 
-    def score_step(step: int, free_form: FreeForm | None) -> pd.DataFrame:
+    def score_step(step: int, free_form: list[FreeForm]) -> pd.DataFrame:
         nonlocal features
         if features is None:
             every = [clip for half in halves for clip in half]
@@ -130,8 +131,9 @@ def score_people(
         return score_both(features=features, **how)
 
     about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
-    given = FreeForm(experiment.preset.free_form_clips)
-    said = [given.clips, given.max_new_tokens]
+    asked = [task for task in tasks if task.rung == 3]
+    given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
+    said = [[one.clips, one.max_new_tokens] for one in given]
     read = experiment.text_provenance("oracles", **about, reads=reads.__name__, free_form=said)
 
     def find(provenance: cache.Provenance, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -142,9 +144,9 @@ def score_people(
     tables = []
     for done, one in enumerate(listed, 1):
         last = one is listed[-1]
-        facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else None}
+        facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
         facts["transcript"] = experiment.preset.transcript
-        score = lambda step=one["step"], last=last: score_step(step, given if last else None)  # noqa: E731
+        score = partial(score_step, one["step"], given if last else [])
         heard = find(experiment.provenance("scores", **facts), score)
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
         report(done, len(listed))
@@ -204,6 +206,7 @@ def _write_report(
 ) -> dict[str, Any]:
     summary = verdict.score_per_task(verdict.add_untrained(table))
     curves, own = _curves(summary), synthetic_scores(experiment)
+    own = own[own["step"].isin(set(table["step"]))] if len(own) else own
     if len(own):
         curves = pd.concat([curves, _curves(_score_audio(own, table), "synthetic")])
     last = table["step"].max()

@@ -287,7 +287,7 @@ def speech_room(seconds: float) -> float:
 
 def compose_clip(
     plan: Plan,
-    speech: Float[np.ndarray, "sample"],
+    speech: Float[np.ndarray, "spoken"],
     end: float,
     spans: Sequence[tuple[str, float, float]],
     text: str,
