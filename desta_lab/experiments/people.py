@@ -226,21 +226,7 @@ def _write_report(
         "voices": voices.sha256,
         "seeds": [experiment.seed],
     }
-    drawn = {
-        "people": (
-            claim_figures.plot_people(curves, headline),
-            "Accuracy on questions never trained along training: people, synthetic voices, and the "
-            "controls for people.",
-        ),
-        "people_last": (
-            claim_figures.plot_held_out(summary, headline),
-            "Accuracy on questions never trained at the last step, for people, with every control.",
-        ),
-    }
-    figures = [
-        (str(save_figure(figure, out, name, provenance=provenance)), alt)
-        for name, (figure, alt) in drawn.items()
-    ]
+    figures = _save_figures(curves, summary, headline, provenance, out)
     rows = _last_rows(table, summary, curves)
     result = {
         "title": TITLE,
@@ -257,6 +243,31 @@ def _write_report(
     usual = experiment.figures_folder("quickstart")
     card.add_people(usual, experiment.run_folder("self").name, result)
     return result
+
+
+def _save_figures(
+    curves: pd.DataFrame,
+    summary: pd.DataFrame,
+    headline: str,
+    provenance: Mapping[str, Any],
+    out: Path,
+) -> list[tuple[str, str]]:
+    """Draw and save both figures; returns their paths with their alternative texts."""
+    drawn = {
+        "people": (
+            claim_figures.plot_people(curves, headline),
+            "Accuracy on questions never trained along training: people, synthetic voices, and the "
+            "controls for people.",
+        ),
+        "people_last": (
+            claim_figures.plot_held_out(summary, headline),
+            "Accuracy on questions never trained at the last step, for people, with every control.",
+        ),
+    }
+    return [
+        (str(save_figure(figure, out, name, provenance=provenance)), alt)
+        for name, (figure, alt) in drawn.items()
+    ]
 
 
 def _score_audio(own: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

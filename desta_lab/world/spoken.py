@@ -276,7 +276,8 @@ def render_clip(plan: Plan, seconds: float) -> tuple[Float[np.ndarray, "sample"]
     text, utterance = _speak(plan, speech_room(seconds), rng)
     end = utterance.words[-1][2]
     attributes = {name: plan[name] for name in ATTRIBUTES}
-    spans = [*((f"word:{word}", *times) for word, *times in utterance.words), ("speech", 0.0, end)]
+    words = [(f"word:{word}", begin, stop) for word, begin, stop in utterance.words]
+    spans = [*words, ("speech", 0.0, end)]
     return compose_clip(plan, utterance.wave, end, spans, text, attributes, seconds, rng)
 
 

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.weights
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """The nano run that ships, in a data folder of its own."""
-    experiment = Experiment(
-        presets.nano(), root=tiny.data_folder(tmp_path_factory.mktemp("lab") / "data")
-    )
+    root = tmp_path_factory.mktemp("lab") / "data"
+    root.mkdir()
+    experiment = Experiment(presets.nano(), root=tiny.data_folder(root))
     finished.restore(experiment)
     return experiment
 
