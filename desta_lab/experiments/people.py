@@ -207,9 +207,11 @@ def _write_report(
     summary = verdict.score_per_task(verdict.add_untrained(table))
     curves, own = _curves(summary), synthetic_scores(experiment)
     own = own[own["step"].isin(set(table["step"]))] if len(own) else own
-    if len(own):
+    if own.empty:
+        left_out = [*left_out, "The run's own test is not on disk; the quickstart measures it."]
+    else:
         curves = pd.concat([curves, _curves(_score_audio(own, table), "synthetic")])
-    last = table["step"].max()
+    last = int(table["step"].max())
     margins = verdict.control_margins(table, "self", last)
     above = sorted(task for task, margin in margins.items() if min(margin.values()) > 0)
     clips, speakers = clip_counts(list(corpus.clips))
