@@ -18,6 +18,7 @@ _HOME: dict[str, str] = {
     "Corpus": "desta_lab.clips",
     "Experiment": "desta_lab.experiments.experiment",
     "Inside": "desta_lab.experiments.inside",
+    "FeaturePanel": "desta_lab.views.panels",
     "ListenPanel": "desta_lab.views.panels",
     "MapPanel": "desta_lab.views.panels",
     "Sweep": "desta_lab.experiments.sweep",

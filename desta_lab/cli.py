@@ -302,6 +302,8 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     PRESET,
     *PARTS,
     SEED,
+    CORPUS,
+    argument("--label", help="attribute of the rival run, where it is not the preset's"),
     argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),
     OUT,
     ALSO,
@@ -309,10 +311,17 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
 def inside(args: argparse.Namespace) -> None:
     """Probe, map, explain and patch a run of the quickstart."""
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.experiments.inside import Inside, summarise_tables
+    from desta_lab.experiments.inside import (
+        Inside,
+        state_features,
+        state_listening,
+        summarise_tables,
+    )
 
     preset = _preset(args)
-    job = Experiment(preset, seed=args.seed, progress=progress_reporter())
+    job = Experiment(
+        preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
+    )
     look = Inside.from_experiment(job, args.run, out=args.out)
     tables = look.run()
     for sentence in look.refused.values():
@@ -321,6 +330,10 @@ def inside(args: argparse.Namespace) -> None:
     print(summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")
     print(tables["randomisation"].round(2).to_string(index=False))
+    if "sparse_features" in tables:
+        print(f"{state_features(tables['sparse_features'])}.")
+    if {"listening_heads", "audio_direction"} <= set(tables):
+        print(f"{state_listening(tables['listening_heads'], tables['audio_direction'])}.")
     print(f"Figures, each with its table: {look.out}")
 
 
@@ -334,7 +347,11 @@ def inside(args: argparse.Namespace) -> None:
     ),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
-    argument("--transcript", action="store_true", help="let Whisper add the words of the clip"),
+    argument(
+        "--transcript",
+        action="store_true",
+        help="let Whisper add the words, as it does for a run trained with them",
+    ),
 )
 def ask(args: argparse.Namespace) -> None:
     """Ask a finished run about a clip."""
@@ -342,6 +359,7 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets
     from desta_lab.model.audio_llm import AudioLLM
+    from desta_lab.model.build import read_run_config
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
@@ -372,6 +390,7 @@ def ask(args: argparse.Namespace) -> None:
     else:
         folder = args.run or newest_run()
         llm = AudioLLM.from_run(folder)
+        transcript |= bool(read_run_config(folder).get("transcript"))
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
         answer = answer_desta2(llm, turns, max_new_tokens=48)

@@ -11,6 +11,7 @@ import sys
 import warnings
 from functools import cache as cache_once
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,46 @@ def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypa
     soundfile.write(tmp_path / "a.wav", wave, RATE)
     assert cli.main(["ask", str(tmp_path / "a.wav"), "What is it?"]) == 1
     assert "python -m desta_lab quickstart" in capsys.readouterr().err
+
+
+def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, capsys, monkeypatch):
+    from desta_lab.model.audio_llm import AudioLLM, Generation
+
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
+    asked = []
+
+    class Heard:
+        encoder = SimpleNamespace(seconds=30)
+
+        def generate(self, messages, with_transcript=False, **how):
+            asked.append(with_transcript)
+            return Generation(["yes"], [(1,)], [[("a.wav", "hello")]])
+
+    monkeypatch.setattr(AudioLLM, "from_run", lambda folder: Heard())
+    for config, said in (("{}", False), ('{"transcript": true}', True)):
+        (tmp_path / "config.json").write_text(config)
+        line = ["ask", str(tmp_path / "a.wav"), "What is it?", "--run", str(tmp_path)]
+        assert cli.main(line) == 0
+        assert ("hello" in capsys.readouterr().out) == said
+    assert asked == [False, False, True, False]  # with the clip, and without it
+
+
+def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
+    from desta_lab.experiments import experiment
+
+    given = {}
+
+    class Stop(ValueError):
+        pass
+
+    def take(preset, **how):
+        given.update(how)
+        raise Stop("enough")
+
+    monkeypatch.setattr(experiment, "Experiment", take)
+    line = ["inside", "--preset", "nano", "--corpus", str(tmp_path), "--label", "mood"]
+    assert cli.main(line) == 1 and "enough" in capsys.readouterr().err
+    assert given["corpus"] == tmp_path and given["label"] == "mood"
 
 
 @pytest.mark.filterwarnings("default")

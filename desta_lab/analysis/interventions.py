@@ -1,6 +1,6 @@
 """Interventions: edits of what flows at layer × place × head, and whether the answer moves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from desta_lab.analysis.lens import first_option_tokens
+from desta_lab.evaluation import scoring
 from desta_lab.evaluation.statistics import sign_flip_p
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.sites import Edit, ForwardPass, Sound, read_waves
+from desta_lab.model.sites import Edit, ForwardPass, Sound, apply_edits, read_waves
 
 # ---- edits: for sites whose axes are (clip, place, …, feature) ----
 
@@ -62,6 +63,64 @@ def only(edit: Edit, positions: Sequence[int] | Tensor, heads: Sequence[int] | N
         return torch.where(mask, edit(flow), flow)
 
     return restrict
+
+
+def knock_out(
+    heads: Iterable[tuple[int, int]],
+    means: Mapping[str, Float[Tensor, "token head feature"]] | None = None,
+) -> dict[str, Edit]:
+    """Edits that take away what heads of the backbone, each (layer, head), put out.
+
+    Args:
+        means: of `mean_heads`: then what a clip makes of each head is taken away, and their mean
+            over clips is left; by default they put out 0.
+    """
+    edits: dict[str, Edit] = {}
+    chosen: dict[str, list[int]] = {}
+    for layer, head in heads:
+        chosen.setdefault(f"backbone.{layer}.attention.heads", []).append(head)
+    for site, numbers in chosen.items():
+        edits[site] = _silence(numbers, None if means is None else means[site])
+    return edits
+
+
+def _silence(heads: list[int], mean: Float[Tensor, "token head feature"] | None) -> Edit:
+    def silence(flow: Tensor) -> Tensor:
+        left = flow.clone()
+        places = slice(None) if mean is None else slice(-len(mean), None)
+        left[:, places, heads] = 0 if mean is None else mean[:, heads].to(flow)
+        return left
+
+    return silence
+
+
+@torch.no_grad()
+def mean_heads(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+    transcripts: Sequence[str] | None = None,
+    batch: int = 16,
+) -> dict[str, Float[Tensor, "token head feature"]]:
+    """The mean over clips of what heads put out at each token behind them, by the heads' site.
+
+    The tokens are those of all tasks, as `score_options` asks them.
+    """
+    tokens = len(scoring.build_layout(llm, tasks)[1].trie.tokens)
+    layers = range(len(llm.backbone.model.get_decoder().layers))
+    sums: dict[str, Tensor] = {}
+
+    def add_up(site: str) -> Edit:
+        def see(flow: Tensor) -> Tensor:
+            sums[site] = sums.get(site, 0) + flow[:, -tokens:].float().sum(0)
+            return flow
+
+        return see
+
+    sites = [f"backbone.{layer}.attention.heads" for layer in layers]
+    with apply_edits(llm, {site: add_up(site) for site in sites}):
+        scoring.score_options(llm, tasks, audio_embeddings, batch, transcripts)
+    return {site: total / len(audio_embeddings) for site, total in sums.items()}
 
 
 # ---- does it carry the answer? ----

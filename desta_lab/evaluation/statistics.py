@@ -157,6 +157,17 @@ def add_mean_interval(
     return table.assign(mean=mean, low=mean - width, high=mean + width, **{count: number})
 
 
+# ---- tests ----
+
+
+def rank_p(value: float, draws: Sequence[float] | Float[np.ndarray, "draw"]) -> float:
+    """One-sided p-value of a value among draws of its null: the share that is as large.
+
+    The value counts as one of them, so that p is never 0, and below .05 with 20 draws or more.
+    """
+    return float((1 + (np.asarray(draws) >= value - 1e-12).sum()) / (1 + len(draws)))
+
+
 # ---- tests of many cells at once ----
 
 

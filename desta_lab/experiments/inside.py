@@ -16,12 +16,14 @@ from torch import Tensor
 
 from desta_lab import audio, cache
 from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
+from desta_lab.analysis.dictionary import SparseAutoencoder, slot_states, train_dictionary
 from desta_lab.analysis.evidence import leaves_room
 from desta_lab.analysis.probes import ProbeError, speaker_folds
 from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.conditions import embed_silence
+from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.experiments.experiment import (
     Experiment,
@@ -327,6 +329,51 @@ class Inside:
             None, lambda: capture_fixed_sites(self.llm, map(inputs, self._batches("spectrograms")))
         )
 
+    def slot_vectors(self, site: str) -> Tensor:
+        """The vectors of all clips at a site of `dictionary_sites`, (clip, query, d_llm)."""
+        every = range(len(self.clips))
+        if site == "audio embeddings":
+            return self.sites(self.last)[site].float()
+
+        def capture() -> Sites:
+            given = self.audio_embeddings(every), int(site.split()[1]), self.transcripts
+            return {"vectors": slot_states(self.llm, self.tasks, *given, self.sizes["batch"])}
+
+        about = self._about_last("vectors", site)
+        found: Tensor = self._find_or_make(about, capture)["vectors"]
+        return found.float()
+
+    @property
+    def dictionary_sites(self) -> list[str]:
+        """Where a dictionary is trained: the audio embeddings, and half-way up the backbone."""
+        half = (len(self.llm.backbone.model.get_decoder().layers) - 1) // 2
+        return ["audio embeddings", f"slots {half}"]
+
+    def dictionary(self, site: str = "audio embeddings") -> SparseAutoencoder:
+        """The sparse autoencoder of a site at the last checkpoint, trained on `calibration`.
+
+        Raises:
+            InsideError: there is no dictionary of such a site.
+        """
+        if site not in self.dictionary_sites:
+            there = ", ".join(self.dictionary_sites)
+            raise InsideError(f"There is no dictionary of {site!r}; take one of {there}.")
+        sizes = {name: self.sizes[name] for name in ("features", "active", "training")}
+
+        def train() -> Sites:
+            vectors = self.slot_vectors(site)[self.calibration]
+            trained = train_dictionary(vectors, *sizes.values())
+            return {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+
+        state = self._find_or_make(self._about_last("dictionary", site, **sizes), train)
+        model = SparseAutoencoder(state["mean"], state["spread"], state["decoder"], sizes["active"])
+        model.load_state_dict(state)
+        return model.eval().requires_grad_(False)
+
+    def _about_last(self, what: str, site: str, **facts: Any) -> Provenance:
+        checkpoint = self._hash_of(self.last)
+        return self._measured.derive("sites", what=what, site=site, checkpoint=checkpoint, **facts)
+
     def _batches(self, stage: str) -> Iterator[list[int]]:
         rows, batch = range(len(self.clips)), self.sizes["batch"]
         batches = [list(rows[first : first + batch]) for first in rows[::batch]]
@@ -619,6 +666,7 @@ FIGURES: dict[str, tuple[Callable[..., saving.Picture], tuple[str, ...], str]] =
     ),
     "erasure": (explanation_figures.plot_erasure, ("erasure",), "What the answer uses"),
 }
+LISTENING = "listening heads", "random heads"
 MAPS = {
     "pca": "The audio embeddings of unseen speakers, by {label}",
     "umap": "The same clips through UMAP",
@@ -641,6 +689,14 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
         summary = tables["evidence"]
         headline = _state_evidence(summary, "mass")
         drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
+    if "sparse_features" in tables:
+        features = tables["sparse_features"]
+        headline = state_features(features)
+        drawn["sparse_features"] = explanation_figures.plot_features(features, headline)
+    if {"listening_heads", "audio_direction"} <= set(tables):
+        both = tables["listening_heads"], tables["audio_direction"]
+        headline = state_listening(*both)
+        drawn["listening_heads"] = explanation_figures.plot_listening(*both, headline)
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
     return drawn
@@ -655,6 +711,47 @@ def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
         f"{len(found)} of {len(own)} methods find the evidence better than another clip's{names}; "
         "of methods that find nothing, one in forty would"
     )
+
+
+def state_features(features: pd.DataFrame) -> str:
+    """How many sparse features stand for a value, and how many of those added move the answer."""
+    pure, moving, names = [], [], []
+    for site, rows in features.groupby("site", sort=False):
+        pure.append(f"{(rows['purity'] > rows['null']).sum()} ({site})")
+        steered = rows.dropna(subset="p")
+        moved = steered[(steered["p"] < 0.05) & (steered["low"] > 0)]
+        moving.append(f"{len(moved)} of {len(steered)}")
+        names += [f"{row.attribute}: {row.value}" for row in moved.itertuples()]
+    which = f" ({'; '.join(names)})" if names else ""
+    return (
+        f"Of {len(rows)} features {' and '.join(pure)} are purer than shuffled labels make any; "
+        f"added to other clips, {' and '.join(moving)} move the answer beyond every random "
+        f"direction{which}"
+    )
+
+
+def state_listening(heads: pd.DataFrame, direction: pd.DataFrame) -> str:
+    """Whether the listening heads carry the answer, and whether a louder audio raises accuracy."""
+    last = heads[(heads["asked"] == "all") & (heads["knocked"] == heads["knocked"].max())]
+    without, random = (last[last["kind"] == kind].iloc[0] for kind in LISTENING)
+    more = without["p"] < 0.05 and without["change_high"] < 0
+    best = direction[(direction["asked"] == "all") & direction["best"]].set_index("kind")
+    louder, by_chance = best.loc["audio minus silence"], best.loc["random directions"]
+    how = "changes nothing in"
+    if louder["change_high"] < 0:
+        how = "lowers"
+    elif louder["change_low"] > 0 and louder["p"] < 0.05:
+        how = "raises"
+    return (
+        f"Without the {without['knocked']} heads that look at the audio most accuracy changes by "
+        f"{_change(without)}, {'more' if more else 'no more'} than without random ones "
+        f"({_change(random)}); audio minus silence × {louder['factor']:g} {how} that of "
+        f"uncalibrated answers ({_change(louder)}; random directions {_change(by_chance)})"
+    )
+
+
+def _change(row: pd.Series) -> str:
+    return format_interval(row[["change", "change_low", "change_high"]].tolist(), "+.2f")
 
 
 def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving.Picture:

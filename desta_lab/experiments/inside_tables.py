@@ -9,7 +9,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from desta_lab.analysis import attention, attribution, capture, evidence, geometry, lens, probes
+from desta_lab import audio
+from desta_lab.analysis import (
+    attention,
+    attribution,
+    capture,
+    dictionary,
+    evidence,
+    geometry,
+    interventions,
+    lens,
+    probes,
+)
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import (
@@ -17,9 +28,11 @@ from desta_lab.evaluation.statistics import (
     group_difference_p,
     interval_ends,
     interval_table,
+    rank_p,
 )
 from desta_lab.experiments.experiment import report_each
 from desta_lab.model import chat
+from desta_lab.model.sites import apply_edits
 from desta_lab.views.representation_figures import thin_sites
 from desta_lab.world.attributes import NEUTRAL
 
@@ -45,6 +58,13 @@ OTHER_SIZES = {
     "points": 5,  # of a deletion curve, both ends among them
     "window": attribution.WINDOW,  # seconds that are taken away
     "draws": probes.DRAWS,  # of random labels
+    "features": dictionary.FEATURES,  # of a sparse autoencoder
+    "active": dictionary.ACTIVE,  # of these in each vector
+    "training": dictionary.STEPS,  # of a sparse autoencoder
+    "steered": 32,  # clips whose answers are steered, and with heads knocked out
+    "knocked": (1 / 8, 1 / 4),  # shares of the heads that are knocked out together
+    "factors": (0.25, 0.5, 1, 2, 4),  # of the audio direction
+    "directions": 20,  # at random, beside each that is not; fewer never make p < .05
     "checkpoints": 8,  # that are looked into, the first and the last among them
     "batch": BATCH,
 }
@@ -533,15 +553,15 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     draws = [(name, seed) for name in first.values() for seed in range(inside.sizes["random"])]
     report, tables = inside.progress("erasing"), []
     untouched = answer(None)
-    tables.append(_erased_table(untouched, untouched, "nothing", "untouched"))
+    tables.append(_changed_table(untouched, untouched, "nothing", "untouched"))
     for attribute, labels in inside.labels.items():
         erased = answer(labels)
-        tables.append(_erased_table(erased, untouched, attribute, "erased"))
+        tables.append(_changed_table(erased, untouched, attribute, "erased"))
     random: dict[str, list[pd.DataFrame]] = {name: [] for name in first.values()}
     for name, seed in report_each(draws, report):
         labels = inside.labels[name]
         drawn = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed)
-        judged = _erased_table(answer(drawn.tolist()), untouched, name, "random direction")
+        judged = _changed_table(answer(drawn.tolist()), untouched, name, "random direction")
         random[name].append(judged)
     for attribute, kind in kinds.items():
         tables.append(_pool_draws(random[first[kind]]).assign(erased=attribute))
@@ -554,7 +574,7 @@ def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
     return len(set(inside.labels[attribute])), len(pairs) == len(set(inside.speakers))
 
 
-def _erased_table(
+def _changed_table(
     judged: pd.DataFrame, untouched: pd.DataFrame, erased: str, kind: str
 ) -> pd.DataFrame:
     """Accuracy per attribute asked about, and its paired change, with intervals over speakers."""
@@ -580,6 +600,235 @@ def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# ---- features, listening heads ----
+
+
+def find_features(inside: "Inside") -> pd.DataFrame:
+    """What the features of each site's dictionary stand for, and whether the answer follows.
+
+    A dictionary is trained on the clips that calibrate and measured on those that are scored. One
+    row per site and feature: its best `attribute` and `value`, `purity` and `null`
+    (`dictionary.measure_purity`), `lit`, the share of clips in which it is, and `clips` that light
+    it most; of the site, `explained` variance and the share of features that are `dead`.
+
+    The purest feature of each attribute is added at every slot, as long as the spread of the site:
+    `change` is how much more often clips of other values are then answered with its value,
+    calibrated as untouched; `random` (with 95 % of the draws) is that of random directions of the
+    same length, and `p` the rank of the feature among them.
+    """
+    tables = []
+    for site in report_each(inside.dictionary_sites, inside.progress("features")):
+        trained, vectors = inside.dictionary(site), inside.slot_vectors(site)
+        clips = inside.pick(inside.scored)
+        activations = trained.encode(vectors[inside.scored]).amax(1).numpy()
+        labels = {name: inside.values(name, inside.scored) for name in inside.labels}
+        speakers = [clip.speaker for clip in clips]
+        purity = dictionary.measure_purity(activations, labels, speakers)
+        purity["above"] = purity["purity"] - purity["null"]
+        own = purity.sort_values("above").drop_duplicates("feature", keep="last")
+        own = own.sort_values("feature", ignore_index=True).assign(site=site)
+        own["lit"] = (activations > 0).mean(0)
+        names = np.array([clip.id for clip in clips])
+        own["clips"] = [" ".join(names[row[:5]]) for row in (-activations).argsort(0).T]
+        own["explained"] = dictionary.explained_variance(trained, vectors[inside.scored])
+        seen = trained.encode(vectors[inside.calibration]).amax((0, 1))
+        own["dead"] = float((seen == 0).float().mean())
+        purest = own.sort_values("above").drop_duplicates("attribute", keep="last")
+        steered = _steer_features(inside, site, purest)
+        tables.append(own.merge(steered, on="feature", how="left").drop(columns="above"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.DataFrame:
+    """How the answers change when features, or random directions, are added at a site."""
+    trained, rows = inside.dictionary(site), inside.scored[: inside.sizes["steered"]]
+    layer = None if site == "audio embeddings" else int(site.split()[1])
+    vectors = inside.slot_vectors(site)[inside.calibration]
+    random = dictionary.draw_directions(trained, vectors, inside.sizes["directions"])
+    embeddings, words = inside.audio_embeddings(rows), inside.words(rows)
+    untouched = [inside.sites(inside.last)[f"scores {task.name}"].float() for task in inside.tasks]
+    calibration = inside.calibrate(untouched, inside.last)
+    clips, tokenizer = inside.pick(rows), inside.llm.backbone.tokenizer
+
+    def choose(scores: Sequence[Tensor]) -> pd.DataFrame:
+        judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibration)
+        return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
+
+    def steer(direction: Tensor) -> pd.DataFrame:
+        moved = direction * trained.spread
+        how = layer, words, inside.sizes["batch"]
+        scores = dictionary.score_steered(inside.llm, inside.tasks, embeddings, moved, *how)
+        return choose(scores)
+
+    before, drawn = choose([score[rows] for score in untouched]), [steer(one) for one in random]
+    table = []
+    for row in features.itertuples():
+        others = [clip.id for clip in clips if clip.attributes[row.attribute] != row.value]
+        base = before.loc[row.attribute].loc[others]
+
+        def change(after: pd.DataFrame, row: Any = row, base: pd.DataFrame = base) -> pd.Series:
+            chosen = after.loc[row.attribute].loc[base.index, "chosen"]
+            return (chosen == row.value) * 1.0 - (base["chosen"] == row.value)
+
+        own = base.assign(change=change(steer(trained.decoder[row.feature])))
+        (found,) = interval_table(own.assign(g=0), "change", ["g"], "change").to_dict("records")
+        by_chance = np.array([change(after).mean() for after in drawn])
+        low, high = interval_ends(by_chance)
+        found |= {"random": by_chance.mean(), "random_low": low, "random_high": high}
+        found["p"] = rank_p(found["change"], by_chance)
+        table.append({"feature": row.feature, **found})
+    return pd.DataFrame(table).drop(columns="g")
+
+
+def knock_out_heads(inside: "Inside") -> pd.DataFrame:
+    """Accuracy without the heads that look at the audio most as the answer begins.
+
+    As in arXiv 2603.06854 they are found by their attention, on the clips that calibrate. What a
+    clip makes of them is taken away at every token behind it (`interventions.mean_heads`). Beside
+    them `random heads`, drawn again and again, with 95 % of the draws. `knocked` is the number of
+    heads; `p` of a fall (all numbers together) is the rank among the draws.
+    """
+    rows, calibration = inside.scored, inside.calibration[: inside.sizes["calibrating"]]
+    rows = rows[:: max(1, len(rows) // inside.sizes["steered"])]
+    embeddings, words = inside.audio_embeddings(calibration), inside.words(calibration)
+    looks = [
+        attention.answer_attention(inside.llm, task, embeddings, transcripts=words).weights
+        for task in inside.tasks
+    ]
+    share = torch.stack(looks).sum(-1).mean((0, 1))
+    heads = [(int(i), int(j)) for i, j in np.ndindex(*share.shape)]
+    ranked = sorted(heads, key=lambda head: -float(share[head]))
+    means = interventions.mean_heads(inside.llm, inside.tasks, embeddings, words)
+    counts = sorted({round(part * len(heads)) or 1 for part in inside.sizes["knocked"]})
+    both = inside.audio_embeddings([*rows, *calibration])
+
+    def judge(silent: Sequence[tuple[int, int]]) -> pd.DataFrame:
+        with apply_edits(inside.llm, interventions.knock_out(silent, means)):
+            judged = evaluate(
+                inside.llm,
+                inside.tasks,
+                inside.pick(rows),
+                inside.pick(calibration),
+                conditions=["audio"],
+                audio_embeddings=both,
+                transcripts=inside.transcripts is not None,
+                batch=inside.sizes["batch"],
+            )
+        return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
+
+    rng, untouched = np.random.default_rng(0), judge([])
+    drawn = [rng.permutation(len(heads)) for _ in range(inside.sizes["directions"])]
+    orders = [ranked, *([heads[i] for i in order] for order in drawn)]
+    start = _change_all(untouched, untouched)
+    listening, *random = (
+        {0: start, **{n: _change_all(judge(order[:n]), untouched) for n in counts}}
+        for order in report_each(orders, inside.progress("heads"))
+    )
+    kinds = {"listening heads": [listening], "random heads": random}
+    return _beside_draws(kinds, "knocked", falls=True)
+
+
+def add_audio_direction(inside: "Inside") -> pd.DataFrame:
+    """Uncalibrated accuracy when what the audio does at the last layer is made larger.
+
+    To the last layer's state where the answer begins, its difference from the state after silence
+    is added `factor` times (arXiv 2603.06854). Beside it: another speaker's difference; `random
+    directions` of the same length, with 95 % of the draws; and `calibrated` answers, untouched.
+    The options' first tokens are read. `best` marks the factor that is best on the clips that
+    calibrate; `p` of a gain is the rank among the draws.
+    """
+    states, own = _last_states(inside)
+    partner = torch.tensor(conditions.shuffled_partners(inside.clips))
+    dice, factors = torch.Generator().manual_seed(0), inside.sizes["factors"]
+
+    def judge(added: Sequence[Tensor], factor: float | int, rows: Sequence[int]) -> pd.DataFrame:
+        moved = [state + factor * more for state, more in zip(states, added, strict=True)]
+        return _judge_states(inside, moved, rows)
+
+    def turn_random() -> list[Tensor]:
+        one = torch.randn(states[0].shape[1], generator=dice)
+        return [more.norm(dim=1, keepdim=True) * one / one.norm() for more in own]
+
+    untouched = judge(own, 0, inside.scored)
+    added = {"audio minus silence": [own], "another clip's": [[more[partner] for more in own]]}
+    added["random directions"] = [turn_random() for _ in range(inside.sizes["directions"])]
+    kinds = {
+        kind: [
+            {f: _change_all(judge(one, f, inside.scored), untouched) for f in (0, *factors)}
+            for one in several
+        ]
+        for kind, several in added.items()
+    }
+    calibrated = _judge_states(inside, states, inside.scored, inside.calibration)
+    kinds["calibrated"] = [{0: _change_all(calibrated, untouched)}]
+    known = [judge(own, factor, inside.calibration)["correct"].mean() for factor in factors]
+    best = factors[int(np.argmax(known))]
+    table = _beside_draws(kinds, "factor")
+    return table.assign(best=table["factor"] == best)
+
+
+def _last_states(inside: "Inside") -> tuple[list[Tensor], list[Tensor]]:
+    """Of every task, the last layer's states where the answer begins, and less those of silence."""
+    llm, batch, every = inside.llm, inside.sizes["batch"], range(len(inside.clips))
+    silent = llm.encoder.encode([np.zeros(round(llm.encoder.seconds * audio.RATE), np.float32)])
+    sizes = [len(every[i : i + batch]) for i in every[::batch]] if inside.transcripts else [1]
+    batches = [silent.float().expand(-1, size, -1, -1) for size in sizes]
+    quiet = capture.capture_sites(llm, inside.tasks, batches, inside.transcripts)
+    last, layer = inside.sites(inside.last), len(llm.backbone.model.get_decoder().layers) - 1
+    names = [f"answer {layer}: {task.name}" for task in inside.tasks]
+    states = [last[name].float() for name in names]
+    return states, [s - quiet[name].float() for s, name in zip(states, names, strict=True)]
+
+
+def _judge_states(
+    inside: "Inside",
+    states: Sequence[Tensor],
+    rows: Sequence[int],
+    calibration: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Which answers are right, as the last layer's states of every task have them."""
+    tables = []
+    for task, state in zip(inside.tasks, states, strict=True):
+        logits, values = lens.option_logits(inside.llm, task, state), list(task.options)
+        if calibration is not None:
+            known = inside.values(task.attribute, calibration)
+            logits = logits - scoring.balanced_mean(logits[list(calibration)], known)
+        right = [values.index(value) for value in inside.values(task.attribute, rows)]
+        correct = logits[list(rows)].argmax(1).numpy() == right
+        cell = {"asked": task.attribute, "speaker": [inside.speakers[row] for row in rows]}
+        tables.append(pd.DataFrame({**cell, "correct": correct * 1.0, "chance": task.chance}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _change_all(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
+    """`_change_table` of every attribute asked about, and of all together."""
+    both = [
+        pd.concat([one, one.assign(asked="all", chance=one["chance"].mean())])
+        for one in (judged, untouched)
+    ]
+    return _changed_table(both[0], both[1], "", "").drop(columns=["erased", "kind"])
+
+
+def _beside_draws(
+    kinds: dict[str, list[dict[Any, pd.DataFrame]]], along: str, falls: bool = False
+) -> pd.DataFrame:
+    """Curves of change by kind, many of one kind pooled; `p` of the first: its rank among these."""
+    tables = []
+    for kind, curves in kinds.items():
+        for amount in curves[0]:
+            own = [curve[amount] for curve in curves]
+            pooled = own[0] if len(own) == 1 else _pool_draws(own)
+            tables.append(pooled.assign(kind=kind, **{along: amount}))
+    table, sign = pd.concat(tables, ignore_index=True), -1 if falls else 1
+    (first, _), many = next(iter(kinds.items())), max(kinds.values(), key=len)
+    table["p"] = np.nan
+    for row in table.index[(table["kind"] == first) & (table[along] != 0)]:
+        asked, amount = table.loc[row, ["asked", along]]
+        drawn = [c[amount].set_index("asked")["change"][asked] for c in many]
+        table.loc[row, "p"] = rank_p(sign * table.loc[row, "change"], sign * np.array(drawn))
+    return table
+
+
 TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "probes": probe_sites,
     "answers": score_answers,
@@ -598,4 +847,7 @@ TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "lens": read_layers,
     "patching": patch_clips,
     "erasure": erase_attributes,
+    "sparse_features": find_features,
+    "listening_heads": knock_out_heads,
+    "audio_direction": add_audio_direction,
 }

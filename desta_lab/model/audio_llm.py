@@ -119,6 +119,7 @@ class AudioLLM(nn.Module):
         *,
         strict: bool = True,
         root: Path | None = None,
+        connector: OwnConnector | None = None,
     ) -> "AudioLLM":
         """The AudioLLM that `save_pretrained` wrote to a folder, or `push_to_hub` to the hub.
 
@@ -128,14 +129,17 @@ class AudioLLM(nn.Module):
             strict: refuse encoder and backbone whose weights are not those it was trained with;
                 otherwise those of the same names are taken, with a warning.
             root: the folder of models; `weights.models_dir()` by default.
+            connector: what built it, where it is somebody's own.
 
         Raises:
             WeightsError: the place cannot be had.
-            ProvenanceError: encoder or backbone is not here, or a file was changed.
+            ProvenanceError: encoder or backbone is not here, a file was changed, or an own
+                connector is missing or another one.
         """
         from desta_lab.model.sharing import open_pretrained  # it needs what this module defines
 
-        return open_pretrained(place, revision, strict=strict, root=root)
+        how: Any = {"strict": strict, "root": root, "connector": connector}
+        return open_pretrained(place, revision, **how)
 
     def save_pretrained(
         self, folder: Path | str, card: Path | str | Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ from desta_lab import __version__, cache
 from desta_lab.model import weights
 from desta_lab.model.audio_llm import COMPARED, AudioLLM, ProvenanceError
 from desta_lab.model.build import open_connector
+from desta_lab.model.connector import OwnConnector
 
 CONFIG, CARD = "config.json", "README.md"
 PARTS = ("encoder", "backbone")
@@ -29,7 +30,12 @@ def save_pretrained(llm: AudioLLM, folder: Path | str, card: Card | None = None)
 
 
 def open_pretrained(
-    place: Path | str, revision: str | None = None, *, strict: bool = True, root: Path | None = None
+    place: Path | str,
+    revision: str | None = None,
+    *,
+    strict: bool = True,
+    root: Path | None = None,
+    connector: OwnConnector | None = None,
 ) -> AudioLLM:
     """Open what `save_pretrained` wrote, see `AudioLLM.from_pretrained`."""
     folder = weights.find_weights(place, root, revision=revision)
@@ -48,7 +54,8 @@ def open_pretrained(
         )
     if cache.hash_file(path) != config["sha256"]:
         raise ProvenanceError(f"{path}: changed since it was saved; get the folder again.")
-    return open_connector(path, root, config["attention"], strict=strict, revisions=revisions)
+    how: Any = {"strict": strict, "revisions": revisions}
+    return open_connector(path, root, config["attention"], connector, **how)
 
 
 def push_to_hub(
@@ -118,17 +125,20 @@ def render_card(config: Mapping[str, Any], result: Mapping[str, Any] | None) -> 
         tags=["speech", "audio", "connector"],
     )
     parts = [{"part": part, **config[part]} for part in PARTS]
+    own = config["connector"].get("class")  # somebody's own, which the package does not have
+    given = f", connector={own.rpartition('.')[2]}" if own else ""
+    kind = f"a {own} of its author's own" if own else config["connector"]["kind"]
     return "\n".join(
         [
             f"---\n{about.to_yaml()}\n---\n",
             f"# A connector between {repos[0]} and {repos[1]}\n",
             "Both parts stay as they are published; this file holds what was trained between them "
-            f"({config['connector']['kind']}, tapped layers {config['taps']}, clips of "
+            f"({kind}, tapped layers {config['taps']}, clips of "
             f"{config['seconds']:g} s, backbone {config['tuning']}).\n",
             *_format_rows(parts),
             "## Use\n",
             "```python\nfrom desta_lab import AudioLLM\n\n"
-            'llm = AudioLLM.from_pretrained("this folder, or its id on the hub")\n'
+            f'llm = AudioLLM.from_pretrained("this folder, or its id on the hub"{given})\n'
             'user = {"role": "user", "content": "<|AUDIO|>\\nWhat do you hear?", '
             '"audios": [{"audio": "clip.wav"}]}\n'
             "print(llm.generate([user]).text)\n```\n",

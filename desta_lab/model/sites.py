@@ -195,6 +195,34 @@ def _join_axes(parted: Tensor, flow: Tensor) -> Tensor:
 
 
 @contextmanager
+def apply_edits(llm: "AudioLLM", edits: Mapping[str, Edit]) -> Iterator[None]:
+    """Inside the context, what flows at these sites of the backbone is edited, whoever runs it.
+
+    Raises:
+        ValueError: there is no such site, or it is none of the backbone that can be edited.
+    """
+    changes = _choose_edits(list_sites(llm), edits)
+    for name in edits:
+        if not name.startswith("backbone."):
+            raise ValueError(f"{name!r} is no site of the backbone; edit it in llm.run(edits=…).")
+    with ExitStack() as hooks:
+        for site, edit in changes:
+            hooks.enter_context(_edit(site, edit))
+        yield
+
+
+@contextmanager
+def _edit(site: Site, edit: Edit, clips: int | None = None) -> Iterator[None]:
+    """Inside the context, a site is edited in the shape in which it is recorded."""
+
+    def change(flow: Tensor) -> Tensor:
+        return _join_axes(edit(_part_axes(flow, site, clips or len(flow))), flow)
+
+    with _watch(site, change):
+        yield
+
+
+@contextmanager
 def eager_attention(*models: Any) -> Iterator[None]:
     """Inside the context, these models of transformers return their attention; sdpa cannot."""
     before = [model.config._attn_implementation for model in models]
@@ -397,11 +425,7 @@ def _forward_batch(
     llm.connector.eval()
     with ExitStack() as hooks:
         for site, edit in changes:
-
-            def change(flow: Tensor, site: Site = site, edit: Edit = edit) -> Tensor:
-                return _join_axes(edit(_part_axes(flow, site, clips)), flow)
-
-            hooks.enter_context(_watch(site, change))
+            hooks.enter_context(_edit(site, edit, clips))
         for site, kept in zip(sites, flows, strict=True):
 
             def keep(flow: Tensor, site: Site = site, kept: list[Tensor] = kept) -> Tensor | None:

@@ -22,7 +22,7 @@ from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views.clip_figures import plot_query_attention
-from desta_lab.views.replies import answer_audio, answer_text, use_checkpoint
+from desta_lab.views.replies import answer_audio, answer_text, find_words, use_checkpoint
 from desta_lab.world.describe import description_function, is_spoken_world
 
 TOKENS = 48  # of an answer
@@ -79,8 +79,9 @@ class Demo:
             oracle = UNKNOWN
             if clip:
                 oracle = answer_text(llm, clip, question, describe=self.describe).text
-            answer = ""
-            for piece in stream_answer(llm, conditions.embed_clips(llm, states), question):
+            answer, words = "", find_words(self.experiment, wave, clip)
+            heard = conditions.embed_clips(llm, states)
+            for piece in stream_answer(llm, heard, question, words):
                 answer += piece
                 yield answer.strip(), oracle, silence, figure
             yield answer.strip() or "(nothing)", oracle, silence, figure
@@ -92,14 +93,19 @@ class Demo:
 
 
 def stream_answer(
-    llm: AudioLLM, audio_embeddings: Float[Tensor, "1 query d_llm"], question: str
+    llm: AudioLLM,
+    audio_embeddings: Float[Tensor, "1 query d_llm"],
+    question: str,
+    transcript: str | None = None,
 ) -> Iterator[str]:
     """The audio condition's answer to a question, piece by piece as it is generated."""
     from transformers import TextIteratorStreamer
 
     tokenizer = llm.backbone.tokenizer
     pieces = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
-    stream = chat.build_stream(tokenizer, chat.audio_messages(question), llm.queries)
+    words = None if transcript is None else [transcript]
+    messages = chat.audio_messages(question)
+    stream = chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
 
     def generate() -> None:
         try:

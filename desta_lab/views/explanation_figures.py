@@ -21,6 +21,7 @@ _HEADS = {
     "share": "attention on the audio slots\n(share)",
     "pointing": "peak in the evidence\n(share of clips)",
 }
+_DRAWS = "bars and bands: 95 % over speakers; of what is random, over the draws"
 _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
 
 # ---- where it looks, and whether that is why ----
@@ -255,3 +256,91 @@ def _draw_fall(
 
 def _format_change(change: float) -> str:
     return "" if math.isnan(change) else f"{change:+.2f}".replace("-", "−")
+
+
+@styled
+def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
+    """What the purest sparse feature of each attribute stands for, and whether answers follow it.
+
+    Columns: site, feature, attribute, value, purity (AUC), null (what the purest of all features
+    stays below under shuffled labels), explained; of the features that were steered also change
+    (of the share answered with the value), low, high, random, random_low, random_high and p.
+    """
+    columns = "site feature attribute value purity null explained change low high random random_low"
+    table = style.select_columns(features, f"{columns} random_high p")
+    sites, rows = style.unique_values(table["site"]), table.dropna(subset="change")
+    names = style.unique_values(table["attribute"])
+    picture = Picture(table, headline, (9.0, 1.3 + len(sites) * (0.7 + 0.3 * len(names))))
+    grid = picture.subplots(len(sites), 2, squeeze=False, sharex="col")
+    for (left, right), site in zip(grid, sites, strict=True):
+        some, all_of = rows[rows["site"] == site].iloc[::-1], table[table["site"] == site]
+        at = pd.Series(np.arange(len(some)) * 1.0, some.index)
+        for name, series in (("null", "purity null"), ("purity", "purity")):
+            ends = some.assign(low=some[name], high=some[name])
+            style.draw_dots(left, ends, name, at, ANALYSIS_SERIES[series])
+        by_chance = some[["random", "random_low", "random_high"]].set_axis(
+            ["change", "low", "high"], axis=1
+        )
+        style.draw_dots(right, by_chance, "change", at + 0.18, ANALYSIS_SERIES["random directions"])
+        style.draw_dots(right, some, "change", at - 0.12, ANALYSIS_SERIES["feature"])
+        right.axvline(0, **style.ZERO)
+        count = (all_of["purity"] > all_of["null"]).groupby(all_of["attribute"]).sum()
+        pairs = zip(some["attribute"], some["value"], strict=True)
+        style.name_rows(left, [f"{name}: {value} (of {count[name]})" for name, value in pairs])
+        style.name_rows(right, [""] * len(some))
+        explained = all_of["explained"].iloc[0]
+        title = (
+            f"{site}: {len(all_of)} features, {explained:.0%} of the variance on unseen speakers"
+        )
+        left.set_title(title, loc="left")
+        left.set_xlim(0.48, 1.02)
+    grid[-1, 0].set_xlabel("purity (AUC of its largest activation in a clip)")
+    grid[-1, 1].set_xlabel(
+        "change of the share answered with its value\nwhen it is added to others"
+    )
+    picture.supylabel("attribute: value (of so many pure features)", fontsize=9)
+    style.add_legend(picture, list(grid.flat), 2, _DRAWS)
+    return picture
+
+
+@styled
+def plot_listening(heads: pd.DataFrame, direction: pd.DataFrame, headline: str = "") -> Picture:
+    """Do the heads that look at the audio carry the answer, and does a louder audio help it?
+
+    Both tables have the columns asked (`all` is drawn), kind, accuracy, low, high and chance;
+    `heads` also knocked, the number of heads, and `direction` also factor.
+    """
+    parts = {"knocked": heads, "factor": direction}
+    columns = "asked kind accuracy low high chance"
+    tables = [
+        style.select_columns(rows, f"{columns} {along}").assign(part=along)
+        for along, rows in parts.items()
+    ]
+    table = pd.concat(tables).query("asked == 'all'")
+    picture = Picture(table, headline, (9.0, 4.6))
+    panels = picture.subplots(1, 2, sharey=True)
+    for axes, along in zip(panels, parts, strict=True):
+        rows = table[table["part"] == along]
+        for kind in style.unique_values(rows["kind"]):
+            some = rows[rows["kind"] == kind]
+            if kind == "calibrated":
+                look = {"color": "black", "ls": "--", "lw": 1.2, "label": "calibrated answers"}
+                axes.axhline(some["accuracy"].iloc[0], zorder=0, **look)
+            else:
+                style.draw_line(axes, some, along, "accuracy", ANALYSIS_SERIES[kind])
+        style.draw_chance(axes.axhline, rows, "chance")
+    panels[0].set(
+        xlabel="heads of the backbone knocked out", ylabel="accuracy, mean over the tasks"
+    )
+    panels[0].set_title("calibrated answers without some heads", loc="left")
+    panels[1].set_title("uncalibrated answers, a direction added", loc="left")
+    panels[1].set(xlabel="added so many times at the last layer")
+    panels[1].set_xscale("symlog", linthresh=0.25, linscale=0.5)
+    for axes, along, form in ((panels[0], "knocked", "d"), (panels[1], "factor", "g")):
+        places = sorted(table[along].dropna().unique())
+        axes.set_xticks(places, [format(int(x) if form == "d" else x, form) for x in places])
+    panels[1].minorticks_off()
+    panels[1].set_xlim(-0.05, None)
+    panels[0].set_ylim(0, 1.02)
+    style.add_legend(picture, picture.axes, 3, _DRAWS)
+    return picture

@@ -90,6 +90,30 @@ def find_limits(values: pd.Series) -> tuple[float, float]:
     return float(values.min() - room), float(values.max() + room)
 
 
+def draw_feature(
+    picture: Picture,
+    activations: np.ndarray,
+    values: Sequence[str],
+    heard: Mapping[str, np.ndarray],
+    seconds: float,
+) -> None:
+    """A feature's activation in every clip, by value, and the spectrograms of some clips."""
+    left, *others = picture.subplots(1, 1 + len(heard), width_ratios=[1.6] + [1] * len(heard))
+    names, rng = sorted(set(values)), np.random.default_rng(0)
+    for place, name in enumerate(names):
+        some = activations[np.asarray(values) == name]
+        spread = place + rng.uniform(-0.25, 0.25, len(some))
+        left.plot(some, spread, ".", color=PALETTE["audio"], ms=4, alpha=0.6)
+    shares = [np.mean(activations[np.asarray(values) == name] > 0) for name in names]
+    labels = [f"{name}\nlit {share:.0%}" for name, share in zip(names, shares, strict=True)]
+    left.set_yticks(range(len(names)), labels)
+    left.set(xlabel="largest activation in a clip", ylim=(len(names) - 0.5, -0.5))
+    for axes, (title, mel) in zip(others, heard.items(), strict=True):
+        draw_mel(axes, mel, seconds)
+        axes.set_title(title, fontsize=8)
+        axes.set(xlabel="time (s)", yticks=[])
+
+
 def draw_weights(
     picture: Picture,
     mel: np.ndarray,

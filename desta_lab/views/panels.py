@@ -1,4 +1,4 @@
-"""Panels to ask about clips, follow training, listen to what matters and walk through the map.
+"""Panels to ask about clips, follow training, hear what matters, walk maps, browse features.
 
 They are plain ipywidgets, and a still of each remains where no widget runs. A panel takes an
 experiment: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `run_folder("self")`, as
@@ -39,6 +39,7 @@ from desta_lab.views.replies import (
     answer_audio,
     answer_text,
     embed_audio,
+    find_words,
     frames_to_spans,
     isolate_frames,
     read_wave,
@@ -50,6 +51,7 @@ from desta_lab.world.describe import description_function
 
 _CELLS = 24  # the map's grid is this many cells wide and high, or more where there are many clips
 _CELL = 22  # pixels
+_MOST_LIT = 3  # clips that light a feature most
 _UPLOAD_HINT = (
     "<small>Your own voice: record it with a phone or a recorder and upload it as WAV, FLAC, OGG "
     "or MP3; a notebook's plain widgets cannot open the microphone.</small>"
@@ -116,15 +118,16 @@ class AskPanel(Panel):
 
     def _answer(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Answer]:
         wave = self._read_wave()
+        words = find_words(self.experiment, wave, clip)
         answers: dict[str, Answer] = {}
         with use_checkpoint(self.experiment) as llm:
-            answers["audio"] = answer_audio(llm, embed_audio(llm, wave), question, task)
+            answers["audio"] = answer_audio(llm, embed_audio(llm, wave), question, task, words)
             if clip:
                 answers["oracle"] = answer_text(llm, clip, question, task, self._describe)
             silence = embed_audio(llm, np.zeros_like(wave))
             answers["silence"] = answer_audio(llm, silence, question, task)
         with use_checkpoint(self.experiment, 0) as llm:
-            answers["untrained"] = answer_audio(llm, embed_audio(llm, wave), question, task)
+            answers["untrained"] = answer_audio(llm, embed_audio(llm, wave), question, task, words)
         return answers
 
     def _draw(self, answers: Mapping[str, Answer], task: Task, clip: Clip | None) -> bytes:
@@ -214,9 +217,10 @@ class CheckpointPanel(Panel):
     def _answer(self, step: int, clip: Clip, task: Task) -> Answer:
         key = step, clip.id, task.name
         if key not in self._answers:
+            wave = read_wave(self.experiment, clip)
+            asked = task.question, task, find_words(self.experiment, wave, clip)
             with use_checkpoint(self.experiment, step) as llm:
-                embeddings = embed_audio(llm, read_wave(self.experiment, clip))
-                self._answers[key] = answer_audio(llm, embeddings, task.question, task)
+                self._answers[key] = answer_audio(llm, embed_audio(llm, wave), *asked)
         return self._answers[key]
 
     def _draw(self, step: int, clip: Clip, task: Task, answer: Answer) -> bytes:
@@ -377,6 +381,61 @@ class MapPanel(Panel):
         panel_figures.draw_map(picture.subplots(), rows, name, marks, self.chosen)
         image = panel_base.image_html(picture.png(), "The embedding map")
         return f"{super().still().removesuffix('</div>')}{image}</div>"
+
+
+class FeaturePanel(Panel):
+    """Browse sparse features: how much of one is in clips of each value, and the clips most lit.
+
+    Args:
+        look: an `Inside`, whose table `sparse_features` is found or computed. The features that
+            are purer than under shuffled labels can be chosen, the purest first.
+    """
+
+    def __init__(self, look: Any) -> None:
+        table = look.table("sparse_features")
+        above = (table["purity"] - table["null"]).sort_values(ascending=False)
+        rows = table.loc[above.index[: max(1, (above > 0).sum())]]
+        self.look = look
+        self._lit: dict[str, np.ndarray] = {}
+        names = [
+            (f"{row.site} {row.feature} · {row.attribute}: {row.value} ({row.purity:.2f})", row)
+            for row in rows.itertuples()
+        ]
+        self.feature = make_dropdown("feature", names)
+        self.attribute = make_dropdown("by", ["its own attribute", *look.labels])
+        self.picture = make_image("Activation by value, and the clips that light it most")
+        self.players = [make_player() for _ in range(_MOST_LIT)]
+        choices = [self.feature, self.attribute]
+        super().__init__([*choices, None, self.picture, w.HBox(self.players)], choices, self.update)
+
+    def update(self) -> None:
+        """Show the chosen feature."""
+        with self._working():
+            look, chosen = self.look, self.feature.value
+            name = self.attribute.value
+            name = chosen.attribute if name not in look.labels else name
+            rows, lit = look.scored, self._activations(chosen.site)[:, chosen.feature]
+            most = [rows[i] for i in np.argsort(-lit, kind="stable")[:_MOST_LIT]]
+            encoder, waves = look.llm.encoder, look.read_waves(most)
+            mels = audio.log_mel(waves, encoder.seconds, encoder.mel_bins)
+            heard = {
+                f"{look.clips[row].id}: {look.values(name, [row])[0]}": mel.numpy()
+                for row, mel in zip(most, mels, strict=True)
+            }
+            picture = Picture(size=(10.0, 2.8))
+            panel_figures.draw_feature(
+                picture, lit, look.values(name, rows), heard, encoder.seconds
+            )
+            self.picture.value = picture.png()
+            for player, wave in zip(self.players, waves, strict=False):
+                player.value = encode_wav(wave)
+
+    def _activations(self, site: str) -> Float[np.ndarray, "clip feature"]:
+        """The largest activation in each scored clip."""
+        if site not in self._lit:
+            vectors = self.look.slot_vectors(site)[self.look.scored]
+            self._lit[site] = self.look.dictionary(site).encode(vectors).amax(1).numpy()
+        return self._lit[site]
 
 
 def find_cells(rows: pd.DataFrame, side: int) -> list[tuple[int, int]]:

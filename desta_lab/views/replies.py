@@ -52,6 +52,18 @@ def read_wave(experiment: Any, clip: Clip) -> Float[np.ndarray, "sample"]:
     return audio.read_audio(experiment.corpus.path(clip))
 
 
+def find_words(
+    experiment: Any, wave: Float[np.ndarray, "sample"], clip: Clip | None = None
+) -> str | None:
+    """The words behind a clip's audio embeddings; None where the run was trained without them.
+
+    Those of a recording, which has no transcript, are written by Whisper.
+    """
+    if not getattr(getattr(experiment, "preset", None), "transcript", False):
+        return None
+    return clip.transcript if clip is not None else str(experiment.llm.transcribe([wave])[0])
+
+
 # ---- answers ----
 
 
@@ -65,13 +77,15 @@ def answer_audio(
     audio_embeddings: Float[Tensor, "1 query d_llm"],
     question: str,
     task: Task | None = None,
+    transcript: str | None = None,
 ) -> Answer:
-    """Answer a question under the audio condition."""
-    text = _generate(llm, chat.audio_messages(question), audio_embeddings)
+    """Answer a question under the audio condition; a transcript stands behind the embeddings."""
+    words = None if transcript is None else [transcript]
+    text = _generate(llm, chat.audio_messages(question), audio_embeddings, words)
     if task is None:
         return Answer(text)
     with torch.no_grad():
-        scores = scoring.score_options(llm, [task], audio_embeddings)[0]
+        scores = scoring.score_options(llm, [task], audio_embeddings, transcripts=words)[0]
     return Answer(text, _to_probabilities(task, scores))
 
 
@@ -95,10 +109,16 @@ def answer_text(
     return Answer(text, _to_probabilities(task, scores))
 
 
-def _generate(llm: AudioLLM, messages: Sequence[Any], audio_embeddings: Tensor | None) -> str:
+def _generate(
+    llm: AudioLLM,
+    messages: Sequence[Any],
+    audio_embeddings: Tensor | None,
+    transcripts: Sequence[str] | None = None,
+) -> str:
     backbone = llm.backbone
     room = None if backbone.max_positions is None else backbone.max_positions - _TOKENS
-    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, max_tokens=room)
+    how: Any = {"transcripts": transcripts, "max_tokens": room}
+    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, **how)
     return backbone.decode(llm.generate_ids([stream], audio_embeddings, max_new_tokens=_TOKENS)[0])
 
 

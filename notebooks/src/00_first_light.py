@@ -124,6 +124,23 @@ lesson.check("silenced", silenced)
 
 
 # %%
+questions = {
+    "scene": "What is the background sound?",
+    "gender": "What is the gender of the speaker?",
+}
+
+
+def answers_about(wave):
+    with replies.use_checkpoint(experiment) as llm:
+        heard = replies.embed_audio(llm, wave)
+        return {name: replies.answer_audio(llm, heard, q).text for name, q in questions.items()}
+
+
+guesses = answers_about(0 * wave)
+guesses
+
+
+# %%
 def scene_of(clip):
     return next(span for span in clip.spans if span.name.startswith("scene"))
 
@@ -133,13 +150,6 @@ def room(clip):
     return max(scene.start, experiment.preset.seconds - scene.end) - (scene.end - scene.start)
 
 
-questions = {
-    "scene": "What is the background sound?",
-    "gender": "What is the gender of the speaker?",
-}
-with replies.use_checkpoint(experiment) as llm:
-    nothing = replies.embed_audio(llm, 0 * wave)
-    guesses = {name: replies.answer_audio(llm, nothing, q).text for name, q in questions.items()}
 unguessed = [
     clip
     for clip in experiment.clips("test")
@@ -147,6 +157,9 @@ unguessed = [
 ]
 apart = max(unguessed, key=room)
 scene, whole = scene_of(apart), audio.read_audio(experiment.corpus.path(apart))
+print("true:", apart.attributes["scene"], "and", apart.attributes["gender"])
+
+# %%
 length = scene.end - scene.start
 other = 0.0 if scene.start >= length else experiment.preset.seconds - length
 versions = {
@@ -154,14 +167,10 @@ versions = {
     "its scene silenced": silenced(whole, scene.start, scene.end),
     "as much elsewhere silenced": silenced(whole, other, other + length),
 }
-rows = {}
-with replies.use_checkpoint(experiment) as llm:
-    for name, version in versions.items():
-        heard = replies.embed_audio(llm, whole if version is None else version)
-        rows[name] = {q: replies.answer_audio(llm, heard, q).text for q in questions.values()}
-rows["silence alone"] = dict(zip(questions.values(), guesses.values(), strict=True))
-print("true:", apart.attributes["scene"], "and", apart.attributes["gender"])
-pd.DataFrame(rows).T
+rows = {
+    name: answers_about(whole if version is None else version) for name, version in versions.items()
+}
+pd.DataFrame({**rows, "silence alone": guesses}).T
 
 # %% [markdown]
 # If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes with the scene as well, the silence itself disturbs; with as much elsewhere it may go, for most of the speech is there. One clip proves neither; notebook 08 counts over many.

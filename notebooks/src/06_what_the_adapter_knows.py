@@ -5,7 +5,7 @@
 #
 # A probe is easy to fool and easy to be fooled by. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in.
 #
-# *Needs: 00; some NumPy. 35 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; some NumPy. 42 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import capture, probes
+from desta_lab.analysis import capture, interventions, probes
 from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
@@ -228,6 +228,26 @@ wide = measured.pivot(index="attribute", columns="kind", values="accuracy")
 wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
 
 # %% [markdown]
+# ### Exercise 6.5 · Probe in three lines · fill in · 3 min
+# That was the package's probe, and it is short to use. Write `selectivity(features, labels, speakers)`: `features` is [clip, feature], `labels` a list of values. `probes.fit_probes` takes a dictionary of labels by attribute and gives a row per clip and `kind`, `probes.summarise_accuracy` a row per kind. Return the accuracy of the probe minus that of random labels, one number.
+
+
+# %% tags=["exercise"]
+def selectivity(features, labels, speakers):
+    ### BEGIN SOLUTION
+    correct = probes.fit_probes(features, {"own": labels}, speakers)
+    accuracy = probes.summarise_accuracy(correct).set_index("kind")["accuracy"]
+    return accuracy["probe"] - accuracy["random labels"]
+    ### END SOLUTION
+
+
+# %%
+lesson.check("selectivity", selectivity)
+
+# %% [markdown] tags=["hint"]
+# `probes.summarise_accuracy(…).set_index("kind")["accuracy"]` is a column with an entry for `"probe"` and one for `"random labels"`.
+
+# %% [markdown]
 # These are the embeddings of a connector that was never trained. Random weights need not destroy information: they mix it, and what they mix are the states of a trained encoder.
 #
 # How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
@@ -238,7 +258,7 @@ representation_figures.plot_learning_curves(
 )
 
 # %% [markdown]
-# ### Exercise 6.5 · Show the probe less · tweak · 6 min
+# ### Exercise 6.6 · Show the probe less · tweak · 6 min
 # The probe above reads hundreds of numbers of every clip. Write `less(embeddings)`: from [clip, query, width] make [clip, at most 32], out of each clip's own embeddings only. Try single query tokens, means, differences, and watch which attribute goes first.
 
 
@@ -273,7 +293,7 @@ pd.DataFrame(
 #
 # A probe shows that somebody *could* read an attribute there. Whether the language model does is another question, and only a change can answer it: take the information out, and see whether the answer goes.
 #
-# ### Exercise 6.6 · Erase a direction · fill in · 8 min
+# ### Exercise 6.7 · Erase a direction · fill in · 8 min
 # `x` is [clip, d], `direction` and `center` are [d]. Return `x` without what it has along `direction`, measured from `center`: afterwards every clip has there what `center` has. `direction` comes in any length.
 
 
@@ -392,6 +412,36 @@ for place in (query, (query + 1) % embeddings["trained"].shape[1]):
 pd.Series(
     {name: replies.answer_audio(look.llm, one, asked.question).text for name, one in whole.items()}
 )
+
+# %% [markdown]
+# ### Exercise 6.8 · Patch a site · fill in · 4 min
+# `llm.run(clips, question, sites=[…], edits={…})` records what flows at sites, by name (`llm.sites()` lists them), and edits it: an edit is a function of what flows, and `interventions.set_to(value)` puts a value in its place. Write `patched(llm, a, b, question, site)`: the `logits` after clip `b`, a waveform, when at `site` flows what flowed there in clip `a`.
+
+
+# %% tags=["exercise"]
+def patched(llm, a, b, question, site):
+    ### BEGIN SOLUTION
+    given = llm.run([a], question, sites=[site])[site]
+    edits = {site: interventions.set_to(given)}
+    return llm.run([b], question, edits=edits).logits
+    ### END SOLUTION
+
+
+# %%
+lesson.check("patched", patched)
+
+# %% [markdown] tags=["hint"]
+# `llm.run([a], question, sites=[site])[site]` is what flowed in clip a. In the second run, `edits` has `site` as its key.
+
+# %% [markdown]
+# If all audio embeddings are patched, clip B must be answered as clip A, to the last digit.
+
+# %%
+waves = look.read_waves([a, b])
+whole_patch = patched(look.llm, *waves, asked.question, "audio_embeddings")
+if whole_patch is not None:
+    alone = look.llm.run(waves[:1], asked.question, sites=[]).logits
+    torch.testing.assert_close(whole_patch, alone, rtol=1e-3, atol=1e-3)
 
 # %% [markdown]
 # ## Present, readable, spoken

@@ -415,6 +415,12 @@ representation_figures.plot_nearest_words(
 # %% [markdown]
 # Judge them yourself: which queries left the word they were born as, and do the words that they came nearer to name a value they carry?
 #
+# Directions need no word. A *sparse autoencoder* finds a few hundred of them of which a few make up every embedding; the panel shows those whose presence tells a value better than any does under shuffled labels, and the clips that light one most.
+
+# %%
+desta_lab.FeaturePanel(look)
+
+# %% [markdown]
 # ## The shape of it
 #
 # One figure. Above, three maps made in the same way, each with its own principal components. Below, what may be believed: neighbours in the full space, shape (debiased CKA) and place (cosine), each with its control.

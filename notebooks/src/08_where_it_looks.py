@@ -5,7 +5,7 @@
 #
 # This corpus knows when each clip's background scene sounds: the *evidence span*. So for every way to say where an answer came from, attention or attribution, we can ask whether it finds those seconds better than those of another clip, and whether taking away what it points at takes away the answer.
 #
-# *Needs: 02, some calculus. 36 minutes of exercises; reading and running take about as long again.*
+# *Needs: 02, some calculus. 40 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 
 import desta_lab
 from desta_lab import audio, cache
-from desta_lab.analysis import attention, attribution, evidence
+from desta_lab.analysis import attention, attribution, evidence, interventions
 from desta_lab.evaluation import conditions, statistics
+from desta_lab.experiments.inside import state_listening
 from desta_lab.model.sites import record_outputs
 from desta_lab.views import clip_figures, explanation_figures, replies, style
 
@@ -235,11 +236,38 @@ print(
 )
 
 # %% [markdown]
+# ### Exercise 8.5 · Knock a head out · fill in · 4 min
+# Looking is not mattering; what a head does can be taken away. Write `without_head(llm, clips, question, layer, head)`: the `logits` of `llm.run` when what this head puts out is 0. `interventions.knock_out([(layer, head), …])` makes the `edits` for it.
+
+
+# %% tags=["exercise"]
+def without_head(llm, clips, question, layer, head):
+    ### BEGIN SOLUTION
+    edits = interventions.knock_out([(layer, head)])
+    forward = llm.run(clips, question, edits=edits)
+    return forward.logits
+    ### END SOLUTION
+
+
+# %%
+lesson.check("without_head", without_head)
+
+# %% [markdown] tags=["hint"]
+# `llm.run(clips, question, edits=edits)` returns everything that flowed; `.logits` are those where the answer begins.
+
+# %% [markdown]
+# The run did it for the heads that look at the audio most, many at once, and for as many random ones (left). On the right nothing is taken away: the last layer's state is moved further from that of silence, as in [Glazer et al. (2026)](https://arxiv.org/abs/2603.06854), beside random directions.
+
+# %%
+listening = look.table("listening_heads"), look.table("audio_direction")
+explanation_figures.plot_listening(*listening, state_listening(*listening))
+
+# %% [markdown]
 # ## From looking to mattering
 #
 # Attention asks what is weighed. *Attribution* asks what the margin hangs on. *Integrated gradients* ([Sundararajan et al., 2017](https://arxiv.org/abs/1703.01365)) walk from the embeddings of silence to those of the clip and collect the slope on the way.
 #
-# ### Exercise 8.5 · Integrate the gradient · fill in · 8 min
+# ### Exercise 8.6 · Integrate the gradient · fill in · 8 min
 # Write `integrated_gradients(scalar, given, absent, steps)`. `given` and `absent` are `(1, *feature)`; `scalar` takes a batch `(steps, *feature)` and gives one number each. Take `steps` points evenly on the way (the middle of each part of it), average their gradients, and multiply by the whole difference: `(*feature)`.
 
 
@@ -306,7 +334,7 @@ clip_figures.plot_time_profiles(
 #
 # The test of *faithfulness*: take away what an explanation calls important. If it is right, the margin falls early.
 #
-# ### Exercise 8.6 · Delete what matters first · fill in · 7 min
+# ### Exercise 8.7 · Delete what matters first · fill in · 7 min
 # Write `deletion_curve(of, worth)`. `of(kept)` takes booleans `(batch, part)` and gives the margin of each row with only these parts kept; `worth` is `(part,)`. Return `part + 1` margins: nothing taken away, then the most important part, then the two most important, … until nothing is left.
 
 

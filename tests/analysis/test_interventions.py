@@ -6,7 +6,9 @@ import torch
 
 from desta_lab.analysis import interventions
 from desta_lab.analysis.interventions import add, erase, only, set_to
+from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.model.sites import apply_edits
 from tests import tiny
 
 FLOW = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -67,3 +69,36 @@ def test_triples_that_are_no_contrast_are_refused():
     for triple in ((0, 2, 2), (0, 1, 0), (0, 1, 1)):
         with pytest.raises(ValueError, match="the second must differ from the first"):
             interventions.patch_sites(llm, task, WAVES, ["a", "b", "a"], [triple], ["backbone.0"])
+
+
+def test_knocked_out_heads_put_out_nothing_and_others_stay():
+    llm = tiny.audio_llm(dropout=0.0)
+    site = "backbone.1.attention.heads"
+    plain = llm.run(WAVES, "?", sites=[site])
+    silent = llm.run(WAVES, "?", sites=[site], edits=interventions.knock_out([(1, 0), (1, 2)]))
+    assert not silent[site][:, :, [0, 2]].any()
+    torch.testing.assert_close(silent[site][:, :, [1, 3]], plain[site][:, :, [1, 3]])
+    assert (silent.logits != plain.logits).any()
+
+
+@pytest.mark.parametrize("words", [None, ["hello", "a few words more", "", "no"]])
+def test_without_what_clips_make_of_all_heads_all_clips_are_answered_alike(words):
+    """Means are of each token behind the clip, whatever stands before it."""
+    llm, tasks = tiny.audio_llm(dropout=0.0), [TASK]
+    embeddings = llm.encode_audio(WAVES[:4])
+    means = interventions.mean_heads(llm, tasks, embeddings, words, batch=3)
+    plain = scoring.score_options(llm, tasks, embeddings, 3, words)[0]
+    heads = [(layer, head) for layer in range(2) for head in range(4)]
+    for some, alike in (([], False), (heads, True)):
+        with apply_edits(llm, interventions.knock_out(some, means)):
+            (scores,) = scoring.score_options(llm, tasks, embeddings, 3, words)
+        assert torch.allclose(scores, scores[:1].expand_as(scores), atol=1e-3) == alike
+        assert torch.allclose(scores, plain, atol=1e-4) != alike
+    torch.testing.assert_close(scoring.score_options(llm, tasks, embeddings, 3, words)[0], plain)
+
+
+def test_only_sites_of_the_backbone_are_edited_outside_a_run():
+    llm = tiny.audio_llm(dropout=0.0)
+    edits = {"encoder.0": set_to(0)}
+    with pytest.raises(ValueError, match="is no site of the backbone"), apply_edits(llm, edits):
+        pass

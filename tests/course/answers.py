@@ -308,7 +308,23 @@ def zeroed(wave, start, end):
     return np.where((time >= start) & (time < end), 0.0, wave)
 
 
+def zeroed_head(llm, clips, question, layer, head):
+    def silence(flow):
+        left = flow.clone()
+        left[:, :, head] = 0
+        return left
+
+    return llm.run(clips, question, edits={f"backbone.{layer}.attention.heads": silence}).logits
+
+
+def patched_by_hand(llm, a, b, question, site):
+    seen = llm.run([a], question, sites=[site])
+    return llm.run([b], question, sites=[], edits={site: lambda flow: seen[site]}).logits
+
+
 RIGHT = [
+    ("without_head", "an edit by hand", zeroed_head),
+    ("patched", "an edit by hand", patched_by_hand),
     ("seconds_of_frame", "by length", lambda frame: np.float32(frame) * 0.02),
     ("silenced", "a mask, float64", zeroed),
     ("above_chance", "other algebra", lambda a, n: (n * a - 1) / (n - 1)),
@@ -373,6 +389,7 @@ RIGHT = [
 
 # What survives, as a pattern of the changed line, is no wrong answer, and why.
 EQUIVALENT = {
+    "selectivity": {r"ownx": "the attribute may have any name"},
     "silenced": {
         r"round\(": "a second is cut to a sample either way, and the span's ends are 1/16000 s off"
     },

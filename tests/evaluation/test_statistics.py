@@ -123,3 +123,13 @@ def test_groups_that_differ_in_one_cell_are_told_there_and_nowhere_else(signal):
     assert found[0] == 0
     assert found[[1, 2, 3, 4, 6, 7]].max() <= 6
     assert (found[5] > 80) == bool(signal)
+
+
+def test_a_value_like_its_draws_has_a_small_rank_at_most_at_the_stated_rate():
+    """Simulated: as random heads or random directions beside one of their own kind."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2000, 21))
+    small = [statistics.rank_p(row[0], row[1:]) < 0.05 for row in values]
+    assert 0.03 < np.mean(small) < 0.065
+    assert statistics.rank_p(0.0, np.zeros(20)) == 1
+    assert statistics.rank_p(1.0, np.zeros(19)) == 0.05

@@ -13,7 +13,7 @@ from desta_lab import audio
 from desta_lab.analysis import attribution, evidence, geometry
 from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.inside import Inside, summarise_tables
+from desta_lab.experiments.inside import Inside, state_features, state_listening, summarise_tables
 from desta_lab.experiments.inside_tables import SIZES, TABLES
 from desta_lab.model import presets
 from tests import tiny
@@ -32,6 +32,9 @@ SMALL = {
     "random": 3,
     "heads": 50,
     "checkpoints": 2,
+    "training": 200,
+    "steered": 24,
+    "knocked": (0.25,),
 }
 
 
@@ -62,7 +65,7 @@ def test_every_table_has_rows_and_every_figure_is_saved_with_its_table(
     assert set(tables) == set(TABLES)
     assert all(len(table) for table in tables.values())
     pictures = {path.stem for path in inside.out.glob("*.png")}
-    assert len(pictures) == 16
+    assert len(pictures) == 18
     assert pictures == {path.stem for path in inside.out.glob("*.csv")}
 
 
@@ -117,6 +120,19 @@ def test_erasing_an_attribute_hurts_it_more_than_a_random_direction(tables: dict
     assert (own["random direction"] - own["erased"]).mean() > 0.1
 
 
+def test_features_stand_for_values_and_heads_that_listen_carry_the_answer(tables: dict) -> None:
+    features = tables["sparse_features"].set_index("site")
+    assert features["explained"].min() > 0.7
+    assert (features["purity"] > features["null"]).groupby("site").mean().min() > 0.1
+    assert "beyond every random direction" in state_features(tables["sparse_features"])
+    heads = tables["listening_heads"].query("asked == 'all' and knocked > 0").set_index("kind")
+    assert heads["change"]["listening heads"] < heads["change"]["random heads"] - 0.02
+    added = tables["audio_direction"].query("asked == 'all' and best").set_index("kind")
+    assert added["change"]["audio minus silence"] > added["change"]["another clip's"] + 0.1
+    sentence = state_listening(tables["listening_heads"], tables["audio_direction"])
+    assert sentence.startswith("Without the 6 heads") and " × " in sentence
+
+
 def test_a_second_look_reads_the_tables(inside: Inside, tables: dict) -> None:
     def read_times() -> dict[Path, int]:
         folders = [inside.provenance(name).folder(inside.root) for name in TABLES]
@@ -167,3 +183,4 @@ def test_the_code_of_the_readme_and_of_the_analysis_page_runs(
     panel = desta_lab.MapPanel(names["experiment"], names["look"].table("points"))
     panel.play(inside.clips[0].id)
     assert inside.clips[0].id in panel.still()
+    assert "data:image/png" in desta_lab.FeaturePanel(inside).still()

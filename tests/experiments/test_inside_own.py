@@ -24,6 +24,7 @@ from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.published import systems
 from desta_lab.published.adapters import save_adapter
 from desta_lab.training import checkpoints
+from desta_lab.views.panels import FeaturePanel
 from tests import tiny
 from tests.published import llama
 
@@ -43,6 +44,13 @@ FEW = {
     "draws": 2,
     "curve": (8,),
     "similar": 2,
+    "features": 8,
+    "active": 2,
+    "training": 5,
+    "steered": 6,
+    "directions": 2,
+    "knocked": (0.25,),
+    "factors": (1,),
 }
 ASKED = [task for task in task_ladder() if task.name in ("ask_scene", "ask_gender")]
 # the tiny tokenizers know bytes: behind a blank all options begin alike
@@ -130,7 +138,7 @@ def test_with_spans_and_checkpoints_nothing_is_missing_and_figures_are_saved(tmp
     assert set(tables) == set(TABLES) and not look.refused
     assert "untrained" in set(tables["lens"]["condition"])
     assert set(tables["answers"]["step"]) == {0, 8}
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 16
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 18
     one = {0: run / "checkpoints" / "000000.safetensors"}
     first = look_into(llm, checkpoints=one).table("answers")
     pd.testing.assert_frame_equal(first, tables["answers"].query("step == 0"))
@@ -153,7 +161,10 @@ def test_transcripts_reach_the_answers(tmp_path):
     answers = look.table("answers").set_index("attribute")["accuracy"]
     pd.testing.assert_series_equal(answers.sort_index(), expected, check_names=False)
     mute = look_into(llm)
-    for name in ("lens", "profiles", "heads", "patching", "randomisation"):
+    for name in (
+        *("lens", "profiles", "heads", "patching", "randomisation"),
+        *("listening_heads", "audio_direction"),
+    ):
         assert not look.table(name).equals(mute.table(name)), name
     assert look.provenance("lens").key != mute.provenance("lens").key
 
@@ -165,6 +176,29 @@ def test_a_run_that_was_trained_with_transcripts_is_not_analysed_without(tmp_pat
     with pytest.raises(InsideError, match=r"trained with transcripts .* give transcripts="):
         look_into(llm, checkpoints=tmp_path)
     assert look_into(llm, checkpoints=tmp_path, transcripts=WORDS).last == 0
+
+
+def test_a_dictionary_is_trained_once_on_the_clips_that_calibrate(tmp_path):
+    look = look_into(tiny.audio_llm(dropout=0.0), root=tmp_path)
+    assert look.dictionary_sites == ["audio embeddings", "slots 0"]
+    for site in look.dictionary_sites:
+        trained, vectors = look.dictionary(site), look.slot_vectors(site)
+        assert vectors.shape == (COUNT, 5, tiny.WIDTH)
+        torch.testing.assert_close(trained.mean, vectors[look.calibration].mean(0))
+        assert torch.equal(look.dictionary(site).decoder, trained.decoder)
+    with pytest.raises(InsideError, match="no dictionary of 'slots 1'; take one of audio"):
+        look.dictionary("slots 1")
+
+
+def test_the_panel_of_features_shows_and_plays_the_clips_that_light_one_most():
+    look = look_into(tiny.audio_llm(dropout=0.0))
+    panel = FeaturePanel(look)
+    assert panel.note.value == ""
+    first = panel.picture.value
+    assert first[:4] == b"\x89PNG" and all(player.value for player in panel.players)
+    panel.attribute.value = "gender"
+    assert panel.note.value == "" and panel.picture.value
+    assert "<audio" in panel.still() and "<img" in panel.still()
 
 
 def test_results_are_kept_in_memory_or_in_a_folder_by_the_hash_of_all_that_goes_in(tmp_path):

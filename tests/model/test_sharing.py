@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from torch import nn
 
 from desta_lab.model import build, presets, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, ProvenanceWarning, hash_tensors
@@ -60,6 +61,44 @@ def test_a_colleague_opens_it_in_a_clean_environment(llm, root, tmp_path):
     waves = [tiny.wave(0)]
     seen, known = (one.run(waves, "What?", sites=[]).logits for one in (opened, llm))
     torch.testing.assert_close(seen, known, rtol=0, atol=0)
+
+
+class Mean(nn.Module):
+    """A connector of somebody's own."""
+
+    queries, version = 2, 1
+
+    def __init__(self, taps, d_enc, d_llm):
+        super().__init__()
+        self.d_llm = d_llm
+        self.project = nn.Linear(d_enc, 2 * d_llm)
+
+    def forward(self, states):
+        return self.project(states[-1].mean(1)).unflatten(-1, (2, self.d_llm))
+
+
+class Other(Mean):
+    version = 2
+
+
+def test_an_own_connector_is_opened_with_its_class_and_refused_without(root, tmp_path):
+    preset = presets.Preset(
+        "mine", "org/tiny-ears", "org/tiny-mind", "a test", seconds=1.0, taps=(1, 3)
+    )
+    made = build.build_audio_llm(preset, root=root, connector=Mean)
+    with torch.no_grad():
+        made.connector.project.bias += 0.1
+    folder = made.save_pretrained(tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["connector"]["class"] == "Mean"
+    assert config["connector"]["settings"] == {"queries": 2, "version": 1, "d_llm": tiny.WIDTH}
+    assert 'its id on the hub", connector=Mean)' in (folder / "README.md").read_text()
+    opened = AudioLLM.from_pretrained(folder, root=root, connector=Mean)
+    assert torch.equal(opened.connector.project.bias, made.connector.project.bias)
+    with pytest.raises(ProvenanceError, match=r"its connector is Mean, .* connector=Mean\.$"):
+        AudioLLM.from_pretrained(folder, root=root)
+    with pytest.raises(ProvenanceError, match="connector"):
+        AudioLLM.from_pretrained(folder, root=root, connector=Other)
 
 
 def test_parts_are_named_by_repo_revision_and_hash_and_no_file_has_a_path(llm, tmp_path):

@@ -279,6 +279,36 @@ def _change(value: float) -> dict[str, float]:
     return {"change": value, "change_low": value - 0.04, "change_high": value + 0.04}
 
 
+def feature_table() -> pd.DataFrame:
+    rows = []
+    for site in ("audio embeddings", "slots 1"):
+        for feature in range(12):
+            attribute = list(CHANCE)[feature % 6]
+            row = {"site": site, "feature": feature, "attribute": attribute, "value": "siren"}
+            row |= {"purity": 0.6 + feature / 40, "null": 0.63, "explained": 0.9}
+            moved = 0.05 * feature if feature >= 6 else math.nan
+            row |= {"change": moved, "random": 0.1, "random_low": -0.1, "random_high": 0.3}
+            rows.append(row | {"low": moved - 0.1, "high": moved + 0.1, "p": 0.05})
+    return pd.DataFrame(rows)
+
+
+def listening_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    kinds = {"knocked": ("listening heads", "random heads")}
+    kinds["factor"] = ("audio minus silence", "another clip's", "random directions", "calibrated")
+    tables = []
+    for along, names in kinds.items():
+        rows = [
+            {"asked": asked, "kind": kind, along: amount, "accuracy": 0.8 - i * amount / 20}
+            | around(0.8 - i * amount / 20)
+            | {"chance": 0.4}
+            for asked in ("gender", "all")
+            for i, kind in enumerate(names)
+            for amount in ([0] if kind == "calibrated" else [0, 1, 2])
+        ]
+        tables.append(pd.DataFrame(rows))
+    return tables[0], tables[1]
+
+
 def sound() -> tuple:
     rng = np.random.default_rng(4)
     time = np.linspace(0, 3, 150)
@@ -333,6 +363,12 @@ DRAWN = {
     "erasure": lambda: explanation_figures.plot_erasure(
         erasure_table(), "Erasing an attribute takes it away, and it alone."
     ),
+    "sparse_features": lambda: explanation_figures.plot_features(
+        feature_table(), "Six features stand for a value."
+    ),
+    "listening_heads": lambda: explanation_figures.plot_listening(
+        *listening_tables(), "A few heads carry the answer."
+    ),
     "listen_where": lambda: clip_figures.plot_time_profiles(
         *sound(), headline="Three methods, three moments."
     ),
@@ -359,6 +395,13 @@ TABLES = {  # the drawings of one long table, for what all of them must survive
     "logit_lens": (explanation_figures.plot_logit_lens, lens_table),
     "patching": (explanation_figures.plot_patching, patch_table),
     "erasure": (explanation_figures.plot_erasure, erasure_table),
+    "sparse_features": (explanation_figures.plot_features, feature_table),
+    "listening_heads": (
+        lambda table, **how: explanation_figures.plot_listening(
+            table, listening_tables()[1], **how
+        ),
+        lambda: listening_tables()[0],
+    ),
 }
 drawn = functools.cache(lambda name: DRAWN[name]())
 every_drawing = pytest.mark.parametrize("name", DRAWN)
@@ -469,6 +512,10 @@ def test_what_is_compared_is_told_apart_in_grey():
         ("probe", "random labels"),
         ("own", "shuffled", "uniform"),
         ("attribution", "random"),
+        ("audio minus silence", "another clip's", "random directions"),
+        ("listening heads", "random heads"),
+        ("feature", "random directions"),
+        ("purity", "purity null"),
         ("audio", "oracle", "shuffled", "untrained"),
         ("cosine to its own text", "cosine, other clip's text"),
     ):

@@ -43,6 +43,15 @@ def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> Non
     assert "".join(pieces).strip().startswith(whole)
 
 
+def test_a_transcript_stands_behind_a_streamed_answer_as_behind_a_whole_one(demo: Demo) -> None:
+    wave = replies.read_wave(demo.experiment, next(iter(demo.clips.values())))
+    with replies.use_checkpoint(demo.experiment) as llm:
+        spoken, words = replies.embed_audio(llm, wave), "a few words of the clip"
+        pieces = "".join(stream_answer(llm, spoken, QUESTION, words)).strip()
+        assert pieces.startswith(replies.answer_audio(llm, spoken, QUESTION, None, words).text)
+        assert pieces != "".join(stream_answer(llm, spoken, QUESTION)).strip()
+
+
 def test_an_answer_stands_beside_its_oracle_and_silence(demo: Demo) -> None:
     name, clip = next(iter(demo.clips.items()))
     answer, oracle, silence, figure = list(demo.stream_answers(name, None, QUESTION))[-1]

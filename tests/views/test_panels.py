@@ -137,6 +137,21 @@ def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
     assert ask.task.value is None and ask.bars.value == b"" and "<td" in ask.table.value
 
 
+def test_a_run_with_transcripts_is_asked_with_those_of_the_clip_or_of_whisper(job, monkeypatch):
+    heard = SimpleNamespace(**vars(job), preset=SimpleNamespace(transcript=True))
+    clip = job.corpus.clips[0]
+    wave = replies.read_wave(job, clip)
+    assert replies.find_words(job, wave, clip) is None
+    assert replies.find_words(heard, wave, clip) == clip.transcript
+    monkeypatch.setattr(job.llm, "transcribe", lambda waves: ["as Whisper hears it"])
+    assert replies.find_words(heard, wave) == "as Whisper hears it"
+    panel, task = panels.AskPanel(heard), job.tasks[-1]
+    embeddings = replies.embed_audio(job.llm, wave)
+    (told,) = [panel._answer(task.question, task, clip)["audio"]]
+    assert told == replies.answer_audio(job.llm, embeddings, task.question, task, clip.transcript)
+    assert told.options != replies.answer_audio(job.llm, embeddings, task.question, task).options
+
+
 def test_options_share_one_probability_and_the_topic_is_read_out_to_the_oracle(job):
     task = job.tasks[-1]
     reply = replies.answer_text(job.llm, job.corpus.clips[0], task.question, task)

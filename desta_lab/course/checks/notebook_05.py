@@ -47,8 +47,8 @@ def _where_true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
 @catches("calibrated with the test clips' own scores", _self_graded)
 @catches("the prior is added instead of subtracted", _added)
 @catches("the mean is over the options", _over_options)
-@catches("every clip weighs the same, so the commonest value sets the prior", _over_clips)
-@catches("only the clips where the option is true", _where_true)
+@catches("every clip weighs the same", _over_clips)
+@catches("where it is true alone", _where_true)
 @catches("the softmax of the prior, a probability", _probability)
 def calibrated(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Scores of options without what the model says of any clip."""

@@ -1,12 +1,14 @@
-"""Checks of notebook 06: sides of a split, what a scale may know, and a direction taken out."""
+"""Checks of notebook 06: sides of a split, scales, probes, a direction taken out, a patch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, expect_shape, same
+from desta_lab.analysis import interventions, probes
+from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 Sides = tuple[np.ndarray, np.ndarray]
@@ -169,3 +171,114 @@ def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     if same(got - x, (got - x)[:1].expand(6, -1)):
         raise Wrong("All clips move alike: one step for all clips erases nothing.")
     raise Wrong("Something is left: the direction is not of unit length, or the sign is wrong.")
+
+
+Read = Callable[[np.ndarray, list[str], Sequence[str]], float]
+
+
+def _read(features: np.ndarray, labels: list[str], speakers: Sequence[str]) -> dict[str, float]:
+    """The accuracy of a probe and of its baselines, by kind."""
+    correct = probes.fit_probes(features, {"own": labels}, list(speakers))
+    accuracy = probes.summarise_accuracy(correct).set_index("kind")["accuracy"]
+    return {str(kind): float(value) for kind, value in accuracy.items()}
+
+
+def _selectivity(features: np.ndarray, labels: list[str], speakers: Sequence[str]) -> float:
+    read = _read(features, labels, speakers)
+    return read["probe"] - read["random labels"]
+
+
+@catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
+@catches("the wrong way round", lambda x, labels, who: -_selectivity(x, labels, who))
+@catches("voices on both sides", lambda x, y, who: _selectivity(x, y, [str(i) for i in range(72)]))
+@catches("the labels were not used", lambda x, y, who: _selectivity(x, y[::2] + y[1::2], who))
+def selectivity(answer: Read) -> None:
+    """What a probe reads on other speakers, beyond what it makes of random labels."""
+    rng = np.random.default_rng(0)
+    speakers = [f"voice {i // 3}" for i in range(72)]
+    noise, labels = rng.normal(size=(72, 8)), rng.permutation(["fast", "slow"] * 36)
+    planted = noise + 5 * (labels == "fast")[:, None]
+    got = float(answer(planted, labels.tolist(), speakers))
+    if got > 0.85:
+        raise Wrong(f"{got:.2f} is the accuracy of the probe alone; take random labels' away.")
+    if got < -0.3:
+        raise Wrong("What can be read scores below 0: you subtract the wrong way round.")
+    if got < 0.3:
+        raise Wrong(f"A planted label scores {got:.2f}: the labels were not used as they are.")
+    prints = rng.normal(size=(24, 40)).repeat(3, axis=0)
+    coins = rng.permutation(["yes", "no"] * 12).repeat(3)
+    if (leak := float(answer(prints, coins.tolist(), speakers))) > 0.3:
+        raise Wrong(f"Coins tossed for each voice score {leak:.2f}: voices on both sides.")
+
+
+class _Chain:
+    """A model of three sites in a row and a way around them; a clip is four numbers."""
+
+    sites = ("audio_embeddings", "backbone.0", "backbone.1")
+
+    def run(
+        self,
+        clips: Sequence[Any],
+        question: str,
+        *,
+        sites: Sequence[str] | None = None,
+        edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        **how: Any,
+    ) -> "_Forward":
+        """What flows at sites, by default the first, and logits that also see the clip itself."""
+        given = torch.stack([torch.as_tensor(clip, dtype=torch.float32) for clip in clips])
+        flow, flows = given[:, None], {}
+        for i, site in enumerate(self.sites):
+            flow = torch.sin(flow.roll(1, -1) * (i + 1) + len(question))
+            flow = (edits or {}).get(site, lambda same: same)(flow)
+            flows[site] = flow
+        wanted = {site: flows[site] for site in sites or self.sites[:1]}
+        return _Forward(wanted, flow[:, 0] + 0.1 * given * flows["audio_embeddings"][:, 0])
+
+
+class _Forward(dict[str, Tensor]):
+    """What `run` returns: sites by name, and logits."""
+
+    def __init__(self, sites: Mapping[str, Tensor], logits: Tensor) -> None:
+        super().__init__(sites)
+        self.logits = logits
+
+
+def _patch(llm: Any, a: Any, b: Any, question: str, site: str) -> Tensor:
+    given = llm.run([a], question, sites=[site])[site]
+    edits = {site: interventions.set_to(given)}
+    logits: Tensor = llm.run([b], question, sites=[], edits=edits).logits
+    return logits
+
+
+@catches("nothing was patched", lambda llm, a, b, question, site: llm.run([b], question).logits)
+@catches("only clip a was run", lambda llm, a, b, question, site: llm.run([a], question).logits)
+@catches("the clips are exchanged", lambda llm, a, b, q, site: _patch(llm, b, a, q, site))
+@catches("another site", lambda llm, a, b, q, site: _patch(llm, a, b, q, "backbone.1"))
+@catches("what flowed, not the logits", lambda llm, a, b, q, s: llm.run([a], q, sites=[s])[s])
+def patched(answer: Callable[[Any, Any, Any, str, str], Tensor]) -> None:
+    """The logits after one clip, with what flowed at a site in another."""
+    llm, a, b, question = (
+        _Chain(),
+        np.array([0.1, 0.7, 0.3, 0.9]),
+        np.array([0.5, 0.2, 0.8, 0]),
+        "?",
+    )
+    for site in ("audio_embeddings", "backbone.0"):
+        got = answer(llm, a, b, question, site)
+        if not isinstance(got, Tensor):
+            raise Wrong("Return the logits of the second run: `….logits`.")
+        alone = [llm.run([clip], question) for clip in (a, b)]
+        if got.dim() == 3:
+            raise Wrong("This is what flowed, not the logits; put it into clip b's run first.")
+        expect_shape(got, (1, 4), "(clip, token of the vocabulary)")
+        mistaken = {
+            "These are clip b's own logits: nothing was patched.": alone[1].logits,
+            "These are clip a's own logits: only clip a was run.": alone[0].logits,
+            "Clip b's flow went into clip a: the clips are exchanged.": _patch(
+                llm, b, a, question, site
+            ),
+        }
+        refuse(got, mistaken)
+        if not same(got, _patch(llm, a, b, question, site)):
+            raise Wrong(f"Another site than {site} was patched, or another value put there.")

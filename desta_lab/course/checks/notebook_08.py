@@ -1,12 +1,14 @@
-"""Checks of notebook 08: attention over time, weight on a span, other weights, attribution."""
+"""Checks of notebook 08: attention over time, a span, other weights, a head, attribution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from desta_lab.analysis.interventions import knock_out
 from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
 
 Weights = dict[str, Tensor]
@@ -208,3 +210,62 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     refuse(got, mistaken)
     if not same(got, right):
         raise Wrong(f"Second comes {right[1]:.1f}, not {got[1]:.1f}: ranks and positions mixed up?")
+
+
+class _Heads:
+    """A model of two layers with three heads each, whose outputs sum to the logits."""
+
+    outputs = torch.randn(2, 2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    def run(
+        self,
+        clips: Sequence[Any],
+        question: str,
+        *,
+        edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        **how: Any,
+    ) -> SimpleNamespace:
+        """The sum of all heads where the answer begins, (clip, 4), with edits at their sites."""
+        total = torch.zeros(len(clips), 4)
+        for layer, flow in enumerate(self.outputs):
+            edit = (edits or {}).get(f"backbone.{layer}.attention.heads", lambda same: same)
+            total += edit(flow[: len(clips)])[:, -1].sum(1)
+        return SimpleNamespace(logits=total)
+
+
+def _without(llm: Any, clips: Any, question: str, heads: Sequence[tuple[int, int]]) -> Tensor:
+    logits: Tensor = llm.run(clips, question, edits=knock_out(heads)).logits
+    return logits
+
+
+@catches("nothing was taken away", lambda llm, clips, q, layer, head: llm.run(clips, q).logits)
+@catches("the forward pass, not its logits", lambda llm, clips, q, layer, head: llm.run(clips, q))
+@catches(
+    "layer and head are exchanged",
+    lambda llm, clips, q, layer, head: _without(llm, clips, q, [(head, layer)]),
+)
+@catches(
+    "the whole layer",
+    lambda llm, clips, q, layer, head: _without(llm, clips, q, [(layer, i) for i in range(3)]),
+)
+def without_head(answer: Callable[[Any, Any, str, int, int], Tensor]) -> None:
+    """The logits when one head of the backbone puts out nothing."""
+    llm, clips = _Heads(), ["one clip", "another"]
+    whole = llm.run(clips, "?").logits
+    for layer, head in ((1, 0), (0, 2)):
+        got = answer(llm, clips, "?", layer, head)
+        if not isinstance(got, Tensor):
+            raise Wrong("This is the forward pass, not its logits: return `….logits`.")
+        expect_shape(got, whole.shape, "(clip, token of the vocabulary)")
+        at_answer = llm.outputs[:, :, -1]  # layer, clip, head, token of the vocabulary
+        mistaken = {
+            "These are the logits of the whole model: nothing was taken away.": whole,
+            "No head of this layer is left: you took the whole layer.": whole
+            - at_answer[layer].sum(1),
+        }
+        if head < 2:
+            other = "Another head is missing: layer and head are exchanged."
+            mistaken[other] = whole - at_answer[head, :, layer]
+        refuse(got, mistaken)
+        if not same(got, whole - at_answer[layer, :, head]):
+            raise Wrong(f"Head {head} of layer {layer} should be missing, and nothing else.")
