@@ -206,6 +206,10 @@ def _preset(args: argparse.Namespace) -> Any:
     SEED,
     number("--steps", of=Count, help="training steps instead of the preset's"),
     CORPUS,
+    argument("--voices", type=Path, help="a folder of people's recordings to train on, instead"),
+    argument("--test-voices", type=Path, help="test the finished run on such a folder, and stop"),
+    argument("--together", metavar="COLUMN", help="of their table: each value in one split"),
+    argument("--every-checkpoint", action="store_true", help="test voices at every checkpoint"),
     argument("--label", help="attribute of the rival run, instead of the preset's"),
     OUT,
     number("--accumulate", of=Count, help="compute each batch in so many parts, to save memory"),
@@ -221,29 +225,76 @@ def quickstart(args: argparse.Namespace) -> None:
     from desta_lab.model.weights import models_dir
     from desta_lab.views import card
 
+    _check_voices(args)
     processes.join_ranks()
     changes = {"steps": args.steps, "accumulate": args.accumulate}
     changes["gradient_checkpointing"] = args.checkpointing or None
     given = {name: value for name, value in changes.items() if value is not None}
     preset = replace(_preset(args), **given)
     say: Any = print if processes.is_main_rank() else lambda *words, **how: None
-    say(describe_cost(preset), flush=True)
+    if not args.test_voices:
+        say(describe_cost(preset), flush=True)
     if args.corpus:
         say("That was measured on the preset's own corpus; yours costs by the number of its clips.")
     folder = models_dir().parent / "tracking"
     experiment = Experiment(
         preset,
         seed=args.seed,
-        corpus=args.corpus,
+        corpus=_voices_corpus(args, preset) if args.voices else args.corpus,
         label=args.label,
         progress=progress_reporter(),
         track=open_trackers(args.track, folder) if args.track else None,
     )
+    if args.test_voices:
+        _test_voices(args, experiment)
+        return
     out = args.out or experiment.figures_folder("quickstart")
     result = run_quickstart(experiment, out)
     say(card.format_card(result, out / "card.html"))
     say(f"It took {result['seconds_now']:.0f} s this time.")
     processes.leave_ranks()
+
+
+def _check_voices(args: argparse.Namespace) -> None:
+    """Raise ValueError for arguments about recorded voices that contradict each other."""
+    if args.corpus and args.voices:
+        raise ValueError("--corpus and --voices name two corpora to train on; give one.")
+    if args.together and not (args.voices or args.test_voices):
+        raise ValueError("--together is about recordings; give --voices or --test-voices, too.")
+    if args.every_checkpoint and not args.test_voices:
+        raise ValueError("--every-checkpoint is about the test on people; give --test-voices, too.")
+    if args.test_voices and processes.world_size() > 1:
+        raise ValueError("--test-voices is the work of one process; start it as one.")
+
+
+def _voices_corpus(args: argparse.Namespace, preset: Any) -> Any:
+    """The corpus of a preset's size that people's recordings make."""
+    from desta_lab.model.weights import models_dir
+    from desta_lab.world.recorded import build_recorded_corpus, read_voices
+
+    voices = read_voices(args.voices, args.together)
+    how = {"seconds": preset.seconds, "seed": args.seed, "together": args.together}
+    report = progress_reporter()("corpus")
+    with processes.main_first():
+        root = models_dir().parent
+        return build_recorded_corpus(root, voices, preset.clips, progress=report, **how)
+
+
+def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
+    """Test a finished run, be it the one that ships, on recordings of people."""
+    from desta_lab.course import finished
+    from desta_lab.experiments import people
+
+    finished.restore(experiment)
+    result = people.test_voices(
+        experiment,
+        args.test_voices,
+        together=args.together,
+        every_checkpoint=args.every_checkpoint,
+        out=args.out,
+    )
+    print(people.format_people(result))
+    print(f"Figures and card: {Path(result['figures'][0][0]).with_name('card.html')}")
 
 
 @command(

@@ -91,17 +91,19 @@ class Corpus:
         seed: int,
         licence: str,
         splits: Mapping[str, Iterable[str]],
+        save: bool = True,
     ) -> "Corpus":
         """Write the two manifest files beside audio that lies in the folder.
 
         They are validated first, each is written whole, and only if it changes. Where the folder
-        cannot be written the corpus is good all the same. Raises CorpusError.
+        cannot be written, or with save=False, the corpus is good all the same. Raises CorpusError.
         """
         folder = Path(folder)
         members = {split: sorted(speakers) for split, speakers in splits.items()}
         head = {"name": name, "recipe": dict(recipe), "seed": seed, "licence": licence}
         corpus = _parse_corpus(folder, _dump_head(head | {"splits": members}), _dump_clips(clips))
-        corpus._save()
+        if save:
+            corpus._save()
         return corpus
 
     def _save(self) -> None:

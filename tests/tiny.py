@@ -232,6 +232,25 @@ def recordings(folder: Path) -> Path:
     return folder
 
 
+def people(folder: Path) -> Path:
+    """Recordings of six "people", rendered, of three languages; two lines each, with a table."""
+    from desta_lab.world.voices import get_synthesiser
+
+    folder.mkdir(parents=True)
+    rows = ["audio,speaker,transcript,language,gender"]
+    names = ("anna", "ben", "clara", "david", "emma", "frank")
+    for i, name in enumerate(names):
+        gender = ("female", "male")[i % 2]
+        for line in range(2):
+            text = f"Line number {('one', 'two')[line]} of all that I have to say to you today."
+            wave = get_synthesiser().speak(text, f"{gender}_{i + 1:02d}", "American").wave
+            soundfile.write(folder / f"{name}-{line}.flac", wave, RATE)
+            language = ("de", "en", "it")[i // 2]
+            rows.append(f"{name}-{line}.flac,{name},{text},{language},{gender}")
+    (folder / "people.csv").write_text("\n".join(rows))
+    return folder
+
+
 def examples(words: Corpus, response: str = "a tone") -> list[dict[str, Any]]:
     """Training rows in the package's columns, all with one response."""
     return [

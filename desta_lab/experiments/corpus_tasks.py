@@ -18,8 +18,10 @@ from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import (
     askable_attributes,
     describe,
+    describe_known,
     describe_plainly,
     description_function,
+    is_recorded,
     is_spoken_world,
 )
 
@@ -130,9 +132,10 @@ def _check_nano_words(corpus: Corpus) -> None:
     unknown = sorted(
         f"{name} = {value!r}"
         for name, value in pairs
-        if name not in DESCRIBED or value not in ATTRIBUTES[name]
+        if (name not in DESCRIBED and not is_recorded(corpus))
+        or (name in DESCRIBED and value not in ATTRIBUTES[name])
     )
-    if not unknown and description_function(corpus) is describe_plainly:
+    if not unknown and description_function(corpus) in (describe_known, describe_plainly):
         return
     known = "; ".join(f"{name}: {', '.join(ATTRIBUTES[name])}" for name in DESCRIBED)
     strange = ", ".join(unknown[:3]) or f"the sentences of {corpus.name}"

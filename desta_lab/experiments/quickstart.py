@@ -329,7 +329,9 @@ def _notes_on_own_corpus(experiment: Experiment) -> list[str]:
         return []
     long = sum(clip.seconds > seconds for clip in corpus.clips)
     description = experiment.describe(experiment.clips("test")[0].attributes)
+    together = corpus.recipe.get("together")
     return [
+        *([f"All speakers of one {together} are in one split."] if together else []),
         f"Corpus {corpus.name} ({corpus.licence}): {len(corpus.clips)} clips, "
         f"{len(experiment.clips('train'))} of them trained with, described like “{description}”",
         f"Of clips longer than {seconds:g} s the beginning is heard: {long}.",

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ def write_card(folder: Path | str, result: Mapping[str, Any]) -> Path:
 
     Args:
         result: Any of: title, preset, claim, found, verdict and said {verdict, rule, reasons},
-            rungs and tasks (tables: records or a DataFrame), targets {perplexity, coverage},
-            stages {name: seconds}, peak_memory_gb, versions, hashes, notes, figures [(path,
-            alternative text)]. What is missing is left out of the page; other names go to the JSON
-            alone.
+            rungs, tasks and people (tables: records or a DataFrame), targets {perplexity,
+            coverage}, stages {name: seconds}, peak_memory_gb, versions, hashes, notes, figures
+            [(path, alternative text)]. What is missing is left out of the page; other names go to
+            the JSON alone.
 
     Returns:
         The path of the page.
@@ -49,6 +50,7 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         rungs=_compare_runs(data.get("rungs") or []),
         figures=[{"text": text, "content": _encode(path)} for path, text in figures],
         tasks=[_add_interval(row) for row in data.get("tasks") or []],
+        people=[_add_interval(row) for row in data.get("people") or []],
         notes=data.get("notes"),
         perplexity=_to_rows(targets.get("perplexity"), "kind", "perplexity"),
         coverage=_to_rows(targets.get("coverage"), "kind", "share"),
@@ -58,6 +60,18 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         hashes=_to_rows(data.get("hashes"), "part", "hash"),
     )
     return page, data
+
+
+def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
+    """Add what a run scored on people to its card, if the card there is of this run."""
+    path = folder / "card.json"
+    data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if run not in (data.get("hashes") or {}).values():
+        return
+    notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
+    figures = [(folder / name, text) for name, text in data.get("figures", [])]
+    people = {"people": result["people"], "notes": [*notes, *result["notes"]], "figures": figures}
+    write_card(folder, {**data, **people})
 
 
 def format_card(result: Mapping[str, Any], page: Path | str | None = None) -> str:

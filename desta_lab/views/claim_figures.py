@@ -136,6 +136,37 @@ def plot_held_out(
     return picture
 
 
+@styled
+def plot_people(curves: pd.DataFrame, headline: str = "") -> Picture:
+    """When each question never trained is answered about people, and when about the run's own test.
+
+    `curves` has a row per task × step × series (people, synthetic, shuffled, silence, oracle), with
+    `attribute`, `accuracy`, `low`, `high` and `chance`.
+    """
+    names = "series task attribute step accuracy low high chance"
+    table = style.select_columns(curves, names)
+    table = table[table["series"].isin(["people", "synthetic", "shuffled", "silence", "oracle"])]
+    table = table.assign(name=_name_tasks_in_full(table))
+    axis = "training step"
+    picture, panels = style.facets(table, "name", headline, (2.9, 2.3), axis)
+    for axes, rows in panels:
+        style.draw_chance(axes.axhline, rows, "chance")
+        for name in ("silence", "shuffled", "oracle", "synthetic", "people"):
+            own = rows[rows["series"] == name].rename(columns={"accuracy": "score"})
+            _draw_curve(axes, own.sort_values("step") if len(own) else None, name)
+    style.set_step_axis(panels[0][0], max(1, int(table["step"].max())))
+    panels[0][0].set_ylim(min(0.1, table["low"].min() - 0.05), 1.03)
+    picture.supylabel("accuracy, calibrated ranking", fontsize=9)
+    style.add_legend(picture, [axes for axes, _ in panels], 3, style.SPEAKER_INTERVAL)
+    return picture
+
+
+def _name_tasks_in_full(table: pd.DataFrame) -> pd.Series:
+    """The attribute of every row, with its task where an attribute has several."""
+    several = table.groupby("attribute")["task"].transform("nunique") > 1
+    return table["attribute"].where(~several, table["attribute"] + ": " + table["task"])
+
+
 def _split_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of every run by ear, then of the first run's controls; empty series are left out."""
     runs = style.sort_series(table["run"])

@@ -55,7 +55,8 @@ class Attribute:
 
     def fill_blank(self, value: str) -> str:
         """A value as it stands in `NEUTRAL` in the place of `unknown`: `slow speed`."""
-        return (self.filled or self.known).removeprefix("a ").format(self.words[value])
+        form = (self.filled or self.known).removeprefix("a ")
+        return form.format(self.words.get(value, value))
 
 
 GENDER = Attribute(

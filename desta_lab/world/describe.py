@@ -8,7 +8,14 @@ from functools import cache
 import regex
 
 from desta_lab.clips import Corpus
-from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, SENTENCE, VOCABULARY, get_attribute
+from desta_lab.world.attributes import (
+    ATTRIBUTES,
+    DESCRIBED,
+    NEUTRAL,
+    SENTENCE,
+    VOCABULARY,
+    get_attribute,
+)
 from desta_lab.world.public_corpora import PUBLIC_CORPORA
 
 # in front of a phrase: "not", "isn't", "no", …, perhaps with an article
@@ -41,6 +48,18 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
     return f"{sentence} {attribute_clause('topic', attributes['topic'])}" if topic else sentence
 
 
+def describe_known(attributes: Mapping[str, str]) -> str:
+    """The description of a clip of which something is not known: that is left open (`NEUTRAL`)."""
+    if all(attributes.get(name) in ATTRIBUTES[name] for name in DESCRIBED):
+        return describe(attributes)
+    sentence = NEUTRAL
+    for name in DESCRIBED:
+        if name in attributes:
+            blank = VOCABULARY[name].unknown
+            sentence = sentence.replace(blank, VOCABULARY[name].fill_blank(attributes[name]))
+    return sentence
+
+
 def describe_plainly(attributes: Mapping[str, str]) -> str:
     """The description of a clip by one short sentence an attribute."""
     clauses = [attribute_clause(name, value) for name, value in attributes.items()]
@@ -51,6 +70,8 @@ def description_function(corpus: Corpus) -> Callable[..., str]:
     """The function that describes the clips of a corpus, from their attributes."""
     if is_spoken_world(corpus):
         return describe
+    if is_recorded(corpus):
+        return describe_known
     public = PUBLIC_CORPORA.get(str(corpus.recipe.get("source")))
     return public.describe if public else describe_plainly
 
@@ -60,11 +81,16 @@ def is_spoken_world(corpus: Corpus) -> bool:
     return corpus.recipe.get("world") == "spoken"
 
 
+def is_recorded(corpus: Corpus) -> bool:
+    """Whether a corpus is the factorial design over people's recordings."""
+    return corpus.recipe.get("world") == "recorded"
+
+
 def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     """The attributes that clips of a corpus can be asked about, each with its values in order.
 
     Left out are attributes with one value, and open vocabularies of more than `MAX_OPEN_VALUES`
-    values, such as names and notes.
+    values, such as names and notes; of recorded voices, what no description mentions, too.
     """
     if is_spoken_world(corpus):
         return {name: ATTRIBUTES[name] for name in DESCRIBED}
@@ -73,7 +99,8 @@ def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = defaultdict(set)
     for clip in corpus.clips:
         for name, value in clip.attributes.items():
-            found[name].add(value)
+            if name in DESCRIBED or not is_recorded(corpus):
+                found[name].add(value)
     askable = {}
     for name, values in found.items():
         vocabulary = vocabularies.get(name, ())

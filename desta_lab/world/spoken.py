@@ -45,6 +45,9 @@ _PEAK = 0.97  # of full scale: louder clips are turned down rather than clipped
 _DONE = "rendered.jsonl"  # of a draft: its settings, then every clip that is done
 _LEAD, _TAIL = 0.05, 0.10  # seconds at the start and the end of a clip without speech
 
+Plan = Mapping[str, Any]  # of one clip
+Render = Callable[[Plan, float], tuple[Float[np.ndarray, "sample"], Clip]]
+
 
 def spoken_provenance(clips: Mapping[str, int], seconds: float, seed: int) -> cache.Provenance:
     """What determines a spoken corpus: clips by split, seconds a clip, seed and code version."""
@@ -69,11 +72,30 @@ def build_spoken_corpus(
     interrupted build goes on with the clips that were rendered, in a hidden folder beside it. Of
     several processes one renders. Raises CorpusError if the folder holds something else.
     """
-    folder = Path(folder)
     version = cache.VERSIONS["corpora"]
     recipe = {"world": "spoken", "version": version, "clips": dict(clips), "seconds": seconds}
     names = {split: [speaker.name for speaker in split_speakers(split)] for split in clips}
     plans = [plan for split, count in clips.items() for plan in design_clips(split, count, seed)]
+    about = {"name": "spoken", "recipe": recipe, "seed": seed, "licence": LICENCE, "splits": names}
+    return render_corpus(folder, plans, render_clip, about, workers, progress)
+
+
+def render_corpus(
+    folder: Path | str,
+    plans: Sequence[Plan],
+    render: Render,
+    about: Mapping[str, Any],
+    workers: int = -1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """Render planned clips into a folder, or read it there; see `build_spoken_corpus`.
+
+    Args:
+        plans: of each clip its id, its split, its seed and what `render` needs.
+        render: takes a plan and the seconds of a clip.
+        about: name, recipe, seed, licence and splits of the corpus.
+    """
+    folder, recipe, seed = Path(folder), about["recipe"], about["seed"]
     if (corpus := _find_corpus(folder, recipe, seed)) is not None:
         return corpus
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +103,9 @@ def build_spoken_corpus(
         if (corpus := _find_corpus(folder, recipe, seed)) is not None:
             return corpus
         draft = folder.parent / f".{folder.name}.part"
-        rendered = _render_clips(draft, {**recipe, "seed": seed}, plans, workers, progress)
-        Corpus.write(
-            draft, rendered, name="spoken", recipe=recipe, seed=seed, licence=LICENCE, splits=names
-        )
+        settings = {**recipe, "seed": seed}
+        rendered = _render_clips(draft, settings, plans, render, workers, progress)
+        Corpus.write(draft, rendered, **about)
         (draft / _DONE).unlink()
         os.replace(draft, folder)
     return Corpus.read(folder)
@@ -105,7 +126,8 @@ def _find_corpus(folder: Path, recipe: Mapping[str, Any], seed: int) -> Corpus |
 def _render_clips(
     draft: Path,
     about: Mapping[str, Any],
-    plans: Sequence[Mapping[str, Any]],
+    plans: Sequence[Plan],
+    render: Render,
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> list[Clip]:
@@ -115,7 +137,7 @@ def _render_clips(
         (draft / "audio" / split).mkdir(parents=True, exist_ok=True)
     missing = [plan for plan in plans if plan["id"] not in done]
     main = os.getpid()
-    tasks = (delayed(_render_to)(draft, plan, about["seconds"], main) for plan in missing)
+    tasks = (delayed(_render_to)(draft, plan, render, about["seconds"], main) for plan in missing)
     with (draft / _DONE).open("a", encoding="utf-8") as lines:
         for clip in Parallel(n_jobs=workers, return_as="generator")(tasks):
             done[clip.id] = clip
@@ -142,9 +164,9 @@ def _read_draft(draft: Path, about: Mapping[str, Any]) -> dict[str, Clip]:
     return {clip.id: clip for clip in clips if (draft / clip.audio).is_file()}
 
 
-def _render_to(folder: Path, plan: Mapping[str, Any], seconds: float, main: int) -> Clip:
+def _render_to(folder: Path, plan: Plan, render: Render, seconds: float, main: int) -> Clip:
     processes.end_with(main)
-    wave, clip = render_clip(plan, seconds)
+    wave, clip = render(plan, seconds)
     content = io.BytesIO()  # so that a full disk is an error
     soundfile.write(content, wave, RATE, format="FLAC", subtype="PCM_16")
     with cache.writing(folder / clip.audio):
@@ -177,21 +199,28 @@ def design_clips(split: str, count: int, seed: int) -> list[dict[str, Any]]:
     speakers = split_speakers(split)
     number = list(SPLIT_SPEAKERS).index(split)
     rng = np.random.default_rng([seed, number])
-    values = itertools.product(*CROSSED.values())
-    cells = [dict(zip(CROSSED, cell, strict=True)) for cell in values]
-    rows = [dict(cell) for _ in range(count // len(cells)) for cell in cells]
-    rows += _choose_cells(cells, count % len(cells), rng)
+    rows = cross_values(CROSSED, count, rng)
     for name in SPREAD:
-        _spread(rows, name, [ATTRIBUTES[name]] * len(rows), rng)
+        spread_evenly(rows, name, [ATTRIBUTES[name]] * len(rows), rng)
     by_gender = {
         gender: [speaker.name for speaker in speakers if speaker.gender == gender]
         for gender in ATTRIBUTES["gender"]
     }
-    _spread(rows, "speaker", [by_gender[row["gender"]] for row in rows], rng)
+    spread_evenly(rows, "speaker", [by_gender[row["gender"]] for row in rows], rng)
     return [
         {"id": f"{split}-{place:05d}", "split": split, "seed": (seed, number, place), **rows[row]}
         for place, row in enumerate(rng.permutation(len(rows)))
     ]
+
+
+def cross_values(
+    values: Mapping[str, Sequence[str]], count: int, rng: np.random.Generator
+) -> list[dict[str, str]]:
+    """So many rows, in which every combination of values comes in turn."""
+    combinations = itertools.product(*values.values())
+    cells = [dict(zip(values, cell, strict=True)) for cell in combinations]
+    rows = [dict(cell) for _ in range(count // len(cells)) for cell in cells]
+    return rows + _choose_cells(cells, count % len(cells), rng)
 
 
 def _choose_cells(
@@ -218,7 +247,7 @@ def _pairs(row: Mapping[str, str]) -> Iterable[tuple[tuple[str, str], tuple[str,
     return itertools.combinations(row.items(), 2)
 
 
-def _spread(
+def spread_evenly(
     rows: list[dict[str, str]],
     name: str,
     options: Sequence[Sequence[str]],
@@ -241,15 +270,40 @@ def _spread(
 # ---- the sound: how each value is heard ----
 
 
-def render_clip(
-    plan: Mapping[str, Any], seconds: float
-) -> tuple[Float[np.ndarray, "sample"], Clip]:
+def render_clip(plan: Plan, seconds: float) -> tuple[Float[np.ndarray, "sample"], Clip]:
     """One clip of a design: its wave, and all that is known about it."""
     rng = np.random.default_rng(plan["seed"])
-    text, utterance = _speak(plan, seconds - _LEAD - _TAIL - 0.1, rng)
+    text, utterance = _speak(plan, speech_room(seconds), rng)
     end = utterance.words[-1][2]
+    attributes = {name: plan[name] for name in ATTRIBUTES}
+    words = [(f"word:{word}", begin, stop) for word, begin, stop in utterance.words]
+    spans = [*words, ("speech", 0.0, end)]
+    return compose_clip(plan, utterance.wave, end, spans, text, attributes, seconds, rng)
+
+
+def speech_room(seconds: float) -> float:
+    """How long the speech of a clip can be, in seconds."""
+    return seconds - _LEAD - _TAIL - 0.1
+
+
+def compose_clip(
+    plan: Plan,
+    speech: Float[np.ndarray, "spoken"],
+    end: float,
+    spans: Sequence[tuple[str, float, float]],
+    text: str,
+    attributes: Mapping[str, str],
+    seconds: float,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "sample"], Clip]:
+    """Speech in the manner, the scene and at the loudness of a plan: the wave, and the clip.
+
+    Args:
+        end: where the last word ends, in seconds, at most `speech_room`.
+        spans: name, start and end of what is said, in seconds from the first sample.
+        seconds: of the whole clip.
+    """
     onset = rng.uniform(_LEAD, seconds - _TAIL - end)
-    speech = utterance.wave
     if plan["manner"] == "whispered":
         speech = whisper_filter(speech, rng)
     speech = speech[: round((end + 0.05) * RATE)]
@@ -257,24 +311,21 @@ def render_clip(
     length = rng.uniform(0.4, 0.85) * seconds
     start = rng.uniform(0, seconds - length)
     wave = _add_background(speech, plan, start, length, rng)
-    spans = [
-        *((f"word:{word}", onset + begin, onset + stop) for word, begin, stop in utterance.words),
-        ("speech", onset, onset + end),
-        (f"scene:{plan['scene']}", start, start + length),
-    ]
+    placed = [(name, onset + begin, onset + stop) for name, begin, stop in spans]
+    placed.append((f"scene:{plan['scene']}", start, start + length))
     clip = Clip(
         plan["id"],
         f"audio/{plan['split']}/{plan['id']}.flac",
         seconds,
         text,
         plan["speaker"],
-        {name: plan[name] for name in ATTRIBUTES},
-        tuple(Span(name, round(begin, 3), round(stop, 3)) for name, begin, stop in spans),
+        dict(attributes),
+        tuple(Span(name, round(begin, 3), round(stop, 3)) for name, begin, stop in placed),
     )
     return wave, clip
 
 
-def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tuple[str, Utterance]:
+def _speak(plan: Plan, room: float, rng: np.random.Generator) -> tuple[str, Utterance]:
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
     words = make_sentence(plan["topic"], rng).split()
     speed = int(rng.integers(*WORDS_PER_MINUTE[plan["rate"]], endpoint=True))
@@ -299,7 +350,7 @@ def _speak(plan: Mapping[str, Any], room: float, rng: np.random.Generator) -> tu
 
 def _add_background(
     speech: Float[np.ndarray, "sample"],
-    plan: Mapping[str, Any],
+    plan: Plan,
     start: float,
     length: float,
     rng: np.random.Generator,

@@ -61,6 +61,7 @@ def build_corpus(
     licence: str,
     own_splits: bool = True,
     max_seconds: float = float("inf"),
+    save: bool = True,
 ) -> Corpus:
     """Write the two manifest files of a corpus beside its audio, from the rows of some source.
 
@@ -105,9 +106,8 @@ def build_corpus(
     _warn_long(folder, long, len(clips))
     _warn_look_alikes(folder, clips.values())
     recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
-    return Corpus.write(
-        folder, clips.values(), name=name, recipe=recipe, seed=0, licence=licence, splits=speakers
-    )
+    head: Any = {"name": name, "recipe": recipe, "seed": 0, "licence": licence, "save": save}
+    return Corpus.write(folder, clips.values(), splits=speakers, **head)
 
 
 def _clean_row(row: Row) -> Row:
@@ -228,8 +228,11 @@ def corpus_from_folder(
     name: str | None = None,
     licence: str = "unknown",
     encoding: str | None = None,
+    save: bool = True,
 ) -> Corpus:
     """Make a corpus of a folder of audio and a table in it, writing the two manifest files there.
+
+    With save=False nothing is written.
 
     The table has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
     and `split`; every other column is an attribute, left out where its cell is empty. Without
@@ -258,6 +261,7 @@ def corpus_from_folder(
         name=name or folder.resolve().name,
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
+        save=save,
     )
 
 

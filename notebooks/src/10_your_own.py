@@ -27,7 +27,7 @@ from desta_lab import audio, cache
 from desta_lab.clips import CorpusError
 from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
-from desta_lab.experiments import ablation, findings
+from desta_lab.experiments import ablation, findings, people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.studies import get_study
 from desta_lab.model import build
@@ -484,6 +484,18 @@ recordings = pd.DataFrame(
 recordings[recordings["condition"] == "audio"].pivot(
     index="row", columns="channel", values="score"
 ).round(2)
+
+# %% [markdown]
+# Real voices in the lab's own scenes: give a folder of *clean* recordings of four people or more, with a table `clips.csv` (`audio`, `speaker`, and what you know of `gender`, `language`, `accent`), and the finished run is tested on them, whispered, loud or fast as in its own test, with every control. On the command line that is `quickstart --test-voices FOLDER`.
+
+# %%
+VOICES = ""  # where clean recordings of people lie
+
+# %%
+if VOICES:
+    print(people.format_people(people.test_voices(experiment, VOICES)))
+else:
+    print("Put clean recordings and their clips.csv into a folder, and its path into VOICES.")
 
 # %% [markdown]
 # ## Part C: train on a folder

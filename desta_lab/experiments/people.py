@@ -1,0 +1,345 @@
+"""People: a finished run is asked about recordings of people, beside its own test."""
+
+import gzip
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from desta_lab import cache
+from desta_lab.clips import Clip, Corpus
+from desta_lab.evaluation import conditions, verdict
+from desta_lab.evaluation.evaluate import FreeForm, evaluate
+from desta_lab.evaluation.statistics import format_interval
+from desta_lab.evaluation.tasks import Task
+from desta_lab.experiments.corpus_tasks import clip_counts
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.model.audio_llm import checkpoint_path
+from desta_lab.training import checkpoints, trainer
+from desta_lab.training.features import FeatureStore, features_folder
+from desta_lab.views import card, claim_figures
+from desta_lab.views.saving import save_figure
+from desta_lab.world.describe import describe, describe_known
+from desta_lab.world.recorded import Voices, build_recorded_corpus, read_voices
+
+CLIPS = 192  # made of the recordings, half of them for each half of the speakers
+HALVES = ("test", "validation")
+TITLE = "Does it hold for people?"
+
+
+def test_voices(
+    experiment: Experiment,
+    folder: Path | str,
+    *,
+    together: str | None = None,
+    every_checkpoint: bool = False,
+    clips: int = CLIPS,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Ask a finished run about people: tables, figures and a card go to a folder.
+
+    The recordings are mixed with the scenes of the spoken world at its levels. Their speakers are
+    split in two halves, and each half is scored with the ranking calibrated on the other. The card
+    of the run itself gets these lines, too, where it lies in its usual place.
+
+    Args:
+        folder: the recordings with their table (`recorded.read_voices`).
+        together: a column, such as `language`, whose values each stay in one half.
+        every_checkpoint: score every checkpoint that is on disk, not the first and the last alone.
+        clips: how many are made of the recordings.
+        out: the folder; `experiment.figures_folder("voices-…")` by default.
+
+    Returns:
+        The result that the card shows, with `table`, the scores of every clip and task.
+
+    Raises:
+        ValueError: the run is not finished, or was trained on these people.
+        CorpusError: the recordings cannot be used.
+    """
+    run = experiment.run_folder("self")
+    if not trainer.is_finished(run, experiment.train_config):
+        raise ValueError(
+            f"{run.name} is not finished, so there is nothing to test on people; train it first: "
+            "the same command without --test-voices."
+        )
+    voices = read_voices(folder, together)
+    if experiment.corpus.recipe.get("voices") == voices.sha256:
+        raise ValueError(
+            f"{folder}: the run was trained on these recordings, and its card has their test; give "
+            "those of other people."
+        )
+    out = cache.make_folder(out or experiment.figures_folder(f"voices-{voices.folder.name}"))
+    corpus = build_recorded_corpus(
+        experiment.root,
+        voices,
+        dict.fromkeys(HALVES, clips // 2),
+        seconds=experiment.preset.seconds,
+        seed=experiment.seed,
+        together=together,
+        progress=experiment.progress("voices"),
+    )
+    table, left_out = score_people(experiment, corpus, _list_steps(experiment, every_checkpoint))
+    result = _write_report(experiment, voices, corpus, table, left_out, together, out)
+    return {**result, "table": table}
+
+
+def _list_steps(experiment: Experiment, every: bool) -> list[dict[str, Any]]:
+    run = experiment.run_folder("self")
+    listed = checkpoints.list_checkpoints(run)
+    return [
+        one
+        for one in listed
+        if one in (listed[0], listed[-1]) or (every and checkpoint_path(run, one["step"]).exists())
+    ]
+
+
+# ---- scores ----
+
+
+def score_people(
+    experiment: Experiment, corpus: Corpus, listed: Sequence[Mapping[str, Any]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The scores of a run's checkpoints on people, and what could not be asked, in sentences.
+
+    One row per step × condition × task × clip, the text oracle among the conditions. Each half of
+    the speakers is calibrated on the other.
+    """
+    tasks, left_out = _askable_tasks(experiment.tasks, corpus.clips)
+    halves = [_keep_options(corpus.split(name), tasks) for name in HALVES]
+    llm, own = experiment.llm, experiment.describe
+    reads = describe_known if own is describe else own
+    features: FeatureStore | None = None
+
+    def score_both(**how: Any) -> pd.DataFrame:
+        pairs = (halves, halves[::-1])
+        tables = [evaluate(llm, tasks, test, other, describe=reads, **how) for test, other in pairs]
+        return pd.concat(tables, ignore_index=True)
+
+    def score_step(step: int, free_form: list[FreeForm]) -> pd.DataFrame:
+        nonlocal features
+        if features is None:
+            every = [clip for half in halves for clip in half]
+            sha256 = llm.provenance["encoder_sha256"]
+            place = features_folder(experiment.root)
+            features = FeatureStore(place, llm.encoder, sha256, corpus, every)
+            features.compute(experiment.progress("features"))
+        checkpoints.load_checkpoint(experiment.run_folder("self"), llm, step)
+        how = {"transcripts": experiment.preset.transcript, "free_form": free_form}
+        return score_both(features=features, **how)
+
+    about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
+    asked = [task for task in tasks if task.rung == 3]
+    given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
+    said = [[one.clips, one.max_new_tokens] for one in given]
+    read = experiment.text_provenance("oracles", **about, reads=reads.__name__, free_form=said)
+
+    def find(provenance: cache.Provenance, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return cache.find_or_make(experiment.root, provenance, make)
+
+    oracle = find(read, lambda: score_both(conditions=[conditions.ORACLE], free_form=given))
+    report = experiment.progress("people")
+    tables = []
+    for done, one in enumerate(listed, 1):
+        last = one is listed[-1]
+        facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
+        facts["transcript"] = experiment.preset.transcript
+        score = partial(score_step, one["step"], given if last else [])
+        heard = find(experiment.provenance("scores", **facts), score)
+        tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
+        report(done, len(listed))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(run="self", seed=experiment.seed), left_out
+
+
+def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[Task], list[str]]:
+    """The tasks about what is known of some clips, and a sentence for each that is not."""
+    kept, missing = [], {}
+    for task in tasks:
+        found = {
+            clip.attributes[task.attribute] for clip in clips if task.attribute in clip.attributes
+        }
+        if len(found & set(task.options)) > 1:
+            kept.append(task)
+        elif task.attribute not in missing:
+            there = ", ".join(sorted(found)) or "nothing"
+            asks = ", ".join(task.options)
+            missing[task.attribute] = (
+                f"Nothing is asked about {task.attribute}: the recordings have {there}, and the "
+                f"run tells {asks} apart."
+            )
+    return kept, list(missing.values())
+
+
+def _keep_options(clips: Sequence[Clip], tasks: Sequence[Task]) -> list[Clip]:
+    """The clips without values that no task has as an option."""
+    options = {(task.attribute, value) for task in tasks for value in task.options}
+    return [
+        replace(clip, attributes={k: v for k, v in clip.attributes.items() if (k, v) in options})
+        for clip in clips
+    ]
+
+
+def synthetic_scores(experiment: Experiment) -> pd.DataFrame:
+    """What the run scored on its own test at each step, as far as that is on disk."""
+    found = {
+        one["step"]: cache.find(experiment.root, experiment.score_provenance(one))
+        for one in checkpoints.list_checkpoints(experiment.run_folder("self"))
+    }
+    known = [table.assign(step=step) for step, table in found.items() if table is not None]
+    return pd.concat(known, ignore_index=True).assign(run="self") if known else pd.DataFrame()
+
+
+# ---- the report ----
+
+
+def _write_report(
+    experiment: Experiment,
+    voices: Voices,
+    corpus: Corpus,
+    table: pd.DataFrame,
+    left_out: Sequence[str],
+    together: str | None,
+    out: Path,
+) -> dict[str, Any]:
+    summary = verdict.score_per_task(verdict.add_untrained(table))
+    curves, own = _curves(summary), synthetic_scores(experiment)
+    own = own[own["step"].isin(set(table["step"]))] if len(own) else own
+    if own.empty:
+        left_out = [*left_out, "The run's own test is not on disk; the quickstart measures it."]
+    else:
+        curves = pd.concat([curves, _curves(_score_audio(own, table), "synthetic")])
+    last = int(table["step"].max())
+    margins = verdict.control_margins(table, "self", last)
+    above = sorted(task for task, margin in margins.items() if min(margin.values()) > 0)
+    clips, speakers = clip_counts(list(corpus.clips))
+    languages = {about["language"] for about in voices.about.values() if "language" in about}
+    people = f"{speakers} people" + (f" of {len(languages)} languages" if languages else "")
+    headline = (
+        f"{len(above)} of {len(margins)} questions never trained are answered above every control "
+        f"about {people}"
+    )
+    provenance = {
+        "preset": experiment.preset.name,
+        "run": experiment.run_folder("self").name,
+        "corpus": corpus.hash,
+        "voices": voices.sha256,
+        "seeds": [experiment.seed],
+    }
+    figures = _save_figures(curves, summary, headline, provenance, out)
+    rows = _last_rows(table, summary, curves)
+    result = {
+        "title": TITLE,
+        "preset": experiment.preset.name,
+        "people": rows,
+        "notes": _notes(voices, corpus, people, clips, headline, together, left_out),
+        "hashes": {name: str(provenance[name]) for name in ("run", "corpus", "voices")},
+        "figures": figures,
+    }
+    cache.write_whole(out / "scores.csv", summary.round(4).to_csv(index=False).encode())
+    text = table.to_csv(index=False).encode()
+    cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
+    card.write_card(out, result)
+    usual = experiment.figures_folder("quickstart")
+    card.add_people(usual, experiment.run_folder("self").name, result)
+    return result
+
+
+def _save_figures(
+    curves: pd.DataFrame,
+    summary: pd.DataFrame,
+    headline: str,
+    provenance: Mapping[str, Any],
+    out: Path,
+) -> list[tuple[str, str]]:
+    """Draw and save both figures; returns their paths with their alternative texts."""
+    drawn = {
+        "people": (
+            claim_figures.plot_people(curves, headline),
+            "Accuracy on questions never trained along training: people, synthetic voices, and the "
+            "controls for people.",
+        ),
+        "people_last": (
+            claim_figures.plot_held_out(summary, headline),
+            "Accuracy on questions never trained at the last step, for people, with every control.",
+        ),
+    }
+    return [
+        (str(save_figure(figure, out, name, provenance=provenance)), alt)
+        for name, (figure, alt) in drawn.items()
+    ]
+
+
+def _score_audio(own: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The scores of the run's own test on the tasks that people were asked."""
+    asked = own[own["task"].isin(set(table["task"])) & (own["condition"] == "audio")]
+    return verdict.score_per_task(asked)
+
+
+def _curves(summary: pd.DataFrame, name: str = "people") -> pd.DataFrame:
+    """Rung 3 along training: what is heard under the name of the voices, controls by their own."""
+    rows = summary[(summary["rung"] == 3) & (summary["measure"] == "calibrated")]
+    heard = rows["condition"] == "audio"
+    return rows.assign(series=rows["condition"].mask(heard, name))
+
+
+def _last_rows(
+    table: pd.DataFrame, summary: pd.DataFrame, curves: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """One row a task at the last step: people, the run's own test, and every control."""
+    last = summary["step"].max()
+    here = summary[(summary["step"] == last) & (summary["measure"] == "calibrated")]
+    wide = here.pivot(index="task", columns="condition", values="accuracy")
+    heard = here[here["condition"] == "audio"].set_index("task")
+    rows = heard[["rung", "attribute", "counted", "accuracy", "low", "high", "chance"]]
+    own = curves[(curves["series"] == "synthetic") & (curves["step"] == last)]
+    own = own.set_index("task")["accuracy"]
+    audio = table[(table["step"] == last) & (table["condition"] == "audio")]
+    words = audio.groupby("task")["free_form"].mean()
+    beside = wide[[name for name in ("oracle", *verdict.CONTROLS) if name in wide]]
+    rows = rows.join(beside).assign(synthetic=own, free_form=words)
+    return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")
+
+
+def _notes(
+    voices: Voices,
+    corpus: Corpus,
+    people: str,
+    clips: int,
+    headline: str,
+    together: str | None,
+    left_out: Sequence[str],
+) -> list[str]:
+    genders = [about.get("gender", "unknown") for about in voices.about.values()]
+    counts = ", ".join(f"{genders.count(one)} {one}" for one in sorted(set(genders)))
+    apart = f", all speakers of one {together} in one half" if together else ""
+    notes = [
+        f"{headline}.",
+        f"People: {clips} clips made of the recordings in {corpus.name} ({people}; {counts}), with "
+        "the lab's scenes, levels, whisper filter and speeds; intervals over speakers.",
+        "Calibration: the speakers stand in two halves, and each is calibrated on the other"
+        f"{apart}.",
+        *left_out,
+    ]
+    if voices.left_out:
+        notes.append(f"{voices.left_out} whispered or sung recordings were left out.")
+    return notes
+
+
+def format_people(result: Mapping[str, Any]) -> str:
+    """The result in a few lines of plain text, for the terminal."""
+    lines = [str(result["title"])]
+    for row in result["people"]:
+        if row["rung"] != 3:
+            continue
+        interval = format_interval((row["accuracy"], row["low"], row["high"]))
+        beside = ", ".join(
+            f"{name} {row[name]:.2f}"
+            for name in ("synthetic", "oracle", *verdict.CONTROLS)
+            if name in row and row[name] == row[name]
+        )
+        lines.append(f"  {row['attribute']:<10} {interval} (chance {row['chance']:.2f}; {beside})")
+    lines += [f"  note: {note}" for note in result["notes"]]
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""A finished run is tested on recordings of people, beside its own test and every control."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from desta_lab import cli
+from desta_lab.course import finished
+from desta_lab.experiments import people
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.model import presets
+from tests import tiny
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """The nano run that ships, in a data folder of its own."""
+    root = tmp_path_factory.mktemp("lab") / "data"
+    root.mkdir()
+    experiment = Experiment(presets.nano(), root=tiny.data_folder(root))
+    finished.restore(experiment)
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.people(tmp_path_factory.mktemp("voices") / "people")
+
+
+@pytest.fixture(scope="module")
+def result(lab: Experiment, voices: Path) -> dict:
+    usual = lab.figures_folder("quickstart")
+    usual.mkdir(parents=True)
+    about = {"hashes": {"run self": lab.run_folder("self").name}, "notes": ["one seed."]}
+    (usual / "card.json").write_text(json.dumps(about))
+    return people.test_voices(lab, voices, together="language", clips=32)
+
+
+def test_people_stand_beside_every_control_with_intervals_over_speakers(result: dict) -> None:
+    table = result["table"]
+    assert set(table["condition"]) == {"audio", "silence", "shuffled", "oracle"}
+    assert set(table["step"]) == {0, 300}
+    asked = {row["attribute"] for row in result["people"]}
+    assert asked == {"gender", "rate", "loudness", "manner", "scene"}
+    for row in result["people"]:
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert {"untrained", "oracle", "silence", "shuffled", "synthetic"} <= row.keys()
+    manner = next(row for row in result["people"] if row["task"] == "ask_manner")
+    assert manner["accuracy"] > 0.7 > manner["silence"]
+
+
+def test_all_speakers_are_scored_and_what_is_not_known_is_said(result: dict) -> None:
+    assert result["table"]["speaker"].nunique() == 6
+    assert any("Nothing is asked about accent" in note for note in result["notes"])
+    assert any("calibrated on the other" in note for note in result["notes"])
+
+
+def test_table_figures_and_card_are_there_and_the_runs_own_card_has_the_lines(
+    lab: Experiment, result: dict
+) -> None:
+    out = lab.figures_folder("voices-people")
+    for name in ("people.png", "people_last.png", "scores.csv", "table.csv.gz", "card.html"):
+        assert (out / name).is_file(), name
+    assert len(pd.read_csv(out / "scores.csv"))
+    own = json.loads((lab.figures_folder("quickstart") / "card.json").read_text())
+    assert own["people"] == json.loads((out / "card.json").read_text())["people"]
+    assert own["notes"][0] == "one seed."
+    assert "gender" in people.format_people(result)
+
+
+def test_a_run_that_is_not_finished_is_refused_in_a_sentence(lab: Experiment, voices: Path) -> None:
+    other = Experiment(presets.nano(), seed=5, root=lab.root)
+    other.corpus = lab.corpus  # not rendered anew
+    with pytest.raises(ValueError, match="is not finished, so there is nothing to test on people"):
+        people.test_voices(other, voices)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--voices", "a", "--corpus", "b"], "--corpus and --voices name two corpora"),
+        (["--together", "language"], "--together is about recordings"),
+        (["--every-checkpoint"], "--every-checkpoint is about the test on people"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(given, words, capsys) -> None:
+    assert cli.main(["quickstart", "--preset", "nano", *given]) == 1
+    assert words in capsys.readouterr().err
