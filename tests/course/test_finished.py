@@ -99,7 +99,7 @@ def test_where_data_may_only_be_read_a_finished_run_opens_and_is_drawn_elsewhere
     )
     assert done.returncode == 0, done.stderr
     assert "with the clip" in done.stdout and "Nothing needs training." in done.stdout
-    assert len(list((tmp_path / "elsewhere").glob("*.png"))) == 16
+    assert len(list((tmp_path / "elsewhere").glob("*.png"))) == 18
 
 
 def test_a_table_that_is_gone_comes_back_with_the_next_restore(experiment: Experiment) -> None:

@@ -85,4 +85,4 @@ def test_two_processes_finish_the_quickstart(whose: str, tmp_path: Path):
     words = [line for line in done.stderr.splitlines() if line.startswith("Rank")]
     assert done.returncode == 0, words or done.stderr[-3000:]
     assert (tmp_path / "out" / "card.html").exists()
-    assert done.stdout.count("Figures and card:") == 1
+    assert done.stdout.count("See:   ") == 1

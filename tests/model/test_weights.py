@@ -133,7 +133,9 @@ def test_a_model_folder_with_a_torn_or_foreign_file_is_one_sentence(
 ):
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     (folder / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(weights.WeightsError, match=r"copy: not read .*|copy/.*: no JSON") as caught:
+    with pytest.raises(
+        weights.WeightsError, match=r"copy: not read .*|copy/.*: (no|not the) JSON"
+    ) as caught:
         Backbone.load(folder)
     assert "\n" not in str(caught.value) and "again from its source" in str(caught.value)
 

@@ -1,10 +1,10 @@
 """Checks of notebook 04: labels, the soft loss, the learning rate, broken pairs."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,11 +161,11 @@ def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> Non
 
 def give_strangers_targets(rows: list[dict]) -> list[dict]:
     """The same clips in the same order, each with the target of another description."""
-    draw = random.Random(0)
+    draw = np.random.default_rng(0)
     partners = []
     for row in rows:
-        fact = row["seed_description"]
-        partners.append(draw.choice([one for one in rows if one["seed_description"] != fact]))
+        strangers = [one for one in rows if one["seed_description"] != row["seed_description"]]
+        partners.append(strangers[draw.integers(len(strangers))])
     return _with_targets_of(rows, partners)
 
 
