@@ -47,14 +47,13 @@ def pick_device() -> torch.device:
 
 
 def pick_preset() -> Preset:
-    """The preset for this machine: by the memory of its GPU, else by the weights that it can have.
+    """The preset that suits this machine's GPU by its memory, or `cpu` if there is no GPU.
 
-    Without a GPU it is `laptop` where its backbone is on disk or the model hub answers, else `cpu`,
-    whose weights the package index has, too. `desta25` and `desta2` are never picked, because
-    their backbones are behind a licence gate.
+    `laptop` is not picked, because its answers in words take long on two cores (LOG.md), and
+    `desta25` and `desta2` never, because their backbones are behind a licence gate.
     """
     if not torch.cuda.is_available():
-        return presets.laptop() if weights.can_be_had(presets.laptop().backbone) else presets.cpu()
+        return presets.cpu()
     memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
     return presets.workstation() if memory_gb > 20 else presets.t4()
 

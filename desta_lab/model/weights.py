@@ -163,21 +163,6 @@ def is_installed(name: str, root: Path | None = None) -> bool:
     return not _missing(folder, files)
 
 
-def can_be_had(name: str, root: Path | None = None) -> bool:
-    """Whether a model of the hub is on disk, in the hub's cache, or the hub answers now."""
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
-
-    if is_installed(name, root) or try_to_load_from_cache(repo_of(name), "config.json"):
-        return True
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        address = f"{constants.ENDPOINT}/{repo_of(name)}/resolve/main/config.json"
-        return bool(get_session().head(address, timeout=HUB_SECONDS).status_code < 400)
-    except Exception:  # whatever the network does wrong, the hub gives nothing now
-        return False
-
-
 def repo_of(name: str) -> str:
     """The id on the model hub of a known name; any other name as it is."""
     return KNOWN[name].hub if name in KNOWN else name
