@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -325,12 +326,17 @@ class Calibration:
             rows = [i for i, clip in enumerate(self.clips) if task.attribute in clip.attributes]
             values = [self.clips[i].attributes[task.attribute] for i in rows]
             return balanced_mean(self.scores[number][rows], values)
-        if self.content_free is None:
+        if self._without_content is None:
             raise ValueError(
                 f"task {task.name}: no clip to calibrate with is {task.attribute} = {missing[0]}; "
                 "add one, or give scores without content."
             )
-        return self.content_free()[number][0]
+        return self._without_content[number][0]
+
+    @cached_property
+    def _without_content(self) -> Scores | None:
+        """Scored once, where it is first asked for, and not for every task that lacks a value."""
+        return None if self.content_free is None else self.content_free()
 
 
 def missing_values(task: Task, clips: Sequence[Clip]) -> list[str]:

@@ -199,10 +199,14 @@ class Experiment:
         with self.costs.stage("features"):
             return self.store_features(clips)
 
-    def store_features(self, clips: Sequence[Clip]) -> FeatureStore:
-        """Collective: encoder states of the tapped layers of some clips, found or computed."""
+    def store_features(self, clips: Sequence[Clip], corpus: Corpus | None = None) -> FeatureStore:
+        """Collective: encoder states of the tapped layers of some clips, found or computed.
+
+        Args:
+            corpus: that of the clips, if they are not of this experiment's.
+        """
         folder, sha256 = features_folder(self.root), self.llm.provenance["encoder_sha256"]
-        store = FeatureStore(folder, self.llm.encoder, sha256, self.corpus, clips)
+        store = FeatureStore(folder, self.llm.encoder, sha256, corpus or self.corpus, clips)
         store.compute(self.progress("features"))
         return store
 

@@ -19,7 +19,7 @@ from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model.audio_llm import checkpoint_path
 from desta_lab.training import checkpoints, trainer
-from desta_lab.training.features import FeatureStore, features_folder
+from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, claim_figures
 from desta_lab.views.saving import save_figure
 from desta_lab.world.describe import describe, describe_known
@@ -122,10 +122,7 @@ def score_people(
         nonlocal features
         if features is None:
             every = [clip for half in halves for clip in half]
-            sha256 = llm.provenance["encoder_sha256"]
-            place = features_folder(experiment.root)
-            features = FeatureStore(place, llm.encoder, sha256, corpus, every)
-            features.compute(experiment.progress("features"))
+            features = experiment.store_features(every, corpus)
         checkpoints.load_checkpoint(experiment.run_folder("self"), llm, step)
         how = {"transcripts": experiment.preset.transcript, "free_form": free_form}
         return score_both(features=features, **how)

@@ -155,6 +155,19 @@ def test_a_value_that_no_other_speaker_has_is_calibrated_with_what_says_nothing(
         judge(TWO, ["male"], score, others, ["female"] * 3)
 
 
+def test_what_says_nothing_is_scored_once_for_all_tasks_that_lack_a_value() -> None:
+    asked = []
+
+    def score_nothing() -> list[torch.Tensor]:
+        asked.append("once")
+        return [torch.tensor([[-1.0, -2.0]])] * 2
+
+    others = torch.tensor([[-1.0, -1.0]])
+    known = scoring.Calibration(clips_of(TWO, ["female"]), [others, others], score_nothing)
+    assert known.prior(0, TWO).tolist() == known.prior(1, TWO).tolist() == [-1.0, -2.0]
+    assert asked == ["once"]
+
+
 def test_clips_that_lack_the_attribute_do_not_calibrate_it() -> None:
     clips = [*clips_of(TWO, ["female", "male"]), Clip("x", "", 1.0, "", "s", {})]
     others = torch.tensor([[0.0, -2.0], [-2.0, 0.0], [90.0, -90.0]])
