@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
@@ -516,6 +517,26 @@ def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], Any]:
     return share
 
 
+def _judge_rows(
+    inside: "Inside",
+    rows: Sequence[int],
+    calibration: Sequence[int],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+) -> pd.DataFrame:
+    """Every answer about some rows, from their audio embeddings and then those that calibrate."""
+    judged = evaluate(
+        inside.llm,
+        inside.tasks,
+        inside.pick(rows),
+        inside.pick(calibration),
+        conditions=["audio"],
+        audio_embeddings=audio_embeddings,
+        transcripts=inside.transcripts is not None,
+        batch=inside.sizes["batch"],
+    )
+    return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
+
+
 def erase_attributes(inside: "Inside") -> pd.DataFrame:
     """Accuracy of every answer when one attribute is erased, as other speakers tell it.
 
@@ -536,17 +557,7 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
         changed = embeddings
         if labels is not None:
             changed = lens.erase_attribute(embeddings, train, labels, whitenings)
-        judged = evaluate(
-            inside.llm,
-            inside.tasks,
-            inside.pick(scored),
-            inside.pick(calibration),
-            conditions=["audio"],
-            audio_embeddings=changed[[*scored, *calibration]],
-            transcripts=inside.transcripts is not None,
-            batch=inside.sizes["batch"],
-        )
-        return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
+        return _judge_rows(inside, scored, calibration, changed[[*scored, *calibration]])
 
     kinds = {name: _label_kind(inside, name) for name in inside.labels}
     first = {kind: name for name, kind in reversed(kinds.items())}  # of each kind, one attribute
@@ -704,17 +715,7 @@ def knock_out_heads(inside: "Inside") -> pd.DataFrame:
 
     def judge(silent: Sequence[tuple[int, int]]) -> pd.DataFrame:
         with apply_edits(inside.llm, interventions.knock_out(silent, means)):
-            judged = evaluate(
-                inside.llm,
-                inside.tasks,
-                inside.pick(rows),
-                inside.pick(calibration),
-                conditions=["audio"],
-                audio_embeddings=both,
-                transcripts=inside.transcripts is not None,
-                batch=inside.sizes["batch"],
-            )
-        return judged.rename(columns={"attribute": "asked", "calibrated": "correct"})
+            return _judge_rows(inside, rows, calibration, both)
 
     rng, untouched = np.random.default_rng(0), judge([])
     drawn = [rng.permutation(len(heads)) for _ in range(inside.sizes["directions"])]
