@@ -336,9 +336,10 @@ def inside(args: argparse.Namespace) -> None:
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")
     print(tables["randomisation"].round(2).to_string(index=False))
     if "sparse_features" in tables:
-        print(f"{state_features(tables['sparse_features'])}.")
+        print(f"{state_features(tables['sparse_features'], len(args.seeds))}.")
     if {"listening_heads", "audio_direction"} <= set(tables):
-        print(f"{state_listening(tables['listening_heads'], tables['audio_direction'])}.")
+        both = tables["listening_heads"], tables["audio_direction"]
+        print(f"{state_listening(*both, len(args.seeds))}.")
     print(f"Figures, each with its table: {look.out}")
 
 

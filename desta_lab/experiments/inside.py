@@ -685,8 +685,10 @@ MAPS = {
 }
 
 
-def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, saving.Picture]:
-    """Every figure whose tables are there, by the name of its file."""
+def draw_figures(
+    inside: Inside, tables: dict[str, pd.DataFrame], seeds: int = 1
+) -> dict[str, saving.Picture]:
+    """Every figure whose tables, perhaps pooled over seeds, are there, by the name of its file."""
     label, drawn = inside.label, {}
     for name, (draw, sources, title) in FIGURES.items():
         if all(source in tables for source in sources):
@@ -703,11 +705,11 @@ def draw_figures(inside: Inside, tables: dict[str, pd.DataFrame]) -> dict[str, s
         drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
     if "sparse_features" in tables:
         features = tables["sparse_features"]
-        headline = state_features(features)
+        headline = state_features(features, seeds)
         drawn["sparse_features"] = explanation_figures.plot_features(features, headline)
     if {"listening_heads", "audio_direction"} <= set(tables):
         both = tables["listening_heads"], tables["audio_direction"]
-        headline = state_listening(*both)
+        headline = state_listening(*both, seeds)
         drawn["listening_heads"] = explanation_figures.plot_listening(*both, headline)
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
@@ -725,8 +727,11 @@ def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
     )
 
 
-def state_features(features: pd.DataFrame) -> str:
-    """How many sparse features stand for a value, and how many of those added move the answer."""
+def state_features(features: pd.DataFrame, seeds: int = 1) -> str:
+    """How many sparse features stand for a value, and how many of those added move the answer.
+
+    Of a table pooled over several `seeds`, what is found in every one of them.
+    """
     pure, moving, names = [], [], []
     steered = features.dropna(subset="p")
     for site, rows in steered.groupby("site", sort=False):
@@ -738,12 +743,15 @@ def state_features(features: pd.DataFrame) -> str:
     return (
         f"Of {count:.0f} features {' and '.join(pure)} are purer than shuffled labels make any; "
         f"added to other clips, {' and '.join(moving)} move the answer beyond every random "
-        f"direction{which}"
+        f"direction{' in every seed' if seeds > 1 else ''}{which}"
     )
 
 
-def state_listening(heads: pd.DataFrame, direction: pd.DataFrame) -> str:
-    """Whether the listening heads carry the answer, and whether a louder audio raises accuracy."""
+def state_listening(heads: pd.DataFrame, direction: pd.DataFrame, seeds: int = 1) -> str:
+    """Whether the listening heads carry the answer, and whether a louder audio raises accuracy.
+
+    Of tables pooled over several `seeds`, what holds in every one of them.
+    """
     last = heads[(heads["asked"] == "all") & (heads["knocked"] == heads["knocked"].max())]
     without, random = (last[last["kind"] == kind].iloc[0] for kind in LISTENING)
     more = without["p"] < 0.05 and without["change_high"] < 0
@@ -751,14 +759,17 @@ def state_listening(heads: pd.DataFrame, direction: pd.DataFrame) -> str:
     best = direction[(direction["asked"] == "all") & (direction["factor"] == factor)]
     best = best.set_index("kind")
     louder, by_chance = best.loc["audio minus silence"], best.loc["random directions"]
-    how = "changes nothing in"
+    than = "more" if more else "no more"
+    if seeds > 1:
+        than = f"{'' if more else 'not '}in every seed more"
+    how = "changes nothing in" if seeds == 1 else "does not surely change"
     if louder["change_high"] < 0:
         how = "lowers"
     elif louder["change_low"] > 0 and louder["p"] < 0.05:
         how = "raises"
     return (
         f"Without the {without['knocked']} heads that look at the audio most accuracy changes by "
-        f"{_change(without)}, {'more' if more else 'no more'} than without random ones "
+        f"{_change(without)}, {than} than without random ones "
         f"({_change(random)}); audio minus silence × {louder['factor']:g} {how} that of "
         f"uncalibrated answers ({_change(louder)}; random directions {_change(by_chance)})"
     )
@@ -859,7 +870,7 @@ def _save_over_seeds(
         seed: draw_figures(first, {name: tables[name] for name in pooled})
         for seed, tables in found.items()
     }
-    for name, picture in draw_figures(first, pooled).items():
+    for name, picture in draw_figures(first, pooled, len(found)).items():
         style.state_seeds(picture, list(found))
         rows = [figures[name].table.assign(seed=seed) for seed, figures in parts.items()]
         rows.append(picture.table.assign(seed="mean"))

@@ -50,7 +50,9 @@ def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
         for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
             few = style.pick_evenly(range(len(numbers)), 10)
             axis.set_ticks(few, [str(numbers[i]) for i in few])
-        axes.set(xlabel="head", ylabel="backbone layer (0 is the first)" if name == "share" else "")
+        axes.set(
+            xlabel="head", ylabel="backbone layer\n(0 is the first)" if name == "share" else ""
+        )
         if table[name].isna().all():
             style.annotate(axes, "not measured")
         picture.colorbar(image, ax=axes, label=label)
@@ -285,7 +287,8 @@ def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
         style.draw_dots(right, by_chance, "change", at + 0.18, ANALYSIS_SERIES["random directions"])
         style.draw_dots(right, some, "change", at - 0.12, ANALYSIS_SERIES["feature"])
         right.axvline(0, **style.ZERO)
-        rows = zip(some["attribute"], some["value"], some["pure"], strict=True)
+        values = some["value"].where(~some["value"].str.contains(" / "), "differs")  # by seed
+        rows = zip(some["attribute"], values, some["pure"], strict=True)
         style.name_rows(left, [f"{name}: {value} (of {pure:.0f})" for name, value, pure in rows])
         style.name_rows(right, [""] * len(some))
         count, explained = some[["features", "explained"]].iloc[0]
