@@ -235,7 +235,7 @@ def answer_free_form(
     max_new_tokens: int = 24,
     describe: Describe = describe,
     transcripts: bool = False,
-    batch: int = 48,
+    batch: int = 96,
     names: Sequence[str] = ("audio",),
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily, in the backbone's own words.
@@ -298,16 +298,15 @@ def _answer_streams(
     backbone, asked = llm.backbone, list(map(tuple, streams))
     given = dict.fromkeys(asked) if audio_embeddings is None else asked
     unique, answers = list(given), []
-    at_once = max(1, batch // max(1, len(unique[0]))) if unique else 1
     with backbone.untuned() if audio_embeddings is None else nullcontext():
-        for first in range(0, len(unique), at_once):
-            some = unique[first : first + at_once]
+        for first in range(0, len(unique), batch):
+            some = unique[first : first + batch]
             trunks = [chat.common_trunk(own, behind=1) for own in some]
             ids, real = backbone.pad_left(trunks)
             if audio_embeddings is None:
                 trunk = backbone.embed(ids)
             else:
-                trunk = llm.splice(ids, audio_embeddings[first : first + at_once])
+                trunk = llm.splice(ids, audio_embeddings[first : first + batch])
             pairs = zip(some, trunks, strict=True)
             branches = [[one.ids[len(beginning.ids) :] for one in own] for own, beginning in pairs]
             answers += backbone.generate_branches(trunk, real, branches, max_new_tokens)

@@ -336,56 +336,50 @@ class Backbone(nn.Module):
         """Ids of the answers behind every branch of every trunk, up to and with the end of turn.
 
         A trunk is read once for all its branches, unless a layer sees a part of what is before it.
+        The first branches of all trunks are answered together, then the second: answers to one
+        question are about equally long.
 
         Args:
             trunks: embeddings, padded in front where `real` is 0.
             branches: of every trunk equally many, each the ids that lead on to an answer.
         """
-        count, real = len(branches[0]), real.to(self.device)
-        if self._layer_kinds == ["full_attention"]:
-            inputs = self._read_trunks(trunks, real, branches)
-        else:
-            inputs = self._join_branches(trunks, real, branches)
-        out = self.generate(**inputs, max_new_tokens=max_new_tokens)
-        if "input_ids" in inputs:
-            out = out[:, inputs["input_ids"].shape[1] :]
-        answers = [self.trim_at_end(row) for row in out.tolist()]
-        return [answers[first : first + count] for first in range(0, len(answers), count)]
+        trunks, real = trunks.to(self.dtype), real.to(self.device)
+        shared = self._layer_kinds == ["full_attention"]
+        read = self._read_trunks(trunks, real) if shared else None
+        columns = []
+        for column in zip(*branches, strict=True):
+            ids, mask = self.pad_left([chat.TokenStream(tuple(own), len(own)) for own in column])
+            if read is None:
+                inputs = self._join_branch(trunks, real, column)
+            else:
+                inputs = {
+                    "input_ids": torch.cat([real * self.pad_id, ids], dim=1),
+                    "attention_mask": torch.cat([real, mask], dim=1),
+                    "past_key_values": copy.deepcopy(read),
+                }
+            out = self.generate(**inputs, max_new_tokens=max_new_tokens)
+            before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+            columns.append([self.trim_at_end(row) for row in out[:, before:].tolist()])
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def _read_trunks(
-        self,
-        trunks: Float[Tensor, "row token d_llm"],
-        real: Int[Tensor, "row token"],
-        branches: Sequence[Sequence[Sequence[int]]],
-    ) -> dict[str, Any]:
-        """What `generate` continues behind the keys and values of the trunks."""
-        every = [tuple(ids) for own in branches for ids in own]
-        ids, mask = self.pad_left([chat.TokenStream(ids, len(ids)) for ids in every])
-        read = self.model.get_decoder()(
-            inputs_embeds=trunks.to(self.dtype),
-            attention_mask=real,
-            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-        ).past_key_values
-        read.batch_repeat_interleave(len(branches[0]))
-        before = real.repeat_interleave(len(branches[0]), 0)
-        return {
-            "input_ids": torch.cat([before * self.pad_id, ids], dim=1),
-            "attention_mask": torch.cat([before, mask], dim=1),
-            "past_key_values": read,
-        }
+        self, trunks: Float[Tensor, "row token d_llm"], real: Int[Tensor, "row token"]
+    ) -> Any:
+        """The keys and values of trunks that are padded in front."""
+        decoder, positions = self.model.get_decoder(), (real.cumsum(-1) - 1).clamp(min=0)
+        how = {"attention_mask": real, "position_ids": positions, "use_cache": True}
+        return decoder(inputs_embeds=trunks, **how).past_key_values
 
-    def _join_branches(
+    def _join_branch(
         self,
         trunks: Float[Tensor, "row token d_llm"],
         real: Int[Tensor, "row token"],
-        branches: Sequence[Sequence[Sequence[int]]],
+        branch: Sequence[Sequence[int]],
     ) -> dict[str, Tensor]:
-        """What `generate` reads from the beginning: every branch behind its trunk."""
+        """What `generate` reads from the beginning: a branch behind each trunk."""
         rows = [
-            torch.cat([trunk[seen.bool()], self.embed(torch.tensor(branch))]).to(self.dtype)
-            for trunk, seen, own in zip(trunks, real, branches, strict=True)
-            for branch in own
+            torch.cat([trunk[seen.bool()], self.embed(torch.tensor(ids)).to(trunk)])
+            for trunk, seen, ids in zip(trunks, real, branch, strict=True)
         ]
         seen = [torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows]
         how: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
