@@ -34,12 +34,13 @@ experiment = lesson.experiment
 table = experiment.score_table()
 steps = np.array(sorted(table["step"].unique()))
 even = {
-    "even from checkpoint to checkpoint": 1 / (len(steps) - 1),
-    "even from step to step": np.diff(steps).max() / steps[-1],
-    "all at once": 1.0,
+    "even from checkpoint to checkpoint": np.arange(len(steps)),
+    "even from step to step": steps,
+    "all at once": steps > 1,
 }
+shares = emergence_claims.jump_share(np.array([*even.values()], dtype=float))
 print(steps.tolist())
-pd.Series(even, name="largest rise between two checkpoints, as a share of the whole").round(2)
+pd.Series(shares, [*even], name="largest rise between two checkpoints, as a share").round(2)
 
 # %% [markdown]
 # First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
