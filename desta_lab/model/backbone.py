@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from desta_lab.model import chat, weights
@@ -240,6 +241,14 @@ class Backbone(nn.Module):
                 f"{self.max_positions} positions; shorten the conversation."
             )
 
+    @property
+    def _layer_kinds(self) -> list[str]:
+        """What its layers see, each kind once: "full_attention", "sliding_attention", …"""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        uniform = "full_attention" if window is None else "sliding_attention"
+        return sorted(set(getattr(config, "layer_types", None) or [uniform]))
+
     def _attention_mask(
         self, sees: Bool[Tensor, "batch token token"], positions: Int[Tensor, "batch token"]
     ) -> Tensor | dict[str, Tensor]:
@@ -248,9 +257,7 @@ class Backbone(nn.Module):
         A layer with a sliding window sees a distance of less than the window, in positions.
         """
         config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        uniform = "full_attention" if window is None else "sliding_attention"
-        kinds = sorted(set(getattr(config, "layer_types", None) or [uniform]))
+        window, kinds = getattr(config, "sliding_window", None), self._layer_kinds
         known = {"full_attention", "sliding_attention"}
         if not known.issuperset(kinds) or self.attention not in ("sdpa", "eager"):
             raise ValueError(
@@ -317,6 +324,75 @@ class Backbone(nn.Module):
             )
             answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
+
+    @torch.no_grad()
+    def generate_branches(
+        self,
+        trunks: Float[Tensor, "row token d_llm"],
+        real: Int[Tensor, "row token"],
+        branches: Sequence[Sequence[Sequence[int]]],
+        max_new_tokens: int = 32,
+    ) -> list[list[tuple[int, ...]]]:
+        """Ids of the answers behind every branch of every trunk, up to and with the end of turn.
+
+        A trunk is read once for all its branches, unless a layer sees a part of what is before it.
+
+        Args:
+            trunks: embeddings, padded in front where `real` is 0.
+            branches: of every trunk equally many, each the ids that lead on to an answer.
+        """
+        count, real = len(branches[0]), real.to(self.device)
+        if self._layer_kinds == ["full_attention"]:
+            inputs = self._read_trunks(trunks, real, branches)
+        else:
+            inputs = self._join_branches(trunks, real, branches)
+        out = self.generate(**inputs, max_new_tokens=max_new_tokens)
+        if "input_ids" in inputs:
+            out = out[:, inputs["input_ids"].shape[1] :]
+        answers = [self.trim_at_end(row) for row in out.tolist()]
+        return [answers[first : first + count] for first in range(0, len(answers), count)]
+
+    def _read_trunks(
+        self,
+        trunks: Float[Tensor, "row token d_llm"],
+        real: Int[Tensor, "row token"],
+        branches: Sequence[Sequence[Sequence[int]]],
+    ) -> dict[str, Any]:
+        """What `generate` continues behind the keys and values of the trunks."""
+        every = [tuple(ids) for own in branches for ids in own]
+        ids, mask = self.pad_left([chat.TokenStream(ids, len(ids)) for ids in every])
+        read = self.model.get_decoder()(
+            inputs_embeds=trunks.to(self.dtype),
+            attention_mask=real,
+            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+        ).past_key_values
+        read.batch_repeat_interleave(len(branches[0]))
+        before = real.repeat_interleave(len(branches[0]), 0)
+        return {
+            "input_ids": torch.cat([before * self.pad_id, ids], dim=1),
+            "attention_mask": torch.cat([before, mask], dim=1),
+            "past_key_values": read,
+        }
+
+    def _join_branches(
+        self,
+        trunks: Float[Tensor, "row token d_llm"],
+        real: Int[Tensor, "row token"],
+        branches: Sequence[Sequence[Sequence[int]]],
+    ) -> dict[str, Tensor]:
+        """What `generate` reads from the beginning: every branch behind its trunk."""
+        rows = [
+            torch.cat([trunk[seen.bool()], self.embed(torch.tensor(branch))]).to(self.dtype)
+            for trunk, seen, own in zip(trunks, real, branches, strict=True)
+            for branch in own
+        ]
+        seen = [torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows]
+        how: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
+        return {
+            "inputs_embeds": pad_sequence(rows, **how),
+            "attention_mask": pad_sequence(seen, **how),
+        }
 
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
