@@ -313,21 +313,31 @@ def zeroed(wave, start, end):
     return np.where((time >= start) & (time < end), 0.0, wave)
 
 
-def zeroed_head(llm, clips, question, layer, head):
+def zeroed_head(llm, clips, task, layer, head):
     def silence(flow):
         left = flow.clone()
         left[:, :, head] = 0
         return left
 
-    return llm.run(clips, question, edits={f"backbone.{layer}.attention.heads": silence}).logits
+    edits = {f"backbone.{layer}.attention.heads": silence}
+    return llm.run(clips, task.question, stem=task.stem, edits=edits).logits
 
 
-def patched_by_hand(llm, a, b, question, site):
-    seen = llm.run([a], question, sites=[site])
-    return llm.run([b], question, sites=[], edits={site: lambda flow: seen[site]}).logits
+def patched_by_hand(llm, a, b, task, site):
+    begun = {"stem": task.stem, "sites": [site]}
+    seen = llm.run([a], task.question, **begun)
+    return llm.run([b], task.question, **begun, edits={site: lambda flow: seen[site]}).logits
+
+
+def mass_by_edges(profile, start, end, seconds):
+    """Frames between rounded edges, whose middles lie in the span."""
+    first, last = (round(second / seconds * len(profile)) for second in (start, end))
+    positive = np.maximum(profile, 0)
+    return positive[first:last].sum() / positive.sum() - (last - first) / len(profile)
 
 
 RIGHT = [
+    ("mass_above_share", "rounded edges", mass_by_edges),
     ("without_head", "an edit by hand", zeroed_head),
     ("patched", "an edit by hand", patched_by_hand),
     ("seconds_of_frame", "by length", lambda frame: np.float32(frame) * 0.02),
@@ -410,8 +420,11 @@ EQUIVALENT = {
         r"log_softmax\(\+1\)": "axis 1 of two is axis −1",
         r"logp\[start - 1:\]": "gather reads as many rows as there are ids",
     },
+    "mass_above_share": {
+        r"start < middles|middles <= end": "a middle right on an edge may lie on either side"
+    },
     "find_leaks": {r"' x'\.join": "what stands between two messages is in neither"},
-    "smuggled": {r" x\{target": "any prompt that tells three attributes will do"},
+    "smuggled": {r"\\nx\{target": "any prompt that tells three attributes will do"},
     "soft_loss": {r"\(\+1\)": "axis 1 of two is axis −1"},
     "mispaired": {r"default_rng\((1|)\)": "any other draw of partners will do"},
     "speaker_interval": {
