@@ -309,7 +309,7 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     "inside",
     PRESET,
     *PARTS,
-    SEED,
+    argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled"),
     CORPUS,
     argument("--label", help="attribute of the rival run, where it is not the preset's"),
     argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),
@@ -317,21 +317,26 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     ALSO,
 )
 def inside(args: argparse.Namespace) -> None:
-    """Probe, map, explain and patch a run of the quickstart."""
+    """Probe, map, explain and patch a run of the quickstart, or of several seeds."""
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.inside import (
         Inside,
+        look_over_seeds,
         state_features,
         state_listening,
         summarise_tables,
     )
 
     preset = _preset(args)
-    job = Experiment(
-        preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
+    given: dict[str, Any] = {"corpus": args.corpus, "label": args.label}
+    jobs = (
+        Experiment(preset, seed=seed, **given, progress=progress_reporter()) for seed in args.seeds
     )
-    look = Inside.from_experiment(job, args.run, out=args.out)
-    tables = look.run()
+    if len(args.seeds) > 1:
+        look, tables = look_over_seeds(jobs, args.run, out=args.out)
+    else:
+        look = Inside.from_experiment(next(jobs), args.run, out=args.out)
+        tables = look.run()
     for sentence in look.refused.values():
         print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
