@@ -97,10 +97,7 @@ PARTS = (
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
 CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
-SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
-SEEDS = argument(
-    "--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled"
-)
+SEEDS = argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled")
 OUT = argument("--out", type=parse_path, help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
 RUN = argument(
@@ -309,7 +306,7 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     "inside",
     PRESET,
     *PARTS,
-    argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled"),
+    SEEDS,
     CORPUS,
     argument("--label", help="attribute of the rival run, where it is not the preset's"),
     argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),

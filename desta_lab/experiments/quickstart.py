@@ -23,13 +23,16 @@ from desta_lab.evaluation.scoring import missing_values
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
+from desta_lab.experiments.inside_tables import pool_seeds
 from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.model.audio_llm import VERDICT
 from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
+from desta_lab.views.claim_figures import plot_held_out
 from desta_lab.views.saving import save_figure, save_parquet
+from desta_lab.views.style import state_seeds
 from desta_lab.world.describe import attribute_coverage
 
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
@@ -89,14 +92,19 @@ def run_seeds(
         results.append(run_quickstart(experiment, out / f"seed-{seed}" if results else out))
         tables[seed] = experiment.score_table()
     if len(seeds) > 1 and processes.is_main_rank():
-        results[0] = _write_seeds(results, tables, cache.make_folder(out))
+        results[0] = write_seeds(results, tables, cache.make_folder(out))
     return {**processes.broadcast(results[0]), "seconds_now": time.perf_counter() - begin}
 
 
-def _write_seeds(
+def write_seeds(
     results: Sequence[dict[str, Any]], tables: Mapping[int, pd.DataFrame], out: Path
 ) -> dict[str, Any]:
-    """Draw what holds over all seeds, and write it on the card of the first."""
+    """Draw what holds over all seeds, and write it on the card of the first.
+
+    Args:
+        results: what `run_quickstart` returned for every seed.
+        tables: seed → its scores, in the same order.
+    """
     measures = tuple(verdict.HEIGHTS)
     tasks = {
         seed: verdict.score_per_task(verdict.add_untrained(table), measures)
