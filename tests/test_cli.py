@@ -100,7 +100,9 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
 
 
 def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
-    from desta_lab.experiments import experiment
+    from desta_lab.experiments import experiment, inside
+
+    assert inside.Inside  # imported before what it takes is replaced
 
     given = {}
 
@@ -114,7 +116,9 @@ def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypa
     monkeypatch.setattr(experiment, "Experiment", take)
     line = ["inside", "--preset", "nano", "--corpus", str(tmp_path), "--label", "mood"]
     assert cli.main(line) == 1 and "enough" in capsys.readouterr().err
-    assert given["corpus"] == tmp_path and given["label"] == "mood"
+    assert given["corpus"] == tmp_path and given["label"] == "mood" and given["seed"] == 0
+    for seeds in (["--seed", "3"], ["--seeds", "3,4"]):
+        assert cli.main([*line, *seeds]) == 1 and given["seed"] == 3
 
 
 @pytest.mark.filterwarnings("default")
@@ -328,6 +332,7 @@ REFUSED = {  # command line → words of the sentence
     "inside --preset nope": "There is no preset 'nope'",
     "inside --preset nano --run nope": "invalid choice: 'nope'",
     "inside --preset nano --seed -1": "'-1' is not a whole number from 0",
+    "inside --preset nano --seeds 1,1": "'1,1' names a seed twice",
     "inside --preset nano --out {here}/file": NO_FOLDER,
     "ablate nope": "There is no study 'nope'",
     "ablate --preset nope": "There is no preset 'nope'",
