@@ -237,7 +237,7 @@ def _switch_parts(
     method: str, case: Case, samples: int, batch: int, seed: Sequence[int]
 ) -> Float[Tensor, "part"]:
     """Ablation or Shapley values: captum switches a number for each part, 1 where it is kept."""
-    switches = torch.ones(1, case.part_count)
+    switches = torch.ones(1, case.part_count, dtype=case.input.dtype)
     how: dict[str, Any] = {"baselines": 0, "perturbations_per_eval": batch}
 
     def scalar(kept: Tensor) -> Tensor:

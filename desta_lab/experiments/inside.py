@@ -861,8 +861,8 @@ def _save_over_seeds(
     }
     for name, picture in draw_figures(first, pooled).items():
         style.state_seeds(picture, list(found))
-        drawn = {seed: figures[name].table for seed, figures in parts.items()}
-        rows = [table.assign(seed=seed) for seed, table in {**drawn, "mean": picture.table}.items()]
+        rows = [figures[name].table.assign(seed=seed) for seed, figures in parts.items()]
+        rows.append(picture.table.assign(seed="mean"))
         saving.save_figure(picture, out, name, pd.concat(rows), provenance=facts)
 
 

@@ -444,6 +444,8 @@ def test_a_figure_says_below_its_panels_of_which_seeds_it_is(name: str, seeds: l
     assert texts(figure).count(told) == 1 and len(figure.legends) == 1 and whole(figure)
     assert ("over speakers" in texts(figure)) == (bands and len(seeds) == 1)
     assert (f"95 % t-interval over {told}" in texts(figure)) == (bands and len(seeds) == 3)
+    largest = name == "patching" and len(seeds) == 3
+    assert ("p: the largest of theirs" in texts(figure)) == largest
 
 
 @every_drawing
