@@ -128,7 +128,7 @@ def capture_oracle_sites(
         chat.build_stream(tokenizer, chat.description_messages(descriptions[0], task.question), 0)
         for task in tasks
     ]
-    branches = scoring.build_branches(tokenizer, tasks, scoring.common_trunk(streams), streams)
+    branches = scoring.build_branches(tokenizer, tasks, chat.common_trunk(streams), streams)
     answers = _from_the_end(branches)
     modules = {n: m for n, m in site_modules(llm).items() if is_backbone_site(n)}
     parts = []

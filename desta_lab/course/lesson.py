@@ -223,8 +223,18 @@ class Lesson:
     @property
     def credit(self) -> str:
         """Whose code ran where an exercise's function was used, in words."""
-        own = [name for name, used in self._used.items() if used]
-        rest = [name for name in self._used if name not in own]
+        return self.credit_of(*self._used)
+
+    def credit_of(self, *exercises: str) -> str:
+        """Whose code ran for these exercises, in words.
+
+        Raises:
+            ValueError: `use` was not called for one of them.
+        """
+        if unused := [name for name in exercises if name not in self._used]:
+            raise ValueError(f"Nobody used {', '.join(unused)}; call lesson.use before this.")
+        own = [name for name in exercises if self._used[name]]
+        rest = [name for name in exercises if name not in own]
         if not (own and rest):
             return "your code" if own else "the package's code"
         return f"your {', '.join(own)} and the package's {', '.join(rest)}"

@@ -2,9 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
@@ -236,7 +236,7 @@ def answer_free_form(
     max_new_tokens: int = 24,
     describe: Describe = describe,
     transcripts: bool = False,
-    batch: int = 48,
+    batch: int = 96,
     names: Sequence[str] = ("audio",),
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily, in the backbone's own words.
@@ -265,19 +265,17 @@ def answer_free_form(
         return chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
 
     rows = sorted({row for rows in rows_of.values() for row in rows})
-    questions = dict.fromkeys((task.question, task.hidden) for task in tasks)
-    asked = [(*question, row) for question in questions for row in rows]
-    streams = [build(*one) for one in asked]
-    heard = None if pool is None else pool[[row for *_, row in asked]]
-    found = dict(
-        zip(asked, _answer_streams(llm, streams, heard, max_new_tokens, batch), strict=True)
-    )
+    questions = list(dict.fromkeys((task.question, task.hidden) for task in tasks))
+    streams = [[build(*question, row) for question in questions] for row in rows]
+    heard = None if pool is None else pool[rows]
+    answers = _answer_streams(llm, streams, heard, max_new_tokens, batch)
+    found = dict(zip(itertools.product(rows, questions), answers, strict=True))
     table = [
         {
             "condition": name,
             "clip": clip.id,
             "task": task.name,
-            **judge_answer(task, clip, found[task.question, task.hidden, row]),
+            **judge_answer(task, clip, found[row, (task.question, task.hidden)]),
         }
         for name, rows in rows_of.items()
         for task in tasks
@@ -289,25 +287,35 @@ def answer_free_form(
 
 def _answer_streams(
     llm: AudioLLM,
-    streams: Sequence[chat.TokenStream],
-    audio_embeddings: Float[Tensor, "stream query d_llm"] | None,
+    streams: Sequence[Sequence[chat.TokenStream]],
+    audio_embeddings: Float[Tensor, "row query d_llm"] | None,
     max_new_tokens: int,
     batch: int,
 ) -> list[str]:
-    """The answer to every stream; without audio, streams that are alike are answered once."""
-    first: dict[Any, int] = {}
-    for row, stream in enumerate(streams):
-        first.setdefault(tuple(stream.ids) if audio_embeddings is None else row, row)
-    unique = list(first.values())
-    answers: dict[int, str] = {}
-    for begin in range(0, len(unique), batch):
-        some = unique[begin : begin + batch]
-        given = None if audio_embeddings is None else audio_embeddings[some]
-        ids = llm.generate_ids([streams[row] for row in some], given, max_new_tokens=max_new_tokens)
-        answers |= {row: llm.backbone.decode(one) for row, one in zip(some, ids, strict=True)}
+    """The answers to all questions about row 0, about row 1, …; each trunk is read once.
+
+    Without audio the untouched backbone reads; rows that read alike are answered once.
+    """
+    backbone, asked = llm.backbone, list(map(tuple, streams))
+    given = dict.fromkeys(asked) if audio_embeddings is None else asked
+    unique, answers = list(given), []
+    with backbone.untuned() if audio_embeddings is None else nullcontext():
+        for first in range(0, len(unique), batch):
+            some = unique[first : first + batch]
+            trunks = [chat.common_trunk(own, behind=1) for own in some]
+            ids, real = backbone.pad_left(trunks)
+            if audio_embeddings is None:
+                trunk = backbone.embed(ids)
+            else:
+                trunk = llm.splice(ids, audio_embeddings[first : first + batch])
+            pairs = zip(some, trunks, strict=True)
+            branches = [[one.ids[len(beginning.ids) :] for one in own] for own, beginning in pairs]
+            answers += backbone.generate_branches(trunk, real, branches, max_new_tokens)
+    texts = [[backbone.decode(ids) for ids in own] for own in answers]
     if audio_embeddings is not None:
-        return list(answers.values())
-    return [answers[first[tuple(stream.ids)]] for stream in streams]
+        return list(itertools.chain.from_iterable(texts))
+    answer_of = dict(zip(unique, texts, strict=True))
+    return list(itertools.chain.from_iterable(answer_of[own] for own in asked))
 
 
 def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:

@@ -116,18 +116,10 @@ def build_branches(
     return Branches(tasks, trie, paths)
 
 
-def common_trunk(streams: Sequence[chat.TokenStream]) -> chat.TokenStream:
-    """The longest common beginning of several streams: everything up to the question."""
-    shortest = min(len(stream.ids) for stream in streams)
-    differs = (i for i in range(shortest) if len({stream.ids[i] for stream in streams}) > 1)
-    length = next(differs, shortest)
-    return chat.TokenStream(streams[0].ids[:length], length)
-
-
 def build_layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.TokenStream, Branches]:
     """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
     streams = _audio_streams(llm, tasks)
-    trunk = common_trunk(streams)
+    trunk = chat.common_trunk(streams)
     return trunk, build_branches(llm.backbone.tokenizer, tasks, trunk, streams)
 
 
@@ -136,12 +128,12 @@ def build_trunks(
 ) -> list[chat.TokenStream]:
     """The trunk of every clip, with its transcript behind the slots where there is one."""
     if transcripts is None:
-        return [common_trunk(_audio_streams(llm, tasks))] * clips
+        return [chat.common_trunk(_audio_streams(llm, tasks))] * clips
     if len(transcripts) != clips:
         raise ValueError(
             f"There are {clips} clips and {len(transcripts)} transcripts; give one for each."
         )
-    return [common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
+    return [chat.common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
 
 
 def _audio_streams(
@@ -196,7 +188,7 @@ def score_options_of_text(
         ]
         for text in descriptions
     ]
-    trunks = [common_trunk(some) for some in streams]
+    trunks = [chat.common_trunk(some) for some in streams]
     branches = build_branches(tokenizer, tasks, trunks[0], streams[0])
     parts = []
     for first in range(0, len(trunks), batch):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from desta_lab.model import chat, weights
@@ -240,6 +241,14 @@ class Backbone(nn.Module):
                 f"{self.max_positions} positions; shorten the conversation."
             )
 
+    @property
+    def _layer_kinds(self) -> list[str]:
+        """What its layers see, each kind once: "full_attention", "sliding_attention", …"""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        uniform = "full_attention" if window is None else "sliding_attention"
+        return sorted(set(getattr(config, "layer_types", None) or [uniform]))
+
     def _attention_mask(
         self, sees: Bool[Tensor, "batch token token"], positions: Int[Tensor, "batch token"]
     ) -> Tensor | dict[str, Tensor]:
@@ -248,9 +257,7 @@ class Backbone(nn.Module):
         A layer with a sliding window sees a distance of less than the window, in positions.
         """
         config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        uniform = "full_attention" if window is None else "sliding_attention"
-        kinds = sorted(set(getattr(config, "layer_types", None) or [uniform]))
+        window, kinds = getattr(config, "sliding_window", None), self._layer_kinds
         known = {"full_attention", "sliding_attention"}
         if not known.issuperset(kinds) or self.attention not in ("sdpa", "eager"):
             raise ValueError(
@@ -317,6 +324,69 @@ class Backbone(nn.Module):
             )
             answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
         return answers
+
+    @torch.no_grad()
+    def generate_branches(
+        self,
+        trunks: Float[Tensor, "row token d_llm"],
+        real: Int[Tensor, "row token"],
+        branches: Sequence[Sequence[Sequence[int]]],
+        max_new_tokens: int = 32,
+    ) -> list[list[tuple[int, ...]]]:
+        """Ids of the answers behind every branch of every trunk, up to and with the end of turn.
+
+        A trunk is read once for all its branches, unless a layer sees a part of what is before it.
+        The first branches of all trunks are answered together, then the second: answers to one
+        question are about equally long.
+
+        Args:
+            trunks: embeddings, padded in front where `real` is 0.
+            branches: of every trunk equally many, each the ids that lead on to an answer.
+        """
+        trunks, real = trunks.to(self.dtype), real.to(self.device)
+        shared = self._layer_kinds == ["full_attention"]
+        read = self._read_trunks(trunks, real) if shared else None
+        columns = []
+        for column in zip(*branches, strict=True):
+            ids, mask = self.pad_left([chat.TokenStream(tuple(own), len(own)) for own in column])
+            if read is None:
+                inputs = self._join_branch(trunks, real, column)
+            else:
+                inputs = {
+                    "input_ids": torch.cat([real * self.pad_id, ids], dim=1),
+                    "attention_mask": torch.cat([real, mask], dim=1),
+                    "past_key_values": copy.deepcopy(read),
+                }
+            out = self.generate(**inputs, max_new_tokens=max_new_tokens)
+            before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+            columns.append([self.trim_at_end(row) for row in out[:, before:].tolist()])
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _read_trunks(
+        self, trunks: Float[Tensor, "row token d_llm"], real: Int[Tensor, "row token"]
+    ) -> Any:
+        """The keys and values of trunks that are padded in front."""
+        decoder, positions = self.model.get_decoder(), (real.cumsum(-1) - 1).clamp(min=0)
+        how = {"attention_mask": real, "position_ids": positions, "use_cache": True}
+        return decoder(inputs_embeds=trunks, **how).past_key_values
+
+    def _join_branch(
+        self,
+        trunks: Float[Tensor, "row token d_llm"],
+        real: Int[Tensor, "row token"],
+        branch: Sequence[Sequence[int]],
+    ) -> dict[str, Tensor]:
+        """What `generate` reads from the beginning: a branch behind each trunk."""
+        rows = [
+            torch.cat([trunk[seen.bool()], self.embed(torch.tensor(ids)).to(trunk)])
+            for trunk, seen, ids in zip(trunks, real, branch, strict=True)
+        ]
+        seen = [torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows]
+        how: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
+        return {
+            "inputs_embeds": pad_sequence(rows, **how),
+            "attention_mask": pad_sequence(seen, **how),
+        }
 
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:

@@ -124,6 +124,17 @@ def build_stream(
     return TokenStream(tuple(ids), start)
 
 
+def common_trunk(streams: Sequence[TokenStream], behind: int = 0) -> TokenStream:
+    """The longest common beginning of several streams: everything up to the question.
+
+    At least `behind` tokens of every stream are left out of it.
+    """
+    shortest = min(len(stream.ids) for stream in streams) - behind
+    differs = (i for i in range(shortest) if len({stream.ids[i] for stream in streams}) > 1)
+    length = next(differs, shortest)
+    return TokenStream(streams[0].ids[:length], length)
+
+
 def end_of_turn(tokenizer: Any) -> int:
     """The id that the chat template writes after an assistant's turn, which ends an answer.
 

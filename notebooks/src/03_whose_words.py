@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 03 · Targets: whose words should the connector learn to draw out?
 #
-# For every clip there is a text description, and for every description a *target*: the response that training will try to get from the frozen language model when it hears the clip. Somebody has to write that response. It can be a bare label, a filled-in form, another writer, or the language model itself, which reads the description and answers.
+# For every clip there is a text description. For every description there is a *target*: the response that training tries to get from the frozen language model when it hears the clip. Somebody has to write this response. It can be a bare label. It can be a form that a program fills in. It can be the text of another writer. Or it is the text of the language model itself, which reads the description and answers.
 #
-# You will watch the model write, measure how much each writer's words surprise it (*perplexity*) and how much of the clip they keep (*coverage*), hunt for descriptions that leak into the prompt, and cut a target short. The last figure sets perplexity beside coverage for every writer and three controls.
+# You will watch the model write. You will measure how much each writer's words surprise the model (*perplexity*), and how much of the clip they keep (*coverage*). You will search for descriptions that leak into the prompt, and you will cut a target short. The last figure sets perplexity beside coverage, for every writer and for three controls. Your functions measure both. Where an exercise is open, the package's function takes its place, and the headline says whose code ran.
 #
 # *Needs: 00; softmax and cross-entropy. 33 minutes of exercises; reading and running take about as long again.*
 
@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 
 import desta_lab
+from desta_lab.course.checks import notebook_03 as pieces
 from desta_lab.evaluation.tasks import TRAINED_PROMPT
 from desta_lab.experiments.quickstart import all_targets
 from desta_lab.model import chat
 from desta_lab.training import targets
 from desta_lab.views import claim_figures, style
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
-from desta_lab.world.describe import attribute_coverage, describe
+from desta_lab.world.describe import attribute_coverage, describe, surface_words
 
 lesson = desta_lab.setup("03")
 experiment = lesson.experiment
@@ -30,7 +31,7 @@ backbone = experiment.llm.backbone
 # %% [markdown]
 # ## From attributes to a description
 #
-# One clip of the training voices, and all that is known about it:
+# This is one clip of a training voice, and all that is known about it.
 
 # %%
 train = experiment.clips("train")
@@ -41,7 +42,7 @@ desta_lab.show_players(experiment.corpus, [clip])
 pd.Series(clip.attributes, name=clip.id).to_frame()
 
 # %% [markdown]
-# `describe` puts six of the seven attributes into one sentence. The topic is left out on purpose: it is kept for rung 5 of the task ladder, what no target ever mentions.
+# `describe` puts six of the seven attributes into one sentence. The topic is left out on purpose. No target ever mentions it, and rung 5 of the task ladder asks about it.
 
 # %%
 description = describe(clip.attributes)
@@ -50,7 +51,7 @@ description
 # %% [markdown]
 # ## Watch the backbone write
 #
-# The backbone reads the description, then the one prompt of this course, “Paraphrase the description.”, and answers greedily (always the likeliest token). Its answer is the *self-generated target*. Two are written here and now:
+# The backbone reads the description and then the one prompt of this course, “Paraphrase the description.” It answers greedily: it always takes the likeliest token. Its answer is the *self-generated target*. The next cell writes two of them.
 
 # %%
 pairs = [(describe(c.attributes), TRAINED_PROMPT) for c in train[:2]]
@@ -66,7 +67,7 @@ pd.DataFrame(
 ).style.hide()
 
 # %% [markdown]
-# All the others were written before, one for each different description, with the hash of their writer. The two that you saw should be among them:
+# The others were written before: one for each different description. The hash of their writer is kept with them. The two that you saw should be among them.
 
 # %%
 rows, soft = experiment.targets.rows, experiment.targets.soft
@@ -80,7 +81,7 @@ print(
 # %% [markdown]
 # ## The rivals
 #
-# Other writers could have made the target. `all_targets(experiment)` holds some: the bare *label* of one attribute, and a *template*, a form that a program fills in.
+# Other writers could have made the target. `all_targets(experiment)` holds two of them. A *label* is the bare value of one attribute. A *template* is a form that a program fills in.
 
 # %%
 kinds = all_targets(experiment)
@@ -91,7 +92,7 @@ firsts = [
 pd.DataFrame(firsts).style.hide()
 
 # %% [markdown]
-# *Another* writer is missing where the backbone is the smallest one there is (preset nano). There a program stands in for it: the same facts as a fluent sentence that the backbone did not write.
+# A third rival is the text of *another* language model. On preset nano there is no other model, so a program stands in for it. It writes the same facts as a fluent sentence, in words that the backbone would not choose.
 
 # %%
 first = {describe(c.attributes): c.attributes for c in reversed(train)}
@@ -132,7 +133,7 @@ kinds["other"][0].response
 
 # %% [markdown]
 # ### Exercise 3.1 · Bet on the surprise · predict · 4 min
-# *Perplexity* is what a text costs a reader: 1 for a reader who foresaw every token, 10 for one who was as unsure as between ten equal choices. The reader here is the backbone, with the description before its eyes. Two bets.
+# *Perplexity* says how much a text surprises a reader. It is 1 for a reader who foresaw every token. It is 10 for a reader who was as unsure at each token as between ten equal choices. Our reader is the backbone, and it has read the description. Make two bets.
 
 # %%
 lesson.predict(
@@ -151,7 +152,7 @@ lesson.predict(
 # %% [markdown]
 # ## Perplexity by hand
 #
-# One conversation as token ids: system, user with the description, then the response from position `start` on. The backbone gives logits over its whole vocabulary at every position.
+# The next cell holds one conversation as token ids: the system's message, the user's message with the description, and then the response, from position `start` on. At every position the backbone gives logits over its whole vocabulary. The logits at position *t* are a guess about token *t + 1*.
 
 # %%
 one = rows[0]
@@ -162,28 +163,16 @@ stream = chat.build_stream(
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
     logits = backbone.logits(backbone.hidden_states(backbone.embed(ids[None])))[0]
-print(
-    "ids:",
-    tuple(ids.shape),
-    "  logits (position, vocabulary):",
-    tuple(logits.shape),
-    "  response from",
-    stream.start,
-)
+print("ids", tuple(ids.shape), "· logits (position, vocabulary)", tuple(logits.shape))
+print("the response begins at position", stream.start)
 
 # %% [markdown]
-# The first attempt takes, for every response token, the probability that stands at the token's own position.
-
-# %%
-logp = logits.log_softmax(-1)
-naive = -logp[stream.start :].gather(1, ids[stream.start :, None])
-float(naive.mean().exp())
-
-# %% [markdown]
-# A number of that size for words that the backbone wrote itself cannot be right. What stands at position *t* is a guess about token *t + 1*.
-#
 # ### Exercise 3.2 · Measure a reader's surprise · fill in · 9 min
-# Write `perplexity(logits, ids, start)` for one conversation: `logits` [position, vocabulary], `ids` [position]; the response runs from `start` to the end. It is exp of the mean surprise of the response's tokens; the surprise of a token is minus the natural logarithm of its probability, counted in *nats*.
+# The reader gives each token *w* of the response a probability *p*. The *surprise* of the token is −log *p*, in *nats* (the logarithm is the natural one). For a response of *T* tokens
+#
+# > perplexity = exp( (surprise of w₁ + … + surprise of w_T) / T )
+#
+# Write `perplexity(logits, ids, start)` for one conversation. `logits` is [position, vocabulary] and `ids` is [position]. The response runs from `start` to the end.
 
 
 # %% tags=["exercise"]
@@ -199,27 +188,50 @@ def perplexity(logits, ids, start):
 lesson.check("perplexity", perplexity)
 
 # %% [markdown] tags=["hint"]
-# The position before `start` already guesses a response token; the last position guesses what nobody wrote. `tensor.gather(1, ids[:, None])` picks one column in every row.
+# The position before `start` guesses the first response token. The last position guesses a token that nobody wrote. `tensor.gather(1, ids[:, None])` picks one column in every row.
 
 # %% [markdown]
-# The package says the same of this target, so from here on its version is used, for all targets at once.
+# Your function must agree with the package on this target. The second line shows a slip that runs without an error: it reads the logits one position late. The backbone wrote these words itself, so such a number cannot be right.
 
 # %%
-nats = -logp[stream.start - 1 : -1].gather(1, ids[stream.start :, None])[:, 0]
+surprise = lesson.use("perplexity", perplexity, pieces.measure_perplexity)
+mine = float(surprise(logits, ids, stream.start))
 theirs = targets.target_perplexity(backbone, [one])
-torch.testing.assert_close(float(nats.mean().exp()), theirs, rtol=1e-4, atol=0)
-print(f"by hand {float(nats.mean().exp()):.4f}, the package {theirs:.4f}")
+torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=0)
+print(f"by {lesson.credit}: {mine:.4f}; by the package: {theirs:.4f}")
+print(f"one position late: {float(surprise(logits.roll(-1, 0), ids, stream.start)):.3g}")
+
+# %% [markdown]
+# From here on this function reads every target. `conversations` gives it what it needs: the backbone's guesses about each target, the target's tokens, and where they start. The prompt is left out, because nobody asks how surprising it is.
+
+
+# %%
+def conversations(some):
+    for logp, response in targets.text_log_probs(backbone, some):
+        yield torch.cat([logp, logp[-1:]]), torch.tensor([0, *response]), 1
+
+
+def nats_and_tokens(some):  # (target, 2): all its surprise, and how many tokens it has
+    read = [(float(surprise(*seen)), len(seen[1]) - 1) for seen in conversations(some)]
+    return np.array([(np.log(each) * tokens, tokens) for each, tokens in read])
+
+
+def perplexity_of(some):
+    nats, tokens = nats_and_tokens(some).sum(0)
+    return float(np.exp(nats / tokens))
+
 
 # %% [markdown]
 # ## Which tokens carry the clip?
 #
-# The same target, token by token, for three readers: one has its description, one has another clip's, one has none. Where a column changes colour from row to row, the token says something about the clip; where it does not, it is only manner of speaking.
+# Three readers see the same target, token by token. The first has read the clip's description, the second another clip's, the third nothing. Where a column changes its colour from row to row, the token says something about the clip. Where it does not, the token belongs to the manner of speaking. (One over the perplexity of a single token is its probability.)
 
 
 # %%
 def sureness(reads):
-    logp, ids = next(iter(targets.text_log_probs(backbone, [replace(one, description=reads)])))
-    return logp.gather(1, torch.tensor(ids)[:, None])[:, 0].exp().numpy()
+    logits, ids, first = next(conversations([replace(one, description=reads)]))
+    cuts = range(first, len(ids))
+    return [1 / float(surprise(logits[: i + 1], ids[: i + 1], i)) for i in cuts]
 
 
 wrong = next(
@@ -232,7 +244,7 @@ readers = {
     "another description": wrong.description,
     "nothing": "",
 }
-strip = np.stack([sureness(reads) for reads in readers.values()])
+strip = np.array([sureness(reads) for reads in readers.values()])
 words = [style.printable(backbone.tokenizer.decode([i])) for i in stream.response]
 
 # %%
@@ -244,12 +256,12 @@ axes.set_xticks(
     range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=8
 )
 axes.set_yticks(range(3), list(readers))
-axes.set(ylabel="the reader has", xlabel="token of the target, in order")
+axes.set(ylabel="the reader has read", xlabel="token of the target, in order")
 picture.colorbar(image, ax=axes, label="probability", pad=0.01)
 picture
 
 # %% [markdown]
-# What a *soft target* keeps is the whole guess and not only the token that won: the likeliest 50 tokens of every position with their log-probabilities. Here are the first tokens of the target with their closest rivals. A rival of some weight means that the writer might as well have gone on otherwise.
+# A *soft target* keeps more than the token that won. At every position it keeps the 50 likeliest tokens with their log-probabilities. The table shows the first tokens of the target with their closest rivals. A rival with some weight means that the writer might as well have gone on otherwise.
 
 # %%
 pd.DataFrame(
@@ -268,10 +280,10 @@ pd.DataFrame(
 # %% [markdown]
 # ## What a target drops it cannot teach
 #
-# *Coverage* asks of every target which attributes it names rightly. To name is to hold one of a few words, such as “male”, “man”, “he”.
+# *Coverage* is the share of a clip's attributes that a target names rightly. A target names a value if it holds one of the value's words. For “male” the words are “male”, “man” and “he”, among others.
 #
 # ### Exercise 3.3 · Find a word, not a part of one · fill in · 6 min
-# Write `says(text, words)`: true if the text holds one of the words (given in small letters) as a whole word, whatever its case and the punctuation around it.
+# Write `says(text, words)`. It is true if the text holds one of the words as a whole word. The words are given in small letters. The text may have capitals, and punctuation around a word.
 
 
 # %% tags=["exercise"]
@@ -286,15 +298,36 @@ def says(text, words):
 lesson.check("says", says)
 
 # %% [markdown] tags=["hint"]
-# Split the text at blanks, strip the punctuation from each part, and compare whole parts with whole words.
+# Split the text at blanks. Strip the punctuation from each part. Compare whole parts with whole words.
 
 # %% [markdown]
-# The package's `coverage` is stricter: the right value must be named, and no other. The bars show it for each kind of target.
+# A target names an attribute rightly if it says the right value and no other one. Your function decides what it says. The package has a rule of its own, which also knows “not” and hyphens. The line shows how far the two are apart.
+
 
 # %%
+say = lesson.use("says", says, pieces.names_word, tensors=False)
+
+
+def names_rightly(text, name, value):
+    return {v for v in ATTRIBUTES[name] if say(text, surface_words(name, v))} == {value}
+
+
+def named_by(some):  # (target, attribute)
+    pairs = zip(some, attributes, strict=True)
+    return np.array([[names_rightly(t.response, n, a[n]) for n in DESCRIBED] for t, a in pairs])
+
+
 named = {
-    kind: attribute_coverage([t.response for t in some], attributes) for kind, some in kinds.items()
+    kind: dict(zip(DESCRIBED, named_by(some).mean(0), strict=True)) for kind, some in kinds.items()
 }
+apart = max(
+    abs(named[kind][name] - theirs)
+    for kind, some in kinds.items()
+    for name, theirs in attribute_coverage([t.response for t in some], attributes).items()
+)
+print(f"coverage by {lesson.credit_of('says')}; at most {apart:.2f} from the package's rule")
+
+# %%
 share = (
     pd.DataFrame(named)
     .rename_axis("attribute")
@@ -306,7 +339,7 @@ claim_figures.plot_coverage(share, "What a target drops it cannot teach")
 # %% [markdown]
 # ## Hunt for leaks
 #
-# A training example holds the messages that the backbone will see. The clip stands in them as `<|AUDIO|>`, and the description must not be there: a model that can read the answer need not hear it.
+# A training example holds the messages that the backbone will see. `<|AUDIO|>` stands in them for the clip. The description must not be there. A model that can read the answer does not need to hear it.
 
 # %%
 examples, _ = experiment.training_rows("self")
@@ -317,7 +350,7 @@ examples[0]["messages"]
 
 # %% [markdown]
 # ### Exercise 3.4 · Search the messages · fill in · 7 min
-# `examples` are dicts like the one above. Write `find_leaks(examples)`: the list of the ids of those examples in which any message holds the example's own `seed_description`, whatever its case. The response may hold it: that is what is learned.
+# `examples` are dicts like the one above. Write `find_leaks(examples)`. It returns the ids of the examples that leak, as a list. An example leaks if any of its messages holds its own `seed_description`, in small letters or capitals. The response may hold the description: the response is what is learned.
 
 
 # %% tags=["exercise"]
@@ -335,10 +368,21 @@ def find_leaks(examples):
 lesson.check("find_leaks", find_leaks)
 
 # %% [markdown] tags=["hint"]
-# `row["messages"]` is a list of `{"role": …, "content": …}`; every one of them is shown to the backbone, the system's too.
+# `row["messages"]` is a list of `{"role": …, "content": …}`. The backbone sees every one of them, the system's too.
 
 # %% [markdown]
-# The builder of examples does the same search, and refuses. Put the description into the prompt and see:
+# Search the real training examples. Then plant one leak, to see that the search would have found one.
+
+# %%
+search = lesson.use("find_leaks", find_leaks, pieces.list_leaks, tensors=False)
+leak = chat.audio_messages(f"{rows[0].description} {TRAINED_PROMPT}")
+planted = {**examples[0], "seed_description": rows[0].description, "messages": leak}
+print(
+    f"{len(search(examples))} of {len(examples)} examples leak, and {len(search([planted]))} of 1"
+)
+
+# %% [markdown]
+# The builder of examples searches too, and refuses. Put the description into the prompt and see.
 
 # %%
 try:
@@ -350,13 +394,13 @@ except targets.TargetError as refusal:
 
 # %% [markdown]
 # ### Exercise 3.5 · Smuggle a description past the builder · break · 7 min
-# No search for a sentence finds the same facts in other words. A `target` here is a row of `rows`, with its fields `description`, `prompt` and `response`. Write `smuggled(target)`: a copy of it whose `prompt` gives away at least three of the clip's attributes and still passes the builder. Leave description and response alone.
+# A search for a sentence cannot find the same facts in other words. A `target` is a row of `rows`. It has the fields `description`, `prompt` and `response`. Write `smuggled(target)`: a copy whose `prompt` gives away at least three of the clip's attributes and still passes the builder. Leave the description and the response as they are.
 
 
 # %% tags=["exercise"]
 def smuggled(target):
     ### BEGIN SOLUTION
-    return replace(target, prompt=f"{target.response} {target.prompt}")
+    return replace(target, prompt=f"{target.response}\n{target.prompt}")
     ### END SOLUTION
 
 
@@ -364,30 +408,34 @@ def smuggled(target):
 lesson.check("smuggled", smuggled)
 
 # %% [markdown] tags=["hint"]
-# `replace(target, prompt=…)` makes the copy. Somebody has already said the same as the description in other words: look into the target itself.
+# `replace(target, prompt=…)` makes the copy. Somebody has already said the same as the description, in other words. Look into the target itself.
 
 # %% [markdown]
-# What a leak does: below, the backbone reads no description and hears nothing, only the prompt. If the perplexity of the self-generated targets with a leak is as low as with the description, then nothing is left for a connector to learn.
-
+# What does a leak do? In the next table the backbone reads no description and hears nothing. It has the prompt alone. A perplexity near 1 means that the prompt already tells the answer. Then a connector has nothing left to learn. The last column says how many of these leaks the search of exercise 3.4 finds.
 
 # %%
-def unheard(prompt_of):
-    return targets.target_perplexity(
-        backbone, [replace(row, description="", prompt=prompt_of(row)) for row in rows[:64]]
-    )
+smuggle = lesson.use("smuggled", smuggled, pieces.tell_in_other_words, tensors=False)
+some = rows[:64]
+prompts = {
+    "clean": [row.prompt for row in some],
+    "the description leaks": [f"{row.description}\n{row.prompt}" for row in some],
+    "smuggled in": [smuggle(row).prompt for row in some],
+}
 
 
-pd.Series(
-    {
-        "clean": unheard(lambda row: row.prompt),
-        "the description leaks": unheard(lambda row: f"{row.description}\n{row.prompt}"),
-        "the answer leaks": unheard(lambda row: f"{row.response}\n{row.prompt}"),
-    },
-    name="perplexity",
-).round(3)
+def unheard(prompts):
+    blind = [replace(row, description="", prompt=p) for row, p in zip(some, prompts, strict=True)]
+    shown = [
+        {"id": p, "seed_description": row.description, "messages": chat.audio_messages(p)}
+        for row, p in zip(some, prompts, strict=True)
+    ]
+    return {"perplexity": round(perplexity_of(blind), 3), "found": len(search(shown))}
+
+
+pd.DataFrame([{"prompt": name, **unheard(each)} for name, each in prompts.items()])
 
 # %% [markdown]
-# So what does prove that nothing leaks? Messages that are the same for every clip. A constant cannot tell one clip from another, in whatever words.
+# How can one prove that nothing leaks? By messages that are the same for every clip. A constant cannot tell one clip from another, in any words.
 
 # %%
 different = {str(row["messages"]) for row in examples}
@@ -397,7 +445,7 @@ print(f"{len(examples)} examples, one and the same messages, with {chat.AUDIO} i
 # %% [markdown]
 # ## A cut is not an end
 #
-# A response ends in an end-of-turn token, and that token is learned too. If the writer ran out of room, the end is not its own. Allow it 12 tokens:
+# A response ends with an end-of-turn token, and this token is learned too. If the writer ran out of room, it did not choose this end. Here it may write 12 tokens.
 
 # %%
 short = targets.generate_targets(backbone, "nano", "", pairs[:1], max_new_tokens=12)[pairs[0]]
@@ -417,19 +465,23 @@ for truncated in (True, False):
     )
 
 # %% [markdown]
-# How probable is the false end to the one who wrote the text? If it is not, a connector that learns it learns to stop in the middle of a sentence.
+# How probable is this false end to the writer itself? A connector that learns an improbable end learns to stop in the middle of a sentence.
 
 # %%
 ended = replace(short, truncated=False, ids=None)  # as if its words were a whole answer
-logp, response = next(iter(targets.text_log_probs(backbone, [ended])))
-print(f"probability of the false end of turn: {float(logp[-1, response[-1]].exp()):.1e}")
-print(f"perplexity, marked as cut: {targets.target_perplexity(backbone, [short]):.3g}")
-print(f"perplexity, not marked: {targets.target_perplexity(backbone, [ended]):.3g}")
+logits, ids, _ = next(conversations([ended]))
+print(f"probability of the false end of turn: {1 / float(surprise(logits, ids, len(ids) - 1)):.1e}")
+print(f"perplexity, marked as cut: {perplexity_of([short]):.3g}")
+print(f"perplexity, not marked: {perplexity_of([ended]):.3g}")
 
 # %% [markdown]
 # ## Whose words?
 #
-# Three controls belong in the figure. *Shuffled*: the backbone's own target, of another clip. *No description*: its own target, but the reader has nothing to read. *Reordered*: its own sentences in alphabetical order, so every fact and every word is its own and only the order is not.
+# The figure needs three controls.
+#
+# - *Shuffled*: the backbone's own target, but of another clip.
+# - *No description*: its own target, but the reader has read nothing.
+# - *Reordered*: its own sentences in alphabetical order. Every fact and every word is the backbone's own, and only the order is not.
 
 
 # %%
@@ -448,22 +500,15 @@ controls = {
 }
 
 # %% [markdown]
-# Perplexity is a ratio, nats over tokens, so its interval comes from drawing whole targets again and again (a bootstrap over targets). Coverage is the mean over the six attributes, from the same draws.
+# Each kind of target gets one perplexity and one coverage, with intervals. Perplexity divides all nats by all tokens. So its interval comes from drawing whole targets again and again (a bootstrap over targets). Coverage is the mean over the six attributes, and it uses the same draws.
 
 # %%
 draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 
 def measured(some):
-    read = targets.text_log_probs(backbone, some)
-    nats, tokens = np.array(
-        [(-float(p.gather(1, torch.tensor(ids)[:, None]).sum()), len(ids)) for p, ids in read]
-    ).T
-    each = [
-        attribute_coverage([t.response], [a]).values()
-        for t, a in zip(some, attributes, strict=True)
-    ]
-    named = np.array([sum(values) / len(values) for values in each])
+    nats, tokens = nats_and_tokens(some).T
+    named = named_by(some).mean(1)
     low, high = np.exp(np.percentile(nats[draws].sum(1) / tokens[draws].sum(1), (2.5, 97.5)))
     share_low, share_high = np.percentile(named[draws].mean(1), (2.5, 97.5))
     return {
@@ -486,7 +531,7 @@ table = pd.DataFrame(
 table.style.hide().format("{:.3g}", subset=list(table.columns[2:]))
 
 # %% [markdown]
-# Two lines help to read it: a reader who knows nothing and finds every token of the vocabulary as likely as any other has a perplexity of the vocabulary's size, and a writer who guesses each attribute names it rightly one time in as many as it has values; the line is the mean over the six.
+# Two lines help to read the figure. The first is the size of the vocabulary: this is the perplexity of a reader who finds every token equally likely. The second is the coverage of a writer who guesses every attribute: one over the number of its values, as a mean over the six.
 
 # %%
 vocabulary = len(backbone.tokenizer)
@@ -496,7 +541,8 @@ best, second = full.iloc[0], full.iloc[1]
 more = np.log10(second.perplexity / best.perplexity)
 headline = (
     f"Of the writers who keep the clip, “{best.kind}” has perplexity {best.perplexity:.2f}; "
-    f"the next, “{second.kind}”, {more:.1f} powers of ten more"
+    f"the next, “{second.kind}”, {more:.1f} powers of ten more. "
+    f"Measured with {lesson.credit_of('perplexity', 'says')}"
 )
 
 # %%
@@ -544,17 +590,17 @@ print(lesson.reveal("template", np.log10(cost["template"] / cost["self"])))
 print(lesson.reveal("shuffled", cost["shuffled"]))
 
 # %% [markdown]
-# That the backbone foresees its own words best is no discovery: they were chosen, token by token, as the likeliest. What is measured is by how much the others miss, and whether the clip is kept.
+# The backbone foresees its own words best. This is no discovery: it chose them, token by token, as the likeliest. Two other things are measured here: by how much the other writers miss, and whether the clip is kept.
 #
-# Read the controls against each other. Perplexity hears the *voice*: compare the backbone's own words about the wrong clip with its own facts in an order that it would not choose. Coverage hears the *content*. Neither alone says that a target is good, and a perplexity above the vocabulary's size says that the reader is not unsure but convinced of something else.
+# Compare two controls. “Shuffled” has the backbone's own words about the wrong clip. “Reordered” has the right facts in an order that the backbone would not choose. Perplexity measures the *voice* of a text, and coverage measures its *content*. Neither alone says that a target is good. A perplexity above the size of the vocabulary says that the reader is not unsure: it is sure of something else.
 #
 # ## What we now know
 #
-# The table says which writer keeps the attributes and is still foreseen by the backbone. If that is the backbone itself, a connector can reach such targets by changing what the backbone knows about the clip; for a writer whom the backbone does not foresee, we expect that it must also bend how the backbone speaks, and that is not what we want it to learn. This notebook has measured targets, not what training on them does.
+# The table says which writer keeps the attributes and is still foreseen by the backbone. If this is the backbone itself, a connector can reach the targets by changing what the backbone knows about the clip. A target that the backbone does not foresee asks for more: we expect that the connector must then also change how the backbone speaks. We do not want it to learn that. This notebook measured targets. It did not measure what training on them does.
 #
-# **What would change our mind**: a rival with full coverage whose perplexity is no higher; or a connector that is trained on words the backbone does not foresee and follows new instructions as well. At nano the other writer is a program, and the backbone is tiny and very sure of itself, so the powers of ten are its own: compare with `desta_lab.setup("03", "cpu")`.
+# **What would change our mind**: a rival with full coverage whose perplexity is no higher. Or a connector that is trained on words that the backbone does not foresee, and still follows new instructions as well. On preset nano the other writer is a program, and the backbone is tiny and very sure of itself. So the powers of ten belong to nano alone: compare with `desta_lab.setup("03", "cpu")`.
 #
-# Next: **04**, what a connector learns when it is trained on these targets, step by step.
+# Next: **04**, what a connector learns from these targets, step by step.
 
 # %%
 lesson.card()

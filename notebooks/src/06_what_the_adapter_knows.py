@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 06 · Probing: what does the adapter know before the model says it?
 #
-# An attribute can be *present* in the sound, *readable* off the audio embeddings by a linear probe, and *spoken* by the model. These are three things, and only the third is an answer. Here you take the connector untrained and trained, read both with a probe that you write yourself, and then change the embeddings to find out what the answer really uses.
+# An attribute can be *present* in the sound. It can be *readable*: a linear probe tells it from the audio embeddings. And it can be *spoken*: the model says it. These are three different things, and only the third is an answer. You take the connector before and after training, and read both with a probe of your own. Then you change the embeddings, to find out what the answer really uses.
 #
-# A probe is easy to fool and easy to be fooled by. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in.
+# A probe is easy to fool, and it fools people easily. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in. Your functions run wherever their checks pass, and the package's run elsewhere. The headline says whose code ran.
 #
 # *Needs: 00; some NumPy. 42 minutes of exercises; reading and running take about as long again.*
 
@@ -14,7 +14,8 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import capture, interventions, probes
+from desta_lab.analysis import capture, interventions, lens, probes
+from desta_lab.course.checks import notebook_06 as pieces
 from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
@@ -22,7 +23,7 @@ lesson = desta_lab.setup("06")
 experiment = lesson.experiment
 
 # %% [markdown]
-# The constants of this notebook: the attribute that is read by hand, the one that is erased, and the folds of the cross-validation.
+# Three constants: the attribute that is read by hand, the attribute that is erased, and the number of folds of the cross-validation.
 
 # %%
 READ, ERASED, FOLDS = "accent", "gender", 4
@@ -30,7 +31,7 @@ READ, ERASED, FOLDS = "accent", "gender", 4
 # %% [markdown]
 # ## Hear a clip, ask twice
 #
-# `Inside` opens the finished run with clips of speakers whom training never heard. Two of them, and what the model answers about them with the untrained and with the trained connector. Expect the untrained one to say the same of every clip: nothing tells it what it hears.
+# `Inside` opens the finished run with clips of speakers whom training never heard. Here are two of them, and what the model answers about each with the untrained and with the trained connector. Expect the untrained connector to give the same answer for both clips, because nobody taught it to tell them apart.
 
 # %%
 look = desta_lab.Inside.from_experiment(experiment)
@@ -52,7 +53,9 @@ pd.DataFrame(answers)
 
 # %% [markdown]
 # ### Exercise 6.1 · Commit yourself · predict · 4 min
-# The accent has three values, so guessing gives 0.33. How often is a linear probe right that reads the embeddings of a connector that was *never trained*, on unseen speakers? And after training: the model tells the gender; now one direction, of all the thousands of dimensions of a clip's embeddings, is taken out. How often is its answer right then (guessing: 0.5)?
+# First question: a linear probe reads the accent off the embeddings of a connector that was *never trained*. The speakers are new to it. How often is it right? The accent has three values, so guessing gives 0.33.
+#
+# Second question: the trained model tells the gender. A clip's embeddings have thousands of dimensions, and now one direction is erased. How often is the answer right then? Guessing gives 0.5.
 
 # %%
 lesson.predict(
@@ -75,7 +78,7 @@ lesson.predict(
 # %% [markdown]
 # ## Capture
 #
-# The *audio embeddings* of every clip, [clip, query, width], as the language model is given them, at both ends of training: one vector for each of the connector's *query tokens* (notebook 02). To read them, each clip becomes one row: mean and standard deviation over its query tokens.
+# The language model is given *audio embeddings*, [clip, query, width]: one vector for each of the connector's *query tokens* (notebook 02). We take them before and after training. For the probe each clip becomes one row: the mean and the standard deviation over its query tokens.
 
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
@@ -89,10 +92,10 @@ speakers = np.array(look.speakers)
 # %% [markdown]
 # ## A split that cannot cheat
 #
-# A probe is fitted to some clips and tested on others. If a voice is on both sides, the probe may recognise the voice and remember what belongs to it. To see whether that can happen, make it as bad as it can be.
+# A probe is fitted to some clips and tested on others. If a voice is on both sides, the probe may recognise the voice and remember what belongs to it. Make the worst case, to see that this can happen.
 #
 # ### Exercise 6.2 · Give every voice a print · break · 5 min
-# `speakers` is an array [clip] of names. Return an array [clip, width] of normal random numbers, drawn from `rng`, that is the same for all clips of a speaker and different between speakers. Added to the features, it is a voice that anybody can recognise, and says nothing else.
+# `speakers` is an array [clip] of names. Write `voiceprint(speakers, width, rng)`: an array [clip, width] of normal random numbers, drawn from `rng`. All clips of a speaker have the same numbers, and every speaker has others. Added to the features, such a print tells who speaks, and it tells nothing else.
 
 
 # %% tags=["exercise"]
@@ -107,11 +110,11 @@ def voiceprint(speakers, width, rng):
 lesson.check("voiceprint", voiceprint)
 
 # %% [markdown] tags=["hint"]
-# `names, which = np.unique(speakers, return_inverse=True)`: `which` has the number of every clip's speaker. Draw one row per name and index it with `which`.
+# `names, which = np.unique(speakers, return_inverse=True)`: `which` is the number of every clip's speaker. Draw one row per name. Index the rows with `which`.
 
 # %% [markdown]
 # ### Exercise 6.3 · Split by speaker · fill in · 7 min
-# Again `speakers` is [clip]. (If you did exercise 1.4, you know this one.) Return a list of `count` pairs (training rows, test rows), arrays of clip numbers. No speaker may be on both sides of a pair, and every clip is tested exactly once.
+# Write `folds_by_speaker(speakers, count)`: a list of `count` pairs (training rows, test rows). The rows are arrays of clip numbers. No speaker may be on both sides of a pair. Every clip is tested exactly once. (If you did exercise 1.4, you know this one.)
 
 
 # %% tags=["exercise"]
@@ -127,20 +130,32 @@ def folds_by_speaker(speakers, count):
 lesson.check("folds_by_speaker", folds_by_speaker)
 
 # %% [markdown] tags=["hint"]
-# Split the *names* into `count` parts (`np.array_split`). The test rows of a fold are those whose speaker is in its part (`np.isin`), the training rows all others.
+# Split the *names* into `count` parts (`np.array_split`). The test rows of a fold are those whose speaker is in its part (`np.isin`). All other rows are training rows.
 
 # %% [markdown]
-# From here on we use the package's `probes.folds`, which does the same and also spreads genders and accents evenly. The naive split beside it ignores who speaks.
+# Two splits of the real clips. The first is yours. The package's split of this kind also spreads genders and accents evenly over the folds. The second split is naive: it ignores who speaks.
+
 
 # %%
 strata = [f"{clip.attributes['gender']} {clip.attributes['accent']}" for clip in look.clips]
-disjoint = probes.speaker_folds(look.speakers, strata, FOLDS)
+
+
+def even_folds(speakers, count):
+    return probes.speaker_folds(list(speakers), strata, count)
+
+
+split = lesson.use("folds_by_speaker", folds_by_speaker, even_folds, tensors=False)
+disjoint = split(speakers, FOLDS)
 mixed = np.array_split(np.random.default_rng(0).permutation(len(speakers)), FOLDS)
 naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 
 # %% [markdown]
 # ### Exercise 6.4 · Standardise without looking · fill in · 5 min
-# A ridge probe wants features of mean 0 and standard deviation 1. Return `train` and `test`, both [clip, feature], on one scale: for each feature a mean and a standard deviation, which are learned from the training clips alone; nobody who is tested may have been seen.
+# A ridge probe needs features of mean 0 and standard deviation 1. `train` and `test` are both [clip, feature]. Write `standardised(train, test)`, which returns both on one scale:
+#
+# > scaled feature = (feature − μ) / σ
+#
+# μ is the feature's mean over the training clips, and σ is its standard deviation over the training clips. The test clips use the same two numbers, because the probe may not see them before the test.
 
 
 # %% tags=["exercise"]
@@ -155,23 +170,25 @@ def standardised(train, test):
 lesson.check("standardised", standardised)
 
 # %% [markdown] tags=["hint"]
-# One mean and one standard deviation per feature (`axis 0`), from `train`, used for both.
+# Take one mean and one standard deviation per feature (`axis 0`) from `train`. Use them for both.
 
 # %% [markdown]
 # ## A probe by hand
 #
-# Standardise, regress on one indicator per value (ridge, its penalty chosen inside the training clips), and take the largest. By hand in eight lines, then against `probes.probe`, clip by clip.
-
+# The probe standardises the features with your function. Then a ridge regression predicts one number for each value: +1 where the clip has the value, −1 where it has not. The largest prediction is the probe's answer. The penalty of the regression is chosen inside the training clips. The result must agree with `probes.fit_probes`, clip by clip.
 
 # %%
+scale = lesson.use("standardised", standardised, pieces.scale_both, tensors=False)
+
+
 def probe(features, labels, splits):
     right = np.zeros(len(labels))
     for train, test in splits:
-        mean, std = features[train].mean(0), features[train].std(0)
+        known, asked = scale(features[train], features[test])
         kinds = np.unique(labels[train])
         ridge = RidgeCV(probes.PENALTIES, alpha_per_target=True)
-        ridge.fit((features[train] - mean) / std, (labels[train][:, None] == kinds) * 2.0 - 1)
-        right[test] = kinds[ridge.predict((features[test] - mean) / std).argmax(1)] == labels[test]
+        ridge.fit(known, (labels[train][:, None] == kinds) * 2.0 - 1)
+        right[test] = kinds[ridge.predict(asked).argmax(1)] == labels[test]
     return right
 
 
@@ -181,18 +198,19 @@ by_hand = probe(rows["untrained"], labels[READ], disjoint)
 theirs = probes.fit_probes(rows["untrained"], {READ: labels[READ]}, look.speakers, disjoint)
 theirs = theirs[theirs["kind"] == "probe"].sort_values("row")["correct"].to_numpy()
 torch.testing.assert_close(torch.tensor(by_hand), torch.tensor(theirs))
-print(f"{READ}, untrained connector, unseen speakers: {by_hand.mean():.3f}")
+print(f"{READ}, untrained connector, unseen speakers: {by_hand.mean():.3f} ({lesson.credit})")
 
 # %% [markdown]
 # ## What a leak is worth
 #
-# Toss a coin for every speaker. The labels mean nothing, so an honest probe is right in about half of the cases; the naive split may do better, by recognising voices. Twenty tosses, on the embeddings as they are, and with the voice prints.
+# Toss a coin for every speaker, and let the probe learn the coins. The coins mean nothing, so an honest probe is right in about half of the cases. The naive split may do better, because it can recognise voices. We toss twenty times. The probe reads the embeddings as they are, and the embeddings with your voice prints added.
 
 # %%
-names, which = np.unique(speakers, return_inverse=True)
-prints = np.random.default_rng(0).normal(size=(len(names), rows["untrained"].shape[1]))
+stamp = lesson.use("voiceprint", voiceprint, pieces.print_voices, tensors=False)
+prints = stamp(speakers, rows["untrained"].shape[1], np.random.default_rng(0))
 seen = {"embeddings": rows["untrained"]}
-seen["with voice prints"] = rows["untrained"] + rows["untrained"].std(0) * prints[which]
+seen["with voice prints"] = rows["untrained"] + rows["untrained"].std(0) * prints
+names, which = np.unique(speakers, return_inverse=True)
 coins = [np.random.default_rng(seed).integers(2, size=len(names))[which] for seed in range(20)]
 splits = {"naive": naive, "by speaker": disjoint}
 
@@ -214,22 +232,18 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
-# With voice prints the naive probe reads coins that do not exist. What the naive split gains on the embeddings themselves stands in the first column, and on a true attribute in the last. If that is little, these synthetic voices leave little trace; you cannot know it before you have looked, so you split by speaker.
+# With voice prints the naive probe reads coins that do not exist. The first column shows what the naive split gains on the embeddings themselves. The last column shows the same for a true attribute. If the gain is small, these synthetic voices leave little trace. You cannot know this before you look, so you split by speaker.
 #
 # ## Does it read, or does it learn by heart?
 #
-# A flexible probe can also learn by heart. On speakers it never heard that does not help, so the same probe on *random labels*, of the same kind and number, says what is scored where there is nothing to read. Probe minus random labels is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368); their control task, with the same words on both sides, is the stricter one: it can be learned by heart, and so measures how much the probe does.
-
-# %%
-measured = probes.summarise_accuracy(
-    probes.fit_probes(rows["untrained"], labels, look.speakers, disjoint)
-)
-wide = measured.pivot(index="attribute", columns="kind", values="accuracy")
-wide.assign(selectivity=wide["probe"] - wide["random labels"]).round(2)
-
-# %% [markdown]
+# A flexible probe can learn by heart. This does not help it on speakers that it never heard. So we train the same probe on *random labels*, of the same kind and number. It shows what a probe scores where there is nothing to read. The difference is called *selectivity* after [Hewitt and Liang (2019)](https://arxiv.org/abs/1909.03368):
+#
+# > selectivity = accuracy of the probe − accuracy of the same probe on random labels
+#
+# Their own control task is stricter. It has the same words on both sides, so a probe can learn it by heart, and it measures how much the probe does.
+#
 # ### Exercise 6.5 · Probe in three lines · fill in · 3 min
-# That was the package's probe, and it is short to use. Write `selectivity(features, labels, speakers)`: `features` is [clip, feature], `labels` a list of values. `probes.fit_probes` takes a dictionary of labels by attribute and gives a row per clip and `kind`, `probes.summarise_accuracy` a row per kind. Return the accuracy of the probe minus that of random labels, one number.
+# The package's probe is short to use. `probes.fit_probes(features, {"own": labels}, speakers)` splits by speaker and gives a row per clip and `kind`. `probes.summarise_accuracy` makes a row per `kind` of it. Write `selectivity(features, labels, speakers)`, one number. `features` is [clip, feature], and `labels` is a list of values.
 
 
 # %% tags=["exercise"]
@@ -248,9 +262,19 @@ lesson.check("selectivity", selectivity)
 # `probes.summarise_accuracy(…).set_index("kind")["accuracy"]` is a column with an entry for `"probe"` and one for `"random labels"`.
 
 # %% [markdown]
-# These are the embeddings of a connector that was never trained. Random weights need not destroy information: they mix it, and what they mix are the states of a trained encoder.
-#
-# How many clips must a probe see? The same question for the spectrogram, for the last tapped layer, and for the trained connector's embeddings. What needs fewer clips lies closer to the surface.
+# Your function on every attribute, before and after training. Look at the untrained row. Random weights do not destroy information: they mix it, and they mix the states of a trained encoder.
+
+# %%
+read = lesson.use("selectivity", selectivity, pieces.measure_selectivity, tensors=False)
+pd.DataFrame(
+    {
+        attribute: {name: read(x, list(values), look.speakers) for name, x in rows.items()}
+        for attribute, values in labels.items()
+    }
+).round(2)
+
+# %% [markdown]
+# How many clips must a probe see? The next figure asks this for the spectrogram, for the last tapped layer, and for the connector's embeddings. A site that needs fewer clips holds the attribute closer to the surface.
 
 # %%
 representation_figures.plot_learning_curves(
@@ -259,7 +283,7 @@ representation_figures.plot_learning_curves(
 
 # %% [markdown]
 # ### Exercise 6.6 · Show the probe less · tweak · 6 min
-# The probe above reads hundreds of numbers of every clip. Write `less(embeddings)`: from [clip, query, width] make [clip, at most 32], out of each clip's own embeddings only. Try single query tokens, means, differences, and watch which attribute goes first.
+# The probe above reads hundreds of numbers of every clip. Write `less(embeddings)`: from [clip, query, width] make [clip, at most 32]. Use each clip's own embeddings alone. Try single query tokens, means and differences. Watch which attribute is lost first.
 
 
 # %% tags=["exercise"]
@@ -276,11 +300,9 @@ lesson.check("less", less)
 # `embeddings[:, 3, :32]` is the beginning of query token 3; `embeddings.mean(1)` is the mean over the query tokens.
 
 # %%
-few = {name: less(site) for name, site in embeddings.items()}
-few = {
-    name: site if some is None else some
-    for (name, site), some in zip(rows.items(), few.values(), strict=True)
-}
+shrink = lesson.use("less", less, capture.pool_over_time)
+few = {name: shrink(site) for name, site in embeddings.items()}
+print("numbers of a clip:", {name: site.shape[1] for name, site in few.items()})
 pd.DataFrame(
     {
         name: {a: probe(np.asarray(some), values, disjoint).mean() for a, values in labels.items()}
@@ -291,10 +313,10 @@ pd.DataFrame(
 # %% [markdown]
 # ## Readable is not used
 #
-# A probe shows that somebody *could* read an attribute there. Whether the language model does is another question, and only a change can answer it: take the information out, and see whether the answer goes.
+# A probe shows that somebody *could* read an attribute there. Does the language model read it? Only a change can tell: take the information out, and see whether the answer changes.
 #
 # ### Exercise 6.7 · Erase a direction · fill in · 8 min
-# `x` is [clip, d], `direction` and `center` are [d]. Return `x` without what it has along `direction`, measured from `center`: afterwards every clip has there what `center` has. `direction` comes in any length.
+# `x` is [clip, d]. `direction` and `center` are [d]. Write `erase(x, direction, center)`. Along `direction`, every clip shall stand where `center` stands. Across it, nothing changes. `direction` may have any length.
 
 
 # %% tags=["exercise"]
@@ -309,10 +331,10 @@ def erase(x, direction, center):
 lesson.check("erase", erase)
 
 # %% [markdown] tags=["hint"]
-# Make the direction one unit long first. An inner product with it says how far each clip stands from `center` along it; take that much of it away.
+# First make the direction one unit long. The inner product of the unit with `x − center` says how far each clip stands from `center` along it. Take this much away.
 
 # %% [markdown]
-# The direction is learned on clips of the validation speakers (`look.calibration`, which also calibrate the ranking): the mean embedding of one value minus that of the other, over all query tokens at once. Two controls lose a direction too: a random one, and one learned from random labels, one drawn for each speaker, which is the harder control, since it points where voices differ.
+# The direction is the mean embedding of one value minus the mean embedding of the other, over all query tokens at once. It is learned on clips of the validation speakers (`look.calibration`). Two controls lose a direction too. The first is a random direction. The second is learned from random labels, one label for each speaker. It is the harder control, because it points where voices differ.
 
 
 # %%
@@ -333,18 +355,16 @@ for draw in range(5):
     )
 
 # %% [markdown]
-# The model is asked about the test speakers, none of whom the direction was learned on; the clips that calibrate lose the same direction.
+# The model is asked about the test speakers. The direction was learned on none of them. The clips that calibrate the ranking lose the same direction.
 
 # %% tags=["expensive"]
+take_out = lesson.use("erase", erase, pieces.erase_along)
 task, tested = look.task(ERASED), look.scored[::2]
 used = [*look.calibration[::3], *tested]
 count = len(used) - len(tested)
 correct = {}
 for name, direction in directions.items():
-    x = flat[used]
-    if direction is not None:
-        unit = direction / direction.norm()
-        x = x - ((x - center) @ unit)[:, None] * unit
+    x = flat[used] if direction is None else take_out(flat[used], direction, center)
     with torch.no_grad():
         (scores,) = scoring.score_options(
             look.llm, [task], x.unflatten(1, embeddings["trained"].shape[1:])
@@ -371,7 +391,7 @@ pd.DataFrame(
 ).T.round(2)
 
 # %% [markdown]
-# Read both controls against the attribute's own direction. A random direction among thousands should hit nothing. Random labels may cost a lot: they seldom split a few speakers evenly, and then the difference of their means points along what tells voices apart best. How nearly the directions are the same says so:
+# Compare both controls with the attribute's own direction. One random direction among thousands should hit nothing. Random labels may cost a lot. They seldom split a few speakers evenly, and then their direction is close to what tells voices apart best. The cosines show how close it is to the attribute's direction.
 
 # %%
 one = directions["the attribute"]
@@ -380,10 +400,10 @@ cosine = {
     for name, d in directions.items()
     if d is not None
 }
-pd.Series(cosine, name="|cosine| with the attribute's direction").round(2)
+pd.Series(cosine).to_frame("|cosine| with the attribute's direction").round(2)
 
 # %% [markdown]
-# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) takes out the least after which no linear probe can tell the attribute of the clips it learned on; with fewer clips than dimensions it is shrunk, and comes near to that only. The run's table has it for every attribute, with as many directions of random labels as its control. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. (It learned on other speakers than those that are asked about.)
+# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) is a sharper one. It changes the embeddings as little as possible, so that no linear probe can tell the attribute on the clips that it learned from. Here it has fewer clips than dimensions, so it is shrunk and comes near to this only. The run's table has it for every attribute. Its control takes out as many directions of random labels. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. LEACE learned on other speakers than those asked about.
 
 # %%
 explanation_figures.plot_erasure(
@@ -393,12 +413,12 @@ explanation_figures.plot_erasure(
 # %% [markdown]
 # ## Where it sits
 #
-# Erasing says *whether*; patching says *where*. One query token of clip A is put into clip B. If it carries the attribute, B is now answered as A. The table of the run names the pair of attribute and query token that moves most: the best of all pairs, so its number flatters a little.
+# Erasing says *whether* the answer uses an attribute. Patching says *where* the attribute sits. One query token of clip A is put into clip B. If it carries the attribute, the model now answers about B as it does about A. The run's table names the pair of attribute and query token that moves most. It is the best of all pairs, so its number is a little too good.
 
 # %%
 moved = look.table("patching")
 best = moved[moved["query"] >= 0].sort_values("moved").iloc[-1]
-best[["attribute", "query", "word", "moved", "low", "high"]]
+best[["attribute", "query", "word", "moved", "low", "high"]].to_frame("moves most")
 
 # %%
 asked, query = look.task(best["attribute"]), int(best["query"])
@@ -409,21 +429,22 @@ whole = {name: look.audio_embeddings([row]) for name, row in mixes.items()}
 for place in (query, (query + 1) % embeddings["trained"].shape[1]):
     whole[f"B with A's query {place}"] = look.audio_embeddings([b])
     whole[f"B with A's query {place}"][0, place] = look.audio_embeddings([a])[0, place]
-pd.Series(
-    {name: replies.answer_audio(look.llm, one, asked.question).text for name, one in whole.items()}
-)
+said = {name: replies.answer_audio(look.llm, x, asked.question).text for name, x in whole.items()}
+pd.Series(said).to_frame("answer")
 
 # %% [markdown]
 # ### Exercise 6.8 · Patch a site · fill in · 4 min
-# `llm.run(clips, question, sites=[…], edits={…})` records what flows at sites, by name (`llm.sites()` lists them), and edits it: an edit is a function of what flows, and `interventions.set_to(value)` puts a value in its place. Write `patched(llm, a, b, question, site)`: the `logits` after clip `b`, a waveform, when at `site` flows what flowed there in clip `a`.
+# `llm.run(clips, question, sites=[…], edits={…})` records what flows at sites, and it edits what flows. `llm.sites()` lists the names of the sites. An edit is a function of what flows, and `interventions.set_to(value)` puts a value in its place. With `stem=task.stem` the answer is begun (“The speaker is”), so that the next word is the value.
+#
+# Write `patched(llm, a, b, task, site)`: run clip `b` while at `site` flows what flowed there in clip `a`. Return the `logits` of this run. `a` and `b` are waveforms, and both runs ask `task.question` with `task.stem`.
 
 
 # %% tags=["exercise"]
-def patched(llm, a, b, question, site):
+def patched(llm, a, b, task, site):
     ### BEGIN SOLUTION
-    given = llm.run([a], question, sites=[site])[site]
+    given = llm.run([a], task.question, stem=task.stem, sites=[site])[site]
     edits = {site: interventions.set_to(given)}
-    return llm.run([b], question, edits=edits).logits
+    return llm.run([b], task.question, stem=task.stem, edits=edits).logits
     ### END SOLUTION
 
 
@@ -431,39 +452,72 @@ def patched(llm, a, b, question, site):
 lesson.check("patched", patched)
 
 # %% [markdown] tags=["hint"]
-# `llm.run([a], question, sites=[site])[site]` is what flowed in clip a. In the second run, `edits` has `site` as its key.
+# `llm.run([a], …, sites=[site])[site]` is what flowed in clip a. In the second run, `edits` has `site` as its key.
 
 # %% [markdown]
-# If all audio embeddings are patched, clip B must be answered as clip A, to the last digit.
+# The *lean* is the logit of A's value minus the logit of B's value. If all audio embeddings are patched, the lean of clip B must be that of clip A. Below, one part of one layer of the language model is patched at a time. 0 leaves the answer where clip B had it, and 1 moves it all the way to clip A's.
 
 # %%
-waves = look.read_waves([a, b])
-whole_patch = patched(look.llm, *waves, asked.question, "audio_embeddings")
-if whole_patch is not None:
-    alone = look.llm.run(waves[:1], asked.question, sites=[]).logits
-    torch.testing.assert_close(whole_patch, alone, rtol=1e-3, atol=1e-3)
+swap = lesson.use("patched", patched, pieces.patch_flow)
+waves, first = look.read_waves([a, b]), lens.first_option_tokens(look.llm, asked)
+toward, away = (first[list(asked.options).index(values[row])] for row in (a, b))
+
+
+def lean(given, into, site):
+    logits = swap(look.llm, given, into, asked, site)[0]
+    return float(logits[toward] - logits[away])
+
+
+of_a, of_b = (lean(wave, wave, "audio_embeddings") for wave in waves)
+whole = lean(*waves, "audio_embeddings")
+torch.testing.assert_close(whole, of_a, rtol=1e-3, atol=1e-3)
+print(f"lean of clip B {of_b:.1f}, of clip A {of_a:.1f}, of B with A's embeddings {whole:.1f}")
+
+# %%
+layers = range(len(look.llm.backbone.model.get_decoder().layers))
+moved = {
+    f"layer {i}": {
+        part: (lean(*waves, f"backbone.{i}.{part}") - of_b) / (of_a - of_b)
+        for part in ("attention", "mlp")
+    }
+    for i in layers
+}
+pd.DataFrame(moved).round(2)
+
+# %% [markdown]
+# Which layer's attention fetches the value for the answer? Which network then makes the word of it? The parts do not sum to 1, because a later layer works on what an earlier one has changed. This is one pair of clips. `interventions.patch_sites` does the same for many pairs, beside a null.
 
 # %% [markdown]
 # ## Present, readable, spoken
 #
-# Now the figure. Left, what a probe reads: off the log-mel spectrogram, off the embeddings of the untrained and of the trained connector, and of random labels. Right, what the model says, with shuffled audio as its control, asked of the same clips of unseen speakers.
+# Now the figure. The left panel shows what your probe reads: off the log-mel spectrogram, and off the embeddings of the untrained and of the trained connector. Its control, random labels, comes from the run's table, so your probe is tested on the folds of that table. The right panel shows what the model says about the same clips of unseen speakers. Its control is shuffled audio.
+
 
 # %%
-picked = [
-    ("log-mel", "log-mel", "probe", 0),
-    ("random labels", "audio embeddings", "random labels", 0),
-    ("random labels", "audio embeddings", "random labels", look.last),
-    ("untrained", "audio embeddings", "probe", 0),
-    ("trained", "audio embeddings", "probe", look.last),
-]
-readable = pd.concat(
-    [
-        look.table("probes")
-        .query("site == @site and kind == @kind and step == @step")
-        .assign(part="readable", series=name)
-        for name, site, kind, step in picked
+def read_all(features, **cell):
+    folds = even_folds(speakers, FOLDS)
+    tables = [
+        pd.DataFrame(
+            {
+                "attribute": attribute,
+                "speaker": speakers,
+                "correct": probe(features, values, folds),
+                "chance": pd.Series(values).value_counts(normalize=True).max(),
+            }
+        )
+        for attribute, values in labels.items()
     ]
-)
+    return probes.summarise_accuracy(pd.concat(tables), ["attribute"]).assign(**cell)
+
+
+# %%
+sound = look.fixed_sites()["log-mel"].float().numpy()
+steps = {"untrained": 0, "trained": look.last}
+null = look.table("probes").query("site == 'audio embeddings' and kind == 'random labels'")
+null = null[null["step"].isin(steps.values())].assign(series="random labels")
+own = [read_all(rows[name], series=name, step=step) for name, step in steps.items()]
+readable = pd.concat([read_all(sound, series="log-mel", step=0), null, *own])
+readable = readable.assign(part="readable")
 
 # %%
 answered = look.table("answers")
@@ -471,7 +525,7 @@ answered = answered[answered["step"].isin([0, look.last])].assign(part="spoken")
 answered["series"] = np.where(answered["step"] == 0, "untrained", "trained")
 
 # %% [markdown]
-# The same scores, with every clip judged by another speaker's truth:
+# Shuffled audio: the same scores, but every clip is judged by the truth of another speaker's clip.
 
 # %%
 scores = [look.sites(look.last)[f"scores {task.name}"].float() for task in look.tasks]
@@ -488,7 +542,7 @@ shuffled = probes.summarise_accuracy(shuffled, ["attribute"]).assign(
 )
 
 # %% [markdown]
-# An attribute counts as *read* when the lower end of its interval is above the upper end of the random labels' at the same step, and as *said* when it is above that of shuffled audio.
+# An attribute counts as *read* if its interval lies above the interval of random labels at the same step. It counts as *said* if its interval lies above the interval of shuffled audio.
 
 # %%
 columns = ["part", "series", "attribute", "step", "accuracy", "low", "high", "chance"]
@@ -504,7 +558,7 @@ headline = (
     f"Untrained: a probe reads {clear['readable', 'untrained']} of {len(labels)} attributes, "
     "the model says "
     f"{clear['spoken', 'untrained']}. Trained: it reads {clear['readable', 'trained']}, the "
-    f"model says {clear['spoken', 'trained']}"
+    f"model says {clear['spoken', 'trained']}. Probe by {lesson.credit_of('standardised')}"
 )
 
 
@@ -568,13 +622,15 @@ print(lesson.reveal("erased", erased["the attribute",][0]))
 # %% [markdown]
 # ## What we now know
 #
-# The left panel says what could be known, the right one what is told. Where an attribute is readable before training and said only after it, training did not bring the information: it made it usable to the frozen language model. Erasing and patching, which change the embeddings, say whether the answer uses it there, and in which query tokens; the probes alone do not. Compare log-mel: what a probe reads off the spectrogram is no merit of any model.
+# The left panel says what could be known, and the right panel says what is told. Some attributes are readable before training and said only after it. For them, training did not bring the information. It made the information usable for the frozen language model.
 #
-# **What would change our mind**: an attribute that no probe reads before training and the model says after it; a control direction that costs as much as the attribute's own; or human voices, whose prints are not as faint as these.
+# The probes alone do not show that the answer uses what they read. Erasing and patching do, because they change the embeddings and the layers: they say whether the answer uses an attribute, and in which query tokens it sits. Compare the log-mel row, too. What a probe reads off the spectrogram is no merit of any model.
+#
+# **What would change our mind**: an attribute that no probe reads before training and that the model says after it. A control direction that costs as much as the attribute's own. Or the voices of people, which may leave stronger prints than these voices.
 #
 # All intervals are over speakers, of one run.
 #
-# Next: **07**, the shape of what the connector says: maps, and what they may be read for.
+# Next: **07**, the shape of what the connector puts out: maps, and what a map can show.
 
 # %%
 lesson.card()

@@ -1,31 +1,33 @@
 # %% [markdown]
 # # 07 · The shape of it: what shape does sound take on its way into the language model?
 #
-# A clip enters the language model as a handful of vectors, its *audio embeddings*. A few hundred clips are a cloud of points, and a cloud has a shape: who lies beside whom. A description of the same clip enters as vectors too, so the language model knows two clouds of the same clips, one heard and one read.
+# A clip enters the language model as a handful of vectors, its *audio embeddings*. A few hundred clips are a cloud of points. A cloud has a shape: it says which clips lie close together. A description of the same clip enters as vectors too. So the language model knows two clouds of the same clips: one is heard, and one is read.
 #
-# You will draw maps of the cloud before and after training, make noise look like a discovery, measure whether two clouds have the same shape with a measure that does not flatter, and end with one figure: does hearing take the shape of reading, and does it come to lie where reading lies?
+# You will draw maps of the cloud before and after training. You will make noise look like a discovery. You will measure whether two clouds have the same shape, with a measure that does not flatter. The last figure asks two questions: does hearing take the shape of reading, and does it move to the place where reading lies? Its maps and its likeness of shape come from your functions where their checks pass, and from the package's elsewhere. The headline says whose code ran.
 #
 # *Needs: 02 and 06, some linear algebra. 31 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from scipy.spatial.distance import cdist
+from sklearn.manifold import trustworthiness
 
 import desta_lab
 from desta_lab.analysis import geometry
 from desta_lab.analysis.capture import pool_over_time
+from desta_lab.course.checks import notebook_07 as pieces
 from desta_lab.evaluation import statistics
 from desta_lab.model import chat
 from desta_lab.views import representation_figures, style
+from desta_lab.world.attributes import ATTRIBUTES
 
 lesson = desta_lab.setup("07")
 experiment = lesson.experiment
 
 # %% [markdown]
-# One constant to turn: the attribute that colours the maps. Accent was the hardest for the probes of the run that ships (notebook 01). Try `"rate"` or `"scene"` afterwards.
+# One constant to turn: the attribute that colours the maps. The accent was the hardest attribute for the probes of notebook 01. Try `"rate"` or `"scene"` afterwards.
 
 # %%
 COLOUR = "accent"
@@ -33,14 +35,14 @@ COLOUR = "accent"
 # %% [markdown]
 # ## One clip, many sites
 #
-# Hear one clip of a speaker whom training never heard.
+# Listen to one clip of a speaker whom training never heard.
 
 # %%
 look = desta_lab.Inside.from_experiment(experiment)
 desta_lab.show_players(experiment.corpus, look.clips[:1])
 
 # %% [markdown]
-# On its way that clip is a spectrogram, then frames of four encoder layers, then audio embeddings. Each of these places is a *site*. The next cell hears all clips of the held-out speakers and keeps what flows at every site: once under the untrained connector (step 0), once under the trained one.
+# On its way, this clip is first a spectrogram, then the frames of four encoder layers, then audio embeddings. Each of these places is a *site*. The next cell runs all clips of the held-out speakers and keeps what flows at every site. It does so twice: with the untrained connector (step 0) and with the trained one.
 
 # %% tags=["expensive"]
 everyone = range(len(look.clips))
@@ -56,7 +58,7 @@ pd.Series(
 ).to_frame()
 
 # %% [markdown]
-# The sites before the connector are kept as mean and standard deviation over time. The audio embeddings are kept whole, queries × width. For what follows each clip is one long row.
+# The sites before the connector are kept as mean and standard deviation over time. The audio embeddings are kept whole, queries × width. From here on each clip is one long row.
 
 # %%
 heard = {0: untrained.reshape(len(untrained), -1), look.last: trained.reshape(len(trained), -1)}
@@ -66,10 +68,10 @@ speakers = np.array(look.speakers)
 # %% [markdown]
 # ## A map by hand
 #
-# Thousands of numbers a clip cannot be looked at. *Principal component analysis* keeps the two directions in which the clips differ most.
+# Nobody can look at thousands of numbers of a clip. *Principal component analysis* keeps the two directions in which the clips differ most.
 #
 # ### Exercise 7.1 · Draw the map by hand · fill in · 6 min
-# Write `principal_map(site)`: from `(clip, feature)` to `(clip, 2)`, the clips on their first two principal components. `np.linalg.svd(…, full_matrices=False)` gives the directions, strongest first.
+# Write `principal_map(site)`: from `(clip, feature)` to `(clip, 2)`. It returns each clip's place along the first two principal components. `np.linalg.svd(…, full_matrices=False)` gives the directions, the strongest first.
 
 
 # %% tags=["exercise"]
@@ -85,20 +87,28 @@ def principal_map(site):
 lesson.check("principal_map", principal_map)
 
 # %% [markdown] tags=["hint"]
-# A direction starts from the middle of the cloud: take the mean clip away first. Of `u, s, v` the rows of `v` are the directions among the features.
+# A direction starts in the middle of the cloud, so take the mean clip away first. `u, s, v = np.linalg.svd(…)`: the rows of `v` are the directions among the features.
 
 # %% [markdown]
-# The package draws the same map; a direction has no sign, so only sizes are compared. From here on the package's version is used.
+# The package draws the same map. A direction has no sign: its opposite is as good. So each axis of your map is turned to point as the package's does.
 
 # %%
-points, trust = geometry.map_clips({look.last: heard[look.last]}, "pca")
-mine = principal_map(heard[look.last])
-if mine is not None:
-    ours = points[["x", "y"]].to_numpy()
-    torch.testing.assert_close(np.abs(mine), np.abs(ours), rtol=1e-2, atol=1e-2)
+project = lesson.use("principal_map", principal_map, pieces.project_clips, tensors=False)
+
+
+def draw_by_hand(site):
+    mine, (theirs, _) = project(site.astype(float)), geometry.map_clips({0: site}, "pca")
+    theirs = theirs[["x", "y"]].to_numpy()
+    mine = mine * np.sign((mine * theirs).sum(0))
+    torch.testing.assert_close(mine, theirs.astype(float), rtol=1e-2, atol=1e-2)
+    return mine
+
+
+print(f"the first three clips on the map, by {lesson.credit}:")
+draw_by_hand(heard[look.last])[:3].round(2)
 
 # %% [markdown]
-# The run's own table of maps has every checkpoint, on the axes of the last one. *Trustworthiness* is 1 if neighbours on the map are neighbours in truth; *variance* is the share of it that two directions hold; *neighbours alike* says how often the 15 nearest clips of other speakers have the same value, and how often random labels would. Watch what happens to them, and to the colours, along training.
+# The run's own table has a map of every checkpoint. All of them use the axes of the last one. Three numbers stand above each map. *Trustworthiness* is 1 if neighbours on the map are also neighbours in the full space. *Variance* is the share of the variance that the two directions hold. *Neighbours alike* says how often the 15 nearest clips of other speakers have the same value, and how often random labels would have it. Watch these numbers and the colours along training.
 
 # %%
 every = look.table("points")
@@ -111,7 +121,7 @@ representation_figures.plot_maps(
 )
 
 # %% [markdown]
-# UMAP bends the cloud to keep neighbours together. Its coordinates come from the run's table: importing and fitting it takes a minute, and another machine would draw another map.
+# UMAP bends the cloud to keep neighbours together. Its coordinates come from the run's table, because UMAP takes a minute, and another machine would draw another map.
 
 # %%
 representation_figures.plot_maps(
@@ -124,22 +134,17 @@ representation_figures.plot_maps(
 )
 
 # %% [markdown]
-# How much of that is the drawing? The same data, the same method, another random seed:
+# How much of this comes from the drawing? Here are the same data and the same method with another random seed.
 
 
 # %%
-def draw_map(axes, flat, title):
-    look_of = {
-        "hue": labels,
-        "style": labels,
-        "hue_order": sorted(set(labels)),
-        "palette": "colorblind",
-        "s": 18,
-    }
-    sns.scatterplot(x=flat[:, 0], y=flat[:, 1], ax=axes, **look_of)
+def draw_map(axes, flat, title, axis):
+    looks = zip(ATTRIBUTES[COLOUR], style.COLOURS, style.MARKERS, strict=False)
+    for value, colour, marker in looks:
+        ink = {"color": colour, "marker": marker, "edgecolor": "white", "s": 20, "lw": 0.4}
+        axes.scatter(*flat[labels == value].T, label=value, **ink)
     axes.set_title(title, loc="left")
-    axes.set(xticks=[], yticks=[])
-    axes.get_legend().remove()
+    axes.set(xticks=[], yticks=[], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
 
 
 # %%
@@ -148,17 +153,17 @@ picture, panels = style.subplots(
     1, 2, f"One cloud through UMAP, two random seeds, by {COLOUR}", (7, 3.6)
 )
 for axes, (seed, rows) in zip(panels, last.groupby("seed"), strict=True):
-    draw_map(axes, rows.sort_values("row")[["x", "y"]].to_numpy(), f"seed {seed}")
+    draw_map(axes, rows.sort_values("row")[["x", "y"]].to_numpy(), f"seed {seed}", "UMAP dimension")
 style.add_legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
-# Islands, their distances and their sizes are made by the method. What a map may suggest has to be measured in the full space.
+# The method makes the islands, their distances and their sizes. A map can only suggest. What it suggests has to be measured in the full space.
 #
 # ## A map is not evidence
 #
 # ### Exercise 7.2 · Make clusters out of noise · break · 7 min
-# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`; `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`, such that on the map `noise @ directions` the clips fall into these groups.
+# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`. `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`. On the map `noise @ directions` the clips shall fall into the groups.
 
 
 # %% tags=["exercise"]
@@ -174,28 +179,28 @@ def wishful_axes(noise, groups):
 lesson.check("wishful_axes", wishful_axes)
 
 # %% [markdown] tags=["hint"]
-# Every feature is one more unknown, and with enough of them `noise @ directions` can be nearly anything: `np.linalg.lstsq` finds the directions for which it comes nearest to `groups`.
+# Every feature is one more unknown. With enough unknowns, `noise @ directions` can be nearly anything. `np.linalg.lstsq` finds the directions for which it comes nearest to `groups`.
 
 # %% [markdown]
-# Noise for as many clips, two features for three clips, coloured by a real attribute. On the left the noise on which the axes were chosen, on the right new noise on the same axes. While the exercise is open, the first two features stand in for the axes.
+# Here is noise for as many clips as we have, with two features for three clips. A real attribute gives the colours. The left map shows the noise that chose the axes. The right map shows new noise on the same axes.
 
 # %%
+wish = lesson.use("wishful_axes", wishful_axes, pieces.wish_axes, tensors=False)
 draw = np.random.default_rng(0)
 noise, fresh = draw.normal(size=(2, len(labels), 2 * len(labels) // 3))
-wished = wishful_axes(noise, pd.get_dummies(labels).to_numpy(float))
-wished = np.eye(noise.shape[1])[:, :2] if wished is None else wished
+wished = wish(noise, pd.get_dummies(labels).to_numpy(float))
 
 # %%
 picture, panels = style.subplots(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
-draw_map(panels[0], noise @ wished, "the noise that chose the axes")
-draw_map(panels[1], fresh @ wished, "new noise, the same axes")
+draw_map(panels[0], noise @ wished, "the noise that chose the axes", "chosen axis")
+draw_map(panels[1], fresh @ wished, "new noise, the same axes", "chosen axis")
 style.add_legend(picture, panels, columns=4)
 picture
 
 # %% [markdown]
-# Whoever lets the labels choose the picture (a supervised map, a probe's own directions, the prettiest of forty maps) will see clusters. Principal components never see a label, which is one reason to begin with them. The cure is the one of notebook 06: other speakers.
+# Labels that choose the picture make clusters. A supervised map does this. So do a probe's own directions, and so does the prettiest of forty maps. Principal components never see a label, and this is one reason to begin with them. The cure is the one of notebook 06: test on other speakers.
 #
-# So here is a question for the full space, with no map in it. Of the 15 nearest clips *of other speakers*, how many share the attribute?
+# The next question needs no map. It looks at the full space. Of the 15 nearest clips *of other speakers*, how many share the attribute?
 
 
 # %%
@@ -206,19 +211,25 @@ def sharing(site, labels, near=15):
 
 
 # %% [markdown]
-# The control deals the labels out at random.
+# The control gives every clip a random label. `geometry.neighbour_purity` must find the same share.
 
 # %%
 shares = {f"step {step}": sharing(site, labels) for step, site in heard.items()}
 shares["random labels"] = sharing(heard[look.last], draw.permutation(labels))
-pd.DataFrame(shares).mean().round(2)
+theirs = geometry.neighbour_purity(heard[look.last], list(labels), list(speakers))["purity"]
+torch.testing.assert_close(shares[f"step {look.last}"].mean(), theirs, rtol=0, atol=1e-3)
+pd.DataFrame(shares).mean().to_frame("share of neighbours alike").round(2)
 
 # %% [markdown]
-# If the number at the last step is above the one at step 0, and both above random labels, the change of colours on the map was no trick of the map.
+# Is the share at the last step above the share at step 0, and are both above random labels? Then the change of colours was not made by the map.
 #
 # ## Alike, or only large?
 #
-# *Centred kernel alignment* (CKA, [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)) compares two clouds of the same clips whatever their width: the inner products between clips on one side against those on the other. In its usual form it is three lines.
+# *Centred kernel alignment* (CKA, [Kornblith et al., 2019](https://arxiv.org/abs/1905.00414)) compares two clouds of the same clips. The clouds may have different widths. Take the mean clip away on both sides. K holds the inner products between all pairs of clips of the first cloud, and L those of the second. Then
+#
+# > CKA = HSIC(K, L) / √( HSIC(K, K) · HSIC(L, L) )
+#
+# In its usual form HSIC(K, L) is the sum over all products Kᵢⱼ · Lᵢⱼ. CKA is 1 for clouds of the same shape.
 
 
 # %%
@@ -230,7 +241,7 @@ def usual_cka(x, y):
 
 # %% [markdown]
 # ### Exercise 7.3 · Say what noise scores · predict · 3 min
-# Two matrices of *independent* noise, 128 clips × 896 features each, have nothing in common. What does `usual_cka` say of them? Then say how alike hearing and reading will be once the bias is gone: the trained audio embeddings against the descriptions of the same clips.
+# Two matrices of *independent* noise, 128 clips × 896 features each, have nothing in common. What does `usual_cka` say about them? The second question is about the real clouds: the trained audio embeddings and the descriptions of the same clips. How alike will they be by a CKA without bias?
 
 # %%
 lesson.predict("noise", "Usual CKA of two independent noise matrices, 128 × 896?", 0, 1, step=0.05)
@@ -245,7 +256,7 @@ x, y = np.random.default_rng(0).normal(size=(2, 128, 896))
 lesson.reveal("noise", usual_cka(x, y))
 
 # %% [markdown]
-# Two clouds of nothing look alike, because every clip is like itself: the diagonals of `k` and `l`, the matrices of inner products (*Gram matrices*), are large. With more clips this bias shrinks, slowly. Most clouds in this course have fewer clips than features.
+# Two clouds of nothing look alike. The reason is that every clip is like itself: the diagonals of `k` and `l`, the matrices of inner products (*Gram matrices*), are large. The bias shrinks with more clips, but slowly. Most clouds in this course have fewer clips than features.
 
 # %%
 many = np.random.default_rng(1).normal(size=(2, 4096, 896))
@@ -254,7 +265,7 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# The numerator of CKA, the sum over `k * l`, is called HSIC. The repair is to leave out the pairs of a clip with itself, and to do the sums so that for independent clouds their mean over random draws is 0: equation 5 of Song et al. (2012), for Gram matrices whose diagonal was set to zero.
+# The repair is another HSIC. It leaves out the pairs of a clip with itself, and its mean over random draws of independent clouds is 0. This is equation 5 of Song et al. (2012). It wants Gram matrices whose diagonals are zero.
 
 
 # %%
@@ -272,7 +283,7 @@ torch.testing.assert_close(
 
 # %% [markdown]
 # ### Exercise 7.4 · Take the bias out · fill in · 7 min
-# Write `debiased_cka(x, y)` for `(clip, feature)` matrices of the same clips: Gram matrices of the centred clips, their diagonals set to zero, and `hsic` of both, divided by the geometric mean of what each has with itself, so that a cloud against itself scores 1.
+# Write `debiased_cka(x, y)` for two `(clip, feature)` matrices of the same clips. Make the Gram matrices of the centred clips. Set their diagonals to zero. Then use the formula of CKA above with the `hsic` of the last cell, so that a cloud scores 1 against itself.
 
 
 # %% tags=["exercise"]
@@ -289,16 +300,15 @@ def debiased_cka(x, y):
 lesson.check("debiased_cka", debiased_cka)
 
 # %% [markdown] tags=["hint"]
-# `np.fill_diagonal(k, 0)` changes `k` in place and returns nothing. The form is that of a correlation: `hsic(k, l)` over the root of `hsic(k, k)` times `hsic(l, l)`.
+# `np.fill_diagonal(k, 0)` changes `k` in place and returns nothing.
 
 # %%
-yours = debiased_cka(x, y)
-if yours is not None:
-    torch.testing.assert_close(yours, geometry.cka(x, y))
-print(f"independent noise, debiased: {geometry.cka(x, y):.3f}")
+alike = lesson.use("debiased_cka", debiased_cka, geometry.cka, tensors=False)
+torch.testing.assert_close(float(alike(x, y)), geometry.cka(x, y))
+print(f"independent noise, debiased: {alike(x, y):.3f}, by {lesson.credit_of('debiased_cka')}")
 
 # %% [markdown]
-# Near 0, but how near is near? A *permutation null* says: the same two clouds with the clips of one in random order, a few hundred times. `geometry.compare` returns its 95th percentile as `null`, beside an interval from half-samples of the clips. Both treat clips as independent; clips of one speaker are not, so both are somewhat too narrow.
+# This is near 0. How near is near enough? A *permutation null* answers: put the clips of one cloud in random order, measure again, and do so a few hundred times. `geometry.compare_with_null` returns the 95th percentile as `null`. It also returns an interval from half-samples of the clips. Both treat clips as independent. Clips of one speaker are not, so both are a little too narrow.
 
 # %%
 representation_figures.plot_similarity(
@@ -306,7 +316,7 @@ representation_figures.plot_similarity(
 )
 
 # %% [markdown]
-# Read the first row: it says when the cloud changes and how much of its birth shape survives. Between the sites at the last step:
+# Read the first row. It says when the cloud changes, and how much of its first shape is left. The next figure compares the sites at the last step.
 
 # %%
 representation_figures.plot_similarity(
@@ -314,11 +324,11 @@ representation_figures.plot_similarity(
 )
 
 # %% [markdown]
-# Look at the last encoder layer: if it stands apart, the shape of the connector's output is more like that of the layers below. Likeness does not say where it was taken from.
+# Look at the last encoder layer. If it stands apart, the connector's output has a shape more like that of the layers below. Likeness does not say where the shape was taken from.
 #
 # ## Hearing against reading
 #
-# Now the other cloud. A description enters the language model as token embeddings; their mean is one row a clip.
+# Now the other cloud. A description enters the language model as token embeddings. Their mean is one row for each clip.
 
 # %%
 embed, tokenizer = look.llm.backbone.embed, look.llm.backbone.tokenizer
@@ -330,7 +340,7 @@ written = np.stack([row.mean(0) for row in tokens])
 print(texts[0], written.shape)
 
 # %% [markdown]
-# CKA knows nothing of where a cloud lies, only of its shape. Against the shape of the descriptions: noise, the sound, every encoder layer, and the audio embeddings before and after training.
+# CKA knows the shape of a cloud and not its place. The next table compares the shape of the descriptions with the shapes of other clouds: noise, the sound, every encoder layer, and the audio embeddings before and after training. The column `cka` comes from your function.
 
 # %%
 compared = {
@@ -339,12 +349,15 @@ compared = {
 }
 compared |= {"heard, untrained": heard[0], "heard, trained": heard[look.last]}
 shape = pd.DataFrame(
-    [{"site": name, **geometry.compare_with_null(site, written)} for name, site in compared.items()]
+    [
+        {"site": name, **geometry.compare_with_null(site, written), "cka": alike(site, written)}
+        for name, site in compared.items()
+    ]
 )
 shape.round(3)
 
 # %% [markdown]
-# Where the cloud lies is another question, the *modality gap* ([Liang et al., 2022](https://arxiv.org/abs/2203.02053)). At step 0 this is the cosine between the mean audio embedding of a clip and its own description (1: the same direction, 0: none in common):
+# The place of the cloud is another question: the *modality gap* ([Liang et al., 2022](https://arxiv.org/abs/2203.02053)). One measure of it is the cosine between the mean audio embedding of a clip and its own description. 1 means the same direction, and 0 means that they have none in common. This is the cosine at step 0.
 
 # %%
 gap = look.table("gap")
@@ -353,7 +366,7 @@ print(f"cosine to the own description at step 0: {start:.2f}")
 
 # %% [markdown]
 # ### Exercise 7.5 · Say whether the gap closes · predict · 2 min
-# The connector was trained until the language model answers as if it had read the description. Does its output move towards the description?
+# Training made the language model answer as if it had read the description. Did the connector's output move towards the description?
 
 # %%
 lesson.predict(
@@ -366,7 +379,11 @@ lesson.predict(
 
 # %% [markdown]
 # ### Exercise 7.6 · Measure the gap in spreads · fill in · 6 min
-# A distance without a scale says nothing: both clouds may have grown. Write `gap_in_spreads(a, b)` for two clouds `(clip, feature)`: the distance between their means, divided by one spread for both. For each cloud take the mean squared distance of its clips to its own mean; the spread is the root of the mean of these two numbers.
+# A distance without a scale says nothing, because both clouds may have grown. Write `gap_in_spreads(a, b)` for two clouds `(clip, feature)`:
+#
+# > gap = ‖ mean of a − mean of b ‖ / √( (s²ₐ + s²_b) / 2 )
+#
+# s² of a cloud is the mean squared distance of its clips to its own mean.
 
 
 # %% tags=["exercise"]
@@ -385,19 +402,18 @@ lesson.check("gap_in_spreads", gap_in_spreads)
 # Each cloud has its own middle, `cloud.mean(0)`. Average the two squared spreads before you take the root.
 
 # %%
+spreads_apart = lesson.use("gap_in_spreads", gap_in_spreads, pieces.measure_gap, tensors=False)
 rows = {}
 for step, cloud in {0: untrained.mean(1), look.last: trained.mean(1)}.items():
-    away = np.linalg.norm(cloud.mean(0) - written.mean(0))
-    wide = np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean())
     rows[f"step {step}"] = {
-        "distance": away,
-        "own spread": wide,
-        "in spreads": gap_in_spreads(cloud, written),
+        "distance": pieces.measure_distance(cloud, written),
+        "spread of the heard cloud": pieces.measure_spread(cloud),
+        "gap in spreads": spreads_apart(cloud, written),
     }
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
-# Read all three. A gap can grow as a distance and shrink in spreads, because the cloud of what is heard opens while its middle walks away. No single number is “the” gap, so the next picture shows direction and length. The direction has two controls: the description of another speaker's clip, and in the place of the embeddings a sentence that says nothing of the clip.
+# Compare all three columns. A gap can grow as a distance and shrink in spreads. This happens if the heard cloud opens while its middle moves away. So no single number is “the” gap. The next figure shows length and direction. The direction has two controls. One is the description of another speaker's clip. The other puts a sentence that says nothing about the clip in the place of the embeddings.
 
 # %%
 representation_figures.plot_modality_gap(
@@ -405,7 +421,7 @@ representation_figures.plot_modality_gap(
 )
 
 # %% [markdown]
-# If embeddings are no descriptions, are they words? Here are the vocabulary entries that each query lies nearest to, with the cosine. The word that a query was born as is in bold. A hatched cell is no nearer than a random direction is to *its* nearest word: with a large vocabulary, there is always a nearest one.
+# The embeddings are no descriptions. Are they words? The next figure shows the words of the vocabulary that each query lies nearest to, with the cosine. The word in bold is the one that the query began as. A large vocabulary always has a nearest word. So a cell is hatched if it is no nearer than a random direction is to *its* nearest word.
 
 # %%
 representation_figures.plot_nearest_words(
@@ -413,9 +429,9 @@ representation_figures.plot_nearest_words(
 )
 
 # %% [markdown]
-# Judge them yourself: which queries left the word they were born as, and do the words that they came nearer to name a value they carry?
+# Judge for yourself. Which queries left the word that they began as? Do their new words name a value that they carry?
 #
-# Directions need no word. A *sparse autoencoder* finds a few hundred of them of which a few make up every embedding; the panel shows those whose presence tells a value better than any does under shuffled labels, and the clips that light one most.
+# A direction needs no word. A *sparse autoencoder* finds a few hundred directions, and it builds every embedding from a few of them. The panel shows the directions that tell a value better than any direction does under shuffled labels. It also shows the clips in which a direction is strongest.
 
 # %%
 desta_lab.FeaturePanel(look)
@@ -423,15 +439,16 @@ desta_lab.FeaturePanel(look)
 # %% [markdown]
 # ## The shape of it
 #
-# One figure. Above, three maps made in the same way, each with its own principal components. Below, what may be believed: neighbours in the full space, shape (debiased CKA) and place (cosine), each with its control.
+# One figure. Its upper row has three maps, drawn by your function, each on its own principal components. Its lower row has the measures, each with its control: neighbours in the full space, shape (debiased CKA) and place (cosine).
 
 # %%
 clouds = {"heard, untrained": heard[0], "heard, trained": heard[look.last], "read": written}
 drawn = []
 for name, site in clouds.items():
-    flat, trusted = geometry.map_clips({0: site}, "pca")
-    title = f"{name}\ntrustworthiness {trusted['trustworthiness'].iloc[0]:.2f}"
-    drawn.append(flat[["x", "y"]].assign(part="map", name=title, label=labels))
+    flat = draw_by_hand(site)
+    title = f"{name}\ntrustworthiness {trustworthiness(site, flat, n_neighbors=15):.2f}"
+    cells = {"x": flat[:, 0], "y": flat[:, 1], "part": "map", "name": title, "label": labels}
+    drawn.append(pd.DataFrame(cells))
 
 # %% [markdown]
 # Neighbours get an interval over speakers.
@@ -449,9 +466,9 @@ beside = pd.DataFrame(
 )
 
 # %%
-alike = shape.rename(columns={"site": "name", "cka": "value"}).assign(part="shape")
+likeness = shape.rename(columns={"site": "name", "cka": "value"}).assign(part="shape")
 along = gap[gap["measure"] != "norm ratio"].rename(columns={"measure": "name"}).assign(part="place")
-table = pd.concat([*drawn, beside.assign(part="neighbours"), alike, along], ignore_index=True)
+table = pd.concat([*drawn, beside.assign(part="neighbours"), likeness, along], ignore_index=True)
 
 
 # %%
@@ -483,8 +500,7 @@ def draw_all(table, headline):
     for axes, (name, rows) in zip(
         top, table[table["part"] == "map"].groupby("name", sort=False), strict=True
     ):
-        draw_map(axes, rows[["x", "y"]].to_numpy(), name)
-        axes.set(xlabel="principal component 1", ylabel="principal component 2")
+        draw_map(axes, rows[["x", "y"]].to_numpy(), name, "principal component")
     top[0].legend(fontsize=7, handletextpad=0.1)
     draw_dots(
         bottom[0],
@@ -502,7 +518,7 @@ def draw_all(table, headline):
 
 
 # %% tags=["headline"]
-*_, first, final = alike.itertuples()
+*_, first, final = likeness.itertuples()
 ends = along[along["name"] == "cosine to its own text"].sort_values("step")
 own = ends["value"]
 nearer = "takes" if final.low > first.high else "does not take"
@@ -513,7 +529,8 @@ place = "moves away from" if ends["high"].iloc[-1] < ends["low"].iloc[0] else pl
 headline = (
     f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, "
     f"{final.value:.2f} after) "
-    f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f})"
+    f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f}). "
+    f"Maps and CKA by {lesson.credit_of('principal_map', 'debiased_cka')}"
 )
 lesson.show(
     draw_all(table, headline),
@@ -529,11 +546,13 @@ beside.set_index("name").round(2)
 # %% [markdown]
 # ## What we now know
 #
-# A map suggests, and a measure with a null decides. The figure keeps two things apart that “alignment” mixes up: the *shape* of the cloud, which CKA sees through any rotation, and its *place*, about which the training loss says nothing. The frozen language model is no CKA: turn the cloud and its answers would change, so likeness of shape is not yet a reason for the answers. It says which of the two training has changed, and how much of the shape was there before training began: an untrained connector, a random projection of a good encoder, is no blank page.
+# A map suggests, and a measure with a null decides. People say “alignment” for two different things, and the figure keeps them apart. One is the *shape* of the cloud: CKA sees it, however the cloud is turned. The other is its *place*, and the training loss says nothing about it.
 #
-# **What would change our mind**: a connector trained on bare labels that comes as close to the shape of the descriptions; other seeds that do not repeat it; and an embedding of descriptions better than a mean of tokens, which knows no word order. CKA also weighs large directions most: a small one that the answer uses may be missed. Notebook 06 erased directions and looked at what broke. And all intervals are over clips or speakers of one run.
+# The language model does not work as CKA does: turn the cloud, and its answers would change. So a like shape is not yet a reason for the answers. The figure does say which of the two training has changed. It also says how much of the shape was there before training. An untrained connector is a random projection of a good encoder, and this is no blank page.
 #
-# Next: **08**, where does it look, and is that why it answers?
+# **What would change our mind**: a connector trained on bare labels that comes as close to the shape of the descriptions. Other seeds that do not repeat it. An embedding of descriptions that is better than a mean of tokens, which knows no word order. Also, CKA weighs large directions most, so it may miss a small one that the answer uses. Notebook 06 erased directions and looked at what broke. All intervals are over clips or speakers of one run.
+#
+# Next: **08**, where the model looks, and whether that is why it answers.
 
 # %%
 lesson.card()

@@ -1,9 +1,11 @@
 # %% [markdown]
 # # 08 · Where it looks: where does the model look in a clip, and is that why it answers as it does?
 #
-# The connector attends to frames, and the language model attends to the connector's output, so there are pictures of where it looks. They are easy to draw and easy to believe. But looking somewhere is not the same as using what is there ([Jain and Wallace, 2019](https://arxiv.org/abs/1902.10186)).
+# The connector attends to frames, and the language model attends to the connector's output. So one can draw where the model looks. Such pictures are easy to draw and easy to believe. But a model can look at something and not use it ([Jain and Wallace, 2019](https://arxiv.org/abs/1902.10186)).
 #
-# This corpus knows when each clip's background scene sounds: the *evidence span*. So for every way to say where an answer came from, attention or attribution, we can ask whether it finds those seconds better than those of another clip, and whether taking away what it points at takes away the answer.
+# This corpus knows when the background scene of each clip sounds: its *evidence span*. There are many ways to say where an answer came from, by attention or by attribution. We ask two questions of each. Does it find the seconds of its own clip better than those of another clip? And if we silence what it points at, does the answer go?
+#
+# Your functions run where their checks pass, and the package's run elsewhere. The headline says whose code ran.
 #
 # *Needs: 02, some calculus. 40 minutes of exercises; reading and running take about as long again.*
 
@@ -14,7 +16,8 @@ import torch
 
 import desta_lab
 from desta_lab import audio, cache
-from desta_lab.analysis import attention, attribution, evidence, interventions
+from desta_lab.analysis import attention, attribution, evidence, interventions, lens
+from desta_lab.course.checks import notebook_08 as pieces
 from desta_lab.evaluation import conditions, statistics
 from desta_lab.experiments.inside import state_listening
 from desta_lab.model.sites import record_outputs
@@ -26,7 +29,7 @@ experiment = lesson.experiment
 # %% [markdown]
 # ## One clip, one question
 #
-# All of this notebook is about one question, “What is the background sound?”, and about 16 clips of speakers never heard in training. We begin with the one whose scene sounds for the shortest time: there is most room to be wrong.
+# This notebook has one question, “What is the background sound?”, and 16 clips of speakers whom training never heard. We begin with the clip whose scene is the shortest. In this clip a method has the most room to be wrong.
 
 # %%
 look = desta_lab.Inside.from_experiment(experiment)
@@ -41,7 +44,11 @@ clip, span = clips[number], spans[number]
 desta_lab.show_players(experiment.corpus, [clip])
 
 # %% [markdown]
-# The model's own words about it, and the number that everything below explains: the *margin*, the log-probability of the right answer over the mean of the wrong ones, for this clip and for silence. Above 0 it leans to the right answer.
+# The next cells show what the model says about the clip, and the number that this whole notebook explains:
+#
+# > margin = log-probability of the right answer − mean log-probability of the wrong answers
+#
+# Above 0 the model leans to the right answer. The margin of silence stands beside the margin of the clip.
 
 # %%
 wave = audio.read_audio(experiment.corpus.path(clip))
@@ -58,20 +65,30 @@ print(f"margin of “{clip.attributes['scene']}”: {whole:.2f} nats, of silence
 # %% [markdown]
 # ## Where the query tokens look
 #
-# In the connector each query token compares itself with every frame. A hook can catch what it compares: the queries `q`, the keys `k`, and the weights that came of it.
+# In the connector each query token compares itself with every frame. The next cell records what it compares in every block: the queries `q` and the keys `k`. It shows those of the last block at the last tapped layer.
+
 
 # %%
-attend = llm.connector.blocks[-1].cross_attention
-with record_outputs({"q": attend.query, "k": attend.key, "weights": attend.softmax}) as seen:
-    llm.connector(states)
-q, k = (
-    seen[name][0][-1].unflatten(-1, (attend.heads, -1)).transpose(0, 1) for name in "qk"
-)  # of the last tap
-tuple(q.shape), tuple(k.shape)
+def record_sides(connector, states):
+    # side → (block, tap · clip, head, token, width of a head)
+    parts = [block.cross_attention for block in connector.blocks]
+    sides = {f"q{i}": part.query for i, part in enumerate(parts)}
+    sides |= {f"k{i}": part.key for i, part in enumerate(parts)}
+    with torch.no_grad(), record_outputs(sides) as seen:
+        connector(states.to(next(connector.parameters())))
+    split = {name: flow[0].unflatten(-1, (parts[0].heads, -1)) for name, flow in seen.items()}
+    return [
+        torch.stack([split[f"{side}{i}"] for i in range(len(parts))]).transpose(-3, -2).float()
+        for side in "qk"
+    ]
+
+
+q, k = (side[-1, -1] for side in record_sides(llm.connector, states))
+print("q (head, query, width)", tuple(q.shape), "· k (head, frame, width)", tuple(k.shape))
 
 # %% [markdown]
 # ### Exercise 8.1 · Compute where a query looks · fill in · 6 min
-# Write `attention_over_time(q, k)`: from `(head, query, width)` and `(head, frame, width)` to the weights `(head, query, frame)`, scaled as in every transformer, and summing to 1 over what may be looked at.
+# Write `attention_over_time(q, k)`: from `(head, query, width)` and `(head, frame, width)` to the weights `(head, query, frame)`. A query's weights are shares of 1 over the frames. Scale the comparisons as every transformer does (exercise 2.2).
 
 
 # %% tags=["exercise"]
@@ -86,27 +103,39 @@ def attention_over_time(q, k):
 lesson.check("attention_over_time", attention_over_time)
 
 # %% [markdown] tags=["hint"]
-# `k.transpose(-1, -2)` makes frames the last axis; a query shares its attention out over that axis. The scale is the root of the width of one head.
-
-# %%
-package = attention.query_attention(llm.connector, states)[0, -1, -1]  # clip, block, tap
-torch.testing.assert_close(seen["weights"][0][-1], package)
-mine = attention_over_time(q, k)
-if mine is not None:
-    torch.testing.assert_close(mine, package, rtol=1e-3, atol=1e-4)
+# `k.transpose(-1, -2)` makes frames the last axis, and a query shares its attention over this axis. The scale is the root of the width of one head.
 
 # %% [markdown]
-# Now every query token of this clip, averaged over heads and blocks, tapped layers weighed as the mixture weighs them. Above it the spectrogram with its spans: does the dark follow the scene? Whatever you see, it is one clip.
+# `look_over_time` calls your function in every block, for every tapped layer and every clip. It takes the mean over heads and blocks. It weighs the tapped layers as the layer mixture does. The result must agree with the package's.
 
 # %%
-where = attention.query_attention_over_time(llm.connector, states)
+look_at = lesson.use("attention_over_time", attention_over_time, pieces.weigh_frames)
+
+
+def look_over_time(connector, states):  # → (clip, query, frame)
+    q, k = record_sides(connector, states)
+    pairs = zip(q.flatten(0, 1), k.flatten(0, 1), strict=True)
+    weights = torch.stack([look_at(*pair).mean(0) for pair in pairs])
+    over_blocks = weights.unflatten(0, (len(q), *states.shape[:2])).mean(0)
+    mixture = connector.mixture().detach().to(weights)
+    return torch.einsum("tcqf,qt->cqf", over_blocks, mixture).cpu()
+
+
+where = look_over_time(llm.connector, states)
+package = attention.query_attention_over_time(llm.connector, states)
+torch.testing.assert_close(where, package, rtol=1e-3, atol=1e-4)
+
+# %% [markdown]
+# Each row of the next figure is a query token of this clip. Above them stands the spectrogram with its spans. Do the dark places follow the scene? Whatever you see, it is one clip.
+
+# %%
 mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
 clip_figures.plot_query_attention(
     where[0].numpy(), mel, clip.spans, seconds, headline="Where each query token looks in one clip"
 )
 
 # %% [markdown]
-# Listen to what it looks at. The panel cuts out the quarter of the clip that carries most weight, of all query tokens or of one; a still of it stays where no widget runs.
+# Listen to what it looks at. The panel cuts out the quarter of the clip that has the most weight, of all query tokens or of one. Where no widget runs, a still of it stays.
 
 # %%
 desta_lab.ListenPanel(
@@ -117,18 +146,23 @@ desta_lab.ListenPanel(
 # %% [markdown]
 # ## Is it on the evidence?
 #
-# A *profile* is a weight for every moment of a clip, whatever made it. A profile over time lies on the scene or it does not. But a scene that fills most of a clip is easy to hit.
+# A *profile* is a weight for every moment of a clip, whatever method made it. Its weight lies on the scene or it does not. But a scene that fills most of a clip is easy to hit.
 #
-# ### Exercise 8.2 · Take the share of time away · fill in · 5 min
-# Write `mass_above_share(profile, start, end, seconds)` for a NumPy profile over `seconds`, of any number of frames: the share of its *positive* weight that lies from `start` to `end`, minus the share of time that the span has. Negative weight speaks against the answer and is left out.
+# ### Exercise 8.2 · Take the span's share away · fill in · 5 min
+# `profile` is a NumPy array of n frames over `seconds`. The middle of frame i is at (i + ½) · seconds / n. A frame is in the span if its middle lies from `start` to `end`. Write `mass_above_share(profile, start, end, seconds)`:
+#
+# > mass above share = (positive weight in the span) / (all positive weight) − (frames in the span) / n
+#
+# Negative weight speaks against the answer, so it counts as 0. A flat profile scores 0.
 
 
 # %% tags=["exercise"]
 def mass_above_share(profile, start, end, seconds):
     ### BEGIN SOLUTION
+    middles = (np.arange(len(profile)) + 0.5) * seconds / len(profile)
+    inside = (start <= middles) & (middles < end)
     positive = profile.clip(min=0)
-    first, last = (round(second / seconds * len(profile)) for second in (start, end))
-    return positive[first:last].sum() / positive.sum() - (end - start) / seconds
+    return positive[inside].sum() / positive.sum() - inside.mean()
     ### END SOLUTION
 
 
@@ -136,23 +170,23 @@ def mass_above_share(profile, start, end, seconds):
 lesson.check("mass_above_share", mass_above_share)
 
 # %% [markdown] tags=["hint"]
-# `second / seconds * len(profile)` is a frame, whatever the frame rate. A flat profile must score 0.
+# `(np.arange(n) + 0.5) * seconds / n` are the middles of all frames. Compare them with `start` and `end`: this gives an array of booleans that picks frames, and its mean is the share of frames.
 
 # %%
+measure = lesson.use("mass_above_share", mass_above_share, pieces.measure_mass, tensors=False)
 profile = where[0].mean(0).numpy().astype(float)
+found = float(measure(profile, span.start, span.end, seconds))
 scored = evidence.score_profile(profile, [span], seconds)
-pd.Series(
-    {
-        "package": scored["mass"] - scored["share"],
-        "by hand": mass_above_share(profile, span.start, span.end, seconds),
-    }
-).to_frame("mass above share")
+np.testing.assert_allclose(found, scored["mass"] - scored["share"], atol=1e-6)
+print(f"query attention, mass above share in this clip: {found:.3f}")
 
 # %% [markdown]
-# The two differ by the edges: the package asks of every frame whether its middle lies in the span. 0 is what a flat profile scores. But more than 0 may still be a habit: whoever always looks at the middle of a clip hits scenes, which tend to be there. So the control is *another clip's evidence*: the same profile against the window of another speaker's clip. The difference is called the *gain*.
+# More than 0 may still be a habit. Scenes tend to lie in the middle of a clip. A method that always looks at the middle hits them without listening. So the control is *another clip's evidence*: the same profile is measured on the span of another speaker's clip.
+#
+# > gain = mass above share in the own span − mass above share in the other clip's span
 #
 # ### Exercise 8.3 · Say who finds the scene · predict · 4 min
-# Two gains, each a mean over 16 clips. A gain of 0 is a habit. Even a profile that is the scene's window itself gains little, about 0.2 on this corpus, because the windows of two clips overlap. First the attention of all query tokens, then Shapley values of windows of the waveform, which you will meet below.
+# Predict two gains, each a mean over 16 clips. The first is that of the attention of all query tokens. The second is that of the Shapley values of windows of the waveform, which you will meet below. A gain of 0 is a habit. Even a profile that is the scene's window itself gains about 0.2 only, because the windows of two clips overlap.
 
 # %%
 lesson.predict("attention", "Gain of query attention?", -0.1, 0.2, step=0.02)
@@ -164,7 +198,7 @@ lesson.predict("shapley", "Gain of Shapley values of the waveform's windows?", -
 # ## Does the picture need the training?
 #
 # ### Exercise 8.4 · Break the connector · break · 6 min
-# An explanation of what was learned must go when the learning goes ([Adebayo et al., 2018](https://arxiv.org/abs/1810.03292)). Write `scrambled(weights)`: from a dictionary of tensors to a new one in which each tensor holds the same numbers in random order. Leave `weights` as they were.
+# An explanation of what was learned must change when the learning is taken away ([Adebayo et al., 2018](https://arxiv.org/abs/1810.03292)). `weights` is a dictionary of tensors. Write `scrambled(weights)`: a new dictionary in which each tensor holds the same numbers in random order. Leave `weights` as they were.
 
 
 # %% tags=["exercise"]
@@ -182,10 +216,10 @@ def scrambled(weights):
 lesson.check("scrambled", scrambled)
 
 # %% [markdown] tags=["hint"]
-# `torch.randperm(tensor.numel())` is a random order of all its numbers; `flatten()` before, `view_as(tensor)` after.
+# `torch.randperm(tensor.numel())` is a random order of all its numbers. Use `flatten()` before it and `view_as(tensor)` after it.
 
 # %% [markdown]
-# The same clip under other weights: dealt at random, and those of the untrained connector. Beside them a control that costs nothing: another clip under the trained weights. The number is the rank correlation with the profile you saw, mean over query tokens.
+# We look at the same clip with two other sets of weights: your scrambled ones, and those of the untrained connector. The control is another clip with the trained weights. The number is the rank correlation with the profile that you saw, as a mean over query tokens.
 
 
 # %%
@@ -194,26 +228,27 @@ def likeness(other):
     return np.mean([pd.Series(a).corr(pd.Series(b), method="spearman") for a, b in pairs])
 
 
-stranger = attention.query_attention_over_time(
-    llm.connector, llm.encoder.encode(look.read_waves(rows[number - 1 : number]))
-)
-with attribution.replace_weights(llm.connector, attribution.shuffle_weights(llm.connector)):
-    dealt = attention.query_attention_over_time(llm.connector, states)
+deal = lesson.use("scrambled", scrambled, pieces.deal_numbers, tensors=False)
+torch.manual_seed(0)
+with attribution.replace_weights(llm.connector, deal(llm.connector.state_dict())):
+    dealt = look_over_time(llm.connector, states)
 with replies.use_checkpoint(experiment, 0) as untrained_llm:
-    untrained = attention.query_attention_over_time(untrained_llm.connector, states)
+    untrained = look_over_time(untrained_llm.connector, states)
+another = llm.encoder.encode(look.read_waves([rows[number - 1]]))
+stranger = look_over_time(llm.connector, another)
 
 # %%
-others = {"dealt weights": dealt, "untrained": untrained, "another clip, trained": stranger}
+others = {"scrambled weights": dealt, "untrained": untrained, "another clip, trained": stranger}
 pd.Series({name: likeness(other) for name, other in others.items()}, name="rank correlation").round(
     2
 )
 
 # %% [markdown]
-# If the first two are near 0, the map needs the training, and passes this test. It does not say that the map explains the answer: a map can depend on every weight and still be about something else. If the third is high, a part of the map is a habit that no clip changes.
+# If the first two are near 0, the map needs the training and passes this test. The test does not say that the map explains the answer. A map can depend on every weight and still be about something else. If the third number is high, a part of the map is a habit that no clip changes.
 #
 # ## Where the answer looks
 #
-# The language model has attention of its own: from the place where its answer begins, back to the audio slots. Every layer and head of it:
+# The language model has attention of its own. It goes from the place where the answer begins back to the audio slots. The next figure shows it for every layer and head.
 
 # %%
 heads = look.table("heads")
@@ -222,7 +257,7 @@ explanation_figures.plot_answer_attention(
 )
 
 # %% [markdown]
-# On the right (`pointing` in the table) is the share of clips in which a head's weight, carried on from query tokens to frames, peaks inside the scene's window. Do not be impressed before you know what a flat profile scores, and how good the best of so many heads looks by luck alone (drawn here as if heads were independent).
+# The right panel shows *pointing*. A head's weights on query tokens are carried on to the frames that these tokens look at. Pointing is the share of clips in which the peak lies inside the scene's window. Two numbers keep you from being impressed too soon: what a flat profile scores, and what the best of so many heads scores by luck (as if heads were independent).
 
 # %%
 summary = look.table("evidence")
@@ -230,21 +265,19 @@ flat = summary[(summary["null"] == "uniform") & (summary["measure"] == "pointing
 lucky = np.random.default_rng(0).binomial(len(clips), flat, size=(10_000, len(heads))).max(
     1
 ).mean() / len(clips)
-print(
-    f"best head {heads['pointing'].max():.2f}; a flat profile {flat:.2f}, the best of "
-    f"{len(heads)} such {lucky:.2f}"
-)
+best = heads["pointing"].max()
+print(f"pointing: best head {best:.2f}, flat {flat:.2f}, best of {len(heads)} flat {lucky:.2f}")
 
 # %% [markdown]
 # ### Exercise 8.5 · Knock a head out · fill in · 4 min
-# Looking is not mattering; what a head does can be taken away. Write `without_head(llm, clips, question, layer, head)`: the `logits` of `llm.run` when what this head puts out is 0. `interventions.knock_out([(layer, head), …])` makes the `edits` for it.
+# A head that looks need not matter. To find out, take away what it does. `interventions.knock_out([(layer, head), …])` makes `edits` that set the output of these heads to 0. With `stem=task.stem` the answer is begun, so that the next word is the scene. Write `without_head(llm, clips, task, layer, head)`: the `logits` of `llm.run` on `task.question` and `task.stem` without this head.
 
 
 # %% tags=["exercise"]
-def without_head(llm, clips, question, layer, head):
+def without_head(llm, clips, task, layer, head):
     ### BEGIN SOLUTION
     edits = interventions.knock_out([(layer, head)])
-    forward = llm.run(clips, question, edits=edits)
+    forward = llm.run(clips, task.question, stem=task.stem, edits=edits)
     return forward.logits
     ### END SOLUTION
 
@@ -253,10 +286,37 @@ def without_head(llm, clips, question, layer, head):
 lesson.check("without_head", without_head)
 
 # %% [markdown] tags=["hint"]
-# `llm.run(clips, question, edits=edits)` returns everything that flowed; `.logits` are those where the answer begins.
+# `llm.run(clips, question, stem=…, edits=edits)` returns everything that flowed. Its `.logits` are those at the last token of the stem.
 
 # %% [markdown]
-# The run did it for the heads that look at the audio most, many at once, and for as many random ones (left). On the right nothing is taken away: the last layer's state is moved further from that of silence, as in [Glazer et al. (2026)](https://arxiv.org/abs/2603.06854), beside random directions.
+# Your function takes out one head after the other, in this clip. Each point of the figure is a head: how much it looks at the audio, and how much the margin falls without it. If the heads that look most also mattered most, the points would rise to the right.
+
+# %%
+knock = lesson.use("without_head", without_head, pieces.run_without)
+options, first = list(task.options), lens.first_option_tokens(llm, task)
+right = options.index(clip.attributes["scene"])
+wrong = [token for i, token in enumerate(first) if i != right]
+
+
+def margin_of(logits):
+    return float(logits[0, first[right]] - logits[0, wrong].mean())
+
+
+some = style.pick_evenly(list(heads.sort_values("share").itertuples()), 64)
+intact = margin_of(llm.run([wave], task.question, stem=task.stem, sites=[]).logits)
+falls = [intact - margin_of(knock(llm, [wave], task, one.layer, one.head)) for one in some]
+
+# %%
+picture, axes = style.subplots(
+    1, 1, f"One head knocked out at a time, in one clip (by {lesson.credit_of('without_head')})"
+)
+axes.scatter([one.share for one in some], falls, color=style.PALETTE["audio"], s=18)
+axes.axhline(0, **style.ZERO)
+axes.set(xlabel="share of the head's attention on the audio", ylabel="fall of the margin (nats)")
+picture
+
+# %% [markdown]
+# A single head can hide: another head may do the same work. So the run knocks out many at once: the heads that look at the audio most, and as many random heads (left panel). On the right nothing is taken away. The last layer's state is moved further away from that of silence, as in [Glazer et al. (2026)](https://arxiv.org/abs/2603.06854), beside random directions.
 
 # %%
 listening = look.table("listening_heads"), look.table("audio_direction")
@@ -265,10 +325,12 @@ explanation_figures.plot_listening(*listening, state_listening(*listening))
 # %% [markdown]
 # ## From looking to mattering
 #
-# Attention asks what is weighed. *Attribution* asks what the margin hangs on. *Integrated gradients* ([Sundararajan et al., 2017](https://arxiv.org/abs/1703.01365)) walk from the embeddings of silence to those of the clip and collect the slope on the way.
+# Attention says what is weighed. *Attribution* says what the margin depends on. *Integrated gradients* ([Sundararajan et al., 2017](https://arxiv.org/abs/1703.01365)) walk on a straight line from the embeddings of silence, x₀, to those of the clip, x. On the way they collect the slope of the margin m:
+#
+# > attribution of feature j = (xⱼ − x₀ⱼ) · mean over the way of ∂m/∂xⱼ
 #
 # ### Exercise 8.6 · Integrate the gradient · fill in · 8 min
-# Write `integrated_gradients(scalar, given, absent, steps)`. `given` and `absent` are `(1, *feature)`; `scalar` takes a batch `(steps, *feature)` and gives one number each. Take `steps` points evenly on the way (the middle of each part of it), average their gradients, and multiply by the whole difference: `(*feature)`.
+# Write `integrated_gradients(scalar, given, absent, steps)`. `given` is x and `absent` is x₀, both `(1, *feature)`. `scalar` is m: it takes a batch `(steps, *feature)` and gives one number for each row. Cut the way into `steps` equal parts, and take the gradient in the middle of each part. Return `(*feature)`.
 
 
 # %% tags=["exercise"]
@@ -286,29 +348,23 @@ def integrated_gradients(scalar, given, absent, steps):
 lesson.check("integrated_gradients", integrated_gradients)
 
 # %% [markdown] tags=["hint"]
-# `points = absent + shares * (given - absent)` with `shares` of shape `(steps, 1, …, 1)`, then `points.requires_grad_()`; `torch.autograd.grad(scalar(points).sum(), points)` gives every point its own gradient, in a tuple.
+# `points = absent + shares * (given - absent)` with `shares` of shape `(steps, 1, …, 1)`, then `points.requires_grad_()`. `torch.autograd.grad(scalar(points).sum(), points)` gives every point its own gradient, in a tuple.
 
 # %% [markdown]
-# captum, a library of attribution methods, does the same, with points of its own choice. An audio embedding is many numbers; what they add is summed.
+# captum is a library of attribution methods. It does the same with other points, so the two agree nearly. An audio embedding is many numbers, and what they add is summed: one number for each query token. *Completeness* says that these numbers sum to the whole way from silence to the clip. This checks the sum. It does not say that the explanation is any good.
 
 # %%
+collect = lesson.use("integrated_gradients", integrated_gradients, pieces.collect_slopes)
+silence = conditions.embed_silence(llm)
+of_query = collect(margin, audio_embeddings, silence, 32).detach().sum(-1).cpu()
 cases = attribution.query_cases(llm, task, [clip.attributes["scene"]], audio_embeddings)
 package = attribution.attribute("integrated_gradients", cases)
-mine = integrated_gradients(margin, audio_embeddings, conditions.embed_silence(llm), 32)
-if mine is not None:
-    torch.testing.assert_close(mine.sum(-1), package.values[0], rtol=0.1, atol=0.1)
+torch.testing.assert_close(of_query, package.values[0], rtol=0.1, atol=0.1)
+print(f"sum {of_query.sum():.2f} by {lesson.credit_of('integrated_gradients')},")
+print(f"{package.values.sum():.2f} by captum; from silence to the clip {whole - nothing:.2f}")
 
 # %% [markdown]
-# *Completeness*: the parts must sum to the way from silence to the clip. What they miss of it is the convergence delta. This holds whether or not the explanation is any good: it is a check of the sum, not of its meaning.
-
-# %%
-print(
-    f"sum {package.values.sum():.2f}, from silence to the clip {whole - nothing:.2f}, delta "
-    f"{package.delta.item():.2f}"
-)
-
-# %% [markdown]
-# Embeddings are not seconds. They can be carried on to the frames that each query attends to, which trusts attention again. Or the waveform itself is cut into windows of a quarter of a second and these are taken away, which trusts only the silence in their place. The *Shapley value* of a window is what the margin gains when that window is put back, averaged over all orders in which the windows can be put back; captum draws a few of them.
+# Embeddings have no place in time. One can carry them on to the frames that each query attends to, but this trusts attention again. Or one cuts the waveform into windows of a quarter of a second and silences some of them. This trusts nothing but the silence. The *Shapley value* of a window is what the margin gains when this window is put back, as a mean over all orders in which windows can be put back. captum draws a few orders.
 
 # %% tags=["expensive"]
 values = [clip.attributes["scene"]]
@@ -320,11 +376,11 @@ print(
 )
 
 # %% [markdown]
-# The three ways on one time axis. Below a strip's line is evidence against.
+# Here are the three methods on one time axis. What lies below a strip's line is evidence against the answer.
 
 # %%
 strips = {"query attention": where[0].mean(0), "Shapley, windows": shapley.values[0]}
-strips["int. gradients, queries"] = attribution.queries_to_frames(package.values, where)[0]
+strips["int. gradients, queries"] = attribution.queries_to_frames(of_query[None], where)[0]
 clip_figures.plot_time_profiles(
     mel, seconds, strips, clip.spans, "Three answers to where the scene was heard, in one clip"
 )
@@ -332,10 +388,10 @@ clip_figures.plot_time_profiles(
 # %% [markdown]
 # ## Is that why?
 #
-# The test of *faithfulness*: take away what an explanation calls important. If it is right, the margin falls early.
+# *Faithfulness* has a test: take away what an explanation calls important. If the explanation is right, the margin falls early.
 #
 # ### Exercise 8.7 · Delete what matters first · fill in · 7 min
-# Write `deletion_curve(of, worth)`. `of(kept)` takes booleans `(batch, part)` and gives the margin of each row with only these parts kept; `worth` is `(part,)`. Return `part + 1` margins: nothing taken away, then the most important part, then the two most important, … until nothing is left.
+# `worth` is `(part,)`: how important each part is. `of(kept)` takes booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
 
 
 # %% tags=["exercise"]
@@ -351,19 +407,45 @@ def deletion_curve(of, worth):
 lesson.check("deletion_curve", deletion_curve)
 
 # %% [markdown] tags=["hint"]
-# `worth.argsort(descending=True)` says who is first; `argsort` of that says in which place each part stands. Row `n` keeps the parts whose place is `n` or later.
-
-# %%
-curve = attribution.deletion_curves(cases, shapley.values, [clip.id], draws=1).query(
-    "curve == 'deletion'"
-)
-mine = deletion_curve(cases[0].evaluate, shapley.values[0])
-if mine is not None:
-    package = curve.query("order == 'attribution'")["margin"].to_numpy()
-    np.testing.assert_allclose(mine, package, rtol=0.02, atol=0.05)
+# `worth.argsort(descending=True)` says which part is first. `argsort` of this says in which place each part stands. Row `n` keeps the parts whose place is `n` or later.
 
 # %% [markdown]
-# The run's own table has this for all 16 clips, in the order of their Shapley values and at random.
+# Your function deletes the windows of this clip in three orders: by their Shapley values, by query attention, and at random. An early fall means a good explanation. The package's curve for the Shapley values must be the same.
+
+
+# %%
+def by_window(profile, count):
+    summed = np.r_[0, np.cumsum(profile)]
+    return np.diff(np.interp(np.linspace(0, len(profile), count + 1), range(len(summed)), summed))
+
+
+count, chance = cases[0].part_count, torch.Generator().manual_seed(0)
+orders = {
+    "Shapley values": (shapley.values[0], "-", "audio"),
+    "query attention": (torch.tensor(by_window(profile, count)), (0, (5, 2)), "audio"),
+    "chance": (torch.rand(count, generator=chance), "-.", "shuffled"),
+}
+delete = lesson.use("deletion_curve", deletion_curve, pieces.delete_parts)
+curves = {name: delete(cases[0].evaluate, worth) for name, (worth, *_) in orders.items()}
+package = attribution.deletion_curves(cases, shapley.values, [clip.id], draws=1)
+package = package.query("curve == 'deletion' and order == 'attribution'")["margin"]
+np.testing.assert_allclose(curves["Shapley values"], package, rtol=0.02, atol=0.05)
+
+# %%
+picture, axes = style.subplots(
+    1, 1, f"One clip, silenced window by window (by {lesson.credit_of('deletion_curve')})"
+)
+for name, (_, line, colour) in orders.items():
+    axes.plot(curves[name], ls=line, color=style.PALETTE[colour], label=name)
+axes.axhline(0, **style.ZERO)
+axes.set(xlabel="windows of 0.25 s taken away", ylabel="margin (nats)")
+axes.legend(title="in the order of")
+picture
+
+# %% [markdown]
+# The last point of every curve is silence. If it is above 0, the model leans to the right answer without hearing anything.
+#
+# The run's own table has this for all 16 clips, in the order of their Shapley values and in random order.
 
 # %%
 explanation_figures.plot_deletion(
@@ -371,9 +453,15 @@ explanation_figures.plot_deletion(
 )
 
 # %% [markdown]
-# The other ways to say where an answer came from are not in it. So the last measurement takes the same quarter of the windows away from every clip under every method, and compares the fall of the margin, clip by clip, with that of a random quarter.
+# This table has no other method. So the last measurement takes a quarter of the windows away from every clip: the quarter that a method calls most important. It compares the fall of the margin, clip by clip, with the fall for a random quarter.
 #
-# First the profiles. The run keeps one a clip and method. *Query attention* is the one you computed; *answer attention* is that of the language model, and *answer rollout* multiplies it through its layers. *Ablation* takes one part away at a time. “queries” means that audio embeddings were judged and carried on to frames, “windows” that the waveform was. One is added: the patching of notebook 06 says which query token carries the scene, and if attention means anything, it should be in that one. (The query was chosen on clips that include these 16, which favours it a little.)
+# First the profiles. The run keeps one for each clip and method.
+#
+# - *Query attention* is yours, computed for all 16 clips.
+# - *Answer attention* is that of the language model. *Answer rollout* multiplies it through the layers.
+# - *Ablation* takes one part away at a time.
+# - “queries” means that audio embeddings were judged and carried on to frames. “windows” means that windows of the waveform were judged.
+# - One profile is added. The patching of notebook 06 says which query token carries the scene. If attention means anything, it should show in this token. (The token was chosen on clips that include these 16. This favours it a little.)
 
 # %%
 profile_table, ids = look.table("profiles"), [clip.id for clip in clips]
@@ -385,15 +473,13 @@ profiles = {
 # %%
 moved = look.table("patching").query("attribute == 'scene' and query >= 0")
 carrier = int(moved.loc[moved["moved"].idxmax(), "query"])
-every = (
-    attention.query_attention_over_time(llm.connector, llm.encoder.encode(look.read_waves(rows)))
-    .numpy()
-    .astype(float)
-)
+every = look_over_time(llm.connector, look.encoder_states(rows)).numpy().astype(float)
+np.testing.assert_allclose(every.mean(1), profiles["query attention"], rtol=1e-3, atol=1e-5)
+profiles["query attention"] = every.mean(1)
 profiles[f"attention, query {carrier}"] = every[:, carrier]
 
 # %% [markdown]
-# And two controls: a flat profile, which must gain nothing, and the scene's window itself: a profile that knows the span and nothing else. It is a yardstick, not a ceiling, since some parts of a window may tell more than others.
+# Two controls are added. A flat profile must gain nothing. The scene's window itself is a profile that knows the span and nothing else. It is a yardstick and no upper limit, because some parts of a window may tell more than others.
 
 # %%
 frames = every.shape[-1]
@@ -402,16 +488,24 @@ framed = {"a flat profile": np.ones((len(clips), frames)), "the window itself": 
 
 
 # %%
+partners = conditions.shuffled_partners(clips)
+
+
+def mass_of(profile, span):
+    if not (profile > 0).any():  # nothing in it speaks for the answer
+        return np.nan
+    return float(measure(profile, span.start, span.end, seconds))
+
+
+# %%
 def gains(profiles):
-    tables = [
-        evidence.score_profiles(some, clips, "scene", seconds, name)
+    cells = [
+        (name, clip.id, clip.speaker, mass_of(profile, own), mass_of(profile, spans[partner]))
         for name, some in profiles.items()
+        for profile, clip, own, partner in zip(some, clips, spans, partners, strict=True)
     ]
-    scores = pd.concat(tables).assign(above=lambda row: row["mass"] - row["share"])
-    wide = scores.pivot(
-        index=["method", "clip", "speaker"], columns="null", values="above"
-    ).reset_index()
-    wide["gain"] = wide["own"] - wide["shuffled"]
+    wide = pd.DataFrame(cells, columns=["method", "clip", "speaker", "own", "other"])
+    wide = wide.assign(gain=wide["own"] - wide["other"]).sort_values(["method", "clip"])
     found = statistics.bootstrap_intervals(wide, "gain", ["method"])
     rows = [
         (name, wide.loc[wide["method"] == name, "own"].mean(), *found[name,]) for name in profiles
@@ -423,17 +517,12 @@ found = gains(profiles | framed)
 found.round(3)
 
 # %% [markdown]
-# `own` is the mass above share in the own window, `gain` what is left of it after another clip's. Where the first is large and the second small, a habit was measured.
+# `own` is the mass above share in the own span. `gain` is what is left of it after the other clip's. A large `own` with a small `gain` is a habit.
 #
-# Now the quarter. A random quarter, and one drawn inside the scene's window, are controls; both are drawn a few times.
+# Now the quarter. The controls are a random quarter, and a quarter drawn inside the scene's window. Both are drawn a few times.
 
 # %%
 PART, DRAWS = 0.25, 4
-
-
-def by_window(profile, count):
-    summed = np.r_[0, np.cumsum(profile)]
-    return np.diff(np.interp(np.linspace(0, len(profile), count + 1), range(len(summed)), summed))
 
 
 def without_most(worth):
@@ -471,7 +560,7 @@ rows = [(name, *fell[name,]) for name in found["method"]]
 fell = pd.DataFrame(rows, columns=["method", "fall", "fall_low", "fall_high"])
 
 # %% [markdown]
-# And the sanity check for attributions that exercise 8.4 made for attention: rank correlation with the same clips under an untrained connector, and under dealt weights.
+# Exercise 8.4 tested attention with other weights. The run's table has the same test for attributions: their rank correlation with those under an untrained connector and under scrambled weights.
 
 # %%
 look.table("randomisation").round(2)
@@ -479,7 +568,7 @@ look.table("randomisation").round(2)
 # %% [markdown]
 # ## Who finds the evidence, and is that why?
 #
-# Each row is one way to say where the answer came from. On the left, how much better it finds the own scene than another clip's; on the right, how much more the answer's margin falls when the quarter it points at is silenced than when a random quarter is. 0 is nothing on both sides, and bars are 95 % intervals over speakers, one clip each.
+# Each row is one way to say where the answer came from. The left panel shows its gain: how much better it finds the own scene than another clip's. The right panel silences the quarter that it points at. It shows how much more the margin falls than for a random quarter. 0 means nothing on both sides. The bars are 95 % intervals over speakers, with one clip each.
 
 # %%
 CONTROLS = ("a flat profile", "the window itself", "query attention, untrained")
@@ -506,7 +595,8 @@ headline = (
     f"The scene is found by {len(finds)} of {len(tried)} ways ({'; '.join(finds) or 'none'}); "
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of "
-    f"{tried['method'].str.contains(attends).sum()} kinds of attention"
+    f"{tried['method'].str.contains(attends).sum()} kinds of attention. Gains by "
+    f"{lesson.credit_of('attention_over_time', 'mass_above_share')}"
 )
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)
 
@@ -535,11 +625,15 @@ print(lesson.reveal("shapley", gain["shapley, windows"]))
 # %% [markdown]
 # ## What we now know
 #
-# Where the weights lie and what the answer hangs on are two questions, and the figure puts both to every method, against the same controls. A row whose interval holds 0 has not been shown to find the scene, which is not the same as shown not to. And one row clear of 0 beside another that is not does not yet make the first the better: that would take their difference, clip by clip. Shapley values and ablation of windows are made from such deletions, so the right side is no surprise for them; what tests them is the left side, where they know no window. And the row of the window itself is the yardstick: where its fall is small, a quarter of the scene can go because the rest of it still sounds.
+# Where does the weight lie? What does the answer depend on? These are two questions. The figure asks both of every method, beside the same controls.
 #
-# **What would change our mind**: more clips (16 have wide intervals, and of so many methods one may win by luck), other seeds, scenes that fill less of a clip; an attribute whose evidence is a word; and a baseline other than silence, itself a sound that training never had.
+# A row whose interval holds 0 was not shown to find the scene. This is not the same as shown *not* to find it. One row may be clear of 0 while another is not. This does not yet make the first one better: that would take their difference, clip by clip.
 #
-# Next: **09**, whether it still follows instructions, and what it has forgotten.
+# Shapley values and ablation of windows are made from such deletions, so the right panel is no surprise for them. The left panel tests them, because they do not know the spans. The row of the window itself is the yardstick. Where its fall is small, a quarter of the scene can go because the rest of it still sounds.
+#
+# **What would change our mind**: more clips, because 16 clips give wide intervals, and one of so many methods may win by luck. Other seeds. Scenes that fill less of a clip. An attribute whose evidence is a word. Or another baseline than silence, which is itself a sound that training never had.
+#
+# Next: **09**, whether the model still follows instructions, and what it has forgotten.
 
 # %%
 lesson.card()

@@ -2,6 +2,7 @@
 ones in other styles.
 """
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -269,6 +270,10 @@ def backwards(steps, score, control, threshold):
     return first
 
 
+def looped_share(curves):
+    return [max(b - a for a, b in itertools.pairwise(row)) / (row[-1] - row[0]) for row in curves]
+
+
 def replaced_forward(whisper, mel, layer):
     """A tap by a forward that is put back."""
     module, seen = whisper.layers[layer], []
@@ -308,21 +313,31 @@ def zeroed(wave, start, end):
     return np.where((time >= start) & (time < end), 0.0, wave)
 
 
-def zeroed_head(llm, clips, question, layer, head):
+def zeroed_head(llm, clips, task, layer, head):
     def silence(flow):
         left = flow.clone()
         left[:, :, head] = 0
         return left
 
-    return llm.run(clips, question, edits={f"backbone.{layer}.attention.heads": silence}).logits
+    edits = {f"backbone.{layer}.attention.heads": silence}
+    return llm.run(clips, task.question, stem=task.stem, edits=edits).logits
 
 
-def patched_by_hand(llm, a, b, question, site):
-    seen = llm.run([a], question, sites=[site])
-    return llm.run([b], question, sites=[], edits={site: lambda flow: seen[site]}).logits
+def patched_by_hand(llm, a, b, task, site):
+    begun = {"stem": task.stem, "sites": [site]}
+    seen = llm.run([a], task.question, **begun)
+    return llm.run([b], task.question, **begun, edits={site: lambda flow: seen[site]}).logits
+
+
+def mass_by_edges(profile, start, end, seconds):
+    """Frames between rounded edges, whose middles lie in the span."""
+    first, last = (round(second / seconds * len(profile)) for second in (start, end))
+    positive = np.maximum(profile, 0)
+    return positive[first:last].sum() / positive.sum() - (last - first) / len(profile)
 
 
 RIGHT = [
+    ("mass_above_share", "rounded edges", mass_by_edges),
     ("without_head", "an edit by hand", zeroed_head),
     ("patched", "an edit by hand", patched_by_hand),
     ("seconds_of_frame", "by length", lambda frame: np.float32(frame) * 0.02),
@@ -374,6 +389,7 @@ RIGHT = [
         lambda s, h, t: torch.tensor(_calibrated_in_numpy(s, h, t)) + s.mean(1, keepdim=True),
     ),
     ("crossing", "from the end", backwards),
+    ("jump_share", "a loop", looped_share),
     *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
     ("speaker_interval", "sums of clips", drawn_interval),
     ("speaker_interval", "five thousand draws", interval(draws=5000)),
@@ -404,8 +420,11 @@ EQUIVALENT = {
         r"log_softmax\(\+1\)": "axis 1 of two is axis −1",
         r"logp\[start - 1:\]": "gather reads as many rows as there are ids",
     },
+    "mass_above_share": {
+        r"start < middles|middles <= end": "a middle right on an edge may lie on either side"
+    },
     "find_leaks": {r"' x'\.join": "what stands between two messages is in neither"},
-    "smuggled": {r" x\{target": "any prompt that tells three attributes will do"},
+    "smuggled": {r"\\nx\{target": "any prompt that tells three attributes will do"},
     "soft_loss": {r"\(\+1\)": "axis 1 of two is axis −1"},
     "mispaired": {r"default_rng\((1|)\)": "any other draw of partners will do"},
     "speaker_interval": {
@@ -414,6 +433,7 @@ EQUIVALENT = {
         r"\[2\.(75|25), 97\.5\]": "a tenth of a tail is half of what a thousand draws spread",
     },
     "sudden": {r"p \*\* [57]": "any metric that is late enough will do"},
+    "jump_share": {r"max\(\+1\)": "axis 1 of two is axis −1"},
     "folds_by_speaker": {
         r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
     },

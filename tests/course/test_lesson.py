@@ -150,6 +150,9 @@ def test_the_students_own_function_runs_where_its_check_passed(lesson: Lesson) -
     assert lesson.credit == "your code"
     assert lesson.use("splice", theirs, ours) is ours
     assert lesson.credit == "your layer_mixture and the package's splice"
+    assert lesson.credit_of("splice") == "the package's code"
+    with pytest.raises(ValueError, match="Nobody used tapped"):
+        lesson.credit_of("splice", "tapped")
 
 
 def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from desta_lab.model.backbone import Backbone, PrecisionError
-from desta_lab.model.chat import ChatError, build_stream, description_messages
+from desta_lab.model.chat import ChatError, build_stream, common_trunk, description_messages
 from tests import tiny
 
 KINDS = ["llama", "qwen2", "qwen3", "neox", "gemma2", "mistral"]
@@ -74,6 +74,26 @@ def test_answers_in_a_batch_are_answers_one_by_one(kind):
     assert together == [llm.generate_ids([one], max_new_tokens=6)[0] for one in streams]
     assert together == llm.generate_ids(streams, max_new_tokens=6, batch=2)
     assert len(set(together)) > 1 or kind == "mistral"  # its window ends before the description
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_behind_one_trunk_are_answers_to_whole_streams(kind):
+    llm = tiny.backbone(kind)
+    texts = ("a", "A much longer description of what is heard.", "some birds")
+    asked = ("What?", "Is it a woman, or is it a man?")
+    streams = [
+        [build_stream(llm.tokenizer, description_messages(text, one), 0) for one in asked]
+        for text in texts
+    ]
+    trunks = [common_trunk(own, behind=1) for own in streams]
+    ids, real = llm.pad_left(trunks)
+    branches = [
+        [stream.ids[len(trunk.ids) :] for stream in own]
+        for own, trunk in zip(streams, trunks, strict=True)
+    ]
+    answers = llm.generate_branches(llm.embed(ids), real, branches, max_new_tokens=6)
+    assert answers == [llm.generate_ids(own, max_new_tokens=6) for own in streams]
+    assert len({*answers[1]}) > 1 or kind == "mistral"  # the two questions have two answers
 
 
 def test_an_answer_stops_at_any_end_the_model_names():

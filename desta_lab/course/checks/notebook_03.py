@@ -12,13 +12,18 @@ from desta_lab.model import chat
 from desta_lab.training import targets
 from desta_lab.training.targets import Target
 from desta_lab.world.attributes import DESCRIBED
-from desta_lab.world.describe import describe, mentioned_values
+from desta_lab.world.describe import describe, mentioned_values, named_by_phrases
 
 
 def _nats(logits: Tensor, ids: Tensor, start: int = 1, shift: int = 1) -> Tensor:
     """The surprise of every token from `start` on, in nats."""
     logp = logits.log_softmax(-1)[start - shift : len(ids) - shift]
     return -logp.gather(1, ids[start:, None])[:, 0]
+
+
+def measure_perplexity(logits: Tensor, ids: Tensor, start: int) -> Tensor:
+    """The exponential of the mean surprise of the tokens from `start` on."""
+    return _nats(logits, ids, start).mean().exp()
 
 
 def _mean_of_probabilities(logits: Tensor, ids: Tensor, start: int) -> Tensor:
@@ -68,6 +73,11 @@ def _model_with(chances: Sequence[float], vocabulary: int = 8) -> Tensor:
     return table.log() + torch.arange(len(p))[:, None] / 4
 
 
+def names_word(text: str, words: Sequence[str]) -> bool:
+    """Whether a text names one of some words, by the package's matcher of free text."""
+    return bool(named_by_phrases(text, {"sought": words}))
+
+
 def _case_sensitive(text: str, words: Sequence[str]) -> bool:
     return bool({part.strip(".,;:!?") for part in text.split()} & set(words))
 
@@ -102,6 +112,18 @@ def _row(prompt: str, response: str = "I hear it.", system: str = chat.SYSTEM) -
     return row | {"messages": messages}
 
 
+def list_leaks(examples: list[dict]) -> list[str]:
+    """The ids of the examples whose messages hold their description, by the builder's search."""
+    found = []
+    for row in examples:
+        given = [message["content"] for message in row["messages"]]
+        try:
+            targets.check_leak(row["id"], row["seed_description"], given)
+        except targets.TargetError:
+            found.append(row["id"])
+    return found
+
+
 def _leaking(holds: Callable[[dict], bool]) -> Callable[[list[dict]], list[str]]:
     return lambda examples: [row["id"] for row in examples if holds(row)]
 
@@ -133,6 +155,11 @@ def find_leaks(answer: Callable[[list[dict]], list[str]]) -> None:
     got = found(other, _row(FACT) | {"id": "one"}, _row(f"{FACT} Well?") | {"id": "two"})
     if got != ["one", "two"]:
         raise Wrong(f"The examples one and two leak; you name {', '.join(map(str, got))}.")
+
+
+def tell_in_other_words(target: Target) -> Target:
+    """A target whose prompt holds the backbone's paraphrase of the description."""
+    return replace(target, prompt=f"{target.response}\n{target.prompt}")
 
 
 def _smuggling(**texts: str) -> Callable[[Target], Target]:

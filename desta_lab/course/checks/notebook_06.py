@@ -1,6 +1,7 @@
 """Checks of notebook 06: sides of a split, scales, probes, a direction taken out, a patch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
 Folds = list[tuple[np.ndarray, np.ndarray]]
 Sides = tuple[np.ndarray, np.ndarray]
 _SPEAKERS = np.random.default_rng(1).permutation([f"voice {i}" for i in range(8) for _ in range(3)])
+
+
+def print_voices(speakers: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A row of normal numbers for every clip, the same for all clips of a speaker."""
+    names, which = np.unique(speakers, return_inverse=True)
+    return rng.normal(size=(len(names), width))[which]
 
 
 @catches("another print for every clip", lambda who, width, rng: rng.normal(size=(len(who), width)))
@@ -84,6 +91,11 @@ def _scaled(x: np.ndarray, seen: np.ndarray, axis: int | None = 0) -> np.ndarray
     return scaled
 
 
+def scale_both(train: np.ndarray, test: np.ndarray) -> Sides:
+    """Both sides on the scale of the training clips."""
+    return _scaled(train, train), _scaled(test, train)
+
+
 def _on_both(train: np.ndarray, test: np.ndarray) -> Sides:
     both = np.concatenate([train, test])
     return _scaled(train, both), _scaled(test, both)
@@ -140,6 +152,11 @@ def _along(x: Tensor, direction: Tensor) -> Tensor:
     return (x @ direction)[:, None] * direction
 
 
+def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
+    """Clips that stand where the center stands along a direction."""
+    return x - _along(x - center, direction) / direction.norm() ** 2
+
+
 def _onto(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
     return center + _along(x - center, direction) / direction.norm() ** 2
 
@@ -183,15 +200,20 @@ def _read(features: np.ndarray, labels: list[str], speakers: Sequence[str]) -> d
     return {str(kind): float(value) for kind, value in accuracy.items()}
 
 
-def _selectivity(features: np.ndarray, labels: list[str], speakers: Sequence[str]) -> float:
+def measure_selectivity(features: np.ndarray, labels: list[str], speakers: Sequence[str]) -> float:
+    """The accuracy of a probe minus that of random labels, on unseen speakers."""
     read = _read(features, labels, speakers)
     return read["probe"] - read["random labels"]
 
 
 @catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
-@catches("the wrong way round", lambda x, labels, who: -_selectivity(x, labels, who))
-@catches("voices on both sides", lambda x, y, who: _selectivity(x, y, [str(i) for i in range(72)]))
-@catches("the labels were not used", lambda x, y, who: _selectivity(x, y[::2] + y[1::2], who))
+@catches("the wrong way round", lambda x, labels, who: -measure_selectivity(x, labels, who))
+@catches(
+    "voices on both sides", lambda x, y, who: measure_selectivity(x, y, [str(i) for i in range(72)])
+)
+@catches(
+    "the labels were not used", lambda x, y, who: measure_selectivity(x, y[::2] + y[1::2], who)
+)
 def selectivity(answer: Read) -> None:
     """What a probe reads on other speakers, beyond what it makes of random labels."""
     rng = np.random.default_rng(0)
@@ -221,6 +243,7 @@ class _Chain:
         clips: Sequence[Any],
         question: str,
         *,
+        stem: str = "",
         sites: Sequence[str] | None = None,
         edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         **how: Any,
@@ -229,7 +252,7 @@ class _Chain:
         given = torch.stack([torch.as_tensor(clip, dtype=torch.float32) for clip in clips])
         flow, flows = given[:, None], {}
         for i, site in enumerate(self.sites):
-            flow = torch.sin(flow.roll(1, -1) * (i + 1) + len(question))
+            flow = torch.sin(flow.roll(1, -1) * (i + 1) + len(question) + len(stem))
             flow = (edits or {}).get(site, lambda same: same)(flow)
             flows[site] = flow
         wanted = {site: flows[site] for site in sites or self.sites[:1]}
@@ -244,41 +267,46 @@ class _Forward(dict[str, Tensor]):
         self.logits = logits
 
 
-def _patch(llm: Any, a: Any, b: Any, question: str, site: str) -> Tensor:
-    given = llm.run([a], question, sites=[site])[site]
-    edits = {site: interventions.set_to(given)}
-    logits: Tensor = llm.run([b], question, sites=[], edits=edits).logits
+def patch_flow(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
+    """The logits after clip b, with what flowed at a site in clip a."""
+    given = llm.run([a], task.question, stem=task.stem, sites=[site])[site]
+    return _run(llm, b, task, edits={site: interventions.set_to(given)})
+
+
+def _run(llm: Any, clip: Any, task: Any, **how: Any) -> Tensor:
+    logits: Tensor = llm.run([clip], task.question, **{"stem": task.stem, **how}).logits
     return logits
 
 
-@catches("nothing was patched", lambda llm, a, b, question, site: llm.run([b], question).logits)
-@catches("only clip a was run", lambda llm, a, b, question, site: llm.run([a], question).logits)
-@catches("the clips are exchanged", lambda llm, a, b, q, site: _patch(llm, b, a, q, site))
-@catches("another site", lambda llm, a, b, q, site: _patch(llm, a, b, q, "backbone.1"))
-@catches("what flowed, not the logits", lambda llm, a, b, q, s: llm.run([a], q, sites=[s])[s])
-def patched(answer: Callable[[Any, Any, Any, str, str], Tensor]) -> None:
+def _unbegun(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
+    return patch_flow(llm, a, b, SimpleNamespace(question=task.question, stem=""), site)
+
+
+@catches("nothing was patched", lambda llm, a, b, task, site: _run(llm, b, task))
+@catches("only clip a was run", lambda llm, a, b, task, site: _run(llm, a, task))
+@catches("the clips are exchanged", lambda llm, a, b, task, s: patch_flow(llm, b, a, task, s))
+@catches("another site", lambda llm, a, b, task, s: patch_flow(llm, a, b, task, "backbone.1"))
+@catches("what flowed, not the logits", lambda llm, a, b, t, s: llm.run([a], t.question)[s])
+@catches("the stem is left out", _unbegun)
+def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:
     """The logits after one clip, with what flowed at a site in another."""
-    llm, a, b, question = (
-        _Chain(),
-        np.array([0.1, 0.7, 0.3, 0.9]),
-        np.array([0.5, 0.2, 0.8, 0]),
-        "?",
-    )
+    llm, task = _Chain(), SimpleNamespace(question="?", stem="It is")
+    a, b = np.array([0.1, 0.7, 0.3, 0.9]), np.array([0.5, 0.2, 0.8, 0])
     for site in ("audio_embeddings", "backbone.0"):
-        got = answer(llm, a, b, question, site)
+        got = answer(llm, a, b, task, site)
         if not isinstance(got, Tensor):
             raise Wrong("Return the logits of the second run: `….logits`.")
-        alone = [llm.run([clip], question) for clip in (a, b)]
         if got.dim() == 3:
             raise Wrong("This is what flowed, not the logits; put it into clip b's run first.")
         expect_shape(got, (1, 4), "(clip, token of the vocabulary)")
         mistaken = {
-            "These are clip b's own logits: nothing was patched.": alone[1].logits,
-            "These are clip a's own logits: only clip a was run.": alone[0].logits,
-            "Clip b's flow went into clip a: the clips are exchanged.": _patch(
-                llm, b, a, question, site
+            "These are clip b's own logits: nothing was patched.": _run(llm, b, task),
+            "These are clip a's own logits: only clip a was run.": _run(llm, a, task),
+            "Clip b's flow went into clip a: the clips are exchanged.": patch_flow(
+                llm, b, a, task, site
             ),
+            "The answer was not begun: the stem is left out.": _unbegun(llm, a, b, task, site),
         }
         refuse(got, mistaken)
-        if not same(got, _patch(llm, a, b, question, site)):
+        if not same(got, patch_flow(llm, a, b, task, site)):
             raise Wrong(f"Another site than {site} was patched, or another value put there.")

@@ -13,15 +13,16 @@ def _axes(site: np.ndarray) -> np.ndarray:
     return np.linalg.svd(site - site.mean(0), full_matrices=False)[2]
 
 
-def _projected(site: np.ndarray, first: slice = slice(0, 2)) -> np.ndarray:
+def project_clips(site: np.ndarray, first: slice = slice(0, 2)) -> np.ndarray:
+    """The clips on the directions in which they differ most, by default on two."""
     flat: np.ndarray = (site - site.mean(0)) @ _axes(site)[first].T
     return flat
 
 
 @catches("not centred", lambda site: site @ np.linalg.svd(site, full_matrices=False)[2][:2].T)
 @catches("rows and columns swapped", lambda site: _axes(site)[:2].T)
-@catches("in which the clips differ least", lambda site: _projected(site, slice(-2, None)))
-@catches("only the sizes are kept", lambda site: np.abs(_projected(site)))
+@catches("in which the clips differ least", lambda site: project_clips(site, slice(-2, None)))
+@catches("only the sizes are kept", lambda site: np.abs(project_clips(site)))
 def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """The clips on the two directions in which they differ most."""
     draw = np.random.default_rng(7)
@@ -41,7 +42,8 @@ def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         raise Wrong("The columns should have the two largest variances of all directions.")
 
 
-def _wished(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def wish_axes(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Two directions on which noise falls into groups."""
     axes: np.ndarray = np.linalg.lstsq(noise, groups - groups.mean(0), rcond=None)[0][:, :2]
     return axes
 
@@ -53,7 +55,7 @@ def _wrong_way_round(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 @catches("the groups were never looked at", lambda noise, groups: _axes(noise)[:2].T)
 @catches("solved the wrong way round", _wrong_way_round)
-@catches("points of the map, not axes", lambda noise, groups: noise @ _wished(noise, groups))
+@catches("points of the map, not axes", lambda noise, groups: noise @ wish_axes(noise, groups))
 def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     """Two directions in which pure noise falls into the groups one wishes for."""
     draw = np.random.default_rng(3)
@@ -121,26 +123,36 @@ def debiased_cka(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
         raise Wrong(f"Independent noise should score {geometry.cka(x, y):.3f}, not {noise:.3f}.")
 
 
-def _spread(cloud: np.ndarray) -> float:
+def measure_spread(cloud: np.ndarray) -> float:
+    """The root of the mean squared distance of clips to their mean."""
     return float(np.sqrt(((cloud - cloud.mean(0)) ** 2).sum(1).mean()))
 
 
 def _both(a: np.ndarray, b: np.ndarray) -> float:
     """The root of the mean of the two mean squared distances to the own middle."""
-    return float(np.sqrt((_spread(a) ** 2 + _spread(b) ** 2) / 2))
+    return float(np.sqrt((measure_spread(a) ** 2 + measure_spread(b) ** 2) / 2))
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
+def measure_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance between the means of two clouds."""
     return float(np.linalg.norm(a.mean(0) - b.mean(0)))
+
+
+def measure_gap(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance between the means of two clouds, in units of their spread."""
+    return measure_distance(a, b) / _both(a, b)
 
 
 def _every_pair(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean() / _both(a, b))
 
 
-@catches("no common scale", _distance)
-@catches("the spread of one side only", lambda a, b: _distance(a, b) / _spread(b))
-@catches("the gap itself counted", lambda a, b: _distance(a, b) / _spread(np.vstack([a, b])))
+@catches("no common scale", measure_distance)
+@catches("the spread of one side only", lambda a, b: measure_distance(a, b) / measure_spread(b))
+@catches(
+    "the gap itself counted",
+    lambda a, b: measure_distance(a, b) / measure_spread(np.vstack([a, b])),
+)
 @catches("not the means but every pair", _every_pair)
 def gap_in_spreads(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """The distance between the means of two clouds, in units of their spread."""

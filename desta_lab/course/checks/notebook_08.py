@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from desta_lab.analysis.evidence import score_profile
 from desta_lab.analysis.interventions import knock_out
+from desta_lab.clips import Span
 from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
 
 Weights = dict[str, Tensor]
@@ -17,6 +19,11 @@ Scalar = Callable[[Tensor], Tensor]
 
 def _logits(q: Tensor, k: Tensor, power: float = 0.5) -> Tensor:
     return q @ k.transpose(-1, -2) / q.shape[-1] ** power
+
+
+def weigh_frames(q: Tensor, k: Tensor) -> Tensor:
+    """A query's attention over frames, for every head."""
+    return _logits(q, k).softmax(-1)
 
 
 @catches("softmax over the wrong axis", lambda q, k: _logits(q, k).softmax(-2))
@@ -51,6 +58,16 @@ def _mass(profile: np.ndarray, start: float, end: float, seconds: float) -> floa
     return float(positive[round(start * rate) : round(end * rate)].sum() / positive.sum())
 
 
+def measure_mass(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
+    """Share of a profile's positive weight inside a span, minus the span's share of frames."""
+    scored = score_profile(profile, [Span("", start, end)], seconds)
+    return scored["mass"] - scored["share"]
+
+
+def _in_time(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
+    return _mass(profile, start, end, seconds) - (end - start) / seconds
+
+
 def _in_frames(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
     return _mass(profile, start, end, float(len(profile))) - (end - start) / seconds
 
@@ -63,17 +80,18 @@ def _sum(profile: np.ndarray, start: float, end: float, seconds: float) -> float
     return _absolute(profile, start, end, seconds) * float(profile.sum())
 
 
-@catches("share of time not subtracted", _mass)
+@catches("the span's share not subtracted", _mass)
+@catches("the share of time, not of frames", _in_time)
 @catches("frames used as seconds", _in_frames)
 @catches("weight against counts as well", _absolute)
 @catches("a sum, not a share", _sum)
 def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float]) -> None:
-    """Share of a profile's positive weight inside a span, minus the span's share of time."""
+    """Share of a profile's positive weight inside a span, minus the span's share of frames."""
     flat, late = np.ones(40), np.r_[np.zeros(20), np.ones(20)]
     against = np.r_[np.ones(20), -np.ones(20)]
     got = float(answer(flat, 1.0, 2.0, 4.0))
     if same(got, 0.25):
-        raise Wrong("A flat profile scores a quarter on a quarter: share of time not subtracted.")
+        raise Wrong("A flat profile scores 0.25 on a quarter: the span's share not subtracted.")
     if got < 0 and same(answer(flat, 0.0, 4.0, 4.0), 4 / 40 - 1):
         raise Wrong("Second 4 is frame 40 of these 40, not frame 4: frames used as seconds.")
     if not same(answer(7 * late, 2.0, 4.0, 4.0), answer(late, 2.0, 4.0, 4.0)):
@@ -82,9 +100,16 @@ def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float])
         raise Wrong("All that speaks for it is inside: weight against counts as well.")
     if not same((got, answer(late, 2.0, 4.0, 4.0)), (0, 0.5)):
         raise Wrong("A flat profile should score 0, and one whole in half of the time 0.5.")
-    before = np.eye(100)[28]  # 0.29 is 28.999… hundredths, as a computer counts
-    if not same(answer(before, 0.29, 1.0, 1.0), -0.71):
-        raise Wrong("Second 0.29 of 1 is frame 29 of 100, and you begin at 28: round, do not cut.")
+    edges = [float(answer(one, 2.48, 4.52, 10.0)) for one in (np.ones(10), *np.eye(10))]
+    if same(edges[0], 0.3 - 0.204):
+        raise Wrong(f"Flat scores {edges[0]:.3f}: you subtract the share of time, not of frames.")
+    if not same(edges, [0, *np.where(np.isin(np.arange(10), (2, 3, 4)), 0.7, -0.3)]):
+        raise Wrong("From 2.48 to 4.52 of 10 s lie the middles of frames 2, 3 and 4 of ten.")
+
+
+def deal_numbers(weights: Weights) -> Weights:
+    """The same weights with the numbers of every tensor in random order."""
+    return {name: _dealt(tensor).view_as(tensor) for name, tensor in weights.items()}
 
 
 def _dealt(tensor: Tensor) -> Tensor:
@@ -139,6 +164,9 @@ def _gradients(
     return answer
 
 
+collect_slopes = _gradients()
+
+
 @catches("gradient at the end point only", _gradients(end_only=True))
 @catches("baseline left out", _gradients(times=lambda given, absent: given))
 @catches("not averaged over steps", _gradients(reduce=torch.sum))
@@ -168,7 +196,8 @@ def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]
         raise Wrong("With one step, the point is half way: take the middle of each part.")
 
 
-def _taken_away(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:
+def delete_parts(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:
+    """The scalar while parts are taken away, by default the most important first."""
     rank = worth.argsort(descending=descending).argsort()
     return of(rank >= torch.arange(len(worth) + 1)[:, None])
 
@@ -182,9 +211,9 @@ def _unranked(of: Scalar, worth: Tensor) -> Tensor:
     return of(worth.argsort(descending=True) >= torch.arange(len(worth) + 1)[:, None])
 
 
-@catches("least important first", lambda of, worth: _taken_away(of, worth, False))
-@catches("put back instead of taken away", lambda of, worth: _taken_away(of, worth, False).flip(0))
-@catches("the untouched clip is missing", lambda of, worth: _taken_away(of, worth)[1:])
+@catches("least important first", lambda of, worth: delete_parts(of, worth, False))
+@catches("put back instead of taken away", lambda of, worth: delete_parts(of, worth, False).flip(0))
+@catches("the untouched clip is missing", lambda of, worth: delete_parts(of, worth)[1:])
 @catches("only one part at a time", _one_at_a_time)
 @catches("ranks and positions mixed up", _unranked)
 def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
@@ -195,14 +224,14 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
         return kept.float() @ worth
 
     got = torch.as_tensor(answer(of, worth)).flatten().float()
-    right = _taken_away(of, worth)
+    right = delete_parts(of, worth)
     if len(got) == len(worth):
         raise Wrong("Five parts make six points, all to none: the untouched clip is missing.")
     expect_shape(got, right.shape, "(point)")
     if got[0] < got[-1]:
         raise Wrong("It begins with nothing: put back instead of taken away.")
     mistaken = {
-        "The curve falls late: the least important first.": _taken_away(of, worth, False),
+        "The curve falls late: the least important first.": delete_parts(of, worth, False),
         "At the end four of five parts are left: only one part at a time.": _one_at_a_time(
             of, worth
         ),
@@ -216,44 +245,63 @@ class _Heads:
     """A model of two layers with three heads each, whose outputs sum to the logits."""
 
     outputs = torch.randn(2, 2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    stem = torch.tensor([1.0, 0.0, -1.0, 2.0])  # what an answer that is begun adds
 
     def run(
         self,
         clips: Sequence[Any],
         question: str,
         *,
+        stem: str = "",
         edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         **how: Any,
     ) -> SimpleNamespace:
         """The sum of all heads where the answer begins, (clip, 4), with edits at their sites."""
-        total = torch.zeros(len(clips), 4)
+        total = torch.zeros(len(clips), 4) + len(stem) * self.stem
         for layer, flow in enumerate(self.outputs):
             edit = (edits or {}).get(f"backbone.{layer}.attention.heads", lambda same: same)
             total += edit(flow[: len(clips)])[:, -1].sum(1)
         return SimpleNamespace(logits=total)
 
 
-def _without(llm: Any, clips: Any, question: str, heads: Sequence[tuple[int, int]]) -> Tensor:
-    logits: Tensor = llm.run(clips, question, edits=knock_out(heads)).logits
+def run_without(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
+    """The logits when one head of the backbone puts out nothing."""
+    return _without(llm, clips, task, [(layer, head)])
+
+
+def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) -> Tensor:
+    edits = knock_out(heads)
+    logits: Tensor = llm.run(clips, task.question, stem=task.stem, edits=edits).logits
     return logits
 
 
-@catches("nothing was taken away", lambda llm, clips, q, layer, head: llm.run(clips, q).logits)
-@catches("the forward pass, not its logits", lambda llm, clips, q, layer, head: llm.run(clips, q))
+def _unbegun(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
+    return run_without(llm, clips, SimpleNamespace(question=task.question, stem=""), layer, head)
+
+
+@catches("nothing was taken away", lambda llm, clips, task, *head: _without(llm, clips, task, []))
+@catches(
+    "the forward pass, not its logits",
+    lambda llm, clips, task, *head: llm.run(clips, task.question, stem=task.stem),
+)
 @catches(
     "layer and head are exchanged",
-    lambda llm, clips, q, layer, head: _without(llm, clips, q, [(head, layer)]),
+    lambda llm, clips, task, layer, head: run_without(llm, clips, task, head, layer),
 )
 @catches(
     "the whole layer",
-    lambda llm, clips, q, layer, head: _without(llm, clips, q, [(layer, i) for i in range(3)]),
+    lambda llm, clips, task, layer, head: _without(
+        llm, clips, task, [(layer, i) for i in range(3)]
+    ),
 )
-def without_head(answer: Callable[[Any, Any, str, int, int], Tensor]) -> None:
+@catches("the stem is left out", _unbegun)
+def without_head(answer: Callable[[Any, Any, Any, int, int], Tensor]) -> None:
     """The logits when one head of the backbone puts out nothing."""
     llm, clips = _Heads(), ["one clip", "another"]
-    whole = llm.run(clips, "?").logits
+    task = SimpleNamespace(question="?", stem="It is")
+    whole = _without(llm, clips, task, [])
     for layer, head in ((1, 0), (0, 2)):
-        got = answer(llm, clips, "?", layer, head)
+        got = answer(llm, clips, task, layer, head)
         if not isinstance(got, Tensor):
             raise Wrong("This is the forward pass, not its logits: return `….logits`.")
         expect_shape(got, whole.shape, "(clip, token of the vocabulary)")
@@ -262,6 +310,9 @@ def without_head(answer: Callable[[Any, Any, str, int, int], Tensor]) -> None:
             "These are the logits of the whole model: nothing was taken away.": whole,
             "No head of this layer is left: you took the whole layer.": whole
             - at_answer[layer].sum(1),
+            "The answer was not begun: the stem is left out.": _unbegun(
+                llm, clips, task, layer, head
+            ),
         }
         if head < 2:
             other = "Another head is missing: layer and head are exchanged."
