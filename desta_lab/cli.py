@@ -97,7 +97,7 @@ PARTS = (
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
 CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
-SEED = number("--seed", of=CountOrZero, default=0, help="of world, connector and order of examples")
+SEEDS = argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled")
 OUT = argument("--out", type=parse_path, help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
 RUN = argument(
@@ -203,7 +203,7 @@ def _preset(args: argparse.Namespace) -> Any:
     "quickstart",
     PRESET,
     *PARTS,
-    SEED,
+    SEEDS,
     number("--steps", of=Count, help="training steps instead of the preset's"),
     CORPUS,
     argument("--voices", type=Path, help="a folder of people's recordings to train on, instead"),
@@ -221,7 +221,7 @@ def quickstart(args: argparse.Namespace) -> None:
     """Train on one task, measure the others, draw the card."""
     from desta_lab.doctor import describe_cost
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.experiments.quickstart import run_quickstart
+    from desta_lab.experiments.quickstart import run_seeds
     from desta_lab.model.weights import models_dir
     from desta_lab.views import card
 
@@ -237,20 +237,23 @@ def quickstart(args: argparse.Namespace) -> None:
     if args.corpus:
         say("That was measured on the preset's own corpus; yours costs by the number of its clips.")
     folder = models_dir().parent / "tracking"
-    experiment = Experiment(
-        preset,
-        seed=args.seed,
-        corpus=_voices_corpus(args, preset) if args.voices else args.corpus,
-        label=args.label,
-        progress=progress_reporter(),
-        track=open_trackers(args.track, folder) if args.track else None,
-    )
+
+    def make(seed: int) -> Experiment:
+        return Experiment(
+            preset,
+            seed=seed,
+            corpus=_voices_corpus(args, preset, seed) if args.voices else args.corpus,
+            label=args.label,
+            progress=progress_reporter(),
+            track=open_trackers(args.track, folder) if args.track else None,
+        )
+
     if args.test_voices:
-        _test_voices(args, experiment)
+        _test_voices(args, make(args.seeds[0]))
         return
-    out = args.out or experiment.figures_folder("quickstart")
-    result = run_quickstart(experiment, out)
-    say(card.format_card(result, out / "card.html"))
+    result = run_seeds(make, args.seeds, args.out)
+    page = Path(result["figures"][0][0]).with_name("card.html")
+    say(card.format_card(result, page))
     say(f"It took {result['seconds_now']:.0f} s this time.")
     processes.leave_ranks()
 
@@ -263,17 +266,19 @@ def _check_voices(args: argparse.Namespace) -> None:
         raise ValueError("--together is about recordings; give --voices or --test-voices, too.")
     if args.every_checkpoint and not args.test_voices:
         raise ValueError("--every-checkpoint is about the test on people; give --test-voices, too.")
+    if args.test_voices and len(args.seeds) > 1:
+        raise ValueError("--test-voices tests the run of one seed; give one with --seeds.")
     if args.test_voices and processes.world_size() > 1:
         raise ValueError("--test-voices is the work of one process; start it as one.")
 
 
-def _voices_corpus(args: argparse.Namespace, preset: Any) -> Any:
+def _voices_corpus(args: argparse.Namespace, preset: Any, seed: int) -> Any:
     """The corpus of a preset's size that people's recordings make."""
     from desta_lab.model.weights import models_dir
     from desta_lab.world.recorded import build_recorded_corpus, read_voices
 
     voices = read_voices(args.voices, args.together)
-    how = {"seconds": preset.seconds, "seed": args.seed, "together": args.together}
+    how = {"seconds": preset.seconds, "seed": seed, "together": args.together}
     report = progress_reporter()("corpus")
     with processes.main_first():
         root = models_dir().parent
@@ -301,7 +306,7 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     "inside",
     PRESET,
     *PARTS,
-    SEED,
+    SEEDS,
     CORPUS,
     argument("--label", help="attribute of the rival run, where it is not the preset's"),
     argument("--run", choices=("self", "label"), default="self", help="which of the two runs"),
@@ -309,21 +314,26 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     ALSO,
 )
 def inside(args: argparse.Namespace) -> None:
-    """Probe, map, explain and patch a run of the quickstart."""
+    """Probe, map, explain and patch a run of the quickstart, or of several seeds."""
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.experiments.inside import (
         Inside,
+        look_over_seeds,
         state_features,
         state_listening,
         summarise_tables,
     )
 
     preset = _preset(args)
-    job = Experiment(
-        preset, seed=args.seed, corpus=args.corpus, label=args.label, progress=progress_reporter()
+    given: dict[str, Any] = {"corpus": args.corpus, "label": args.label}
+    jobs = (
+        Experiment(preset, seed=seed, **given, progress=progress_reporter()) for seed in args.seeds
     )
-    look = Inside.from_experiment(job, args.run, out=args.out)
-    tables = look.run()
+    if len(args.seeds) > 1:
+        look, tables = look_over_seeds(jobs, args.run, out=args.out)
+    else:
+        look = Inside.from_experiment(next(jobs), args.run, out=args.out)
+        tables = look.run()
     for sentence in look.refused.values():
         print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")

@@ -100,7 +100,9 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
 
 
 def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
-    from desta_lab.experiments import experiment
+    from desta_lab.experiments import experiment, inside
+
+    assert inside.Inside  # imported before what it takes is replaced
 
     given = {}
 
@@ -114,7 +116,9 @@ def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypa
     monkeypatch.setattr(experiment, "Experiment", take)
     line = ["inside", "--preset", "nano", "--corpus", str(tmp_path), "--label", "mood"]
     assert cli.main(line) == 1 and "enough" in capsys.readouterr().err
-    assert given["corpus"] == tmp_path and given["label"] == "mood"
+    assert given["corpus"] == tmp_path and given["label"] == "mood" and given["seed"] == 0
+    for seeds in (["--seed", "3"], ["--seeds", "3,4"]):
+        assert cli.main([*line, *seeds]) == 1 and given["seed"] == 3
 
 
 @pytest.mark.filterwarnings("default")
@@ -291,7 +295,8 @@ REFUSED = {  # command line → words of the sentence
     "quickstart --preset nano --steps -1": "'-1' is not a whole number from 1",
     "quickstart --preset nano --steps x": "'x' is not a whole number from 1",
     "quickstart --preset nano --steps 99999999999": "from 1 to 1000000000",
-    "quickstart --preset nano --seed -1": "'-1' is not a whole number from 0",
+    "quickstart --preset nano --seeds -1": "'-1' is not a whole number from 0",
+    "quickstart --preset nano --seeds 0,1 --test-voices {here}": "tests the run of one seed",
     "quickstart --preset nano --accumulate 0": "'0' is not a whole number from 1",
     "quickstart --preset nano --accumulate 99": "no row for each of 99",
     "quickstart --preset nano --batch 0": "unrecognized arguments: --batch 0",
@@ -328,6 +333,7 @@ REFUSED = {  # command line → words of the sentence
     "inside --preset nope": "There is no preset 'nope'",
     "inside --preset nano --run nope": "invalid choice: 'nope'",
     "inside --preset nano --seed -1": "'-1' is not a whole number from 0",
+    "inside --preset nano --seeds 1,1": "'1,1' names a seed twice",
     "inside --preset nano --out {here}/file": NO_FOLDER,
     "ablate nope": "There is no study 'nope'",
     "ablate --preset nope": "There is no preset 'nope'",
@@ -421,7 +427,7 @@ def test_what_cannot_be_is_refused_in_a_sentence_before_work_begins(
         "quickstart --preset {here}/mine.toml --out {here}/new",
         "ablate depth --preset {here}/mine.toml --out {here}/new/mine",
         "sweep --preset nano --set connector.width=null,64 --set label=rate,scene",
-        "quickstart --preset nano --steps 1 --seed 0 --accumulate 1 --out {here}/new",
+        "quickstart --preset nano --steps 1 --seeds 0 --accumulate 1 --out {here}/new",
         "write {here}/row.jsonl {here}/new --backbone nano --shard 1 --tokens 1",
         "nano {here}/new",
         "ablate depth --out {here}/new/nano",

@@ -180,7 +180,20 @@ class Attribution:
     delta: Float[Tensor, "clip"]
 
 
-def attribute(
+def attribute(method: str, cases: Sequence[Case], *, batch: int = 8, **how: Any) -> Attribution:
+    """Attribute every case's scalar to its parts, and measure what they miss of it.
+
+    Args and errors as of `attribute_parts`.
+    """
+    values = attribute_parts(method, cases, batch=batch, **how)
+    ways = []
+    for case in cases:
+        none, all_parts = case.evaluate(torch.tensor([[False], [True]]).expand(2, case.part_count))
+        ways.append(all_parts - none)
+    return Attribution(values, (values.double().sum(1) - torch.stack(ways)).float())
+
+
+def attribute_parts(
     method: str,
     cases: Sequence[Case],
     *,
@@ -188,8 +201,8 @@ def attribute(
     samples: int = 16,
     batch: int = 8,
     seed: int = 0,
-) -> Attribution:
-    """Attribute every case's scalar to its parts.
+) -> Float[Tensor, "clip part"]:
+    """What every part of every case adds to its scalar: the `values` of `attribute` alone.
 
     Args:
         steps: points on the way from baseline to input (integrated gradients).
@@ -201,36 +214,44 @@ def attribute(
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; take one of {', '.join(METHODS)}.")
-    values, deltas = [], []
+    values = []
     for number, case in enumerate(cases):
-        spread = _run_captum(method, case, steps, samples, batch, [seed, number])
-        part = case.parts.expand_as(case.input).flatten().cpu()
-        sums = torch.zeros(case.part_count, dtype=torch.float64)
-        sums.index_add_(0, part, spread.detach().double().cpu().flatten())
-        # except under integrated gradients, captum gives each number the value of its whole part
-        values.append(sums if method == "integrated_gradients" else sums / part.bincount())
-        none, all_parts = case.evaluate(torch.tensor([[False], [True]]).expand(2, case.part_count))
-        deltas.append(values[-1].sum() - (all_parts - none))
-    return Attribution(torch.stack(values).float(), torch.stack(deltas).float())
+        if method == "integrated_gradients":
+            values.append(_integrate(case, steps, batch))
+        else:
+            values.append(_switch_parts(method, case, samples, batch, [seed, number]))
+    return torch.stack(values).float()
 
 
-def _run_captum(
-    method: str, case: Case, steps: int, samples: int, batch: int, seed: Sequence[int]
-) -> Tensor:
-    if method == "integrated_gradients":
-        return IntegratedGradients(case.scalar).attribute(
-            case.input, case.baseline, n_steps=steps, internal_batch_size=batch
-        )
-    masked: dict[str, Any] = {"feature_mask": case.parts, "perturbations_per_eval": batch}
+def _integrate(case: Case, steps: int, batch: int) -> Float[Tensor, "part"]:
+    """Integrated gradients, those of all numbers of a part added up."""
+    spread = IntegratedGradients(case.scalar).attribute(
+        case.input, case.baseline, n_steps=steps, internal_batch_size=batch
+    )
+    part = case.parts.expand_as(case.input).flatten().cpu()
+    sums = torch.zeros(case.part_count, dtype=torch.float64)
+    return sums.index_add_(0, part, spread.detach().double().cpu().flatten())
+
+
+def _switch_parts(
+    method: str, case: Case, samples: int, batch: int, seed: Sequence[int]
+) -> Float[Tensor, "part"]:
+    """Ablation or Shapley values: captum switches a number for each part, 1 where it is kept."""
+    switches = torch.ones(1, case.part_count, dtype=case.input.dtype)
+    how: dict[str, Any] = {"baselines": 0, "perturbations_per_eval": batch}
+
+    def scalar(kept: Tensor) -> Tensor:
+        return case.evaluate(kept > 0, batch)
+
     if method == "ablation":
-        return FeatureAblation(case.scalar).attribute(case.input, case.baseline, **masked)
-    sampler, rng = ShapleyValueSampling(case.scalar), np.random.default_rng(seed)
+        return FeatureAblation(scalar).attribute(switches, **how)[0]
+    sampler, rng = ShapleyValueSampling(scalar), np.random.default_rng(seed)
 
     def draw_orders(parts: int, count: int) -> Iterable[list[int]]:
         return (rng.permutation(parts).tolist() for _ in range(count))
 
     sampler.permutation_generator = draw_orders  # captum's own draws from torch's global generator
-    return sampler.attribute(case.input, case.baseline, n_samples=samples, **masked)
+    return sampler.attribute(switches, n_samples=samples, **how)[0]
 
 
 def queries_to_frames(

@@ -5,7 +5,8 @@ x − mean ─► encoder ─► the few largest features ─► decoder, a dire
 As in arXiv 2602.22253 on audio encoders; with the TopK of Gao et al. (2024, arXiv 2406.04093).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,11 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from desta_lab.analysis.interventions import add, only
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.sites import apply_edits, record_outputs
+from desta_lab.model.sites import Edit, apply_edits
 
 FEATURES, ACTIVE = 256, 8  # in a dictionary, and of these in each vector
 STEPS, VECTORS = 600, 512  # of training, and vectors in a step
@@ -59,14 +59,11 @@ class SparseAutoencoder(nn.Module):
 
     def encode(self, vectors: Float[Tensor, "clip query d"]) -> Float[Tensor, "clip query feature"]:
         """How much of each feature is in each vector: 0 but for the few largest."""
-        return self._keep_largest(self._centre(vectors))
+        return self._keep_largest((vectors - self.mean) / self.spread)
 
     def forward(self, vectors: Float[Tensor, "clip query d"]) -> Float[Tensor, "clip query d"]:
         """The vectors as their features make them up."""
         return self.encode(vectors) @ self.decoder * self.spread + self.mean
-
-    def _centre(self, vectors: Float[Tensor, "clip query d"]) -> Float[Tensor, "clip query d"]:
-        return (vectors - self.mean) / self.spread
 
     def _keep_largest(self, centred: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch feature"]:
         features = (centred @ self.encoder.T + self.bias).relu()
@@ -137,104 +134,79 @@ def measure_purity(
         One row per feature and attribute: `value`, `purity` (0.5: at random, 1: always), `null`.
     """
     ranks, rng = rankdata(activations, axis=0), np.random.default_rng(seed)
+    _, first, speaker = np.unique(np.asarray(speakers), return_index=True, return_inverse=True)
     tables = []
     for attribute, own in labels.items():
         values, which = np.unique(np.asarray(own), return_inverse=True)
-        purity = _tell_values(ranks, which)
-        drawn = [
-            _tell_values(ranks, _shuffle(which, np.asarray(speakers), rng)).max()
-            for _ in range(shuffles)
-        ]
+        if (which == which[first][speaker]).all():
+            shuffled = [rng.permutation(which[first])[speaker] for _ in range(shuffles)]
+        else:
+            shuffled = [rng.permutation(which) for _ in range(shuffles)]
+        areas = _tell_values(ranks, np.stack([which, *shuffled]))
+        purity, highest = areas[:, 0], areas[:, 1:].max((0, 2))
         cell = {"feature": range(ranks.shape[1]), "attribute": attribute}
         best = {"value": values[purity.argmax(1)], "purity": purity.max(1)}
-        null = float(np.quantile(drawn, 1 - LEVEL / len(labels)))
+        null = float(np.quantile(highest, 1 - LEVEL / len(labels)))
         tables.append(pd.DataFrame({**cell, **best, "null": null}))
     return pd.concat(tables, ignore_index=True)
 
 
 def _tell_values(
-    ranks: Float[np.ndarray, "clip feature"], which: Int[np.ndarray, "clip"]
-) -> Float[np.ndarray, "feature value"]:
+    ranks: Float[np.ndarray, "clip feature"], which: Int[np.ndarray, "draw clip"]
+) -> Float[np.ndarray, "feature draw value"]:
     """AUC of each feature for each value: how often it is larger where the value is."""
     has = np.eye(which.max() + 1)[which]
-    count = has.sum(0)
-    others = np.maximum(len(which) - count, 1)
-    area: np.ndarray = (ranks.T @ has - count * (count + 1) / 2) / (np.maximum(count, 1) * others)
-    return area
-
-
-def _shuffle(
-    which: Int[np.ndarray, "clip"], speakers: np.ndarray, rng: np.random.Generator
-) -> Int[np.ndarray, "clip"]:
-    """Labels dealt anew: among the speakers where they belong to these, else among the clips."""
-    _, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
-    if (which == which[first][speaker]).all():
-        return np.asarray(rng.permutation(which[first])[speaker])
-    return np.asarray(rng.permutation(which))
+    count = has.sum(1)
+    others = np.maximum(which.shape[1] - count, 1)
+    above = np.tensordot(ranks, has, (0, 1)) - count * (count + 1) / 2
+    return np.asarray(above / (np.maximum(count, 1) * others))
 
 
 # ---- does the answer use it? ----
 
 
 @torch.no_grad()
+def score_edited(
+    llm: AudioLLM,
+    tasks: Sequence[Task],
+    audio_embeddings: Float[Tensor, "clip query d_llm"],
+    layer: int,
+    edit: Edit,
+    transcripts: Sequence[str] | None = None,
+    batch: int = 16,
+) -> list[Float[Tensor, "clip _"]]:
+    """Scores of every option when what leaves a layer of the backbone at the slots is edited."""
+    parts = []
+    for first in range(0, len(audio_embeddings), batch):
+        some = audio_embeddings[first : first + batch]
+        words = None if transcripts is None else transcripts[first : first + batch]
+        ids, _ = llm.backbone.pad_left(scoring.build_trunks(llm, tasks, len(some), words))
+        clips, slots = (ids == chat.SLOT).nonzero().unflatten(0, (len(some), -1)).unbind(-1)
+
+        def at_slots(flow: Tensor, at: tuple[Tensor, Tensor] = (clips, slots)) -> Tensor:
+            return flow.index_put(at, edit(flow[at]))
+
+        with apply_edits(llm, {f"backbone.{layer}": at_slots}):
+            parts.append(scoring.score_options(llm, tasks, some, len(some), words))
+    return [torch.cat(scores) for scores in zip(*parts, strict=True)]
+
+
 def slot_states(
     llm: AudioLLM,
     tasks: Sequence[Task],
     audio_embeddings: Float[Tensor, "clip query d_llm"],
     layer: int,
-    transcripts: Sequence[str] | None = None,
-    batch: int = 16,
+    *how: Any,
 ) -> Float[Tensor, "clip query d_llm"]:
-    """The stream behind a layer of the backbone at the audio slots, which no question reaches."""
-    states = []
-    module = llm.backbone.model.get_decoder().layers[layer]
-    for some, words, slots in _batches(llm, tasks, audio_embeddings, transcripts, batch):
-        with record_outputs({"layer": module}) as outputs:
-            scoring.score_options(llm, tasks, some, len(some), words)
-        flow = outputs["layer"][0]
-        states.append(flow[torch.arange(len(some))[:, None], slots].float().cpu())
+    """The stream behind a layer at the audio slots, which no question reaches."""
+    states: list[Tensor] = []
+
+    def keep(flow: Tensor) -> Tensor:
+        states.append(flow.float().cpu())
+        return flow
+
+    score_edited(llm, tasks, audio_embeddings, layer, keep, *how)
     return torch.cat(states)
-
-
-@torch.no_grad()
-def score_steered(
-    llm: AudioLLM,
-    tasks: Sequence[Task],
-    audio_embeddings: Float[Tensor, "clip query d_llm"],
-    direction: Float[Tensor, "d_llm"],
-    layer: int | None = None,
-    transcripts: Sequence[str] | None = None,
-    batch: int = 16,
-) -> list[Float[Tensor, "clip _"]]:
-    """Scores of every option when a direction is added at every audio slot.
-
-    Args:
-        layer: of the backbone, behind which it is added; by default to the audio embeddings.
-    """
-    if layer is None:
-        moved = audio_embeddings + direction.to(audio_embeddings)
-        return list(scoring.score_options(llm, tasks, moved, batch, transcripts))
-    parts = []
-    for some, words, slots in _batches(llm, tasks, audio_embeddings, transcripts, batch):
-        edits = {f"backbone.{layer}": only(add(direction), slots)}
-        with apply_edits(llm, edits):
-            parts.append(scoring.score_options(llm, tasks, some, len(some), words))
-    return [torch.cat(scores) for scores in zip(*parts, strict=True)]
-
-
-def _batches(
-    llm: AudioLLM,
-    tasks: Sequence[Task],
-    audio_embeddings: Float[Tensor, "clip query d_llm"],
-    transcripts: Sequence[str] | None,
-    batch: int,
-) -> Iterator[tuple[Tensor, Sequence[str] | None, Int[Tensor, "clip query"]]]:
-    """Clips in batches, with their transcripts, and where their slots are among the tokens."""
-    for first in range(0, len(audio_embeddings), batch):
-        some = audio_embeddings[first : first + batch]
-        words = None if transcripts is None else transcripts[first : first + batch]
-        ids, _ = llm.backbone.pad_left(scoring.build_trunks(llm, tasks, len(some), words))
-        yield some, words, (ids == chat.SLOT).nonzero()[:, 1].view(len(some), -1)
 
 
 def draw_directions(

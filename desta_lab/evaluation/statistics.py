@@ -1,6 +1,7 @@
 """Every bootstrap and every interval of the package: over speakers, over items, over seeds."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,14 @@ def resample_rows(
     return np.random.default_rng(seed).integers(count, size=(resamples, count))
 
 
+@cache
 def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
     """How often each unit is drawn in each resample; the first row is the data, each unit once."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
+    weights = np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
+    weights.flags.writeable = False  # everybody is given the same ones
+    return weights
 
 
 def interval_ends(draws: Float[np.ndarray, "draw"]) -> tuple[float, float]:

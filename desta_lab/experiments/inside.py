@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -32,14 +32,22 @@ from desta_lab.experiments.experiment import (
     no_progress,
     report_each,
 )
-from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES, InsideError
+from desta_lab.experiments.inside_tables import (
+    MAP_SEEDS,
+    OTHER_SIZES,
+    ROWS,
+    SIZES,
+    TABLES,
+    InsideError,
+    pool_seeds,
+)
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
 from desta_lab.model.build import read_run_config
 from desta_lab.model.presets import Preset
 from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
-from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving
+from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving, style
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe_plainly
@@ -427,14 +435,18 @@ class Inside:
         return tables
 
     def _save_figures(self, tables: dict[str, pd.DataFrame], out: Path) -> None:
-        about = {"measured": self._measured.key, "checkpoints": self.checkpoints}
-        facts = {**about, **self._drawn_with}
         for name, picture in draw_figures(self, tables).items():
-            saving.save_figure(picture, out, name, provenance=facts)
+            saving.save_figure(picture, out, name, provenance=self.facts)
         if self.has_checkpoints and "points" in tables:
             for method in ("pca", "umap"):
                 path = out / f"map_{method}.gif"
                 representation_figures.save_film(tables["points"], path, self.label, method)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a figure of this analysis was made of: measurements, checkpoints, run, seeds."""
+        about = {"measured": self._measured.key, "checkpoints": self.checkpoints}
+        return {**about, **self._drawn_with}
 
     @property
     def _measured(self) -> Provenance:
@@ -716,15 +728,15 @@ def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
 def state_features(features: pd.DataFrame) -> str:
     """How many sparse features stand for a value, and how many of those added move the answer."""
     pure, moving, names = [], [], []
-    for site, rows in features.groupby("site", sort=False):
-        pure.append(f"{(rows['purity'] > rows['null']).sum()} ({site})")
-        steered = rows.dropna(subset="p")
-        moved = steered[(steered["p"] < 0.05) & (steered["low"] > 0)]
-        moving.append(f"{len(moved)} of {len(steered)}")
+    steered = features.dropna(subset="p")
+    for site, rows in steered.groupby("site", sort=False):
+        pure.append(f"{rows['pure'].sum():.0f} ({site})")
+        moved = rows[(rows["p"] < 0.05) & (rows["low"] > 0)]
+        moving.append(f"{len(moved)} of {len(rows)}")
         names += [f"{row.attribute}: {row.value}" for row in moved.itertuples()]
-    which = f" ({'; '.join(names)})" if names else ""
+    which, count = f" ({'; '.join(names)})" if names else "", features["features"].iloc[0]
     return (
-        f"Of {len(rows)} features {' and '.join(pure)} are purer than shuffled labels make any; "
+        f"Of {count:.0f} features {' and '.join(pure)} are purer than shuffled labels make any; "
         f"added to other clips, {' and '.join(moving)} move the answer beyond every random "
         f"direction{which}"
     )
@@ -735,7 +747,9 @@ def state_listening(heads: pd.DataFrame, direction: pd.DataFrame) -> str:
     last = heads[(heads["asked"] == "all") & (heads["knocked"] == heads["knocked"].max())]
     without, random = (last[last["kind"] == kind].iloc[0] for kind in LISTENING)
     more = without["p"] < 0.05 and without["change_high"] < 0
-    best = direction[(direction["asked"] == "all") & direction["best"]].set_index("kind")
+    factor = direction.loc[direction["best"].astype(float).idxmax(), "factor"]  # of most seeds
+    best = direction[(direction["asked"] == "all") & (direction["factor"] == factor)]
+    best = best.set_index("kind")
     louder, by_chance = best.loc["audio minus silence"], best.loc["random directions"]
     how = "changes nothing in"
     if louder["change_high"] < 0:
@@ -771,6 +785,85 @@ def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving
         clip.spans,
         f"Where the answer about the {label} was heard",
     )
+
+
+# ---- several training seeds ----
+
+
+def look_over_seeds(
+    experiments: Iterable[Experiment], kind: str = "self", *, out: Path | None = None, **how: Any
+) -> tuple[Inside, dict[str, pd.DataFrame]]:
+    """Look into a run of every experiment, which differ in their seed, and pool the tables.
+
+    Every figure is drawn over the seeds, and saved with a table that has a row of each seed and of
+    their mean. A clip, a map and words are those of the first seed, and the figure says so.
+
+    Args:
+        out: where figures go; `figures_folder("inside/seeds")` of the first experiment by default.
+        how: as in `Inside.from_experiment`.
+
+    Returns:
+        The look at the first seed, whose `refused` says which tables are left out, and the tables.
+
+    Raises:
+        InsideError: there is no experiment.
+    """
+    found: dict[int, dict[str, pd.DataFrame]] = {}
+    first: Inside | None = None
+    for experiment in experiments:
+        out = out or experiment.figures_folder("inside/seeds")
+        look = Inside.from_experiment(experiment, kind, out=out, **how)
+        look.out = None  # no figures of one seed
+        found[experiment.seed] = look.run()
+        first = first or look
+        first.refused = look.refused | first.refused
+    if first is None or out is None:
+        raise InsideError("There is no experiment to look into; give one for each seed.")
+    first.out = out
+    own, pooled = next(iter(found.values())), _pool_tables(found, first.refused)
+    _save_over_seeds(first, found, pooled, out)
+    return first, own | pooled
+
+
+def _pool_tables(
+    found: Mapping[int, Mapping[str, pd.DataFrame]], refused: dict[str, str]
+) -> dict[str, pd.DataFrame]:
+    """The tables that can be pooled and that every seed has; of others `refused` says why not."""
+    pooled = {}
+    for name, rows in ROWS.items():
+        tables = {seed: own[name] for seed, own in found.items() if name in own}
+        if name == "sparse_features":  # the features that answers were steered with
+            tables = {seed: table.dropna(subset="change") for seed, table in tables.items()}
+        if len(tables) == len(found):
+            try:
+                pooled[name] = pool_seeds(tables, rows)
+            except InsideError as error:
+                refused[name] = f"{name}: {error}"
+    return pooled
+
+
+def _save_over_seeds(
+    first: Inside,
+    found: Mapping[int, Mapping[str, pd.DataFrame]],
+    pooled: dict[str, pd.DataFrame],
+    out: Path,
+) -> None:
+    """Save the figures of pooled tables with the rows of every seed, and the rest of the first."""
+    facts = first.facts | {"seeds": list(found)}
+    seed, own = next(iter(found.items()))
+    alone = {name: table for name, table in own.items() if name not in ROWS}
+    for name, picture in draw_figures(first, alone).items():
+        style.state_seeds(picture, [seed])
+        saving.save_figure(picture, out, name, provenance=facts | {"seeds": [seed]})
+    parts = {
+        seed: draw_figures(first, {name: tables[name] for name in pooled})
+        for seed, tables in found.items()
+    }
+    for name, picture in draw_figures(first, pooled).items():
+        style.state_seeds(picture, list(found))
+        rows = [figures[name].table.assign(seed=seed) for seed, figures in parts.items()]
+        rows.append(picture.table.assign(seed="mean"))
+        saving.save_figure(picture, out, name, pd.concat(rows), provenance=facts)
 
 
 def summarise_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The tables of the analysis: one function a question, in the order in which they are asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from desta_lab.analysis import (
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import (
+    add_mean_interval,
     bootstrap_interval,
     group_difference_p,
     interval_ends,
@@ -70,6 +71,7 @@ OTHER_SIZES = {
     "batch": BATCH,
 }
 MAP_SEEDS = (0, 1)  # of UMAP
+DRAWN = ("random direction", "random directions", "random heads")  # kinds whose ends hold the draws
 
 
 class InsideError(ValueError):
@@ -282,7 +284,7 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
         queries = attribution.query_cases(llm, task, values, embeddings, words)
         asked = [*((method, "queries", queries) for method in attribution.METHODS), *asked]
     for method, parts, cases in report_each(asked, inside.progress("attribution")):
-        found = attribution.attribute(method, cases, samples=inside.sizes["orders"]).values
+        found = attribution.attribute_parts(method, cases, samples=inside.sizes["orders"])
         if parts == "queries" and looks is not None:
             found = attribution.queries_to_frames(found, looks)
         profiles[f"{method.replace('_', ' ')}, {parts}"] = found
@@ -403,23 +405,24 @@ def randomise_weights(inside: "Inside") -> pd.DataFrame:
             other_weights["untrained"] = {n: tensor.clone() for n, tensor in own.items()}
     other_weights["shuffled weights"] = attribution.shuffle_weights(llm.connector)
 
-    def explain(method: str) -> attribution.Attribution:
+    def list_cases() -> list[attribution.Case]:
         embeddings = conditions.embed_clips(llm, states)
-        cases = attribution.query_cases(llm, task, values, embeddings, words)
-        return attribution.attribute(method, cases)
+        return attribution.query_cases(llm, task, values, embeddings, words)
 
-    def explain_parts(method: str) -> Tensor:
-        return explain(method).values
+    def explain(method: str) -> Tensor:
+        return attribution.attribute_parts(method, list_cases())
 
     correlations, misses = [], []
     for method in ("integrated_gradients", "ablation"):
         for name, weights in other_weights.items():
             same = attribution.randomisation_correlation(
-                llm.connector, weights, partial(explain_parts, method)
+                llm.connector, weights, partial(explain, method)
             )
             measure = f"rank correlation with {name}"
             correlations.append((method, measure, np.nanmean(same)))
-        misses.append((method, "delta / margin", _relative_delta(explain(method))))
+        misses.append(
+            (method, "delta / margin", _relative_delta(attribution.attribute(method, list_cases())))
+        )
     return pd.DataFrame([*correlations, *misses], columns=["method", "measure", "value"])
 
 
@@ -564,18 +567,19 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     draws = [(name, seed) for name in first.values() for seed in range(inside.sizes["random"])]
     report, tables = inside.progress("erasing"), []
     untouched = answer(None)
-    tables.append(_changed_table(untouched, untouched, "nothing", "untouched"))
+    start = _measure_change(untouched, untouched)
+    tables.append(start.assign(erased="nothing", kind="untouched"))
     for attribute, labels in inside.labels.items():
-        erased = answer(labels)
-        tables.append(_changed_table(erased, untouched, attribute, "erased"))
+        changed = _measure_change(answer(labels), untouched)
+        tables.append(changed.assign(erased=attribute, kind="erased"))
     random: dict[str, list[pd.DataFrame]] = {name: [] for name in first.values()}
     for name, seed in report_each(draws, report):
         labels = inside.labels[name]
         drawn = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed)
-        judged = _changed_table(answer(drawn.tolist()), untouched, name, "random direction")
-        random[name].append(judged)
+        random[name].append(_average_change(answer(drawn.tolist()), untouched))
     for attribute, kind in kinds.items():
-        tables.append(_pool_draws(random[first[kind]]).assign(erased=attribute))
+        pooled = _pool_draws(random[first[kind]])
+        tables.append(pooled.assign(erased=attribute, kind="random direction"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -585,15 +589,24 @@ def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
     return len(set(inside.labels[attribute])), len(pairs) == len(set(inside.speakers))
 
 
-def _changed_table(
-    judged: pd.DataFrame, untouched: pd.DataFrame, erased: str, kind: str
-) -> pd.DataFrame:
+def _measure_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
     """Accuracy per attribute asked about, and its paired change, with intervals over speakers."""
-    accuracy = probes.summarise_accuracy(judged, ["asked"])
-    paired = judged.assign(change=judged["correct"].to_numpy() - untouched["correct"].to_numpy())
+    paired = _pair_change(judged, untouched)
+    accuracy = probes.summarise_accuracy(paired, ["asked"])
     change = interval_table(paired, "change", ["asked"], "change")
     change = change.rename(columns={"low": "change_low", "high": "change_high"})
-    return accuracy.merge(change, on="asked").assign(erased=erased, kind=kind)
+    return accuracy.merge(change, on="asked")
+
+
+def _average_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
+    """`_measure_change` of one draw of many, whose intervals nobody needs."""
+    groups = _pair_change(judged, untouched).groupby("asked")
+    means = groups[["correct", "change"]].mean().rename(columns={"correct": "accuracy"})
+    return means.assign(chance=groups["chance"].first()).reset_index()
+
+
+def _pair_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
+    return judged.assign(change=judged["correct"].to_numpy() - untouched["correct"].to_numpy())
 
 
 def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -620,7 +633,8 @@ def find_features(inside: "Inside") -> pd.DataFrame:
     A dictionary is trained on the clips that calibrate and measured on those that are scored. One
     row per site and feature: its best `attribute` and `value`, `purity` and `null`
     (`dictionary.measure_purity`), `lit`, the share of clips in which it is, and `clips` that light
-    it most; of the site, `explained` variance and the share of features that are `dead`.
+    it most; of the site, `explained` variance, the number of `features` and the share of these that
+    are `dead`; and how many features of the attribute are `pure`, above the null.
 
     The purest feature of each attribute is added at every slot, as long as the spread of the site:
     `change` is how much more often clips of other values are then answered with its value,
@@ -638,6 +652,8 @@ def find_features(inside: "Inside") -> pd.DataFrame:
         purity["above"] = purity["purity"] - purity["null"]
         own = purity.sort_values("above").drop_duplicates("feature", keep="last")
         own = own.sort_values("feature", ignore_index=True).assign(site=site)
+        own["features"] = len(own)
+        own["pure"] = (own["above"] > 0).groupby(own["attribute"]).transform("sum")
         own["lit"] = (activations > 0).mean(0)
         names = np.array([clip.id for clip in clips])
         own["clips"] = [" ".join(names[row[:5]]) for row in (-activations).argsort(0).T]
@@ -666,10 +682,13 @@ def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.D
         return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
 
     def steer(direction: Tensor) -> pd.DataFrame:
-        moved = direction * trained.spread
-        how = layer, words, inside.sizes["batch"]
-        scores = dictionary.score_steered(inside.llm, inside.tasks, embeddings, moved, *how)
-        return choose(scores)
+        more, batch = interventions.add(direction * trained.spread), inside.sizes["batch"]
+        if layer is None:
+            return choose(
+                scoring.score_options(inside.llm, inside.tasks, more(embeddings), batch, words)
+            )
+        given = inside.llm, inside.tasks, embeddings, layer, more, words, batch
+        return choose(dictionary.score_edited(*given))
 
     before, drawn = choose([score[rows] for score in untouched]), [steer(one) for one in random]
     table = []
@@ -720,13 +739,12 @@ def knock_out_heads(inside: "Inside") -> pd.DataFrame:
     rng, untouched = np.random.default_rng(0), judge([])
     drawn = [rng.permutation(len(heads)) for _ in range(inside.sizes["directions"])]
     orders = [ranked, *([heads[i] for i in order] for order in drawn)]
-    start = _change_all(untouched, untouched)
     listening, *random = (
-        {0: start, **{n: _change_all(judge(order[:n]), untouched) for n in counts}}
+        {0: untouched, **{n: judge(order[:n]) for n in counts}}
         for order in report_each(orders, inside.progress("heads"))
     )
     kinds = {"listening heads": [listening], "random heads": random}
-    return _beside_draws(kinds, "knocked", falls=True)
+    return _beside_draws(kinds, untouched, "knocked", falls=True)
 
 
 def add_audio_direction(inside: "Inside") -> pd.DataFrame:
@@ -754,17 +772,13 @@ def add_audio_direction(inside: "Inside") -> pd.DataFrame:
     added = {"audio minus silence": [own], "another clip's": [[more[partner] for more in own]]}
     added["random directions"] = [turn_random() for _ in range(inside.sizes["directions"])]
     kinds = {
-        kind: [
-            {f: _change_all(judge(one, f, inside.scored), untouched) for f in (0, *factors)}
-            for one in several
-        ]
+        kind: [{f: judge(one, f, inside.scored) for f in (0, *factors)} for one in several]
         for kind, several in added.items()
     }
-    calibrated = _judge_states(inside, states, inside.scored, inside.calibration)
-    kinds["calibrated"] = [{0: _change_all(calibrated, untouched)}]
+    kinds["calibrated"] = [{0: _judge_states(inside, states, inside.scored, inside.calibration)}]
     known = [judge(own, factor, inside.calibration)["correct"].mean() for factor in factors]
     best = factors[int(np.argmax(known))]
-    table = _beside_draws(kinds, "factor")
+    table = _beside_draws(kinds, untouched, "factor")
     return table.assign(best=table["factor"] == best)
 
 
@@ -801,34 +815,114 @@ def _judge_states(
     return pd.concat(tables, ignore_index=True)
 
 
-def _change_all(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
-    """`_change_table` of every attribute asked about, and of all together."""
-    both = [
-        pd.concat([one, one.assign(asked="all", chance=one["chance"].mean())])
-        for one in (judged, untouched)
-    ]
-    return _changed_table(both[0], both[1], "", "").drop(columns=["erased", "kind"])
-
-
 def _beside_draws(
-    kinds: dict[str, list[dict[Any, pd.DataFrame]]], along: str, falls: bool = False
+    kinds: dict[str, list[dict[Any, pd.DataFrame]]],
+    untouched: pd.DataFrame,
+    along: str,
+    falls: bool = False,
 ) -> pd.DataFrame:
-    """Curves of change by kind, many of one kind pooled; `p` of the first: its rank among these."""
-    tables = []
+    """Change by kind and amount, of answers judged; `p` of the first kind: its rank among draws.
+
+    A kind whose name begins with "random" is of many draws, which are pooled.
+    """
+    start, tables, draws = _with_all(untouched), [], {}
     for kind, curves in kinds.items():
         for amount in curves[0]:
-            own = [curve[amount] for curve in curves]
-            pooled = own[0] if len(own) == 1 else _pool_draws(own)
-            tables.append(pooled.assign(kind=kind, **{along: amount}))
+            judged = [_with_all(curve[amount]) for curve in curves]
+            if kind.startswith("random"):
+                drawn = [_average_change(one, start) for one in judged]
+                draws[amount] = pd.concat(drawn).set_index("asked")["change"]
+                table = _pool_draws(drawn)
+            else:
+                table = _measure_change(judged[0], start)
+            tables.append(table.assign(kind=kind, **{along: amount}))
     table, sign = pd.concat(tables, ignore_index=True), -1 if falls else 1
-    (first, _), many = next(iter(kinds.items())), max(kinds.values(), key=len)
     table["p"] = np.nan
-    for row in table.index[(table["kind"] == first) & (table[along] != 0)]:
+    for row in table.index[(table["kind"] == next(iter(kinds))) & (table[along] != 0)]:
         asked, amount = table.loc[row, ["asked", along]]
-        drawn = [c[amount].set_index("asked")["change"][asked] for c in many]
-        table.loc[row, "p"] = rank_p(sign * table.loc[row, "change"], sign * np.array(drawn))
+        by_chance = draws[amount].loc[[asked]].to_numpy()
+        table.loc[row, "p"] = rank_p(sign * table.loc[row, "change"], sign * by_chance)
     return table
 
+
+def _with_all(judged: pd.DataFrame) -> pd.DataFrame:
+    """The answers about every attribute, and once more as those about `all` together."""
+    return pd.concat([judged, judged.assign(asked="all", chance=judged["chance"].mean())])
+
+
+# ---- several training seeds ----
+
+
+def pool_seeds(tables: Mapping[int, pd.DataFrame], rows: Sequence[str]) -> pd.DataFrame:
+    """One table over several training seeds: the mean of every number, with 95 % t-intervals.
+
+    `low` and `high` become the interval of the column before them, `x_low` and `x_high` that of
+    `x`. What is random keeps the mean of its draws' ends. `p` is the largest, so that it is below
+    .05 where every seed's is. Texts that differ stand side by side. One seed's table stays as it
+    is.
+
+    Args:
+        tables: seed → its table.
+        rows: the columns that tell the rows of one seed apart.
+
+    Raises:
+        InsideError: two seeds have other rows.
+    """
+    (seed, first), *others = tables.items()
+    by = list(rows)
+    for other, table in others:
+        _check_rows(first[by], table[by], (seed, other))
+    if not others:
+        return first
+    long = pd.concat(tables.values(), ignore_index=True)
+    groups, numbers = long.groupby(by, sort=False), first.select_dtypes("number")
+    how: dict[str, Any] = {name: "mean" if name in numbers else _join_texts for name in first}
+    how |= dict.fromkeys(first.select_dtypes("bool"), "mean") | {"p": "max"}
+    pooled = groups.agg({name: how[name] for name in first if name not in by}).reset_index()
+    drawn = pooled["kind"].isin(DRAWN) if "kind" in pooled else pd.Series(False, pooled.index)
+    names = list(first)
+    for low in [name for name in names if name.endswith("low")]:
+        measure = names[names.index("low") - 1] if low == "low" else low.removesuffix("_low")
+        if measure not in numbers or measure == "random":
+            continue
+        ends = add_mean_interval(long, by, measure).drop_duplicates(by).reset_index()
+        for name, end in ((low, "low"), (low.replace("low", "high"), "high")):
+            pooled[name] = pooled[name].where(drawn, ends[end])
+    return pooled[names]
+
+
+def _check_rows(first: pd.DataFrame, other: pd.DataFrame, seeds: tuple[int, int]) -> None:
+    there, here = (set(table.itertuples(index=False, name=None)) for table in (first, other))
+    if odd := sorted(there ^ here, key=str):
+        raise InsideError(
+            f"The tables of seeds {seeds[0]} and {seeds[1]} cannot be pooled: one alone has the "
+            f"row {', '.join(map(str, odd[0]))}; look into both with the same clips and sizes."
+        )
+
+
+def _join_texts(texts: pd.Series) -> str:
+    return " / ".join(dict.fromkeys(map(str, texts)))
+
+
+# table → what tells its rows apart, of those that can be pooled over training seeds
+ROWS = {
+    "probes": ("step", "site", "attribute", "kind"),
+    "answers": ("step", "attribute"),
+    "learning_curves": ("site", "attribute", "clips"),
+    "similar_sites": ("a", "b"),
+    "similar_steps": ("a", "b"),
+    "gap": ("step", "measure"),
+    "evidence": ("method", "attribute", "null", "measure"),
+    "heads": ("layer", "head"),
+    "deletion": ("curve", "order", "share"),
+    "randomisation": ("method", "measure"),
+    "lens": ("attribute", "layer", "condition"),
+    "patching": ("attribute", "query"),
+    "erasure": ("erased", "asked", "kind"),
+    "sparse_features": ("site", "attribute"),
+    "listening_heads": ("asked", "kind", "knocked"),
+    "audio_direction": ("asked", "kind", "factor"),
+}
 
 TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "probes": probe_sites,

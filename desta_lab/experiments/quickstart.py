@@ -6,7 +6,7 @@ import gzip
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +23,16 @@ from desta_lab.evaluation.scoring import missing_values
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
+from desta_lab.experiments.inside_tables import pool_seeds
 from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.model.audio_llm import VERDICT
 from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
+from desta_lab.views.claim_figures import plot_held_out
 from desta_lab.views.saving import save_figure, save_parquet
+from desta_lab.views.style import state_seeds
 from desta_lab.world.describe import attribute_coverage
 
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
@@ -67,6 +70,93 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
             result = write_report(experiment, table, folders, out)
         result = processes.broadcast(result)
     return {**result, "seconds_now": time.perf_counter() - begin}
+
+
+def run_seeds(
+    make: Callable[[int], Experiment], seeds: Sequence[int], out: Path | None = None
+) -> dict[str, Any]:
+    """Collective: the main job with every seed; what holds over them joins the first one's card.
+
+    Args:
+        make: the experiment of a seed, which draws its world, its connector and the order.
+        out: the folder of the first seed's results; those of seed 1 go to `seed-1` in it.
+
+    Returns:
+        The first seed's result, with `seeds`, a row a task and measure, and a further figure where
+        there are several; `seconds_now` is what all took.
+    """
+    begin, results, tables = time.perf_counter(), [], {}
+    for seed in seeds:
+        experiment = make(seed)
+        out = out or experiment.figures_folder("quickstart")
+        results.append(run_quickstart(experiment, out / f"seed-{seed}" if results else out))
+        tables[seed] = experiment.score_table()
+    if len(seeds) > 1 and processes.is_main_rank():
+        results[0] = write_seeds(results, tables, cache.make_folder(out))
+    return {**processes.broadcast(results[0]), "seconds_now": time.perf_counter() - begin}
+
+
+def write_seeds(
+    results: Sequence[dict[str, Any]], tables: Mapping[int, pd.DataFrame], out: Path
+) -> dict[str, Any]:
+    """Draw what holds over all seeds, and write it on the card of the first.
+
+    Args:
+        results: what `run_quickstart` returned for every seed.
+        tables: seed → its scores, in the same order.
+    """
+    measures = tuple(verdict.HEIGHTS)
+    tasks = {
+        seed: verdict.score_per_task(verdict.add_untrained(table), measures)
+        for seed, table in tables.items()
+    }
+    pooled = pool_seeds(tasks, ["measure", "run", "step", "condition", "task"])
+    pooled["counted"] = pooled["counted"] == 1  # its oracle can do it with every seed
+    over = f"Over {len(tables)} seeds ({', '.join(map(str, tables))}), each with a world of its own"
+    figures, found = list(results[0]["figures"]), []
+    for name, (measure, how) in zip(("verdict", "said"), verdict.HEIGHTS.items(), strict=True):
+        counts = Counter(one[name]["verdict"] for one in results)
+        found.append(f"{', '.join(f'{word} in {n}' for word, n in counts.items())} {how}")
+        if (pooled["measure"] == measure).any():
+            picture = plot_held_out(pooled, f"{over}: {found[-1]}", measure)
+            state_seeds(picture, list(tables))
+            path = save_figure(picture, out, f"seeds_{name}", provenance={"seeds": list(tables)})
+            figures.append((str(path), f"Accuracy per attribute. {over}: {found[-1]}."))
+    result = {
+        **results[0],
+        "found": "; ".join([results[0]["found"], f"{over}: {' and '.join(found)}"]),
+        "seeds": _seeds_side_by_side(pooled, results),
+        "figures": figures,
+    }
+    card.write_card(out, result)
+    return result
+
+
+def _seeds_side_by_side(
+    pooled: pd.DataFrame, results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row a counted rung-3 task and measure at the last step: means over the seeds."""
+    last = (pooled["step"] == pooled["step"].max()) & (pooled["rung"] == 3) & pooled["counted"]
+    rows = []
+    for name, measure in zip(("verdict", "said"), verdict.HEIGHTS, strict=True):
+        here = pooled[last & (pooled["measure"] == measure)]
+        cells = here.set_index(["run", "condition", "task"])["accuracy"]
+        own = here[(here["run"] == "self") & (here["condition"] == "audio")]
+        for row in own.to_dict("records"):
+            above = [row["attribute"] in one[name]["above_controls"]["self"] for one in results]
+            beside = {kind: cells["self", kind, row["task"]] for kind in BESIDE_AUDIO}
+            keep = {key: row[key] for key in ("task", "attribute", "accuracy", "low", "high")}
+            rows.append(
+                {
+                    **keep,
+                    "measure": measure,
+                    "above every control": f"{sum(above)} of {len(above)} seeds",
+                    "chance": row["chance"],
+                    **beside,
+                    "label_run": cells["label", "audio", row["task"]],
+                }
+            )
+    return rows
 
 
 def write_report(

@@ -22,7 +22,7 @@ def write_card(folder: Path | str, result: Mapping[str, Any]) -> Path:
 
     Args:
         result: Any of: title, preset, claim, found, verdict and said {verdict, rule, reasons},
-            rungs, tasks and people (tables: records or a DataFrame), targets {perplexity,
+            rungs, tasks, people and seeds (tables: records or a DataFrame), targets {perplexity,
             coverage}, stages {name: seconds}, peak_memory_gb, versions, hashes, notes, figures
             [(path, alternative text)]. What is missing is left out of the page; other names go to
             the JSON alone.
@@ -51,6 +51,7 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         figures=[{"text": text, "content": _encode(path)} for path, text in figures],
         tasks=[_add_interval(row) for row in data.get("tasks") or []],
         people=[_add_interval(row) for row in data.get("people") or []],
+        seeds=[_add_interval(row) for row in data.get("seeds") or []],
         notes=data.get("notes"),
         perplexity=_to_rows(targets.get("perplexity"), "kind", "perplexity"),
         coverage=_to_rows(targets.get("coverage"), "kind", "share"),

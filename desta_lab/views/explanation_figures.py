@@ -21,7 +21,7 @@ _HEADS = {
     "share": "attention on the audio slots\n(share)",
     "pointing": "peak in the evidence\n(share of clips)",
 }
-_DRAWS = "bars and bands: 95 % over speakers; of what is random, over the draws"
+_DRAWS = f"{SPEAKER_INTERVAL}; of what is random, 95 % of the draws"
 _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
 
 # ---- where it looks, and whether that is why ----
@@ -262,18 +262,19 @@ def _format_change(change: float) -> str:
 def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
     """What the purest sparse feature of each attribute stands for, and whether answers follow it.
 
-    Columns: site, feature, attribute, value, purity (AUC), null (what the purest of all features
-    stays below under shuffled labels), explained; of the features that were steered also change
-    (of the share answered with the value), low, high, random, random_low, random_high and p.
+    Columns: site, attribute, value, purity (AUC), null (what the purest of all features stays
+    below under shuffled labels), explained, features (of the site) and pure (of the attribute);
+    change (of the share answered with the value when it is added), low, high, random, random_low,
+    random_high and p. A feature that was not added has no change, and is not drawn.
     """
-    columns = "site feature attribute value purity null explained change low high random random_low"
-    table = style.select_columns(features, f"{columns} random_high p")
-    sites, rows = style.unique_values(table["site"]), table.dropna(subset="change")
-    names = style.unique_values(table["attribute"])
+    columns = "site attribute value purity null explained features pure change low high random"
+    table = style.select_columns(features, f"{columns} random_low random_high p")
+    table = table.dropna(subset="change")
+    sites, names = (style.unique_values(table[name]) for name in ("site", "attribute"))
     picture = Picture(table, headline, (9.0, 1.3 + len(sites) * (0.7 + 0.3 * len(names))))
     grid = picture.subplots(len(sites), 2, squeeze=False, sharex="col")
     for (left, right), site in zip(grid, sites, strict=True):
-        some, all_of = rows[rows["site"] == site].iloc[::-1], table[table["site"] == site]
+        some = table[table["site"] == site].iloc[::-1]
         at = pd.Series(np.arange(len(some)) * 1.0, some.index)
         for name, series in (("null", "purity null"), ("purity", "purity")):
             ends = some.assign(low=some[name], high=some[name])
@@ -284,14 +285,11 @@ def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
         style.draw_dots(right, by_chance, "change", at + 0.18, ANALYSIS_SERIES["random directions"])
         style.draw_dots(right, some, "change", at - 0.12, ANALYSIS_SERIES["feature"])
         right.axvline(0, **style.ZERO)
-        count = (all_of["purity"] > all_of["null"]).groupby(all_of["attribute"]).sum()
-        pairs = zip(some["attribute"], some["value"], strict=True)
-        style.name_rows(left, [f"{name}: {value} (of {count[name]})" for name, value in pairs])
+        rows = zip(some["attribute"], some["value"], some["pure"], strict=True)
+        style.name_rows(left, [f"{name}: {value} (of {pure:.0f})" for name, value, pure in rows])
         style.name_rows(right, [""] * len(some))
-        explained = all_of["explained"].iloc[0]
-        title = (
-            f"{site}: {len(all_of)} features, {explained:.0%} of the variance on unseen speakers"
-        )
+        count, explained = some[["features", "explained"]].iloc[0]
+        title = f"{site}: {count:.0f} features, {explained:.0%} of the variance on unseen speakers"
         left.set_title(title, loc="left")
         left.set_xlim(0.48, 1.02)
     grid[-1, 0].set_xlabel("purity (AUC of its largest activation in a clip)")

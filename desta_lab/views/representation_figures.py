@@ -419,7 +419,7 @@ def _draw_words(axes: Axes, rows: pd.DataFrame, anchor: pd.Series) -> AxesImage:
     texts = word.map(lambda text: style.shorten(str(text), 11)) + cosine.map(" {:.2f}".format)
     bold = word.eq(anchor, axis=0).to_numpy()
     by_chance = ~(cosine > null).to_numpy()
-    reason = "as near as a random direction is to its nearest word"
+    reason = "no nearer than 19 of 20 random directions are to their nearest word"
     image = style.draw_heat_map(axes, cosine, 1.0, by_chance, reason, texts=texts, bold=bold)
     axes.set_xticks(range(3), ["nearest", "second", "third"])
     labels = [f"{query}  {name}" for query, name in anchor.items()]

@@ -300,6 +300,23 @@ def add_legend(
         picture.legend(handles, labels, loc="outside lower center", **look)
 
 
+def state_seeds(picture: Picture, seeds: Sequence[int]) -> None:
+    """Let the note below the panels say of which training seeds a figure is the mean, or of one."""
+    legend = picture.legends[0] if picture.legends else None
+    if legend is None:
+        look: Any = {"loc": "outside lower center", "frameon": False, "title_fontsize": 9}
+        legend = picture.legend([], [], **look)
+    note, over = legend.get_title().get_text(), f"{len(seeds)} training seeds"
+    if len(seeds) > 1 and "over speakers" in note:
+        note = note.replace("interval over speakers", f"t-interval over {over}")
+    else:
+        own = f"training seed {seeds[0]} alone" if len(seeds) == 1 else f"mean of {over}"
+        if len(seeds) > 1 and any("p ≥" in text.get_text() for text in legend.get_texts()):
+            own += "; p: the largest of theirs"
+        note = "\n".join(part for part in (note, own) if part)
+    legend.set_title(note)
+
+
 # ---- axes ----
 
 

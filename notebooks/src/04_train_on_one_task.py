@@ -322,7 +322,7 @@ def short_run(name, examples, soft):
 
 # %% tags=["expensive"]
 runs = {"soft": short_run("soft", examples, soft)}
-records = pd.read_json(runs["soft"] / "records.jsonl", lines=True)
+records = pd.DataFrame(checkpoints.read_records(runs["soft"]))
 torch.testing.assert_close(
     torch.tensor(losses), torch.tensor(records["loss"][:6].to_numpy()).float(), rtol=0.03, atol=0
 )
@@ -479,7 +479,7 @@ claim_figures.plot_held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline
 # %%
 curves = pd.concat(
     [
-        pd.read_json(folder / "records.jsonl", lines=True)[["step", "loss"]].assign(run=name)
+        pd.DataFrame(checkpoints.read_records(folder))[["step", "loss"]].assign(run=name)
         for name, folder in runs.items()
     ]
 )

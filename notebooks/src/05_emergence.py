@@ -5,7 +5,7 @@
 #
 # You will grade one run in five ways, put an interval over speakers on each, decide when something has risen, and end with the figure that sets the jump of accuracy beside the jump of log-probability.
 #
-# *Needs: 00; some NumPy and pandas. 37 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; some NumPy and pandas. 42 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import itertools
@@ -34,12 +34,13 @@ experiment = lesson.experiment
 table = experiment.score_table()
 steps = np.array(sorted(table["step"].unique()))
 even = {
-    "even from checkpoint to checkpoint": 1 / (len(steps) - 1),
-    "even from step to step": np.diff(steps).max() / steps[-1],
-    "all at once": 1.0,
+    "even from checkpoint to checkpoint": np.arange(len(steps)),
+    "even from step to step": steps,
+    "all at once": steps > 1,
 }
+shares = emergence_claims.jump_share(np.array([*even.values()], dtype=float))
 print(steps.tolist())
-pd.Series(even, name="largest rise between two checkpoints, as a share of the whole").round(2)
+pd.Series(shares, [*even], name="largest rise between two checkpoints, as a share").round(2)
 
 # %% [markdown]
 # First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
@@ -128,9 +129,7 @@ lesson.check("calibrated", calibrated)
 
 # %%
 calibration = scoring.Calibration(others, [held_out])
-calibrate = lesson.use(
-    "calibrated", calibrated, lambda scores, *rest: scores - calibration.prior(0, task)
-)
+calibrate = lesson.use("calibrated", calibrated, pieces.take_out_prior)
 judged = scoring.judge_scores(
     experiment.llm.backbone.tokenizer, [task], test, [scores], calibration
 )
@@ -191,7 +190,8 @@ def package_interval(correct, speakers):
 
 interval = lesson.use("speaker_interval", speaker_interval, package_interval)
 yours = interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
-print("mean", theirs[0], "package", theirs[1:], "yours", yours)
+for whose, (low, high) in {"package": theirs[1:], lesson.credit: yours}.items():
+    print(f"mean {theirs[0]:.2f}, interval [{low:.3f}, {high:.3f}] by {whose}")
 
 # %% [markdown]
 # ## When has it risen?
@@ -301,16 +301,22 @@ lesson.check("sudden", sudden)
 # What is the probability that six answers are right at once, if each is right with probability `p`?
 
 # %% [markdown]
-# *All six right* is such a metric. If mistakes were independent, it would be the product of the six accuracies; the measured one stands beside it.
+# *All six right* is such a metric. If mistakes were independent, it would be the product of the six accuracies. The measured one stands beside it, and so does your metric, applied to the mean of the six accuracies (the package's metric while the exercise is open).
 
 # %%
 every_step = set(
     asked.loc[asked["step"] == steps[1], "clip"]
 )  # between the ends, half of the clips are scored
 asked = asked[asked["clip"].isin(every_step)]
-product = asked.groupby(["step", "attribute"])["calibrated"].mean().unstack().prod(axis=1)
-six = asked.groupby(["step", "clip"])["calibrated"].min().groupby("step").mean()
-pd.DataFrame({"product of six accuracies": product, "all six right": six}).T.round(2)
+six = asked.groupby(["step", "attribute"])["calibrated"].mean().unstack()  # [step, attribute]
+late = lesson.use("sudden", sudden, pieces.late_metric, tensors=False)
+ways = {
+    "mean of six accuracies": six.mean(axis=1),
+    "the same under `sudden`": late(six.mean(axis=1).to_numpy()),
+    "product of six accuracies": six.prod(axis=1),
+    "all six right": asked.groupby(["step", "clip"])["calibrated"].min().groupby("step").mean(),
+}
+pd.DataFrame(ways, index=six.index).T.round(2)
 
 # %% [markdown]
 # ## Five metrics of one run
@@ -368,14 +374,31 @@ for name in METRICS:
 curves = pd.DataFrame(rows).dropna(subset=["score"])
 
 # %% [markdown]
-# And the jump share, again over speakers. The metrics see the same draws of speakers (free-form, which has fewer, its own), so that a difference can be taken draw by draw. The largest of several noisy rises is large even where nothing jumps. So a *steady* rise is computed beside it: the same total, spread evenly over the steps of training, with the same noise. It shows how much of the jump share that explains.
+# ### Exercise 5.6 · Take the jump share · fill in · 5 min
+# Write `jump_share(curves)`. `curves` is an array [draw, checkpoint]: each row is one curve along training, and it ends higher than it began. Take the largest rise between two neighbouring checkpoints, as a share of the whole rise from the first checkpoint to the last. Return one number for each row, [draw].
+
+
+# %% tags=["exercise"]
+def jump_share(curves):
+    ### BEGIN SOLUTION
+    return np.diff(curves).max(-1) / (curves[:, -1] - curves[:, 0])
+    ### END SOLUTION
 
 
 # %%
-def jump_share(curve):
-    return np.diff(curve).max(-1) / (curve[..., -1] - curve[..., 0])
+lesson.check("jump_share", jump_share)
+
+# %% [markdown] tags=["hint"]
+# `np.diff` takes the differences along the last axis, `.max(-1)` the largest of each row. A fall is a negative rise: no `abs`.
+
+# %% [markdown]
+# Now your jump share (the package's while the exercise is open) is taken over speakers. All metrics see the same draws of speakers, so a difference between two metrics can be taken draw by draw. (Free-form has fewer clips, and draws of its own.) The largest of several noisy rises is large even where nothing jumps. So a *steady* rise stands beside it: the same total, spread evenly over the steps of training, with the same noise. It shows how much of the jump share is noise.
+
+# %%
+share_of = lesson.use("jump_share", jump_share, emergence_claims.jump_share, tensors=False)
 
 
+# %%
 def by_speaker(name, series="self"):
     some = clips[clips["series"] == series].dropna(subset=[name])
     means = some.pivot_table(index="speaker", columns="step", values=name)
@@ -389,10 +412,10 @@ found, draws = [], {}
 for name, metric in METRICS.items():
     seen, drawn = by_speaker(name)
     steady = seen[0] + (seen[-1] - seen[0]) * steps / steps[-1]
-    draws[name] = {"self": jump_share(drawn), "steady": jump_share(drawn - seen + steady)}
+    draws[name] = {"self": share_of(drawn), "steady": share_of(drawn - seen + steady)}
     at = int(np.diff(seen).argmax())
     for series, center in (
-        ("self", jump_share(seen)),
+        ("self", share_of(seen[None])[0]),
         ("steady", np.median(draws[name]["steady"])),
     ):
         low, high = np.percentile(draws[name][series], statistics.PERCENTILES)
@@ -411,9 +434,7 @@ for name, metric in METRICS.items():
 
 # %%
 jumps = pd.DataFrame(found)
-np.testing.assert_allclose(
-    jump_share(drawn), emergence_claims.jump_share(drawn)
-)  # the package's, on the last metric
+np.testing.assert_allclose(share_of(drawn), emergence_claims.jump_share(drawn))
 jumps.drop(columns="part").round(2)
 
 # %% [markdown]
@@ -440,7 +461,7 @@ alone.pivot(index="rung", columns="run", values="stable").rename_axis(
 )
 
 # %% [markdown]
-# ### Exercise 5.6 · Change the axis · tweak · 5 min
+# ### Exercise 5.7 · Change the axis · tweak · 5 min
 # The steps between checkpoints double at first, so a logarithmic axis spreads the beginning and squeezes the end: what looks like a jump may have taken half of the training. Return the rise *per training step* between neighbouring checkpoints, [checkpoint − 1], from `steps` and `values`, both [checkpoint].
 
 
@@ -458,16 +479,17 @@ lesson.check("per_step", per_step)
 # `np.diff` gives the differences of neighbours, of values and of steps.
 
 # %% [markdown]
-# Rise of the log-probability per hundred steps, for the clip and for silence. The early checkpoints stand close together; there even a little is much per step. What silence gains too was not heard: it is the model getting used to the form of the answers.
+# Rise of the log-probability per hundred steps by your function (the package's while the exercise is open), for the clip and for silence. The early checkpoints stand close together; there even a little is much per step. What silence gains too was not heard: it is the model getting used to the form of the answers.
 
 # %%
+slope = lesson.use("per_step", per_step, pieces.rise_per_step, tensors=False)
 between = [f"{a} to {b}" for a, b in itertools.pairwise(steps)]
 lift = {series: by_speaker("logprob", series)[0] for series in ("self", "silence")}
 pd.DataFrame(
     {
         "clip, whole rise": np.diff(lift["self"]),
-        "clip, per 100 steps": 100 * np.diff(lift["self"]) / np.diff(steps),
-        "silence, per 100 steps": 100 * np.diff(lift["silence"]) / np.diff(steps),
+        "clip, per 100 steps": 100 * slope(steps, lift["self"]),
+        "silence, per 100 steps": 100 * slope(steps, lift["silence"]),
     },
     index=between,
 ).round(2)
@@ -572,6 +594,7 @@ lesson.show(
 # %%
 print(lesson.reveal("jump_accuracy", accuracy["score"]))
 print(lesson.reveal("jump_logprob", smooth["score"]))
+print(f"Jump shares, intervals and slopes were computed with {lesson.credit}.")
 
 # %% [markdown]
 # ## What we now know

@@ -497,6 +497,7 @@ def mass_of(profile, span):
     return float(measure(profile, span.start, span.end, seconds))
 
 
+# %%
 def gains(profiles):
     cells = [
         (name, clip.id, clip.speaker, mass_of(profile, own), mass_of(profile, spans[partner]))

@@ -1,14 +1,17 @@
 # %% [markdown]
 # # 09 · Forgetting and following: does it still follow instructions, and what has it forgotten?
 #
-# “What is the background sound? Answer in JSON.” Two things are asked there: *what* is heard, and *in which form* it is to be said. Speech models that were tuned on speech tasks often keep the first and lose the second ([Speech-IFEval, 2025](https://arxiv.org/abs/2505.19037)); where the language model itself was changed, it may be lost in plain text too, where no sound is involved at all.
+# “What is the background sound? Answer in JSON.” This asks for two things: *what* is heard, and the *form* of the answer. Speech models that were tuned on speech tasks often keep the first and lose the second ([Speech-IFEval, 2025](https://arxiv.org/abs/2505.19037)). If the language model itself was changed, the form may be lost in plain text as well, where no sound is involved.
 #
-# You will write a rule that says whether an answer obeys, put a number on what the ear costs, prove that a frozen backbone forgets nothing, and then thaw it a little, with LoRA (small matrices that learn beside the frozen weights), and measure what goes. The backbone of the run that ships has a few million parameters and knows one small world: this is a glass-box demonstration of a mechanism, not a measurement of large models.
+# You will write a rule that judges whether an answer obeys, and a number for what the ear costs. You will prove that a frozen backbone forgets nothing. Then you let the backbone learn a little, with LoRA (small matrices that learn beside the frozen weights), and measure what it loses. The later cells run your functions; where an exercise is open, the package's function takes its place, and the headline says whose code ran.
+#
+# The backbone of the run that ships has a few million parameters, and was trained on text about one small world. So this notebook demonstrates a mechanism. It does not measure large models.
 #
 # *Needs: 00; 04 helps. 33 minutes of exercises; reading and running take about as long again.*
 
 # %%
 import copy
+import functools
 import json
 import warnings
 
@@ -19,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 import desta_lab
+from desta_lab.course.checks import notebook_09 as pieces
 from desta_lab.evaluation import conditions, constraints, statistics
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.evaluation.tasks import named_values
@@ -28,6 +32,7 @@ from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import batches, checkpoints, features, trainer
 from desta_lab.views import replies, study_figures, style
 
+# %%
 warnings.filterwarnings(
     "ignore", message=".*is_gradient_checkpointing"
 )  # peft asks transformers by an old name
@@ -37,7 +42,7 @@ experiment = lesson.experiment
 # %% [markdown]
 # ## One clip, three forms
 #
-# Hear it, then read what the finished self-generated run says to three questions about it. The second column is the same language model *reading* the description (the text condition). If the connector speaks the backbone's language, the two columns should have the same form, whatever they say.
+# Hear the clip. Then read what the finished self-generated run answers to three questions about it. In the second column the same language model *reads* the description instead of hearing the clip: this is the text condition. If the ear costs no obedience, both columns have the same form, whatever they say.
 
 # %%
 clip = experiment.clips("test")[0]
@@ -61,10 +66,10 @@ pd.DataFrame(rows, columns=["question", "by ear", "by reading"])
 # %% [markdown]
 # ## Obeying is checked by rule
 #
-# Nobody has to judge whether an answer is JSON. IFEval ([Zhou et al., 2023](https://arxiv.org/abs/2311.07911)) made a list of such *output constraints* with a rule for each, and Speech-IFEval asks speech models under them. Only the form is scored: `{"background": "rain"}` obeys even when birds sing.
+# A program can tell whether an answer is JSON. IFEval ([Zhou et al., 2023](https://arxiv.org/abs/2311.07911)) has a list of such *output constraints*, with a rule for each. Speech-IFEval asks speech models under the same constraints. The rule scores the form alone: `{"background": "rain"}` obeys even when birds sing.
 #
 # ### Exercise 9.1 · Write a rule for JSON · fill in · 6 min
-# `obeys_json(answer)` takes a string and returns whether the whole of it is one JSON value. Models like to wrap JSON in a code fence, with or without the word json behind the opening one: that counts as obeying. An answer that cannot be read must give `False`, not an error.
+# `obeys_json(answer)` takes a string and returns whether the whole string is one JSON value. Models like to put JSON into a code fence: three backticks before it and three after it, and sometimes the word json behind the first three. That counts as obeying. For an answer that is no JSON return `False`, and raise no error.
 
 
 # %% tags=["exercise"]
@@ -86,25 +91,37 @@ lesson.check("obeys_json", obeys_json)
 # `json.loads` raises `ValueError` where a text is no JSON; `str.removeprefix` takes a fence off, and does nothing where there is none.
 
 # %% [markdown]
-# The package has thirteen such rules under their IFEval ids. Two of them stand on rung 2 of the task ladder (notebook 00). Here is every answer that both finished runs gave there, judged by your rule, or by the package's while the exercise is open; the two must agree on every one.
+# The package has thirteen such rules under their IFEval ids. Two of them are on rung 2 of the task ladder (notebook 00). Both finished runs answered there. From here on, your rule judges every answer that should be JSON (the package's rule does while the exercise is open).
+
+
+# %%
+rule = lesson.use("obeys_json", obeys_json, constraints.json_format, tensors=False)
+
+
+def judged(rows, column="task"):
+    """The rows; where JSON was asked for, the rule of exercise 9.1 says whether it is obeyed."""
+    rows = rows.assign(answer=rows["answer"].fillna(""))
+    asked_for = rows[column].str.contains("json")
+    rows.loc[asked_for, "obeyed"] = [float(rule(answer)) for answer in rows["answer"][asked_for]]
+    return rows
+
 
 # %%
 table = experiment.score_table()
 last = table[
     (table["step"] == experiment.train_config.steps) & table["condition"].isin(["audio", "oracle"])
 ]
-asked = last.dropna(subset=["obeyed"]).assign(answer=lambda rows: rows["answer"].fillna(""))
+graded = last.dropna(subset=["obeyed"])
+asked = judged(graded)
 json_asked = asked[asked["task"].str.startswith("json")]
-rule = constraints.json_format if obeys_json("{}") is None else obeys_json
-assert [rule(answer) for answer in json_asked["answer"]] == json_asked["obeyed"].astype(
-    bool
-).tolist()
+apart = int((asked["obeyed"] != graded["obeyed"]).sum())
+print(f"{len(json_asked)} answers judged by {lesson.credit}; the package differs on {apart}.")
 json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task")
 
 # %% [markdown]
 # ## All thirteen, by reading and by ear
 #
-# Two constraints are few, so here are all thirteen, each with six questions, about voices never heard in training. First the untouched language model *reads*: once with the constraint stated, once without. A constraint that it obeys in less than half of its answers could not be lost by listening, and one that it obeys unasked is not followed; both are left out, by name.
+# Two constraints are few. So here are all thirteen, each with six questions, about voices that were never heard in training. First the untouched language model *reads*, once with the constraint and once without it. Two kinds of constraints are left out, by name. If the model obeys a constraint in less than half of its answers when it reads, listening cannot make it lose much. If it obeys a constraint that nobody stated, obeying shows nothing.
 
 # %% tags=["expensive"]
 ask = experiment.clips("test")[:32]
@@ -118,7 +135,7 @@ print("left out:", ", ".join(known.index[~known["counted"]]) or "none")
 known.round(2)
 
 # %% [markdown]
-# Those that are left are put to the finished self-generated run, by ear and in text. Twelve answers each are few: an interval without width means that every speaker's answers obeyed alike, not that we know for certain.
+# The finished self-generated run now answers under every constraint that is left, by ear and in text. Twelve answers each are few. An interval without width means that every speaker's answers obeyed alike. It does not mean that we know for certain.
 
 
 # %% tags=["expensive"]
@@ -137,14 +154,14 @@ def following():
     return pd.concat([rows.assign(condition=condition) for condition, rows in answers.items()])
 
 
-answered = lesson.find_or_make("following", following)
+answered = judged(lesson.find_or_make("following", following), "constraint")
 answered["speaker"] = answered["clip"].map({clip.id: clip.speaker for clip in ask})
 rates = statistics.bootstrap_intervals(answered, "obeyed", ["constraint", "condition"])
 rates = pd.DataFrame(rates, index=["rate", "low", "high"]).T.unstack().swaplevel(axis=1)
 rates[pd.MultiIndex.from_product([["in text", "by ear"], ["rate", "low", "high"]])].round(2)
 
 # %% [markdown]
-# Only the form was graded. One answer by ear to each, to read:
+# Only the form was graded. To read, one answer by ear under each constraint:
 
 # %%
 answered[answered["condition"] == "by ear"].groupby("constraint")[
@@ -154,10 +171,10 @@ answered[answered["condition"] == "by ear"].groupby("constraint")[
 # %% [markdown]
 # ## What does the ear cost?
 #
-# The share of answers that obey is the **IFrate**. A weak language model obeys little even when it reads, so the fair question is how much of its *own* obedience it loses when it listens. That is the **forgetting rate** Δ of Speech-IFEval: 0 is nothing lost, −1 everything, −0.5 half.
+# The **IFrate** is the share of answers that obey: obeying answers / all answers. A weak language model obeys little even when it reads. So the fair question is: how much of its *own* obedience does it lose when it listens? The **forgetting rate** Δ of Speech-IFEval says this: 0 is nothing lost, −1 is all, −0.5 is half.
 #
 # ### Exercise 9.2 · Work out the forgetting rate · fill in · 4 min
-# Write `forgetting_rate(if_audio, if_text)`: take two IFrates, of the audio condition and of the same backbone's text condition, and return Δ: the change, relative to what the text condition could do.
+# Write `forgetting_rate(if_audio, if_text)`. It takes two IFrates: `if_audio` by ear, and `if_text` of the same backbone in the text condition. Return Δ, the change from text to ear, relative to the text condition.
 
 
 # %% tags=["exercise"]
@@ -175,7 +192,7 @@ lesson.check("forgetting_rate", forgetting_rate)
 
 # %% [markdown]
 # ### Exercise 9.3 · Commit yourself · predict · 4 min
-# Two ranges, before the numbers. The first is about the run that learned the bare label of the background from its birth, with the backbone frozen. The second is about an experiment further down: the finished self-generated run is taught the bare label for a few steps more, with low-rank adapters (LoRA) in every layer of the backbone at five times the connector's learning rate, and then asked in *text only*.
+# Give two ranges before you see the numbers. The first is about the bare-label run: it learned the one-word label of the background from step 0, with the backbone frozen. The second is about an experiment further down. The finished self-generated run learns the bare label for a few more steps, with LoRA in every layer of the backbone, at five times the connector's learning rate. Then it is asked in *text only*.
 
 # %%
 lesson.predict(
@@ -187,19 +204,21 @@ lesson.predict("text_lora", "IFrate of the LoRA-tuned backbone in plain text?", 
 
 
 # %% [markdown]
-# Δ of both finished runs, with an interval that resamples speakers: the same people in both conditions, so that an easy voice is easy in both.
+# Δ of both finished runs by your function (the package's while the exercise is open), with an interval over speakers. Each resample takes the same people in both conditions, so an easy voice is easy in both.
 
 
 # %%
+rate_lost = lesson.use("forgetting_rate", forgetting_rate, pieces.share_lost, tensors=False)
+
+
 def delta(rows):
     """Δ and its 95 % interval, from rows of both conditions of one run."""
     people = rows.pivot_table(index="speaker", columns="condition", values="obeyed")
     drawn = np.random.default_rng(0).integers(len(people), size=(1000, len(people)))
     drawn = np.vstack([np.arange(len(people)), drawn])  # the first row is the data itself
-    heard, read = (people[condition].to_numpy()[drawn].mean(1) for condition in ("audio", "oracle"))
-    return pd.Series(
-        [((heard - read) / read)[0], *np.percentile((heard - read) / read, [2.5, 97.5])]
-    )
+    rates = [people[condition].to_numpy()[drawn].mean(1) for condition in ("audio", "oracle")]
+    lost = [rate_lost(heard, read) for heard, read in zip(*rates, strict=True)]
+    return pd.Series([lost[0], *np.percentile(lost, [2.5, 97.5])])
 
 
 rates = (
@@ -210,14 +229,14 @@ rates = (
 asked.groupby(["run", "condition"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
-# The column `oracle` is the text condition: both runs have the same backbone, and it reads equally well. So where Δ is clearly below zero, the fault lies in the ear: for instance in a connector that makes the backbone say one word, whatever the question was; the answers above show whether it does. An interval without width means that every answer was the same, not that we know for certain.
+# The column `oracle` is the text condition. Both runs have the same backbone, so both read equally well. If Δ is clearly below zero, the ear is at fault. A connector may, for instance, make the backbone say one word whatever the question was. The answers above show whether it does.
 #
 # ## Frozen means frozen
 #
-# That the backbone is the same can be proved. Every tensor of the backbone goes into one hash; training refuses to finish if that hash has changed. But would one changed weight among millions show?
+# Can we prove that the backbone is still the same? Every tensor of the backbone goes into one hash, and training refuses to finish if that hash has changed. But would the hash show one changed weight among millions?
 #
 # ### Exercise 9.4 · Nudge one weight · break · 6 min
-# Write `nudged(module)`: a copy of the module in which exactly one number of one tensor is different, while the module itself stays as it was. Mind the precision: in bfloat16, one plus a millionth is one.
+# Write `nudged(module)`. Return a copy of the module in which exactly one number of one tensor is different. The module itself must stay as it was. Mind the precision: in bfloat16, one plus a millionth is one.
 
 
 # %% tags=["exercise"]
@@ -239,14 +258,14 @@ lesson.check("nudged", nudged)
 # %%
 backbone = experiment.llm.backbone.model
 before = hash_tensors(backbone)
-spoiled = nudged(backbone)
+nudge = lesson.use("nudged", nudged, pieces.nudge, tensors=False)
 print("backbone      ", before[:16], " parameters:", sum(p.numel() for p in backbone.parameters()))
-print("one number off", "not tried yet" if spoiled is None else hash_tensors(spoiled)[:16])
+print("one number off", hash_tensors(nudge(backbone))[:16])
 
 # %% [markdown]
 # ## Teach it one more thing
 #
-# Now the experiment. Take the finished self-generated run and go on training it for a few steps on bare labels: the question about the background, and “rain”, “siren”, … as the whole answer. Three pupils: one with the backbone **frozen**, and two with **LoRA** beside every linear layer of the backbone, at the connector's own learning rate and at five times that.
+# Now the experiment. Take the finished self-generated run, and train it for a few more steps on bare labels: the prompt asks for the background, and the whole response is “rain”, “siren”, … Three copies of the run are trained; let us call them pupils. The first keeps its backbone **frozen**. The other two have **LoRA** beside every linear layer of the backbone: one learns at the connector's own learning rate, the other at five times that rate.
 
 # %%
 STEPS, BATCH, CLIPS, RANK = 40, 12, 256, 8
@@ -269,7 +288,7 @@ store.compute(experiment.progress("features"))
 
 # %% [markdown]
 # ### Exercise 9.5 · Add a low-rank path · fill in · 7 min
-# LoRA leaves a frozen weight `W` (out × in) alone and adds a detour through `r` numbers: `A` (r × in) and `B` (out × r), scaled by `alpha / r`. For rows `x` (batch × in), return what the layer gives (batch × out). `B` is born as zeros, so at first the detour says nothing.
+# LoRA ([Hu et al., 2021](https://arxiv.org/abs/2106.09685)) leaves a frozen weight `W` (out × in) alone, and adds a detour: `A` (r × in) takes the input down to `r` numbers, and `B` (out × r) takes them up again. The rank `r` is small. The detour is multiplied by `alpha / r` and added to what `W` gives. For the rows of `x` (batch × in), return the output of the layer (batch × out). `B` begins as zeros, so the detour adds nothing at first.
 
 
 # %% tags=["exercise"]
@@ -287,7 +306,7 @@ lesson.check("lora_forward", lora_forward)
 
 
 # %% [markdown]
-# A pupil is a fresh copy of the finished run, so that the finished run stays as it is. `get_peft_model` puts adapters beside every linear layer of its backbone.
+# A pupil is a fresh copy of the finished run, so the finished run stays as it is. `get_peft_model` puts LoRA's matrices, the *adapters*, beside every linear layer of its backbone.
 
 
 # %%
@@ -310,18 +329,20 @@ def adapters(llm):
 
 
 # %% [markdown]
-# By hand and by peft, on a copy of one layer whose detour was made to say something:
+# Your layer (the package's while the exercise is open) beside peft's, on a copy of one layer. Its `B` was filled with random numbers, so that the detour adds something:
 
 # %%
 pupils = {None: pupil(lora=False)} | {rate: pupil(lora=True) for rate in RATES}
 layer = copy.deepcopy(adapters(pupils[RATES[0]])[0]).float()
 A, B = layer.lora_A["default"].weight, torch.nn.init.normal_(layer.lora_B["default"].weight)
 x = torch.randn(3, layer.in_features)
-by_hand = x @ layer.base_layer.weight.T + 2 * RANK / RANK * (x @ A.T @ B.T)
+detour = lesson.use("lora_forward", lora_forward, pieces.add_detour)
+by_hand = detour(x, layer.base_layer.weight, A, B, 2 * RANK)
 torch.testing.assert_close(by_hand, layer(x), rtol=1e-4, atol=1e-4)
+print(f"largest difference: {(by_hand - layer(x)).detach().abs().max():.1g}")
 
 # %% [markdown]
-# The loop is that of notebook 04 in short: draw clips, one forward, cross-entropy on the words of the answer, one step. The optimiser is given the connector *and* the adapters, if there are any. Whatever stands before the clip is read anew each time, because with adapters it changes too.
+# The training loop is that of notebook 04 in short: draw clips, run the model forward, take the cross-entropy on the tokens of the response, take one step. The optimiser gets the connector *and* the adapters, if there are any. The tokens before the clip are read anew at every step, because adapters change what the backbone makes of them.
 
 # %%
 examples = experiment.training_rows("label")[0][:CLIPS]
@@ -370,7 +391,7 @@ def batch_of(llm, rows):
 
 
 # %% [markdown]
-# What a pupil has learned is kept under all that determines it, and found there the second time.
+# The weights that a pupil has learned are kept on disk. A second run of this notebook finds them there.
 
 
 # %%
@@ -390,7 +411,7 @@ for rate, llm in pupils.items():
     llm.load_state_dict(weights, strict=False)
 
 # %% [markdown]
-# The frozen pupil's backbone has the hash that it had; the text condition of this model *is* that of the untouched backbone, token for token, and its forgetting rate in text is zero by construction. With LoRA, the big weights stand still too, but there is more to the backbone now than those.
+# The frozen pupil's backbone still has its hash. In text it *is* the untouched backbone, token for token, so its forgetting rate in text is zero by construction. With LoRA the large weights stand still, too. But now the adapters are a part of the backbone.
 
 # %%
 assert hash_tensors(pupils[None].backbone.model) == before
@@ -403,7 +424,7 @@ print("numbers of the backbone that may learn:", sizes)
 # %% [markdown]
 # ## What was learned, what was forgotten
 #
-# Construction is one thing, measurement another. Every model is asked ten things about each of the test clips, of voices never heard in training: four under a constraint, six plain ones. Once by ear, and once in **text only**. `set_scale` turns all adapters down at test time; SALMONN's authors did so when their model had overfitted to its training task ([Tang et al., 2024](https://arxiv.org/abs/2310.13289)). At 0 the backbone is the old one, and what remains is the connector that grew up beside adapters.
+# What holds by construction should still be measured. Every model answers ten questions about each test clip, of voices that were never heard in training: four questions under a constraint, and six plain ones. It answers once by ear and once in **text only**. `set_scale` turns all adapters down at test time. SALMONN's authors did so when their model had overfitted to its training task ([Tang et al., 2024](https://arxiv.org/abs/2310.13289)). At scale 0 the backbone is the old one. The connector is still the one that was trained beside the adapters.
 
 
 # %%
@@ -442,7 +463,7 @@ for rate, llm in pupils.items():
 answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
 
 # %% [markdown]
-# One clip before any average: what is said in **text only**, where the right answer stands in the question.
+# One clip before any average. These are answers in **text only**, where the description states the right answer.
 
 # %%
 text = answers[(answers["condition"] == "oracle") & (answers["clip"] == ask[0].id)].fillna(
@@ -453,13 +474,12 @@ text.pivot(index="model", columns="task", values="answer").loc[
 ]
 
 # %% [markdown]
-# Now the averages. The bare-label run that shipped joins with the answers it gave; the *shuffled* control grades the answer to one clip by the truth of another speaker's clip.
+# Now the averages. The bare-label run that ships joins, with the answers that it gave. Your rule judges the JSON again. The *shuffled* control grades each answer by the truth about another speaker's clip.
 
 # %%
 shipped = last[(last["run"] == "label") & last["rung"].isin((2, 3))].dropna(subset=["free_form"])
-graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True).fillna(
-    {"answer": ""}
-)
+graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True)
+graded = judged(graded)
 people = {clip.id: clip for clip in experiment.clips("test")}
 graded["speaker"] = [people[clip].speaker for clip in graded["clip"]]
 graded["rung"] = graded["task"].map({task.name: task.rung for task in tasks})
@@ -501,7 +521,7 @@ MODELS = ["untrained", "label from birth", *answers["model"].unique()[1:]]
 summary.pivot(index="model", columns="part", values="score").loc[MODELS, list(PARTS)].round(2)
 
 # %% [markdown]
-# Read it by columns: *taught* is the attribute whose bare label was trained, *others* are the five it was not, all by ear; the two last columns hold no sound at all. Look at the untrained connector first: an IFrate says nothing about hearing. The picture puts three questions side by side: what was learned, does it still follow by ear, what has the backbone forgotten.
+# Read the table by columns. *taught* is the attribute whose bare label was trained. *others* are the five other attributes. Both are by ear. The last two columns involve no sound. Look at the row of the untrained connector first: it obeys and hears nothing, so an IFrate says nothing about hearing. The picture asks three questions. What was learned? Does the model still follow by ear? What has the backbone forgotten?
 
 
 # %%
@@ -537,7 +557,7 @@ headline = (
     f"{value[strong, 'obeys in text']:.0%} of constraints in "
     f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at "
     f"{RATES[0]:g}, "
-    f"{value[frozen, 'obeys in text']:.0%} frozen"
+    f"{value[frozen, 'obeys in text']:.0%} frozen, judged by {lesson.credit}"
 )
 figure, (left, middle, right) = style.subplots(1, 3, headline, size=(10, 4.6), sharey=True)
 
@@ -569,19 +589,34 @@ lesson.show(figure, f"What {len(MODELS)} models learned, follow and kept. {headl
 print(lesson.reveal("delta_label", rates.loc["label", "Δ"]))
 print(lesson.reveal("text_lora", value[strong, "obeys in text"]))
 following = value.unstack().loc[MODELS, ["obeys by ear", "obeys in text"]]
-(following / value["self-generated", "obeys in text"] - 1).set_axis(
-    ["Δ by ear", "Δ in text"], axis=1
-).round(2)
+lost = following.map(lambda obeyed: rate_lost(obeyed, value["self-generated", "obeys in text"]))
+lost.set_axis(["Δ by ear", "Δ in text"], axis=1).round(2)
 
 # %% [markdown]
 # ### Exercise 9.6 · Turn LoRA down yourself · tweak · 6 min
-# Is there a scale at which the adapters still help the ear and no longer hurt the text? Change `SCALE`, or `RATE` to the other pupil's, and run the next two cells again. Say first which of the four numbers you expect to move most.
+# Is there a scale at which the adapters still help the ear and no longer hurt the text? Say first which of the four numbers you expect to move most. Then change `SCALE`, or set `RATE` to the other pupil's, and run the cells below again. Here the pupil runs on your layers from exercise 9.5 (on the package's while it is open). `alpha` is `SCALE × 2 × RANK`, so `SCALE` makes the detour louder or softer.
 
 # %%
 SCALE, RATE = 0.25, RATES[-1]
 
+
+# %%
+def through_detour(W, A, B, alpha, x):
+    rows = detour(x.flatten(0, -2).float(), W, A, B, alpha)
+    return rows.unflatten(0, x.shape[:-1]).to(x.dtype)
+
+
+def run_by_hand(llm, scale):
+    """Let `detour` compute every layer that has an adapter, at this scale."""
+    for layer in adapters(llm):
+        parts = layer.base_layer, layer.lora_A["default"], layer.lora_B["default"]
+        weights = [part.weight.detach().float() for part in parts]
+        layer.forward = functools.partial(through_detour, *weights, scale * 2 * RANK)
+    return llm
+
+
 # %% tags=["expensive"]
-rows = measured(scaled(pupils[RATE], SCALE))
+rows = judged(measured(run_by_hand(pupils[RATE], SCALE)))
 scores = (
     rows.groupby("condition")[["obeyed", "free_form"]]
     .mean()
@@ -592,20 +627,22 @@ scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).rou
 # %% [markdown]
 # ## The trade-off plane
 #
-# Three pupils, each trained once, are an anecdote. The same question was put as a study, on preset nano: five ways of tuning the backbone (frozen; LoRA of rank 2, 8 and 32; all of it) times three kinds of targets, from birth, over several seeds. It is scored on the constraints that you saw above. Higher is more learned by ear, further right is more kept. A thin line turns the adapters down at test time, to 0. The table ships; `python -m desta_lab ablate forgetting` makes it again.
+# Three pupils, each trained once, prove little. So the package has a study of the same question, on preset nano: five ways of tuning the backbone (frozen; LoRA of rank 2, 8 and 32; all of it), three kinds of targets, several seeds, all trained from step 0. It is scored on the constraints that you saw above. A point further up has learned more by ear. A point further right has kept more. A thin line shows an arm whose adapters are turned down to 0 at test time. The table ships; `python -m desta_lab ablate forgetting` makes it again.
 
 # %%
 swept = ablation.load_table("forgetting")
 study_figures.plot_tradeoff(forgetting.learned_and_forgotten(swept), forgetting.headline(swept))
 
 # %% [markdown]
-# The left panel holds no sound: what is lost there, the language model itself has forgotten. The right one is what a listener meets. An arm that stands at 0 on the left and far from it on the right has an intact backbone and a poor ear. The orange dotted line is where a model stands that answers everything with the bare label: some constraints, such as one word alone, that model obeys by accident.
+# The left panel is about text alone: what is lost there, the language model itself has forgotten. The right panel is by ear. An arm at 0 on the left and far from 0 on the right has an intact backbone and a poor ear. The orange dotted line marks a model that answers everything with the bare label. Such a model obeys some constraints by accident, for instance an answer of one word.
 
 # %%
-print("\n".join(forgetting.state_findings(swept)))
+print("\n".join(forgetting.state_findings(swept)[:2]))  # in text, and by ear
 
 # %% [markdown]
-# Which constraints go first? Here are all arms that tuned the whole backbone, in text and by ear:
+# [The page of the ablations](../figures/ablations/README.md) reads out the rest: what each arm learned, and what the adapters do at scale 0.
+#
+# Which constraints go first? These are the arms that tuned the whole backbone, in text and by ear:
 
 # %%
 forgetting.rates_per_constraint(swept[swept["arm"].str.startswith("full")]).dropna().round(2)
@@ -613,9 +650,13 @@ forgetting.rates_per_constraint(swept[swept["arm"].str.startswith("full")]).drop
 # %% [markdown]
 # ## What we now know
 #
-# Following and knowing are two things, and forgetting has two places. The first column of the table of Δ says what the *ear* makes the model disobey; the backbone can be intact the while. The second says what the *backbone* itself has lost: exactly nothing for every row without adapters, by hash and by measurement, since all of them hold the same weights. Adapters *can* carry the fault into plain text. The two learning rates say how much that depends on how hard they are trained, so the strong one alone would tell half of the story. Turned down to 0 the adapters give the text back by construction; what happens between is measured. Each pupil was trained once, with intervals over speakers; the plane has intervals over seeds, and where its arms disagree with the pupils, the recipe is the likely reason: the study has one learning rate, trains from birth and longer.
+# Following and knowing are two things, and a model can forget in two places. The first column of the table of Δ says what the *ear* makes the model disobey. The backbone can be intact all the same. The second column says what the *backbone* itself has lost. For every row without adapters this is exactly nothing, by hash and by measurement, because all these rows have the same weights.
 #
-# **What would change our mind**: LoRA that learns the label as well, and costs neither ear nor text anything (look how near the row of the smaller rate comes, in text and by ear); or a connector trained on bare labels whose Δ by ear is zero. So few constraints and so small a backbone do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
+# Adapters *can* carry the fault into plain text. The two learning rates show how much this depends on the training, so the larger rate alone would tell half of the story. Turned down to 0 the adapters give the text back by construction. What happens between 0 and 1 is measured.
+#
+# Each pupil was trained once, and its intervals are over speakers. The plane has intervals over seeds. Where its arms disagree with the pupils, the training is the likely reason: the study has one learning rate, and trains longer, from step 0.
+#
+# **What would change our mind**: LoRA that learns the label as well, and costs nothing by ear or in text. (Look how near the row of the smaller rate comes.) Or a connector trained on bare labels whose Δ by ear is zero. So few constraints and so small a backbone do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
 #
 # Next: **10**, your own change, and your own recordings.
 

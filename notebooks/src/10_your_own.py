@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 10 · Your own: what does your own change do, and does it hear your own recordings?
 #
-# Until here you took a finished run apart. Now change something. Part A is an *ablation*: one knob of the connector is turned, everything else stays, and every setting is trained from several seeds, because one seed can say anything. Part B leaves the corpus: a folder of recordings with a table beside it, yours if you have one, is read, checked and asked about. Part C trains a new connector on that kind of folder alone.
+# Until here you took a finished run apart. Now you change something. Part A is an *ablation*: you turn one knob of the connector and leave everything else as it is. Every setting is trained from several seeds, because a single seed can show anything. Part B leaves the corpus: the lab reads a folder of recordings with a table beside it (yours, if you have one), checks it, and asks the finished run about it. Part C trains a new connector on such a folder alone.
 #
-# You will lay out a grid whose runs are found again, put an interval on a difference, learn how to fool yourself, see what a change of microphone does to a connector that never heard one, and how much a few dozen clips can teach.
+# You will lay out a grid of runs, put an interval on a difference, and learn how to fool yourself. You will see what a telephone line does to a connector that never heard one, and how much a few dozen clips can teach. The later cells run your functions; where an exercise is open, the package's function takes its place, and the headline says whose code ran.
 #
 # *Needs: 00; 05 helps. 43 minutes of exercises; reading and running take about as long again.*
 
@@ -25,6 +25,7 @@ from desta_lab import audio, cache
 
 # %%
 from desta_lab.clips import CorpusError
+from desta_lab.course.checks import notebook_10 as pieces
 from desta_lab.evaluation import conditions, statistics, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.experiments import ablation, findings, people
@@ -42,15 +43,15 @@ experiment = lesson.experiment
 # %% [markdown]
 # ## Part A: turn one knob
 #
-# Everything that can be turned on the connector stands in one line:
+# Everything that can be turned on the connector, in one line:
 
 # %%
 experiment.preset.connector
 
 # %% [markdown]
-# The one we turn is `anchored`: a connector that is *anchored* says a neutral sentence before any training (“A person with some accent …”) and has only to change words in it; one that is not starts from embeddings that mean nothing. On a larger backbone the anchor once (one seed) brought out an attribute that stayed mute without it, so it may help. Does it, here, in a short training?
+# We turn `anchored`. An *anchored* connector says a neutral sentence before any training (“A person with some accent …”), and only has to change words in it. A connector without the anchor starts from embeddings that mean nothing. On a larger backbone, with one seed, the model named the gender only with the anchor. So the anchor may help. Does it help here, in a short training?
 #
-# The runs are small: few clips, few steps. Turn these constants when you come back for the last exercise.
+# The runs are small: few clips and few steps. Come back to these constants for the last exercise.
 
 # %%
 KNOB, VALUES = "anchored", (True, False)
@@ -59,7 +60,7 @@ CLIPS = {"train": 192, "validation": 24, "test": 48}
 
 # %% [markdown]
 # ### Exercise 10.1 · Lay out a grid · fill in · 7 min
-# `grid({"pool": [1, 2], "seed": [0, 1]})` should return a dict with one entry for every *combination*: its settings, such as `{"pool": 1, "seed": 0}`, under a key that is the hash of those settings and of nothing else, not even of the order in which the fields were given. Then a run that was done is found again, whatever you add to the grid later.
+# Write `grid(fields)`. `grid({"pool": [1, 2], "seed": [0, 1]})` should return a dict with one entry for every *combination* of values. The value of an entry is its settings, such as `{"pool": 1, "seed": 0}`. Its key is a hash of those settings and of nothing else: the order of the fields must not matter. Then a run that was done is found again, whatever you add to the grid later.
 
 
 # %% tags=["exercise"]
@@ -83,7 +84,7 @@ lesson.check("grid", grid)
 
 # %% [markdown]
 # ### Exercise 10.2 · Commit yourself · predict · 3 min
-# The score is the chance-corrected accuracy of the six questions never trained (rung 3) on voices never heard: 0 is guessing, 1 is perfect. The run that ships has about 0.9 after 300 steps.
+# The score is the accuracy above chance on the six questions of rung 3, which were never trained, on voices that were never heard: 0 is guessing, 1 is perfect. The run that ships has about 0.9 after 300 steps.
 
 # %%
 lesson.predict(
@@ -101,7 +102,7 @@ lesson.predict(
 
 
 # %% [markdown]
-# Each run is a small job of its own with a corpus drawn from its seed: other sentences, other order, another newborn connector. They live in a folder apart, so that the finished run stays the newest where other commands look for it.
+# Each run is a small job with its own seed: other sentences, another order of clips, another untrained connector. The runs have a folder of their own, so other commands still find the finished run.
 
 
 # %%
@@ -127,7 +128,7 @@ def job_of(value, seed):
 
 
 # %% [markdown]
-# And each is measured like the finished run: before and after training, with silence, shuffled audio and the text oracle.
+# Each run is measured like the finished run: before and after training, with silence, shuffled audio and the text oracle.
 
 
 # %%
@@ -148,13 +149,22 @@ def measured(job):
     return cache.find_or_make(job.root, job.provenance("lessons", run=folder.name, rung=3), make)
 
 
+# %% [markdown]
+# Your grid says which runs there are (the package's does while the exercise is open).
+
+# %%
+lay_out = lesson.use("grid", grid, pieces.lay_out, tensors=False)
+runs = lay_out({KNOB: list(VALUES), "seed": list(SEEDS)})
+plan = [(run[KNOB], run["seed"]) for run in runs.values()]
+plan.sort(key=lambda run: (VALUES.index(run[0]), SEEDS.index(run[1])))
+pd.DataFrame(runs).T
+
 # %% tags=["expensive"]
-plan = list(itertools.product(VALUES, SEEDS))
 jobs = {(value, seed): job_of(value, seed) for value, seed in plan}
 tables = {key: measured(job) for key, job in jobs.items()}
 
 # %% [markdown]
-# One clip before any average: what the four runs chose for it, attribute by attribute, beside the truth. (The clips of two seeds differ; these runs share the first.)
+# One clip before any average: what two runs chose for it, attribute by attribute, beside the truth. (Each seed has its own clips. These two runs share the first seed.)
 
 # %%
 name = f"{jobs[plan[0]].clips('test')[0].id}"
@@ -168,7 +178,7 @@ chosen = {
 pd.DataFrame(chosen).assign(truth=pd.Series(jobs[plan[0]].clips("test")[0].attributes))
 
 # %% [markdown]
-# Now the scores: a row per run and condition, with an interval over *speakers*. That interval says how sure we are about this one run. It says nothing about the next seed.
+# Now the scores of every run under every condition. The figure at the end adds an interval over *speakers*. That interval says how sure we are about this one run. It says nothing about the next seed.
 
 # %%
 scores = pd.concat(
@@ -201,10 +211,10 @@ each = pd.concat(
 each.round(2)
 
 # %% [markdown]
-# Attribute by attribute (accuracy, not corrected) the runs of one setting need not agree either: which question opens first is partly a matter of the seed.
+# This is the accuracy on each attribute, not corrected for chance. Two runs of one setting need not agree: the seed has a part in which question is answered first.
 #
 # ### Exercise 10.3 · Put an interval on a difference · fill in · 8 min
-# `ours` and `theirs` hold one score per seed, in the same order: seed 0 against seed 0, so that an easy corpus is easy for both. Return three numbers: the mean difference and both ends of its 95 % interval, `mean ± t · s / √n`, where `s` is the standard deviation of the differences, `n` the number of seeds, and `t` the 97.5 % quantile of Student's distribution with `n` − 1 degrees of freedom.
+# `ours` and `theirs` hold one score per seed, in the same order. Seed 0 meets seed 0, so an easy corpus is easy for both. Write `paired_difference(ours, theirs)`. Return three numbers: the mean difference, and the lower and upper end of its 95 % interval, `mean ± t · s / √n`. Here `s` is the standard deviation of the differences, `n` is the number of seeds, and `t` is the 97.5 % quantile of Student's distribution with `n` − 1 degrees of freedom.
 
 
 # %% tags=["exercise"]
@@ -223,28 +233,25 @@ lesson.check("paired_difference", paired_difference)
 # `stats.sem` is `s / √n`, with n − 1 inside; `stats.t.ppf(0.975, n - 1)` is the quantile.
 
 # %% [markdown]
-# SciPy has the same interval; where the exercise is solved, the two must agree.
+# The effect of the knob by your function (the package's while the exercise is open). Both must agree.
 
 # %%
-paired = stats.ttest_rel(ours, theirs)
-interval = paired.confidence_interval(0.95)
-effect, low, high = float(np.mean(ours - theirs)), float(interval.low), float(interval.high)
-mine = paired_difference(ours, theirs)
-if mine is not None:
-    np.testing.assert_allclose(mine, (effect, low, high))
-print(f"{effect:+.2f} [{low:+.2f}, {high:+.2f}] over {len(SEEDS)} seeds")
+compare = lesson.use("paired_difference", paired_difference, pieces.compare_seeds, tensors=False)
+effect, low, high = (float(number) for number in compare(ours, theirs))
+np.testing.assert_allclose((effect, low, high), pieces.compare_seeds(ours, theirs))
+print(f"{effect:+.2f} [{low:+.2f}, {high:+.2f}] over {len(SEEDS)} seeds, by {lesson.credit}")
 
 # %% [markdown]
-# With two seeds the quantile is 12.7. That is not pedantry: two numbers hardly know how far apart the next two will be. If the differences scatter as they did here, this many seeds would bring the interval down to:
+# With two seeds `t` is 12.7. This is needed: two numbers say little about how far apart the next two will be. Suppose that the differences keep the standard deviation that they have here. Then more seeds would bring half of the interval down to:
 
 # %%
 count = np.array([2, 3, 5, 10, 20])
-reach = stats.t.ppf(0.975, count - 1) * np.std(ours - theirs, ddof=1) / np.sqrt(count)
+reach = statistics.t_half_width(np.std(ours - theirs, ddof=1) / np.sqrt(count), count)
 pd.DataFrame({"seeds": count, "half of the interval": reach}).set_index("seeds").T.round(2)
 
 # %% [markdown]
 # ### Exercise 10.4 · Flatter your own setting · break · 5 min
-# A paper reports “our best run against the baseline”. Write `flattering(ours, theirs)`: the largest difference in your favour that can be had by *choosing* one seed on each side.
+# A paper reports “our best run against the baseline”. Write `flattering(ours, theirs)`. Return the largest difference in your favour that you can get if you *choose* one seed on each side.
 
 
 # %% tags=["exercise"]
@@ -261,25 +268,26 @@ lesson.check("flattering", flattering)
 # Which of your seeds would you show, and which of theirs?
 
 # %% [markdown]
-# What would that show in a world where the knob does *nothing*? A thousand such worlds, with seeds that scatter by 0.08, say:
+# What would your function report in a world where the knob does *nothing*? Here are a thousand such worlds. Their scores have a standard deviation of 0.08 over seeds.
 
 # %%
+flatter = lesson.use("flattering", flattering, pieces.flatter, tensors=False)
 worlds = np.random.default_rng(0).normal(0.4, 0.08, size=(1000, 2, 10))
 pd.DataFrame(
     [
         {
             "seeds": n,
-            "honest mean difference": np.mean(worlds[:, 0, :n].mean(1) - worlds[:, 1, :n].mean(1)),
-            "flattering difference": np.mean(worlds[:, 0, :n].max(1) - worlds[:, 1, :n].min(1)),
+            "honest mean difference": np.mean([a[:n].mean() - b[:n].mean() for a, b in worlds]),
+            "flattering difference": np.mean([flatter(a[:n], b[:n]) for a, b in worlds]),
         }
         for n in (1, 2, 5, 10)
     ]
 ).set_index("seeds").round(3)
 
 # %% [markdown]
-# The honest difference stays near zero. The flattering one grows with the number of seeds one may choose from.
+# The honest difference stays near zero. The flattering difference grows with the number of seeds that one can choose from.
 #
-# The larger studies of this package obey the same rule, over five seeds: which layers, how deep, how many clips. Their tables ship, where the study was run; the sentence is computed.
+# The larger studies of this package follow the honest rule, over five seeds: which layers, how deep, how many clips. Their tables ship. The sentence below is computed from one of them.
 
 # %%
 STUDY = "clips"
@@ -289,7 +297,7 @@ except FileNotFoundError as missing:
     print(str(missing).split(": ", 1)[1])
 
 # %% [markdown]
-# An arm of your own joins them: what was measured is found, only yours is run. (The cell says what that would take; `mine.run()` does it.)
+# You can add an arm of your own. Only the new arm is run; what was measured is found. The cell below says what this would take. `mine.run()` does it.
 
 # %%
 mine = ablation.build_sweep(STUDY, seeds=(0,), more={"my arm": {"train": 24}}, root=experiment.root)
@@ -298,7 +306,7 @@ mine.forecast()
 # %% [markdown]
 # ## Part B: your own recordings
 #
-# A folder of audio files with a table `clips.csv` beside them: the columns `audio` and `speaker`, and one for each attribute you know, with the values below. Four speakers are the least; a column is asked about if every row has it filled. Put the path here; while it is empty, the next cells make a stand-in.
+# Your folder holds audio files and a table `clips.csv`. The table has the columns `audio` and `speaker`, and one column for each attribute that you know, with the values below. You need at least four speakers. The model is asked about a column if every row has a value there. Write the path of the folder into `FOLDER`. While it is empty, the next cells make a stand-in.
 
 # %%
 {name: attributes.ATTRIBUTES[name] for name in attributes.DESCRIBED}
@@ -308,7 +316,7 @@ FOLDER = ""  # where your recordings lie
 
 
 # %% [markdown]
-# The stand-in: sentences, pitches and scenes drawn anew, by the test speakers of the course, whom the connector never heard in training. Each is saved twice: as it is (*studio*), and through a *telephone*, 300 to 3400 Hz, 8000 samples a second and some line noise. Real recordings will be further away than either.
+# The stand-in has new sentences, pitches and scenes, spoken by the test speakers of the course. The connector never heard these speakers in training. Each clip is saved twice: as it is (*studio*), and through a *telephone* line, 300 to 3400 Hz, 8000 samples a second, with some noise. Real recordings will differ more than both.
 
 
 # %%
@@ -352,7 +360,7 @@ own = corpus_from_folder(folder)
 pd.read_csv(folder / "clips.csv", dtype=str, keep_default_na=False).head(4)
 
 # %% [markdown]
-# Every row is checked as it is read, because a wrong table is the commonest fault of all. Here is one with a file that is not there:
+# Every row is checked as it is read, because a wrong table is the most common fault. This table names a file that does not exist:
 
 # %%
 table = (folder / "clips.csv").read_text().splitlines()
@@ -365,7 +373,7 @@ except CorpusError as error:
     print(str(error).replace(str(folder), "…"))
 
 # %% [markdown]
-# Hear the first two. The sentence above each is its seed description, made of its row in the table.
+# Hear the first two clips. The sentence above each clip is its seed description, made from its row in the table.
 
 # %%
 full = all(
@@ -375,7 +383,7 @@ desta_lab.show_players(own, own.clips[:2])
 
 # %% [markdown]
 # ### Exercise 10.5 · Split by speaker · fill in · 7 min
-# Ranking is *calibrated*: how much the model likes each option anyway is measured on clips that are not scored, and taken away (notebook 05). No voice may be on both sides, or the voice itself is the clue. Write `split_recordings(speakers, share)`: given the speaker of every recording and the `share` that the first split should have of the speakers, return two lists of row numbers: no speaker in both, no recording lost, and neither list empty as long as there are two speakers.
+# Ranking is *calibrated* (notebook 05): the model's liking for each option is measured on other clips, and subtracted. No voice may be on both sides, or the voice itself is a clue. Write `split_recordings(speakers, share)`. `speakers` holds the speaker of every recording. `share` is the part of the speakers that belongs to the first split. Return two lists of row numbers. No speaker may be in both, no recording may be lost, and neither list may be empty if there are two speakers or more.
 
 
 # %% tags=["exercise"]
@@ -397,7 +405,7 @@ lesson.check("split_recordings", split_recordings)
 # Deal out the sorted names, not the rows; then `min` and `max` keep one name on each side.
 
 # %% [markdown]
-# The shipped run is asked about each recording, in its own words first: what is the background? Beside it silence, and the text oracle, which reads your table instead of hearing anything.
+# First the finished run answers in its own words: what is the background? Beside its answers are that to silence, and those of the text oracle, which reads your table instead of hearing.
 
 # %%
 waves = [audio.read_audio(own.path(clip)) for clip in own.clips[:8]]
@@ -418,7 +426,10 @@ with replies.use_checkpoint(experiment) as llm:
 pd.DataFrame(answers, index=[clip.id for clip in own.clips[:8]])
 
 # %% [markdown]
-# Then every question whose attribute the table knows, ranked. Half of the speakers calibrate the other half, and the other way round; every value weighs the same there, however often it occurs. Only the first seconds of a recording are heard, as many as the preset was trained with.
+# Then every question about a column of the table, ranked. Your function splits the speakers into halves (the package's does while the exercise is open). Each half calibrates the other. Every value weighs the same there, however often it occurs. Only the first seconds of a recording are heard, as many as in training.
+
+# %%
+split = lesson.use("split_recordings", split_recordings, pieces.deal_speakers, tensors=False)
 
 
 # %%
@@ -426,8 +437,9 @@ def by_halves(llm, clips, states):
     """Every clip scored once, calibrated on the clips of the other half of the speakers."""
     embeddings = conditions.embed_clips(llm, states)
     people = sorted({clip.speaker for clip in clips})
-    first = [i for i, clip in enumerate(clips) if clip.speaker in people[::2]]
-    second = [i for i, clip in enumerate(clips) if clip.speaker not in people[::2]]
+    # sorted names would part women from men, so every other name goes to the front
+    mixed = {name: f"{i % 2} {name}" for i, name in enumerate(people)}
+    first, second = map(list, split([mixed[clip.speaker] for clip in clips], 0.5))
     return pd.concat(
         [
             evaluate(
@@ -486,7 +498,7 @@ recordings[recordings["condition"] == "audio"].pivot(
 ).round(2)
 
 # %% [markdown]
-# Real voices in the lab's own scenes: give a folder of *clean* recordings of four people or more, with a table `clips.csv` (`audio`, `speaker`, and what you know of `gender`, `language`, `accent`), and the finished run is tested on them, whispered, loud or fast as in its own test, with every control. On the command line that is `quickstart --test-voices FOLDER`.
+# You can also put real voices into the lab's own scenes. This takes a folder of *clean* recordings of four people or more, with a table `clips.csv` (`audio`, `speaker`, and what you know of `gender`, `language`, `accent`). The lab makes them whispered, loud or fast, as in its own test, and tests the finished run on them with every control. On the command line this is `quickstart --test-voices FOLDER`.
 
 # %%
 VOICES = ""  # where clean recordings of people lie
@@ -500,7 +512,7 @@ else:
 # %% [markdown]
 # ## Part C: train on a folder
 #
-# The finished run learned from the course's corpus. Now a connector that learns from *one folder* and nothing else: the backbone writes a target for every description that your table makes, and the rest is as before. Put a path here to train on your own. The nano LLM reads only the words shown at the start of part B, and says so; `setup("10", preset="cpu")` takes any words.
+# The finished run learned from the course's corpus. Now a connector learns from *one folder* and nothing else. The backbone writes a target for every description that your table makes. The rest is as before. Write a path into `TRAIN_FOLDER` to train on your own recordings. The nano LLM reads only the words shown at the start of part B, and refuses others. `setup("10", preset="cpu")` takes any words.
 
 # %%
 TRAIN_FOLDER = ""  # your recordings with their clips.csv; empty: the stand-in
@@ -508,7 +520,7 @@ TELLS = ("gender", "manner", "scene")  # the columns of the stand-in's table
 
 
 # %% [markdown]
-# Stand-in again, *as if they were yours*: 96 clips by 16 of the course's voices, rendered anew, with three columns of what is true of them. A column `split` keeps four voices for the test and four for calibration; without it the package deals the speakers itself, and if there are fewer than four it parts single clips and says on the card: *same speaker: this measures recognition of your recordings, not of new voices*.
+# The stand-in again, *as if it were yours*: 96 new clips by 16 of the course's voices, with three columns that say what is true of them. A column `split` keeps four voices for the test and four for calibration. Without this column the package splits the speakers itself. With fewer than four speakers it splits single clips, and the card says: *same speaker: this measures recognition of your recordings, not of new voices*.
 
 
 # %%
@@ -541,7 +553,7 @@ job.llm = build.build_audio_llm(few, root=experiment.root / "models", seed=0)
 desta_lab.show_players(corpus, job.clips("train")[:2])
 
 # %% [markdown]
-# What the backbone wrote for the first two descriptions. Look for words that your table never said: what a description leaves open, the nano LLM fills in with a guess. A target can teach only what its description tells.
+# This is what the backbone wrote for the first two descriptions. Look for words that are not in your table. Where a description leaves something open, the nano LLM writes a guess. A target can teach only what its description says.
 
 # %%
 for one in job.targets.rows[:2]:
@@ -549,7 +561,7 @@ for one in job.targets.rows[:2]:
 
 # %% [markdown]
 # ### Exercise 10.6 · Foresee your folder · predict · 3 min
-# Some 48 clips train it, 60 steps long, 20 times round. The score is that of rung 3 on the four voices of the test.
+# About 48 clips train it for 60 steps, so each clip is seen about 20 times. The score is that of rung 3, on the four test voices.
 
 # %%
 lesson.predict(
@@ -579,7 +591,7 @@ folder_rows = pd.DataFrame(
 folder_rows.pivot(index="row", columns="series", values="score").round(2)
 
 # %% [markdown]
-# Read each line against its controls: *audio* has to stand clear of silence, shuffled audio and the untrained connector, and the text oracle says what reading the table would have given. The rule of the verdict asks that the *difference* to every control stays above zero when voices are drawn again. With four voices that is a hard test for what goes with the voice, as gender does: silence gives everybody the same answer, which is right for whole voices at a time. An attribute that fails it was not shown, which is not the same as not learned:
+# Compare each row with its controls. *audio* must stand above silence, shuffled audio and the untrained connector. The text oracle shows what reading the table would give. The rule of the verdict is strict: when voices are drawn again, the *difference* to every control must stay above zero. This is hard with four voices, above all for gender. Silence gives every clip the same answer, and that answer is right for all clips of some voices. An attribute that fails the rule was not shown. It may have been learned all the same.
 
 # %%
 heard_of = {
@@ -596,11 +608,11 @@ print(
 )
 
 # %% [markdown]
-# `run_quickstart(job)` goes on from here: it trains the rival on bare labels, too, measures every rung at every checkpoint, and writes the card with a verdict, or with *too few clips to judge* below 24 clips, 4 voices or 2 attributes.
+# `run_quickstart(job)` goes further. It also trains the rival run on bare labels, and measures every rung at every checkpoint. Then it writes the card with a verdict. Below 24 clips, 4 voices or 2 attributes the card says *too few clips to judge*.
 #
 # ## All three answers in one picture
 #
-# Left, the ablation: one row per run, so that you see settings *and* seeds. In the middle, the recordings and the finished run. Right, the connector that learned from a folder alone. A blue dot is worth its distance from its controls. (Drawn are the controls of the first channel; those of the others stand in the table `recordings`.) An untrained connector may stand off zero, too: an accident of one birth, which the interval over speakers knows nothing about.
+# On the left is the ablation, with one row per run, so you see both settings *and* seeds. In the middle the finished run hears the recordings. On the right is the connector that learned from a folder alone. Compare every blue dot with its controls. (The middle panel draws the controls of the first channel. The table `recordings` has the others.) An untrained connector may stand off zero, too. This comes from its random weights, and the interval over speakers does not cover it.
 
 
 # %%
@@ -669,7 +681,8 @@ headline = (
     f"{len(SEEDS)} seeds, {shown}; "
     f"the finished run on {whose}: "
     f"{', '.join(f'{name} {score:.2f}' for name, score in total.items())}; "
-    f"taught by {heard_of['train'][0]} clips of a folder alone: {all_taught:.2f}"
+    f"taught by {heard_of['train'][0]} clips of a folder alone: {all_taught:.2f} "
+    f"(by {lesson.credit})"
 )
 
 # %%
@@ -713,11 +726,11 @@ print(lesson.reveal("between", between))
 print(lesson.reveal("folder", all_taught))
 
 # %% [markdown]
-# Set the two printed numbers beside each other: if the seeds of one setting lie as far apart as the settings, the ablation has measured seeds. In the middle, look where *telephone* falls behind *studio*; its distance to the controls is what is left across the gap. On the right, look which attribute a few dozen clips teach and which they do not: that a row stays at its controls shows what this folder, these steps and this recipe did, not that it cannot be heard.
+# Compare the first two printed numbers. If two seeds of one setting lie as far apart as the two settings, the ablation has measured seeds. In the middle panel, see where *telephone* falls behind *studio*. Its distance to the controls is what still works on the telephone. In the right panel, see which attributes a few dozen clips teach. A row that stays at its controls was not learned from this folder in these steps. It does not show that the attribute cannot be heard.
 #
 # ## A result card
 #
-# What you would hand in: the rule, the numbers, what it was made from. One page, and the same as JSON.
+# The card is what you would hand in: the rule, the numbers, and what they were made from. It is one page, and the same as JSON.
 
 # %%
 RULE = (
@@ -742,18 +755,18 @@ card.write_card(lesson.out / "ablation", result).name
 
 # %% [markdown]
 # ### Exercise 10.7 · Turn your knob · tweak · 10 min
-# Go back to the constants and change `KNOB` and `VALUES`: `pool` (1 or 4 frames averaged before they are read), `depth` (1 or 2 blocks), `scaled`, `post_norm`. Say first what you expect, and how sure you are; then run from there. If you can wait, take a third seed, and say so before you look: seeds that are added until the interval leaves zero always find something. What does it do to the interval? Runs that are done are found again.
+# Go back to the constants, and change `KNOB` and `VALUES`: `pool` (1 or 4 frames are averaged before they are read), `depth` (1 or 2 blocks), `scaled`, `post_norm`. Say first what you expect, and how sure you are. Then run all cells from there. Runs that are done are found again. If you have time, take a third seed, and decide so before you look: who adds seeds until the interval leaves zero always finds something. What does the third seed do to the interval?
 #
 # ## The emotion track
 #
-# *“Answer me!”*, shouted, is heard as anger only if the data can teach it. In the course's corpus nobody is angry: `loudness` is how loud a file is, no description names a feeling, so no target does, and nothing tells the connector that a strained voice matters. More steps do not change that; other data do. Two public corpora of actors ship as what is needed to read and describe them, not as audio:
+# Somebody shouts *“Answer me!”* A model hears anger only if its data can teach anger. In the course's corpus nobody is angry. `loudness` says how loud a file is. No description names a feeling, so no target does. Nothing tells the connector that a strained voice matters. More steps do not change this, but other data do. The package can read and describe two public corpora of actors. It does not ship their audio:
 
 # %%
 for one in (public_corpora.CREMA_D, public_corpora.RAVDESS):
     print(f"{one.name}: {', '.join(one.attributes['emotion'])}\n{one.licence}\n{one.how_to_get}\n")
 
 # %% [markdown]
-# A clip of CREMA-D would be read to the backbone like this:
+# For a clip of CREMA-D the backbone would read this:
 
 # %%
 public_corpora.CREMA_D.describe(
@@ -761,7 +774,7 @@ public_corpora.CREMA_D.describe(
 )
 
 # %% [markdown]
-# The nano LLM knows none of these words, and 7,442 clips ask for a GPU. On Colab (*Runtime → Change runtime type → T4 GPU*; then the first cell of this notebook) this trains it; it is **not run here, and nothing of it was measured**:
+# The nano LLM knows none of these words, and 7,442 clips need a GPU. On Colab choose *Runtime → Change runtime type → T4 GPU*, run the first cell of this notebook, and then the lines below. They are **not run here, and nothing of this was measured**:
 #
 # ```python
 # !git lfs install && git clone https://github.com/CheyneyComputerScience/CREMA-D
@@ -776,17 +789,21 @@ public_corpora.CREMA_D.describe(
 # print(card.format_card(desta_lab.run_quickstart(job)))
 # ```
 #
-# With `label="gender"` emotion is asked of both runs and trained as a question in neither: a target mentions it, no prompt asks for it. RAVDESS is the same with `public_corpora.RAVDESS.build(folder)` (24 actors; its test has four voices, the fewest that get a verdict). The encoded clips take disk: 4 layers × 200 frames × 768 numbers of two bytes are 1.2 MB each with `t4`, some 7 GB for CREMA-D's training clips.
+# With `label="gender"` both runs are asked about emotion, and neither is trained on a question about it: targets mention emotion, and no prompt asks for it. RAVDESS works the same way with `public_corpora.RAVDESS.build(folder)`. It has 24 actors, and its test has four voices, the fewest that get a verdict. The encoded clips take disk. With `t4` a clip takes 4 layers × 200 frames × 768 numbers × 2 bytes = 1.2 MB, so CREMA-D's training clips take about 7 GB.
 #
-# What to expect: not much, and a card that says so. *People* who only heard CREMA-D's clips named the intended emotion in 40.9 % of them, with six to choose from (Cao et al. 2014, abstract). On SAKURA's emotion track, five hundred clips in multiple choice, DeSTA2 answered 34.8 % of the direct questions and Qwen2-Audio-Instruct 64.2 % (SAKURA's README; the numbers stand in `data/published.csv`). So look at the distance of *emotion* to its controls, not at whether it looks like 1; at whether the text oracle can answer at all; and at angry against neutral before all six. Acted anger in twelve fixed sentences is also not your own shout: that would be another test.
+# Do not expect much. *People* who only heard CREMA-D's clips named the intended emotion in 40.9 % of them, with six to choose from (Cao et al. 2014, abstract). On SAKURA's emotion track, five hundred clips in multiple choice, DeSTA2 answered 34.8 % of the direct questions and Qwen2-Audio-Instruct 64.2 % (SAKURA's README; the numbers are in `data/published.csv`). So look at three things: how far *emotion* stands above its controls, whether the text oracle can answer at all, and angry against neutral before all six. Acted anger in twelve fixed sentences is also not your own shout. That would be another test.
 #
 # ## What we now know
 #
-# A change to the recipe is a claim about a distribution of runs; its figure has a row per seed, its interval goes over seeds, and an interval that holds zero means that these runs cannot tell, not that the knob does nothing. A connector trained on one synthetic world can be asked about any recording, and the table beside its controls says how much of what it learned travels. The stand-in is no long way: the same synthesiser and the test speakers of the course, so *studio* is hardly another world. A connector can be trained on a folder of a few dozen clips, with targets that the backbone wrote from its table, and its controls say which rows of the table it learned; what is in no table, such as anger, is in no target.
+# A change to the training is a claim about many runs. So its figure has a row per seed, and its interval is over seeds. If the interval holds zero, these runs cannot tell. It does not mean that the knob does nothing.
 #
-# **What would change our mind**: more seeds that agree; an interval clear of zero from a choice of knob made before looking; and, for parts B and C, real voices in real rooms, which nothing here has tested.
+# A connector that was trained on one synthetic world can be asked about any recording. The controls show how much of its knowledge still works there. The stand-in is a mild test: the synthesiser and the speakers are those of the course's own test, so *studio* is hardly another world.
 #
-# Next: **11**, the system that all this was a small copy of, as it was released. Outside the notebooks, `python -m desta_lab sweep --set steps=40,80 --seeds 0,1,2` turns any field over seeds, finds what is done and draws which knobs matter; `python -m desta_lab class FOLDER` merges the cards of a class; the README says how to try a larger preset.
+# A connector can learn from a folder of a few dozen clips. The backbone writes the targets from the table, and the controls show which columns were learned. What is in no table, such as anger, is in no target.
+#
+# **What would change our mind**: more seeds that agree; an interval clear of zero for a knob that was chosen before looking; and, for parts B and C, real voices in real rooms. This notebook has tested none.
+#
+# Next: **11**, the published system, of which all this was a small copy. Outside the notebooks, `python -m desta_lab sweep --set steps=40,80 --seeds 0,1,2` turns any field over seeds, finds the runs that are done, and draws which knobs matter. `python -m desta_lab class FOLDER` merges the cards of a class. The README says how to try a larger preset.
 
 # %%
 lesson.card()

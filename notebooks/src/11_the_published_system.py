@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 11 · The published system: does it follow instructions as well as the language model inside it, and does ours?
 #
-# Everything so far was a small copy of something real. [DeSTA2.5-Audio](https://arxiv.org/abs/2507.02768) joins Whisper large-v3 to an 8-billion-parameter Llama, both frozen. Here you take its release apart: what is in the file, what its tensors are called, what a conversation looks like token for token, and what it takes to open it.
+# So far you saw a small copy of a published system. [DeSTA2.5-Audio](https://arxiv.org/abs/2507.02768) joins Whisper large-v3 to an 8-billion-parameter Llama, and both are frozen. Here you take its release apart: what is in the file, what its tensors are called, how a conversation looks token for token, and what it takes to open the system.
 #
-# Where this machine has the memory and the weights, the system is opened and asked about a clip; elsewhere one sentence says what is missing. Nothing below needs it. The last figure sets what was published of its predecessor DeSTA2 and of other systems above our own finished run: two protocols, two pictures, no ranking.
+# If this machine has the memory and the weights, the system is opened and asked about a clip. Otherwise one sentence says what is missing, and nothing below needs it. The last figure shows published numbers of its predecessor DeSTA2 and of other systems, and below them those of our own finished run: two protocols, two pictures, no ranking. The later cells run your functions; where an exercise is open, the package's function takes its place, and the headline says whose code ran.
 #
 # *Needs: 02; 09 helps. 36 minutes of exercises; reading and running take about as long again.*
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import desta_lab
 from desta_lab import audio
 from desta_lab.benchmarks import comparison, speech_ifeval
+from desta_lab.course.checks import notebook_11 as pieces
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.evaluate import answer_free_form
 from desta_lab.model import chat, presets
@@ -31,22 +32,23 @@ from desta_lab.published import adapters, parity, systems
 from desta_lab.views import replies, style
 from desta_lab.world.describe import describe
 
+# %%
 lesson = desta_lab.setup("11")
 experiment = lesson.experiment
 
 # %% [markdown]
 # ## What was released
 #
-# A preset is data. This one is the published system:
+# A preset is data. This preset is the published system:
 
 # %%
 presets.desta25()
 
 # %% [markdown]
-# Encoder and backbone belong to others and never changed, so they were not released again. The file holds the connector and nothing else.
+# Encoder and backbone were made by others, and training did not change them. So they were not released again. The file holds the connector and nothing else.
 #
 # ### Exercise 11.1 · Commit yourself · predict · 4 min
-# Three ranges, before anything is counted. The third is about the control at the end: the finished run of this course hears silence, and is asked four questions under a constraint (“Answer in JSON.”).
+# Give three ranges before anything is counted. The third is about a control at the end: the finished run of this course hears silence, and answers four questions under a constraint (“Answer in JSON.”). Its IFrate is the share of answers that obey.
 
 # %%
 lesson.predict(
@@ -60,7 +62,7 @@ lesson.predict("memory", "GB of memory for the system with its backbone in bf16?
 lesson.predict("deaf", "IFrate of our run on a clip of silence, in per cent?", 0, 100, step=5)
 
 # %% [markdown]
-# Shapes can be had without memory: on torch's *meta* device a tensor has a shape and no numbers. The Q-Former's own defaults are the published form; the two widths belong to the frozen models.
+# Torch's *meta* device makes tensors that have a shape and no numbers, so counting takes no memory. The defaults of our Q-Former are the published form. The two widths are those of the frozen models.
 
 # %%
 WHISPER_WIDTH, LLAMA_WIDTH = 1280, 4096  # of whisper-large-v3 and Llama-3.1-8B, from their configs
@@ -87,7 +89,7 @@ print(lesson.reveal("memory", size.memory_gb("bf16")))
 # %% [markdown]
 # ## The names in the file
 #
-# In `tests/data/desta25_tiny` of this repository lies a tiny instance of the published model: its own code, random weights, and what that code computed from them. Its file has the names of the released one. Does the arithmetic of the file hold? Four bytes a number, and a header that says what is where:
+# `tests/data/desta25_tiny` in this repository holds a tiny instance of the published model. It was made with the published code and random weights, and it stores what that code computed. Its file has the names of the released file. Does the size of the file add up? It should be four bytes a number, and a header that lists names and places:
 
 # %%
 TINY = Path(desta_lab.__file__).parents[1] / "tests" / "data" / "desta25_tiny"
@@ -100,25 +102,30 @@ print(
     (TINY / "connector.safetensors").stat().st_size,
 )
 
+# %% [markdown]
+# The weights of its first layer, below `perception.connector.qformer.layer.` (each has a bias beside it):
+
+
 # %%
+def list_weights(tensors, prefix):
+    """Names and shapes of the weights whose names begin with the prefix."""
+    names = [name for name in tensors if name.startswith(prefix) and name.endswith("weight")]
+    return pd.Series({name: tuple(tensors[name].shape) for name in names}, name="shape").to_frame()
+
+
 LAYER = f"{adapters.PREFIX}qformer.layer."
-shapes = {
-    name.removeprefix(LAYER): tuple(tensor.shape)
-    for name, tensor in file.items()
-    if f"{LAYER}0." in name
-}
-pd.Series(shapes, name="published, below perception.connector.qformer.layer.").to_frame()
+list_weights(file, f"{LAYER}0.").rename(index=lambda name: name.removeprefix(LAYER))
 
 # %% [markdown]
-# And our own connector of the same size: one block, as PyTorch prints it.
+# And those of the first block of our own connector, at the same size:
 
 # %%
 tiny = QFormer(taps=4, d_enc=64, d_llm=48, queries=6, depth=2, heads=4)
-tiny.blocks[0]
+list_weights(tiny.state_dict(), "blocks.0.")
 
 # %% [markdown]
 # ### Exercise 11.2 · Rename their tensors · fill in · 9 min
-# Write `our_name(name)`: from the full published name of a tensor of a Q-Former layer to its name in our connector, such as `perception.connector.qformer.layer.0.attention.self.query.bias` to `blocks.0.self_attention.query.bias`. Read the two lists above side by side. A post-norm block uses its three norms in the order in which its three steps end: self-attention, cross-attention, MLP.
+# Write `our_name(name)`. It takes the full published name of a tensor in a Q-Former layer, and returns the name in our connector. For example, `perception.connector.qformer.layer.0.attention.self.query.bias` becomes `blocks.0.self_attention.query.bias`. Read the two lists above side by side. A block of this form has three steps: self-attention, cross-attention, MLP. Each step ends with its norm, so the three norms come in this order.
 
 
 # %% tags=["exercise"]
@@ -148,21 +155,25 @@ lesson.check("our_name", our_name)
 # Nine parts need a name of their own; a dict of nine lines does it. Compare with `startswith`, for `crossattention.` contains `attention.`
 
 # %% [markdown]
-# What is not in a layer keeps its name, and the query tokens of all taps, a tensor each there (`layer_prompts.0`, …), are one tensor here. The package does both. By your hand, where the exercise is solved, and by the package, the same:
+# The tensors outside the layers need less: the package renames them, and joins the query tokens of all taps (`layer_prompts.0`, …) to one tensor. Your function names all tensors in the layers (the package's does while the exercise is open). Then our connector loads them all.
 
 # %%
-ours = adapters.from_published(file)
-for name, tensor in file.items():
-    if LAYER in name and our_name(name) is not None:
-        torch.testing.assert_close(ours[our_name(name)], tensor)
-tiny.load_state_dict(ours, strict=True)
+rename = lesson.use("our_name", our_name, pieces.rename_tensor, tensors=False)
+outside = {
+    name: tensor
+    for name, tensor in adapters.from_published(file).items()
+    if not name.startswith("blocks.")
+}
+inside = {rename(name): tensor for name, tensor in file.items() if name.startswith(LAYER)}
+print(f"{len(inside)} tensors named by {lesson.credit}, {len(outside)} outside the layers")
+tiny.load_state_dict(outside | inside, strict=True)
 
 # %% [markdown]
-# `strict=True` matters. The published training code loads with `strict=False`, and so a file of nothing but wrong names loads in silence there.
+# `strict=True` matters. The published training code loads with `strict=False`. There, a file with wrong names only would load without a word.
 #
 # ## The same numbers?
 #
-# All keys matched. Is it now the same model? `parity` hands the clips and token ids of the stored run to our encoder, connector and backbone, and compares what comes out with what the published code had computed.
+# All names matched. Is it now the same model? `parity` gives the clips and token ids of the stored run to our encoder, connector and backbone. It compares every result with what the published code had computed. The connector that you just filled goes in.
 
 
 # %%
@@ -176,11 +187,11 @@ def differences(connector):
     return eager.set_index("quantity")[["difference", "limit"]]
 
 
-differences(file)
+differences(adapters.to_published(tiny.state_dict()))
 
 # %% [markdown]
 # ### Exercise 11.3 · Exchange what a strict load does not miss · break · 6 min
-# Names and shapes are all that a strict load sees. Write `exchanged(file)`: take the dict of names and tensors, and return a new one in which two tensors of the same shape have changed places. Leave `file` as it is.
+# A strict load compares names and shapes, and nothing else. Write `exchanged(file)`. It takes the dict of names and tensors. Return a new dict in which two tensors of the same shape have changed places. Leave `file` as it is.
 
 
 # %% tags=["exercise"]
@@ -199,22 +210,22 @@ lesson.check("exchanged", exchanged)
 # `{**file, a: file[b], b: file[a]}` is a new dict. Any two names of one shape will do; two norms of a layer are the mistake that people really make.
 
 # %%
-spoiled = exchanged(file)
-differences(spoiled) if spoiled else "not tried yet"
+exchange = lesson.use("exchanged", exchanged, pieces.exchange_norms, tensors=False)
+differences(exchange(file))
 
 # %% [markdown]
-# It loads, strictly, and it is another model. One exchange is invisible even here, and rightly so:
+# It loads, strictly, and it is another model. But one exchange changes nothing even here. Two layers swap the biases of their keys:
 
 # %%
 a, b = (f"{LAYER}{layer}.attention.self.key.bias" for layer in (0, 1))
-differences({**file, a: file[b], b: file[a]})
+differences(pieces.exchange(file, a, b))
 
 # %% [markdown]
-# The bias of the keys adds the same number to every score of a query, and a softmax does not see that. (Its values change nothing; its size still counts among the parameters.)
+# A bias of the keys adds the same number to all scores of a query. A softmax gives the same weights then. (So the values of this bias change nothing. It still counts among the parameters.)
 #
 # ## A conversation, token for token
 #
-# What does the backbone read? In DeSTA2.5-Audio a user's text holds the placeholder `<|AUDIO|>`; around it come two tags, and they are plain text, no special tokens. Between them stand the *audio slots*, one per query, whose embeddings the connector gives, and then the clip's **transcript**, written by the same Whisper. (The runs of this course hear without a transcript.)
+# What does the backbone read? In DeSTA2.5-Audio the text of a user holds the placeholder `<|AUDIO|>`. Two tags stand around it. They are plain text, no special tokens. Between the tags come the *audio slots*, one per query, which the connector fills with audio embeddings. After the slots comes the clip's **transcript**, written by the same Whisper. (The runs of this course hear without a transcript.)
 
 # %%
 question = "What is the background sound?"
@@ -227,7 +238,7 @@ print(text)
 
 # %% [markdown]
 # ### Exercise 11.4 · Lay out the conversation · fill in · 8 min
-# `before` and `after` are the text on both sides of the placeholder, tags not yet there. `encode` turns a text into a list of token ids; an audio slot is the id `chat.SLOT`. Return the ids of the whole: start tag, `queries` slots, transcript, end tag. Tags are encoded in one go with the text that they touch, the transcript on its own. (`chat.START`, `chat.END`.)
+# Write `laid_out(encode, before, after, transcript, queries)`. `before` and `after` are the texts on both sides of the placeholder, still without tags. `encode` turns a text into a list of token ids. An audio slot has the id `chat.SLOT`. Return the ids of the whole conversation: the text before, the start tag `chat.START`, as many slots as `queries`, the transcript, the end tag `chat.END`, the text after. Encode each tag in one call with the text that it touches. Encode the transcript alone.
 
 
 # %% tags=["exercise"]
@@ -246,7 +257,7 @@ lesson.check("laid_out", laid_out)
 
 
 # %% [markdown]
-# By hand, and by the one function that training, generation and scoring share:
+# Your layout (the package's while the exercise is open). It must be that of the one function that training, generation and scoring share:
 
 
 # %%
@@ -254,35 +265,33 @@ def encode(text):
     return chat.encode_text(experiment.llm.backbone.tokenizer, text)
 
 
+lay_out = lesson.use("laid_out", laid_out, pieces.lay_out_tokens, tensors=False)
+ids = list(lay_out(encode, before, after, words, 3))  # 64 slots there, 3 to look at
 stream = chat.build_stream(
     experiment.llm.backbone.tokenizer, chat.audio_messages(question), 3, transcripts=[words]
-)  # 64 there, 3 to look at
-by_hand = laid_out(encode, before, after, words, 3)
-assert by_hand is None or list(stream.ids) == by_hand
+)
+assert ids == list(stream.ids)
 
 # %%
-says = [
-    "(audio)" if i == chat.SLOT else experiment.llm.backbone.tokenizer.decode([i])
-    for i in stream.ids
-]
-at = stream.ids.index(chat.SLOT)
-pd.DataFrame({"id": stream.ids, "says": [repr(word) for word in says]})[at - 3 : at + 14].T
+says = ["(audio)" if i == chat.SLOT else experiment.llm.backbone.tokenizer.decode([i]) for i in ids]
+at = ids.index(chat.SLOT)
+pd.DataFrame({"id": ids, "says": [repr(word) for word in says]})[at - 3 : at + 14].T
 
 # %% [markdown]
-# The ids are those of this course's own tokenizer, which was given one token for each tag; with `preset="cpu"` the same cells show SmolLM2's. Llama's has no such token and cuts the tags into pieces, in the same places: a test holds the layout to the published one. DeSTA2's released inference has two quirks more, a doubled first token and a clip that stands one token early; `desta2.build_desta2_stream` keeps both, so that its answers can be compared with theirs.
+# The ids are those of this course's own tokenizer, which has one token for each tag. With `preset="cpu"` the same cells show SmolLM2's. Llama's tokenizer has no such token, and cuts each tag into several. The layout is the same, and a test compares it with the published one. The released inference of DeSTA2 has two oddities: it doubles the first token, and the clip comes one token early. `desta2.build_desta2_stream` does the same, so its answers can be compared with theirs.
 #
 # ## What it takes to open it
 #
-# Counted from parameters, and held against the memory of this machine:
+# The memory is counted from parameters, and compared with that of this machine:
 
 # %%
 print(systems.describe_memory(presets.desta25()))
 
 # %% [markdown]
-# With a GPU the same lines say where `offload=True` helps, which spreads the backbone over GPU and RAM. The time to load and to answer is not known: nobody has timed it with this package.
+# With a GPU the same lines say where `offload=True` helps. It spreads the backbone over GPU and RAM. Nobody has timed with this package how long it takes to load and to answer.
 #
 # ### Exercise 11.5 · Make it fit · tweak · 5 min
-# Which form fits a GPU of 24 GB, which one of 16 GB? Does the older system, with the smaller Whisper, need much less? Say first which part you expect to weigh most, then turn the two constants: `desta25` or `desta2`; `float32`, `bf16` or `int8`.
+# Which form fits a GPU of 24 GB, and which fits 16 GB? Does the older system, with the smaller Whisper, need much less? Say first which part you expect to be largest. Then change the two constants: `desta25` or `desta2`; `float32`, `bf16` or `int8`.
 
 # %%
 WHICH, FORM = "desta25", "int8"
@@ -295,7 +304,7 @@ print(
 )
 
 # %% [markdown]
-# Now open it, if it can be had. The released file is on the model hub (`DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`), and Llama's weights ask for a licence to be accepted; `ADAPTER` is where you put the file. Both cells below were **not run with the released weights** on the machine that built this page: it does not have them. A test runs the same cells with tiny ones.
+# Now open the system, if you have it. The released file is on the model hub (`DeSTA-ntu/DeSTA2.5-Audio-Llama-3.1-8B`), and for Llama's weights you must accept a licence. `ADAPTER` is where you put the file. The two cells below were **not run with the released weights**: the machine that built this page does not have them. A test runs the same cells with tiny weights.
 
 # %%
 ADAPTER = experiment.root / "models" / "desta25" / "model.safetensors"
@@ -329,11 +338,11 @@ if system:
     )
 
 # %% [markdown]
-# Three answers side by side: the system hears the clip and reads its own transcript; the same language model, untouched, reads the description (the text oracle); and it is asked with neither, which is guessing.
+# With the weights there are three answers side by side. In the first the system hears the clip and reads its own transcript. In the second the same language model, untouched, reads the description (the text oracle). In the third it has neither, and guesses.
 #
 # ## What others measured
 #
-# [Speech-IFEval](https://arxiv.org/abs/2505.19037) asked such systems questions about speech under an output constraint (notebook 09): three sets, of which closed questions and creative writing are checked by rule and chain of thought by a judge, which is another language model. This is what its authors' repository prints, with the protocol of every number:
+# [Speech-IFEval](https://arxiv.org/abs/2505.19037) asked such systems questions about speech under an output constraint (notebook 09). It has three sets. Closed questions and creative writing are checked by rule. Chain of thought is checked by a judge, which is another language model. This is what its authors' repository prints, with the protocol of every number:
 
 # %%
 printed = comparison.read_published("Speech-IFEval")
@@ -345,9 +354,9 @@ wide.round(2)
 printed[["metric", "protocol", "source"]].drop_duplicates()
 
 # %% [markdown]
-# DeSTA2.5-Audio is not in it: the table holds only what could be read in a public repository, and its own row stands in its paper.
+# DeSTA2.5-Audio is missing here. The table holds only what could be read in a public repository, and its row is in its paper.
 #
-# Numbers in print are to be added up again. The IFrate is the mean of the three sets; is it?
+# Printed numbers should be computed again. The IFrate should be the mean of the three sets. Is it?
 
 # %%
 sets = {
@@ -360,7 +369,7 @@ added.assign(off=added["IFrate"] - added["mean"]).round(2)
 
 # %% [markdown]
 # ### Exercise 11.6 · Undo a rate · fill in · 4 min
-# Only one text LLM stands in the table, DeSTA2's. The others can be had from Δ. Write `text_ifrate(if_audio, delta)`: the IFrate of the language model alone, from that of the model that listens and its Δ, all in per cent.
+# The table holds only one text LLM, that of DeSTA2. The others follow from the forgetting rate Δ = 100 · (a − t) / t. Here `a` is the IFrate by ear and `t` is the IFrate of the language model alone, in text; all three are in per cent. Write `text_ifrate(if_audio, delta)`. It takes `a` and Δ, and returns `t`.
 
 
 # %% tags=["exercise"]
@@ -374,14 +383,17 @@ def text_ifrate(if_audio, delta):
 lesson.check("text_ifrate", text_ifrate)
 
 # %% [markdown] tags=["hint"]
-# Δ = 100 · (IFrate by ear − IFrate in text) / IFrate in text. Solve for the IFrate in text.
+# Multiply both sides by `t`, then bring every `t` to one side.
 
 # %% [markdown]
-# The row of the text LLM itself checks the arithmetic: DeSTA2's must come out as it was printed. Two systems with the same number probably have the same language model inside; where no Δ was published, there was no tuned text LLM to compare with. Beside it, how far other questions of the same sets could move an IFrate: a 95 % interval from the number of questions, ours, for none was published.
+# Your function works out the column `text` (the package's does while the exercise is open). DeSTA2's row checks it: its text LLM was printed, too. Two systems with the same number probably hold the same language model. Where no Δ was published, there is no value.
+#
+# The columns `low` and `high` say how far other questions of the same sets could move an IFrate. None was published, so this 95 % interval is ours. A set with rate p per cent and n questions has the variance p (100 − p) / n.
 
 # %%
+undo = lesson.use("text_ifrate", text_ifrate, pieces.undo_rate, tensors=False)
 published = wide.drop("Llama-3-8B-Instruct (text)").astype(float)
-published["text"] = published["IFrate"] / (1 + published["delta"] / 100)
+published["text"] = [undo(*row) for row in published[["IFrate", "delta"]].to_numpy()]
 spread = sum(
     published[name] * (100 - published[name]) / n for name, n in sets.items()
 ) ** 0.5 / len(sets)
@@ -389,14 +401,12 @@ published["low"], published["high"] = (
     published["IFrate"] - 1.96 * spread,
     published["IFrate"] + 1.96 * spread,
 )
-by_hand = [text_ifrate(*row) for row in published[["IFrate", "delta"]].to_numpy()]
-assert by_hand[0] is None or np.allclose(by_hand, published["text"], equal_nan=True)
 published[["IFrate", "low", "high", "delta", "text"]].round(2)
 
 # %% [markdown]
 # ## And ours
 #
-# The finished runs answered four questions of rung 2, under two constraints (JSON, capital letters), about a few clips of voices never heard in training. One clip first:
+# The finished runs answered four questions of rung 2, under two constraints (JSON, capital letters), about a few clips of voices that were never heard in training. One clip first:
 
 # %%
 table = experiment.score_table()
@@ -407,7 +417,7 @@ one = last[last["clip"] == ask[0].id]
 one.pivot_table(index=["run", "condition"], columns="task", values="answer", aggfunc="first")
 
 # %% [markdown]
-# Two controls are not in the shipped table: the connector before its first step, and the trained one on a clip of zeros. If silence obeys as well, obeying says nothing about hearing.
+# The shipped table lacks two controls: the connector before its first step, and the trained connector on a clip of zeros. If answers to silence obey as well, obeying says nothing about hearing.
 
 
 # %%
@@ -432,7 +442,7 @@ missing = lesson.find_or_make("heard nothing", heard_nothing)
 missing["speaker"] = missing["clip"].map({clip.id: clip.speaker for clip in ask})
 
 # %% [markdown]
-# Scored by the functions that score Speech-IFEval's files: the same arithmetic on other questions. What is resampled is speakers.
+# The functions that score Speech-IFEval's files score these answers: the same arithmetic on other questions. Here speakers are resampled.
 
 
 # %%
@@ -470,9 +480,9 @@ own = own.set_index("system").assign(text=speech_ifeval.ifrate(read)["rate"].ilo
 own.astype(float).round(1)
 
 # %% [markdown]
-# An interval without width means that all speakers agreed, not that we know for certain: where twelve clips show no fault, up to a quarter of all clips could still have one (the rule of three, 3/12). And where a language model obeys nothing even in text, Δ has no value: that happens with `preset="cpu"`, whose small SmolLM2 kept neither constraint in the 24 tokens that an answer is given.
+# An interval without width means that all speakers agreed. It does not mean that we know for certain. If twelve clips show no fault, up to a quarter of all clips could still have one (the rule of three, 3/12). If a language model obeys nothing even in text, Δ has no value. This happens with `preset="cpu"`: its SmolLM2 kept neither constraint in the 24 tokens of an answer.
 #
-# Now the picture. Above, what was published; below, ours. The axes are the same and the protocols are not: hundreds of real recordings and thirteen constraints against a synthesiser's world and two, questions that an 8-billion-parameter model was never taught against a backbone that was trained on just such forms. Compare within a panel, never across.
+# Now the picture: published numbers above, ours below. The axes are the same, but the protocols are not. They used hundreds of real recordings and thirteen constraints; we used a synthesiser's world and two constraints. Their language models were not trained for these questions; our backbone was trained on just such forms. Compare within a panel, never across panels.
 
 
 # %%
@@ -533,7 +543,7 @@ headline = (
     f"{kept_by_ear.min():.0f} %. By another protocol, on a tiny world, ours obeys "
     f"{rate['ours, self-generated']:.0f} % "
     f"by ear, {rate['ours, on silence']:.0f} % on silence, its language model "
-    f"{own['text'].iloc[0]:.0f} % in text"
+    f"{own['text'].iloc[0]:.0f} % in text (by {lesson.credit})"
 )
 sizes = {"height_ratios": [len(published), len(own)]}
 figure, ((top, top_lost), (low, low_lost)) = style.subplots(
@@ -562,22 +572,33 @@ print(lesson.reveal("deaf", own.loc["ours, on silence", "IFrate"]))
 own[["IFrate", "delta"]].astype(float).round(1)
 
 # %% [markdown]
-# Read the grey rows with the controls in mind. Where silence, or a connector before its first step, obeys as well as one that hears, a Δ of 0 is easily had: it says that the ear did no harm, and nothing about what was heard. The bare-label run shows the harm, with a backbone that is frozen all the same. Above, compare the two systems that share a text IFrate: if it is one Llama, the language model alone does not decide what is kept.
+# Look at the controls in the grey panels first. Silence, and a connector before its first step, obey as well as a connector that hears. So a Δ of 0 says that the ear did no harm. It says nothing about what was heard. The bare-label run shows harm, although its backbone is frozen, too. In the upper panels compare the two systems with the same text IFrate. If both hold the same Llama, the language model alone does not decide what is kept.
 #
-# Following is not all that was published. What else is stored here; mind the protocol, which moves numbers by itself (the note on DeSTA2.5-Audio says by how much):
+# Other abilities were published, too, and the package stores some of the numbers. SAKURA asks about one attribute of a clip (*single*), or for a conclusion from it (*multi*). A judge reads the answers. The values are per cent right, means over tracks:
 
 # %%
-others = pd.concat([comparison.read_published(name) for name in ("SAKURA", "MMAU v05.15.25 mini")])
-others[["benchmark", "system", "metric", "value", "protocol", "note"]].fillna("")
+sakura = comparison.read_published("SAKURA").rename(columns={"note": "mean"})
+sakura = sakura.assign(mean=sakura["mean"].str.removeprefix("mean of "))
+sakura.pivot(index=["system", "mean"], columns="metric", values="value")
+
+# %% [markdown]
+# MMAU is multiple choice, per cent right. Mind the protocol, because it moves numbers by itself. The note on DeSTA2.5-Audio says by how much:
+
+# %%
+mmau = comparison.read_published("MMAU v05.15.25 mini").fillna("").set_index("system")
+print(mmau.loc["DeSTA2.5-Audio", "note"])
+mmau[["value", "protocol"]]
 
 # %% [markdown]
 # ## What we now know
 #
-# The release is a small file, between one and two per cent of the system; the rest is other people's frozen models. Our connector takes that file's tensors under other names, and on a tiny instance it computes the published code's numbers to rounding. At full size it was not opened here. By its authors' protocol DeSTA2 follows nearly as well as the Llama inside it, and others lose up to half. They differ in data, adapter and language model at once, so the table shows that they differ and does not say why.
+# The release is a small file, between one and two per cent of the system. The rest are frozen models of other people. Our connector takes the tensors of the file under other names. On a tiny instance it computes the numbers of the published code, up to rounding. The full system was not opened here.
 #
-# **What would change our mind**: the released weights, opened here, giving other answers than the published code gives on the same clips; a second run of Speech-IFEval by other hands with another Δ; or our own run losing obedience on constraints that its backbone was never trained on. `python -m desta_lab score` takes answers in Speech-IFEval's format.
+# By its authors' protocol DeSTA2 follows instructions nearly as well as the Llama inside it. Other systems lose up to half. These systems differ in data, adapter and language model at once. So the table shows that they differ, and does not say why.
 #
-# This is the last notebook. The door leads outside: **00** again, with `preset="cpu"`, or your own experiment from **10**.
+# **What would change our mind**: released weights that give other answers here than in the published code, on the same clips; a second run of Speech-IFEval by other people with another Δ; or our own run losing obedience on constraints that its backbone was never trained on. `python -m desta_lab score` takes answers in Speech-IFEval's format.
+#
+# This is the last notebook. Go on with **00** again on `preset="cpu"`, or with your own experiment from **10**.
 
 # %%
 lesson.card()

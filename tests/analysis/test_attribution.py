@@ -2,11 +2,13 @@
 nothing behind.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from captum.attr import IntegratedGradients
+from captum.attr import FeatureAblation, IntegratedGradients, ShapleyValueSampling
 from torch import Tensor
 
 from desta_lab.analysis import attribution
@@ -159,6 +161,26 @@ def test_a_last_window_may_be_shorter(llm):
 def test_waveforms_have_no_gradient_to_integrate(llm):
     with pytest.raises(ValueError, match="take ablation or shapley"):
         attribute_windows("integrated_gradients", llm, WAVES)
+
+
+@pytest.mark.parametrize("method", ["ablation", "shapley"])
+def test_switched_parts_are_captums_attributions_of_the_numbers_themselves(method):
+    """Each number of a part gets the value of its whole part, as captum gives it with a mask."""
+    case = additive(3)
+    captums = {"ablation": FeatureAblation, "shapley": ShapleyValueSampling}[method]
+    spread = captums(case.scalar).attribute(case.input, case.baseline, feature_mask=case.parts)
+    found = attribution.attribute_parts(method, [case], samples=3)
+    torch.testing.assert_close(found[0], spread[0, :, 0].float())
+
+
+def test_the_values_alone_cost_no_more_than_themselves():
+    """Ablation looks at the whole, and at the whole without each part; the check at two more."""
+    seen, case = [], additive()
+    counted = replace(case, scalar=lambda x: seen.append(len(x)) or case.scalar(x))
+    values = attribution.attribute_parts("ablation", [counted])
+    assert sum(seen) == 1 + case.part_count
+    whole = attribution.attribute("ablation", [counted])
+    assert sum(seen) == 2 * (1 + case.part_count) + 2 and torch.equal(whole.values, values)
 
 
 def test_a_method_that_is_not_there_is_refused():

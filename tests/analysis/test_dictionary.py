@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from desta_lab.analysis import dictionary
+from desta_lab.analysis import dictionary, interventions
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from tests import tiny
@@ -74,13 +74,13 @@ def test_of_twenty_sites_with_labels_that_mean_nothing_about_one_has_a_pure_feat
 
 
 @pytest.mark.parametrize("words", [None, ["a few words more", "", "hello"]])
-def test_a_direction_is_added_at_the_slots_and_nowhere_else(llm, words):
+def test_what_leaves_a_layer_is_edited_at_the_slots_and_nowhere_else(llm, words):
     """At the last layer nothing reads the slots any more; before it, the answer may move."""
     embeddings = llm.encode_audio([tiny.wave(i) for i in range(3)])
-    direction, how = torch.ones(tiny.WIDTH), (words, 2)
+    edit, how = interventions.add(torch.ones(tiny.WIDTH)), (words, 2)
     plain = scoring.score_options(llm, TASKS, embeddings, 2, words)
-    for layer, moves in ((1, False), (0, True), (None, True)):
-        steered = dictionary.score_steered(llm, TASKS, embeddings, direction, layer, *how)
+    for layer, moves in ((1, False), (0, True)):
+        steered = dictionary.score_edited(llm, TASKS, embeddings, layer, edit, *how)
         same = all(torch.allclose(a, b, atol=1e-4) for a, b in zip(steered, plain, strict=True))
         assert same != moves
     states = dictionary.slot_states(llm, TASKS, embeddings, 0, *how)

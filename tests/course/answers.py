@@ -2,6 +2,7 @@
 ones in other styles.
 """
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -272,6 +273,10 @@ def backwards(steps, score, control, threshold):
     return first
 
 
+def looped_share(curves):
+    return [max(b - a for a, b in itertools.pairwise(row)) / (row[-1] - row[0]) for row in curves]
+
+
 def replaced_forward(whisper, mel, layer):
     """A tap by a forward that is put back."""
     module, seen = whisper.layers[layer], []
@@ -387,6 +392,7 @@ RIGHT = [
         lambda s, h, t: torch.tensor(_calibrated_in_numpy(s, h, t)) + s.mean(1, keepdim=True),
     ),
     ("crossing", "from the end", backwards),
+    ("jump_share", "a loop", looped_share),
     *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
     ("speaker_interval", "sums of clips", drawn_interval),
     ("speaker_interval", "five thousand draws", interval(draws=5000)),
@@ -453,6 +459,7 @@ EQUIVALENT = {
         r"\[2\.(75|25), 97\.5\]": "a tenth of a tail is half of what a thousand draws spread",
     },
     "sudden": {r"p \*\* [57]": "any metric that is late enough will do"},
+    "jump_share": {r"max\(\+1\)": "axis 1 of two is axis −1"},
     "folds_by_speaker": {
         r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
     },

@@ -53,6 +53,8 @@ def test_what_is_not_known_counts_in_no_mean() -> None:
 def test_the_first_weights_are_the_data_and_every_resample_draws_as_many() -> None:
     weights = statistics.resample_weights(7)
     assert (weights[0] == 1).all() and (weights.sum(1) == 7).all()
+    with pytest.raises(ValueError, match="read-only"):
+        weights[0] = 2
     rows = statistics.resample_rows(7)
     assert rows.shape == (statistics.RESAMPLES, 7) and rows.min() == 0 and rows.max() == 6
 

@@ -11,14 +11,16 @@ import soundfile
 
 from desta_lab import cli
 from desta_lab.audio import RATE
-from desta_lab.evaluation import verdict
+from desta_lab.evaluation import statistics, verdict
 from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.quickstart import run_quickstart
+from desta_lab.experiments.quickstart import run_quickstart, write_seeds
 from desta_lab.model import presets
 from tests import tiny
 
 pytestmark = pytest.mark.weights
+
+WHAT = "ask_scene", "calibrated"
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,27 @@ def test_ask_says_what_is_wrong_with_a_file(
 
 
 # ---- a corpus of one's own ----
+
+
+def test_several_seeds_are_pooled_on_the_card_of_the_first(
+    result: dict, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    here = (table["run"] == "self") & (table["condition"] == "audio") & (table["step"] > 0)
+    other = table.assign(calibrated=table["calibrated"].where(~here, 1.0))
+    worse = {**result, "verdict": {**result["verdict"], "verdict": "NOT SUPPORTED"}}
+    done = write_seeds([result, worse], {3: table, 4: other}, tmp_path)
+    row = next(row for row in done["seeds"] if (row["task"], row["measure"]) == WHAT)
+    last = table[here & (table["step"] == table["step"].max()) & (table["task"] == WHAT[0])]
+    means = [float(last["calibrated"].mean()), 1.0]
+    assert (row["accuracy"], row["low"], row["high"]) == pytest.approx(
+        statistics.mean_interval(means)
+    )
+    assert row["above every control"] == "2 of 2 seeds"
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert "Over 2 seeds (3, 4)" in card["found"] and len(card["seeds"]) == len(done["seeds"])
+    assert "SUPPORTED in 1, NOT SUPPORTED in 1" in card["found"]
+    assert "over all seeds" in (tmp_path / "card.html").read_text()
+    assert (tmp_path / "seeds_verdict.png").exists() and "seeds" not in result
 
 
 def table_of(folder: Path, columns: dict[str, list[str]], speakers: list[str]) -> Path:

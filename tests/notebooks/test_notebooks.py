@@ -64,6 +64,16 @@ def test_cells_are_short(number: str) -> None:
     assert statistics.median(lines) <= 8 and max(lines) <= 25, sorted(lines)
 
 
+@pytest.mark.parametrize("number", [number for number in SOURCES if number > "02"])
+def test_what_the_student_writes_is_what_the_notebook_goes_on_with(number: str) -> None:
+    text = SOURCES[number].read_text()
+    written = re.findall(r'lesson\.check\("(\w+)"', text)
+    used = re.findall(r'(\w+) = lesson\.use\(\s*"(\w+)"', text)
+    assert sorted(written) == sorted(name for _, name in used)
+    for called, name in used:
+        assert re.search(rf"\b{called}\(", text.split(f'lesson.use("{name}"')[1]), called
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("number", SOURCES)
 def test_the_solved_notebook_passes_its_own_checks(number: str, notebooks) -> None:

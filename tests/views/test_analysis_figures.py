@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
-from desta_lab.views import clip_figures, explanation_figures, representation_figures
+from desta_lab.views import clip_figures, explanation_figures, representation_figures, style
 from desta_lab.views.saving import Picture, save_figure
 from desta_lab.views.style import ANALYSIS_SERIES, printable
 
@@ -286,6 +286,7 @@ def feature_table() -> pd.DataFrame:
             attribute = list(CHANCE)[feature % 6]
             row = {"site": site, "feature": feature, "attribute": attribute, "value": "siren"}
             row |= {"purity": 0.6 + feature / 40, "null": 0.63, "explained": 0.9}
+            row |= {"features": 12, "pure": 1}
             moved = 0.05 * feature if feature >= 6 else math.nan
             row |= {"change": moved, "random": 0.1, "random_low": -0.1, "random_high": 0.3}
             rows.append(row | {"low": moved - 0.1, "high": moved + 0.1, "p": 0.05})
@@ -431,6 +432,20 @@ def test_an_insight_is_saved_with_its_table(name: str, tmp_path: Path):
     with (tmp_path / "figure.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + len(figure.table)
     assert whole(figure)
+
+
+@every_drawing
+@pytest.mark.parametrize("seeds", [[0, 1, 2], [4]])
+def test_a_figure_says_below_its_panels_of_which_seeds_it_is(name: str, seeds: list[int]):
+    figure = DRAWN[name]()
+    bands = "over speakers" in texts(figure)
+    style.state_seeds(figure, seeds)
+    told = "3 training seeds" if len(seeds) == 3 else "training seed 4 alone"
+    assert texts(figure).count(told) == 1 and len(figure.legends) == 1 and whole(figure)
+    assert ("over speakers" in texts(figure)) == (bands and len(seeds) == 1)
+    assert (f"95 % t-interval over {told}" in texts(figure)) == (bands and len(seeds) == 3)
+    largest = name == "patching" and len(seeds) == 3
+    assert ("p: the largest of theirs" in texts(figure)) == largest
 
 
 @every_drawing

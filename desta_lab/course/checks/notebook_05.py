@@ -1,4 +1,4 @@
-"""Checks of notebook 05: scores without the prior, intervals over people, the step that lasts."""
+"""Checks of notebook 05: scores without the prior, intervals over people, the step, the jump."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,11 @@ def _uncalibrated(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
 
 def _prior(held_out: Tensor, truth: Tensor) -> Tensor:
     return balanced_mean(held_out, [str(value) for value in truth.tolist()])
+
+
+def take_out_prior(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    """Scores of options without what the model says of any clip; every value weighs the same."""
+    return scores - _prior(held_out, truth)
 
 
 def _self_graded(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
@@ -245,6 +250,11 @@ def _cross_ties(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], fl
         raise Wrong("At step 2 the control is as high as the score, which is not above it then.")
 
 
+def late_metric(p: np.ndarray) -> np.ndarray:
+    """The chance that six answers are right at once, each with probability `p`."""
+    return p**6
+
+
 @catches("as steady as before", lambda p: p)
 @catches("it falls on the way", lambda p: p**6 * (1 - np.exp(-(((p - 0.8) / 0.02) ** 2))))
 @catches("it never gets to 1", lambda p: p**6 / 2)
@@ -262,6 +272,58 @@ def sudden(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     last = 1 - got[90]
     if got[:51].max() >= 0.1 or last < 0.4:
         raise Wrong(f"{got[50]:.2f} half way, {last:.2f} in the last tenth: as steady as before.")
+
+
+def _shared(
+    rise: Callable[[np.ndarray], np.ndarray], whole: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """An answer that divides one number of every curve by another."""
+    return lambda curves: rise(curves) / whole(curves)
+
+
+def _largest(curves: np.ndarray) -> np.ndarray:
+    return np.diff(curves).max(-1)
+
+
+def _risen(curves: np.ndarray) -> np.ndarray:
+    return curves[:, -1] - curves[:, 0]
+
+
+@catches("a fall is no rise", _shared(lambda curves: np.abs(np.diff(curves)).max(-1), _risen))
+@catches("divided by the last value", _shared(_largest, lambda curves: curves[:, -1]))
+@catches("from the lowest to the highest", _shared(_largest, lambda curves: np.ptp(curves, -1)))
+@catches("the largest rise of all draws", _shared(lambda curves: np.diff(curves).max(), _risen))
+@catches("not divided", _largest)
+@catches("the mean rise", _shared(lambda curves: np.diff(curves).mean(-1), _risen))
+def jump_share(answer: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The largest rise between two neighbouring checkpoints, as a share of the whole rise."""
+    curves = np.array([[1.0, 2, 4, 5], [3, 2.5, 7, 5], [2, 6, 0.5, 4]])
+    got = np.asarray(answer(curves.copy()), dtype=float)
+    expect_shape(got, (3,), "(draw)")
+    mistaken = {
+        "The third curve falls by 5.5 and rises by 4 at most: a fall is no rise.": [
+            0.5,
+            2.25,
+            2.75,
+        ],
+        "The curves begin above 0, and you divided by the last value; divide by the rise.": (
+            _largest(curves) / curves[:, -1]
+        ),
+        "Divide by the rise from first to last, not from the lowest to the highest value.": (
+            _largest(curves) / np.ptp(curves, -1)
+        ),
+        "You took the largest rise of all draws; every draw has its own.": 4.5 / _risen(curves),
+        "This is the largest rise itself, not divided by the whole rise.": _largest(curves),
+        "This is the mean rise between two checkpoints; take the largest.": [1 / 3] * 3,
+    }
+    refuse(got, mistaken)
+    if not same(got, [0.5, 2.25, 2.0]):
+        raise Wrong(f"[1, 2, 4, 5] rises by 4, and by 2 at most: 0.5; you say {got[0]:.3g}.")
+
+
+def rise_per_step(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The rise per training step between neighbouring checkpoints."""
+    return np.diff(values) / np.diff(steps)
 
 
 @catches("the rise per checkpoint", lambda steps, values: np.diff(values))

@@ -47,6 +47,11 @@ def obeys_json(answer: Callable[[str], bool]) -> None:
         raise Wrong("JSON between ``` and ``` does not obey: a code fence is refused. Take it off.")
 
 
+def share_lost(if_audio: float, if_text: float) -> float:
+    """The forgetting rate Δ as a share: 0 is nothing lost, −1 everything."""
+    return (if_audio - if_text) / if_text
+
+
 @catches("divided by the audio rate", lambda if_audio, if_text: (if_audio - if_text) / if_audio)
 @catches("the sign is turned", lambda if_audio, if_text: (if_text - if_audio) / if_text)
 @catches("a difference, not a rate", lambda if_audio, if_text: if_audio - if_text)
@@ -76,6 +81,11 @@ def _copied(change: Callable[[Tensor], object]) -> Callable[[nn.Module], nn.Modu
     return lambda module: _changed(copy.deepcopy(module), change)
 
 
+def nudge(module: nn.Module) -> nn.Module:
+    """A copy of a module of which the first number is larger by one."""
+    return _changed(copy.deepcopy(module), lambda weights: weights[0].add_(1))
+
+
 @catches("the module itself was changed", lambda module: _changed(module, lambda x: x[0].add_(1)))
 @catches("the change is rounded away", _copied(lambda weights: weights[0].add_(1e-6)))
 @catches("more than one number was changed", _copied(lambda weights: weights.add_(1)))
@@ -93,6 +103,11 @@ def nudged(answer: Callable[[nn.Module], nn.Module]) -> None:
         raise Wrong("The copy is equal: nothing was added, or the change is rounded away. Add 1.")
     if changed > 1:
         raise Wrong(f"{changed} numbers differ: more than one number was changed.")
+
+
+def add_detour(x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tensor:
+    """What a layer with a low-rank detour gives."""
+    return x @ W.T + alpha / len(A) * (x @ A.T @ B.T)
 
 
 @catches("not scaled", lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T)

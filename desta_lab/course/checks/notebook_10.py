@@ -27,6 +27,11 @@ def _named(runs: Sequence[Run], name: Callable[[Run], str] = _sorted) -> dict[st
     return {hashlib.sha256(name(run).encode()).hexdigest()[:12]: run for run in runs}
 
 
+def lay_out(fields: Fields) -> dict[str, Run]:
+    """Every combination of values under the hash of its settings."""
+    return _named(_runs(fields))
+
+
 def _without_seed(run: Run) -> str:
     return _sorted({name: value for name, value in run.items() if name != "seed"})
 
@@ -77,6 +82,11 @@ def _paired(
     return _interval(d, float(error(d)), reach or float(stats.t.ppf(0.975, len(d) - 1)))
 
 
+def compare_seeds(ours: Any, theirs: Any) -> tuple[float, float, float]:
+    """The mean of paired differences with its 95 % interval over seeds, Student's t."""
+    return _paired(ours, theirs)
+
+
 def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
     error = float(np.sqrt(stats.sem(ours) ** 2 + stats.sem(theirs) ** 2))
     return _interval(np.subtract(ours, theirs), error, float(stats.t.ppf(0.975, 2 * len(ours) - 2)))
@@ -120,6 +130,11 @@ def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
         raise Wrong(f"It should be {np.round(right, 3)}; yours is {np.round(got, 3)}.")
 
 
+def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest difference in our favour that choosing a seed on each side can make."""
+    return float(np.max(ours) - np.min(theirs))
+
+
 @catches("this is the honest difference", lambda ours, theirs: np.mean(ours) - np.mean(theirs))
 @catches("it flatters the other setting", lambda ours, theirs: np.min(ours) - np.max(theirs))
 @catches("it only picks one side", lambda ours, theirs: np.max(ours) - np.mean(theirs))
@@ -148,6 +163,14 @@ def _by_speaker(speakers: Sequence[str], share: float) -> Split:
     people = sorted(set(speakers))
     first = people[: round(share * len(people))]
     rows = range(len(speakers))
+    return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
+
+
+def deal_speakers(speakers: Sequence[str], share: float) -> Split:
+    """Rows of recordings in two splits without a common speaker; each has one at least."""
+    people = sorted(set(speakers))
+    count = min(max(1, round(share * len(people))), len(people) - 1)
+    first, rows = set(people[:count]), range(len(speakers))
     return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
 
 

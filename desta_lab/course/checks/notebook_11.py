@@ -30,6 +30,9 @@ def _renamed(
     return ours
 
 
+rename_tensor = _renamed({})  # a published name → ours
+
+
 def _small() -> QFormer:
     """A connector of the published form, no two tensors of which are alike."""
     connector = QFormer(taps=2, d_enc=8, d_llm=6, queries=3, depth=2, heads=2, ffn=12)
@@ -67,9 +70,17 @@ def our_name(answer: Callable[[str], str]) -> None:
         raise Wrong(f"{fault}, which is another tensor of ours.")
 
 
+def exchange(file: File, a: str, b: str) -> File:
+    """The tensors of a file, those of two names in each other's place."""
+    return {**file, a: file[b], b: file[a]}
+
+
 def _exchange(first: str, second: str) -> Callable[[File], File]:
     a, b = (f"{_LAYER}0.{name}.weight" for name in (first, second))
-    return lambda file: {**file, a: file[b], b: file[a]}
+    return lambda file: exchange(file, a, b)
+
+
+exchange_norms = _exchange("attention.output.LayerNorm", "output.LayerNorm")
 
 
 def _in_place(file: File) -> File:
@@ -123,6 +134,7 @@ def _laid(*order: str) -> Callable[[Encode, str, str, str, int], list[int]]:
     return answer
 
 
+lay_out_tokens = _laid("{before}{start}", "{slots}", "{words}", "{end}{after}")
 _EARLY = _laid("{before}{start}", "{words}", "{slots}", "{end}{after}")
 _LATE = _laid("{before}{start}", "{slots}", "{end}{words}{after}")
 _ALONE = _laid("{before}", "{start}", "{slots}", "{words}", "{end}", "{after}")
@@ -142,7 +154,7 @@ def laid_out(answer: Callable[..., Sequence[int]]) -> None:
     """Token ids of a conversation in DeSTA2.5-Audio's layout."""
     given = (_pairs, "system user\n", "\nWhat?", "hello there", 5)
     got = list(answer(*given))
-    if got == _laid("{before}{start}", "{slots}", "{words}", "{end}{after}")(*given):
+    if got == lay_out_tokens(*given):
         return
     if got.count(SLOT) == 1:
         raise Wrong("There is one slot for the whole clip; it needs one for each query.")
@@ -159,6 +171,11 @@ def laid_out(answer: Callable[..., Sequence[int]]) -> None:
         if got == layout(*given):
             raise Wrong(sentence)
     raise Wrong("In order: all before and the start tag, slots, transcript, end tag and rest.")
+
+
+def undo_rate(if_audio: float, delta: float) -> float:
+    """The IFrate of the text LLM in per cent, from the audio model's and the forgetting rate."""
+    return if_audio / (1 + delta / 100)
 
 
 @catches("per cent taken as a share", lambda if_audio, delta: if_audio / (1 + delta))
