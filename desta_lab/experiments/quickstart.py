@@ -85,13 +85,15 @@ def run_seeds(
         The first seed's result, with `seeds`, a row a task and measure, and a further figure where
         there are several; `seconds_now` is what all took.
     """
-    begin, results, tables = time.perf_counter(), [], {}
+    begin = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    tables: dict[int, pd.DataFrame] = {}
     for seed in seeds:
         experiment = make(seed)
         out = out or experiment.figures_folder("quickstart")
         results.append(run_quickstart(experiment, out / f"seed-{seed}" if results else out))
         tables[seed] = experiment.score_table()
-    if len(seeds) > 1 and processes.is_main_rank():
+    if out is not None and len(seeds) > 1 and processes.is_main_rank():
         results[0] = write_seeds(results, tables, cache.make_folder(out))
     return {**processes.broadcast(results[0]), "seconds_now": time.perf_counter() - begin}
 
