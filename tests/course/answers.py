@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from desta_lab.analysis import geometry
+from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -402,6 +405,29 @@ RIGHT = [
     ),
     ("text_ifrate", "other algebra", lambda if_audio, delta: 100 * if_audio / (100 + delta)),
 ]
+
+STAND_INS = {  # what a notebook goes on with while an exercise is open
+    "perplexity": notebook_03.measure_perplexity,
+    "says": notebook_03.names_word,
+    "find_leaks": notebook_03.list_leaks,
+    "smuggled": notebook_03.tell_in_other_words,
+    "voiceprint": notebook_06.print_voices,
+    "standardised": notebook_06.scale_both,
+    "selectivity": notebook_06.measure_selectivity,
+    "erase": notebook_06.erase_along,
+    "patched": notebook_06.patch_flow,
+    "principal_map": notebook_07.project_clips,
+    "wishful_axes": notebook_07.wish_axes,
+    "debiased_cka": geometry.cka,
+    "gap_in_spreads": notebook_07.measure_gap,
+    "attention_over_time": notebook_08.weigh_frames,
+    "mass_above_share": notebook_08.measure_mass,
+    "scrambled": notebook_08.deal_numbers,
+    "without_head": notebook_08.run_without,
+    "integrated_gradients": notebook_08.collect_slopes,
+    "deletion_curve": notebook_08.delete_parts,
+}
+RIGHT += [(name, "the package's", answer) for name, answer in STAND_INS.items()]
 
 # What survives, as a pattern of the changed line, is no wrong answer, and why.
 EQUIVALENT = {
