@@ -221,7 +221,7 @@ def plot_similarity(cka: pd.DataFrame, headline: str = "") -> Picture:
     picture = Picture(table, headline, size)
     axes = picture.subplots()
     faint, reason = ~(wide > null).to_numpy(), "not above its permutation null"
-    texts = wide.map("{:.2f}".format) if max(wide.shape) <= 12 else None
+    texts = wide.map("{:z.2f}".format) if max(wide.shape) <= 12 else None
     image = style.draw_heat_map(axes, wide, faint=faint, reason=reason, texts=texts)
     axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="site or step", ylabel="site or step")
