@@ -97,7 +97,9 @@ PARTS = (
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
 CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
-SEEDS = argument("--seeds", type=parse_seeds, default="0", help="such as 0,1,2; several are pooled")
+SEEDS = argument(
+    "--seeds", type=parse_seeds, default="0", help="of world, connector and order; 0,1,2 are pooled"
+)
 OUT = argument("--out", type=parse_path, help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
 RUN = argument(

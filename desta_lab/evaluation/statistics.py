@@ -1,6 +1,6 @@
 """Every bootstrap and every interval of the package: over speakers, over items, over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,11 @@ RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)  # the ends of a 95 % interval
 
 Interval = tuple[float, float, float]  # value, lower end, upper end
+DRAWN = ("random direction", "random directions", "random heads")  # kinds whose ends hold the draws
+
+
+class SeedsError(ValueError):
+    """Tables of several seeds that cannot be pooled; the message says why."""
 
 
 def format_interval(interval: Sequence[float], form: str = ".2f", alone: str = "") -> str:
@@ -159,6 +164,57 @@ def add_mean_interval(
     number, mean = groups.transform("count"), groups.transform("mean")
     width = t_half_width(groups.transform("sem"), number)
     return table.assign(mean=mean, low=mean - width, high=mean + width, **{count: number})
+
+
+def pool_seeds(tables: Mapping[int, pd.DataFrame], rows: Sequence[str]) -> pd.DataFrame:
+    """One table over several training seeds: the mean of every number, with 95 % t-intervals.
+
+    `low` and `high` become the interval of the column before them, `x_low` and `x_high` that of
+    `x`. What is random keeps the mean of its draws' ends. `p` is the largest, so that it is below
+    .05 where every seed's is. Texts that differ stand side by side. One seed's table stays as it
+    is.
+
+    Args:
+        tables: seed → its table.
+        rows: the columns that tell the rows of one seed apart.
+
+    Raises:
+        SeedsError: two seeds have other rows.
+    """
+    (seed, first), *others = tables.items()
+    by = list(rows)
+    for other, table in others:
+        _check_rows(first[by], table[by], (seed, other))
+    if not others:
+        return first
+    long = pd.concat(tables.values(), ignore_index=True)
+    groups, numbers = long.groupby(by, sort=False), first.select_dtypes("number")
+    how: dict[str, Any] = {name: "mean" if name in numbers else _join_texts for name in first}
+    how |= dict.fromkeys(first.select_dtypes("bool"), "mean") | {"p": "max"}
+    pooled = groups.agg({name: how[name] for name in first if name not in by}).reset_index()
+    drawn = pooled["kind"].isin(DRAWN) if "kind" in pooled else pd.Series(False, pooled.index)
+    names = list(first)
+    for low in [name for name in names if name.endswith("low")]:
+        measure = names[names.index("low") - 1] if low == "low" else low.removesuffix("_low")
+        if measure not in numbers or measure == "random":
+            continue
+        ends = add_mean_interval(long, by, measure).drop_duplicates(by).reset_index()
+        for name, end in ((low, "low"), (low.replace("low", "high"), "high")):
+            pooled[name] = pooled[name].where(drawn, ends[end])
+    return pooled[names]
+
+
+def _check_rows(first: pd.DataFrame, other: pd.DataFrame, seeds: tuple[int, int]) -> None:
+    there, here = (set(table.itertuples(index=False, name=None)) for table in (first, other))
+    if odd := sorted(there ^ here, key=str):
+        raise SeedsError(
+            f"The tables of seeds {seeds[0]} and {seeds[1]} cannot be pooled: one alone has the "
+            f"row {', '.join(map(str, odd[0]))}; look into both with the same clips and sizes."
+        )
+
+
+def _join_texts(texts: pd.Series) -> str:
+    return " / ".join(dict.fromkeys(map(str, texts)))
 
 
 # ---- tests ----

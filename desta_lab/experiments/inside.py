@@ -23,7 +23,7 @@ from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.conditions import embed_silence
-from desta_lab.evaluation.statistics import format_interval
+from desta_lab.evaluation.statistics import SeedsError, format_interval, pool_seeds
 from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.experiments.experiment import (
     Experiment,
@@ -39,7 +39,6 @@ from desta_lab.experiments.inside_tables import (
     SIZES,
     TABLES,
     InsideError,
-    pool_seeds,
 )
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
 from desta_lab.model.build import read_run_config
@@ -848,7 +847,7 @@ def _pool_tables(
         if len(tables) == len(found):
             try:
                 pooled[name] = pool_seeds(tables, rows)
-            except InsideError as error:
+            except SeedsError as error:
                 refused[name] = f"{name}: {error}"
     return pooled
 

@@ -20,10 +20,10 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.conditions import ORACLE
 from desta_lab.evaluation.scoring import missing_values
+from desta_lab.evaluation.statistics import pool_seeds
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
-from desta_lab.experiments.inside_tables import pool_seeds
 from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.model.audio_llm import VERDICT
 from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
@@ -92,8 +92,9 @@ def run_seeds(
         experiment = make(seed)
         out = out or experiment.figures_folder("quickstart")
         results.append(run_quickstart(experiment, out / f"seed-{seed}" if results else out))
-        tables[seed] = experiment.score_table()
-    if out is not None and len(seeds) > 1 and processes.is_main_rank():
+        if len(seeds) > 1:
+            tables[seed] = experiment.score_table()
+    if out is not None and tables and processes.is_main_rank():
         results[0] = write_seeds(results, tables, cache.make_folder(out))
     return {**processes.broadcast(results[0]), "seconds_now": time.perf_counter() - begin}
 

@@ -348,10 +348,11 @@ class Backbone(nn.Module):
         read = self._read_trunks(trunks, real) if shared else None
         columns = []
         for column in zip(*branches, strict=True):
-            ids, mask = self.pad_left([chat.TokenStream(tuple(own), len(own)) for own in column])
             if read is None:
                 inputs = self._join_branch(trunks, real, column)
             else:
+                streams = [chat.TokenStream(tuple(own), len(own)) for own in column]
+                ids, mask = self.pad_left(streams)
                 inputs = {
                     "input_ids": torch.cat([real * self.pad_id, ids], dim=1),
                     "attention_mask": torch.cat([real, mask], dim=1),

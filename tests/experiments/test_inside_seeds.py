@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from desta_lab.analysis import geometry
-from desta_lab.evaluation.statistics import mean_interval
+from desta_lab.evaluation.statistics import SeedsError, mean_interval, pool_seeds
 from desta_lab.experiments.inside import Inside, look_over_seeds, state_features, state_listening
-from desta_lab.experiments.inside_tables import ROWS, TABLES, InsideError, pool_seeds
+from desta_lab.experiments.inside_tables import ROWS, TABLES, InsideError
 from tests import tiny
 from tests.experiments.test_inside_own import SPANS, look_into
 
@@ -55,7 +55,7 @@ def test_one_seed_gives_the_bytes_that_it_gave_before():
 def test_tables_of_other_rows_are_refused():
     less = table_of(1).iloc[:3]
     sentence = "seeds 0 and 1 cannot be pooled: one alone has the row gender, random direction"
-    with pytest.raises(InsideError, match=sentence):
+    with pytest.raises(SeedsError, match=sentence):
         pool_seeds({0: table_of(0), 1: less}, BY)
 
 
