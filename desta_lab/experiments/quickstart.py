@@ -115,7 +115,7 @@ def write_seeds(
     }
     pooled = pool_seeds(tasks, ["measure", "run", "step", "condition", "task"])
     pooled["counted"] = pooled["counted"] == 1  # its oracle can do it with every seed
-    over = f"Over {len(tables)} seeds ({', '.join(map(str, tables))}), each with a world of its own"
+    over = f"Over {len(tables)} seeds ({', '.join(map(str, tables))})"
     figures, found = list(results[0]["figures"]), []
     for name, (measure, how) in zip(("verdict", "said"), verdict.HEIGHTS.items(), strict=True):
         counts = Counter(one[name]["verdict"] for one in results)
