@@ -241,6 +241,7 @@ def answer_free_form(
 ) -> pd.DataFrame:
     """Answer every task about every clip greedily, in the backbone's own words.
 
+    A task that has a form `in_words` is asked in it.
     Without audio embeddings the description is read, which is the condition `oracle`; otherwise
     `names` are conditions by ear, without shuffled audio where all clips are of one speaker.
     Columns: condition, clip, task, `answer`, `free_form` (1 where the right value and no other is
@@ -265,7 +266,8 @@ def answer_free_form(
         return chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
 
     rows = sorted({row for rows in rows_of.values() for row in rows})
-    questions = list(dict.fromkeys((task.question, task.hidden) for task in tasks))
+    asked = {task.name: (task.in_words or task.question, task.hidden) for task in tasks}
+    questions = list(dict.fromkeys(asked.values()))
     streams = [[build(*question, row) for question in questions] for row in rows]
     heard = None if pool is None else pool[rows]
     answers = _answer_streams(llm, streams, heard, max_new_tokens, batch)
@@ -275,7 +277,7 @@ def answer_free_form(
             "condition": name,
             "clip": clip.id,
             "task": task.name,
-            **judge_answer(task, clip, found[row, (task.question, task.hidden)]),
+            **judge_answer(task, clip, found[row, asked[task.name]]),
         }
         for name, rows in rows_of.items()
         for task in tasks

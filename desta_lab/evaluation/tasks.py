@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from desta_lab.world.attributes import (
     ATTRIBUTES,
     DESCRIBED,
     GENDER,
+    LOUDNESS,
     RATE,
     SCENE,
     VOCABULARY,
@@ -43,7 +44,8 @@ class Task:
 
     Ranking scores `stem + options[value]` as the start of the backbone's answer; generation asks
     the question alone and looks for the value in the text. `constraint` is an IFEval instruction id
-    that the generated answer must obey (rung 2).
+    that the generated answer must obey (rung 2). `in_words` is another form of the question, for
+    generation alone; empty where there is none.
     """
 
     name: str
@@ -53,6 +55,12 @@ class Task:
     stem: str
     options: Mapping[str, str]
     constraint: str | None = None
+    in_words: str = ""
+
+    def __repr__(self) -> str:
+        """Every field that is used: cached results are found by it."""
+        used = [field.name for field in fields(self) if field.name != "in_words" or self.in_words]
+        return f"Task({', '.join(f'{name}={getattr(self, name)!r}' for name in used)})"
 
     @property
     def chance(self) -> float:
@@ -96,6 +104,14 @@ def task_ladder(attributes: Mapping[str, Sequence[str]] | None = None) -> list[T
         else:
             tasks += _plain_tasks(plain_attribute(name, tuple(values)))
     return sorted(tasks, key=lambda task: task.rung)
+
+
+def name_options(tasks: Sequence[Task]) -> list[Task]:
+    """The same tasks, in words with their options where a general LLM needs to know them.
+
+    To "What is the volume of the voice?" such an LLM answers "100%", even when it reads it.
+    """
+    return [replace(task, in_words=IN_WORDS.get(task.question, "")) for task in tasks]
 
 
 def _spoken_ladder() -> list[Task]:
@@ -222,3 +238,9 @@ QUESTIONS = (
      "The background sound is made by", " clouds| an ambulance| animals| instruments"),
 )
 # fmt: on
+
+# the form of a question that names its options
+IN_WORDS = {
+    RATE.question: "Is the speech slow or fast?",
+    LOUDNESS.question: "Is the volume of the voice low or high?",
+}

@@ -12,7 +12,6 @@ import numpy as np
 from desta_lab.cache import VERSIONS, Provenance
 from desta_lab.clips import Corpus
 from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
-from desta_lab.evaluation.tasks import Task, task_ladder
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
@@ -84,6 +83,7 @@ class Cell:
     def provenance(self) -> Provenance:
         """What determines the cell's result, known before any model is loaded."""
         used = presets.hashed_fields(self.preset)
+        asked = corpus_tasks(self.corpus, self.preset).tasks
         facts = {
             "settings": {
                 name: value
@@ -93,17 +93,12 @@ class Cell:
             "seed": self.seed,
             "measured": self.measured,
             "corpora": VERSIONS["corpora"],
-            "tasks": [repr(task) for task in self._ladder() if task.rung in SCORED_RUNGS],
+            "tasks": [repr(task) for task in asked if task.rung in SCORED_RUNGS],
             "conditions": SCORED_CONDITIONS,
         }
         if self.corpus is not None:
             facts["corpus"] = self.corpus.hash
         return Provenance("cells", facts)
-
-    def _ladder(self) -> list[Task]:
-        return (
-            task_ladder() if self.corpus is None else corpus_tasks(self.corpus, self.preset).tasks
-        )
 
     @property
     def key(self) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 
 from desta_lab.clips import Clip, Corpus
 from desta_lab.evaluation.constraints import CHECKS
-from desta_lab.evaluation.tasks import PROMPTS, RUNGS, TRAINED_PROMPT, Task, task_ladder
+from desta_lab.evaluation.tasks import (
+    PROMPTS,
+    RUNGS,
+    TRAINED_PROMPT,
+    Task,
+    name_options,
+    task_ladder,
+)
 from desta_lab.model.presets import Preset
 from desta_lab.training.targets import TargetError, check_leak
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
@@ -79,7 +86,7 @@ def corpus_tasks(
     ladder = usual.tasks
     if attributes is not None:
         values = _pick_values(list(attributes), described)
-        ladder = task_ladder(values)
+        ladder = _ladder(preset, values)
     if prompts is not None:
         _check_prompts(prompts)
         ladder = [
@@ -110,7 +117,7 @@ def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
     prompts = PROMPTS[: preset.prompts]
     if corpus is None or is_spoken_world(corpus):
         known = {name: ATTRIBUTES[name] for name in DESCRIBED}
-        return CorpusTasks(known, describe, task_ladder(), prompts)
+        return CorpusTasks(known, describe, _ladder(preset), prompts)
     values = askable_attributes(corpus)
     if not values:
         raise ValueError(
@@ -119,7 +126,13 @@ def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
         )
     if preset.glass_box:
         _check_nano_words(corpus)
-    return CorpusTasks(values, description_function(corpus), task_ladder(values), prompts)
+    return CorpusTasks(values, description_function(corpus), _ladder(preset, values), prompts)
+
+
+def _ladder(preset: Preset, values: Values | None = None) -> list[Task]:
+    """The ladder in the words of the backbone: the nano LLM knows one form of a question alone."""
+    ladder = task_ladder(values)
+    return ladder if preset.glass_box else name_options(ladder)
 
 
 def clip_counts(clips: list[Clip]) -> tuple[int, int]:

@@ -479,11 +479,15 @@ class Experiment:
         return table
 
     def evaluate(self, kind: str) -> pd.DataFrame:
-        """Collective: the scores of a run at every checkpoint, under every condition by ear."""
+        """Collective: the scores of a run under every condition by ear.
+
+        At every checkpoint, or at the first and the last, as the preset says.
+        """
         folder = self.run_folder(kind)
         if processes.world_size() > 1:
             _ = self.features  # made together, before each rank has checkpoints of its own
         listed = checkpoints.list_checkpoints(folder)
+        listed = listed if self.preset.every_checkpoint else [listed[0], listed[-1]]
         with self.costs.stage(f"evaluate {kind}"):
             scores = processes.map_over_ranks(
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")

@@ -197,7 +197,7 @@ def write_report(
         "said": asdict(said),
         "rungs": [row for one in rungs for row in one[one["step"] == last].to_dict("records")],
         "tasks": _tasks_side_by_side(table, tasks),
-        "crossings": verdict.rung_crossings(rungs[0]).to_dict("records"),
+        "crossings": _crossings(experiment, rungs[0]),
         "targets": {name: compared[name] for name in ("perplexity", "coverage")},
         "stages": costs["seconds"],
         "peak_memory_gb": costs["peak_memory_gb"],
@@ -213,6 +213,12 @@ def write_report(
         of_run = asdict(ranked) | {"checkpoint": about["hashes"][f"checkpoint {kind}"]}
         cache.write_where_allowed(folder / VERDICT, cache.to_json(of_run))
     return result
+
+
+def _crossings(experiment: Experiment, rungs: pd.DataFrame) -> list[dict[str, Any]]:
+    """When each rung rose; two checkpoints do not tell."""
+    known = experiment.preset.every_checkpoint
+    return verdict.rung_crossings(rungs).to_dict("records") if known else []
 
 
 # ---- the verdict ----
@@ -347,9 +353,17 @@ def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]
         f"{compared['truncated']['self']:.0%} of the self-generated targets were cut off and carry "
         "no end of turn.",
         _note_on_clips(experiment),
+        *_notes_on_checkpoints(experiment),
         *_notes_on_own_pieces(experiment),
         *_notes_on_own_corpus(experiment),
     ]
+
+
+def _notes_on_checkpoints(experiment: Experiment) -> list[str]:
+    """What is not known where only the first and the last checkpoint are scored."""
+    if experiment.preset.every_checkpoint:
+        return []
+    return ["Scored before training and at the last step; when a rung rose between is not known."]
 
 
 def _note_on_clips(experiment: Experiment) -> str:

@@ -76,6 +76,7 @@ class Preset:
     checkpoint_every: Count = 64  # steps between two checkpoints
     test: Count = 64  # clips scored at every checkpoint
     held_out: Count = 32  # clips of other speakers that calibrate the ranking
+    every_checkpoint: bool = True  # score all of them; else the first and the last
     # clips whose rung 3 is answered in words between the first and the last step, where all test
     # clips are; twice as many are asked everything else at the last; 0: nothing is
     free_form_clips: CountOrZero = 6
@@ -134,6 +135,7 @@ class Preset:
 
 # fields that enter a hash only where they are used, so that older results are still found
 OPTIONS = (
+    "every_checkpoint",
     "taps",
     "tuning",
     "prompts",
@@ -197,6 +199,7 @@ def laptop() -> Preset:
         name="laptop",
         backbone="Qwen/Qwen2.5-Coder-0.5B-Instruct",
         purpose="the main job in the model's own words",
+        every_checkpoint=False,
         minutes=None,
         memory_gb=None,
         disk_gb=None,

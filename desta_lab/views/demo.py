@@ -52,7 +52,7 @@ class Demo:
         self.clips: dict[str, Clip] = {clip.id: clip for clip in experiment.clips("test")[:clips]}
         known = is_spoken_world(corpus)
         self.note = _NOTE.format(clips="synthetic clips" if known else f"clips of {corpus.name}")
-        self.questions = [task.question for task in experiment.tasks if task.rung == 3]
+        self.questions = [t.in_words or t.question for t in experiment.tasks if t.rung == 3]
 
     def stream_answers(
         self, name: str | None, recording: str | None, question: str

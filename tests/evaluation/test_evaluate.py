@@ -149,6 +149,17 @@ def test_a_clip_is_not_asked_about_what_is_not_known_of_it(llm) -> None:
         assert list(table.loc[table["task"] == "ask_mood", "clip"]) == ["c0", "c2"]
 
 
+def test_an_answer_in_words_is_to_the_form_for_words(llm, embeddings) -> None:
+    clips, task = people(3), ASKED[0]
+    other = replace(task, name="other", question=ASKED[1].question)
+    both = [task, other, replace(other, name="told", in_words=task.question)]
+    for heard in (None, embeddings[:3]):
+        answers = answer_free_form(llm, both, clips, heard, max_new_tokens=6)
+        said = answers.pivot(index="clip", columns="task", values="answer")
+        assert said["told"].equals(said[task.name].rename("told"))
+        assert not said["told"].equals(said["other"].rename("told"))
+
+
 def test_a_backbones_reading_is_measured_on_every_task(llm, monkeypatch) -> None:
     few = {name: values[:1] for name, values in ATTRIBUTES.items()} | {"rate": ("slow", "fast")}
     monkeypatch.setattr(evaluation, "ATTRIBUTES", few)

@@ -1,11 +1,15 @@
 """The ladder of any corpus: options are its values, and questions give nothing away."""
 
+from dataclasses import replace
+
 import pytest
 
 from desta_lab.clips import Clip
 from desta_lab.evaluation import tasks as ladder_tasks
 from desta_lab.evaluation.constraints import is_obeyed
 from desta_lab.evaluation.tasks import Task, named_values, task_ladder
+from desta_lab.experiments.corpus_tasks import corpus_tasks
+from desta_lab.model import presets
 from desta_lab.training import targets
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import describe_plainly
@@ -30,6 +34,28 @@ def test_a_part_of_the_spoken_world_has_its_questions_with_the_values_that_occur
     tasks = {task.name: task for task in task_ladder({"scene": ("birds", "music")})}
     assert tasks["ask_scene"].question == "What is the background sound?"
     assert list(tasks["take"].options) == ["birds", "music"] and tasks["take"].chance == 0.5
+
+
+def test_a_general_llm_is_told_the_options_in_words_and_nano_is_asked_as_it_learned() -> None:
+    plain, told = task_ladder(), ladder_tasks.name_options(task_ladder())
+    assert {t.name: t.in_words for t in told if t.in_words} == {
+        "ask_rate": "Is the speech slow or fast?",
+        "ask_loudness": "Is the volume of the voice low or high?",
+    }
+    assert [t.question for t in told] == [t.question for t in plain]
+    assert corpus_tasks(None, presets.cpu()).tasks == told
+    assert corpus_tasks(None, presets.nano()).tasks == plain
+
+
+def test_another_form_of_a_question_is_another_result_and_none_is_the_same_as_ever() -> None:
+    task = Task("ask", 3, "rate", "How fast?", "It is", {"slow": " slow", "fast": " fast"})
+    assert repr(task) == (
+        "Task(name='ask', rung=3, attribute='rate', question='How fast?', stem='It is', "
+        "options={'slow': ' slow', 'fast': ' fast'}, constraint=None)"
+    )
+    assert repr(replace(task, in_words="Slow or fast?")) == (
+        repr(task).removesuffix(")") + ", in_words='Slow or fast?')"
+    )
 
 
 def test_every_attribute_is_asked_on_the_first_four_rungs_with_all_its_values() -> None:

@@ -60,9 +60,15 @@ def prompt(description: str, question: str, tagged: bool) -> str:
 
 
 @torch.no_grad()
-def log_probability(model, words, beginning: list[int], option: list[int]) -> float:
-    logp = model(torch.tensor([beginning + option])).logits[0].log_softmax(-1)
-    return sum(float(logp[len(beginning) - 1 + i, token]) for i, token in enumerate(option))
+def log_probabilities(model, beginning: list[int], options: list[list[int]]) -> list[float]:
+    """Of each option; what pads the shorter ones stands behind them, where nothing looks at it."""
+    longest = max(map(len, options))
+    rows = [beginning + option + [0] * (longest - len(option)) for option in options]
+    logp = model(torch.tensor(rows)).logits.log_softmax(-1)
+    return [
+        sum(float(logp[row, len(beginning) - 1 + i, token]) for i, token in enumerate(option))
+        for row, option in enumerate(options)
+    ]
 
 
 def accuracy(
@@ -76,7 +82,7 @@ def accuracy(
         beginning = words.encode(said, add_special_tokens=False) + words.encode(
             task.stem, add_special_tokens=False
         )
-        table.append([log_probability(model, words, beginning, option) for option in options])
+        table.append(log_probabilities(model, beginning, options))
     scores, values = torch.tensor(table), list(task.options)
     right = torch.tensor([values.index(a[task.attribute]) for a in clips])
     calibrated = scores - torch.stack(
@@ -146,9 +152,7 @@ def test_told_nothing_it_has_no_strong_favourite(shipped):
         beginning = words.encode(said, add_special_tokens=False) + words.encode(
             task.stem, add_special_tokens=False
         )
-        share = torch.tensor(
-            [log_probability(model, words, beginning, option) for option in options]
-        ).softmax(0)
+        share = torch.tensor(log_probabilities(model, beginning, options)).softmax(0)
         assert share.min() > 0.01, task.name
 
 
