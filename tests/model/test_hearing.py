@@ -31,6 +31,7 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("name", ["whisper-tiny.en", "whisper-base"])
 def test_a_converted_whisper_writes_down_sentences_of_the_corpus(name: str, clips) -> None:
     """Synthetic voices over a scene are hard for a small Whisper: half of the words come back."""
+    clips = clips[:8] if name == "whisper-base" else clips  # its encoder takes twice the time
     heard = transcribe(find_weights(name), [wave for wave, _ in clips])
     rates = [
         jiwer.wer(plain(clip.transcript), plain(text))
