@@ -354,7 +354,12 @@ def inside(args: argparse.Namespace) -> None:
     "ask",
     argument("clip", type=parse_path, help="an audio file"),
     argument("question", help="in quotes"),
-    RUN,
+    argument(
+        "--run",
+        type=parse_path,
+        help="under data/runs, or a folder that save_pretrained wrote; by default the newest "
+        "self-generated run",
+    ),
     argument(
         "--published", type=parse_path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
     ),
@@ -370,7 +375,7 @@ def ask(args: argparse.Namespace) -> None:
     """Ask a finished run about a clip."""
     from desta_lab import audio
     from desta_lab.experiments.experiment import newest_run
-    from desta_lab.model import presets
+    from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.build import read_run_config
     from desta_lab.model.chat import AUDIO, SYSTEM
@@ -402,8 +407,11 @@ def ask(args: argparse.Namespace) -> None:
         llm = open_system(args.published, preset)
     else:
         folder = args.run or newest_run()
-        llm = AudioLLM.from_run(folder)
-        transcript |= bool(read_run_config(folder).get("transcript"))
+        if (folder / weights.WEIGHTS).is_file():  # what save_pretrained wrote
+            llm = AudioLLM.from_pretrained(folder, strict=False)
+        else:
+            llm = AudioLLM.from_run(folder)
+            transcript |= bool(read_run_config(folder).get("transcript"))
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
         answer = answer_desta2(llm, turns, max_new_tokens=48)

@@ -16,6 +16,7 @@ from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import run_quickstart, write_seeds
 from desta_lab.model import presets
+from desta_lab.model.audio_llm import AudioLLM
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -191,6 +192,19 @@ def test_ask_answers_from_a_finished_run(
     assert cli.main(command) == 0
     said = capsys.readouterr().out
     assert "with the clip" in said and "without it" in said
+
+
+def test_ask_answers_from_a_saved_connector_as_from_its_run(
+    lab: Experiment, result: dict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = lab.run_folder("self")
+    saved = AudioLLM.from_run(run).save_pretrained(tmp_path / "saved")
+    clip = str(lab.corpus.path(lab.clips("test")[0]))
+    answers = []
+    for folder in (run, saved):
+        assert cli.main(["ask", clip, "What is the background sound?", "--run", str(folder)]) == 0
+        answers.append(capsys.readouterr().out.splitlines()[1:])
+    assert answers[0] == answers[1] and "with the clip" in answers[0][0]
 
 
 def test_ask_says_what_is_wrong_with_a_file(
