@@ -41,7 +41,7 @@ VERSIONS: dict[str, int] = {
     "costs": 1,
     "coverage": 2,
     "features": 1,
-    "inside": 4,
+    "inside": 5,
     "lessons": 1,
     "oracles": 3,
     "probes": 1,

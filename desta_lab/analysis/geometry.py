@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from desta_lab.analysis.probes import draw_labels
-from desta_lab.evaluation.statistics import half_sample_ends, interval_ends
+from desta_lab.evaluation.statistics import half_sample_ends, null_ends
 
 PERMUTATIONS = 200  # of the clips, for the null
 HALF_SAMPLES = 200  # for the interval
@@ -207,7 +207,7 @@ def neighbour_purity(
         return float((given[near] == given[:, None]).mean())
 
     null = [alike(draw_labels(values, who, seed + draw)) for draw in range(draws)]
-    low, high = interval_ends(np.array(null))
+    low, high = null_ends(np.array(null))
     return {"purity": alike(values), "null_low": low, "null_high": high}
 
 

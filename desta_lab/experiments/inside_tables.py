@@ -27,8 +27,8 @@ from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import (
     bootstrap_interval,
     group_difference_p,
-    interval_ends,
     interval_table,
+    null_ends,
     rank_p,
 )
 from desta_lab.experiments.experiment import report_each
@@ -543,7 +543,7 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
 
     `change` is paired clip by clip with the untouched accuracy. Of an erased attribute it has an
     interval over speakers; of `random direction`s, which draw as many values as the attribute has
-    for the same kind of unit (speaker or clip), it is the mean and 95 % of the draws.
+    for the same kind of unit (speaker or clip), it is the mean and their range (`null_ends`).
     """
     speakers = list(dict.fromkeys(inside.speakers[row] for row in inside.scored))
     asked = set(speakers[len(speakers) // 2 :])  # half of the test speakers; the rest train
@@ -608,7 +608,7 @@ def _pair_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of random directions; the ends hold 95 % of the draws."""
+    """The mean of random directions, and the ends of their range (`null_ends`)."""
     rows = []
     for _, own in pd.concat(draws).groupby("asked", sort=False):
         row = own.iloc[0].to_dict()
@@ -616,7 +616,7 @@ def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
             ("accuracy", "low", "high"),
             ("change", "change_low", "change_high"),
         ):
-            row[low], row[high] = interval_ends(own[value].to_numpy())
+            row[low], row[high] = null_ends(own[value].to_numpy())
             row[value] = own[value].mean()
         rows.append(row)
     return pd.DataFrame(rows)
@@ -636,7 +636,7 @@ def find_features(inside: "Inside") -> pd.DataFrame:
 
     The purest feature of each attribute is added at every slot, as long as the spread of the site:
     `change` is how much more often clips of other values are then answered with its value,
-    calibrated as untouched; `random` (with 95 % of the draws) is that of random directions of the
+    calibrated as untouched; `random` (with its range) is that of random directions of the
     same length, and `p` the rank of the feature among them.
     """
     tables = []
@@ -701,7 +701,7 @@ def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.D
         own = base.assign(change=change(steer(trained.decoder[row.feature])))
         (found,) = interval_table(own.assign(g=0), "change", ["g"], "change").to_dict("records")
         by_chance = np.array([change(after).mean() for after in drawn])
-        low, high = interval_ends(by_chance)
+        low, high = null_ends(by_chance)
         found |= {"random": by_chance.mean(), "random_low": low, "random_high": high}
         found["p"] = rank_p(found["change"], by_chance)
         table.append({"feature": row.feature, **found})
@@ -713,7 +713,7 @@ def knock_out_heads(inside: "Inside") -> pd.DataFrame:
 
     As in arXiv 2603.06854 they are found by their attention, on the clips that calibrate. What a
     clip makes of them is taken away at every token behind it (`interventions.mean_heads`). Beside
-    them `random heads`, drawn again and again, with 95 % of the draws. `knocked` is the number of
+    them `random heads`, drawn again and again, with their range. `knocked` is the number of
     heads; `p` of a fall (all numbers together) is the rank among the draws.
     """
     rows, calibration = inside.scored, inside.calibration[: inside.sizes["calibrating"]]
@@ -750,7 +750,7 @@ def add_audio_direction(inside: "Inside") -> pd.DataFrame:
 
     To the last layer's state where the answer begins, its difference from the state after silence
     is added `factor` times (arXiv 2603.06854). Beside it: another speaker's difference; `random
-    directions` of the same length, with 95 % of the draws; and `calibrated` answers, untouched.
+    directions` of the same length, with their range; and `calibrated` answers, untouched.
     The options' first tokens are read. `best` marks the factor that is best on the clips that
     calibrate; `p` of a gain is the rank among the draws.
     """

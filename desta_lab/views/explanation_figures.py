@@ -21,7 +21,7 @@ _HEADS = {
     "share": "attention on the audio slots\n(share)",
     "pointing": "peak in the evidence\n(share of clips)",
 }
-_DRAWS = f"{SPEAKER_INTERVAL}; of what is random, 95 % of the draws"
+_DRAWS = f"{SPEAKER_INTERVAL}; of what is random, the range of its draws"
 _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
 
 # ---- where it looks, and whether that is why ----

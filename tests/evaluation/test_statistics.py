@@ -135,3 +135,11 @@ def test_a_value_like_its_draws_has_a_small_rank_at_most_at_the_stated_rate():
     assert 0.03 < np.mean(small) < 0.065
     assert statistics.rank_p(0.0, np.zeros(20)) == 1
     assert statistics.rank_p(1.0, np.zeros(19)) == 0.05
+
+
+@pytest.mark.parametrize(("draws", "rate"), [(20, 1 / 21), (39, 1 / 40), (200, 0.025)])
+def test_another_draw_of_a_null_lies_beyond_an_end_as_often_as_is_said(draws, rate) -> None:
+    drawn = np.random.default_rng(0).standard_normal((4000, draws + 1))
+    ends = np.array([statistics.null_ends(row[1:]) for row in drawn])
+    beyond = (drawn[:, 0] < ends[:, 0]).mean(), (drawn[:, 0] > ends[:, 1]).mean()
+    assert beyond == pytest.approx((rate, rate), abs=0.01)
