@@ -290,7 +290,7 @@ def _rung_interval(
 def _about_rung_5(score: Interval | None) -> str:
     if score is None:
         return "Rung 5: no question is about an attribute that no target mentions."
-    where = "above chance, which the claim does not need" if score[1] > 0 else "near chance"
+    where = "above chance, which the claim does not need" if score[1] > 0 else "not above chance"
     return f"Rung 5, an attribute no target mentions: score {_written(score)}; {where}."
 
 

@@ -149,7 +149,7 @@ def test_other_questions_about_the_trained_attribute_stand_apart() -> None:
 
 def test_where_no_question_is_of_rung_5_the_verdict_claims_nothing_about_it() -> None:
     data = table(ALL)
-    assert "near chance" in verdict.judge_claim(data, "scene").reasons[-1]
+    assert "not above chance" in verdict.judge_claim(data, "scene").reasons[-1]
     assert (
         verdict.judge_claim(data[data["rung"] != 5], "scene")
         .reasons[-1]
