@@ -122,7 +122,7 @@ experiment.ask(clips[0], "What is the background sound?")
 experiment.ask(clips[0], "What is 2+2?")
 
 # %% [markdown]
-# A real language model is a hundred times larger or more, and has read the web. The smallest one here, SmolLM2 with 135 million numbers, answers “What is 2+2?” in text with “SMOL”. It has understood what is asked. `python -m desta_lab quickstart --preset cpu` runs the whole experiment with it.
+# A real language model is a hundred times larger or more, and has read the web. The smallest one here is SmolLM2, with 135 million numbers. Asked “What is 2+2?” in text, it begins: “To solve this problem, we need to think about the binary representation of 2+2.” It sees that this is a sum, and then gets the sum wrong. `python -m desta_lab quickstart --preset cpu` runs the whole experiment with it.
 
 # %% [markdown]
 # ### Exercise 0.2 · Silence the evidence · break · 8 min
@@ -279,7 +279,7 @@ lesson.show(
 others = set(judged.above_controls["label"]) - {experiment.preset.label}
 print(lesson.reveal("risen_self", len(above)))
 print(lesson.reveal("risen_label", len(others)))
-judged.reasons
+print(*judged.reasons, sep="\n")
 
 # %% [markdown]
 # ## What we now know
