@@ -462,7 +462,7 @@ alone.pivot(index="rung", columns="run", values="stable").rename_axis(
 # %% [markdown]
 # ## The answer
 #
-# Five panels, one a metric, with its controls (free-form answers were asked of the clip alone, and of few clips: its controls are the untrained connector and the rival run). The grey band marks the largest rise. The sixth panel sets the jump shares beside each other.
+# Five panels, one a metric, with its controls. (Free-form answers were asked for on fewer clips, so their bands are wider.) The grey band marks the largest rise. The sixth panel sets the jump shares beside each other.
 #
 # One curve may leave its panel. Log-probability has no lower end. A connector that has learned to listen is sure, and with shuffled audio it is sure of another clip.
 

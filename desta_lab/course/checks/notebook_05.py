@@ -335,7 +335,7 @@ def _ends_of_each(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.
 @catches("the ends of each draw", _ends_of_each)
 def steady_rise(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
     """A steady rise with the ends of a measured curve and the noise of every draw."""
-    steps, seen = np.array([0, 1, 4, 8]), np.array([1.0, 4, 5, 9])
+    steps, seen = np.array([0, 1, 4, 8]), np.array([1.0, 4, 5, 8])
     noise = np.array([[0.5, -0.25, 0, 1], [-1, 0.75, 0.5, -0.5], [0.25, 0, -0.75, 0.5]])
     drawn = seen + noise
     given = (seen.copy(), drawn.copy(), steps.copy())
