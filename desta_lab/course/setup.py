@@ -8,12 +8,11 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 from transformers.utils import logging
 
 from desta_lab import doctor
 from desta_lab.course import finished
-from desta_lab.course.lesson import Lesson, describe_cost
+from desta_lab.course.lesson import Lesson, describe_cost, format_table
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import saving
@@ -63,18 +62,3 @@ def _read_words_from_the_left() -> None:
     if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
         return
     shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, format_table)
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """A table as HTML: columns of words stand on the left, and an index that only counts is out."""
-    count = len(table.columns)
-    places = [i for i, kind in enumerate(table.dtypes, 1) if not is_numeric_dtype(kind)]
-    words = {f"words-{i}-of-{count}": count - i + 1 for i in places}  # class → place from the right
-    rules = "".join(
-        f".{name} tr > :nth-last-child({place}) {{ text-align: left; }} "
-        for name, place in words.items()
-    )
-    index = not isinstance(table.index, pd.RangeIndex)
-    with pd.option_context("display.max_colwidth", None):
-        shown = table.to_html(index=index, border=0, max_rows=60, classes=list(words))
-    return f"<style>{rules}</style>{shown}"

@@ -269,7 +269,6 @@ picture
 
 # %%
 print(lesson.reveal("leak", leak))
-print(f"Speakers were kept apart by {lesson.credit_of('disjoint_folds')}.")
 
 # %% [markdown]
 # Where grey stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Deeper layers bring the grey dots down to the blue ones: they no longer tell these voices apart. A single toss proves nothing. It may happen to go with something that can be heard, and is then guessed well both ways. From now on all probes are scored on speakers they have not heard.
@@ -395,7 +394,8 @@ rows = []
 rescale = lesson.use("at_scale", at_scale, pieces.scale_to)
 for c in experiment.clips("test")[:12]:
     one = words(c.attributes)
-    vectors = torch.stack([rescale(one, k * float(one.pow(2).mean().sqrt())) for k in times])
+    size = float(one.pow(2).mean().sqrt())
+    vectors = torch.stack([rescale(one, k * size).to(one) for k in times])
     for name, task in tasks.items():
         best = chosen(task, vectors).argmax(-1)
         right = best == list(task.options).index(c.attributes[name])
@@ -500,6 +500,7 @@ mixing = pd.DataFrame(
 gender = mixing[(mixing["attribute"] == "gender") & (mixing["kind"] == "words")].sort_values("x")
 flip = float(np.interp(0.5, gender["value"], gender["x"]))
 print(lesson.reveal("flip", flip))
+print(f"Layer tapped, folds and sizes by {lesson.credit}.")
 
 # %% [markdown]
 # ## What they bring

@@ -11,8 +11,7 @@ import torch
 
 from desta_lab.cache import Provenance
 from desta_lab.course import lesson as lessons
-from desta_lab.course.lesson import Lesson, describe_cost
-from desta_lab.course.setup import format_table
+from desta_lab.course.lesson import Lesson, describe_cost, format_table
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import index_path
