@@ -533,8 +533,7 @@ followed = [
 ]
 headline = (
     f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched "
-    "LLM answers "
-    f"{len(followed)} of {len(PAIRS)} from embeddings alone"
+    f"LLM answers {len(followed)} of {len(PAIRS)} from embeddings alone (seed {experiment.seed})"
 )
 
 # %%

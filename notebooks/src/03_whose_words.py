@@ -540,7 +540,7 @@ more = np.log10(second.perplexity / best.perplexity)
 headline = (
     f"Of the writers who keep the clip, “{best.kind}” has perplexity {best.perplexity:.2f}; "
     f"the next, “{second.kind}”, {more:.1f} powers of ten more. "
-    f"Measured with {lesson.credit_of('perplexity', 'says')}"
+    f"Measured with {lesson.credit_of('perplexity', 'says')} (seed {experiment.seed})"
 )
 
 # %%

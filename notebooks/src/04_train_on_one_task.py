@@ -522,7 +522,7 @@ headline = (
     f"{config.steps} steps on one task take questions never trained from "
     f"{third['untrained connector']:.2f} to "
     f"{third['soft targets']:.2f} (soft), {third['hard targets']:.2f} (hard), "
-    f"{third['wrong targets']:.2f} (wrong targets)"
+    f"{third['wrong targets']:.2f} (wrong targets), seed {experiment.seed}"
 )
 
 # %%

@@ -541,7 +541,7 @@ headline = (
     f"{smooth['before']} and {smooth['step']}, "
     f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
     f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]. "
-    f"Jump shares by {lesson.credit_of('jump_share', 'steady_rise')}"
+    f"Jump shares of seed {experiment.seed}, by {lesson.credit_of('jump_share', 'steady_rise')}"
 )
 
 # %% tags=["headline"]
