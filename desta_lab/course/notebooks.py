@@ -231,12 +231,12 @@ def _between(path: Path, name: str, content: str) -> bytes:
 
 
 def _course() -> str:
-    """One row a notebook: number, question, minutes with its exercises, and its badge."""
+    """One row a notebook: number, question, minutes of exercises, reading and runs, its badge."""
     rows = ["| | notebook | question | minutes | |", "|---|---|---|---|---|"]
     for source in find_sources():
         number, (name, question) = source.name[:2], read_title(source)
         seconds = read_costs().get(number, {}).get("nano", {}).get("seconds", 0)
-        minutes = _exercise_minutes(source) + round(seconds / 60)
+        minutes = _exercise_minutes(source) + round(reading_minutes(source) + seconds / 60)
         link = f"[{name}](notebooks/{source.stem}.ipynb)"
         badge = f"[Colab]({_colab_url(source.stem)})"
         rows.append(f"| {number} | {link} | {question} | {minutes} | {badge} |")
@@ -263,6 +263,19 @@ def _timetable() -> str:
         question = ": ".join(read_title(source))
         rows.append(f"| {source.name[:2]} | {question} | {_exercise_minutes(source)} |")
     return "\n".join(rows) + "\n"
+
+
+def reading_minutes(source: Path) -> float:
+    """About how long the text and code of a student's notebook take to read, folded cells aside.
+
+    At 200 words of text and 25 lines of code a minute; these are assumed, not measured.
+    """
+    words = lines = 0
+    for cell in build_notebook(source, solved=False).cells:
+        if {"hint", "solution"}.isdisjoint(cell.metadata.get("tags", [])):
+            words += len(cell.source.split()) if cell.cell_type == "markdown" else 0
+            lines += len(cell.source.splitlines()) if cell.cell_type == "code" else 0
+    return words / 200 + lines / 25
 
 
 def _exercise_minutes(source: Path) -> int:

@@ -43,18 +43,13 @@ def test_a_notebook_asks_one_question_and_its_exercises_say_kind_and_minutes(num
 
 
 @pytest.mark.parametrize("number", [number for number in SOURCES if number < "06"])
-def test_a_notebook_takes_an_hour_with_its_exercises_and_says_their_minutes(number: str) -> None:
-    """At 200 words and 25 lines of code a minute, hints and solutions left out."""
+def test_a_notebook_takes_an_hour_with_its_exercises_and_says_its_minutes(number: str) -> None:
     cells = notebooks.build_notebook(SOURCES[number], solved=False).cells
-    folded = {"hint", "solution"}
-    read = [cell for cell in cells if not folded.intersection(cell.metadata.get("tags", []))]
-    words = sum(len(cell.source.split()) for cell in read if cell.cell_type == "markdown")
-    lines = sum(len(cell.source.splitlines()) for cell in read if cell.cell_type == "code")
     exercises = sum(one["minutes"] for one in notebooks.list_exercises(SOURCES[number]))
+    reading = notebooks.reading_minutes(SOURCES[number])
     said = re.search(r"(\d+) minutes of exercises, about (\d+) of reading", cells[0].source)
     assert said and int(said[1]) == exercises
-    assert abs(int(said[2]) - (words / 200 + lines / 25)) < 5
-    assert exercises + words / 200 + lines / 25 < 60
+    assert abs(int(said[2]) - reading) < 5 and exercises + reading < 60
 
 
 @pytest.mark.parametrize("number", SOURCES)
