@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from desta_lab import cache
 from desta_lab.course import checks
@@ -122,9 +123,13 @@ class Lesson:
 
     @property
     def out(self) -> Path:
-        """The folder of figures and card: `$DESTA_LAB_FIGURES/course`, else `figures/course`."""
-        home = os.environ.get("DESTA_LAB_FIGURES") or self.experiment.root.parent / "figures"
-        return Path(home) / "course"
+        """The folder of figures and card: `$DESTA_LAB_FIGURES/course`, else `figures/lessons`.
+
+        Git ignores `figures/lessons`; `figures/course` holds what the build has drawn.
+        """
+        if home := os.environ.get("DESTA_LAB_FIGURES"):
+            return Path(home) / "course"
+        return self.experiment.root.parent / "figures" / "lessons"
 
     def predict(
         self, name: str, question: str, low: float, high: float, *, step: float | None = None
@@ -251,7 +256,7 @@ class Lesson:
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.
 
-        The file is `figures/course/card-NN.json`; `python -m desta_lab class FOLDER` merges those
+        The file is `figures/lessons/card-NN.json`; `python -m desta_lab class FOLDER` merges those
         of a class.
         """
         from IPython.display import HTML
@@ -275,7 +280,7 @@ class Lesson:
             f"{len(self.exercises)} exercises solved. Kept in {escape(path.name)}.</p>"
         )
         table = pd.DataFrame([_card_row(guess) for guess in self.guesses])
-        return HTML(summary + table.to_html(index=False, border=0))
+        return HTML(summary + format_table(table))
 
     def _calibration(self) -> str:
         """How many of the student's own ranges held the answer, in words."""
@@ -302,6 +307,21 @@ def _card_row(guess: Guess) -> dict[str, str]:
         "inside": {None: "", True: "yes", False: "no"}[guess.inside],
         "score": "" if guess.score is None else f"{guess.score:.2f}",
     }
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """A table as HTML: columns of words stand on the left, and an index that only counts is out."""
+    count = len(table.columns)
+    places = [i for i, kind in enumerate(table.dtypes, 1) if not is_numeric_dtype(kind)]
+    words = {f"words-{i}-of-{count}": count - i + 1 for i in places}  # class → place from the right
+    rules = "".join(
+        f".{name} tr > :nth-last-child({place}) {{ text-align: left; }} "
+        for name, place in words.items()
+    )
+    index = not isinstance(table.index, pd.RangeIndex)
+    with pd.option_context("display.max_colwidth", None):
+        shown = table.to_html(index=index, border=0, max_rows=60, classes=list(words))
+    return f"<style>{rules}</style>{shown}"
 
 
 def read_costs() -> dict[str, dict[str, Any]]:

@@ -1,15 +1,18 @@
 """One line that makes a notebook ready anywhere."""
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
+from transformers.utils import logging
 
 from desta_lab import doctor
 from desta_lab.course import finished
-from desta_lab.course.lesson import Lesson, describe_cost
+from desta_lab.course.lesson import Lesson, describe_cost, format_table
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.views import saving
@@ -26,6 +29,8 @@ def setup(
 ) -> Lesson:
     """Check this machine, say what the notebook costs, unpack the finished run; installs nothing.
 
+    What is well is said in one line; a table says what is not.
+
     Args:
         notebook: its number, such as "05".
         preset: which frozen parts; by default `$DESTA_LAB_PRESET`, else nano, which runs anywhere.
@@ -39,11 +44,21 @@ def setup(
     name = preset or os.environ.get("DESTA_LAB_PRESET", "nano")
     chosen = replace(presets.get_preset(name), **more)
     checks = doctor.check_machine(chosen)
-    print(doctor.format_checks(checks))  # a notebook speaks
     if not all(check.ok for check in checks):
+        print(doctor.format_checks(checks))
         raise RuntimeError("Mend what the table marks FAIL, then run this cell again.")
-    print(describe_cost(notebook, chosen.name))
+    ready = "This machine has what the notebook needs. `python -m desta_lab doctor` says more."
+    print(ready, describe_cost(notebook, chosen.name), sep="\n")  # a notebook speaks
     matplotlib.rcParams.update(saving.STYLE)  # figures drawn by hand look like the package's
+    logging.disable_progress_bar()  # the small models load in a second
+    _read_words_from_the_left()
     experiment = Experiment(chosen, seed=seed, root=root, progress=progress_reporter())
     print(finished.restore(experiment))
     return Lesson(notebook, experiment)
+
+
+def _read_words_from_the_left() -> None:
+    """Let tables in this notebook show words whole and from the left, and no running numbers."""
+    if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
+        return
+    shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, format_table)
