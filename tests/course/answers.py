@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from desta_lab.analysis import geometry
-from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08
+from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08, notebook_11
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ def interval(
         return np.percentile(means, ends)
 
     return answer
+
+
+def ways_clip_by_clip(patched, own, other):
+    """Shares of the way as a list of NumPy numbers."""
+    rows = zip(patched.numpy(), own.numpy(), other.numpy(), strict=True)
+    return [np.dot(p - a, b - a) / np.sum((b - a) ** 2) for p, a, b in rows]
 
 
 def one_step_on(rows):
@@ -404,6 +410,14 @@ RIGHT = [
         ),
     ),
     ("text_ifrate", "other algebra", lambda if_audio, delta: 100 * if_audio / (100 + delta)),
+    ("share_of_way", "clip by clip", ways_clip_by_clip),
+    (
+        "share_of_way",
+        "einsum",
+        lambda p, a, b: (
+            torch.einsum("ct,ct->c", p - a, b - a) / torch.linalg.vector_norm(b - a, dim=1) ** 2
+        ),
+    ),
 ]
 
 STAND_INS = {  # what a notebook goes on with while an exercise is open
@@ -426,6 +440,7 @@ STAND_INS = {  # what a notebook goes on with while an exercise is open
     "without_head": notebook_08.run_without,
     "integrated_gradients": notebook_08.collect_slopes,
     "deletion_curve": notebook_08.delete_parts,
+    "share_of_way": notebook_11.measure_way,
 }
 RIGHT += [(name, "the package's", answer) for name, answer in STAND_INS.items()]
 
@@ -460,6 +475,7 @@ EQUIVALENT = {
     },
     "sudden": {r"p \*\* [57]": "any metric that is late enough will do"},
     "jump_share": {r"max\(\+1\)": "axis 1 of two is axis −1"},
+    "share_of_way": {r"sum\(\+1\)": "axis 1 of two is axis −1"},
     "folds_by_speaker": {
         r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
     },
