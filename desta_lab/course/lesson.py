@@ -122,9 +122,13 @@ class Lesson:
 
     @property
     def out(self) -> Path:
-        """The folder of figures and card: `$DESTA_LAB_FIGURES/course`, else `figures/course`."""
-        home = os.environ.get("DESTA_LAB_FIGURES") or self.experiment.root.parent / "figures"
-        return Path(home) / "course"
+        """The folder of figures and card: `$DESTA_LAB_FIGURES/course`, else `figures/lessons`.
+
+        Git ignores `figures/lessons`; `figures/course` holds what the build has drawn.
+        """
+        if home := os.environ.get("DESTA_LAB_FIGURES"):
+            return Path(home) / "course"
+        return self.experiment.root.parent / "figures" / "lessons"
 
     def predict(
         self, name: str, question: str, low: float, high: float, *, step: float | None = None
@@ -251,7 +255,7 @@ class Lesson:
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.
 
-        The file is `figures/course/card-NN.json`; `python -m desta_lab class FOLDER` merges those
+        The file is `figures/lessons/card-NN.json`; `python -m desta_lab class FOLDER` merges those
         of a class.
         """
         from IPython.display import HTML

@@ -1,11 +1,12 @@
 """One source per notebook becomes the student's notebook and the solved one, always the same bytes.
 
-The source is `notebooks/src/NN_name.py` in jupytext's percent format. Four tags say what a cell is:
+The source is `notebooks/src/NN_name.py` in jupytext's percent format. Five tags say what a cell is:
 
     exercise   code whose `### BEGIN SOLUTION … ### END SOLUTION` the student writes; the lines
                after `### STUB` stand there instead, without their `# `; by default `...`
     hint       text that is folded under the word Hint
-    expensive  code before which the measured minutes are written
+    expensive  code before which the measured seconds are written; its result is kept on disk
+    slow       the same, but nothing is kept: it takes them each time
     headline   the cell of the last figure, which answers the title
 """
 
@@ -35,6 +36,7 @@ from desta_lab.model.presets import get_preset
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
 KINDS = ("predict", "fill in", "break", "tweak")
+PRICED = {"expensive", "slow"}  # tags of cells before which their seconds are written
 SOLUTION = re.compile(
     r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE
 )
@@ -115,8 +117,9 @@ def _build_cells(cells: list[NotebookNode], source: Path, solved: bool) -> Itera
             content = f"{badge}\n\n{content}"
         if i == 1:
             yield Cell("code", COLAB.format(repository=REPOSITORY), ["colab"])
-        if "expensive" in tags:
-            yield Cell("markdown", _price(source.name[:2], content), ["cost"])
+        if PRICED.intersection(tags):
+            price = _price(source.name[:2], content, kept="expensive" in tags)
+            yield Cell("markdown", price, ["cost"])
         if "hint" in tags:
             content = _fold("Hint", content)
         if "exercise" in tags:
@@ -152,8 +155,8 @@ def _fold(word: str, content: str) -> str:
     return f"<details><summary>{word}</summary>\n\n{content}\n\n</details>"
 
 
-def _price(number: str, code: str) -> str:
-    """The measured seconds of an expensive cell on every preset, in one line."""
+def _price(number: str, code: str, *, kept: bool) -> str:
+    """The measured seconds of a cell that works for a while on every preset, in one line."""
     key = _code_key(code)
     costs = read_costs().get(number, {}).items()
     known = {preset: cost for preset, cost in costs if key in cost["cells"]}
@@ -161,6 +164,8 @@ def _price(number: str, code: str) -> str:
         return "⏱ *The next cell works for a while; its time was not measured yet.*"
     times = ", ".join(f"{_span(cost['cells'][key])} on `{name}`" for name, cost in known.items())
     machine = next(iter(known.values()))["on"]
+    if not kept:
+        return f"⏱ *The next cell takes about {times}, each time (measured on {machine}).*"
     return (
         f"⏱ *The next cell takes about {times} the first time (measured on {machine}); "
         "after that it is found on disk.*"
@@ -281,7 +286,7 @@ def execute_notebook(
     Figures and card go to `figures/course`.
 
     Returns:
-        seconds, seconds of its expensive cells, and peak memory in GB.
+        seconds, seconds of its expensive and slow cells, and peak memory in GB.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds it.
@@ -294,11 +299,11 @@ def execute_notebook(
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": here}})
         client.execute(env={**os.environ, **own})
     last = notebook.cells.pop()
-    expensive = [cell for cell in notebook.cells if "expensive" in cell.metadata.get("tags", [])]
+    priced = [cell for cell in notebook.cells if PRICED.intersection(cell.metadata.get("tags", []))]
     return {
         "seconds": round(time.perf_counter() - begin, 1),
         "memory_gb": round(float(last.outputs[0]["text"]), 2),
-        "cells": {_code_key(cell.source): _cell_seconds(cell) for cell in expensive},
+        "cells": {_code_key(cell.source): _cell_seconds(cell) for cell in priced},
     }
 
 

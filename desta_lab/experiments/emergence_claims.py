@@ -176,9 +176,10 @@ def judge_jumps(jumps: pd.DataFrame, curves: pd.DataFrame) -> Claim:
         "Jump share: the largest rise between two checkpoints over the whole rise, per task;"
         " mean over the tasks that rise in every seed. Accuracy jumps more if the 95 % interval"
         " over seeds of accuracy minus margin is above zero, as it stands and after the share of"
-        " a steady rise with the same noise is taken from each. (Taken alone, the latter takes"
-        " too much from the noisier metric: a maximum hides noise where it is high already.) The"
-        " margin jumps if its share is beyond that of the steady rise.",
+        " a steady rise with the same noise is taken from each. (The second of these alone is not"
+        " enough: noise adds more to the largest rise of a steady curve than to that of a curve"
+        " which jumps, so it takes too much from the noisier metric.) The margin jumps if its"
+        " share is beyond that of the steady rise.",
         _jump_verdict(gap, plain, mean_interval(beyond[margin])),
         numbers,
     )

@@ -23,11 +23,12 @@ def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]
     out = stream or sys.stderr
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if out.isatty() or (stream is None and hasattr(shell, "kernel")):
-        return _report_by_bar
+        return lambda stage: _report_by_bar(stage, leave=out.isatty())
     return lambda stage: _report_by_lines(stage, out)
 
 
-def _report_by_bar(stage: str) -> Callable[..., None]:
+def _report_by_bar(stage: str, *, leave: bool) -> Callable[..., None]:
+    """A bar after a second, so none where the result is found; it may go when all is done."""
     bar: Any = None
 
     def report(*news: Any) -> None:
@@ -37,7 +38,7 @@ def _report_by_bar(stage: str) -> Callable[..., None]:
             return
         done, total, *rest = news
         if bar is None:
-            bar = tqdm(total=total, desc=stage, leave=True)
+            bar = tqdm(total=total, desc=stage, leave=leave, delay=1.0)
         bar.update(done - bar.n)
         if rest:
             bar.set_postfix(loss=f"{rest[0]['loss']:.3f}")

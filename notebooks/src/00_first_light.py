@@ -3,17 +3,19 @@
 #
 # The encoder of Whisper, a speech recogniser, hears, and a language model, the *backbone*, speaks. Both are *frozen*: nothing here trains them. Between them a small *connector* has learned one task: to make the language model say about a clip what it would have said about a text description of that clip (the idea of [DeSTA2](https://arxiv.org/abs/2409.20007)). Then it was asked six questions that training never contained.
 #
-# You will hear two clips, see what the encoder sees, ask the model something yourself, and read the figure that the whole course is about. The later notebooks take it apart. Most words in *italics* stand in `notebooks/GLOSSARY.md` too, if you lose one.
+# You will hear two clips, see what the encoder sees, ask the model something yourself, and read the figure that the whole course is about. The later notebooks take it apart. If you lose a word, look it up in `notebooks/GLOSSARY.md`.
 #
-# *Needs: Python, a little PyTorch. 20 minutes of exercises; reading and running take about as long again.*
+# *Needs: Python, a little PyTorch. 20 minutes of exercises, about 15 of reading and running.*
 
 # %%
+import numpy as np
 import pandas as pd
 import torch
 from transformers.audio_utils import mel_filter_bank
 
 import desta_lab
 from desta_lab import audio
+from desta_lab.course.checks import notebook_00 as pieces
 from desta_lab.evaluation import verdict
 from desta_lab.views import claim_figures, clip_figures, replies
 
@@ -38,7 +40,12 @@ desta_lab.show_players(experiment.corpus, clips)
 desta_lab.plot_clips(experiment.corpus, clips, columns=2)
 
 # %% [markdown]
-# How does a sound become such a picture? In four steps. A clip is a *waveform*: 16,000 numbers a second, the air pressure at a microphone. Windows of 25 ms, one every 10 ms, go through the Fourier transform; the squared size of each result says how strong each frequency is in that window (the *power spectrum*, here 201 frequencies from 0 to 8,000 Hz). Then 80 *mel bands* add up neighbouring frequencies. Low bands are narrow and high ones wide, because the ear tells 200 Hz from 300 Hz easily and 7,200 Hz from 7,300 Hz hardly ([Stevens et al., 1937](https://doi.org/10.1121/1.1915893)). Last comes the logarithm, because loudness is heard in ratios: without it the strongest sound hides all others, as the third picture shows, and with it a clip that is ten times weaker is the same picture, one step paler.
+# How does a sound become such a picture? In four steps.
+#
+# 1. A clip is a *waveform*: 16,000 numbers a second, the air pressure at a microphone.
+# 2. Windows of 25 ms, one every 10 ms, go through the Fourier transform. The squared size of each result says how strong a frequency is in that window. This is the *power spectrum*, with 201 frequencies from 0 to 8,000 Hz.
+# 3. 80 *mel bands* add up neighbouring frequencies. Low bands are narrow and high ones wide, because the ear tells 200 Hz from 300 Hz easily, and 7,200 Hz from 7,300 Hz hardly ([Stevens et al., 1937](https://doi.org/10.1121/1.1915893)).
+# 4. The logarithm comes last, because loudness is heard in ratios. Without it the strongest sound hides all others, as the third picture shows. With it a clip that is ten times weaker gives the same picture, one shade paler: the *log-mel*.
 
 # %%
 wave = audio.read_audio(experiment.corpus.path(clips[0]))
@@ -59,7 +66,7 @@ clip_figures.plot_steps_to_mel(
 )
 
 # %% [markdown]
-# The last picture has 100 *frames* a second. Whisper's encoder halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
+# The last picture has 100 *frames* a second. Whisper's encoder ([Radford et al., 2022](https://arxiv.org/abs/2212.04356)) halves that: its output has 50 frames a second, each a vector of `width` numbers. The encoder is a stack of layers, and we keep the output (the *states*) of several.
 
 # %%
 states = experiment.llm.encoder.encode([wave])
@@ -84,9 +91,22 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 # 200 encoder frames make a clip of 4 seconds.
 
 # %% [markdown]
+# Your function translates the evidence spans of the first clip into frames. (While an exercise is open, the package's function takes the place of yours, here and in all notebooks.) Notebook 08 asks whether the model looks at these frames.
+
+# %%
+start_of = lesson.use("seconds_of_frame", seconds_of_frame, pieces.start_of_frame, tensors=False)
+starts = np.array([float(start_of(frame)) for frame in range(states.shape[2])])
+rows = []
+for span in clips[0].spans:
+    frames = np.flatnonzero((starts >= span.start) & (starts < span.end))
+    rows.append({"hears": span.name, "from (s)": span.start, "to (s)": span.end})
+    rows[-1] |= {"first frame": frames[0], "last frame": frames[-1]}
+pd.DataFrame(rows).round(2)
+
+# %% [markdown]
 # ## Ask
 #
-# The language model that speaks here is *nano*. It has two million numbers and 961 words, and it was trained on text alone, in a few minutes: on sentences that describe such clips, and on questions about these sentences. Among them are the very questions of this course. So “a question that training never contained” always means the training of the *connector*: nano could answer them in text before, and knows nothing else. A real language model is a hundred times larger or more and has read the web; `python -m desta_lab quickstart --preset cpu` runs the same experiment with one.
+# The language model that speaks here is *nano*. It has two million numbers and a vocabulary of 961 words. It was trained on text alone, in a few minutes: on sentences that describe such clips, and on questions about these sentences. Among them are the very questions of this course. So “a question that training never contained” always means the training of the *connector*. Nano itself could answer these questions in text before, and it knows nothing else.
 #
 # The run that ships answers about the clip it hears: the *audio condition*. Beside it stand its *controls*: the same question about silence, the *text oracle* (the language model *reads* the description instead of hearing the clip: the *text condition*), and no clip at all.
 
@@ -94,10 +114,15 @@ lesson.check("seconds_of_frame", seconds_of_frame)
 experiment.ask(clips[0], "What is the background sound?")
 
 # %% [markdown]
-# Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear. And outside its world nano is lost, whatever it is given:
+# Silence and no clip make the language model guess. A model that answered as well without the clip would have learned the corpus, not to hear.
+#
+# Now break it. Outside its world nano is lost, whatever it is given. Put other questions into this cell: how far can you go from the first one before the answer makes no sense?
 
 # %%
 experiment.ask(clips[0], "What is 2+2?")
+
+# %% [markdown]
+# A real language model is a hundred times larger or more, and has read the web. The smallest one here, SmolLM2 with 135 million numbers, answers “What is 2+2?” in text with “SMOL”. It has understood what is asked. `python -m desta_lab quickstart --preset cpu` runs the whole experiment with it.
 
 # %% [markdown]
 # ### Exercise 0.2 · Silence the evidence · break · 8 min
@@ -120,7 +145,7 @@ lesson.check("silenced", silenced)
 # `audio.RATE` is the number of samples in a second; `wave.copy()` is yours to change.
 
 # %% [markdown]
-# Once it passes, put it to use; while the exercise is open, the clip is left alone. Where the scene lies under all of the speech, silence would take the speaker away with it. So take the test clip whose scene leaves most room, and ask about two things: the scene, and the speaker's gender. It should be a clip of which silence gets both wrong, or nothing could be seen to go. The control silences as much of the clip where the scene is not. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
+# Which clip? Where the scene lies under all of the speech, silence would take the speaker away with it. So take the test clip whose scene leaves most room, and ask about two things: the scene, and the speaker's gender. The model's guess on silence must be wrong about both, or nothing could be seen to go. The control silences as much of the clip where the scene is not. (`use_checkpoint` puts the finished connector into the model, `embed_audio` makes the audio embeddings, `answer_audio` answers.)
 
 
 # %%
@@ -160,25 +185,25 @@ scene, whole = scene_of(apart), audio.read_audio(experiment.corpus.path(apart))
 print("true:", apart.attributes["scene"], "and", apart.attributes["gender"])
 
 # %%
+silence = lesson.use("silenced", silenced, pieces.silence_span, tensors=False)
 length = scene.end - scene.start
 other = 0.0 if scene.start >= length else experiment.preset.seconds - length
 versions = {
     "the whole clip": whole,
-    "its scene silenced": silenced(whole, scene.start, scene.end),
-    "as much elsewhere silenced": silenced(whole, other, other + length),
+    "its scene silenced": silence(whole, scene.start, scene.end),
+    "as much elsewhere silenced": silence(whole, other, other + length),
 }
-rows = {
-    name: answers_about(whole if version is None else version) for name, version in versions.items()
-}
+rows = {name: answers_about(np.float32(version)) for name, version in versions.items()}
+print(f"Silenced by {lesson.credit_of('silenced')}.")
 pd.DataFrame({**rows, "silence alone": guesses}).T
 
 # %% [markdown]
-# If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes with the scene as well, the silence itself disturbs; with as much elsewhere it may go, for most of the speech is there. One clip proves neither; notebook 08 counts over many.
+# If the answer about the background goes with the scene, and not with as much elsewhere, it was heard there. If the answer about the speaker goes with the scene as well, the silence itself disturbs. With as much elsewhere it may go, for most of the speech is there. One clip proves neither. Notebook 08 counts over many.
 
 # %% [markdown]
 # ## What was never asked
 #
-# The connector was trained on one prompt, “Paraphrase the description.”, asked about the clip, and on the language model's own paraphrase of each description: a *self-generated target*. That paraphrase names all six attributes; what is new at the end is the question. Its rival, the *bare-label run*, learned, from the same clips for as many steps, the bare label of the background scene: “rain”, “siren”, … Now both are asked about all six attributes, on voices that were never heard in training.
+# The connector was trained on one prompt about the clip, “Paraphrase the description.”. What it should draw out is the language model's own paraphrase of the description: a *self-generated target*. That paraphrase names all six attributes. What is new at the end is the question. Its rival, the *bare-label run*, had the same clips and as many steps. It learned the bare label of the background scene: “rain”, “siren”, … Now both are asked about all six attributes, on voices that were never heard in training.
 #
 # ### Exercise 0.3 · Make guessing worth nothing · fill in · 5 min
 # A question with two options is half right by guessing, one with four a quarter. Put accuracy on a scale where guessing scores 0 and all right scores 1, whatever the number of options.
@@ -219,7 +244,7 @@ lesson.predict(
 # %% [markdown]
 # ## The figure of the course
 #
-# Height is the chance-corrected score: 0 is guessing, 1 is perfect. Each panel is a *rung* of the task ladder, from near the training to far from it. *Rung 0* is the trained prompt itself, rung 1 the same in other words, rung 2 questions that ask for a form (“Answer in JSON.”), *rung 3* the plain questions never trained (*held-out tasks*), rung 4 questions that need one thought more, *rung 5* what no target ever mentioned (the topic of the talk). Two controls are new: *shuffled audio* asks about another speaker's clip, and the *untrained connector* is the one before its first step. Look at the controls before you believe the blue line. The bands are 95 % intervals over speakers: they say how far other voices could move this run, and nothing about the next seed.
+# Height is the score of exercise 0.3: 0 is guessing, 1 is perfect. Each panel is a *rung* of the task ladder, from near the training to far from it. *Rung 0* is the trained prompt itself, rung 1 the same in other words, rung 2 questions that ask for a form (“Answer in JSON.”), *rung 3* the plain questions never trained (*held-out tasks*), rung 4 questions that need one thought more, *rung 5* what no target ever mentioned (the topic of the talk). Two controls are new: *shuffled audio* asks about another speaker's clip, and the *untrained connector* is the one before its first step. Look at the controls before you believe the blue line. The bands are 95 % intervals over speakers: they say how far other voices could move this run, and nothing about the next seed.
 
 # %%
 table = experiment.score_table()
@@ -228,11 +253,22 @@ rungs = verdict.score_per_rung(
     verdict.split_label_run(verdict.add_untrained(table), experiment.preset.label)
 )
 
+# %% [markdown]
+# Before the curves their ends: the six plain questions after the last step, one row a condition, on your scale.
+
+# %%
+scale = lesson.use("above_chance", above_chance, pieces.correct_for_chance, tensors=False)
+ends = table.query("run == 'self' and rung == 3 and step == step.max()")
+ends = ends.groupby(["condition", "attribute"])[["calibrated", "chance"]].mean()
+ends["score"] = [float(scale(row.calibrated, round(1 / row.chance))) for row in ends.itertuples()]
+ends["score"].unstack().round(2)
+
 # %% tags=["headline"]
 above = judged.above_controls["self"]
 headline = (
     f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never "
-    f"trained (seed {experiment.seed})"
+    f"trained (seed {experiment.seed}).\nTheir mean score is {ends.loc['audio', 'score'].mean():.2f} "
+    f"by {lesson.credit_of('above_chance')}"
 )
 lesson.show(
     claim_figures.plot_emergence(rungs, headline),
@@ -248,7 +284,7 @@ judged.reasons
 # %% [markdown]
 # ## What we now know
 #
-# The verdict is computed from the table by the rule it prints, never written by hand. On this machine's run it says whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why: the two runs differ in who wrote the targets *and* in how many attributes the targets name, and this figure does not pull the two apart.
+# The verdict is computed from the table by the rule it prints, never written by hand. It says of this run whether a connector that learned one task answers others, and whether the bare label teaches more than itself. It does not say why. The two runs differ in who wrote the targets *and* in how many attributes the targets name. This figure does not pull the two apart.
 #
 # **What would change our mind**: a bare-label run that rises on attributes it was not trained on, a shuffled-audio control that does as well as the clip, a run on filled-in forms that name all six attributes and does as well, or other seeds that do not repeat it. `desta_lab.setup("00", seed=1)` and `run_quickstart(experiment)` try another seed in a few minutes.
 #

@@ -1,27 +1,27 @@
 # %% [markdown]
 # # 01 · Two frozen models: what do they bring with them?
 #
-# Nothing changes a weight of Whisper or of the language model, until notebook 09 tries it on purpose. So whatever the connector will ever do, the two must bring the parts of it: one must hold the sound, the other must be able to answer from embeddings that are not words.
+# Nothing changes a weight of Whisper or of the language model, until notebook 09 tries it on purpose. So the two must bring all that a connector can ever use: one must hold the sound, the other must be able to answer from embeddings that are not words.
 #
 # You will open Whisper layer by layer and ask what a linear *probe* (a linear classifier, trained on the layer's numbers) can read there, on voices it has never heard. Then you will feed the language model embeddings by hand: those of words, mixtures of two words, and noise.
 #
-# *Needs: PyTorch, notebook 00. 32 minutes of exercises; reading and running take about as long again.*
+# *Needs: PyTorch, notebook 00. 25 minutes of exercises, about 25 of reading and running.*
 
 # %%
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from sklearn.model_selection import GroupKFold, KFold
+from sklearn.model_selection import KFold
 from transformers import WhisperModel
 
 import desta_lab
 from desta_lab import audio
 from desta_lab.analysis import capture, probes
 from desta_lab.clips import balance_speakers
+from desta_lab.course.checks import notebook_01 as pieces
 from desta_lab.evaluation import scoring, statistics
 from desta_lab.model import chat, weights
-from desta_lab.model.backbone import Backbone
 from desta_lab.views import style
 from desta_lab.views.style import PALETTE, Series
 
@@ -30,7 +30,7 @@ experiment = lesson.experiment
 
 # %% [markdown]
 # ### Exercise 1.1 · Commit yourself · predict · 4 min
-# Three numbers before you have seen anything. A *tapped layer* is an encoder layer whose output we read; the first layer has number 0. The *accent* is one of three. The coin is tossed once for each speaker and has nothing to do with the sound; a *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
+# Three numbers before you have seen anything. A *tapped layer* is an encoder layer whose output we read; the first layer has number 0. The *accent* is one of three. The coin is tossed once for each speaker, and has nothing to do with the sound. A *mixture* of two words is `(1 - share) * one + share * other`, as embeddings.
 
 # %%
 taps = experiment.llm.encoder.taps
@@ -53,7 +53,7 @@ lesson.predict(
 # %% [markdown]
 # ## What Whisper's layers hold
 #
-# One clip first. The encoder turns a spectrogram of 100 frames a second into 50 states a second, and does it in layers; we *tap* some of them, counted from 0. The spectrogram is a *log-mel*: the logarithm of the strength in bands of pitch.
+# One clip first. The encoder turns a log-mel spectrogram of 100 frames a second into 50 states a second. It does so in layers. We *tap* some of them, counted from 0.
 
 # %%
 clip = experiment.clips("test")[0]
@@ -69,7 +69,7 @@ states = experiment.llm.encoder.encode([wave])
 print("log-mel:", tuple(mel.shape), "  states (layer, clip, frame, width):", tuple(states.shape))
 
 # %% [markdown]
-# Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram. The slow waves in layer 0 are no sound: they are the *position table*, which tells a frame when it is. What becomes of the sound further up, the eye can no longer tell.
+# Here they are, each dimension scaled to its own spread. Speech and background are plain to see in the spectrogram. The slow waves in layer 0 are no sound. They are Whisper's table of positions, which tells a frame when it is. Further up we see nothing that we could name.
 
 # %%
 picture, axes = style.subplots(
@@ -98,7 +98,7 @@ pd.Series(
 )
 
 # %% [markdown]
-# All are equal but the last: the library has already sent that one through Whisper's final LayerNorm. DeSTA taps *before* it. Undo the difference by hand, and it is gone:
+# All are equal but the last: the library has already sent that one through Whisper's final LayerNorm. DeSTA taps *before* it. Send our tap through the LayerNorm too, and the difference is gone:
 
 # %%
 torch.testing.assert_close(whisper.layer_norm(states[-1]), hidden[-1])
@@ -139,41 +139,11 @@ torch.testing.assert_close(tap_layer(whisper, mel, taps[-1]), states[-1])
 #
 # ## Four seconds instead of thirty
 #
-# Whisper was trained on 30 s, so it has a table of 1,500 *positions*, one a frame. Our clips last 4 s: the package keeps the first rows of that table and never computes the rest.
+# Whisper was trained on clips of 30 s, and has a *position table* of 1,500 rows, one a frame. Our clips last 4 s. The package keeps the first 200 rows and never computes the rest. Is a cropped clip the same clip? In 30 s every frame also attends to 26 s of padding. So we measure by how much the states differ.
 
 # %%
 folder = weights.find_weights(experiment.preset.encoder, experiment.root / "models")
 whole = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder.eval()
-table = whole.embed_positions.weight.detach()
-table.shape, experiment.llm.encoder.frames
-
-# %% [markdown]
-# ### Exercise 1.3 · Crop the position table · fill in · 5 min
-# Write `cropped_positions(table, seconds)`: the rows of `table` (frame, width) that a clip of `seconds` needs.
-
-
-# %% tags=["exercise"]
-def cropped_positions(table, seconds):
-    ### BEGIN SOLUTION
-    return table[: round(seconds * audio.FRAMES_PER_SECOND)]
-    ### END SOLUTION
-
-
-# %%
-lesson.check("cropped_positions", cropped_positions)
-
-# %% [markdown] tags=["hint"]
-# Notebook 00: encoder frames, of which there are 50 a second (`audio.FRAMES_PER_SECOND`). The clip starts at 0 s.
-
-# %%
-crop = lesson.use("cropped_positions", cropped_positions, lambda table, seconds: own)
-own = whisper.embed_positions.weight.detach().float().cpu()
-torch.testing.assert_close(crop(table, experiment.preset.seconds), own)
-
-# %% [markdown]
-# Is a cropped clip the same clip? The positions are, but in 30 s every frame also attends to 26 s of padding. So the states need not agree; we measure by how much they differ.
-
-# %%
 with torch.no_grad():
     padded = whole(
         audio.log_mel([wave], audio.WHISPER_SECONDS, experiment.llm.encoder.mel_bins)
@@ -190,7 +160,9 @@ print(
 #
 # ## Reading it off: a probe, and how it lies
 #
-# A *probe* is a linear classifier on the states. It lies easily. To see how, we ask for something that is not in the sound at all: every speaker gets a coin's side by chance, and the probe guesses it from a clip, once with the speaker's other clips in training, and once without.
+# A *probe* is a linear classifier on the states ([Alain and Bengio, 2016](https://arxiv.org/abs/1610.01644)). What may it claim? If it does well on new speakers, the attribute is *there*, and a linear map can read it. That does not say that anybody reads it: notebook 06 asks what the model uses. If it does badly, the attribute may still be there in a form that no linear map reads.
+#
+# And a probe can do well for a wrong reason. To see how, we ask for something that is not in the sound at all ([Hewitt and Liang, 2019](https://arxiv.org/abs/1909.03368), call this a control task). Every speaker gets a coin's side by chance. The probe guesses it from a clip, once with the speaker's other clips in training, and once without.
 #
 # Eight speakers, and only clips that are spoken aloud, because a whisper hides the voice. For the probe each clip becomes one row of numbers: mean and spread over its frames, once for the spectrogram and once for each tapped layer.
 
@@ -205,7 +177,7 @@ some = balance_speakers(aloud, 80)
 speakers = np.array([c.speaker for c in some])
 pd.Series(speakers).value_counts()
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 waves = [audio.read_audio(experiment.corpus.path(c)) for c in some]
 heard = torch.cat(
     [experiment.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
@@ -218,7 +190,7 @@ pooled |= {
 }
 
 # %% [markdown]
-# ### Exercise 1.4 · Keep the speakers apart · fill in · 8 min
+# ### Exercise 1.3 · Keep the speakers apart · fill in · 8 min
 # `speakers` is a list with the speaker's name of every row. Write `disjoint_folds(speakers, count)`: a list of `count` pairs (training rows, test rows), each an array of row numbers counted from 0. Every row is tested exactly once, and no speaker is on both sides of a pair.
 
 
@@ -243,13 +215,8 @@ lesson.check("disjoint_folds", disjoint_folds)
 # %% [markdown]
 # Ten tosses, both ways of splitting: with your folds, and with folds over single clips. The package refuses the leaking split unless it is forced to show the leak.
 
-
 # %%
-def group_folds(speakers, count):
-    return list(GroupKFold(count).split(speakers, groups=speakers))
-
-
-apart = lesson.use("disjoint_folds", disjoint_folds, group_folds, tensors=False)
+apart = lesson.use("disjoint_folds", disjoint_folds, pieces.fold_by_speaker, tensors=False)
 
 
 def tossed(features, seed, leak):
@@ -261,7 +228,7 @@ def tossed(features, seed, leak):
     return guessed.loc[guessed["kind"] == "probe", "correct"].mean()
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 tosses = pd.DataFrame(
     [
         {
@@ -281,7 +248,7 @@ coins.loc[list(pooled)].round(2)
 # %%
 leak = coins.loc[f"layer {taps[0]}", "speaker on both sides"]
 picture, ax = style.subplots(
-    1, 1, f"A coin is guessed {leak:.0%} of the time by a probe that knows the voices", (7, 3)
+    1, 1, f"A probe that knows the voices guesses {leak:.0%} of the coins", (7, 3)
 )
 colours = {"speaker on both sides": style.get_colour("leak"), "speakers apart": PALETTE["audio"]}
 sns.stripplot(
@@ -302,14 +269,15 @@ picture
 
 # %%
 print(lesson.reveal("leak", leak))
+print(f"Speakers were kept apart by {lesson.credit_of('disjoint_folds')}.")
 
 # %% [markdown]
-# Where grey stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Where depth brings the grey dots down to the blue ones, the layer no longer tells these voices apart. A single toss may be guessed well both ways, when it happens to line up with something that can be heard; that is why one toss proves nothing. From now on all probes are scored on speakers they have not heard.
+# Where grey stands above blue, the probe “reads” a coin that nobody can hear: it knows the voices. Deeper layers bring the grey dots down to the blue ones: they no longer tell these voices apart. A single toss proves nothing. It may happen to go with something that can be heard, and is then guessed well both ways. From now on all probes are scored on speakers they have not heard.
 
 # %% [markdown]
 # ## Layer by layer
 #
-# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, mean and spread over the frames of each site; the intervals are over speakers. *Random labels* is the same probe on shuffled labels: what it would score if nothing were there (on so few speakers a little below chance, because a fold that has fewer of a class in training has more of it to test).
+# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, on mean and spread over the frames of each site. The intervals are over speakers. *Random labels* is the same probe on shuffled labels: it shows what a probe scores if nothing is there. (On so few speakers that is a little below chance, because a fold with fewer of a class in training has more of it to test.)
 
 # %% tags=["expensive"]
 look = desta_lab.Inside.from_experiment(experiment)
@@ -325,11 +293,13 @@ accent = wide.loc["accent"].drop("log-mel")
 print(lesson.reveal("best_layer", int(accent.idxmax().split()[1])))
 
 # %% [markdown]
-# Compare the first column with the others: what is already in the spectrogram, what the layers make linear, and what, if anything, the last one lets go again. Neighbouring layers often lie within each other's intervals, so “the best layer” is a guess; where the best is not the last, that speaks for reading several layers, as DeSTA does.
+# Compare the first column with the others. What is already in the spectrogram? What do the layers make linear? Does the last one lose something again? Neighbouring layers often lie within each other's intervals, so “the best layer” is a guess. Where the best is not the last, that speaks for reading several layers, as DeSTA does.
 #
 # ## What the language model does with embeddings
 #
-# Now the other model, the *backbone*. A language model never sees words: it looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves. (`chat.stream` turns the messages of a conversation into token ids.)
+# Now the other model, the *backbone*. Here it is nano: two million numbers and 961 words, trained on text about such clips and on questions about that text, never on sound (notebook 00). That it can answer our questions from text is therefore no wonder. Can it answer from vectors?
+#
+# A language model never sees words. It looks up one vector for each token, and from there on there are only vectors. We hand it the vectors ourselves. (`chat.build_stream` turns the messages of a conversation into token ids.)
 
 # %%
 backbone = experiment.llm.backbone
@@ -344,16 +314,7 @@ by_vector = backbone.model(inputs_embeds=backbone.embed(ids)).logits
 torch.testing.assert_close(by_vector, by_id)
 
 # %% [markdown]
-# The same logits, to the last bit that matters. And is it still the model that was published? A copy, loaded from its files beside the connector, must agree as well: the text-only path of this system *is* the untouched backbone.
-
-# %%
-folder = weights.find_weights(experiment.preset.backbone, experiment.root / "models")
-published = Backbone.load(folder, dtype=backbone.dtype).to(backbone.device)
-torch.testing.assert_close(published.model(input_ids=ids).logits, by_id)
-sum(p.requires_grad for p in backbone.parameters())
-
-# %% [markdown]
-# Only vectors count, then, and we may write any where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt, the places that are kept free for the clip.
+# The same logits, to the last bit that matters. So only vectors count, and we may write any where a clip will stand. First what the connector is meant to imitate: the embeddings of the description's own words, in the *audio slots* of the prompt, the places that are kept free for the clip.
 
 
 # %%
@@ -376,12 +337,8 @@ answer_from("What is the gender of the speaker?", words(clip.attributes))
 
 # %%
 one = words(clip.attributes)
-print(
-    "size of the words:",
-    round(float(one.pow(2).mean().sqrt()), 3),
-    "  of all:",
-    round(backbone.embedding_scale, 3),
-)
+size = float(one.pow(2).mean().sqrt())
+print(f"size of these words: {size:.3f}, embedding scale: {backbone.embedding_scale:.3f}")
 for seed in range(3):
     noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed)).to(one)
     print(answer_from("What is the gender of the speaker?", backbone.embedding_scale * noise))
@@ -389,7 +346,7 @@ for seed in range(3):
 # %% [markdown]
 # An answer comes back every time, and it is worth nothing. A fluent sentence is no sign that anything was heard; that is what controls are for.
 #
-# ### Exercise 1.5 · Speak at the wrong size · break · 7 min
+# ### Exercise 1.4 · Speak at the wrong size · break · 5 min
 # Write `at_scale(vectors, scale)`: the same (token, width) vectors multiplied by one number, so that the root mean square of all their entries is `scale`. Then guess how far the size may go before the answers fail.
 
 
@@ -407,7 +364,7 @@ lesson.check("at_scale", at_scale)
 # First divide by the root mean square that the vectors have now; it is one number for all of them.
 
 # %% [markdown]
-# To score it we need the probability of each option. `chosen` lets the answer begin with its *stem* (“The speaker is”) and reads the next-token distribution there, over the first tokens of the options (“ female”, “ male”).
+# To score the answers we need the probability of each option. `chosen` lets the answer begin with its *stem* (“The speaker is”). There it reads how likely the first token of each option is (“ female”, “ male”).
 
 
 # %%
@@ -432,11 +389,13 @@ def chosen(task, vectors):
 tasks = {task.attribute: task for task in experiment.tasks if task.rung == 3}
 dict(zip(tasks["gender"].options, chosen(tasks["gender"], one[None])[0].tolist(), strict=True))
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 times = [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 30, 100]
 rows = []
+rescale = lesson.use("at_scale", at_scale, pieces.scale_to)
 for c in experiment.clips("test")[:12]:
-    vectors = torch.stack([k * words(c.attributes) for k in times])
+    one = words(c.attributes)
+    vectors = torch.stack([rescale(one, k * float(one.pow(2).mean().sqrt())) for k in times])
     for name, task in tasks.items():
         best = chosen(task, vectors).argmax(-1)
         right = best == list(task.options).index(c.attributes[name])
@@ -447,7 +406,8 @@ sizes = pd.DataFrame(rows).groupby("times")["right"].mean()
 
 # %%
 safe = [k for k, right in sizes.items() if right >= sizes[1] - 0.1]
-said = f"From {min(safe):g} to {max(safe):g} times the size of words the answers stay as good"
+said = f"From {min(safe):g} to {max(safe):g} times the size of words the answers stay as good\n"
+said += f"(rescaled by {lesson.credit_of('at_scale')})"
 picture, ax = style.subplots(1, 1, said, (6, 2.8))
 ax.plot(sizes.index, sizes, "-o", color=PALETTE["text"], label="words, rescaled")
 guess = np.mean([task.chance for task in tasks.values()])
@@ -462,7 +422,7 @@ ax.legend(loc="lower left")
 picture
 
 # %% [markdown]
-# Read off how wide that range is. Every layer of these models begins by dividing its input by its size (RMSNorm), so the size itself is gone before anything is read. It comes back in two places: each layer *adds* to its input, and what it adds is small beside a very large vector and large beside a very small one; and a very small vector disappears beside the constant that keeps the division from dividing by zero. How much that matters depends on the backbone: SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors start at the embedding scale.
+# Read off how wide that range is. Every layer of these models first divides its input by its size (RMSNorm). So why does the size matter at all? For two reasons. Each layer *adds* to its input, and what it adds is small beside a very large vector and large beside a very small one. And a very small vector disappears beside the constant that keeps the division from dividing by zero. How much that matters depends on the backbone. SmolLM2-135M, asked in the same way (`desta_lab.setup("01", "cpu")`), no longer read the words at a third of their size. So the small connectors start at the embedding scale.
 #
 # ## Between two words
 #
@@ -521,13 +481,13 @@ def asked(name, attributes, number):
 
 
 # %% tags=["expensive"]
-mixes = pd.concat(
-    [
-        asked(name, c.attributes, number)
-        for name in PAIRS
-        for number, c in enumerate(experiment.clips("test")[:16])
-    ]
-)
+def mix_all():
+    numbered = list(enumerate(experiment.clips("test")[:16]))
+    every = [asked(name, c.attributes, number) for name in PAIRS for number, c in numbered]
+    return pd.concat(every, ignore_index=True)
+
+
+mixes = lesson.find_or_make("mixes", mix_all, pairs=PAIRS, shares=len(shares), clips=16)
 by = ["attribute", "kind", "x"]
 found = statistics.bootstrap_intervals(
     mixes, "value", by
@@ -544,7 +504,7 @@ print(lesson.reveal("flip", flip))
 # %% [markdown]
 # ## What they bring
 #
-# One figure for both. Above, what can be read off Whisper; below, what the language model makes of embeddings. Each has its *null* in pink, what would be seen if nothing were there: a probe on random labels, and mixed noise. An attribute counts as *held* if at any tapped layer the probe's interval lies above that of random labels (the spectrogram may do as well: look left), and as *answered* if the interval is on the right side of one half at both ends of the mixture.
+# One figure for both. Above stands what can be read off Whisper, below what the language model makes of embeddings. Each has its *null* in pink, which shows what would be seen if nothing were there: a probe on random labels, and mixed noise. An attribute counts as *held* if at any tapped layer the probe's interval lies above that of random labels. (The spectrogram may do as well: look left.) It counts as *answered* if the interval is on the right side of one half at both ends of the mixture.
 
 # %%
 site_names = ["log-mel", *(f"encoder {tap}" for tap in taps)]
@@ -627,9 +587,9 @@ lesson.show(
 # %% [markdown]
 # ## What we now know
 #
-# The table says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The lower row says whether the language model answers from vectors, and where and how sharply it turns from one word to the other; the picture of sizes says how much error it bears. These vectors were still those of words: whether a connector can make such vectors from sound is not shown here. What neither brings is the way between them: the states of the one and the vectors of the other need not even have the same width. That way is what the connector has to learn.
+# The upper row says which attributes are linearly there in the encoder, on voices the probe never heard, and at which layer. The lower row says whether the language model answers from vectors, and how sharply it turns from one word to the other. The picture of sizes says how much error it bears. These vectors were still those of words. Whether a connector can make such vectors from sound is not shown here. Neither model brings the way between them: the states of the one and the vectors of the other need not even have the same width. That way is what the connector has to learn.
 #
-# **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone whose text-only logits moved.
+# **What would change our mind**: a probe on random labels that does as well, an attribute that only the spectrogram has, mixed noise that the model follows, or a backbone that answers from words and not from the same vectors.
 #
 # Next: **02**, the adapter between them, built by hand.
 

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 02 · Build the adapter: can you build the adapter yourself?
 #
-# A few million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will write the decisive lines of them. The adapter is then put together from your functions, gets the weights of the run that ships, and is compared with the package's. Where an exercise is open, the package's function takes its place, and the headline says whose code ran.
+# A few million numbers stand between the ears and the language model. They form five small pieces: query tokens, attention to the frames, a block, a mixture of layers, a projection. You will write the decisive lines of them. The adapter is then put together from your functions and gets the weights of the run that ships. You compare it with the package's. The headline says whose code ran.
 #
 # Then you will break the pieces on purpose. Every broken adapter still runs, and every one of them answers. The last figure says how one notices.
 #
-# *Needs: PyTorch, notebooks 00 and 01. 36 minutes of exercises; reading and running take about as long again.*
+# *Needs: PyTorch, notebooks 00 and 01. 36 minutes of exercises, about 20 of reading and running.*
 
 # %%
 import copy
@@ -117,9 +117,9 @@ print("queries:", tuple(q.shape), "  keys and values:", tuple(k.shape))
 
 # %% [markdown]
 # ### Exercise 2.2 · Attend · fill in · 8 min
-# Write `cross_attention(q, k, v)`: compare, divide by the square root of the head's width, softmax, and average the values. `q` is (…, query, width), `k` and `v` are (…, frame, width), the result is (…, query, width).
+# Write `cross_attention(q, k, v)`: compare each query with each frame, divide by the square root of the head's width, take the softmax, and average the values. `q` is (…, query, width), `k` and `v` are (…, frame, width), the result is (…, query, width).
 #
-# Why divide? The product of two vectors is a sum over `width` terms. If their numbers have variance 1 and are independent, the sum has variance `width`: at 64 the comparisons spread by 8, and a softmax of such numbers gives nearly all to one frame, with hardly a gradient for the others. Divided by the root, they spread by 1 ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.1).
+# Why divide? The product of two vectors is a sum over `width` terms. If their numbers are independent and have variance 1, the sum has variance `width`. At a width of 64 the comparisons spread by 8. A softmax of such numbers gives nearly all to one frame, and leaves hardly a gradient for the others. Divided by the root, they spread by 1 ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.1).
 
 
 # %% tags=["exercise"]
@@ -137,7 +137,7 @@ lesson.check("cross_attention", cross_attention)
 # `q @ k.transpose(-1, -2)` is (…, query, frame). The frames are its last axis.
 
 # %% [markdown]
-# Which axis sums to one? Both would run, and both give the same shape. To see the weights themselves, let every frame's value be a vector that is 1 at its own place: the average of those *is* the weights. Left your function, right the one whose softmax runs over the queries.
+# Which axis sums to one? Both would run, and both give the same shape. To see the weights themselves, let every frame's value be a vector that is 1 at its own place: the average of those *is* the weights. On the left is your function, on the right one whose softmax runs over the queries.
 
 # %%
 attend_to = lesson.use("cross_attention", cross_attention, scaled_dot_product_attention)
@@ -227,7 +227,7 @@ lesson.check("layer_mixture", layer_mixture)
 # %% [markdown]
 # ## The whole adapter
 #
-# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale, and add the *anchor*: the embeddings of a neutral sentence (“A person with some accent …”), one token of it for each query, so that even an untrained connector says something. What comes out are the *audio embeddings* of the clip, (clip, query, width of the language model). That is all of it:
+# At the end every query goes through a LayerNorm and a linear layer to the width of the language model. The small connectors multiply that by the embedding scale. Then they add the *anchor*: the embeddings of a neutral sentence (“A person with some accent …”), one token of it for each query, so that even an untrained connector says something. What comes out are the *audio embeddings* of the clip, (clip, query, width of the language model). That is all of it:
 
 
 # %%
@@ -242,7 +242,9 @@ def adapter(c, states, attention=None, mixture=None):
         for block in c.blocks:
             x = one_block(block, x, frames, attention)
         read.append(x)
-    return c.scale * c.proj((mixture or mix)(torch.stack(read), c.layer_weights)) + c.anchor
+    read = torch.stack(read)
+    mixed = mixture(read, c.layer_weights) if mixture else mix(read, c.layer_weights)
+    return c.scale * c.proj(mixed) + c.anchor
 
 
 audio_embeddings = adapter(connector, states)
@@ -287,16 +289,20 @@ lesson.check("block_parameters", block_parameters)
 # A linear layer a → b has a · b weights and b biases. A LayerNorm has a scale and a shift for each of its dimensions.
 
 # %% [markdown]
-# The published connector, on the `meta` device: all shapes, no memory. Whisper large-v3 is 1,280 wide, Llama-3.1-8B 4,096.
+# The published connector, on the `meta` device: all shapes, no memory. Whisper large-v3 is 1,280 wide, Llama-3.1-8B 4,096. Your function counts its blocks; what is left are the query tokens, the mixture and the projection.
 
 # %%
+count_block = lesson.use("block_parameters", block_parameters, pieces.count_block, tensors=False)
 with torch.device("meta"):
     published = QFormer(taps=4, d_enc=1280, d_llm=4096)
 count = {
     name: sum(p.numel() for p in c.parameters())
     for name, c in (("published", published), ("ours", connector))
 }
-count["one published block"] = sum(p.numel() for p in published.blocks[0].parameters())
+count["six published blocks"] = len(published.blocks) * count_block(1280, 3072)
+count["the rest of it"] = count["published"] - count["six published blocks"]
+assert count["six published blocks"] == sum(p.numel() for p in published.blocks.parameters())
+print(f"Blocks counted by {lesson.credit_of('block_parameters')}.")
 print(lesson.reveal("published", count["published"] / 1e6))
 count
 
@@ -403,9 +409,9 @@ FAULTS = {
 }
 
 # %% [markdown]
-# Each is heard on clips of voices never trained, and ranked as in every notebook: the likeliest of the allowed answers counts. First the scores are *calibrated*: how much the model likes each answer anyway, measured on clips of other speakers, is taken away (notebook 05). The fault is in place there too. So a fault that shifts everything alike is forgiven.
+# Each hears clips of voices never trained, and the likeliest of the allowed answers counts. First the scores are *calibrated*: how much the model likes each answer anyway, measured on clips of other speakers, is taken away (notebook 05). The fault is in place there too. So a fault that shifts everything alike is forgiven.
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 clips, others = (
     balance_speakers(experiment.clips("test"), 32),
     balance_speakers(experiment.clips("validation"), 32),
@@ -448,7 +454,7 @@ pd.Series(
         ).text
         for name, one in vectors.items()
     }
-).to_frame("answer").style.set_properties(**{"text-align": "left"})
+).to_frame("answer")
 
 # %%
 tasks = [task for task in experiment.tasks if task.rung == 3]
@@ -482,7 +488,7 @@ answers["lost"] = [
 ] - answers["score"]
 
 # %% [markdown]
-# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero; one that is not seen was not shown to cost anything on these 32 clips, which is not the same as harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
+# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero. A fault that is not seen was not shown to cost anything on these 32 clips. That does not make it harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
 
 # %%
 score, lost = (
@@ -512,14 +518,15 @@ print(lesson.reveal("wrong_axis", row.at["softmax over the queries", "score"]))
 # %% [markdown]
 # ## How one notices
 #
-# Left, the largest difference of any number of any audio embedding to the package's, for all clips. Right, what the answers score. The hexagons are the faults: which of them would you have found by looking right, and which by looking left? (The second row is the right adapter in the precision in which it runs; its difference is rounding.)
+# The left panel shows the largest difference of any number of any audio embedding to the package's, over all clips. The right panel shows what the answers score. The hexagons are the faults. Which of them would you have found in the right panel, and which in the left? (The second row is the right adapter in the precision in which it runs; its difference is rounding.)
 
 # %%
 faults = table[table["kind"] == "fault"]
 caught = faults["difference"] > 100 * row.at["built by hand", "difference"]
 off = row.at["built by hand", "difference"]
+built = lesson.credit_of("cross_attention", "layer_mixture", "splice", "shuffled_in_time")
 headline = (
-    f"Built with {lesson.credit} it {f'differs by {off:.0e}' if off else 'is the same'}. Of "
+    f"Built with {built} it {f'differs by {off:.0e}' if off else 'is the same'}. Of "
     f"{len(faults)} faults, which all run,\nthe answers of this run betray "
     f"{int(faults['seen'].sum())} (of another run they may betray others), the comparison "
     f"{int(caught.sum())}"
@@ -564,7 +571,7 @@ lesson.show(
 # %% [markdown]
 # ## What we now know
 #
-# The adapter is a few lines, and it is right when a reference says so, not when it runs and not when it answers. The table says which faults cost little here. There are reasons to expect some: a mixture that training left nearly even hardly needs its softmax's axis, and the LayerNorm behind it removes a wrong size; an attribute that lasts the whole clip survives a mean over time. That is a fact about this corpus and these weights. They were trained with the right adapter, and one that is *trained* with a fault may do better or worse.
+# The adapter is a few lines. It is right when it agrees with a reference. That it runs, or that it answers, shows less. The table says which faults cost little here. There are reasons to expect some. A mixture that training left nearly even hardly needs the right axis of its softmax, and the LayerNorm behind it removes a wrong size. An attribute that lasts the whole clip survives a mean over time. This is a fact about this corpus and these weights. They were trained with the right adapter, and one that is *trained* with a fault may do better or worse.
 #
 # **What would change our mind**: a difference in float64 that does not shrink, a control that scores like the clip, or clips whose question can only be answered by *when* something happens.
 #

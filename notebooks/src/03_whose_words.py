@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 03 · Targets: whose words should the connector learn to draw out?
 #
-# For every clip there is a text description. For every description there is a *target*: the response that training tries to get from the frozen language model when it hears the clip. Somebody has to write this response. It can be a bare label. It can be a form that a program fills in. It can be the text of another writer. Or it is the text of the language model itself, which reads the description and answers.
+# For every clip there is a text description. For every description there is a *target*: the response that training tries to get from the frozen language model when it hears the clip. Somebody has to write this response. It can be a bare label. It can be a form that a program fills in. It can be the text of another writer. Or it is the text of the language model itself, which reads the description and answers (DeSTA2, [Lu et al., 2024](https://arxiv.org/abs/2409.20007), and DeSTA2.5-Audio, [Lu et al., 2025](https://arxiv.org/abs/2507.02768)).
 #
 # You will watch the model write. You will measure how much each writer's words surprise the model (*perplexity*), and how much of the clip they keep (*coverage*). You will search for descriptions that leak into the prompt, and you will cut a target short. The last figure sets perplexity beside coverage, for every writer and for three controls. Your functions measure both. Where an exercise is open, the package's function takes its place, and the headline says whose code ran.
 #
-# *Needs: 00; softmax and cross-entropy. 33 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; softmax and cross-entropy. 33 minutes of exercises, about 20 of reading and running.*
 
 # %%
 from dataclasses import replace
@@ -62,9 +62,7 @@ live = targets.generate_targets(
     pairs,
     kind="soft",
 )
-pd.DataFrame(
-    [{"reads": one.description, "writes": one.response} for one in live.values()]
-).style.hide()
+pd.DataFrame([{"reads": one.description, "writes": one.response} for one in live.values()])
 
 # %% [markdown]
 # The others were written before: one for each different description. The hash of their writer is kept with them. The two that you saw should be among them.
@@ -89,7 +87,7 @@ firsts = [
     {"kind": kind, "prompt": some[0].prompt, "target": some[0].response}
     for kind, some in kinds.items()
 ]
-pd.DataFrame(firsts).style.hide()
+pd.DataFrame(firsts)
 
 # %% [markdown]
 # A third rival is the text of *another* language model. On preset nano there is no other model, so a program stands in for it. It writes the same facts as a fluent sentence, in words that the backbone would not choose.
@@ -343,7 +341,7 @@ claim_figures.plot_coverage(share, "What a target drops it cannot teach")
 
 # %%
 examples, _ = experiment.training_rows("self")
-pd.Series(examples[0]).drop(["messages", "provenance"]).to_frame("example").style
+pd.Series(examples[0]).drop(["messages", "provenance"]).to_frame("example")
 
 # %%
 examples[0]["messages"]
@@ -521,7 +519,7 @@ def measured(some):
     }
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 table = pd.DataFrame(
     [
         {"kind": kind, "control": kind in controls, **measured(some)}

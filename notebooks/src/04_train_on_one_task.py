@@ -3,9 +3,9 @@
 #
 # Training has one aim: hearing a clip, the frozen language model shall give the response that it gave when it read the clip's description. Nothing else is asked for, no label and no question. Only the connector may move.
 #
-# You will mark which tokens are learned, write the *soft* loss (it compares the whole next-token distribution with that of the target's *writer*, the language model that read the description; the *hard* loss knows the response's tokens alone), draw up the learning rate, and train a few steps in a loop that calls your three functions (the package's where an exercise is open). Then the package trains three short runs: soft, hard, and one in which every clip has the *wrong* target, paired by your fourth function. The last figure shows their losses and what each can do, on the trained prompt and on questions that were never trained, beside a finished run.
+# You will mark which tokens are learned, write a loss, draw up the learning rate, and train a few steps in a loop that calls your three functions. There are two losses. The *hard* loss knows the tokens of the response alone. The *soft* loss compares the whole next-token distribution with that of the target's *writer*, the language model that read the description. Then the package trains three short runs: soft, hard, and one in which every clip has the *wrong* target, paired by your fourth function. The last figure shows their losses and what each can do, on the trained prompt and on questions that were never trained, beside a finished run.
 #
-# *Needs: 00 and 03; PyTorch's training loop, cross-entropy. 31 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00 and 03; PyTorch's training loop, cross-entropy. 31 minutes of exercises, about 25 of reading and running.*
 
 # %%
 import hashlib
@@ -142,7 +142,11 @@ picture
 # %% [markdown]
 # ## Two losses
 #
-# *Hard*: cross-entropy with the token that the writer chose. *Soft*: the divergence KL(writer ‖ listener) between the whole next-token distribution of the backbone that reads (the writer, or *teacher*) and of the backbone that hears (the listener, or *student*). Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
+# The *hard* loss is the cross-entropy with the token that the writer chose. The *soft* loss is a divergence between two next-token distributions at each position. The *teacher* p is the backbone that reads the description. The *student* q is the backbone that hears the clip.
+#
+# > KL(p ‖ q) = Σ p(w) (log p(w) − log q(w)), summed over all words w of the vocabulary
+#
+# Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
 #
 # ### Exercise 4.2 · Compare two distributions · fill in · 7 min
 # Write `soft_loss(logits, teacher)`: the student's `logits` [position, vocabulary] and the teacher's log-probabilities of the same shape become one number, the mean over positions of KL(teacher ‖ student), in nats.
@@ -160,10 +164,10 @@ def soft_loss(logits, teacher):
 lesson.check("soft_loss", soft_loss)
 
 # %% [markdown] tags=["hint"]
-# KL(p ‖ q) = Σ p (log p − log q), summed over the vocabulary. The teacher is p.
+# The teacher is p, and it comes as logarithms. `logits.log_softmax(-1)` gives those of the student.
 
 # %% [markdown]
-# Why this direction? KL(teacher ‖ student) weighs a mistake by how likely the *teacher* is to go that way: whatever the teacher might say, the student must give some room to. The other direction weighs by the student's own habits, and a student that has only ever learned one of two good beginnings would lose nothing. And what is there to learn beyond the chosen token? The teacher's second and third choice say what it takes for alike ([Hinton et al., 2015](https://arxiv.org/abs/1503.02531)): a wavering between “talks” and “speaks” means that they are one, a wavering between “low” and “high” would mean that it did not know.
+# Why this direction? KL(teacher ‖ student) weighs a mistake by how likely the *teacher* is to go that way. So the student must give some room to all that the teacher might say. The other direction weighs by the student's own habits. A student that has learned only one of two equally good beginnings would then lose log 2 and no more. And what do soft targets carry beyond the chosen token? The teacher's second and third choices ([Hinton et al., 2015](https://arxiv.org/abs/1503.02531)). If it wavers between “talks” and “speaks”, the two mean the same to it. If it wavers between “low” and “high”, it does not know.
 #
 # The package keeps only the likeliest 50 tokens of the teacher, and one bucket for all the rest. How much does that lose? Here the student is a backbone that reads *nothing*, and the teacher is the one that reads the description.
 
@@ -204,7 +208,7 @@ lesson.check("learning_rate", learning_rate)
 # The cosine runs over the steps *after* the warm-up: (1 + cos(π · done)) / 2 goes from 1 to 0 as `done` goes from 0 to 1.
 
 # %% [markdown]
-# Why warm up? Adam divides each step by the size of recent gradients, and at the start it has seen only one or two of them: the first steps are large in directions that chance has picked ([Liu et al., 2020](https://arxiv.org/abs/1908.03265)). Why cool down? A small last rate averages out what single batches pull to and fro.
+# Why warm up? Adam divides each step by the size of recent gradients. At the start it has seen only one or two of them, so its first steps are large in directions that chance has picked ([Liu et al., 2020](https://arxiv.org/abs/1908.03265)). Why cool down? Each batch pulls the weights its own way. With a small rate the last batches pull less, and their pulls average out.
 #
 # The learning rate of our short runs by your function, and below it the steps at which the connector is saved: the *checkpoints* are dense where learning begins, because that is where things change fastest.
 
@@ -226,7 +230,7 @@ picture
 # %% [markdown]
 # ## A loop that you can read
 #
-# The encoder is frozen, so what it says of every clip is computed once and kept on disk.
+# The encoder is frozen, so its states of every clip are computed once and kept on disk.
 
 # %% tags=["expensive"]
 store = experiment.features
@@ -337,7 +341,7 @@ runs["hard"] = short_run("hard", examples, None)
 # %% [markdown]
 # ## Kill it, and go on
 #
-# A notebook loses its kernel, a cluster its node. A run that is killed and started again must end in the same weights, or no result could be repeated. Four steps in one go, and four steps with a kill after the third; the state is kept every two steps.
+# A notebook loses its kernel, a cluster its node. A run that is killed and started again must end in the same weights, or no result could be repeated. Here are four steps in one go, and four steps with a kill after the third. The state is kept every two steps.
 
 # %%
 tiny = replace(config, steps=4, batch=2, warmup=2)
@@ -474,7 +478,7 @@ claim_figures.plot_held_out(tasks[tasks["run"].isin(["soft", "hard"])], headline
 #
 # ## What was learned
 #
-# First the losses. They have different floors: a listener who equals the writer has a soft loss of 0, and a hard loss of the writer's own surprise at its words (which is no true floor: hard targets reward a listener for being surer than the writer). With wrong targets the best that a listener can do is to say what is likely of any clip.
+# First the losses. They have different floors. A student that equals its teacher has a soft loss of 0. Its hard loss is the teacher's own surprise at its words. (This is no true floor: hard targets reward a student for being surer than the teacher.) With wrong targets the best that a student can do is to say what is likely of any clip.
 
 # %%
 curves = pd.concat(
@@ -577,7 +581,7 @@ print(lesson.reveal("fall", ends.loc["mispaired", "fall in %"]))
 # %% [markdown]
 # ## What we now know
 #
-# The right panel says how far a short run on a single task goes, on that task and beside it, and the run with wrong targets says how much of it needs the clip to be the right one. The left panel says what a falling loss is worth: compare how far each loss fell with what its run can do. Where the loss with wrong targets hardly falls, one reading is that the connector was born close to saying what is likely of any clip, so that nearly all that is left to learn is the clip itself. Whether soft targets beat hard ones this figure cannot settle, even where the bars part: they are intervals over speakers, and each kind was trained once.
+# The right panel says how far a short run on a single task goes, on that task and beside it. The run with wrong targets says how much of that needs the right clip. The left panel says what a falling loss is worth: compare how far each loss fell with what its run can do. The loss with wrong targets hardly falls. One reading is that the untrained connector already says nearly what is likely of any clip, so that only the clip itself is left to learn. This figure cannot settle whether soft targets beat hard ones, even where the bars part. They are intervals over speakers, and each kind was trained once.
 #
 # **What would change our mind**: a run with wrong targets that rises above chance; a rung 3 that stays at chance while rung 0 rises, which would be learning the task and nothing beside it; other seeds that turn the order of soft and hard round. `config = replace(config, steps=160)` above is the next thing to try.
 #

@@ -1,15 +1,13 @@
 # %% [markdown]
 # # 05 · Emergence: does the ability to answer what was never asked appear suddenly, or does the metric make it look so?
 #
-# Somewhere between step 0 and the last step the connector may begin to answer questions that training never contained. On many plots such an ability *emerges*: flat, then suddenly there. [Schaeffer et al. (2023)](https://arxiv.org/abs/2304.15004) argue, for models of growing size, that a sharp metric, such as exact match, can make a jump out of steady progress (a *mirage*), and that a smooth one, such as the Brier score, shows the progress. Here it is training that grows, and the smooth metrics are probability and log-probability.
+# Somewhere between step 0 and the last step the connector begins to answer questions that training never contained. On many plots such an ability *emerges*: it is flat, then suddenly there ([Wei et al., 2022](https://arxiv.org/abs/2206.07682)). [Schaeffer et al. (2023)](https://arxiv.org/abs/2304.15004) argue, for models of growing size, that a sharp metric such as exact match can make a jump out of steady progress (a *mirage*), and that a smooth metric shows the progress. Here it is training that grows, and the smooth metrics are probability and log-probability.
 #
-# You will grade one run in five ways, put an interval over speakers on each, decide when something has risen, and end with the figure that sets the jump of accuracy beside the jump of log-probability.
+# You will measure a jump, grade one run in five ways, put an interval over speakers on a score, and decide when it has risen. The last figure sets the jump of accuracy beside the jump of log-probability.
 #
-# *Needs: 00; some NumPy and pandas. 42 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; some NumPy and pandas. 35 minutes of exercises, about 20 of reading and running.*
 
 # %%
-import itertools
-
 import numpy as np
 import pandas as pd
 import torch
@@ -28,22 +26,15 @@ experiment = lesson.experiment
 # %% [markdown]
 # ## What was kept along training
 #
-# The run left *checkpoints*, and at each of them every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The checkpoints' steps double at first and then go on evenly. Remember that when you see a curve.
+# The run left *checkpoints*, and at each of them every task of the task ladder was scored: one row per run, step, condition, task and clip. The *condition* says what the model was given: the clip (`audio`), another speaker's (`shuffled`), `silence`, or the description (`oracle`). The steps of the checkpoints double at first and then go on evenly. Remember that when you see a curve.
 
 # %%
 table = experiment.score_table()
 steps = np.array(sorted(table["step"].unique()))
-even = {
-    "even from checkpoint to checkpoint": np.arange(len(steps)),
-    "even from step to step": steps,
-    "all at once": steps > 1,
-}
-shares = emergence_claims.jump_share(np.array([*even.values()], dtype=float))
-print(steps.tolist())
-pd.Series(shares, [*even], name="largest rise between two checkpoints, as a share").round(2)
+print("checkpoints at steps", *steps)
 
 # %% [markdown]
-# First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. A wrong answer is a fluent one: the language model never forgets how to answer, it only does not know about what.
+# First one clip, before any average. Hear it, then read what the model answered about it, in its own words, at some of the checkpoints. Even a wrong answer is fluent. The language model always knows how to answer; what it lacks is the clip.
 
 # %%
 first = experiment.clips("test")[0]
@@ -57,8 +48,50 @@ answers_by_step = asked[asked["clip"] == first.id].pivot(
 answers_by_step[steps[[0, len(steps) // 2, -4, -1]]].assign(truth=pd.Series(first.attributes))
 
 # %% [markdown]
-# ### Exercise 5.1 · Commit yourself · predict · 4 min
-# Take the largest rise between two neighbouring checkpoints, and divide it by the whole rise from step 0 to the end: the *jump share*. The table above says what it is for rises that are even, or all at once: because the checkpoints lie further apart towards the end, even progress looks like a jump there. What is it for the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer?
+# ## What is a jump?
+#
+# ### Exercise 5.1 · Take the jump share · fill in · 5 min
+# Write `jump_share(curves)`. `curves` is an array [curve, checkpoint]: each row is one curve along training, and it ends higher than it began. Take the largest rise between two neighbouring checkpoints, as a share of the whole rise from the first checkpoint to the last. Return one number for each row, [curve].
+
+
+# %% tags=["exercise"]
+def jump_share(curves):
+    ### BEGIN SOLUTION
+    return np.diff(curves).max(-1) / (curves[:, -1] - curves[:, 0])
+    ### END SOLUTION
+
+
+# %%
+lesson.check("jump_share", jump_share)
+
+# %% [markdown] tags=["hint"]
+# `np.diff` takes the differences along the last axis, `.max(-1)` the largest of each row. A fall is a negative rise: no `abs`.
+
+# %% [markdown]
+# What does it say of progress that is even? The checkpoints lie further apart towards the end. So a rise that is even from step to step looks like a jump there. The last two rows are a student who answers better and better, at an even pace: `p` is the share of single questions that are right. *All right at once* counts a clip only if its six answers are all right. That is `p` to the power of six, if mistakes are independent. Nothing jumped but the metric. Turn `AT_ONCE`, and see.
+
+# %%
+AT_ONCE = 6  # answers that must be right at once
+
+measure_jump = lesson.use("jump_share", jump_share, emergence_claims.jump_share, tensors=False)
+
+
+def share_of(curves):
+    return np.asarray(measure_jump(np.asarray(curves, dtype=float)), dtype=float)
+
+
+p = np.linspace(0, 1, len(steps))
+progress = {
+    "even from step to step": steps,
+    "all at once": steps > 1,
+    "even from checkpoint to checkpoint": p,
+    f"the same, {AT_ONCE} answers right at once": p**AT_ONCE,
+}
+pd.Series(share_of([*progress.values()]), [*progress], name="jump share").round(2).to_frame()
+
+# %% [markdown]
+# ### Exercise 5.2 · Commit yourself · predict · 3 min
+# What is the jump share of this run's mean over the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer? The table has the two ends of what is possible.
 
 # %%
 lesson.predict("jump_accuracy", "Jump share of accuracy?", 0, 1, step=0.05)
@@ -71,16 +104,16 @@ lesson.predict(
 # %% [markdown]
 # ## From scores to a choice
 #
-# *Closed-set ranking* never lets the model speak. It asks how likely each of the allowed answers would be, and takes the likeliest: the column `raw`. (The column `calibrated` is what exercise 5.2 is about.) Of all attributes we take the one whose score depends most on how that is done, and compute its scores here, for the test clips and for clips of other speakers.
+# *Closed-set ranking* never lets the model speak. It asks how likely each of the allowed answers would be, and takes the likeliest: the column `raw`. (The column `calibrated` is what exercise 5.3 is about.) Of all attributes we take the one whose score depends most on how that is done, and compute its scores here, for the test clips and for clips of other speakers.
 
 # %%
 last = asked[asked["step"] == steps[-1]]
 means = last.groupby("attribute")[["calibrated", "raw"]].mean()
 attribute = (means["calibrated"] - means["raw"]).idxmax()
 task = next(task for task in experiment.tasks if task.name == f"ask_{attribute}")
-task
+print(task.question, "·", " or ".join(task.options))
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 test, others = experiment.clips("test"), experiment.clips("validation")
 waves = [audio.read_audio(experiment.corpus.path(clip)) for clip in [*test, *others]]
 with replies.use_checkpoint(experiment) as llm, torch.no_grad():
@@ -90,7 +123,7 @@ with replies.use_checkpoint(experiment) as llm, torch.no_grad():
 scores, held_out = scores[: len(test)], scores[len(test) :]
 
 # %% [markdown]
-# One line per option: its mean log-probability over the clips of the other speakers, and over those of them for which it is the truth. The model prefers one option whatever it hears. That preference is the *option prior*; it belongs to the words, not to the clip.
+# One line per option: its mean log-probability over the clips of the other speakers, and over those of them for which it is the truth. The model prefers one option whatever it hears. That preference is the *option prior* ([Zhao et al., 2021](https://arxiv.org/abs/2102.09690)). It belongs to the words, not to the clip.
 
 # %%
 values = list(task.options)
@@ -106,7 +139,7 @@ pd.DataFrame(
 ).T
 
 # %% [markdown]
-# ### Exercise 5.2 · Take the prior out · fill in · 7 min
+# ### Exercise 5.3 · Take the prior out · fill in · 7 min
 # `scores` is [clip, option]: the log-probability of each option for the clips that are graded. `held_out` is [other clip, option], from other speakers, and `truth` [other clip] says which option is right there. Return the *calibrated* scores [clip, option]: what this clip says beyond what the model says of any clip. The other clips may hold four women to one man; let every value weigh the same, or the commonest one sets the prior.
 
 
@@ -135,7 +168,7 @@ judged = scoring.judge_scores(
 )
 right = torch.tensor([values.index(clip.attributes[attribute]) for clip in test])
 chosen = calibrate(scores, held_out, truth).argmax(1)
-print(f"calibrated by {lesson.credit}: {(chosen == right).float().mean():.2f}")
+print(f"calibrated by {lesson.credit_of('calibrated')}: {(chosen == right).float().mean():.2f}")
 judged[["calibrated", "raw"]].mean().round(2)
 
 # %% [markdown]
@@ -147,13 +180,13 @@ grades = spoken_too.groupby("attribute")[["calibrated", "raw", "free_form"]].mea
 grades.assign(clips=spoken_too.groupby("attribute").size()).round(2)
 
 # %% [markdown]
-# Where the columns part, the model hears more than it says. On the `cpu` preset they part wider: its backbone likes to chat. So “can it do the task?” has no answer before we say how it is graded.
+# Where the columns differ, the model hears more than it says. On the `cpu` preset they differ more, because its backbone likes to chat. So “can it do the task?” has no answer before we say how it is graded.
 #
 # ## How sure is one number?
 #
 # The clips of one speaker are not independent: a voice that is hard once is hard every time. To know how far the score would move with other *people*, resample people.
 #
-# ### Exercise 5.3 · Resample the speakers · fill in · 8 min
+# ### Exercise 5.4 · Resample the speakers · fill in · 8 min
 # `correct` (1 right, 0 wrong) and `speakers` (names) are arrays [clip]. A thousand times, draw as many speakers as there are, with replacement, take all clips of each drawn speaker (twice, if drawn twice), and note the mean over all these clips. Return the 2.5th and the 97.5th percentile of these means.
 
 
@@ -176,7 +209,7 @@ lesson.check("speaker_interval", speaker_interval)
 # `groups = [correct[speakers == name] for name in np.unique(speakers)]` has the clips of each speaker; `rng.integers(n, size=n)` draws with replacement; `np.percentile(means, [2.5, 97.5])`.
 
 # %% [markdown]
-# Yours beside the package's, for one attribute. Two thousand draws that are not the same: expect agreement to a few hundredths.
+# Yours beside the package's, for one attribute. The draws are not the same: expect agreement to a few hundredths.
 
 # %%
 some = last[last["attribute"] == attribute]
@@ -190,7 +223,8 @@ def package_interval(correct, speakers):
 
 interval = lesson.use("speaker_interval", speaker_interval, package_interval)
 yours = interval(some["calibrated"].to_numpy(), some["speaker"].to_numpy())
-for whose, (low, high) in {"package": theirs[1:], lesson.credit: yours}.items():
+by = lesson.credit_of("speaker_interval")
+for whose, (low, high) in {"the package": theirs[1:], by: yours}.items():
     print(f"mean {theirs[0]:.2f}, interval [{low:.3f}, {high:.3f}] by {whose}")
 
 # %% [markdown]
@@ -206,7 +240,7 @@ curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(
 curve.round(2)
 
 # %% [markdown]
-# ### Exercise 5.4 · Find the step at which it has risen · fill in · 7 min
+# ### Exercise 5.5 · Find the step at which it has risen · fill in · 6 min
 # A curve may touch a line and fall back, and a control may rise with it. Return the first step from which on, to the end, `score` is at least `threshold` *and* above `control`; `nan` where there is none. All of `steps`, `score` and `control` are arrays [checkpoint].
 
 
@@ -228,21 +262,22 @@ lesson.check("crossing", crossing)
 # Make an array `good` [checkpoint] that is true where both conditions hold. `good[i:].all()` says whether they hold from checkpoint `i` to the end.
 
 # %% [markdown]
-# The package's `rung_crossings` says it for every rung of both runs, half way up; it looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
+# First rung 3, by your function. Then every rung of both runs, by the package's `rung_crossings`. That looks at the threshold alone, and leaves the controls to the verdict below. Read it as an order: which rungs follow the trained prompt at once, which late, which never?
 
 # %%
 crossed = verdict.rung_crossings(rungs, threshold=0.5)
-
-
 rise = lesson.use("crossing", crossing, pieces.crossing_above)
 reached = rise(steps, *(curve[name].to_numpy() for name in ("audio", "shuffled")), 0.5)
-print("rung 3, above shuffled audio from step", float(reached))
+print(
+    f"Rung 3 stays above 0.5 and above shuffled audio from step {float(reached):g} "
+    f"(by {lesson.credit_of('crossing')})."
+)
 crossed.pivot(index="rung", columns="run", values="stable")
 
 # %% [markdown]
 # ## The verdict, by hand
 #
-# The claim of the course is a rule, and its heart is this: an attribute has risen if the clip beats *every* control. To beat it means: take the clip's score minus the control's, clip by clip (the paired difference); the 95 % interval over speakers of its mean must lie above zero. A few lines apply it to the last step, with your interval.
+# The claim of the course is a rule. Its core: an attribute has risen if the clip beats *every* control. Take the clip's score minus the control's, clip by clip (the *paired difference*). The 95 % interval over speakers of its mean must lie above zero. A few lines apply this to the last step, with your interval.
 
 # %%
 done = verdict.add_untrained(table[table["task"].isin(verdict.able_tasks(table))])
@@ -264,12 +299,13 @@ low = pd.DataFrame(
 low.round(2)
 
 # %% [markdown]
-# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones the package counts, unless an interval ends so near to zero that the draw decides; it then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times: were nothing heard, one of six might still be up by luck, in at most about one run of seven; most of six hardly ever, so a rule that asks for most is safe from that luck, though not from an unlucky seed.
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones that the package counts. (An interval may end so near to zero that the draw decides.) The package then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times. If nothing were heard, one of six might be up by luck, in at most about one run of seven. Most of six would hardly ever be. So a rule that asks for most is safe from this luck, but not from an unlucky seed.
 
 # %%
 judged = verdict.judge_claim(table, experiment.preset.label)
-print("yours:", sorted(low.index[(low > 0).all(axis=1)]), f"(by {lesson.credit})")
-print("package:", judged.above_controls["self"])
+mine = sorted(low.index[(low > 0).all(axis=1)])
+print(f"With intervals by {lesson.credit_of('speaker_interval')}, risen:", ", ".join(mine))
+print("by the package:", ", ".join(judged.above_controls["self"]))
 print(judged.verdict, *judged.reasons, sep="\n")
 
 # %% [markdown]
@@ -281,47 +317,9 @@ print(judged.verdict, *judged.reasons, sep="\n")
 # - *probability* of the right option among the options, above chance: smooth;
 # - *log-probability* of the right answer, in nats: smooth, and unbounded below;
 # - *free-form* match: the right value named, and no other;
-# - *all six right*: a clip counts if all of its attributes are told right. Nothing in between counts.
+# - *all right at once*: a clip counts if all of its attributes are told right.
 #
-# ### Exercise 5.5 · Make steady progress look sudden · break · 6 min
-# Somebody improves evenly: the share `p` of single answers that are right goes from 0 to 1 along a straight line. Invent a metric `sudden(p)`, from an array `p` to an array, that still goes from 0 to 1 and never falls, and yet makes at least 0.4 of its rise in the last tenth of the way, while it stays below 0.1 for the first half.
-
-
-# %% tags=["exercise"]
-def sudden(p):
-    ### BEGIN SOLUTION
-    return p**6
-    ### END SOLUTION
-
-
-# %%
-lesson.check("sudden", sudden)
-
-# %% [markdown] tags=["hint"]
-# What is the probability that six answers are right at once, if each is right with probability `p`?
-
-# %% [markdown]
-# *All six right* is such a metric. If mistakes were independent, it would be the product of the six accuracies. The measured one stands beside it, and so does your metric, applied to the mean of the six accuracies (the package's metric while the exercise is open).
-
-# %%
-every_step = set(
-    asked.loc[asked["step"] == steps[1], "clip"]
-)  # between the ends, half of the clips are scored
-asked = asked[asked["clip"].isin(every_step)]
-six = asked.groupby(["step", "attribute"])["calibrated"].mean().unstack()  # [step, attribute]
-late = lesson.use("sudden", sudden, pieces.late_metric, tensors=False)
-ways = {
-    "mean of six accuracies": six.mean(axis=1),
-    "the same under `sudden`": late(six.mean(axis=1).to_numpy()),
-    "product of six accuracies": six.prod(axis=1),
-    "all six right": asked.groupby(["step", "clip"])["calibrated"].min().groupby("step").mean(),
-}
-pd.DataFrame(ways, index=six.index).T.round(2)
-
-# %% [markdown]
-# ## Five metrics of one run
-#
-# Every row is a clip at a step, under one metric. For the bare-label run only the attributes it was not trained on count.
+# Every row of `clips` is a clip at a step, under each metric. For the bare-label run only the attributes that it was not trained on count. (Between the ends half of the clips were scored, and those are the ones we take.)
 
 # %%
 METRICS = {
@@ -331,6 +329,7 @@ METRICS = {
     "free_form": "free-form",
     "all": "all right at once",
 }
+every_step = set(asked.loc[asked["step"] == steps[1], "clip"])
 graded = table[(table["rung"] == 3) & table["clip"].isin(every_step)]
 graded = graded[
     (graded["run"] == "self")
@@ -374,28 +373,28 @@ for name in METRICS:
 curves = pd.DataFrame(rows).dropna(subset=["score"])
 
 # %% [markdown]
-# ### Exercise 5.6 · Take the jump share · fill in · 5 min
-# Write `jump_share(curves)`. `curves` is an array [draw, checkpoint]: each row is one curve along training, and it ends higher than it began. Take the largest rise between two neighbouring checkpoints, as a share of the whole rise from the first checkpoint to the last. Return one number for each row, [draw].
+# ### Exercise 5.6 · Write the null · fill in · 6 min
+# How large is the jump share of a curve that does not jump? Not zero: of several noisy rises the largest is large. So we need a null: a rise of the same size, even from step to step, with the same noise.
+#
+# `seen` [checkpoint] is the measured curve, and `drawn` [draw, checkpoint] are the curves of resampled speakers. What a draw has more or less than `seen` is its noise. Write `steady_rise(seen, drawn, steps)`, [draw, checkpoint]: the noise of each draw, added to a straight line over `steps` [checkpoint] that begins and ends where `seen` does. `steps` begins at 0.
 
 
 # %% tags=["exercise"]
-def jump_share(curves):
+def steady_rise(seen, drawn, steps):
     ### BEGIN SOLUTION
-    return np.diff(curves).max(-1) / (curves[:, -1] - curves[:, 0])
+    line = seen[0] + (seen[-1] - seen[0]) * steps / steps[-1]
+    return drawn - seen + line
     ### END SOLUTION
 
 
 # %%
-lesson.check("jump_share", jump_share)
+lesson.check("steady_rise", steady_rise)
 
 # %% [markdown] tags=["hint"]
-# `np.diff` takes the differences along the last axis, `.max(-1)` the largest of each row. A fall is a negative rise: no `abs`.
+# `drawn - seen` is the noise. The line has risen by the share `steps / steps[-1]` of the whole rise.
 
 # %% [markdown]
-# Now your jump share (the package's while the exercise is open) is taken over speakers. All metrics see the same draws of speakers, so a difference between two metrics can be taken draw by draw. (Free-form has fewer clips, and draws of its own.) The largest of several noisy rises is large even where nothing jumps. So a *steady* rise stands beside it: the same total, spread evenly over the steps of training, with the same noise. It shows how much of the jump share is noise.
-
-# %%
-share_of = lesson.use("jump_share", jump_share, emergence_claims.jump_share, tensors=False)
+# Now both are taken over speakers. All metrics see the same draws of speakers, so a difference between two metrics can be taken draw by draw. (Free-form has fewer clips, and draws of its own.) `steady` is your null: it shows how much of the jump share is noise and uneven checkpoints.
 
 
 # %%
@@ -408,11 +407,11 @@ def by_speaker(name, series="self"):
 
 
 # %%
+level_out = lesson.use("steady_rise", steady_rise, pieces.rise_steadily, tensors=False)
 found, draws = [], {}
 for name, metric in METRICS.items():
     seen, drawn = by_speaker(name)
-    steady = seen[0] + (seen[-1] - seen[0]) * steps / steps[-1]
-    draws[name] = {"self": share_of(drawn), "steady": share_of(drawn - seen + steady)}
+    draws[name] = {"self": share_of(drawn), "steady": share_of(level_out(seen, drawn, steps))}
     at = int(np.diff(seen).argmax())
     for series, center in (
         ("self", share_of(seen[None])[0]),
@@ -438,15 +437,15 @@ np.testing.assert_allclose(share_of(drawn), emergence_claims.jump_share(drawn))
 jumps.drop(columns="part").round(2)
 
 # %% [markdown]
-# One run is one draw, and its checkpoints are far apart where it rises. The package ships the tables of an *emergence report* (`figures/emergence`): several runs, each with its own world and newborn connector, a checkpoint every 16 steps, all tasks above the paraphrases, and a smooth metric that no prior touches, the calibrated margin of exercise 5.2: how far the right option is above the best other one. Accuracy is its sign, nothing else. The rule is fixed; the tables say what it gives.
+# This is one run, and its checkpoints are far apart where it rises. The package ships the tables of [an emergence report](../figures/emergence/README.md): several runs, each with its own world and newborn connector, and a checkpoint every 16 steps. Its smooth metric is the calibrated *margin*: how far the right option is above the best other one, without the prior of exercise 5.3. Accuracy is the sign of the margin, nothing else. The report states the rule; this is what it gives.
 
 # %%
 several = {name: pd.read_csv(HOME / f"{name}.csv") for name in ("curves", "jumps")}
 claim = emergence_claims.judge_jumps(several["jumps"], several["curves"])
-print(claim.rule, claim.verdict.upper(), *claim.numbers, sep="\n")
+print(f"{claim.verdict[0].upper()}{claim.verdict[1:]}.", claim.numbers[-1])
 
 # %% [markdown]
-# An average can hide a jump as well as a metric can make one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the option prior stood in the way: accuracy is calibrated here, probability is not.
+# A metric can make a jump, and an average can hide one: attributes that rise one after the other average to a slope. Here is the step from which on each attribute stays above half way, by accuracy and by probability. Where accuracy comes first, the option prior stood in the way: accuracy is calibrated here, probability is not.
 
 # %%
 alone = graded[graded["series"] == "self"].melt(
@@ -461,45 +460,11 @@ alone.pivot(index="rung", columns="run", values="stable").rename_axis(
 )
 
 # %% [markdown]
-# ### Exercise 5.7 · Change the axis · tweak · 5 min
-# The steps between checkpoints double at first, so a logarithmic axis spreads the beginning and squeezes the end: what looks like a jump may have taken half of the training. Return the rise *per training step* between neighbouring checkpoints, [checkpoint − 1], from `steps` and `values`, both [checkpoint].
-
-
-# %% tags=["exercise"]
-def per_step(steps, values):
-    ### BEGIN SOLUTION
-    return np.diff(values) / np.diff(steps)
-    ### END SOLUTION
-
-
-# %%
-lesson.check("per_step", per_step)
-
-# %% [markdown] tags=["hint"]
-# `np.diff` gives the differences of neighbours, of values and of steps.
-
-# %% [markdown]
-# Rise of the log-probability per hundred steps by your function (the package's while the exercise is open), for the clip and for silence. The early checkpoints stand close together; there even a little is much per step. What silence gains too was not heard: it is the model getting used to the form of the answers.
-
-# %%
-slope = lesson.use("per_step", per_step, pieces.rise_per_step, tensors=False)
-between = [f"{a} to {b}" for a, b in itertools.pairwise(steps)]
-lift = {series: by_speaker("logprob", series)[0] for series in ("self", "silence")}
-pd.DataFrame(
-    {
-        "clip, whole rise": np.diff(lift["self"]),
-        "clip, per 100 steps": 100 * slope(steps, lift["self"]),
-        "silence, per 100 steps": 100 * slope(steps, lift["silence"]),
-    },
-    index=between,
-).round(2)
-
-# %% [markdown]
 # ## The answer
 #
 # Five panels, one a metric, with its controls (free-form answers were asked of the clip alone, and of few clips: its controls are the untrained connector and the rival run). The grey band marks the largest rise. The sixth panel sets the jump shares beside each other.
 #
-# A curve that leaves its panel does so where a metric is unbounded: a connector that has learned to listen is sure, and with shuffled audio it is sure of another clip.
+# One curve may leave its panel. Log-probability has no lower end. A connector that has learned to listen is sure, and with shuffled audio it is sure of another clip.
 
 
 # %%
@@ -557,7 +522,7 @@ def compare(axes):
 
 
 # %% [markdown]
-# The headline is computed. If the interval of the difference between accuracy and log-probability lies above zero, the metric made a part of the jump. If it does not, and the log-probability jumps more than a steady rise with the same noise, then no mirage is shown, nor is a small one excluded: the interval of the difference says how large one may have been missed.
+# The headline is computed. If the interval of the difference between accuracy and log-probability lies above zero, the metric made a part of the jump. If it does not, and the log-probability jumps more than your null, then no mirage is shown. A small one is not excluded: the interval of the difference says how large a mirage may have been missed.
 
 # %%
 share = jumps[jumps["series"] == "self"].set_index("metric")
@@ -575,7 +540,8 @@ headline = (
     f"{reading}. Log-probability makes {smooth['score']:.0%} of its rise between steps "
     f"{smooth['before']} and {smooth['step']}, "
     f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
-    f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]"
+    f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]. "
+    f"Jump shares by {lesson.credit_of('jump_share', 'steady_rise')}"
 )
 
 # %% tags=["headline"]
@@ -594,14 +560,13 @@ lesson.show(
 # %%
 print(lesson.reveal("jump_accuracy", accuracy["score"]))
 print(lesson.reveal("jump_logprob", smooth["score"]))
-print(f"Jump shares, intervals and slopes were computed with {lesson.credit}.")
 
 # %% [markdown]
 # ## What we now know
 #
-# We have seen how to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump (you made one), an average can hide one, and an axis can stretch one. So a sentence on emergence needs the metric, the interval and the axis.
+# We have seen how to grade, how sure to be, when to say “risen”, and whether accuracy jumped more than a smooth metric did, in one run. A metric can make a jump, an average can hide one, and checkpoints that lie far apart can make one as well. So a sentence on emergence needs the metric, the interval and the steps.
 #
-# **What would change our mind**: other seeds, because a band of two neighbouring checkpoints is one draw; more checkpoints inside the grey band; and a metric of calibrated margins, which neither the prior nor the threshold touches. [The emergence report](../figures/emergence/README.md) has all three; where it disagrees with this run, believe it. A connector without an anchor, or real speech, it does not have.
+# **What would change our mind**: other seeds; more checkpoints inside the grey band; and a metric of calibrated margins, which neither the prior nor the threshold touches. [The emergence report](../figures/emergence/README.md) has all three. Where it disagrees with this run, believe the report. It has no connector without an anchor, and no real speech.
 #
 # Next: **06**, what the connector knows before the model can say it.
 

@@ -5,7 +5,7 @@ ones in other styles.
 import itertools
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,12 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
+def indexed_shuffle(states, pool, seed):
+    order = torch.randperm(states.shape[2] // pool, generator=generator(seed))
+    frames = (order[:, None] * pool + torch.arange(pool)).flatten()
+    return states.index_select(2, frames)
+
+
 def breaks(change) -> Any:
     """A right tap, after which the model has been changed."""
 
@@ -150,6 +156,22 @@ def curved(power: float) -> Any:
         return np.sign(scaled) * abs(scaled) ** power
 
     return answer
+
+
+def leaks_of_any(examples):
+    secrets = [row["seed_description"].lower() for row in examples]
+    return [
+        row["id"]
+        for row in examples
+        if any(secret in one["content"].lower() for secret in secrets for one in row["messages"])
+    ]
+
+
+def floor_on_top(step, steps, lr, warmup, floor):
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    done = (step - warmup) / (steps - warmup)
+    return lr * floor + lr * (1 + math.cos(math.pi * done)) / 2
 
 
 MISTAKES = [
@@ -213,6 +235,27 @@ MISTAKES = [
         "shuffled_in_time",
         "seed",
         ordered(lambda n, seed: torch.randperm(n, generator=generator(0))),
+    ),
+    Mistake("shuffled_in_time", "in reverse", in_groups(lambda groups: groups.flip(2).roll(2, 2))),
+    Mistake(
+        "shuffled_in_time",
+        "clips",
+        lambda states, pool, seed: indexed_shuffle(states, pool, seed).flip(1),
+    ),
+    Mistake(
+        "says",
+        "punctuation",
+        lambda text, words: any(part.strip(".") in words for part in text.lower().split()),
+    ),
+    Mistake("find_leaks", "another clip", leaks_of_any),
+    Mistake("learning_rate", "fall from 2", floor_on_top),
+    Mistake("seconds_of_frame", "tenths", lambda frame: round(frame / 50, 1)),
+    Mistake(
+        "calibrated",
+        "median",
+        lambda s, h, truth: (
+            s - torch.stack([h[truth == one].median(0).values for one in truth.unique()]).mean(0)
+        ),
     ),
     Mistake("calibrated", "median", lambda s, h, truth: s - h.median(0).values),
     Mistake("tapped", "model", without_layers),
@@ -283,6 +326,101 @@ def looped_share(curves):
     return [max(b - a for a, b in itertools.pairwise(row)) / (row[-1] - row[0]) for row in curves]
 
 
+def looped_rise(seen, drawn, steps):
+    out = []
+    for curve in drawn:
+        row = []
+        for value, true, step in zip(curve, seen, steps, strict=True):
+            row.append(value - true + seen[0] + (seen[-1] - seen[0]) * (step / max(steps)))
+        out.append(row)
+    return out
+
+
+def torch_labels(ids, start, truncated):
+    labels = torch.full((len(ids),), -100)
+    end = len(ids) - 1 if truncated else len(ids)
+    labels[start - 1 : end - 1] = torch.tensor(ids[start:end])
+    return labels
+
+
+def sliced_labels(ids, start, truncated):
+    learned = list(ids[start:-1]) if truncated else list(ids[start:])
+    return ([-100] * (start - 1) + learned + [-100] * len(ids))[: len(ids)]
+
+
+def torch_rate(step, steps, lr, warmup, floor):
+    step = torch.tensor(float(step))
+    up = lr * (step + 1) / warmup
+    down = (
+        floor * lr
+        + (lr - floor * lr) * torch.cos(math.pi / 2 * (step - warmup) / (steps - warmup)).square()
+    )
+    return torch.where(step < warmup, up, down)
+
+
+def looped_folds(speakers, count):
+    names = sorted(set(speakers))
+    fold_of = {name: i % count for i, name in enumerate(names)}
+    pairs = []
+    for fold in range(count):
+        train = [i for i, name in enumerate(speakers) if fold_of[name] != fold]
+        test = [i for i, name in enumerate(speakers) if fold_of[name] == fold]
+        pairs.append((train, test))
+    return pairs
+
+
+def sklearn_folds(speakers, count):
+    from sklearn.model_selection import GroupKFold
+
+    return list(GroupKFold(count).split(speakers, groups=speakers))
+
+
+def looped_leaks(examples):
+    found = []
+    for row in examples:
+        for message in row["messages"]:
+            if row["seed_description"].casefold() in message["content"].casefold():
+                found.append(row["id"])
+                break
+    return found
+
+
+def counted_block(width, ffn):
+    one = [torch.nn.Linear(width, width) for _ in range(8)]
+    one += [torch.nn.Linear(width, ffn), torch.nn.Linear(ffn, width)]
+    one += [torch.nn.LayerNorm(width) for _ in range(3)]
+    return sum(p.numel() for layer in one for p in layer.parameters())
+
+
+def told_in_a_list(target):
+    facts = target.description.rstrip(".").replace(",", " and")
+    return replace(target, prompt=f"Somebody noted: {facts}. What do you hear?")
+
+
+def indexed_crossing(steps, score, control, threshold):
+    bad = [i for i in range(len(steps)) if score[i] < threshold or score[i] <= control[i]]
+    first = bad[-1] + 1 if bad else 0
+    return float("nan") if first == len(steps) else steps[first]
+
+
+def summed_loss(logits, teacher):
+    losses = []
+    for row, wanted in zip(logits, teacher, strict=True):
+        student = row - row.exp().sum().log()
+        losses.append(sum(w.exp() * (w - s) for w, s in zip(wanted, student, strict=True)))
+    return sum(losses) / len(losses)
+
+
+def listed_silence(wave, start, end):
+    first, last = round(start * 16000), round(end * 16000)
+    return [0.0 if first <= i < last else float(x) for i, x in enumerate(wave)]
+
+
+def spelled_says(text, words):
+    kept = "".join(c if c.isalpha() else " " for c in text.lower())
+    return any(f" {word} " in f" {kept} " for word in words)
+
+
 def replaced_forward(whisper, mel, layer):
     """A tap by a forward that is put back."""
     module, seen = whisper.layers[layer], []
@@ -297,6 +435,15 @@ def replaced_forward(whisper, mel, layer):
         whisper(mel)
     finally:
         del module.forward
+    return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+
+
+def restored_forward(whisper, mel, layer):
+    module, seen = whisper.layers[layer], []
+    forward = module.forward
+    module.forward = lambda *args, **named: seen.append(forward(*args, **named)) or seen[0]
+    whisper(mel)
+    module.forward = forward
     return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
 
 
@@ -354,7 +501,7 @@ RIGHT = [
     ("above_chance", "other algebra", lambda a, n: (n * a - 1) / (n - 1)),
     ("above_chance", "float32", lambda a, n: np.float32((n * a - 1) / (n - 1))),
     ("tapped", "a forward that is put back", replaced_forward),
-    ("cropped_positions", "numpy", lambda t, s: np.asarray(t)[: math.ceil(round(s * 50, 6))]),
+    ("tapped", "a forward that is put back by name", restored_forward),
     ("at_scale", "numpy", lambda v, s: np.asarray(v) * (s / np.sqrt((np.asarray(v) ** 2).mean()))),
     ("cross_attention", "loops", looped_attention),
     ("layer_mixture", "numpy", numpy_mixture),
@@ -399,6 +546,23 @@ RIGHT = [
     ),
     ("crossing", "from the end", backwards),
     ("jump_share", "a loop", looped_share),
+    ("steady_rise", "a loop", looped_rise),
+    ("labels_of", "torch", torch_labels),
+    ("labels_of", "slices", sliced_labels),
+    ("learning_rate", "torch", torch_rate),
+    ("disjoint_folds", "loops", looped_folds),
+    ("disjoint_folds", "scikit-learn", sklearn_folds),
+    ("find_leaks", "a loop", looped_leaks),
+    ("block_parameters", "torch's layers", counted_block),
+    ("smuggled", "one's own words", told_in_a_list),
+    ("splice", "torch's scatter", lambda x, m, a: x.masked_scatter(m[..., None], a)),
+    ("cross_attention", "torch's own", torch.nn.functional.scaled_dot_product_attention),
+    ("crossing", "an index", indexed_crossing),
+    ("soft_loss", "numbers by hand, with gradient", summed_loss),
+    ("at_scale", "torch's norm", lambda v, s: v / (v.norm() / v.numel() ** 0.5) * s),
+    ("silenced", "a list", listed_silence),
+    ("shuffled_in_time", "an index of frames", indexed_shuffle),
+    ("says", "characters", spelled_says),
     *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
     ("speaker_interval", "sums of clips", drawn_interval),
     ("speaker_interval", "five thousand draws", interval(draws=5000)),
@@ -473,7 +637,6 @@ EQUIVALENT = {
         r"range\((999|1001)\)": "one draw of a thousand cannot be told",
         r"\[2\.(75|25), 97\.5\]": "a tenth of a tail is half of what a thousand draws spread",
     },
-    "sudden": {r"p \*\* [57]": "any metric that is late enough will do"},
     "jump_share": {r"max\(\+1\)": "axis 1 of two is axis −1"},
     "share_of_way": {r"sum\(\+1\)": "axis 1 of two is axis −1"},
     "folds_by_speaker": {

@@ -1,6 +1,7 @@
 """A lesson keeps what was guessed and tried, and its card says how well the student knew."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from desta_lab.cache import Provenance
 from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, describe_cost
+from desta_lab.course.setup import format_table
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import index_path
@@ -204,3 +206,20 @@ def test_what_was_not_measured_is_said_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert "about 2 min" in describe_cost("05", "nano") and "not measured yet" in describe_cost(
         "05", "t4"
     )
+
+
+def test_figures_of_a_student_go_where_git_does_not_look(monkeypatch) -> None:
+    monkeypatch.delenv("DESTA_LAB_FIGURES", raising=False)
+    root = Path(__file__).parents[2]
+    lesson = Lesson("05", Experiment(presets.nano(), root=root / "data"))
+    ignored = subprocess.run(["git", "check-ignore", "-q", lesson.out / "05.png"], cwd=root)
+    assert ignored.returncode == 0
+
+
+def test_tables_show_words_whole_and_from_the_left() -> None:
+    said = "The speaker is female, and in the background there is a siren that goes on."
+    page = format_table(pd.DataFrame({"answer": [said], "score": [0.5]}))
+    assert said in page and "<th>0</th>" not in page
+    assert ".words-1-of-2 tr > :nth-last-child(2) { text-align: left; }" in page
+    assert "words-2" not in page
+    assert "<th>clip</th>" in format_table(pd.DataFrame({"score": [0.5]}, index=["clip"]))

@@ -4,8 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from desta_lab.audio import RATE
+from desta_lab.audio import FRAMES_PER_SECOND, RATE
 from desta_lab.course.checks import Wrong, catches, refuse, same
+
+
+def start_of_frame(frame: int) -> float:
+    """The second at which an encoder frame starts."""
+    return frame / FRAMES_PER_SECOND
 
 
 @catches("spectrogram frames, of which there are 100 a second", lambda frame: frame / 100)
@@ -23,12 +28,20 @@ def seconds_of_frame(answer: Callable[[int], float]) -> None:
     if not (same(got, 2.0) and same(answer(0), 0.0)):
         raise Wrong(f"Frame 100 starts at 2 s and frame 0 at 0 s; you give {got:g}, {answer(0):g}.")
     if not same((answer(25), answer(99)), (0.5, 1.98)):
-        raise Wrong(f"Frame 25 starts at 0.5 s, not {answer(25):g}: no whole seconds are asked.")
+        raise Wrong(
+            f"Frames 25 and 99 start at 0.5 s and 1.98 s; you give {answer(25):g} and "
+            f"{answer(99):g}: do not round to whole seconds or tenths."
+        )
 
 
 def _in_place(wave: np.ndarray, start: float, end: float) -> np.ndarray:
     wave[int(start * RATE) : int(end * RATE)] = 0
     return wave
+
+
+def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
+    """A copy of a clip with the seconds from start to end set to zero."""
+    return _in_place(wave.copy(), start, end)
 
 
 def _as_sample_numbers(wave: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -68,6 +81,11 @@ def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
         raise Wrong("Samples outside the span changed; only those inside become zero.")
     if not same(got, right):
         raise Wrong("From 0.5 s to 1.25 s, other samples are zero: a time may be no whole seconds.")
+
+
+def correct_for_chance(accuracy: float, options: int) -> float:
+    """Accuracy on a scale where 0 is guessing and 1 is perfect."""
+    return (accuracy - 1 / options) / (1 - 1 / options)
 
 
 @catches("not corrected for chance", lambda accuracy, options: accuracy)

@@ -1,4 +1,4 @@
-"""Checks of notebook 01: tapped layers, cropped positions, speaker folds, embedding size."""
+"""Checks of notebook 01: tapped layers, speaker folds, embedding size."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import torch
 from sklearn.model_selection import GroupKFold, KFold
 from torch import Tensor
 
-from desta_lab import audio
 from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, same
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -83,8 +82,13 @@ def _count_hooks(model: Any) -> int:
 
 def _condition(model: Any) -> list[Any]:
     """Which parts a model has, in which mode, and which of its weights learn."""
-    parts = [(id(part), part.training, "forward" in vars(part)) for part in model.modules()]
+    parts = [(id(part), part.training, _is_own_forward(part)) for part in model.modules()]
     return [*parts, *((id(weight), weight.requires_grad) for weight in model.parameters())]
+
+
+def _is_own_forward(part: Any) -> bool:
+    """Whether a part runs the forward of its class, or one that was put in its place."""
+    return getattr(part.forward, "__func__", None) is type(part).forward
 
 
 def _sum_parameters(model: Any) -> Tensor:
@@ -95,44 +99,16 @@ def _tensor(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 
-def _spread_out(table: Tensor, seconds: float) -> Tensor:
-    return table[torch.linspace(0, len(table) - 1, round(50 * seconds)).long()]
-
-
-@catches("spectrogram frames", lambda table, seconds: table[: round(100 * seconds)])
-@catches("rows spread over all 30 s", _spread_out)
-@catches("the end of the table", lambda table, seconds: table[-round(50 * seconds) :])
-def cropped_positions(answer: Callable[[Tensor, float], Tensor]) -> None:
-    """The rows of Whisper's position table that a clip needs."""
-    rows = round(audio.WHISPER_SECONDS * audio.FRAMES_PER_SECOND)
-    table = torch.arange(float(rows))[:, None].expand(-1, 3)  # a row holds its own number
-    for seconds in (4.0, 2.5, 2.3):
-        got, need = as_tensors(answer)(table, seconds), round(seconds * audio.FRAMES_PER_SECOND)
-        if len(got) == need - 1:
-            raise Wrong(
-                f"{seconds:g} s need {need} rows; you give one less: round, do not cut off."
-            )
-        if len(got) == 2 * need:
-            raise Wrong(f"{len(got)} rows: spectrogram frames, of which there are 100 a second.")
-        if len(got) != need:
-            raise Wrong(f"{seconds:g} s need {need} rows, one a frame; you give {len(got)}.")
-        if got[0, 0] == rows - need:
-            raise Wrong(f"Row {rows - need} is first: the end of the table; clips start at 0 s.")
-        if got[-1, 0] == rows - 1:
-            raise Wrong("The last row is second 30: rows spread over all 30 s. Keep positions.")
-        if not torch.equal(got.to(table), table[:need]):
-            raise Wrong(f"The rows should be 0 to {need - 1}, in order and unchanged.")
-
-
-def _by_speaker(speakers: Sequence[str], count: int) -> Folds:
+def fold_by_speaker(speakers: Sequence[str], count: int) -> Folds:
+    """Folds in which every row is tested once and no speaker is on both sides."""
     return list(GroupKFold(count).split(np.zeros(len(speakers)), groups=speakers))
 
 
 @catches("speaker overlap", lambda speakers, count: list(KFold(count).split(speakers)))
-@catches("tested more than once", lambda speakers, count: _by_speaker(speakers, count)[:1] * count)
+@catches("tested more than once", lambda names, count: fold_by_speaker(names, count)[:1] * count)
 @catches(
     "training and test are swapped",
-    lambda speakers, count: [(test, train) for train, test in _by_speaker(speakers, count)],
+    lambda speakers, count: [(test, train) for train, test in fold_by_speaker(speakers, count)],
 )
 def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     """Folds in which every row is tested once and no speaker is on both sides."""
@@ -153,6 +129,11 @@ def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
         raise Wrong(f"{(times == 0).sum()} of {len(speakers)} rows are never tested.")
     if any(len(train) + len(test) != len(speakers) for train, test in pairs):
         raise Wrong("A row that is not tested belongs in training; some are in neither.")
+
+
+def scale_to(vectors: Tensor, scale: float) -> Tensor:
+    """The same vectors, multiplied by one number, of a given root mean square."""
+    return vectors * scale / vectors.pow(2).mean().sqrt()
 
 
 def _each_on_its_own(vectors: Tensor, scale: float) -> Tensor:

@@ -133,13 +133,24 @@ def _weigh_shares(answer: Callable[[Tensor, Tensor], Tensor], logits: Tensor) ->
     raise Wrong("The shares sum to one, but they are no softmax of the logits.")
 
 
+def _build_block(width: int, ffn: int) -> Block:
+    """A published block; its head count changes no size."""
+    return Block(width, 2, ffn, post_norm=True, dropout=0.0)
+
+
+def count_block(width: int, ffn: int) -> int:
+    """How many parameters one block has, by building it without memory."""
+    with torch.device("meta"):
+        return sum(weights.numel() for weights in _build_block(width, ffn).parameters())
+
+
 @catches("the biases are missing", lambda d, ffn: 8 * d * d + 2 * d * ffn + 6 * d)
 @catches("the LayerNorms are missing", lambda d, ffn: 8 * (d * d + d) + 2 * d * ffn + ffn + d)
 @catches("only one attention", lambda d, ffn: 4 * (d * d + d) + 2 * d * ffn + ffn + 7 * d)
 def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
     for width, ffn in ((8, 16), (12, 20)):
-        block = Block(width, 2, ffn, post_norm=True, dropout=0.0)
+        block = _build_block(width, ffn)
         sizes = {name: tensor.numel() for name, tensor in block.named_parameters()}
         norms = sum(size for name, size in sizes.items() if "norm" in name)
         biases = sum(n for name, n in sizes.items() if "bias" in name and "norm" not in name)
@@ -237,9 +248,10 @@ def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     orders, rising = torch.stack([first, second, third]), torch.arange(12)
     if (orders == rising).all():
         raise Wrong("Every frame is where it was: nothing was moved.")
-    if (orders == rising.flip(0)).all():
+    steps = (orders.roll(-1, 1) - orders) % 12  # from a group to the next
+    if (steps == 11).all():
         raise Wrong("The groups stand in reverse: their order is not random.")
-    if ((orders.roll(-1, 1) - orders) % 12 == 1).all():
+    if (steps == 1).all():
         raise Wrong("The groups were only moved along, each follows the one before: not random.")
     if not torch.equal(first, again):
         raise Wrong("Called twice with one seed, it gives two orders; draw from the seed.")
@@ -249,10 +261,13 @@ def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
 
 def _group_order(answer: Callable[[Tensor, int, int], Any], seed: int) -> Tensor:
     """Which of twelve groups of four frames stands where, if groups are whole in every layer."""
-    frame, layer = torch.arange(48.0), torch.arange(3.0)
-    states = (frame[None] + 100 * layer[:, None])[:, None, :, None].expand(3, 2, 48, 5)
+    frame, layer, clip = torch.arange(48.0), torch.arange(3.0), torch.arange(2.0)
+    states = (frame + 100 * layer[:, None, None] + 1000 * clip[:, None])[..., None]
+    states = states.expand(-1, -1, -1, 5)
     got = as_tensors(answer)(states, 4, seed).to(states)
     expect_shape(got, states.shape, "(layer, clip, frame, width)")
+    if not torch.equal((got / 1000).long(), (states / 1000).long()):
+        raise Wrong("Clips changed their places too; shuffle the groups of every clip alone.")
     orders = got[:, 0, :, 0] - 100 * layer[:, None]  # which frame stands where, for every layer
     if not torch.equal(orders.sort(-1).values, frame.expand(3, -1)):
         raise Wrong("Some frames are there twice, other frames are missing: do not draw.")

@@ -100,6 +100,8 @@ def says(answer: Callable[[str, Sequence[str]], bool]) -> None:
         raise Wrong("“Male voice” says “male”, but your version is case-sensitive.")
     if answer("A voice with rain behind", words) or not answer("a man talks", words):
         raise Wrong("“A voice with rain” does not say “man”, and “a man talks” does.")
+    if not (answer("Is it a man? I think so.", words) and answer("“Male,” she wrote.", words)):
+        raise Wrong("“A man?” says “man” and “Male,” says “male”, but punctuation sticks to them.")
 
 
 FACT = "A female speaker with a Scottish accent."
@@ -152,6 +154,8 @@ def find_leaks(answer: Callable[[list[dict]], list[str]]) -> None:
         raise Wrong("The description in capitals got through: your search is case-sensitive.")
     if not found(_row("What do you hear?", system=f"You are told this: {FACT}")):
         raise Wrong("A description in the system's message got through: only one message is read.")
+    if found(_row("What do you hear?"), other | {"messages": _row(f"{FACT} Well?")["messages"]}):
+        raise Wrong("A message with the description of another clip is no leak; take its own.")
     got = found(other, _row(FACT) | {"id": "one"}, _row(f"{FACT} Well?") | {"id": "two"})
     if got != ["one", "two"]:
         raise Wrong(f"The examples one and two leak; you name {', '.join(map(str, got))}.")

@@ -150,6 +150,8 @@ def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> Non
         raise Wrong(f"Step 0 starts with rate {first:g} of 2: no warm-up.")
     if same(last, 0):
         raise Wrong("At the end the rate is 0, not a tenth of lr: the floor is ignored.")
+    if top > 2.001:
+        raise Wrong(f"After the warm-up the rate is {top:.3f}; it should fall from 2, which is lr.")
     if not same(top, 2.0):
         raise Wrong(f"Rate {top:.3f}, not 2: the cosine begins before the warm-up has ended.")
     for step in (0, 7, 19, 20, 60, 99):

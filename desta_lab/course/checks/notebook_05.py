@@ -9,6 +9,7 @@ from torch import Tensor
 from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
 from desta_lab.evaluation.scoring import balanced_mean
 from desta_lab.evaluation.verdict import crossing_steps
+from desta_lab.experiments import emergence_claims
 
 
 def _uncalibrated(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
@@ -250,30 +251,6 @@ def _cross_ties(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], fl
         raise Wrong("At step 2 the control is as high as the score, which is not above it then.")
 
 
-def late_metric(p: np.ndarray) -> np.ndarray:
-    """The chance that six answers are right at once, each with probability `p`."""
-    return p**6
-
-
-@catches("as steady as before", lambda p: p)
-@catches("it falls on the way", lambda p: p**6 * (1 - np.exp(-(((p - 0.8) / 0.02) ** 2))))
-@catches("it never gets to 1", lambda p: p**6 / 2)
-@catches("it rises early and then levels off", lambda p: 1 - (1 - p) ** 6)
-def sudden(answer: Callable[[np.ndarray], np.ndarray]) -> None:
-    """A metric of steady progress that looks sudden."""
-    p = np.linspace(0, 1, 101)
-    got = np.array([float(np.asarray(answer(np.array([x])))[0]) for x in p])
-    if not same(got[[0, -1]], (0, 1), 1e-6):
-        raise Wrong(f"{got[0]:.2f} to {got[-1]:.2f}: it never gets to 1, or does not begin at 0.")
-    if (np.diff(got) < -1e-9).any():
-        raise Wrong(f"After p = {p[np.diff(got).argmin()]:.2f} it falls on the way; it may not.")
-    if got[:51].max() > 0.6:
-        raise Wrong("Half way it has nearly arrived: it rises early and then levels off. Turn it.")
-    last = 1 - got[90]
-    if got[:51].max() >= 0.1 or last < 0.4:
-        raise Wrong(f"{got[50]:.2f} half way, {last:.2f} in the last tenth: as steady as before.")
-
-
 def _shared(
     rise: Callable[[np.ndarray], np.ndarray], whole: Callable[[np.ndarray], np.ndarray]
 ) -> Callable[[np.ndarray], np.ndarray]:
@@ -299,7 +276,7 @@ def jump_share(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """The largest rise between two neighbouring checkpoints, as a share of the whole rise."""
     curves = np.array([[1.0, 2, 4, 5], [3, 2.5, 7, 5], [2, 6, 0.5, 4]])
     got = np.asarray(answer(curves.copy()), dtype=float)
-    expect_shape(got, (3,), "(draw)")
+    expect_shape(got, (3,), "(curve)")
     mistaken = {
         "The third curve falls by 5.5 and rises by 4 at most: a fall is no rise.": [
             0.5,
@@ -321,24 +298,66 @@ def jump_share(answer: Callable[[np.ndarray], np.ndarray]) -> None:
         raise Wrong(f"[1, 2, 4, 5] rises by 4, and by 2 at most: 0.5; you say {got[0]:.3g}.")
 
 
-def rise_per_step(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The rise per training step between neighbouring checkpoints."""
-    return np.diff(values) / np.diff(steps)
+def rise_steadily(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The noise of every draw on a straight line with the ends of the measured curve."""
+    return emergence_claims.steady_rise(np.vstack([seen, drawn]), steps.tolist())[1:]
 
 
-@catches("the rise per checkpoint", lambda steps, values: np.diff(values))
-@catches("divided by the step itself", lambda steps, values: np.diff(values) / steps[1:])
-@catches("steps per rise", lambda steps, values: np.diff(steps) / np.diff(values))
-def per_step(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-    """The rise per training step between neighbouring checkpoints."""
-    steps, values = np.array([0, 2, 4, 8]), np.array([0.0, 0.2, 0.6, 1.4])
-    got, rises = np.asarray(answer(steps, values), dtype=float), np.diff(values)
-    expect_shape(got, (3,), "(rise)")
-    mistaken = {
-        "This is the rise per checkpoint; divide by the steps between them.": rises,
-        "Divided by the step itself, not by the steps since the one before.": rises / steps[1:],
-        "This is steps per rise; turn it over.": np.diff(steps) / rises,
+def _even_in(places: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    return seen[0] + (seen[-1] - seen[0]) * places / places[-1]
+
+
+def _by_checkpoint(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return drawn - seen + _even_in(np.arange(len(steps)), seen)
+
+
+def _without_noise(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(_even_in(steps, seen), drawn.shape)
+
+
+def _from_zero(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return rise_steadily(seen, drawn, steps) - seen[0]
+
+
+def _on_top(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return drawn + _even_in(steps, seen)
+
+
+def _ends_of_each(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    return np.stack([_even_in(steps, curve) for curve in drawn])
+
+
+@catches("even from checkpoint to checkpoint", _by_checkpoint)
+@catches("the noise is gone", _without_noise)
+@catches("begins at 0", _from_zero)
+@catches("the measured curve is still in it", _on_top)
+@catches("the draws themselves", lambda seen, drawn, steps: drawn)
+@catches("the ends of each draw", _ends_of_each)
+def steady_rise(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
+    """A steady rise with the ends of a measured curve and the noise of every draw."""
+    steps, seen = np.array([0, 1, 4, 8]), np.array([1.0, 4, 5, 9])
+    noise = np.array([[0.5, -0.25, 0, 1], [-1, 0.75, 0.5, -0.5], [0.25, 0, -0.75, 0.5]])
+    drawn = seen + noise
+    given = (seen.copy(), drawn.copy(), steps.copy())
+    got = np.asarray(answer(*given), dtype=float)
+    if not all(np.array_equal(a, b) for a, b in zip(given, (seen, drawn, steps), strict=True)):
+        raise Wrong("Afterwards the curves handed in were changed; return new ones.")
+    expect_shape(got, drawn.shape, "(draw, checkpoint)")
+    ways = {
+        "Your line is even from checkpoint to checkpoint. The last gap is half of all steps, so "
+        "it takes half of the rise.": _by_checkpoint,
+        "Every draw is the same line: the noise is gone.": _without_noise,
+        "Your line begins at 0; let it begin where the measured curve does.": _from_zero,
+        "Subtract the measured curve first: the measured curve is still in it.": _on_top,
+        "These are the draws themselves; take the measured curve out of them.": lambda *of: of[1],
+        "Lines between the ends of each draw have no noise in between; one line is for all.": (
+            _ends_of_each
+        ),
     }
-    refuse(got, mistaken)
-    if not same(got, [0.1, 0.2, 0.2]):
-        raise Wrong(f"From 0 to 0.2 in two steps is 0.1 a step; you say {got[0]:.3g}.")
+    refuse(got, {sentence: way(seen, drawn, steps) for sentence, way in ways.items()})
+    line, right = _even_in(steps, seen), noise + _even_in(steps, seen)
+    if not same(got, right):
+        raise Wrong(
+            f"Without noise the line is {line.tolist()} at steps {steps.tolist()}; the first draw "
+            f"adds {noise[0].tolist()}. Yours is {got[0].round(2).tolist()}."
+        )
