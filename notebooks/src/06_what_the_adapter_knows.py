@@ -357,7 +357,7 @@ for draw in range(5):
 # %% [markdown]
 # The model is asked about the test speakers. The direction was learned on none of them. The clips that calibrate the ranking lose the same direction.
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 take_out = lesson.use("erase", erase, pieces.erase_along)
 task, tested = look.task(ERASED), look.scored[::2]
 used = [*look.calibration[::3], *tested]

@@ -366,7 +366,7 @@ print(f"{package.values.sum():.2f} by captum; from silence to the clip {whole - 
 # %% [markdown]
 # Embeddings have no place in time. One can carry them on to the frames that each query attends to, but this trusts attention again. Or one cuts the waveform into windows of a quarter of a second and silences some of them. This trusts nothing but the silence. The *Shapley value* of a window is what the margin gains when this window is put back, as a mean over all orders in which windows can be put back. captum draws a few orders.
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 values = [clip.attributes["scene"]]
 cases = attribution.window_cases(llm, task, values, [wave])
 shapley = attribution.attribute("shapley", cases, samples=3)

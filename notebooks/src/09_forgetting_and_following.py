@@ -615,7 +615,7 @@ def run_by_hand(llm, scale):
     return llm
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 rows = judged(measured(run_by_hand(pupils[RATE], SCALE)))
 scores = (
     rows.groupby("condition")[["obeyed", "free_form"]]

@@ -454,7 +454,7 @@ def by_halves(llm, clips, states):
     )
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 asked = [
     t
     for t in experiment.tasks
