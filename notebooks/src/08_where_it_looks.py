@@ -453,7 +453,7 @@ explanation_figures.plot_deletion(
 )
 
 # %% [markdown]
-# This table has no other method. So the last measurement takes a quarter of the windows away from every clip: the quarter that a method calls most important. It compares the fall of the margin, clip by clip, with the fall for a random quarter.
+# This table knows Shapley values alone. So the last measurement takes a quarter of the windows away from every clip: the quarter that a method calls most important. It compares the fall of the margin, clip by clip, with the fall for a random quarter.
 #
 # First the profiles. The run keeps one for each clip and method.
 #
@@ -595,7 +595,8 @@ headline = (
     f"The scene is found by {len(finds)} of {len(tried)} ways ({'; '.join(finds) or 'none'}); "
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of "
-    f"{tried['method'].str.contains(attends).sum()} kinds of attention. Gains by "
+    f"{tried['method'].str.contains(attends).sum()} kinds of attention ({len(clips)} clips, seed "
+    f"{experiment.seed}: the counts move with both). Gains by "
     f"{lesson.credit_of('attention_over_time', 'mass_above_share')}"
 )
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)

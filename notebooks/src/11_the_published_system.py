@@ -412,7 +412,7 @@ try:
 except (RuntimeError, ProvenanceError, WeightsError) as fault:
     system = None
     print("Not opened here:", str(fault).splitlines()[0])
-    print("What was published of its kin stands below.")
+    print("Published numbers of related systems stand below.")
 
 # %%
 clip = experiment.clips("test")[0]
