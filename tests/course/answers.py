@@ -52,6 +52,21 @@ def ways_clip_by_clip(patched, own, other):
     return [np.dot(p - a, b - a) / np.sum((b - a) ** 2) for p, a, b in rows]
 
 
+def scaled_in_place(train, test):
+    mean, std = train.mean(0), train.std(0)
+    for side in (train, test):
+        side -= mean
+        side /= std
+    return train, test
+
+
+def patched_by_lambda(llm, a, b, task, site):
+    """A patch without `interventions`, of what `run` lists under `sites`."""
+    forward = llm.run([a], task.question, sites=[site], stem=task.stem)
+    edits = {site: lambda flow: forward.sites[site]}
+    return llm.run([b], task.question, sites=[], stem=task.stem, edits=edits).logits
+
+
 def one_step_on(rows):
     """Targets of the next clip, which may be about the same thing."""
     others = [*rows[1:], rows[0]]
@@ -183,6 +198,12 @@ MISTAKES = [
     Mistake("mispaired", "keep their own target", one_step_on),
     Mistake("mispaired", "handed in", in_place),
     Mistake("mispaired", "description", response_alone),
+    Mistake("standardised", "not in place", scaled_in_place),
+    Mistake(
+        "erase",
+        "not in place",
+        lambda x, d, center: x.sub_(torch.outer((x - center) @ d, d) / (d @ d)),
+    ),
     Mistake("perplexity", "likeliest", likeliest),
     Mistake(
         "perplexity",
@@ -575,6 +596,7 @@ RIGHT = [
     ),
     ("text_ifrate", "other algebra", lambda if_audio, delta: 100 * if_audio / (100 + delta)),
     ("share_of_way", "clip by clip", ways_clip_by_clip),
+    ("patched", "an edit of its own", patched_by_lambda),
     (
         "share_of_way",
         "einsum",
