@@ -13,6 +13,7 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.clips import unique_keys
+from desta_lab.course.checks import load_checks
 from desta_lab.course.lesson import SURE, score_interval
 from desta_lab.views import saving, style
 
@@ -48,14 +49,16 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     for path in sorted(set(folder.rglob("*.json")) - set((folder / "class").glob("*"))):
         try:
             card = _read_card(path)
-            student, notebook = _text(card["student"]), _text(card["notebook"])
+            student, notebook = clean_text(card["student"]), clean_text(card["notebook"])
             if not re.fullmatch(r"\d\d", notebook, re.ASCII):
                 raise ValueError(f"{notebook!r} is no notebook's number")
-            preset, file = _text(card["preset"]), _text(path.name)
+            preset, file = clean_text(card["preset"]), clean_text(path.name)
             who = unicodedata.normalize("NFKC", student).casefold()
             if who == "anonymous":
-                who = student = _text(f"anonymous, {path.relative_to(folder).as_posix()}")
+                who = student = clean_text(f"anonymous, {path.relative_to(folder).as_posix()}")
             found = [*_list_guesses(card["predictions"]), *_list_exercises(card["exercises"])]
+            if not found:
+                raise ValueError("it has no guess with its answer, and no exercise that was tried")
             first = seen.setdefault((who, notebook), path)
             if first != path:
                 raise ValueError(f"{student} has a card of {notebook} already, {first.name}")
@@ -123,16 +126,25 @@ def _expect(value: Any, kind: type[_Kind]) -> _Kind:
     return value
 
 
-def _text(value: Any) -> str:
-    """A text of one line, which no spreadsheet takes for a formula."""
+def clean_text(value: Any) -> str:
+    """A text of one line, which no spreadsheet takes for a formula.
+
+    Raises:
+        ValueError: it is no text, holds HTML, or is empty or long.
+    """
     text = unicodedata.normalize("NFC", _expect(value, str)).strip(" \u00a0")
     if not 0 < len(text) <= _MOST_SIGNS:
         raise ValueError(f"a text of {len(text)} signs; 1 to {_MOST_SIGNS} are read")
     if _MARKUP.search(text):
         raise ValueError(f"{text[:40]!r} holds HTML")
-    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    if not shown:
+    if not (shown := join_lines(text)):
         raise ValueError("a text without a sign")
+    return shown
+
+
+def join_lines(text: str) -> str:
+    """A text in one line of printable signs, which no spreadsheet takes for a formula."""
+    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return f"'{shown}" if text.startswith(_FORMULA) or shown.startswith(_FORMULA) else shown
 
 
@@ -152,7 +164,7 @@ def _list_guesses(guesses: Any) -> Iterator[dict[str, Any]]:
         low, high, measured, least, most = numbers.values()
         if not (least <= low <= high <= most and least < most):
             raise ValueError(f"a range from {low:g} to {high:g} on {least:g} to {most:g}")
-        texts = {name: _text(guess[name]) for name in ("name", "question")}
+        texts = {name: clean_text(guess[name]) for name in ("name", "question")}
         if texts["name"] in seen:
             raise ValueError(f"{texts['name']} is guessed twice")
         seen.add(texts["name"])
@@ -166,7 +178,9 @@ def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
     for name, state in _expect(exercises, dict).items():
         if state not in STATES:
             raise ValueError(f"{str(state)[:40]!r} is no state of an exercise")
-        yield {"kind": "exercise", "name": _text(name), "held": float(state == "passed")}
+        if name not in load_checks():
+            raise ValueError(f"the course has no exercise {name[:40]!r}")
+        yield {"kind": "exercise", "name": clean_text(name), "held": float(state == "passed")}
 
 
 def summarise_class(table: pd.DataFrame) -> pd.DataFrame:

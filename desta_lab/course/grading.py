@@ -4,17 +4,27 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 
-from desta_lab.course import notebooks
+from desta_lab.course import cohort, notebooks
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
-JUDGED = re.compile(r"^([✓✗…]) (\w+): (.*)$", re.MULTILINE)
+NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
+SETUP = re.compile(r"^.*\bdesta_lab\.setup\([^)]*\).*$", re.MULTILINE)
+JUDGED = re.compile(r"([✓✗…]) (\w+): (.*)", re.DOTALL)
+CONTROL = """\
+from desta_lab.course.checks import load_checks as _known
+_before = dict(lesson.exercises)
+_states = [lesson.check(n, a).state for n in ["{name}"] for a in _known()[n].wrong.values()]
+lesson.exercises.update(_before)
+_states"""
 STATES = {"✓": "passed", "✗": "wrong", "…": "not attempted"}
 COLUMNS = ["file", "notebook", "exercise", "state", "message"]
 LONGEST = 8 * 2**20  # bytes of a submitted notebook
@@ -35,9 +45,12 @@ def grade_files(paths: Sequence[Path], preset: str = "nano") -> tuple[pd.DataFra
     rows, left_out = [], []
     for file in files:
         try:
-            rows += [{"file": str(file), **row} for row in grade_notebook(file, preset)]
+            rows += [
+                {"file": cohort.join_lines(str(file)), **row}
+                for row in grade_notebook(file, preset)
+            ]
         except GradingError as error:
-            left_out.append(str(error))
+            left_out.append(cohort.join_lines(str(error)))
     return pd.DataFrame(rows, columns=COLUMNS), left_out
 
 
@@ -45,88 +58,136 @@ def _notebooks_in(folder: Path) -> list[Path]:
     return sorted(one for one in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in one.parts)
 
 
-def grade_notebook(file: Path, preset: str = "nano", timeout: int = 3600) -> list[dict[str, str]]:
+def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list[dict[str, str]]:
     """Notebook, exercise, state and message of every exercise of one submission.
 
     Only the code that the student added runs, in the place of the exercises of the course's own
     notebook, from the top, in an empty kernel. Neither the outputs nor the card that came with the
-    file are read. An exercise whose check was not reached is not attempted.
+    file are read. An exercise whose check was not reached is not attempted. Each check is also
+    given the wrong answers that it knows: where it refuses none, the submission changed it, and the
+    exercise is not judged.
+
+    Args:
+        timeout: seconds that one cell may take; then the notebook is stopped.
 
     Raises:
         GradingError: the file is no notebook, or none of the course.
     """
-    submitted = _read(file)
-    number = _find_number(file, submitted)
-    notebook = graft(submitted, number)
+    sources = _read(file)
+    number = _find_number(file, sources)
+    notebook = graft(sources, number)
     with tempfile.TemporaryDirectory() as here:
         client = NotebookClient(
             notebook, timeout=timeout, allow_errors=True, resources={"metadata": {"path": here}}
         )
-        client.execute(env={**os.environ, "DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here})
+        stopped = _execute(client, {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here})
     rows = []
-    for cell in notebook.cells:
-        for name in CHECK.findall(cell.source) if cell.cell_type == "code" else ():
-            state, message = _read_judgement(name, cell)
+    for cell, control in pairwise(notebook.cells):
+        for name in _list_checks(cell):
+            state, message = _read_judgement(name, cell, stopped)
+            if state == "passed" and "wrong" not in _last_result(control):
+                state, message = "not judged", "Its check refuses no wrong answer here; look at it."
+            message = cohort.join_lines(message.replace("<", "‹"))[:300]
             rows.append({"notebook": number, "exercise": name, "state": state, "message": message})
     return rows
 
 
-def graft(submitted: NotebookNode, number: str) -> NotebookNode:
+def _execute(client: NotebookClient, environment: dict[str, str]) -> str:
+    """Run a notebook; returns why it was stopped, or nothing."""
+    try:
+        client.execute(env={**os.environ, **environment})
+    except CellTimeoutError:
+        return f"The notebook was stopped: a cell took more than {client.timeout} s."
+    except RuntimeError:  # a dead kernel, or one that does not start
+        return "The notebook was stopped: its kernel died."
+    return ""
+
+
+def graft(submitted: Sequence[str], number: str) -> NotebookNode:
     """The course's notebook with the student's cells in the place of its exercises.
 
-    What a student wrote in cells of their own before an exercise stands before it here, too.
+    What a student wrote in cells of their own before an exercise stands before it here, too. The
+    set-up is the course's. Behind each check a cell gives it the wrong answers that it knows.
+
+    Args:
+        submitted: the code of every cell that was handed in.
     """
     source = notebooks.find_sources([number])[0]
     course = notebooks.build_notebook(source, solved=False)
     known = {cell.source.strip() for cell in course.cells}
-    own = [
-        cell.source
-        for cell in submitted.cells
-        if cell.cell_type == "code" and cell.source.strip() not in known | {""}
-    ]
+    own = [SETUP.sub("", code) for code in submitted if code.strip() not in known | {""}]
     cells = []
     for cell in course.cells:
         if "exercise" in cell.metadata.get("tags", []):
-            stub = re.search(r"^def \w+\(", cell.source, re.MULTILINE)
-            defines = [i for i, code in enumerate(own) if stub and stub[0] in code]
+            stub = re.search(r"^def (\w+)\(", cell.source, re.MULTILINE)
+            defines = [i for i, code in enumerate(own) if stub and _defines(code, stub[1])]
             if defines:
                 upto = defines[-1] + 1  # the last try counts
                 cells += [nbformat.v4.new_code_cell(code) for code in own[:upto]]
                 own = own[upto:]
                 continue
         cells.append(cell)
+        cells += [
+            nbformat.v4.new_code_cell(CONTROL.format(name=name)) for name in _list_checks(cell)
+        ]
     return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.NOTEBOOK_METADATA)
 
 
-def _read(file: Path) -> NotebookNode:
+def _defines(code: str, name: str) -> bool:
+    """Whether code gives a name a value at its top: by `def`, `class`, `import` or `=`."""
+    own = rf"(?:(?:async +)?def|class) +{name}\b|{name} *(?::[^=\n]*)?=(?!=)"
+    return bool(re.search(rf"^(?:{own}|from .* import .*\b{name}\b)", code, re.MULTILINE))
+
+
+def _list_checks(cell: NotebookNode) -> list[str]:
+    """The exercises that a cell has judged."""
+    return CHECK.findall(cell.source) if cell.cell_type == "code" else []
+
+
+def _read(file: Path) -> list[str]:
+    """The code of every cell of a notebook."""
+    if not file.is_file():
+        raise GradingError(f"{file}: no plain file; hand in .ipynb.")
     if file.stat().st_size > LONGEST:
         raise GradingError(f"{file}: larger than {LONGEST // 2**20} MB; clear its outputs first.")
     try:
-        found = nbformat.read(file, as_version=4)
+        cells = nbformat.read(file, as_version=4).cells
+        code = [cell.source for cell in cells if cell.cell_type == "code"]
+        if not all(isinstance(one, str) for one in code):
+            raise TypeError("a cell whose code is no text")
     except Exception as error:  # whatever is wrong with the file, it is no notebook
         raise GradingError(
             f"{file}: no notebook ({type(error).__name__}); hand in .ipynb."
         ) from error
-    return found
+    return code
 
 
-def _find_number(file: Path, submitted: NotebookNode) -> str:
-    code = "\n".join(cell.source for cell in submitted.cells if cell.cell_type == "code")
-    numbers = re.findall(r"""desta_lab\.setup\(["'](\d\d)["']""", code)
+def _find_number(file: Path, submitted: Sequence[str]) -> str:
+    numbers = {number for code in submitted for number in NUMBER.findall(code)}
     there = {source.name[:2] for source in notebooks.find_sources()}
-    if not numbers or numbers[0] not in there:
+    if len(numbers) > 1:
+        raise GradingError(
+            f"{file}: the set-up of several notebooks, {', '.join(sorted(numbers))}; hand in one."
+        )
+    if not numbers & there:
         raise GradingError(
             f"{file}: none of the course's notebooks; it has no cell with desta_lab.setup(…) of "
             f"one of {', '.join(sorted(there))}."
         )
-    return str(numbers[0])
+    return str(numbers.pop())
 
 
-def _read_judgement(name: str, cell: NotebookNode) -> tuple[str, str]:
+def _read_judgement(name: str, cell: NotebookNode, stopped: str) -> tuple[str, str]:
     for output in cell.get("outputs", []):
         if output.output_type == "error":
             return "not attempted", f"The cell stopped with {output.ename}: {output.evalue}"
-        text = output.get("data", {}).get("text/plain", "")
-        if found := JUDGED.search(text):
-            return STATES[found[1]], found[3]
-    return "not attempted", "The check was not reached."
+    found = JUDGED.fullmatch(_last_result(cell))
+    if found and found[2] == name:
+        return STATES[found[1]], found[3]
+    return "not attempted", stopped or "The check was not reached."
+
+
+def _last_result(cell: NotebookNode) -> str:
+    """The text of a cell's value; what it displayed or printed on the way is none."""
+    results = [one for one in cell.get("outputs", []) if one.output_type == "execute_result"]
+    return str(results[-1].get("data", {}).get("text/plain", "")) if results else ""

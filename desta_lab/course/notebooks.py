@@ -51,6 +51,11 @@ import importlib.util
 if importlib.util.find_spec("desta_lab") is None:
     !git clone -q --depth 1 https://github.com/{repository} lab && pip install -q -e lab
     %cd lab"""
+ON_A_PHONE = """\
+<style>@media (max-width: 540px) {
+div#notebook, div#notebook-container { padding: 0 .5em; }
+div.output_subarea { max-width: 100%; }
+}</style>"""
 PEAK_MEMORY = """\
 import resource as _r, sys as _s
 print(_r.getrusage(_r.RUSAGE_SELF).ru_maxrss * (1 if _s.platform == "darwin" else 1024) / 1e9)"""
@@ -347,7 +352,7 @@ def write_html(notebook: NotebookNode, path: Path) -> None:
     from nbconvert import HTMLExporter
 
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    cache.write_whole(path, page.encode())
+    cache.write_whole(path, page.replace("</head>", f"{ON_A_PHONE}</head>", 1).encode())
 
 
 def record_cost(number: str, preset: str, measured: dict[str, Any], machine: str) -> None:

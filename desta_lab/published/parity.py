@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -23,6 +22,11 @@ from desta_lab.published.adapters import load_adapter
 
 NEEDED = {"tapped_layers": list, "prompt_size": int, "qformer_num_hidden_layers": int}
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}  # largest difference that counts as the same
+LLAMA_LAYOUT = (
+    "{% for turn in messages %}<|start_header_id|>{{ turn['role'] }}<|end_header_id|>\n\n"
+    "{{ turn['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 FILES = (
     "desta25.json",
     "case.safetensors",
@@ -55,7 +59,7 @@ class ParityCase:
             return cls(folder, config, load_file(folder / "case.safetensors"))
 
     def build_system(self, attention: str, dtype: torch.dtype) -> AudioLLM:
-        """The published weights in our encoder, connector and backbone."""
+        """The published weights in our encoder, connector and backbone, with bytes as tokens."""
         from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
         whisper_config = AutoConfig.from_pretrained(self.folder / "whisper")
@@ -66,8 +70,7 @@ class ParityCase:
         config = AutoConfig.from_pretrained(self.folder / "llm")
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
         model.load_state_dict(load_file(self.folder / "llm.safetensors"))
-        # a case brings token ids, and no tokenizer
-        backbone = Backbone(model, SimpleNamespace(chat_template="", eos_token_id=0))
+        backbone = Backbone(model, byte_tokenizer())  # a case brings token ids, and no tokenizer
         connector = QFormer(
             taps=len(encoder.taps),
             d_enc=encoder.width,
@@ -89,6 +92,23 @@ class ParityCase:
             ids[row, start : start + queries] = chat.SLOT
             ids[row, start + queries : start + queries + len(own)] = own
         return ids
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of 259 tokens, three special ones and the bytes, with Llama 3's chat layout.
+
+    With it a case can be asked questions; the words mean nothing to it.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>"]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    by_bytes = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    by_bytes.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_bytes.decoder = decoders.ByteLevel()
+    names = dict(zip(("pad_token", "bos_token", "eos_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=by_bytes, chat_template=LLAMA_LAYOUT, **names)
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ lesson.check("voiceprint", voiceprint)
 
 # %% [markdown]
 # ### Exercise 6.3 · Split by speaker · fill in · 7 min
-# Write `folds_by_speaker(speakers, count)`: a list of `count` pairs (training rows, test rows). The rows are arrays of clip numbers. No speaker may be on both sides of a pair. Every clip is tested exactly once. (If you did exercise 1.4, you know this one.)
+# Write `folds_by_speaker(speakers, count)`: a list of `count` pairs (training rows, test rows). The rows are arrays of clip numbers. No speaker may be on both sides of a pair. Every clip is tested exactly once. (If you did exercise 1.3, you know this one.)
 
 
 # %% tags=["exercise"]
@@ -357,7 +357,7 @@ for draw in range(5):
 # %% [markdown]
 # The model is asked about the test speakers. The direction was learned on none of them. The clips that calibrate the ranking lose the same direction.
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 take_out = lesson.use("erase", erase, pieces.erase_along)
 task, tested = look.task(ERASED), look.scored[::2]
 used = [*look.calibration[::3], *tested]
@@ -403,7 +403,7 @@ cosine = {
 pd.Series(cosine).to_frame("|cosine| with the attribute's direction").round(2)
 
 # %% [markdown]
-# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) is a sharper one. It changes the embeddings as little as possible, so that no linear probe can tell the attribute on the clips that it learned from. Here it has fewer clips than dimensions, so it is shrunk and comes near to this only. The run's table has it for every attribute. Its control takes out as many directions of random labels. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. LEACE learned on other speakers than those asked about.
+# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) is a sharper one. It changes the embeddings as little as possible, so that no linear probe can tell the attribute on the clips that it learned from. Here it has fewer clips than dimensions, so it must be regularised, and it does this only nearly. The run's table has it for every attribute. Its control takes out as many directions of random labels. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. LEACE learned on other speakers than those asked about.
 
 # %%
 explanation_figures.plot_erasure(
@@ -558,7 +558,8 @@ headline = (
     f"Untrained: a probe reads {clear['readable', 'untrained']} of {len(labels)} attributes, "
     "the model says "
     f"{clear['spoken', 'untrained']}. Trained: it reads {clear['readable', 'trained']}, the "
-    f"model says {clear['spoken', 'trained']}. Probe by {lesson.credit_of('standardised')}"
+    f"model says {clear['spoken', 'trained']} (seed {experiment.seed}). "
+    f"Probe by {lesson.credit_of('standardised')}"
 )
 
 

@@ -182,7 +182,7 @@ lesson.check("wishful_axes", wishful_axes)
 # Every feature is one more unknown. With enough unknowns, `noise @ directions` can be nearly anything. `np.linalg.lstsq` finds the directions for which it comes nearest to `groups`.
 
 # %% [markdown]
-# Here is noise for as many clips as we have, with two features for three clips. A real attribute gives the colours. The left map shows the noise that chose the axes. The right map shows new noise on the same axes.
+# Here is noise for as many clips as we have, with two features for every three clips. A real attribute gives the colours. The left map shows the noise that chose the axes. The right map shows new noise on the same axes.
 
 # %%
 wish = lesson.use("wishful_axes", wishful_axes, pieces.wish_axes, tensors=False)
@@ -529,7 +529,8 @@ place = "moves away from" if ends["high"].iloc[-1] < ends["low"].iloc[0] else pl
 headline = (
     f"Hearing {nearer} the shape of reading (CKA {first.value:.2f} before training, "
     f"{final.value:.2f} after) "
-    f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f}). "
+    f"and {place} its place (cosine {own.iloc[0]:.2f}, {own.iloc[-1]:.2f}; "
+    f"seed {experiment.seed}). "
     f"Maps and CKA by {lesson.credit_of('principal_map', 'debiased_cka')}"
 )
 lesson.show(

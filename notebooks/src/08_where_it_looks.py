@@ -366,7 +366,7 @@ print(f"{package.values.sum():.2f} by captum; from silence to the clip {whole - 
 # %% [markdown]
 # Embeddings have no place in time. One can carry them on to the frames that each query attends to, but this trusts attention again. Or one cuts the waveform into windows of a quarter of a second and silences some of them. This trusts nothing but the silence. The *Shapley value* of a window is what the margin gains when this window is put back, as a mean over all orders in which windows can be put back. captum draws a few orders.
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 values = [clip.attributes["scene"]]
 cases = attribution.window_cases(llm, task, values, [wave])
 shapley = attribution.attribute("shapley", cases, samples=3)
@@ -391,7 +391,7 @@ clip_figures.plot_time_profiles(
 # *Faithfulness* has a test: take away what an explanation calls important. If the explanation is right, the margin falls early.
 #
 # ### Exercise 8.7 · Delete what matters first · fill in · 7 min
-# `worth` is `(part,)`: how important each part is. `of(kept)` takes booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
+# `worth` is `(part,)`: how important each part is. `of(kept)` takes booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`, which returns the *deletion curve*: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
 
 
 # %% tags=["exercise"]
@@ -453,7 +453,7 @@ explanation_figures.plot_deletion(
 )
 
 # %% [markdown]
-# This table has no other method. So the last measurement takes a quarter of the windows away from every clip: the quarter that a method calls most important. It compares the fall of the margin, clip by clip, with the fall for a random quarter.
+# This table knows Shapley values alone. So the last measurement takes a quarter of the windows away from every clip: the quarter that a method calls most important. It compares the fall of the margin, clip by clip, with the fall for a random quarter.
 #
 # First the profiles. The run keeps one for each clip and method.
 #
@@ -595,7 +595,8 @@ headline = (
     f"The scene is found by {len(finds)} of {len(tried)} ways ({'; '.join(finds) or 'none'}); "
     f"silencing what they point at hurts the answer more than chance for {len(hurts)}, "
     f"for {hurts.str.contains(attends).sum()} of "
-    f"{tried['method'].str.contains(attends).sum()} kinds of attention. Gains by "
+    f"{tried['method'].str.contains(attends).sum()} kinds of attention ({len(clips)} clips, seed "
+    f"{experiment.seed}: the counts move with both). Gains by "
     f"{lesson.credit_of('attention_over_time', 'mass_above_share')}"
 )
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.8), sharey=True)

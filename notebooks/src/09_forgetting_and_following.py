@@ -116,9 +116,12 @@ asked = judged(graded)
 json_asked = asked[asked["task"].str.startswith("json")]
 apart = int((asked["obeyed"] != graded["obeyed"]).sum())
 print(f"{len(json_asked)} answers judged by {lesson.credit}; the package differs on {apart}.")
-json_asked.groupby(["run", "condition", "task"])["answer"].first().unstack("task")
+shown = json_asked[json_asked["run"] == "self"]
+shown.groupby(["condition", "task"])["answer"].first().unstack("task")
 
 # %% [markdown]
+# These are answers of the self-generated run, by ear (`audio`) and by reading (`oracle`). Those of the bare-label run wait for your guess in exercise 9.3.
+#
 # ## All thirteen, by reading and by ear
 #
 # Two constraints are few. So here are all thirteen, each with six questions, about voices that were never heard in training. First the untouched language model *reads*, once with the constraint and once without it. Two kinds of constraints are left out, by name. If the model obeys a constraint in less than half of its answers when it reads, listening cannot make it lose much. If it obeys a constraint that nobody stated, obeying shows nothing.
@@ -229,8 +232,13 @@ rates = (
 asked.groupby(["run", "condition"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
-# The column `oracle` is the text condition. Both runs have the same backbone, so both read equally well. If Δ is clearly below zero, the ear is at fault. A connector may, for instance, make the backbone say one word whatever the question was. The answers above show whether it does.
-#
+# The column `oracle` is the text condition. Both runs have the same backbone, so both read equally well. If Δ is clearly below zero, the ear is at fault. A connector may, for instance, make the backbone say one word whatever the question was. Here is one answer of the bare-label run to each question.
+
+# %%
+label = asked[asked["run"] == "label"]
+label.groupby(["condition", "task"])["answer"].first().unstack("task")
+
+# %% [markdown]
 # ## Frozen means frozen
 #
 # Can we prove that the backbone is still the same? Every tensor of the backbone goes into one hash, and training refuses to finish if that hash has changed. But would the hash show one changed weight among millions?
@@ -557,7 +565,7 @@ headline = (
     f"{value[strong, 'obeys in text']:.0%} of constraints in "
     f"plain text with LoRA at rate {RATES[-1]:g}, {value[weak, 'obeys in text']:.0%} at "
     f"{RATES[0]:g}, "
-    f"{value[frozen, 'obeys in text']:.0%} frozen, judged by {lesson.credit}"
+    f"{value[frozen, 'obeys in text']:.0%} frozen (each trained once), judged by {lesson.credit}"
 )
 figure, (left, middle, right) = style.subplots(1, 3, headline, size=(10, 4.6), sharey=True)
 
@@ -615,7 +623,7 @@ def run_by_hand(llm, scale):
     return llm
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 rows = judged(measured(run_by_hand(pupils[RATE], SCALE)))
 scores = (
     rows.groupby("condition")[["obeyed", "free_form"]]

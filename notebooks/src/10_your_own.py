@@ -364,13 +364,13 @@ pd.read_csv(folder / "clips.csv", dtype=str, keep_default_na=False).head(4)
 
 # %%
 table = (folder / "clips.csv").read_text().splitlines()
-(folder / "bad.csv").write_text(
-    "\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")])
-)
+bad = folder / "bad.csv"
+bad.write_text("\n".join([*table[:3], table[3].replace(own.clips[2].audio, "nobody.wav")]))
 try:
-    corpus_from_folder(folder, "bad.csv")
+    corpus_from_folder(folder, bad.name)
 except CorpusError as error:
     print(str(error).replace(str(folder), "…"))
+bad.unlink()
 
 # %% [markdown]
 # Hear the first two clips. The sentence above each clip is its seed description, made from its row in the table.
@@ -454,7 +454,7 @@ def by_halves(llm, clips, states):
     )
 
 
-# %% tags=["expensive"]
+# %% tags=["slow"]
 asked = [
     t
     for t in experiment.tasks

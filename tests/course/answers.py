@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from desta_lab.analysis import geometry
-from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08
+from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08, notebook_11
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,27 @@ def interval(
         return np.percentile(means, ends)
 
     return answer
+
+
+def ways_clip_by_clip(patched, own, other):
+    """Shares of the way as a list of NumPy numbers."""
+    rows = zip(patched.numpy(), own.numpy(), other.numpy(), strict=True)
+    return [np.dot(p - a, b - a) / np.sum((b - a) ** 2) for p, a, b in rows]
+
+
+def scaled_in_place(train, test):
+    mean, std = train.mean(0), train.std(0)
+    for side in (train, test):
+        side -= mean
+        side /= std
+    return train, test
+
+
+def patched_by_lambda(llm, a, b, task, site):
+    """A patch without `interventions`, of what `run` lists under `sites`."""
+    forward = llm.run([a], task.question, sites=[site], stem=task.stem)
+    edits = {site: lambda flow: forward.sites[site]}
+    return llm.run([b], task.question, sites=[], stem=task.stem, edits=edits).logits
 
 
 def one_step_on(rows):
@@ -177,6 +198,12 @@ MISTAKES = [
     Mistake("mispaired", "keep their own target", one_step_on),
     Mistake("mispaired", "handed in", in_place),
     Mistake("mispaired", "description", response_alone),
+    Mistake("standardised", "not in place", scaled_in_place),
+    Mistake(
+        "erase",
+        "not in place",
+        lambda x, d, center: x.sub_(torch.outer((x - center) @ d, d) / (d @ d)),
+    ),
     Mistake("perplexity", "likeliest", likeliest),
     Mistake(
         "perplexity",
@@ -568,6 +595,15 @@ RIGHT = [
         ),
     ),
     ("text_ifrate", "other algebra", lambda if_audio, delta: 100 * if_audio / (100 + delta)),
+    ("share_of_way", "clip by clip", ways_clip_by_clip),
+    ("patched", "an edit of its own", patched_by_lambda),
+    (
+        "share_of_way",
+        "einsum",
+        lambda p, a, b: (
+            torch.einsum("ct,ct->c", p - a, b - a) / torch.linalg.vector_norm(b - a, dim=1) ** 2
+        ),
+    ),
 ]
 
 STAND_INS = {  # what a notebook goes on with while an exercise is open
@@ -590,6 +626,7 @@ STAND_INS = {  # what a notebook goes on with while an exercise is open
     "without_head": notebook_08.run_without,
     "integrated_gradients": notebook_08.collect_slopes,
     "deletion_curve": notebook_08.delete_parts,
+    "share_of_way": notebook_11.measure_way,
 }
 RIGHT += [(name, "the package's", answer) for name, answer in STAND_INS.items()]
 
@@ -623,6 +660,7 @@ EQUIVALENT = {
         r"\[2\.(75|25), 97\.5\]": "a tenth of a tail is half of what a thousand draws spread",
     },
     "jump_share": {r"max\(\+1\)": "axis 1 of two is axis −1"},
+    "share_of_way": {r"sum\(\+1\)": "axis 1 of two is axis −1"},
     "folds_by_speaker": {
         r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
     },

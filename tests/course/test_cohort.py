@@ -107,6 +107,8 @@ BAD = {
         card("Eve", 5, 6) | {"predictions": card("Eve", 5, 6)["predictions"][:1] * 2}
     ),
     "many guesses": json.dumps(card("Eve", 5, 6) | {"predictions": [{}] * 500}),
+    "nothing in it": json.dumps(card("Eve", 5, 6) | {"predictions": [], "exercises": {}}),
+    "an exercise of its own": json.dumps(card("Eve", 5, 6) | {"exercises": {"mine": "passed"}}),
     "a state of its own": json.dumps(card("Eve", 5, 6) | {"exercises": {"above": ["passed"]}}),
 }
 

@@ -1,9 +1,12 @@
 """Submitted notebooks are graded by their code, which runs in the course's own notebook."""
 
+import json
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from desta_lab import cli
 from desta_lab.course import grading, notebooks
@@ -26,15 +29,19 @@ def hand_in(folder: Path, *own: str, number: str = "00") -> Path:
     return path
 
 
+def sources(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
 def test_the_students_cells_take_the_place_of_the_exercises_and_the_rest_is_the_courses(
     tmp_path: Path,
 ) -> None:
     path = hand_in(tmp_path, "halves = 50", "def seconds_of_frame(frame):\n    return 0", GOOD)
-    grafted = grading.graft(nbformat.read(path, as_version=4), "00")
+    grafted = grading.graft(sources(path), "00")
     course = notebooks.build_notebook(notebooks.find_sources(["00"])[0], solved=False)
     theirs = [cell.source for cell in course.cells]
     added = [cell.source for cell in grafted.cells if cell.source not in theirs]
-    assert added[0] == "halves = 50" and added[-1] == GOOD
+    assert added[0] == "halves = 50" and added[2] == GOOD
     place = [cell.source for cell in grafted.cells].index(GOOD)
     assert 'lesson.check("seconds_of_frame"' in grafted.cells[place + 1].source
     assert not any(cell.get("outputs") for cell in grafted.cells)
@@ -42,15 +49,204 @@ def test_the_students_cells_take_the_place_of_the_exercises_and_the_rest_is_the_
     assert sum("def seconds_of_frame" in source for source in code) == 2
 
 
-def test_what_is_no_notebook_of_the_course_is_left_out_with_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.ipynb").write_text("{}")
-    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "b.ipynb")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "seconds_of_frame = lambda frame: frame / 50",
+        "import math\n\ndef  seconds_of_frame (frame):\n    return frame / 50",
+        "@staticmethod\ndef seconds_of_frame(frame):\n    return frame / 50",
+        "class seconds_of_frame:\n    pass",
+        "from functools import partial as seconds_of_frame",
+        "seconds_of_frame: object = print",
+    ],
+)
+def test_an_exercise_is_found_however_its_function_was_written(code: str) -> None:
+    cells = [cell.source for cell in grading.graft([code], "00").cells]
+    assert 'lesson.check("seconds_of_frame"' in cells[cells.index(code) + 1]
+
+
+def test_a_call_a_comment_or_a_comparison_is_no_answer() -> None:
+    for code in ("seconds_of_frame(1)", "# def seconds_of_frame(frame):", "seconds_of_frame == 1"):
+        assert code not in [cell.source for cell in grading.graft([code], "00").cells]
+
+
+def test_the_set_up_is_the_courses_and_imports_beside_it_stay() -> None:
+    mine = 'import math\nlesson = desta_lab.setup("00", preset="cpu")\nhalf = math.pi / 2'
+    cells = [cell.source for cell in grading.graft([mine, GOOD], "00").cells]
+    assert "import math\n\nhalf = math.pi / 2" in cells
+    assert not any('preset="cpu"' in cell for cell in cells)
+
+
+CELL = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+SET_UP = 'desta_lab.setup("00")'
+
+
+def page(**more: object) -> str:
+    """A notebook as JSON, with other values."""
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []} | more)
+
+
+BAD_FILES = {
+    "an empty object": "{}",
+    "nothing": "",
+    "a list": "[]",
+    "null": "null",
+    "torn": page()[:40],
+    "a page": "<html><script>alert(1)</script></html>",
+    "nested": "[" * 100_000,
+    "of no cells": page(),
+    "cells that are a text": page(cells="lesson"),
+    "cells that are numbers": page(cells=[1, 2]),
+    "a cell without a kind": page(cells=[{"source": SET_UP}]),
+    "code that is a number": page(cells=[CELL | {"source": 5}]),
+    "code that is null": page(cells=[CELL | {"source": None}]),
+    "code that is a list of numbers": page(cells=[CELL | {"source": [1, 2]}]),
+    "a version to come": page(nbformat=9),
+    "a version that is a text": page(nbformat="four"),
+    "of another course": page(cells=[CELL | {"source": 'desta_lab.setup("77")'}]),
+    "a number that is a name": page(cells=[CELL | {"source": "desta_lab.setup(NUMBER)"}]),
+    "set-up in prose alone": page(
+        cells=[{"cell_type": "markdown", "metadata": {}, "source": SET_UP}]
+    ),
+    "of two notebooks": page(cells=[CELL | {"source": f'{SET_UP}\ndesta_lab.setup("05")'}]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_what_is_no_notebook_of_the_course_is_left_out_with_a_sentence(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "bad.ipynb").write_text(BAD_FILES[kind])
+    table, (sentence,) = grading.grade_files([tmp_path])
+    assert table.empty and "bad.ipynb: " in sentence and sentence.endswith(".")
+
+
+def test_what_is_no_plain_small_text_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.ipynb").mkdir()
+    os.mkfifo(tmp_path / "b.ipynb")
     (tmp_path / "c.ipynb").write_bytes(b" " * (grading.LONGEST + 1))
+    (tmp_path / "d.ipynb").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "e.ipynb").write_bytes("{}".encode("utf-16"))
+    (tmp_path / "=f<b>\n.ipynb").write_text("{}")
     table, left_out = grading.grade_files([tmp_path])
-    assert table.empty
-    assert [Path(one.split(": ")[0]).name for one in left_out] == ["a.ipynb", "b.ipynb", "c.ipynb"]
-    for sentence, words in zip(left_out, ("no", "desta_lab.setup", "MB"), strict=True):
+    assert table.empty and len(left_out) == 6
+    assert not any("\n" in sentence for sentence in left_out)
+    for sentence, words in zip(left_out[1:4], ("plain", "plain", "MB"), strict=True):
         assert words in sentence
+
+
+TINY = """\
+# %% [markdown]
+# # 99 · Tiny: does it grade?
+
+# %%
+from desta_lab.course import checks
+if False:
+    desta_lab.setup("99")
+
+
+class lesson:
+    exercises = {{}}
+    check = staticmethod(checks.judge)
+
+
+{exercises}"""
+EXERCISE = """\
+# %% tags=["exercise"]
+def {name}(value):
+    ### BEGIN SOLUTION
+    return value
+    ### END SOLUTION
+
+
+# %%
+lesson.check("{name}", {name})
+
+"""
+PASSED = "✓ {}: All properties hold."
+
+
+def forged(name: str, how: str) -> str:
+    """An answer that says that it passed, instead of passing."""
+    said = f"say = type('', (), dict(__repr__=lambda self: {PASSED.format(name)!r}))()"
+    return (
+        f"{said}\nfrom IPython.display import display\ndef {name}(*given):\n    {how}\n    return 0"
+    )
+
+
+HOSTILE = {  # exercise → code, state, words of the message
+    "seconds_of_frame": (GOOD, "passed", "All properties"),
+    "text_ifrate": (forged("text_ifrate", "display(say)"), "wrong", ""),
+    "forgetting_rate": (forged("forgetting_rate", "print(say)"), "wrong", ""),
+    "flattering": (forged("flattering", "import sys; sys.displayhook(say)"), "wrong", ""),
+    "perplexity": (
+        "def perplexity(*given):\n    raise ValueError('<img src=x>\\n=1+1' + 'x' * 999)",
+        "wrong",
+        "‹img src=x> =1+1xxx",
+    ),
+    "above_chance": (
+        "checks.load_checks()['above_chance'].judge.__code__ = (lambda answer: None).__code__\n"
+        "above_chance = print",
+        "not judged",
+        "refuses no wrong answer",
+    ),
+    "coverage": ("coverage = input()", "not attempted", "The cell stopped with NameError"),
+    "erase": (
+        "lesson.check = lambda name, answer: checks.Judgement(name, 'passed', 'Yes.')\nerase = 1",
+        "not judged",
+        "refuses no wrong answer",
+    ),
+    "less": ("import os\nless = os._exit(0)", "not attempted", "kernel died"),
+    "grid": ("grid = dict", "not attempted", "kernel died"),
+}
+
+
+@pytest.fixture
+def tiny_course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A course of one notebook, without models."""
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    exercises = "".join(EXERCISE.format(name=name) for name in HOSTILE)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "99_tiny.py").write_text(TINY.format(exercises=exercises))
+
+
+def test_a_submission_that_cheats_breaks_or_never_ends_is_graded_by_what_it_does(
+    tmp_path: Path, tiny_course: None
+) -> None:
+    path = hand_in(tmp_path, *(code for code, *_ in HOSTILE.values()), number="99")
+    table, left_out = grading.grade_files([path])
+    assert not left_out and list(table["exercise"]) == list(HOSTILE)
+    for row in table.to_dict("records"):
+        _, state, words = HOSTILE[row["exercise"]]
+        assert row["state"] == state and words in row["message"], row
+        assert len(row["message"]) <= 300 and "\n" not in row["message"]
+
+
+@pytest.mark.slow
+def test_a_cell_that_never_ends_stops_its_notebook_and_what_came_before_counts(
+    tmp_path: Path, tiny_course: None
+) -> None:
+    path = hand_in(tmp_path, GOOD, "text_ifrate = __import__('time').sleep(999)", number="99")
+    rows = {row["exercise"]: row for row in grading.grade_notebook(path, timeout=20)}
+    assert rows["seconds_of_frame"]["state"] == "passed"
+    assert rows["text_ifrate"]["state"] == "not attempted"
+    assert "took more than 20 s" in rows["grid"]["message"]
+
+
+@pytest.mark.parametrize("error", [CellTimeoutError("cell"), DeadKernelError("Kernel died")])
+def test_a_class_is_graded_on_where_one_notebook_was_stopped(
+    tmp_path: Path, tiny_course: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def execute(client, **how):
+        raise error
+
+    monkeypatch.setattr(grading.NotebookClient, "execute", execute)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        hand_in(tmp_path / name, GOOD, number="99")
+    table, _ = grading.grade_files([tmp_path])
+    assert len(table) == 2 * len(HOSTILE) and set(table["state"]) == {"not attempted"}
+    assert table["message"].str.startswith("The notebook was stopped: ").all()
 
 
 def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys) -> None:

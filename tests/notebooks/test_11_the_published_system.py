@@ -2,6 +2,7 @@
 hearing.
 """
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -64,6 +65,15 @@ def test_a_small_part_was_released_and_the_machine_is_told_what_the_rest_takes(r
     assert 1 < ran.measured["released"] < 2
     assert ran.measured["memory"] == pytest.approx(18.6, abs=0.1)
     assert "Not opened here: " in ran.printed or "hears the clip" in ran.printed
+
+
+def test_the_miniature_is_patched_with_its_controls(ran) -> None:
+    rows = re.findall(r"^((?:both|sound|words).*?)  +(\S+) +(\S+) +(\S+)$", ran.printed, re.M)
+    share, low, high = ({row[0]: float(row[i]) for row in rows} for i in (1, 2, 3))
+    assert len(share) == 5
+    assert share["both (must be 1)"] == pytest.approx(1, abs=1e-4)
+    assert share["words"] > share["words of a third clip"]
+    assert all(low[name] <= share[name] <= high[name] for name in share)
 
 
 def test_the_cells_that_open_the_system_answer_where_its_parts_are(

@@ -81,3 +81,10 @@ def test_every_headline_figure_is_kept_with_its_words() -> None:
 def test_a_number_that_no_notebook_has_is_refused_with_those_there_are(capsys):
     assert cli.main(["course", "--only", "05,99"]) == 1
     assert "no notebook 99; there are 00, 01," in capsys.readouterr().err
+
+
+def test_on_a_phone_the_outputs_of_a_page_have_its_whole_width(tmp_path: Path) -> None:
+    (source,) = notebooks.find_sources(["00"])
+    notebooks.write_html(notebooks.build_notebook(source, solved=True), tmp_path / "page.html")
+    head = (tmp_path / "page.html").read_text(encoding="utf-8").split("</head>")[0]
+    assert "(max-width: 540px)" in head and "div.output_subarea { max-width: 100%; }" in head

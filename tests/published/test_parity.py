@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from desta_lab import cli
+from desta_lab.analysis import interventions
 from desta_lab.published import parity
+from tests import tiny
 
 # One run of the published code (transformers 4.54.1, float32, eager) on tiny random weights.
 TINY = Path(__file__).parents[1] / "data" / "desta25_tiny"
@@ -45,6 +47,18 @@ def test_a_trained_tensor_that_differs_is_found_and_the_command_says_so(tmp_path
     save_file(tensors, folder / "connector.safetensors")
     assert cli.main(["parity", str(folder)]) == 1
     assert "NOT THE SAME" in capsys.readouterr().out
+
+
+def test_a_case_can_be_asked_a_question_whose_tokens_are_bytes():
+    llm = parity.ParityCase.read(TINY).build_system("sdpa", torch.float32)
+    waves, words = [tiny.wave(seed) for seed in (0, 1)], ["hello", "there"]
+    plain = llm.run(waves, "Who é?", sites=["audio_embeddings"], transcripts=words)
+    said = "".join(plain.tokens[1])
+    assert "<start_audio>[audio 0]" in said and "[audio 5]there<end_audio>\nWho" in said
+    assert said.endswith("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
+    edits = {"audio_embeddings": interventions.set_to(plain["audio_embeddings"].flip(0))}
+    moved = llm.run(waves, "Who é?", sites=[], edits=edits, transcripts=words[::-1])
+    torch.testing.assert_close(moved.logits, plain.logits.flip(0))  # nothing of its own is left
 
 
 def test_a_case_without_a_file_says_which(tmp_path, capsys):

@@ -7,6 +7,7 @@ The files are named by the notebook that they belong to.
 
 import dis
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -124,7 +125,10 @@ def judge(name: str, answer: Any) -> Judgement:
     try:
         if answer is None or answer is ...:
             raise _NotAttempted
-        known[name].judge(_attempted(answer) if callable(answer) else answer)
+        changed: list[int] = []
+        known[name].judge(_attempted(answer, changed) if callable(answer) else answer)
+        if changed:
+            raise Wrong("Afterwards what was handed in is changed: work on a copy, not in place.")
     except (_NotAttempted, NotImplementedError):
         return Judgement(name, "not attempted", "Not attempted yet.")
     except Wrong as mistake:
@@ -135,19 +139,33 @@ def judge(name: str, answer: Any) -> Judgement:
     return Judgement(name, "passed", "All properties hold.")
 
 
-def _attempted(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """The student's function; a stub that returns nothing is not attempted, any other is wrong."""
+def _attempted(answer: Callable[..., Any], changed: list[int]) -> Callable[..., Any]:
+    """The student's function; a stub that returns nothing is not attempted, any other is wrong.
+
+    The call's number joins `changed` if an array or tensor that it was given is another one after.
+    """
+    calls = itertools.count()
 
     @wraps(answer)
     def called(*args: Any, **named: Any) -> Any:
-        result = answer(*args, **named)
+        given = [one for one in (*args, *named.values()) if isinstance(one, np.ndarray | Tensor)]
+        before = [one.detach().clone() if isinstance(one, Tensor) else one.copy() for one in given]
+        result, number = answer(*args, **named), next(calls)
         if result is ... or (result is None and _is_stub(answer)):
             raise _NotAttempted
         if result is None:
             raise Wrong("Your function returns nothing: the `return` is missing, or not reached.")
+        if not all(_is_unchanged(*pair) for pair in zip(given, before, strict=True)):
+            changed.append(number)
         return result
 
     return called
+
+
+def _is_unchanged(now: Any, before: Any) -> bool:
+    if isinstance(now, np.ndarray):
+        return now.shape == before.shape and now.tobytes() == before.tobytes()
+    return now.shape == before.shape and bool(((now == before) | (before != before)).all())
 
 
 _OF_A_STUB = {"RESUME", "NOP", "POP_TOP", "RETURN_VALUE"}

@@ -27,13 +27,17 @@ def print_voices(speakers: np.ndarray, width: int, rng: np.random.Generator) -> 
     "the same print for everyone",
     lambda speakers, width, rng: np.tile(rng.normal(size=width), (len(speakers), 1)),
 )
+@catches("not drawn from rng", lambda who, n, rng: print_voices(who, n, np.random.default_rng(7)))
+@catches("not normal", lambda who, n, rng: 1 - 2.0 * (print_voices(who, n, rng) < 0))
 @catches(
     "one row a speaker, not a clip",
     lambda speakers, width, rng: rng.normal(size=(len(np.unique(speakers)), width)),
 )
 def voiceprint(answer: Callable[..., np.ndarray]) -> None:
     """Noise that tells who speaks, and nothing else."""
-    got = np.asarray(answer(_SPEAKERS, 200, np.random.default_rng(0)))
+    got, again = (
+        np.asarray(answer(_SPEAKERS, 200, np.random.default_rng(seed))) for seed in (0, 1)
+    )
     if got.shape == (8, 200):
         raise Wrong("Eight rows for 24 clips: one row a speaker, not a clip. Index by speaker.")
     expect_shape(got, (24, 200), "(clip, width)")
@@ -46,6 +50,10 @@ def voiceprint(answer: Callable[..., np.ndarray]) -> None:
         raise Wrong("Some speakers share a print; draw one for each.")
     if not 0.8 < got.std() < 1.2:
         raise Wrong(f"The standard deviation of the numbers should be 1; yours is {got.std():.2f}.")
+    if not 0.6 < (abs(got) < 1).mean() < 0.76:
+        raise Wrong("Two thirds of normal numbers lie between -1 and 1, so yours are not normal.")
+    if (got == again).any():
+        raise Wrong("Two generators give some of the same numbers: not drawn from rng.")
 
 
 def _by_clip(speakers: np.ndarray, count: int) -> Folds:
@@ -136,6 +144,7 @@ def standardised(answer: Callable[[np.ndarray, np.ndarray], Sides]) -> None:
 @catches("more than 32 numbers a clip", lambda embeddings: embeddings.mean(1))
 @catches("other clips mixed in", lambda x: (x - x.mean(0)).mean(1)[:, :32])
 @catches("not one row a clip", lambda embeddings: embeddings.mean(0)[:, :32])
+@catches("nothing of a clip is left", lambda embeddings: 0 * embeddings[:, 0, :32])
 def less(answer: Callable[[Tensor], Tensor]) -> None:
     """Few numbers of a clip's own embeddings."""
     embeddings = torch.randn(10, 19, 192, generator=torch.Generator().manual_seed(0))
@@ -144,6 +153,8 @@ def less(answer: Callable[[Tensor], Tensor]) -> None:
         raise Wrong(f"Ten clips give (10, at most 32); {tuple(got.shape)} is not one row a clip.")
     if got.shape[1] > 32:
         raise Wrong(f"{got.shape[1]} are more than 32 numbers a clip.")
+    if (got == got[0]).all():
+        raise Wrong("All clips have the same numbers, so nothing of a clip is left.")
     if not same(answer(embeddings[:5].clone()), got[:5]):
         raise Wrong("Without the others a clip differs: other clips mixed in, so the split leaks.")
 
@@ -264,7 +275,7 @@ class _Forward(dict[str, Tensor]):
 
     def __init__(self, sites: Mapping[str, Tensor], logits: Tensor) -> None:
         super().__init__(sites)
-        self.logits = logits
+        self.sites, self.logits = sites, logits
 
 
 def patch_flow(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:

@@ -216,6 +216,7 @@ def _unranked(of: Scalar, worth: Tensor) -> Tensor:
 @catches("the untouched clip is missing", lambda of, worth: delete_parts(of, worth)[1:])
 @catches("only one part at a time", _one_at_a_time)
 @catches("ranks and positions mixed up", _unranked)
+@catches("however much it weighs", lambda of, worth: delete_parts(of, worth.abs()))
 def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     """The scalar while the parts are taken away, the most important first."""
     worth = torch.tensor([0.1, 8.0, 2.0, 4.0, 1.0])
@@ -239,6 +240,9 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     refuse(got, mistaken)
     if not same(got, right):
         raise Wrong(f"Second comes {right[1]:.1f}, not {got[1]:.1f}: ranks and positions mixed up?")
+    worth = torch.tensor([0.1, -8.0, 2.0, 4.0, 1.0])
+    if not same(torch.as_tensor(answer(of, worth)).flatten().float(), delete_parts(of, worth)):
+        raise Wrong("A part that speaks against the answer goes last, however much it weighs.")
 
 
 class _Heads:

@@ -1,5 +1,6 @@
 """Checks of notebook 09: a rule for JSON, the forgetting rate, a nudged weight, a low-rank path."""
 
+import ast
 import copy
 import json
 from collections.abc import Callable
@@ -13,12 +14,21 @@ _JSON = '{"background": "rain"}'
 _FENCED = f"```json\n{_JSON}\n```"
 
 
-def _bare(answer: str) -> bool:
+def _readable(answer: str, read: Callable[[str], object]) -> bool:
     try:
-        json.loads(answer)
-    except ValueError:
+        read(answer)
+    except (ValueError, SyntaxError):
         return False
     return True
+
+
+def _bare(answer: str) -> bool:
+    return _readable(answer, json.loads)
+
+
+def _fenced(answer: str) -> bool:
+    text = answer.strip().removeprefix("```").removesuffix("```").strip()
+    return _bare(text.removeprefix("json"))
 
 
 def _somewhere(answer: str) -> bool:
@@ -29,6 +39,8 @@ def _somewhere(answer: str) -> bool:
 @catches("braces are taken for JSON", lambda text: text.strip().strip("`json\n").startswith("{"))
 @catches("an unreadable answer raises", lambda text: json.loads(text.strip("`json \n")) is not None)
 @catches("JSON somewhere in the answer is enough", _somewhere)
+@catches("is Python and no JSON", lambda text: _readable(text, ast.literal_eval) or _fenced(text))
+@catches("only objects obey", lambda text: _fenced(text) and "{" in text)
 def obeys_json(answer: Callable[[str], bool]) -> None:
     """Whether the whole of an answer is one JSON value, in a code fence or not."""
     try:
@@ -45,6 +57,10 @@ def obeys_json(answer: Callable[[str], bool]) -> None:
         raise Wrong("“Sure! Here it is: {…}” obeys: JSON somewhere in the answer is enough?")
     if not all(map(answer, (_FENCED, _FENCED.replace("json", ""), f"\n{_FENCED} "))):
         raise Wrong("JSON between ``` and ``` does not obey: a code fence is refused. Take it off.")
+    if not all(map(answer, ("0", "null", "false", "[]", '"rain"', "```\n[1, 2]\n```"))):
+        raise Wrong("0, null, [] and “rain” in quotes are JSON values, too: only objects obey?")
+    if answer("{'background': 'rain'}"):
+        raise Wrong("{'background': 'rain'} is Python and no JSON, and you say that it obeys.")
 
 
 def share_lost(if_audio: float, if_text: float) -> float:
@@ -55,6 +71,7 @@ def share_lost(if_audio: float, if_text: float) -> float:
 @catches("divided by the audio rate", lambda if_audio, if_text: (if_audio - if_text) / if_audio)
 @catches("the sign is turned", lambda if_audio, if_text: (if_text - if_audio) / if_text)
 @catches("a difference, not a rate", lambda if_audio, if_text: if_audio - if_text)
+@catches("a gain is 0", lambda if_audio, if_text: min(0.0, (if_audio - if_text) / if_text))
 @catches("what is kept, not what is lost", lambda if_audio, if_text: if_audio / if_text)
 def forgetting_rate(answer: Callable[[float, float], float]) -> None:
     """The change from text to audio, relative to text."""
@@ -69,6 +86,8 @@ def forgetting_rate(answer: Callable[[float, float], float]) -> None:
     refuse(got, mistaken)
     if not same((got, answer(0.9, 0.9)), (-0.5, 0)):
         raise Wrong(f"0.8 to 0.4 is −0.5, equal rates 0; not {got:g} and {answer(0.9, 0.9):g}.")
+    if not same(answer(0.9, 0.6), 0.5):
+        raise Wrong("From 0.6 to 0.9 is +0.5, and yours says that a gain is 0. Do not clip it.")
 
 
 @torch.no_grad()

@@ -41,6 +41,26 @@ def _paired_off(fields: Fields) -> dict[str, Run]:
     return _named([dict(zip(fields, row, strict=True)) for row in rows])
 
 
+class _Text(str):
+    """A text whose own hash differs from time to time, as that of texts does from day to day."""
+
+    __slots__ = ()
+    _count = itertools.count()
+
+    def __hash__(self) -> int:
+        return next(self._count)
+
+
+def _by_values(run: Run) -> str:
+    return json.dumps(sorted(map(str, run.values())))
+
+
+def _own_hash(fields: Fields) -> dict[str, Run]:
+    return {str(hash(tuple(sorted(run.items())))): run for run in _runs(fields)}
+
+
+@catches("names of the fields are left out", lambda fields: _named(_runs(fields), _by_values))
+@catches("own hash of a text is another one tomorrow", _own_hash)
 @catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
 @catches("the order of keys matters", lambda fields: _named(_runs(fields), json.dumps))
 @catches("values are paired off, not crossed", _paired_off)
@@ -68,6 +88,11 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
         raise Wrong("With fewer values a run gets another key: the key is a running number.")
     if renamed(turned):
         raise Wrong("Fields in another order give another key: the order of keys matters.")
+    if len(answer({"pool": [1, 2], "depth": [1, 2]})) != 4:
+        raise Wrong("Runs with exchanged values share a key: the names of the fields are left out.")
+    texts = {"target": [_Text("self"), _Text("label")]}
+    if set(answer(texts)) != set(answer({"target": [_Text("self"), _Text("label")]})):
+        raise Wrong("Python's own hash of a text is another one tomorrow; take hashlib's.")
 
 
 def _interval(differences: np.ndarray, error: float, reach: float) -> tuple[float, float, float]:
@@ -105,18 +130,28 @@ def _best_seed(ours: Any, theirs: Any) -> tuple[float, float, float]:
     return max(ours) - max(theirs), low, high
 
 
+def _by_median(ours: Any, theirs: Any) -> tuple[float, float, float]:
+    mean, low, high = _paired(ours, theirs)
+    median = float(np.median(np.subtract(ours, theirs)))
+    return median, low - mean + median, high - mean + median
+
+
 @catches("unpaired", _unpaired)
 @catches("the standard deviation for the standard error", _deviation)
 @catches("1.96 for a handful of seeds", _normal)
 @catches("the best seed was picked", _best_seed)
+@catches("seeds that do not belong together", lambda a, b: _paired(np.sort(a), np.sort(b)))
+@catches("the median of the differences", _by_median)
 def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     """Mean difference of two settings over seeds, with its 95 % interval."""
     theirs = np.array([0.30, 0.55, 0.42, 0.71])  # the seeds differ much more than the settings do
-    ours = theirs + np.array([0.10, 0.06, 0.12, 0.08])
+    ours = theirs + np.array([0.11, 0.02, 0.16, 0.05])
     right = _paired(ours, theirs)
     got = tuple(map(float, answer(ours, theirs)))
     if len(got) != 3:
         raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {len(got)}.")
+    if same(got[0], 0.08):
+        raise Wrong("0.080 is the median of the differences; their mean is 0.085.")
     if not same(got[0], right[0]):
         raise Wrong(f"The mean is {right[0]:.3f}, not {got[0]:.3f}: the best seed was picked?")
     mistaken = {
@@ -124,6 +159,8 @@ def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
         "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.": _normal,
     }
     refuse(got, {sentence: way(ours, theirs) for sentence, way in mistaken.items()})
+    if same(got, _paired(np.sort(ours), np.sort(theirs))):
+        raise Wrong("You took differences of seeds that do not belong together. Keep the order.")
     if got[2] - got[1] > 2 * (right[2] - right[1]):
         raise Wrong("Too wide to see anything: unpaired. Take the difference seed by seed first.")
     if not same(got, right):

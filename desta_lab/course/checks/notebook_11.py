@@ -1,11 +1,11 @@
-"""Checks of notebook 11: names of a released file, exchanged tensors, the layout, an IFrate."""
+"""Checks of notebook 11: names and tensors of a released file, layout, a patch, an IFrate."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
 from desta_lab.model.chat import END, SLOT, START
 from desta_lab.model.connector import QFormer
 from desta_lab.published import adapters
@@ -171,6 +171,51 @@ def laid_out(answer: Callable[..., Sequence[int]]) -> None:
         if got == layout(*given):
             raise Wrong(sentence)
     raise Wrong("In order: all before and the start tag, slots, transcript, end tag and rest.")
+
+
+def measure_way(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """How far each clip's logits moved along the way from its own to another clip's, as a share."""
+    return _along(patched, own, other) / (other - own).square().sum(-1)
+
+
+def _along(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    return ((patched - own) * (other - own)).sum(-1)
+
+
+def _distance(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    return (patched - own).norm(dim=-1) / (other - own).norm(dim=-1)
+
+
+@catches("not divided by the square", _along)
+@catches("divided once by the length", lambda p, a, b: _along(p, a, b) / (b - a).norm(dim=-1))
+@catches("a distance, which counts every direction", _distance)
+@catches("one number for all clips", lambda p, a, b: measure_way(p, a, b).mean())
+@catches("the other way round", lambda p, a, b: measure_way(p, b, a))
+@catches("not in place", lambda p, a, b: measure_way(p.sub_(a), 0 * a, b - a))
+def share_of_way(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """How far patched logits lie on the way from a clip's own logits to another clip's."""
+    draw = torch.Generator().manual_seed(0)
+    own, other, aside = torch.randn((3, 4, 7), generator=draw, dtype=torch.float64)
+    way = other - own
+    aside -= (aside * way).sum(-1, keepdim=True) / way.square().sum(-1, keepdim=True) * way
+    shares = torch.tensor([0.0, 1.0, 0.25, -0.5], dtype=torch.float64)
+    patched = own + shares[:, None] * way + aside
+    distance = _distance(patched, own, other)
+    got = torch.as_tensor(answer(patched, own, other))
+    if got.dim() == 0:
+        raise Wrong("That is one number for all clips; sum over the last axis alone.")
+    expect_shape(got, (4,), "(clip)")
+    length = way.norm(dim=-1)
+    mistaken = {
+        "At another clip's own logits it should be 1: not divided by the square.": shares
+        * length**2,
+        "At another clip's own logits it should be 1: divided once by the length.": shares * length,
+        "That is a distance, which counts every direction; take the part along the way.": distance,
+        "0 stands for the clip's own logits, 1 for the other's: the other way round.": 1 - shares,
+    }
+    refuse(got, mistaken)
+    if not same(got, shares):
+        raise Wrong(f"A quarter of the way should be 0.25, aside or not; yours is {got[2]:.3f}.")
 
 
 def undo_rate(if_audio: float, delta: float) -> float:
