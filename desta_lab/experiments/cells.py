@@ -83,7 +83,8 @@ class Cell:
     def provenance(self) -> Provenance:
         """What determines the cell's result, known before any model is loaded."""
         used = presets.hashed_fields(self.preset)
-        asked = corpus_tasks(self.corpus, self.preset).tasks
+        ladder = corpus_tasks(self.corpus, self.preset).tasks
+        asked = [replace(task, in_words="") for task in ladder]  # cells only rank
         facts = {
             "settings": {
                 name: value

@@ -19,7 +19,7 @@ from desta_lab.evaluation.tasks import (
     name_options,
     task_ladder,
 )
-from desta_lab.model.presets import Preset
+from desta_lab.model.presets import NANO, Preset, part_id
 from desta_lab.training.targets import TargetError, check_leak
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import (
@@ -130,9 +130,9 @@ def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
 
 
 def _ladder(preset: Preset, values: Values | None = None) -> list[Task]:
-    """The ladder in the words of the backbone: the nano LLM knows one form of a question alone."""
-    ladder = task_ladder(values)
-    return ladder if preset.glass_box else name_options(ladder)
+    """The ladder in the words of the backbone: nano LLMs, of any size, know one form of each."""
+    ladder, (kind, *_) = task_ladder(values), part_id(preset.backbone).split("-")
+    return ladder if kind == NANO else name_options(ladder)
 
 
 def clip_counts(clips: list[Clip]) -> tuple[int, int]:

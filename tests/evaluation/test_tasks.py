@@ -44,7 +44,8 @@ def test_a_general_llm_is_told_the_options_in_words_and_nano_is_asked_as_it_lear
     }
     assert [t.question for t in told] == [t.question for t in plain]
     assert corpus_tasks(None, presets.cpu()).tasks == told
-    assert corpus_tasks(None, presets.nano()).tasks == plain
+    for name in ("nano", "nano-64x2"):
+        assert corpus_tasks(None, replace(presets.nano(), backbone=name)).tasks == plain
 
 
 def test_another_form_of_a_question_is_another_result_and_none_is_the_same_as_ever() -> None:
