@@ -64,9 +64,9 @@ def log_probabilities(model, beginning: list[int], options: list[list[int]]) -> 
     """Of each option; what pads the shorter ones stands behind them, where nothing looks at it."""
     longest = max(map(len, options))
     rows = [beginning + option + [0] * (longest - len(option)) for option in options]
-    logp = model(torch.tensor(rows)).logits.log_softmax(-1)
+    logp = model(torch.tensor(rows), logits_to_keep=longest + 1).logits.log_softmax(-1)
     return [
-        sum(float(logp[row, len(beginning) - 1 + i, token]) for i, token in enumerate(option))
+        sum(float(logp[row, i, token]) for i, token in enumerate(option))
         for row, option in enumerate(options)
     ]
 
