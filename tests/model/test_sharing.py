@@ -10,15 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from desta_lab import cache
 from desta_lab.model import build, presets, weights
-from desta_lab.model.audio_llm import (
-    AudioLLM,
-    ProvenanceError,
-    ProvenanceWarning,
-    hash_tensors,
-    read_connector_provenance,
-)
+from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, ProvenanceWarning, hash_tensors
 from desta_lab.training import checkpoints
 from tests import tiny
 
@@ -236,18 +229,3 @@ def test_a_card_of_other_types_is_refused_before_a_model_card_is_written(llm, tm
     ):
         llm.save_pretrained(tmp_path / "shared", card)
     assert not (tmp_path / "shared").exists()
-
-
-def test_the_connector_that_ships_is_whole_and_names_its_parts_by_repo() -> None:
-    folder = weights.NANO_FOLDER.parent / "finished" / "laptop"
-    config = json.loads((folder / "config.json").read_text())
-    about = read_connector_provenance(folder / "model.safetensors")
-    assert cache.hash_file(folder / "model.safetensors") == config["sha256"]
-    assert [config[part]["repo"] for part in ("encoder", "backbone")] == [
-        "openai/whisper-tiny.en",
-        presets.laptop().backbone,
-    ]
-    assert all(
-        config[part]["sha256"] == about[f"{part}_sha256"] for part in ("encoder", "backbone")
-    )
-    assert "**SUPPORTED.**" in (folder / "README.md").read_text()
