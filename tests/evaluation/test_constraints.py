@@ -158,10 +158,14 @@ def test_an_empty_answer_never_obeys(instruction, answer):
     ],
 )
 def test_a_long_answer_costs_no_more_than_its_length(instruction, piece):
-    """100 kB in seconds at most: published patterns take minutes on some of these."""
-    started = time.process_time()
-    is_obeyed(instruction, piece * (100_000 // len(piece)), **ARGUMENTS.get(instruction, {}))
-    assert time.process_time() - started < 10.0
+    """100 kB in well under a second: published patterns take minutes on some of these."""
+    for _ in range(3):  # another process may have slowed one of them down
+        started = time.process_time()
+        is_obeyed(instruction, piece * (100_000 // len(piece)), **ARGUMENTS.get(instruction, {}))
+        took = time.process_time() - started
+        if took < 1.0:
+            break
+    assert took < 1.0
 
 
 def test_arguments_that_are_none_are_left_out():
