@@ -20,7 +20,7 @@ class Check(NamedTuple):
 
 def describe_cost(preset: Any) -> str:
     """What a preset takes, in one sentence: measured, or said not to be measured."""
-    from desta_lab.model import weights
+    from desta_lab.model import build, weights
 
     missing = [name for name in (preset.encoder, preset.backbone) if not weights.is_installed(name)]
     megabytes = sum(weights.KNOWN[name].download_mb for name in missing if name in weights.KNOWN)
@@ -31,7 +31,7 @@ def describe_cost(preset: Any) -> str:
         unknown = "time and memory were not measured on this kind of machine yet"
         return f"Preset {preset.name}: {unknown}; {download}."
     return (
-        f"Preset {preset.name}: about {preset.minutes:g} minutes on two CPU cores, "
+        f"Preset {preset.name}: {build.state_minutes(preset)}, "
         f"{preset.memory_gb:g} GB of memory, {preset.disk_gb:g} GB of disk, {download}. "
         "A second run takes seconds."
     )

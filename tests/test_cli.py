@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from desta_lab import audio, bench, cache, cli, doctor
 from desta_lab.audio import RATE
@@ -59,6 +60,17 @@ def test_the_nano_preset_needs_no_download_of_its_backbone():
 def test_the_cost_is_said_or_said_to_be_unknown():
     assert "minutes on two CPU cores" in doctor.describe_cost(presets.cpu())
     assert "not measured" in doctor.describe_cost(presets.t4())
+
+
+@pytest.mark.parametrize(
+    "dtype, minutes",
+    [(torch.bfloat16, "18 minutes on two CPU cores,"), (torch.float32, "53 minutes on two CPU")],
+)
+def test_the_minutes_said_at_the_start_are_those_of_this_kind_of_cpu(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, minutes: str
+) -> None:
+    monkeypatch.setattr(build, "pick_dtype", lambda device: dtype)
+    assert f"about {minutes}" in doctor.describe_cost(presets.cpu())
 
 
 def test_an_unknown_preset_is_one_sentence(capsys):

@@ -33,7 +33,7 @@ from desta_lab.model.chat import audio_messages
 from desta_lab.model.connector import QFormer
 from desta_lab.model.encoder import Encoder
 from desta_lab.model.weights import find_weights, models_dir
-from desta_lab.training.features import FeatureStore
+from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.trainer import TrainConfig
 from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
 from desta_lab.world.describe import describe
@@ -311,12 +311,14 @@ def share_weights(root: Path) -> None:
 
 
 def data_folder(folder: Path) -> Path:
-    """A data folder as a fresh clone has it, but for corpus and weights, which are the checkout's
-    and take time.
+    """A data folder as a fresh clone has it, but for weights, corpora and features: they are the
+    checkout's, as they take time.
     """
     share_weights(folder)
-    corpus = Experiment(presets.nano()).corpus  # rendered here, if it was not
-    (folder / "corpora").symlink_to(corpus.folder.parent)
+    experiment = Experiment(presets.nano())
+    for made in (experiment.corpus.folder.parent, features_folder(experiment.root)):
+        made.mkdir(parents=True, exist_ok=True)
+        (folder / made.name).symlink_to(made)
     return folder
 
 

@@ -23,6 +23,7 @@ from desta_lab.experiments.experiment import RUNS, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
+from desta_lab.model import build
 from desta_lab.model.audio_llm import VERDICT, AudioLLM, checkpoint_path, index_path
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
@@ -122,11 +123,9 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
     if folders and all(trainer.is_finished(f, experiment.train_config) for f in folders):
         names = ", ".join(folder.name for folder in folders)
         return f"Finished runs: {names}. Nothing needs training."
-    minutes = experiment.preset.minutes
-    cost = f"about {minutes:g} minutes on two CPU cores" if minutes else "not measured yet"
     return (
         "No finished run of this preset and seed is here; "
-        f"run_quickstart(experiment) makes it ({cost})."
+        f"run_quickstart(experiment) makes it ({build.state_minutes(experiment.preset)})."
     )
 
 

@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 LISTS = ("taps", "betas")  # settings whose value is a list of numbers
 TRAINING = "train_config."  # how a run's config calls what trains; the same names without it
-NOT_SETTINGS = ("name", "purpose", "minutes", "memory_gb", "disk_gb")  # they change no result
+NOT_SETTINGS = ("name", "purpose", *presets.MEASURED)  # they change no result
 
 
 @dataclass(frozen=True)

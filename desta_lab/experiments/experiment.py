@@ -23,7 +23,7 @@ from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
 from desta_lab.model.audio_llm import VERDICT, AudioLLM, hash_tensors, index_path
 from desta_lab.model.connector import OwnConnector
-from desta_lab.model.presets import Preset, hashed_fields, part_id
+from desta_lab.model.presets import MEASURED, Preset, hashed_fields, part_id
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import (
@@ -126,7 +126,7 @@ class Experiment:
         self.preset = replace(preset, label=_pick_label(label, preset.label, names))
         if connector is not None:
             build.check_parts(self.preset, self.root / "models", connector)
-        used = hashed_fields(replace(self.preset, minutes=None, memory_gb=None, disk_gb=None))
+        used = hashed_fields(self.preset) | dict.fromkeys(MEASURED)
         facts: dict[str, Any] = {"preset": used, "seed": seed, **asked.own}
         facts["corpus"] = corpus.hash if corpus else None
         if connector is not None:

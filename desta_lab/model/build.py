@@ -72,6 +72,16 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
+def state_minutes(preset: Preset) -> str:
+    """How long the quickstart takes on two CPU cores of this kind, in words."""
+    if preset.minutes is None:
+        return "not measured yet"
+    with_bf16, without = preset.minutes
+    if pick_dtype(torch.device("cpu")) is torch.bfloat16:
+        return f"about {with_bf16:g} minutes on two CPU cores"
+    return f"about {without:g} minutes on two CPU cores without bf16"
+
+
 def build_connector(
     shape: ConnectorShape | OwnConnector,
     taps: int,

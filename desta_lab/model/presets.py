@@ -56,8 +56,8 @@ SMALL = ConnectorShape(
 class Preset:
     """Everything a run needs to know; change a field with `dataclasses.replace`.
 
-    `minutes`, `memory_gb` and `disk_gb` were measured on the quickstart (README, LOG.md). They are
-    None where nobody has run it yet.
+    `minutes`, `memory_gb` and `disk_gb` were measured on the quickstart (README, LOG.md); minutes
+    are those of two CPU cores with bf16, and without. They are None where nobody has run it yet.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Preset:
     betas: tuple[Share, Share] = (0.9, 0.98)  # of AdamW
     weight_decay: Share = 0.01
     max_grad_norm: Positive = 1.0
-    minutes: float | None = None
+    minutes: tuple[float, float] | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
 
@@ -172,7 +172,7 @@ def nano() -> Preset:
         clips={"train": 768, "validation": 96, "test": 192},
         steps=300,
         batch=16,
-        minutes=3.0,
+        minutes=(3.0, 7.0),
         memory_gb=2.4,
         disk_gb=1.0,
     )
@@ -186,7 +186,7 @@ def cpu() -> Preset:
         "SmolLM2-135M-Instruct",
         "the main job with real models",
         connector=SMALL,
-        minutes=18.0,
+        minutes=(18.0, 53.0),
         memory_gb=5.8,
         disk_gb=1.7,
     )

@@ -144,13 +144,6 @@ def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[
 
 
 @contextmanager
-def replace_output(module: nn.Module, edit: Edit) -> Iterator[None]:
-    """Inside the context, the module puts out `edit(output)` instead of its output."""
-    with _watch(Site(module, None), edit):
-        yield
-
-
-@contextmanager
 def _watch(site: Site, act: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Inside the context, `act` is given what flows at a site; what it returns flows on instead."""
 

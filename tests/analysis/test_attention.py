@@ -7,7 +7,7 @@ import torch
 
 from desta_lab.analysis import attention
 from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.model.sites import eager_attention, replace_output
+from desta_lab.model.sites import eager_attention
 from tests import tiny
 
 TASK = next(task for task in task_ladder() if task.rung == 3)
@@ -35,13 +35,16 @@ def test_clips_and_taps_are_not_mixed_up(llm, states):
 
 
 def test_attention_forced_to_one_frame_is_found_there(llm, states):
-    def force(weights):
+    def force(module, inputs, weights):
         forced = torch.zeros_like(weights)
         forced[..., 7] = 1
         return forced
 
-    with replace_output(llm.connector.blocks[0].cross_attention.softmax, force):
+    hook = llm.connector.blocks[0].cross_attention.softmax.register_forward_hook(force)
+    try:
         seen = attention.query_attention_over_time(llm.connector, states)
+    finally:
+        hook.remove()
     # a hook that records must be set before the one that forces to miss it; here it sees what the
     # module hands on
     assert (seen.argmax(-1) == 7).all()

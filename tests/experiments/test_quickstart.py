@@ -13,6 +13,7 @@ from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.evaluation import statistics, verdict
 from desta_lab.evaluation.tasks import PROMPTS
+from desta_lab.experiments import quickstart
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import run_quickstart, write_seeds
 from desta_lab.model import presets
@@ -34,9 +35,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """The nano experiment in a data folder of its own: whatever the checkout has, it is trained.
 
-    Scored at both ends; the curve between them is the finished run's, elsewhere.
+    Two thirds of its steps, scored at both ends: the whole and the curve are the finished run's.
     """
-    preset = replace(presets.nano(), every_checkpoint=False)
+    preset = replace(presets.nano(), steps=200, every_checkpoint=False)
     return Experiment(preset, root=tiny.data_folder(tmp_path_factory.mktemp("data")))
 
 
@@ -114,6 +115,16 @@ def test_the_transcript_is_a_switch_and_another_run(lab: Experiment) -> None:
         job.run_folder("self") != lab.run_folder("self")
         and job.features.folder == lab.features.folder
     )
+
+
+def test_a_backbone_that_tells_nothing_when_it_reads_is_said_to(
+    lab: Experiment, table: pd.DataFrame
+) -> None:
+    complete = verdict.add_untrained(table)
+    tasks = verdict.score_per_task(complete, tuple(verdict.HEIGHTS)).assign(counted=False)
+    judged = [quickstart.judge(lab, table)] * len(verdict.HEIGHTS)
+    for found in quickstart._describe_findings(lab, judged, tasks):
+        assert "tells no attribute well even when it reads" in found and " of 0 " not in found
 
 
 def test_what_no_target_mentions_stays_near_chance(result: dict, table: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -60,30 +61,29 @@ def prompt(description: str, question: str, tagged: bool) -> str:
 
 
 @torch.no_grad()
-def log_probabilities(model, beginning: list[int], options: list[list[int]]) -> list[float]:
-    """Of each option; what pads the shorter ones stands behind them, where nothing looks at it."""
-    longest = max(map(len, options))
-    rows = [beginning + option + [0] * (longest - len(option)) for option in options]
-    logp = model(torch.tensor(rows), logits_to_keep=longest + 1).logits.log_softmax(-1)
-    return [
-        sum(float(logp[row, i, token]) for i, token in enumerate(option))
-        for row, option in enumerate(options)
+def log_probabilities(model, beginnings: list[list[int]], options: list[list[int]]) -> torch.Tensor:
+    """Of each option (column) behind each beginning (row), read together: what pads the shorter
+    ones stands behind them, where nothing looks at it.
+    """
+    pairs = list(itertools.product(beginnings, options))
+    rows = [torch.tensor(beginning + option) for beginning, option in pairs]
+    logp = model(pad_sequence(rows, batch_first=True)).logits.log_softmax(-1)
+    found = [
+        sum(float(logp[row, len(beginning) - 1 + i, token]) for i, token in enumerate(option))
+        for row, (beginning, option) in enumerate(pairs)
     ]
+    return torch.tensor(found).unflatten(0, (len(beginnings), len(options)))
 
 
 def accuracy(
     model, words, task: Task, clips: list[dict[str, str]], tagged: bool
 ) -> tuple[float, float]:
     """Raw and calibrated accuracy of ranking the options, all values weighing the same."""
-    table = []
     options = [words.encode(text, add_special_tokens=False) for text in task.options.values()]
-    for a in clips:
-        said = prompt(describe(a, topic=task.rung == 5), task.question, tagged)
-        beginning = words.encode(said, add_special_tokens=False) + words.encode(
-            task.stem, add_special_tokens=False
-        )
-        table.append(log_probabilities(model, beginning, options))
-    scores, values = torch.tensor(table), list(task.options)
+    said = [prompt(describe(a, topic=task.rung == 5), task.question, tagged) for a in clips]
+    stem = words.encode(task.stem, add_special_tokens=False)
+    beginnings = [words.encode(one, add_special_tokens=False) + stem for one in said]
+    scores, values = log_probabilities(model, beginnings, options), list(task.options)
     right = torch.tensor([values.index(a[task.attribute]) for a in clips])
     calibrated = scores - torch.stack(
         [scores[right == k].mean(0) for k in range(len(values))]
@@ -92,15 +92,22 @@ def accuracy(
 
 
 @torch.no_grad()
-def answer(model, words, said: str, tokens: int = 64) -> tuple[str, bool]:
-    """Greedy answer, step by step without a cache, and whether it came to its end."""
-    ids = start = words.encode(said, add_special_tokens=False)
-    while len(ids) < len(start) + tokens:
-        token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
-        if token == words.eos_token_id:
-            return words.decode(ids[len(start) :]), True
-        ids = [*ids, token]
-    return words.decode(ids[len(start) :]), False
+def answer(model, words, said: list[str], tokens: int = 64) -> list[tuple[str, bool]]:
+    """Greedy answers, step by step without a cache, and whether each came to its end."""
+    starts = [words.encode(one, add_special_tokens=False) for one in said]
+    answers: list[list[int]] = [[] for _ in said]
+    ended = [False] * len(said)
+    for _ in range(tokens):
+        open_rows = [row for row, done in enumerate(ended) if not done]
+        if not open_rows:
+            break
+        ids = [torch.tensor(starts[row] + answers[row]) for row in open_rows]
+        logits = model(pad_sequence(ids, batch_first=True)).logits
+        for row, own, of_row in zip(open_rows, ids, logits, strict=True):
+            token = int(of_row[len(own) - 1].argmax())
+            ended[row] = token == words.eos_token_id
+            answers[row] += [token] * (not ended[row])
+    return [(words.decode(own), end) for own, end in zip(answers, ended, strict=True)]
 
 
 # ---- what ships ----
@@ -119,10 +126,8 @@ def test_the_shipped_model_answers_every_task_from_text(shipped, clips, tagged):
 @pytest.mark.parametrize("question", [TRAINED_PROMPT, *PARAPHRASES])
 def test_its_answer_to_the_trained_prompt_says_everything_and_ends(shipped, clips, question):
     some = clips[::4]
-    answers = [
-        answer(*shipped, prompt(describe(a), question, tagged=i % 2 == 1))
-        for i, a in enumerate(some)
-    ]
+    said = [prompt(describe(a), question, tagged=i % 2 == 1) for i, a in enumerate(some)]
+    answers = answer(*shipped, said)
     texts = [text for text, _ in answers]
     assert all(ended for _, ended in answers)
     assert min(attribute_coverage(texts, some).values()) >= ENOUGH
@@ -130,12 +135,13 @@ def test_its_answer_to_the_trained_prompt_says_everything_and_ends(shipped, clip
 
 def test_its_answers_to_questions_are_the_right_sentences(shipped, clips):
     wrong = []
-    for task, a in zip(
-        [task for task in task_ladder() if task.rung >= 2], itertools.cycle(clips[::5])
-    ):
-        text, ended = answer(
-            *shipped, prompt(describe(a, topic=task.rung == 5), task.question, tagged=True)
-        )
+    asked = [task for task in task_ladder() if task.rung >= 2]
+    about = list(itertools.islice(itertools.cycle(clips[::5]), len(asked)))
+    said = [
+        prompt(describe(a, topic=task.rung == 5), task.question, tagged=True)
+        for task, a in zip(asked, about, strict=True)
+    ]
+    for task, a, (text, ended) in zip(asked, about, answer(*shipped, said), strict=True):
         if not (ended and text.startswith(task.stem + task.options[a[task.attribute]])):
             wrong.append((task.name, text))
         elif task.stem.startswith("{"):
@@ -152,7 +158,7 @@ def test_told_nothing_it_has_no_strong_favourite(shipped):
         beginning = words.encode(said, add_special_tokens=False) + words.encode(
             task.stem, add_special_tokens=False
         )
-        share = torch.tensor(log_probabilities(model, beginning, options)).softmax(0)
+        share = log_probabilities(model, [beginning], options)[0].softmax(0)
         assert share.min() > 0.01, task.name
 
 
@@ -161,9 +167,8 @@ def test_other_words_do_not_stop_it(shipped):
     strange = 'Ein Fräulein spricht: „Здравствуйте“ 🎻 <|AUDIO|>\tzzyzx "{\\'
     ids = words.encode(strange, add_special_tokens=False)
     assert words.decode(ids) == strange
-    assert isinstance(
-        answer(model, words, prompt(strange, "Wie spät ist es?", tagged=False), tokens=8)[0], str
-    )
+    said = prompt(strange, "Wie spät ist es?", tagged=False)
+    assert isinstance(answer(model, words, [said], tokens=8)[0][0], str)
 
 
 def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
