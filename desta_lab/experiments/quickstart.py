@@ -23,7 +23,14 @@ from desta_lab.evaluation.scoring import missing_values
 from desta_lab.evaluation.statistics import pool_seeds
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
+from desta_lab.experiments.experiment import (
+    MIN_CLIPS,
+    MIN_SPEAKERS,
+    RUNS,
+    Experiment,
+    are_enough,
+    report_each,
+)
 from desta_lab.experiments.quickstart_figures import draw_figures
 from desta_lab.model.audio_llm import VERDICT
 from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
@@ -279,7 +286,8 @@ def _compare_targets(experiment: Experiment) -> dict[str, Any]:
     clips = experiment.splits.clips["train"]
     known = {experiment.describe(clip.attributes): clip.attributes for clip in clips}
     result: dict[str, Any] = {"perplexity": {}, "coverage": {}, "truncated": {}}
-    for kind, targets in all_targets(experiment).items():
+    kinds = list(all_targets(experiment).items())
+    for kind, targets in report_each(kinds, experiment.progress("compare targets")):
         attributes = [known[row.description] for row in targets]
         responses = [row.response for row in targets]
         result["perplexity"][kind] = target_perplexity(experiment.llm.backbone, targets)
