@@ -2,6 +2,7 @@
 no window opens. And how two workers share the tests.
 """
 
+import gc
 import os
 import re
 
@@ -55,3 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long units come first: one that began last would run alone while the other worker waits."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(unit(item.nodeid), len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left lives to the end: garbage collections need not look at it."""
+    gc.collect()
+    gc.freeze()

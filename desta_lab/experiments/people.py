@@ -136,17 +136,18 @@ def score_people(
     def find(provenance: cache.Provenance, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         return cache.find_or_make(experiment.root, provenance, make)
 
+    report, parts = experiment.progress("people"), 1 + len(listed)
     oracle = find(read, lambda: score_both(conditions=[conditions.ORACLE], free_form=given))
-    report = experiment.progress("people")
+    report(1, parts)
     tables = []
-    for done, one in enumerate(listed, 1):
+    for done, one in enumerate(listed, 2):
         last = one is listed[-1]
         facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
         facts["transcript"] = experiment.preset.transcript
         score = partial(score_step, one["step"], given if last else [])
         heard = find(experiment.provenance("scores", **facts), score)
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
-        report(done, len(listed))
+        report(done, parts)
     table = pd.concat(tables, ignore_index=True)
     return table.assign(run="self", seed=experiment.seed), left_out
 
