@@ -130,7 +130,7 @@ def plot_held_out(
     _draw_tasks(axes, series, {task: place for place, task in enumerate(tasks["task"])})
     axes.set_yticks(range(len(tasks)), _name_tasks(tasks), fontsize=10)
     axes.tick_params(axis="y", length=0)
-    axes.set(xlim=(min(0, table["low"].min()), 1.02), ylim=(-0.5, len(tasks) - 0.5))
+    axes.set(xlim=(0, 1.02), ylim=(-0.5, len(tasks) - 0.5))
     axes.set_xlabel(f"accuracy, {MEASURES.get(measure, '')} (bars: 95 % interval)")
     style.add_legend(picture, [axes], columns=4)
     return picture
