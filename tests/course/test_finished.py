@@ -17,7 +17,7 @@ from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
-from desta_lab.model import presets
+from desta_lab.model import build, presets
 from desta_lab.training import checkpoints
 from tests import tiny
 
@@ -145,7 +145,7 @@ def test_a_machine_of_another_precision_gets_the_same_run(
 
 def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(tmp_path: Path) -> None:
     experiment = Experiment(presets.cpu(), root=tmp_path)
-    assert "about 18 minutes" in finished.restore(experiment)
+    assert build.state_minutes(experiment.preset) in finished.restore(experiment)
     assert "llm" not in vars(experiment) and not any(tmp_path.iterdir())
 
 

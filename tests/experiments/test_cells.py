@@ -22,7 +22,9 @@ def test_how_a_grid_is_written_does_not_matter(tmp_path: Path):
     other = grid(tmp_path, settings=backwards, seeds=(1, 0, 1))
     assert [cell.key for cell in one.cells] == [cell.key for cell in other.cells]
     inside = grid(
-        tmp_path, settings={"connector.pool": [1, 2]}, preset=replace(NANO, steps=40, minutes=9.0)
+        tmp_path,
+        settings={"connector.pool": [1, 2]},
+        preset=replace(NANO, steps=40, minutes=(9.0, 9.0)),
     )
     assert {cell.key for cell in inside.cells} < {cell.key for cell in one.cells}
     pd.testing.assert_frame_equal(one.run(), other.run())
@@ -89,7 +91,7 @@ def test_another_measurement_or_attention_is_another_cell():
     cell = make_cell(NANO, {}, 0)
     assert make_cell(NANO, {}, 0, measured="forgetting").key != cell.key
     assert make_cell(NANO, {"attention": "eager"}, 0).key != cell.key
-    assert make_cell(replace(NANO, minutes=9.0), {}, 0).key == cell.key
+    assert make_cell(replace(NANO, minutes=(9.0, 9.0)), {}, 0).key == cell.key
 
 
 def test_other_conditions_are_another_cell(monkeypatch: pytest.MonkeyPatch):
