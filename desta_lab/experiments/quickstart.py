@@ -323,10 +323,9 @@ def _describe_findings(
     for (measure, how), judged in zip(verdict.HEIGHTS.items(), verdicts, strict=True):
         counted = (tasks["rung"] == 3) & tasks["counted"] & (tasks["measure"] == measure)
         asked, above = tasks[counted]["attribute"].nunique(), judged.above_controls["self"]
-        count = f"{len(above)} of {asked} attributes never asked about rose above every control"
-        if not asked:
-            count = "the backbone tells no attribute well even when it reads the description"
-        found.append(f"{judged.verdict} {how}: {count}")
+        risen = f"{len(above)} of {asked} attributes never asked about rose above every control"
+        none = "the backbone tells no attribute well even when it reads the description"
+        found.append(f"{judged.verdict} {how}: {risen if asked else none}")
     return found if experiment.splits.disjoint_speakers else [*found, SAME_SPEAKER]
 
 
