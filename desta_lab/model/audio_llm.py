@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.bounds import is_number
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
 
@@ -33,6 +33,10 @@ COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector",
 
 class ProvenanceError(ValueError):
     """A connector file and the parts around it do not belong together; the message says why."""
+
+
+class CheckpointError(ProvenanceError):
+    """A checkpoint or a record is missing, doubled or changed; the message names it."""
 
 
 class ProvenanceWarning(UserWarning):
@@ -104,8 +108,9 @@ class AudioLLM(nn.Module):
             connector: what built it, where it is somebody's own.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
-            ProvenanceError: encoder or backbone is not here, or a file was changed.
+            FileNotFoundError: there is no run.
+            ProvenanceError: encoder or backbone is not here, there is no such checkpoint, or a file
+                was changed.
         """
         from desta_lab.model.build import open_run  # it builds what this module defines
 
@@ -138,8 +143,7 @@ class AudioLLM(nn.Module):
         """
         from desta_lab.model.sharing import open_pretrained  # it needs what this module defines
 
-        how: Any = {"strict": strict, "root": root, "connector": connector}
-        return open_pretrained(place, revision, **how)
+        return open_pretrained(place, revision, strict=strict, root=root, connector=connector)
 
     def save_pretrained(
         self, folder: Path | str, card: Path | str | Mapping[str, Any] | None = None
@@ -183,14 +187,6 @@ class AudioLLM(nn.Module):
         """Audio embeddings per clip."""
         return int(self.connector.queries)  # type: ignore[arg-type]
 
-    def autocast(self) -> torch.autocast:
-        """A context in which the connector multiplies in bf16 if the backbone does.
-
-        Its weights stay float32.
-        """
-        half = self.backbone.dtype is torch.bfloat16
-        return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
-
     @torch.no_grad()
     def encode_audio(
         self, waves: Sequence[Float[np.ndarray, "_"]]
@@ -202,9 +198,12 @@ class AudioLLM(nn.Module):
     def connect(
         self, states: Float[Tensor, "layer batch frame d_enc"]
     ) -> Float[Tensor, "batch query d_llm"]:
-        """Audio embeddings of encoder states, in the precision of the connector's weights."""
-        weight = next(self.connector.parameters())
-        with self.autocast():
+        """Audio embeddings of encoder states, in the precision of the connector's weights.
+
+        The connector multiplies in bf16 if the backbone does; its weights stay float32.
+        """
+        weight, half = next(self.connector.parameters()), self.backbone.dtype is torch.bfloat16
+        with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half):
             embeddings: Tensor = self.connector(states.to(weight))
         return embeddings.to(weight.dtype)
 
@@ -464,11 +463,11 @@ def index_path(run: Path) -> Path:
     return run / "checkpoints" / "checkpoints.json"
 
 
-def read_index(run: Path) -> list[dict[str, Any]]:
+def list_checkpoints(run: Path) -> list[dict[str, Any]]:
     """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
 
     Raises:
-        ProvenanceError: there is no readable list.
+        CheckpointError: there is no readable list.
     """
     path = index_path(run)
     try:
@@ -480,7 +479,7 @@ def read_index(run: Path) -> list[dict[str, Any]]:
         if listed != sorted(listed, key=lambda one: one["step"]):
             raise ValueError("its steps are not in order")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ProvenanceError(
+        raise CheckpointError(
             f"{path}: no readable list of checkpoints ({error}); "
             "delete the run's folder and train again."
         ) from error
@@ -493,13 +492,35 @@ def _is_checkpoint(one: Any) -> bool:
         and type(one.get("step")) is int
         and one["step"] >= 0
         and isinstance(one.get("sha256"), str)
-        and (one.get("loss") is None or _is_finite(one["loss"]))
+        and (one.get("loss") is None or is_number(one["loss"]))
         and isinstance(one.get("records", ""), str)
     )
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def find_checkpoint(run: Path, step: int) -> Path:
+    """The connector file of one step, after its hash has been compared with the list.
+
+    Raises:
+        CheckpointError: the step is not listed, or its file is missing or changed.
+    """
+    path = checkpoint_path(run, step)
+    known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
+    if step not in known:
+        raise CheckpointError(
+            f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
+        )
+    if not path.is_file():
+        there = [str(one) for one in known if checkpoint_path(run, one).is_file()]
+        raise CheckpointError(
+            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
+            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
+            "data folder (the run that ships has its first and its last)."
+        )
+    if cache.hash_file(path) != known[step]:
+        raise CheckpointError(
+            f"{path}: changed since it was saved; delete the run's folder and train again."
+        )
+    return path
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from desta_lab.model.audio_llm import (
     AudioLLM,
     ProvenanceError,
     ProvenanceWarning,
-    checkpoint_path,
+    find_checkpoint,
     index_path,
+    list_checkpoints,
     read_connector_provenance,
-    read_index,
 )
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import (
@@ -36,8 +36,6 @@ from desta_lab.model.connector import (
 from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcribe
 from desta_lab.model.presets import Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
-
-Progress = Callable[[str], None]
 
 
 def pick_device() -> torch.device:
@@ -118,7 +116,7 @@ def build_audio_llm(
     *,
     root: Path | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: weights.Progress | None = None,
     connector: OwnConnector | None = None,
     **backbone_options: Any,
 ) -> AudioLLM:
@@ -257,25 +255,18 @@ def open_run(
     connector: OwnConnector | None = None,
 ) -> AudioLLM:
     """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
-    listed = index_path(folder)
-    if not listed.is_file():
+    if not index_path(folder).is_file():
         raise FileNotFoundError(
             f"{folder}: no checkpoints of a run here; "
             "train one with `python -m desta_lab quickstart`."
         )
-    hashes = {one["step"]: one["sha256"] for one in read_index(folder)}
-    paths = {one: checkpoint_path(folder, one) for one in hashes}
-    step = max(hashes) if step is None else step
-    if step not in paths or not paths[step].is_file():
-        there = ", ".join(str(one) for one, path in paths.items() if path.is_file())
-        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {there}.")
-    if cache.hash_file(paths[step]) != hashes[step]:
-        raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
-    attention = read_run_config(folder).get("attention")
-    llm = open_connector(paths[step], root, attention, connector)
-    if step == max(hashes) and (folder / VERDICT).is_file():  # the verdict is of the last step
+    last = list_checkpoints(folder)[-1]
+    step = last["step"] if step is None else step
+    path, attention = find_checkpoint(folder, step), read_run_config(folder).get("attention")
+    llm = open_connector(path, root, attention, connector)
+    if step == last["step"] and (folder / VERDICT).is_file():  # the verdict is of the last step
         llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
-        if llm.result.get("checkpoint", hashes[step]) != hashes[step]:
+        if llm.result.get("checkpoint", last["sha256"]) != last["sha256"]:
             raise ProvenanceError(
                 f"{folder / VERDICT}: the verdict of another connector; delete it, and run the "
                 "main job again."

@@ -219,25 +219,13 @@ class FrameStack(nn.Module):
         return self.scale * self.mlp(groups)
 
 
-def build_qformer(shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any) -> QFormer:
+def build_qformer(shape: ConnectorShape, **sizes: Any) -> QFormer:
     """A Q-Former of this shape."""
-    return QFormer(
-        taps=taps,
-        anchor=anchor,
-        depth=shape.depth,
-        heads=shape.heads,
-        ffn=shape.ffn,
-        width=shape.width,
-        pool=shape.pool,
-        post_norm=shape.post_norm,
-        dropout=shape.dropout,
-        **sizes,
-    )
+    own = ("depth", "heads", "ffn", "width", "pool", "post_norm", "dropout")
+    return QFormer(**{name: getattr(shape, name) for name in own}, **sizes)
 
 
-def build_frame_stack(
-    shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any
-) -> FrameStack:
+def build_frame_stack(shape: ConnectorShape, taps: int, anchor: Any, **sizes: Any) -> FrameStack:
     """The comparison connector, which has no shape beside its sizes."""
     return FrameStack(**sizes)
 

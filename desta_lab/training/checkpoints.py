@@ -20,19 +20,16 @@ from torch import Tensor
 from desta_lab import cache
 from desta_lab.model.audio_llm import (
     AudioLLM,
-    ProvenanceError,
     checkpoint_path,
+    find_checkpoint,
     hash_state,
     index_path,
-    read_index,
 )
+from desta_lab.model.audio_llm import CheckpointError as CheckpointError
+from desta_lab.model.audio_llm import list_checkpoints as list_checkpoints
 
 # of a record, what the same run writes again; `seconds` beside it depend on the machine
 RECORDED = ("step", "loss", "lr", "grad_norm", "tokens")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or a record is missing, doubled or changed; the message names it."""
 
 
 class StateError(ValueError):
@@ -88,42 +85,13 @@ def _write_list(run: Path, listed: Sequence[Mapping[str, Any]]) -> None:
     cache.write_whole(index_path(run), json.dumps(listed, indent=1).encode())
 
 
-def list_checkpoints(run: Path) -> list[dict[str, Any]]:
-    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
-
-    Raises:
-        CheckpointError: there is no readable list.
-    """
-    try:
-        return read_index(run)
-    except ProvenanceError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
     """Load the connector of one step after its hash has been compared with the list.
 
     Raises:
         CheckpointError: the step is not listed, or its file is missing or changed.
     """
-    path = checkpoint_path(run, step)
-    known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
-    if step not in known:
-        raise CheckpointError(
-            f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
-        )
-    if not path.is_file():
-        there = [str(one) for one in known if checkpoint_path(run, one).is_file()]
-        raise CheckpointError(
-            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
-            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
-            "data folder (the run that ships has its first and its last)."
-        )
-    if cache.hash_file(path) != known[step]:
-        raise CheckpointError(
-            f"{path}: changed since it was saved; delete the run's folder and train again."
-        )
-    llm.load_connector(path)
+    llm.load_connector(find_checkpoint(run, step))
 
 
 # ---- the records ----

@@ -220,9 +220,7 @@ def _mean_loss(
     """The mean loss of some examples, in nats a token of their responses."""
     batch = collate([example.stream for example in examples], llm.backbone.pad_id)
     learned = batch.labels != IGNORE
-    states = features[[example.clip for example in examples]]
-    with llm.autocast():
-        audio_embeddings = llm.connector(states.to(next(llm.connector.parameters()).device))
+    audio_embeddings = llm.connect(features[[example.clip for example in examples]])
     logits = llm.response_logits(batch.prefix, batch.ids, learned, audio_embeddings)
     teachers = [example.soft_target for example in examples if example.soft_target is not None]
     if not teachers:

@@ -190,7 +190,7 @@ def test_any_checkpoint_of_a_run_opens_and_a_step_without_one_is_refused(run, mo
     folder, trained = run
     first = AudioLLM.from_run(folder, 0, models)
     assert hash_tensors(first.connector) != hash_tensors(trained.connector)
-    with pytest.raises(FileNotFoundError, match="no checkpoint of step 5; take one of 0, 8"):
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint at step 5; it has 0, 8"):
         AudioLLM.from_run(folder, 5, models)
 
 

@@ -18,8 +18,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from desta_lab.cache import to_json
 from desta_lab.model.weights import WeightsError
-from desta_lab.model.wheels.layout import save_half, write_json
 
 TYPES = [np.float32, np.int8, np.int16, np.int32, np.float16]  # by their number in the file
 
@@ -60,7 +60,7 @@ def convert(raw: Path, ready: Path) -> None:
     model.model.load_state_dict(tensors, strict=True)
     listed = json.loads((raw / "config.json").read_text())
     model.generation_config = _generation_config(tokenizer, listed, ids, config)
-    save_half(model, ready)
+    model.half().save_pretrained(ready)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(ready)
     shutil.copyfile(raw / "tokenizer.json", ready / "tokenizer.json")
     about = {
@@ -68,7 +68,7 @@ def convert(raw: Path, ready: Path) -> None:
         "model_max_length": config.max_target_positions,
         **{f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "pad", "unk")},
     }
-    write_json(ready / "tokenizer_config.json", about)
+    (ready / "tokenizer_config.json").write_bytes(to_json(about))
 
 
 def _generation_config(
