@@ -240,10 +240,8 @@ class AudioLLM(nn.Module):
         messages: Sequence[Any],
         *,
         max_new_tokens: int = 32,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
         with_transcript: bool = False,
+        **options: Any,
     ) -> Generation:
         """Answers to conversations in the message format of the DeSTA models.
 
@@ -254,6 +252,7 @@ class AudioLLM(nn.Module):
                 `<|AUDIO|>`, once for each of its `audios: [{"audio": path, "text": None | words}]`.
             with_transcript: let Whisper transcribe the clips that have no words, and put the words
                 after the clip's audio embeddings.
+            options: for `generate` of transformers, such as do_sample, temperature and top_p.
 
         Raises:
             ChatError: clips and placeholders do not match, or a conversation is too long.
@@ -281,10 +280,7 @@ class AudioLLM(nn.Module):
         ]
         every_wave = [wave for own in waves for wave in own]
         embeddings = self.encode_audio(every_wave) if every_wave else None
-        sampling: dict[str, Any] = (
-            {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
-        )
-        ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **sampling)
+        ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **options)
         audios = [
             [(str(clip["audio"]), text) for clip, text in zip(own, texts, strict=True)]
             for own, texts in zip(clips, words, strict=True)

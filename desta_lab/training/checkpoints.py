@@ -235,13 +235,11 @@ def _check_state(about: dict[str, Any], tensors: dict[str, Tensor], run: Path, s
 def _check_moments(moments: dict[str, Tensor], llm: AudioLLM, step: int) -> None:
     """Raise ValueError unless every parameter that learns has Adam's moments of this step."""
     wanted = {
-        f"{number}.{name}": () if name == "step" else parameter.shape
+        f"{number}.{name}": torch.Size() if name == "step" else parameter.shape
         for number, parameter in enumerate(llm.trainable_parameters.values())
         for name in ("step", "exp_avg", "exp_avg_sq")
     }
-    if {name: tuple(moment.shape) for name, moment in moments.items()} != {
-        name: tuple(shape) for name, shape in wanted.items()
-    }:
+    if {name: moment.shape for name, moment in moments.items()} != wanted:
         raise ValueError("its moments are not those of what learns here")
     if {int(moment) for name, moment in moments.items() if name.endswith(".step")} != {step}:
         raise ValueError(f"its moments are not those of step {step}")

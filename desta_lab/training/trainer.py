@@ -186,32 +186,22 @@ def _take_step(
         except PrecisionError as error:
             if all(parameter.isfinite().all() for parameter in parameters):
                 raise
-            raise _loss_error(step, math.nan, math.nan) from error
+            fault = f"The loss of step {step + 1} is nan; lower the learning rate."
+            raise LossError(fault) from error
         share.backward()
         loss = loss + share.detach()
     processes.sum_over_ranks([loss, *(p.grad for p in parameters if p.grad is not None)])
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate(step)
     grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    mean_loss = float(loss)
-    if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-        raise _loss_error(step, mean_loss, float(grad_norm))
+    mean_loss, norm = float(loss), float(grad_norm)
+    for name, value in (("loss", mean_loss), ("gradient", norm)):
+        if not math.isfinite(value):
+            raise LossError(f"The {name} of step {step + 1} is {value}; lower the learning rate.")
     optimizer.step()
     optimizer.zero_grad()
-    return {
-        "step": step + 1,
-        "loss": mean_loss,
-        "lr": config.learning_rate(step),
-        "grad_norm": float(grad_norm),
-        "tokens": tokens,
-    }
-
-
-def _loss_error(step: int, loss: float, grad_norm: float) -> LossError:
-    what = f"gradient of step {step + 1} is {grad_norm}"
-    if not math.isfinite(loss):
-        what = f"loss of step {step + 1} is {loss}"
-    return LossError(f"The {what}; lower the learning rate.")
+    rate = config.learning_rate(step)
+    return {"step": step + 1, "loss": mean_loss, "lr": rate, "grad_norm": norm, "tokens": tokens}
 
 
 def _mean_loss(
@@ -236,16 +226,10 @@ def _mean_loss(
 def _hash_frozen(llm: AudioLLM) -> dict[str, str]:
     """The hash of each frozen part, without those of its tensors that learn."""
     backbone = llm.backbone.model
-    return {
-        "encoder": hash_tensors(llm.encoder),
-        "backbone": hash_tensors(backbone, without=_trainable_names(backbone)),
-    }
-
-
-def _trainable_names(model: nn.Module) -> set[str]:
-    """The names of all tensors that learn; one that is tied to another has two names."""
-    addresses = {p.data_ptr() for p in model.parameters() if p.requires_grad}
-    return {name for name, tensor in model.state_dict().items() if tensor.data_ptr() in addresses}
+    addresses = {p.data_ptr() for p in backbone.parameters() if p.requires_grad}
+    tensors = backbone.state_dict().items()  # one that is tied to another has two names
+    learn = {name for name, tensor in tensors if tensor.data_ptr() in addresses}
+    return {"encoder": hash_tensors(llm.encoder), "backbone": hash_tensors(backbone, learn)}
 
 
 def _check_frozen(
@@ -257,7 +241,12 @@ def _check_frozen(
     """
     after = _hash_frozen(llm)
     changed = [part for part in before if before[part] != after[part]]
-    unchanged = _unchanged_tensors(llm, folder)
+    with safe_open(checkpoint_path(folder, 0), "pt") as start:
+        unchanged = [
+            name
+            for name, parameter in llm.trainable_parameters.items()
+            if torch.equal(parameter.detach().cpu(), start.get_tensor(name))
+        ]
     if changed or unchanged:
         checkpoints.state_path(folder).unlink(missing_ok=True)
     if changed:
@@ -269,16 +258,6 @@ def _check_frozen(
         raise FreezeError(
             f"After {config.steps} steps these tensors never changed: {', '.join(unchanged)}."
         )
-
-
-def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
-    """The names of trainable tensors that are as they were at step 0."""
-    with safe_open(checkpoint_path(folder, 0), "pt") as start:
-        return [
-            name
-            for name, parameter in llm.trainable_parameters.items()
-            if torch.equal(parameter.detach().cpu(), start.get_tensor(name))
-        ]
 
 
 # ---- a run on disk ----

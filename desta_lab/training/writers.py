@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
-import ssl
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from desta_lab.cache import hash_file, remove_drafts, write_whole
+from desta_lab.cache import hash_file, remove_drafts, to_json, write_whole
 from desta_lab.clips import CorpusError, parse_json_row, unique_keys
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone, end_ids_of
@@ -42,6 +42,7 @@ from desta_lab.world.manifests import list_sounds
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
 PER_REQUEST = 32  # prompts in a request to a server
 REQUESTS = 8  # at a time; 32 × 8 = 256, vLLM's default of sequences at a time
+_ssl_context = cache(httpx.create_ssl_context)  # one for all requests, as it takes long to make
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a server that failed is asked again
 SECONDS = 600.0  # that one request may take in all
 REPLY_BYTES = 2**26  # of one reply at most: 64 MiB, some thousand times what 32 answers take
@@ -104,34 +105,27 @@ class Writer:
                 f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts; "
                 "is it vLLM's server?"
             )
-        for answer, _ in answers:
-            if not isinstance(answer, str):
-                self.check_ids(answer)
-
-    def check_ids(self, ids: Any) -> None:
-        """Raise ValueError unless these are ids of the tokenizer, and not too many."""
-        known = len(self.tokenizer)
-        if len(ids) > self.max_new_tokens or not all(
-            type(i) is int and 0 <= i < known for i in ids
-        ):
-            raise ValueError(
-                f"{self.name} answered {str(list(ids))[:80]}, which are not at most "
-                f"{self.max_new_tokens} ids of {known} tokens; does it serve this model?"
-            )
+        known, most = len(self.tokenizer), self.max_new_tokens
+        for ids in (answer for answer, _ in answers if not isinstance(answer, str)):
+            if len(ids) > most or not all(type(i) is int and 0 <= i < known for i in ids):
+                raise ValueError(
+                    f"{self.name} answered {str(list(ids))[:80]}, which are not at most {most} ids "
+                    f"of {known} tokens; does it serve this model?"
+                )
 
 
 # ---- writers on this machine ----
 
 
 def backbone_writer(
-    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32
+    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40
 ) -> Writer:
     """The backbone itself, in this process."""
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
         with backbone.untuned():
-            answers = backbone.generate_ids(streams, max_new_tokens, batch)
+            answers = backbone.generate_ids(streams, max_new_tokens)
         return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
 
     known = backbone.max_positions
@@ -245,11 +239,7 @@ def server_writer(
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        answers = _read_choices(address, prompts, choices)
-        for ids, cut_off in answers:
-            if not isinstance(ids, str):
-                _check_end(address, ids, cut_off, ends, max_new_tokens)
-        return answers
+        return _read_choices(address, prompts, choices, ends, max_new_tokens)
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -274,7 +264,11 @@ def check_address(address: str) -> str:
 
 
 def _read_choices(
-    address: str, prompts: Sequence[tuple[int, ...]], choices: Sequence[dict[str, Any]]
+    address: str,
+    prompts: Sequence[tuple[int, ...]],
+    choices: Sequence[dict[str, Any]],
+    ends: Sequence[int],
+    most: int,
 ) -> list[Answer]:
     """The answers of a server in the order of the prompts; raises ValueError for any other."""
     places: list[Any] = [choice.get("index") for choice in choices]
@@ -288,38 +282,21 @@ def _read_choices(
     answers: list[Answer] = []
     for choice in choices:
         ids, text = choice.get("token_ids"), choice.get("text")
-        if ids is None and isinstance(text, str) and _is_utf8(text):
-            answer: Sequence[int] | str = text
-        elif isinstance(ids, list) and ids and all(type(i) is int for i in ids):
-            answer = ids
-        else:
-            said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace")
-            raise ValueError(
-                f"{address} answered {said.decode()}, neither a text nor token ids; "
-                "is it vLLM's server?"
-            )
-        answers.append((answer, _is_cut_off(choice.get("finish_reason"))))
+        said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace").decode()
+        is_text = ids is None and isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
+        is_ids = isinstance(ids, list) and ids and all(type(i) is int for i in ids)
+        cut_off, fault = _is_cut_off(choice.get("finish_reason")), None
+        if not (is_text or is_ids):
+            fault = f"answered {said}, neither a text nor token ids; is it vLLM's server?"
+        elif is_ids and set(ids[:-1]) & set(ends):
+            fault = f"answered {said}, which goes on behind an end of turn; is it vLLM's server?"
+        elif is_ids and cut_off and len(ids) < most:
+            cut = f"cut an answer off after {len(ids)} of {most} tokens"
+            fault = f"{cut}; start it with a longer context."
+        if fault:
+            raise ValueError(f"{address} {fault}")
+        answers.append((ids if is_ids else text, cut_off))
     return answers
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
-def _check_end(
-    address: str, ids: Sequence[int], cut_off: bool, ends: Sequence[int], most: int
-) -> None:
-    """Raise ValueError for an answer that goes on behind its end, or was cut off before `most`."""
-    if set(ids[:-1]) & set(ends):
-        raise ValueError(
-            f"{address} answered {str(list(ids))[:80]}, which goes on behind an end of turn; "
-            "is it vLLM's server?"
-        )
-    if cut_off and len(ids) < most:
-        raise ValueError(
-            f"{address} cut an answer off after {len(ids)} of {most} tokens; start it with a "
-            "longer context."
-        )
 
 
 def _request(
@@ -380,12 +357,6 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
 
     with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
         return thread.submit(asyncio.run, send()).result()
-
-
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    """One context for all requests, as it takes long to make."""
-    return httpx.create_ssl_context()
 
 
 def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
@@ -485,7 +456,7 @@ def write_shards(
                 new += len(part)
             if path.name not in hashes:
                 hashes[path.name] = hash_file(path)
-                write_whole(folder / NOTE, _dump_note({**settings, "sha256": hashes}))
+                write_whole(folder / NOTE, to_json({**settings, "sha256": hashes}))
             paths.append(path)
             done += len(part)
             if progress:
@@ -534,22 +505,17 @@ def _check_settings(
         "prompts": hashlib.sha256(prompt.encode()).hexdigest(),
     }
     note = folder / NOTE
-    earlier = parse_json_row(note.read_bytes(), f"{note}") if note.is_file() else {}
+    earlier = parse_json_row(note.read_bytes(), str(note)) if note.is_file() else {}
     different = [name for name, value in settings.items() if earlier.get(name) != value]
     if different and (earlier or any(folder.glob("targets-*.jsonl"))):
         words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
         raise TargetError(
             f"{folder} holds targets written otherwise ({', '.join(words)}); choose another folder."
         )
-    hashes = dict(earlier.get("sha256", {}))
-    missing = [name for name in hashes if not (folder / name).is_file()]
-    hashes = {name: value for name, value in hashes.items() if name not in missing}
-    write_whole(note, _dump_note({**settings, "sha256": hashes}))
+    noted = earlier.get("sha256", {})
+    hashes = {name: sha256 for name, sha256 in noted.items() if (folder / name).is_file()}
+    write_whole(note, to_json({**settings, "sha256": hashes}))
     return settings, hashes
-
-
-def _dump_note(note: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(note, indent=1)}\n".encode()
 
 
 def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[str, str]) -> None:
