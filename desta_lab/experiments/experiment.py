@@ -435,15 +435,8 @@ class Experiment:
 
     def _new_connector(self) -> nn.Module:
         """The connector as training begins with it."""
-        encoder = self.llm.encoder
-        return build.build_connector(
-            self.preset.connector if self.connector is None else self.connector,
-            len(encoder.taps),
-            encoder.width,
-            self.llm.backbone,
-            self.seed,
-            encoder.frames,
-        )
+        shape = self.preset.connector if self.connector is None else self.connector
+        return build.build_connector(shape, self.llm.encoder, self.llm.backbone, self.seed)
 
     # ---- scores ----
 

@@ -303,9 +303,7 @@ class AudioLLM(nn.Module):
         """
         if audio_embeddings is None:
             if any(chat.SLOT in stream.ids for stream in streams):
-                raise chat.ChatError(
-                    f"The messages hold {chat.AUDIO} but no clips were given; match them."
-                )
+                raise chat.ChatError(f"There is {chat.AUDIO} but no clips were given; match them.")
             with self.backbone.untuned():
                 return self.backbone.generate_ids(streams, batch=len(streams), **options)
         ids, mask = self.backbone.pad_left(streams)
@@ -321,10 +319,7 @@ class AudioLLM(nn.Module):
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
-            raise ProvenanceError(
-                "A transcript was asked for, but this AudioLLM has no Whisper decoder; "
-                "pass transcribe=…."
-            )
+            raise ProvenanceError("This AudioLLM has no Whisper decoder; pass transcribe=….")
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
@@ -371,10 +366,7 @@ class AudioLLM(nn.Module):
         tuned = self._tuned_parameters()
         given = {name for name in tensors if name.startswith(TUNED)}
         if given != set(tuned):
-            raise RuntimeError(
-                "tensors of the backbone that are in one and not the other: "
-                f"{sorted(given ^ set(tuned))}"
-            )
+            raise RuntimeError(f"it tunes other tensors of the backbone: {given ^ set(tuned)}")
         self.connector.load_state_dict(
             {name: tensor for name, tensor in tensors.items() if name not in given}, strict=True
         )
@@ -408,16 +400,13 @@ class AudioLLM(nn.Module):
                     "load the parts it was trained with."
                 )
         tensors = load_file(path)
-        if other := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-            raise ProvenanceError(
-                f"{path}: {other[0]} holds {tensors[other[0]].dtype}, which no connector learns; "
-                "copy it again or train again."
-            )
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise ProvenanceError(
-                f"{path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint, or train "
-                "again with a lower learning rate."
-            )
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                fault = f"{name} holds {tensor.dtype}, which no connector learns"
+                raise ProvenanceError(f"{path}: {fault}; copy it again or train again.")
+            if not tensor.isfinite().all():
+                remedy = "take an earlier checkpoint, or train again with a lower learning rate"
+                raise ProvenanceError(f"{path}: {name} holds NaN or infinity; {remedy}.")
         try:
             self.load_trainable_state(tensors)
         except RuntimeError as error:

@@ -283,10 +283,8 @@ class Backbone(nn.Module):
         """The logits, if the largest of each position is a number; raises PrecisionError."""
         if not torch.isfinite(logits.detach().amax(-1)).all():
             dtype = str(self.dtype).removeprefix("torch.")
-            raise PrecisionError(
-                f"The backbone's logits are not finite in {dtype}; load it in bfloat16 or float32 "
-                "(dtype=…), or check its weights."
-            )
+            remedy = "load it in bfloat16 or float32 (dtype=…), or check its weights"
+            raise PrecisionError(f"The backbone's logits are not finite in {dtype}; {remedy}.")
         return logits
 
     # ---- from streams to answers ----
@@ -443,16 +441,10 @@ def _check(config: Any, tokenizer: Any) -> None:
     if tokenizer.chat_template is None:
         raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "This tokenizer has no end-of-turn token (eos_token); "
-            "set the one its chat template ends in."
-        )
+        raise ValueError("This tokenizer has no end-of-turn token; set its eos_token.")
     for scale in LOGIT_SCALES:
         if getattr(config, scale, None) not in (None, 1.0):
-            raise ValueError(
-                f"{config.model_type} scales its logits ({scale}), which `logits` does not; "
-                "take another."
-            )
+            raise ValueError(f"{config.model_type} scales its logits ({scale}); take another.")
 
 
 @contextmanager

@@ -99,9 +99,7 @@ def build_stream(
     ]
     first, *rest = _apply_template(tokenizer, tagged).split(AUDIO)
     if transcripts is None and rest and not queries:
-        raise ChatError(
-            f"A text holds {AUDIO}, which stands for a clip, and has none; take it out."
-        )
+        raise ChatError(f"A text holds {AUDIO}, which stands for a clip; take it out.")
     texts = [""] * len(rest) if transcripts is None else transcripts
     if len(texts) != len(rest):
         raise ChatError(
@@ -118,9 +116,8 @@ def build_stream(
     elif response is not None:
         ids += _encode_response(tokenizer, response, truncated)
     if max_tokens is not None and len(ids) > max_tokens:
-        raise ChatError(
-            f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
-        )
+        fault = f"The conversation has {len(ids)} tokens and the limit is {max_tokens}"
+        raise ChatError(f"{fault}; shorten it.")
     return TokenStream(tuple(ids), start)
 
 
@@ -177,9 +174,8 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ChatError(
-            f"{text[:40]!r}: no text in UTF-8 ({error.reason} at {error.start + 1}); write it anew."
-        ) from error
+        fault = f"{text[:40]!r}: no text in UTF-8 ({error.reason} at {error.start + 1})"
+        raise ChatError(f"{fault}; write it anew.") from error
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
 
@@ -208,10 +204,8 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         user = {**user, "content": f"{system['content']}\n\n{user['content']}"}
         return _apply_template(tokenizer, [user, *rest])
     if text.rstrip().endswith(THOUGHT):
-        raise ChatError(
-            f"The chat template opens a thought ({THOUGHT}) and cannot be told not to; "
-            "take an instruct model that answers at once."
-        )
+        fault = f"The chat template opens a thought ({THOUGHT}) and cannot be told not to"
+        raise ChatError(f"{fault}; take an instruct model that answers at once.")
     return text
 
 
@@ -231,10 +225,8 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
 def _check_words(tokenizer: Any, response: str | None, ids: Sequence[int]) -> None:
     """Refuse ids that say other words than the response they came with."""
     if response is not None and decode_ids(tokenizer, ids) != response.strip():
-        raise ChatError(
-            f"The ids of a response do not say {response[:60]!r}; leave the ids out where the "
-            "words were changed."
-        )
+        fault = f"The ids of a response do not say {response[:60]!r}"
+        raise ChatError(f"{fault}; leave the ids out where the words were changed.")
 
 
 def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int]:

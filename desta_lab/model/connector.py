@@ -31,9 +31,8 @@ class ConnectorShape:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.kind not in CONNECTORS:
-            raise ValueError(
-                f"There is no connector {self.kind!r}; take one of {', '.join(CONNECTORS)}."
-            )
+            known = ", ".join(CONNECTORS)
+            raise ValueError(f"There is no connector {self.kind!r}; take one of {known}.")
         if self.kind == "qformer" and self.width is not None:
             check_heads(self.heads, self.width)
 
@@ -41,9 +40,7 @@ class ConnectorShape:
 def check_heads(heads: int, width: int) -> None:
     """Raise ValueError where attention heads do not share the width evenly."""
     if width % heads:
-        raise ValueError(
-            f"{heads} attention heads do not divide a width of {width}; take a number that does."
-        )
+        raise ValueError(f"{heads} attention heads do not divide a width of {width}; change one.")
 
 
 class Attention(nn.Module):
@@ -145,10 +142,8 @@ class QFormer(nn.Module):
         inner = width or d_enc
         check_heads(heads, inner)
         if anchor is not None and len(anchor) != queries:
-            raise ValueError(
-                f"The anchor has {len(anchor)} tokens, the connector {queries} queries; "
-                "make them equal."
-            )
+            fault = f"The anchor has {len(anchor)} tokens, the connector {queries} queries"
+            raise ValueError(f"{fault}; make them equal.")
         self.queries, self.pool, self.scale = queries, pool, scale
         self.inputs = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity()
@@ -264,9 +259,7 @@ def build_own(own: OwnConnector, *, taps: int, d_enc: int, d_llm: int, frames: i
         raise ValueError(f"The connector {name} is a {type(connector).__name__}, not a module.")
     queries = getattr(connector, "queries", None)
     if not isinstance(queries, int) or queries < 1:
-        raise ValueError(
-            f"The connector {name} has no `queries`; set it to the number of its audio embeddings."
-        )
+        raise ValueError(f"The connector {name} has no `queries`; set its number of embeddings.")
     if not any(parameter.requires_grad for parameter in connector.parameters()):
         raise ValueError(f"The connector {name} has no parameter that learns.")
     _check_output(connector.float(), name, torch.randn(taps, 2, frames, d_enc), queries, d_llm)

@@ -79,10 +79,8 @@ class Encoder(nn.Module):
         with weights.reading(folder):
             layers = WhisperConfig.from_pretrained(folder).encoder_layers
         if taps is None and layers not in PUBLISHED_TAPS:
-            raise ValueError(
-                f"{folder}: no published taps for {layers} encoder layers; "
-                "pass taps=(…), numbers from 0."
-            )
+            fault = f"{folder}: no published taps for {layers} encoder layers"
+            raise ValueError(f"{fault}; pass taps=(…), numbers from 0.")
         taps = PUBLISHED_TAPS[layers] if taps is None else taps
         options = {"dtype": torch.float32, **options}
         model = weights.load_whole(WhisperModel, folder, needed="encoder.", **options)
@@ -118,9 +116,7 @@ class Encoder(nn.Module):
 def check_taps(taps: Sequence[int], layers: int) -> None:
     """Raise ValueError for tapped layers that the encoder does not have."""
     if not taps or not all(0 <= tap < layers for tap in taps):
-        raise ValueError(
-            f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers."
-        )
+        raise ValueError(f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}.")
 
 
 @torch.no_grad()

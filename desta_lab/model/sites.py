@@ -381,9 +381,8 @@ def build_streams(
     """
     texts = [""] * clips if transcripts is None else transcripts
     if len(texts) != clips:
-        raise ValueError(
-            f"There are {clips} clips and {len(texts)} transcripts; give one for each."
-        )
+        fault = f"There are {clips} clips and {len(texts)} transcripts"
+        raise ValueError(f"{fault}; give one for each.")
     messages = chat.audio_messages(question)
     return [
         chat.build_stream(

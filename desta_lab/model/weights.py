@@ -315,10 +315,8 @@ def _shards(folder: Path) -> list[Path]:
     named = read_object(folder / INDEX).get("weight_map")
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise WeightsError(
-            f"{folder / INDEX}: its weight_map does not give each tensor a file of this folder; "
-            "copy it again from its source."
-        )
+        fault = "its weight_map does not give each tensor a file of this folder"
+        raise WeightsError(f"{folder / INDEX}: {fault}; copy it again from its source.")
     return [folder / name for name in sorted(set(names))]
 
 

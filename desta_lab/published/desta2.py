@@ -49,9 +49,8 @@ def _audio_path(messages: Sequence[chat.Message]) -> str:
     """The path in the one audio message."""
     paths = [str(message["content"]) for message in messages if message["role"] == "audio"]
     if len(paths) != 1:
-        raise chat.ChatError(
-            f"DeSTA2 hears one clip a conversation, here are {len(paths)} audio messages; give one."
-        )
+        fault = f"DeSTA2 hears one clip a conversation, here are {len(paths)} audio messages"
+        raise chat.ChatError(f"{fault}; give one.")
     return paths[0]
 
 
@@ -69,10 +68,7 @@ def answer_desta2(
     wave = audio.read_audio(path)
     if transcript is None:
         if llm.transcribe is None:
-            raise ProvenanceError(
-                "DeSTA2 reads a transcript, but this AudioLLM has no Whisper decoder; "
-                "pass transcript=…."
-            )
+            raise ProvenanceError("This AudioLLM has no Whisper decoder; pass transcript=….")
         transcript = " " + llm.transcribe([wave])[0]
     stream = build_desta2_stream(llm.backbone.tokenizer, messages, llm.queries, transcript)
     ids = llm.generate_ids([stream], llm.encode_audio([wave]), **options)

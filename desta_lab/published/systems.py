@@ -155,17 +155,14 @@ def open_system(
         WeightsError: encoder or backbone cannot be had.
     """
     if quantise not in (None, "int8"):
-        raise ValueError(
-            f"There is no form {quantise!r} to quantise to; take 'int8', or None for bf16."
-        )
+        raise ValueError(f"There is no form {quantise!r}; take 'int8', or None for bf16.")
     form: Form = quantise or "bf16"
     if not force:
         _check_memory(preset, root, form, offload)
     path = Path(adapter)
     if not path.is_file():  # said before gigabytes are fetched
-        raise ProvenanceError(
-            f"{path}: no such file; give the adapter that was released for {preset.name}."
-        )
+        remedy = f"give the adapter that was released for {preset.name}"
+        raise ProvenanceError(f"{path}: no such file; {remedy}.")
     options: dict[str, Any] = {
         "dtype": torch.bfloat16,
         "device_map": "auto" if offload else {"": pick_device()},

@@ -63,10 +63,8 @@ def save_checkpoint(
     others = [one for one in listed if one["step"] != step]
     for one in others:
         if one["sha256"] == sha256:
-            raise CheckpointError(
-                f"{path.parent}: step {step} is the same file as step {one['step']}; "
-                "nothing was learned in between."
-            )
+            fault = f"{path.parent}: step {step} is the same file as step {one['step']}"
+            raise CheckpointError(f"{fault}; nothing was learned in between.")
     known = {} if records is None else {"records": records}
     others.append({"step": step, "sha256": sha256, "loss": loss, **known})
     others.sort(key=lambda one: one["step"])
@@ -134,9 +132,8 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         if record is None and number == len(lines) and not line.endswith("\n"):
             break
         if record is None:
-            raise CheckpointError(
-                f"{path}, line {number}: not the record of step {number}; {remedy}."
-            )
+            fault = f"{path}, line {number}: not the record of step {number}"
+            raise CheckpointError(f"{fault}; {remedy}.")
         records.append(record)
     hashed, seen = "", 0
     for one in listed:

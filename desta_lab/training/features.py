@@ -201,8 +201,6 @@ def _encode(
 ) -> Float16[Tensor, "layer batch frame d_enc"]:
     states = encoder.encode([audio.read_audio(path) for path in paths], layers).half()
     if not states.isfinite().all():
-        raise ValueError(
-            f"{paths[0]} and what follows it: encoder states are not finite in float16; check the "
-            "encoder's weights, or tap other layers."
-        )
+        fault = f"{paths[0]} and what follows it: encoder states are not finite in float16"
+        raise ValueError(f"{fault}; check the encoder's weights, or tap other layers.")
     return states

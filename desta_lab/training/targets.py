@@ -208,9 +208,8 @@ def check_leak(name: str, description: str, given: Iterable[str]) -> None:
     """Raise TargetError where a text that training is given holds the description."""
     sought = _words_of(description)
     if sought.strip() and any(sought in _words_of(text) for text in given):
-        raise TargetError(
-            f"{name}: the description leaks into the training prompt; change the prompt."
-        )
+        fault = "the description leaks into the training prompt"
+        raise TargetError(f"{name}: {fault}; change the prompt.")
 
 
 def _words_of(text: str) -> str:

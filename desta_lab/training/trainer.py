@@ -250,14 +250,11 @@ def _check_frozen(
     if changed or unchanged:
         checkpoints.state_path(folder).unlink(missing_ok=True)
     if changed:
-        raise FreezeError(
-            f"The frozen {' and '.join(changed)} changed during training; "
-            "load them again, and train again."
-        )
+        fault = f"The frozen {' and '.join(changed)} changed during training"
+        raise FreezeError(f"{fault}; load them again, and train again.")
     if unchanged:
-        raise FreezeError(
-            f"After {config.steps} steps these tensors never changed: {', '.join(unchanged)}."
-        )
+        never = f"these tensors never changed: {', '.join(unchanged)}"
+        raise FreezeError(f"After {config.steps} steps {never}.")
 
 
 # ---- a run on disk ----

@@ -101,10 +101,8 @@ class Writer:
     def check_answers(self, prompts: Sequence[Any], answers: Sequence[Answer]) -> None:
         """Raise ValueError unless there is one possible answer to each prompt."""
         if len(answers) != len(prompts):
-            raise ValueError(
-                f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts; "
-                "is it vLLM's server?"
-            )
+            fault = f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts"
+            raise ValueError(f"{fault}; is it vLLM's server?")
         known, most = len(self.tokenizer), self.max_new_tokens
         for ids in (answer for answer, _ in answers if not isinstance(answer, str)):
             if len(ids) > most or not all(type(i) is int and 0 <= i < known for i in ids):
@@ -191,9 +189,8 @@ def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]
     """Raise ValueError where an answer is to another prompt than the one that was sent."""
     for asked, own in zip(prompts, read, strict=True):
         if own is not None and own != list(asked):
-            raise ValueError(
-                f"{name} answered another prompt than it was sent; is it vLLM's server?"
-            )
+            fault = f"{name} answered another prompt than it was sent"
+            raise ValueError(f"{fault}; is it vLLM's server?")
 
 
 # ---- a server ----
@@ -281,7 +278,8 @@ def _read_choices(
     _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
     answers: list[Answer] = []
     for choice in choices:
-        ids, text = choice.get("token_ids"), choice.get("text")
+        ids: Any = choice.get("token_ids")
+        text: Any = choice.get("text")
         said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace").decode()
         is_text = ids is None and isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
         is_ids = isinstance(ids, list) and ids and all(type(i) is int for i in ids)
@@ -348,9 +346,8 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
             async for chunk in got.aiter_bytes():
                 content += chunk
                 if len(content) > REPLY_BYTES:
-                    raise ValueError(
-                        f"{url} answers with more than {REPLY_BYTES} bytes; correct the address."
-                    )
+                    fault = f"{url} answers with more than {REPLY_BYTES} bytes"
+                    raise ValueError(f"{fault}; correct the address.")
             location = got.headers.get("Location") if got.is_redirect else None
             text = content.decode(errors="replace")
             return _Reply(str(got.url), got.status_code, location, text)
@@ -362,23 +359,18 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
 def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
     """The list of this name in a reply that is no failure of the server; raises ValueError."""
     if reply.location is not None:
-        raise ValueError(
-            f"{reply.url} redirects to {reply.location}, and a key is sent nowhere else; "
-            "give the address of the server itself."
-        )
+        fault = f"{reply.url} redirects to {reply.location}, and a key is sent nowhere else"
+        raise ValueError(f"{fault}; give the address of the server itself.")
     if reply.status >= 300:
-        raise ValueError(
-            f"{reply.url} refuses the request (HTTP {reply.status}): {reply.text.strip()[:500]}"
-        )
+        fault = f"{reply.url} refuses the request (HTTP {reply.status})"
+        raise ValueError(f"{fault}: {reply.text.strip()[:500]}")
     try:
         found = json.loads(reply.text, object_pairs_hook=unique_keys)[wanted]
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise TypeError
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{reply.url} does not speak the OpenAI protocol, it answers {reply.text[:80]!r}; "
-            "correct the address."
-        ) from error
+        fault = f"does not speak the OpenAI protocol, it answers {reply.text[:80]!r}"
+        raise ValueError(f"{reply.url} {fault}; correct the address.") from error
     return found
 
 
@@ -437,9 +429,8 @@ def write_shards(
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
-        raise OSError(
-            f"{folder}: another process writes here; wait for it, or choose another folder."
-        ) from error
+        remedy = "wait for it, or choose another folder"
+        raise OSError(f"{folder}: another process writes here; {remedy}.") from error
     paths: list[Path] = []
     done = new = 0
     with lock:
@@ -462,10 +453,8 @@ def write_shards(
             if progress:
                 progress(done, new)
         if stale := sorted(set(folder.glob("targets-*.jsonl")) - set(paths)):
-            raise TargetError(
-                f"{stale[0]}: the manifest ends before this shard; "
-                "remove it, it is another manifest's."
-            )
+            fault = f"{stale[0]}: the manifest ends before this shard"
+            raise TargetError(f"{fault}; remove it, it is another manifest's.")
     if not paths:
         raise TargetError("The manifest has no rows; there is nothing to write.")
     return paths
@@ -522,15 +511,12 @@ def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[
     """Refuse a file that is not as it was written, or answers other rows than these."""
     sha256 = hash_file(path)
     if hashes.get(path.name, sha256) != sha256:
-        raise TargetError(
-            f"{path}: changed since it was written; remove it, and it is written again."
-        )
+        raise TargetError(f"{path}: changed since it was written; remove it to write it again.")
     answered = list(read_rows(path))
     there, wanted = ([[row[c] for c in NEEDED] for row in some] for some in (answered, rows))
     if there != wanted:
-        raise TargetError(
-            f"{path} answers other rows than the manifest's; remove it, or choose another folder."
-        )
+        remedy = "remove it, or choose another folder"
+        raise TargetError(f"{path} answers other rows than the manifest's; {remedy}.")
 
 
 def _answer_rows(
@@ -574,9 +560,8 @@ def _answered_row(
     made = training_row(row["id"], target, row.get("dataset", ""))
     clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
     if len(clips) > 1:
-        raise CorpusError(
-            f"{row['id']}: {len(clips)} clips and one description; give every row one clip."
-        )
+        fault = f"{row['id']}: {len(clips)} clips and one description"
+        raise CorpusError(f"{fault}; give every row one clip.")
     if clips:
         made["messages"][-1]["audios"] = clips
     given = [*(clip.get("text") or "" for clip in clips), *(row.get("transcripts") or ())]

@@ -139,9 +139,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         try:
             (version,), spec, (_, count) = take("I"), text(), take("II")
             if (version, spec) != (6, "WhisperSpec"):
-                raise ValueError(
-                    f"version {version} of '{spec}' found, version 6 of 'WhisperSpec' expected"
-                )
+                fault = f"version {version} of {spec!r} found"
+                raise ValueError(f"{fault}, version 6 of 'WhisperSpec' expected")
             return {text(): array() for _ in range(count)}
         except (struct.error, ValueError, IndexError) as error:
             raise WeightsError(

