@@ -80,7 +80,6 @@ class Backbone(nn.Module):
         """
         from transformers import AutoModelForCausalLM
 
-        options = {"dtype": torch.float32, **options}
         model = weights.load_whole(AutoModelForCausalLM, folder, **options)
         return cls(model, weights.load_tokenizer(folder))
 

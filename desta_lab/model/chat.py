@@ -8,6 +8,7 @@ from typing import Any
 
 AUDIO = "<|AUDIO|>"  # stands in a user's text for a clip
 START, END = "<start_audio>", "<end_audio>"  # plain text around every clip, as in DeSTA2.5-Audio
+TAGGED = f"{START}{AUDIO}{END}"
 SYSTEM = "Focus on the audio clips and instructions."
 SLOT = -1  # the id of an audio slot: no token has it, so a slot that is never filled fails loudly
 
@@ -22,7 +23,7 @@ PINNED_DATE = (
     ".replace('%S', '00') }}{%- endmacro %}"
 )
 THOUGHT = "<think>"  # a prompt that ends in it opens a thought, whatever it was told
-HELD = "\ue000"  # stands, with a number, for a control token that a message spells out
+HELD = "\ue000"  # parts a control token that a message spells out; two stand for one of a text
 
 Message = Mapping[str, Any]
 
@@ -93,10 +94,10 @@ def build_stream(
         ChatError: placeholders and transcripts do not match, ids and words of the response differ,
             the stream is longer than `max_tokens`, or the chat template refuses the messages.
     """
-    held: list[str] = []
-    tagged = [
-        {"role": m["role"], "content": _hold(tokenizer, m["content"], held)} for m in messages
-    ]
+    tagged = []
+    for message in messages:
+        bare = _hold(tokenizer, message["content"].replace(TAGGED, AUDIO))
+        tagged.append({"role": message["role"], "content": bare.replace(AUDIO, TAGGED)})
     first, *rest = _apply_template(tokenizer, tagged).split(AUDIO)
     if transcripts is None and rest and not queries:
         raise ChatError(f"A text holds {AUDIO}, which stands for a clip; take it out.")
@@ -105,10 +106,10 @@ def build_stream(
         raise ChatError(
             f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given; match them."
         )
-    ids = _encode_held(tokenizer, first, held)
+    ids = _encode_held(tokenizer, first)
     for transcript, piece in zip(texts, rest, strict=True):
         ids += [SLOT] * queries
-        ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece, held)
+        ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece)
     start = len(ids)
     if response_ids is not None:
         _check_words(tokenizer, response, response_ids)
@@ -181,8 +182,7 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 def encode_words(tokenizer: Any, text: str) -> list[int]:
     """Token ids of somebody's words, in which a control token is the letters it is written in."""
-    held: list[str] = []
-    return _encode_held(tokenizer, _hold_marks(tokenizer, text, held), held)
+    return _encode_held(tokenizer, _hold(tokenizer, text))
 
 
 def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -237,35 +237,16 @@ def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int
     return encode_words(tokenizer, response) + ([] if truncated else [end])
 
 
-def _hold(tokenizer: Any, content: str, held: list[str]) -> str:
-    """A message's text with its control tokens held, and with tags around every clip."""
-    bare = content.replace(f"{START}{AUDIO}{END}", AUDIO)
-    return _hold_marks(tokenizer, bare, held).replace(AUDIO, f"{START}{AUDIO}{END}")
+def _hold(tokenizer: Any, text: str) -> str:
+    """The text with `HELD` behind the first letter of each control token, which then is none."""
+    held = text.replace(HELD, HELD * 2)
+    for mark in sorted(control_tokens(tokenizer).values(), key=len, reverse=True):
+        if mark != AUDIO:
+            held = held.replace(mark, f"{mark[:1]}{HELD}{mark[1:]}")
+    return held
 
 
-def _hold_marks(tokenizer: Any, text: str, held: list[str]) -> str:
-    """The text with a number in the place of each control token, which `held` keeps."""
-    known = {*control_tokens(tokenizer).values(), HELD} - {AUDIO}
-    marks = sorted((mark for mark in known if mark in text), key=len, reverse=True)
-    if not marks:
-        return text
-
-    def hold(found: re.Match[str]) -> str:
-        held.append(found[0])
-        return f"{HELD}{len(held) - 1}{HELD}"
-
-    return re.sub("|".join(map(re.escape, marks)), hold, text)
-
-
-def _encode_held(tokenizer: Any, text: str, held: Sequence[str]) -> list[int]:
-    """Token ids of a text in which the held control tokens are text again.
-
-    Without its first letter none is a control token any more.
-    """
-    if not held:
-        return encode_text(tokenizer, text)
-    ids: list[int] = []
-    for i, piece in enumerate(re.split(f"{HELD}(\\d+){HELD}", text)):
-        words = [held[int(piece)][:1], held[int(piece)][1:]] if i % 2 else [piece]
-        ids += [token for word in words for token in encode_text(tokenizer, word)]
-    return ids
+def _encode_held(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text as it was before `_hold`; what that parted is encoded apart."""
+    pieces = re.split(f"{HELD}({HELD}?)", text)
+    return [token for piece in pieces for token in encode_text(tokenizer, piece)]

@@ -82,7 +82,6 @@ class Encoder(nn.Module):
             fault = f"{folder}: no published taps for {layers} encoder layers"
             raise ValueError(f"{fault}; pass taps=(…), numbers from 0.")
         taps = PUBLISHED_TAPS[layers] if taps is None else taps
-        options = {"dtype": torch.float32, **options}
         model = weights.load_whole(WhisperModel, folder, needed="encoder.", **options)
         return cls(model.encoder, taps, seconds)
 
@@ -125,7 +124,7 @@ def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]]) -> l
     from transformers import WhisperForConditionalGeneration
 
     kind = WhisperForConditionalGeneration
-    model = weights.load_whole(kind, folder, dtype=torch.float32).eval()
+    model = weights.load_whole(kind, folder).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
     tokenizer = weights.load_tokenizer(folder)
     task = {"language": "en", "task": "transcribe"} if _speaks_many(model, tokenizer) else {}

@@ -237,7 +237,6 @@ def desta25() -> Preset:
         "meta-llama/Llama-3.1-8B-Instruct",
         "the published system",
         seconds=30.0,
-        connector=ConnectorShape(),
         steps=2000,
         batch=12,
         lr=1e-4,
@@ -251,16 +250,14 @@ def desta2() -> Preset:
     So its 2, 5, 8, 11 are the outputs of layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py).
     `replace(desta2(), taps=(2, 5, 8, 11))` gives the layers of the training code.
     """
-    return Preset(
-        "desta2",
-        "openai/whisper-small",
-        "meta-llama/Meta-Llama-3-8B-Instruct",
-        "the published system before it",
-        seconds=30.0,
+    return replace(
+        desta25(),
+        name="desta2",
+        encoder="openai/whisper-small",
+        backbone="meta-llama/Meta-Llama-3-8B-Instruct",
+        purpose="the published system before it",
         connector=ConnectorShape(depth=2, heads=12),
-        steps=2000,
         batch=8,
-        lr=1e-4,
         taps=(1, 4, 7, 10),
     )
 
@@ -270,13 +267,10 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def change_parts(preset: Preset, encoder: str | None = None, backbone: str | None = None) -> Preset:
+def change_parts(preset: Preset, **parts: str | None) -> Preset:
     """The preset with another encoder or backbone, by name or folder; its cost is not known."""
-    parts = {"encoder": encoder, "backbone": backbone}
     given: dict[str, Any] = {part: name for part, name in parts.items() if name is not None}
-    if given:
-        given |= dict.fromkeys(MEASURED)
-    return replace(preset, **given)
+    return replace(preset, **given, **(dict.fromkeys(MEASURED) if given else {}))
 
 
 def part_id(name: str) -> str:

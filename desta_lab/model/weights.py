@@ -217,7 +217,7 @@ def read_object(path: Path, needed: Mapping[str, type | UnionType] | None = None
 
 
 def load_whole(kind: Any, folder: Path | str, needed: str = "", **options: Any) -> Any:
-    """The model of this class (of transformers) in a folder; `options` go to `from_pretrained`.
+    """The transformers model of a folder; `options` (dtype=float32, …) go to `from_pretrained`.
 
     Raises:
         WeightsError: it cannot be read, or tensors whose names begin with `needed` are missing or
@@ -226,6 +226,7 @@ def load_whole(kind: Any, folder: Path | str, needed: str = "", **options: Any) 
     settings = Path(folder) / "generation_config.json"
     if settings.is_file():
         read_object(settings)  # transformers would go on without
+    options = {"dtype": "float32", **options}
     with reading(folder):
         model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     strange = [name for name in report["missing_keys"] if name.startswith(needed)]

@@ -111,17 +111,10 @@ def generate_soft_targets(
     unique = list(dict.fromkeys(pairs))
     batches = [unique[first : first + batch] for first in range(0, len(unique), batch)]
 
+    how: Any = {"kind": "soft", "max_new_tokens": max_new_tokens, "batch": batch}
+
     def write(part: Sequence[tuple[str, str]]) -> list[tuple[Target, SoftTarget]]:
-        answers = generate_targets(
-            backbone,
-            writer,
-            revision,
-            part,
-            kind="soft",
-            max_new_tokens=max_new_tokens,
-            batch=batch,
-        )
-        targets = list(answers.values())
+        targets = list(generate_targets(backbone, writer, revision, part, **how).values())
         return list(zip(targets, soften_targets(backbone, targets), strict=True))
 
     written = [both for part in processes.map_over_ranks(batches, write, progress) for both in part]
