@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,7 @@ from desta_lab.model.backbone import Backbone
 from desta_lab.model.bounds import is_number
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
-
-if TYPE_CHECKING:
-    from desta_lab.model.sites import ForwardPass
+from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
 VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
@@ -259,32 +257,20 @@ class AudioLLM(nn.Module):
         """
         alone = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if alone else messages
-        clips = [
-            [c for message in talk for c in message.get("audios", ())] for talk in conversations
-        ]
-        waves = [[audio.read_audio(clip["audio"]) for clip in own] for own in clips]
-        words = [
-            self._transcripts(own, sounds, with_transcript)
-            for own, sounds in zip(clips, waves, strict=True)
-        ]
         limit = self.backbone.max_positions
-        streams = [
-            chat.build_stream(
-                self.backbone.tokenizer,
-                talk,
-                self.queries,
-                transcripts=texts,
-                max_tokens=None if limit is None else limit - max_new_tokens,
-            )
-            for talk, texts in zip(conversations, words, strict=True)
-        ]
-        every_wave = [wave for own in waves for wave in own]
-        embeddings = self.encode_audio(every_wave) if every_wave else None
+        room = None if limit is None else limit - max_new_tokens
+        streams, waves, audios = [], [], []
+        for talk in conversations:
+            clips = [clip for message in talk for clip in message.get("audios", ())]
+            own = [audio.read_audio(clip["audio"]) for clip in clips]
+            texts = self._transcripts(clips, own, with_transcript)
+            how: Any = {"transcripts": texts, "max_tokens": room}
+            streams.append(chat.build_stream(self.backbone.tokenizer, talk, self.queries, **how))
+            waves += own
+            names = [str(clip["audio"]) for clip in clips]
+            audios.append(list(zip(names, texts, strict=True)))
+        embeddings = self.encode_audio(waves) if waves else None
         ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **options)
-        audios = [
-            [(str(clip["audio"]), text) for clip, text in zip(own, texts, strict=True)]
-            for own, texts in zip(clips, words, strict=True)
-        ]
         return Generation([self.backbone.decode(row) for row in ids], ids, audios)
 
     @torch.no_grad()
@@ -327,17 +313,13 @@ class AudioLLM(nn.Module):
 
     def sites(self) -> list[str]:
         """The names of all places whose values `run` can record or edit (`sites.list_sites`)."""
-        from desta_lab.model.sites import list_sites  # it reads what this module defines
-
         return list(list_sites(self))
 
-    def run(self, clips: Sequence[Any], question: str, **options: Any) -> "ForwardPass":
+    def run(self, clips: Sequence[Any], question: str, **options: Any) -> ForwardPass:
         """Ask one question about clips (waveforms or files); what flows at sites is returned.
 
         The options, such as `sites` and `edits`, are those of `sites.run_forward`.
         """
-        from desta_lab.model.sites import run_forward
-
         return run_forward(self, clips, question, **options)
 
     # ---- what is trained, and its files ----

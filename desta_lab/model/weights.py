@@ -136,19 +136,17 @@ def check_name(name: str | Path, root: Path | None = None) -> None:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     short, source, folder, _ = _locate(name, root)
-    here = name == NANO or (str(name) and folder.is_dir())
-    is_id = "/" in short and not Path(name).exists()
-    if is_id and not (source or here):
-        try:
-            validate_repo_id(short)
-        except HFValidationError:
-            is_id = False
-    if not (source or here or is_id):
-        raise WeightsError(
-            f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
-            "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
-            "and model.safetensors."
-        )
+    if source or name == NANO or (str(name) and folder.is_dir()):
+        return
+    with suppress(HFValidationError):
+        validate_repo_id(short)
+        if "/" in short and not Path(name).exists():
+            return
+    raise WeightsError(
+        f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
+        "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
+        "and model.safetensors."
+    )
 
 
 def is_installed(name: str, root: Path | None = None) -> bool:

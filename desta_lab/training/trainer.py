@@ -5,11 +5,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -115,25 +115,26 @@ def train(
     for number in range(min(AHEAD, len(rows))):
         read(number)
     hashes = _hash_frozen(llm)
-    with own_run(folder), torch.random.fork_rng(devices=[]), ExitStack() as files:
+    with own_run(folder), torch.random.fork_rng(devices=[]):
         with processes.main_first():
             first, hashed = _resume(folder, llm, optimizer, config)
-        records = files.enter_context(_open_records(folder))
-        for step in range(first, config.steps):
-            begin = time.perf_counter()
-            examples = [read(number) for number in config.batch_rows(step, len(rows))]
-            record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
-            record["seconds"] = time.perf_counter() - begin
-            with cache.writing(checkpoints.records_path(folder)):
-                records.write(json.dumps(record) + "\n")
-            hashed = checkpoints.hash_records([record], hashed)
-            if step + 1 == config.steps:
-                _check_frozen(llm, hashes, folder, config)
-                processes.wait_for_all()  # every rank has passed the check
-            if processes.is_main_rank():
-                _save(folder, llm, optimizer, record, hashed, config, state_every)
-            if progress:
-                progress(step + 1, config.steps, record)
+        path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
+        with path.open("a", buffering=1) as records:  # a line is there when its step is done
+            for step in range(first, config.steps):
+                begin = time.perf_counter()
+                examples = [read(number) for number in config.batch_rows(step, len(rows))]
+                record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
+                record["seconds"] = time.perf_counter() - begin
+                with cache.writing(path):
+                    records.write(json.dumps(record) + "\n")
+                hashed = checkpoints.hash_records([record], hashed)
+                if step + 1 == config.steps:
+                    _check_frozen(llm, hashes, folder, config)
+                    processes.wait_for_all()  # every rank has passed the check
+                if processes.is_main_rank():
+                    _save(folder, llm, optimizer, record, hashed, config, state_every)
+                if progress:
+                    progress(step + 1, config.steps, record)
     llm.connector.eval()
     processes.wait_for_all()  # the last checkpoint is on disk
 
@@ -301,12 +302,6 @@ def own_run(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock") if processes.is_main_rank() else nullcontext():
         yield
-
-
-def _open_records(folder: Path) -> TextIO:
-    """The file of a run's records, one line a step; only rank 0 writes."""
-    path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
-    return path.open("a", buffering=1)
 
 
 def _save(
