@@ -731,7 +731,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
     from desta_lab.model import weights
     from desta_lab.model.backbone import Backbone
     from desta_lab.model.build import pick_device, pick_dtype
-    from desta_lab.training import writers
+    from desta_lab.training import targets, writers
 
     folder = weights.find_weights(args.backbone, progress=tell)
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
@@ -741,7 +741,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
         return writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
     device = pick_device()
     backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
-    return writers.backbone_writer(
+    return targets.backbone_writer(
         backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
     )
 

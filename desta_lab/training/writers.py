@@ -1,4 +1,4 @@
-"""Targets by the million: three kinds of writers, and files from which a killed job resumes.
+"""Targets by the million: writers beside the backbone, and files from which a killed job resumes.
 
     row ─ token ids ─▶ Writer ─▶ answer ─ training_row ─▶ targets-00000.jsonl, …
 
@@ -26,13 +26,13 @@ from filelock import FileLock, Timeout
 from desta_lab.cache import hash_file, remove_drafts, to_json, write_whole
 from desta_lab.clips import CorpusError, parse_json_row, unique_keys
 from desta_lab.model import chat
-from desta_lab.model.backbone import Backbone, end_ids_of
+from desta_lab.model.backbone import end_ids_of
 from desta_lab.model.weights import hash_folder, load_tokenizer, reading
 from desta_lab.training.targets import (
-    OWN,
+    Answer,
     Kind,
-    Target,
     TargetError,
+    Writer,
     check_leak,
     find_refusals,
     training_row,
@@ -60,74 +60,8 @@ GREEDY = {
 NOTE = "shards.json"  # beside the files: what determines them, and the sha256 of each
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
 
-Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
-Complete = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
-
-
-@dataclass(frozen=True)
-class Writer:
-    """An LLM that answers prompts of token ids greedily.
-
-    Args:
-        name: the LLM, as provenance names it.
-        revision: the hash of its weights.
-        complete: prompts → one answer each, in the same order.
-        max_positions: tokens that the LLM can read and write; None where nobody knows.
-    """
-
-    name: str
-    revision: str
-    tokenizer: Any
-    max_new_tokens: int
-    complete: Complete
-    max_positions: int | None = None
-
-    @property
-    def decoding(self) -> str:
-        """How answers are chosen, as in `targets.generate_targets`."""
-        return f"greedy, {self.max_new_tokens} tokens"
-
-    def encode_prompt(self, description: str, question: str) -> tuple[int, ...]:
-        """The token ids of the text condition, as in `targets.generate_targets`.
-
-        Raises:
-            ChatError: with its answer, it would be longer than the LLM can read.
-        """
-        messages = chat.description_messages(description, question)
-        known = self.max_positions
-        room = None if known is None else known - self.max_new_tokens
-        return chat.build_stream(self.tokenizer, messages, 0, max_tokens=room).ids
-
-    def check_answers(self, prompts: Sequence[Any], answers: Sequence[Answer]) -> None:
-        """Raise ValueError unless there is one possible answer to each prompt."""
-        if len(answers) != len(prompts):
-            fault = f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts"
-            raise ValueError(f"{fault}; is it vLLM's server?")
-        known, most = len(self.tokenizer), self.max_new_tokens
-        for ids in (answer for answer, _ in answers if not isinstance(answer, str)):
-            if len(ids) > most or not all(type(i) is int and 0 <= i < known for i in ids):
-                raise ValueError(
-                    f"{self.name} answered {str(list(ids))[:80]}, which are not at most {most} ids "
-                    f"of {known} tokens; does it serve this model?"
-                )
-
 
 # ---- writers on this machine ----
-
-
-def backbone_writer(
-    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40
-) -> Writer:
-    """The backbone itself, in this process."""
-
-    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
-        with backbone.untuned():
-            answers = backbone.generate_ids(streams, max_new_tokens)
-        return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
-
-    known = backbone.max_positions
-    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete, known)
 
 
 def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options: Any) -> Writer:
@@ -529,7 +463,7 @@ def _answer_rows(
     writer.check_answers(unique, completed)
     answers = dict(zip(unique, completed, strict=True))
     return [
-        _answered_row(row, *answers[prompt], writer, kind)
+        _answered_row(row, answers[prompt], writer, kind)
         for row, prompt in zip(rows, prompts, strict=True)
     ]
 
@@ -542,21 +476,10 @@ def _encode_row(row: Mapping[str, Any], writer: Writer) -> tuple[int, ...]:
 
 
 def _answered_row(
-    row: Mapping[str, Any], answer: Sequence[int] | str, cut_off: bool, writer: Writer, kind: Kind
+    row: Mapping[str, Any], answer: Answer, writer: Writer, kind: Kind
 ) -> dict[str, Any]:
     """A row in DeSTA-AQA5M's columns, with what else it held and the clip of its messages."""
-    text = answer if isinstance(answer, str) else chat.decode_ids(writer.tokenizer, answer)
-    target = Target(
-        row["seed_description"],
-        row["prompt"],
-        text.strip(),
-        kind,
-        writer.name,
-        writer.revision,
-        writer.decoding,
-        cut_off,
-        None if isinstance(answer, str) or kind not in OWN else answer,
-    )
+    target = writer.make_target(row["seed_description"], row["prompt"], answer, kind)
     made = training_row(row["id"], target, row.get("dataset", ""))
     clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
     if len(clips) > 1:
