@@ -270,7 +270,8 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 def change_parts(preset: Preset, **parts: str | None) -> Preset:
     """The preset with another encoder or backbone, by name or folder; its cost is not known."""
     given: dict[str, Any] = {part: name for part, name in parts.items() if name is not None}
-    return replace(preset, **given, **(dict.fromkeys(MEASURED) if given else {}))
+    given |= dict.fromkeys(MEASURED) if given else {}
+    return replace(preset, **given)
 
 
 def part_id(name: str) -> str:
