@@ -25,6 +25,8 @@ from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
+ANEW = "delete the run's folder and train again"  # what is to be done with a run that was changed
+
 # What a connector file and the parts around it must share. Not names, paths or precision.
 COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector", "tuning")
 
@@ -213,10 +215,9 @@ class AudioLLM(nn.Module):
         slots = (ids == chat.SLOT).to(embeddings.device)
         clips, queries = audio_embeddings.shape[:2]
         if int(slots.sum()) != clips * queries:
-            raise chat.ChatError(
-                f"The messages hold {int(slots.sum())} audio slots, but {clips} clips of {queries} "
-                "audio embeddings were given; match them."
-            )
+            given = f"{clips} clips of {queries} audio embeddings were given"
+            fault = f"The messages hold {int(slots.sum())} audio slots, but {given}"
+            raise chat.ChatError(f"{fault}; match them.")
         return embeddings.masked_scatter(slots[..., None], audio_embeddings.to(embeddings.dtype))
 
     def response_logits(
@@ -377,10 +378,8 @@ class AudioLLM(nn.Module):
         for key in compared:
             ours = self.provenance.get(key)
             if theirs.get(key) != ours:
-                raise ProvenanceError(
-                    f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}; "
-                    "load the parts it was trained with."
-                )
+                fault = f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}"
+                raise ProvenanceError(f"{fault}; load the parts it was trained with.")
         tensors = load_file(path)
         for name, tensor in tensors.items():
             if not tensor.is_floating_point():
@@ -392,10 +391,8 @@ class AudioLLM(nn.Module):
         try:
             self.load_trainable_state(tensors)
         except RuntimeError as error:
-            fault = str(error).splitlines()[-1].strip()
-            raise ProvenanceError(
-                f"{path}: another connector's tensors ({fault}); build the connector it was."
-            ) from error
+            fault = f"another connector's tensors ({str(error).splitlines()[-1].strip()})"
+            raise ProvenanceError(f"{path}: {fault}; build the connector it was.") from error
 
 
 def read_connector_provenance(path: Path) -> dict[str, Any]:
@@ -412,9 +409,8 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
         if not isinstance(about, dict):
             raise TypeError(f"its provenance is {type(about).__name__}")
     except Exception as error:
-        raise ProvenanceError(
-            f"{path}: no whole safetensors file ({error}); copy it again or train again."
-        ) from error
+        fault = f"{path}: no whole safetensors file ({error})"
+        raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     if isinstance(shape := about.get("connector"), dict) and "class" not in shape:
         about["connector"] = asdict(ConnectorShape()) | shape
     return about
@@ -446,10 +442,8 @@ def list_checkpoints(run: Path) -> list[dict[str, Any]]:
         if listed != sorted(listed, key=lambda one: one["step"]):
             raise ValueError("its steps are not in order")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: no readable list of checkpoints ({error}); "
-            "delete the run's folder and train again."
-        ) from error
+        fault = f"{path}: no readable list of checkpoints ({error})"
+        raise CheckpointError(f"{fault}; {ANEW}.") from error
     return listed
 
 
@@ -473,20 +467,17 @@ def find_checkpoint(run: Path, step: int) -> Path:
     path = checkpoint_path(run, step)
     known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
     if step not in known:
-        raise CheckpointError(
-            f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
-        )
+        there = ", ".join(map(str, known))
+        raise CheckpointError(f"{path.parent}: no checkpoint at step {step}; it has {there}.")
     if not path.is_file():
-        there = [str(one) for one in known if checkpoint_path(run, one).is_file()]
+        there = ", ".join(str(one) for one in known if checkpoint_path(run, one).is_file())
         raise CheckpointError(
             f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
-            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
-            "data folder (the run that ships has its first and its last)."
+            f"steps {there or 'none'}, so take one of these, or train again in another data folder "
+            "(the run that ships has its first and its last)."
         )
     if cache.hash_file(path) != known[step]:
-        raise CheckpointError(
-            f"{path}: changed since it was saved; delete the run's folder and train again."
-        )
+        raise CheckpointError(f"{path}: changed since it was saved; {ANEW}.")
     return path
 
 

@@ -218,10 +218,8 @@ class Backbone(nn.Module):
     def _check_length(self, tokens: int) -> None:
         """Raise ChatError for more tokens than it was made to read."""
         if self.max_positions is not None and tokens > self.max_positions:
-            raise chat.ChatError(
-                f"The backbone is to read and write {tokens} tokens and knows "
-                f"{self.max_positions} positions; shorten the conversation."
-            )
+            known = f"knows {self.max_positions} positions; shorten the conversation"
+            raise chat.ChatError(f"The backbone is to read and write {tokens} tokens and {known}.")
 
     @property
     def _layer_kinds(self) -> list[str]:

@@ -229,10 +229,9 @@ def _assemble(
 def _check_finite(folder: Path, part: nn.Module) -> None:
     for name, parameter in part.named_parameters():
         if not (parameter.is_meta or parameter.isfinite().all()):
-            raise weights.WeightsError(
-                f"{folder}: {name} holds NaN or infinity as {parameter.dtype}; copy the folder "
-                "again from its source, or load it in bfloat16 or float32."
-            )
+            fault = f"{folder}: {name} holds NaN or infinity as {parameter.dtype}"
+            remedy = "copy the folder again from its source, or load it in bfloat16 or float32"
+            raise weights.WeightsError(f"{fault}; {remedy}.")
 
 
 def open_run(
@@ -243,10 +242,8 @@ def open_run(
 ) -> AudioLLM:
     """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
     if not index_path(folder).is_file():
-        raise FileNotFoundError(
-            f"{folder}: no checkpoints of a run here; "
-            "train one with `python -m desta_lab quickstart`."
-        )
+        remedy = "train one with `python -m desta_lab quickstart`"
+        raise FileNotFoundError(f"{folder}: no checkpoints of a run here; {remedy}.")
     last = list_checkpoints(folder)[-1]
     step = last["step"] if step is None else step
     path, attention = find_checkpoint(folder, step), read_run_config(folder).get("attention")

@@ -103,9 +103,8 @@ def build_stream(
         raise ChatError(f"A text holds {AUDIO}, which stands for a clip; take it out.")
     texts = [""] * len(rest) if transcripts is None else transcripts
     if len(texts) != len(rest):
-        raise ChatError(
-            f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given; match them."
-        )
+        fault = f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given"
+        raise ChatError(f"{fault}; match them.")
     ids = _encode_held(tokenizer, first)
     for transcript, piece in zip(texts, rest, strict=True):
         ids += [SLOT] * queries
@@ -217,9 +216,8 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
             how["chat_template"] = PINNED_DATE + tokenizer.get_chat_template()
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
     except Exception as error:  # jinja2's own, or a sentence of the template's author
-        raise ChatError(
-            f"The chat template refuses these messages ({error}); change roles or their order."
-        ) from error
+        fault = f"The chat template refuses these messages ({error})"
+        raise ChatError(f"{fault}; change roles or their order.") from error
 
 
 def _check_words(tokenizer: Any, response: str | None, ids: Sequence[int]) -> None:

@@ -251,10 +251,8 @@ def build_own(own: OwnConnector, *, taps: int, d_enc: int, d_llm: int, frames: i
         else:
             connector = own(taps=taps, d_enc=d_enc, d_llm=d_llm)
     except TypeError as error:
-        raise ValueError(
-            f"The connector {name} cannot be built from taps, d_enc and d_llm ({error}); let it "
-            "take these three names."
-        ) from error
+        fault = f"The connector {name} cannot be built from taps, d_enc and d_llm ({error})"
+        raise ValueError(f"{fault}; let it take these three names.") from error
     if not isinstance(connector, nn.Module):
         raise ValueError(f"The connector {name} is a {type(connector).__name__}, not a module.")
     queries = getattr(connector, "queries", None)

@@ -86,9 +86,7 @@ def train_nano(
     """
     rows = list(rows)
     if not rows:
-        raise ValueError(
-            "The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows."
-        )
+        raise ValueError("The nano LLM cannot learn from 0 rows; hand in some.")
     steps = math.ceil(len(rows) / batch) if steps is None else steps
     frame = f"{chat.SYSTEM}\nsystem\nuser\nassistant"
     tokenizer = build_tokenizer(text for row in rows for text in (*row, frame))

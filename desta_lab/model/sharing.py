@@ -58,11 +58,7 @@ def open_pretrained(
 def push_to_hub(
     llm: AudioLLM, repo_id: str, card: Card | None = None, *, private: bool = False
 ) -> str:
-    """Upload what `save_pretrained` writes to the model hub; returns the address of the commit.
-
-    Raises:
-        WeightsError: the hub cannot be reached, or refuses.
-    """
+    """Upload what `save_pretrained` writes to the model hub, see `AudioLLM.push_to_hub`."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name=LIBRARY, library_version=__version__)

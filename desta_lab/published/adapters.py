@@ -103,10 +103,8 @@ def load_adapter(connector: nn.Module, path: Path | str) -> None:
     try:
         connector.load_state_dict(from_published(tensors), strict=True)
     except RuntimeError as error:
-        fault = str(error).splitlines()[-1].strip()
-        raise ProvenanceError(
-            f"{path}: an adapter of other sizes ({fault}); build the connector of its config."
-        ) from error
+        fault = f"an adapter of other sizes ({str(error).splitlines()[-1].strip()})"
+        raise ProvenanceError(f"{path}: {fault}; build the connector of its config.") from error
 
 
 def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -> None:

@@ -34,10 +34,8 @@ def build_desta2_stream(
     turns = [{"role": m["role"], "content": str(m["content"])} for m in messages]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     if text.count(path) != 1:
-        raise chat.ChatError(
-            f"The path {path!r} stands {text.count(path)} times in the conversation; give the clip "
-            "a name that stands there once."
-        )
+        fault = f"The path {path!r} stands {text.count(path)} times in the conversation"
+        raise chat.ChatError(f"{fault}; give the clip a name that stands there once.")
     before, after = text.split(path)
     ids = list(tokenizer(before + transcript + after).input_ids)
     at = len(chat.encode_text(tokenizer, before))

@@ -114,9 +114,8 @@ def _count_parameters(name: str, root: Path | None) -> tuple[int, int]:
     except (OSError, ValueError) as error:
         if name in PARAMETERS:
             return PARAMETERS[name]
-        raise RuntimeError(
-            f"The size of {name} is not known before its config.json is here; fetch it first."
-        ) from error
+        fault = f"The size of {name} is not known before its config.json is here"
+        raise RuntimeError(f"{fault}; fetch it first.") from error
     with torch.device("meta"):  # shapes without memory
         if config.is_encoder_decoder:
             whisper = AutoModel.from_config(config)

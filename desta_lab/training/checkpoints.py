@@ -19,6 +19,7 @@ from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.model.audio_llm import (
+    ANEW,
     AudioLLM,
     checkpoint_path,
     find_checkpoint,
@@ -84,11 +85,7 @@ def _write_list(run: Path, listed: Sequence[Mapping[str, Any]]) -> None:
 
 
 def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
-    """Load the connector of one step after its hash has been compared with the list.
-
-    Raises:
-        CheckpointError: the step is not listed, or its file is missing or changed.
-    """
+    """Load the connector of one step; raises CheckpointError as `find_checkpoint` does."""
     llm.load_connector(find_checkpoint(run, step))
 
 
@@ -122,18 +119,17 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         CheckpointError: a row is missing, doubled, out of order, or none that this run wrote.
     """
     path, records, listed = records_path(run), [], list_checkpoints(run)
-    remedy = "delete the run's folder and train again"
     try:
         lines = cache.read_text(path).splitlines(keepends=True)
     except (OSError, UnicodeError) as error:
-        raise CheckpointError(f"{path}: no readable records ({error}); {remedy}.") from error
+        raise CheckpointError(f"{path}: no readable records ({error}); {ANEW}.") from error
     for number, line in enumerate(lines[:steps], start=1):
         record = _parse_record(line, number)
         if record is None and number == len(lines) and not line.endswith("\n"):
             break
         if record is None:
             fault = f"{path}, line {number}: not the record of step {number}"
-            raise CheckpointError(f"{fault}; {remedy}.")
+            raise CheckpointError(f"{fault}; {ANEW}.")
         records.append(record)
     hashed, seen = "", 0
     for one in listed:
@@ -144,9 +140,9 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         known = len(records) >= step and one["loss"] in (None, records[step - 1]["loss"])
         if not known or one.get("records", hashed) != hashed:
             lines_of = f"line {step}" if first == step else f"lines {first} to {step}"
-            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {remedy}.")
+            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {ANEW}.")
     if steps is not None and len(records) < steps:
-        raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {remedy}.")
+        raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {ANEW}.")
     return records
 
 
@@ -205,9 +201,8 @@ def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps
         _load_moments(optimizer, moments)
     except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
         fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise StateError(
-            f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
-        ) from error
+        remedy = "delete it and train again: step 0 leads to the same"
+        raise StateError(f"{path}: damaged ({fault}); {remedy}.") from error
     return int(about["step"])
 
 

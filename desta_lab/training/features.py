@@ -152,10 +152,9 @@ class FeatureStore:
         """
         unknown = [name for name in names if name not in self._row]
         if unknown:
-            raise ValueError(
-                f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}; open the "
-                "store with it, or use OnTheFlyFeatures, which encodes any."
-            )
+            fault = f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}"
+            remedy = "open the store with it, or use OnTheFlyFeatures, which encodes any"
+            raise ValueError(f"{fault}; {remedy}.")
         rows = [self._row[name] for name in names]
         states: dict[int, Tensor] = {}
         for row in dict.fromkeys(rows):

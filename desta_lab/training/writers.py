@@ -92,9 +92,8 @@ def import_vllm() -> Any:
     try:
         return import_module("vllm")
     except ImportError as error:
-        raise ValueError(
-            'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
-        ) from error
+        remedy = '`pip install "desta-lab[vllm]"`'
+        raise ValueError(f"This writer needs the package vllm: {remedy}.") from error
 
 
 def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
@@ -204,10 +203,8 @@ def _read_choices(
     """The answers of a server in the order of the prompts; raises ValueError for any other."""
     places: list[Any] = [choice.get("index") for choice in choices]
     if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
-        raise ValueError(
-            f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
-            "numbered from 0; is it vLLM's server?"
-        )
+        fault = f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts"
+        raise ValueError(f"{fault}, which are numbered from 0; is it vLLM's server?")
     choices = sorted(choices, key=lambda choice: choice["index"])
     _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
     answers: list[Answer] = []
@@ -432,9 +429,8 @@ def _check_settings(
     different = [name for name, value in settings.items() if earlier.get(name) != value]
     if different and (earlier or any(folder.glob("targets-*.jsonl"))):
         words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
-        raise TargetError(
-            f"{folder} holds targets written otherwise ({', '.join(words)}); choose another folder."
-        )
+        fault = f"{folder} holds targets written otherwise ({', '.join(words)})"
+        raise TargetError(f"{fault}; choose another folder.")
     noted = earlier.get("sha256", {})
     hashes = {name: sha256 for name, sha256 in noted.items() if (folder / name).is_file()}
     write_whole(note, to_json({**settings, "sha256": hashes}))

@@ -143,9 +143,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError(f"{fault}, version 6 of 'WhisperSpec' expected")
             return {text(): array() for _ in range(count)}
         except (struct.error, ValueError, IndexError) as error:
-            raise WeightsError(
-                f"{path.name} is no readable CTranslate2 Whisper: {error}. Fetch it again."
-            ) from error
+            fault = f"{path.name} is no readable CTranslate2 Whisper: {error}"
+            raise WeightsError(f"{fault}. Fetch it again.") from error
 
 
 def rename_arrays(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
