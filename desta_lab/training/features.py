@@ -195,6 +195,9 @@ class FeatureStore:
         return hashes if isinstance(hashes, dict) else {}
 
 
+Features = FeatureStore | OnTheFlyFeatures
+
+
 def _encode(
     encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
 ) -> Float16[Tensor, "layer batch frame d_enc"]:

@@ -23,7 +23,7 @@ from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.bounds import Count, CountOrZero, Positive, Share, check_bounds
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, Example, collate, example_reader
-from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.training.features import Features
 from desta_lab.training.targets import SoftTarget, kl_loss
 
 AHEAD = 4096  # examples read before the first step, and kept: some megabytes
@@ -80,7 +80,7 @@ def _permutation(seed: int, examples: int) -> Int[Tensor, "example"]:
 
 def train(
     llm: AudioLLM,
-    features: FeatureStore | OnTheFlyFeatures,
+    features: Features,
     rows: Sequence[Any],
     config: TrainConfig,
     folder: Path,
@@ -166,7 +166,7 @@ def _build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimize
 
 def _take_step(
     llm: AudioLLM,
-    features: FeatureStore | OnTheFlyFeatures,
+    features: Features,
     examples: Sequence[Example],
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
@@ -205,9 +205,7 @@ def _take_step(
     return {"step": step + 1, "loss": mean_loss, "lr": rate, "grad_norm": norm, "tokens": tokens}
 
 
-def _mean_loss(
-    llm: AudioLLM, features: FeatureStore | OnTheFlyFeatures, examples: Sequence[Example]
-) -> Float[Tensor, ""]:
+def _mean_loss(llm: AudioLLM, features: Features, examples: Sequence[Example]) -> Float[Tensor, ""]:
     """The mean loss of some examples, in nats a token of their responses."""
     batch = collate([example.stream for example in examples], llm.backbone.pad_id)
     learned = batch.labels != IGNORE
