@@ -233,6 +233,14 @@ class AudioLLM(nn.Module):
 
     # ---- answers ----
 
+    def build_stream(self, messages: Sequence[chat.Message], **how: Any) -> chat.TokenStream:
+        """The token stream of a conversation for these parts, with the options of `chat`'s own.
+
+        It is at most as long as the backbone can read.
+        """
+        how = {"max_tokens": self.backbone.max_positions, **how}
+        return chat.build_stream(self.backbone.tokenizer, messages, self.queries, **how)
+
     @torch.no_grad()
     def generate(
         self,
@@ -265,8 +273,7 @@ class AudioLLM(nn.Module):
             clips = [clip for message in talk for clip in message.get("audios", ())]
             own = [audio.read_audio(clip["audio"]) for clip in clips]
             texts = self._transcripts(clips, own, with_transcript)
-            how: Any = {"transcripts": texts, "max_tokens": room}
-            streams.append(chat.build_stream(self.backbone.tokenizer, talk, self.queries, **how))
+            streams.append(self.build_stream(talk, transcripts=texts, max_tokens=room))
             waves += own
             names = [str(clip["audio"]) for clip in clips]
             audios.append(list(zip(names, texts, strict=True)))

@@ -326,14 +326,11 @@ def _read_preset(
         given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
         return Preset(
             "opened",
-            about["encoder"],
-            about["backbone"],
-            "a trained connector",
-            seconds=about["seconds"],
+            purpose="a trained connector",
             taps=tuple(about["taps"]),
             connector=given,
-            tuning=about["tuning"],
             attention=attention,
+            **{name: about[name] for name in (*PARTS, "seconds", "tuning")},
         )
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"

@@ -384,15 +384,7 @@ def build_streams(
         raise ValueError(f"{fault}; give one for each.")
     messages = chat.audio_messages(question)
     return [
-        chat.build_stream(
-            llm.backbone.tokenizer,
-            messages,
-            llm.queries,
-            response=stem,
-            truncated=True,
-            transcripts=[text],
-            max_tokens=llm.backbone.max_positions,
-        )
+        llm.build_stream(messages, response=stem, truncated=True, transcripts=[text])
         for text in texts
     ]
 

@@ -42,15 +42,12 @@ def example_reader(
         about = row.get("provenance", {})
         own = about.get("revision") == llm.provenance.get("backbone_sha256")
         try:
-            stream = chat.build_stream(
-                llm.backbone.tokenizer,
+            stream = llm.build_stream(
                 row["messages"],
-                llm.queries,
                 response=row["response"],
                 response_ids=row.get("response_ids") if own else None,
                 truncated=about.get("truncated", False),
                 transcripts=row.get("transcripts"),
-                max_tokens=llm.backbone.max_positions,
             )
         except chat.ChatError as error:
             raise chat.ChatError(f"Example {number + 1} ({row['id']}): {error}") from error

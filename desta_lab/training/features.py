@@ -66,18 +66,15 @@ class FeatureStore:
         self.encoder, self.corpus, self.clips = encoder, corpus, list(clips)
         self.layers = encoder.published_taps
         self._taps = [self.layers.index(tap) for tap in encoder.taps]
-        provenance = cache.Provenance(
-            "features",
-            {
-                "encoder_sha256": encoder_sha256,
-                "dtype": str(next(encoder.parameters()).dtype),
-                "layers": self.layers,
-                "seconds": encoder.seconds,
-                "clips": [(clip.id, cache.hash_file(corpus.path(clip))) for clip in self.clips],
-                "shard": SHARD,
-            },
-        )
-        self.folder = root / provenance.key
+        facts = {
+            "encoder_sha256": encoder_sha256,
+            "dtype": str(next(encoder.parameters()).dtype),
+            "layers": self.layers,
+            "seconds": encoder.seconds,
+            "clips": [(clip.id, cache.hash_file(corpus.path(clip))) for clip in self.clips],
+            "shard": SHARD,
+        }
+        self.folder = root / cache.Provenance("features", facts).key
         self._lock = FileLock(self.folder / ".lock")  # other ranks and jobs may fill the folder
         self._row = {str(corpus.path(clip)): row for row, clip in enumerate(self.clips)}
         self._row |= {clip.id: row for row, clip in enumerate(self.clips)}

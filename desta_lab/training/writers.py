@@ -214,7 +214,7 @@ def _read_choices(
         said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace").decode()
         is_text = ids is None and isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
         is_ids = isinstance(ids, list) and ids and all(type(i) is int for i in ids)
-        cut_off, fault = _is_cut_off(choice.get("finish_reason")), None
+        cut_off, fault = _is_cut_off(choice.get("finish_reason")), ""
         if not (is_text or is_ids):
             fault = f"answered {said}, neither a text nor token ids; is it vLLM's server?"
         elif is_ids and set(ids[:-1]) & set(ends):
