@@ -377,8 +377,8 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
-    from desta_lab.model.build import read_run_config
     from desta_lab.model.chat import AUDIO, SYSTEM
+    from desta_lab.model.runs import read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 

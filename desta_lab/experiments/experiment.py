@@ -21,9 +21,10 @@ from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
-from desta_lab.model.audio_llm import VERDICT, AudioLLM, hash_tensors, index_path
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.connector import OwnConnector
 from desta_lab.model.presets import MEASURED, Preset, hashed_fields, part_id
+from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import (

@@ -17,15 +17,11 @@ from torch import Tensor, nn
 from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.bounds import is_number
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
 from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
-VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
-
-ANEW = "delete the run's folder and train again"  # what is to be done with a run that was changed
 
 # What a connector file and the parts around it must share. Not names, paths or precision.
 COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector", "tuning")
@@ -33,10 +29,6 @@ COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector",
 
 class ProvenanceError(ValueError):
     """A connector file and the parts around it do not belong together; the message says why."""
-
-
-class CheckpointError(ProvenanceError):
-    """A checkpoint or a record is missing, doubled or changed; the message names it."""
 
 
 class ProvenanceWarning(UserWarning):
@@ -112,7 +104,7 @@ class AudioLLM(nn.Module):
             ProvenanceError: encoder or backbone is not here, there is no such checkpoint, or a file
                 was changed.
         """
-        from desta_lab.model.build import open_run  # it builds what this module defines
+        from desta_lab.model.runs import open_run  # it builds what this module defines
 
         return open_run(Path(folder), step, root, connector)
 
@@ -421,71 +413,6 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
     if isinstance(shape := about.get("connector"), dict) and "class" not in shape:
         about["connector"] = asdict(ConnectorShape()) | shape
     return about
-
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    """The connector file of one step in a run's folder."""
-    return run / "checkpoints" / f"{step:06d}.safetensors"
-
-
-def index_path(run: Path) -> Path:
-    """The list of a run's checkpoints in its folder."""
-    return run / "checkpoints" / "checkpoints.json"
-
-
-def list_checkpoints(run: Path) -> list[dict[str, Any]]:
-    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
-
-    Raises:
-        CheckpointError: there is no readable list.
-    """
-    path = index_path(run)
-    try:
-        listed = json.loads(cache.read_text(path))
-        if not (isinstance(listed, list) and listed and all(map(_is_checkpoint, listed))):
-            raise TypeError("it is no list of step, sha256 and loss")
-        if any(len({one[name] for one in listed}) < len(listed) for name in ("step", "sha256")):
-            raise ValueError("a step or a file is there twice")
-        if listed != sorted(listed, key=lambda one: one["step"]):
-            raise ValueError("its steps are not in order")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        fault = f"{path}: no readable list of checkpoints ({error})"
-        raise CheckpointError(f"{fault}; {ANEW}.") from error
-    return listed
-
-
-def _is_checkpoint(one: Any) -> bool:
-    return (
-        isinstance(one, dict)
-        and type(one.get("step")) is int
-        and one["step"] >= 0
-        and isinstance(one.get("sha256"), str)
-        and (one.get("loss") is None or is_number(one["loss"]))
-        and isinstance(one.get("records", ""), str)
-    )
-
-
-def find_checkpoint(run: Path, step: int) -> Path:
-    """The connector file of one step, after its hash has been compared with the list.
-
-    Raises:
-        CheckpointError: the step is not listed, or its file is missing or changed.
-    """
-    path = checkpoint_path(run, step)
-    known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
-    if step not in known:
-        there = ", ".join(map(str, known))
-        raise CheckpointError(f"{path.parent}: no checkpoint at step {step}; it has {there}.")
-    if not path.is_file():
-        there = ", ".join(str(one) for one in known if checkpoint_path(run, one).is_file())
-        raise CheckpointError(
-            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
-            f"steps {there or 'none'}, so take one of these, or train again in another data folder "
-            "(the run that ships has its first and its last)."
-        )
-    if cache.hash_file(path) != known[step]:
-        raise CheckpointError(f"{path}: changed since it was saved; {ANEW}.")
-    return path
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

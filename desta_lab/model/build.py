@@ -1,6 +1,5 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -10,18 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from desta_lab import cache, processes
+from desta_lab import processes
 from desta_lab.audio import FRAMES_PER_SECOND
 from desta_lab.model import chat, presets, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
-    VERDICT,
     AudioLLM,
     ProvenanceError,
     ProvenanceWarning,
-    find_checkpoint,
-    index_path,
-    list_checkpoints,
     read_connector_provenance,
 )
 from desta_lab.model.backbone import Backbone
@@ -232,45 +227,6 @@ def _check_finite(folder: Path, part: nn.Module) -> None:
             fault = f"{folder}: {name} holds NaN or infinity as {parameter.dtype}"
             remedy = "copy the folder again from its source, or load it in bfloat16 or float32"
             raise weights.WeightsError(f"{fault}; {remedy}.")
-
-
-def open_run(
-    folder: Path,
-    step: int | None = None,
-    root: Path | None = None,
-    connector: OwnConnector | None = None,
-) -> AudioLLM:
-    """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
-    if not index_path(folder).is_file():
-        remedy = "train one with `python -m desta_lab quickstart`"
-        raise FileNotFoundError(f"{folder}: no checkpoints of a run here; {remedy}.")
-    last = list_checkpoints(folder)[-1]
-    step = last["step"] if step is None else step
-    path, attention = find_checkpoint(folder, step), read_run_config(folder).get("attention")
-    llm = open_connector(path, root, attention, connector)
-    if step == last["step"] and (folder / VERDICT).is_file():  # the verdict is of the last step
-        llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
-        if llm.result.get("checkpoint", last["sha256"]) != last["sha256"]:
-            fault = f"{folder / VERDICT}: the verdict of another connector"
-            raise ProvenanceError(f"{fault}; delete it, and run the main job again.")
-    return llm
-
-
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config of a run; nothing of a folder that has none.
-
-    Raises:
-        WeightsError: it is no JSON object.
-        ProvenanceError: it is not the config that the run's folder is named by.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        return {}
-    config, named = weights.read_object(path), re.search("-([0-9a-f]{16})$", folder.name)
-    if named and cache.Provenance("runs", config).key != named[1]:
-        fault = f"{path}: not the config of this run, whose folder is named by it"
-        raise ProvenanceError(f"{fault}; get the folder again, or train the run again.")
-    return config
 
 
 def open_connector(

@@ -18,16 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import (
-    ANEW,
-    AudioLLM,
-    checkpoint_path,
-    find_checkpoint,
-    hash_state,
-    index_path,
-)
-from desta_lab.model.audio_llm import CheckpointError as CheckpointError
-from desta_lab.model.audio_llm import list_checkpoints as list_checkpoints
+from desta_lab.model.audio_llm import AudioLLM, hash_state
+from desta_lab.model.runs import ANEW, checkpoint_path, find_checkpoint, index_path
+from desta_lab.model.runs import CheckpointError as CheckpointError
+from desta_lab.model.runs import list_checkpoints as list_checkpoints
 
 # of a record, what the same run writes again; `seconds` beside it depend on the machine
 RECORDED = ("step", "loss", "lr", "grad_norm", "tokens")

@@ -18,9 +18,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from desta_lab import cache, processes
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_tensors, index_path
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.bounds import Count, CountOrZero, Positive, Share, check_bounds
+from desta_lab.model.runs import checkpoint_path, index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, Example, collate, example_reader
 from desta_lab.training.features import Features

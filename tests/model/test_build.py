@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from desta_lab.audio import RATE
-from desta_lab.model import build, chat, presets, weights
+from desta_lab.model import build, chat, presets, runs, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.model.encoder import Encoder
@@ -307,9 +307,9 @@ def test_a_verdict_is_of_the_last_step_of_its_run_alone(run, models):
 
 def test_a_config_that_does_not_name_the_folder_of_its_run_is_refused(tmp_path):
     folder = run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})
-    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    assert runs.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
     (folder / "config.json").write_text('{"attention": "sdpa", "lr": 0.1}')
     with pytest.raises(ProvenanceError, match=r"config\.json: not the config of this run"):
-        build.read_run_config(folder)
+        runs.read_run_config(folder)
     run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})  # which knows what it was
-    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    assert runs.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
