@@ -294,8 +294,7 @@ class AudioLLM(nn.Module):
                 return self.backbone.generate_ids(streams, batch=len(streams), **options)
         ids, mask = self.backbone.pad_left(streams)
         embeddings = self.splice(ids, audio_embeddings).to(self.backbone.dtype)
-        out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
-        return [self.backbone.trim_at_end(row) for row in out.tolist()]
+        return self.backbone.answer(inputs_embeds=embeddings, attention_mask=mask, **options)
 
     def _transcripts(
         self, clips: Sequence[Mapping[str, Any]], waves: Sequence[Any], with_transcript: bool

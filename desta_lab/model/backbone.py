@@ -297,10 +297,8 @@ class Backbone(nn.Module):
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
             ids, mask = self.pad_left(streams[first : first + batch])
-            out = self.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
-            )
-            answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
+            how = {"attention_mask": mask, "max_new_tokens": max_new_tokens, **options}
+            answers += self.answer(input_ids=ids, **how)
         return answers
 
     @torch.no_grad()
@@ -322,9 +320,8 @@ class Backbone(nn.Module):
             branches: of every trunk equally many, each the ids that lead on to an answer.
         """
         trunks, real = trunks.to(self.dtype), real.to(self.device)
-        shared = self._layer_kinds == ["full_attention"]
         read = None
-        if shared:
+        if self._layer_kinds == ["full_attention"]:
             how = {"use_cache": True, **padding_arguments(real)}
             read = self.model.get_decoder()(inputs_embeds=trunks, **how).past_key_values
         columns = []
@@ -339,9 +336,7 @@ class Backbone(nn.Module):
                     "attention_mask": torch.cat([real, mask], dim=1),
                     "past_key_values": copy.deepcopy(read),
                 }
-            out = self.generate(**inputs, max_new_tokens=max_new_tokens)
-            before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-            columns.append([self.trim_at_end(row) for row in out[:, before:].tolist()])
+            columns.append(self.answer(**inputs, max_new_tokens=max_new_tokens))
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _join_branch(
@@ -360,6 +355,11 @@ class Backbone(nn.Module):
             "inputs_embeds": pad_sequence(rows, **IN_FRONT),
             "attention_mask": pad_sequence(seen, **IN_FRONT),
         }
+
+    def answer(self, **inputs: Any) -> list[tuple[int, ...]]:
+        """What `generate` writes behind its inputs, up to and with the end of turn."""
+        before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        return [self.trim_at_end(row) for row in self.generate(**inputs)[:, before:].tolist()]
 
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
