@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import get_max_memory
@@ -74,8 +74,7 @@ def describe_memory(preset: Preset, root: Path | None = None) -> str:
         f"{size.encoder / 1e9:.2f} B; this machine has {ram:.1f} GB of RAM free and "
         f"{f'a GPU of {gpu:.1f} GB' if gpu else 'no GPU'}."
     ]
-    forms: tuple[Form, ...] = ("bf16", "int8", "float32")
-    for form in forms:
+    for form in get_args(Form):
         need = size.memory_gb(form)
         lines.append(f"{form:<8} {need:5.1f} GB  {_fit(need, size.transcript_gb, ram, gpu)}")
     lines.append(

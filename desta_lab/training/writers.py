@@ -42,7 +42,6 @@ from desta_lab.world.manifests import list_sounds
 SHARD = 1000  # rows in a file: at most this many are written again after a kill
 PER_REQUEST = 32  # prompts in a request to a server
 REQUESTS = 8  # at a time; 32 × 8 = 256, vLLM's default of sequences at a time
-_ssl_context = cache(httpx.create_ssl_context)  # one for all requests, as it takes long to make
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before a server that failed is asked again
 SECONDS = 600.0  # that one request may take in all
 REPLY_BYTES = 2**26  # of one reply at most: 64 MiB, some thousand times what 32 answers take
@@ -248,6 +247,9 @@ def _request(
         f"{url} does not answer ({fault}), asked {len(waits) + 1} times; start the server, or "
         "correct the address, and run this again: what is written stays."
     )
+
+
+_ssl_context = cache(httpx.create_ssl_context)  # one for all requests, as it takes long to make
 
 
 @dataclass(frozen=True)
