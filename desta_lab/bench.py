@@ -132,7 +132,7 @@ def _time_published_step() -> dict[str, float]:
     shape = ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
     encoder = Encoder.load(weights.find_weights(preset.encoder), audio.WHISPER_SECONDS)
     backbone = Backbone.load(weights.find_weights(preset.backbone))
-    connector = build.build_connector(shape, len(encoder.taps), encoder.width, backbone)
+    connector = build.build_connector(shape, encoder, backbone)
     llm = AudioLLM(encoder, connector, backbone, {})
     stream = chat.build_stream(
         backbone.tokenizer, chat.audio_messages(TRAINED_PROMPT), 64, response=RESPONSE

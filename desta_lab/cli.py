@@ -377,8 +377,8 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
-    from desta_lab.model.build import read_run_config
     from desta_lab.model.chat import AUDIO, SYSTEM
+    from desta_lab.model.runs import read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
@@ -731,7 +731,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
     from desta_lab.model import weights
     from desta_lab.model.backbone import Backbone
     from desta_lab.model.build import pick_device, pick_dtype
-    from desta_lab.training import writers
+    from desta_lab.training import targets, writers
 
     folder = weights.find_weights(args.backbone, progress=tell)
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
@@ -741,7 +741,7 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
         return writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
     device = pick_device()
     backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
-    return writers.backbone_writer(
+    return targets.backbone_writer(
         backbone, name, weights.hash_folder(folder), max_new_tokens=args.tokens
     )
 

@@ -31,7 +31,7 @@ from desta_lab.clips import Corpus
 from desta_lab.experiments import rows
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.training import features, trainer, writers
-from desta_lab.training.targets import SoftTarget, Target
+from desta_lab.training.targets import SoftTarget, Target, Writer
 from desta_lab.views import saving
 from desta_lab.world import spoken
 from tests import tiny
@@ -172,7 +172,7 @@ def write_shards(root: Path) -> None:
         for i in range(5)
     ]
     words = tiny.tokenizer()
-    writer = writers.Writer(
+    writer = Writer(
         "echo", "e" * 64, words, 4, lambda prompts: [(ids[-4:], False) for ids in prompts]
     )
     writers.write_shards(asked, writer, root / "targets", shard=2)

@@ -11,8 +11,9 @@ from torch import Tensor
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.backbone import padding_arguments
 from desta_lab.model.connector import QFormer
-from desta_lab.model.sites import build_streams, eager_attention, padding_arguments, record_outputs
+from desta_lab.model.sites import build_streams, eager_attention, record_outputs
 
 
 def has_query_attention(connector: Any) -> bool:

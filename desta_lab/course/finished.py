@@ -24,7 +24,8 @@ from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
 from desta_lab.model import build
-from desta_lab.model.audio_llm import VERDICT, AudioLLM, checkpoint_path, index_path
+from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.runs import VERDICT, checkpoint_path, index_path
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.training import checkpoints, trainer
 

@@ -26,11 +26,10 @@ from desta_lab.evaluation.tasks import Task, named_values, task_ladder
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
-from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.training.features import Features
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe
 
-Features = FeatureStore | OnTheFlyFeatures
 Describe = Callable[..., str]
 ANSWER_COLUMNS = ["condition", "clip", "task", "answer", "free_form", "obeyed", "said"]
 

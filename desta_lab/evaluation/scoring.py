@@ -140,12 +140,7 @@ def _audio_streams(
     llm: AudioLLM, tasks: Sequence[Task], transcripts: Sequence[str] | None = None
 ) -> list[chat.TokenStream]:
     return [
-        chat.build_stream(
-            llm.backbone.tokenizer,
-            chat.audio_messages(task.question),
-            llm.queries,
-            transcripts=transcripts,
-        )
+        llm.build_stream(chat.audio_messages(task.question), transcripts=transcripts)
         for task in tasks
     ]
 

@@ -21,9 +21,10 @@ from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
-from desta_lab.model.audio_llm import VERDICT, AudioLLM, hash_tensors, index_path
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.connector import OwnConnector
 from desta_lab.model.presets import MEASURED, Preset, hashed_fields, part_id
+from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import (
@@ -435,15 +436,8 @@ class Experiment:
 
     def _new_connector(self) -> nn.Module:
         """The connector as training begins with it."""
-        encoder = self.llm.encoder
-        return build.build_connector(
-            self.preset.connector if self.connector is None else self.connector,
-            len(encoder.taps),
-            encoder.width,
-            self.llm.backbone,
-            self.seed,
-            encoder.frames,
-        )
+        shape = self.preset.connector if self.connector is None else self.connector
+        return build.build_connector(shape, self.llm.encoder, self.llm.backbone, self.seed)
 
     # ---- scores ----
 

@@ -41,8 +41,8 @@ from desta_lab.experiments.inside_tables import (
     InsideError,
 )
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
-from desta_lab.model.build import read_run_config
 from desta_lab.model.presets import Preset
+from desta_lab.model.runs import read_run_config
 from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore

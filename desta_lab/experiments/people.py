@@ -17,7 +17,7 @@ from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.model.audio_llm import checkpoint_path
+from desta_lab.model.runs import checkpoint_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, claim_figures

@@ -32,8 +32,8 @@ from desta_lab.experiments.experiment import (
     report_each,
 )
 from desta_lab.experiments.quickstart_figures import draw_figures
-from desta_lab.model.audio_llm import VERDICT
 from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
+from desta_lab.model.runs import VERDICT
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +19,8 @@ from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
+from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
-if TYPE_CHECKING:
-    from desta_lab.model.sites import ForwardPass
-
-VERDICT = "verdict.json"  # in the folder of a run that a main job has judged
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
 # What a connector file and the parts around it must share. Not names, paths or precision.
@@ -104,10 +100,11 @@ class AudioLLM(nn.Module):
             connector: what built it, where it is somebody's own.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
-            ProvenanceError: encoder or backbone is not here, or a file was changed.
+            FileNotFoundError: there is no run.
+            ProvenanceError: encoder or backbone is not here, there is no such checkpoint, or a file
+                was changed.
         """
-        from desta_lab.model.build import open_run  # it builds what this module defines
+        from desta_lab.model.runs import open_run  # it builds what this module defines
 
         return open_run(Path(folder), step, root, connector)
 
@@ -138,8 +135,7 @@ class AudioLLM(nn.Module):
         """
         from desta_lab.model.sharing import open_pretrained  # it needs what this module defines
 
-        how: Any = {"strict": strict, "root": root, "connector": connector}
-        return open_pretrained(place, revision, **how)
+        return open_pretrained(place, revision, strict=strict, root=root, connector=connector)
 
     def save_pretrained(
         self, folder: Path | str, card: Path | str | Mapping[str, Any] | None = None
@@ -183,14 +179,6 @@ class AudioLLM(nn.Module):
         """Audio embeddings per clip."""
         return int(self.connector.queries)  # type: ignore[arg-type]
 
-    def autocast(self) -> torch.autocast:
-        """A context in which the connector multiplies in bf16 if the backbone does.
-
-        Its weights stay float32.
-        """
-        half = self.backbone.dtype is torch.bfloat16
-        return torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half)
-
     @torch.no_grad()
     def encode_audio(
         self, waves: Sequence[Float[np.ndarray, "_"]]
@@ -202,9 +190,12 @@ class AudioLLM(nn.Module):
     def connect(
         self, states: Float[Tensor, "layer batch frame d_enc"]
     ) -> Float[Tensor, "batch query d_llm"]:
-        """Audio embeddings of encoder states, in the precision of the connector's weights."""
-        weight = next(self.connector.parameters())
-        with self.autocast():
+        """Audio embeddings of encoder states, in the precision of the connector's weights.
+
+        The connector multiplies in bf16 if the backbone does; its weights stay float32.
+        """
+        weight, half = next(self.connector.parameters()), self.backbone.dtype is torch.bfloat16
+        with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half):
             embeddings: Tensor = self.connector(states.to(weight))
         return embeddings.to(weight.dtype)
 
@@ -216,10 +207,9 @@ class AudioLLM(nn.Module):
         slots = (ids == chat.SLOT).to(embeddings.device)
         clips, queries = audio_embeddings.shape[:2]
         if int(slots.sum()) != clips * queries:
-            raise chat.ChatError(
-                f"The messages hold {int(slots.sum())} audio slots, but {clips} clips of {queries} "
-                "audio embeddings were given; match them."
-            )
+            given = f"{clips} clips of {queries} audio embeddings were given"
+            fault = f"The messages hold {int(slots.sum())} audio slots, but {given}"
+            raise chat.ChatError(f"{fault}; match them.")
         return embeddings.masked_scatter(slots[..., None], audio_embeddings.to(embeddings.dtype))
 
     def response_logits(
@@ -235,16 +225,22 @@ class AudioLLM(nn.Module):
 
     # ---- answers ----
 
+    def build_stream(self, messages: Sequence[chat.Message], **how: Any) -> chat.TokenStream:
+        """The token stream of a conversation for these parts, with the options of `chat`'s own.
+
+        It is at most as long as the backbone can read.
+        """
+        how = {"max_tokens": self.backbone.max_positions, **how}
+        return chat.build_stream(self.backbone.tokenizer, messages, self.queries, **how)
+
     @torch.no_grad()
     def generate(
         self,
         messages: Sequence[Any],
         *,
         max_new_tokens: int = 32,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
         with_transcript: bool = False,
+        **options: Any,
     ) -> Generation:
         """Answers to conversations in the message format of the DeSTA models.
 
@@ -255,41 +251,26 @@ class AudioLLM(nn.Module):
                 `<|AUDIO|>`, once for each of its `audios: [{"audio": path, "text": None | words}]`.
             with_transcript: let Whisper transcribe the clips that have no words, and put the words
                 after the clip's audio embeddings.
+            options: for `generate` of transformers, such as do_sample, temperature and top_p.
 
         Raises:
             ChatError: clips and placeholders do not match, or a conversation is too long.
         """
         alone = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if alone else messages
-        clips = [
-            [c for message in talk for c in message.get("audios", ())] for talk in conversations
-        ]
-        waves = [[audio.read_audio(clip["audio"]) for clip in own] for own in clips]
-        words = [
-            self._transcripts(own, sounds, with_transcript)
-            for own, sounds in zip(clips, waves, strict=True)
-        ]
         limit = self.backbone.max_positions
-        streams = [
-            chat.build_stream(
-                self.backbone.tokenizer,
-                talk,
-                self.queries,
-                transcripts=texts,
-                max_tokens=None if limit is None else limit - max_new_tokens,
-            )
-            for talk, texts in zip(conversations, words, strict=True)
-        ]
-        every_wave = [wave for own in waves for wave in own]
-        embeddings = self.encode_audio(every_wave) if every_wave else None
-        sampling: dict[str, Any] = (
-            {"do_sample": True, "temperature": temperature, "top_p": top_p} if do_sample else {}
-        )
-        ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **sampling)
-        audios = [
-            [(str(clip["audio"]), text) for clip, text in zip(own, texts, strict=True)]
-            for own, texts in zip(clips, words, strict=True)
-        ]
+        room = None if limit is None else limit - max_new_tokens
+        streams, waves, audios = [], [], []
+        for talk in conversations:
+            clips = [clip for message in talk for clip in message.get("audios", ())]
+            own = [audio.read_audio(clip["audio"]) for clip in clips]
+            texts = self._transcripts(clips, own, with_transcript)
+            streams.append(self.build_stream(talk, transcripts=texts, max_tokens=room))
+            waves += own
+            names = [str(clip["audio"]) for clip in clips]
+            audios.append(list(zip(names, texts, strict=True)))
+        embeddings = self.encode_audio(waves) if waves else None
+        ids = self.generate_ids(streams, embeddings, max_new_tokens=max_new_tokens, **options)
         return Generation([self.backbone.decode(row) for row in ids], ids, audios)
 
     @torch.no_grad()
@@ -308,15 +289,12 @@ class AudioLLM(nn.Module):
         """
         if audio_embeddings is None:
             if any(chat.SLOT in stream.ids for stream in streams):
-                raise chat.ChatError(
-                    f"The messages hold {chat.AUDIO} but no clips were given; match them."
-                )
+                raise chat.ChatError(f"There is {chat.AUDIO} but no clips were given; match them.")
             with self.backbone.untuned():
                 return self.backbone.generate_ids(streams, batch=len(streams), **options)
         ids, mask = self.backbone.pad_left(streams)
         embeddings = self.splice(ids, audio_embeddings).to(self.backbone.dtype)
-        out = self.backbone.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
-        return [self.backbone.trim_at_end(row) for row in out.tolist()]
+        return self.backbone.answer(inputs_embeds=embeddings, attention_mask=mask, **options)
 
     def _transcripts(
         self, clips: Sequence[Mapping[str, Any]], waves: Sequence[Any], with_transcript: bool
@@ -326,10 +304,7 @@ class AudioLLM(nn.Module):
         if not with_transcript or all(text is not None for text in given):
             return [text or "" for text in given]
         if self.transcribe is None:
-            raise ProvenanceError(
-                "A transcript was asked for, but this AudioLLM has no Whisper decoder; "
-                "pass transcribe=…."
-            )
+            raise ProvenanceError("This AudioLLM has no Whisper decoder; pass transcribe=….")
         written = self.transcribe(waves)
         return [own if text is None else text for text, own in zip(given, written, strict=True)]
 
@@ -337,17 +312,13 @@ class AudioLLM(nn.Module):
 
     def sites(self) -> list[str]:
         """The names of all places whose values `run` can record or edit (`sites.list_sites`)."""
-        from desta_lab.model.sites import list_sites  # it reads what this module defines
-
         return list(list_sites(self))
 
-    def run(self, clips: Sequence[Any], question: str, **options: Any) -> "ForwardPass":
+    def run(self, clips: Sequence[Any], question: str, **options: Any) -> ForwardPass:
         """Ask one question about clips (waveforms or files); what flows at sites is returned.
 
         The options, such as `sites` and `edits`, are those of `sites.run_forward`.
         """
-        from desta_lab.model.sites import run_forward
-
         return run_forward(self, clips, question, **options)
 
     # ---- what is trained, and its files ----
@@ -376,10 +347,7 @@ class AudioLLM(nn.Module):
         tuned = self._tuned_parameters()
         given = {name for name in tensors if name.startswith(TUNED)}
         if given != set(tuned):
-            raise RuntimeError(
-                "tensors of the backbone that are in one and not the other: "
-                f"{sorted(given ^ set(tuned))}"
-            )
+            raise RuntimeError(f"it tunes other tensors of the backbone: {given ^ set(tuned)}")
         self.connector.load_state_dict(
             {name: tensor for name, tensor in tensors.items() if name not in given}, strict=True
         )
@@ -408,28 +376,21 @@ class AudioLLM(nn.Module):
         for key in compared:
             ours = self.provenance.get(key)
             if theirs.get(key) != ours:
-                raise ProvenanceError(
-                    f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}; "
-                    "load the parts it was trained with."
-                )
+                fault = f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}"
+                raise ProvenanceError(f"{fault}; load the parts it was trained with.")
         tensors = load_file(path)
-        if other := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-            raise ProvenanceError(
-                f"{path}: {other[0]} holds {tensors[other[0]].dtype}, which no connector learns; "
-                "copy it again or train again."
-            )
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise ProvenanceError(
-                f"{path}: {broken[0]} holds NaN or infinity; take an earlier checkpoint, or train "
-                "again with a lower learning rate."
-            )
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point():
+                fault = f"{name} holds {tensor.dtype}, which no connector learns"
+                raise ProvenanceError(f"{path}: {fault}; copy it again or train again.")
+            if not tensor.isfinite().all():
+                remedy = "take an earlier checkpoint, or train again with a lower learning rate"
+                raise ProvenanceError(f"{path}: {name} holds NaN or infinity; {remedy}.")
         try:
             self.load_trainable_state(tensors)
         except RuntimeError as error:
-            fault = str(error).splitlines()[-1].strip()
-            raise ProvenanceError(
-                f"{path}: another connector's tensors ({fault}); build the connector it was."
-            ) from error
+            fault = f"another connector's tensors ({str(error).splitlines()[-1].strip()})"
+            raise ProvenanceError(f"{path}: {fault}; build the connector it was.") from error
 
 
 def read_connector_provenance(path: Path) -> dict[str, Any]:
@@ -446,60 +407,11 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
         if not isinstance(about, dict):
             raise TypeError(f"its provenance is {type(about).__name__}")
     except Exception as error:
-        raise ProvenanceError(
-            f"{path}: no whole safetensors file ({error}); copy it again or train again."
-        ) from error
+        fault = f"{path}: no whole safetensors file ({error})"
+        raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     if isinstance(shape := about.get("connector"), dict) and "class" not in shape:
         about["connector"] = asdict(ConnectorShape()) | shape
     return about
-
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    """The connector file of one step in a run's folder."""
-    return run / "checkpoints" / f"{step:06d}.safetensors"
-
-
-def index_path(run: Path) -> Path:
-    """The list of a run's checkpoints in its folder."""
-    return run / "checkpoints" / "checkpoints.json"
-
-
-def read_index(run: Path) -> list[dict[str, Any]]:
-    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
-
-    Raises:
-        ProvenanceError: there is no readable list.
-    """
-    path = index_path(run)
-    try:
-        listed = json.loads(cache.read_text(path))
-        if not (isinstance(listed, list) and listed and all(map(_is_checkpoint, listed))):
-            raise TypeError("it is no list of step, sha256 and loss")
-        if any(len({one[name] for one in listed}) < len(listed) for name in ("step", "sha256")):
-            raise ValueError("a step or a file is there twice")
-        if listed != sorted(listed, key=lambda one: one["step"]):
-            raise ValueError("its steps are not in order")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ProvenanceError(
-            f"{path}: no readable list of checkpoints ({error}); "
-            "delete the run's folder and train again."
-        ) from error
-    return listed
-
-
-def _is_checkpoint(one: Any) -> bool:
-    return (
-        isinstance(one, dict)
-        and type(one.get("step")) is int
-        and one["step"] >= 0
-        and isinstance(one.get("sha256"), str)
-        and (one.get("loss") is None or _is_finite(one["loss"]))
-        and isinstance(one.get("records", ""), str)
-    )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def hash_tensors(module: nn.Module, without: Collection[str] = ()) -> str:

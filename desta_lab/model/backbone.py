@@ -18,6 +18,8 @@ from desta_lab.model.presets import parse_tuning
 
 LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # Cohere, Granite, Falcon-H1
 
+IN_FRONT: dict[str, Any] = {"batch_first": True, "padding_side": "left"}  # for `pad_sequence`
+
 # Settings of a model that would choose another token than the likeliest, or stop elsewhere.
 UNGREEDY = (
     "repetition_penalty",
@@ -78,7 +80,6 @@ class Backbone(nn.Module):
         """
         from transformers import AutoModelForCausalLM
 
-        options = {"dtype": torch.float32, **options}
         model = weights.load_whole(AutoModelForCausalLM, folder, **options)
         return cls(model, weights.load_tokenizer(folder))
 
@@ -102,7 +103,7 @@ class Backbone(nn.Module):
     def unfreeze(self, tuning: str, seed: int = 0) -> None:
         """Let it learn: "frozen" (nothing), "lora-8" (adapters of rank 8) or "full" (all of it).
 
-        Adapters stand beside every linear layer and are scaled by 2.
+        Adapters (of peft, in float32) stand beside every linear layer and are scaled by 2.
 
         Raises:
             ValueError: another word.
@@ -110,35 +111,16 @@ class Backbone(nn.Module):
         rank = parse_tuning(tuning)
         if rank is None:
             self.model.requires_grad_(True)
-            self._keep_initial()
         elif rank:
+            from peft import LoraConfig
+
+            lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                self.add_lora(rank, 2 * rank, 0.0, "all-linear")
-
-    def add_lora(
-        self,
-        rank: int = 16,
-        alpha: int = 16,
-        dropout: float = 0.1,
-        targets: Sequence[str] | str = ("q_proj", "k_proj", "v_proj"),
-    ) -> list[nn.Parameter]:
-        """Add low-rank adapters (peft, float32) that learn, by default DeSTA2.5-Audio's.
-
-        Returns their parameters.
-        """
-        from peft import LoraConfig
-
-        modules = targets if isinstance(targets, str) else list(targets)
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules)
-        self.model.add_adapter(config)
-        self.model.eval()
-        for parameter in self.trainable_parameters.values():
-            parameter.data = parameter.data.float()
-        self._keep_initial()
-        return list(self.trainable_parameters.values())
-
-    def _keep_initial(self) -> None:
+                self.model.add_adapter(lora)
+            self.model.eval()
+            for parameter in self.trainable_parameters.values():
+                parameter.data = parameter.data.float()
         tuned = self.trainable_parameters.items()
         self._initial = {name: parameter.detach().clone() for name, parameter in tuned}
 
@@ -236,10 +218,8 @@ class Backbone(nn.Module):
     def _check_length(self, tokens: int) -> None:
         """Raise ChatError for more tokens than it was made to read."""
         if self.max_positions is not None and tokens > self.max_positions:
-            raise chat.ChatError(
-                f"The backbone is to read and write {tokens} tokens and knows "
-                f"{self.max_positions} positions; shorten the conversation."
-            )
+            known = f"knows {self.max_positions} positions; shorten the conversation"
+            raise chat.ChatError(f"The backbone is to read and write {tokens} tokens and {known}.")
 
     @property
     def _layer_kinds(self) -> list[str]:
@@ -300,10 +280,8 @@ class Backbone(nn.Module):
         """The logits, if the largest of each position is a number; raises PrecisionError."""
         if not torch.isfinite(logits.detach().amax(-1)).all():
             dtype = str(self.dtype).removeprefix("torch.")
-            raise PrecisionError(
-                f"The backbone's logits are not finite in {dtype}; load it in bfloat16 or float32 "
-                "(dtype=…), or check its weights."
-            )
+            remedy = "load it in bfloat16 or float32 (dtype=…), or check its weights"
+            raise PrecisionError(f"The backbone's logits are not finite in {dtype}; {remedy}.")
         return logits
 
     # ---- from streams to answers ----
@@ -319,10 +297,8 @@ class Backbone(nn.Module):
         answers: list[tuple[int, ...]] = []
         for first in range(0, len(streams), batch):
             ids, mask = self.pad_left(streams[first : first + batch])
-            out = self.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **options
-            )
-            answers += [self.trim_at_end(row) for row in out[:, ids.shape[1] :].tolist()]
+            how = {"attention_mask": mask, "max_new_tokens": max_new_tokens, **options}
+            answers += self.answer(input_ids=ids, **how)
         return answers
 
     @torch.no_grad()
@@ -344,8 +320,10 @@ class Backbone(nn.Module):
             branches: of every trunk equally many, each the ids that lead on to an answer.
         """
         trunks, real = trunks.to(self.dtype), real.to(self.device)
-        shared = self._layer_kinds == ["full_attention"]
-        read = self._read_trunks(trunks, real) if shared else None
+        read = None
+        if self._layer_kinds == ["full_attention"]:
+            how = {"use_cache": True, **padding_arguments(real)}
+            read = self.model.get_decoder()(inputs_embeds=trunks, **how).past_key_values
         columns = []
         for column in zip(*branches, strict=True):
             if read is None:
@@ -358,18 +336,8 @@ class Backbone(nn.Module):
                     "attention_mask": torch.cat([real, mask], dim=1),
                     "past_key_values": copy.deepcopy(read),
                 }
-            out = self.generate(**inputs, max_new_tokens=max_new_tokens)
-            before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-            columns.append([self.trim_at_end(row) for row in out[:, before:].tolist()])
+            columns.append(self.answer(**inputs, max_new_tokens=max_new_tokens))
         return [list(row) for row in zip(*columns, strict=True)]
-
-    def _read_trunks(
-        self, trunks: Float[Tensor, "row token d_llm"], real: Int[Tensor, "row token"]
-    ) -> Any:
-        """The keys and values of trunks that are padded in front."""
-        decoder, positions = self.model.get_decoder(), (real.cumsum(-1) - 1).clamp(min=0)
-        how = {"attention_mask": real, "position_ids": positions, "use_cache": True}
-        return decoder(inputs_embeds=trunks, **how).past_key_values
 
     def _join_branch(
         self,
@@ -383,11 +351,15 @@ class Backbone(nn.Module):
             for trunk, seen, ids in zip(trunks, real, branch, strict=True)
         ]
         seen = [torch.ones(len(row), dtype=torch.long, device=self.device) for row in rows]
-        how: dict[str, Any] = {"batch_first": True, "padding_side": "left"}
         return {
-            "inputs_embeds": pad_sequence(rows, **how),
-            "attention_mask": pad_sequence(seen, **how),
+            "inputs_embeds": pad_sequence(rows, **IN_FRONT),
+            "attention_mask": pad_sequence(seen, **IN_FRONT),
         }
+
+    def answer(self, **inputs: Any) -> list[tuple[int, ...]]:
+        """What `generate` writes behind its inputs, up to and with the end of turn."""
+        before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        return [self.trim_at_end(row) for row in self.generate(**inputs)[:, before:].tolist()]
 
     @torch.no_grad()
     def generate(self, **inputs: Any) -> Int[Tensor, "batch token"]:
@@ -415,12 +387,9 @@ class Backbone(nn.Module):
         self, streams: Sequence[chat.TokenStream]
     ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
         """Ids and attention mask of streams that are to be continued, padded in front."""
-        longest = max(len(stream.ids) for stream in streams)
-        padding = [longest - len(stream.ids) for stream in streams]
-        rows = list(zip(padding, streams, strict=True))
-        ids = [[self.pad_id] * pad + list(stream.ids) for pad, stream in rows]
-        mask = [[0] * pad + [1] * len(stream.ids) for pad, stream in rows]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+        rows = [torch.tensor(stream.ids, device=self.device) for stream in streams]
+        mask = pad_sequence([torch.ones_like(row) for row in rows], **IN_FRONT)
+        return pad_sequence(rows, padding_value=self.pad_id, **IN_FRONT), mask
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -451,6 +420,13 @@ def end_ids_of(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
     return tuple(sorted({chat.end_of_turn(tokenizer), tokenizer.eos_token_id, *more}))
 
 
+def padding_arguments(mask: Int[Tensor, "row token"]) -> dict[str, Any]:
+    """What a backbone is told of padding on the left; nothing where there is none."""
+    if mask.all():
+        return {}
+    return {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
 def _settings_beside_greedy(settings: Any) -> dict[str, Any]:
     """The settings of a model that greedy decoding leaves out, and that would have changed it."""
     own = {name: getattr(settings, name, None) for name in UNGREEDY}
@@ -462,16 +438,10 @@ def _check(config: Any, tokenizer: Any) -> None:
     if tokenizer.chat_template is None:
         raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "This tokenizer has no end-of-turn token (eos_token); "
-            "set the one its chat template ends in."
-        )
+        raise ValueError("This tokenizer has no end-of-turn token; set its eos_token.")
     for scale in LOGIT_SCALES:
         if getattr(config, scale, None) not in (None, 1.0):
-            raise ValueError(
-                f"{config.model_type} scales its logits ({scale}), which `logits` does not; "
-                "take another."
-            )
+            raise ValueError(f"{config.model_type} scales its logits ({scale}); take another.")
 
 
 @contextmanager

@@ -26,16 +26,15 @@ def whole_number(low: int, high: int = MOST) -> Bound:
     return Bound(f"a whole number from {low} to {high}", holds)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 Count = Annotated[int, whole_number(1)]
 CountOrZero = Annotated[int, whole_number(0)]
-Positive = Annotated[float, Bound("a number above 0", lambda v: _is_number(v) and v > 0)]
-Share = Annotated[
-    float, Bound("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-]
+Positive = Annotated[float, Bound("a number above 0", lambda v: is_number(v) and v > 0)]
+Share = Annotated[float, Bound("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1)]
 
 
 def check_bounds(settings: Any) -> None:

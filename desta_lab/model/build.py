@@ -1,8 +1,7 @@
 """Names become built parts: a device, a precision, a connector, a whole AudioLLM."""
 
-import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from desta_lab import cache, processes
+from desta_lab import processes
 from desta_lab.audio import FRAMES_PER_SECOND
 from desta_lab.model import chat, presets, weights
 from desta_lab.model.audio_llm import (
     COMPARED,
-    VERDICT,
     AudioLLM,
     ProvenanceError,
     ProvenanceWarning,
-    checkpoint_path,
-    index_path,
     read_connector_provenance,
-    read_index,
 )
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import (
@@ -34,10 +29,8 @@ from desta_lab.model.connector import (
     describe_own,
 )
 from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcribe
-from desta_lab.model.presets import Preset, part_id
+from desta_lab.model.presets import PARTS, Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
-
-Progress = Callable[[str], None]
 
 
 def pick_device() -> torch.device:
@@ -83,33 +76,25 @@ def state_minutes(preset: Preset) -> str:
 
 
 def build_connector(
-    shape: ConnectorShape | OwnConnector,
-    taps: int,
-    d_enc: int,
-    backbone: Backbone,
-    seed: int = 0,
-    frames: int = 16,
+    shape: ConnectorShape | OwnConnector, encoder: Encoder, backbone: Backbone, seed: int = 0
 ) -> nn.Module:
     """A new connector, the same for the same seed, with parameters in float32.
 
     Args:
         shape: of one that the package has, or somebody's own (`connector.build_own`).
-        frames: of a clip; an own connector is tried on as many.
     """
     ids = torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL))
+    sizes = {"taps": len(encoder.taps), "d_enc": encoder.width, "d_llm": backbone.width}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if not isinstance(shape, ConnectorShape):
-            width = backbone.width
-            return build_own(shape, taps=taps, d_enc=d_enc, d_llm=width, frames=frames)
+            return build_own(shape, frames=encoder.frames, **sizes)
         return CONNECTORS[shape.kind](
             shape,
-            taps=taps,
             anchor=backbone.embed(ids).detach().float() if shape.anchored else None,
-            d_enc=d_enc,
-            d_llm=backbone.width,
             queries=len(ids) if shape.anchored else shape.queries,
             scale=backbone.embedding_scale if shape.scaled else 1.0,
+            **sizes,
         )
 
 
@@ -118,7 +103,7 @@ def build_audio_llm(
     *,
     root: Path | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: weights.Progress | None = None,
     connector: OwnConnector | None = None,
     **backbone_options: Any,
 ) -> AudioLLM:
@@ -135,9 +120,11 @@ def build_audio_llm(
     """
     check_parts(preset, root, connector)  # before one of them is downloaded
     with processes.main_first():  # one rank downloads
-        encoder_folder = weights.find_weights(preset.encoder, root, progress=progress)
-        backbone_folder = weights.find_weights(preset.backbone, root, progress=progress)
-    return _assemble(preset, encoder_folder, backbone_folder, seed, backbone_options, connector)
+        folders = {
+            part: weights.find_weights(getattr(preset, part), root, progress=progress)
+            for part in PARTS
+        }
+    return _assemble(preset, folders, seed, backbone_options, connector)
 
 
 def check_parts(
@@ -184,11 +171,10 @@ def _check_own(
 
 def _assemble(
     preset: Preset,
-    encoder_folder: Path,
-    backbone_folder: Path,
+    folders: Mapping[str, Path],
     seed: int,
     options: dict[str, Any],
-    own: OwnConnector | None = None,
+    own: OwnConnector | None,
 ) -> AudioLLM:
     """The AudioLLM of these folders: frozen parts may be in half precision, the connector is not.
 
@@ -198,25 +184,22 @@ def _assemble(
     device = pick_device()
     dtype = pick_dtype(device)
     encoder_dtype = torch.float32 if device.type == "cpu" else dtype
-    encoder = Encoder.load(encoder_folder, preset.seconds, preset.taps, dtype=encoder_dtype)
+    encoder = Encoder.load(folders["encoder"], preset.seconds, preset.taps, dtype=encoder_dtype)
     encoder.to(device)
     settings: dict[str, Any] = {"dtype": torch.float32 if preset.tuning == "full" else dtype}
     if preset.attention:
         settings["attn_implementation"] = preset.attention
-    backbone = Backbone.load(backbone_folder, **{**settings, **options})
+    backbone = Backbone.load(folders["backbone"], **{**settings, **options})
     backbone.gradient_checkpointing = preset.gradient_checkpointing
     if "device_map" not in options:
         backbone.to(device)
-    for folder, part in ((encoder_folder, encoder), (backbone_folder, backbone)):
-        _check_finite(folder, part)
+    _check_finite(folders["encoder"], encoder)
+    _check_finite(folders["backbone"], backbone)
     shape = preset.connector if own is None else own
-    connector = build_connector(
-        shape, len(encoder.taps), encoder.width, backbone, seed, encoder.frames
-    ).to(device)
+    connector = build_connector(shape, encoder, backbone, seed).to(device)
     backbone.unfreeze(preset.tuning, seed)
     provenance = {
-        "encoder_sha256": weights.hash_folder(encoder_folder),
-        "backbone_sha256": weights.hash_folder(backbone_folder),
+        **{f"{part}_sha256": weights.hash_folder(folder) for part, folder in folders.items()},
         "taps": list(encoder.taps),
         "seconds": preset.seconds,
         "connector": asdict(preset.connector) if own is None else describe_own(connector),
@@ -232,74 +215,18 @@ def _assemble(
         connector,
         backbone,
         provenance,
-        names={"encoder": part_id(preset.encoder), "backbone": part_id(preset.backbone)},
-        revisions={
-            "encoder": weights.revision_of(preset.encoder, encoder_folder),
-            "backbone": weights.revision_of(preset.backbone, backbone_folder),
-        },
-        transcribe=lambda waves: transcribe(encoder_folder, waves),
+        names={part: part_id(getattr(preset, part)) for part in PARTS},
+        revisions={p: weights.revision_of(getattr(preset, p), folders[p]) for p in PARTS},
+        transcribe=lambda waves: transcribe(folders["encoder"], waves),
     )
 
 
 def _check_finite(folder: Path, part: nn.Module) -> None:
     for name, parameter in part.named_parameters():
         if not (parameter.is_meta or parameter.isfinite().all()):
-            raise weights.WeightsError(
-                f"{folder}: {name} holds NaN or infinity as {parameter.dtype}; copy the folder "
-                "again from its source, or load it in bfloat16 or float32."
-            )
-
-
-def open_run(
-    folder: Path,
-    step: int | None = None,
-    root: Path | None = None,
-    connector: OwnConnector | None = None,
-) -> AudioLLM:
-    """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
-    listed = index_path(folder)
-    if not listed.is_file():
-        raise FileNotFoundError(
-            f"{folder}: no checkpoints of a run here; "
-            "train one with `python -m desta_lab quickstart`."
-        )
-    hashes = {one["step"]: one["sha256"] for one in read_index(folder)}
-    paths = {one: checkpoint_path(folder, one) for one in hashes}
-    step = max(hashes) if step is None else step
-    if step not in paths or not paths[step].is_file():
-        there = ", ".join(str(one) for one, path in paths.items() if path.is_file())
-        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; take one of {there}.")
-    if cache.hash_file(paths[step]) != hashes[step]:
-        raise ProvenanceError(f"{paths[step]}: changed since it was saved; train the run again.")
-    attention = read_run_config(folder).get("attention")
-    llm = open_connector(paths[step], root, attention, connector)
-    if step == max(hashes) and (folder / VERDICT).is_file():  # the verdict is of the last step
-        llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
-        if llm.result.get("checkpoint", hashes[step]) != hashes[step]:
-            raise ProvenanceError(
-                f"{folder / VERDICT}: the verdict of another connector; delete it, and run the "
-                "main job again."
-            )
-    return llm
-
-
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """The config of a run; nothing of a folder that has none.
-
-    Raises:
-        WeightsError: it is no JSON object.
-        ProvenanceError: it is not the config that the run's folder is named by.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        return {}
-    config, named = weights.read_object(path), re.search("-([0-9a-f]{16})$", folder.name)
-    if named and cache.Provenance("runs", config).key != named[1]:
-        raise ProvenanceError(
-            f"{path}: not the config of this run, whose folder is named by it; get the folder "
-            "again, or train the run again."
-        )
-    return config
+            fault = f"{folder}: {name} holds NaN or infinity as {parameter.dtype}"
+            remedy = "copy the folder again from its source, or load it in bfloat16 or float32"
+            raise weights.WeightsError(f"{fault}; {remedy}.")
 
 
 def open_connector(
@@ -328,11 +255,11 @@ def open_connector(
     about = read_connector_provenance(path)
     preset = _read_preset(path, about, attention, connector)
     with processes.main_first():  # one rank downloads
-        folders = [
-            _find_part(path, part, about, root, (revisions or {}).get(part), strict)
-            for part in ("encoder", "backbone")
-        ]
-    llm = _assemble(preset, folders[0], folders[1], 0, {}, connector)
+        folders = {
+            part: _find_part(path, part, about, root, (revisions or {}).get(part), strict)
+            for part in PARTS
+        }
+    llm = _assemble(preset, folders, 0, {}, connector)
     llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
     llm.load_connector(path, strict=strict)
     return llm
@@ -342,32 +269,24 @@ def _read_preset(
     path: Path, about: Mapping[str, Any], attention: str | None, connector: OwnConnector | None
 ) -> Preset:
     """The preset of the system that a connector file says it was trained in."""
-    if missing := [key for key in ("encoder", "backbone", *COMPARED) if key not in about]:
+    if missing := [key for key in (*PARTS, *COMPARED) if key not in about]:
         raise ProvenanceError(f"{path}: it names no {missing[0]}; give a file of a training run.")
     known = {field.name for field in fields(ConnectorShape)}
     shape = about["connector"] if isinstance(about["connector"], dict) else {}
     if "class" in shape and connector is None:
-        raise ProvenanceError(
-            f"{path}: its connector is {shape['class']}, which the package does not have; give "
-            f"what builds it, connector={shape['class']}."
-        )
+        fault = f"its connector is {shape['class']}, which the package does not have"
+        raise ProvenanceError(f"{path}: {fault}; give connector={shape['class']}.")
     if "class" not in shape and (unknown := sorted(set(shape) - known)):
-        raise ProvenanceError(
-            f"{path}: its connector has {unknown[0]}, which this version of DeSTA Lab does not "
-            "know; update it."
-        )
+        raise ProvenanceError(f"{path}: its connector has {unknown[0]}; update DeSTA Lab.")
     try:
         given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
         return Preset(
             "opened",
-            about["encoder"],
-            about["backbone"],
-            "a trained connector",
-            seconds=about["seconds"],
+            purpose="a trained connector",
             taps=tuple(about["taps"]),
             connector=given,
-            tuning=about["tuning"],
             attention=attention,
+            **{name: about[name] for name in (*PARTS, "seconds", "tuning")},
         )
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"

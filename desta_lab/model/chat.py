@@ -8,6 +8,7 @@ from typing import Any
 
 AUDIO = "<|AUDIO|>"  # stands in a user's text for a clip
 START, END = "<start_audio>", "<end_audio>"  # plain text around every clip, as in DeSTA2.5-Audio
+TAGGED = f"{START}{AUDIO}{END}"
 SYSTEM = "Focus on the audio clips and instructions."
 SLOT = -1  # the id of an audio slot: no token has it, so a slot that is never filled fails loudly
 
@@ -22,7 +23,7 @@ PINNED_DATE = (
     ".replace('%S', '00') }}{%- endmacro %}"
 )
 THOUGHT = "<think>"  # a prompt that ends in it opens a thought, whatever it was told
-HELD = "\ue000"  # stands, with a number, for a control token that a message spells out
+HELD = "\ue000"  # parts a control token that a message spells out; two stand for one of a text
 
 Message = Mapping[str, Any]
 
@@ -93,24 +94,21 @@ def build_stream(
         ChatError: placeholders and transcripts do not match, ids and words of the response differ,
             the stream is longer than `max_tokens`, or the chat template refuses the messages.
     """
-    held: list[str] = []
-    tagged = [
-        {"role": m["role"], "content": _hold(tokenizer, m["content"], held)} for m in messages
-    ]
+    tagged = []
+    for message in messages:
+        bare = _hold(tokenizer, message["content"].replace(TAGGED, AUDIO))
+        tagged.append({"role": message["role"], "content": bare.replace(AUDIO, TAGGED)})
     first, *rest = _apply_template(tokenizer, tagged).split(AUDIO)
     if transcripts is None and rest and not queries:
-        raise ChatError(
-            f"A text holds {AUDIO}, which stands for a clip, and has none; take it out."
-        )
+        raise ChatError(f"A text holds {AUDIO}, which stands for a clip; take it out.")
     texts = [""] * len(rest) if transcripts is None else transcripts
     if len(texts) != len(rest):
-        raise ChatError(
-            f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given; match them."
-        )
-    ids = _encode_held(tokenizer, first, held)
+        fault = f"The messages hold {len(rest)} {AUDIO} but {len(texts)} clips were given"
+        raise ChatError(f"{fault}; match them.")
+    ids = _encode_held(tokenizer, first)
     for transcript, piece in zip(texts, rest, strict=True):
         ids += [SLOT] * queries
-        ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece, held)
+        ids += encode_words(tokenizer, transcript) + _encode_held(tokenizer, piece)
     start = len(ids)
     if response_ids is not None:
         _check_words(tokenizer, response, response_ids)
@@ -118,9 +116,8 @@ def build_stream(
     elif response is not None:
         ids += _encode_response(tokenizer, response, truncated)
     if max_tokens is not None and len(ids) > max_tokens:
-        raise ChatError(
-            f"The conversation has {len(ids)} tokens and the limit is {max_tokens}; shorten it."
-        )
+        fault = f"The conversation has {len(ids)} tokens and the limit is {max_tokens}"
+        raise ChatError(f"{fault}; shorten it.")
     return TokenStream(tuple(ids), start)
 
 
@@ -177,16 +174,14 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ChatError(
-            f"{text[:40]!r}: no text in UTF-8 ({error.reason} at {error.start + 1}); write it anew."
-        ) from error
+        fault = f"{text[:40]!r}: no text in UTF-8 ({error.reason} at {error.start + 1})"
+        raise ChatError(f"{fault}; write it anew.") from error
     return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
 
 def encode_words(tokenizer: Any, text: str) -> list[int]:
     """Token ids of somebody's words, in which a control token is the letters it is written in."""
-    held: list[str] = []
-    return _encode_held(tokenizer, _hold_marks(tokenizer, text, held), held)
+    return _encode_held(tokenizer, _hold(tokenizer, text))
 
 
 def decode_ids(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -208,10 +203,8 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         user = {**user, "content": f"{system['content']}\n\n{user['content']}"}
         return _apply_template(tokenizer, [user, *rest])
     if text.rstrip().endswith(THOUGHT):
-        raise ChatError(
-            f"The chat template opens a thought ({THOUGHT}) and cannot be told not to; "
-            "take an instruct model that answers at once."
-        )
+        fault = f"The chat template opens a thought ({THOUGHT}) and cannot be told not to"
+        raise ChatError(f"{fault}; take an instruct model that answers at once.")
     return text
 
 
@@ -223,18 +216,15 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pr
             how["chat_template"] = PINNED_DATE + tokenizer.get_chat_template()
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
     except Exception as error:  # jinja2's own, or a sentence of the template's author
-        raise ChatError(
-            f"The chat template refuses these messages ({error}); change roles or their order."
-        ) from error
+        fault = f"The chat template refuses these messages ({error})"
+        raise ChatError(f"{fault}; change roles or their order.") from error
 
 
 def _check_words(tokenizer: Any, response: str | None, ids: Sequence[int]) -> None:
     """Refuse ids that say other words than the response they came with."""
     if response is not None and decode_ids(tokenizer, ids) != response.strip():
-        raise ChatError(
-            f"The ids of a response do not say {response[:60]!r}; leave the ids out where the "
-            "words were changed."
-        )
+        fault = f"The ids of a response do not say {response[:60]!r}"
+        raise ChatError(f"{fault}; leave the ids out where the words were changed.")
 
 
 def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int]:
@@ -245,35 +235,16 @@ def _encode_response(tokenizer: Any, response: str, truncated: bool) -> list[int
     return encode_words(tokenizer, response) + ([] if truncated else [end])
 
 
-def _hold(tokenizer: Any, content: str, held: list[str]) -> str:
-    """A message's text with its control tokens held, and with tags around every clip."""
-    bare = content.replace(f"{START}{AUDIO}{END}", AUDIO)
-    return _hold_marks(tokenizer, bare, held).replace(AUDIO, f"{START}{AUDIO}{END}")
+def _hold(tokenizer: Any, text: str) -> str:
+    """The text with `HELD` behind the first letter of each control token, which then is none."""
+    held = text.replace(HELD, HELD * 2)
+    for mark in sorted(control_tokens(tokenizer).values(), key=len, reverse=True):
+        if mark != AUDIO:
+            held = held.replace(mark, f"{mark[:1]}{HELD}{mark[1:]}")
+    return held
 
 
-def _hold_marks(tokenizer: Any, text: str, held: list[str]) -> str:
-    """The text with a number in the place of each control token, which `held` keeps."""
-    known = {*control_tokens(tokenizer).values(), HELD} - {AUDIO}
-    marks = sorted((mark for mark in known if mark in text), key=len, reverse=True)
-    if not marks:
-        return text
-
-    def hold(found: re.Match[str]) -> str:
-        held.append(found[0])
-        return f"{HELD}{len(held) - 1}{HELD}"
-
-    return re.sub("|".join(map(re.escape, marks)), hold, text)
-
-
-def _encode_held(tokenizer: Any, text: str, held: Sequence[str]) -> list[int]:
-    """Token ids of a text in which the held control tokens are text again.
-
-    Without its first letter none is a control token any more.
-    """
-    if not held:
-        return encode_text(tokenizer, text)
-    ids: list[int] = []
-    for i, piece in enumerate(re.split(f"{HELD}(\\d+){HELD}", text)):
-        words = [held[int(piece)][:1], held[int(piece)][1:]] if i % 2 else [piece]
-        ids += [token for word in words for token in encode_text(tokenizer, word)]
-    return ids
+def _encode_held(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text as it was before `_hold`; what that parted is encoded apart."""
+    pieces = re.split(f"{HELD}({HELD}?)", text)
+    return [token for piece in pieces for token in encode_text(tokenizer, piece)]

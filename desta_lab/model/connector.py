@@ -31,9 +31,8 @@ class ConnectorShape:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.kind not in CONNECTORS:
-            raise ValueError(
-                f"There is no connector {self.kind!r}; take one of {', '.join(CONNECTORS)}."
-            )
+            known = ", ".join(CONNECTORS)
+            raise ValueError(f"There is no connector {self.kind!r}; take one of {known}.")
         if self.kind == "qformer" and self.width is not None:
             check_heads(self.heads, self.width)
 
@@ -41,9 +40,7 @@ class ConnectorShape:
 def check_heads(heads: int, width: int) -> None:
     """Raise ValueError where attention heads do not share the width evenly."""
     if width % heads:
-        raise ValueError(
-            f"{heads} attention heads do not divide a width of {width}; take a number that does."
-        )
+        raise ValueError(f"{heads} attention heads do not divide a width of {width}; change one.")
 
 
 class Attention(nn.Module):
@@ -145,10 +142,8 @@ class QFormer(nn.Module):
         inner = width or d_enc
         check_heads(heads, inner)
         if anchor is not None and len(anchor) != queries:
-            raise ValueError(
-                f"The anchor has {len(anchor)} tokens, the connector {queries} queries; "
-                "make them equal."
-            )
+            fault = f"The anchor has {len(anchor)} tokens, the connector {queries} queries"
+            raise ValueError(f"{fault}; make them equal.")
         self.queries, self.pool, self.scale = queries, pool, scale
         self.inputs = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(d_enc), nn.Linear(d_enc, inner)) if width else nn.Identity()
@@ -219,25 +214,13 @@ class FrameStack(nn.Module):
         return self.scale * self.mlp(groups)
 
 
-def build_qformer(shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any) -> QFormer:
+def build_qformer(shape: ConnectorShape, **sizes: Any) -> QFormer:
     """A Q-Former of this shape."""
-    return QFormer(
-        taps=taps,
-        anchor=anchor,
-        depth=shape.depth,
-        heads=shape.heads,
-        ffn=shape.ffn,
-        width=shape.width,
-        pool=shape.pool,
-        post_norm=shape.post_norm,
-        dropout=shape.dropout,
-        **sizes,
-    )
+    own = ("depth", "heads", "ffn", "width", "pool", "post_norm", "dropout")
+    return QFormer(**{name: getattr(shape, name) for name in own}, **sizes)
 
 
-def build_frame_stack(
-    shape: ConnectorShape, taps: int, anchor: Tensor | None, **sizes: Any
-) -> FrameStack:
+def build_frame_stack(shape: ConnectorShape, taps: int, anchor: Any, **sizes: Any) -> FrameStack:
     """The comparison connector, which has no shape beside its sizes."""
     return FrameStack(**sizes)
 
@@ -268,17 +251,13 @@ def build_own(own: OwnConnector, *, taps: int, d_enc: int, d_llm: int, frames: i
         else:
             connector = own(taps=taps, d_enc=d_enc, d_llm=d_llm)
     except TypeError as error:
-        raise ValueError(
-            f"The connector {name} cannot be built from taps, d_enc and d_llm ({error}); let it "
-            "take these three names."
-        ) from error
+        fault = f"The connector {name} cannot be built from taps, d_enc and d_llm ({error})"
+        raise ValueError(f"{fault}; let it take these three names.") from error
     if not isinstance(connector, nn.Module):
         raise ValueError(f"The connector {name} is a {type(connector).__name__}, not a module.")
     queries = getattr(connector, "queries", None)
     if not isinstance(queries, int) or queries < 1:
-        raise ValueError(
-            f"The connector {name} has no `queries`; set it to the number of its audio embeddings."
-        )
+        raise ValueError(f"The connector {name} has no `queries`; set its number of embeddings.")
     if not any(parameter.requires_grad for parameter in connector.parameters()):
         raise ValueError(f"The connector {name} has no parameter that learns.")
     _check_output(connector.float(), name, torch.randn(taps, 2, frames, d_enc), queries, d_llm)

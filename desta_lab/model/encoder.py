@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS, log_mel
 from desta_lab.model import weights
+from desta_lab.model.sites import record_outputs
 
 MULTILINGUAL = 51_865  # tokens of a multilingual Whisper; an English one has 51 864
 LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")  # a language's token, such as <|en|>
@@ -48,19 +49,14 @@ class Encoder(nn.Module):
         self.frames = round(seconds * FRAMES_PER_SECOND)
         self.mel_bins = int(whisper.config.num_mel_bins)
         self.width = int(whisper.config.d_model)
-        self._crop_positions()
-
-    def _crop_positions(self) -> None:
-        """Keep the positions of `frames` frames."""
-        positions, known = self.whisper.embed_positions, self.whisper.embed_positions.num_embeddings
-        if not 0 < self.frames <= known:
+        positions = whisper.embed_positions.weight.data
+        if not 0 < self.frames <= len(positions):
             raise ValueError(
-                f"{self.seconds} s are {self.frames} frames and this encoder knows {known}, "
-                f"that is {known / FRAMES_PER_SECOND:g} s; crop the clips to less."
+                f"{seconds} s are {self.frames} frames and this encoder knows {len(positions)}, "
+                f"that is {len(positions) / FRAMES_PER_SECOND:g} s; crop the clips to less."
             )
-        rows = positions.weight.data[: self.frames].clone()
-        self.whisper.embed_positions = nn.Embedding.from_pretrained(rows)
-        self.whisper.config.max_source_positions = self.frames  # the layers share this config
+        whisper.embed_positions = nn.Embedding.from_pretrained(positions[: self.frames].clone())
+        whisper.config.max_source_positions = self.frames  # the layers share this config
 
     @classmethod
     def load(
@@ -83,13 +79,9 @@ class Encoder(nn.Module):
         with weights.reading(folder):
             layers = WhisperConfig.from_pretrained(folder).encoder_layers
         if taps is None and layers not in PUBLISHED_TAPS:
-            raise ValueError(
-                f"{folder}: no published taps for {layers} encoder layers; "
-                "pass taps=(…), numbers from 0."
-            )
+            fault = f"{folder}: no published taps for {layers} encoder layers"
+            raise ValueError(f"{fault}; pass taps=(…), numbers from 0.")
         taps = PUBLISHED_TAPS[layers] if taps is None else taps
-        check_taps(taps, layers)  # before its weights are read
-        options = {"dtype": torch.float32, **options}
         model = weights.load_whole(WhisperModel, folder, needed="encoder.", **options)
         return cls(model.encoder, taps, seconds)
 
@@ -102,23 +94,9 @@ class Encoder(nn.Module):
         Two mel frames make one encoder frame (20 ms).
         """
         layers = self.taps if layers is None else layers
-        outputs: dict[int, Tensor] = {}
-
-        def keep_output(layer: int) -> Any:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                outputs[layer] = output[0] if isinstance(output, tuple) else output
-
-            return hook
-
-        hooks = [
-            self.whisper.layers[layer].register_forward_hook(keep_output(layer)) for layer in layers
-        ]
-        try:
+        with record_outputs({layer: self.whisper.layers[layer] for layer in layers}) as outputs:
             self.whisper(mel.to(next(self.whisper.parameters()).dtype))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack([outputs[layer] for layer in layers])
+        return torch.stack([outputs[layer][0] for layer in layers])
 
     def encode(
         self, waves: Sequence[Float[np.ndarray, "_"]], layers: Sequence[int] | None = None
@@ -137,33 +115,23 @@ class Encoder(nn.Module):
 def check_taps(taps: Sequence[int], layers: int) -> None:
     """Raise ValueError for tapped layers that the encoder does not have."""
     if not taps or not all(0 <= tap < layers for tap in taps):
-        raise ValueError(
-            f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}, the encoder's layers."
-        )
+        raise ValueError(f"The tapped layers {tuple(taps)} must lie in 0 … {layers - 1}.")
 
 
 @torch.no_grad()
-def transcribe(
-    folder: Path | str,
-    waves: Sequence[Float[np.ndarray, "_"]],
-    max_new_tokens: int = 64,
-    language: str = "en",
-) -> list[str]:
-    """Transcripts by the whole Whisper of a folder, greedy, of 30 s windows.
-
-    `language` matters to a multilingual Whisper only.
-    """
+def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]]) -> list[str]:
+    """Transcripts by the whole Whisper of a folder, greedy, of 30 s windows, taken as English."""
     from transformers import WhisperForConditionalGeneration
 
     kind = WhisperForConditionalGeneration
-    model = weights.load_whole(kind, folder, dtype=torch.float32).eval()
+    model = weights.load_whole(kind, folder).eval()
     mel = log_mel(waves, WHISPER_SECONDS, int(model.config.num_mel_bins))
     tokenizer = weights.load_tokenizer(folder)
-    task = {"language": language, "task": "transcribe"} if _speaks_many(model, tokenizer) else {}
+    task = {"language": "en", "task": "transcribe"} if _speaks_many(model, tokenizer) else {}
     ids = model.generate(
         mel,
         attention_mask=torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=64,
         num_beams=1,
         do_sample=False,
         **task,
@@ -179,10 +147,7 @@ def _speaks_many(model: Any, tokenizer: Any) -> bool:
     if settings.is_multilingual and getattr(settings, "lang_to_id", None) is None:
         known = {mark: i for mark, i in tokenizer.get_vocab().items() if mark.startswith("<|")}
         settings.lang_to_id = {mark: i for mark, i in known.items() if LANGUAGE.fullmatch(mark)}
-        settings.task_to_id = {
-            task: known[f"<|{task}|>"]
-            for task in ("transcribe", "translate")
-            if f"<|{task}|>" in known
-        }
+        tasks = {task: f"<|{task}|>" for task in ("transcribe", "translate")}
+        settings.task_to_id = {task: known[mark] for task, mark in tasks.items() if mark in known}
         settings.no_timestamps_token_id = known["<|notimestamps|>"]
     return bool(settings.is_multilingual)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from desta_lab.model import chat
@@ -85,9 +86,7 @@ def train_nano(
     """
     rows = list(rows)
     if not rows:
-        raise ValueError(
-            "The nano LLM cannot learn from 0 rows; hand in (description, question, answer) rows."
-        )
+        raise ValueError("The nano LLM cannot learn from 0 rows; hand in some.")
     steps = math.ceil(len(rows) / batch) if steps is None else steps
     frame = f"{chat.SYSTEM}\nsystem\nuser\nassistant"
     tokenizer = build_tokenizer(text for row in rows for text in (*row, frame))
@@ -156,7 +155,11 @@ def _batches(
         encoded = [_encode(rows[i % len(rows)], tokenizer, tagged=i % 2 == 1) for i in taken]
         encoded.sort(key=lambda example: len(example[0]))
         for k in torch.randperm(count).tolist():
-            yield _padded(encoded[k * batch : (k + 1) * batch], tokenizer.pad_token_id)
+            ids, labels = zip(*encoded[k * batch : (k + 1) * batch], strict=True)
+            yield (  # filled up behind, where a causal model needs no mask
+                pad_sequence([torch.tensor(row) for row in ids], True, tokenizer.pad_token_id),
+                pad_sequence([torch.tensor(row) for row in labels], True, IGNORED),
+            )
 
 
 def _encode(
@@ -174,13 +177,3 @@ def _encode(
         messages, transcripts = chat.description_messages(description, question), None
     stream = chat.build_stream(tokenizer, messages, 0, response=answer, transcripts=transcripts)
     return list(stream.ids), [IGNORED] * stream.start + list(stream.response)
-
-
-def _padded(
-    examples: list[tuple[list[int], list[int]]], pad: int
-) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
-    """Ids and labels filled up on the right, where a causal model needs no mask."""
-    longest = max(len(ids) for ids, _ in examples)
-    ids = [ids + [pad] * (longest - len(ids)) for ids, _ in examples]
-    labels = [labels + [IGNORED] * (longest - len(labels)) for _, labels in examples]
-    return torch.tensor(ids), torch.tensor(labels)

@@ -20,6 +20,7 @@ from desta_lab.model.bounds import (
 from desta_lab.model.connector import ConnectorShape
 
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
+PARTS = ("encoder", "backbone")  # the frozen ones, by name or folder
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -33,9 +34,7 @@ def parse_tuning(tuning: str) -> int | None:
     if kind == "lora" and rank.isdecimal() and int(rank):
         return int(rank)
     if tuning not in ("frozen", "full"):
-        raise ValueError(
-            f"tuning is 'frozen', 'full' or such as 'lora-8' (rank 8), not {tuning!r}."
-        )
+        raise ValueError(f"tuning is 'frozen', 'full' or such as 'lora-8', not {tuning!r}.")
     return 0 if tuning == "frozen" else None
 
 
@@ -100,32 +99,26 @@ class Preset:
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that cannot be; no model is needed to know it."""
         check_bounds(self)
-        for part in ("encoder", "backbone"):
+        for part in PARTS:
             if not getattr(self, part).strip():
                 raise ValueError(f"{part} is the name or folder of a model, not {''!r}.")
         if self.seconds > WHISPER_SECONDS:
-            raise ValueError(
-                f"seconds is {self.seconds:g}, and Whisper hears at most {WHISPER_SECONDS:g} s."
-            )
+            most = f"Whisper hears at most {WHISPER_SECONDS:g} s"
+            raise ValueError(f"seconds is {self.seconds:g}, and {most}.")
         frames = self.seconds * FRAMES_PER_SECOND
         if frames < 1 or abs(frames - round(frames)) > 1e-6:
-            raise ValueError(
-                f"seconds is {self.seconds:g}, no whole number of encoder frames; take a multiple "
-                f"of {1 / FRAMES_PER_SECOND:g}."
-            )
+            fault = f"seconds is {self.seconds:g}, no whole number of encoder frames"
+            raise ValueError(f"{fault}; take a multiple of {1 / FRAMES_PER_SECOND:g}.")
         taps = self.taps
         if taps is not None and (not taps or len({*taps}) < len(taps) or min(taps) < 0):
             raise ValueError(f"taps are different layers from 0, at least one, not {taps}.")
         parse_tuning(self.tuning)
         if self.attention not in (None, *ATTENTIONS):
-            raise ValueError(
-                f"attention is one of {', '.join(ATTENTIONS)}, not {self.attention!r}."
-            )
+            known = ", ".join(ATTENTIONS)
+            raise ValueError(f"attention is one of {known}, not {self.attention!r}.")
         if self.accumulate > self.batch:
-            raise ValueError(
-                f"A batch of {self.batch} has no row for each of {self.accumulate} micro-batches; "
-                "enlarge it, or accumulate fewer."
-            )
+            fault = f"A batch of {self.batch} has no row for each of {self.accumulate}"
+            raise ValueError(f"{fault} micro-batches; enlarge it, or accumulate fewer.")
 
     @property
     def glass_box(self) -> bool:
@@ -244,7 +237,6 @@ def desta25() -> Preset:
         "meta-llama/Llama-3.1-8B-Instruct",
         "the published system",
         seconds=30.0,
-        connector=ConnectorShape(),
         steps=2000,
         batch=12,
         lr=1e-4,
@@ -258,16 +250,14 @@ def desta2() -> Preset:
     So its 2, 5, 8, 11 are the outputs of layers 1, 4, 7, 10 (kehanlu/DeSTA2, modeling_desta.py).
     `replace(desta2(), taps=(2, 5, 8, 11))` gives the layers of the training code.
     """
-    return Preset(
-        "desta2",
-        "openai/whisper-small",
-        "meta-llama/Meta-Llama-3-8B-Instruct",
-        "the published system before it",
-        seconds=30.0,
+    return replace(
+        desta25(),
+        name="desta2",
+        encoder="openai/whisper-small",
+        backbone="meta-llama/Meta-Llama-3-8B-Instruct",
+        purpose="the published system before it",
         connector=ConnectorShape(depth=2, heads=12),
-        steps=2000,
         batch=8,
-        lr=1e-4,
         taps=(1, 4, 7, 10),
     )
 
@@ -277,12 +267,10 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def change_parts(preset: Preset, encoder: str | None = None, backbone: str | None = None) -> Preset:
+def change_parts(preset: Preset, **parts: str | None) -> Preset:
     """The preset with another encoder or backbone, by name or folder; its cost is not known."""
-    parts = {"encoder": encoder, "backbone": backbone}
     given: dict[str, Any] = {part: name for part, name in parts.items() if name is not None}
-    if given:
-        given |= dict.fromkeys(MEASURED)
+    given |= dict.fromkeys(MEASURED) if given else {}
     return replace(preset, **given)
 
 
@@ -293,7 +281,7 @@ def part_id(name: str) -> str:
 
 def without_paths(preset: Preset) -> dict[str, Any]:
     """The fields of a preset for a result, which names models and no places."""
-    parts = {part: part_id(getattr(preset, part)) for part in ("encoder", "backbone")}
+    parts = {part: part_id(getattr(preset, part)) for part in PARTS}
     return {**asdict(preset), **parts}
 
 
@@ -326,14 +314,14 @@ def read_preset(path: Path) -> Preset:
     start = None if base is None else PRESETS[base]()
     try:
         settings = _convert_fields(given, start)
-        for part in ("encoder", "backbone"):
+        for part in PARTS:
             if part in settings and (path.parent / settings[part]).is_dir():
                 settings[part] = str(path.parent / settings[part])
         settings = {"name": path.stem, **dict.fromkeys(MEASURED), **settings}
         _check_name(settings["name"])
         if start is not None:
             return replace(start, **settings)
-        if missing := [part for part in ("encoder", "backbone") if part not in settings]:
+        if missing := [part for part in PARTS if part not in settings]:
             raise ValueError(f"{missing[0]} is missing; name it, or a base, such as base = 'cpu'.")
         return Preset(**{"purpose": "your own", **settings})
     except ValueError as error:

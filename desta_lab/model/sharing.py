@@ -10,9 +10,9 @@ from desta_lab.model import weights
 from desta_lab.model.audio_llm import COMPARED, AudioLLM, ProvenanceError
 from desta_lab.model.build import open_connector
 from desta_lab.model.connector import OwnConnector
+from desta_lab.model.presets import PARTS
 
 CONFIG, CARD = "config.json", "README.md"
-PARTS = ("encoder", "backbone")
 NEEDED = {"sha256": str, "attention": str, **dict.fromkeys(PARTS, dict)}  # of a config
 LIBRARY = "desta-lab"
 
@@ -42,16 +42,13 @@ def open_pretrained(
     config = weights.read_object(folder / CONFIG)
     path = folder / weights.WEIGHTS
     if config.get("library_name") != LIBRARY:
-        raise ProvenanceError(
-            f"{folder / CONFIG}: no connector of DeSTA Lab; give a folder that "
-            "AudioLLM.save_pretrained wrote."
-        )
+        remedy = "give a folder that AudioLLM.save_pretrained wrote"
+        raise ProvenanceError(f"{folder / CONFIG}: no connector of DeSTA Lab; {remedy}.")
     config = weights.read_object(folder / CONFIG, NEEDED)
     revisions = {part: config[part].get("revision") for part in PARTS}
     if not all(isinstance(revision, str | None) for revision in revisions.values()):
-        raise ProvenanceError(
-            f"{folder / CONFIG}: a revision is a commit on the hub or null; get the folder again."
-        )
+        fault = f"{folder / CONFIG}: a revision is a commit on the hub or null"
+        raise ProvenanceError(f"{fault}; get the folder again.")
     if cache.hash_file(path) != config["sha256"]:
         raise ProvenanceError(f"{path}: changed since it was saved; get the folder again.")
     how: Any = {"strict": strict, "revisions": revisions}
@@ -61,11 +58,7 @@ def open_pretrained(
 def push_to_hub(
     llm: AudioLLM, repo_id: str, card: Card | None = None, *, private: bool = False
 ) -> str:
-    """Upload what `save_pretrained` writes to the model hub; returns the address of the commit.
-
-    Raises:
-        WeightsError: the hub cannot be reached, or refuses.
-    """
+    """Upload what `save_pretrained` writes to the model hub, see `AudioLLM.push_to_hub`."""
     from huggingface_hub import HfApi
 
     api = HfApi(library_name=LIBRARY, library_version=__version__)

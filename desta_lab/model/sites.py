@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from desta_lab import audio, cache
 from desta_lab.model import chat
+from desta_lab.model.backbone import padding_arguments
 from desta_lab.model.connector import Attention
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Edit = Callable[[Tensor], Tensor]  # what flows at a site → what flows on instead
 Sound = Float[np.ndarray, "_"] | Path | str  # a waveform at 16 kHz, or its file
+Name = TypeVar("Name")
 
 # How architectures of transformers name the parts of a layer.
 _ATTENTION = ("self_attn", "attention", "attn")
@@ -134,9 +136,9 @@ def choose_sites(known: Mapping[str, Site], wanted: Sequence[str] | None) -> lis
 
 
 @contextmanager
-def record_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+def record_outputs(modules: Mapping[Name, nn.Module]) -> Iterator[dict[Name, list[Tensor]]]:
     """Inside the context, every output of these modules is added to the list of its name."""
-    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+    outputs: dict[Name, list[Tensor]] = {name: [] for name in modules}
     with ExitStack() as hooks:
         for name, module in modules.items():
             hooks.enter_context(_watch(Site(module, None), outputs[name].append))
@@ -289,9 +291,8 @@ class ForwardPass:
             ordered = {name: sites[name] for name in axes}
             return cls(ordered, axes, slots, about["answer"], about["tokens"], logits)
         except (SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: no forward pass that `save` wrote ({error}); save it again."
-            ) from error
+            fault = f"{path}: no forward pass that `save` wrote ({error})"
+            raise ValueError(f"{fault}; save it again.") from error
 
 
 def run_forward(
@@ -379,29 +380,13 @@ def build_streams(
     """
     texts = [""] * clips if transcripts is None else transcripts
     if len(texts) != clips:
-        raise ValueError(
-            f"There are {clips} clips and {len(texts)} transcripts; give one for each."
-        )
+        fault = f"There are {clips} clips and {len(texts)} transcripts"
+        raise ValueError(f"{fault}; give one for each.")
     messages = chat.audio_messages(question)
     return [
-        chat.build_stream(
-            llm.backbone.tokenizer,
-            messages,
-            llm.queries,
-            response=stem,
-            truncated=True,
-            transcripts=[text],
-            max_tokens=llm.backbone.max_positions,
-        )
+        llm.build_stream(messages, response=stem, truncated=True, transcripts=[text])
         for text in texts
     ]
-
-
-def padding_arguments(mask: Int[Tensor, "clip token"]) -> dict[str, Any]:
-    """What a backbone is told of padding on the left; nothing where there is none."""
-    if mask.all():
-        return {}
-    return {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def _forward_batch(

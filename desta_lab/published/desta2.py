@@ -34,10 +34,8 @@ def build_desta2_stream(
     turns = [{"role": m["role"], "content": str(m["content"])} for m in messages]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     if text.count(path) != 1:
-        raise chat.ChatError(
-            f"The path {path!r} stands {text.count(path)} times in the conversation; give the clip "
-            "a name that stands there once."
-        )
+        fault = f"The path {path!r} stands {text.count(path)} times in the conversation"
+        raise chat.ChatError(f"{fault}; give the clip a name that stands there once.")
     before, after = text.split(path)
     ids = list(tokenizer(before + transcript + after).input_ids)
     at = len(chat.encode_text(tokenizer, before))
@@ -49,9 +47,8 @@ def _audio_path(messages: Sequence[chat.Message]) -> str:
     """The path in the one audio message."""
     paths = [str(message["content"]) for message in messages if message["role"] == "audio"]
     if len(paths) != 1:
-        raise chat.ChatError(
-            f"DeSTA2 hears one clip a conversation, here are {len(paths)} audio messages; give one."
-        )
+        fault = f"DeSTA2 hears one clip a conversation, here are {len(paths)} audio messages"
+        raise chat.ChatError(f"{fault}; give one.")
     return paths[0]
 
 
@@ -69,10 +66,7 @@ def answer_desta2(
     wave = audio.read_audio(path)
     if transcript is None:
         if llm.transcribe is None:
-            raise ProvenanceError(
-                "DeSTA2 reads a transcript, but this AudioLLM has no Whisper decoder; "
-                "pass transcript=…."
-            )
+            raise ProvenanceError("This AudioLLM has no Whisper decoder; pass transcript=….")
         transcript = " " + llm.transcribe([wave])[0]
     stream = build_desta2_stream(llm.backbone.tokenizer, messages, llm.queries, transcript)
     ids = llm.generate_ids([stream], llm.encode_audio([wave]), **options)

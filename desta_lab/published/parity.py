@@ -51,9 +51,8 @@ class ParityCase:
         """Read a case. Raises ProvenanceError where a file is missing, WeightsError if damaged."""
         folder = Path(folder)
         if missing := [name for name in FILES if not (folder / name).exists()]:
-            raise ProvenanceError(
-                f"{folder}: no {missing[0]} here; a parity case has {', '.join(FILES)}."
-            )
+            wanted = f"a parity case has {', '.join(FILES)}"
+            raise ProvenanceError(f"{folder}: no {missing[0]} here; {wanted}.")
         config = weights.read_object(folder / "desta25.json", NEEDED)
         with weights.reading(folder):
             return cls(folder, config, load_file(folder / "case.safetensors"))

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import get_max_memory
@@ -74,8 +74,7 @@ def describe_memory(preset: Preset, root: Path | None = None) -> str:
         f"{size.encoder / 1e9:.2f} B; this machine has {ram:.1f} GB of RAM free and "
         f"{f'a GPU of {gpu:.1f} GB' if gpu else 'no GPU'}."
     ]
-    forms: tuple[Form, ...] = ("bf16", "int8", "float32")
-    for form in forms:
+    for form in get_args(Form):
         need = size.memory_gb(form)
         lines.append(f"{form:<8} {need:5.1f} GB  {_fit(need, size.transcript_gb, ram, gpu)}")
     lines.append(
@@ -114,9 +113,8 @@ def _count_parameters(name: str, root: Path | None) -> tuple[int, int]:
     except (OSError, ValueError) as error:
         if name in PARAMETERS:
             return PARAMETERS[name]
-        raise RuntimeError(
-            f"The size of {name} is not known before its config.json is here; fetch it first."
-        ) from error
+        fault = f"The size of {name} is not known before its config.json is here"
+        raise RuntimeError(f"{fault}; fetch it first.") from error
     with torch.device("meta"):  # shapes without memory
         if config.is_encoder_decoder:
             whisper = AutoModel.from_config(config)
@@ -155,17 +153,14 @@ def open_system(
         WeightsError: encoder or backbone cannot be had.
     """
     if quantise not in (None, "int8"):
-        raise ValueError(
-            f"There is no form {quantise!r} to quantise to; take 'int8', or None for bf16."
-        )
+        raise ValueError(f"There is no form {quantise!r}; take 'int8', or None for bf16.")
     form: Form = quantise or "bf16"
     if not force:
         _check_memory(preset, root, form, offload)
     path = Path(adapter)
     if not path.is_file():  # said before gigabytes are fetched
-        raise ProvenanceError(
-            f"{path}: no such file; give the adapter that was released for {preset.name}."
-        )
+        remedy = f"give the adapter that was released for {preset.name}"
+        raise ProvenanceError(f"{path}: no such file; {remedy}.")
     options: dict[str, Any] = {
         "dtype": torch.bfloat16,
         "device_map": "auto" if offload else {"": pick_device()},

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
@@ -41,15 +42,12 @@ def example_reader(
         about = row.get("provenance", {})
         own = about.get("revision") == llm.provenance.get("backbone_sha256")
         try:
-            stream = chat.build_stream(
-                llm.backbone.tokenizer,
+            stream = llm.build_stream(
                 row["messages"],
-                llm.queries,
                 response=row["response"],
                 response_ids=row.get("response_ids") if own else None,
                 truncated=about.get("truncated", False),
                 transcripts=row.get("transcripts"),
-                max_tokens=llm.backbone.max_positions,
             )
         except chat.ChatError as error:
             raise chat.ChatError(f"Example {number + 1} ({row['id']}): {error}") from error
@@ -75,22 +73,18 @@ class Batch:
 def collate(streams: Sequence[TokenStream], pad_id: int) -> Batch:
     """Pad streams and shift labels: position t is trained on token t+1, responses only."""
     prefix = _shared_prefix(streams)
-    rows = [stream.ids[len(prefix) :] for stream in streams]
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad_id)
-    labels = torch.full((len(rows), longest), IGNORE)
-    for i, (row, stream) in enumerate(zip(rows, streams, strict=True)):
-        ids[i, : len(row)] = torch.tensor(row)
+    rows = [torch.tensor(stream.ids[len(prefix) :]) for stream in streams]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    labels = torch.full_like(ids, IGNORE)
+    for learned, row, stream in zip(labels, rows, streams, strict=True):
         start = stream.start - len(prefix)
-        labels[i, start - 1 : len(row) - 1] = ids[i, start : len(row)]
+        learned[start - 1 : len(row) - 1] = row[start:]
     return Batch(prefix, ids, labels)
 
 
 def _shared_prefix(streams: Sequence[TokenStream]) -> tuple[int, ...]:
     """The tokens before the first audio slot, if they are the same in all streams; else none."""
-    before_audio = {_before_audio(stream) for stream in streams}
+    before_audio = {
+        stream.ids[: stream.ids.index(SLOT)] if SLOT in stream.ids else () for stream in streams
+    }
     return before_audio.pop() if len(before_audio) == 1 else ()
-
-
-def _before_audio(stream: TokenStream) -> tuple[int, ...]:
-    return stream.ids[: stream.ids.index(SLOT)] if SLOT in stream.ids else ()

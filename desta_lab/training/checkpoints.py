@@ -18,21 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import (
-    AudioLLM,
-    ProvenanceError,
-    checkpoint_path,
-    hash_state,
-    index_path,
-    read_index,
-)
+from desta_lab.model.audio_llm import AudioLLM, hash_state
+from desta_lab.model.runs import ANEW, checkpoint_path, find_checkpoint, index_path
+from desta_lab.model.runs import CheckpointError as CheckpointError
+from desta_lab.model.runs import list_checkpoints as list_checkpoints
 
 # of a record, what the same run writes again; `seconds` beside it depend on the machine
 RECORDED = ("step", "loss", "lr", "grad_norm", "tokens")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or a record is missing, doubled or changed; the message names it."""
 
 
 class StateError(ValueError):
@@ -66,10 +58,8 @@ def save_checkpoint(
     others = [one for one in listed if one["step"] != step]
     for one in others:
         if one["sha256"] == sha256:
-            raise CheckpointError(
-                f"{path.parent}: step {step} is the same file as step {one['step']}; "
-                "nothing was learned in between."
-            )
+            fault = f"{path.parent}: step {step} is the same file as step {one['step']}"
+            raise CheckpointError(f"{fault}; nothing was learned in between.")
     known = {} if records is None else {"records": records}
     others.append({"step": step, "sha256": sha256, "loss": loss, **known})
     others.sort(key=lambda one: one["step"])
@@ -88,42 +78,9 @@ def _write_list(run: Path, listed: Sequence[Mapping[str, Any]]) -> None:
     cache.write_whole(index_path(run), json.dumps(listed, indent=1).encode())
 
 
-def list_checkpoints(run: Path) -> list[dict[str, Any]]:
-    """The checkpoints of a run in the order of their steps, each as `{"step", "sha256", "loss"}`.
-
-    Raises:
-        CheckpointError: there is no readable list.
-    """
-    try:
-        return read_index(run)
-    except ProvenanceError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def load_checkpoint(run: Path, llm: AudioLLM, step: int) -> None:
-    """Load the connector of one step after its hash has been compared with the list.
-
-    Raises:
-        CheckpointError: the step is not listed, or its file is missing or changed.
-    """
-    path = checkpoint_path(run, step)
-    known = {one["step"]: one["sha256"] for one in list_checkpoints(run)}
-    if step not in known:
-        raise CheckpointError(
-            f"{path.parent}: no checkpoint at step {step}; it has {', '.join(map(str, known))}."
-        )
-    if not path.is_file():
-        there = [str(one) for one in known if checkpoint_path(run, one).is_file()]
-        raise CheckpointError(
-            f"{path}: not here; of the {len(known)} checkpoints of this run there are the files of "
-            f"steps {', '.join(there) or 'none'}, so take one of these, or train again in another "
-            "data folder (the run that ships has its first and its last)."
-        )
-    if cache.hash_file(path) != known[step]:
-        raise CheckpointError(
-            f"{path}: changed since it was saved; delete the run's folder and train again."
-        )
-    llm.load_connector(path)
+    """Load the connector of one step; raises CheckpointError as `find_checkpoint` does."""
+    llm.load_connector(find_checkpoint(run, step))
 
 
 # ---- the records ----
@@ -156,19 +113,17 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         CheckpointError: a row is missing, doubled, out of order, or none that this run wrote.
     """
     path, records, listed = records_path(run), [], list_checkpoints(run)
-    remedy = "delete the run's folder and train again"
     try:
         lines = cache.read_text(path).splitlines(keepends=True)
     except (OSError, UnicodeError) as error:
-        raise CheckpointError(f"{path}: no readable records ({error}); {remedy}.") from error
+        raise CheckpointError(f"{path}: no readable records ({error}); {ANEW}.") from error
     for number, line in enumerate(lines[:steps], start=1):
         record = _parse_record(line, number)
         if record is None and number == len(lines) and not line.endswith("\n"):
             break
         if record is None:
-            raise CheckpointError(
-                f"{path}, line {number}: not the record of step {number}; {remedy}."
-            )
+            fault = f"{path}, line {number}: not the record of step {number}"
+            raise CheckpointError(f"{fault}; {ANEW}.")
         records.append(record)
     hashed, seen = "", 0
     for one in listed:
@@ -179,9 +134,9 @@ def read_records(run: Path, steps: int | None = None) -> list[dict[str, Any]]:
         known = len(records) >= step and one["loss"] in (None, records[step - 1]["loss"])
         if not known or one.get("records", hashed) != hashed:
             lines_of = f"line {step}" if first == step else f"lines {first} to {step}"
-            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {remedy}.")
+            raise CheckpointError(f"{path}, {lines_of}: not what this run wrote there; {ANEW}.")
     if steps is not None and len(records) < steps:
-        raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {remedy}.")
+        raise CheckpointError(f"{path}: {len(records)} records of {steps} steps; {ANEW}.")
     return records
 
 
@@ -240,9 +195,8 @@ def load_state(run: Path, llm: AudioLLM, optimizer: torch.optim.Optimizer, steps
         _load_moments(optimizer, moments)
     except (SafetensorError, OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
         fault = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise StateError(
-            f"{path}: damaged ({fault}); delete it and train again: step 0 leads to the same."
-        ) from error
+        remedy = "delete it and train again: step 0 leads to the same"
+        raise StateError(f"{path}: damaged ({fault}); {remedy}.") from error
     return int(about["step"])
 
 
@@ -267,13 +221,11 @@ def _check_state(about: dict[str, Any], tensors: dict[str, Tensor], run: Path, s
 def _check_moments(moments: dict[str, Tensor], llm: AudioLLM, step: int) -> None:
     """Raise ValueError unless every parameter that learns has Adam's moments of this step."""
     wanted = {
-        f"{number}.{name}": () if name == "step" else parameter.shape
+        f"{number}.{name}": torch.Size() if name == "step" else parameter.shape
         for number, parameter in enumerate(llm.trainable_parameters.values())
         for name in ("step", "exp_avg", "exp_avg_sq")
     }
-    if {name: tuple(moment.shape) for name, moment in moments.items()} != {
-        name: tuple(shape) for name, shape in wanted.items()
-    }:
+    if {name: moment.shape for name, moment in moments.items()} != wanted:
         raise ValueError("its moments are not those of what learns here")
     if {int(moment) for name, moment in moments.items() if name.endswith(".step")} != {step}:
         raise ValueError(f"its moments are not those of step {step}")

@@ -1,6 +1,7 @@
 """Encoder states of the tapped layers in fp16: memory-mapped from disk, or encoded on the fly."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +52,7 @@ class FeatureStore:
     ones, so encoders with fewer taps share a store. `shards.json` has the hash of every shard; a
     torn or foreign one is computed again, never read.
 
-    A store may be partial: clips of missing shards are encoded when they are asked for. With
-    `write_missing`, the whole shard of such a clip is computed and kept.
+    A store may be partial: clips of missing shards are encoded when they are asked for.
     """
 
     def __init__(
@@ -62,25 +62,19 @@ class FeatureStore:
         encoder_sha256: str,
         corpus: Corpus,
         clips: Sequence[Clip],
-        *,
-        write_missing: bool = False,
     ) -> None:
         self.encoder, self.corpus, self.clips = encoder, corpus, list(clips)
-        self.write_missing = write_missing
         self.layers = encoder.published_taps
         self._taps = [self.layers.index(tap) for tap in encoder.taps]
-        provenance = cache.Provenance(
-            "features",
-            {
-                "encoder_sha256": encoder_sha256,
-                "dtype": str(next(encoder.parameters()).dtype),
-                "layers": self.layers,
-                "seconds": encoder.seconds,
-                "clips": [(clip.id, cache.hash_file(corpus.path(clip))) for clip in self.clips],
-                "shard": SHARD,
-            },
-        )
-        self.folder = root / provenance.key
+        facts = {
+            "encoder_sha256": encoder_sha256,
+            "dtype": str(next(encoder.parameters()).dtype),
+            "layers": self.layers,
+            "seconds": encoder.seconds,
+            "clips": [(clip.id, cache.hash_file(corpus.path(clip))) for clip in self.clips],
+            "shard": SHARD,
+        }
+        self.folder = root / cache.Provenance("features", facts).key
         self._lock = FileLock(self.folder / ".lock")  # other ranks and jobs may fill the folder
         self._row = {str(corpus.path(clip)): row for row, clip in enumerate(self.clips)}
         self._row |= {clip.id: row for row, clip in enumerate(self.clips)}
@@ -94,7 +88,10 @@ class FeatureStore:
     @property
     def gigabytes(self) -> float:
         """The size of the whole store on disk."""
-        return self._bytes(self.clips) / 1e9
+        return self._gigabytes(self.clips)
+
+    def _gigabytes(self, clips: Sequence[Clip]) -> float:
+        return len(clips) * math.prod(self.shape) * BYTES / 1e9
 
     def compute(self, progress: Callable[[int, int], None] | None = None, batch: int = 16) -> None:
         """Collective: compute the shards that are missing, torn or foreign.
@@ -107,48 +104,42 @@ class FeatureStore:
         hashes = self._read_hashes()
         count = -(-len(self.clips) // SHARD)
         missing = processes.broadcast([n for n in range(count) if not self._is_whole(n, hashes)])
-        self._check_disk([clip for n in missing for clip in self._clips_of(n)])
+        clips = {n: self.clips[n * SHARD : (n + 1) * SHARD] for n in missing}
+        need = self._gigabytes([clip for some in clips.values() for clip in some])
+        free = shutil.disk_usage(self.folder).free / 1e9
+        if need > free:
+            raise OSError(
+                f"{self.folder}: the features need {need:.3g} GB and {free:.3g} GB are free; free "
+                "some, use fewer clips, or set DESTA_LAB_FEATURES to a folder on a larger disk."
+            )
         mine = processes.share_of_rank(missing)
-        done, total = 0, sum(len(self._clips_of(n)) for n in mine)
+        done, total = 0, sum(len(clips[n]) for n in mine)
         for n in mine:
-            for encoded in self._compute_shard(n, batch):
+            for encoded in self._compute_shard(n, clips[n], batch):
                 done += encoded
                 if progress:
                     progress(done, total)
         processes.wait_for_all()
         self._shards = {n: self._map(n) for n in range(count)}
 
-    def _check_disk(self, clips: Sequence[Clip]) -> None:
-        """Raise OSError where the features of these clips are larger than the free space."""
-        need, free = self._bytes(clips), shutil.disk_usage(self.folder).free
-        if need > free:
-            raise OSError(
-                f"{self.folder}: the features need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are "
-                "free; free some, use fewer clips, or set DESTA_LAB_FEATURES to a folder on a "
-                "larger disk."
-            )
-
-    def _compute_shard(self, n: int, batch: int = 16) -> Iterator[int]:
+    def _compute_shard(self, n: int, clips: Sequence[Clip], batch: int) -> Iterator[int]:
         """Compute one shard, or wait for who does; yield the number of clips of each batch."""
-        clips, path = self._clips_of(n), self._path(n)
+        path = self._path(n)
         with FileLock(self.folder / f".{n:05d}.lock"):  # another process may compute it, too
             if self._is_whole(n, self._read_hashes()):
                 yield len(clips)
                 return
-            yield from self._encode_shard(clips, path, batch)
-
-    def _encode_shard(self, clips: Sequence[Clip], path: Path, batch: int) -> Iterator[int]:
-        rows = np.empty((len(clips), *self.shape), dtype=np.float16)
-        for first in range(0, len(clips), batch):
-            part = clips[first : first + batch]
-            states = _encode(self.encoder, [self.corpus.path(clip) for clip in part], self.layers)
-            rows[first : first + len(part)] = states.transpose(0, 1).cpu().numpy()
-            yield len(part)
-        with cache.draft_of(path) as draft, draft.open("wb") as file:
-            np.save(file, rows)
-        with self._lock:
-            hashes = self._read_hashes() | {path.name: cache.hash_file(path)}
-            cache.write_whole(self.folder / "shards.json", cache.to_json(hashes))
+            rows = np.empty((len(clips), *self.shape), dtype=np.float16)
+            for first in range(0, len(clips), batch):
+                paths = [self.corpus.path(clip) for clip in clips[first : first + batch]]
+                states = _encode(self.encoder, paths, self.layers)
+                rows[first : first + batch] = states.transpose(0, 1).cpu().numpy()
+                yield len(paths)
+            with cache.draft_of(path) as draft, draft.open("wb") as file:
+                np.save(file, rows)
+            with self._lock:
+                hashes = self._read_hashes() | {path.name: cache.hash_file(path)}
+                cache.write_whole(self.folder / "shards.json", cache.to_json(hashes))
 
     def __getitem__(self, names: Sequence[str]) -> Float[Tensor, "layer batch frame d_enc"]:
         """Encoder states of these clips, named by id or by the path of their audio.
@@ -158,10 +149,9 @@ class FeatureStore:
         """
         unknown = [name for name in names if name not in self._row]
         if unknown:
-            raise ValueError(
-                f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}; open the "
-                "store with it, or use OnTheFlyFeatures, which encodes any."
-            )
+            fault = f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}"
+            remedy = "open the store with it, or use OnTheFlyFeatures, which encodes any"
+            raise ValueError(f"{fault}; {remedy}.")
         rows = [self._row[name] for name in names]
         states: dict[int, Tensor] = {}
         for row in dict.fromkeys(rows):
@@ -179,9 +169,6 @@ class FeatureStore:
 
     def _read_shard(self, n: int) -> np.ndarray | None:
         """A shard of the disk, checked when it is first read; None where it is missing or torn."""
-        if n not in self._shards and self.write_missing:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            list(self._compute_shard(n))
         if n not in self._shards:
             self._shards[n] = self._map(n) if self._is_whole(n, self._read_hashes()) else None
         return self._shards[n]
@@ -191,12 +178,6 @@ class FeatureStore:
 
     def _map(self, n: int) -> np.ndarray:
         return np.load(self._path(n), mmap_mode="r", allow_pickle=False)
-
-    def _clips_of(self, n: int) -> list[Clip]:
-        return self.clips[n * SHARD : (n + 1) * SHARD]
-
-    def _bytes(self, clips: Sequence[Clip]) -> int:
-        return len(clips) * int(np.prod(self.shape)) * BYTES
 
     def _is_whole(self, n: int, hashes: dict[str, Any]) -> bool:
         path = self._path(n)
@@ -211,13 +192,14 @@ class FeatureStore:
         return hashes if isinstance(hashes, dict) else {}
 
 
+Features = FeatureStore | OnTheFlyFeatures
+
+
 def _encode(
     encoder: Encoder, paths: Sequence[Path], layers: Sequence[int] | None = None
 ) -> Float16[Tensor, "layer batch frame d_enc"]:
     states = encoder.encode([audio.read_audio(path) for path in paths], layers).half()
     if not states.isfinite().all():
-        raise ValueError(
-            f"{paths[0]} and what follows it: encoder states are not finite in float16; check the "
-            "encoder's weights, or tap other layers."
-        )
+        fault = f"{paths[0]} and what follows it: encoder states are not finite in float16"
+        raise ValueError(f"{fault}; check the encoder's weights, or tap other layers.")
     return states

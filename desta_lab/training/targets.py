@@ -54,6 +54,83 @@ class SoftTarget:
     logp: Float[Tensor, "token k"]
 
 
+# ---- writers ----
+
+Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
+Complete = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """An LLM that answers prompts of token ids greedily.
+
+    Args:
+        name: the LLM, as provenance names it.
+        revision: the hash of its weights.
+        complete: prompts → one answer each, in the same order.
+        max_positions: tokens that the LLM can read and write; None where nobody knows.
+    """
+
+    name: str
+    revision: str
+    tokenizer: Any
+    max_new_tokens: int
+    complete: Complete
+    max_positions: int | None = None
+
+    @property
+    def decoding(self) -> str:
+        """How answers are chosen."""
+        return f"greedy, {self.max_new_tokens} tokens"
+
+    def encode_prompt(self, description: str, question: str) -> tuple[int, ...]:
+        """The token ids of the text condition.
+
+        Raises:
+            ChatError: with its answer, it would be longer than the LLM can read.
+        """
+        messages = chat.description_messages(description, question)
+        known = self.max_positions
+        room = None if known is None else known - self.max_new_tokens
+        return chat.build_stream(self.tokenizer, messages, 0, max_tokens=room).ids
+
+    def check_answers(self, prompts: Sequence[Any], answers: Sequence[Answer]) -> None:
+        """Raise ValueError unless there is one possible answer to each prompt."""
+        if len(answers) != len(prompts):
+            fault = f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts"
+            raise ValueError(f"{fault}; is it vLLM's server?")
+        known, most = len(self.tokenizer), self.max_new_tokens
+        for ids in (answer for answer, _ in answers if not isinstance(answer, str)):
+            if len(ids) > most or not all(type(i) is int and 0 <= i < known for i in ids):
+                raise ValueError(
+                    f"{self.name} answered {str(list(ids))[:80]}, which are not at most {most} ids "
+                    f"of {known} tokens; does it serve this model?"
+                )
+
+    def make_target(self, description: str, prompt: str, answer: Answer, kind: Kind) -> Target:
+        """An answer with its provenance; its ids are kept where this is the backbone itself."""
+        said, cut_off = answer
+        words = said.strip() if isinstance(said, str) else chat.decode_ids(self.tokenizer, said)
+        ids = None if isinstance(said, str) or kind not in OWN else said
+        who = (self.name, self.revision, self.decoding)
+        return Target(description, prompt, words, kind, *who, cut_off, ids)
+
+
+def backbone_writer(
+    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32
+) -> Writer:
+    """The backbone itself, in this process."""
+
+    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
+        streams, ends = [chat.TokenStream(ids, len(ids)) for ids in prompts], backbone.end_ids
+        with backbone.untuned():
+            answers = backbone.generate_ids(streams, max_new_tokens, batch)
+        return [(ids, ids[-1] not in ends) for ids in answers]
+
+    known = backbone.max_positions
+    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete, known)
+
+
 # ---- self-generated ----
 
 
@@ -76,19 +153,14 @@ def generate_targets(
     Raises:
         ChatError: a pair and its answer are longer than the backbone can read.
     """
+    own = backbone_writer(backbone, writer, revision, max_new_tokens=max_new_tokens, batch=batch)
     unique = list(dict.fromkeys(pairs))
     targets: dict[tuple[str, str], Target] = {}
-    ends = backbone.end_ids
     for first in range(0, len(unique), batch):
         part = unique[first : first + batch]
-        messages = [chat.description_messages(*pair) for pair in part]
-        streams = [chat.build_stream(backbone.tokenizer, one, 0) for one in messages]
-        with backbone.untuned():
-            answers = backbone.generate_ids(streams, max_new_tokens, batch)
-        for pair, ids in zip(part, answers, strict=True):
-            decoding, truncated = f"greedy, {max_new_tokens} tokens", ids[-1] not in ends
-            words, own = backbone.decode(ids), ids if kind in OWN else None
-            targets[pair] = Target(*pair, words, kind, writer, revision, decoding, truncated, own)
+        answers = own.complete([own.encode_prompt(*pair) for pair in part])
+        for pair, answer in zip(part, answers, strict=True):
+            targets[pair] = own.make_target(*pair, answer, kind)
         if progress:
             progress(min(first + batch, len(unique)), len(unique))
     return targets
@@ -111,17 +183,10 @@ def generate_soft_targets(
     unique = list(dict.fromkeys(pairs))
     batches = [unique[first : first + batch] for first in range(0, len(unique), batch)]
 
+    how: Any = {"kind": "soft", "max_new_tokens": max_new_tokens, "batch": batch}
+
     def write(part: Sequence[tuple[str, str]]) -> list[tuple[Target, SoftTarget]]:
-        answers = generate_targets(
-            backbone,
-            writer,
-            revision,
-            part,
-            kind="soft",
-            max_new_tokens=max_new_tokens,
-            batch=batch,
-        )
-        targets = list(answers.values())
+        targets = list(generate_targets(backbone, writer, revision, part, **how).values())
         return list(zip(targets, soften_targets(backbone, targets), strict=True))
 
     written = [both for part in processes.map_over_ranks(batches, write, progress) for both in part]
@@ -208,9 +273,8 @@ def check_leak(name: str, description: str, given: Iterable[str]) -> None:
     """Raise TargetError where a text that training is given holds the description."""
     sought = _words_of(description)
     if sought.strip() and any(sought in _words_of(text) for text in given):
-        raise TargetError(
-            f"{name}: the description leaks into the training prompt; change the prompt."
-        )
+        fault = "the description leaks into the training prompt"
+        raise TargetError(f"{name}: {fault}; change the prompt.")
 
 
 def _words_of(text: str) -> str:

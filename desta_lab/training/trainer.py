@@ -5,11 +5,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -18,12 +18,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from desta_lab import cache, processes
-from desta_lab.model.audio_llm import AudioLLM, checkpoint_path, hash_tensors, index_path
+from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.bounds import Count, CountOrZero, Positive, Share, check_bounds
+from desta_lab.model.runs import checkpoint_path, index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, Example, collate, example_reader
-from desta_lab.training.features import FeatureStore, OnTheFlyFeatures
+from desta_lab.training.features import Features
 from desta_lab.training.targets import SoftTarget, kl_loss
 
 AHEAD = 4096  # examples read before the first step, and kept: some megabytes
@@ -80,7 +81,7 @@ def _permutation(seed: int, examples: int) -> Int[Tensor, "example"]:
 
 def train(
     llm: AudioLLM,
-    features: FeatureStore | OnTheFlyFeatures,
+    features: Features,
     rows: Sequence[Any],
     config: TrainConfig,
     folder: Path,
@@ -115,25 +116,26 @@ def train(
     for number in range(min(AHEAD, len(rows))):
         read(number)
     hashes = _hash_frozen(llm)
-    with own_run(folder), torch.random.fork_rng(devices=[]), ExitStack() as files:
+    with own_run(folder), torch.random.fork_rng(devices=[]):
         with processes.main_first():
             first, hashed = _resume(folder, llm, optimizer, config)
-        records = files.enter_context(_open_records(folder))
-        for step in range(first, config.steps):
-            begin = time.perf_counter()
-            examples = [read(number) for number in config.batch_rows(step, len(rows))]
-            record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
-            record["seconds"] = time.perf_counter() - begin
-            with cache.writing(checkpoints.records_path(folder)):
-                records.write(json.dumps(record) + "\n")
-            hashed = checkpoints.hash_records([record], hashed)
-            if step + 1 == config.steps:
-                _check_frozen(llm, hashes, folder, config)
-                processes.wait_for_all()  # every rank has passed the check
-            if processes.is_main_rank():
-                _save(folder, llm, optimizer, record, hashed, config, state_every)
-            if progress:
-                progress(step + 1, config.steps, record)
+        path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
+        with path.open("a", buffering=1) as records:  # a line is there when its step is done
+            for step in range(first, config.steps):
+                begin = time.perf_counter()
+                examples = [read(number) for number in config.batch_rows(step, len(rows))]
+                record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
+                record["seconds"] = time.perf_counter() - begin
+                with cache.writing(path):
+                    records.write(json.dumps(record) + "\n")
+                hashed = checkpoints.hash_records([record], hashed)
+                if step + 1 == config.steps:
+                    _check_frozen(llm, hashes, folder, config)
+                    processes.wait_for_all()  # every rank has passed the check
+                if processes.is_main_rank():
+                    _save(folder, llm, optimizer, record, hashed, config, state_every)
+                if progress:
+                    progress(step + 1, config.steps, record)
     llm.connector.eval()
     processes.wait_for_all()  # the last checkpoint is on disk
 
@@ -165,7 +167,7 @@ def _build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimize
 
 def _take_step(
     llm: AudioLLM,
-    features: FeatureStore | OnTheFlyFeatures,
+    features: Features,
     examples: Sequence[Example],
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
@@ -186,43 +188,29 @@ def _take_step(
         except PrecisionError as error:
             if all(parameter.isfinite().all() for parameter in parameters):
                 raise
-            raise _loss_error(step, math.nan, math.nan) from error
+            fault = f"The loss of step {step + 1} is nan; lower the learning rate."
+            raise LossError(fault) from error
         share.backward()
         loss = loss + share.detach()
     processes.sum_over_ranks([loss, *(p.grad for p in parameters if p.grad is not None)])
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate(step)
     grad_norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    mean_loss = float(loss)
-    if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
-        raise _loss_error(step, mean_loss, float(grad_norm))
+    mean_loss, norm = float(loss), float(grad_norm)
+    for name, value in (("loss", mean_loss), ("gradient", norm)):
+        if not math.isfinite(value):
+            raise LossError(f"The {name} of step {step + 1} is {value}; lower the learning rate.")
     optimizer.step()
     optimizer.zero_grad()
-    return {
-        "step": step + 1,
-        "loss": mean_loss,
-        "lr": config.learning_rate(step),
-        "grad_norm": float(grad_norm),
-        "tokens": tokens,
-    }
+    rate = config.learning_rate(step)
+    return {"step": step + 1, "loss": mean_loss, "lr": rate, "grad_norm": norm, "tokens": tokens}
 
 
-def _loss_error(step: int, loss: float, grad_norm: float) -> LossError:
-    what = f"gradient of step {step + 1} is {grad_norm}"
-    if not math.isfinite(loss):
-        what = f"loss of step {step + 1} is {loss}"
-    return LossError(f"The {what}; lower the learning rate.")
-
-
-def _mean_loss(
-    llm: AudioLLM, features: FeatureStore | OnTheFlyFeatures, examples: Sequence[Example]
-) -> Float[Tensor, ""]:
+def _mean_loss(llm: AudioLLM, features: Features, examples: Sequence[Example]) -> Float[Tensor, ""]:
     """The mean loss of some examples, in nats a token of their responses."""
     batch = collate([example.stream for example in examples], llm.backbone.pad_id)
     learned = batch.labels != IGNORE
-    states = features[[example.clip for example in examples]]
-    with llm.autocast():
-        audio_embeddings = llm.connector(states.to(next(llm.connector.parameters()).device))
+    audio_embeddings = llm.connect(features[[example.clip for example in examples]])
     logits = llm.response_logits(batch.prefix, batch.ids, learned, audio_embeddings)
     teachers = [example.soft_target for example in examples if example.soft_target is not None]
     if not teachers:
@@ -238,16 +226,10 @@ def _mean_loss(
 def _hash_frozen(llm: AudioLLM) -> dict[str, str]:
     """The hash of each frozen part, without those of its tensors that learn."""
     backbone = llm.backbone.model
-    return {
-        "encoder": hash_tensors(llm.encoder),
-        "backbone": hash_tensors(backbone, without=_trainable_names(backbone)),
-    }
-
-
-def _trainable_names(model: nn.Module) -> set[str]:
-    """The names of all tensors that learn; one that is tied to another has two names."""
-    addresses = {p.data_ptr() for p in model.parameters() if p.requires_grad}
-    return {name for name, tensor in model.state_dict().items() if tensor.data_ptr() in addresses}
+    addresses = {p.data_ptr() for p in backbone.parameters() if p.requires_grad}
+    tensors = backbone.state_dict().items()  # one that is tied to another has two names
+    learn = {name for name, tensor in tensors if tensor.data_ptr() in addresses}
+    return {"encoder": hash_tensors(llm.encoder), "backbone": hash_tensors(backbone, learn)}
 
 
 def _check_frozen(
@@ -259,28 +241,20 @@ def _check_frozen(
     """
     after = _hash_frozen(llm)
     changed = [part for part in before if before[part] != after[part]]
-    unchanged = _unchanged_tensors(llm, folder)
-    if changed or unchanged:
-        checkpoints.state_path(folder).unlink(missing_ok=True)
-    if changed:
-        raise FreezeError(
-            f"The frozen {' and '.join(changed)} changed during training; "
-            "load them again, and train again."
-        )
-    if unchanged:
-        raise FreezeError(
-            f"After {config.steps} steps these tensors never changed: {', '.join(unchanged)}."
-        )
-
-
-def _unchanged_tensors(llm: AudioLLM, folder: Path) -> list[str]:
-    """The names of trainable tensors that are as they were at step 0."""
     with safe_open(checkpoint_path(folder, 0), "pt") as start:
-        return [
+        unchanged = [
             name
             for name, parameter in llm.trainable_parameters.items()
             if torch.equal(parameter.detach().cpu(), start.get_tensor(name))
         ]
+    if changed or unchanged:
+        checkpoints.state_path(folder).unlink(missing_ok=True)
+    if changed:
+        fault = f"The frozen {' and '.join(changed)} changed during training"
+        raise FreezeError(f"{fault}; load them again, and train again.")
+    if unchanged:
+        never = f"these tensors never changed: {', '.join(unchanged)}"
+        raise FreezeError(f"After {config.steps} steps {never}.")
 
 
 # ---- a run on disk ----
@@ -327,12 +301,6 @@ def own_run(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock") if processes.is_main_rank() else nullcontext():
         yield
-
-
-def _open_records(folder: Path) -> TextIO:
-    """The file of a run's records, one line a step; only rank 0 writes."""
-    path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
-    return path.open("a", buffering=1)
 
 
 def _save(

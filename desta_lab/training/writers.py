@@ -1,4 +1,4 @@
-"""Targets by the million: three kinds of writers, and files from which a killed job resumes.
+"""Targets by the million: writers beside the backbone, and files from which a killed job resumes.
 
     row ─ token ids ─▶ Writer ─▶ answer ─ training_row ─▶ targets-00000.jsonl, …
 
@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
-import ssl
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +23,16 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from desta_lab.cache import hash_file, remove_drafts, write_whole
+from desta_lab.cache import hash_file, remove_drafts, to_json, write_whole
 from desta_lab.clips import CorpusError, parse_json_row, unique_keys
 from desta_lab.model import chat
-from desta_lab.model.backbone import Backbone, end_ids_of
+from desta_lab.model.backbone import end_ids_of
 from desta_lab.model.weights import hash_folder, load_tokenizer, reading
 from desta_lab.training.targets import (
-    OWN,
+    Answer,
     Kind,
-    Target,
     TargetError,
+    Writer,
     check_leak,
     find_refusals,
     training_row,
@@ -59,83 +59,8 @@ GREEDY = {
 NOTE = "shards.json"  # beside the files: what determines them, and the sha256 of each
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
 
-Answer = tuple[Sequence[int] | str, bool]  # token ids or text, and whether the answer was cut off
-Complete = Callable[[Sequence[tuple[int, ...]]], Sequence[Answer]]
-
-
-@dataclass(frozen=True)
-class Writer:
-    """An LLM that answers prompts of token ids greedily.
-
-    Args:
-        name: the LLM, as provenance names it.
-        revision: the hash of its weights.
-        complete: prompts → one answer each, in the same order.
-        max_positions: tokens that the LLM can read and write; None where nobody knows.
-    """
-
-    name: str
-    revision: str
-    tokenizer: Any
-    max_new_tokens: int
-    complete: Complete
-    max_positions: int | None = None
-
-    @property
-    def decoding(self) -> str:
-        """How answers are chosen, as in `targets.generate_targets`."""
-        return f"greedy, {self.max_new_tokens} tokens"
-
-    def encode_prompt(self, description: str, question: str) -> tuple[int, ...]:
-        """The token ids of the text condition, as in `targets.generate_targets`.
-
-        Raises:
-            ChatError: with its answer, it would be longer than the LLM can read.
-        """
-        messages = chat.description_messages(description, question)
-        known = self.max_positions
-        room = None if known is None else known - self.max_new_tokens
-        return chat.build_stream(self.tokenizer, messages, 0, max_tokens=room).ids
-
-    def check_answers(self, prompts: Sequence[Any], answers: Sequence[Answer]) -> None:
-        """Raise ValueError unless there is one possible answer to each prompt."""
-        if len(answers) != len(prompts):
-            raise ValueError(
-                f"{self.name} gave {len(answers)} answers to {len(prompts)} prompts; "
-                "is it vLLM's server?"
-            )
-        for answer, _ in answers:
-            if not isinstance(answer, str):
-                self.check_ids(answer)
-
-    def check_ids(self, ids: Any) -> None:
-        """Raise ValueError unless these are ids of the tokenizer, and not too many."""
-        known = len(self.tokenizer)
-        if len(ids) > self.max_new_tokens or not all(
-            type(i) is int and 0 <= i < known for i in ids
-        ):
-            raise ValueError(
-                f"{self.name} answered {str(list(ids))[:80]}, which are not at most "
-                f"{self.max_new_tokens} ids of {known} tokens; does it serve this model?"
-            )
-
 
 # ---- writers on this machine ----
-
-
-def backbone_writer(
-    backbone: Backbone, name: str, revision: str, *, max_new_tokens: int = 40, batch: int = 32
-) -> Writer:
-    """The backbone itself, in this process."""
-
-    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        streams = [chat.TokenStream(ids, len(ids)) for ids in prompts]
-        with backbone.untuned():
-            answers = backbone.generate_ids(streams, max_new_tokens, batch)
-        return [(ids, ids[-1] not in backbone.end_ids) for ids in answers]
-
-    known = backbone.max_positions
-    return Writer(name, revision, backbone.tokenizer, max_new_tokens, complete, known)
 
 
 def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options: Any) -> Writer:
@@ -166,9 +91,8 @@ def import_vllm() -> Any:
     try:
         return import_module("vllm")
     except ImportError as error:
-        raise ValueError(
-            'This writer needs the package vllm: `pip install "desta-lab[vllm]"`.'
-        ) from error
+        remedy = '`pip install "desta-lab[vllm]"`'
+        raise ValueError(f"This writer needs the package vllm: {remedy}.") from error
 
 
 def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
@@ -197,9 +121,8 @@ def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]
     """Raise ValueError where an answer is to another prompt than the one that was sent."""
     for asked, own in zip(prompts, read, strict=True):
         if own is not None and own != list(asked):
-            raise ValueError(
-                f"{name} answered another prompt than it was sent; is it vLLM's server?"
-            )
+            fault = f"{name} answered another prompt than it was sent"
+            raise ValueError(f"{fault}; is it vLLM's server?")
 
 
 # ---- a server ----
@@ -245,11 +168,7 @@ def server_writer(
     def complete_some(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         body = {**settings, "prompt": prompts}
         choices = _request(f"{base}/v1/completions", body, "choices", waits)
-        answers = _read_choices(address, prompts, choices)
-        for ids, cut_off in answers:
-            if not isinstance(ids, str):
-                _check_end(address, ids, cut_off, ends, max_new_tokens)
-        return answers
+        return _read_choices(address, prompts, choices, ends, max_new_tokens)
 
     def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -274,52 +193,38 @@ def check_address(address: str) -> str:
 
 
 def _read_choices(
-    address: str, prompts: Sequence[tuple[int, ...]], choices: Sequence[dict[str, Any]]
+    address: str,
+    prompts: Sequence[tuple[int, ...]],
+    choices: Sequence[dict[str, Any]],
+    ends: Sequence[int],
+    most: int,
 ) -> list[Answer]:
     """The answers of a server in the order of the prompts; raises ValueError for any other."""
     places: list[Any] = [choice.get("index") for choice in choices]
     if not all(type(i) is int for i in places) or sorted(places) != list(range(len(prompts))):
-        raise ValueError(
-            f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts, which are "
-            "numbered from 0; is it vLLM's server?"
-        )
+        fault = f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts"
+        raise ValueError(f"{fault}, which are numbered from 0; is it vLLM's server?")
     choices = sorted(choices, key=lambda choice: choice["index"])
     _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
     answers: list[Answer] = []
     for choice in choices:
-        ids, text = choice.get("token_ids"), choice.get("text")
-        if ids is None and isinstance(text, str) and _is_utf8(text):
-            answer: Sequence[int] | str = text
-        elif isinstance(ids, list) and ids and all(type(i) is int for i in ids):
-            answer = ids
-        else:
-            said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace")
-            raise ValueError(
-                f"{address} answered {said.decode()}, neither a text nor token ids; "
-                "is it vLLM's server?"
-            )
-        answers.append((answer, _is_cut_off(choice.get("finish_reason"))))
+        ids: Any = choice.get("token_ids")
+        text: Any = choice.get("text")
+        said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace").decode()
+        is_text = ids is None and isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
+        is_ids = isinstance(ids, list) and ids and all(type(i) is int for i in ids)
+        cut_off, fault = _is_cut_off(choice.get("finish_reason")), ""
+        if not (is_text or is_ids):
+            fault = f"answered {said}, neither a text nor token ids; is it vLLM's server?"
+        elif is_ids and set(ids[:-1]) & set(ends):
+            fault = f"answered {said}, which goes on behind an end of turn; is it vLLM's server?"
+        elif is_ids and cut_off and len(ids) < most:
+            cut = f"cut an answer off after {len(ids)} of {most} tokens"
+            fault = f"{cut}; start it with a longer context."
+        if fault:
+            raise ValueError(f"{address} {fault}")
+        answers.append((ids if is_ids else text, cut_off))
     return answers
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
-def _check_end(
-    address: str, ids: Sequence[int], cut_off: bool, ends: Sequence[int], most: int
-) -> None:
-    """Raise ValueError for an answer that goes on behind its end, or was cut off before `most`."""
-    if set(ids[:-1]) & set(ends):
-        raise ValueError(
-            f"{address} answered {str(list(ids))[:80]}, which goes on behind an end of turn; "
-            "is it vLLM's server?"
-        )
-    if cut_off and len(ids) < most:
-        raise ValueError(
-            f"{address} cut an answer off after {len(ids)} of {most} tokens; start it with a "
-            "longer context."
-        )
 
 
 def _request(
@@ -342,6 +247,9 @@ def _request(
         f"{url} does not answer ({fault}), asked {len(waits) + 1} times; start the server, or "
         "correct the address, and run this again: what is written stays."
     )
+
+
+_ssl_context = cache(httpx.create_ssl_context)  # one for all requests, as it takes long to make
 
 
 @dataclass(frozen=True)
@@ -371,9 +279,8 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
             async for chunk in got.aiter_bytes():
                 content += chunk
                 if len(content) > REPLY_BYTES:
-                    raise ValueError(
-                        f"{url} answers with more than {REPLY_BYTES} bytes; correct the address."
-                    )
+                    fault = f"{url} answers with more than {REPLY_BYTES} bytes"
+                    raise ValueError(f"{fault}; correct the address.")
             location = got.headers.get("Location") if got.is_redirect else None
             text = content.decode(errors="replace")
             return _Reply(str(got.url), got.status_code, location, text)
@@ -382,32 +289,21 @@ def _send(url: str, body: Mapping[str, Any] | None) -> _Reply:
         return thread.submit(asyncio.run, send()).result()
 
 
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    """One context for all requests, as it takes long to make."""
-    return httpx.create_ssl_context()
-
-
 def _parse(reply: _Reply, wanted: str) -> list[dict[str, Any]]:
     """The list of this name in a reply that is no failure of the server; raises ValueError."""
     if reply.location is not None:
-        raise ValueError(
-            f"{reply.url} redirects to {reply.location}, and a key is sent nowhere else; "
-            "give the address of the server itself."
-        )
+        fault = f"{reply.url} redirects to {reply.location}, and a key is sent nowhere else"
+        raise ValueError(f"{fault}; give the address of the server itself.")
     if reply.status >= 300:
-        raise ValueError(
-            f"{reply.url} refuses the request (HTTP {reply.status}): {reply.text.strip()[:500]}"
-        )
+        fault = f"{reply.url} refuses the request (HTTP {reply.status})"
+        raise ValueError(f"{fault}: {reply.text.strip()[:500]}")
     try:
         found = json.loads(reply.text, object_pairs_hook=unique_keys)[wanted]
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise TypeError
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{reply.url} does not speak the OpenAI protocol, it answers {reply.text[:80]!r}; "
-            "correct the address."
-        ) from error
+        fault = f"does not speak the OpenAI protocol, it answers {reply.text[:80]!r}"
+        raise ValueError(f"{reply.url} {fault}; correct the address.") from error
     return found
 
 
@@ -466,9 +362,8 @@ def write_shards(
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
-        raise OSError(
-            f"{folder}: another process writes here; wait for it, or choose another folder."
-        ) from error
+        remedy = "wait for it, or choose another folder"
+        raise OSError(f"{folder}: another process writes here; {remedy}.") from error
     paths: list[Path] = []
     done = new = 0
     with lock:
@@ -485,16 +380,14 @@ def write_shards(
                 new += len(part)
             if path.name not in hashes:
                 hashes[path.name] = hash_file(path)
-                write_whole(folder / NOTE, _dump_note({**settings, "sha256": hashes}))
+                write_whole(folder / NOTE, to_json({**settings, "sha256": hashes}))
             paths.append(path)
             done += len(part)
             if progress:
                 progress(done, new)
         if stale := sorted(set(folder.glob("targets-*.jsonl")) - set(paths)):
-            raise TargetError(
-                f"{stale[0]}: the manifest ends before this shard; "
-                "remove it, it is another manifest's."
-            )
+            fault = f"{stale[0]}: the manifest ends before this shard"
+            raise TargetError(f"{fault}; remove it, it is another manifest's.")
     if not paths:
         raise TargetError("The manifest has no rows; there is nothing to write.")
     return paths
@@ -534,37 +427,28 @@ def _check_settings(
         "prompts": hashlib.sha256(prompt.encode()).hexdigest(),
     }
     note = folder / NOTE
-    earlier = parse_json_row(note.read_bytes(), f"{note}") if note.is_file() else {}
+    earlier = parse_json_row(note.read_bytes(), str(note)) if note.is_file() else {}
     different = [name for name, value in settings.items() if earlier.get(name) != value]
     if different and (earlier or any(folder.glob("targets-*.jsonl"))):
         words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
-        raise TargetError(
-            f"{folder} holds targets written otherwise ({', '.join(words)}); choose another folder."
-        )
-    hashes = dict(earlier.get("sha256", {}))
-    missing = [name for name in hashes if not (folder / name).is_file()]
-    hashes = {name: value for name, value in hashes.items() if name not in missing}
-    write_whole(note, _dump_note({**settings, "sha256": hashes}))
+        fault = f"{folder} holds targets written otherwise ({', '.join(words)})"
+        raise TargetError(f"{fault}; choose another folder.")
+    noted = earlier.get("sha256", {})
+    hashes = {name: sha256 for name, sha256 in noted.items() if (folder / name).is_file()}
+    write_whole(note, to_json({**settings, "sha256": hashes}))
     return settings, hashes
-
-
-def _dump_note(note: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(note, indent=1)}\n".encode()
 
 
 def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[str, str]) -> None:
     """Refuse a file that is not as it was written, or answers other rows than these."""
     sha256 = hash_file(path)
     if hashes.get(path.name, sha256) != sha256:
-        raise TargetError(
-            f"{path}: changed since it was written; remove it, and it is written again."
-        )
+        raise TargetError(f"{path}: changed since it was written; remove it to write it again.")
     answered = list(read_rows(path))
     there, wanted = ([[row[c] for c in NEEDED] for row in some] for some in (answered, rows))
     if there != wanted:
-        raise TargetError(
-            f"{path} answers other rows than the manifest's; remove it, or choose another folder."
-        )
+        remedy = "remove it, or choose another folder"
+        raise TargetError(f"{path} answers other rows than the manifest's; {remedy}.")
 
 
 def _answer_rows(
@@ -577,7 +461,7 @@ def _answer_rows(
     writer.check_answers(unique, completed)
     answers = dict(zip(unique, completed, strict=True))
     return [
-        _answered_row(row, *answers[prompt], writer, kind)
+        _answered_row(row, answers[prompt], writer, kind)
         for row, prompt in zip(rows, prompts, strict=True)
     ]
 
@@ -590,27 +474,15 @@ def _encode_row(row: Mapping[str, Any], writer: Writer) -> tuple[int, ...]:
 
 
 def _answered_row(
-    row: Mapping[str, Any], answer: Sequence[int] | str, cut_off: bool, writer: Writer, kind: Kind
+    row: Mapping[str, Any], answer: Answer, writer: Writer, kind: Kind
 ) -> dict[str, Any]:
     """A row in DeSTA-AQA5M's columns, with what else it held and the clip of its messages."""
-    text = answer if isinstance(answer, str) else chat.decode_ids(writer.tokenizer, answer)
-    target = Target(
-        row["seed_description"],
-        row["prompt"],
-        text.strip(),
-        kind,
-        writer.name,
-        writer.revision,
-        writer.decoding,
-        cut_off,
-        None if isinstance(answer, str) or kind not in OWN else answer,
-    )
+    target = writer.make_target(row["seed_description"], row["prompt"], answer, kind)
     made = training_row(row["id"], target, row.get("dataset", ""))
     clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
     if len(clips) > 1:
-        raise CorpusError(
-            f"{row['id']}: {len(clips)} clips and one description; give every row one clip."
-        )
+        fault = f"{row['id']}: {len(clips)} clips and one description"
+        raise CorpusError(f"{fault}; give every row one clip.")
     if clips:
         made["messages"][-1]["audios"] = clips
     given = [*(clip.get("text") or "" for clip in clips), *(row.get("transcripts") or ())]

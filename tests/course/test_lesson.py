@@ -14,7 +14,7 @@ from desta_lab.course import lesson as lessons
 from desta_lab.course.lesson import Lesson, describe_cost, format_table
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
-from desta_lab.model.audio_llm import index_path
+from desta_lab.model.runs import index_path
 from desta_lab.views import style
 
 

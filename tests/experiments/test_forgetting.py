@@ -40,7 +40,7 @@ def clips(count: int = 3) -> list[Clip]:
 def glass_box(tuning: str = "frozen") -> AudioLLM:
     """The nano LLM that ships, behind tiny random ears."""
     ears, mind = tiny.audio_llm().encoder, Backbone.load(weights.NANO_FOLDER, dtype=torch.float32)
-    connector = build.build_connector(presets.SMALL, len(ears.taps), 64, mind)
+    connector = build.build_connector(presets.SMALL, ears, mind)
     mind.unfreeze(tuning)
     return AudioLLM(ears, connector, mind, {})
 

@@ -220,11 +220,12 @@ def test_lora_starts_as_the_backbone_learns_and_is_off_in_text():
         before = llm.hidden_states(llm.embed(ids), prefix)
     answer = llm.generate_ids([start], max_new_tokens=6)
 
-    learning = llm.add_lora(rank=4, alpha=4)
+    llm.unfreeze("lora-4")
+    learning = list(llm.trainable_parameters.values())
     assert {id(p) for p in llm.parameters() if p.requires_grad} == {id(p) for p in learning}
     assert sum(p.numel() for p in learning) == 2 * 4 * (
-        48 + 48 + 2 * (48 + 24)
-    )  # layers × rank × (q + k + v)
+        2 * (48 + 48) + 2 * (48 + 24) + 3 * (48 + 96)
+    )  # layers × rank × (q and o + k and v + the MLP)
     with torch.no_grad():
         torch.testing.assert_close(llm.hidden_states(llm.embed(ids), prefix), before)
 

@@ -11,15 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from desta_lab.audio import RATE
-from desta_lab.model import build, chat, presets, weights
+from desta_lab.model import build, chat, presets, runs, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
+from desta_lab.model.encoder import Encoder
 from desta_lab.training import checkpoints
 from desta_lab.training.batches import IGNORE, collate
 from desta_lab.training.trainer import run_folder
 from desta_lab.world.attributes import NEUTRAL
 from tests import tiny
 
+EARS = Encoder(tiny.whisper().encoder, (0, 1, 2, 3), tiny.SECONDS)  # 64 wide
 ARCHITECTURES = {"t4": (12, "qwen2", (2, 5, 8, 11)), "workstation": (24, "qwen3", (5, 11, 17, 23))}
 
 
@@ -108,7 +110,7 @@ def test_a_seed_makes_the_same_connector_and_leaves_torchs_own_alone():
     expected = torch.rand(1)
     torch.manual_seed(5)
     one, same, other = (
-        build.build_connector(presets.SMALL, 4, 64, mind, seed) for seed in (0, 0, 1)
+        build.build_connector(presets.SMALL, EARS, mind, seed) for seed in (0, 0, 1)
     )
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(one.query_tokens, same.query_tokens)
@@ -117,7 +119,7 @@ def test_a_seed_makes_the_same_connector_and_leaves_torchs_own_alone():
 
 def test_the_small_connector_is_born_saying_the_neutral_sentence():
     mind = tiny.backbone()
-    connector = build.build_connector(presets.SMALL, 4, 64, mind)
+    connector = build.build_connector(presets.SMALL, EARS, mind)
     assert isinstance(connector, QFormer)
     ids = torch.tensor(chat.encode_text(mind.tokenizer, NEUTRAL))
     assert connector.queries == len(ids)
@@ -129,7 +131,7 @@ def test_the_small_connector_is_born_saying_the_neutral_sentence():
 
 
 def test_the_comparison_connector_fits_the_same_place():
-    stack = build.build_connector(replace(presets.SMALL, kind="frames"), 4, 64, tiny.backbone())
+    stack = build.build_connector(replace(presets.SMALL, kind="frames"), EARS, tiny.backbone())
     assert isinstance(stack, FrameStack)
     assert stack(torch.randn(4, 2, 200, 64)).shape == (2, stack.queries, tiny.WIDTH)
 
@@ -190,7 +192,7 @@ def test_any_checkpoint_of_a_run_opens_and_a_step_without_one_is_refused(run, mo
     folder, trained = run
     first = AudioLLM.from_run(folder, 0, models)
     assert hash_tensors(first.connector) != hash_tensors(trained.connector)
-    with pytest.raises(FileNotFoundError, match="no checkpoint of step 5; take one of 0, 8"):
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint at step 5; it has 0, 8"):
         AudioLLM.from_run(folder, 5, models)
 
 
@@ -305,9 +307,9 @@ def test_a_verdict_is_of_the_last_step_of_its_run_alone(run, models):
 
 def test_a_config_that_does_not_name_the_folder_of_its_run_is_refused(tmp_path):
     folder = run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})
-    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    assert runs.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
     (folder / "config.json").write_text('{"attention": "sdpa", "lr": 0.1}')
     with pytest.raises(ProvenanceError, match=r"config\.json: not the config of this run"):
-        build.read_run_config(folder)
+        runs.read_run_config(folder)
     run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})  # which knows what it was
-    assert build.read_run_config(folder) == {"attention": "eager", "lr": 0.1}
+    assert runs.read_run_config(folder) == {"attention": "eager", "lr": 0.1}

@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from desta_lab import cache
-from desta_lab.model.audio_llm import checkpoint_path, hash_state, hash_tensors, index_path
+from desta_lab.model.audio_llm import hash_state, hash_tensors
+from desta_lab.model.runs import checkpoint_path, index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.checkpoints import CheckpointError, StateError
 from tests import tiny

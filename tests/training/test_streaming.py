@@ -229,8 +229,8 @@ def encoder(monkeypatch):
     return counted
 
 
-def store_of(folder, encoder, clips, **how) -> FeatureStore:
-    return FeatureStore(folder, encoder, "e" * 64, clips, clips.clips, **how)
+def store_of(folder, encoder, clips) -> FeatureStore:
+    return FeatureStore(folder, encoder, "e" * 64, clips, clips.clips)
 
 
 def ids(clips, *numbers: int) -> list[str]:
@@ -276,20 +276,6 @@ def test_a_partial_store_encodes_what_it_lacks_and_writes_nothing(encoder, clips
         torch.testing.assert_close(partial[ids(clips, 5, 0, 6, 5)], whole, atol=1e-3, rtol=2e-3)
     assert encoder.count == 4  # two clips, twice
     assert {file: file.read_bytes() for file in shard.parent.iterdir()} == left
-
-
-def test_asked_to_keep_a_partial_store_computes_a_shard_when_one_of_its_clips_is_asked_for(
-    encoder, clips, tmp_path
-):
-    store = store_of(tmp_path, encoder, clips, write_missing=True)
-    kept = store[ids(clips, 9, 1)]
-    assert encoder.count == 8
-    assert {file.name for file in store.folder.glob("*.npy")} == {"00000.npy", "00002.npy"}
-    again = store_of(tmp_path, encoder, clips)
-    assert torch.equal(again[ids(clips, 9, 1)], kept)
-    assert encoder.count == 8
-    again.compute()
-    assert encoder.count == CLIPS
 
 
 def test_a_clip_of_another_corpus_is_refused(encoder, clips, tmp_path):

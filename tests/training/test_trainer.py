@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from desta_lab.cache import CacheError
-from desta_lab.model.audio_llm import ProvenanceError, hash_tensors, index_path
+from desta_lab.model.audio_llm import ProvenanceError, hash_tensors
 from desta_lab.model.chat import ChatError
+from desta_lab.model.runs import index_path
 from desta_lab.training import checkpoints
 from desta_lab.training.checkpoints import StateError
 from desta_lab.training.targets import TOP_K, Target, soften_targets

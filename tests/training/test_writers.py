@@ -23,15 +23,14 @@ from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.weights import hash_folder
 from desta_lab.training import writers
-from desta_lab.training.targets import TargetError, check_writer, generate_targets
-from desta_lab.training.writers import (
+from desta_lab.training.targets import (
+    TargetError,
     Writer,
     backbone_writer,
-    read_rows,
-    server_writer,
-    vllm_writer,
-    write_shards,
+    check_writer,
+    generate_targets,
 )
+from desta_lab.training.writers import read_rows, server_writer, vllm_writer, write_shards
 from desta_lab.world.describe import describe
 from tests import tiny
 
@@ -556,7 +555,7 @@ def test_a_row_that_is_longer_than_the_llm_can_read_is_refused(nano, revision, t
     long = {"id": "c7", "seed_description": "talks " * 1100, "prompt": "What is it?"}
     with pytest.raises(chat.ChatError, match=r"^c7: The conversation has 1\d+ tokens.* 1012"):
         write_shards([long], by_nano(nano, revision), tmp_path)
-    with pytest.raises(chat.ChatError, match="knows 1024 positions"):
+    with pytest.raises(chat.ChatError, match="the limit is 1012; shorten it"):
         pair = (long["seed_description"], long["prompt"])
         generate_targets(nano, "nano", revision, [pair], max_new_tokens=TOKENS)
 
@@ -788,7 +787,8 @@ MILLIONS = """
 import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
-from desta_lab.training.writers import Writer, read_rows, write_shards
+from desta_lab.training.targets import Writer
+from desta_lab.training.writers import read_rows, write_shards
 
 class Words:
     eos_token, chat_template, added_tokens_decoder = ".", "double", {}

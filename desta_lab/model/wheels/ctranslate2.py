@@ -18,8 +18,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from desta_lab.cache import to_json
 from desta_lab.model.weights import WeightsError
-from desta_lab.model.wheels.layout import save_half, write_json
 
 TYPES = [np.float32, np.int8, np.int16, np.int32, np.float16]  # by their number in the file
 
@@ -60,7 +60,7 @@ def convert(raw: Path, ready: Path) -> None:
     model.model.load_state_dict(tensors, strict=True)
     listed = json.loads((raw / "config.json").read_text())
     model.generation_config = _generation_config(tokenizer, listed, ids, config)
-    save_half(model, ready)
+    model.half().save_pretrained(ready)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(ready)
     shutil.copyfile(raw / "tokenizer.json", ready / "tokenizer.json")
     about = {
@@ -68,7 +68,7 @@ def convert(raw: Path, ready: Path) -> None:
         "model_max_length": config.max_target_positions,
         **{f"{kind}_token": "<|endoftext|>" for kind in ("bos", "eos", "pad", "unk")},
     }
-    write_json(ready / "tokenizer_config.json", about)
+    (ready / "tokenizer_config.json").write_bytes(to_json(about))
 
 
 def _generation_config(
@@ -139,14 +139,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         try:
             (version,), spec, (_, count) = take("I"), text(), take("II")
             if (version, spec) != (6, "WhisperSpec"):
-                raise ValueError(
-                    f"version {version} of '{spec}' found, version 6 of 'WhisperSpec' expected"
-                )
+                fault = f"version {version} of {spec!r} found"
+                raise ValueError(f"{fault}, version 6 of 'WhisperSpec' expected")
             return {text(): array() for _ in range(count)}
         except (struct.error, ValueError, IndexError) as error:
-            raise WeightsError(
-                f"{path.name} is no readable CTranslate2 Whisper: {error}. Fetch it again."
-            ) from error
+            fault = f"{path.name} is no readable CTranslate2 Whisper: {error}"
+            raise WeightsError(f"{fault}. Fetch it again.") from error
 
 
 def rename_arrays(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from desta_lab.model.wheels.layout import save_half, write_json
+from desta_lab.cache import to_json
 
 
 def convert(raw: Path, ready: Path) -> None:
@@ -21,7 +21,7 @@ def convert(raw: Path, ready: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file=file)
     kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{kind: getattr(tokenizer, kind) for kind in kinds})
-    save_half(model, ready)
+    model.half().save_pretrained(ready)
     _save_tokenizer(tokenizer, model.config.max_position_embeddings, ready)
 
 
@@ -42,4 +42,4 @@ def _save_tokenizer(tokenizer: Any, max_positions: int, ready: Path) -> None:
         "chat_template": tokenizer.chat_template,
         "model_max_length": max_positions,
     }
-    write_json(ready / "tokenizer_config.json", about)
+    (ready / "tokenizer_config.json").write_bytes(to_json(about))
