@@ -32,15 +32,13 @@ _DENIED_AFTER = re.compile(
 _BRACKETED = re.compile(
     r"(?<![A-Za-z])[(\[（]?([A-Za-z])[)）](?![A-Za-z])|\[([A-Za-z])\](?![A-Za-z])"
 )
-_STATED = (
-    re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is correct"
-        r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
-        r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|choose|pick|select|答案是?|选择?)"
-        r"\s*[:：=–-]?\s*[\"'“]?([A-Za-z])"
-        r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
-        r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
-        r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
-    )
+_STATED = re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is best"
+    r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
+    r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|choose|pick|select|答案是?|选择?)"
+    r"\s*[:：=–-]?\s*[\"'“]?([A-Za-z])"
+    r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
+    r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
+    r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
 )
 _LETTERED = re.compile(r"^\s*\(?([A-Za-z])[).:]\s*")
 

@@ -107,11 +107,12 @@ def find_sets(folder: Path) -> dict[str, Path]:
 def _items(name: str, file: Path) -> Iterator[Item]:
     root = file.parent.parent if file.parent.name == "eval_data" else file.parent
     rows = list(_read_rows(file))
-    formats.refuse_repeated(file, [str(row["id"]) for _, row in rows if row.get("id") is not None])
+    ids = [str(row["id"]) for _, _, row in rows if row.get("id") is not None]
+    formats.refuse_repeated(file, ids)
     judge = file.parent / "reports" / f"llm_eval@{file.name}"
-    judged = _read_judge(judge, rows) if name == "cot" and judge.exists() else {}
-    for line, row in rows:
-        where, key = f"{file}, line {line}", _question_key(line, row)
+    asked = {key for _, key, _ in rows}
+    judged = _read_judge(judge, asked) if name == "cot" and judge.exists() else {}
+    for where, key, row in rows:
         if "response" not in row and not {"instruction", "audio_filepath"} <= set(row):
             fault = "no field response and, of a question, instruction or audio_filepath"
             raise BenchmarkError.at(where, fault, "add it")
@@ -135,29 +136,28 @@ def _question_key(line: int, row: Mapping[str, Any]) -> str:
     return str(line if row.get("id") is None else row["id"])
 
 
-def _read_judge(file: Path, asked: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, bool]:
+def _read_judge(file: Path, asked: set[str]) -> dict[str, bool]:
     """A judge's word on every answered row, by question."""
-    words: dict[str, bool] = {}
-    for line, row in _read_rows(file):
-        formats.check_fields(f"{file}, line {line}", row, {"correct": bool})
-        key = _question_key(line, row)
-        formats.refuse_repeated(file, [key] * (1 + (key in words)))
-        words[key] = row["correct"]
-    keys = [_question_key(line, row) for line, row in asked]
-    if apart := sorted(set(keys) ^ set(words)):
-        fault = f"{len(words)} judged and {len(keys)} answered, apart in {formats.name_some(apart)}"
+    rows = list(_read_rows(file))
+    for where, _, row in rows:
+        formats.check_fields(where, row, {"correct": bool})
+    words = {key: row["correct"] for _, key, row in rows}
+    formats.refuse_repeated(file, [key for _, key, _ in rows])
+    if apart := sorted(asked ^ words.keys()):
+        some = formats.name_some(apart)
+        fault = f"{len(words)} judged and {len(asked)} answered, apart in {some}"
         raise BenchmarkError.at(file, fault, "let the judge read these answers, all of them")
     return words
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL file with their line numbers, each field of its kind."""
+def _read_rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Rows of a JSONL file with their places and questions, each field of its kind."""
     for number, line in enumerate(formats.read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             row = formats.parse_json(line, where)
             formats.check_fields(where, row, {}, FIELDS)
-            yield number, row
+            yield where, _question_key(number, row), row
 
 
 # ---- the rules ----

@@ -60,20 +60,21 @@ def read_voices(folder: Path | str, together: str | None = None) -> Voices:
     corpus, told = _read_folder(folder)
     lines: defaultdict[str, list[Clip]] = defaultdict(list)
     about: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    source: dict[tuple[str, str], str] = {}
+    source: dict[tuple[str, str], tuple[str, str]] = {}  # speaker and name → value and its file
+    names = dict.fromkeys([*KNOWN, *([together] if together else [])])
     left_out = 0
     for clip in corpus.clips:
         if clip.attributes.get("manner", "spoken") != "spoken":
             left_out += 1
             continue
         lines[clip.speaker].append(clip)
-        for name in dict.fromkeys((*KNOWN, *([together] if together else ()))):
-            value = clip.attributes.get(name, "")
-            before = about[clip.speaker].setdefault(name, value) if value else ""
-            first = source.setdefault((clip.speaker, name), clip.audio) if value else ""
+        for name in filter(clip.attributes.get, names):
+            value = clip.attributes[name]
+            before, first = source.setdefault((clip.speaker, name), (value, clip.audio))
             if before != value:
                 fault = f"{name} of {clip.speaker!r} is {before!r} in {first} and {value!r} here"
                 raise CorpusError.at(corpus.path(clip), fault, "keep one in the table")
+            about[clip.speaker][name] = value
     for speaker, own in lines.items():
         heard = sum(clip.seconds for clip in own)
         if heard < LEAST_SECONDS:

@@ -11,7 +11,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +18,7 @@ from desta_lab import audio
 from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_split, place_speaker
 
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")  # in the order of Row's fields
-_SEPARATORS = ",;\t"
+_SEPARATORS = ",;\t,"  # the first that parts the needed columns; if none does, a comma
 _FEWEST_NUMBERED = 4  # rows in which 0, 1, 2, … is no attribute but an index
 _MARKS = {  # by which a file says its encoding; longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -275,18 +274,14 @@ def read_table(
         raise CorpusError.at(path, "no such file", remedy)
     text = read_text(path, encoding)
     own = {name.casefold(): name for name in (*known, *needed)}
-
-    def name_columns(separator: str) -> list[str]:
-        cells = map(_clean_word, next(_parse_rows(path, text, separator, tabs), ("", []))[1])
-        return [own.get(cell.casefold(), cell) for cell in cells]
-
-    separator = next(
-        (mark for mark in _SEPARATORS if not tabs and set(needed) <= set(name_columns(mark))),
-        "\t" if tabs else ",",
-    )
-    header = name_columns(separator)
+    for separator in "\t" if tabs else _SEPARATORS:
+        rows = _parse_rows(path, text, separator, tabs)
+        names = map(_clean_word, next(rows, ("", []))[1])
+        header = [own.get(name.casefold(), name) for name in names]
+        if set(needed) <= set(header):
+            break
     _check_header(path, header, needed)
-    for where, cells in islice(_parse_rows(path, text, separator, tabs), 1, None):
+    for where, cells in rows:
         if len(cells) != len(header):
             fault = f"{len(cells)} cells, not {len(header)} as the header has"
             raise CorpusError.at(where, fault, "correct the row")
