@@ -191,7 +191,7 @@ def _write_piece(folder: Path, name: str, piece: Any) -> dict[str, Any]:
     """Write one piece and return what its reader must know: file, sha256, and types or order."""
     if not re.fullmatch(r"\w*", name):
         raise CacheError(f"{name!r} cannot name a file; use letters, digits and underscores.")
-    more = {}
+    more: dict[str, Any] = {}
     if isinstance(piece, pd.DataFrame):
         path = folder / f"{name or 'table'}.csv"
         more["types"] = _write_table(piece, path)

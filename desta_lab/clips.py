@@ -107,8 +107,8 @@ class Corpus:
         corpus = _parse_corpus(folder, _dump_head(head | {"splits": members}), _dump_clips(clips))
         text, rows = corpus._manifest
         files = {ROWS: rows, HEAD: _dump_head(json.loads(text) | {"count": len(corpus.clips)})}
-        for name, content in files.items():
-            path = folder / name
+        for file, content in files.items():
+            path = folder / file
             if save and not (path.is_file() and path.read_bytes() == content):
                 cache.write_where_allowed(path, content)
         return corpus
@@ -231,10 +231,10 @@ def normalise_split(name: str, where: Path | str) -> str:
     return split
 
 
-def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
+def parse_json_row(line: bytes, where: str) -> dict[str, Any]:
     """One JSON object of a manifest, in UTF-8. Raises CorpusError, which begins with `where`."""
     try:
-        text = text.decode() if isinstance(text, bytes) else text
+        text = line.decode()
         row = json.loads(text, object_pairs_hook=unique_keys)
         if "\\u" in text:
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no character
@@ -314,8 +314,8 @@ def get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any
     """One field of a row, of the right type; for a float an int will do. Raises CorpusError."""
     if field not in row:
         raise CorpusError.at(where, f"the field {field!r} is missing", "add it")
-    value = row[field]
-    kinds = (int, float) if kind is float else kind
+    value: Any = row[field]
+    kinds: Any = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")

@@ -151,8 +151,8 @@ def build_recorded_corpus(
         for split, count in clips.items()
         for plan in design_recorded(voices, splits[split], split, count, seconds, seed)
     ]
-    about = {"name": voices.folder.resolve().name, "licence": voices.licence, "splits": splits}
-    about |= {"recipe": recipe, "seed": seed}
+    head = {"name": voices.folder.resolve().name, "recipe": recipe, "seed": seed}
+    about = {**head, "licence": voices.licence, "splits": splits}
     render = partial(render_recorded, voices.folder)
     return spoken.render_corpus(folder, plans, render, about, workers, progress)
 

@@ -17,7 +17,7 @@ from typing import Any
 from desta_lab import audio
 from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_split, place_speaker
 
-_OWN_COLUMNS = ("audio", "speaker", "transcript", "split")  # in the order of Row's fields
+_OWN_COLUMNS = ("audio", "speaker", "transcript", "split")  # also the names of Row's fields
 _SEPARATORS = ",;\t,"  # the first that parts the needed columns; if none does, a comma
 _FEWEST_NUMBERED = 4  # rows in which 0, 1, 2, … is no attribute but an index
 _MARKS = {  # by which a file says its encoding; longer ones first
@@ -226,7 +226,7 @@ def corpus_from_folder(
     rows = [
         Row(
             where,
-            *(row.get(column, "") for column in _OWN_COLUMNS),
+            **{column: row.get(column, "") for column in _OWN_COLUMNS},
             attributes={column: value for column, value in row.items() if column not in unused},
         )
         for where, row in cells
