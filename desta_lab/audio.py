@@ -4,10 +4,9 @@ import functools
 import io
 import math
 import os
-import re
 import warnings
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from itertools import pairwise
 from mmap import ACCESS_COPY, mmap
@@ -31,15 +30,15 @@ WHISPER_SECONDS = 30.0  # the encoder's position table: 1500 frames / 50
 SILENCE = 1e-4  # a peak of −80 dBFS or less counts as silence
 OVERSHOOT = 2.0  # lossy codecs and float mixes pass ±1 by less; a higher peak is another scale
 _FORMATS = {  # what libsndfile may find in a file of each name
-    ".wav": ("WAV", "WAVEX", "RF64"),
-    ".flac": ("FLAC",),
-    ".ogg": ("OGG",),
-    ".opus": ("OGG",),
-    ".mp3": ("MP3", "MPEG"),
-    ".aiff": ("AIFF",),
-    ".aif": ("AIFF",),
+    ".wav": {"WAV", "WAVEX", "RF64"},
+    ".flac": {"FLAC"},
+    ".ogg": {"OGG"},
+    ".opus": {"OGG"},
+    ".mp3": {"MP3", "MPEG"},
+    ".aiff": {"AIFF"},
+    ".aif": {"AIFF"},
 }
-_READABLE = {kind for kinds in _FORMATS.values() for kind in kinds}
+_READABLE = set[str]().union(*_FORMATS.values())
 _RATES = (1_000, 768_000)  # samples per second of any recording
 _UNKNOWN_SIZE = 0x7FFFF000  # bytes: what a writer claims, or more, that did not know the length
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV formats in which a sample has a size: PCM, float, A-law, µ-law
@@ -47,6 +46,7 @@ _JUNK = 1024  # bytes behind the sound that are overlooked
 _ENDLESS = 0x7FFFFFF  # MP3 frames, more than any file has: decode to the end
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _BLOCK = 1 << 16  # samples decoded at a time
+_MIXED = "it holds sounds of different rates or channels"
 _COPY = "copy it again from its source"
 _CONVERT = "convert it to WAV or FLAC"
 
@@ -109,15 +109,49 @@ def read_audio(path: Path | str, seconds: float = WHISPER_SECONDS) -> Float[np.n
     _check_samples(path, channels)
     wave = channels.mean(axis=1)
     if np.abs(wave).max() <= SILENCE:
-        raise AudioError.at(
-            path, "its channels cancel each other to silence", "keep one channel only"
-        )
+        fault = "its channels cancel each other to silence"
+        raise AudioError.at(path, fault, "keep one channel only")
     if rate != RATE:
         wave = cast(np.ndarray, soxr.resample(wave, rate, RATE))
     if not len(wave):
         fault = f"{samples} samples at {rate} a second are less than one at {RATE}"
         raise AudioError.at(path, fault, "remove the clip or record it again")
     return cast(np.ndarray, wave / max(np.float32(1), np.abs(wave).max()))
+
+
+def crop_or_pad(
+    wave: Float[np.ndarray, "sample"], seconds: float
+) -> Float[np.ndarray, "sample_fit"]:
+    """Crop a wave at the end, or pad it with silence, to exactly this many seconds."""
+    length = round(seconds * RATE)
+    return np.pad(wave[:length], (0, max(0, length - len(wave))))
+
+
+def log_mel(
+    waves: Sequence[Float[np.ndarray, "_"]], seconds: float, mels: int = 80
+) -> "Float[Tensor, 'batch mel frame']":
+    """Whisper's log-mel spectrogram of waves cropped or padded to `seconds`: 100 frames a second.
+
+    `seconds` is a multiple of 0.02 (one encoder frame) up to 30.
+    """
+    samples = round(seconds * RATE)
+    if samples % (HOP * STRIDE) or not 0 < seconds <= WHISPER_SECONDS:
+        fault = f"{seconds} s is no whole number of encoder frames up to 30 s"
+        raise AudioError(f"{fault}; take a multiple of 0.02 s.")
+    fitted = [crop_or_pad(wave, seconds) for wave in waves]
+    options = {"sampling_rate": RATE, "max_length": samples, "truncation": True}
+    features = _extractor(mels)(fitted, padding="max_length", return_tensors="pt", **options)
+    return cast("Tensor", features.input_features)
+
+
+@functools.cache
+def _extractor(mels: int) -> Any:
+    from transformers import WhisperFeatureExtractor  # half a second, only where mels are needed
+
+    return WhisperFeatureExtractor(feature_size=mels, sampling_rate=RATE, hop_length=HOP)
+
+
+# ---- how a file is read ----
 
 
 def _check_samples(path: Path, channels: Float[np.ndarray, "sample channel"]) -> None:
@@ -155,9 +189,8 @@ def _decode(path: Path) -> Generator[tuple[Float[np.ndarray, "sample channel"], 
                         sound.seek(0)  # as soundfile.read does: it moves the last bits of an MP3
                 shapes.add((rate, sound.channels))
                 if len(shapes) > 1:
-                    fault = "it holds sounds of different rates or channels"
-                    raise AudioError.at(path, fault, _CONVERT)
-                for block in _read_blocks(path, sound):
+                    raise AudioError.at(path, _MIXED, _CONVERT)
+                while len(block := _read_block(path, sound)):
                     read += len(block)
                     yield block, rate
             if read < claimed:
@@ -200,15 +233,11 @@ def _open(path: Path, content: Any) -> _Stream:
     return sound
 
 
-def _read_blocks(path: Path, sound: _Stream) -> Iterator[Float[np.ndarray, "sample channel"]]:
-    while True:
-        try:
-            block = sound.read(_BLOCK, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError.at(path, f"damaged ({error.error_string})", _COPY) from error
-        if not len(block):
-            return
-        yield block
+def _read_block(path: Path, sound: _Stream) -> Float[np.ndarray, "sample channel"]:
+    try:
+        return cast(np.ndarray, sound.read(_BLOCK, dtype="float32", always_2d=True))
+    except soundfile.LibsndfileError as error:
+        raise AudioError.at(path, f"damaged ({error.error_string})", _COPY) from error
 
 
 # ---- lengths in headers, corrected in memory: the data decides ----
@@ -216,13 +245,11 @@ def _read_blocks(path: Path, sound: _Stream) -> Iterator[Float[np.ndarray, "samp
 
 def _correct_lengths(path: Path, content: _Memory) -> list[Part]:
     """The sounds of a file, with headers that hide nothing. Raises AudioError if it is cut off."""
-    start = 0
-    if content[:3] == b"ID3":
-        start = _id3_size(content, 0)
+    start = _id3_size(content, 0) if content[:3] == b"ID3" else 0
     kind = content[start : start + 4]
-    if start and kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        raise AudioError.at(path, "an ID3 tag stands before the sound", _CONVERT)
     if kind in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        if start:
+            raise AudioError.at(path, "an ID3 tag stands before the sound", _CONVERT)
         _correct_chunks(path, content, "big" if kind in (b"RIFX", b"FORM") else "little")
     elif kind == b"OggS":
         return [(io.BytesIO(part), None) for part in _split_ogg(path, content)]
@@ -270,10 +297,8 @@ def _check_format(path: Path, chunk: bytes, order: Literal["little", "big"]) -> 
     stored = 4 if frame == 4 * channels and bits == 24 else -(-bits // 8)  # 24 bits in 32
     known = frame in (0, channels * stored) and speed in (0, rate * channels * stored)
     if not known or (kind in (6, 7) and bits != 8):
-        fault = (
-            f"its header says {channels} channels of {bits} bits at {rate} samples a second, and"
-        )
-        fault += f" {frame} bytes a sample at {speed} bytes a second"
+        fault = f"its header says {channels} channels of {bits} bits at {rate} samples a second"
+        fault += f", and {frame} bytes a sample at {speed} bytes a second"
         raise AudioError.at(path, fault, "these contradict each other; export it again")
 
 
@@ -288,29 +313,18 @@ def _are_chunks(content: _Memory, at: int, order: Literal["little", "big"]) -> b
 
 
 def _split_ogg(path: Path, content: _Memory) -> list[bytes]:
-    """The chained sounds of an Ogg file: libsndfile hears the first of a file alone."""
+    """The chained sounds of an Ogg file: libsndfile hears the first of a file alone.
+
+    Refused are a changed page, which libsndfile would skip, and a page that is missing.
+    """
     starts: list[int] = []
-    end = 0
-    _check_pages(path, content)
-    for match in re.finditer(rb"OggS\x00[\x02\x03]", content):
-        if match.start() != end or not starts:  # else another stream of the same sound
-            starts.append(match.start())
-        end = _page_end(content, match.start())
-    parts = [content[begin:stop] for begin, stop in pairwise([*(starts or [0]), len(content)])]
-    for part in parts:
-        last = part.rfind(b"OggS\x00")
-        if not int.from_bytes(part[last + 5 : last + 6]) & 4 or _page_end(part, last) > len(part):
-            raise AudioError.at(path, "truncated, its last page is missing", _COPY)
-    return parts
-
-
-def _check_pages(path: Path, content: _Memory) -> None:
-    """Refuse an Ogg file with a changed page, which libsndfile would skip, or with one too few."""
-    at, numbers = content.find(b"OggS\x00"), dict[bytes, int]()
+    numbers: dict[bytes, int] = {}  # of the last page of each stream
+    opened, closed = 0, True  # where pages that begin a sound end, and whether a last page was seen
+    at = content.find(b"OggS\x00")
     while at >= 0 and (end := _page_end(content, at)) <= len(content):
         page = content[at:end]
-        begins, header = page[5] & 2, not any(page[6:14])
         stream, number = page[14:18], int.from_bytes(page[18:22], "little")
+        begins, header = page[5] & 2, not any(page[6:14])
         if _ogg_checksum(page) != page[22:26]:
             raise AudioError.at(path, f"damaged, the page at byte {at} was changed", _COPY)
         if not begins and number > numbers.get(stream, number) + 1:
@@ -319,7 +333,15 @@ def _check_pages(path: Path, content: _Memory) -> None:
             numbers.pop(stream, None)
         else:
             numbers[stream] = number
+        if begins and (at != opened or not starts):  # else another stream of the same sound
+            if not closed:
+                break
+            starts.append(at)
+        opened, closed = end if begins else opened, bool(page[5] & 4)
         at = content.find(b"OggS\x00", end)
+    if at >= 0 or not closed:
+        raise AudioError.at(path, "truncated, its last page is missing", _COPY)
+    return [content[begin:stop] for begin, stop in pairwise([*(starts or [0]), len(content)])]
 
 
 def _ogg_checksum(page: bytes) -> bytes:
@@ -329,7 +351,7 @@ def _ogg_checksum(page: bytes) -> bytes:
     return crc.to_bytes(4, "big").translate(_MIRRORED)
 
 
-def _page_end(content: _Memory | bytes, start: int) -> int:
+def _page_end(content: _Memory, start: int) -> int:
     """Where an Ogg page ends (RFC 3533, section 6)."""
     begin = start + 27
     count = int.from_bytes(content[begin - 1 : begin])
@@ -351,13 +373,9 @@ def _correct_mp3(path: Path, content: _Memory, start: int) -> Part:
         after = content[(place := _skip_tags(content, start + size)) : place + 4]
         flags = int.from_bytes(content[tag + 4 : tag + 8])
         if flags & 3 == 3 and size and len(after) == 4 and after[0] == 0xFF and after[1] >= 0xE2:
-            if [after[1] & 0x18, after[2] & 0x0C, after[3] >> 6 == 3] != [
-                head[1] & 0x18,
-                head[2] & 0x0C,
-                mono,
-            ]:
-                fault = "it holds sounds of different rates or channels"
-                raise AudioError.at(path, fault, _CONVERT)
+            ours, theirs = ((h[1] & 0x18, h[2] & 0x0C, h[3] >> 6 == 3) for h in (head, after))
+            if ours != theirs:
+                raise AudioError.at(path, _MIXED, _CONVERT)
             content[tag + 8 : tag + 12] = _ENDLESS.to_bytes(4, "big")  # another MP3 follows
             return content, 0
         return content, None
@@ -387,35 +405,3 @@ def _id3_size(content: _Memory, at: int) -> int:
     """The bytes of an ID3 tag: ten, and as many as four times seven bits say."""
     size = content[at + 6 : at + 10]
     return 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(size))
-
-
-def crop_or_pad(
-    wave: Float[np.ndarray, "sample"], seconds: float
-) -> Float[np.ndarray, "sample_fit"]:
-    """Crop a wave at the end, or pad it with silence, to exactly this many seconds."""
-    length = round(seconds * RATE)
-    return np.pad(wave[:length], (0, max(0, length - len(wave))))
-
-
-def log_mel(
-    waves: Sequence[Float[np.ndarray, "_"]], seconds: float, mels: int = 80
-) -> "Float[Tensor, 'batch mel frame']":
-    """Whisper's log-mel spectrogram of waves cropped or padded to `seconds`: 100 frames a second.
-
-    `seconds` is a multiple of 0.02 (one encoder frame) up to 30.
-    """
-    samples = round(seconds * RATE)
-    if samples % (HOP * STRIDE) or not 0 < seconds <= WHISPER_SECONDS:
-        fault = f"{seconds} s is no whole number of encoder frames up to 30 s"
-        raise AudioError(f"{fault}; take a multiple of 0.02 s.")
-    fitted = [crop_or_pad(wave, seconds) for wave in waves]
-    options = {"sampling_rate": RATE, "max_length": samples, "truncation": True}
-    features = _extractor(mels)(fitted, padding="max_length", return_tensors="pt", **options)
-    return cast("Tensor", features.input_features)
-
-
-@functools.cache
-def _extractor(mels: int) -> Any:
-    from transformers import WhisperFeatureExtractor  # half a second, only where mels are needed
-
-    return WhisperFeatureExtractor(feature_size=mels, sampling_rate=RATE, hop_length=HOP)

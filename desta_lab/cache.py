@@ -1,5 +1,4 @@
-"""One way to keep a result: what determines it names a folder that is whole or absent, typed and
-checked.
+"""One way to keep a result: what determines it names a folder, which is whole or absent.
 
     provenance ─► root/<kind>/<key>/provenance.json   facts, and the sha256 and type of every piece
                                     table.csv …       the pieces
@@ -52,9 +51,12 @@ VERSIONS: dict[str, int] = {
 }
 HEAD = "provenance.json"
 STALE = 3600.0  # seconds after which nobody is still writing a draft, on whatever machine
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)  # something else than a file or folder
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REMEDIES = {  # of what keeps a file from being written, by its number
+    **dict.fromkeys(_READ_ONLY, "choose a folder that you may write"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.ELOOP), "move away what is there"),
+}
 MISSING = "\\N"  # a missing value in a table on disk; an empty text is an empty text
 
 Result = TypeVar("Result")
@@ -66,12 +68,10 @@ class CacheError(ValueError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything that determines a result, as plain data: hashes, settings, questions; never a
-    path.
+    """All that determines a result, as plain data: hashes, settings, questions; never a path.
 
-    Args:
-        kind: what the result is; one of `VERSIONS`. The version of its code is part of the key.
-        facts: name → value, as JSON can hold it.
+    `kind` is what the result is, one of `VERSIONS`; the version of its code is part of the key.
+    `facts` gives each name its value, as JSON can hold it.
     """
 
     kind: str
@@ -79,9 +79,8 @@ class Provenance:
 
     def __post_init__(self) -> None:
         if self.kind not in VERSIONS:
-            raise CacheError(
-                f"There is no version of {self.kind!r}; add it to desta_lab.cache.VERSIONS."
-            )
+            fault = f"There is no version of {self.kind!r}"
+            raise CacheError(f"{fault}; add it to desta_lab.cache.VERSIONS.")
         paths = [name for name, value in self.facts.items() if isinstance(value, Path)]
         if paths:
             raise CacheError(f"{paths[0]} is a path, and files move; name its content by a hash.")
@@ -118,23 +117,33 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
         OSError: the folder cannot be written.
     """
     folder = provenance.folder(root)
-    found = _read(folder, provenance)
+    found = find(root, provenance)
     if found is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{provenance.key}.lock"):
             remove_drafts(folder.parent)  # also those of other results
-            found = _read(folder, provenance)
+            found = find(root, provenance)
             if found is None:
                 _write(folder, provenance, make())
-                found = _read(folder, provenance)
+                found = find(root, provenance)
     assert found is not None, f"{folder}: what was written does not read back."
-    return found[0]
+    return found
 
 
 def find(root: Path, provenance: Provenance) -> Any:
-    """The result with this provenance if it is on disk and whole, else None."""
-    found = _read(provenance.folder(root), provenance)
-    return None if found is None else found[0]
+    """The result with this provenance; None if it is absent, torn or another's."""
+    folder = provenance.folder(root)
+    try:
+        head = json.loads(read_text(folder / HEAD))
+        pieces = head["pieces"]
+        if head["determined_by"] != json.loads(provenance.text) or not pieces:
+            return None
+        if head.get("pieces_sha256", _hash_json(pieces)) != _hash_json(pieces):
+            return None  # results of earlier releases, as the one that ships, have no such hash
+        result = {name: _read_piece(folder, piece) for name, piece in pieces.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return result[""] if set(result) == {""} else result
 
 
 def remove(root: Path, provenance: Provenance) -> None:
@@ -143,61 +152,23 @@ def remove(root: Path, provenance: Provenance) -> None:
         _delete(provenance.folder(root))
 
 
-def read_result(folder: Path) -> tuple[Provenance, Any]:
-    """The provenance that stands in a result's folder, and the result.
-
-    Raises:
-        CacheError: the folder is torn, or of another version of the code.
-    """
-    try:
-        about = json.loads(read_text(folder / HEAD))["determined_by"]
-        provenance = Provenance(about["kind"], about["facts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{folder}: not the folder of a result ({error}).") from error
-    found = _read(folder, provenance)
-    if found is None:
-        raise CacheError(f"{folder}: torn, or of another version of the code; make it again.")
-    return provenance, found[0]
-
-
-# ---- a result on disk ----
-
-
-def _read(folder: Path, provenance: Provenance) -> tuple[Any] | None:
-    """The result in a one-tuple, as the result itself may be None; None if it is absent, torn or
-    another's.
-    """
-    try:
-        head = json.loads(read_text(folder / HEAD))
-        if head["determined_by"] != json.loads(provenance.text) or not head["pieces"]:
-            return None
-        if head.get("pieces_sha256", _hash_json(head["pieces"])) != _hash_json(head["pieces"]):
-            return None  # results of earlier releases have no such hash
-        pieces = {name: _read_piece(folder, piece) for name, piece in head["pieces"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return (pieces[""],) if set(pieces) == {""} else (pieces,)
+# ---- a result on disk: pieces, and a head that is written last ----
 
 
 def _write(folder: Path, provenance: Provenance, result: Any) -> None:
-    """Write the pieces and then the head beside the place of the folder, and move all of it
-    there.
-    """
-    pieces = result if _has_pieces(result) else {"": result}
+    named = isinstance(result, Mapping) and any(
+        isinstance(piece, pd.DataFrame) or _is_tensors(piece) for piece in result.values()
+    )
     with draft_of(folder) as draft:
         draft.mkdir()
-        written = {name: _write_piece(draft, name, piece) for name, piece in pieces.items()}
-        head = {
-            "determined_by": json.loads(provenance.text),
-            "pieces": written,
-            "pieces_sha256": _hash_json(written),
-        }
-        (draft / HEAD).write_bytes(to_json(head))
+        pieces = result.items() if named else [("", result)]
+        written = {name: _write_piece(draft, name, piece) for name, piece in pieces}
+        head = {"determined_by": json.loads(provenance.text), "pieces": written}
+        (draft / HEAD).write_bytes(to_json(head | {"pieces_sha256": _hash_json(written)}))
         _delete(folder)
 
 
 def _hash_json(data: Any) -> str:
-    """The sha256 of plain data."""
     return hashlib.sha256(to_json(data)).hexdigest()
 
 
@@ -209,13 +180,6 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _has_pieces(result: Any) -> bool:
-    """Whether a result is a dict of named tables and dicts of tensors."""
-    return isinstance(result, Mapping) and any(
-        isinstance(piece, pd.DataFrame) or _is_tensors(piece) for piece in result.values()
-    )
-
-
 def _is_tensors(piece: Any) -> bool:
     """Whether a piece is a dict of tensors; torch is not imported for one that is not."""
     return isinstance(piece, Mapping) and any(
@@ -224,24 +188,21 @@ def _is_tensors(piece: Any) -> bool:
 
 
 def _write_piece(folder: Path, name: str, piece: Any) -> dict[str, Any]:
-    """Write one piece and return what its reader must know: file, sha256 and types."""
+    """Write one piece and return what its reader must know: file, sha256, and types or order."""
     if not re.fullmatch(r"\w*", name):
-        raise CacheError(
-            f"{name!r} cannot be the name of a file; use letters, digits and underscores."
-        )
+        raise CacheError(f"{name!r} cannot name a file; use letters, digits and underscores.")
+    more: dict[str, Any] = {}
     if isinstance(piece, pd.DataFrame):
-        path, types = (
-            folder / f"{name or 'table'}.csv",
-            _write_table(piece, folder / f"{name or 'table'}.csv"),
-        )
-        return {"file": path.name, "sha256": hash_file(path), "types": types}
-    if _is_tensors(piece):
+        path = folder / f"{name or 'table'}.csv"
+        more["types"] = _write_table(piece, path)
+    elif _is_tensors(piece):
         path = folder / f"{name or 'tensors'}.safetensors"
+        more["order"] = list(piece)
         save_tensors(path, piece)
-        return {"file": path.name, "sha256": hash_file(path), "order": list(piece)}
-    path = folder / f"{name or 'data'}.json"
-    path.write_bytes(to_json(piece))
-    return {"file": path.name, "sha256": hash_file(path)}
+    else:
+        path = folder / f"{name or 'data'}.json"
+        path.write_bytes(to_json(piece))
+    return {"file": path.name, "sha256": hash_file(path), **more}
 
 
 def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
@@ -249,7 +210,7 @@ def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
     if hash_file(path) != piece["sha256"]:
         raise ValueError(f"{path}: not the file that was written.")
     if path.suffix == ".csv":
-        return read_table(path, piece["types"])
+        return _read_table(path, piece["types"])
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -261,28 +222,23 @@ def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
 def _write_table(table: pd.DataFrame, path: Path) -> dict[str, str]:
     """Write a table as CSV and return the type of every column."""
     types = {}
-    for name in table.columns:
-        column = table[name]
-        texts = column.dropna().map(lambda value: isinstance(value, str))
+    for name, column in table.items():
         is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
-        if is_text and not texts.all():
+        if is_text and not column.dropna().map(lambda value: isinstance(value, str)).all():
             raise CacheError(f"Column {name!r} mixes types; give it one.")
         if is_text and column.eq(MISSING).any():
             raise CacheError(
                 f"Column {name!r} holds {MISSING!r}, which stands for a missing value; write "
-                f"another word."
+                "another word."
             )
         types[str(name)] = "str" if is_text else str(column.dtype)
-    table.to_csv(
-        path, index=False, na_rep=MISSING, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
-    )
+    how: dict[str, Any] = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}
+    table.to_csv(path, index=False, na_rep=MISSING, **how)
     return types
 
 
-def read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
-    """A CSV with these columns, each of its type: no text becomes a number, no word a missing
-    value.
-    """
+def _read_table(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV with columns of these types: no text becomes a number, no word a missing value."""
     if not types:
         return pd.DataFrame()
     how: dict[str, Any] = {"keep_default_na": False, "na_values": [MISSING]}
@@ -305,7 +261,7 @@ def write_where_allowed(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        if error.errno not in READ_ONLY:
+        if error.errno not in _READ_ONLY:
             raise
 
 
@@ -314,10 +270,7 @@ def draft_of(path: Path) -> Iterator[Path]:
     """A place beside a file or folder to write it, from where it is moved when all is written.
 
     The draft of a block that fails is removed. One that a kill left is removed when its file is
-    written again, see `remove_drafts`.
-
-    Raises:
-        OSError: the disk is full, or the folder may not be written.
+    written again, see `remove_drafts`. Raises OSError as `writing` does.
     """
     draft = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{threading.get_ident()}.part")
     try:
@@ -337,36 +290,29 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (*FULL, *READ_ONLY, *IN_THE_WAY):
+        if error.errno not in _REMEDIES:
             raise
-        remedy = "free some space" if error.errno in FULL else "choose a folder that you may write"
-        remedy = "move away what is there" if error.errno in IN_THE_WAY else remedy
+        remedy = _REMEDIES[error.errno]
         fault = type(error)(f"{path} cannot be written ({error.strerror}); {remedy}.")
         fault.errno = error.errno
         raise fault from error
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder that results will go to, and try it, before anything is worked out for it.
-
-    Raises:
-        OSError: nothing can be written there.
-    """
+    """Make a folder that results will go to, and try it. Raises OSError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise OSError(
-            f"{folder} is no folder that can be written ({error.strerror}); give another one."
-        ) from error
+        fault = f"{folder} is no folder that can be written ({error.strerror})"
+        raise OSError(f"{fault}; give another one.") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> None:
     """Write tensors as one safetensors file, whole or not at all, with the rights of any new file.
 
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
+    Raises OSError if the disk is full or the folder cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -383,8 +329,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> Non
 
 
 def remove_drafts(folder: Path, seconds: float = STALE, pattern: str = "*.part") -> None:
-    """Remove what kills left half-written in a folder: drafts whose process on this machine has
-    ended, and those without a change for so long.
+    """Remove what kills left half-written in a folder.
+
+    That is drafts whose process on this machine has ended, and those unchanged for so long.
     """
     for draft in folder.glob(pattern):
         with suppress(OSError):  # another process removes it too
@@ -399,10 +346,8 @@ def _has_no_writer(draft: Path) -> bool:
         return False  # elsewhere the signal 0 is not a question
     try:
         os.kill(int(named[2]), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's process
-        return False
+    except OSError as error:  # another one: it is there, and another user's
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -440,9 +385,7 @@ def to_json(data: Any) -> bytes:
 
 
 def to_plain(value: Any) -> Any:
-    """A value as JSON can hold it: numbers of any library, tables as records, paths as text, NaN
-    and ∞ as null.
-    """
+    """A value as JSON can hold it: any library's numbers, tables as records, NaN and ∞ as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, pd.DataFrame):

@@ -75,10 +75,13 @@ class Corpus:
 
         With check_audio every audio file is decoded, too (about 2 ms a clip).
         """
-        folder = Path(folder)
-        return _parse_corpus(
-            folder, _read_manifest(folder / HEAD), _read_manifest(folder / ROWS), check_audio
-        )
+        files = [Path(folder) / HEAD, Path(folder) / ROWS]
+        for path in files:
+            if not path.is_file():
+                remedy = f"a corpus is a folder with {HEAD} and {ROWS}: build one first"
+                raise CorpusError.at(path, "no such file", remedy)
+        head, rows = (path.read_bytes() for path in files)
+        return _parse_corpus(Path(folder), head, rows, check_audio)
 
     @classmethod
     def write(
@@ -102,17 +105,13 @@ class Corpus:
         members = {split: sorted(speakers) for split, speakers in splits.items()}
         head = {"name": name, "recipe": dict(recipe), "seed": seed, "licence": licence}
         corpus = _parse_corpus(folder, _dump_head(head | {"splits": members}), _dump_clips(clips))
-        if save:
-            corpus._save()
-        return corpus
-
-    def _save(self) -> None:
-        head, rows = self._manifest
-        head = _dump_head(json.loads(head) | {"count": len(self.clips)})
-        for name, content in zip((ROWS, HEAD), (rows, head), strict=True):
-            path = self.folder / name
-            if not (path.is_file() and path.read_bytes() == content):
+        text, rows = corpus._manifest
+        files = {ROWS: rows, HEAD: _dump_head(json.loads(text) | {"count": len(corpus.clips)})}
+        for file, content in files.items():
+            path = folder / file
+            if save and not (path.is_file() and path.read_bytes() == content):
                 cache.write_where_allowed(path, content)
+        return corpus
 
     def split(self, name: str) -> list[Clip]:
         """The clips whose speakers belong to this split, in manifest order."""
@@ -160,9 +159,9 @@ def balance_speakers(clips: Sequence[Clip], count: int) -> list[Clip]:
     seen: Counter[str] = Counter()
     turns = []
     for clip in clips:
-        turns.append((seen[clip.speaker], clip))
+        turns.append(seen[clip.speaker])
         seen[clip.speaker] += 1
-    return [clip for _, clip in sorted(turns, key=lambda pair: pair[0])[:count]]
+    return [clips[i] for i in sorted(range(len(clips)), key=turns.__getitem__)[:count]]
 
 
 def split_clips(corpus: Corpus) -> ClipSplits:
@@ -182,13 +181,9 @@ def split_clips(corpus: Corpus) -> ClipSplits:
         return ClipSplits(own, disjoint_speakers=True)
     count = len(corpus.clips)
     if count < MIN_CLIPS:
-        voices = len({clip.speaker for clip in corpus.clips})
-        raise CorpusError.at(
-            corpus.folder,
-            f"{count} clips of {voices} speakers",
-            f"record at least {MIN_CLIPS} to train, calibrate and test with, better of four "
-            "speakers or more",
-        )
+        found = f"{count} clips of {len({clip.speaker for clip in corpus.clips})} speakers"
+        remedy = f"record at least {MIN_CLIPS} to train, calibrate and test with"
+        raise CorpusError.at(corpus.folder, found, f"{remedy}, better of four speakers or more")
     order = sorted(corpus.clips, key=lambda clip: hashlib.sha256(clip.id.encode()).hexdigest())
     alone = [replace(clip, speaker=clip.id) for clip in order]
     test, calibration = count // 4, count // 4 + count // 8
@@ -200,19 +195,20 @@ def _complete_splits(corpus: Corpus) -> dict[str, set[str]] | None:
     """The speakers of all three splits; None if there are too few and no test is given."""
     heard = {clip.speaker for clip in corpus.clips}
     speakers = {split: heard & set(corpus.splits.get(split, ())) for split in SPLITS}
-    told = len(speakers["test"])
+    told = bool(speakers["test"])
     for split in ("test", "validation"):
         if not speakers[split]:
             pool = sorted(speakers["train"], key=place_speaker, reverse=True)
             count = max(LEAST[split], round(SHARES[split] * len(pool)))
             speakers[split] = set(pool[:count])
             speakers["train"] -= speakers[split]
-    short = [split for split in SPLITS if len(speakers[split]) < LEAST[split]]
-    if short and told:
-        found = f"split {short[0]!r} has {len(speakers[short[0]])} speakers"
-        remedy = f"{LEAST[short[0]]} are needed: move some there, or give no splits"
-        raise CorpusError.at(corpus.folder, found, remedy)
-    return None if short else speakers
+    for split, least in LEAST.items():
+        if (count := len(speakers[split])) < least:
+            if not told:
+                return None
+            remedy = f"{least} are needed: move some there, or give no splits"
+            raise CorpusError.at(corpus.folder, f"split {split!r} has {count} speakers", remedy)
+    return speakers
 
 
 def place_speaker(speaker: str) -> float:
@@ -235,10 +231,10 @@ def normalise_split(name: str, where: Path | str) -> str:
     return split
 
 
-def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
+def parse_json_row(line: bytes, where: str) -> dict[str, Any]:
     """One JSON object of a manifest, in UTF-8. Raises CorpusError, which begins with `where`."""
     try:
-        text = text.decode() if isinstance(text, bytes) else text
+        text = line.decode()
         row = json.loads(text, object_pairs_hook=unique_keys)
         if "\\u" in text:
             json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no character
@@ -246,8 +242,7 @@ def parse_json_row(text: str | bytes, where: str) -> dict[str, Any]:
         fault = f"not JSON ({error.msg}, column {error.colno})"
         raise CorpusError.at(where, fault, "repair or remove it") from error
     except UnicodeError as error:
-        fault = f"not UTF-8 ({error.reason}, byte {error.start})"  # type: ignore[attr-defined]
-        raise CorpusError.at(where, fault, "save it as UTF-8") from error
+        raise CorpusError.at(where, f"not UTF-8 ({error})", "save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise CorpusError.at(where, f"not JSON ({error})", "repair or remove it") from error
     if not isinstance(row, dict):
@@ -265,13 +260,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_manifest(path: Path) -> bytes:
-    if not path.is_file():
-        remedy = f"a corpus is a folder with {HEAD} and {ROWS}: build one first"
-        raise CorpusError.at(path, "no such file", remedy)
-    return path.read_bytes()
-
-
 def _parse_corpus(
     folder: Path, head_text: bytes, rows_text: bytes, check_audio: bool = False
 ) -> Corpus:
@@ -279,9 +267,8 @@ def _parse_corpus(
     count = head.pop("count")
     speakers = {speaker for names in head["splits"].values() for speaker in names}
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(rows_text.removesuffix(b"\n").split(b"\n"), start=1):
-        if not rows_text:
-            break
+    lines = rows_text.removesuffix(b"\n").split(b"\n") if rows_text else []
+    for number, line in enumerate(lines, start=1):
         where = f"{folder / ROWS}, line {number}"
         clip = parse_clip(parse_json_row(line, where), where)
         if clip.id in clips:
@@ -302,10 +289,10 @@ def _parse_corpus(
 
 def _parse_head(text: bytes, where: str) -> dict[str, Any]:
     row = parse_json_row(text, where)
-    head = {field: _get_field(row, field, kind, where) for field, kind in _HEAD_FIELDS.items()}
-    head["count"] = _get_field(row, "count", int, where) if "count" in row else None
+    head = {field: get_field(row, field, kind, where) for field, kind in _HEAD_FIELDS.items()}
+    head["count"] = get_field(row, "count", int, where) if "count" in row else None
     name = head["name"]
-    if not name.strip() or name.strip(".") == "" or set(name) & set("/\\\0"):
+    if not name.strip().strip(".") or set(name) & set("/\\\0"):
         fault = f"the name {name!r} cannot be that of a folder"
         raise CorpusError.at(where, fault, "give another, without slashes")
     splits: dict[str, tuple[str, ...]] = {}
@@ -323,19 +310,17 @@ def _parse_head(text: bytes, where: str) -> dict[str, Any]:
     return head | {"splits": splits}
 
 
-def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:
-    """One field of a row, of the right type; where a float is wanted, an int will do."""
+def get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> Any:
+    """One field of a row, of the right type; for a float an int will do. Raises CorpusError."""
     if field not in row:
         raise CorpusError.at(where, f"the field {field!r} is missing", "add it")
-    value = row[field]
-    kinds = (int, float) if kind is float else (kind,)
+    value: Any = row[field]
+    kinds: Any = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or isinstance(value, bool):
         fault = f"{field!r} is {type(value).__name__}, not {kind.__name__}"
         raise CorpusError.at(where, fault, "correct its type")
-    if kind is not float:
-        return value
     try:
-        return float(row[field])
+        return float(value) if kind is float else value
     except OverflowError:
         return float("inf")
 
@@ -343,12 +328,11 @@ def _get_field(row: Mapping[str, Any], field: str, kind: type, where: str) -> An
 def parse_clip(row: dict[str, Any], where: str) -> Clip:
     """The clip of one row of a manifest. Raises CorpusError, which begins with `where`."""
     names = ("id", "audio", "transcript", "speaker")
-    texts = {field: _get_field(row, field, str, where) for field in names}
-    seconds = _get_field(row, "seconds", float, where)
+    texts = {field: get_field(row, field, str, where) for field in names}
+    seconds = get_field(row, "seconds", float, where)
     if not 0 < seconds < float("inf"):
-        remedy = "state the length of the audio in seconds"
-        raise CorpusError.at(where, f"'seconds' is {seconds:g}", remedy)
-    attributes = _get_field(row, "attributes", dict, where)
+        raise CorpusError.at(where, f"'seconds' is {seconds:g}", "state the length of the audio")
+    attributes = get_field(row, "attributes", dict, where)
     for name, value in attributes.items():
         if not isinstance(value, str):
             fault = f"attribute {name!r} is {type(value).__name__}, not str"
@@ -357,7 +341,7 @@ def parse_clip(row: dict[str, Any], where: str) -> Clip:
     if path.is_absolute() or ".." in path.parts:
         fault = f"audio {texts['audio']!r} leaves the folder"
         raise CorpusError.at(where, fault, "use a path relative to the corpus")
-    spans = [_parse_span(span, seconds, where) for span in _get_field(row, "spans", list, where)]
+    spans = [_parse_span(span, seconds, where) for span in get_field(row, "spans", list, where)]
     return Clip(**texts, seconds=seconds, attributes=attributes, spans=tuple(spans))
 
 
@@ -365,8 +349,8 @@ def _parse_span(row: Any, seconds: float, where: str) -> Span:
     if not isinstance(row, dict):
         fault = f"a span is {type(row).__name__}, not name, start and end"
         raise CorpusError.at(where, fault, "correct it")
-    name = _get_field(row, "name", str, where)
-    start, end = (_get_field(row, edge, float, where) for edge in ("start", "end"))
+    name = get_field(row, "name", str, where)
+    start, end = (get_field(row, edge, float, where) for edge in ("start", "end"))
     if not 0 <= start <= end <= seconds + _SLACK:
         fault = f"span {name!r} ({start} … {end} s) is not inside 0 … {seconds} s"
         raise CorpusError.at(where, fault, "correct it")

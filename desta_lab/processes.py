@@ -165,7 +165,6 @@ def run_workers(
     """
     from pebble import ProcessExpired, ProcessPool
 
-    slots: SimpleQueue[Any] = SimpleQueue()  # pools that are free
     pools = [
         ProcessPool(
             max_workers=1,
@@ -176,11 +175,12 @@ def run_workers(
         )
         for slot in range(jobs)
     ]
+    free: SimpleQueue[Any] = SimpleQueue()
     for pool in pools:
-        slots.put(pool)
+        free.put(pool)
 
     def run(task: Task) -> str | None:
-        pool = slots.get()
+        pool = free.get()
         try:
             pool.schedule(work, args=(task,)).result()
         except ProcessExpired as error:
@@ -189,7 +189,7 @@ def run_workers(
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         finally:
-            slots.put(pool)
+            free.put(pool)
         return None
 
     threads = ThreadPoolExecutor(jobs)
@@ -215,17 +215,13 @@ def run_on_slurm(
     """Run tasks as one array of Slurm jobs, with submitit's parameters; logs go to the folder.
 
     Yields as `run_workers` does, but says of every job that it ended, as a cluster may end a job
-    without an error.
-
-    Raises:
-        ValueError: submitit is not installed.
+    without an error. Raises ValueError if submitit is not installed.
     """
     try:
         submitit = import_module("submitit")
     except ImportError as error:
-        raise ValueError(
-            'Slurm needs the package submitit: `pip install "desta-lab[slurm]"`.'
-        ) from error
+        remedy = '`pip install "desta-lab[slurm]"`'
+        raise ValueError(f"Slurm needs the package submitit: {remedy}.") from error
     executor = submitit.AutoExecutor(folder, cluster=cluster)
     executor.update_parameters(**{"name": "desta-lab", **parameters})
     with executor.batch():

@@ -13,16 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio, cache
-from desta_lab.benchmarks.benchmark import (
-    ANSWER_FIELDS,
-    BenchmarkError,
-    Fields,
-    Item,
-    check_fields,
-    option_scores,
-    parse_json,
-    read_text,
-)
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.benchmark import Item
+from desta_lab.benchmarks.formats import ANSWER_FIELDS, BenchmarkError
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
@@ -30,8 +23,7 @@ from desta_lab.model.audio_llm import AudioLLM
 
 LINES = "answers.jsonl"  # every answer as it comes, under a line that says whose they are
 LOCK = ".answers.lock"
-ROW_FIELDS: Fields = {"item": [str]}
-Key = tuple[str, str, str]  # group, hop and id of a question
+Key = tuple[str, str, str]  # of a question, see `Item.key`
 
 
 @torch.no_grad()
@@ -58,37 +50,30 @@ def answer_items(
         BenchmarkError: `out` holds answers of another run or to other questions, or another call
             writes to it; or an item has not just one clip.
     """
-    asked = [(*_key(item), item.question, item.options) for item in items]
-    about = {
-        "run": dict(run),
-        "tokens": max_new_tokens,
-        "questions": hashlib.sha256(repr(asked).encode()).hexdigest(),
-    }
+    asked = repr([(*item.key, item.question, item.options) for item in items])
+    questions = hashlib.sha256(asked.encode()).hexdigest()
+    about = cache.to_plain({"run": run, "tokens": max_new_tokens, "questions": questions})
     paths = [_find_clip(item, root) for item in items]  # before the first answer, which costs
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
-            rows = _read_answers(out / LINES, json.loads(json.dumps(about)), list(map(_key, items)))
+            rows = _read_answers(out / LINES, about, {item.key for item in items})
             silence = conditions.embed_silence(llm)
             with (out / LINES).open("a", encoding="utf-8") as lines:
                 for item, path in zip(items, paths, strict=True):
-                    if _key(item) in rows:
+                    if item.key in rows:
                         continue
                     row = _answer_item(llm, item, path, silence, max_new_tokens)
-                    line = json.dumps({"item": _key(item), **row}, allow_nan=False)
+                    line = json.dumps({"item": item.key, **row}, allow_nan=False)
                     with cache.writing(out / LINES):
                         lines.write(line + "\n")
                         lines.flush()
-                    rows[_key(item)] = row
+                    rows[item.key] = row
                     progress(len(rows), len(items))
     except Timeout as error:
         fault = "another call writes its answers here"
         raise BenchmarkError.at(out, fault, "wait for it, or give another --out") from error
-    return [replace(item, **rows[_key(item)]) for item in items]
-
-
-def _key(item: Item) -> Key:
-    return item.group, item.hop, item.id
+    return [replace(item, **rows[item.key]) for item in items]
 
 
 def _answer_item(
@@ -120,31 +105,25 @@ def _answer_item(
     return row
 
 
-def _read_answers(
-    path: Path, about: dict[str, Any], asked: Sequence[Key]
-) -> dict[Key, dict[str, Any]]:
+def _read_answers(path: Path, about: dict[str, Any], asked: set[Key]) -> dict[Key, dict[str, Any]]:
     """The answers that are there already; a last line that was cut off by a kill is dropped."""
-    lines = read_text(path).split("\n")[:-1] if path.exists() else []
+    lines = formats.read_text(path).split("\n")[:-1] if path.exists() else []
     head, *rest = lines or [json.dumps(about)]
-    theirs = parse_json(head, f"{path}, line 1")
-    if theirs != about:
-        other = ", ".join(
-            name
-            for name in about
-            if not isinstance(theirs, dict) or theirs.get(name) != about[name]
-        )
-        fault = f"answers with another {other}"
+    theirs = formats.parse_json(head, f"{path}, line 1")
+    theirs = theirs if isinstance(theirs, dict) else {}
+    if others := [name for name in about | theirs if theirs.get(name) != about.get(name)]:
+        fault = f"answers with another {', '.join(others)}"
         raise BenchmarkError.at(path, fault, "give another --out, or delete it")
     rows: dict[Key, dict[str, Any]] = {}
     for number, line in enumerate(rest, start=2):
         where = f"{path}, line {number}"
-        row = parse_json(line, where)
-        check_fields(where, row, ROW_FIELDS, {"response": str, **ANSWER_FIELDS})
+        row = formats.parse_json(line, where)
+        formats.check_fields(where, row, {"item": [str]}, {"response": str, **ANSWER_FIELDS})
         key = tuple(row["item"])
         if key not in asked or key in rows or row.get("response") is None:
             fault = f"no answer to one of the questions, or a second one ({' '.join(key).strip()})"
             raise BenchmarkError.at(where, fault, "delete the line, and it is answered again")
-        rows[key] = {"response": row["response"], **option_scores(row)}
+        rows[key] = {"response": row["response"], **formats.option_scores(row)}
     cache.write_whole(path, "".join(f"{line}\n" for line in [head, *rest]).encode())
     return rows
 
@@ -155,7 +134,6 @@ def _find_clip(item: Item, root: Path | None) -> Path:
         raise BenchmarkError.at(item.where, fault, "leave it out")
     path = (root or item.root) / item.clips[0]
     if not path.exists():
-        raise FileNotFoundError(
-            f"{item.where}: no clip {path}; fetch the clips, or say where they are with --audio."
-        )
+        remedy = "fetch the clips, or say where they are with --audio"
+        raise FileNotFoundError(f"{item.where}: no clip {path}; {remedy}.")
     return path

@@ -6,38 +6,18 @@ the format of its authors and applies their official rule, and one object of it 
 """
 
 import importlib
-import json
 import math
 import pkgutil
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 
-from desta_lab import cache
-from desta_lab.audio import DataFault
-from desta_lab.clips import unique_keys
-
-WORD = (str, int, float)  # of a field that is read as text: an id or a label may be a number
-NUMBER = (int, float)
-Kind = type | tuple[type, ...] | list["Kind"]  # a list of one kind: a list of such values
-Fields = Mapping[str, Kind]  # of a row
-KIND_NAMES: dict[Any, str] = {
-    str: "a text",
-    dict: "an object",
-    bool: "true or false",
-    WORD: "a text or a number",
-    NUMBER: "a number",
-}
-MAX_NAMED = 5  # faulty ids that a message names
-
-
-class BenchmarkError(DataFault):
-    """A file of a test set is not in its format; the message names the place and the remedy."""
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.formats import BenchmarkError
 
 
 @dataclass(frozen=True)
@@ -66,18 +46,23 @@ class Item:
 
     def __post_init__(self) -> None:
         for clip in self.clips:
-            check_path(self.where, clip)
-        for name in ("scores", "silence"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            if len(values) != len(self.options):
+            stated = PureWindowsPath(clip)  # it knows both slashes
+            if stated.anchor or ".." in stated.parts:
+                fault = f"the path {clip!r} leads out of its folder"
+                raise BenchmarkError.at(self.where, fault, "write one relative to it")
+        for name, values in (("scores", self.scores), ("silence", self.silence)):
+            if values is not None and len(values) != len(self.options):
                 fault = f"{len(values)} {name} for {len(self.options)} options"
                 fault += f" ({', '.join(self.options)})"
                 raise BenchmarkError.at(self.where, fault, "write one for each, in their order")
-            if not all(map(math.isfinite, values)):
-                fault = f"{name} are {list(values)}, not all finite"
+            if not all(map(math.isfinite, values or ())):
+                fault = f"{name} are {list(values or ())}, not all finite"
                 raise BenchmarkError.at(self.where, fault, "answer it again in float32")
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What the question is known by."""
+        return self.group, self.hop, self.id
 
 
 class Benchmark(ABC):
@@ -93,8 +78,8 @@ class Benchmark(ABC):
 
     def recognises(self, path: Path) -> bool:
         """Whether the files under a path are of this test set."""
-        contents = (read_json(file) for file in find_json(path))
-        return bool(find_files(path, self.questions)) or any(
+        contents = map(formats.read_json, formats.find_json(path))
+        return bool(formats.find_files(path, self.questions)) or any(
             isinstance(content, dict) and self.answers in content for content in contents
         )
 
@@ -117,24 +102,19 @@ class Benchmark(ABC):
     def read(self, path: Path | str) -> list[Item]:
         """`parse`, checked: at least one question, and none twice.
 
-        Raises:
-            BenchmarkError: A file or row is not in the format; the message names it and the remedy.
+        Raises BenchmarkError, which names the file or row that is not in the format.
         """
         items = self.parse(Path(path))
         if not items:
-            raise BenchmarkError(
-                f"{path}: no question here; give the folder or file that holds {self.files}."
-            )
-        refuse_repeated(path, [" ".join((i.group, i.hop, i.id)).strip() for i in items])
+            remedy = f"give the folder or file that holds {self.files}"
+            raise BenchmarkError.at(path, "no question here", remedy)
+        formats.refuse_repeated(path, [" ".join(item.key).strip() for item in items])
         return items
 
     def answered_row(self, item: Item) -> dict[str, Any]:
         """The question's row with the response and, of a choice, the scores of its options."""
         scores = {} if item.scores is None else {"scores": item.scores, "silence": item.silence}
         return {**item.row, self.response_field: item.response, **scores}
-
-
-# ---- finding a test set ----
 
 
 def list_benchmarks() -> dict[str, Benchmark]:
@@ -149,8 +129,7 @@ def list_benchmarks() -> dict[str, Benchmark]:
 def get_benchmark(name: str | None, path: Path) -> Benchmark:
     """The test set of this name or, without a name, the one that the files under a path are of.
 
-    Raises:
-        BenchmarkError: There is none, or the files could be of several.
+    Raises BenchmarkError if there is none, or if the files could be of several.
     """
     known = list_benchmarks()
     if name is not None and name not in known:
@@ -160,139 +139,7 @@ def get_benchmark(name: str | None, path: Path) -> Benchmark:
         return found[0]
     if found:
         names = " or ".join(one.name for one in found)
-        raise BenchmarkError(f"{path}: files of {names}; say which with --benchmark.")
+        raise BenchmarkError.at(path, f"files of {names}", "say which with --benchmark")
     files = "; ".join(f"{one.name}: {one.files}" for one in known.values())
-    raise BenchmarkError(
-        f"{path}: files of no test set here ({files}); give the folder or file of the questions or "
-        "answers, or "
-        "name the test set with --benchmark."
-    )
-
-
-# ---- files and fields ----
-
-
-def find_files(path: Path, name: str) -> list[Path]:
-    """Files of this name: the path itself, in it, or in its folders."""
-    if path.name == name:
-        return [path]
-    return sorted([*path.glob(name), *path.glob(f"*/{name}")])
-
-
-def find_json(path: Path) -> list[Path]:
-    """The JSON files of a folder, or the path itself, without judgements."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    return [f for f in files if f.suffix == ".json" and not f.stem.endswith("_judgements")]
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
-
-    Raises:
-        BenchmarkError: It cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise BenchmarkError.at(path, f"no text in UTF-8 ({error})", "save it in UTF-8") from error
-
-
-def parse_json(text: str, where: Path | str) -> Any:
-    """The value of a JSON text, in which no key stands twice and every number is finite.
-
-    Raises:
-        BenchmarkError: It is none; the message begins with `where`.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BenchmarkError.at(where, f"no JSON ({error})", "write it again") from error
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises BenchmarkError as `read_text` and `parse_json` do."""
-    return parse_json(read_text(path), path)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def refuse_repeated(where: Path | str, names: Sequence[str]) -> None:
-    """Refuse names of which one stands there twice.
-
-    Raises:
-        BenchmarkError: Naming them.
-    """
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        verb = "is there twice" if len(repeated) == 1 else "are there twice"
-        raise BenchmarkError.at(where, f"{name_some(repeated)} {verb}", "keep one of each")
-
-
-def name_some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
-def check_path(where: str, path: str) -> None:
-    """Refuse a path that a file states and that leads out of its folder, by either slash.
-
-    Raises:
-        BenchmarkError: Naming it.
-    """
-    stated = PureWindowsPath(path)
-    if stated.anchor or ".." in stated.parts:
-        fault = f"the path {path!r} leads out of its folder"
-        raise BenchmarkError.at(where, fault, "write one relative to it")
-
-
-def write_json(path: Path, content: Any) -> Path:
-    """Write a JSON file, whole; returns its path."""
-    cache.write_whole(path, f"{json.dumps(content, indent=1, allow_nan=False)}\n".encode())
-    return path
-
-
-def check_fields(where: str, row: Any, required: Fields, optional: Fields | None = None) -> None:
-    """Refuse a row in which a required field is missing or empty, or a field is of another kind.
-
-    An optional field that is null is missing.
-
-    Raises:
-        BenchmarkError: Naming the fields.
-    """
-    missing = list(required) or ["field"]
-    if isinstance(row, dict):
-        missing = [name for name in required if row.get(name) in (None, "", [])]
-    if missing:
-        fault = f"no {', '.join(missing)}"
-        raise BenchmarkError.at(where, fault, "add it, or name the right --benchmark")
-    for name, kind in {**required, **(optional or {})}.items():
-        if row.get(name) is not None and not _is_of(row[name], kind):
-            fault = f"{name} is {json.dumps(row[name])[:40]}, not {_name_kind(kind)}"
-            raise BenchmarkError.at(where, fault, "correct its type")
-
-
-def _is_of(value: Any, kind: Kind) -> bool:
-    if isinstance(kind, list):
-        return isinstance(value, list) and all(_is_of(one, kind[0]) for one in value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _name_kind(kind: Kind) -> str:
-    return f"a list, each {KIND_NAMES[kind[0]]}" if isinstance(kind, list) else KIND_NAMES[kind]
-
-
-ANSWER_FIELDS: Fields = {"scores": [NUMBER], "silence": [NUMBER]}
-
-
-def first_text(row: Mapping[str, Any], *names: str) -> str | None:
-    """The first of these fields that is there, as text."""
-    return next((str(row[name]) for name in names if row.get(name) is not None), None)
-
-
-def option_scores(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of options that an answer's row holds, as `Item` takes them."""
-    names = [name for name in ANSWER_FIELDS if row.get(name) is not None]
-    return {name: tuple(map(float, row[name])) for name in names}
+    remedy = "give the folder or file of the questions or answers, or name it with --benchmark"
+    raise BenchmarkError.at(path, f"files of no test set here ({files})", remedy)

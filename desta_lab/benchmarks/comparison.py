@@ -1,13 +1,14 @@
 """What was measured on a public test set beside what was published about other systems."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from desta_lab.benchmarks.benchmark import Benchmark, BenchmarkError
+from desta_lab.benchmarks.benchmark import Benchmark
+from desta_lab.benchmarks.formats import BenchmarkError
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.csv"
 COLUMNS = ["system", "metric", "protocol", "value", "low", "high", "clips", "chance"]
@@ -18,28 +19,26 @@ MARKS = {"*": "told by another protocol", "†": "other items"}  # what cannot b
 def read_published(name: str) -> pd.DataFrame:
     """What public repositories say of other systems, with source, protocol and number of items.
 
-    A part of a test set has its own name: "SAKURA gender".
-
-    Raises:
-        BenchmarkError: Nothing was read about it.
+    A part of a test set has its own name: "SAKURA gender". Raises BenchmarkError if there is none.
     """
     table = pd.read_csv(PUBLISHED)
-    if name not in set(table["benchmark"]):
+    found = table[table["benchmark"] == name]
+    if found.empty:
         known = ", ".join(table["benchmark"].unique())
         raise BenchmarkError(f"Nothing published about {name!r}; there is {known}.")
-    return table[table["benchmark"] == name]
+    return found
 
 
 def pivot_protocols(measured: pd.DataFrame) -> pd.DataFrame:
     """What `Benchmark.score` found, a row per group and metric and a column per protocol."""
     value = [f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" for row in measured.itertuples()]
     protocol = "judged_by" if "judged_by" in measured else "protocol"
-    cells = measured.assign(value=value)
-    wide = cells.pivot(index=["group", "metric"], columns=protocol, values="value")
+    rows = ["group", "metric"]
+    wide = measured.assign(value=value).pivot(index=rows, columns=protocol, values="value")
     more = [name for name in ("chance", "commonest", "unparsed", "clips") if name in measured]
-    rest = measured.groupby(["group", "metric"])[more].max().round(1)
-    order = measured[["group", "metric"]].drop_duplicates().apply(tuple, axis=1).tolist()
-    return wide[list(dict.fromkeys(measured[protocol]))].join(rest).loc[order]
+    rest = measured.groupby(rows)[more].max().round(1)
+    order = pd.MultiIndex.from_frame(measured[rows].drop_duplicates())
+    return wide[measured[protocol].unique()].join(rest).loc[order]
 
 
 def compare_with_published(
@@ -64,19 +63,16 @@ def compare_with_published(
     theirs = theirs[theirs["metric"].isin(ours["metric"])].assign(kind="published")
     if theirs.empty:
         return ours.reindex(columns=COLUMNS), "Nothing published about it is stored here."
-    reasons = [
-        (row.metric, _differences(row, ours[ours["metric"] == row.metric]))
-        for row in theirs.itertuples()
-    ]
-    theirs["differs"] = ["".join(found) for _, found in reasons]
+    reasons = [_differences(row, ours) for row in theirs.itertuples()]
+    theirs["differs"] = ["".join(found) for found in reasons]
     both = pd.concat([ours, theirs], ignore_index=True)
-    return both.reindex(columns=COLUMNS), _note(reasons)
+    return both.reindex(columns=COLUMNS), _note(theirs["metric"], reasons)
 
 
 def _differences(published: Any, ours: pd.DataFrame) -> dict[str, str]:
     """Why a published row cannot be compared with ours of the same metric: mark → reason."""
-    ours = ours[ours["kind"] == "measured"]
-    protocols, clips = dict.fromkeys(ours["protocol"]), int(ours["clips"].max())
+    ours = ours[(ours["metric"] == published.metric) & (ours["kind"] == "measured")]
+    protocols, clips = ours["protocol"].unique(), int(ours["clips"].max())
     found = {}
     if published.protocol.split(" (")[0] not in protocols:
         found["*"] = f"{published.protocol} there, {' or '.join(protocols)} here"
@@ -85,19 +81,18 @@ def _differences(published: Any, ours: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _note(reasons: Sequence[tuple[str, dict[str, str]]]) -> str:
-    sentences = []
+def _note(metrics: Iterable[str], reasons: Sequence[dict[str, str]]) -> str:
+    sentences = ["Hollow: published, without intervals."]
     for mark, meaning in MARKS.items():
-        metrics: dict[str, dict[str, None]] = {}
-        for metric, found in reasons:
+        because: dict[str, dict[str, None]] = {}  # reason → its metrics, each once
+        for metric, found in zip(metrics, reasons, strict=True):
             if mark in found:
-                metrics.setdefault(found[mark], {})[metric] = None
-        if metrics:
-            parts = "; ".join(f"{', '.join(names)}: {why}" for why, names in metrics.items())
-            sentences.append(f"{mark} {meaning}: {parts}.")
-    if sentences:
+                because.setdefault(found[mark], {})[metric] = None
+        parts = "; ".join(f"{', '.join(names)}: {why}" for why, names in because.items())
+        sentences += [f"{mark} {meaning}: {parts}."] if parts else []
+    if len(sentences) > 1:
         sentences.append("A marked number must not be compared.")
-    return " ".join(["Hollow: published, without intervals.", *sentences])
+    return " ".join(sentences)
 
 
 def _published_rows(benchmark: Benchmark, groups: Sequence[str]) -> pd.DataFrame:

@@ -9,20 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from desta_lab.benchmarks.benchmark import (
-    ANSWER_FIELDS,
-    WORD,
-    BenchmarkError,
-    Fields,
-    Item,
-    check_fields,
-    find_files,
-    find_json,
-    first_text,
-    option_scores,
-    read_json,
-    write_json,
-)
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.benchmark import Item
+from desta_lab.benchmarks.formats import ANSWER_FIELDS, WORD, BenchmarkError, Fields
 from desta_lab.benchmarks.multiple_choice import MAX_OPTIONS, MultipleChoice
 
 REQUIRED: Fields = {"instruction": str, "label": WORD}
@@ -45,7 +34,7 @@ class DynamicSuperb(MultipleChoice):
         items = []
         for instance, file, rows in _instances(path):
             for clip, row in rows:
-                check_fields(f"{file}, {clip}", row, REQUIRED, OPTIONAL)
+                formats.check_fields(f"{file}, {clip}", row, REQUIRED, OPTIONAL)
             labels = tuple(sorted({str(row["label"]) for _, row in rows}))
             items += [_item(instance, file, clip, row, labels) for clip, row in rows]
         return items
@@ -55,7 +44,7 @@ class DynamicSuperb(MultipleChoice):
         for group in dict.fromkeys(item.group for item in items):
             some = [item for item in items if item.group == group]
             rows = [{**self.answered_row(item), "id": item.id} for item in some]
-            paths.append(write_json(folder / f"{group}.json", {"predictions": rows}))
+            paths.append(formats.write_json(folder / f"{group}.json", {"predictions": rows}))
         return paths
 
     def is_right(self, item: Item, right: int) -> bool | None:
@@ -67,35 +56,27 @@ class DynamicSuperb(MultipleChoice):
 
 def _instances(path: Path) -> Iterator[tuple[str, Path, list[tuple[str, Any]]]]:
     """(instance, file, (clip, row)s): of the questions or, where there are none, of the answers."""
-    questions = [file.resolve() for file in find_files(path, "metadata.json")]
+    questions = [file.resolve() for file in formats.find_files(path, "metadata.json")]
     for file in questions:
-        content = read_json(file)
+        content = formats.read_json(file)
         if not isinstance(content, dict):
             remedy = "write Dynamic-SUPERB's, or name the right --benchmark"
             raise BenchmarkError.at(file, "no JSON object of clips", remedy)
         yield file.parent.name, file, list(content.items())
-    for file in [] if questions else find_json(path):
-        content = read_json(file)
-        check_fields(str(file), content, {"predictions": [dict]})
-        yield (
-            file.stem,
-            file,
-            [
-                (str(row.get("id", f"prediction {place}")), row)
-                for place, row in enumerate(content["predictions"])
-            ],
-        )
+    for file in [] if questions else formats.find_json(path):
+        content = formats.read_json(file)
+        formats.check_fields(str(file), content, {"predictions": [dict]})
+        rows = enumerate(content["predictions"])
+        yield file.stem, file, [(str(row.get("id", f"prediction {n}")), row) for n, row in rows]
 
 
 def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ...]) -> Item:
     where = f"{file}, {clip}"
     options = _listed_options(row["instruction"], str(row["label"])) or labels
     if not 2 <= len(options) <= MAX_OPTIONS:
-        raise BenchmarkError(
-            f"{where}: {len(options)} options; only closed questions are scored, whose instruction "
-            f"says 'The answer could be … or …' or whose file has 2 to {MAX_OPTIONS} different "
-            "labels."
-        )
+        remedy = "only closed questions are scored, whose instruction says 'The answer could be … "
+        remedy += f"or …' or whose file has 2 to {MAX_OPTIONS} different labels"
+        raise BenchmarkError.at(where, f"{len(options)} options", remedy)
     pair = Path(clip).with_name(f"{Path(clip).stem}_pair{Path(clip).suffix}").as_posix()
     clips = [clip, pair] if row.get("file2") else [clip]
     return Item(
@@ -107,9 +88,9 @@ def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ..
         root=file.parent.parent,
         options=options,
         answer=str(row["label"]),
-        response=first_text(row, "pred"),
+        response=formats.first_text(row, "pred"),
         row=row,
-        **option_scores(row),
+        **formats.option_scores(row),
     )
 
 

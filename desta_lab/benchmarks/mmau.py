@@ -10,19 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from desta_lab.benchmarks.benchmark import (
-    ANSWER_FIELDS,
-    WORD,
-    BenchmarkError,
-    Fields,
-    Item,
-    check_fields,
-    find_json,
-    first_text,
-    option_scores,
-    read_json,
-    write_json,
-)
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.benchmark import Item
+from desta_lab.benchmarks.formats import ANSWER_FIELDS, WORD, BenchmarkError, Fields
 from desta_lab.benchmarks.multiple_choice import MAX_OPTIONS, MultipleChoice, strip_letters
 
 REQUIRED: Fields = {"id": WORD, "audio_id": str, "question": str, "choices": [WORD]}
@@ -41,12 +31,12 @@ class MMAU(MultipleChoice):
     averages_items = True
 
     def recognises(self, path: Path) -> bool:
-        return any(isinstance(read_json(file), list) for file in find_json(path))
+        return any(isinstance(formats.read_json(file), list) for file in formats.find_json(path))
 
     def parse(self, path: Path) -> list[Item]:
         items = []
-        for file in find_json(path):
-            rows = read_json(file)
+        for file in formats.find_json(path):
+            rows = formats.read_json(file)
             if not isinstance(rows, list):
                 remedy = "write MMAU's JSON list, or name the right --benchmark"
                 raise BenchmarkError.at(file, "no list of questions", remedy)
@@ -55,7 +45,7 @@ class MMAU(MultipleChoice):
 
     def _item(self, file: Path, index: int, row: Any) -> Item:
         where = f"{file}, item {index}"
-        check_fields(where, row, REQUIRED, OPTIONAL)
+        formats.check_fields(where, row, REQUIRED, OPTIONAL)
         options = strip_letters(row["choices"], where)
         if not 2 <= len(options) <= MAX_OPTIONS:
             remedy = f"write 2 to {MAX_OPTIONS}"
@@ -72,15 +62,15 @@ class MMAU(MultipleChoice):
             clips=(row["audio_id"].removeprefix("./"),),
             root=file.resolve().parent,
             options=options,
-            answer=first_text(row, "answer"),
-            response=first_text(row, *RESPONSES),
+            answer=formats.first_text(row, "answer"),
+            response=formats.first_text(row, *RESPONSES),
             row=row,
-            **option_scores(row),
+            **formats.option_scores(row),
         )
 
     def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
         rows = [self.answered_row(item) | dict.fromkeys(RESPONSES, item.response) for item in items]
-        return [write_json(folder / "mmau.json", rows)]
+        return [formats.write_json(folder / "mmau.json", rows)]
 
     def is_right(self, item: Item, right: int) -> bool | None:
         if item.response is None:

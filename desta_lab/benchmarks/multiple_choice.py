@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from desta_lab.benchmarks.benchmark import Benchmark, BenchmarkError, Item
+from desta_lab.benchmarks.benchmark import Benchmark, Item
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.evaluation.statistics import percentile_interval, resample_weights
 from desta_lab.world.describe import named_by_phrases
 
@@ -31,15 +32,13 @@ _DENIED_AFTER = re.compile(
 _BRACKETED = re.compile(
     r"(?<![A-Za-z])[(\[（]?([A-Za-z])[)）](?![A-Za-z])|\[([A-Za-z])\](?![A-Za-z])"
 )
-_STATED = (
-    re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is correct"
-        r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
-        r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|choose|pick|select|答案是?|选择?)"
-        r"\s*[:：=–-]?\s*[\"'“]?([A-Za-z])"
-        r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
-        r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
-        r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
-    )
+_STATED = re.compile(  # "B." first, "B" alone, "The answer is B", "Option B is right", "B is best"
+    r"^[^\w(\[（]*([A-Za-z])(?:\s*[.:]|\s+[-–—]\s|[^\w)\]）]*$)"
+    r"|(?:\b(?i:answer|option|choice|letter)(?i:\s+is)?|choose|pick|select|答案是?|选择?)"
+    r"\s*[:：=–-]?\s*[\"'“]?([A-Za-z])"
+    r"(?=\s*(?:[.,;:!?\"'”)]|$|\n|\b(?:because|since|as)\b))"
+    r"|\b(?i:option|choice|letter)\s+([A-Z])\b"
+    r"|\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
 )
 _LETTERED = re.compile(r"^\s*\(?([A-Za-z])[).:]\s*")
 
@@ -63,29 +62,24 @@ class MultipleChoice(Benchmark):
         """Items as 0 or 1 by every protocol, NaN where it needs what is not there.
 
         `unparsed` is 1 where no single option was named. What has no right option is left out, with
-        all that was asked about its clip, and named in `attrs["left_out"]`.
-
-        Raises:
-            BenchmarkError: Not one item has a right option; the message is that of the first.
+        all that was asked about its clip, and named in `attrs["left_out"]`. Raises BenchmarkError,
+        that of the first item, if not one has a right option.
         """
-        rights: dict[int, int] = {}
+        rows: list[dict[str, Any]] = []
         faults: list[BenchmarkError] = []
         out: set[tuple[str, str]] = set()
-        for place, item in enumerate(items):
+        for item in items:
             try:
-                rights[place] = find_right(item)
+                rows.append(self._grade(item, find_right(item)))
             except BenchmarkError as error:
                 faults.append(error)
                 out.add((item.group, item.id))
-        rows = [
-            self._grade(items[place], right)
-            for place, right in rights.items()
-            if (items[place].group, items[place].id) not in out
-        ]
+        rows = [row for row in rows if (row["group"], row["id"]) not in out]
         if not rows:
             raise faults[0]
-        protocols = ("ranked", "calibrated", "silence", "parsed", "unparsed", self.official)
-        table = pd.DataFrame(rows).astype(dict.fromkeys(protocols, float))
+        protocols = ["ranked", "calibrated", "silence", "parsed", "unparsed", self.official]
+        columns = ["where", "id", "group", "hop", "chance", "letter", *protocols]
+        table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(protocols, float))
         if table["parsed"].notna().any():  # else nothing was generated, and scores may be there
             faults += [
                 BenchmarkError.at(item.where, "no answer, and others have one", "answer it")
@@ -97,46 +91,33 @@ class MultipleChoice(Benchmark):
 
     def _grade(self, item: Item, right: int) -> dict[str, Any]:
         same = same_options(item.options)
-        gain = None
+        scores: dict[str, Any] = {"ranked": item.scores, "silence": item.silence}
         if item.scores is not None and item.silence is not None:
-            gain = np.subtract(item.scores, item.silence)
-        ranked, calibrated, silence = (
-            None if scores is None else float(same[int(np.argmax(scores))] == right)
-            for scores in (item.scores, gain, item.silence)
-        )
-        named = None if item.response is None else name_option(item.response, item.options)
-        official = self.is_right(item, right)
-        return {
-            "where": item.where,
-            "id": item.id,
-            "group": item.group,
-            "hop": item.hop,
-            "chance": 1 / len(set(same)),
-            "letter": chr(ord("a") + right),
-            "ranked": ranked,
-            "calibrated": calibrated,
-            "silence": silence,
-            "parsed": None if item.response is None else float(named == right),
-            "unparsed": None if item.response is None else float(named is None),
-            self.official: None if official is None else float(official),
+            scores["calibrated"] = np.subtract(item.scores, item.silence)
+        judged: dict[str, Any] = {
+            name: same[int(np.argmax(of_option))] == right
+            for name, of_option in scores.items()
+            if of_option is not None
         }
+        if item.response is not None:
+            named = name_option(item.response, item.options)
+            judged |= {"parsed": named == right, "unparsed": named is None}
+        place = {"where": item.where, "id": item.id, "group": item.group, "hop": item.hop}
+        about = {"chance": 1 / len(set(same)), "letter": chr(ord("a") + right)}
+        return {**place, **about, **judged, self.official: self.is_right(item, right)}
 
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Per cent right of every group and of all by every protocol, with intervals over clips.
 
         `commonest` is the share of the commonest right letter: near `chance` where letters are
-        balanced. Items that cannot be scored are named in `attrs["left_out"]`.
-
-        Raises:
-            BenchmarkError: No item has an answer, or a right option.
+        balanced. Items that cannot be scored are named in `attrs["left_out"]`. Raises
+        BenchmarkError if no item has an answer, or a right option.
         """
         table = self.grade(items)
         protocols = ("ranked", "calibrated", "parsed", self.official, "silence")
         if table[list(protocols)].isna().all(axis=None):
-            raise BenchmarkError(
-                f"{items[0].where}: no answer here, nor elsewhere; write them with `python -m "
-                "desta_lab answer`."
-            )
+            remedy = "write them with `python -m desta_lab answer`"
+            raise BenchmarkError.at(items[0].where, "no answer here, nor elsewhere", remedy)
         rows = [row for protocol in protocols for row in self._score(table, protocol)]
         scored = pd.DataFrame(rows)
         scored.attrs |= table.attrs
@@ -165,11 +146,9 @@ class MultipleChoice(Benchmark):
                 "unparsed": 100 * some["unparsed"].mean() if protocol == "parsed" else np.nan,
             }
             for metric, column in zip(everything.columns, drawn.T, strict=True):
-                interval = dict(
-                    zip(("value", "low", "high"), percentile_interval(column), strict=True)
-                )
                 named = {"group": name, "metric": metric, "protocol": protocol}
-                rows.append({**named, **interval, **about})
+                value, low, high = percentile_interval(column)
+                rows.append({**named, "value": value, "low": low, "high": high, **about})
         return rows
 
 
@@ -221,7 +200,7 @@ def name_option(response: str, options: Sequence[str]) -> int | None:
 def _letters(pattern: re.Pattern[str], text: str) -> set[str]:
     """The letters that a pattern finds and that nothing around them denies."""
     return {
-        (match[match.lastindex or 0]).lower()
+        match[match.lastindex or 0].lower()
         for match in pattern.finditer(text)
         if not _DENIED_BEFORE.search(text[max(0, match.start() - 40) : match.start()].lower())
         and not _DENIED_AFTER.match(text[match.end(match.lastindex or 0) :].lower())
@@ -239,8 +218,7 @@ def _bare(text: str) -> str:
 def find_right(item: Item) -> int:
     """The index of the right option, from its letter or its text.
 
-    Raises:
-        BenchmarkError: There is no answer, it is none of the options, or all options are the same.
+    Raises BenchmarkError if there is no answer, it is no option, or all options are the same.
     """
     if item.answer is None:
         fault = "no answer; it was not published with this part"
@@ -259,9 +237,7 @@ def find_right(item: Item) -> int:
 def strip_letters(options: Sequence[Any], where: str = "the options") -> tuple[str, ...]:
     """Options without their letters, where every one has its own: "(A) dog" or "B. cat".
 
-    Raises:
-        BenchmarkError: The letters are those of all options in another order, or an option is
-            empty.
+    Raises BenchmarkError if letters are those of all options in another order, or one is empty.
     """
     texts = [str(option) for option in options]
     found = [_LETTERED.match(text) for text in texts]

@@ -10,29 +10,14 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
 
-from desta_lab.benchmarks.benchmark import (
-    ANSWER_FIELDS,
-    WORD,
-    BenchmarkError,
-    Fields,
-    Item,
-    check_fields,
-    find_files,
-    find_json,
-    first_text,
-    name_some,
-    option_scores,
-    read_json,
-    read_text,
-    refuse_repeated,
-    write_json,
-)
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.benchmark import Item
+from desta_lab.benchmarks.formats import ANSWER_FIELDS, WORD, BenchmarkError, Fields
 from desta_lab.benchmarks.multiple_choice import MultipleChoice
 
 HOPS = ("single", "multi")
@@ -55,24 +40,23 @@ class Sakura(MultipleChoice):
     official = "judge"
 
     def parse(self, path: Path) -> list[Item]:
-        tables = find_files(path, "metadata.csv")
+        tables = formats.find_files(path, "metadata.csv")
         if tables:
             return [item for table in tables for item in _questions(table)]
-        return [item for file in find_json(path) for item in _answers(file)]
+        return [item for file in formats.find_json(path) for item in _answers(file)]
 
     def write(self, items: Sequence[Item], folder: Path) -> list[Path]:
         paths = []
         for group, hop in dict.fromkeys((item.group, item.hop) for item in items):
             some = [item for item in items if (item.group, item.hop) == (group, hop)]
-            results = {item.id: self._result(item) for item in some}
+            results = {
+                item.id: {"instruction": item.question, "label": item.answer}
+                | self.answered_row(item)
+                for item in some
+            }
             content = {"attribute": group, "type": hop, "results": results}
-            paths.append(write_json(folder / f"{group}_{hop}.json", content))
+            paths.append(formats.write_json(folder / f"{group}_{hop}.json", content))
         return paths
-
-    def _result(self, item: Item) -> dict[str, Any]:
-        """An answer as its authors write it, without the question's row, which holds both hops."""
-        about = {"instruction": item.question, "label": item.answer}
-        return {**about, **self.answered_row(replace(item, row={}))}
 
     def is_right(self, item: Item, right: int) -> bool | None:
         return item.judged
@@ -80,8 +64,7 @@ class Sakura(MultipleChoice):
     def clip_metrics(self, table: pd.DataFrame, protocol: str) -> pd.DataFrame:
         """Single, multi, and multi where the same clip's single was right: hops are paired by clip.
 
-        Raises:
-            BenchmarkError: A clip has one hop only.
+        Raises BenchmarkError if a clip has one hop only.
         """
         hops = table.pivot(index="id", columns="hop", values=protocol).reindex(columns=list(HOPS))
         lone = hops.index[hops.isna().any(axis=1) & hops.notna().any(axis=1)]
@@ -96,7 +79,7 @@ class Sakura(MultipleChoice):
 def _questions(table: Path) -> Iterator[Item]:
     track = table.resolve().parent
     for where, row in _read_table(table):
-        check_fields(where, row, QUESTION_FIELDS)
+        formats.check_fields(where, row, QUESTION_FIELDS)
         clip = f"{track.name}/audio/{row['file']}"
         for hop in HOPS:
             question = row[f"{hop}_instruction"]
@@ -110,16 +93,15 @@ def _questions(table: Path) -> Iterator[Item]:
                 root=track.parent,
                 options=lettered_options(question, where),
                 answer=row[f"{hop}_answer"],
-                row=row,
             )
 
 
 def _read_table(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a CSV file, each with its place."""
-    rows = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
+    rows = csv.DictReader(io.StringIO(formats.read_text(table), newline=""), strict=True)
     try:
         columns = rows.fieldnames or []
-        refuse_repeated(f"{table}, line 1", [f"the column {name!r}" for name in columns])
+        formats.refuse_repeated(f"{table}, line 1", [f"the column {name!r}" for name in columns])
         for row in rows:
             where = f"{table}, line {rows.line_num}"
             if None in row:
@@ -132,8 +114,8 @@ def _read_table(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _answers(file: Path) -> Iterator[Item]:
-    content = read_json(file)
-    check_fields(str(file), content, RESULTS_FIELDS)
+    content = formats.read_json(file)
+    formats.check_fields(str(file), content, RESULTS_FIELDS)
     group, hop = content["attribute"].lower(), content["type"]
     if hop not in HOPS:
         fault = f"type {hop!r} is neither single nor multi"
@@ -145,7 +127,7 @@ def _answers(file: Path) -> Iterator[Item]:
     for clip, row in content["results"].items():
         where = f"{file}, {clip}"
         fields: Fields = {"instruction": str, "label": str}
-        check_fields(where, row, fields, {"response": WORD, **ANSWER_FIELDS})
+        formats.check_fields(where, row, fields, {"response": WORD, **ANSWER_FIELDS})
         yield Item(
             where=where,
             id=clip,
@@ -156,10 +138,9 @@ def _answers(file: Path) -> Iterator[Item]:
             root=file.parent,
             options=lettered_options(row["instruction"], where),
             answer=row["label"],
-            response=first_text(row, "response"),
+            response=formats.first_text(row, "response"),
             judged=judged.get(clip),
-            row=row,
-            **option_scores(row),
+            **formats.option_scores(row),
         )
 
 
@@ -167,14 +148,14 @@ def _read_judgements(file: Path, asked: Collection[str]) -> dict[str, bool]:
     """A judge's word by clip; where it gave none there is none."""
     if not file.exists():
         return {}
-    content = read_json(file)
-    check_fields(str(file), content, {"results": dict})
+    content = formats.read_json(file)
+    formats.check_fields(str(file), content, {"results": dict})
     if unknown := [clip for clip in content["results"] if clip not in asked]:
-        fault = f"{name_some(unknown)} judged, but not answered"
+        fault = f"{formats.name_some(unknown)} judged, but not answered"
         raise BenchmarkError.at(file, fault, "let the judge read these answers")
     judged = {}
     for clip, row in content["results"].items():
-        check_fields(f"{file}, {clip}", row, {}, {"Judgement": str})
+        formats.check_fields(f"{file}, {clip}", row, {}, {"Judgement": str})
         word = (row.get("Judgement") or "").strip().lower()
         if word and word not in VERDICTS:
             fault = f"the judgement {word!r} is neither correct nor incorrect"
@@ -187,8 +168,7 @@ def _read_judgements(file: Path, asked: Collection[str]) -> dict[str, bool]:
 def lettered_options(question: str, where: str = "the question") -> tuple[str, ...]:
     """The options written as "(a) … (b) …" at the end of a question.
 
-    Raises:
-        BenchmarkError: There are not two of them with letters in order.
+    Raises BenchmarkError if there are not two of them with letters in order.
     """
     _, *parts = re.split(r"\(([A-Za-z])\)", question)
     letters = [letter.lower() for letter in parts[::2]]

@@ -20,19 +20,9 @@ import numpy as np
 import pandas as pd
 
 from desta_lab import cache
-from desta_lab.benchmarks.benchmark import (
-    WORD,
-    Benchmark,
-    BenchmarkError,
-    Fields,
-    Item,
-    check_fields,
-    first_text,
-    name_some,
-    parse_json,
-    read_text,
-    refuse_repeated,
-)
+from desta_lab.benchmarks import formats
+from desta_lab.benchmarks.benchmark import Benchmark, Item
+from desta_lab.benchmarks.formats import WORD, BenchmarkError, Fields
 from desta_lab.evaluation.constraints import CHECKS, Check, is_obeyed, number_sentences
 from desta_lab.evaluation.statistics import interval_ends, resample_rows
 
@@ -92,7 +82,7 @@ class SpeechIFEval(Benchmark):
         """
         own = check_items(items)
         theirs = None if text is None else check_items(text)
-        judged = (own["protocol"] == "judge").any()
+        judged = "judge" in set(own["protocol"])
         names = [name for name in PROTOCOLS if name != "judge" or judged]
         return pd.concat([_score(own, theirs, name) for name in names], ignore_index=True)
 
@@ -117,57 +107,57 @@ def find_sets(folder: Path) -> dict[str, Path]:
 def _items(name: str, file: Path) -> Iterator[Item]:
     root = file.parent.parent if file.parent.name == "eval_data" else file.parent
     rows = list(_read_rows(file))
-    refuse_repeated(file, [str(row["id"]) for _, row in rows if row.get("id") is not None])
+    ids = [str(row["id"]) for _, _, row in rows if row.get("id") is not None]
+    formats.refuse_repeated(file, ids)
     judge = file.parent / "reports" / f"llm_eval@{file.name}"
-    judged = _read_judge(judge, rows) if name == "cot" and judge.exists() else {}
-    for line, row in rows:
-        where = f"{file}, line {line}"
+    asked = {key for _, key, _ in rows}
+    judged = _read_judge(judge, asked) if name == "cot" and judge.exists() else {}
+    for where, key, row in rows:
         if "response" not in row and not {"instruction", "audio_filepath"} <= set(row):
             fault = "no field response and, of a question, instruction or audio_filepath"
             raise BenchmarkError.at(where, fault, "add it")
         yield Item(
             where=where,
-            id=_question_key(line, row),
+            id=key,
             question=row.get("instruction") or "",
             group=name,
             clips=(row["audio_filepath"],) if row.get("audio_filepath") else (),
             root=root / "audios",
-            response=first_text(row, "response"),
-            judged=judged.get(_question_key(line, row)),
+            response=formats.first_text(row, "response"),
+            judged=judged.get(key),
             row=row,
         )
 
 
 def _question_key(line: int, row: Mapping[str, Any]) -> str:
-    """What a question is known by in every file: clip and instruction or, without, id or line."""
+    """What a question is known by in every file: clip and instruction, else its id or line."""
     if row.get("audio_filepath") and row.get("instruction"):
         return f"{row['audio_filepath']}: {row['instruction']}"
     return str(line if row.get("id") is None else row["id"])
 
 
-def _read_judge(file: Path, asked: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, bool]:
+def _read_judge(file: Path, asked: set[str]) -> dict[str, bool]:
     """A judge's word on every answered row, by question."""
-    words: dict[str, bool] = {}
-    for line, row in _read_rows(file):
-        check_fields(f"{file}, line {line}", row, {"correct": bool})
-        key = _question_key(line, row)
-        refuse_repeated(file, [key] * (1 + (key in words)))
-        words[key] = row["correct"]
-    keys = [_question_key(line, row) for line, row in asked]
-    if apart := sorted(set(keys) ^ set(words)):
-        fault = f"{len(words)} judged and {len(keys)} answered, apart in {name_some(apart)}"
+    rows = list(_read_rows(file))
+    for where, _, row in rows:
+        formats.check_fields(where, row, {"correct": bool})
+    words = {key: row["correct"] for _, key, row in rows}
+    formats.refuse_repeated(file, [key for _, key, _ in rows])
+    if apart := sorted(asked ^ words.keys()):
+        some = formats.name_some(apart)
+        fault = f"{len(words)} judged and {len(asked)} answered, apart in {some}"
         raise BenchmarkError.at(file, fault, "let the judge read these answers, all of them")
     return words
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSONL file with their line numbers, each field of its kind."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+def _read_rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Rows of a JSONL file with their places and questions, each field of its kind."""
+    for number, line in enumerate(formats.read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            row = parse_json(line, where)
-            check_fields(where, row, {}, FIELDS)
-            yield number, row
+            row = formats.parse_json(line, where)
+            formats.check_fields(where, row, {}, FIELDS)
+            yield where, _question_key(number, row), row
 
 
 # ---- the rules ----
@@ -188,17 +178,14 @@ def number_paragraphs(answer: str, *, num_paragraphs: int) -> bool:
 
 # The repository holds IFEval's code for these two, which does not give its published verdicts;
 # these give every one of them (DeSTA2's 1,333 answers).
-PUBLISHED_CHECKS: Mapping[str, Check] = {
-    **CHECKS,
+PUBLISHED: Mapping[str, Check] = {
     "detectable_format:number_bullet_lists": number_bullet_lists,
     "length_constraints:number_paragraphs": number_paragraphs,
 }
-RULES = {"rule": PUBLISHED_CHECKS, "IFEval": CHECKS}
+RULES = {"rule": {**CHECKS, **PUBLISHED}, "IFEval": CHECKS}
 
 
-def follows_constraints(
-    row: Mapping[str, Any], checks: Mapping[str, Check] = PUBLISHED_CHECKS
-) -> bool:
+def follows_constraints(row: Mapping[str, Any], checks: Mapping[str, Check]) -> bool:
     """Whether a response obeys every constraint of its row, strictly; an empty one never does."""
     names, given = row.get("instruction_id_list") or [], row.get("kwargs") or []
     if not names or len(names) != len(given):
@@ -222,10 +209,8 @@ def check_items(items: Sequence[Item]) -> pd.DataFrame:
     """Every answered item by each who judges it: set, id, protocol and followed (0 or 1).
 
     The protocols of constraints are `rule`, as published, and `IFEval`; those of reasoning
-    `our rule` and, where a judge told, `judge`.
-
-    Raises:
-        BenchmarkError: An item has no response, or constraints that no rule knows.
+    `our rule` and, where a judge told, `judge`. Raises BenchmarkError if an item has no response,
+    or constraints that no rule knows.
     """
     rows = []
     for item in items:
@@ -267,20 +252,15 @@ def forgetting_rate(
     """Δ, how much lower the audio model's IFrate is than that of its own text LLM, in per cent.
 
     Δ = (IFrate of the audio model − IFrate of the text LLM) / IFrate of the text LLM, with its
-    interval; both are resampled over the same items. NaN where the text LLM follows nothing.
-
-    Raises:
-        BenchmarkError: They did not answer the same items.
+    interval; both are resampled over the same items. NaN where the text LLM follows nothing. Raises
+    BenchmarkError if they did not answer the same items.
     """
-    ours, theirs = (
-        set(zip(part["set"], part["id"], strict=True))
-        for part in (_of_protocol(audio, protocol), _of_protocol(text, protocol))
-    )
+    parts = (_of_protocol(table, protocol) for table in (audio, text))
+    ours, theirs = (set(zip(part["set"], part["id"], strict=True)) for part in parts)
     if apart := sorted(f"{name} {key}" for name, key in ours ^ theirs):
-        raise BenchmarkError(
-            f"The audio model and its text LLM answered different items ({len(apart)}: "
-            f"{name_some(apart)}; cot by {_reasoning_by(audio, protocol)}); score the same sets."
-        )
+        fault = "The audio model and its text LLM answered different items"
+        some = f"{formats.name_some(apart)}; cot by {_reasoning_by(audio, protocol)}"
+        raise BenchmarkError(f"{fault} ({len(apart)}: {some}); score the same sets.")
     (heard, heard_draws), (read, read_draws) = (_bootstrap_sets(t, protocol) for t in (audio, text))
     with np.errstate(divide="ignore", invalid="ignore"):
         delta = 100 * (_mean(heard) - _mean(read)) / _mean(read)
@@ -303,8 +283,8 @@ def _score(own: pd.DataFrame, text: pd.DataFrame | None, protocol: str) -> pd.Da
 
 def _reasoning_by(table: pd.DataFrame, protocol: str) -> str:
     """Who tells reasoning under a protocol: the judge under IFEval, too, if it was asked."""
-    judged = (table["protocol"] == "judge").any()
-    return PROTOCOLS[protocol][1] or ("judge" if judged else "our rule")
+    judge = "judge" if "judge" in set(table["protocol"]) else "our rule"
+    return PROTOCOLS[protocol][1] or judge
 
 
 def _of_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:

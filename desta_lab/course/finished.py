@@ -192,17 +192,18 @@ def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:
             raise ArchiveError.at(shipped, f"{name}: what determines its result was changed")
         provenance = Provenance(kind, {**about["facts"], "dtype": dtype})
         if not provenance.folder(experiment.root).exists():
-            read = partial(_read_shipped, shipped, name.removesuffix(cache.HEAD))
+            read = partial(_read_shipped, shipped, Provenance(kind, about["facts"]))
             cache.find_or_make(experiment.root, provenance, read)
 
 
-def _read_shipped(shipped: zipfile.ZipFile, folder: str) -> Any:
+def _read_shipped(shipped: zipfile.ZipFile, provenance: Provenance) -> Any:
+    folder = f"results/{provenance.kind}/{provenance.key}/"
     with TemporaryDirectory() as place:
         _extract(shipped, folder, Path(place))
-        try:
-            return cache.read_result(Path(place) / folder)[1]
-        except cache.CacheError as error:
-            raise ArchiveError.at(shipped, f"{folder}: not the result that was packed") from error
+        found = cache.find(Path(place) / "results", provenance)
+    if found is None:
+        raise ArchiveError.at(shipped, f"{folder}: not the result that was packed")
+    return found
 
 
 def _extract(shipped: zipfile.ZipFile, folder: str, place: Path) -> None:

@@ -15,8 +15,8 @@ from desta_lab.evaluation.tasks import (
     json_task,
     task_ladder,
 )
-from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, NEUTRAL, VOCABULARY, Attribute
-from desta_lab.world.describe import attribute_clause, describe
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, VOCABULARY, Attribute
+from desta_lab.world.describe import attribute_clause, describe, fill_neutral
 
 NANO_ROWS = 35_200  # 2,200 steps of 16
 
@@ -221,9 +221,5 @@ def _restate(names: Sequence[str], values: Mapping[str, str], rng: random.Random
 
 def _describe_some(values: Mapping[str, str], rng: random.Random) -> str:
     """`NEUTRAL` with some of its blanks filled in, or none."""
-    sentence, share = NEUTRAL, rng.random()
-    for name in DESCRIBED:
-        if rng.random() < share:
-            attribute = VOCABULARY[name]
-            sentence = sentence.replace(attribute.unknown, attribute.fill_blank(values[name]))
-    return sentence
+    share = rng.random()
+    return fill_neutral({name: values[name] for name in DESCRIBED if rng.random() < share})

@@ -30,9 +30,7 @@ class Attribute:
     question: str
     stem: str  # how a sentence about it begins; the word follows
     answer_stem: str = ""  # how an answer to the question begins, where that is not `stem`
-    known: str = (
-        ""  # its place in SENTENCE: "a {} speed"; an attribute without one is never described
-    )
+    known: str = ""  # its place in SENTENCE, "a {} speed"; without one it is never described
     unknown: str = ""  # what stands there when nothing is known: "some speed"
     filled: str = ""  # what stands there when only some is known, where that is not `known`
     surface: Mapping[str, str] = field(default_factory=dict)

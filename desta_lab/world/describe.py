@@ -8,14 +8,7 @@ from functools import cache
 import regex
 
 from desta_lab.clips import Corpus
-from desta_lab.world.attributes import (
-    ATTRIBUTES,
-    DESCRIBED,
-    NEUTRAL,
-    SENTENCE,
-    VOCABULARY,
-    get_attribute,
-)
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, SENTENCE, VOCABULARY, get_attribute
 from desta_lab.world.public_corpora import PUBLIC_CORPORA
 
 # in front of a phrase: "not", "isn't", "no", …, perhaps with an article
@@ -23,7 +16,6 @@ _NEGATED = regex.compile(
     r"(?:\b(?:not|no|never|without|neither|nor|cannot)|n't)\s+(?:(?:an?|the|any)\s+)?$"
 )
 _NEGATION_WIDTH = 40  # characters before a phrase that are looked at
-
 MAX_OPEN_VALUES = 20  # values of an attribute without a closed vocabulary that can be asked about
 
 
@@ -32,32 +24,30 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
 
     A small backbone answers questions about this sentence at 0.9 to 1.0 where it fails on a list
     of `key: value` pairs (LOG.md). With `topic=True` a second sentence names the topic, which
-    training never mentions: only the text oracle of rung 5 reads it.
-
-    Raises:
-        KeyError: an attribute is missing or has a value that the spoken world does not know.
+    training never mentions: only the text oracle of rung 5 reads it. Raises KeyError if an
+    attribute is missing or has a value that the spoken world does not know.
     """
-    parts = {}
     for name in DESCRIBED:
-        value, values = attributes[name], ATTRIBUTES[name]
-        if value not in values:
-            known = ", ".join(values)
+        if (value := attributes[name]) not in ATTRIBUTES[name]:
+            known = ", ".join(ATTRIBUTES[name])
             raise KeyError(f"The attribute {name} cannot be {value!r}; it is one of {known}.")
-        parts[name] = VOCABULARY[name].in_sentence(value)
+    parts = {name: VOCABULARY[name].in_sentence(attributes[name]) for name in DESCRIBED}
     sentence = SENTENCE.format_map(parts)
     return f"{sentence} {attribute_clause('topic', attributes['topic'])}" if topic else sentence
 
 
 def describe_known(attributes: Mapping[str, str]) -> str:
     """The description of a clip of which something is not known: that is left open (`NEUTRAL`)."""
-    if all(attributes.get(name) in ATTRIBUTES[name] for name in DESCRIBED):
-        return describe(attributes)
-    sentence = NEUTRAL
-    for name in DESCRIBED:
-        if name in attributes:
-            blank = VOCABULARY[name].unknown
-            sentence = sentence.replace(blank, VOCABULARY[name].fill_blank(attributes[name]))
-    return sentence
+    whole = all(attributes.get(name) in ATTRIBUTES[name] for name in DESCRIBED)
+    return describe(attributes) if whole else fill_neutral(attributes)
+
+
+def fill_neutral(attributes: Mapping[str, str]) -> str:
+    """`NEUTRAL` with those of its blanks filled in that have a value."""
+    parts = {name: VOCABULARY[name].unknown for name in DESCRIBED}
+    for name in parts.keys() & attributes.keys():
+        parts[name] = VOCABULARY[name].fill_blank(attributes[name])
+    return SENTENCE.format_map(parts)
 
 
 def describe_plainly(attributes: Mapping[str, str]) -> str:
@@ -103,11 +93,11 @@ def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
                 found[name].add(value)
     askable = {}
     for name, values in found.items():
-        vocabulary = vocabularies.get(name, ())
-        if not values <= set(vocabulary):
-            vocabulary = tuple(sorted(values)) if len(values) <= MAX_OPEN_VALUES else ()
-        if len(values) > 1 and vocabulary:
-            askable[name] = tuple(value for value in vocabulary if value in values)
+        known = [value for value in vocabularies.get(name, ()) if value in values]
+        if len(known) < len(values) <= MAX_OPEN_VALUES:
+            known = sorted(values)
+        if len(values) > 1 and len(known) == len(values):
+            askable[name] = tuple(known)
     return askable
 
 
@@ -155,16 +145,12 @@ def named_by_phrases(text: str, phrases: Mapping[str, Iterable[str]]) -> set[str
     if not values:
         return set()
     text = _normalise(text)
-    return {
-        value
-        for match in _compile_phrases(tuple(sorted(values))).finditer(text)
-        if not _is_negated(text, match.start())
-        for value in values[match.group()]
-    }
-
-
-def _is_negated(text: str, start: int) -> bool:
-    return bool(_NEGATED.search(text[max(0, start - _NEGATION_WIDTH) : start]))
+    found: set[str] = set()
+    for match in _compile_phrases(tuple(sorted(values))).finditer(text):
+        before = text[max(0, match.start() - _NEGATION_WIDTH) : match.start()]
+        if not _NEGATED.search(before):
+            found |= values[match.group()]
+    return found
 
 
 def _normalise(text: str) -> str:
@@ -203,10 +189,7 @@ def attribute_coverage(
     pairs = list(zip(texts, attributes, strict=True))
     coverage = {}
     for name, possible in (values or {name: ATTRIBUTES[name] for name in DESCRIBED}).items():
-        right = [
-            mentioned_values(text, name, possible) == {clip[name]}
-            for text, clip in pairs
-            if name in clip
-        ]
+        told = [(text, clip[name]) for text, clip in pairs if name in clip]
+        right = [mentioned_values(text, name, possible) == {value} for text, value in told]
         coverage[name] = sum(right) / max(1, len(right))
     return coverage

@@ -47,15 +47,16 @@ def corpus_from_dataset(
         "config": config,
         "columns": dict(columns),
     }
-    _check_folder(Path(folder) / HEAD, recipe)
+    head = Path(folder) / HEAD
+    if head.is_file() and parse_json_row(head.read_bytes(), str(head)).get("recipe") != recipe:
+        fault = f"not a corpus of {recipe}"  # its audio would be overwritten
+        raise CorpusError.at(head, fault, "choose another folder")
     library = _import_library(dataset)
     splits = _load_splits(library, dataset, config)
     rows = (
         row
         for split, part in splits.items()
-        for row in _read_rows(
-            library, part, columns, Path(folder), split, f"{dataset}, split {split}"
-        )
+        for row in _read_rows(library, part, columns, Path(folder), f"{dataset}", split)
     )
     return build_corpus(
         folder,
@@ -65,12 +66,6 @@ def corpus_from_dataset(
         licence=licence,
         own_splits=own_splits and len(splits) > 1,
     )
-
-
-def _check_folder(head: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another corpus, whose audio would be overwritten."""
-    if head.is_file() and parse_json_row(head.read_bytes(), str(head)).get("recipe") != recipe:
-        raise CorpusError.at(head, f"not a corpus of {recipe}", "choose another folder")
 
 
 def _import_library(dataset: Path | str) -> Any:
@@ -85,12 +80,9 @@ def _import_library(dataset: Path | str) -> Any:
 def _load_splits(library: Any, dataset: Path | str, config: str | None) -> dict[str, Any]:
     marks = ("state.json", "dataset_dict.json")
     saved = any((Path(dataset) / mark).is_file() for mark in marks)
+    place = str(dataset)
     try:
-        found = (
-            library.load_from_disk(str(dataset))
-            if saved
-            else library.load_dataset(str(dataset), config)
-        )
+        found = library.load_from_disk(place) if saved else library.load_dataset(place, config)
     except (OSError, ValueError, library.exceptions.DatasetsError) as error:
         fault = f"not loaded ({error.__cause__ or error})"
         remedy = "check the name or folder, and the config"
@@ -103,8 +95,9 @@ def _load_splits(library: Any, dataset: Path | str, config: str | None) -> dict[
 
 
 def _read_rows(
-    library: Any, part: Any, columns: Mapping[str, str], folder: Path, split: str, where: str
+    library: Any, part: Any, columns: Mapping[str, str], folder: Path, dataset: str, split: str
 ) -> Iterator[Row]:
+    where = f"{dataset}, split {split}"
     sound = columns.get("audio", "audio")
     texts = {ours: theirs for ours, theirs in columns.items() if ours != "audio"}
     used = list(dict.fromkeys([sound, *texts.values()]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from desta_lab.clips import CorpusError, parse_json_row
+from desta_lab.clips import CorpusError, get_field, parse_json_row
 
 AQA_COLUMNS = {
     "id": str,
@@ -47,7 +47,7 @@ class Manifest(Sequence[dict[str, Any]]):
         if len(empty):
             raise CorpusError.at(f"{self.path}, line {empty[0] + 1}", "empty", "remove the line")
         if not self._read_line(len(self) - 1).endswith(b"\n"):
-            self._read_row(len(self) - 1)
+            self._read_row(len(self) - 1, f"{self.path}, line {len(self)}")
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -57,26 +57,28 @@ class Manifest(Sequence[dict[str, Any]]):
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
         i = range(len(self))[i]
-        row, where = self._read_row(i), f"{self.path}, line {i + 1}"
-        sounds = list_sounds(row["messages"], where)
+        where = f"{self.path}, line {i + 1}"
+        row, sounds = self._read_row(i, where)
         if len(sounds) != 1:
-            fault = f"{len(sounds)} clips in 'audios'; training takes one: remove or split the row"
-            raise CorpusError(f"{where}: {fault}.")
+            remedy = "training takes one: remove or split the row"
+            raise CorpusError.at(where, f"{len(sounds)} clips in 'audios'", remedy)
         clip, text = sounds[0]["audio"], sounds[0].get("text")
         if not Path(clip).is_file():
-            fault = f"audio file {clip!r} is missing; restore it, or pass root=, its folder"
-            raise CorpusError(f"{where}: {fault}.")
+            remedy = "restore it, or pass root=, its folder"
+            raise CorpusError.at(where, f"audio file {clip!r} is missing", remedy)
         return {**row, "clip": clip} | ({"transcripts": [text or ""]} if self.transcripts else {})
 
-    def _read_row(self, i: int) -> dict[str, Any]:
-        where = f"{self.path}, line {i + 1}"
-        try:
-            line = self._read_line(i).decode()
-        except UnicodeDecodeError as error:
-            raise CorpusError.at(
-                where, f"not UTF-8 ({error.reason})", "repair or remove it"
-            ) from error
-        return _parse_row(line, where, self.root)
+    def _read_row(self, i: int, where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A row and the clips of its messages, with `root` before their paths."""
+        row = parse_json_row(self._read_line(i), where)
+        for column, kind in AQA_COLUMNS.items():
+            if column in NEEDED or column in row:
+                get_field(row, column, kind, where)
+        sounds = list_sounds(row["messages"], where)
+        if self.root is not None:
+            for sound in sounds:
+                sound["audio"] = str(Path(self.root) / sound["audio"])
+        return row, sounds
 
     def _read_line(self, i: int) -> bytes:
         with self.path.open("rb") as file:  # opened anew: processes share nothing
@@ -96,20 +98,6 @@ def _find_lines(path: Path) -> Int[np.ndarray, "line"]:
     return found if found[-1] == offset else np.append(found, offset)
 
 
-def _parse_row(line: str, where: str, root: Path | str | None) -> dict[str, Any]:
-    row = parse_json_row(line, where)
-    for column, kind in AQA_COLUMNS.items():
-        if column in NEEDED and column not in row:
-            raise CorpusError.at(where, f"the field {column!r} is missing", "add it")
-        if column in row and not isinstance(row[column], kind):
-            fault = f"{column!r} is {type(row[column]).__name__}, not {kind.__name__}"
-            raise CorpusError.at(where, fault, "correct its type")
-    for sound in list_sounds(row["messages"], where):
-        if root is not None:
-            sound["audio"] = str(Path(root) / sound["audio"])
-    return row
-
-
 def list_sounds(messages: Any, where: str) -> list[dict[str, Any]]:
     """The clips of messages as they came from a file, each with `audio` and perhaps `text`.
 
@@ -119,21 +107,13 @@ def list_sounds(messages: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(messages, list):
         raise CorpusError.at(where, f"'messages' is {type(messages).__name__}", "write a list")
     for message in messages:
-        texts = (
-            [message.get(name) for name in ("role", "content")]
-            if isinstance(message, dict)
-            else [None]
-        )
-        if not all(isinstance(text, str) for text in texts):
+        about = message if isinstance(message, dict) else {}
+        if not all(isinstance(about.get(name), str) for name in ("role", "content")):
             raise CorpusError.at(where, "a message lacks role or content", "give it both as texts")
-        sounds = message.get("audios") or []
-        if not isinstance(sounds, list):
-            fault = f"'audios' is {type(sounds).__name__}, not list"
-            raise CorpusError.at(where, fault, "correct its type")
+        sounds = get_field(about, "audios", list, where) if about.get("audios") else []
         for sound in sounds:
             if not isinstance(sound, dict) or not isinstance(sound.get("audio"), str):
-                fault = "an entry of 'audios' lacks its 'audio' path"
-                raise CorpusError.at(where, fault, "add it")
+                raise CorpusError.at(where, "an entry of 'audios' lacks its 'audio' path", "add it")
             if not isinstance(sound.get("text"), str | None):
                 fault = f"the 'text' of a clip is {type(sound['text']).__name__}, not str"
                 raise CorpusError.at(where, fault, "correct its type")

@@ -14,16 +14,8 @@ from jaxtyping import Float
 from desta_lab import cache
 from desta_lab.audio import RATE, read_audio
 from desta_lab.clips import HEAD, LEAST, SPLITS, Clip, Corpus, CorpusError, place_speaker
-from desta_lab.world import scenes
+from desta_lab.world import scenes, spoken
 from desta_lab.world.attributes import ATTRIBUTES
-from desta_lab.world.spoken import (
-    Plan,
-    compose_clip,
-    cross_values,
-    render_corpus,
-    speech_room,
-    spread_evenly,
-)
 from desta_lab.world.tables import corpus_from_folder, read_table
 
 # relative to the recording, at the same pitch; as far apart as the spoken world's 120 and 225 words
@@ -60,32 +52,29 @@ class Voices:
 def read_voices(folder: Path | str, together: str | None = None) -> Voices:
     """Read a folder of clean recordings with its table, or with the manifest of a public corpus.
 
-    The table is `clips.csv`, or the only CSV file there; nothing is written beside it.
-
-    Args:
-        together: a further column, such as `language` or `group`, to be known of each speaker.
-
-    Raises:
-        CorpusError: naming the file and the line that cannot be used.
+    The table is `clips.csv`, or the only CSV file there; nothing is written beside it. `together`
+    is a further column, such as `language` or `group`, to be known of each speaker. Raises
+    CorpusError, which names the file and the line that cannot be used.
     """
     folder = Path(folder)
     corpus, told = _read_folder(folder)
     lines: defaultdict[str, list[Clip]] = defaultdict(list)
     about: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    source: dict[tuple[str, str], str] = {}
+    source: dict[tuple[str, str], tuple[str, str]] = {}  # speaker and name → value and its file
+    names = dict.fromkeys([*KNOWN, *([together] if together else [])])
     left_out = 0
     for clip in corpus.clips:
         if clip.attributes.get("manner", "spoken") != "spoken":
             left_out += 1
             continue
         lines[clip.speaker].append(clip)
-        for name in dict.fromkeys((*KNOWN, *([together] if together else ()))):
-            value = clip.attributes.get(name, "")
-            before = about[clip.speaker].setdefault(name, value) if value else ""
-            first = source.setdefault((clip.speaker, name), clip.audio) if value else ""
+        for name in filter(clip.attributes.get, names):
+            value = clip.attributes[name]
+            before, first = source.setdefault((clip.speaker, name), (value, clip.audio))
             if before != value:
                 fault = f"{name} of {clip.speaker!r} is {before!r} in {first} and {value!r} here"
                 raise CorpusError.at(corpus.path(clip), fault, "keep one in the table")
+            about[clip.speaker][name] = value
     for speaker, own in lines.items():
         heard = sum(clip.seconds for clip in own)
         if heard < LEAST_SECONDS:
@@ -104,18 +93,18 @@ def read_voices(folder: Path | str, together: str | None = None) -> Voices:
 
 def _read_folder(folder: Path) -> tuple[Corpus, dict[str, tuple[str, ...]] | None]:
     """The recordings as a corpus, and the splits if a table or the authors give them."""
-    table = folder / TABLE
-    if not table.is_file() and (folder / HEAD).is_file():
+    table, tables = folder / TABLE, sorted(folder.glob("*.csv"))
+    if table in tables:
+        tables = [table]
+    elif (folder / HEAD).is_file():
         corpus = Corpus.read(folder)
-        there = all(len(corpus.splits.get(name, ())) >= least for name, least in LEAST.items())
-        return corpus, dict(corpus.splits) if there else None
-    tables = sorted(folder.glob("*.csv"))
-    if not table.is_file() and len(tables) != 1:
+        told = all(len(corpus.splits.get(name, ())) >= least for name, least in LEAST.items())
+        return corpus, dict(corpus.splits) if told else None
+    if len(tables) != 1:
         fault = f"{len(tables)} CSV files, and none is {TABLE}"
         raise CorpusError.at(folder, fault, f"write {TABLE} with the columns audio and speaker")
-    table = table if table.is_file() else tables[0]
-    corpus = corpus_from_folder(folder, table.name, save=False)
-    rows = read_table(table, ("audio", "speaker"), ("split",))
+    corpus = corpus_from_folder(folder, tables[0].name, save=False)
+    rows = read_table(tables[0], ("audio", "speaker"), ("split",))
     told = any(row.get("split") for _, row in rows)
     return corpus, dict(corpus.splits) if told else None
 
@@ -147,7 +136,7 @@ def build_recorded_corpus(
     """
     _import_stretch()
     splits = _choose_splits(voices, list(clips), together)
-    facts: dict[str, Any] = {
+    recipe: dict[str, Any] = {
         "world": "recorded",
         "version": cache.VERSIONS["corpora"],
         "clips": dict(clips),
@@ -156,16 +145,16 @@ def build_recorded_corpus(
         "together": together,
         "speeds": SPEEDS,
     }
-    folder = cache.Provenance("corpora", {**facts, "seed": seed}).folder(root)
+    folder = cache.Provenance("corpora", {**recipe, "seed": seed}).folder(root)
     plans = [
         plan
         for split, count in clips.items()
         for plan in design_recorded(voices, splits[split], split, count, seconds, seed)
     ]
-    name = voices.folder.resolve().name
-    about = {"name": name, "recipe": facts, "seed": seed, "licence": voices.licence}
+    head = {"name": voices.folder.resolve().name, "recipe": recipe, "seed": seed}
+    about = {**head, "licence": voices.licence, "splits": splits}
     render = partial(render_recorded, voices.folder)
-    return render_corpus(folder, plans, render, {**about, "splits": splits}, workers, progress)
+    return spoken.render_corpus(folder, plans, render, about, workers, progress)
 
 
 # ---- the design: who is where, and which clips there are ----
@@ -194,10 +183,8 @@ def deal_speakers(
 ) -> dict[str, list[str]]:
     """Deal speakers to splits, large groups first, each to where speakers and genders lack most.
 
-    Args:
-        about: what is known of each speaker.
-        shares: of the speakers, by split; only their proportions matter.
-        together: the attribute whose values each stay in one split.
+    `about` is what is known of each speaker, and `shares` are those of speakers by split, of which
+    only proportions matter. The values of the attribute `together` each stay in one split.
     """
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for speaker in sorted(about, key=place_speaker):
@@ -223,25 +210,24 @@ def design_recorded(
 ) -> list[dict[str, Any]]:
     """The plan of every clip of a split: what is made of it, its speaker, and the lines said."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    rows = cross_values({name: ATTRIBUTES[name] for name in MADE}, count, rng)
-    spread_evenly(rows, "speaker", [list(speakers)] * count, rng)
+    rows = spoken.cross_values({name: ATTRIBUTES[name] for name in MADE}, count, rng)
+    spoken.spread_evenly(rows, "speaker", [list(speakers)] * count, rng)
     orders = {s: rng.permutation(len(voices.lines[s])) for s in speakers}
     taken: Counter[str] = Counter()
     plans = []
     for place, row in enumerate(rng.permutation(count)):
-        plan: dict[str, Any] = dict(rows[row])
-        speaker = plan["speaker"]
-        own, first = voices.lines[speaker], taken[speaker]
-        taken[speaker] += 1
-        lines, lacking = [], 2 * SPEEDS[plan["rate"]] * speech_room(seconds)
-        for index in np.roll(orders[speaker], -first):  # each clip begins with another line
+        speaker = rows[row]["speaker"]
+        lines, lacking = [], 2 * SPEEDS[rows[row]["rate"]] * spoken.speech_room(seconds)
+        # each clip begins with another line
+        for index in np.roll(orders[speaker], -taken[speaker]):
             if lacking > 0:
-                lines.append((own[index].audio, own[index].transcript))
-                lacking -= own[index].seconds
+                line = voices.lines[speaker][index]
+                lines.append((line.audio, line.transcript))
+                lacking -= line.seconds
+        taken[speaker] += 1
         known = {name: value for name, value in voices.about[speaker].items() if name in KNOWN}
-        plan |= {"lines": lines, "known": known}
-        plan |= {"id": f"{split}-{place:05d}", "split": split}
-        plans.append({**plan, "seed": (seed, SPLITS.index(split), place)})
+        about = {"id": f"{split}-{place:05d}", "split": split, "lines": lines, "known": known}
+        plans.append({**rows[row], **about, "seed": (seed, SPLITS.index(split), place)})
     return plans
 
 
@@ -249,11 +235,11 @@ def design_recorded(
 
 
 def render_recorded(
-    folder: Path, plan: Plan, seconds: float
+    folder: Path, plan: spoken.Plan, seconds: float
 ) -> tuple[Float[np.ndarray, "sample"], Clip]:
     """One clip of a design over the recordings of a folder: its wave, and all that is known."""
     rng = np.random.default_rng(plan["seed"])
-    room, speed = speech_room(seconds), SPEEDS[plan["rate"]]
+    room, speed = spoken.speech_room(seconds), SPEEDS[plan["rate"]]
     wave, spans, words = np.zeros(0, dtype=np.float32), [], []
     for path, text in plan["lines"]:
         pause = rng.uniform(*_PAUSE) / speed if len(wave) else 0.0
@@ -269,7 +255,7 @@ def render_recorded(
         words += said[: round(len(said) * len(piece) / len(whole))]
     attributes = {**plan["known"], **{name: plan[name] for name in MADE}}
     end = len(wave) / RATE
-    return compose_clip(plan, wave, end, spans, " ".join(words), attributes, seconds, rng)
+    return spoken.compose_clip(plan, wave, end, spans, " ".join(words), attributes, seconds, rng)
 
 
 def trim_silence(wave: Float[np.ndarray, "sample"]) -> Float[np.ndarray, "_"]:
@@ -309,8 +295,6 @@ def _import_stretch() -> Any:
     try:
         from python_stretch.Signalsmith import Stretch
     except ImportError as error:
-        raise ImportError(
-            "Recorded voices need the package python-stretch, which changes their speed; run "
-            "`pip install python-stretch`."
-        ) from error
+        fault = "Recorded voices need the package python-stretch, which changes their speed"
+        raise ImportError(f"{fault}; run `pip install python-stretch`.") from error
     return Stretch

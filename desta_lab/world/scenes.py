@@ -29,9 +29,7 @@ def mix_scene(
     """Add a scene to speech, `ratio_db` below it, between two moments (seconds), with soft edges.
 
     The level of speech is measured over the samples that hold any, that of the scene in the window.
-
-    Raises:
-        ValueError: the window is not inside the speech, or the scene is shorter than the window.
+    Raises ValueError if the window is not inside the speech, or longer than the scene.
     """
     start, end = (round(moment * RATE) for moment in window)
     if not 0 <= start < end <= len(speech):
@@ -104,9 +102,8 @@ def make_birds(samples: int, rng: np.random.Generator) -> Wave:
 
 def _chirp(base: float, swing: float, length: float, trill: float) -> Wave:
     time = np.arange(round(length * RATE)) / RATE
-    frequency = np.clip(
-        base + swing * time / length + 150 * np.sin(2 * np.pi * trill * time), 2000, 6000
-    )
+    swung = base + swing * time / length + 150 * np.sin(2 * np.pi * trill * time)
+    frequency = np.clip(swung, 2000, 6000)
     angle = 2 * np.pi * np.cumsum(frequency) / RATE
     return np.hanning(len(time)) * (np.sin(angle) + 0.1 * np.sin(2 * angle) * (frequency < 3500))
 

@@ -20,21 +20,12 @@ from joblib import Parallel, delayed
 from desta_lab import cache, processes
 from desta_lab.audio import RATE, crop_or_pad
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span, parse_clip
-from desta_lab.world import scenes
+from desta_lab.world import scenes, voices
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.sentences import make_sentence, shorten_words
-from desta_lab.world.voices import (
-    SPEAKERS_PER_GENDER,
-    Speaker,
-    Utterance,
-    get_synthesiser,
-    list_speakers,
-    whisper_filter,
-)
 
 CROSSED = {name: ATTRIBUTES[name] for name in DESCRIBED}  # the cells of the factorial design
 SPREAD = tuple(name for name in ATTRIBUTES if name not in DESCRIBED)  # spread over the cells
-DEFAULT_CLIPS = {"train": 1440, "validation": 192, "test": 384}
 SPLIT_SPEAKERS = {"train": 40, "validation": 8, "test": 16}  # half of each gender
 WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (210, 240)}
 LEVEL = {"quiet": (-40.0, -36.0), "loud": (-24.0, -20.0)}  # dBFS of the whole clip
@@ -58,7 +49,7 @@ def spoken_provenance(clips: Mapping[str, int], seconds: float, seed: int) -> ca
 def build_spoken_corpus(
     folder: Path | str,
     *,
-    clips: Mapping[str, int] = DEFAULT_CLIPS,
+    clips: Mapping[str, int],
     seconds: float = 4.0,
     seed: int = 0,
     workers: int = -1,
@@ -67,10 +58,10 @@ def build_spoken_corpus(
     """Render the spoken world into a folder, or read it there if the same settings made it before.
 
     `clips` is the number of clips by split. Any number of workers writes the same bytes; -1 stands
-    for one on every core.
-    `progress` gets the number of clips done and of all. The folder appears whole, at the end; an
-    interrupted build goes on with the clips that were rendered, in a hidden folder beside it. Of
-    several processes one renders. Raises CorpusError if the folder holds something else.
+    for one on every core. `progress` gets the number of clips done and of all. The folder appears
+    whole, at the end; an interrupted build goes on with the clips that were rendered, in a hidden
+    folder beside it. Of several processes one renders. Raises CorpusError if the folder holds
+    something else.
     """
     version = cache.VERSIONS["corpora"]
     recipe = {"world": "spoken", "version": version, "clips": dict(clips), "seconds": seconds}
@@ -85,15 +76,13 @@ def render_corpus(
     plans: Sequence[Plan],
     render: Render,
     about: Mapping[str, Any],
-    workers: int = -1,
-    progress: Callable[[int, int], None] | None = None,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
 ) -> Corpus:
     """Render planned clips into a folder, or read it there; see `build_spoken_corpus`.
 
-    Args:
-        plans: of each clip its id, its split, its seed and what `render` needs.
-        render: takes a plan and the seconds of a clip.
-        about: name, recipe, seed, licence and splits of the corpus.
+    `plans` gives each clip its id, split, seed and what `render` needs, which takes a plan and the
+    seconds of a clip. `about` has name, recipe, seed, licence and splits of the corpus.
     """
     folder, recipe, seed = Path(folder), about["recipe"], about["seed"]
     if (corpus := _find_corpus(folder, recipe, seed)) is not None:
@@ -177,17 +166,17 @@ def _render_to(folder: Path, plan: Plan, render: Render, seconds: float, main: i
 # ---- the design: which clips there are ----
 
 
-def split_speakers(split: str) -> list[Speaker]:
+def split_speakers(split: str) -> list[voices.Speaker]:
     """The speakers of a split: disjoint from every other split, half female, half male."""
     if split not in SPLIT_SPEAKERS:
         there = ", ".join(SPLIT_SPEAKERS)
         raise CorpusError(f"The spoken world has no split {split!r}; it has {there}.")
-    order = np.random.default_rng(64).permutation(SPEAKERS_PER_GENDER)
+    order = np.random.default_rng(64).permutation(voices.SPEAKERS_PER_GENDER)
     bounds = np.cumsum([0, *SPLIT_SPEAKERS.values()]) // 2
     place = list(SPLIT_SPEAKERS).index(split)
-    chosen = set(order[bounds[place] : bounds[place + 1]].tolist())
-    speakers = enumerate(list_speakers())
-    return [speaker for index, speaker in speakers if index % SPEAKERS_PER_GENDER in chosen]
+    chosen = order[bounds[place] : bounds[place + 1]]
+    speakers = enumerate(voices.list_speakers())
+    return [speaker for n, speaker in speakers if n % voices.SPEAKERS_PER_GENDER in chosen]
 
 
 def design_clips(split: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -298,19 +287,21 @@ def compose_clip(
 ) -> tuple[Float[np.ndarray, "sample"], Clip]:
     """Speech in the manner, the scene and at the loudness of a plan: the wave, and the clip.
 
-    Args:
-        end: where the last word ends, in seconds, at most `speech_room`.
-        spans: name, start and end of what is said, in seconds from the first sample.
-        seconds: of the whole clip.
+    In seconds from the first sample of speech, `end` is where the last word ends, at most
+    `speech_room`, and `spans` gives what is said its name, start and end.
     """
     onset = rng.uniform(_LEAD, seconds - _TAIL - end)
     if plan["manner"] == "whispered":
-        speech = whisper_filter(speech, rng)
+        speech = voices.whisper_filter(speech, rng)
     speech = speech[: round((end + 0.05) * RATE)]
     speech = crop_or_pad(np.pad(speech, (round(onset * RATE), 0)), seconds)
     length = rng.uniform(0.4, 0.85) * seconds
     start = rng.uniform(0, seconds - length)
-    wave = _add_background(speech, plan, start, length, rng)
+    background = scenes.render_scene(plan["scene"], length + 0.01, rng)
+    mixed = scenes.mix_scene(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
+    room_level = scenes.measure_level(mixed) + _ROOM_LEVEL
+    noise = scenes.set_level(rng.standard_normal(len(mixed)), room_level)
+    wave = scenes.set_level(mixed + noise, rng.uniform(*LEVEL[plan["loudness"]]))
     placed = [(name, onset + begin, onset + stop) for name, begin, stop in spans]
     placed.append((f"scene:{plan['scene']}", start, start + length))
     clip = Clip(
@@ -322,43 +313,21 @@ def compose_clip(
         dict(attributes),
         tuple(Span(name, round(begin, 3), round(stop, 3)) for name, begin, stop in placed),
     )
-    return wave, clip
+    return wave * min(1.0, _PEAK / float(np.abs(wave).max())), clip
 
 
-def _speak(plan: Plan, room: float, rng: np.random.Generator) -> tuple[str, Utterance]:
+def _speak(plan: Plan, room: float, rng: np.random.Generator) -> tuple[str, voices.Utterance]:
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
     words = make_sentence(plan["topic"], rng).split()
     speed = int(rng.integers(*WORDS_PER_MINUTE[plan["rate"]], endpoint=True))
-    pitch, melody = int(rng.integers(35, 66)), int(rng.integers(40, 71))
+    how = {"words_per_minute": speed, "pitch": int(rng.integers(35, 66))}
+    how["melody"] = int(rng.integers(40, 71))
     words = words[: int(1.4 * room * speed / 60) + 3]
     while True:
         text = " ".join(words).rstrip(",") + "."
         text = text[0].upper() + text[1:]
-        utterance = get_synthesiser().speak(
-            text,
-            plan["speaker"],
-            plan["accent"],
-            words_per_minute=speed,
-            pitch=pitch,
-            melody=melody,
-        )
+        utterance = voices.get_synthesiser().speak(text, plan["speaker"], plan["accent"], **how)
         if utterance.words[-1][2] <= room:
             return text, utterance
         fitting = sum(end <= room for _, _, end in utterance.words)
         words = shorten_words(words, min(fitting, len(words) - 1))
-
-
-def _add_background(
-    speech: Float[np.ndarray, "sample"],
-    plan: Plan,
-    start: float,
-    length: float,
-    rng: np.random.Generator,
-) -> Float[np.ndarray, "sample"]:
-    """Speech over its scene and some room noise, at the level of the clip's loudness."""
-    background = scenes.render_scene(plan["scene"], length + 0.01, rng)
-    mixed = scenes.mix_scene(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
-    room_level = scenes.measure_level(mixed) + _ROOM_LEVEL
-    noise = scenes.set_level(rng.standard_normal(len(mixed)), room_level)
-    wave = scenes.set_level(mixed + noise, rng.uniform(*LEVEL[plan["loudness"]]))
-    return wave * min(1.0, _PEAK / float(np.abs(wave).max()))

@@ -9,17 +9,16 @@ import string
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from desta_lab import audio
 from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_split, place_speaker
 
-_OWN_COLUMNS = ("audio", "speaker", "transcript", "split")
-_SEPARATORS = ",;\t"
+_OWN_COLUMNS = ("audio", "speaker", "transcript", "split")  # also the names of Row's fields
+_SEPARATORS = ",;\t,"  # the first that parts the needed columns; if none does, a comma
 _FEWEST_NUMBERED = 4  # rows in which 0, 1, 2, … is no attribute but an index
 _MARKS = {  # by which a file says its encoding; longer ones first
     codecs.BOM_UTF32_LE: "utf-32",
@@ -82,20 +81,23 @@ def build_corpus(
         if not row.speaker:
             remedy = "name one, splits are disjoint by speaker"
             raise CorpusError.at(row.where, "the speaker is empty", remedy)
-        row = replace(row, audio=_find_audio(folder, row))
-        seconds = 0.0 if row.unfit else _measure_seconds(folder / row.audio, row.where, max_seconds)
+        sound = _find_audio(folder, row)
+        seconds = 0.0 if row.unfit else _measure_seconds(folder / sound, row.where, max_seconds)
         reason = row.unfit or (f"longer than {max_seconds:g} s" if seconds > max_seconds else "")
         if reason:
             left_out[reason] += 1
             continue
         if seconds > audio.WHISPER_SECONDS:
             long.append(row.where)
-        clip = _make_clip(row, seconds)
-        if clips.setdefault(clip.id, clip) is not clip:
+        key = unicodedata.normalize("NFC", Path(sound).with_suffix("").as_posix())
+        clip = Clip(key, sound, seconds, row.transcript, row.speaker, dict(row.attributes))
+        if clips.setdefault(key, clip) is not clip:
             remedy = "give each clip one row, and each file its own name"
-            raise CorpusError.at(row.where, f"the clip {clip.id!r} appears twice", remedy)
-        if own_splits and row.split:
-            _tell_split(told, row)
+            raise CorpusError.at(row.where, f"the clip {key!r} appears twice", remedy)
+        split = normalise_split(row.split, row.where) if own_splits and row.split else ""
+        if split and told.setdefault(row.speaker, split) != split:
+            fault = f"speaker {row.speaker!r} is in {told[row.speaker]!r} and {split!r}"
+            raise CorpusError.at(row.where, fault, "keep one split")
     if not clips:
         fault = f"no clips, and {left_out.total()} left out"
         raise CorpusError.at(folder, fault, "check that this is the right folder")
@@ -103,21 +105,20 @@ def build_corpus(
     speakers: dict[str, list[str]] = {}
     for speaker, split in (dealt | told if told else _fill_splits(dealt)).items():
         speakers.setdefault(split, []).append(speaker)
-    _warn_long(folder, long, len(clips))
-    _warn_look_alikes(folder, clips.values())
+    _warn_of(folder, clips.values(), long)
     recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
     head: Any = {"name": name, "recipe": recipe, "seed": 0, "licence": licence, "save": save}
     return Corpus.write(folder, clips.values(), splits=speakers, **head)
 
 
 def _clean_row(row: Row) -> Row:
-    attributes = {_clean_word(name): _clean_word(value) for name, value in row.attributes.items()}
+    words = {_clean_word(name): _clean_word(value) for name, value in row.attributes.items()}
     return replace(
         row,
         speaker=_clean_word(row.speaker),
         transcript=_trim(row.transcript),
         split=_clean_word(row.split),
-        attributes=attributes,
+        attributes={name: word for name, word in words.items() if word},
     )
 
 
@@ -150,30 +151,13 @@ def _measure_seconds(path: Path, where: str, max_seconds: float) -> float:
         raise CorpusError(f"{error}" if where == str(path) else f"{where}: {error}") from error
 
 
-def _make_clip(row: Row, seconds: float) -> Clip:
-    name = unicodedata.normalize("NFC", Path(row.audio).with_suffix("").as_posix())
-    attributes = {attribute: value for attribute, value in row.attributes.items() if value}
-    return Clip(name, row.audio, seconds, row.transcript, row.speaker, attributes)
-
-
-def _tell_split(told: dict[str, str], row: Row) -> None:
-    split = normalise_split(row.split, row.where)
-    before = told.setdefault(row.speaker, split)
-    if before != split:
-        fault = f"speaker {row.speaker!r} is in {before!r} and {split!r}"
-        raise CorpusError.at(row.where, fault, "keep one split")
-
-
-def _warn_long(folder: Path, long: Sequence[str], count: int) -> None:
+def _warn_of(folder: Path, clips: Collection[Clip], long: Sequence[str]) -> None:
+    """Warn of long clips, by their places, and of values in spellings that look alike."""
     if long:
-        fault = f"{len(long)} of {count} clips are longer than {audio.WHISPER_SECONDS:g} s"
+        fault = f"{len(long)} of {len(clips)} clips are longer than {audio.WHISPER_SECONDS:g} s"
         heard = f"their first {audio.WHISPER_SECONDS:g} s are heard (the first is {long[0]})"
         warnings.warn(f"{folder}: {fault}; {heard}.", audio.DataWarning, stacklevel=3)
-
-
-def _warn_look_alikes(folder: Path, clips: Iterable[Clip]) -> None:
-    counts: defaultdict[str, defaultdict[str, Counter[str]]]
-    counts = defaultdict(lambda: defaultdict(Counter))
+    counts: Any = defaultdict(lambda: defaultdict(Counter))  # attribute → look → value → clips
     for clip in clips:
         for name, value in [("speaker", clip.speaker), *clip.attributes.items()]:
             counts[name][_look_of(value)][value] += 1
@@ -181,11 +165,9 @@ def _warn_look_alikes(folder: Path, clips: Iterable[Clip]) -> None:
         alike = [spellings for spellings in values.values() if len(spellings) > 1]
         if alike:
             first = ", ".join(f"{value!r} ({count} clips)" for value, count in alike[0].items())
-            fault = (
-                f"{folder}: {name} has {len(alike)} values in spellings that look alike: {first}"
-            )
+            fault = f"{name} has {len(alike)} values in spellings that look alike: {first}"
             remedy = "they count as different, so write them alike if they are not"
-            warnings.warn(f"{fault}; {remedy}.", audio.DataWarning, stacklevel=3)
+            warnings.warn(f"{folder}: {fault}; {remedy}.", audio.DataWarning, stacklevel=3)
 
 
 def _look_of(value: str) -> str:
@@ -232,12 +214,10 @@ def corpus_from_folder(
 ) -> Corpus:
     """Make a corpus of a folder of audio and a table in it, writing the two manifest files there.
 
-    With save=False nothing is written.
-
     The table has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
     and `split`; every other column is an attribute, left out where its cell is empty. Without
     `split`, speakers are dealt 80 : 10 : 10. A column that only numbers the rows is left out with a
-    DataWarning. Raises CorpusError with file and line.
+    DataWarning. With save=False nothing is written. Raises CorpusError with file and line.
     """
     folder = Path(folder)
     needed = ("audio", "speaker")
@@ -246,11 +226,8 @@ def corpus_from_folder(
     rows = [
         Row(
             where,
-            row["audio"],
-            row["speaker"],
-            row.get("transcript", ""),
-            row.get("split", ""),
-            {column: value for column, value in row.items() if column not in unused},
+            **{column: row.get(column, "") for column in _OWN_COLUMNS},
+            attributes={column: value for column, value in row.items() if column not in unused},
         )
         for where, row in cells
     ]
@@ -268,9 +245,9 @@ def corpus_from_folder(
 def _find_counters(path: Path, rows: Sequence[Mapping[str, str]]) -> list[str]:
     """The columns that only number the rows, from 0 or 1, as an index does."""
     numbers = [[str(first + i) for i in range(len(rows))] for first in (0, 1)]
-    columns = rows[0] if len(rows) >= _FEWEST_NUMBERED else ()
-    found = [name for name in columns if [row[name] for row in rows] in numbers]
-    found = [name for name in found if name not in _OWN_COLUMNS]
+    others = [name for name in (rows or [{}])[0] if name not in _OWN_COLUMNS]
+    enough = len(rows) >= _FEWEST_NUMBERED
+    found = [name for name in others if enough and [row[name] for row in rows] in numbers]
     if found:
         fault = f"the column {' and '.join(map(repr, found))} only numbers the rows and is left out"
         warnings.warn(f"{path}, line 1: {fault}.", audio.DataWarning, stacklevel=3)
@@ -289,36 +266,27 @@ def read_table(
 
     Cells are separated by comma, semicolon or tab, whichever parts the needed columns; with `tabs`
     by tabs, and quotes are letters. The names of needed and `known` columns may be written in
-    capitals. A column without a name is left out with a DataWarning.
-
-    Args:
-        encoding: by default UTF-8, or what a byte order mark says.
-
-    Raises:
-        CorpusError: the table is not there, not of this encoding, or not a table.
+    capitals. A column without a name is left out with a DataWarning. The encoding is UTF-8, or what
+    a byte order mark says, unless one is given. Raises CorpusError.
     """
     if not path.is_file():
         remedy = f"it is a table with the columns {', '.join(needed)}: put it there"
         raise CorpusError.at(path, "no such file", remedy)
     text = read_text(path, encoding)
     own = {name.casefold(): name for name in (*known, *needed)}
-
-    def name_columns(separator: str) -> list[str]:
-        cells = map(_clean_word, next(_parse_rows(path, text, separator, tabs), ("", []))[1])
-        return [own.get(cell.casefold(), cell) for cell in cells]
-
-    separator = next(
-        (mark for mark in _SEPARATORS if not tabs and set(needed) <= set(name_columns(mark))),
-        "\t" if tabs else ",",
-    )
-    header = name_columns(separator)
+    for separator in "\t" if tabs else _SEPARATORS:
+        rows = _parse_rows(path, text, separator, tabs)
+        names = map(_clean_word, next(rows, ("", []))[1])
+        header = [own.get(name.casefold(), name) for name in names]
+        if set(needed) <= set(header):
+            break
     _check_header(path, header, needed)
-    for where, cells in islice(_parse_rows(path, text, separator, tabs), 1, None):
+    for where, cells in rows:
         if len(cells) != len(header):
             fault = f"{len(cells)} cells, not {len(header)} as the header has"
             raise CorpusError.at(where, fault, "correct the row")
-        row = {name: _trim(cell) for name, cell in zip(header, cells, strict=True)}
-        yield where, {name: cell for name, cell in row.items() if not _is_index(name)}
+        pairs = zip(header, cells, strict=True)
+        yield where, {name: _trim(cell) for name, cell in pairs if not _is_index(name)}
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:
@@ -326,9 +294,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     content = path.read_bytes()
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     encoding = encoding or next(marked, "utf-8")
-    remedy = (
-        "save the table as UTF-8, or read it in Python with encoding='cp1252', or whatever it is"
-    )
+    remedy = "save the table as UTF-8, or read it in Python with encoding= (such as 'cp1252')"
     try:
         text = content.decode(encoding)
     except LookupError as error:

@@ -14,7 +14,8 @@ from desta_lab import cli
 from desta_lab.audio import RATE
 from desta_lab.benchmarks import answers
 from desta_lab.benchmarks.answers import answer_items
-from desta_lab.benchmarks.benchmark import BenchmarkError, get_benchmark, list_benchmarks
+from desta_lab.benchmarks.benchmark import get_benchmark, list_benchmarks
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.mmau import BENCHMARK as MMAU
 from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
 from desta_lab.clips import Corpus

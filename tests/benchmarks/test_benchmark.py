@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from desta_lab.benchmarks.benchmark import BenchmarkError, get_benchmark, list_benchmarks
+from desta_lab.benchmarks.benchmark import get_benchmark, list_benchmarks
+from desta_lab.benchmarks.formats import BenchmarkError
 from tests.benchmarks.samples import answers, mmau, sakura, write_json
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.benchmarks import comparison
-from desta_lab.benchmarks.benchmark import BenchmarkError
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
 from desta_lab.benchmarks.speech_ifeval import BENCHMARK as SPEECH_IFEVAL
 from tests.benchmarks.samples import answers, sakura

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from desta_lab.benchmarks.benchmark import BenchmarkError
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.mmau import BENCHMARK as MMAU
 from desta_lab.benchmarks.mmau import matches_words
 from tests.benchmarks.samples import mmau, write_json

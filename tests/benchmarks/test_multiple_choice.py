@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from desta_lab.benchmarks.benchmark import BenchmarkError
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.mmau import BENCHMARK as MMAU
 from desta_lab.benchmarks.multiple_choice import name_option, strip_letters
 from tests.benchmarks.samples import mmau, write_json

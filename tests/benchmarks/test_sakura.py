@@ -2,7 +2,7 @@
 
 import pytest
 
-from desta_lab.benchmarks.benchmark import BenchmarkError
+from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
 from desta_lab.benchmarks.sakura import lettered_options
 from tests.benchmarks.samples import sakura, write_json

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desta_lab.benchmarks import speech_ifeval
-from desta_lab.benchmarks.benchmark import BenchmarkError
+from desta_lab.benchmarks.formats import BenchmarkError
 from tests.benchmarks.samples import CAPITAL, answers, speech_items, write
 
 
