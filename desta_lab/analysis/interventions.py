@@ -106,7 +106,7 @@ def mean_heads(
 
     The tokens are those of all tasks, as `score_options` asks them.
     """
-    tokens = len(scoring.build_layout(llm, tasks)[1].trie.tokens)
+    tokens = len(scoring.audio_branches(llm, tasks).trie.tokens)
     layers = range(len(llm.backbone.model.get_decoder().layers))
     sums: dict[str, Tensor] = {}
 

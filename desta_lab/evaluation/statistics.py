@@ -130,13 +130,15 @@ def bootstrap_intervals(
 
 
 def interval_table(
-    table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value"
+    table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value", prefix: str = ""
 ) -> pd.DataFrame:
-    """`bootstrap_intervals` as a table: the columns of `by`, the mean as `value`, `low`, `high`."""
-    rows = [
-        (*group, *interval) for group, interval in bootstrap_intervals(table, measure, by).items()
-    ]
-    return pd.DataFrame(rows, columns=[*by, value, "low", "high"])
+    """`bootstrap_intervals` as a table: the columns of `by`, the mean as `value`, `low`, `high`.
+
+    `prefix` stands before the names of both ends.
+    """
+    intervals = bootstrap_intervals(table, measure, by)
+    rows = [(*group, *interval) for group, interval in intervals.items()]
+    return pd.DataFrame(rows, columns=[*by, value, f"{prefix}low", f"{prefix}high"])
 
 
 # ---- over seeds: Student's t, because a bootstrap of a few seeds promises too much ----

@@ -46,7 +46,27 @@ from desta_lab.model.runs import read_run_config
 from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
-from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving, style
+from desta_lab.views import clip_figures, saving, style
+from desta_lab.views.explanation_figures import (
+    plot_answer_attention,
+    plot_deletion,
+    plot_erasure,
+    plot_evidence,
+    plot_features,
+    plot_listening,
+    plot_logit_lens,
+    plot_patching,
+)
+from desta_lab.views.representation_figures import (
+    plot_learning_curves,
+    plot_maps,
+    plot_modality_gap,
+    plot_nearest_words,
+    plot_probe_accuracy,
+    plot_selectivity,
+    plot_similarity,
+    save_film,
+)
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe_plainly
@@ -439,7 +459,7 @@ class Inside:
         if self.has_checkpoints and "points" in tables:
             for method in ("pca", "umap"):
                 path = out / f"map_{method}.gif"
-                representation_figures.save_film(tables["points"], path, self.label, method)
+                save_film(tables["points"], path, self.label, method)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -505,12 +525,10 @@ def _check_labels(
 ) -> Mapping[str, Sequence[str]]:
     """The labels as given, or all that `Clip`s have in common and that tells them apart."""
     if labels is None:
-        known = [clip.attributes for clip in clips if isinstance(clip, Clip)]
-        names = [n for n in (known[0] if known else ()) if all(n in one for one in known)]
-        labels = {name: [one[name] for one in known] for name in names}
-        labels = {name: values for name, values in labels.items() if len(set(values)) > 1}
-        if len(known) < len(clips):
-            labels = {}
+        known = [clip.attributes if isinstance(clip, Clip) else {} for clip in clips]
+        shared = [name for name in (known or [{}])[0] if all(name in own for own in known)]
+        found = {name: [own[name] for own in known] for name in shared}
+        labels = {name: values for name, values in found.items() if len(set(values)) > 1}
     for name, values in labels.items():
         if len(values) != len(clips):
             raise InsideError(
@@ -534,27 +552,26 @@ def _make_clips(
     spans: Sequence[Sequence[Span]] | None,
 ) -> list[Clip]:
     """All that is known of every clip, a file being named by its name."""
-    for what, given in {"speakers": speakers, "transcripts": transcripts, "spans": spans}.items():
-        if given is not None and len(given) != len(clips):
+    given = {"speakers": speakers, "transcripts": transcripts, "spans": spans}
+    for what, values in given.items():
+        if values is not None and len(values) != len(clips):
             raise InsideError(
-                f"There are {len(clips)} clips and {len(given)} {what}; give one for each."
+                f"There are {len(clips)} clips and {len(values)} {what}; give one for each."
             )
     names = [f"clip {i}" if isinstance(c, np.ndarray) else _name(c) for i, c in enumerate(clips)]
-    often = Counter(names)
-    made = []
+    often, made = Counter(names), []
     for row, (one, name) in enumerate(zip(clips, names, strict=True)):
         alone = name if often[name] == 1 else f"{row} {name}"
         clip = one if isinstance(one, Clip) else Clip(alone, "", 0.0, "", alone, {})
-        own: dict[str, Any] = {
-            "attributes": {**clip.attributes, **{n: values[row] for n, values in labels.items()}}
-        }
+        own = {name: values[row] for name, values in labels.items()}
+        clip = replace(clip, attributes={**clip.attributes, **own})
         if speakers is not None:
-            own["speaker"] = speakers[row]
+            clip = replace(clip, speaker=speakers[row])
         if transcripts is not None:
-            own["transcript"] = transcripts[row]
+            clip = replace(clip, transcript=transcripts[row])
         if spans is not None:
-            own["spans"] = tuple(spans[row])
-        made.append(replace(clip, **own))
+            clip = replace(clip, spans=tuple(spans[row]))
+        made.append(clip)
     return made
 
 
@@ -618,71 +635,6 @@ def _hash_sound(sound: Sound) -> str:
 
 # ---- figures ----
 
-# figure → how it is drawn, from which tables, under which title
-FIGURES: dict[str, tuple[Callable[..., saving.Picture], tuple[str, ...], str]] = {
-    "readable": (
-        representation_figures.plot_probe_accuracy,
-        ("probes", "answers"),
-        "Present, readable, spoken: three things",
-    ),
-    "selectivity": (
-        representation_figures.plot_selectivity,
-        ("probes",),
-        "What a probe reads, and what of random labels",
-    ),
-    "learning_curves": (
-        representation_figures.plot_learning_curves,
-        ("learning_curves",),
-        "How many clips a probe needs",
-    ),
-    "similar_sites": (
-        representation_figures.plot_similarity,
-        ("similar_sites",),
-        "Which sites lay out the clips alike",
-    ),
-    "similar_steps": (
-        representation_figures.plot_similarity,
-        ("similar_steps",),
-        "How the audio embeddings change along training",
-    ),
-    "modality_gap": (
-        representation_figures.plot_modality_gap,
-        ("gap",),
-        "Does hearing come closer to reading?",
-    ),
-    "nearest_words": (
-        representation_figures.plot_nearest_words,
-        ("words",),
-        "The words that each query lies nearest to",
-    ),
-    "answer_attention": (
-        explanation_figures.plot_answer_attention,
-        ("heads",),
-        "Which heads look at the audio",
-    ),
-    "deletion": (
-        explanation_figures.plot_deletion,
-        ("deletion",),
-        "Taking away what matters ({label})",
-    ),
-    "logit_lens": (
-        explanation_figures.plot_logit_lens,
-        ("lens",),
-        "At which layer the answer is there",
-    ),
-    "patching": (
-        explanation_figures.plot_patching,
-        ("patching",),
-        "Which query carries which attribute",
-    ),
-    "erasure": (explanation_figures.plot_erasure, ("erasure",), "What the answer uses"),
-}
-LISTENING = "listening heads", "random heads"
-MAPS = {
-    "pca": "The audio embeddings of unseen speakers, by {label}",
-    "umap": "The same clips through UMAP",
-}
-
 
 def draw_figures(
     inside: Inside, tables: dict[str, pd.DataFrame], seeds: int = 1
@@ -690,34 +642,24 @@ def draw_figures(
     """Every figure whose tables, perhaps pooled over seeds, are there, by the name of its file."""
     label, drawn = inside.label, {}
     for name, (draw, sources, title) in FIGURES.items():
-        if all(source in tables for source in sources):
-            drawn[name] = draw(*[tables[one] for one in sources], title.format(label=label))
+        if set(sources.split()) <= set(tables):
+            given = [tables[source] for source in sources.split()]
+            headline = title.format(label=label) if isinstance(title, str) else title(*given, seeds)
+            drawn[name] = draw(*given, headline)
     if "purity" in tables:
         points = tables["points"]
         trust = points.drop_duplicates(["step", "method", "seed"])
         for method, title in MAPS.items():
             how = label, title.format(label=label), method, tables["purity"]
-            drawn[f"map_{method}"] = representation_figures.plot_maps(points, trust, *how)
-    if "evidence" in tables:
-        summary = tables["evidence"]
-        headline = _state_evidence(summary, "mass")
-        drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
-    if "sparse_features" in tables:
-        features = tables["sparse_features"]
-        headline = state_features(features, seeds)
-        drawn["sparse_features"] = explanation_figures.plot_features(features, headline)
-    if {"listening_heads", "audio_direction"} <= set(tables):
-        both = tables["listening_heads"], tables["audio_direction"]
-        headline = state_listening(*both, seeds)
-        drawn["listening_heads"] = explanation_figures.plot_listening(*both, headline)
+            drawn[f"map_{method}"] = plot_maps(points, trust, *how)
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
     return drawn
 
 
-def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
-    """How many methods find the evidence, by their paired gains over another clip's."""
-    own = summary[(summary["null"] == "own") & (summary["measure"] == measure)]
+def _state_evidence(summary: pd.DataFrame, seeds: int) -> str:
+    """How many methods find the evidence, by their paired gains in mass over another clip's."""
+    own = summary[(summary["null"] == "own") & (summary["measure"] == "mass")]
     found = own[own["gain_low"] > 0]["method"].tolist()
     names = f" ({'; '.join(found)})" if 0 < len(found) < 4 else ""
     return (
@@ -795,6 +737,35 @@ def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving
         clip.spans,
         f"Where the answer about the {label} was heard",
     )
+
+
+LISTENING = "listening heads", "random heads"
+MAPS = {
+    "pca": "The audio embeddings of unseen speakers, by {label}",
+    "umap": "The same clips through UMAP",
+}
+# figure → how it is drawn, from which tables, and its title or what writes it from these tables
+FIGURES: dict[str, tuple[Callable[..., saving.Picture], str, str | Callable[..., str]]] = {
+    "readable": (plot_probe_accuracy, "probes answers", "Present, readable, spoken: three things"),
+    "selectivity": (plot_selectivity, "probes", "What a probe reads, and what of random labels"),
+    "learning_curves": (plot_learning_curves, "learning_curves", "How many clips a probe needs"),
+    "similar_sites": (plot_similarity, "similar_sites", "Which sites lay out the clips alike"),
+    "similar_steps": (
+        plot_similarity,
+        "similar_steps",
+        "How the audio embeddings change along training",
+    ),
+    "modality_gap": (plot_modality_gap, "gap", "Does hearing come closer to reading?"),
+    "nearest_words": (plot_nearest_words, "words", "The words that each query lies nearest to"),
+    "answer_attention": (plot_answer_attention, "heads", "Which heads look at the audio"),
+    "evidence": (partial(plot_evidence, measure="mass"), "evidence", _state_evidence),
+    "deletion": (plot_deletion, "deletion", "Taking away what matters ({label})"),
+    "logit_lens": (plot_logit_lens, "lens", "At which layer the answer is there"),
+    "patching": (plot_patching, "patching", "Which query carries which attribute"),
+    "erasure": (plot_erasure, "erasure", "What the answer uses"),
+    "sparse_features": (plot_features, "sparse_features", state_features),
+    "listening_heads": (plot_listening, "listening_heads audio_direction", state_listening),
+}
 
 
 # ---- several training seeds ----
