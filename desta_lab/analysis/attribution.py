@@ -126,10 +126,7 @@ def query_cases(
     """
     silence = conditions.embed_silence(llm)
     parts = torch.arange(audio_embeddings.shape[1], device=audio_embeddings.device)[None, :, None]
-    margins = [
-        answer_margin(llm, task, [value], words)
-        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
-    ]
+    margins = _margins(answer_margin, llm, task, values, transcripts)
     clips = zip(margins, audio_embeddings.detach().split(1), strict=True)
     return [Case(margin, clip, silence, parts) for margin, clip in clips]
 
@@ -149,19 +146,22 @@ def window_cases(
     fitted = [audio.crop_or_pad(wave, llm.encoder.seconds) for wave in waves]
     inputs = torch.from_numpy(np.stack(fitted)).float()
     parts = torch.arange(inputs.shape[1])[None] // round(window * audio.RATE)
-    margins = [
-        answer_margin_of_audio(llm, task, [value], words)
-        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
-    ]
-    return [
-        Case(margin, wave, torch.zeros_like(wave), parts)
-        for margin, wave in zip(margins, inputs.split(1), strict=True)
-    ]
+    margins = _margins(answer_margin_of_audio, llm, task, values, transcripts)
+    clips = zip(margins, inputs.split(1), strict=True)
+    return [Case(margin, wave, torch.zeros_like(wave), parts) for margin, wave in clips]
 
 
-def _one_by_one(transcripts: Sequence[str] | None, clips: int) -> list[list[str] | None]:
-    """What one clip after the other is given as its transcripts."""
-    return [None] * clips if transcripts is None else [[text] for text in transcripts]
+def _margins(
+    margin: Callable[..., Scalar],
+    llm: AudioLLM,
+    task: Task,
+    values: Sequence[str],
+    transcripts: Sequence[str] | None,
+) -> list[Scalar]:
+    """The margin of every clip by itself."""
+    words = [None if transcripts is None else [text] for text in transcripts or values]
+    pairs = zip(values, words, strict=True)
+    return [margin(llm, task, [value], some) for value, some in pairs]
 
 
 # ---- attribution ----
@@ -214,13 +214,10 @@ def attribute_parts(
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; take one of {', '.join(METHODS)}.")
-    values = []
-    for number, case in enumerate(cases):
-        if method == "integrated_gradients":
-            values.append(_integrate(case, steps, batch))
-        else:
-            values.append(_switch_parts(method, case, samples, batch, [seed, number]))
-    return torch.stack(values).float()
+    if method == "integrated_gradients":
+        return torch.stack([_integrate(case, steps, batch) for case in cases]).float()
+    found = [_switch_parts(method, case, samples, batch, [seed, i]) for i, case in enumerate(cases)]
+    return torch.stack(found).float()
 
 
 def _integrate(case: Case, steps: int, batch: int) -> Float[Tensor, "part"]:
@@ -246,11 +243,10 @@ def _switch_parts(
     if method == "ablation":
         return FeatureAblation(scalar).attribute(switches, **how)[0]
     sampler, rng = ShapleyValueSampling(scalar), np.random.default_rng(seed)
-
-    def draw_orders(parts: int, count: int) -> Iterable[list[int]]:
-        return (rng.permutation(parts).tolist() for _ in range(count))
-
-    sampler.permutation_generator = draw_orders  # captum's own draws from torch's global generator
+    # captum's own orders are drawn from torch's global generator
+    sampler.permutation_generator = lambda parts, count: (
+        rng.permutation(parts).tolist() for _ in range(count)
+    )
     return sampler.attribute(switches, n_samples=samples, **how)[0]
 
 
@@ -273,7 +269,6 @@ def deletion_curves(
     draws: int = 20,
     points: int | None = None,
     seed: int = 0,
-    batch: int = 8,
 ) -> pd.DataFrame:
     """The scalar while parts are taken away or restored (Petsiuk et al., 2018).
 
@@ -295,7 +290,7 @@ def deletion_curves(
         restored = torch.cat([highest[None], (count - 1) - highest[None], chance])
         kept = restored[:, None] < counts[:, None]  # way × point × part
         unique, of = kept.flatten(0, 1).unique(dim=0, return_inverse=True)  # the ends are shared
-        margins = case.evaluate(unique, batch).double()[of].unflatten(0, kept.shape[:2])
+        margins = case.evaluate(unique).double()[of].unflatten(0, kept.shape[:2])
         first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
         found = {
             ("deletion", "attribution"): reverse[None],

@@ -75,13 +75,13 @@ def knock_out(
         means: of `mean_heads`: then what a clip makes of each head is taken away, and their mean
             over clips is left; by default they put out 0.
     """
-    edits: dict[str, Edit] = {}
     chosen: dict[str, list[int]] = {}
     for layer, head in heads:
         chosen.setdefault(f"backbone.{layer}.attention.heads", []).append(head)
-    for site, numbers in chosen.items():
-        edits[site] = _silence(numbers, None if means is None else means[site])
-    return edits
+    return {
+        site: _silence(some, None if means is None else means[site])
+        for site, some in chosen.items()
+    }
 
 
 def _silence(heads: list[int], mean: Float[Tensor, "token head feature"] | None) -> Edit:

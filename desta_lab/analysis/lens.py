@@ -17,6 +17,8 @@ from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
 
+BATCH = 16  # clips in one forward
+
 # ---- logit lens ----
 
 
@@ -128,7 +130,6 @@ def patch_queries(
     audio_embeddings: Float[Tensor, "clip query d_llm"],
     truth: Sequence[Mapping[str, str]],
     pairs: Sequence[tuple[int, int]],
-    batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
     transcripts: Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -149,7 +150,7 @@ def patch_queries(
         mixed[torch.arange(queries), torch.arange(queries)] = audio_embeddings[a]
         mixed[queries] = audio_embeddings[a]  # the last row stays B
         words = None if transcripts is None else [transcripts[b]] * len(mixed)
-        scores = scoring.score_options(llm, tasks, mixed, batch, words)
+        scores = scoring.score_options(llm, tasks, mixed, BATCH, words)
         for task, score in zip(tasks, scores, strict=True):
             values = list(task.options)
             of_a, of_b = (values.index(truth[row][task.attribute]) for row in (a, b))
