@@ -47,7 +47,7 @@ class SparseAutoencoder(nn.Module):
         mean: Float[Tensor, "query d"],
         spread: Float[Tensor, ""],
         directions: Float[Tensor, "feature d"],
-        active: int = ACTIVE,
+        active: int,
     ) -> None:
         super().__init__()
         self.active = active
@@ -210,13 +210,13 @@ def slot_states(
 
 
 def draw_directions(
-    dictionary: SparseAutoencoder, vectors: Float[Tensor, "clip query d"], count: int, seed: int = 0
+    dictionary: SparseAutoencoder, vectors: Float[Tensor, "clip query d"], count: int
 ) -> Float[Tensor, "direction d"]:
     """Random directions of length 1, drawn with the covariance of the vectors at the site.
 
     A direction in which nothing ever varies would be too easy a null.
     """
     centred = (vectors.float().cpu() - dictionary.mean).flatten(0, 1)
-    dice = torch.Generator().manual_seed(seed)
+    dice = torch.Generator().manual_seed(0)
     mixes = torch.randn(count, len(centred), generator=dice) @ centred
     return nn.functional.normalize(mixes, dim=-1)

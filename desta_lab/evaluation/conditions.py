@@ -61,25 +61,13 @@ class AudioCondition:
     others: Float[Tensor, "other query d_llm"] | None = None
 
 
-def own_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """Each clip itself."""
-    return AudioCondition(range(len(clips)))
-
-
-def shuffled_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """Another speaker's clip, scored against this clip's truth."""
-    return AudioCondition(shuffled_partners(clips))
-
-
-def silent_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """One clip of zeros, scored against every clip's truth."""
-    return AudioCondition([0] * len(clips), embed_silence(llm))
-
-
 AUDIO_CONDITIONS: dict[str, Callable[[AudioLLM, Sequence[Clip]], AudioCondition]] = {
-    "audio": own_audio,
-    "shuffled": shuffled_audio,
-    "silence": silent_audio,
+    # each clip itself
+    "audio": lambda llm, clips: AudioCondition(range(len(clips))),
+    # another speaker's clip, scored against this clip's truth
+    "shuffled": lambda llm, clips: AudioCondition(shuffled_partners(clips)),
+    # one clip of zeros, scored against every clip's truth
+    "silence": lambda llm, clips: AudioCondition([0] * len(clips), embed_silence(llm)),
 }
 
 

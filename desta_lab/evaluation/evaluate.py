@@ -79,15 +79,20 @@ def evaluate(
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
     """
     by_ear = [name for name in conditions if name != ORACLE]
-    tables = []
+    tables: dict[str, pd.DataFrame] = {}
     if by_ear:
         if audio_embeddings is None:
-            audio_embeddings = _embed(llm, features, clips, calibration)
+            if features is None:
+                raise ValueError(
+                    "Nothing to hear: give features, or audio embeddings of all clips."
+                )
+            ids = [[clip.id for clip in part] for part in (clips, calibration)]
+            audio_embeddings = torch.cat([embed_clips(llm, features[part]) for part in ids])
         how = (by_ear, transcripts, batch)
-        tables.append(score_conditions(llm, tasks, clips, calibration, audio_embeddings, *how))
+        tables |= _rank_by_ear(llm, tasks, clips, calibration, audio_embeddings, *how)
     if ORACLE in conditions:
-        tables.append(score_oracle(llm.backbone, tasks, clips, calibration, describe, batch))
-    table = pd.concat(tables, ignore_index=True)
+        tables[ORACLE] = _rank_by_reading(llm.backbone, tasks, clips, calibration, describe, batch)
+    table = pd.concat(tables, names=["condition"]).reset_index("condition").reset_index(drop=True)
     if not free_form:
         return table
     answers = []
@@ -101,19 +106,10 @@ def evaluate(
     return table.merge(pd.concat(answers), on=["condition", "clip", "task"], how="left")
 
 
-def _embed(
-    llm: AudioLLM, features: Features | None, clips: Sequence[Clip], calibration: Sequence[Clip]
-) -> Float[Tensor, "clip query d_llm"]:
-    if features is None:
-        raise ValueError("Nothing to hear: give features, or audio embeddings of all clips.")
-    ids = [[clip.id for clip in part] for part in (clips, calibration)]
-    return torch.cat([embed_clips(llm, features[part]) for part in ids])
-
-
 # ---- closed-set ranking ----
 
 
-def score_conditions(
+def _rank_by_ear(
     llm: AudioLLM,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -122,7 +118,7 @@ def score_conditions(
     names: Sequence[str],
     transcripts: bool,
     batch: int,
-) -> pd.DataFrame:
+) -> dict[str, pd.DataFrame]:
     """Rank the options of every task by ear; clips, calibration and controls share one pass."""
     pool, rows_of = _pool_conditions(llm, clips, audio_embeddings, names)
     words = None
@@ -135,11 +131,8 @@ def score_conditions(
         [score[len(clips) : len(audio_embeddings)] for score in scores],
         lambda: scoring.score_options(llm, tasks, embed_silence(llm), batch, words and [""]),
     )
-    tables = []
-    for name, rows in rows_of.items():
-        picked = [score[rows] for score in scores]
-        tables.append(_judge(name, llm.backbone, tasks, clips, picked, known))
-    return pd.concat(tables, ignore_index=True)
+    judge = partial(scoring.judge_scores, llm.backbone.tokenizer, tasks, clips)
+    return {name: judge([score[rows] for score in scores], known) for name, rows in rows_of.items()}
 
 
 def _pool_conditions(
@@ -162,7 +155,7 @@ def _pool_conditions(
     return torch.cat(parts), rows_of
 
 
-def score_oracle(
+def _rank_by_reading(
     backbone: Backbone,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -174,6 +167,11 @@ def score_oracle(
 
     Tasks about an attribute that descriptions leave out (rung 5) are asked of one that states it.
     """
+
+    def score(asked: Sequence[Task], texts: Sequence[str]) -> scoring.Scores:
+        with backbone.untuned():
+            return scoring.score_options_of_text(backbone, asked, texts, batch)
+
     tables = []
     for hidden in dict.fromkeys([None, *(task.hidden for task in tasks)]):
         asked = [task for task in tasks if task.hidden == hidden]
@@ -181,22 +179,13 @@ def score_oracle(
             continue
         texts = [oracle_text(clip, hidden, describe) for clip in [*clips, *calibration]]
         unique = list(dict.fromkeys(texts))
-        with backbone.untuned():
-            scores = scoring.score_options_of_text(backbone, asked, unique, batch)
         rows = [unique.index(text) for text in texts]
-        own = [score[rows[: len(clips)]] for score in scores]
-        known = scoring.Calibration(
-            calibration,
-            [score[rows[len(clips) :]] for score in scores],
-            partial(_score_without_content, backbone, asked),
-        )
-        tables.append(_judge(ORACLE, backbone, asked, clips, own, known))
+        scores = [of_unique[rows] for of_unique in score(asked, unique)]
+        others = [one[len(clips) :] for one in scores]
+        known = scoring.Calibration(calibration, others, partial(score, asked, [CONTENT_FREE]))
+        own = [one[: len(clips)] for one in scores]
+        tables.append(scoring.judge_scores(backbone.tokenizer, asked, clips, own, known))
     return pd.concat(tables, ignore_index=True)
-
-
-def _score_without_content(backbone: Backbone, tasks: Sequence[Task]) -> scoring.Scores:
-    with backbone.untuned():
-        return scoring.score_options_of_text(backbone, tasks, [CONTENT_FREE])
 
 
 def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
@@ -206,22 +195,9 @@ def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
         Clip(str(i), "", 0.0, "", "", dict(zip(ATTRIBUTES, values, strict=True)))
         for i, values in enumerate(combinations)
     ]
-    table = score_oracle(backbone, task_ladder(), clips, clips)
+    table = _rank_by_reading(backbone, task_ladder(), clips, clips)
     means = table.groupby("task", sort=False)[["raw", "calibrated"]].mean().round(4)
     return {str(row.Index): [float(row.raw), float(row.calibrated)] for row in means.itertuples()}
-
-
-def _judge(
-    condition: str,
-    backbone: Backbone,
-    tasks: Sequence[Task],
-    clips: Sequence[Clip],
-    scores: scoring.Scores,
-    calibration: scoring.Calibration,
-) -> pd.DataFrame:
-    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibration)
-    table.insert(0, "condition", condition)
-    return table
 
 
 # ---- answers in the backbone's own words ----

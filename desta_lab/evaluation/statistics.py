@@ -43,9 +43,9 @@ def resample_rows(
 
 
 @cache
-def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
+def resample_weights(count: int) -> Int[np.ndarray, "draw unit"]:
     """How often each unit is drawn in each resample; the first row is the data, each unit once."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
     weights.flags.writeable = False  # everybody is given the same ones
@@ -76,13 +76,13 @@ def percentile_interval(draws: Float[np.ndarray, "draw"]) -> Interval:
 
 
 def bootstrap_interval(
-    statistic: Callable[[Int[np.ndarray, "*resample row"]], Any], count: int, seed: int = 0
+    statistic: Callable[[Int[np.ndarray, "*resample row"]], Any], count: int
 ) -> Interval:
     """A statistic of `count` rows with its 95 % interval over resampled rows.
 
     `statistic` takes row numbers along the last axis and returns a number for each resample.
     """
-    low, high = interval_ends(statistic(resample_rows(count, seed)))
+    low, high = interval_ends(statistic(resample_rows(count)))
     return float(statistic(np.arange(count))), low, high
 
 
@@ -244,7 +244,7 @@ def rank_p(value: float, draws: Sequence[float] | Float[np.ndarray, "draw"]) -> 
 
 
 def sign_flip_p(
-    differences: Float[np.ndarray, "pair cell"], seed: int = 0, flips: int = RESAMPLES
+    differences: Float[np.ndarray, "pair cell"], flips: int = RESAMPLES
 ) -> Float[np.ndarray, "cell"]:
     """p-values of "no difference" for many cells of the same pairs, corrected for their number.
 
@@ -252,7 +252,7 @@ def sign_flip_p(
     against the largest |t| of all cells when whole pairs flip their signs (Westfall and Young,
     1993, max-T), so that the chance of any false cell is at most p.
     """
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(differences)))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
     signs[0] = 1
     mean = signs @ differences / len(differences)
     variance = (differences**2).mean(0) - mean**2
@@ -260,10 +260,7 @@ def sign_flip_p(
 
 
 def group_difference_p(
-    values: Float[np.ndarray, "pair cell"],
-    marked: Bool[np.ndarray, "pair"],
-    seed: int = 0,
-    draws: int = RESAMPLES,
+    values: Float[np.ndarray, "pair cell"], marked: Bool[np.ndarray, "pair"], draws: int = RESAMPLES
 ) -> Float[np.ndarray, "cell"]:
     """p-values of "the marked pairs are as the others" for many cells, corrected for their number.
 
@@ -272,7 +269,7 @@ def group_difference_p(
     """
     if marked.all() or not marked.any():
         return np.full(values.shape[1], np.nan)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     marks = np.array([marked, *(rng.permutation(marked) for _ in range(draws - 1))], dtype=float)
 
     def moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Inside a model: what flows at every site and checkpoint, its tables and its figures."""
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -154,10 +155,8 @@ class Inside:
         self.traced = (room or self.scored)[: self.sizes["traced"]]
         self.explained = self.traced[: self.sizes["explained"]]
         self.refused: dict[str, str] = {}  # table → why `run` left it out
-        self._store: Callable[[], FeatureStore] | None = None
-        self._features: FeatureStore | None = None
+        self._features: Callable[[], FeatureStore] | None = None
         self._memory: dict[str, Any] = {}
-        self._about: Provenance | None = None
         self._drawn_with: dict[str, Any] = {}
         self._open_checkpoints(checkpoints)
 
@@ -210,8 +209,11 @@ class Inside:
         if look.label != Preset.label:
             about["label"] = look.label
         look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
-        look._about = experiment.provenance("sites", **about, tasks=[repr(task) for task in tasks])
-        look._store = partial(experiment.store_features, chosen)
+        look._measured = experiment.provenance(
+            "sites", **about, tasks=[repr(task) for task in tasks]
+        )
+        # computed when they are first asked for: tables may be there
+        look._features = functools.cache(partial(experiment.store_features, chosen))
         return look
 
     # ---- clips and questions ----
@@ -250,7 +252,6 @@ class Inside:
 
     def _open_checkpoints(self, given: Path | str | Mapping[int, Path] | None) -> None:
         """Tell which checkpoints there are, and let the model stand at the last."""
-        count = self.sizes["checkpoints"]
         if given is None:
             self._steps = {0: hash_state(self.llm.trainable_state())}
             self._load: Callable[[int], None] = lambda step: None
@@ -261,21 +262,16 @@ class Inside:
             folder = Path(given)
             self._steps = {one["step"]: one["sha256"] for one in runs.list_checkpoints(folder)}
             self._load = lambda step: runs.load_checkpoint(folder, self.llm, step)
-            self._check_transcripts(folder)
-        picked = pick_evenly(sorted(self._steps), count)
+            if self.transcripts is None and read_run_config(folder).get("transcript"):
+                raise InsideError(
+                    f"{folder}: it was trained with transcripts behind the audio embeddings; give "
+                    "transcripts=[…], the words of every clip."
+                )
+        picked = pick_evenly(sorted(self._steps), self.sizes["checkpoints"])
         self.checkpoints = {step: self._steps[step] for step in picked}
         self.last = max(self._steps)
-        untrained = given is not None and 0 in self.checkpoints and self.last > 0
-        self.untrained = 0 if untrained else None
+        self.untrained = 0 if self.last > 0 and 0 in self.checkpoints else None
         self._load(self.last)
-
-    def _check_transcripts(self, run: Path) -> None:
-        trained = read_run_config(run).get("transcript")
-        if trained and self.transcripts is None:
-            raise InsideError(
-                f"{run}: it was trained with transcripts behind the audio embeddings; give "
-                "transcripts=[…], the words of every clip."
-            )
 
     @contextmanager
     def at_checkpoint(self, step: int) -> Iterator[None]:
@@ -302,11 +298,9 @@ class Inside:
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
-        if self._store is None:
+        if self._features is None:
             return self.llm.encoder.encode(self.read_waves(rows)).float()
-        if self._features is None:  # computed when they are first asked for: tables may be there
-            self._features = self._store()
-        return self._features[[clip.id for clip in self.pick(rows)]]
+        return self._features()[[clip.id for clip in self.pick(rows)]]
 
     def audio_embeddings(self, rows: Sequence[int], step: int | None = None) -> Tensor:
         """Audio embeddings of these rows in float32 at a checkpoint, by default the last."""
@@ -331,18 +325,15 @@ class Inside:
 
     def calibrate(self, scores: scoring.Scores, step: int) -> scoring.Calibration:
         """The rows that calibrate, of the scores of all clips on all tasks at a checkpoint."""
+        words = None if self.transcripts is None else [""]
 
         def score_silence() -> scoring.Scores:
             with self.at_checkpoint(step), torch.no_grad():
-                words = None if self.transcripts is None else [""]
-                return scoring.score_options(
-                    self.llm, self.tasks, embed_silence(self.llm), transcripts=words
-                )
+                silence = embed_silence(self.llm)
+                return scoring.score_options(self.llm, self.tasks, silence, transcripts=words)
 
-        rows = list(self.calibration)
-        return scoring.Calibration(
-            self.pick(rows), [score[rows] for score in scores], score_silence
-        )
+        known = [score[list(self.calibration)] for score in scores]
+        return scoring.Calibration(self.pick(self.calibration), known, score_silence)
 
     def fixed_sites(self) -> Sites:
         """The sites that training does not move, for all clips."""
@@ -449,17 +440,15 @@ class Inside:
                 tables[name] = self.table(name)
             except (InsideError, ProbeError) as error:
                 self.refused[name] = str(error)
-        if self.out is not None:
-            self._save_figures(tables, self.out)
-        return tables
-
-    def _save_figures(self, tables: dict[str, pd.DataFrame], out: Path) -> None:
+        if self.out is None:
+            return tables
         for name, picture in draw_figures(self, tables).items():
-            saving.save_figure(picture, out, name, provenance=self.facts)
+            saving.save_figure(picture, self.out, name, provenance=self.facts)
         if self.has_checkpoints and "points" in tables:
-            for method in ("pca", "umap"):
-                path = out / f"map_{method}.gif"
+            for method in MAPS:
+                path = self.out / f"map_{method}.gif"
                 save_film(tables["points"], path, self.label, method)
+        return tables
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -467,24 +456,19 @@ class Inside:
         about = {"measured": self._measured.key, "checkpoints": self.checkpoints}
         return {**about, **self._drawn_with}
 
-    @property
+    @functools.cached_property
     def _measured(self) -> Provenance:
-        """The model, the clips and the questions; not the checkpoint."""
-        if self._about is None:
-            self._about = Provenance("sites", self._list_facts())
-        return self._about
+        """The model, the clips and the questions; not the checkpoint.
 
-    def _list_facts(self) -> dict[str, Any]:
-        """What determines what is measured where no experiment says it: all that goes in."""
+        Where no experiment says it, this is all that goes in.
+        """
         llm, facts = self.llm, dict(self.llm.provenance)
-        facts["connector_form"] = repr(llm.connector)
-        facts["taps"], facts["seconds"] = list(llm.encoder.taps), llm.encoder.seconds
-        if "encoder_sha256" not in facts:
-            facts["encoder_sha256"] = hash_tensors(llm.encoder)
-        if "backbone_sha256" not in facts:
-            facts["backbone_sha256"] = hash_tensors(llm.backbone.model)
-        return {
-            **facts,
+        parts = {"encoder_sha256": llm.encoder, "backbone_sha256": llm.backbone.model}
+        hashes = {name: hash_tensors(part) for name, part in parts.items() if name not in facts}
+        about = {
+            "connector_form": repr(llm.connector),
+            "taps": list(llm.encoder.taps),
+            "seconds": llm.encoder.seconds,
             "clips": [_hash_sound(sound) for sound in self.sounds],
             "about": [[clip.id, clip.speaker, clip.attributes, clip.spans] for clip in self.clips],
             "descriptions": [self.describe(clip.attributes) for clip in self.clips],
@@ -493,6 +477,7 @@ class Inside:
             "calibration": self.calibration,
             "label": self.label,
         }
+        return Provenance("sites", {**facts, **hashes, **about})
 
     def _find_or_capture(self, checkpoint: str | None, capture: Callable[[], Sites]) -> Sites:
         provenance = self._measured.derive(
