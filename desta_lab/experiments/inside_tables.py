@@ -469,29 +469,29 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
     for attribute, of_task in patched.groupby("attribute"):
-        differ = of_task.drop_duplicates("row").set_index("row")["differ"]
+        shifts = of_task.pivot(index="row", columns="query", values="shift")
+        differ = of_task.groupby("row")["differ"].first()
         if not differ.any():
             continue
-        shifts = of_task.pivot(index="row", columns="query", values="shift").loc[differ.index]
         chances = group_difference_p(shifts.to_numpy(), differ.to_numpy(bool))
-        scale = of_task.loc[of_task["differ"] & (of_task["query"] < 0), "whole"].mean()
+        way = shifts.loc[differ, -1]  # that of all queries is the whole of it
+        same = shifts[~differ].mean() / way.mean()
         for query, p in zip(shifts.columns, chances, strict=True):
-            differing = of_task[of_task["differ"] & (of_task["query"] == query)]
-            moved, low, high = bootstrap_interval(_share_moved(differing), len(differing))
-            same = shifts.loc[~differ, query].mean() / scale
+            share = _share_moved(shifts.loc[differ, query].to_numpy(), way.to_numpy())
+            moved, low, high = bootstrap_interval(share, len(way))
             cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
-            table.append({**cell, "moved": moved, "low": low, "high": high, "same": same, "p": p})
+            cell |= {"moved": moved, "low": low, "high": high, "same": same[query], "p": p}
+            table.append(cell)
     if not table:
         raise InsideError(f"No two of {pairs} pairs of clips differ in a label; give more clips.")
     return pd.DataFrame(table)
 
 
-def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], Any]:
+def _share_moved(shift: np.ndarray, whole: np.ndarray) -> Callable[[np.ndarray], Any]:
     """The share of the way that drawn pairs moved: of sums, as one pair may differ by nothing.
 
     NaN where all of them do.
     """
-    shift, whole = pairs["shift"].to_numpy(), pairs["whole"].to_numpy()
 
     def share(drawn: np.ndarray) -> Any:
         way = whole[drawn].sum(-1)
@@ -553,10 +553,8 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     draws = report_each([*itertools.product(first.values(), seeds)], inside.progress("erasing"))
     drawn = {draw: erase_random(*draw) for draw in draws}
     random = [{name: drawn[first[kind], seed] for name, kind in kinds.items()} for seed in seeds]
-    judged = {"untouched": [{"nothing": untouched}], "erased": [erased]}
-    return _compare(judged | {"random direction": random}, untouched, "erased").drop(
-        columns="draws"
-    )
+    judged = {"untouched": [{"nothing": untouched}], "erased": [erased], "random direction": random}
+    return _compare(judged, untouched, "erased").drop(columns="draws")
 
 
 def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
@@ -583,10 +581,9 @@ def _compare(
     for kind, curves in kinds.items():
         pool = _pool_draws if kind.startswith("random") else _measure_change
         for amount in curves[0]:
-            changes = [curve[amount]["correct"] - untouched["correct"] for curve in curves]
-            pairs = zip(curves, changes, strict=True)
-            table = pool([curve[amount].assign(change=change) for curve, change in pairs])
-            tables.append(table.assign(kind=kind, **{along: amount}))
+            judged = [curve[amount] for curve in curves]
+            changed = [one.assign(change=one["correct"] - untouched["correct"]) for one in judged]
+            tables.append(pool(changed).assign(kind=kind, **{along: amount}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -712,7 +709,7 @@ def knock_out_heads(inside: "Inside") -> pd.DataFrame:
 
     def judge(silent: Sequence[tuple[int, int]]) -> pd.DataFrame:
         with apply_edits(inside.llm, interventions.knock_out(silent, means)):
-            return _judge_rows(inside, rows, calibration, both)
+            return _with_all(_judge_rows(inside, rows, calibration, both))
 
     rng, untouched = np.random.default_rng(0), judge([])
     drawn = [rng.permutation(len(heads)) for _ in range(inside.sizes["directions"])]
@@ -790,7 +787,7 @@ def _judge_states(
         correct = logits[list(rows)].argmax(1).numpy() == right
         cell = {"asked": task.attribute, "speaker": [inside.speakers[row] for row in rows]}
         tables.append(pd.DataFrame({**cell, "correct": correct * 1.0, "chance": task.chance}))
-    return pd.concat(tables, ignore_index=True)
+    return _with_all(pd.concat(tables))
 
 
 def _beside_draws(
@@ -799,16 +796,13 @@ def _beside_draws(
     along: str,
     falls: bool = False,
 ) -> pd.DataFrame:
-    """`_compare` with rows of `all` attributes, and `p` of the first kind: its rank among draws."""
-    judged = {
-        kind: [{amount: _with_all(one) for amount, one in curve.items()} for curve in curves]
-        for kind, curves in kinds.items()
-    }
-    table = _compare(judged, _with_all(untouched), along).assign(p=np.nan)
+    """`_compare`, and `p` of the first kind: its rank among the draws of a random one."""
+    table = _compare(kinds, untouched, along).assign(p=np.nan)
     draws, sign = table.dropna(subset="draws").set_index(["asked", along])["draws"], 1 - 2 * falls
-    for row in table.index[(table["kind"] == next(iter(kinds))) & (table[along] != 0)]:
-        by_chance = sign * np.array(draws[tuple(table.loc[row, ["asked", along]])])
-        table.loc[row, "p"] = rank_p(sign * table.loc[row, "change"], by_chance)
+    first = table["kind"] == next(iter(kinds))
+    for row in table[first & (table[along] != 0)].itertuples():
+        by_chance = sign * np.array(draws[row.asked, getattr(row, along)])
+        table.loc[row.Index, "p"] = rank_p(sign * row.change, by_chance)
     return table.drop(columns="draws")
 
 
