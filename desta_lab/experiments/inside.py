@@ -505,6 +505,14 @@ def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {**usual, **sizes}
 
 
+def _check_counts(count: int, given: Mapping[str, Sequence[Any] | None]) -> None:
+    for what, values in given.items():
+        if values is not None and len(values) != count:
+            raise InsideError(
+                f"There are {count} clips and {len(values)} {what}; give one for each."
+            )
+
+
 def _check_labels(
     clips: Sequence[Clip | Sound], labels: Mapping[str, Sequence[str]] | None
 ) -> Mapping[str, Sequence[str]]:
@@ -514,16 +522,11 @@ def _check_labels(
         shared = [name for name in (known or [{}])[0] if all(name in own for own in known)]
         found = {name: [own[name] for own in known] for name in shared}
         labels = {name: values for name, values in found.items() if len(set(values)) > 1}
-    for name, values in labels.items():
-        if len(values) != len(clips):
-            raise InsideError(
-                f"There are {len(clips)} clips and {len(values)} values of {name}; give one for "
-                "each."
-            )
-        if len(set(values)) < 2:
-            raise InsideError(
-                f"All {len(clips)} clips have the same {name}; a label needs two values or more."
-            )
+    _check_counts(len(clips), {f"values of {name}": values for name, values in labels.items()})
+    if same := [name for name, values in labels.items() if len(set(values)) < 2]:
+        raise InsideError(
+            f"All {len(clips)} clips have the same {same[0]}; a label needs two values or more."
+        )
     if not labels:
         raise InsideError("No label tells these clips apart; give labels={name: [a value a clip]}.")
     return labels
@@ -538,25 +541,22 @@ def _make_clips(
 ) -> list[Clip]:
     """All that is known of every clip, a file being named by its name."""
     given = {"speakers": speakers, "transcripts": transcripts, "spans": spans}
-    for what, values in given.items():
-        if values is not None and len(values) != len(clips):
-            raise InsideError(
-                f"There are {len(clips)} clips and {len(values)} {what}; give one for each."
-            )
+    _check_counts(len(clips), given)
     names = [f"clip {i}" if isinstance(c, np.ndarray) else _name(c) for i, c in enumerate(clips)]
     often, made = Counter(names), []
     for row, (one, name) in enumerate(zip(clips, names, strict=True)):
         alone = name if often[name] == 1 else f"{row} {name}"
         clip = one if isinstance(one, Clip) else Clip(alone, "", 0.0, "", alone, {})
         own = {name: values[row] for name, values in labels.items()}
-        clip = replace(clip, attributes={**clip.attributes, **own})
-        if speakers is not None:
-            clip = replace(clip, speaker=speakers[row])
-        if transcripts is not None:
-            clip = replace(clip, transcript=transcripts[row])
-        if spans is not None:
-            clip = replace(clip, spans=tuple(spans[row]))
-        made.append(clip)
+        made.append(
+            replace(
+                clip,
+                attributes={**clip.attributes, **own},
+                speaker=speakers[row] if speakers is not None else clip.speaker,
+                transcript=transcripts[row] if transcripts is not None else clip.transcript,
+                spans=tuple(spans[row]) if spans is not None else clip.spans,
+            )
+        )
     return made
 
 
