@@ -43,8 +43,7 @@ def answer_margin(
         raise ValueError(
             f"{task.name} has no option for {', '.join(strange)}; it has {', '.join(options)}."
         )
-    right = torch.tensor([options.index(value) for value in values])
-    is_right = nn.functional.one_hot(right, len(options)).bool()
+    is_right = torch.tensor([[option == value for option in options] for value in values])
 
     def margin(embeddings: Float[Tensor, "batch query d_llm"]) -> Float[Tensor, "batch"]:
         count = len(embeddings)
@@ -291,19 +290,16 @@ def deletion_curves(
         kept = restored[:, None] < counts[:, None]  # way × point × part
         unique, of = kept.flatten(0, 1).unique(dim=0, return_inverse=True)  # the ends are shared
         margins = case.evaluate(unique).double()[of].unflatten(0, kept.shape[:2])
-        first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
-        found = {
-            ("deletion", "attribution"): reverse[None],
-            ("insertion", "attribution"): first[None],
-            ("deletion", "random"): random.flip(1),
-            ("insertion", "random"): random,
-        }
-        moved = {"deletion": count - counts.flip(0), "insertion": counts}
-        for (curve, order), ways in found.items():
-            for draw, margin in enumerate(ways.numpy()):
-                share = moved[curve].numpy() / count
+        inserted = torch.cat([margins[:1], margins[2:]])
+        deleted = torch.cat([margins[1:2], margins[2:]]).flip(1)
+        ways = {"deletion": (deleted, count - counts.flip(0)), "insertion": (inserted, counts)}
+        for curve, (drawn, moved) in ways.items():
+            for number, margin in enumerate(drawn.numpy()):
+                order, draw = ("random", number - 1) if number else ("attribution", 0)
                 cell = {"clip": clip, "curve": curve, "order": order, "draw": draw}
-                tables.append(pd.DataFrame({**cell, "share": share, "margin": margin}))
+                tables.append(
+                    pd.DataFrame({**cell, "share": moved.numpy() / count, "margin": margin})
+                )
     return pd.concat(tables, ignore_index=True)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from desta_lab.analysis.probes import label_units
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
@@ -134,14 +135,11 @@ def measure_purity(
         One row per feature and attribute: `value`, `purity` (0.5: at random, 1: always), `null`.
     """
     ranks, rng = rankdata(activations, axis=0), np.random.default_rng(seed)
-    _, first, speaker = np.unique(np.asarray(speakers), return_index=True, return_inverse=True)
     tables = []
     for attribute, own in labels.items():
         values, which = np.unique(np.asarray(own), return_inverse=True)
-        if (which == which[first][speaker]).all():
-            shuffled = [rng.permutation(which[first])[speaker] for _ in range(shuffles)]
-        else:
-            shuffled = [rng.permutation(which) for _ in range(shuffles)]
+        rows, unit = label_units(which, np.asarray(speakers))
+        shuffled = [rng.permutation(which[rows])[unit] for _ in range(shuffles)]
         areas = _tell_values(ranks, np.stack([which, *shuffled]))
         purity, highest = areas[:, 0], areas[:, 1:].max((0, 2))
         cell = {"feature": range(ranks.shape[1]), "attribute": attribute}

@@ -53,14 +53,13 @@ def only(edit: Edit, positions: Sequence[int] | Tensor, heads: Sequence[int] | N
                 f"There are positions of {len(at)} clips and a batch of {len(flow)}; run as many "
                 f"clips, with batch={len(at)}."
             )
-        where = torch.zeros(flow.shape[: 3 if heads is not None else 2]).bool()
         clips, own = torch.arange(len(flow))[:, None], at.expand(len(flow), -1)
-        if heads is None:
-            where[clips, own] = True
-        else:
-            where[clips[..., None], own[..., None], torch.as_tensor(heads)] = True
-        mask = where.to(flow.device).reshape(*where.shape, *[1] * (flow.dim() - where.dim()))
-        return torch.where(mask, edit(flow), flow)
+        places: tuple[Tensor, ...] = (clips, own)
+        if heads is not None:
+            places = (clips[..., None], own[..., None], torch.as_tensor(heads))
+        edited = flow.clone()
+        edited[places] = edit(flow).expand_as(flow)[places].to(flow)
+        return edited
 
     return restrict
 

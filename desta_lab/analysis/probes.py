@@ -54,18 +54,25 @@ def speaker_folds(speakers: Sequence[str], strata: Sequence[Any], count: int = F
         return list(folds.split(np.zeros(len(speakers)), strata, speakers))
 
 
-def draw_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
-    """Random labels of the same kind, drawn at the frequencies of the true ones.
+def label_units(labels: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a label belongs to: a row of each unit, and the unit of every row.
 
-    A label that belongs to the speaker is drawn once for each speaker, others for each clip. Labels
-    that were permuted instead would be a null below chance: what is frequent among the clips of
-    training is then rare among the others.
+    Units are the speakers, where all clips of a speaker have the same label, and else the clips.
     """
-    rng = np.random.default_rng(seed)
-    names, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
+    _, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
     if (labels == labels[first][speaker]).all():
-        return rng.choice(labels[first], len(names))[speaker]
-    return rng.choice(labels, len(labels))
+        return first, speaker
+    return np.arange(len(labels)), np.arange(len(labels))
+
+
+def draw_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
+    """Random labels of the same kind, drawn once for each unit at the frequencies of the true ones.
+
+    Labels that were permuted instead would be a null below chance: what is frequent among the clips
+    of training is then rare among the others.
+    """
+    rows, unit = label_units(labels, speakers)
+    return np.random.default_rng(seed).choice(labels[rows], len(rows))[unit]
 
 
 # ---- probes ----

@@ -225,8 +225,13 @@ def answer_free_form(
     that it lacks.
     """
     tokenizer = llm.backbone.tokenizer
+    asked = {task.name: (task.in_words or task.question, task.hidden) for task in tasks}
     if audio_embeddings is None:
-        pool, rows_of = None, {ORACLE: list(range(len(clips)))}
+        hidden = {attribute for _, attribute in asked.values()}
+        first: dict[tuple[str, ...], int] = {}
+        read = [tuple(oracle_text(clip, name, describe) for name in hidden) for clip in clips]
+        pool = None
+        rows_of = {ORACLE: [first.setdefault(texts, row) for row, texts in enumerate(read)]}
     else:
         several = len({clip.speaker for clip in clips}) > 1
         names = [name for name in names if several or name != "shuffled"]
@@ -241,7 +246,6 @@ def answer_free_form(
         return chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
 
     rows = sorted({row for rows in rows_of.values() for row in rows})
-    asked = {task.name: (task.in_words or task.question, task.hidden) for task in tasks}
     questions = list(dict.fromkeys(asked.values()))
     streams = [[build(*question, row) for question in questions] for row in rows]
     heard = None if pool is None else pool[rows]
@@ -271,14 +275,12 @@ def _answer_streams(
 ) -> list[str]:
     """The answers to all questions about row 0, about row 1, …; each trunk is read once.
 
-    Without audio the untouched backbone reads; rows that read alike are answered once.
+    Without audio the untouched backbone reads.
     """
-    backbone, asked = llm.backbone, list(map(tuple, streams))
-    given = dict.fromkeys(asked) if audio_embeddings is None else asked
-    unique, answers = list(given), []
+    backbone, texts = llm.backbone, []
     with backbone.untuned() if audio_embeddings is None else nullcontext():
-        for first in range(0, len(unique), batch):
-            some = unique[first : first + batch]
+        for first in range(0, len(streams), batch):
+            some = streams[first : first + batch]
             trunks = [chat.common_trunk(own, behind=1) for own in some]
             ids, real = backbone.pad_left(trunks)
             if audio_embeddings is None:
@@ -287,12 +289,9 @@ def _answer_streams(
                 trunk = llm.splice(ids, audio_embeddings[first : first + batch])
             pairs = zip(some, trunks, strict=True)
             branches = [[one.ids[len(beginning.ids) :] for one in own] for own, beginning in pairs]
-            answers += backbone.generate_branches(trunk, real, branches, max_new_tokens)
-    texts = [[backbone.decode(ids) for ids in own] for own in answers]
-    if audio_embeddings is not None:
-        return list(itertools.chain.from_iterable(texts))
-    answer_of = dict(zip(unique, texts, strict=True))
-    return list(itertools.chain.from_iterable(answer_of[own] for own in asked))
+            answers = backbone.generate_branches(trunk, real, branches, max_new_tokens)
+            texts += [backbone.decode(ids) for own in answers for ids in own]
+    return texts
 
 
 def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:

@@ -154,15 +154,9 @@ def t_half_width(sem: Any, count: Any) -> Any:
 
 def mean_interval(values: Sequence[float] | Float[np.ndarray, "value"] | pd.Series) -> Interval:
     """Mean of the values that are no NaN, with its 95 % t-interval; one value has NaN as ends."""
-    known = np.asarray(values, dtype=float)
-    known = known[~np.isnan(known)]
-    if len(known) == 0:
-        return (float("nan"),) * 3
-    mean = float(known.mean())
-    if len(known) == 1:
-        return mean, float("nan"), float("nan")
-    width = float(t_half_width(stats.sem(known), len(known)))
-    return mean, mean - width, mean + width
+    known = pd.Series(values, dtype=float).dropna()
+    mean, width = known.mean(), t_half_width(known.sem(), len(known))
+    return float(mean), float(mean - width), float(mean + width)
 
 
 def add_mean_interval(
@@ -211,7 +205,8 @@ def pool_seeds(tables: Mapping[int, pd.DataFrame], rows: Sequence[str]) -> pd.Da
         if measure not in numbers or measure == "random":
             continue
         ends = add_mean_interval(long, by, measure).drop_duplicates(by).reset_index()
-        for name, end in ((low, "low"), (low.replace("low", "high"), "high")):
+        for end in ("low", "high"):
+            name = low.replace("low", end)
             pooled[name] = pooled[name].where(drawn, ends[end])
     return pooled[names]
 

@@ -454,17 +454,16 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     attribute at once (`statistics.group_difference_p`).
     """
     rows = inside.scored[: 2 * inside.sizes["pairs"]]
-    pairs = min(inside.sizes["pairs"], len(rows))
     clips = inside.pick(rows)
-    partners = conditions.shuffled_partners(clips)
+    pairs = [(a, b) for b, a in enumerate(conditions.shuffled_partners(clips))]
+    pairs = pairs[: inside.sizes["pairs"]]
     patched = lens.patch_queries(
         inside.llm,
         inside.tasks,
         inside.audio_embeddings(rows),
         [clip.attributes for clip in clips],
-        [(partners[b], b) for b in range(pairs)],
-        progress=inside.progress("patching"),
-        transcripts=inside.words(rows),
+        report_each(pairs, inside.progress("patching")),
+        inside.words(rows),
     )
     anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
@@ -483,7 +482,9 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
             cell |= {"moved": moved, "low": low, "high": high, "same": same[query], "p": p}
             table.append(cell)
     if not table:
-        raise InsideError(f"No two of {pairs} pairs of clips differ in a label; give more clips.")
+        raise InsideError(
+            f"No two of {len(pairs)} pairs of clips differ in a label; give more clips."
+        )
     return pd.DataFrame(table)
 
 
