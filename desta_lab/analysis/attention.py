@@ -32,8 +32,7 @@ def query_attention(
     """
     if not has_query_attention(connector):
         raise ValueError(
-            f"A {type(connector).__name__} does not attend to frames, so its queries have no place "
-            "in time; take a Q-Former for this."
+            f"A {type(connector).__name__} does not attend to frames; take a Q-Former for this."
         )
     taps, clips = states.shape[:2]
     softmax = {str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}

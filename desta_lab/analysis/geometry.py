@@ -51,7 +51,7 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
     """
     if len(x) != len(y) or len(x) < LEAST_CLIPS:
         raise ValueError(
-            f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
+            f"CKA needs the same four or more clips twice; these are {len(x)} and {len(y)}."
         )
     return _cka_of_grams(gram_matrix(x), gram_matrix(y))
 
@@ -75,8 +75,7 @@ def compare_with_null(
     """
     if len(x) < 2 * LEAST_CLIPS:
         raise ValueError(
-            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, and these are {len(x)}; "
-            "give more."
+            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, not {len(x)}."
         )
     k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
     rng = np.random.default_rng(0)

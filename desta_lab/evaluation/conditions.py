@@ -40,9 +40,7 @@ def shuffled_partners(clips: Sequence[Clip]) -> list[int]:
     rng = np.random.default_rng(0)
     speakers = np.array([clip.speaker for clip in clips])
     if len(set(speakers)) < 2:
-        raise ValueError(
-            "Shuffled audio needs clips of at least two speakers; take a larger split."
-        )
+        raise ValueError("Shuffled audio needs clips of two speakers or more; take a larger split.")
     return [int(rng.choice(np.flatnonzero(speakers != speaker))) for speaker in speakers]
 
 

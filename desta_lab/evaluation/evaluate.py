@@ -83,9 +83,7 @@ def evaluate(
     if by_ear:
         if audio_embeddings is None:
             if features is None:
-                raise ValueError(
-                    "Nothing to hear: give features, or audio embeddings of all clips."
-                )
+                raise ValueError("Nothing to hear: give features, or audio embeddings.")
             ids = [[clip.id for clip in part] for part in (clips, calibration)]
             audio_embeddings = torch.cat([embed_clips(llm, features[part]) for part in ids])
         how = (by_ear, transcripts, batch)

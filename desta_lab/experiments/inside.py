@@ -506,11 +506,9 @@ def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_counts(count: int, given: Mapping[str, Sequence[Any] | None]) -> None:
-    for what, values in given.items():
-        if values is not None and len(values) != count:
-            raise InsideError(
-                f"There are {count} clips and {len(values)} {what}; give one for each."
-            )
+    for what, some in given.items():
+        if some is not None and len(some) != count:
+            raise InsideError(f"There are {count} clips and {len(some)} {what}; give one for each.")
 
 
 def _check_labels(
@@ -525,7 +523,7 @@ def _check_labels(
     _check_counts(len(clips), {f"values of {name}": values for name, values in labels.items()})
     if same := [name for name, values in labels.items() if len(set(values)) < 2]:
         raise InsideError(
-            f"All {len(clips)} clips have the same {same[0]}; a label needs two values or more."
+            f"All {len(clips)} clips have the same {same[0]}; a label needs two values."
         )
     if not labels:
         raise InsideError("No label tells these clips apart; give labels={name: [a value a clip]}.")

@@ -482,9 +482,7 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
             cell |= {"moved": moved, "low": low, "high": high, "same": same[query], "p": p}
             table.append(cell)
     if not table:
-        raise InsideError(
-            f"No two of {len(pairs)} pairs of clips differ in a label; give more clips."
-        )
+        raise InsideError(f"None of {len(pairs)} pairs of clips differs in a label; give more.")
     return pd.DataFrame(table)
 
 
