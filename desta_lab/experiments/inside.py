@@ -262,7 +262,7 @@ class Inside:
             folder = Path(given)
             self._steps = {one["step"]: one["sha256"] for one in runs.list_checkpoints(folder)}
             self._load = lambda step: runs.load_checkpoint(folder, self.llm, step)
-            if self.transcripts is None and read_run_config(folder).get("transcript"):
+            if read_run_config(folder).get("transcript") and self.transcripts is None:
                 raise InsideError(
                     f"{folder}: it was trained with transcripts behind the audio embeddings; give "
                     "transcripts=[…], the words of every clip."
