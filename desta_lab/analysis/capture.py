@@ -95,7 +95,7 @@ def capture_sites(
         trunks = scoring.build_trunks(llm, tasks, clips, words)
         slots = (llm.backbone.pad_left(trunks)[0] == chat.SLOT).nonzero().view(clips, -1, 2)
         sites = {}
-        for name, (flow,) in outputs.items():
+        for name, (flow, *_) in outputs.items():
             if name.startswith("backbone "):
                 at_slots = flow.to(slots.device)[slots[..., 0], slots[..., 1]]
                 sites[name.replace("backbone", "slots")] = pool_over_time(at_slots)
@@ -130,7 +130,7 @@ def _answer_sites(
     """What leaves each layer of the backbone where the answers begin, and the options' scores."""
     sites = {
         f"{name.replace('backbone', 'answer')}: {task.name}": flow[:, place]
-        for name, (flow,) in outputs.items()
+        for name, (flow, *_) in outputs.items()
         if name.startswith("backbone ")
         for task, place in zip(tasks, branches.answers, strict=True)
     }

@@ -158,8 +158,7 @@ def align_map(
 ) -> Float[np.ndarray, "clip 2"]:
     """Move and turn (or mirror) a map onto another of the same clips, without stretching it."""
     rotation, _ = orthogonal_procrustes(places - places.mean(0), onto - onto.mean(0))
-    aligned: np.ndarray = (places - places.mean(0)) @ rotation + onto.mean(0)
-    return aligned
+    return np.asarray((places - places.mean(0)) @ rotation + onto.mean(0))
 
 
 def neighbour_purity(
@@ -253,5 +252,4 @@ def nearest_words(
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine: np.ndarray = (a * b).sum(-1) / norms
-    return cosine
+    return np.asarray((a * b).sum(-1) / norms)
