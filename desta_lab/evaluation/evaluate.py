@@ -228,8 +228,7 @@ def answer_free_form(
         hidden = {attribute for _, attribute in asked.values()}
         first: dict[tuple[str, ...], int] = {}
         read = [tuple(oracle_text(clip, name, describe) for name in hidden) for clip in clips]
-        pool = None
-        rows_of = {ORACLE: [first.setdefault(texts, row) for row, texts in enumerate(read)]}
+        pool, rows_of = None, {ORACLE: [first.setdefault(one, row) for row, one in enumerate(read)]}
     else:
         several = len({clip.speaker for clip in clips}) > 1
         names = [name for name in names if several or name != "shuffled"]
