@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab.evaluation.tasks import Task
@@ -32,8 +32,7 @@ def query_attention(
     """
     if not has_query_attention(connector):
         raise ValueError(
-            f"A {type(connector).__name__} does not attend to frames, so its queries have no place "
-            "in time; take a Q-Former for this."
+            f"A {type(connector).__name__} does not attend to frames; take a Q-Former for this."
         )
     taps, clips = states.shape[:2]
     softmax = {str(i): block.cross_attention.softmax for i, block in enumerate(connector.blocks)}
@@ -81,34 +80,23 @@ def answer_attention(
         RuntimeError: the backbone returns no attention.
     """
     streams = build_streams(llm, len(audio_embeddings), task.question, transcripts, task.stem)
-    weights, rollout = [], []
+    decoder, weights, rollout = llm.backbone.model.get_decoder(), [], []
     with eager_attention(llm.backbone.model):
         for first in range(0, len(streams), batch):
             clips = audio_embeddings[first : first + batch]
             ids, mask = llm.backbone.pad_left(streams[first : first + batch])
             slots = (ids == chat.SLOT).nonzero()[:, 1].view(len(clips), -1)
-            layers = _attention_of_layers(llm, llm.splice(ids, clips), mask)
+            embeddings = llm.splice(ids, clips).to(llm.backbone.dtype)
+            how = {"output_attentions": True, "use_cache": False, **padding_arguments(mask)}
+            layers = decoder(inputs_embeds=embeddings, **how).attentions
+            if not layers:
+                raise RuntimeError(
+                    "The backbone returned no attention; it may have no eager form: take another."
+                )
             last = torch.stack([layer[:, :, -1] for layer in layers], dim=1)
             weights.append(last.gather(-1, slots[:, None, None].expand(*last.shape[:3], -1)))
             rollout.append(_rollout(layers)[:, -1].gather(-1, slots).cpu())
     return AnswerAttention(torch.cat(weights).float().cpu(), torch.cat(rollout))
-
-
-def _attention_of_layers(
-    llm: AudioLLM, embeddings: Float[Tensor, "clip token d_llm"], mask: Int[Tensor, "clip token"]
-) -> Sequence[Float[Tensor, "clip head token token"]]:
-    output = llm.backbone.model.get_decoder()(
-        inputs_embeds=embeddings.to(llm.backbone.dtype),
-        output_attentions=True,
-        use_cache=False,
-        **padding_arguments(mask),
-    )
-    if not output.attentions:
-        raise RuntimeError(
-            "The backbone returned no attention; it may have no eager form: take another backbone."
-        )
-    layers: Sequence[Tensor] = output.attentions
-    return layers
 
 
 def _rollout(layers: Sequence[Tensor]) -> Float[Tensor, "clip token token"]:

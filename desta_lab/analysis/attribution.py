@@ -43,8 +43,7 @@ def answer_margin(
         raise ValueError(
             f"{task.name} has no option for {', '.join(strange)}; it has {', '.join(options)}."
         )
-    right = torch.tensor([options.index(value) for value in values])
-    is_right = nn.functional.one_hot(right, len(options)).bool()
+    is_right = torch.tensor([[option == value for option in options] for value in values])
 
     def margin(embeddings: Float[Tensor, "batch query d_llm"]) -> Float[Tensor, "batch"]:
         count = len(embeddings)
@@ -126,10 +125,7 @@ def query_cases(
     """
     silence = conditions.embed_silence(llm)
     parts = torch.arange(audio_embeddings.shape[1], device=audio_embeddings.device)[None, :, None]
-    margins = [
-        answer_margin(llm, task, [value], words)
-        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
-    ]
+    margins = _margins(answer_margin, llm, task, values, transcripts)
     clips = zip(margins, audio_embeddings.detach().split(1), strict=True)
     return [Case(margin, clip, silence, parts) for margin, clip in clips]
 
@@ -149,19 +145,22 @@ def window_cases(
     fitted = [audio.crop_or_pad(wave, llm.encoder.seconds) for wave in waves]
     inputs = torch.from_numpy(np.stack(fitted)).float()
     parts = torch.arange(inputs.shape[1])[None] // round(window * audio.RATE)
-    margins = [
-        answer_margin_of_audio(llm, task, [value], words)
-        for value, words in zip(values, _one_by_one(transcripts, len(values)), strict=True)
-    ]
-    return [
-        Case(margin, wave, torch.zeros_like(wave), parts)
-        for margin, wave in zip(margins, inputs.split(1), strict=True)
-    ]
+    margins = _margins(answer_margin_of_audio, llm, task, values, transcripts)
+    clips = zip(margins, inputs.split(1), strict=True)
+    return [Case(margin, wave, torch.zeros_like(wave), parts) for margin, wave in clips]
 
 
-def _one_by_one(transcripts: Sequence[str] | None, clips: int) -> list[list[str] | None]:
-    """What one clip after the other is given as its transcripts."""
-    return [None] * clips if transcripts is None else [[text] for text in transcripts]
+def _margins(
+    margin: Callable[..., Scalar],
+    llm: AudioLLM,
+    task: Task,
+    values: Sequence[str],
+    transcripts: Sequence[str] | None,
+) -> list[Scalar]:
+    """The margin of every clip by itself."""
+    words = [None if transcripts is None else [text] for text in transcripts or values]
+    pairs = zip(values, words, strict=True)
+    return [margin(llm, task, [value], some) for value, some in pairs]
 
 
 # ---- attribution ----
@@ -214,13 +213,10 @@ def attribute_parts(
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; take one of {', '.join(METHODS)}.")
-    values = []
-    for number, case in enumerate(cases):
-        if method == "integrated_gradients":
-            values.append(_integrate(case, steps, batch))
-        else:
-            values.append(_switch_parts(method, case, samples, batch, [seed, number]))
-    return torch.stack(values).float()
+    if method == "integrated_gradients":
+        return torch.stack([_integrate(case, steps, batch) for case in cases]).float()
+    found = [_switch_parts(method, case, samples, batch, [seed, i]) for i, case in enumerate(cases)]
+    return torch.stack(found).float()
 
 
 def _integrate(case: Case, steps: int, batch: int) -> Float[Tensor, "part"]:
@@ -246,11 +242,10 @@ def _switch_parts(
     if method == "ablation":
         return FeatureAblation(scalar).attribute(switches, **how)[0]
     sampler, rng = ShapleyValueSampling(scalar), np.random.default_rng(seed)
-
-    def draw_orders(parts: int, count: int) -> Iterable[list[int]]:
-        return (rng.permutation(parts).tolist() for _ in range(count))
-
-    sampler.permutation_generator = draw_orders  # captum's own draws from torch's global generator
+    # captum's own orders are drawn from torch's global generator
+    sampler.permutation_generator = lambda parts, count: (
+        rng.permutation(parts).tolist() for _ in range(count)
+    )
     return sampler.attribute(switches, n_samples=samples, **how)[0]
 
 
@@ -273,7 +268,6 @@ def deletion_curves(
     draws: int = 20,
     points: int | None = None,
     seed: int = 0,
-    batch: int = 8,
 ) -> pd.DataFrame:
     """The scalar while parts are taken away or restored (Petsiuk et al., 2018).
 
@@ -295,20 +289,17 @@ def deletion_curves(
         restored = torch.cat([highest[None], (count - 1) - highest[None], chance])
         kept = restored[:, None] < counts[:, None]  # way × point × part
         unique, of = kept.flatten(0, 1).unique(dim=0, return_inverse=True)  # the ends are shared
-        margins = case.evaluate(unique, batch).double()[of].unflatten(0, kept.shape[:2])
-        first, reverse, random = margins[0], margins[1].flip(0), margins[2:]
-        found = {
-            ("deletion", "attribution"): reverse[None],
-            ("insertion", "attribution"): first[None],
-            ("deletion", "random"): random.flip(1),
-            ("insertion", "random"): random,
-        }
-        moved = {"deletion": count - counts.flip(0), "insertion": counts}
-        for (curve, order), ways in found.items():
-            for draw, margin in enumerate(ways.numpy()):
-                share = moved[curve].numpy() / count
+        margins = case.evaluate(unique).double()[of].unflatten(0, kept.shape[:2])
+        inserted = torch.cat([margins[:1], margins[2:]])
+        deleted = torch.cat([margins[1:2], margins[2:]]).flip(1)
+        ways = {"deletion": (deleted, count - counts.flip(0)), "insertion": (inserted, counts)}
+        for curve, (drawn, moved) in ways.items():
+            for number, margin in enumerate(drawn.numpy()):
+                order, draw = ("random", number - 1) if number else ("attribution", 0)
                 cell = {"clip": clip, "curve": curve, "order": order, "draw": draw}
-                tables.append(pd.DataFrame({**cell, "share": share, "margin": margin}))
+                tables.append(
+                    pd.DataFrame({**cell, "share": moved.numpy() / count, "margin": margin})
+                )
     return pd.concat(tables, ignore_index=True)
 
 

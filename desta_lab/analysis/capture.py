@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from desta_lab.evaluation import scoring
@@ -37,11 +37,6 @@ def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
             if found := re.fullmatch(pattern, name):
                 modules[found.expand(own)] = site.module
     return modules
-
-
-def is_backbone_site(name: str) -> bool:
-    """Whether a module's site lies in the backbone."""
-    return name.startswith("backbone ")
 
 
 # ---- capture for many clips and every task ----
@@ -90,31 +85,23 @@ def capture_sites(
     tokens. `transcripts`, one a clip, stand behind the audio embeddings.
     """
     llm.connector.eval()
-    _, branches = scoring.build_layout(llm, tasks)
-    answers = _from_the_end(branches)
-    modules, done = site_modules(llm), 0
-    parts = []
+    branches, modules, done, parts = scoring.audio_branches(llm, tasks), site_modules(llm), 0, []
     for states in batches:
         clips = states.shape[1]
         words = None if transcripts is None else transcripts[done : done + clips]
         done += clips
-        trunks = scoring.build_trunks(llm, tasks, clips, words)
-        slots = (llm.backbone.pad_left(trunks)[0] == chat.SLOT).nonzero()[:, 1].view(clips, -1)
         with record_outputs(modules) as outputs:
             scores = scoring.score_options(llm, tasks, llm.connect(states), clips, words)
-        connector = {
-            name: _group_by_clip(flow[0], clips)
-            for name, flow in outputs.items()
-            if not is_backbone_site(name)
-        }
-        parts.append(
-            _to_half(
-                connector
-                | _slot_sites(outputs, slots)
-                | _answer_sites(outputs, tasks, answers)
-                | _score_sites(tasks, scores)
-            )
-        )
+        trunks = scoring.build_trunks(llm, tasks, clips, words)
+        slots = (llm.backbone.pad_left(trunks)[0] == chat.SLOT).nonzero().view(clips, -1, 2)
+        sites = {}
+        for name, (flow, *_) in outputs.items():
+            if name.startswith("backbone "):
+                at_slots = flow.to(slots.device)[slots[..., 0], slots[..., 1]]
+                sites[name.replace("backbone", "slots")] = pool_over_time(at_slots)
+            else:
+                sites[name] = _group_by_clip(flow, clips)
+        parts.append(_to_half(sites | _answer_sites(outputs, tasks, branches, scores)))
     return _concatenate(parts)
 
 
@@ -123,50 +110,31 @@ def capture_oracle_sites(
     llm: AudioLLM, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 16
 ) -> Sites:
     """Answer sites and scores of the text oracle: the untouched backbone reads descriptions."""
-    tokenizer = llm.backbone.tokenizer
-    streams = [
-        chat.build_stream(tokenizer, chat.description_messages(descriptions[0], task.question), 0)
-        for task in tasks
-    ]
-    branches = scoring.build_branches(tokenizer, tasks, chat.common_trunk(streams), streams)
-    answers = _from_the_end(branches)
-    modules = {n: m for n, m in site_modules(llm).items() if is_backbone_site(n)}
+    branches = scoring.text_branches(llm.backbone, tasks, descriptions[0])
+    modules = {n: m for n, m in site_modules(llm).items() if n.startswith("backbone ")}
     parts = []
     for first in range(0, len(descriptions), batch):
         texts = descriptions[first : first + batch]
         with record_outputs(modules) as outputs, llm.backbone.untuned():
             scores = scoring.score_options_of_text(llm.backbone, tasks, texts, batch=batch)
-        parts.append(_to_half(_answer_sites(outputs, tasks, answers) | _score_sites(tasks, scores)))
+        parts.append(_to_half(_answer_sites(outputs, tasks, branches, scores)))
     return _concatenate(parts)
 
 
-def _from_the_end(branches: scoring.Branches) -> list[int]:
-    """The places of the answers; the trunks before them differ in length."""
-    return [node - len(branches.trie.tokens) for node in branches.answer_nodes]
-
-
-def _slot_sites(outputs: Mapping[str, Sequence[Tensor]], slots: Int[Tensor, "clip query"]) -> Sites:
-    clips = torch.arange(len(slots), device=slots.device)[:, None]
-    return {
-        f"slots {name.split()[-1]}": pool_over_time(flow[0].to(slots.device)[clips, slots])
-        for name, flow in outputs.items()
-        if is_backbone_site(name)
-    }
-
-
 def _answer_sites(
-    outputs: Mapping[str, Sequence[Tensor]], tasks: Sequence[Task], answers: Sequence[int]
+    outputs: Mapping[str, Sequence[Tensor]],
+    tasks: Sequence[Task],
+    branches: scoring.Branches,
+    scores: scoring.Scores,
 ) -> Sites:
-    return {
-        f"answer {name.split()[-1]}: {task.name}": flow[0][:, place]
-        for name, flow in outputs.items()
-        if is_backbone_site(name)
-        for task, place in zip(tasks, answers, strict=True)
+    """What leaves each layer of the backbone where the answers begin, and the options' scores."""
+    sites = {
+        f"{name.replace('backbone', 'answer')}: {task.name}": flow[:, place]
+        for name, (flow, *_) in outputs.items()
+        if name.startswith("backbone ")
+        for task, place in zip(tasks, branches.answers, strict=True)
     }
-
-
-def _score_sites(tasks: Sequence[Task], scores: Sequence[Tensor]) -> Sites:
-    return {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
+    return sites | {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
 
 
 def _group_by_clip(

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from desta_lab.analysis.probes import label_units
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
@@ -47,7 +48,7 @@ class SparseAutoencoder(nn.Module):
         mean: Float[Tensor, "query d"],
         spread: Float[Tensor, ""],
         directions: Float[Tensor, "feature d"],
-        active: int = ACTIVE,
+        active: int,
     ) -> None:
         super().__init__()
         self.active = active
@@ -134,14 +135,11 @@ def measure_purity(
         One row per feature and attribute: `value`, `purity` (0.5: at random, 1: always), `null`.
     """
     ranks, rng = rankdata(activations, axis=0), np.random.default_rng(seed)
-    _, first, speaker = np.unique(np.asarray(speakers), return_index=True, return_inverse=True)
     tables = []
     for attribute, own in labels.items():
         values, which = np.unique(np.asarray(own), return_inverse=True)
-        if (which == which[first][speaker]).all():
-            shuffled = [rng.permutation(which[first])[speaker] for _ in range(shuffles)]
-        else:
-            shuffled = [rng.permutation(which) for _ in range(shuffles)]
+        rows, unit = label_units(which, np.asarray(speakers))
+        shuffled = [rng.permutation(which[rows])[unit] for _ in range(shuffles)]
         areas = _tell_values(ranks, np.stack([which, *shuffled]))
         purity, highest = areas[:, 0], areas[:, 1:].max((0, 2))
         cell = {"feature": range(ranks.shape[1]), "attribute": attribute}
@@ -210,13 +208,13 @@ def slot_states(
 
 
 def draw_directions(
-    dictionary: SparseAutoencoder, vectors: Float[Tensor, "clip query d"], count: int, seed: int = 0
+    dictionary: SparseAutoencoder, vectors: Float[Tensor, "clip query d"], count: int
 ) -> Float[Tensor, "direction d"]:
     """Random directions of length 1, drawn with the covariance of the vectors at the site.
 
     A direction in which nothing ever varies would be too easy a null.
     """
     centred = (vectors.float().cpu() - dictionary.mean).flatten(0, 1)
-    dice = torch.Generator().manual_seed(seed)
+    dice = torch.Generator().manual_seed(0)
     mixes = torch.randn(count, len(centred), generator=dice) @ centred
     return nn.functional.normalize(mixes, dim=-1)

@@ -68,10 +68,10 @@ def inside_spans(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.
     return inside
 
 
-def leaves_room(clip: Clip, attribute: str, seconds: float, most: float = MOST) -> bool:
-    """Whether evidence fills at most this share of a clip: only then can a profile miss it."""
+def leaves_room(clip: Clip, attribute: str, seconds: float) -> bool:
+    """Whether evidence fills at most `MOST` of a clip: only then can a profile miss it."""
     inside = inside_spans(evidence_spans(clip, attribute), FRAMES, seconds)
-    return float(inside.mean()) <= most
+    return bool(inside.mean() <= MOST)
 
 
 # ---- one profile ----
@@ -126,7 +126,6 @@ def score_profiles(
     attribute: str,
     seconds: float,
     method: str,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Every profile against its own evidence and two nulls, one row a clip and null.
 
@@ -134,7 +133,7 @@ def score_profiles(
     window and the onset of speech differ from clip to clip, so a habit of looking at the middle
     scores the same on both. `uniform` scores a flat profile.
     """
-    partners = conditions.shuffled_partners(clips, seed)
+    partners = conditions.shuffled_partners(clips)
     rows = []
     for profile, clip, partner in zip(profiles, clips, partners, strict=True):
         own = evidence_spans(clip, attribute)
@@ -159,12 +158,9 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for measure in MEASURES:
         wide = scores.pivot(index=[*by, "clip", "speaker"], columns="null", values=measure)
-        wide = wide.reset_index()
-        wide["gain"] = wide["own"] - wide["shuffled"]
-        gains = interval_table(wide, "gain", by, "gain")
-        gains = gains.rename(columns={"low": "gain_low", "high": "gain_high"})
-        counts = wide.groupby(by, as_index=False).size().rename(columns={"size": "clips"})
-        gains = gains.merge(counts, on=by)
+        paired = (wide["own"] - wide["shuffled"]).rename("gain").reset_index()
+        gains = interval_table(paired, "gain", by, "gain", "gain_")
+        gains = gains.merge(paired.groupby(by).size().rename("clips").reset_index(), on=by)
         means = interval_table(scores, measure, [*by, "null"])
         means.insert(3, "measure", measure)
         tables.append(means.merge(gains.assign(null="own"), on=[*by, "null"], how="left"))

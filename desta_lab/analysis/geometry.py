@@ -1,5 +1,6 @@
 """Geometry of a site: similarity (debiased CKA), maps (PCA, UMAP), the gap of audio and text."""
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from desta_lab.analysis.probes import draw_labels
-from desta_lab.evaluation.statistics import half_sample_ends, null_ends
+from desta_lab.evaluation.statistics import half_sample_ends, null_ends, rank_p
 
 PERMUTATIONS = 200  # of the clips, for the null
 HALF_SAMPLES = 200  # for the interval
@@ -50,7 +51,7 @@ def cka(x: Float[np.ndarray, "_ _"], y: Float[np.ndarray, "_ _"]) -> float:
     """
     if len(x) != len(y) or len(x) < LEAST_CLIPS:
         raise ValueError(
-            f"CKA needs the same clips twice, four or more; these are {len(x)} and {len(y)}."
+            f"CKA needs the same four or more clips twice; these are {len(x)} and {len(y)}."
         )
     return _cka_of_grams(gram_matrix(x), gram_matrix(y))
 
@@ -61,7 +62,7 @@ def _cka_of_grams(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
 
 
 def compare_with_null(
-    x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"], seed: int = 0
+    x: Float[np.ndarray, "clip _"], y: Float[np.ndarray, "clip _"]
 ) -> dict[str, float]:
     """CKA with its 95 % interval, the 95th percentile of its permutation null, and the test's p.
 
@@ -74,52 +75,34 @@ def compare_with_null(
     """
     if len(x) < 2 * LEAST_CLIPS:
         raise ValueError(
-            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, and these are {len(x)}; "
-            "give more."
+            f"CKA with its interval needs {2 * LEAST_CLIPS} clips or more, not {len(x)}."
         )
     k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     value, clips = _cka_of_grams(k, l), len(k)
-    null = []
-    for _ in range(PERMUTATIONS):
-        order = rng.permutation(clips)
-        null.append(_cka_of_grams(k, l[np.ix_(order, order)]))
-    halves = []
-    for _ in range(HALF_SAMPLES):
-        half = np.ix_(*[rng.permutation(clips)[: clips // 2]] * 2)
-        halves.append(_cka_of_grams(k[half], l[half]))
-    low, high = half_sample_ends(value, halves)
-    return {
-        "cka": value,
-        "low": low,
-        "high": high,
-        "null": float(np.nanpercentile(null, 95)),
-        "p": float((1 + np.sum(np.array(null) >= value)) / (1 + PERMUTATIONS)),
-    }
+    orders = [rng.permutation(clips) for _ in range(PERMUTATIONS)]
+    null = [_cka_of_grams(k, l[np.ix_(order, order)]) for order in orders]
+    halves = [rng.permutation(clips)[: clips // 2] for _ in range(HALF_SAMPLES)]
+    halved = [_cka_of_grams(k[np.ix_(half, half)], l[np.ix_(half, half)]) for half in halves]
+    low, high = half_sample_ends(value, halved)
+    found = {"cka": value, "low": low, "high": high, "null": float(np.nanpercentile(null, 95))}
+    return found | {"p": rank_p(value, null)}
 
 
-def similarity_table(
-    sites: Mapping[str, Float[np.ndarray, "clip _"]], seed: int = 0
-) -> pd.DataFrame:
+def similarity_table(sites: Mapping[str, Float[np.ndarray, "clip _"]]) -> pd.DataFrame:
     """CKA of every pair of sites, or of one site at several steps; one row a pair.
 
     `scaled` is the CKA after every feature got variance 1. Where it is far above `cka`, one of the
     sites has a few features of such size that they alone decide its shape; `a_largest` and
     `b_largest` are the largest feature's share of the variance.
     """
-    names = list(sites)
     variances = {name: site.var(0).clip(1e-24) for name, site in sites.items()}
     largest = {name: float(each.max() / each.sum()) for name, each in variances.items()}
     scaled = {name: site / np.sqrt(variances[name]) for name, site in sites.items()}
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    rows = [
-        {
-            **{"a": a, "b": b, **compare_with_null(sites[a], sites[b], seed)},
-            **{"scaled": cka(scaled[a], scaled[b])},
-            **{"a_largest": largest[a], "b_largest": largest[b]},
-        }
-        for a, b in pairs
-    ]
+    rows = []
+    for a, b in itertools.combinations(sites, 2):
+        found = compare_with_null(sites[a], sites[b]) | {"scaled": cka(scaled[a], scaled[b])}
+        rows.append({"a": a, "b": b, **found, "a_largest": largest[a], "b_largest": largest[b]})
     return pd.DataFrame(rows)
 
 
@@ -175,8 +158,7 @@ def align_map(
 ) -> Float[np.ndarray, "clip 2"]:
     """Move and turn (or mirror) a map onto another of the same clips, without stretching it."""
     rotation, _ = orthogonal_procrustes(places - places.mean(0), onto - onto.mean(0))
-    aligned: np.ndarray = (places - places.mean(0)) @ rotation + onto.mean(0)
-    return aligned
+    return np.asarray((places - places.mean(0)) @ rotation + onto.mean(0))
 
 
 def neighbour_purity(
@@ -184,7 +166,6 @@ def neighbour_purity(
     labels: Sequence[str],
     speakers: Sequence[str],
     draws: int = PERMUTATIONS,
-    seed: int = 0,
 ) -> dict[str, float]:
     """How often the clips nearest to a clip share its label, beside random labels.
 
@@ -206,7 +187,7 @@ def neighbour_purity(
     def alike(given: np.ndarray) -> float:
         return float((given[near] == given[:, None]).mean())
 
-    null = [alike(draw_labels(values, who, seed + draw)) for draw in range(draws)]
+    null = [alike(draw_labels(values, who, draw)) for draw in range(draws)]
     low, high = null_ends(np.array(null))
     return {"purity": alike(values), "null_low": low, "null_high": high}
 
@@ -238,8 +219,6 @@ def nearest_words(
     vocabulary: Float[np.ndarray, "token d_llm"],
     initial: Sequence[int] = (),
     top: int = 3,
-    draws: int = NULL_DRAWS,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The tokens nearest to each query's audio embeddings, by their mean cosine over the clips.
 
@@ -252,7 +231,7 @@ def nearest_words(
         order stays below in 19 of 20 cases; and initial_cosine, to the token it began as (NaN
         without one).
     """
-    dice = np.random.default_rng(seed)
+    dice = np.random.default_rng(0)
     unit = vocabulary / np.linalg.norm(vocabulary, axis=1, keepdims=True).clip(1e-9)
     rows = []
     for query, embeddings in enumerate(audio_embeddings.transpose(1, 0, 2)):
@@ -260,7 +239,7 @@ def nearest_words(
         nearest = (directions @ unit.T).argmax(1)
         mean = directions.mean(0)
         cosines = unit @ mean
-        drawn = np.stack([dice.permutation(mean) for _ in range(draws)])
+        drawn = np.stack([dice.permutation(mean) for _ in range(NULL_DRAWS)])
         # "weibull" counts the draws' own chance; the usual percentile of 40 lets 7 in 100 pass
         null = float(np.percentile((drawn @ unit.T).max(1), 95, method="weibull"))
         began = float(cosines[initial[query]]) if len(initial) else np.nan
@@ -273,5 +252,4 @@ def nearest_words(
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine: np.ndarray = (a * b).sum(-1) / norms
-    return cosine
+    return np.asarray((a * b).sum(-1) / norms)

@@ -53,14 +53,13 @@ def only(edit: Edit, positions: Sequence[int] | Tensor, heads: Sequence[int] | N
                 f"There are positions of {len(at)} clips and a batch of {len(flow)}; run as many "
                 f"clips, with batch={len(at)}."
             )
-        where = torch.zeros(flow.shape[: 3 if heads is not None else 2]).bool()
         clips, own = torch.arange(len(flow))[:, None], at.expand(len(flow), -1)
-        if heads is None:
-            where[clips, own] = True
-        else:
-            where[clips[..., None], own[..., None], torch.as_tensor(heads)] = True
-        mask = where.to(flow.device).reshape(*where.shape, *[1] * (flow.dim() - where.dim()))
-        return torch.where(mask, edit(flow), flow)
+        places: tuple[Tensor, ...] = (clips, own)
+        if heads is not None:
+            places = (clips[..., None], own[..., None], torch.as_tensor(heads))
+        edited = flow.clone()
+        edited[places] = edit(flow).expand_as(flow)[places].to(flow)
+        return edited
 
     return restrict
 
@@ -75,13 +74,13 @@ def knock_out(
         means: of `mean_heads`: then what a clip makes of each head is taken away, and their mean
             over clips is left; by default they put out 0.
     """
-    edits: dict[str, Edit] = {}
     chosen: dict[str, list[int]] = {}
     for layer, head in heads:
         chosen.setdefault(f"backbone.{layer}.attention.heads", []).append(head)
-    for site, numbers in chosen.items():
-        edits[site] = _silence(numbers, None if means is None else means[site])
-    return edits
+    return {
+        site: _silence(some, None if means is None else means[site])
+        for site, some in chosen.items()
+    }
 
 
 def _silence(heads: list[int], mean: Float[Tensor, "token head feature"] | None) -> Edit:
@@ -106,7 +105,7 @@ def mean_heads(
 
     The tokens are those of all tasks, as `score_options` asks them.
     """
-    tokens = len(scoring.build_layout(llm, tasks)[1].trie.tokens)
+    tokens = len(scoring.audio_branches(llm, tasks).trie.tokens)
     layers = range(len(llm.backbone.model.get_decoder().layers))
     sums: dict[str, Tensor] = {}
 

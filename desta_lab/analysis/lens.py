@@ -1,6 +1,6 @@
 """Logit lens, patching, erasing: what each layer would answer, what the answer depends on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from desta_lab.analysis.capture import Sites
+from desta_lab.analysis.probes import PENALTIES
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model.audio_llm import AudioLLM
+
+BATCH = 16  # clips in one forward
 
 # ---- logit lens ----
 
@@ -94,21 +97,18 @@ def tune_lens(sites: Sites, tasks: Sequence[Task], calibration: Sequence[int]) -
     layer's state. It never sees a label. The tuned lens of Belrose et al. (2023, arXiv 2303.08112)
     has the same affine form, and is trained on the KL divergence of the answers instead.
     """
-    layers, rows = _answer_layers(sites, tasks[0].name), list(calibration)
+    *layers, last = _answer_layers(sites, tasks[0].name)
 
     def states(layer: int) -> Float[np.ndarray, "row d_llm"]:
-        own = [sites[f"answer {layer}: {task.name}"][rows] for task in tasks]
+        own = [sites[f"answer {layer}: {task.name}"][list(calibration)] for task in tasks]
         return torch.cat(own).double().numpy()
 
-    goal, tuned = states(layers[-1]), {}
+    tuned = {f"answer {last}: {task.name}": sites[f"answer {last}: {task.name}"] for task in tasks}
     for layer in layers:
-        lens = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 7)))
-        lens.fit(states(layer), goal)
-        for task in tasks:
-            name = f"answer {layer}: {task.name}"
-            flow = sites[name]
-            same = layer == layers[-1]  # the last layer is the goal itself
-            tuned[name] = flow if same else torch.from_numpy(lens.predict(flow.double())).to(flow)
+        ridge = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+        ridge.fit(states(layer), states(last))
+        for name in [f"answer {layer}: {task.name}" for task in tasks]:
+            tuned[name] = torch.from_numpy(ridge.predict(sites[name].double())).to(sites[name])
     return tuned
 
 
@@ -127,9 +127,7 @@ def patch_queries(
     tasks: Sequence[Task],
     audio_embeddings: Float[Tensor, "clip query d_llm"],
     truth: Sequence[Mapping[str, str]],
-    pairs: Sequence[tuple[int, int]],
-    batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    pairs: Iterable[tuple[int, int]],
     transcripts: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Put clip A's audio embeddings into clip B, one query at a time: which query moves the answer?
@@ -144,12 +142,12 @@ def patch_queries(
     """
     queries = audio_embeddings.shape[1]
     rows: list[dict[str, object]] = []
-    for done, (a, b) in enumerate(pairs, 1):
+    for a, b in pairs:
         mixed = audio_embeddings[b].repeat(queries + 2, 1, 1)
         mixed[torch.arange(queries), torch.arange(queries)] = audio_embeddings[a]
         mixed[queries] = audio_embeddings[a]  # the last row stays B
         words = None if transcripts is None else [transcripts[b]] * len(mixed)
-        scores = scoring.score_options(llm, tasks, mixed, batch, words)
+        scores = scoring.score_options(llm, tasks, mixed, BATCH, words)
         for task, score in zip(tasks, scores, strict=True):
             values = list(task.options)
             of_a, of_b = (values.index(truth[row][task.attribute]) for row in (a, b))
@@ -159,8 +157,6 @@ def patch_queries(
             cell = {"attribute": task.attribute, "row": b, "whole": shifts[-1], "differ": differ}
             for query, shift in zip([*range(queries), -1], shifts, strict=True):
                 rows.append({**cell, "query": query, "shift": shift})
-        if progress:
-            progress(done, len(pairs))
     return pd.DataFrame(rows)
 
 

@@ -1,7 +1,8 @@
 """Linear probes: how well each attribute can be read from a site, for unseen speakers."""
 
+import itertools
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,9 +32,7 @@ class ProbeError(ValueError):
 # ---- splits and labels ----
 
 
-def speaker_folds(
-    speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS, seed: int = 0
-) -> Splits:
+def speaker_folds(speakers: Sequence[str], strata: Sequence[Any], count: int = FOLDS) -> Splits:
     """Cross-validation folds with no speaker on both sides, and the strata spread evenly.
 
     Strata of which none is as large as the number of folds cannot be spread and are not.
@@ -48,25 +47,32 @@ def speaker_folds(
         )
     if max(Counter(strata).values()) < count:
         strata = [""] * len(speakers)
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         # a class of one speaker cannot be in every fold: the probe's accuracy shows what that costs
         warnings.simplefilter("ignore", UserWarning)
         return list(folds.split(np.zeros(len(speakers)), strata, speakers))
 
 
-def draw_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
-    """Random labels of the same kind, drawn at the frequencies of the true ones.
+def label_units(labels: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a label belongs to: a row of each unit, and the unit of every row.
 
-    A label that belongs to the speaker is drawn once for each speaker, others for each clip. Labels
-    that were permuted instead would be a null below chance: what is frequent among the clips of
-    training is then rare among the others.
+    Units are the speakers, where all clips of a speaker have the same label, and else the clips.
     """
-    rng = np.random.default_rng(seed)
-    names, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
+    _, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
     if (labels == labels[first][speaker]).all():
-        return rng.choice(labels[first], len(names))[speaker]
-    return rng.choice(labels, len(labels))
+        return first, speaker
+    return np.arange(len(labels)), np.arange(len(labels))
+
+
+def draw_labels(labels: np.ndarray, speakers: np.ndarray, seed: int) -> np.ndarray:
+    """Random labels of the same kind, drawn once for each unit at the frequencies of the true ones.
+
+    Labels that were permuted instead would be a null below chance: what is frequent among the clips
+    of training is then rare among the others.
+    """
+    rows, unit = label_units(labels, speakers)
+    return np.random.default_rng(seed).choice(labels[rows], len(rows))[unit]
 
 
 # ---- probes ----
@@ -104,65 +110,27 @@ def fit_probes(
         splits = speaker_folds(speakers, _speaker_strata(truth, who))
     if not force:
         _check_speakers(who, splits)
-    measured = _measure_folds(features, truth, who, splits, train_clips, draws, seed)
-    tables = []
-    for name, values in truth.items():
-        shuffled = [measured[name, "random labels", draw] for draw in range(draws)]
-        kinds = {
-            "probe": measured[name, "probe", 0],
-            "random labels": np.mean(shuffled, axis=0),
-            "majority": measured[name, "majority", 0],
-        }
-        tables += [_probe_table(name, kind, who, values, hit) for kind, hit in kinds.items()]
-    return pd.concat(tables, ignore_index=True).dropna(subset=["correct"])
-
-
-def _measure_folds(
-    features: np.ndarray,
-    truth: Mapping[str, np.ndarray],
-    speakers: np.ndarray,
-    splits: Splits,
-    train_clips: int | None,
-    draws: int,
-    seed: int,
-) -> dict[Labelling, np.ndarray]:
-    """Which clips each labelling's probe, and the majority, get right; NaN where not tested."""
     labellings = {(name, "probe", 0): values for name, values in truth.items()}
-    for name, values in truth.items():
-        for draw in range(draws):
-            random = draw_labels(values, speakers, seed + draw)
-            labellings[name, "random labels", draw] = random
-    majority = {(name, "majority", 0): values for name, values in truth.items()}
-    asked = labellings | majority
-    correct = {key: np.full(len(speakers), np.nan) for key in asked}
+    for name, draw in itertools.product(truth, range(draws)):
+        labellings[name, "random labels", draw] = draw_labels(truth[name], who, seed + draw)
+    correct: dict[Labelling, np.ndarray] = defaultdict(lambda: np.full(len(who), np.nan))
     for train, test in splits:
         if train_clips is not None:
             train = np.random.default_rng(seed).permutation(train)[:train_clips]
-        predicted = _predict(features, labellings, train, test)
-        predicted |= {key: _most_frequent(values[train]) for key, values in majority.items()}
-        for key, labels in predicted.items():
-            correct[key][test] = labels == asked[key][test]
-    return correct
-
-
-def _most_frequent(labels: np.ndarray) -> Any:
-    classes, counts = np.unique(labels, return_counts=True)
-    return classes[counts.argmax()]
-
-
-def _probe_table(
-    attribute: str, kind: str, speakers: np.ndarray, values: np.ndarray, correct: np.ndarray
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "attribute": attribute,
-            "kind": kind,
-            "row": np.arange(len(speakers)),
-            "speaker": speakers,
-            "correct": correct,
-            "chance": max(Counter(values).values()) / len(values),  # of the most frequent value
-        }
-    )
+        for key, predicted in _predict(features, labellings, train, test).items():
+            correct[key][test] = predicted == labellings[key][test]
+        for name, values in truth.items():
+            classes, counts = np.unique(values[train], return_counts=True)
+            correct[name, "majority", 0][test] = classes[counts.argmax()] == values[test]
+    tables = []
+    for name, values in truth.items():
+        chance = max(Counter(values).values()) / len(values)  # of the most frequent value
+        about = {"row": np.arange(len(who)), "speaker": who}
+        for kind in ("probe", "random labels", "majority"):
+            hits = np.mean([hit for key, hit in correct.items() if key[:2] == (name, kind)], axis=0)
+            cell = {"attribute": name, "kind": kind, **about}
+            tables.append(pd.DataFrame({**cell, "correct": hits, "chance": chance}))
+    return pd.concat(tables, ignore_index=True).dropna(subset=["correct"])
 
 
 def _predict(
@@ -192,13 +160,11 @@ def _speaker_strata(labels: Mapping[str, np.ndarray], speakers: np.ndarray) -> l
 
 def _check_speakers(speakers: np.ndarray, splits: Splits) -> None:
     for train, test in splits:
-        both = sorted(set(speakers[train]) & set(speakers[test]))
-        if both:
+        if both := sorted(set(speakers[train]) & set(speakers[test])):
             raise ProbeError(
-                f"{len(both)} speakers are in training and test"
-                f" ({', '.join(map(str, both[:3]))} …):"
-                " such a probe recognises voices."
-                " Use `speaker_folds`, or force=True to show the leak."
+                f"{len(both)} speakers are in training and test ({', '.join(map(str, both[:3]))} "
+                "…): such a probe recognises voices. Use `speaker_folds`, or force=True to show "
+                "the leak."
             )
 
 
@@ -219,11 +185,10 @@ def learning_curve(
     speakers: Sequence[str],
     sizes: Iterable[int],
     kind: str = "probe",
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of the probe, or of a baseline, against the number of clips it was fitted to."""
     tables = []
     for size in sizes:
-        measured = fit_probes(features, labels, speakers, train_clips=size, seed=seed)
+        measured = fit_probes(features, labels, speakers, train_clips=size)
         tables.append(summarise_accuracy(measured[measured["kind"] == kind]).assign(clips=size))
     return pd.concat(tables, ignore_index=True)

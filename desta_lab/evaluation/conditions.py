@@ -13,14 +13,16 @@ from desta_lab.clips import Clip
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import attribute_clause, describe
 
+BATCH = 32  # clips in one forward of the connector
+
 
 def embed_clips(
-    llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"], batch: int = 32
+    llm: AudioLLM, states: Float[Tensor, "layer batch frame d_enc"]
 ) -> Float[Tensor, "clip query d_llm"]:
     """Audio embeddings of many clips under the connector as it is now."""
     llm.connector.eval()
     with torch.no_grad():
-        return torch.cat([llm.connect(part) for part in states.split(batch, dim=1)])
+        return torch.cat([llm.connect(part) for part in states.split(BATCH, dim=1)])
 
 
 def embed_silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
@@ -29,18 +31,16 @@ def embed_silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
     return embed_clips(llm, llm.encoder.encode([zeros]))
 
 
-def shuffled_partners(clips: Sequence[Clip], seed: int = 0) -> list[int]:
+def shuffled_partners(clips: Sequence[Clip]) -> list[int]:
     """For every clip the row of a clip of another speaker.
 
     Raises:
         ValueError: All clips are of one speaker.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     speakers = np.array([clip.speaker for clip in clips])
     if len(set(speakers)) < 2:
-        raise ValueError(
-            "Shuffled audio needs clips of at least two speakers; take a larger split."
-        )
+        raise ValueError("Shuffled audio needs clips of two speakers or more; take a larger split.")
     return [int(rng.choice(np.flatnonzero(speakers != speaker))) for speaker in speakers]
 
 
@@ -59,25 +59,13 @@ class AudioCondition:
     others: Float[Tensor, "other query d_llm"] | None = None
 
 
-def own_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """Each clip itself."""
-    return AudioCondition(range(len(clips)))
-
-
-def shuffled_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """Another speaker's clip, scored against this clip's truth."""
-    return AudioCondition(shuffled_partners(clips))
-
-
-def silent_audio(llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
-    """One clip of zeros, scored against every clip's truth."""
-    return AudioCondition([0] * len(clips), embed_silence(llm))
-
-
 AUDIO_CONDITIONS: dict[str, Callable[[AudioLLM, Sequence[Clip]], AudioCondition]] = {
-    "audio": own_audio,
-    "shuffled": shuffled_audio,
-    "silence": silent_audio,
+    # each clip itself
+    "audio": lambda llm, clips: AudioCondition(range(len(clips))),
+    # another speaker's clip, scored against this clip's truth
+    "shuffled": lambda llm, clips: AudioCondition(shuffled_partners(clips)),
+    # one clip of zeros, scored against every clip's truth
+    "silence": lambda llm, clips: AudioCondition([0] * len(clips), embed_silence(llm)),
 }
 
 

@@ -20,38 +20,10 @@ Check = Callable[..., bool]  # (answer, *, the arguments of its instruction)
 _FENCE = "```"
 _JSON_TAGS = ("json", "Json", "JSON")  # what may follow the opening fence
 _DIVIDER = "***"  # IFEval's boundary between paragraphs
+_BULLET = re.compile(r"\s*(?:-|\*[^*])")
 _CLOSERS = "\"'”’)]}*_»"  # may stand between a full stop and the blank after it
 _ABBREVIATIONS = re.compile(r"mrs?|ms|dr|st|prof|sr|jr|inc|ltd|co|vs|etc|e\.g|i\.e|ph\.d")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
-
-
-def is_obeyed(
-    instruction_id: str, answer: str, *, checks: Mapping[str, Check] | None = None, **kwargs: Any
-) -> bool:
-    """Whether an answer obeys one output constraint; an empty answer never does.
-
-    `checks` are the rules by instruction id, by default IFEval's.
-    `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`);
-    those that are None are left out, since published data sets carry every argument in every row.
-
-    Raises:
-        KeyError: the id is not among `CHECKS`. TypeError: an argument of this id is missing, or
-        another one is given. ValueError: an argument has no meaning (an unknown relation, no
-        keyword, an empty phrase).
-    """
-    checks = CHECKS if checks is None else checks
-    if instruction_id not in checks:
-        raise KeyError(
-            f"No check for the instruction {instruction_id!r}; there are {', '.join(checks)}."
-        )
-    given = {name: value for name, value in kwargs.items() if value is not None}
-    for name, value in given.items():
-        if name.startswith("num_") and type(value) is not int:
-            raise TypeError(f"{name} is {value!r}; write a whole number.")
-    seen = any(
-        char.isprintable() and not char.isspace() for char in answer
-    )  # zero-width marks are nothing, too
-    return checks[instruction_id](answer, **given) and seen
 
 
 def english_capital(answer: str) -> bool:
@@ -114,11 +86,7 @@ def forbidden_words(answer: str, *, forbidden_words: Sequence[str]) -> bool:
 
 def number_bullet_lists(answer: str, *, num_bullets: int) -> bool:
     """Exactly this many lines are markdown bullets (`* text` or `- text`; `**bold**` is none)."""
-    lines = [line.lstrip() for line in answer.split("\n")]
-    return (
-        sum(line[:1] == "-" or (line[:1] == "*" and line[1:2] not in ("", "*")) for line in lines)
-        == num_bullets
-    )
+    return sum(map(bool, map(_BULLET.match, answer.split("\n")))) == num_bullets
 
 
 def number_words(answer: str, *, num_words: int, relation: str) -> bool:
@@ -154,6 +122,33 @@ CHECKS: dict[str, Check] = {
 }
 
 
+def is_obeyed(
+    instruction_id: str, answer: str, *, checks: Mapping[str, Check] = CHECKS, **kwargs: Any
+) -> bool:
+    """Whether an answer obeys one output constraint; an empty answer never does.
+
+    `checks` are the rules by instruction id, by default IFEval's.
+    `kwargs` are the arguments IFEval states beside the id (`num_words=50, relation="at least"`);
+    those that are None are left out, since published data sets carry every argument in every row.
+
+    Raises:
+        KeyError: the id is not among `CHECKS`. TypeError: an argument of this id is missing, or
+        another one is given. ValueError: an argument has no meaning (an unknown relation, no
+        keyword, an empty phrase).
+    """
+    if instruction_id not in checks:
+        raise KeyError(
+            f"No check for the instruction {instruction_id!r}; there are {', '.join(checks)}."
+        )
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    for name, value in given.items():
+        if name.startswith("num_") and type(value) is not int:
+            raise TypeError(f"{name} is {value!r}; write a whole number.")
+    # zero-width marks are nothing, too
+    seen = any(char.isprintable() and not char.isspace() for char in answer)
+    return checks[instruction_id](answer, **given) and seen
+
+
 def _phrase(text: str) -> str:
     if not text.strip():
         raise ValueError("The phrase to look for is empty, so every answer would obey; state it.")
@@ -183,9 +178,8 @@ def _sentences(answer: str) -> int:
     for word, following in pairwise([*answer.split(), ""]):
         said += any(char.isalnum() for char in word)
         numbers_an_item = said == 1 and word[:-1].isdigit()
-        if said and (
-            not following or (not numbers_an_item and _ends(word.rstrip(_CLOSERS), following))
-        ):
+        ends = not following or (not numbers_an_item and _ends(word.rstrip(_CLOSERS), following))
+        if said and ends:
             count, said = count + 1, 0
     return count
 

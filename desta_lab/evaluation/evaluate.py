@@ -79,15 +79,18 @@ def evaluate(
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
     """
     by_ear = [name for name in conditions if name != ORACLE]
-    tables = []
+    tables: dict[str, pd.DataFrame] = {}
     if by_ear:
         if audio_embeddings is None:
-            audio_embeddings = _embed(llm, features, clips, calibration)
+            if features is None:
+                raise ValueError("Nothing to hear: give features, or audio embeddings.")
+            ids = [[clip.id for clip in part] for part in (clips, calibration)]
+            audio_embeddings = torch.cat([embed_clips(llm, features[part]) for part in ids])
         how = (by_ear, transcripts, batch)
-        tables.append(score_conditions(llm, tasks, clips, calibration, audio_embeddings, *how))
+        tables |= _rank_by_ear(llm, tasks, clips, calibration, audio_embeddings, *how)
     if ORACLE in conditions:
-        tables.append(score_oracle(llm.backbone, tasks, clips, calibration, describe, batch))
-    table = pd.concat(tables, ignore_index=True)
+        tables[ORACLE] = _rank_by_reading(llm.backbone, tasks, clips, calibration, describe, batch)
+    table = pd.concat(tables, names=["condition"]).reset_index("condition").reset_index(drop=True)
     if not free_form:
         return table
     answers = []
@@ -101,19 +104,10 @@ def evaluate(
     return table.merge(pd.concat(answers), on=["condition", "clip", "task"], how="left")
 
 
-def _embed(
-    llm: AudioLLM, features: Features | None, clips: Sequence[Clip], calibration: Sequence[Clip]
-) -> Float[Tensor, "clip query d_llm"]:
-    if features is None:
-        raise ValueError("Nothing to hear: give features, or audio embeddings of all clips.")
-    ids = [[clip.id for clip in part] for part in (clips, calibration)]
-    return torch.cat([embed_clips(llm, features[part]) for part in ids])
-
-
 # ---- closed-set ranking ----
 
 
-def score_conditions(
+def _rank_by_ear(
     llm: AudioLLM,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -122,7 +116,7 @@ def score_conditions(
     names: Sequence[str],
     transcripts: bool,
     batch: int,
-) -> pd.DataFrame:
+) -> dict[str, pd.DataFrame]:
     """Rank the options of every task by ear; clips, calibration and controls share one pass."""
     pool, rows_of = _pool_conditions(llm, clips, audio_embeddings, names)
     words = None
@@ -135,11 +129,8 @@ def score_conditions(
         [score[len(clips) : len(audio_embeddings)] for score in scores],
         lambda: scoring.score_options(llm, tasks, embed_silence(llm), batch, words and [""]),
     )
-    tables = []
-    for name, rows in rows_of.items():
-        picked = [score[rows] for score in scores]
-        tables.append(_judge(name, llm.backbone, tasks, clips, picked, known))
-    return pd.concat(tables, ignore_index=True)
+    judge = partial(scoring.judge_scores, llm.backbone.tokenizer, tasks, clips)
+    return {name: judge([score[rows] for score in scores], known) for name, rows in rows_of.items()}
 
 
 def _pool_conditions(
@@ -162,7 +153,7 @@ def _pool_conditions(
     return torch.cat(parts), rows_of
 
 
-def score_oracle(
+def _rank_by_reading(
     backbone: Backbone,
     tasks: Sequence[Task],
     clips: Sequence[Clip],
@@ -174,6 +165,11 @@ def score_oracle(
 
     Tasks about an attribute that descriptions leave out (rung 5) are asked of one that states it.
     """
+
+    def score(asked: Sequence[Task], texts: Sequence[str]) -> scoring.Scores:
+        with backbone.untuned():
+            return scoring.score_options_of_text(backbone, asked, texts, batch)
+
     tables = []
     for hidden in dict.fromkeys([None, *(task.hidden for task in tasks)]):
         asked = [task for task in tasks if task.hidden == hidden]
@@ -181,22 +177,13 @@ def score_oracle(
             continue
         texts = [oracle_text(clip, hidden, describe) for clip in [*clips, *calibration]]
         unique = list(dict.fromkeys(texts))
-        with backbone.untuned():
-            scores = scoring.score_options_of_text(backbone, asked, unique, batch)
         rows = [unique.index(text) for text in texts]
-        own = [score[rows[: len(clips)]] for score in scores]
-        known = scoring.Calibration(
-            calibration,
-            [score[rows[len(clips) :]] for score in scores],
-            partial(_score_without_content, backbone, asked),
-        )
-        tables.append(_judge(ORACLE, backbone, asked, clips, own, known))
+        scores = [of_unique[rows] for of_unique in score(asked, unique)]
+        others = [one[len(clips) :] for one in scores]
+        known = scoring.Calibration(calibration, others, partial(score, asked, [CONTENT_FREE]))
+        own = [one[: len(clips)] for one in scores]
+        tables.append(scoring.judge_scores(backbone.tokenizer, asked, clips, own, known))
     return pd.concat(tables, ignore_index=True)
-
-
-def _score_without_content(backbone: Backbone, tasks: Sequence[Task]) -> scoring.Scores:
-    with backbone.untuned():
-        return scoring.score_options_of_text(backbone, tasks, [CONTENT_FREE])
 
 
 def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
@@ -206,22 +193,9 @@ def oracle_accuracy(backbone: Backbone) -> dict[str, list[float]]:
         Clip(str(i), "", 0.0, "", "", dict(zip(ATTRIBUTES, values, strict=True)))
         for i, values in enumerate(combinations)
     ]
-    table = score_oracle(backbone, task_ladder(), clips, clips)
+    table = _rank_by_reading(backbone, task_ladder(), clips, clips)
     means = table.groupby("task", sort=False)[["raw", "calibrated"]].mean().round(4)
     return {str(row.Index): [float(row.raw), float(row.calibrated)] for row in means.itertuples()}
-
-
-def _judge(
-    condition: str,
-    backbone: Backbone,
-    tasks: Sequence[Task],
-    clips: Sequence[Clip],
-    scores: scoring.Scores,
-    calibration: scoring.Calibration,
-) -> pd.DataFrame:
-    table = scoring.judge_scores(backbone.tokenizer, tasks, clips, scores, calibration)
-    table.insert(0, "condition", condition)
-    return table
 
 
 # ---- answers in the backbone's own words ----
@@ -249,8 +223,12 @@ def answer_free_form(
     that it lacks.
     """
     tokenizer = llm.backbone.tokenizer
+    asked = {task.name: (task.in_words or task.question, task.hidden) for task in tasks}
     if audio_embeddings is None:
-        pool, rows_of = None, {ORACLE: list(range(len(clips)))}
+        hidden = {attribute for _, attribute in asked.values()}
+        first: dict[tuple[str, ...], int] = {}
+        read = [tuple(oracle_text(clip, name, describe) for name in hidden) for clip in clips]
+        pool, rows_of = None, {ORACLE: [first.setdefault(one, row) for row, one in enumerate(read)]}
     else:
         several = len({clip.speaker for clip in clips}) > 1
         names = [name for name in names if several or name != "shuffled"]
@@ -265,7 +243,6 @@ def answer_free_form(
         return chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
 
     rows = sorted({row for rows in rows_of.values() for row in rows})
-    asked = {task.name: (task.in_words or task.question, task.hidden) for task in tasks}
     questions = list(dict.fromkeys(asked.values()))
     streams = [[build(*question, row) for question in questions] for row in rows]
     heard = None if pool is None else pool[rows]
@@ -295,14 +272,12 @@ def _answer_streams(
 ) -> list[str]:
     """The answers to all questions about row 0, about row 1, …; each trunk is read once.
 
-    Without audio the untouched backbone reads; rows that read alike are answered once.
+    Without audio the untouched backbone reads.
     """
-    backbone, asked = llm.backbone, list(map(tuple, streams))
-    given = dict.fromkeys(asked) if audio_embeddings is None else asked
-    unique, answers = list(given), []
+    backbone, texts = llm.backbone, []
     with backbone.untuned() if audio_embeddings is None else nullcontext():
-        for first in range(0, len(unique), batch):
-            some = unique[first : first + batch]
+        for first in range(0, len(streams), batch):
+            some = streams[first : first + batch]
             trunks = [chat.common_trunk(own, behind=1) for own in some]
             ids, real = backbone.pad_left(trunks)
             if audio_embeddings is None:
@@ -311,12 +286,9 @@ def _answer_streams(
                 trunk = llm.splice(ids, audio_embeddings[first : first + batch])
             pairs = zip(some, trunks, strict=True)
             branches = [[one.ids[len(beginning.ids) :] for one in own] for own, beginning in pairs]
-            answers += backbone.generate_branches(trunk, real, branches, max_new_tokens)
-    texts = [[backbone.decode(ids) for ids in own] for own in answers]
-    if audio_embeddings is not None:
-        return list(itertools.chain.from_iterable(texts))
-    answer_of = dict(zip(unique, texts, strict=True))
-    return list(itertools.chain.from_iterable(answer_of[own] for own in asked))
+            answers = backbone.generate_branches(trunk, real, branches, max_new_tokens)
+            texts += [backbone.decode(ids) for own in answers for ids in own]
+    return texts
 
 
 def judge_answer(task: Task, clip: Clip, answer: str) -> dict[str, str | float]:

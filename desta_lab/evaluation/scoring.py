@@ -57,25 +57,16 @@ class Trie:
 
 
 @dataclass(frozen=True)
-class OptionPath:
-    """Where an option's tokens are predicted: token `ids[i]` from node `nodes[i]` of the trie."""
-
-    nodes: list[int]
-    ids: list[int]
-
-
-@dataclass(frozen=True)
 class Branches:
-    """The tasks as one trie behind the clip, and the paths of their options."""
+    """The tasks as one trie behind the clip, and where each option's tokens are predicted."""
 
-    tasks: Sequence[Task]
     trie: Trie
-    paths: list[list[OptionPath]]  # task → option → path
+    paths: list[list[list[tuple[int, int]]]]  # task → option → node of the trie, the token behind
 
     @property
-    def answer_nodes(self) -> list[int]:
-        """The node of the trie from which each task's answer begins."""
-        return [options[0].nodes[0] for options in self.paths]
+    def answers(self) -> list[int]:
+        """Where each task's answer begins, from the end, as trunks differ in length."""
+        return [options[0][0][0] - len(self.trie.tokens) for options in self.paths]
 
 
 def tokenize_options(tokenizer: Any, task: Task) -> tuple[list[int], list[list[int]]]:
@@ -97,30 +88,30 @@ def option_lengths(tokenizer: Any, task: Task) -> Int[Tensor, "_"]:
     return torch.tensor([len(option) for option in tokenize_options(tokenizer, task)[1]])
 
 
-def build_branches(
-    tokenizer: Any,
-    tasks: Sequence[Task],
-    trunk: chat.TokenStream,
-    streams: Sequence[chat.TokenStream],
+def audio_branches(llm: AudioLLM, tasks: Sequence[Task]) -> Branches:
+    """What follows the trunk, which holds the clip's slots, for each task."""
+    return _build_branches(llm.backbone.tokenizer, tasks, _audio_streams(llm, tasks))
+
+
+def text_branches(backbone: Backbone, tasks: Sequence[Task], description: str) -> Branches:
+    """What follows the trunk, which holds the description, for each task; the same for all."""
+    streams = _text_streams(backbone, tasks, description)
+    return _build_branches(backbone.tokenizer, tasks, streams)
+
+
+def _build_branches(
+    tokenizer: Any, tasks: Sequence[Task], streams: Sequence[chat.TokenStream]
 ) -> Branches:
-    """Build the trie of what follows the trunk for each task: question, stem and options."""
-    trie, paths = Trie(), []
+    """The trie of what follows the trunk for each task: question, stem and options."""
+    trie, paths, trunk = Trie(), [], len(chat.common_trunk(streams).ids)
     for task, stream in zip(tasks, streams, strict=True):
-        question = stream.ids[len(trunk.ids) :]
         stem, texts = tokenize_options(tokenizer, task)
         options = []
         for option in texts:
-            nodes = trie.add([*question, *stem, *option[:-1]])
-            options.append(OptionPath(nodes[len(nodes) - len(option) :], option))
+            nodes = trie.add([*stream.ids[trunk:], *stem, *option[:-1]])
+            options.append(list(zip(nodes[-len(option) :], option, strict=True)))
         paths.append(options)
-    return Branches(tasks, trie, paths)
-
-
-def build_layout(llm: AudioLLM, tasks: Sequence[Task]) -> tuple[chat.TokenStream, Branches]:
-    """The trunk, which holds the clip's slots, and the tasks' branches behind it."""
-    streams = _audio_streams(llm, tasks)
-    trunk = chat.common_trunk(streams)
-    return trunk, build_branches(llm.backbone.tokenizer, tasks, trunk, streams)
+    return Branches(trie, paths)
 
 
 def build_trunks(
@@ -139,10 +130,15 @@ def build_trunks(
 def _audio_streams(
     llm: AudioLLM, tasks: Sequence[Task], transcripts: Sequence[str] | None = None
 ) -> list[chat.TokenStream]:
-    return [
-        llm.build_stream(chat.audio_messages(task.question), transcripts=transcripts)
-        for task in tasks
-    ]
+    asked = [chat.audio_messages(task.question) for task in tasks]
+    return [llm.build_stream(one, transcripts=transcripts) for one in asked]
+
+
+def _text_streams(
+    backbone: Backbone, tasks: Sequence[Task], description: str
+) -> list[chat.TokenStream]:
+    asked = [chat.description_messages(description, task.question) for task in tasks]
+    return [chat.build_stream(backbone.tokenizer, one, 0) for one in asked]
 
 
 # ---- log-probabilities of every option ----
@@ -160,10 +156,9 @@ def score_options(
     `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated
     with respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
     """
-    _, branches = build_layout(llm, tasks)
     trunks = build_trunks(llm, tasks, len(audio_embeddings), transcripts)
-    parts = []
-    for first in range(0, len(audio_embeddings), batch):
+    branches, parts = audio_branches(llm, tasks), []
+    for first in range(0, len(trunks), batch):
         ids, real = llm.backbone.pad_left(trunks[first : first + batch])
         prefix = llm.splice(ids, audio_embeddings[first : first + batch])
         parts.append(_score_branches(llm.backbone, branches, prefix, real.cpu()))
@@ -175,17 +170,8 @@ def score_options_of_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
 ) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task, where the backbone reads a description."""
-    tokenizer = backbone.tokenizer
-    streams = [
-        [
-            chat.build_stream(tokenizer, chat.description_messages(text, task.question), 0)
-            for task in tasks
-        ]
-        for text in descriptions
-    ]
-    trunks = [chat.common_trunk(some) for some in streams]
-    branches = build_branches(tokenizer, tasks, trunks[0], streams[0])
-    parts = []
+    trunks = [chat.common_trunk(_text_streams(backbone, tasks, text)) for text in descriptions]
+    branches, parts = text_branches(backbone, tasks, descriptions[0]), []
     for first in range(0, len(trunks), batch):
         ids, real = backbone.pad_left(trunks[first : first + batch])
         parts.append(_score_branches(backbone, branches, backbone.embed(ids), real.cpu()))
@@ -204,14 +190,13 @@ def _score_branches(
     mask, positions = _trie_attention(branches.trie, real)
     embeddings = torch.cat([prefix, nodes.to(prefix.dtype)], dim=1)
     hidden = backbone.hidden_states(embeddings, sees=mask, position_ids=positions)
-    wanted = sorted({n for task in branches.paths for option in task for n in option.nodes})
+    wanted = sorted({n for task in branches.paths for path in task for n, _ in path})
     at = torch.tensor([length + node for node in wanted], device=backbone.device)
     logp = backbone.logits(hidden[:, at]).log_softmax(-1).cpu()
     column = {node: i for i, node in enumerate(wanted)}
 
-    def option_score(option: OptionPath) -> Float[Tensor, "batch"]:
-        pairs = zip(option.nodes, option.ids, strict=True)
-        return torch.stack([logp[:, column[node], token] for node, token in pairs]).sum(0)
+    def option_score(path: Sequence[tuple[int, int]]) -> Float[Tensor, "batch"]:
+        return torch.stack([logp[:, column[node], token] for node, token in path]).sum(0)
 
     return [torch.stack([option_score(o) for o in task], dim=1) for task in branches.paths]
 

@@ -43,9 +43,9 @@ def resample_rows(
 
 
 @cache
-def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
+def resample_weights(count: int) -> Int[np.ndarray, "draw unit"]:
     """How often each unit is drawn in each resample; the first row is the data, each unit once."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
     weights.flags.writeable = False  # everybody is given the same ones
@@ -76,13 +76,13 @@ def percentile_interval(draws: Float[np.ndarray, "draw"]) -> Interval:
 
 
 def bootstrap_interval(
-    statistic: Callable[[Int[np.ndarray, "*resample row"]], Any], count: int, seed: int = 0
+    statistic: Callable[[Int[np.ndarray, "*resample row"]], Any], count: int
 ) -> Interval:
     """A statistic of `count` rows with its 95 % interval over resampled rows.
 
     `statistic` takes row numbers along the last axis and returns a number for each resample.
     """
-    low, high = interval_ends(statistic(resample_rows(count, seed)))
+    low, high = interval_ends(statistic(resample_rows(count)))
     return float(statistic(np.arange(count))), low, high
 
 
@@ -130,13 +130,15 @@ def bootstrap_intervals(
 
 
 def interval_table(
-    table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value"
+    table: pd.DataFrame, measure: str, by: Sequence[str], value: str = "value", prefix: str = ""
 ) -> pd.DataFrame:
-    """`bootstrap_intervals` as a table: the columns of `by`, the mean as `value`, `low`, `high`."""
-    rows = [
-        (*group, *interval) for group, interval in bootstrap_intervals(table, measure, by).items()
-    ]
-    return pd.DataFrame(rows, columns=[*by, value, "low", "high"])
+    """`bootstrap_intervals` as a table: the columns of `by`, the mean as `value`, `low`, `high`.
+
+    `prefix` stands before the names of both ends.
+    """
+    intervals = bootstrap_intervals(table, measure, by)
+    rows = [(*group, *interval) for group, interval in intervals.items()]
+    return pd.DataFrame(rows, columns=[*by, value, f"{prefix}low", f"{prefix}high"])
 
 
 # ---- over seeds: Student's t, because a bootstrap of a few seeds promises too much ----
@@ -152,15 +154,9 @@ def t_half_width(sem: Any, count: Any) -> Any:
 
 def mean_interval(values: Sequence[float] | Float[np.ndarray, "value"] | pd.Series) -> Interval:
     """Mean of the values that are no NaN, with its 95 % t-interval; one value has NaN as ends."""
-    known = np.asarray(values, dtype=float)
-    known = known[~np.isnan(known)]
-    if len(known) == 0:
-        return (float("nan"),) * 3
-    mean = float(known.mean())
-    if len(known) == 1:
-        return mean, float("nan"), float("nan")
-    width = float(t_half_width(stats.sem(known), len(known)))
-    return mean, mean - width, mean + width
+    known = pd.Series(values, dtype=float).dropna()
+    mean, width = known.mean(), t_half_width(known.sem(), len(known))
+    return float(mean), float(mean - width), float(mean + width)
 
 
 def add_mean_interval(
@@ -209,7 +205,8 @@ def pool_seeds(tables: Mapping[int, pd.DataFrame], rows: Sequence[str]) -> pd.Da
         if measure not in numbers or measure == "random":
             continue
         ends = add_mean_interval(long, by, measure).drop_duplicates(by).reset_index()
-        for name, end in ((low, "low"), (low.replace("low", "high"), "high")):
+        for end in ("low", "high"):
+            name = low.replace("low", end)
             pooled[name] = pooled[name].where(drawn, ends[end])
     return pooled[names]
 
@@ -242,7 +239,7 @@ def rank_p(value: float, draws: Sequence[float] | Float[np.ndarray, "draw"]) -> 
 
 
 def sign_flip_p(
-    differences: Float[np.ndarray, "pair cell"], seed: int = 0, flips: int = RESAMPLES
+    differences: Float[np.ndarray, "pair cell"], flips: int = RESAMPLES
 ) -> Float[np.ndarray, "cell"]:
     """p-values of "no difference" for many cells of the same pairs, corrected for their number.
 
@@ -250,7 +247,7 @@ def sign_flip_p(
     against the largest |t| of all cells when whole pairs flip their signs (Westfall and Young,
     1993, max-T), so that the chance of any false cell is at most p.
     """
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(differences)))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
     signs[0] = 1
     mean = signs @ differences / len(differences)
     variance = (differences**2).mean(0) - mean**2
@@ -258,10 +255,7 @@ def sign_flip_p(
 
 
 def group_difference_p(
-    values: Float[np.ndarray, "pair cell"],
-    marked: Bool[np.ndarray, "pair"],
-    seed: int = 0,
-    draws: int = RESAMPLES,
+    values: Float[np.ndarray, "pair cell"], marked: Bool[np.ndarray, "pair"], draws: int = RESAMPLES
 ) -> Float[np.ndarray, "cell"]:
     """p-values of "the marked pairs are as the others" for many cells, corrected for their number.
 
@@ -270,7 +264,7 @@ def group_difference_p(
     """
     if marked.all() or not marked.any():
         return np.full(values.shape[1], np.nan)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     marks = np.array([marked, *(rng.permutation(marked) for _ in range(draws - 1))], dtype=float)
 
     def moments(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

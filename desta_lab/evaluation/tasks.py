@@ -19,6 +19,11 @@ from desta_lab.world.describe import named_by_phrases, surface_words
 
 TRAINED_PROMPT = "Paraphrase the description."
 PARAPHRASES = ("Rewrite the sentence.", "Describe the audio clip again in other words.")
+KINDS = (  # of tasks of rungs 0 and 1: name, rung, prompt
+    ("trained", 0, TRAINED_PROMPT),
+    ("paraphrase1", 1, PARAPHRASES[0]),
+    ("paraphrase2", 1, PARAPHRASES[1]),
+)
 # what a run with several prompts trains: all ask for a description, none for one attribute
 PROMPTS = (
     TRAINED_PROMPT,
@@ -118,7 +123,7 @@ def _spoken_ladder() -> list[Task]:
     described = [VOCABULARY[name] for name in DESCRIBED]
     hidden = [attribute for attribute in VOCABULARY.values() if attribute.name not in DESCRIBED]
     tasks = [
-        *[prompt_task(*kind, attribute) for kind in _prompts() for attribute in described],
+        *[prompt_task(*kind, attribute) for kind in KINDS for attribute in described],
         json_task(GENDER),
         json_task(SCENE),
         capital_task(RATE),
@@ -133,7 +138,7 @@ def _spoken_ladder() -> list[Task]:
 def _plain_tasks(attribute: Attribute) -> list[Task]:
     """The tasks of an attribute of which only its name and its values are known."""
     return [
-        *[prompt_task(*kind, attribute) for kind in _prompts()],
+        *[prompt_task(*kind, attribute) for kind in KINDS],
         json_task(attribute),
         capital_task(attribute),
         question_task(attribute, rung=3),
@@ -141,15 +146,6 @@ def _plain_tasks(attribute: Attribute) -> list[Task]:
 
 
 # ---- the tasks of an attribute ----
-
-
-def _prompts() -> list[tuple[str, int, str]]:
-    """(kind, rung, prompt) of rungs 0 and 1."""
-    paraphrases = enumerate(PARAPHRASES, start=1)
-    return [
-        ("trained", 0, TRAINED_PROMPT),
-        *[(f"paraphrase{number}", 1, prompt) for number, prompt in paraphrases],
-    ]
 
 
 def prompt_task(kind: str, rung: int, prompt: str, attribute: Attribute) -> Task:

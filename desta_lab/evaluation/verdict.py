@@ -8,11 +8,18 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from desta_lab.evaluation.conditions import ORACLE
-from desta_lab.evaluation.statistics import Interval, bootstrap_means, percentile_interval
+from desta_lab.evaluation.statistics import (
+    Interval,
+    bootstrap_intervals,
+    bootstrap_means,
+    format_interval,
+    percentile_interval,
+)
 
 ABLE = 0.8  # chance-corrected accuracy of the text oracle from which a task counts
 CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
 CELL = ["run", "step", "condition"]
+OWN, RIVAL = "self", "label"  # the run of self-generated targets, and of bare labels
 
 NOT_TESTABLE = "NOT TESTABLE HERE"  # the text oracle cannot do what the claim is about
 HEIGHTS = {  # how high a claim reaches: measure → how its answers are had
@@ -41,15 +48,14 @@ def add_untrained(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, *copies], ignore_index=True)
 
 
-def split_label_run(table: pd.DataFrame, attribute: str, run: str = "label") -> pd.DataFrame:
+def split_label_run(table: pd.DataFrame, attribute: str) -> pd.DataFrame:
     """Split the bare-label run into tasks about its own attribute and about others.
 
     They become the runs `label_own` and `label_others`: another question about what was trained is
     no transfer to other attributes.
     """
-    own = table["attribute"] == attribute
-    parts = own.map({True: f"{run}_own", False: f"{run}_others"})
-    return table.assign(run=table["run"].where(table["run"] != run, parts))
+    parts = np.where(table["attribute"] == attribute, f"{RIVAL}_own", f"{RIVAL}_others")
+    return table.assign(run=table["run"].where(table["run"] != RIVAL, parts))
 
 
 def able_tasks(table: pd.DataFrame, measure: str = "calibrated") -> dict[str, float]:
@@ -73,9 +79,9 @@ def score_per_task(
     """
     by = [*CELL, "task"]
     rows = [
-        (*group, measure, *percentile_interval(draws))
+        (*group, measure, *interval)
         for measure in measures
-        for group, draws in bootstrap_means(table, measure, by).items()
+        for group, interval in bootstrap_intervals(table, measure, by).items()
     ]
     frame = pd.DataFrame(rows, columns=[*by, "measure", "accuracy", "low", "high"])
     known = table.groupby("task")[["rung", "attribute", "chance"]].first()
@@ -99,27 +105,16 @@ def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataF
     """
     table = table[table["task"].isin(able_tasks(table, measure))]
     known = table.groupby("task")[["rung", "chance"]].first()
-    means = bootstrap_means(table, measure, [*CELL, "task"])
-    tasks_of: dict[tuple, list[str]] = {}
-    for *where, task in means:
-        tasks_of.setdefault(tuple(where), []).append(task)
-    rows = []
-    for cell, measured in tasks_of.items():
-        asked = known.loc[measured]
-        for rung, some in asked.groupby("rung"):
-            draws = [means[*cell, task] for task in some.index]
-            score = percentile_interval(_mean_score(draws, some["chance"]))
-            rows.append((*cell, int(rung), measure, *score, len(some)))
+    scores: dict[tuple, list[np.ndarray]] = {}
+    for (*cell, task), draws in bootstrap_means(table, measure, [*CELL, "task"]).items():
+        rung, chance = known.loc[task]
+        scores.setdefault((*cell, int(rung)), []).append((draws - chance) / (1 - chance))
+    rows = [
+        (*where, measure, *percentile_interval(np.mean(draws, axis=0)), len(draws))
+        for where, draws in sorted(scores.items())
+    ]
     columns = [*CELL, "rung", "measure", "score", "low", "high", "tasks"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _mean_score(
-    draws: Sequence[Float[np.ndarray, "draw"]], chances: Sequence[float] | pd.Series
-) -> Float[np.ndarray, "draw"]:
-    """Chance-corrected mean over tasks, in every resample."""
-    pairs = zip(draws, chances, strict=True)
-    return np.mean([(accuracy - chance) / (1 - chance) for accuracy, chance in pairs], axis=0)
 
 
 def crossing_steps(steps: Sequence[float], above: Bool[np.ndarray, "step"]) -> tuple[float, float]:
@@ -157,15 +152,15 @@ class Verdict:
 
 
 def control_margins(
-    table: pd.DataFrame, run: str, step: int, rung: int = 3, measure: str = "calibrated"
+    table: pd.DataFrame, run: str, step: int, measure: str = "calibrated"
 ) -> dict[str, dict[str, float]]:
-    """How far a run's audio is above each control: counted task of a rung → control → margin.
+    """How far a run's audio is above each control: counted rung-3 task → control → margin.
 
     The margin is the lower end of the 95 % interval over speakers of the paired difference. A task
     is above its controls where all margins are above zero.
     """
     full = add_untrained(table)
-    here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == rung)
+    here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == 3)
     counted = full["task"].isin(able_tasks(table, measure))
     means = bootstrap_means(full[here & counted], measure, ["condition", "task"])
     tasks = [task for condition, task in means if condition == "audio"]
@@ -179,11 +174,7 @@ def control_margins(
 
 
 def judge_claim(
-    table: pd.DataFrame,
-    label_attribute: str,
-    runs: tuple[str, str] = ("self", "label"),
-    units: str = "speakers",
-    measure: str = "calibrated",
+    table: pd.DataFrame, label_attribute: str, units: str = "speakers", measure: str = "calibrated"
 ) -> Verdict:
     """Apply `RULE` to the last step of the self-generated run and of the bare-label run.
 
@@ -194,32 +185,30 @@ def judge_claim(
     Where the text oracle can answer no rung-3 question about another attribute than the label,
     nothing can be said of what was not trained: the verdict is `NOT_TESTABLE`.
     """
-    own, rule = runs[0], RULE.format(units=units, how=HEIGHTS[measure])
     audio = table[table["condition"] == "audio"]
-    last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in runs}
-    margins = {run: control_margins(table, run, last[run], measure=measure) for run in runs}
+    last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in (OWN, RIVAL)}
+    margins = {run: control_margins(table, run, step, measure) for run, step in last.items()}
     attribute = table.groupby("task")["attribute"].first()
     above = {
         run: sorted({attribute[task] for task, over in found.items() if min(over.values()) > 0})
         for run, found in margins.items()
     }
-    asked = sorted({attribute[task] for task in margins[own]})
-    others = [name for name in asked if name != label_attribute]
-    other_tasks = [task for task in margins[own] if attribute[task] != label_attribute]
-    difference = score_difference(table, last, other_tasks, measure)
-    ground, fifth = (_rung_interval(table, own, last[own], rung, measure) for rung in (0, 5))
-    if not others:
+    asked = sorted({attribute[task] for task in margins[OWN]})
+    other_tasks = [task for task in margins[OWN] if attribute[task] != label_attribute]
+    ground, fifth = (_rung_interval(table, last[OWN], rung, measure) for rung in (0, 5))
+    rule, about_rung_5 = RULE.format(units=units, how=HEIGHTS[measure]), _about_rung_5(fifth)
+    if not other_tasks:
         reason = (
             "Even when it reads the description, the backbone answers no rung-3 question about "
             f"another attribute than {label_attribute}, {HEIGHTS[measure]}; take a larger preset, "
             "or other attributes."
         )
-        return Verdict(NOT_TESTABLE, rule, [reason, _about_rung_5(fifth)], above)
-    tests = _test_claim(ground, above, asked, label_attribute, difference, runs)
+        return Verdict(NOT_TESTABLE, rule, [reason, about_rung_5], above)
+    difference = score_difference(table, last, other_tasks, measure)
+    tests = _test_claim(ground, above, asked, label_attribute, difference)
     reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
-    holds = all(passed for passed, _ in tests)
-    outcome = "SUPPORTED" if holds else "NOT SUPPORTED"
-    return Verdict(outcome, rule, [*reasons, _about_rung_5(fifth)], above)
+    outcome = "SUPPORTED" if all(passed for passed, _ in tests) else "NOT SUPPORTED"
+    return Verdict(outcome, rule, [*reasons, about_rung_5], above)
 
 
 def _test_claim(
@@ -228,21 +217,19 @@ def _test_claim(
     asked: Sequence[str],
     label_attribute: str,
     difference: Interval,
-    runs: tuple[str, str],
 ) -> list[tuple[bool, str]]:
     """Each condition of `RULE`: whether it holds, and in which numbers."""
-    own, rival = runs
     others = [name for name in asked if name != label_attribute]
-    leaked = [name for name in above[rival] if name != label_attribute]
+    leaked = [name for name in above[RIVAL] if name != label_attribute]
     return [
         (
             ground is not None and ground[1] > 0,
             f"Rung 0, the trained prompt: score {_written(ground)} (0 chance, 1 perfect).",
         ),
         (
-            2 * len(above[own]) > len(asked),
-            f"Self-generated targets: {len(above[own])} of {len(asked)} rung-3 attributes above "
-            f"every control ({', '.join(above[own]) or 'none'}).",
+            2 * len(above[OWN]) > len(asked),
+            f"Self-generated targets: {len(above[OWN])} of {len(asked)} rung-3 attributes above "
+            f"every control ({', '.join(above[OWN]) or 'none'}).",
         ),
         (
             2 * len(leaked) <= len(others),
@@ -252,7 +239,7 @@ def _test_claim(
         (
             difference[1] > 0,
             "Mean score on those other attributes, self-generated minus bare label: "
-            f"{difference[0]:+.2f} [{difference[1]:+.2f}, {difference[2]:+.2f}].",
+            f"{format_interval(difference, '+.2f')}.",
         ),
     ]
 
@@ -262,29 +249,27 @@ def score_difference(
 ) -> Interval:
     """Mean score of the first run minus that of the second over these tasks, each at its last step.
 
-    The 95 % interval is of the paired difference over speakers; NaN where there is no task.
+    The 95 % interval is of the paired difference over speakers.
     """
-    if not tasks:
-        return (float("nan"),) * 3
     audio = table[(table["condition"] == "audio") & table["task"].isin(tasks)]
     audio = audio[audio["step"] == audio["run"].map(last)]
     means = bootstrap_means(audio, measure, ["run", "task"])
-    chances = audio.groupby("task")["chance"].first()[list(tasks)]
-    own, rival = (_mean_score([means[run, task] for task in tasks], chances) for run in last)
+    chances = audio.groupby("task")["chance"].first()
+
+    def mean_score(run: str) -> Float[np.ndarray, "draw"]:
+        return np.mean([(means[run, task] - c) / (1 - c) for task, c in chances.items()], axis=0)
+
+    own, rival = map(mean_score, last)
     return percentile_interval(own - rival)
 
 
-def _rung_interval(
-    table: pd.DataFrame, run: str, step: int, rung: int, measure: str
-) -> Interval | None:
-    """Score of a run's audio condition on a rung; None where no task of it counts."""
-    here = (table["step"] == step) & (table["run"] == run) | (table["condition"] == ORACLE)
+def _rung_interval(table: pd.DataFrame, step: int, rung: int, measure: str) -> Interval | None:
+    """Score of the own run's audio condition on a rung; None where no task of it counts."""
+    here = (table["step"] == step) & (table["run"] == OWN) | (table["condition"] == ORACLE)
     rungs = score_per_rung(table[here], measure)
     found = rungs[(rungs["condition"] == "audio") & (rungs["rung"] == rung)]
-    if found.empty:
-        return None
-    row = found.iloc[0]
-    return float(row["score"]), float(row["low"]), float(row["high"])
+    scores = found[["score", "low", "high"]].itertuples(index=False, name=None)
+    return next(scores, None)
 
 
 def _about_rung_5(score: Interval | None) -> str:
@@ -295,4 +280,4 @@ def _about_rung_5(score: Interval | None) -> str:
 
 
 def _written(score: Interval | None) -> str:
-    return "not measured" if score is None else "{:.2f} [{:.2f}, {:.2f}]".format(*score)
+    return "not measured" if score is None else format_interval(score)

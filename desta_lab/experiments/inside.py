@@ -1,5 +1,6 @@
 """Inside a model: what flows at every site and checkpoint, its tables and its figures."""
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,7 +47,27 @@ from desta_lab.model.runs import read_run_config
 from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
-from desta_lab.views import clip_figures, explanation_figures, representation_figures, saving, style
+from desta_lab.views import clip_figures, saving, style
+from desta_lab.views.explanation_figures import (
+    plot_answer_attention,
+    plot_deletion,
+    plot_erasure,
+    plot_evidence,
+    plot_features,
+    plot_listening,
+    plot_logit_lens,
+    plot_patching,
+)
+from desta_lab.views.representation_figures import (
+    plot_learning_curves,
+    plot_maps,
+    plot_modality_gap,
+    plot_nearest_words,
+    plot_probe_accuracy,
+    plot_selectivity,
+    plot_similarity,
+    save_film,
+)
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe_plainly
@@ -134,10 +155,8 @@ class Inside:
         self.traced = (room or self.scored)[: self.sizes["traced"]]
         self.explained = self.traced[: self.sizes["explained"]]
         self.refused: dict[str, str] = {}  # table → why `run` left it out
-        self._store: Callable[[], FeatureStore] | None = None
-        self._features: FeatureStore | None = None
+        self._features: Callable[[], FeatureStore] | None = None
         self._memory: dict[str, Any] = {}
-        self._about: Provenance | None = None
         self._drawn_with: dict[str, Any] = {}
         self._open_checkpoints(checkpoints)
 
@@ -190,8 +209,11 @@ class Inside:
         if look.label != Preset.label:
             about["label"] = look.label
         look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
-        look._about = experiment.provenance("sites", **about, tasks=[repr(task) for task in tasks])
-        look._store = partial(experiment.store_features, chosen)
+        look._measured = experiment.provenance(
+            "sites", **about, tasks=[repr(task) for task in tasks]
+        )
+        # computed when they are first asked for: tables may be there
+        look._features = functools.cache(partial(experiment.store_features, chosen))
         return look
 
     # ---- clips and questions ----
@@ -230,7 +252,6 @@ class Inside:
 
     def _open_checkpoints(self, given: Path | str | Mapping[int, Path] | None) -> None:
         """Tell which checkpoints there are, and let the model stand at the last."""
-        count = self.sizes["checkpoints"]
         if given is None:
             self._steps = {0: hash_state(self.llm.trainable_state())}
             self._load: Callable[[int], None] = lambda step: None
@@ -241,21 +262,16 @@ class Inside:
             folder = Path(given)
             self._steps = {one["step"]: one["sha256"] for one in runs.list_checkpoints(folder)}
             self._load = lambda step: runs.load_checkpoint(folder, self.llm, step)
-            self._check_transcripts(folder)
-        picked = pick_evenly(sorted(self._steps), count)
+            if read_run_config(folder).get("transcript") and self.transcripts is None:
+                raise InsideError(
+                    f"{folder}: it was trained with transcripts behind the audio embeddings; give "
+                    "transcripts=[…], the words of every clip."
+                )
+        picked = pick_evenly(sorted(self._steps), self.sizes["checkpoints"])
         self.checkpoints = {step: self._steps[step] for step in picked}
         self.last = max(self._steps)
-        untrained = given is not None and 0 in self.checkpoints and self.last > 0
-        self.untrained = 0 if untrained else None
+        self.untrained = 0 if self.last > 0 and 0 in self.checkpoints else None
         self._load(self.last)
-
-    def _check_transcripts(self, run: Path) -> None:
-        trained = read_run_config(run).get("transcript")
-        if trained and self.transcripts is None:
-            raise InsideError(
-                f"{run}: it was trained with transcripts behind the audio embeddings; give "
-                "transcripts=[…], the words of every clip."
-            )
 
     @contextmanager
     def at_checkpoint(self, step: int) -> Iterator[None]:
@@ -282,11 +298,9 @@ class Inside:
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
         """Encoder states of these rows, as the connector takes them."""
-        if self._store is None:
+        if self._features is None:
             return self.llm.encoder.encode(self.read_waves(rows)).float()
-        if self._features is None:  # computed when they are first asked for: tables may be there
-            self._features = self._store()
-        return self._features[[clip.id for clip in self.pick(rows)]]
+        return self._features()[[clip.id for clip in self.pick(rows)]]
 
     def audio_embeddings(self, rows: Sequence[int], step: int | None = None) -> Tensor:
         """Audio embeddings of these rows in float32 at a checkpoint, by default the last."""
@@ -311,18 +325,15 @@ class Inside:
 
     def calibrate(self, scores: scoring.Scores, step: int) -> scoring.Calibration:
         """The rows that calibrate, of the scores of all clips on all tasks at a checkpoint."""
+        words = None if self.transcripts is None else [""]
 
         def score_silence() -> scoring.Scores:
             with self.at_checkpoint(step), torch.no_grad():
-                words = None if self.transcripts is None else [""]
-                return scoring.score_options(
-                    self.llm, self.tasks, embed_silence(self.llm), transcripts=words
-                )
+                silence = embed_silence(self.llm)
+                return scoring.score_options(self.llm, self.tasks, silence, transcripts=words)
 
-        rows = list(self.calibration)
-        return scoring.Calibration(
-            self.pick(rows), [score[rows] for score in scores], score_silence
-        )
+        known = [score[list(self.calibration)] for score in scores]
+        return scoring.Calibration(self.pick(self.calibration), known, score_silence)
 
     def fixed_sites(self) -> Sites:
         """The sites that training does not move, for all clips."""
@@ -429,17 +440,15 @@ class Inside:
                 tables[name] = self.table(name)
             except (InsideError, ProbeError) as error:
                 self.refused[name] = str(error)
-        if self.out is not None:
-            self._save_figures(tables, self.out)
-        return tables
-
-    def _save_figures(self, tables: dict[str, pd.DataFrame], out: Path) -> None:
+        if self.out is None:
+            return tables
         for name, picture in draw_figures(self, tables).items():
-            saving.save_figure(picture, out, name, provenance=self.facts)
+            saving.save_figure(picture, self.out, name, provenance=self.facts)
         if self.has_checkpoints and "points" in tables:
-            for method in ("pca", "umap"):
-                path = out / f"map_{method}.gif"
-                representation_figures.save_film(tables["points"], path, self.label, method)
+            for method in MAPS:
+                path = self.out / f"map_{method}.gif"
+                save_film(tables["points"], path, self.label, method)
+        return tables
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -447,24 +456,19 @@ class Inside:
         about = {"measured": self._measured.key, "checkpoints": self.checkpoints}
         return {**about, **self._drawn_with}
 
-    @property
+    @functools.cached_property
     def _measured(self) -> Provenance:
-        """The model, the clips and the questions; not the checkpoint."""
-        if self._about is None:
-            self._about = Provenance("sites", self._list_facts())
-        return self._about
+        """The model, the clips and the questions; not the checkpoint.
 
-    def _list_facts(self) -> dict[str, Any]:
-        """What determines what is measured where no experiment says it: all that goes in."""
+        Where no experiment says it, this is all that goes in.
+        """
         llm, facts = self.llm, dict(self.llm.provenance)
-        facts["connector_form"] = repr(llm.connector)
-        facts["taps"], facts["seconds"] = list(llm.encoder.taps), llm.encoder.seconds
-        if "encoder_sha256" not in facts:
-            facts["encoder_sha256"] = hash_tensors(llm.encoder)
-        if "backbone_sha256" not in facts:
-            facts["backbone_sha256"] = hash_tensors(llm.backbone.model)
-        return {
-            **facts,
+        parts = {"encoder_sha256": llm.encoder, "backbone_sha256": llm.backbone.model}
+        hashes = {name: hash_tensors(part) for name, part in parts.items() if name not in facts}
+        about = {
+            "connector_form": repr(llm.connector),
+            "taps": list(llm.encoder.taps),
+            "seconds": llm.encoder.seconds,
             "clips": [_hash_sound(sound) for sound in self.sounds],
             "about": [[clip.id, clip.speaker, clip.attributes, clip.spans] for clip in self.clips],
             "descriptions": [self.describe(clip.attributes) for clip in self.clips],
@@ -473,6 +477,7 @@ class Inside:
             "calibration": self.calibration,
             "label": self.label,
         }
+        return Provenance("sites", {**facts, **hashes, **about})
 
     def _find_or_capture(self, checkpoint: str | None, capture: Callable[[], Sites]) -> Sites:
         provenance = self._measured.derive(
@@ -500,27 +505,26 @@ def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {**usual, **sizes}
 
 
+def _check_counts(count: int, given: Mapping[str, Sequence[Any] | None]) -> None:
+    for what, some in given.items():
+        if some is not None and len(some) != count:
+            raise InsideError(f"There are {count} clips and {len(some)} {what}; give one for each.")
+
+
 def _check_labels(
     clips: Sequence[Clip | Sound], labels: Mapping[str, Sequence[str]] | None
 ) -> Mapping[str, Sequence[str]]:
     """The labels as given, or all that `Clip`s have in common and that tells them apart."""
     if labels is None:
-        known = [clip.attributes for clip in clips if isinstance(clip, Clip)]
-        names = [n for n in (known[0] if known else ()) if all(n in one for one in known)]
-        labels = {name: [one[name] for one in known] for name in names}
-        labels = {name: values for name, values in labels.items() if len(set(values)) > 1}
-        if len(known) < len(clips):
-            labels = {}
-    for name, values in labels.items():
-        if len(values) != len(clips):
-            raise InsideError(
-                f"There are {len(clips)} clips and {len(values)} values of {name}; give one for "
-                "each."
-            )
-        if len(set(values)) < 2:
-            raise InsideError(
-                f"All {len(clips)} clips have the same {name}; a label needs two values or more."
-            )
+        known = [clip.attributes if isinstance(clip, Clip) else {} for clip in clips]
+        shared = [name for name in (known or [{}])[0] if all(name in own for own in known)]
+        found = {name: [own[name] for own in known] for name in shared}
+        labels = {name: values for name, values in found.items() if len(set(values)) > 1}
+    _check_counts(len(clips), {f"values of {name}": values for name, values in labels.items()})
+    if same := [name for name, values in labels.items() if len(set(values)) < 2]:
+        raise InsideError(
+            f"All {len(clips)} clips have the same {same[0]}; a label needs two values."
+        )
     if not labels:
         raise InsideError("No label tells these clips apart; give labels={name: [a value a clip]}.")
     return labels
@@ -534,27 +538,23 @@ def _make_clips(
     spans: Sequence[Sequence[Span]] | None,
 ) -> list[Clip]:
     """All that is known of every clip, a file being named by its name."""
-    for what, given in {"speakers": speakers, "transcripts": transcripts, "spans": spans}.items():
-        if given is not None and len(given) != len(clips):
-            raise InsideError(
-                f"There are {len(clips)} clips and {len(given)} {what}; give one for each."
-            )
+    given = {"speakers": speakers, "transcripts": transcripts, "spans": spans}
+    _check_counts(len(clips), given)
     names = [f"clip {i}" if isinstance(c, np.ndarray) else _name(c) for i, c in enumerate(clips)]
-    often = Counter(names)
-    made = []
+    often, made = Counter(names), []
     for row, (one, name) in enumerate(zip(clips, names, strict=True)):
         alone = name if often[name] == 1 else f"{row} {name}"
         clip = one if isinstance(one, Clip) else Clip(alone, "", 0.0, "", alone, {})
-        own: dict[str, Any] = {
-            "attributes": {**clip.attributes, **{n: values[row] for n, values in labels.items()}}
-        }
-        if speakers is not None:
-            own["speaker"] = speakers[row]
-        if transcripts is not None:
-            own["transcript"] = transcripts[row]
-        if spans is not None:
-            own["spans"] = tuple(spans[row])
-        made.append(replace(clip, **own))
+        own = {name: values[row] for name, values in labels.items()}
+        made.append(
+            replace(
+                clip,
+                attributes={**clip.attributes, **own},
+                speaker=speakers[row] if speakers is not None else clip.speaker,
+                transcript=transcripts[row] if transcripts is not None else clip.transcript,
+                spans=tuple(spans[row]) if spans is not None else clip.spans,
+            )
+        )
     return made
 
 
@@ -618,71 +618,6 @@ def _hash_sound(sound: Sound) -> str:
 
 # ---- figures ----
 
-# figure → how it is drawn, from which tables, under which title
-FIGURES: dict[str, tuple[Callable[..., saving.Picture], tuple[str, ...], str]] = {
-    "readable": (
-        representation_figures.plot_probe_accuracy,
-        ("probes", "answers"),
-        "Present, readable, spoken: three things",
-    ),
-    "selectivity": (
-        representation_figures.plot_selectivity,
-        ("probes",),
-        "What a probe reads, and what of random labels",
-    ),
-    "learning_curves": (
-        representation_figures.plot_learning_curves,
-        ("learning_curves",),
-        "How many clips a probe needs",
-    ),
-    "similar_sites": (
-        representation_figures.plot_similarity,
-        ("similar_sites",),
-        "Which sites lay out the clips alike",
-    ),
-    "similar_steps": (
-        representation_figures.plot_similarity,
-        ("similar_steps",),
-        "How the audio embeddings change along training",
-    ),
-    "modality_gap": (
-        representation_figures.plot_modality_gap,
-        ("gap",),
-        "Does hearing come closer to reading?",
-    ),
-    "nearest_words": (
-        representation_figures.plot_nearest_words,
-        ("words",),
-        "The words that each query lies nearest to",
-    ),
-    "answer_attention": (
-        explanation_figures.plot_answer_attention,
-        ("heads",),
-        "Which heads look at the audio",
-    ),
-    "deletion": (
-        explanation_figures.plot_deletion,
-        ("deletion",),
-        "Taking away what matters ({label})",
-    ),
-    "logit_lens": (
-        explanation_figures.plot_logit_lens,
-        ("lens",),
-        "At which layer the answer is there",
-    ),
-    "patching": (
-        explanation_figures.plot_patching,
-        ("patching",),
-        "Which query carries which attribute",
-    ),
-    "erasure": (explanation_figures.plot_erasure, ("erasure",), "What the answer uses"),
-}
-LISTENING = "listening heads", "random heads"
-MAPS = {
-    "pca": "The audio embeddings of unseen speakers, by {label}",
-    "umap": "The same clips through UMAP",
-}
-
 
 def draw_figures(
     inside: Inside, tables: dict[str, pd.DataFrame], seeds: int = 1
@@ -690,34 +625,24 @@ def draw_figures(
     """Every figure whose tables, perhaps pooled over seeds, are there, by the name of its file."""
     label, drawn = inside.label, {}
     for name, (draw, sources, title) in FIGURES.items():
-        if all(source in tables for source in sources):
-            drawn[name] = draw(*[tables[one] for one in sources], title.format(label=label))
+        if set(sources.split()) <= set(tables):
+            given = [tables[source] for source in sources.split()]
+            headline = title.format(label=label) if isinstance(title, str) else title(*given, seeds)
+            drawn[name] = draw(*given, headline)
     if "purity" in tables:
         points = tables["points"]
         trust = points.drop_duplicates(["step", "method", "seed"])
         for method, title in MAPS.items():
             how = label, title.format(label=label), method, tables["purity"]
-            drawn[f"map_{method}"] = representation_figures.plot_maps(points, trust, *how)
-    if "evidence" in tables:
-        summary = tables["evidence"]
-        headline = _state_evidence(summary, "mass")
-        drawn["evidence"] = explanation_figures.plot_evidence(summary, headline, "mass")
-    if "sparse_features" in tables:
-        features = tables["sparse_features"]
-        headline = state_features(features, seeds)
-        drawn["sparse_features"] = explanation_figures.plot_features(features, headline)
-    if {"listening_heads", "audio_direction"} <= set(tables):
-        both = tables["listening_heads"], tables["audio_direction"]
-        headline = state_listening(*both, seeds)
-        drawn["listening_heads"] = explanation_figures.plot_listening(*both, headline)
+            drawn[f"map_{method}"] = plot_maps(points, trust, *how)
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
     return drawn
 
 
-def _state_evidence(summary: pd.DataFrame, measure: str) -> str:
-    """How many methods find the evidence, by their paired gains over another clip's."""
-    own = summary[(summary["null"] == "own") & (summary["measure"] == measure)]
+def _state_evidence(summary: pd.DataFrame, seeds: int) -> str:
+    """How many methods find the evidence, by their paired gains in mass over another clip's."""
+    own = summary[(summary["null"] == "own") & (summary["measure"] == "mass")]
     found = own[own["gain_low"] > 0]["method"].tolist()
     names = f" ({'; '.join(found)})" if 0 < len(found) < 4 else ""
     return (
@@ -795,6 +720,35 @@ def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving
         clip.spans,
         f"Where the answer about the {label} was heard",
     )
+
+
+LISTENING = "listening heads", "random heads"
+MAPS = {
+    "pca": "The audio embeddings of unseen speakers, by {label}",
+    "umap": "The same clips through UMAP",
+}
+# figure → how it is drawn, from which tables, and its title or what writes it from these tables
+FIGURES: dict[str, tuple[Callable[..., saving.Picture], str, str | Callable[..., str]]] = {
+    "readable": (plot_probe_accuracy, "probes answers", "Present, readable, spoken: three things"),
+    "selectivity": (plot_selectivity, "probes", "What a probe reads, and what of random labels"),
+    "learning_curves": (plot_learning_curves, "learning_curves", "How many clips a probe needs"),
+    "similar_sites": (plot_similarity, "similar_sites", "Which sites lay out the clips alike"),
+    "similar_steps": (
+        plot_similarity,
+        "similar_steps",
+        "How the audio embeddings change along training",
+    ),
+    "modality_gap": (plot_modality_gap, "gap", "Does hearing come closer to reading?"),
+    "nearest_words": (plot_nearest_words, "words", "The words that each query lies nearest to"),
+    "answer_attention": (plot_answer_attention, "heads", "Which heads look at the audio"),
+    "evidence": (partial(plot_evidence, measure="mass"), "evidence", _state_evidence),
+    "deletion": (plot_deletion, "deletion", "Taking away what matters ({label})"),
+    "logit_lens": (plot_logit_lens, "lens", "At which layer the answer is there"),
+    "patching": (plot_patching, "patching", "Which query carries which attribute"),
+    "erasure": (plot_erasure, "erasure", "What the answer uses"),
+    "sparse_features": (plot_features, "sparse_features", state_features),
+    "listening_heads": (plot_listening, "listening_heads audio_direction", state_listening),
+}
 
 
 # ---- several training seeds ----

@@ -1,6 +1,8 @@
 """The tables of the analysis: one function a question, in the order in which they are asked."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +109,7 @@ def score_answers(inside: "Inside") -> pd.DataFrame:
     """How often the model's own answer is right, for the same clips: calibrated ranking."""
     tables = []
     for step in inside.checkpoints:
-        found = inside.sites(step)
-        scores = [found[f"scores {task.name}"].float() for task in inside.tasks]
+        scores = _option_scores(inside, step)
         judged = scoring.judge_scores(
             inside.llm.backbone.tokenizer,
             inside.tasks,
@@ -119,6 +120,12 @@ def score_answers(inside: "Inside") -> pd.DataFrame:
         judged = judged.rename(columns={"calibrated": "correct"})
         tables.append(probes.summarise_accuracy(judged, ["attribute"]).assign(step=step))
     return pd.concat(tables, ignore_index=True)
+
+
+def _option_scores(inside: "Inside", step: int) -> list[Tensor]:
+    """Log-probabilities of the options of every task, for all clips: (clip, option)."""
+    sites = inside.sites(step)
+    return [sites[f"scores {task.name}"].float() for task in inside.tasks]
 
 
 def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
@@ -145,19 +152,18 @@ def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
 
 def compare_sites(inside: "Inside") -> pd.DataFrame:
     """Debiased CKA between sites at the last checkpoint."""
-    found = {**inside.fixed_sites(), **inside.sites(inside.last)}
+    found = inside.fixed_sites() | inside.sites(inside.last)
     names = [name for name in found if not name.startswith(("answer", "scores"))]
-    pooled = {
-        name: capture.pool_over_time(found[name])
-        for name in thin_sites(names, inside.sizes["similar"])
-    }
-    return geometry.similarity_table({name: site.numpy() for name, site in pooled.items()})
+    names = thin_sites(names, inside.sizes["similar"])
+    return geometry.similarity_table(
+        {name: capture.pool_over_time(found[name]).numpy() for name in names}
+    )
 
 
 def compare_checkpoints(inside: "Inside") -> pd.DataFrame:
     """Debiased CKA of the audio embeddings between checkpoints."""
-    embeddings = {f"step {step}": site for step, site in _flat_embeddings(inside).items()}
-    return geometry.similarity_table(embeddings)
+    embeddings = _flat_embeddings(inside)
+    return geometry.similarity_table({f"step {step}": site for step, site in embeddings.items()})
 
 
 def map_embeddings(inside: "Inside") -> pd.DataFrame:
@@ -196,26 +202,24 @@ def measure_gap(inside: "Inside") -> pd.DataFrame:
     clip, as which an anchored connector begins.
     """
     backbone, clips = inside.llm.backbone, inside.pick(inside.scored)
-    tokens = []
-    for clip in clips:
-        ids = chat.encode_text(backbone.tokenizer, inside.describe(clip.attributes))
-        tokens.append(backbone.embed(torch.tensor(ids)).float().cpu().numpy())
+
+    def embed_text(text: str) -> np.ndarray:
+        ids = torch.tensor(chat.encode_text(backbone.tokenizer, text))
+        return np.asarray(backbone.embed(ids).float().cpu())
+
+    tokens = [embed_text(inside.describe(clip.attributes)) for clip in clips]
     norm = float(np.mean([np.linalg.norm(row, axis=1).mean() for row in tokens]))
     texts = np.stack([row.mean(0) for row in tokens])
-    partners = conditions.shuffled_partners(clips)
-    neutral = backbone.embed(torch.tensor(chat.encode_text(backbone.tokenizer, NEUTRAL)))
-    sentence = neutral.float().cpu().numpy()[None].repeat(len(clips), axis=0)
-    floor = geometry.modality_gap(sentence, texts, partners, norm)["cosine to its own text"]
+    partners, speakers = conditions.shuffled_partners(clips), [clip.speaker for clip in clips]
+    neutral = np.stack([embed_text(NEUTRAL)] * len(clips))
+    floor = geometry.modality_gap(neutral, texts, partners, norm)["cosine to its own text"]
     tables = []
     for step in inside.checkpoints:
         embeddings = inside.audio_embeddings(inside.scored, step).cpu().numpy()
-        gap = pd.DataFrame(geometry.modality_gap(embeddings, texts, partners, norm))
-        gap["cosine, a sentence that says nothing"] = floor
-        measures = list(gap)
-        gap["speaker"] = [clip.speaker for clip in clips]
-        for measure in measures:
-            values = gap.assign(step=step, measure=measure)
-            tables.append(interval_table(values, measure, ["step", "measure"]))
+        gap = geometry.modality_gap(embeddings, texts, partners, norm)
+        for measure, values in {**gap, "cosine, a sentence that says nothing": floor}.items():
+            cell = {"step": step, "measure": measure, "speaker": speakers, "value": values}
+            tables.append(interval_table(pd.DataFrame(cell), "value", ["step", "measure"]))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -233,11 +237,9 @@ def find_nearest_words(inside: "Inside") -> pd.DataFrame:
     tables = []
     for step in sorted({steps[0], steps[len(steps) // 2], inside.last}):
         embeddings = inside.audio_embeddings(rows, step).cpu().numpy()
-        words = geometry.nearest_words(embeddings, vocabulary, initial)
-        words["step"] = step
-        words["word"] = [backbone.tokenizer.decode([token]) for token in words["token"]]
-        tables.append(words)
+        tables.append(geometry.nearest_words(embeddings, vocabulary, initial).assign(step=step))
     table = pd.concat(tables, ignore_index=True)
+    table["word"] = [backbone.tokenizer.decode([token]) for token in table["token"]]
     anchors = [backbone.tokenizer.decode([token]) for token in initial]
     return table.assign(anchor=[anchors[query] if anchors else "" for query in table["query"]])
 
@@ -247,26 +249,25 @@ def find_nearest_words(inside: "Inside") -> pd.DataFrame:
 
 def profile_answers(inside: "Inside") -> pd.DataFrame:
     """Where the answer about the label was heard: a value per method, clip and place in time."""
-    attribute, tables = inside.label, []
-    for method, profiles in _time_profiles(inside, attribute).items():
-        rows = inside.traced[: len(profiles)]
-        for clip, profile in zip(inside.pick(rows), profiles, strict=True):
-            cell = {"attribute": attribute, "method": method, "clip": clip.id}
-            values = profile.detach().cpu().numpy().astype(float)
-            tables.append(pd.DataFrame({**cell, "place": range(len(values)), "value": values}))
+    tables = []
+    for method, profiles in _time_profiles(inside).items():
+        count, places = profiles.shape
+        cell: dict[str, Any] = {"attribute": inside.label, "method": method}
+        names = [clip.id for clip in inside.pick(inside.traced[:count])]
+        cell |= {"clip": np.repeat(names, places), "place": np.tile(np.arange(places), count)}
+        tables.append(pd.DataFrame({**cell, "value": profiles.detach().cpu().double().flatten()}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
+def _time_profiles(inside: "Inside") -> dict[str, Tensor]:
     """Profiles over time (clip, frame or window): attention first, then attributions.
 
     What is said of queries is carried on to the frames that they attend to; where a connector
     attends to none, there are the profiles of windows alone. Shapley values of windows, which take
     the longest, are of the first clips alone (`explained`).
     """
-    rows, llm, task = inside.traced, inside.llm, inside.task(attribute)
-    values, words = inside.values(attribute, rows), inside.words(rows)
-    windows = _window_cases(inside, attribute, rows)
+    rows, llm, task = inside.traced, inside.llm, inside.task(inside.label)
+    windows, words = _window_cases(inside, rows), inside.words(rows)
     asked = [("ablation", "windows", windows)]
     asked += [("shapley", "windows", windows[: len(inside.explained)])]
     profiles: dict[str, Tensor] = {}
@@ -279,11 +280,12 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
         profiles["query attention"] = looks.mean(1)
         profiles["answer attention"] = attribution.queries_to_frames(heads, looks)
         profiles["answer rollout"] = attribution.queries_to_frames(answer.rollout, looks)
+        values = inside.values(inside.label, rows)
         queries = attribution.query_cases(llm, task, values, embeddings, words)
         asked = [*((method, "queries", queries) for method in attribution.METHODS), *asked]
     for method, parts, cases in report_each(asked, inside.progress("attribution")):
         found = attribution.attribute_parts(method, cases, samples=inside.sizes["orders"])
-        if parts == "queries" and looks is not None:
+        if looks is not None and parts == "queries":
             found = attribution.queries_to_frames(found, looks)
         profiles[f"{method.replace('_', ' ')}, {parts}"] = found
     if looks is not None and inside.untrained is not None:
@@ -293,12 +295,12 @@ def _time_profiles(inside: "Inside", attribute: str) -> dict[str, Tensor]:
     return profiles
 
 
-def _window_cases(inside: "Inside", attribute: str, rows: Sequence[int]) -> list[attribution.Case]:
-    """The answers about some clips, as functions of windows of sound."""
+def _window_cases(inside: "Inside", rows: Sequence[int]) -> list[attribution.Case]:
+    """The answers about the label of some clips, as functions of windows of sound."""
     return attribution.window_cases(
         inside.llm,
-        inside.task(attribute),
-        inside.values(attribute, rows),
+        inside.task(inside.label),
+        inside.values(inside.label, rows),
         inside.read_waves(rows),
         inside.sizes["window"],
         inside.words(rows),
@@ -307,19 +309,19 @@ def _window_cases(inside: "Inside", attribute: str, rows: Sequence[int]) -> list
 
 def score_evidence(inside: "Inside") -> pd.DataFrame:
     """How well every profile falls on the seconds that hold the evidence, against its nulls."""
-    traced, seconds, tables = inside.pick(inside.traced), inside.llm.encoder.seconds, []
-    profiles = inside.table("profiles")
-    for (method, attribute), rows in profiles.groupby(["method", "attribute"], sort=False):
-        clips = traced[: rows["clip"].nunique()]
+    seconds, tables = inside.llm.encoder.seconds, []
+    for method, rows in inside.table("profiles").groupby("method", sort=False):
+        clips = inside.pick(inside.traced[: rows["clip"].nunique()])
         values = _by_clip(rows, [clip.id for clip in clips])
-        tables.append(evidence.score_profiles(values, clips, str(attribute), seconds, str(method)))
+        scores = evidence.score_profiles(values, clips, inside.label, seconds, str(method))
+        tables.append(scores)
     return evidence.summarise_scores(pd.concat(tables, ignore_index=True))
 
 
 def _by_clip(profiles: pd.DataFrame, clips: list[str]) -> np.ndarray:
     """Profiles as a matrix of clips × places."""
-    values: np.ndarray = profiles.pivot(index="clip", columns="place", values="value").loc[clips]
-    return np.asarray(values)
+    wide = profiles.pivot(index="clip", columns="place", values="value")
+    return np.asarray(wide.loc[clips])
 
 
 def score_heads(inside: "Inside") -> pd.DataFrame:
@@ -329,35 +331,30 @@ def score_heads(inside: "Inside") -> pd.DataFrame:
     the queries' own looks, which all heads share, give by themselves. Without spans, or where the
     connector attends to no frames, `pointing` is missing.
     """
-    rows, attribute = inside.explained, inside.label
-    task, seconds = inside.task(attribute), inside.llm.encoder.seconds
-    embeddings, words = inside.audio_embeddings(rows), inside.words(rows)
-    weights = attention.answer_attention(inside.llm, task, embeddings, transcripts=words).weights
-    table: list[dict[str, float]] = []
-    for layer, head in np.ndindex(*weights.shape[1:3]):
-        share = float(weights[:, layer, head].sum(-1).mean())
-        table.append({"layer": layer, "head": head, "share": share, "pointing": np.nan})
+    rows, seconds = inside.explained, inside.llm.encoder.seconds
+    given = inside.task(inside.label), inside.audio_embeddings(rows)
+    answer = attention.answer_attention(inside.llm, *given, transcripts=inside.words(rows))
+    weights = answer.weights.movedim(0, 2)  # layer, head, clip, query
+    heads = list(np.ndindex(*weights.shape[:2]))
+    table = pd.DataFrame(heads, columns=["layer", "head"])
+    table["share"] = [float(weights[head].sum(-1).mean()) for head in heads]
+    table[["pointing", "null_low", "null_high"]] = np.nan
     if not (inside.has_spans and attention.has_query_attention(inside.llm.connector)):
-        return pd.DataFrame(table).assign(null_low=np.nan, null_high=np.nan)
+        return table
     looks = attention.query_attention_over_time(inside.llm.connector, inside.encoder_states(rows))
-    windows = [
-        evidence.inside_spans(evidence.evidence_spans(clip, attribute), looks.shape[-1], seconds)
-        for clip in inside.pick(rows)
-    ]
+    spans = [evidence.evidence_spans(clip, inside.label) for clip in inside.pick(rows)]
+    windows = [evidence.inside_spans(own, looks.shape[-1], seconds) for own in spans]
 
     def pointing(of_head: Tensor) -> float:
-        profiles = attribution.queries_to_frames(of_head, looks).numpy().astype(float)
-        pairs = zip(profiles, windows, strict=True)
-        return float(np.mean([evidence.points_at(profile, window) for profile, window in pairs]))
+        profiles = attribution.queries_to_frames(of_head, looks).double().numpy()
+        return float(np.mean(list(map(evidence.points_at, profiles, windows))))
 
-    for row in table:
-        row["pointing"] = pointing(weights[:, int(row["layer"]), int(row["head"])])
+    table["pointing"] = [pointing(weights[head]) for head in heads]
     dice = torch.Generator().manual_seed(0)
-    noise = -torch.rand(inside.sizes["heads"], *weights[:, 0, 0].shape, generator=dice).log()
-    low, high = np.percentile(
-        [pointing(one / one.sum(-1, keepdim=True)) for one in noise], (2.5, 97.5)
-    )
-    return pd.DataFrame(table).assign(null_low=low, null_high=high)
+    noise = -torch.rand(inside.sizes["heads"], *weights.shape[2:], generator=dice).log()
+    null = [pointing(one) for one in noise / noise.sum(-1, keepdim=True)]
+    table["null_low"], table["null_high"] = np.percentile(null, (2.5, 97.5))
+    return table
 
 
 def delete_windows(inside: "Inside") -> pd.DataFrame:
@@ -366,24 +363,19 @@ def delete_windows(inside: "Inside") -> pd.DataFrame:
     `gain` is how much lower (deletion) or higher (insertion) the curve of the Shapley values lies
     than those of random orders, paired clip by clip (`attribution.deletion_gain`).
     """
-    rows, attribute = inside.explained, inside.label
-    clips = inside.pick(rows)
-    names = [clip.id for clip in clips]
-    profiles = inside.table("profiles").query("method == 'shapley, windows'")
-    values = torch.tensor(_by_clip(profiles, names))
-    cases = _window_cases(inside, attribute, rows)
+    rows, profiles = inside.explained, inside.table("profiles")
+    speakers = {clip.id: clip.speaker for clip in inside.pick(rows)}
+    values = _by_clip(profiles.query("method == 'shapley, windows'"), list(speakers))
     curves = attribution.deletion_curves(
-        report_each(cases, inside.progress("deletion")),
-        values,
-        names,
+        report_each(_window_cases(inside, rows), inside.progress("deletion")),
+        torch.tensor(values),
+        list(speakers),
         draws=inside.sizes["random orders"],
         points=inside.sizes["points"],
     )
-    speakers = {clip.id: clip.speaker for clip in clips}
     gains = attribution.deletion_gain(curves)
     gains["speaker"] = gains["clip"].map(speakers)
-    gain = interval_table(gains, "gain", ["curve"], "gain")
-    gain = gain.rename(columns={"low": "gain_low", "high": "gain_high"})
+    gain = interval_table(gains, "gain", ["curve"], "gain", "gain_")
     curves = curves.groupby(["clip", "curve", "order", "share"], as_index=False)["margin"].mean()
     curves["speaker"] = curves["clip"].map(speakers)
     table = interval_table(curves, "margin", ["curve", "order", "share"], "margin")
@@ -393,14 +385,12 @@ def delete_windows(inside: "Inside") -> pd.DataFrame:
 def randomise_weights(inside: "Inside") -> pd.DataFrame:
     """Whether attributions depend on the weights, and what they miss of the margin (delta)."""
     rows, llm = inside.explained[: inside.sizes["checked"]], inside.llm
-    attribute, words = inside.label, inside.words(rows)
-    task, values = inside.task(attribute), inside.values(attribute, rows)
-    states = inside.encoder_states(rows)
-    other_weights = {}
+    task, values = inside.task(inside.label), inside.values(inside.label, rows)
+    states, words = inside.encoder_states(rows), inside.words(rows)
+    other_weights: dict[str, Any] = {}
     if inside.untrained is not None:
         with inside.at_checkpoint(inside.untrained):
-            own = llm.connector.state_dict()
-            other_weights["untrained"] = {n: tensor.clone() for n, tensor in own.items()}
+            other_weights["untrained"] = deepcopy(llm.connector.state_dict())
     other_weights["shuffled weights"] = attribution.shuffle_weights(llm.connector)
 
     def list_cases() -> list[attribution.Case]:
@@ -410,24 +400,16 @@ def randomise_weights(inside: "Inside") -> pd.DataFrame:
     def explain(method: str) -> Tensor:
         return attribution.attribute_parts(method, list_cases())
 
-    correlations, misses = [], []
-    for method in ("integrated_gradients", "ablation"):
-        for name, weights in other_weights.items():
-            same = attribution.randomisation_correlation(
-                llm.connector, weights, partial(explain, method)
-            )
-            measure = f"rank correlation with {name}"
-            correlations.append((method, measure, np.nanmean(same)))
-        misses.append(
-            (method, "delta / margin", _relative_delta(attribution.attribute(method, list_cases())))
-        )
-    return pd.DataFrame([*correlations, *misses], columns=["method", "measure", "value"])
-
-
-def _relative_delta(found: attribution.Attribution) -> float:
-    """Median size of what the parts miss, in sizes of their sum."""
-    whole = found.values.sum(1).abs().clamp_min(1e-6)
-    return float((found.delta.abs() / whole).median())
+    methods, table = ("integrated_gradients", "ablation"), []
+    for method, (name, weights) in itertools.product(methods, other_weights.items()):
+        how = weights, partial(explain, method)
+        same = attribution.randomisation_correlation(llm.connector, *how)
+        table.append((method, f"rank correlation with {name}", np.nanmean(same)))
+    for method in methods:  # the median size of what the parts miss, in sizes of their sum
+        found = attribution.attribute(method, list_cases())
+        missed = found.delta.abs() / found.values.sum(1).abs().clamp_min(1e-6)
+        table.append((method, "delta / margin", float(missed.median())))
+    return pd.DataFrame(table, columns=["method", "measure", "value"])
 
 
 # ---- layers, queries, directions ----
@@ -472,44 +454,43 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     attribute at once (`statistics.group_difference_p`).
     """
     rows = inside.scored[: 2 * inside.sizes["pairs"]]
-    pairs = min(inside.sizes["pairs"], len(rows))
     clips = inside.pick(rows)
-    partners = conditions.shuffled_partners(clips)
+    pairs = [(a, b) for b, a in enumerate(conditions.shuffled_partners(clips))]
+    pairs = pairs[: inside.sizes["pairs"]]
     patched = lens.patch_queries(
         inside.llm,
         inside.tasks,
         inside.audio_embeddings(rows),
         [clip.attributes for clip in clips],
-        [(partners[b], b) for b in range(pairs)],
-        progress=inside.progress("patching"),
-        transcripts=inside.words(rows),
+        report_each(pairs, inside.progress("patching")),
+        inside.words(rows),
     )
     anchors = inside.table("words").groupby("query")["anchor"].first()
     table = []
     for attribute, of_task in patched.groupby("attribute"):
-        differ = of_task.drop_duplicates("row").set_index("row")["differ"]
+        shifts = of_task.pivot(index="row", columns="query", values="shift")
+        differ = of_task.groupby("row")["differ"].first()
         if not differ.any():
             continue
-        shifts = of_task.pivot(index="row", columns="query", values="shift").loc[differ.index]
         chances = group_difference_p(shifts.to_numpy(), differ.to_numpy(bool))
-        scale = of_task.loc[of_task["differ"] & (of_task["query"] < 0), "whole"].mean()
+        way = shifts.loc[differ, -1]  # that of all queries is the whole of it
+        same = shifts[~differ].mean() / way.mean()
         for query, p in zip(shifts.columns, chances, strict=True):
-            differing = of_task[of_task["differ"] & (of_task["query"] == query)]
-            moved, low, high = bootstrap_interval(_share_moved(differing), len(differing))
-            same = shifts.loc[~differ, query].mean() / scale
+            share = _share_moved(shifts.loc[differ, query].to_numpy(), way.to_numpy())
+            moved, low, high = bootstrap_interval(share, len(way))
             cell = {"attribute": attribute, "query": query, "word": anchors.get(query, "")}
-            table.append({**cell, "moved": moved, "low": low, "high": high, "same": same, "p": p})
+            cell |= {"moved": moved, "low": low, "high": high, "same": same[query], "p": p}
+            table.append(cell)
     if not table:
-        raise InsideError(f"No two of {pairs} pairs of clips differ in a label; give more clips.")
+        raise InsideError(f"None of {len(pairs)} pairs of clips differs in a label; give more.")
     return pd.DataFrame(table)
 
 
-def _share_moved(pairs: pd.DataFrame) -> Callable[[np.ndarray], Any]:
+def _share_moved(shift: np.ndarray, whole: np.ndarray) -> Callable[[np.ndarray], Any]:
     """The share of the way that drawn pairs moved: of sums, as one pair may differ by nothing.
 
     NaN where all of them do.
     """
-    shift, whole = pairs["shift"].to_numpy(), pairs["whole"].to_numpy()
 
     def share(drawn: np.ndarray) -> Any:
         way = whole[drawn].sum(-1)
@@ -551,34 +532,28 @@ def erase_attributes(inside: "Inside") -> pd.DataFrame:
     train = [row for row, speaker in enumerate(inside.speakers) if speaker not in asked]
     calibration = inside.calibration[: inside.sizes["calibrating"]]
     embeddings = inside.audio_embeddings(range(len(inside.clips)))
-
     whitenings = lens.whiten_queries(embeddings, train)
 
-    def answer(labels: Sequence[str] | None) -> pd.DataFrame:
-        changed = embeddings
-        if labels is not None:
-            changed = lens.erase_attribute(embeddings, train, labels, whitenings)
+    def judge(changed: Tensor) -> pd.DataFrame:
         return _judge_rows(inside, scored, calibration, changed[[*scored, *calibration]])
+
+    def erase(labels: Sequence[str]) -> pd.DataFrame:
+        return judge(lens.erase_attribute(embeddings, train, labels, whitenings))
+
+    def erase_random(name: str, seed: int) -> pd.DataFrame:
+        given = np.array(inside.labels[name]), np.array(inside.speakers)
+        return erase(probes.draw_labels(*given, seed).tolist())
 
     kinds = {name: _label_kind(inside, name) for name in inside.labels}
     first = {kind: name for name, kind in reversed(kinds.items())}  # of each kind, one attribute
-    draws = [(name, seed) for name in first.values() for seed in range(inside.sizes["random"])]
-    report, tables = inside.progress("erasing"), []
-    untouched = answer(None)
-    start = _measure_change(untouched, untouched)
-    tables.append(start.assign(erased="nothing", kind="untouched"))
-    for attribute, labels in inside.labels.items():
-        changed = _measure_change(answer(labels), untouched)
-        tables.append(changed.assign(erased=attribute, kind="erased"))
-    random: dict[str, list[pd.DataFrame]] = {name: [] for name in first.values()}
-    for name, seed in report_each(draws, report):
-        labels = inside.labels[name]
-        drawn = probes.draw_labels(np.array(labels), np.array(inside.speakers), seed)
-        random[name].append(_average_change(answer(drawn.tolist()), untouched))
-    for attribute, kind in kinds.items():
-        pooled = _pool_draws(random[first[kind]])
-        tables.append(pooled.assign(erased=attribute, kind="random direction"))
-    return pd.concat(tables, ignore_index=True)
+    seeds = range(inside.sizes["random"])
+    untouched = judge(embeddings)
+    erased = {name: erase(labels) for name, labels in inside.labels.items()}
+    draws = report_each([*itertools.product(first.values(), seeds)], inside.progress("erasing"))
+    drawn = {draw: erase_random(*draw) for draw in draws}
+    random = [{name: drawn[first[kind], seed] for name, kind in kinds.items()} for seed in seeds]
+    judged = {"untouched": [{"nothing": untouched}], "erased": [erased], "random direction": random}
+    return _compare(judged, untouched, "erased").drop(columns="draws")
 
 
 def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
@@ -587,39 +562,46 @@ def _label_kind(inside: "Inside", attribute: str) -> tuple[int, bool]:
     return len(set(inside.labels[attribute])), len(pairs) == len(set(inside.speakers))
 
 
-def _measure_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy per attribute asked about, and its paired change, with intervals over speakers."""
-    paired = _pair_change(judged, untouched)
-    accuracy = probes.summarise_accuracy(paired, ["asked"])
-    change = interval_table(paired, "change", ["asked"], "change")
-    change = change.rename(columns={"low": "change_low", "high": "change_high"})
-    return accuracy.merge(change, on="asked")
+def _compare(
+    kinds: Mapping[str, Sequence[Mapping[Any, pd.DataFrame]]], untouched: pd.DataFrame, along: str
+) -> pd.DataFrame:
+    """Accuracy of judged answers, and its paired change from those that are untouched.
+
+    Args:
+        kinds: kind → of every draw: amount → the answers. Of a kind whose name begins with "random"
+            there are the mean of many draws and the ends of their range (`null_ends`); of another
+            one draw with its intervals over speakers.
+        along: the column of the amounts.
+
+    Returns:
+        One row per kind, amount and attribute asked; `draws` are the changes of random ones.
+    """
+    tables = []
+    for kind, curves in kinds.items():
+        pool = _pool_draws if kind.startswith("random") else _measure_change
+        for amount in curves[0]:
+            judged = [curve[amount] for curve in curves]
+            changed = [one.assign(change=one["correct"] - untouched["correct"]) for one in judged]
+            tables.append(pool(changed).assign(kind=kind, **{along: amount}))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _average_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
-    """`_measure_change` of one draw of many, whose intervals nobody needs."""
-    groups = _pair_change(judged, untouched).groupby("asked")
-    means = groups[["correct", "change"]].mean().rename(columns={"correct": "accuracy"})
-    return means.assign(chance=groups["chance"].first()).reset_index()
-
-
-def _pair_change(judged: pd.DataFrame, untouched: pd.DataFrame) -> pd.DataFrame:
-    return judged.assign(change=judged["correct"].to_numpy() - untouched["correct"].to_numpy())
+def _measure_change(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Accuracy and change of the only draw per attribute asked, with intervals over speakers."""
+    (paired,) = draws
+    change = interval_table(paired, "change", ["asked"], "change", "change_")
+    return probes.summarise_accuracy(paired, ["asked"]).merge(change, on="asked")
 
 
 def _pool_draws(draws: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean of random directions, and the ends of their range (`null_ends`)."""
-    rows = []
-    for _, own in pd.concat(draws).groupby("asked", sort=False):
-        row = own.iloc[0].to_dict()
-        for value, low, high in (
-            ("accuracy", "low", "high"),
-            ("change", "change_low", "change_high"),
-        ):
-            row[low], row[high] = null_ends(own[value].to_numpy())
-            row[value] = own[value].mean()
-        rows.append(row)
-    return pd.DataFrame(rows)
+    """The mean of draws per attribute asked, and the ends of their range."""
+    means = [one.groupby("asked")[["correct", "change", "chance"]].mean() for one in draws]
+    groups = pd.concat(means).groupby("asked")
+    table = groups.mean().rename(columns={"correct": "accuracy"})
+    for name, prefix in (("correct", ""), ("change", "change_")):
+        ends = [null_ends(own.to_numpy()) for _, own in groups[name]]
+        table[f"{prefix}low"], table[f"{prefix}high"] = zip(*ends, strict=True)
+    return table.assign(draws=groups["change"].agg(list)).reset_index()
 
 
 # ---- features, listening heads ----
@@ -667,45 +649,39 @@ def find_features(inside: "Inside") -> pd.DataFrame:
 def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.DataFrame:
     """How the answers change when features, or random directions, are added at a site."""
     trained, rows = inside.dictionary(site), inside.scored[: inside.sizes["steered"]]
-    layer = None if site == "audio embeddings" else int(site.split()[1])
     vectors = inside.slot_vectors(site)[inside.calibration]
     random = dictionary.draw_directions(trained, vectors, inside.sizes["directions"])
     embeddings, words = inside.audio_embeddings(rows), inside.words(rows)
-    untouched = [inside.sites(inside.last)[f"scores {task.name}"].float() for task in inside.tasks]
+    untouched, batch = _option_scores(inside, inside.last), inside.sizes["batch"]
     calibration = inside.calibrate(untouched, inside.last)
     clips, tokenizer = inside.pick(rows), inside.llm.backbone.tokenizer
 
-    def choose(scores: Sequence[Tensor]) -> pd.DataFrame:
+    def choose(scores: scoring.Scores) -> pd.DataFrame:
         judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibration)
         return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
 
     def steer(direction: Tensor) -> pd.DataFrame:
-        more, batch = interventions.add(direction * trained.spread), inside.sizes["batch"]
-        if layer is None:
-            return choose(
-                scoring.score_options(inside.llm, inside.tasks, more(embeddings), batch, words)
-            )
-        given = inside.llm, inside.tasks, embeddings, layer, more, words, batch
-        return choose(dictionary.score_edited(*given))
+        more, asked = interventions.add(direction * trained.spread), (inside.llm, inside.tasks)
+        if site == "audio embeddings":
+            return choose(scoring.score_options(*asked, more(embeddings), batch, words))
+        layer = int(site.split()[1])
+        return choose(dictionary.score_edited(*asked, embeddings, layer, more, words, batch))
 
     before, drawn = choose([score[rows] for score in untouched]), [steer(one) for one in random]
     table = []
     for row in features.itertuples():
-        others = [clip.id for clip in clips if clip.attributes[row.attribute] != row.value]
-        base = before.loc[row.attribute].loc[others]
-
-        def change(after: pd.DataFrame, row: Any = row, base: pd.DataFrame = base) -> pd.Series:
-            chosen = after.loc[row.attribute].loc[base.index, "chosen"]
-            return (chosen == row.value) * 1.0 - (base["chosen"] == row.value)
-
-        own = base.assign(change=change(steer(trained.decoder[row.feature])))
-        (found,) = interval_table(own.assign(g=0), "change", ["g"], "change").to_dict("records")
-        by_chance = np.array([change(after).mean() for after in drawn])
-        low, high = null_ends(by_chance)
-        found |= {"random": by_chance.mean(), "random_low": low, "random_high": high}
-        found["p"] = rank_p(found["change"], by_chance)
-        table.append({"feature": row.feature, **found})
-    return pd.DataFrame(table).drop(columns="g")
+        base = before.loc[[row.attribute]]
+        base = base[np.array(inside.values(row.attribute, rows)) != row.value]
+        steered = [steer(trained.decoder[row.feature]), *drawn]
+        chosen = [after["chosen"].loc[base.index] == row.value for after in steered]
+        change, *by_chance = (one * 1.0 - (base["chosen"] == row.value) for one in chosen)
+        own = base.assign(change=change, feature=row.feature)
+        (found,) = interval_table(own, "change", ["feature"], "change").to_dict("records")
+        means = np.array([one.mean() for one in by_chance])
+        low, high = null_ends(means)
+        found |= {"random": means.mean(), "random_low": low, "random_high": high}
+        table.append(found | {"p": rank_p(found["change"], means)})
+    return pd.DataFrame(table)
 
 
 def knock_out_heads(inside: "Inside") -> pd.DataFrame:
@@ -732,7 +708,7 @@ def knock_out_heads(inside: "Inside") -> pd.DataFrame:
 
     def judge(silent: Sequence[tuple[int, int]]) -> pd.DataFrame:
         with apply_edits(inside.llm, interventions.knock_out(silent, means)):
-            return _judge_rows(inside, rows, calibration, both)
+            return _with_all(_judge_rows(inside, rows, calibration, both))
 
     rng, untouched = np.random.default_rng(0), judge([])
     drawn = [rng.permutation(len(heads)) for _ in range(inside.sizes["directions"])]
@@ -810,7 +786,7 @@ def _judge_states(
         correct = logits[list(rows)].argmax(1).numpy() == right
         cell = {"asked": task.attribute, "speaker": [inside.speakers[row] for row in rows]}
         tables.append(pd.DataFrame({**cell, "correct": correct * 1.0, "chance": task.chance}))
-    return pd.concat(tables, ignore_index=True)
+    return _with_all(pd.concat(tables))
 
 
 def _beside_draws(
@@ -819,33 +795,20 @@ def _beside_draws(
     along: str,
     falls: bool = False,
 ) -> pd.DataFrame:
-    """Change by kind and amount, of answers judged; `p` of the first kind: its rank among draws.
-
-    A kind whose name begins with "random" is of many draws, which are pooled.
-    """
-    start, tables, draws = _with_all(untouched), [], {}
-    for kind, curves in kinds.items():
-        for amount in curves[0]:
-            judged = [_with_all(curve[amount]) for curve in curves]
-            if kind.startswith("random"):
-                drawn = [_average_change(one, start) for one in judged]
-                draws[amount] = pd.concat(drawn).set_index("asked")["change"]
-                table = _pool_draws(drawn)
-            else:
-                table = _measure_change(judged[0], start)
-            tables.append(table.assign(kind=kind, **{along: amount}))
-    table, sign = pd.concat(tables, ignore_index=True), -1 if falls else 1
-    table["p"] = np.nan
-    for row in table.index[(table["kind"] == next(iter(kinds))) & (table[along] != 0)]:
-        asked, amount = table.loc[row, ["asked", along]]
-        by_chance = draws[amount].loc[[asked]].to_numpy()
-        table.loc[row, "p"] = rank_p(sign * table.loc[row, "change"], sign * by_chance)
-    return table
+    """`_compare`, and `p` of the first kind: its rank among the draws of a random one."""
+    table = _compare(kinds, untouched, along).assign(p=np.nan)
+    draws, sign = table.dropna(subset="draws").set_index(["asked", along])["draws"], 1 - 2 * falls
+    first = table["kind"] == next(iter(kinds))
+    for row in table[first & (table[along] != 0)].itertuples():
+        by_chance = sign * np.array(draws[row.asked, getattr(row, along)])
+        table.loc[row.Index, "p"] = rank_p(sign * row.change, by_chance)
+    return table.drop(columns="draws")
 
 
 def _with_all(judged: pd.DataFrame) -> pd.DataFrame:
     """The answers about every attribute, and once more as those about `all` together."""
-    return pd.concat([judged, judged.assign(asked="all", chance=judged["chance"].mean())])
+    whole = judged.assign(asked="all", chance=judged["chance"].mean())
+    return pd.concat([judged, whole], ignore_index=True)
 
 
 # ---- several training seeds ----
