@@ -440,21 +440,22 @@ def test_one_step_alone_can_be_drawn():
 def test_a_figure_is_saved_as_pdf_too_where_that_is_asked_for(tmp_path, monkeypatch):
     png = save_figure(drawn("layer_mixture"), tmp_path, "plain")
     assert not png.with_suffix(".pdf").exists()
-    save_figure(drawn("layer_mixture"), tmp_path, "asked", also=["pdf"])
     monkeypatch.setenv("DESTA_LAB_ALSO", "pdf")
-    save_figure(drawn("layer_mixture"), tmp_path, "told")
-    first, second = (tmp_path / f"{name}.pdf" for name in ("asked", "told"))
+    for name in ("one", "two"):
+        save_figure(drawn("layer_mixture"), tmp_path, name)
+    first, second = (tmp_path / f"{name}.pdf" for name in ("one", "two"))
     assert first.read_bytes().startswith(b"%PDF") and first.read_bytes() == second.read_bytes()
 
 
 def test_a_table_is_saved_as_parquet_too_where_pyarrow_is(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
-        save_figure(drawn("layer_mixture"), tmp_path, "asked", also=["parquet"])
+    monkeypatch.setenv("DESTA_LAB_ALSO", "parquet")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ImportError, match="pip install pyarrow"):
+            save_figure(drawn("layer_mixture"), tmp_path, "asked")
     assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
     pytest.importorskip("pyarrow")
     table = pd.DataFrame({"mixed": [1, "a"], "x": [0.5, float("nan")]})
-    save_figure(drawn("layer_mixture"), tmp_path, "asked", table, also=["parquet"])
+    save_figure(drawn("layer_mixture"), tmp_path, "asked", table)
     kept = pd.read_parquet(tmp_path / "asked.parquet")
     assert kept["mixed"].tolist() == ["1", "a"] and kept["x"].isna().tolist() == [False, True]
