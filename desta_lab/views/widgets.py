@@ -12,11 +12,11 @@ from desta_lab.world.describe import description_function
 
 def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Picture:
     """Clips as spectrograms with their attributes and evidence spans."""
-    rows: list[dict[str, Any]] = []
-    for clip in clips:
-        mel = audio.log_mel([audio.read_audio(corpus.path(clip))], clip.seconds)[0].numpy()
-        about = {"attributes": clip.attributes, "transcript": clip.transcript}
-        rows.append({"mel": mel, "seconds": clip.seconds, "spans": clip.spans, **about})
+    waves = [audio.read_audio(corpus.path(clip)) for clip in clips]
+    rows = [
+        {**vars(clip), "mel": audio.log_mel([wave], clip.seconds)[0].numpy()}
+        for clip, wave in zip(clips, waves, strict=True)
+    ]
     return plot_spectrograms(rows, columns=columns)
 
 

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
+from desta_lab.clips import Span
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, style
 from desta_lab.views.saving import Picture, save_figure
 from desta_lab.views.style import ANALYSIS_SERIES, printable
@@ -318,7 +319,11 @@ def sound() -> tuple:
         "integrated gradients": np.sin(4 * time) * np.exp(-((time - 2) ** 2)),
         "Shapley values": rng.random(15),
     }
-    spans = [("speech", 0.3, 2.6), ("scene:a siren", 0.1, 2.9), ("word:Glasgow", 1.2, 2.0)]
+    spans = [
+        Span("speech", 0.3, 2.6),
+        Span("scene:a siren", 0.1, 2.9),
+        Span("word:Glasgow", 1.2, 2),
+    ]
     return rng.normal(0, 1, (80, 300)), 3.0, profiles, spans
 
 
