@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -19,8 +19,10 @@ from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
 
-LABELS: Any = {"description_width": "6em"}
-WIDE: Any = {"layout": {"width": "auto", "max_width": "56em"}, "style": LABELS}
+WIDE: Any = {
+    "layout": {"width": "auto", "max_width": "56em"},
+    "style": {"description_width": "6em"},
+}
 
 _WORKING = "<em>working…</em>"
 _TABLE = """
@@ -43,17 +45,19 @@ class Panel:
         choices: The widgets whose change calls `update`.
     """
 
-    def __init__(
-        self, rows: Sequence[Any], choices: Sequence[Any], update: Callable[[], None]
-    ) -> None:
+    def __init__(self, rows: Sequence[Any], choices: Sequence[Any]) -> None:
         self.note = w.HTML(layout={"min_height": "28px"})  # a line's height: nothing jumps
         self.box = w.VBox([self.note if row is None else row for row in rows])
         self._name = f"desta-{type(self).__name__.lower()}-{self.box.model_id}"
         self._shown: Any = None
         self.box.add_class(self._name)
         for choice in choices:
-            choice.observe(lambda _: update(), "value")
-        update()
+            choice.observe(lambda _: self.update(), "value")
+        self.update()
+
+    def update(self) -> None:
+        """Show what is chosen."""
+        raise NotImplementedError
 
     def still(self) -> str:
         """The panel as it is now, as HTML without any widget."""
@@ -110,12 +114,9 @@ def make_player(autoplay: bool = False) -> Any:
 
 def make_image(text: str) -> Any:
     """A picture that takes no room until it has one; `text` describes it in the still."""
-    layout = {"max_width": "100%", "object_fit": "contain", "display": "none"}
-    image = w.Image(value=b"", format="png", layout=layout)
+    image = w.Image(value=b"", format="png", layout={"max_width": "100%", "object_fit": "contain"})
     image.text = text  # `tooltip` breaks the Image of ipywidgets
-    image.observe(
-        lambda change: setattr(image.layout, "display", None if change.new else "none"), "value"
-    )
+    w.dlink((image, "value"), (image.layout, "display"), lambda png: None if png else "none")
     return image
 
 

@@ -35,9 +35,8 @@ def draw_options(
         at = np.arange(len(options)) + (i - (len(shares) - 1) / 2) * height
         label = CONDITIONS[condition]
         axes.barh(at, list(options.values()), height, edgecolor="white", label=label, **look)
-    names = [
-        text.strip() + (" ✓" if value == right else "") for value, text in task.options.items()
-    ]
+    ticks = {value: " ✓" if value == right else "" for value in task.options}
+    names = [text.strip() + ticks[value] for value, text in task.options.items()]
     axes.set_yticks(range(len(names)), names)
     axes.axvline(task.chance, color="#707070", ls=DOTTED, label="chance")
     axes.set(xlim=(0, 1), xlabel=f"probability after “{task.stem}”")
@@ -90,14 +89,11 @@ def find_limits(values: pd.Series) -> tuple[float, float]:
     return float(values.min() - room), float(values.max() + room)
 
 
-def draw_feature(
-    picture: Picture,
-    activations: np.ndarray,
-    values: Sequence[str],
-    heard: Mapping[str, np.ndarray],
-    seconds: float,
-) -> None:
+def plot_feature(
+    activations: np.ndarray, values: Sequence[str], heard: Mapping[str, np.ndarray], seconds: float
+) -> Picture:
     """A feature's activation in every clip, by value, and the spectrograms of some clips."""
+    picture = Picture(size=(10.0, 2.8))
     left, *others = picture.subplots(1, 1 + len(heard), width_ratios=[1.6] + [1] * len(heard))
     names, rng = sorted(set(values)), np.random.default_rng(0)
     for place, name in enumerate(names):
@@ -112,17 +108,18 @@ def draw_feature(
         draw_mel(axes, mel, seconds)
         axes.set_title(title, fontsize=8)
         axes.set(xlabel="time (s)", yticks=[])
+    return picture
 
 
-def draw_weights(
-    picture: Picture,
+def plot_weights(
     mel: np.ndarray,
     clip: Clip,
     weights: np.ndarray,
     chosen: Sequence[tuple[float, float]],
     seconds: float,
-) -> None:
+) -> Picture:
     """A spectrogram below its evidence spans, the weight of every frame, and what is chosen."""
+    picture = Picture(size=(9.0, 3.8))
     top, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     draw_mel(top, mel, seconds)
     spans = [span for span in clip.spans if not span.name.startswith("word:")]
@@ -136,3 +133,4 @@ def draw_weights(
     below.stairs(weights / np.abs(weights).mean(), edges, color=PALETTE["audio"])
     top.set(ylabel="mel band", ylim=(0, len(mel)))
     below.set(xlabel="time (s)", ylabel="weight\n(mean: 1)", xlim=(0, seconds))
+    return picture
