@@ -1,15 +1,14 @@
 """A figure that knows its table, and how it is saved: PNG, SVG, table and provenance together."""
 
-import functools
 import importlib.util
 import io
 import os
 import platform
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -34,26 +33,14 @@ STYLE: Any = {
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
 ALSO = ("pdf", "parquet")  # forms beside the usual ones
-_PLAIN = {**STYLE, "text.parse_math": False, "text.usetex": False}  # while a figure is drawn
+# decorates what draws in the style of all figures
+styled = matplotlib.rc_context({**STYLE, "text.parse_math": False, "text.usetex": False})
 _DPI = 150  # pixels per inch of the PNG
 _MOST_TICKS = 64  # of a logarithmic axis
 _LINE_CHARACTERS = 10.4  # characters of a bold headline per inch of figure
 _LIBRARIES = ("matplotlib", "numpy", "pandas", "seaborn")
 
 Size = tuple[float | int, float | int]  # width and height in inches
-_Parameters = ParamSpec("_Parameters")
-_Drawn = TypeVar("_Drawn")
-
-
-def styled(plot: Callable[_Parameters, _Drawn]) -> Callable[_Parameters, _Drawn]:
-    """Let a function draw in the style of all figures."""
-
-    @functools.wraps(plot)
-    def plot_in_style(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Drawn:
-        with matplotlib.rc_context(_PLAIN):
-            return plot(*args, **kwargs)
-
-    return plot_in_style
 
 
 class Picture(Figure):
@@ -166,10 +153,10 @@ def write_plainly(figure: Figure) -> None:
                     tick.label1.set_parse_math(True)
 
 
+@styled
 def _render(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    with matplotlib.rc_context(_PLAIN):
-        write_plainly(figure)
-        figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
+    write_plainly(figure)
+    figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()

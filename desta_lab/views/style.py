@@ -6,7 +6,7 @@ The same colour, line and marker mean the same thing in every figure, and tell t
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -53,7 +53,7 @@ _CENTRED: Any = {"ha": "center", "va": "center"}
 _STRIPE: Any = {"color": "#F3F3F3", "lw": 0}
 _MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
 _NAME_CHARACTERS = 26  # of a longer name the middle is left out
-_Parameters = ParamSpec("_Parameters")
+Plot = TypeVar("Plot", bound=Callable[..., Picture])
 
 
 class Series(NamedTuple):
@@ -154,27 +154,24 @@ def _mark(series: Series, size: int) -> dict[str, Any]:
 # ---- tables ----
 
 
-def draws(
-    *columns: str,
-) -> Callable[[Callable[_Parameters, Picture]], Callable[_Parameters, Picture]]:
+def draws(*columns: str) -> Callable[[Plot], Plot]:
     """Let a function draw, in the style of all figures, these columns of its tables.
 
     The tables are its first arguments; each has its columns in one string. An error names the ones
     that are missing.
     """
 
-    def decorate(plot: Callable[_Parameters, Picture]) -> Callable[_Parameters, Picture]:
+    def decorate(plot: Plot) -> Plot:
         @functools.wraps(plot)
-        def draw(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Picture:
-            given: Any = [*map(select_columns, args, columns), *args[len(columns) :]]
-            return plot(*given, **kwargs)
+        def draw(*args: Any, **kwargs: Any) -> Picture:
+            return plot(*map(select_columns, args, columns), *args[len(columns) :], **kwargs)
 
-        return styled(draw)
+        return cast(Plot, styled(draw))
 
     return decorate
 
 
-def select_columns(table: Any, columns: str) -> pd.DataFrame:
+def select_columns(table: pd.DataFrame, columns: str) -> pd.DataFrame:
     """The columns of a table that a figure needs; an error names the ones that are missing."""
     names = columns.split()
     if absent := [name for name in names if name not in table]:
