@@ -693,11 +693,9 @@ def draw_figures(
         if all(source in tables for source in sources):
             drawn[name] = draw(*[tables[one] for one in sources], title.format(label=label))
     if "purity" in tables:
-        points = tables["points"]
-        trust = points.drop_duplicates(["step", "method", "seed"])
         for method, title in MAPS.items():
             how = label, title.format(label=label), method, tables["purity"]
-            drawn[f"map_{method}"] = representation_figures.plot_maps(points, trust, *how)
+            drawn[f"map_{method}"] = representation_figures.plot_maps(tables["points"], *how)
     if "evidence" in tables:
         summary = tables["evidence"]
         headline = _state_evidence(summary, "mass")

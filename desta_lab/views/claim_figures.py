@@ -115,7 +115,7 @@ def plot_held_out(
     if "oracle" not in series:
         series["oracle"] = tasks.assign(accuracy=tasks["oracle"], low=math.nan, high=math.nan)
     picture, axes = style.subplots(1, 1, headline, (8, 1.6 + 0.62 * len(tasks)), table)
-    look: Any = {"color": "#707070", "lw": 1.2, "ls": style.DOTTED, "label": "chance"}
+    look = style.CHANCE | {"zorder": 2, "label": "chance"}  # above the stripes
     for place, chance in enumerate(tasks["chance"]):
         axes.plot([chance] * 2, [place - 0.42, place + 0.42], **look)
     style.stripe_rows(axes, len(tasks), zorder=0)

@@ -104,8 +104,8 @@ class AskPanel(Panel):
             answers = self._answer(question, task, clip)
             nothing = Answer("(it has no description)")
             rows = [(name, answers.get(key, nothing).text) for key, name in CONDITIONS.items()]
-            self.table.value = table_html(("the model", f"answers “{question}”"), *rows)
             self.bars.value = self._draw(answers, task, clip) if task else b""
+            self.table.value = table_html(("the model", f"answers “{question}”"), *rows)
 
     def _answer(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Answer]:
         wave = self._read_wave()

@@ -223,7 +223,6 @@ def plot_similarity(table: pd.DataFrame, headline: str = "") -> Picture:
 @styled
 def plot_maps(
     points: pd.DataFrame,
-    trust: pd.DataFrame,
     colour: str = "gender",
     headline: str = "",
     method: str = "pca",
@@ -232,20 +231,19 @@ def plot_maps(
     """The clips on a plane, at up to six steps, coloured and shaped by an attribute.
 
     Args:
-        points: step, method, seed, x, y and a column per attribute; the first seed is drawn.
-        trust: step, method, seed, trustworthiness (1 if neighbours on the map are neighbours in
-            truth) and explained (share of the variance on the map's axes); the means over the seeds
-            are written above each map.
+        points: step, method, seed, x, y and a column per attribute; the first seed is drawn. The
+            means over the seeds of trustworthiness (1 if neighbours on the map are neighbours in
+            truth) and explained (share of the variance on the map's axes) stand above each map.
         purity: step, method, seed, attribute, purity (share of neighbours of the same value) and
             null_low and null_high of random labels; that of the map drawn is written above it.
     """
-    columns = f"step method seed x y {colour}"
+    told = ["trustworthiness", "explained"]
+    columns = f"step method seed x y {colour} {' '.join(told)}"
     table = style.select_columns(points[points["method"] == method], columns)
+    means = table.drop_duplicates(["step", "seed"]).groupby("step", as_index=False)[told].mean()
     steps = style.pick_evenly(sorted(table["step"].unique()), 6)
     table = table[(table["seed"] == table["seed"].min()) & table["step"].isin(steps)]
-    own = trust[trust["method"] == method]
-    own = own.reindex(columns=["step", "trustworthiness", "explained"])
-    table = table.merge(own.groupby("step", as_index=False).mean(), on="step", how="left")
+    table = table.drop(columns=told).merge(means, on="step")
     if purity is not None:
         drawn = {"method": method, "seed": table["seed"].min(), "attribute": colour}
         alike = purity[(purity[list(drawn)] == pd.Series(drawn)).all(axis=1)]

@@ -216,12 +216,9 @@ def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
 
 def _draw_controls(axes: Axes, control: pd.Series) -> None:
     axes.axvline(0, **style.ZERO)
-    for name, line, label in (
-        ("untrained", ":", "untrained connector (step 0)"),
-        ("oracle", "--", "text oracle"),
-    ):
-        look: Any = {"color": PALETTE[name], "ls": line, "lw": 1.2, "label": label}
-        axes.axhline(control["learned", name], **look)
+    for name, line in (("untrained", ":"), ("oracle", "--")):
+        look: Any = {"color": PALETTE[name], "ls": line, "label": get_series(name).label}
+        axes.axhline(control["learned", name], lw=1.2, **look)
     bare: Any = {"color": PALETTE["label"], "ls": style.DOTTED, "lw": 1.4}
     label = "the bare label, whatever is asked"
     axes.axvline(control["forgotten", "bare label"], label=label, **bare)

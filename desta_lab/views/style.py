@@ -46,11 +46,10 @@ MARKERS = "os^Dv*PX"
 DOTTED: Any = (0, (1, 1))
 CONDITIONS = ("audio", "untrained", "silence", "shuffled", "oracle")  # in the order of drawing
 ZERO: Any = {"color": "#B0B0B0", "lw": 0.8, "zorder": 0}  # the line at 0
+CHANCE: Any = {"color": "#707070", "lw": 1.2, "ls": DOTTED, "zorder": 0}  # a guess's accuracy
 SPEAKER_INTERVAL = "bars and bands: 95 % interval over speakers"
 
-_CHANCE: Any = {"color": "#707070", "lw": 1.2, "ls": DOTTED}
 _CENTRED: Any = {"ha": "center", "va": "center"}
-_STRIPE: Any = {"color": "#F3F3F3", "lw": 0}
 _MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
 _NAME_CHARACTERS = 26  # of a longer name the middle is left out
 Plot = TypeVar("Plot", bound=Callable[..., Picture])
@@ -119,7 +118,7 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
     "attribution": _measured("in the order of attribution"),
     "random": _null("in random order"),
     "audio": _measured("audio"),
-    "oracle": Series("text oracle", PALETTE["oracle"], "--", "*"),
+    "oracle": SERIES["oracle"],
     "untrained": Series("untrained connector", PALETTE["untrained"], DOTTED, "D"),
 }
 
@@ -368,12 +367,12 @@ def name_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> N
 def stripe_rows(axes: Axes, count: int, zorder: int = -1) -> None:
     """A grey band behind every second row."""
     for place in range(1, count, 2):
-        axes.axhspan(place - 0.5, place + 0.5, zorder=zorder, **_STRIPE)
+        axes.axhspan(place - 0.5, place + 0.5, zorder=zorder, color="#F3F3F3", lw=0)
 
 
 def draw_chance(line: Any, rows: pd.DataFrame, label: str = "chance (the commonest value)") -> None:
     """The accuracy of a guess as a dotted line; `line` is `axhline` or `axvline`."""
-    line(rows["chance"].mean(), zorder=0, label=label, **_CHANCE)
+    line(rows["chance"].mean(), label=label, **CHANCE)
 
 
 # ---- marks ----
