@@ -45,15 +45,13 @@ def draw_options(
 
 def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
     """The audio condition's score of every rung as a bar with its interval, controls as marks."""
-    for name, some in rows.groupby("condition"):
-        condition = str(name)
-        look: Any = {"color": PALETTE[condition]}
+    for condition, some in rows.groupby("condition"):
+        look: Any = {"color": PALETTE[condition], "label": condition}
         if series := SERIES.get(condition):
-            look |= {"ls": "none", "marker": series.marker, "label": series.label}
-            axes.plot(some["rung"], some["score"], **look)
+            look["label"] = series.label
+            axes.plot(some["rung"], some["score"], series.marker, **look)
         else:
-            look |= {"alpha": 0.6, "label": condition, "yerr": error_bars(some, "score")}
-            axes.bar(some["rung"], some["score"], **look)
+            axes.bar(some["rung"], some["score"], yerr=error_bars(some, "score"), alpha=0.6, **look)
     axes.axhline(0, color="#B0B0B0", lw=0.8)
     axes.set(xlabel="rung", ylabel="score (0: chance, 1: perfect)")
     axes.set(ylim=(-0.5, 1.1), xlim=(-0.6, 5.6))
@@ -81,12 +79,6 @@ def draw_map(
     ringed = rows[rows["clip"] == clip]
     axes.scatter(ringed["x"], ringed["y"], s=230, facecolor="none", edgecolor="black", lw=1.5)
     axes.set(xticks=[], yticks=[])
-
-
-def find_limits(values: pd.Series) -> tuple[float, float]:
-    """Ends of an axis that hold these values with some room."""
-    room = 0.08 * (values.max() - values.min()) or 1.0
-    return float(values.min() - room), float(values.max() + room)
 
 
 def plot_feature(

@@ -218,8 +218,8 @@ class CheckpointPanel(Panel):
         left, middle, right = picture.subplots(1, 3, width_ratios=[1.2, 1, 1])
         points = self.points[self.points["method"] == self.method.value]
         rows, name = points[points["step"] == step], self.attribute.value
-        limits = {axis: panel_figures.find_limits(points[axis]) for axis in "xy"}
-        left.set(xlim=limits["x"], ylim=limits["y"])  # the same at every step
+        left.update_datalim(points[["x", "y"]])  # the same at every step
+        left.margins(0.08)
         title = f"audio embeddings at step {step}" if len(rows) else f"no map at step {step}"
         left.set_title(title)
         marks = panel_figures.letter_values(points[name])

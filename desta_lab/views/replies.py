@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import ndimage
 from torch import Tensor
 
 from desta_lab import audio
@@ -156,8 +157,7 @@ def select_frames(
 ) -> Bool[np.ndarray, "frame"]:
     """The share of frames around which most weight lies, averaged over windows of 0.1 s."""
     width = max(1, round(_WINDOW / seconds * len(weights)))
-    padded = np.pad(weights, width, mode="edge")
-    dense = np.convolve(padded, np.full(width, 1 / width), "same")[width:-width]
+    dense = ndimage.correlate1d(weights, np.full(width, 1 / width), mode="nearest")
     chosen = np.zeros(len(weights), dtype=bool)
     chosen[np.argsort(-dense, kind="stable")[: max(1, round(share * len(weights)))]] = True
     return chosen
@@ -169,8 +169,7 @@ def isolate_frames(
     """A waveform with the chosen frames as they are and the rest faded, over ramps of 10 ms."""
     frame = np.minimum(np.arange(len(wave)) * len(chosen) // len(wave), len(chosen) - 1)
     ramp = np.hanning(audio.HOP + 2)[1:-1]
-    padded = np.pad(chosen[frame].astype(float), audio.HOP, mode="edge")
-    gain = np.convolve(padded, ramp / ramp.sum(), "same")[audio.HOP : -audio.HOP]
+    gain = ndimage.correlate1d(chosen[frame].astype(float), ramp / ramp.sum(), mode="nearest")
     return (wave * (_FADED + (1 - _FADED) * gain)).astype(np.float32)
 
 
