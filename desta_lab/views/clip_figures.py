@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from desta_lab.clips import Span
+from desta_lab import audio
+from desta_lab.clips import Clip, Corpus, Span
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
 from desta_lab.views.style import PALETTE
@@ -99,11 +100,21 @@ def _draw_profile(axes: Axes, values: np.ndarray, spans: Sequence[Span], seconds
             axes.vlines([span.start, span.end], 0, 1, ls=line, **look)
 
 
+def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Picture:
+    """Clips of a corpus as spectrograms with their attributes and evidence spans."""
+    waves = [audio.read_audio(corpus.path(clip)) for clip in clips]
+    rows = [
+        {**vars(clip), "mel": audio.log_mel([wave], clip.seconds)[0].numpy()}
+        for clip, wave in zip(clips, waves, strict=True)
+    ]
+    return plot_spectrograms(rows, columns)
+
+
 @styled
 def plot_spectrograms(
     clips: Sequence[Mapping[str, Any]], columns: int = 3, headline: str = ""
 ) -> Picture:
-    """Clips of a corpus as spectrograms, with their attributes above and their evidence spans.
+    """Clips as spectrograms, with their attributes above and their evidence spans.
 
     Args:
         clips: Each with `mel` [mel, frame], and `seconds`, `attributes`, `spans` and `transcript`

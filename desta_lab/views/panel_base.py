@@ -1,4 +1,4 @@
-"""What every panel shares: the box and its still, the small widgets, and HTML."""
+"""What every panel shares: the box and its still, the small widgets, HTML and players of clips."""
 
 import base64
 import io
@@ -12,12 +12,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 import soundfile
-from IPython.display import HTML, display
+from IPython.display import HTML, Audio, display
 from jaxtyping import Float
 
 from desta_lab import audio
-from desta_lab.clips import Clip
+from desta_lab.clips import Clip, Corpus
 from desta_lab.evaluation.tasks import Task
+from desta_lab.world.describe import description_function
 
 WIDE: Any = {
     "layout": {"width": "auto", "max_width": "56em"},
@@ -171,3 +172,13 @@ def encode_wav(wave: Float[np.ndarray, "sample"]) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, wave, audio.RATE, format="WAV")
     return file.getvalue()
+
+
+def show_players(corpus: Corpus, clips: Sequence[Clip]) -> Any:
+    """A player for each clip below its seed description; the sound is part of the notebook."""
+    boxes, describe = [], description_function(corpus)
+    for clip in clips:
+        player = Audio(audio.read_audio(corpus.path(clip)), rate=audio.RATE, normalize=False)
+        about = clip_html(clip, describe(clip.attributes))
+        boxes.append(w.VBox([w.HTML(about), w.HTML(player._repr_html_())]))
+    return w.VBox(boxes)
