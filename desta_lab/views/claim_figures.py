@@ -47,7 +47,7 @@ def plot_emergence(
     share = {"sharex": True, "sharey": True, "squeeze": False}
     across = math.ceil(len(names) / 2)
     picture, grid = style.subplots(2, across, headline, (10, 5.8), table, **share)
-    runs = style.sort_series(table["run"])
+    runs = style.sort_values(table["run"])
     for axes, (rung, name) in zip(grid.flat, names.items(), strict=False):
         axes.set_title(f"Rung {rung}: {name}", loc="left")
         axes.axhline(0, label="chance", **style.ZERO)
@@ -115,10 +115,9 @@ def plot_held_out(
     if "oracle" not in series:
         series["oracle"] = tasks.assign(accuracy=tasks["oracle"], low=math.nan, high=math.nan)
     picture, axes = style.subplots(1, 1, headline, (8, 1.6 + 0.62 * len(tasks)), table)
-    look = style.CHANCE | {"zorder": 2, "label": "chance"}  # above the stripes
     for place, chance in enumerate(tasks["chance"]):
-        axes.plot([chance] * 2, [place - 0.42, place + 0.42], **look)
-    style.stripe_rows(axes, len(tasks), zorder=0)
+        axes.plot([chance] * 2, [place - 0.42, place + 0.42], label="chance", **style.CHANCE)
+    style.stripe_rows(axes, len(tasks))
     _draw_tasks(axes, series, list(tasks["task"]))
     notes = tasks["counted"].map({True: "", False: "\n(the oracle cannot do it)"})
     axes.set_yticks(range(len(tasks)), _name_tasks(tasks) + notes, fontsize=10)
@@ -147,7 +146,7 @@ def plot_people(table: pd.DataFrame, headline: str = "") -> Picture:
     style.set_step_axis(panels[0][0], max(1, int(table["step"].max())))
     panels[0][0].set_ylim(min(0.1, table["low"].min() - 0.05), 1.03)
     picture.supylabel("accuracy, calibrated ranking", fontsize=9)
-    style.add_legend(picture, [axes for axes, _ in panels], 3, style.SPEAKER_INTERVAL)
+    style.add_legend(picture, picture.axes, 3, style.SPEAKER_INTERVAL)
     return picture
 
 
@@ -159,7 +158,7 @@ def _name_tasks(table: pd.DataFrame) -> pd.Series:
 
 def _split_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of every run by ear, then of the first run's controls; empty series are left out."""
-    runs = style.sort_series(table["run"])
+    runs = style.sort_values(table["run"])
     heard = table[table["condition"] == "audio"]
     series = {run: _last_step(heard[heard["run"] == run]) for run in runs}
     main = table[table["run"] == runs[0]]
@@ -237,7 +236,7 @@ def plot_coverage(table: pd.DataFrame, headline: str = "") -> Picture:
     backbone.
     """
     table = table[[name for name in ("kind", "attribute", "share", "perplexity") if name in table]]
-    kinds = style.sort_series(table["kind"])
+    kinds = style.sort_values(table["kind"])
     width = 1.6 + table["attribute"].nunique() * (0.5 + 0.2 * len(kinds))
     picture, axes = style.subplots(1, 1, headline, (width, 3.2), table)
     look: Any = {"edgecolor": "#222222", "linewidth": 0.6, "saturation": 1, "legend": False}

@@ -250,8 +250,9 @@ def plot_maps(
         table = table.merge(alike[["step", "purity", "null_low", "null_high"]], "left", "step")
     across, down = (f"{_METHODS[method]} {axis}" for axis in (1, 2))
     picture, panels = style.facets(table, "step", headline, (2.7, 2.6), across, (False, False))
+    values = style.sort_values(table[colour], ATTRIBUTES.get(colour, ()))
     for axes, rows in panels:
-        for i, value in enumerate(_attribute_values(table, colour)):
+        for i, value in enumerate(values):
             some = rows[rows[colour] == value]
             axes.scatter(some["x"], some["y"], label=f"{colour}: {value}", **_point_style(i))
         axes.set_title(_title_of_map(rows.iloc[0]), loc="left")
@@ -276,12 +277,6 @@ def _title_of_map(first: pd.Series) -> str:
     return "\n".join(lines)
 
 
-def _attribute_values(table: pd.DataFrame, attribute: str) -> list[Any]:
-    """The values of an attribute in its own order, unknown ones last."""
-    there, known = set(table[attribute]), ATTRIBUTES.get(attribute, ())
-    return [value for value in (*known, *sorted(there - set(known))) if value in there]
-
-
 def _point_style(i: int) -> dict[str, Any]:
     marks = {"color": style.COLOURS[i % 8], "marker": style.MARKERS[i % 8]}
     return {"s": 20, "edgecolor": "white", "lw": 0.4, **marks}
@@ -298,7 +293,8 @@ def save_film(
     from matplotlib.animation import PillowWriter
 
     table = points[(points["method"] == method) & (points["seed"] == points["seed"].min())]
-    values = table.drop_duplicates("clip").sort_values("clip")[colour].to_numpy()
+    values = style.sort_values(table[colour], ATTRIBUTES.get(colour, ()))
+    own = table.drop_duplicates("clip").sort_values("clip")[colour].to_numpy()  # of each clip
     picture = Picture(size=(4.4, 4.4))
     axes: Axes = picture.subplots()
     ends = {axis: (table[axis].min() - 0.5, table[axis].max() + 0.5) for axis in "xy"}
@@ -307,7 +303,7 @@ def save_film(
     axes.set(xlim=ends["x"], ylim=ends["y"])
     dots = {
         value: axes.scatter([], [], label=f"{colour}: {value}", **_point_style(i))
-        for i, value in enumerate(_attribute_values(table, colour))
+        for i, value in enumerate(values)
     }
     picture.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     writer = PillowWriter(fps=_FRAMES_PER_SECOND)
@@ -317,7 +313,7 @@ def save_film(
             for step, places in _move_points(table, between):
                 axes.set_title(f"step {step}", loc="left")
                 for value, cloud in dots.items():
-                    cloud.set_offsets(places[values == value])
+                    cloud.set_offsets(places[own == value])
                 writer.grab_frame()
         cache.write_whole(path, (Path(place) / "moving.gif").read_bytes())
     return path

@@ -5,7 +5,7 @@ The same colour, line and marker mean the same thing in every figure, and tell t
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import matplotlib
@@ -133,11 +133,6 @@ def get_colour(name: str) -> str:
     return PALETTE.get(name, "#555555")
 
 
-def sort_series(names: pd.Series) -> list[str]:
-    """Each name once, in the order of `SERIES`, unknown ones last."""
-    return [name for name in (*SERIES, *sorted(set(names) - set(SERIES))) if name in set(names)]
-
-
 def marker_style(name: str) -> dict[str, Any]:
     """The point of a run or condition as arguments of `plot`, without a line."""
     return _mark(get_series(name), 6) | {"ls": "none"}
@@ -193,6 +188,12 @@ def select_measure(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 def unique_values(column: pd.Series) -> list[Any]:
     """Each value once, in the order of first appearance."""
     return list(dict.fromkeys(column.dropna()))
+
+
+def sort_values(column: pd.Series, known: Iterable[Any] = SERIES) -> list[Any]:
+    """Each value once, in the order in which they are known, unknown ones last."""
+    there, order = set(column), dict.fromkeys(known)
+    return [value for value in (*order, *sorted(there - set(order))) if value in there]
 
 
 def pick_evenly(items: Sequence[Any], most: int) -> list[Any]:
@@ -364,10 +365,10 @@ def name_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> N
         axes.text(0.5, names.index(name), "not measured", color="#555555", **_CENTRED)
 
 
-def stripe_rows(axes: Axes, count: int, zorder: int = -1) -> None:
+def stripe_rows(axes: Axes, count: int) -> None:
     """A grey band behind every second row."""
     for place in range(1, count, 2):
-        axes.axhspan(place - 0.5, place + 0.5, zorder=zorder, color="#F3F3F3", lw=0)
+        axes.axhspan(place - 0.5, place + 0.5, zorder=-1, color="#F3F3F3", lw=0)
 
 
 def draw_chance(line: Any, rows: pd.DataFrame, label: str = "chance (the commonest value)") -> None:
