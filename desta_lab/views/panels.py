@@ -20,7 +20,7 @@ from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
 from desta_lab.training import checkpoints
-from desta_lab.views import panel_base, panel_figures
+from desta_lab.views import panel_base, panel_figures, replies
 from desta_lab.views.panel_base import (
     WIDE,
     Panel,
@@ -32,19 +32,7 @@ from desta_lab.views.panel_base import (
     table_html,
 )
 from desta_lab.views.panel_figures import CONDITIONS
-from desta_lab.views.replies import (
-    Answer,
-    Profile,
-    answer_audio,
-    answer_text,
-    embed_audio,
-    find_words,
-    frames_to_spans,
-    isolate_frames,
-    read_wave,
-    select_frames,
-    use_checkpoint,
-)
+from desta_lab.views.replies import Answer
 from desta_lab.views.saving import Picture
 
 _CELLS = 24  # the map's grid is this many cells wide and high, or more where there are many clips
@@ -109,17 +97,17 @@ class AskPanel(Panel):
 
     def _answer(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Answer]:
         wave = self._read_wave()
-        asked = question, task, find_words(self.experiment, wave, clip)
+        asked = question, task, replies.find_words(self.experiment, wave, clip)
         answers: dict[str, Answer] = {}
-        with use_checkpoint(self.experiment) as llm:
-            answers["audio"] = answer_audio(llm, embed_audio(llm, wave), *asked)
+        with replies.use_checkpoint(self.experiment) as llm:
+            answers["audio"] = replies.answer_audio(llm, replies.embed_audio(llm, wave), *asked)
             if clip:
                 describe = self.experiment.describe
-                answers["oracle"] = answer_text(llm, clip, question, task, describe)
-            silence = embed_audio(llm, np.zeros_like(wave))
-            answers["silence"] = answer_audio(llm, silence, question, task)
-        with use_checkpoint(self.experiment, 0) as llm:
-            answers["untrained"] = answer_audio(llm, embed_audio(llm, wave), *asked)
+                answers["oracle"] = replies.answer_text(llm, clip, question, task, describe)
+            silence = replies.embed_audio(llm, np.zeros_like(wave))
+            answers["silence"] = replies.answer_audio(llm, silence, question, task)
+        with replies.use_checkpoint(self.experiment, 0) as llm:
+            answers["untrained"] = replies.answer_audio(llm, replies.embed_audio(llm, wave), *asked)
         return answers
 
     def _draw(self, answers: Mapping[str, Answer], task: Task, clip: Clip | None) -> bytes:
@@ -136,8 +124,9 @@ class AskPanel(Panel):
             self.task.value = None
 
     def _read_wave(self) -> np.ndarray:
-        own = self._uploads.get(self.clip.value)
-        return read_wave(self.experiment, self._clips[self.clip.value]) if own is None else own
+        if self.clip.value in self._uploads:
+            return self._uploads[self.clip.value]
+        return replies.read_wave(self.experiment, self._clips[self.clip.value])
 
     def _add_upload(self) -> None:
         """Decode an upload and choose it; bad audio becomes a note."""
@@ -207,10 +196,11 @@ class CheckpointPanel(Panel):
     def _answer(self, step: int, clip: Clip, task: Task) -> Answer:
         key = step, clip.id, task.name
         if key not in self._answers:
-            wave = read_wave(self.experiment, clip)
-            asked = task.question, task, find_words(self.experiment, wave, clip)
-            with use_checkpoint(self.experiment, step) as llm:
-                self._answers[key] = answer_audio(llm, embed_audio(llm, wave), *asked)
+            wave = replies.read_wave(self.experiment, clip)
+            asked = task.question, task, replies.find_words(self.experiment, wave, clip)
+            with replies.use_checkpoint(self.experiment, step) as llm:
+                heard = replies.embed_audio(llm, wave)
+                self._answers[key] = replies.answer_audio(llm, heard, *asked)
         return self._answers[key]
 
     def _draw(self, step: int, clip: Clip, task: Task, answer: Answer) -> bytes:
@@ -243,7 +233,7 @@ class ListenPanel(Panel):
             attribution.
     """
 
-    def __init__(self, experiment: Any, **profiles: Profile) -> None:
+    def __init__(self, experiment: Any, **profiles: replies.Profile) -> None:
         self.experiment, self.profiles = experiment, profiles
         self._clips = {clip.id: clip for clip in experiment.clips("test")}
         self._weights: dict[tuple[str, str, str], np.ndarray] = {}
@@ -270,15 +260,15 @@ class ListenPanel(Panel):
         """Show and cut out where the chosen profile has most of its weight."""
         with self._working(self.clip, self.query, self.profile):
             clip, encoder = self._clips[self.clip.value], self.experiment.llm.encoder
-            wave = audio.crop_or_pad(read_wave(self.experiment, clip), encoder.seconds)
+            wave = audio.crop_or_pad(replies.read_wave(self.experiment, clip), encoder.seconds)
             self.whole.value, self.part.value = encode_wav(wave), b""
             self.picture.value, self.words.value = b"", ""
             weights = self._weigh(clip)
-            chosen = select_frames(weights, encoder.seconds, self.share.value)
-            spans = frames_to_spans(chosen, encoder.seconds)
+            chosen = replies.select_frames(weights, encoder.seconds, self.share.value)
+            spans = replies.frames_to_spans(chosen, encoder.seconds)
             mel = audio.log_mel([wave], encoder.seconds, encoder.mel_bins)[0].numpy()
             picture = panel_figures.plot_weights(mel, clip, weights, spans, encoder.seconds)
-            self.part.value = encode_wav(isolate_frames(wave, chosen))
+            self.part.value = encode_wav(replies.isolate_frames(wave, chosen))
             self.picture.value = picture.png()
             above = weights.clip(min=0)  # an attribution may also speak against
             share = above[chosen].sum() / (above.sum() or 1)
@@ -356,7 +346,8 @@ class MapPanel(Panel):
             clip = self._clips[clip_id]
             for name, button in self.buttons.items():
                 button.layout.border = "2px solid black" if name == clip_id else None
-            self.player.value, self.chosen = encode_wav(read_wave(self.experiment, clip)), clip_id
+            self.chosen = clip_id
+            self.player.value = encode_wav(replies.read_wave(self.experiment, clip))
             known = table_html(("attribute", "value"), *clip.attributes.items())
             self.words.value = panel_base.clip_html(clip) + known
 

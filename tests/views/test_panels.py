@@ -239,7 +239,7 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
         assert is_png(seen[step]) and f">{step}</td>" in panel.words.value
     assert len(set(seen.values())) == len(STEPS)
     monkeypatch.setattr(
-        panels, "answer_audio", lambda *_: pytest.fail("a remembered answer was asked for again")
+        replies, "answer_audio", lambda *_: pytest.fail("a remembered answer was asked for again")
     )
     panel.step.value = 0
     assert panel.note.value == "" and panel.picture.value == seen[0]
