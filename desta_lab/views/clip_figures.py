@@ -193,7 +193,7 @@ def _draw_spectrogram(
     bars: Axes, axes: Axes, mel: np.ndarray, spans: Sequence[Span], seconds: float
 ) -> None:
     """A log-mel spectrogram, and above it the evidence spans."""
-    for place, kind in enumerate(("word", "scene", "speech")):
+    for place, kind in ((0.0, "word"), (1.0, "scene"), (2.0, "speech")):
         _draw_spans(bars, spans, kind, place, 0.8)
     bars.set(ylim=(-0.5, 2.5), xlim=(0, seconds))
     bars.set_yticks(range(3), ["words", "scene", "speech"])

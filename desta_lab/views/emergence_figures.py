@@ -219,7 +219,9 @@ def _draw_means(axes: Axes, table: pd.DataFrame, value: str, label: str, **look:
     axes.errorbar(mean.index, mean["mean"], label=label, elinewidth=1.2, **look)
 
 
-def _draw_bars(axes: Axes, means: pd.DataFrame, first: float, label: str, **look: Any) -> None:
+def _draw_bars(
+    axes: Axes, means: pd.DataFrame, first: float | int, label: str, **look: Any
+) -> None:
     """Means with their intervals across, one below the other from a place on."""
     look |= {"xerr": np.nan_to_num(style.error_bars(means, "mean")), "ls": "none"}
     axes.errorbar(means["mean"], first + np.arange(len(means)), label=label, elinewidth=1.2, **look)
