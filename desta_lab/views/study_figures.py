@@ -207,10 +207,10 @@ def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
             _draw_arm(axes, trained[trained["arm"] == arm], measure)
         scale = "(0: as the untouched LLM reading the description)"
         axes.set_xlabel(f"Δ: change in instructions obeyed, per cent\n{scale}")
-    _limit_plane(grid, trained, control)
+    _limit_plane(picture.axes, trained, control)
     _explain_marks(grid[0], arms)
     seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
-    style.add_legend(picture, list(grid), 4, f"upper right is best; {seeds}")
+    style.add_legend(picture, picture.axes, 4, f"upper right is best; {seeds}")
     return picture
 
 

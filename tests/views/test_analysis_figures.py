@@ -315,7 +315,7 @@ def sound() -> tuple:
     spans = [
         Span("speech", 0.3, 2.6),
         Span("scene:a siren", 0.1, 2.9),
-        Span("word:Glasgow", 1.2, 2),
+        Span("word:Glasgow", 1.2, 2.0),
     ]
     return rng.normal(0, 1, (80, 300)), 3.0, profiles, spans
 
