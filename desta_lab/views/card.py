@@ -104,10 +104,10 @@ def _list_columns(rows: Rows) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def _to_rows(values: Any, key: str, value: str) -> Rows | None:
+def _to_rows(values: Any, key: str, value: str) -> Rows:
     """{a: 1} and {a: {x: 1}} as rows of a table; what is a table already stays."""
     if not isinstance(values, Mapping):
-        return values
+        return values or []
     several = {k: v if isinstance(v, Mapping) else {value: v} for k, v in values.items()}
     return [{key: name, **found} for name, found in several.items()]
 
