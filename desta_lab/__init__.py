@@ -25,11 +25,11 @@ _HOME: dict[str, str] = {
     "describe": "desta_lab.world.describe",
     "evaluate": "desta_lab.evaluation.evaluate",
     "get_preset": "desta_lab.model.presets",
-    "plot_clips": "desta_lab.views.widgets",
+    "plot_clips": "desta_lab.views.clip_figures",
     "read_audio": "desta_lab.audio",
     "run_quickstart": "desta_lab.experiments.quickstart",
     "setup": "desta_lab.course.setup",
-    "show_players": "desta_lab.views.widgets",
+    "show_players": "desta_lab.views.panel_base",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -630,11 +630,9 @@ def draw_figures(
             headline = title.format(label=label) if isinstance(title, str) else title(*given, seeds)
             drawn[name] = draw(*given, headline)
     if "purity" in tables:
-        points = tables["points"]
-        trust = points.drop_duplicates(["step", "method", "seed"])
         for method, title in MAPS.items():
             how = label, title.format(label=label), method, tables["purity"]
-            drawn[f"map_{method}"] = plot_maps(points, trust, *how)
+            drawn[f"map_{method}"] = plot_maps(tables["points"], *how)
     if "profiles" in tables:
         drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
     return drawn

@@ -11,7 +11,6 @@ from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.training.targets import token_evidence
 from desta_lab.views import claim_figures, clip_figures
-from desta_lab.views.widgets import plot_clips
 
 Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
 
@@ -99,7 +98,7 @@ def _example_figures(experiment: Experiment) -> Figures:
     tokens, nats = token_evidence(experiment.llm.backbone, experiment.targets.rows[0])
     return {
         "corpus": (
-            plot_clips(experiment.corpus, experiment.clips("train")[:6]),
+            clip_figures.plot_clips(experiment.corpus, experiment.clips("train")[:6]),
             "Spectrograms of six clips with their attributes and evidence spans.",
         ),
         "token_evidence": (

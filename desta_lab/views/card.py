@@ -14,8 +14,6 @@ from desta_lab.evaluation.tasks import RUNGS
 
 Rows = Sequence[Mapping[str, Any]]
 
-_TEMPLATE = "card.html.jinja"
-
 
 def write_card(folder: Path | str, result: Mapping[str, Any]) -> Path:
     """Write `card.html` and `card.json` into a folder, each whole or not at all.
@@ -40,39 +38,27 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The page as one self-contained HTML string, and the same result as plain data."""
     figures = [(Path(path), text) for path, text in result.get("figures", [])]
     data = to_plain({**result, "figures": [(path.name, text) for path, text in figures]})
-    targets = data.get("targets") or {}
-    page = _load_template().render(
-        title=_get_title(data),
-        preset=data.get("preset"),
-        claim=data.get("claim"),
-        found=data.get("found"),
-        verdicts=[{"reasons": [], **data[name]} for name in ("verdict", "said") if data.get(name)],
-        rungs=_compare_runs(data.get("rungs") or []),
-        figures=[{"text": text, "content": _encode(path)} for path, text in figures],
-        tasks=[_add_interval(row) for row in data.get("tasks") or []],
-        people=[_add_interval(row) for row in data.get("people") or []],
-        seeds=[_add_interval(row) for row in data.get("seeds") or []],
-        notes=data.get("notes"),
-        perplexity=_to_rows(targets.get("perplexity"), "kind", "perplexity"),
-        coverage=_to_rows(targets.get("coverage"), "kind", "share"),
-        stages=_to_rows(data.get("stages"), "stage", "seconds"),
-        peak_memory_gb=data.get("peak_memory_gb"),
-        versions=_to_rows(data.get("versions"), "part", "version"),
-        hashes=_to_rows(data.get("hashes"), "part", "hash"),
-    )
-    return page, data
+    shown = {
+        **data,
+        "title": _get_title(data),
+        "rungs": _compare_runs(data.get("rungs") or []),
+        "figures": [
+            {"text": text, "content": base64.b64encode(path.read_bytes()).decode("ascii")}
+            for path, text in figures
+        ],
+    }
+    return _load_template().render(shown), data
 
 
 def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
     """Add what a run scored on people to its card, if the card there is of this run."""
     path = folder / "card.json"
     data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if run not in (data.get("hashes") or {}).values():
-        return
-    notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
-    figures = [(folder / name, text) for name, text in data.get("figures", [])]
-    people = {"people": result["people"], "notes": [*notes, *result["notes"]], "figures": figures}
-    write_card(folder, {**data, **people})
+    if run in (data.get("hashes") or {}).values():
+        notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
+        data["figures"] = [(folder / name, text) for name, text in data["figures"]]
+        data |= {"people": result["people"], "notes": [*notes, *result["notes"]]}
+        write_card(folder, data)
 
 
 def format_card(result: Mapping[str, Any], page: Path | str | None = None) -> str:
@@ -84,9 +70,8 @@ def format_card(result: Mapping[str, Any], page: Path | str | None = None) -> st
         lines.append(f"Found: {data.get('found')}")
     if page is not None:
         lines.append(f"See:   {page}")
-    for judged in filter(
-        None, (data.get("verdict") or {"verdict": "NO VERDICT"}, data.get("said"))
-    ):
+    verdicts = [data.get("verdict") or {"verdict": "NO VERDICT"}, data.get("said")]
+    for judged in filter(None, verdicts):
         lines.append(f"{judged['verdict']}. Rule: {judged.get('rule', 'no rule was applied.')}")
         lines += [f"  - {reason}" for reason in judged.get("reasons", [])]
     lines += [f"  note: {note}" for note in data.get("notes") or []]
@@ -105,32 +90,26 @@ def _load_template() -> jinja2.Template:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"columns": _list_columns, "format_value": _format_value}
-    return environment.get_template(_TEMPLATE)
+    environment.filters |= {"add_interval": _add_interval, "to_rows": _to_rows}
+    return environment.get_template("card.html.jinja")
 
 
 def _get_title(data: Mapping[str, Any]) -> str:
     return str(data.get("title") or "DeSTA Lab: result")
 
 
-def _encode(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")
-
-
 def _list_columns(rows: Rows) -> list[str]:
     return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def _to_rows(values: Any, key: str, value: str) -> Rows | None:
+def _to_rows(values: Any, key: str, value: str) -> Rows:
     """{a: 1} and {a: {x: 1}} as rows of a table; what is a table already stays."""
     if not isinstance(values, Mapping):
-        return values
-    return [
-        {key: name, **(found if isinstance(found, Mapping) else {value: found})}
-        for name, found in values.items()
-    ]
+        return values or []
+    several = {k: v if isinstance(v, Mapping) else {value: v} for k, v in values.items()}
+    return [{key: name, **found} for name, found in several.items()]
 
 
 def _compare_runs(rows: Rows) -> Rows:
@@ -149,9 +128,9 @@ def _add_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     value = next((name for name in ("accuracy", "score") if name in row), None)
     if value is None or row.get("low") is None or row.get("high") is None:
         return dict(row)
-    interval = _format_value([row["low"], row["high"]])
+    joined = f"{_format_value(row[value])} {_format_value([row['low'], row['high']])}"
     rest = {name: found for name, found in row.items() if name not in ("low", "high")}
-    return rest | {value: f"{_format_value(row[value])} {interval}"}
+    return rest | {value: joined}
 
 
 def _format_value(value: Any) -> str:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
-from desta_lab.views.style import PALETTE, get_series, marker_style
+from desta_lab.views.style import PALETTE, draws, get_series, marker_style
 
 MEASURES = {
     "calibrated": "calibrated ranking",
@@ -24,13 +24,14 @@ MEASURES = {
 }
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")  # of the kinds of target
 _TOKENS = 32  # tokens of a target in one line of bars
+_PEOPLE = ("silence", "shuffled", "oracle", "synthetic", "people")  # in the order of drawing
 
 # ---- what generalises ----
 
 
-@styled
+@draws("run step condition rung measure score low high")
 def plot_emergence(
-    rungs: pd.DataFrame,
+    table: pd.DataFrame,
     headline: str = "",
     measure: str = "calibrated",
     names: Mapping[int, str] = RUNGS,
@@ -38,17 +39,15 @@ def plot_emergence(
     """Emergence curves: how far above chance each rung is at every checkpoint, with its controls.
 
     Args:
-        rungs: A row per run × step × condition × rung × measure, with `score` (0 is chance, 1 is
-            perfect), `low` and `high`. The controls are those of the first run in the order of
-            `SERIES`; a rung without rows says so in its panel.
+        table: A score of 0 is chance, 1 is perfect. The controls are those of the first run in the
+            order of `SERIES`; a rung without rows says so in its panel.
         names: The rungs to draw and their names.
     """
-    columns = "run step condition rung measure score low high"
-    table = style.select_columns(style.select_measure(rungs, measure), columns)
-    picture = Picture(table, headline, (10, 5.8))
+    table = style.select_measure(table, measure)
+    share = {"sharex": True, "sharey": True, "squeeze": False}
     across = math.ceil(len(names) / 2)
-    grid = picture.subplots(2, across, sharex=True, sharey=True, squeeze=False)
-    runs = style.sort_series(table["run"])
+    picture, grid = style.subplots(2, across, headline, (10, 5.8), table, **share)
+    runs = style.sort_values(table["run"])
     for axes, (rung, name) in zip(grid.flat, names.items(), strict=False):
         axes.set_title(f"Rung {rung}: {name}", loc="left")
         axes.axhline(0, label="chance", **style.ZERO)
@@ -92,27 +91,21 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str) -> None:
         axes.axhline(rows["score"].mean(), lw=1.2, **look)
         return
     control = name in ("silence", "shuffled")
-    size: Any = {"lw": 1.2, "ms": 3.5} if control else {"lw": 2.0, "ms": 4.5}
-    axes.fill_between(
-        rows["step"], rows["low"], rows["high"], color=series.colour, alpha=0.18, lw=0
-    )
-    axes.plot(rows["step"], rows["score"], marker=series.marker, **look, **size)
+    look |= {"lw": 1.2, "ms": 3.5} if control else {"lw": 2.0, "ms": 4.5}
+    band: Any = {"color": series.colour, "alpha": 0.18, "lw": 0}
+    axes.fill_between(rows["step"], rows["low"], rows["high"], **band)
+    axes.plot(rows["step"], rows["score"], marker=series.marker, **look)
 
 
-@styled
+@draws("run step condition task rung attribute chance measure accuracy low high oracle counted")
 def plot_held_out(
-    summary: pd.DataFrame, headline: str = "", measure: str = "calibrated", rung: int = 3
+    table: pd.DataFrame, headline: str = "", measure: str = "calibrated", rung: int = 3
 ) -> Picture:
     """Which attributes rose above every control: accuracy of each task at the last step.
 
-    Args:
-        summary: A row per run × step × condition × task × measure, with `accuracy`, `low`, `high`,
-            `chance`, `oracle` and `counted`. A task that the oracle cannot do stays in the figure,
-            and says so.
+    A task that the oracle cannot do (it is not `counted`) stays in the figure, and says so.
     """
-    names = "run step condition task rung attribute chance measure accuracy low high oracle counted"
-    rows = (summary["measure"] == measure) & (summary["rung"] == rung)
-    table = summary.loc[rows, names.split()]
+    table = table[(table["measure"] == measure) & (table["rung"] == rung)]
     if table.empty:
         raise ValueError(
             f"No row of rung {rung} with measure {measure!r}; evaluate it first or name another."
@@ -121,14 +114,13 @@ def plot_held_out(
     tasks = next(iter(series.values())).sort_values("accuracy")
     if "oracle" not in series:
         series["oracle"] = tasks.assign(accuracy=tasks["oracle"], low=math.nan, high=math.nan)
-    picture = Picture(table, headline, (8, 1.6 + 0.62 * len(tasks)))
-    axes = picture.subplots()
-    look: Any = {"color": "#707070", "lw": 1.2, "ls": style.DOTTED, "label": "chance"}
+    picture, axes = style.subplots(1, 1, headline, (8, 1.6 + 0.62 * len(tasks)), table)
     for place, chance in enumerate(tasks["chance"]):
-        axes.plot([chance] * 2, [place - 0.42, place + 0.42], **look)
-    style.stripe_rows(axes, len(tasks), zorder=0)
-    _draw_tasks(axes, series, {task: place for place, task in enumerate(tasks["task"])})
-    axes.set_yticks(range(len(tasks)), _name_tasks(tasks), fontsize=10)
+        axes.plot([chance] * 2, [place - 0.42, place + 0.42], label="chance", **style.CHANCE)
+    style.stripe_rows(axes, len(tasks))
+    _draw_tasks(axes, series, list(tasks["task"]))
+    notes = tasks["counted"].map({True: "", False: "\n(the oracle cannot do it)"})
+    axes.set_yticks(range(len(tasks)), _name_tasks(tasks) + notes, fontsize=10)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1.02), ylim=(-0.5, len(tasks) - 0.5))
     axes.set_xlabel(f"accuracy, {MEASURES.get(measure, '')} (bars: 95 % interval)")
@@ -136,32 +128,29 @@ def plot_held_out(
     return picture
 
 
-@styled
-def plot_people(curves: pd.DataFrame, headline: str = "") -> Picture:
+@draws("series task attribute step accuracy low high chance")
+def plot_people(table: pd.DataFrame, headline: str = "") -> Picture:
     """When each question never trained is answered about people, and when about the run's own test.
 
-    `curves` has a row per task × step × series (people, synthetic, shuffled, silence, oracle), with
-    `attribute`, `accuracy`, `low`, `high` and `chance`.
+    A `series` is `people`, `synthetic` (the run's own test), or a control for people: `silence`,
+    `shuffled` or `oracle`.
     """
-    names = "series task attribute step accuracy low high chance"
-    table = style.select_columns(curves, names)
-    table = table[table["series"].isin(["people", "synthetic", "shuffled", "silence", "oracle"])]
-    table = table.assign(name=_name_tasks_in_full(table))
-    axis = "training step"
-    picture, panels = style.facets(table, "name", headline, (2.9, 2.3), axis)
+    table = table[table["series"].isin(_PEOPLE)]
+    table = table.assign(name=_name_tasks(table))
+    picture, panels = style.facets(table, "name", headline, (2.9, 2.3), "training step")
     for axes, rows in panels:
         style.draw_chance(axes.axhline, rows, "chance")
-        for name in ("silence", "shuffled", "oracle", "synthetic", "people"):
+        for name in _PEOPLE:
             own = rows[rows["series"] == name].rename(columns={"accuracy": "score"})
             _draw_curve(axes, own.sort_values("step") if len(own) else None, name)
     style.set_step_axis(panels[0][0], max(1, int(table["step"].max())))
     panels[0][0].set_ylim(min(0.1, table["low"].min() - 0.05), 1.03)
     picture.supylabel("accuracy, calibrated ranking", fontsize=9)
-    style.add_legend(picture, [axes for axes, _ in panels], 3, style.SPEAKER_INTERVAL)
+    style.add_legend(picture, picture.axes, 3, style.SPEAKER_INTERVAL)
     return picture
 
 
-def _name_tasks_in_full(table: pd.DataFrame) -> pd.Series:
+def _name_tasks(table: pd.DataFrame) -> pd.Series:
     """The attribute of every row, with its task where an attribute has several."""
     several = table.groupby("attribute")["task"].transform("nunique") > 1
     return table["attribute"].where(~several, table["attribute"] + ": " + table["task"])
@@ -169,7 +158,7 @@ def _name_tasks_in_full(table: pd.DataFrame) -> pd.Series:
 
 def _split_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of every run by ear, then of the first run's controls; empty series are left out."""
-    runs = style.sort_series(table["run"])
+    runs = style.sort_values(table["run"])
     heard = table[table["condition"] == "audio"]
     series = {run: _last_step(heard[heard["run"] == run]) for run in runs}
     main = table[table["run"] == runs[0]]
@@ -183,23 +172,14 @@ def _last_step(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["step"] == rows["step"].max()]
 
 
-def _draw_tasks(axes: Axes, series: Mapping[str, pd.DataFrame], places: Mapping[str, int]) -> None:
+def _draw_tasks(axes: Axes, series: Mapping[str, pd.DataFrame], tasks: Sequence[str]) -> None:
     """Every series as dots with intervals, a little below the one before."""
     shifts = np.linspace(0.34, -0.34, len(series))
     for shift, (name, rows) in zip(shifts, series.items(), strict=True):
         reach = style.error_bars(rows, "accuracy")
         bars = reach if np.isfinite(reach).all() else None
         look = marker_style(name) | {"label": get_series(name).label, "elinewidth": 1.5}
-        axes.errorbar(rows["accuracy"], rows["task"].map(places) + shift, xerr=bars, **look)
-
-
-def _name_tasks(tasks: pd.DataFrame) -> list[str]:
-    """The attribute of every task, with the task's name where an attribute has several."""
-    names = tasks["attribute"]
-    if not names.is_unique:
-        names = names + ": " + tasks["task"]
-    notes = tasks["counted"].map({True: "", False: "\n(the oracle cannot do it)"})
-    return list(names + notes)
+        axes.errorbar(rows["accuracy"], rows["task"].map(tasks.index) + shift, xerr=bars, **look)
 
 
 # ---- what the connector reads, what the targets carry ----
@@ -218,8 +198,7 @@ def plot_layer_mixture(
     few = queries <= 16  # few enough to write every number into its cell
     height = max(2.4, 1.2 + (0.28 if few else 0.07) * queries)
     table = wide.stack().rename("share").reset_index()
-    picture = Picture(table, headline, (2.4 + 0.75 * layers, height))
-    axes = picture.subplots()
+    picture, axes = style.subplots(1, 1, headline, (2.4 + 0.75 * layers, height), table)
     look: Any = {"cmap": "mako_r", "vmin": 0, "annot": few, "fmt": ".2f", "linewidths": 0.5 * few}
     look["cbar_kws"] = {"label": f"share of the mixture (even: {1 / layers:.2f})"}
     sns.heatmap(wide, ax=axes, yticklabels=1 if few else 8, **look)
@@ -237,8 +216,8 @@ def plot_token_evidence(
     table = pd.DataFrame({"token": words, "nats": np.asarray(nats, dtype=float)})
     lines = [table.iloc[start : start + _TOKENS] for start in range(0, len(table), _TOKENS)]
     room = min(_TOKENS, max(12, len(table)))
-    picture = Picture(table, headline, (1.2 + 0.28 * room, 0.4 + 1.9 * len(lines)))
-    grid = picture.subplots(len(lines), 1, sharey=True, squeeze=False)
+    size, share = (1.2 + 0.28 * room, 0.4 + 1.9 * len(lines)), {"sharey": True, "squeeze": False}
+    picture, grid = style.subplots(len(lines), 1, headline, size, table, **share)
     look: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     for axes, rows in zip(grid.flat, lines, strict=True):
         axes.bar(range(len(rows)), rows["nats"], color=PALETTE["audio"], width=0.75)
@@ -253,28 +232,21 @@ def plot_token_evidence(
 def plot_coverage(table: pd.DataFrame, headline: str = "") -> Picture:
     """What a target drops it cannot teach: the share of targets that name each attribute rightly.
 
-    `table` has `kind`, `attribute`, `share` and, where it is known, `perplexity` of the kind under
-    the backbone.
+    Columns: kind, attribute, share and, where it is known, perplexity, of the kind under the
+    backbone.
     """
     table = table[[name for name in ("kind", "attribute", "share", "perplexity") if name in table]]
-    kinds = style.sort_series(table["kind"])
+    kinds = style.sort_values(table["kind"])
     width = 1.6 + table["attribute"].nunique() * (0.5 + 0.2 * len(kinds))
-    picture = Picture(table, headline, (width, 3.2))
-    axes = picture.subplots()
+    picture, axes = style.subplots(1, 1, headline, (width, 3.2), table)
     look: Any = {"edgecolor": "#222222", "linewidth": 0.6, "saturation": 1, "legend": False}
     look["palette"] = {kind: style.get_colour(kind) for kind in kinds}
     sns.barplot(table, x="attribute", y="share", hue="kind", hue_order=kinds, ax=axes, **look)
+    known = table.groupby("kind")["perplexity"].mean().dropna() if "perplexity" in table else {}
     for kind, bars, hatch in zip(kinds, axes.containers, _HATCHES, strict=False):
-        bars.set_label(_name_kind(table, kind))
+        bars.set_label(f"{kind} (perplexity {known[kind]:.3g})" if kind in known else kind)
         for bar in bars:
             bar.set_hatch(hatch)
     axes.set(ylim=(0, 1.02), xlabel="attribute", ylabel="share of targets that\nname it rightly")
     style.add_legend(picture, [axes], columns=3)
     return picture
-
-
-def _name_kind(table: pd.DataFrame, kind: str) -> str:
-    if "perplexity" not in table:
-        return kind
-    perplexity = table.loc[table["kind"] == kind, "perplexity"].mean()
-    return kind if math.isnan(perplexity) else f"{kind} (perplexity {perplexity:.3g})"

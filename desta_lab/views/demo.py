@@ -3,7 +3,7 @@
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from html import escape
@@ -17,14 +17,22 @@ from torch import Tensor
 
 from desta_lab import audio
 from desta_lab.analysis.attention import query_attention_over_time
-from desta_lab.clips import Clip
+from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views.clip_figures import plot_query_attention
-from desta_lab.views.replies import answer_audio, answer_text, find_words, use_checkpoint
-from desta_lab.world.describe import description_function, is_spoken_world
+from desta_lab.views.replies import (
+    answer_audio,
+    answer_text,
+    find_words,
+    generate_answer,
+    use_checkpoint,
+)
+from desta_lab.views.saving import Picture
+from desta_lab.world.describe import is_spoken_world
 
+CLIPS = 12  # of the test split, to pick from
 TOKENS = 48  # of an answer
 MOST_BYTES = 20 * 1024**2  # of a recording: ten minutes of a microphone's WAV at 16 kHz
 SECONDS_KEPT = 900  # a recording is deleted then, or when the page closes
@@ -40,16 +48,12 @@ class Demo:
     """A trained experiment behind a page; `stream_answers` is what the page's button does.
 
     Args:
-        experiment: Any object with `corpus`, `clips(split)`, `tasks`, `llm` and
-            `run_folder("self")`, as `Experiment` has.
-        clips: How many clips of the test split can be picked.
+        experiment: An `Experiment`, or an object that has what panels need of one.
     """
 
-    def __init__(self, experiment: Any, clips: int = 12) -> None:
+    def __init__(self, experiment: Any) -> None:
         self.experiment, corpus = experiment, experiment.corpus
-        own = getattr(experiment, "describe", None)
-        self.describe = own or description_function(corpus)
-        self.clips: dict[str, Clip] = {clip.id: clip for clip in experiment.clips("test")[:clips]}
+        self.clips: dict[str, Clip] = {clip.id: clip for clip in experiment.clips("test")[:CLIPS]}
         known = is_spoken_world(corpus)
         self.note = _NOTE.format(clips="synthetic clips" if known else f"clips of {corpus.name}")
         self.questions = [t.in_words or t.question for t in experiment.tasks if t.rung == 3]
@@ -74,11 +78,11 @@ class Demo:
         wave = audio.read_audio(path)
         with use_checkpoint(self.experiment) as llm:
             states = llm.encoder.encode([wave]).float()
-            figure = _plot_attention(llm, wave, states, clip)
+            figure = _plot_attention(llm, wave, states, clip.spans if clip else ())
             silence = answer_audio(llm, conditions.embed_silence(llm), question).text
             oracle = UNKNOWN
             if clip:
-                oracle = answer_text(llm, clip, question, describe=self.describe).text
+                oracle = answer_text(llm, clip, question, describe=self.experiment.describe).text
             answer, words = "", find_words(self.experiment, wave, clip)
             heard = conditions.embed_clips(llm, states)
             for piece in stream_answer(llm, heard, question, words):
@@ -89,7 +93,7 @@ class Demo:
     def describe_clip(self, name: str) -> tuple[str, str]:
         """The file of a clip, and its seed description, which only the text oracle reads."""
         clip = self.clips[name]
-        return str(self.experiment.corpus.path(clip)), self.describe(clip.attributes)
+        return str(self.experiment.corpus.path(clip)), self.experiment.describe(clip.attributes)
 
 
 def stream_answer(
@@ -101,20 +105,18 @@ def stream_answer(
     """The audio condition's answer to a question, piece by piece as it is generated."""
     from transformers import TextIteratorStreamer
 
-    tokenizer = llm.backbone.tokenizer
-    pieces = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
+    pieces = TextIteratorStreamer(llm.backbone.tokenizer, skip_special_tokens=True)
     words = None if transcript is None else [transcript]
-    messages = chat.audio_messages(question)
-    stream = chat.build_stream(tokenizer, messages, llm.queries, transcripts=words)
+    how: Any = {"tokens": TOKENS, "streamer": pieces}
 
-    def generate() -> None:
+    def speak() -> None:
         try:
-            llm.generate_ids([stream], audio_embeddings, max_new_tokens=TOKENS, streamer=pieces)
+            generate_answer(llm, chat.audio_messages(question), audio_embeddings, words, **how)
         finally:
             pieces.end()  # whatever happened, the reader below must not wait
 
     with ThreadPoolExecutor(1) as worker:
-        done = worker.submit(generate)
+        done = worker.submit(speak)
         yield from pieces
         done.result()
 
@@ -123,50 +125,37 @@ def _plot_attention(
     llm: AudioLLM,
     wave: Float[np.ndarray, "sample"],
     states: Float[Tensor, "layer 1 frame d_enc"],
-    clip: Clip | None,
-) -> Any:
-    """Where each query token looks, below the clip's spans where they are known."""
-    seconds, headline = llm.encoder.seconds, "Where each query token looks"
+    spans: Sequence[Span],
+) -> Picture:
     attention = query_attention_over_time(llm.connector, states)[0].numpy()
+    seconds = llm.encoder.seconds
     mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
-    spans = clip.spans if clip else ()
-    return plot_query_attention(attention, mel, spans, seconds, headline=headline)
+    return plot_query_attention(attention, mel, spans, seconds, "Where each query token looks")
 
 
 def import_gradio() -> Any:
-    """The library of the page.
-
-    Raises:
-        ImportError: Gradio is not installed; the message says how to install it.
-    """
+    """The library of the page; an ImportError says how to install it."""
     try:
         import gradio
     except ImportError as error:
         raise ImportError(
             'The demo needs Gradio; run `pip install -e ".[demo]"`, without the constraints, as it '
-            "needs an older Pillow, then try again."
+            "needs an older Pillow."
         ) from error
     return gradio
 
 
 def check_port(port: int) -> None:
     """Raise OSError if no page can be opened on this port of this machine."""
-    with socket.socket() as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            door.bind((HOSTS[0], port))
-        except OSError as error:
-            raise OSError(
-                f"Port {port} cannot be opened ({error.strerror}); give another one with --port."
-            ) from error
+    try:
+        socket.create_server((HOSTS[0], port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise OSError(f"Port {port} cannot be opened ({why}); give another with --port.") from error
 
 
 def build_page(demo: Demo) -> Any:
-    """The page as a Gradio app, not yet open.
-
-    Raises:
-        ImportError: Gradio is not installed; the message says how to install it.
-    """
+    """The page as a Gradio app, not yet open."""
     gr = import_gradio()
 
     def ask(
@@ -226,7 +215,7 @@ def open_page(demo: Demo, port: int) -> Iterator[str]:
         from starlette.middleware import Middleware
 
         how: Any = {"server_name": HOSTS[0], "server_port": port, "share": False, "quiet": True}
-        how |= {"max_file_size": MOST_BYTES, "app_kwargs": {"middleware": [Middleware(Guard)]}}
+        how |= {"max_file_size": MOST_BYTES, "app_kwargs": {"middleware": [Middleware(guard)]}}
         try:
             page.launch(prevent_thread_lock=True, **how)
             yield f"http://{HOSTS[0]}:{port}"
@@ -235,23 +224,21 @@ def open_page(demo: Demo, port: int) -> Iterator[str]:
             del os.environ["GRADIO_TEMP_DIR"]
 
 
-class Guard:
-    """Refuse what another website asks for, and what is larger than a recording."""
+def guard(app: Any) -> Any:
+    """An ASGI app that refuses what `find_refusal` refuses, and passes the rest on."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, or answer why not (ASGI)."""
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
         from starlette.responses import PlainTextResponse
 
         refusal = find_refusal(scope) if scope["type"] in ("http", "websocket") else None
-        answer = self.app if refusal is None else PlainTextResponse(refusal[1], refusal[0])
-        await answer(scope, receive, send)
+        reply = app if refusal is None else PlainTextResponse(refusal[1], refusal[0])
+        await reply(scope, receive, send)
+
+    return answer
 
 
 def find_refusal(scope: Any) -> tuple[int, str] | None:
-    """The status and the sentence with which a request is refused, or None."""
+    """The status and the sentence that refuse another website, or more than a recording."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     host, origin = headers.get("host", ""), headers.get("origin")
     if urlsplit(f"//{host}").hostname not in HOSTS:

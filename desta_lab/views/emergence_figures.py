@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from desta_lab.evaluation.statistics import mean_interval
+from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
 from desta_lab.views.style import PALETTE, get_series, marker_style
@@ -30,13 +30,13 @@ def plot_curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Pic
     third = table[table["rung"] == 3]
     own = third[(third["run"] == "self") & (third["clips"] == table["clips"].max())]
     rival = third[(third["run"] == "label") & (third["condition"] == "audio")]
-    parts = [own.assign(part="answer"), rival.assign(part="rival"), probes.assign(part="probe")]
-    picture = Picture(pd.concat(parts), headline, (10.0, 6.0))
-    grid = picture.subplots(2, 3, sharex=True, sharey=True)
+    parts = {"answer": own, "rival": rival, "probe": probes}
+    drawn = pd.concat([rows.assign(part=part) for part, rows in parts.items()])
+    share = {"sharex": True, "sharey": True}
+    picture, grid = style.subplots(2, 3, headline, (10.0, 6.0), drawn, **share)
     for axes, attribute in zip(grid.flat, style.unique_values(own["attribute"]), strict=True):
         axes.axhline(0, **style.ZERO)
-        rows = [part[part["attribute"] == attribute] for part in (own, rival, probes)]
-        _draw_attribute(axes, *rows)
+        _draw_attribute(axes, *(rows[rows["attribute"] == attribute] for rows in parts.values()))
         axes.set_title(attribute, loc="left")
         axes.set(ylim=(-0.35, 1.3), xlim=(-3, own["step"].max() + 3))
     for axes in grid[-1]:
@@ -77,8 +77,8 @@ def plot_jumps(table: pd.DataFrame, tasks: Sequence[str], headline: str) -> Pict
     """
     table = table[table["task"].isin(tasks)]
     order = table.groupby("task")["share"].mean().sort_values().index.tolist()
-    picture = Picture(table, headline, (9.0, 1.6 + 0.24 * len(order)))
-    grid = picture.subplots(1, 2, sharey=True, sharex=True)
+    size, share = (9.0, 1.6 + 0.24 * len(order)), {"sharex": True, "sharey": True}
+    picture, grid = style.subplots(1, 2, headline, size, table, **share)
     for axes, (metric, look) in zip(grid, _METRICS.items(), strict=True):
         rows = table[table["metric"] == metric]
         _draw_jumps(axes, rows, "steady", order, 0.15, "a steady rise with the same noise", **_NULL)
@@ -103,9 +103,10 @@ def _draw_jumps(
     **look: Any,
 ) -> None:
     """One value per task with its interval, and below all of them their mean."""
-    _draw_intervals(axes, rows.set_index("task")[value], order, shift, label, **look)
+    _draw_bars(axes, _mean_over_seeds(rows, "task", value).loc[order], shift, label, **look)
     mean = mean_interval(rows.groupby("seed")[value].mean())
-    _draw_bars(axes, [mean], [len(order) + shift], label, **{**look, "ms": 7})
+    all_tasks = pd.DataFrame([mean], columns=["mean", "low", "high"])
+    _draw_bars(axes, all_tasks, len(order) + shift, label, **{**look, "ms": 7})
 
 
 @styled
@@ -113,8 +114,8 @@ def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) 
     """Every task's stable crossing in every run, and how far apart they are, beside both nulls."""
     seeds = sorted(crossings["seed"].unique())
     table = pd.concat([crossings.assign(part="crossing"), nulls.assign(part="distance")])
-    picture = Picture(table, headline, (10.0, 1.9 + 0.45 * len(seeds)))
-    left, right = picture.subplots(1, 2, width_ratios=(2.2, 1.0))
+    size, share = (10.0, 1.9 + 0.45 * len(seeds)), {"width_ratios": (2.2, 1.0)}
+    picture, (left, right) = style.subplots(1, 2, headline, size, table, **share)
     drawn = crossings.dropna(subset="stable").sort_values(["seed", "stable", "attribute"])
     crowd = drawn.groupby(["seed", "stable"])["task"]  # tasks that share a checkpoint are stacked
     above = crowd.cumcount() - (crowd.transform("size") - 1) / 2
@@ -128,9 +129,9 @@ def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) 
     left.set(ylim=(len(seeds) - 0.4, -0.6), xlim=(0, None))
     left.set_xlabel("step of the stable half-way crossing")
     left.set_title("every task of every run", loc="left")
-    for place, row in enumerate(nulls.itertuples()):
-        look = _NULL if row.name in _NULLS else _ANSWER
-        _draw_bars(right, [(row.mean, row.low, row.high)], [place], row.name, **look)
+    for place, name in enumerate(nulls["name"]):
+        look = _NULL if name in _NULLS else _ANSWER
+        _draw_bars(right, nulls.iloc[[place]], place, name, **look)
     right.set_yticks(range(len(nulls)), nulls["name"])
     right.set(ylim=(len(nulls) - 0.5, -0.5), xlim=(0, None))
     right.set_xlabel("steps between two tasks of a run")
@@ -148,8 +149,7 @@ def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
     answers = heard[heard["rung"] == 3]
     names = answers.groupby("attribute")["stable"].mean().sort_values().index.tolist()
     table = crossings[crossings["what"].isin(["readable", "heard"])]
-    picture = Picture(table, headline, (8.0, 1.9 + 0.45 * len(names)))
-    axes = picture.subplots()
+    picture, axes = style.subplots(1, 1, headline, (8.0, 1.9 + 0.45 * len(names)), table)
     for rows, shift, look, label in (
         (readable, 0.14, _PROBE, "probe above random labels"),
         (answers, -0.14, _ANSWER, "answer above shuffled audio and silence"),
@@ -158,8 +158,8 @@ def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
         at = rows["attribute"].map(names.index) + shift + 0.12
         dots: Any = {"ls": "none", "marker": ".", "ms": 4, "alpha": 0.6}
         axes.plot(rows["stable"], at, color=look["color"], **dots)
-        values = rows.set_index("attribute")["stable"]
-        _draw_intervals(axes, values, names, shift, label, **{**look, "ms": 6})
+        mean = _mean_over_seeds(rows, "attribute", "stable").reindex(names)
+        _draw_bars(axes, mean, shift, label, **{**look, "ms": 6})
         text: Any = {"color": look["color"], "va": "center", "fontsize": 8}
         for name, count in rows[rows["stable"].isna()].groupby("attribute").size().items():
             axes.text(last + 6, names.index(name) + shift, f"{count} never", **text)
@@ -173,8 +173,7 @@ def plot_onsets(crossings: pd.DataFrame, last: int, headline: str) -> Picture:
 @styled
 def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
     """The stable crossing of rung 3 and its last score, against the clips trained with."""
-    picture = Picture(table, headline, (8.5, 4.2))
-    left, right = picture.subplots(1, 2)
+    picture, (left, right) = style.subplots(1, 2, headline, (8.5, 4.2), table)
     thin: Any = {"color": _ANSWER["color"], "lw": 0.8, "alpha": 0.45, "marker": ".", "ms": 4}
     for axes, value in ((left, "stable"), (right, "score")):
         for _, rows in table.sort_values("clips").groupby("seed"):
@@ -200,9 +199,8 @@ def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
 
 
 def _mean_over_seeds(rows: pd.DataFrame, at: str, value: str) -> pd.DataFrame:
-    """Mean over seeds of a column at every place, with its interval."""
-    found = [(place, *mean_interval(some[value])) for place, some in rows.groupby(at)]
-    return pd.DataFrame(found, columns=[at, "mean", "low", "high"])
+    """`mean`, `low` and `high` over seeds of a column at every place."""
+    return add_mean_interval(rows, [at], value).drop_duplicates(at).set_index(at).sort_index()
 
 
 def _draw_mean(axes: Axes, rows: pd.DataFrame, value: str, label: str, **look: Any) -> None:
@@ -210,27 +208,20 @@ def _draw_mean(axes: Axes, rows: pd.DataFrame, value: str, label: str, **look: A
     mean = _mean_over_seeds(rows, "step", value)
     if rows["seed"].nunique() > 2:  # of two the interval is wider than the panel
         band: Any = {"color": look["color"], "alpha": 0.18, "lw": 0}
-        axes.fill_between(mean["step"], mean["low"], mean["high"], **band)
-    axes.plot(mean["step"], mean["mean"], lw=1.5, label=label, markevery=4, **look)
+        axes.fill_between(mean.index, mean["low"], mean["high"], **band)
+    axes.plot(mean["mean"], lw=1.5, label=label, markevery=4, **look)
 
 
 def _draw_means(axes: Axes, table: pd.DataFrame, value: str, label: str, **look: Any) -> None:
     """The mean over seeds at every number of clips, with its interval as a bar."""
     mean = _mean_over_seeds(table, "clips", value)
     look |= {"yerr": np.nan_to_num(style.error_bars(mean, "mean")), "ls": "none"}
-    axes.errorbar(mean["clips"], mean["mean"], label=label, elinewidth=1.2, **look)
+    axes.errorbar(mean.index, mean["mean"], label=label, elinewidth=1.2, **look)
 
 
-def _draw_intervals(
-    axes: Axes, values: pd.Series, order: list[str], shift: float, label: str, **look: Any
+def _draw_bars(
+    axes: Axes, means: pd.DataFrame, first: float | int, label: str, **look: Any
 ) -> None:
-    """The mean over seeds of every row of the panel, with its interval; `values` by row's name."""
-    found = [mean_interval(values[values.index == name]) for name in order]
-    _draw_bars(axes, found, np.arange(len(order)) + shift, label, **look)
-
-
-def _draw_bars(axes: Axes, intervals: Sequence[Any], at: Any, label: str, **look: Any) -> None:
-    """Means with their intervals (mean, low, high) across; no line is drawn between them."""
-    rows = pd.DataFrame(intervals, columns=["mean", "low", "high"], dtype=float)
-    look |= {"xerr": np.nan_to_num(style.error_bars(rows, "mean")), "ls": "none"}
-    axes.errorbar(rows["mean"], at, label=label, elinewidth=1.2, **look)
+    """Means with their intervals across, one below the other from a place on."""
+    look |= {"xerr": np.nan_to_num(style.error_bars(means, "mean")), "ls": "none"}
+    axes.errorbar(means["mean"], first + np.arange(len(means)), label=label, elinewidth=1.2, **look)

@@ -1,7 +1,5 @@
 """Figures of why the model answers as it does: where it looks, what the answer is made of."""
 
-import math
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -9,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from desta_lab.views import style
-from desta_lab.views.saving import Picture, styled
-from desta_lab.views.style import ANALYSIS_SERIES, SPEAKER_INTERVAL
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import ANALYSIS_SERIES, SPEAKER_INTERVAL, draws
 
 _MEASURES = {  # of how well a method finds the evidence
     "pointing": "share of clips whose\npeak lies in the evidence",
@@ -23,26 +21,23 @@ _HEADS = {
 }
 _DRAWS = f"{SPEAKER_INTERVAL}; of what is random, the range of its draws"
 _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
+_ERASED = {"erased": "the attribute erased", "random direction": "as many random directions erased"}
 
 # ---- where it looks, and whether that is why ----
 
 
-@styled
+@draws("layer head share pointing null_low null_high")
 def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
     """Which heads of the backbone look at the audio as the answer begins, and at the evidence.
 
-    Columns: layer, head, share (attention on the audio slots), pointing (share of clips that peak
-    in the evidence), and null_low and null_high, between which heads of random weights over the
-    query tokens lie.
+    `share` is the attention on the audio slots, `pointing` the share of clips that peak in the
+    evidence; heads of random weights over the query tokens lie between `null_low` and `null_high`.
     """
-    table = style.select_columns(table, "layer head share pointing null_low null_high")
     layers, heads = sorted(table["layer"].unique()), sorted(table["head"].unique())
     size = (max(8, 2.4 + 0.5 * len(heads)), max(2.8, 1.5 + 0.14 * len(layers)))
-    picture = Picture(table, headline, size)
+    picture, grid = style.subplots(1, 2, headline, size, table, sharey=True)
     tops = {"share": max(1e-3, np.nan_to_num(table["share"].max())), "pointing": 1.0}
-    for axes, (name, label) in zip(
-        picture.subplots(1, 2, sharey=True), _HEADS.items(), strict=True
-    ):
+    for axes, (name, label) in zip(grid, _HEADS.items(), strict=True):
         wide = style.pivot(table, name, ("layer", layers), ("head", heads))
         low, high = (table[end].iloc[0] for end in ("null_low", "null_high"))
         alike = ((wide >= low) & (wide <= high)).to_numpy() & (name == "pointing")
@@ -50,31 +45,28 @@ def plot_answer_attention(table: pd.DataFrame, headline: str = "") -> Picture:
         for axis, numbers in ((axes.xaxis, heads), (axes.yaxis, layers)):
             few = style.pick_evenly(range(len(numbers)), 10)
             axis.set_ticks(few, [str(numbers[i]) for i in few])
-        axes.set(
-            xlabel="head", ylabel="backbone layer\n(0 is the first)" if name == "share" else ""
-        )
+        axes.set_xlabel("head")
         if table[name].isna().all():
             style.annotate(axes, "not measured")
         picture.colorbar(image, ax=axes, label=label)
+    grid[0].set_ylabel("backbone layer\n(0 is the first)")
     style.add_legend(picture, picture.axes, columns=3)
     return picture
 
 
-@styled
-def plot_evidence(summary: pd.DataFrame, headline: str = "", measure: str = "pointing") -> Picture:
+@draws("method attribute null measure value low high gain gain_low gain_high")
+def plot_evidence(table: pd.DataFrame, headline: str = "", measure: str = "pointing") -> Picture:
     """Attention is not explanation: how well each method finds the evidence, against two nulls.
 
-    Columns: method, attribute, null (`own`, `shuffled`, `uniform`), measure (`pointing`, `iou`,
-    `mass`), value, low and high; of `own` rows also gain, gain_low and gain_high, the difference
-    from `shuffled` paired clip by clip. A method finds the evidence if its gain is above 0.
+    A `measure` is `pointing`, `iou` or `mass`, and a `null` is `own` (none), `shuffled` or
+    `uniform`. Rows of `own` have a `gain`, the difference from `shuffled` paired clip by clip: a
+    method finds the evidence if it is above 0.
     """
-    rows = style.select_measure(summary, measure)
-    columns = "method attribute null measure value low high gain gain_low gain_high"
-    table = style.select_columns(rows, columns)
+    table = style.select_measure(table, measure)
     methods, attributes = (style.unique_values(table[name]) for name in ("method", "attribute"))
     size = (9.0, 1.2 + (0.7 + 0.3 * len(methods)) * len(attributes))
-    picture = Picture(table, headline, size)
-    grid = picture.subplots(len(attributes), 2, squeeze=False, sharey=True, sharex="col")
+    share = {"squeeze": False, "sharey": True, "sharex": "col"}
+    picture, grid = style.subplots(len(attributes), 2, headline, size, table, **share)
     for (left, right), attribute in zip(grid, attributes, strict=True):
         rows = table[table["attribute"] == attribute]
         for null, shift in (("uniform", 0.28), ("shuffled", 0.05), ("own", -0.18)):
@@ -97,18 +89,16 @@ def plot_evidence(summary: pd.DataFrame, headline: str = "", measure: str = "poi
     return picture
 
 
-@styled
-def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
+@draws("curve order share margin low high gain gain_low gain_high")
+def plot_deletion(table: pd.DataFrame, headline: str = "") -> Picture:
     """Is the attribution faithful? The answer's margin while audio is taken away, or put back.
 
-    Columns: curve (`deletion`, `insertion`), order (`attribution`, `random`), share, margin (nats),
-    low and high; and, of the attribution, gain, gain_low and gain_high: how far its curve lies on
-    the right side of the random orders' mean, paired clip by clip.
+    A `curve` is `deletion` or `insertion`, an `order` `attribution` or `random`; the margin is in
+    nats. Rows of `attribution` have a `gain`: how far their curve lies on the right side of the
+    random orders' mean, paired clip by clip.
     """
-    columns = "curve order share margin low high gain gain_low gain_high"
-    table = style.select_columns(curves, columns)
-    picture = Picture(table, headline, (8.5, 3.4))
-    for axes, (curve, how) in zip(picture.subplots(1, 2, sharey=True), _MOVED.items(), strict=True):
+    picture, grid = style.subplots(1, 2, headline, (8.5, 3.4), table, sharey=True)
+    for axes, (curve, how) in zip(grid, _MOVED.items(), strict=True):
         rows = table[table["curve"] == curve]
         for order in ("random", "attribution"):
             some = rows[rows["order"] == order]
@@ -116,42 +106,35 @@ def plot_deletion(curves: pd.DataFrame, headline: str = "") -> Picture:
         if rows.empty:
             style.annotate(axes, "not measured")
         axes.axhline(0, **style.ZERO)
-        axes.set_title(f"{curve}: {how}{_gain_in_words(rows)}", loc="left")
+        title = f"{curve}: {how}"
+        for own in rows.dropna(subset="gain").head(1).itertuples():
+            ends = f"[{own.gain_low:.2f}, {own.gain_high:.2f}]"
+            title += f"\ngain over random orders {own.gain:.2f} nats {ends}"
+        axes.set_title(title, loc="left")
         axes.set(xlabel="share of the audio moved", xlim=(-0.03, 1.03))
-    picture.axes[0].set_ylabel("margin of the right answer (nats)")
+    grid[0].set_ylabel("margin of the right answer (nats)")
     style.add_legend(picture, picture.axes, 3, SPEAKER_INTERVAL)
     return picture
-
-
-def _gain_in_words(rows: pd.DataFrame) -> str:
-    """What the attribution gains over random orders, as a line of a title."""
-    own = rows.dropna(subset="gain")
-    if own.empty:
-        return ""
-    gain, low, high = (own[name].iloc[0] for name in ("gain", "gain_low", "gain_high"))
-    return f"\ngain over random orders {gain:.2f} nats [{low:.2f}, {high:.2f}]"
 
 
 # ---- what the answer is made of ----
 
 
-@styled
-def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
+@draws("attribute layer condition accuracy low high chance margin")
+def plot_logit_lens(table: pd.DataFrame, headline: str = "") -> Picture:
     """At which layer of the backbone the answer is there: accuracy of reading out the option.
 
-    Columns: attribute, layer, condition (`audio`, `tuned lens`, `oracle`, `shuffled`, `untrained`),
-    accuracy, low, high, chance, margin.
+    A `condition` is `audio`, `tuned lens`, `oracle`, `shuffled` or `untrained`.
     """
-    columns = "attribute layer condition accuracy low high chance margin"
-    table = style.select_columns(lens, columns)
     label = "backbone layer (0 is the first)"
     picture, panels = style.facets(table, "attribute", headline, (2.9, 2.2), label)
-    shuffled = ANALYSIS_SERIES["shuffled"]._replace(label="shuffled audio")
+    looks = ANALYSIS_SERIES | {
+        "shuffled": ANALYSIS_SERIES["shuffled"]._replace(label="shuffled audio")
+    }
     for axes, rows in panels:
         for condition in ("oracle", "shuffled", "untrained", "tuned lens", "audio"):
             some = rows[rows["condition"] == condition]
-            series = shuffled if condition == "shuffled" else ANALYSIS_SERIES[condition]
-            style.draw_line(axes, some, "layer", "accuracy", series)
+            style.draw_line(axes, some, "layer", "accuracy", looks[condition])
         style.draw_chance(axes.axhline, rows)
         axes.set_ylim(-0.02, 1.05)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
@@ -160,24 +143,23 @@ def plot_logit_lens(lens: pd.DataFrame, headline: str = "") -> Picture:
     return picture
 
 
-@styled
-def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
+@draws("attribute query moved low high same p word")
+def plot_patching(table: pd.DataFrame, headline: str = "") -> Picture:
     """Which query carries what: how the answer moves when one query comes from another clip.
 
-    Columns: attribute, query (−1, all of them, is not drawn), moved, low, high, same (moved between
-    clips of the same value), p of no difference between the two, and word, which the query was
-    initialised with.
+    Query −1, all of them, is not drawn. `same` is what moves between clips of the same value, `p`
+    of no difference between the two, and `word` what the query was initialised with.
     """
-    table = style.select_columns(patch, "attribute query moved low high same p word")
     table = table.assign(word=table["word"].map(lambda word: style.printable(word or None)))
     single = table[table["query"] >= 0]
     names, queries = style.unique_values(single["attribute"]), sorted(single["query"].unique())
     few = len(queries) <= 24  # few enough to write every number into its cell
-    width = max(6.5, 2.6 + (0.34 if few else 0.19) * len(queries))
-    picture = Picture(table, headline, (width, 2.2 + 0.36 * len(names)))
-    axes = picture.subplots()
-    wide = style.pivot(single, "moved", ("attribute", names), ("query", queries))
-    p = style.pivot(single, "p", ("attribute", names), ("query", queries))
+    size = (max(6.5, 2.6 + (0.34 if few else 0.19) * len(queries)), 2.2 + 0.36 * len(names))
+    picture, axes = style.subplots(1, 1, headline, size, table)
+    wide, p = (
+        style.pivot(single, name, ("attribute", names), ("query", queries))
+        for name in ("moved", "p")
+    )
     top = max(0.05, np.nan_to_num(single["moved"].max()))
     texts = wide.map("{:z.2f}".format) if few else None
     faint = ~(p < 0.05).to_numpy()
@@ -192,43 +174,33 @@ def plot_patching(patch: pd.DataFrame, headline: str = "") -> Picture:
     return picture
 
 
-@styled
-def plot_erasure(erase: pd.DataFrame, headline: str = "") -> Picture:
+@draws("erased asked kind accuracy low high chance change change_low change_high")
+def plot_erasure(table: pd.DataFrame, headline: str = "") -> Picture:
     """What is used: how far accuracy falls when an attribute is erased, or random directions.
 
-    Columns: erased, asked, kind (`erased`, `random direction`, `untouched`), accuracy, low, high,
-    chance, and the paired change with change_low and change_high.
+    A `kind` is `erased`, `random direction` or `untouched`; the change is paired.
     """
-    columns = "erased asked kind accuracy low high chance change change_low change_high"
-    table = style.select_columns(erase, columns)
     untouched = table[table["kind"] == "untouched"]
     if untouched.empty:
         raise ValueError(
-            "No row of kind 'untouched'; a change is measured from there, so evaluate it first."
+            "No row of kind 'untouched', from where a change is measured; evaluate it."
         )
     start = untouched.groupby("asked")[["accuracy", "chance"]].mean()
     changed = _measure_fall(table)
-    names = [style.unique_values(changed[column]) for column in ("erased", "asked")]
+    down, across = (style.unique_values(changed[column]) for column in ("erased", "asked"))
     top = max(0.1, np.nan_to_num(changed["fall"].max()))
-    size = (2.4 + 2 * max(2.6, 0.66 * len(names[1])), 2.4 + 0.4 * len(names[0]))
-    picture = Picture(table, headline, size)
-    titles = {
-        "erased": "the attribute erased",
-        "random direction": "as many random directions erased",
-    }
+    size = (2.4 + 2 * max(2.6, 0.66 * len(across)), 2.4 + 0.4 * len(down))
+    picture, grid = style.subplots(1, 2, headline, size, table, sharey=True)
     labels = [
         f"{name}  {accuracy:.2f} ({chance:.2f})"
-        for name, accuracy, chance in start.reindex(names[1]).itertuples()
+        for name, accuracy, chance in start.reindex(across).itertuples()
     ]
-    for axes, (kind, title) in zip(
-        picture.subplots(1, 2, sharey=True), titles.items(), strict=True
-    ):
-        rows = changed[changed["kind"] == kind]
-        image = _draw_fall(axes, rows, names[0], names[1], top)
+    for axes, (kind, title) in zip(grid, _ERASED.items(), strict=True):
+        image = _draw_fall(axes, changed[changed["kind"] == kind], down, across, top)
         axes.set_title(title, loc="left")
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_xlabel("asked for, with its\naccuracy untouched (chance)")
-        axes.set_ylabel("erased" if kind == "erased" else "")
+    grid[0].set_ylabel("erased")
     picture.colorbar(image, ax=picture.axes, label="fall in accuracy")
     style.add_legend(picture, picture.axes, columns=2)
     return picture
@@ -248,43 +220,40 @@ def _measure_fall(table: pd.DataFrame) -> pd.DataFrame:
 def _draw_fall(
     axes: Axes, rows: pd.DataFrame, down: list[str], across: list[str], top: float
 ) -> AxesImage:
-    fall = style.pivot(rows, "fall", ("erased", down), ("asked", across))
-    within = style.pivot(rows, "within", ("erased", down), ("asked", across))
+    fall, within = (
+        style.pivot(rows, name, ("erased", down), ("asked", across)) for name in ("fall", "within")
+    )
     if rows.empty:
         style.annotate(axes, "not measured")
+    texts = (0 - fall).map(lambda change: f"{change:+.2f}".replace("-", "−"))
     faint, reason = within.eq(True).to_numpy(), "no change, or as random directions"
-    return style.draw_heat_map(axes, fall, top, faint, reason, (0 - fall).map(_format_change))
+    return style.draw_heat_map(axes, fall, top, faint, reason, texts)
 
 
-def _format_change(change: float) -> str:
-    return "" if math.isnan(change) else f"{change:+.2f}".replace("-", "−")
-
-
-@styled
-def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
+@draws(
+    "site attribute value purity null explained features pure "
+    "change low high random random_low random_high p"
+)
+def plot_features(table: pd.DataFrame, headline: str = "") -> Picture:
     """What the purest sparse feature of each attribute stands for, and whether answers follow it.
 
-    Columns: site, attribute, value, purity (AUC), null (what the purest of all features stays
-    below under shuffled labels), explained, features (of the site) and pure (of the attribute);
-    change (of the share answered with the value when it is added), low, high, random, random_low,
-    random_high and p. A feature that was not added has no change, and is not drawn.
+    `purity` is an AUC, `null` what the purest of all features stays below under shuffled labels;
+    `features` are those of the site, `pure` those of the attribute; `change` is of the share
+    answered with the value when the feature is added. One that was not added is not drawn.
     """
-    columns = "site attribute value purity null explained features pure change low high random"
-    table = style.select_columns(features, f"{columns} random_low random_high p")
     table = table.dropna(subset="change")
     sites, names = (style.unique_values(table[name]) for name in ("site", "attribute"))
-    picture = Picture(table, headline, (9.0, 1.3 + len(sites) * (0.7 + 0.3 * len(names))))
-    grid = picture.subplots(len(sites), 2, squeeze=False, sharex="col")
+    size = (9.0, 1.3 + len(sites) * (0.7 + 0.3 * len(names)))
+    share = {"squeeze": False, "sharex": "col"}
+    picture, grid = style.subplots(len(sites), 2, headline, size, table, **share)
     for (left, right), site in zip(grid, sites, strict=True):
         some = table[table["site"] == site].iloc[::-1]
         at = pd.Series(np.arange(len(some)) * 1.0, some.index)
         for name, series in (("null", "purity null"), ("purity", "purity")):
             ends = some.assign(low=some[name], high=some[name])
             style.draw_dots(left, ends, name, at, ANALYSIS_SERIES[series])
-        by_chance = some[["random", "random_low", "random_high"]].set_axis(
-            ["change", "low", "high"], axis=1
-        )
-        style.draw_dots(right, by_chance, "change", at + 0.18, ANALYSIS_SERIES["random directions"])
+        by_chance = some.assign(low=some["random_low"], high=some["random_high"])
+        style.draw_dots(right, by_chance, "random", at + 0.18, ANALYSIS_SERIES["random directions"])
         style.draw_dots(right, some, "change", at - 0.12, ANALYSIS_SERIES["feature"])
         right.axvline(0, **style.ZERO)
         values = some["value"].where(~some["value"].str.contains(" / "), "differs")  # by seed
@@ -304,23 +273,18 @@ def plot_features(features: pd.DataFrame, headline: str = "") -> Picture:
     return picture
 
 
-@styled
+@draws("asked kind accuracy low high chance knocked", "asked kind accuracy low high chance factor")
 def plot_listening(heads: pd.DataFrame, direction: pd.DataFrame, headline: str = "") -> Picture:
     """Do the heads that look at the audio carry the answer, and does a louder audio help it?
 
-    Both tables have the columns asked (`all` is drawn), kind, accuracy, low, high and chance;
-    `heads` also knocked, the number of heads, and `direction` also factor.
+    What was asked for `all` tasks is drawn: without so many heads (`knocked`), and with a direction
+    added so many times (`factor`).
     """
-    parts = {"knocked": heads, "factor": direction}
-    columns = "asked kind accuracy low high chance"
-    tables = [
-        style.select_columns(rows, f"{columns} {along}").assign(part=along)
-        for along, rows in parts.items()
-    ]
-    table = pd.concat(tables).query("asked == 'all'")
-    picture = Picture(table, headline, (9.0, 4.6))
-    panels = picture.subplots(1, 2, sharey=True)
-    for axes, along in zip(panels, parts, strict=True):
+    tables = {"knocked": heads, "factor": direction}
+    parts = [table.assign(part=along) for along, table in tables.items()]
+    table = pd.concat(parts).query("asked == 'all'")
+    picture, panels = style.subplots(1, 2, headline, (9.0, 4.6), table, sharey=True)
+    for axes, along in zip(panels, tables, strict=True):
         rows = table[table["part"] == along]
         for kind in style.unique_values(rows["kind"]):
             some = rows[rows["kind"] == kind]
@@ -330,18 +294,17 @@ def plot_listening(heads: pd.DataFrame, direction: pd.DataFrame, headline: str =
             else:
                 style.draw_line(axes, some, along, "accuracy", ANALYSIS_SERIES[kind])
         style.draw_chance(axes.axhline, rows, "chance")
-    panels[0].set(
-        xlabel="heads of the backbone knocked out", ylabel="accuracy, mean over the tasks"
-    )
-    panels[0].set_title("calibrated answers without some heads", loc="left")
-    panels[1].set_title("uncalibrated answers, a direction added", loc="left")
-    panels[1].set(xlabel="added so many times at the last layer")
-    panels[1].set_xscale("symlog", linthresh=0.25, linscale=0.5)
-    for axes, along, form in ((panels[0], "knocked", "d"), (panels[1], "factor", "g")):
+    left, right = panels
+    left.set_title("calibrated answers without some heads", loc="left")
+    left.set(xlabel="heads of the backbone knocked out", ylabel="accuracy, mean over the tasks")
+    right.set_title("uncalibrated answers, a direction added", loc="left")
+    right.set(xlabel="added so many times at the last layer")
+    right.set_xscale("symlog", linthresh=0.25, linscale=0.5)
+    for axes, along in zip(panels, tables, strict=True):
         places = sorted(table[along].dropna().unique())
-        axes.set_xticks(places, [format(int(x) if form == "d" else x, form) for x in places])
-    panels[1].minorticks_off()
-    panels[1].set_xlim(-0.05, None)
-    panels[0].set_ylim(0, 1.02)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    right.minorticks_off()
+    right.set_xlim(-0.05, None)
+    left.set_ylim(0, 1.02)
     style.add_legend(picture, picture.axes, 3, _DRAWS)
     return picture

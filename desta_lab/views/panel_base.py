@@ -1,8 +1,8 @@
-"""What every panel shares: the box and its still, the small widgets, and HTML."""
+"""What every panel shares: the box and its still, the small widgets, HTML and players of clips."""
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -12,15 +12,18 @@ import jinja2
 import numpy as np
 import pandas as pd
 import soundfile
-from IPython.display import HTML, display
+from IPython.display import HTML, Audio, display
 from jaxtyping import Float
 
 from desta_lab import audio
-from desta_lab.clips import Clip
+from desta_lab.clips import Clip, Corpus
 from desta_lab.evaluation.tasks import Task
+from desta_lab.world.describe import description_function
 
-LABELS: Any = {"description_width": "6em"}
-WIDE: Any = {"layout": {"width": "auto", "max_width": "56em"}, "style": LABELS}
+WIDE: Any = {
+    "layout": {"width": "auto", "max_width": "56em"},
+    "style": {"description_width": "6em"},
+}
 
 _WORKING = "<em>working…</em>"
 _TABLE = """
@@ -43,17 +46,19 @@ class Panel:
         choices: The widgets whose change calls `update`.
     """
 
-    def __init__(
-        self, rows: Sequence[Any], choices: Sequence[Any], update: Callable[[], None]
-    ) -> None:
+    def __init__(self, rows: Sequence[Any], choices: Sequence[Any]) -> None:
         self.note = w.HTML(layout={"min_height": "28px"})  # a line's height: nothing jumps
         self.box = w.VBox([self.note if row is None else row for row in rows])
         self._name = f"desta-{type(self).__name__.lower()}-{self.box.model_id}"
         self._shown: Any = None
         self.box.add_class(self._name)
         for choice in choices:
-            choice.observe(lambda _: update(), "value")
-        update()
+            choice.observe(lambda _: self.update(), "value")
+        self.update()
+
+    def update(self) -> None:
+        """Show what is chosen."""
+        raise NotImplementedError
 
     def still(self) -> str:
         """The panel as it is now, as HTML without any widget."""
@@ -110,12 +115,9 @@ def make_player(autoplay: bool = False) -> Any:
 
 def make_image(text: str) -> Any:
     """A picture that takes no room until it has one; `text` describes it in the still."""
-    layout = {"max_width": "100%", "object_fit": "contain", "display": "none"}
-    image = w.Image(value=b"", format="png", layout=layout)
+    image = w.Image(value=b"", format="png", layout={"max_width": "100%", "object_fit": "contain"})
     image.text = text  # `tooltip` breaks the Image of ipywidgets
-    image.observe(
-        lambda change: setattr(image.layout, "display", None if change.new else "none"), "value"
-    )
+    w.dlink((image, "value"), (image.layout, "display"), lambda png: None if png else "none")
     return image
 
 
@@ -170,3 +172,13 @@ def encode_wav(wave: Float[np.ndarray, "sample"]) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, wave, audio.RATE, format="WAV")
     return file.getvalue()
+
+
+def show_players(corpus: Corpus, clips: Sequence[Clip]) -> Any:
+    """A player for each clip below its seed description; the sound is part of the notebook."""
+    boxes, describe = [], description_function(corpus)
+    for clip in clips:
+        player = Audio(audio.read_audio(corpus.path(clip)), rate=audio.RATE, normalize=False)
+        about = clip_html(clip, describe(clip.attributes))
+        boxes.append(w.VBox([w.HTML(about), w.HTML(player._repr_html_())]))
+    return w.VBox(boxes)

@@ -35,9 +35,8 @@ def draw_options(
         at = np.arange(len(options)) + (i - (len(shares) - 1) / 2) * height
         label = CONDITIONS[condition]
         axes.barh(at, list(options.values()), height, edgecolor="white", label=label, **look)
-    names = [
-        text.strip() + (" ✓" if value == right else "") for value, text in task.options.items()
-    ]
+    ticks = {value: " ✓" if value == right else "" for value in task.options}
+    names = [text.strip() + ticks[value] for value, text in task.options.items()]
     axes.set_yticks(range(len(names)), names)
     axes.axvline(task.chance, color="#707070", ls=DOTTED, label="chance")
     axes.set(xlim=(0, 1), xlabel=f"probability after “{task.stem}”")
@@ -46,15 +45,13 @@ def draw_options(
 
 def draw_rungs(axes: Axes, rows: pd.DataFrame) -> None:
     """The audio condition's score of every rung as a bar with its interval, controls as marks."""
-    for name, some in rows.groupby("condition"):
-        condition = str(name)
-        look: Any = {"color": PALETTE[condition]}
+    for condition, some in rows.groupby("condition"):
+        look: Any = {"color": PALETTE[condition], "label": condition}
         if series := SERIES.get(condition):
-            look |= {"ls": "none", "marker": series.marker, "label": series.label}
-            axes.plot(some["rung"], some["score"], **look)
+            look["label"] = series.label
+            axes.plot(some["rung"], some["score"], series.marker, **look)
         else:
-            look |= {"alpha": 0.6, "label": condition, "yerr": error_bars(some, "score")}
-            axes.bar(some["rung"], some["score"], **look)
+            axes.bar(some["rung"], some["score"], yerr=error_bars(some, "score"), alpha=0.6, **look)
     axes.axhline(0, color="#B0B0B0", lw=0.8)
     axes.set(xlabel="rung", ylabel="score (0: chance, 1: perfect)")
     axes.set(ylim=(-0.5, 1.1), xlim=(-0.6, 5.6))
@@ -84,20 +81,11 @@ def draw_map(
     axes.set(xticks=[], yticks=[])
 
 
-def find_limits(values: pd.Series) -> tuple[float, float]:
-    """Ends of an axis that hold these values with some room."""
-    room = 0.08 * (values.max() - values.min()) or 1.0
-    return float(values.min() - room), float(values.max() + room)
-
-
-def draw_feature(
-    picture: Picture,
-    activations: np.ndarray,
-    values: Sequence[str],
-    heard: Mapping[str, np.ndarray],
-    seconds: float,
-) -> None:
+def plot_feature(
+    activations: np.ndarray, values: Sequence[str], heard: Mapping[str, np.ndarray], seconds: float
+) -> Picture:
     """A feature's activation in every clip, by value, and the spectrograms of some clips."""
+    picture = Picture(size=(10.0, 2.8))
     left, *others = picture.subplots(1, 1 + len(heard), width_ratios=[1.6] + [1] * len(heard))
     names, rng = sorted(set(values)), np.random.default_rng(0)
     for place, name in enumerate(names):
@@ -112,17 +100,18 @@ def draw_feature(
         draw_mel(axes, mel, seconds)
         axes.set_title(title, fontsize=8)
         axes.set(xlabel="time (s)", yticks=[])
+    return picture
 
 
-def draw_weights(
-    picture: Picture,
+def plot_weights(
     mel: np.ndarray,
     clip: Clip,
     weights: np.ndarray,
     chosen: Sequence[tuple[float, float]],
     seconds: float,
-) -> None:
+) -> Picture:
     """A spectrogram below its evidence spans, the weight of every frame, and what is chosen."""
+    picture = Picture(size=(9.0, 3.8))
     top, below = picture.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     draw_mel(top, mel, seconds)
     spans = [span for span in clip.spans if not span.name.startswith("word:")]
@@ -136,3 +125,4 @@ def draw_weights(
     below.stairs(weights / np.abs(weights).mean(), edges, color=PALETTE["audio"])
     top.set(ylabel="mel band", ylim=(0, len(mel)))
     below.set(xlabel="time (s)", ylabel="weight\n(mean: 1)", xlim=(0, seconds))
+    return picture

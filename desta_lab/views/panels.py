@@ -1,8 +1,8 @@
 """Panels to ask about clips, follow training, hear what matters, walk maps, browse features.
 
 They are plain ipywidgets, and a still of each remains where no widget runs. A panel takes an
-experiment: any object with `corpus`, `clips(split)`, `tasks`, `llm` and `run_folder("self")`, as
-`Experiment` has.
+experiment: any object with `corpus`, `clips(split)`, `tasks`, `describe`, `llm`,
+`preset.transcript` and `run_folder("self")`, as `Experiment` has.
 """
 
 import math
@@ -20,9 +20,8 @@ from desta_lab import audio
 from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
 from desta_lab.training import checkpoints
-from desta_lab.views import panel_base, panel_figures
+from desta_lab.views import panel_base, panel_figures, replies
 from desta_lab.views.panel_base import (
-    LABELS,
     WIDE,
     Panel,
     encode_wav,
@@ -33,21 +32,8 @@ from desta_lab.views.panel_base import (
     table_html,
 )
 from desta_lab.views.panel_figures import CONDITIONS
-from desta_lab.views.replies import (
-    Answer,
-    Profile,
-    answer_audio,
-    answer_text,
-    embed_audio,
-    find_words,
-    frames_to_spans,
-    isolate_frames,
-    read_wave,
-    select_frames,
-    use_checkpoint,
-)
+from desta_lab.views.replies import Answer
 from desta_lab.views.saving import Picture
-from desta_lab.world.describe import description_function
 
 _CELLS = 24  # the map's grid is this many cells wide and high, or more where there are many clips
 _CELL = 22  # pixels
@@ -64,24 +50,20 @@ class AskPanel(Panel):
     def __init__(self, experiment: Any) -> None:
         self.experiment = experiment
         self._clips = {clip.id: clip for clip in experiment.clips("test")}
-        own = getattr(experiment, "describe", None)
-        self._describe = own or description_function(experiment.corpus)
         self._uploads: dict[str, np.ndarray] = {}
         questions, first = panel_base.list_questions(experiment.tasks)
         tasks = [("(a question of your own)", None), *questions]
-        self.clip, self.task = (
-            make_dropdown("clip", list(self._clips)),
-            make_dropdown("ladder", tasks, first + 1),
-        )
-        self.upload = w.FileUpload(accept="audio/*", description="upload a sound")
-        self.upload.layout.width = "auto"
+        self.clip = make_dropdown("clip", list(self._clips))
+        self.task = make_dropdown("ladder", tasks, first + 1)
+        look: Any = {"description": "upload a sound", "layout": {"width": "auto"}}
+        self.upload = w.FileUpload(accept="audio/*", **look)
         self.player, self.known, self.table = make_player(), w.HTML(), w.HTML()
         self.question = w.Text(description="question", **WIDE)
         self.button = w.Button(description="Ask", button_style="primary")
         self.bars = make_image("Probability of every option under each condition")
         sound = [w.HBox([self.clip, self.upload]), w.HTML(_UPLOAD_HINT), self.player, self.known]
         rows = [*sound, self.task, self.question, self.button, None, self.table, self.bars]
-        super().__init__(rows, [self.clip, self.task], self.update)
+        super().__init__(rows, [self.clip, self.task])
         self.upload.observe(lambda _: self._add_upload(), "value")
         self.question.observe(lambda _: self._leave_task(), "value")
         self.button.on_click(lambda _: self.ask())
@@ -93,7 +75,7 @@ class AskPanel(Panel):
             self.player.value = encode_wav(self._read_wave())
             known = "Only its sound."
             if clip:
-                known = panel_base.clip_html(clip, self._describe(clip.attributes))
+                known = panel_base.clip_html(clip, self.experiment.describe(clip.attributes))
             summary = "<summary>what is known about it</summary>"
             self.known.value = f"<details>{summary}{known}</details>"
             if self.task.value is not None:
@@ -106,28 +88,26 @@ class AskPanel(Panel):
             question, task = self.question.value.strip(), self.task.value
             clip = self._clips.get(self.clip.value)
             if not question:
-                raise ValueError(
-                    "There is no question yet; write one, or choose one of the ladder."
-                )
+                raise ValueError("There is no question yet; write or choose one.")
             answers = self._answer(question, task, clip)
             nothing = Answer("(it has no description)")
             rows = [(name, answers.get(key, nothing).text) for key, name in CONDITIONS.items()]
-            bars = self._draw(answers, task, clip) if task else b""
+            self.bars.value = self._draw(answers, task, clip) if task else b""
             self.table.value = table_html(("the model", f"answers “{question}”"), *rows)
-            self.bars.value = bars
 
     def _answer(self, question: str, task: Task | None, clip: Clip | None) -> dict[str, Answer]:
         wave = self._read_wave()
-        words = find_words(self.experiment, wave, clip)
+        asked = question, task, replies.find_words(self.experiment, wave, clip)
         answers: dict[str, Answer] = {}
-        with use_checkpoint(self.experiment) as llm:
-            answers["audio"] = answer_audio(llm, embed_audio(llm, wave), question, task, words)
+        with replies.use_checkpoint(self.experiment) as llm:
+            answers["audio"] = replies.answer_audio(llm, replies.embed_audio(llm, wave), *asked)
             if clip:
-                answers["oracle"] = answer_text(llm, clip, question, task, self._describe)
-            silence = embed_audio(llm, np.zeros_like(wave))
-            answers["silence"] = answer_audio(llm, silence, question, task)
-        with use_checkpoint(self.experiment, 0) as llm:
-            answers["untrained"] = answer_audio(llm, embed_audio(llm, wave), question, task, words)
+                describe = self.experiment.describe
+                answers["oracle"] = replies.answer_text(llm, clip, question, task, describe)
+            silence = replies.embed_audio(llm, np.zeros_like(wave))
+            answers["silence"] = replies.answer_audio(llm, silence, question, task)
+        with replies.use_checkpoint(self.experiment, 0) as llm:
+            answers["untrained"] = replies.answer_audio(llm, replies.embed_audio(llm, wave), *asked)
         return answers
 
     def _draw(self, answers: Mapping[str, Answer], task: Task, clip: Clip | None) -> bytes:
@@ -144,10 +124,9 @@ class AskPanel(Panel):
             self.task.value = None
 
     def _read_wave(self) -> np.ndarray:
-        name = self.clip.value
-        if name in self._uploads:
-            return self._uploads[name]
-        return read_wave(self.experiment, self._clips[name])
+        if self.clip.value in self._uploads:
+            return self._uploads[self.clip.value]
+        return replies.read_wave(self.experiment, self._clips[self.clip.value])
 
     def _add_upload(self) -> None:
         """Decode an upload and choose it; bad audio becomes a note."""
@@ -156,10 +135,10 @@ class AskPanel(Panel):
         name, content = (self.upload.value[0][key] for key in ("name", "content"))
         self.upload.value = ()  # so that the same file can be chosen again
         with self._working(self.button):
-            self._uploads[name] = _decode(name, bytes(content))
+            self._uploads[name] = wave = _decode(name, bytes(content))
             self.clip.options = [*self._clips, *self._uploads]
             self.clip.value = name
-            length = len(self._uploads[name]) / audio.RATE
+            length = len(wave) / audio.RATE
             limit = self.experiment.llm.encoder.seconds
             if length > limit:
                 lasts = f"lasts {length:.1f} s; the encoder hears its first {limit:g} s."
@@ -203,7 +182,7 @@ class CheckpointPanel(Panel):
         self.picture, self.words = make_image(text), w.HTML()
         choices = [self.clip, self.task, self.attribute, self.method]
         rows = [self.step, None, self.picture, self.words, *choices]
-        super().__init__(rows, [self.step, *choices], self.update)
+        super().__init__(rows, [self.step, *choices])
 
     def update(self) -> None:
         """Show everything at the chosen step."""
@@ -217,10 +196,11 @@ class CheckpointPanel(Panel):
     def _answer(self, step: int, clip: Clip, task: Task) -> Answer:
         key = step, clip.id, task.name
         if key not in self._answers:
-            wave = read_wave(self.experiment, clip)
-            asked = task.question, task, find_words(self.experiment, wave, clip)
-            with use_checkpoint(self.experiment, step) as llm:
-                self._answers[key] = answer_audio(llm, embed_audio(llm, wave), *asked)
+            wave = replies.read_wave(self.experiment, clip)
+            asked = task.question, task, replies.find_words(self.experiment, wave, clip)
+            with replies.use_checkpoint(self.experiment, step) as llm:
+                heard = replies.embed_audio(llm, wave)
+                self._answers[key] = replies.answer_audio(llm, heard, *asked)
         return self._answers[key]
 
     def _draw(self, step: int, clip: Clip, task: Task, answer: Answer) -> bytes:
@@ -228,8 +208,8 @@ class CheckpointPanel(Panel):
         left, middle, right = picture.subplots(1, 3, width_ratios=[1.2, 1, 1])
         points = self.points[self.points["method"] == self.method.value]
         rows, name = points[points["step"] == step], self.attribute.value
-        limits = {axis: panel_figures.find_limits(points[axis]) for axis in "xy"}
-        left.set(xlim=limits["x"], ylim=limits["y"])  # the same at every step
+        left.update_datalim(points[["x", "y"]])  # the same at every step
+        left.margins(0.08)
         title = f"audio embeddings at step {step}" if len(rows) else f"no map at step {step}"
         left.set_title(title)
         marks = panel_figures.letter_values(points[name])
@@ -253,7 +233,7 @@ class ListenPanel(Panel):
             attribution.
     """
 
-    def __init__(self, experiment: Any, **profiles: Profile) -> None:
+    def __init__(self, experiment: Any, **profiles: replies.Profile) -> None:
         self.experiment, self.profiles = experiment, profiles
         self._clips = {clip.id: clip for clip in experiment.clips("test")}
         self._weights: dict[tuple[str, str, str], np.ndarray] = {}
@@ -261,14 +241,14 @@ class ListenPanel(Panel):
         self.query = make_dropdown("looks", self._list_queries())
         self.profile = make_dropdown("by", list(profiles))
         slider: Any = {"min": 0.05, "max": 0.95, "step": 0.05, "readout_format": ".0%"}
-        slider |= {"description": "keep", "continuous_update": False, "style": LABELS}
-        self.share = w.FloatSlider(0.25, **slider)
+        slider |= {"continuous_update": False, "style": WIDE["style"]}
+        self.share = w.FloatSlider(0.25, description="keep", **slider)
         self.picture = make_image("Spectrogram with the seconds that carry most weight")
         self.words, self.part, self.whole = w.HTML(), make_player(), make_player()
         players = [w.VBox([w.HTML("alone"), self.part]), w.VBox([w.HTML("whole"), self.whole])]
         choices = [self.clip, self.query, self.profile, self.share]
         rows = [*choices, None, self.picture, self.words, w.HBox(players)]
-        super().__init__(rows, choices, self.update)
+        super().__init__(rows, choices)
 
     def _list_queries(self) -> list[tuple[str, Any]]:
         queries = [(f"query token {i}", i) for i in range(self.experiment.llm.queries)]
@@ -280,16 +260,15 @@ class ListenPanel(Panel):
         """Show and cut out where the chosen profile has most of its weight."""
         with self._working(self.clip, self.query, self.profile):
             clip, encoder = self._clips[self.clip.value], self.experiment.llm.encoder
-            wave = audio.crop_or_pad(read_wave(self.experiment, clip), encoder.seconds)
+            wave = audio.crop_or_pad(replies.read_wave(self.experiment, clip), encoder.seconds)
             self.whole.value, self.part.value = encode_wav(wave), b""
             self.picture.value, self.words.value = b"", ""
             weights = self._weigh(clip)
-            chosen = select_frames(weights, encoder.seconds, self.share.value)
-            spans = frames_to_spans(chosen, encoder.seconds)
-            picture = Picture(size=(9.0, 3.8))
+            chosen = replies.select_frames(weights, encoder.seconds, self.share.value)
+            spans = replies.frames_to_spans(chosen, encoder.seconds)
             mel = audio.log_mel([wave], encoder.seconds, encoder.mel_bins)[0].numpy()
-            panel_figures.draw_weights(picture, mel, clip, weights, spans, encoder.seconds)
-            self.part.value = encode_wav(isolate_frames(wave, chosen))
+            picture = panel_figures.plot_weights(mel, clip, weights, spans, encoder.seconds)
+            self.part.value = encode_wav(replies.isolate_frames(wave, chosen))
             self.picture.value = picture.png()
             above = weights.clip(min=0)  # an attribution may also speak against
             share = above[chosen].sum() / (above.sum() or 1)
@@ -326,18 +305,16 @@ class MapPanel(Panel):
         self.legend, self.words = w.HTML(), w.HTML("Press a point to hear its clip.")
         self.player = make_player(autoplay=True)  # it follows a press, so no browser minds
         choices, wrap = [self.method, self.step, self.attribute], {"flex_flow": "row wrap"}
-        beside = w.HBox([self._make_grid(), w.VBox([self.player, self.words])], layout=wrap)
-        rows = [w.HBox(choices, layout=wrap), self.legend, None, beside]
-        super().__init__(rows, choices, self.update)
-        for clip, button in self.buttons.items():
-            button.on_click(lambda _, clip=clip: self.play(clip))
-
-    def _make_grid(self) -> Any:
         tracks = f"repeat({self.side}, {_CELL}px)"
         layout = {"grid_template_columns": tracks, "grid_template_rows": tracks}
         layout |= {"border": "1px solid #888", "overflow": "auto"}
         layout |= {"width": "max-content", "max_width": "100%"}
-        return w.GridBox(list(self.buttons.values()), layout=layout)
+        grid = w.GridBox(list(self.buttons.values()), layout=layout)
+        beside = w.HBox([grid, w.VBox([self.player, self.words])], layout=wrap)
+        rows = [w.HBox(choices, layout=wrap), self.legend, None, beside]
+        super().__init__(rows, choices)
+        for clip, button in self.buttons.items():
+            button.on_click(lambda _, clip=clip: self.play(clip))
 
     def _select_points(self) -> pd.DataFrame:
         """The points of the chosen map and step."""
@@ -369,7 +346,8 @@ class MapPanel(Panel):
             clip = self._clips[clip_id]
             for name, button in self.buttons.items():
                 button.layout.border = "2px solid black" if name == clip_id else None
-            self.player.value, self.chosen = encode_wav(read_wave(self.experiment, clip)), clip_id
+            self.chosen = clip_id
+            self.player.value = encode_wav(replies.read_wave(self.experiment, clip))
             known = table_html(("attribute", "value"), *clip.attributes.items())
             self.words.value = panel_base.clip_html(clip) + known
 
@@ -406,14 +384,13 @@ class FeaturePanel(Panel):
         self.picture = make_image("Activation by value, and the clips that light it most")
         self.players = [make_player() for _ in range(_MOST_LIT)]
         choices = [self.feature, self.attribute]
-        super().__init__([*choices, None, self.picture, w.HBox(self.players)], choices, self.update)
+        super().__init__([*choices, None, self.picture, w.HBox(self.players)], choices)
 
     def update(self) -> None:
         """Show the chosen feature."""
         with self._working():
-            look, chosen = self.look, self.feature.value
-            name = self.attribute.value
-            name = chosen.attribute if name not in look.labels else name
+            look, chosen, name = self.look, self.feature.value, self.attribute.value
+            name = name if name in look.labels else chosen.attribute
             rows, lit = look.scored, self._activations(chosen.site)[:, chosen.feature]
             most = [rows[i] for i in np.argsort(-lit, kind="stable")[:_MOST_LIT]]
             encoder, waves = look.llm.encoder, look.read_waves(most)
@@ -422,10 +399,8 @@ class FeaturePanel(Panel):
                 f"{look.clips[row].id}: {look.values(name, [row])[0]}": mel.numpy()
                 for row, mel in zip(most, mels, strict=True)
             }
-            picture = Picture(size=(10.0, 2.8))
-            panel_figures.draw_feature(
-                picture, lit, look.values(name, rows), heard, encoder.seconds
-            )
+            values = look.values(name, rows)
+            picture = panel_figures.plot_feature(lit, values, heard, encoder.seconds)
             self.picture.value = picture.png()
             for player, wave in zip(self.players, waves, strict=False):
                 player.value = encode_wav(wave)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import ndimage
 from torch import Tensor
 
 from desta_lab import audio
@@ -59,7 +60,7 @@ def find_words(
 
     Those of a recording, which has no transcript, are written by Whisper.
     """
-    if not getattr(getattr(experiment, "preset", None), "transcript", False):
+    if not experiment.preset.transcript:
         return None
     return clip.transcript if clip is not None else str(experiment.llm.transcribe([wave])[0])
 
@@ -81,7 +82,7 @@ def answer_audio(
 ) -> Answer:
     """Answer a question under the audio condition; a transcript stands behind the embeddings."""
     words = None if transcript is None else [transcript]
-    text = _generate(llm, chat.audio_messages(question), audio_embeddings, words)
+    text = generate_answer(llm, chat.audio_messages(question), audio_embeddings, words)
     if task is None:
         return Answer(text)
     with torch.no_grad():
@@ -102,24 +103,28 @@ def answer_text(
     `describe` is that of the clip's corpus (`description_function`), by default the spoken world's.
     """
     description = conditions.oracle_text(clip, task.hidden if task else None, describe)
-    text = _generate(llm, chat.description_messages(description, question), None)
+    text = generate_answer(llm, chat.description_messages(description, question))
     if task is None:
         return Answer(text)
     scores = scoring.score_options_of_text(llm.backbone, [task], [description])[0]
     return Answer(text, _to_probabilities(task, scores))
 
 
-def _generate(
+def generate_answer(
     llm: AudioLLM,
     messages: Sequence[Any],
-    audio_embeddings: Tensor | None,
+    audio_embeddings: Tensor | None = None,
     transcripts: Sequence[str] | None = None,
+    tokens: int = _TOKENS,
+    **how: Any,
 ) -> str:
+    """The answer to messages, in at most so many tokens; `how` goes to `generate_ids`."""
     backbone = llm.backbone
-    room = None if backbone.max_positions is None else backbone.max_positions - _TOKENS
-    how: Any = {"transcripts": transcripts, "max_tokens": room}
-    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, **how)
-    return backbone.decode(llm.generate_ids([stream], audio_embeddings, max_new_tokens=_TOKENS)[0])
+    room = None if backbone.max_positions is None else backbone.max_positions - tokens
+    words: Any = {"transcripts": transcripts, "max_tokens": room}
+    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, **words)
+    ids = llm.generate_ids([stream], audio_embeddings, max_new_tokens=tokens, **how)
+    return backbone.decode(ids[0])
 
 
 def _to_probabilities(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
@@ -137,10 +142,7 @@ def make_attention_profile(experiment: Any, attention: Callable[[Any, Tensor], A
 
     def profile(clip: Clip, query: int | None, task: Task | None) -> np.ndarray:
         if task is not None:
-            raise ValueError(
-                "Query → time attention knows no question; choose a query token, or another "
-                "profile."
-            )
+            raise ValueError("Query → time attention knows no question; choose a query token.")
         with use_checkpoint(experiment) as llm, torch.no_grad():
             states = llm.encoder.encode([read_wave(experiment, clip)]).float()
             rows = np.asarray(attention(llm.connector, states))
@@ -155,8 +157,7 @@ def select_frames(
 ) -> Bool[np.ndarray, "frame"]:
     """The share of frames around which most weight lies, averaged over windows of 0.1 s."""
     width = max(1, round(_WINDOW / seconds * len(weights)))
-    padded = np.pad(weights, width, mode="edge")
-    dense = np.convolve(padded, np.full(width, 1 / width), "same")[width:-width]
+    dense = ndimage.correlate1d(weights, np.full(width, 1 / width), mode="nearest")
     chosen = np.zeros(len(weights), dtype=bool)
     chosen[np.argsort(-dense, kind="stable")[: max(1, round(share * len(weights)))]] = True
     return chosen
@@ -168,8 +169,7 @@ def isolate_frames(
     """A waveform with the chosen frames as they are and the rest faded, over ramps of 10 ms."""
     frame = np.minimum(np.arange(len(wave)) * len(chosen) // len(wave), len(chosen) - 1)
     ramp = np.hanning(audio.HOP + 2)[1:-1]
-    padded = np.pad(chosen[frame].astype(float), audio.HOP, mode="edge")
-    gain = np.convolve(padded, ramp / ramp.sum(), "same")[audio.HOP : -audio.HOP]
+    gain = ndimage.correlate1d(chosen[frame].astype(float), ramp / ramp.sum(), mode="nearest")
     return (wave * (_FADED + (1 - _FADED) * gain)).astype(np.float32)
 
 

@@ -1,15 +1,14 @@
 """A figure that knows its table, and how it is saved: PNG, SVG, table and provenance together."""
 
-import functools
 import importlib.util
 import io
 import os
 import platform
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -34,26 +33,14 @@ STYLE: Any = {
     "svg.hashsalt": "desta_lab",  # the same bytes for the same table
 }
 ALSO = ("pdf", "parquet")  # forms beside the usual ones
-_PLAIN = {**STYLE, "text.parse_math": False, "text.usetex": False}  # while a figure is drawn
+# decorates what draws in the style of all figures
+styled = matplotlib.rc_context({**STYLE, "text.parse_math": False, "text.usetex": False})
 _DPI = 150  # pixels per inch of the PNG
 _MOST_TICKS = 64  # of a logarithmic axis
 _LINE_CHARACTERS = 10.4  # characters of a bold headline per inch of figure
 _LIBRARIES = ("matplotlib", "numpy", "pandas", "seaborn")
 
 Size = tuple[float | int, float | int]  # width and height in inches
-_Parameters = ParamSpec("_Parameters")
-_Drawn = TypeVar("_Drawn")
-
-
-def styled(plot: Callable[_Parameters, _Drawn]) -> Callable[_Parameters, _Drawn]:
-    """Let a function draw in the style of all figures."""
-
-    @functools.wraps(plot)
-    def plot_in_style(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Drawn:
-        with matplotlib.rc_context(_PLAIN):
-            return plot(*args, **kwargs)
-
-    return plot_in_style
 
 
 class Picture(Figure):
@@ -92,12 +79,10 @@ def save_figure(
     name: str,
     table: pd.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
-    also: Sequence[str] | None = None,
 ) -> Path:
     """Save a figure as PNG and SVG with its table (CSV) and provenance (JSON).
 
     Args:
-        also: further forms, some of `ALSO`; by default those that `$DESTA_LAB_ALSO` names.
         table: What the figure was drawn from; by default the table of a `Picture`.
         provenance: Config hash, checkpoint hash, seeds. The versions of Python, of this package
             and of the drawing libraries are added.
@@ -105,20 +90,15 @@ def save_figure(
     Returns:
         The path of the PNG. Each file is whole or not there.
     """
-    forms = parse_also(also)
+    forms = parse_also()
     table = table if table is not None else getattr(figure, "table", None)
     if table is None:
-        raise ValueError(
-            f"The figure {name!r} comes without a table; pass the one that it was drawn from."
-        )
-    files = {
-        "png": _render(figure, "png"),
-        "svg": _render(figure, "svg"),
-        "csv": table.to_csv(index=False, lineterminator="\n").encode(),
-        "json": cache.to_json(_add_versions(provenance or {})),
-    }
-    if "pdf" in forms:
-        files["pdf"] = _render(figure, "pdf")
+        raise ValueError(f"The figure {name!r} comes without a table; pass what it was drawn from.")
+    versions = {"python": platform.python_version(), "desta_lab": desta_lab.__version__}
+    versions |= {library: version(library) for library in _LIBRARIES}
+    files = {form: _render(figure, form) for form in ["png", "svg"] + ["pdf"] * ("pdf" in forms)}
+    files["csv"] = table.to_csv(index=False, lineterminator="\n").encode()
+    files["json"] = cache.to_json({**(provenance or {}), "versions": versions})
     if "parquet" in forms:
         files["parquet"] = _to_parquet(table)
     for suffix, content in files.items():
@@ -126,30 +106,26 @@ def save_figure(
     return Path(folder) / f"{name}.png"
 
 
-def parse_also(also: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The forms in which figures and tables are saved beside the usual ones.
-
-    Args:
-        also: their names; by default those of `$DESTA_LAB_ALSO`, such as `pdf,parquet`.
+def parse_also() -> list[str]:
+    """The forms, some of `ALSO`, in which `$DESTA_LAB_ALSO` wants figures and tables saved, too.
 
     Raises:
         ValueError: there is no such form.
         ImportError: Parquet needs pyarrow, which is not installed.
     """
-    if also is None:
-        also = [name.strip() for name in os.environ.get(ALSO_VARIABLE, "").split(",")]
-        also = [] if also == [""] else also
-    if unknown := [name for name in also if name not in ALSO]:
+    forms = [
+        name for part in os.environ.get(ALSO_VARIABLE, "").split(",") if (name := part.strip())
+    ]
+    if unknown := [name for name in forms if name not in ALSO]:
         raise ValueError(
             f"There is no form {unknown[0]!r} to save in beside the usual ones; take some of "
             f"{', '.join(ALSO)}."
         )
-    if "parquet" in also and importlib.util.find_spec("pyarrow") is None:
+    if "parquet" in forms and importlib.util.find_spec("pyarrow") is None:
         raise ImportError(
-            "Tables as Parquet need the package pyarrow; run `pip install pyarrow`, or leave "
-            "parquet out."
+            "Tables as Parquet need pyarrow; run `pip install pyarrow`, or leave parquet out."
         )
-    return tuple(also)
+    return forms
 
 
 def save_parquet(table: pd.DataFrame, path: Path) -> None:
@@ -160,12 +136,10 @@ def save_parquet(table: pd.DataFrame, path: Path) -> None:
 
 def _to_parquet(table: pd.DataFrame) -> bytes:
     """A table as the bytes of a Parquet file; a column of several types is one of texts."""
-    mixed = {
-        name: "string" for name, column in table.items() if infer_dtype(column).startswith("mixed")
-    }
-    buffer = io.BytesIO()
-    table.astype(mixed).to_parquet(buffer, engine="pyarrow", index=False)
-    return buffer.getvalue()
+    mixed = [name for name in table if infer_dtype(table[name]).startswith("mixed")]
+    typed = table.astype(dict.fromkeys(mixed, "string"))
+    content: bytes = typed.to_parquet(engine="pyarrow", index=False)
+    return content
 
 
 def write_plainly(figure: Figure) -> None:
@@ -173,23 +147,16 @@ def write_plainly(figure: Figure) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        for minor, ticks in ((False, axis.get_major_ticks), (True, axis.get_minor_ticks)):
-            formatter = axis.get_minor_formatter() if minor else axis.get_major_formatter()
-            if isinstance(formatter, LogFormatterMathtext):
+        for kind, ticks in ((axis.major, axis.get_major_ticks), (axis.minor, axis.get_minor_ticks)):
+            if isinstance(kind.formatter, LogFormatterMathtext):
                 for tick in ticks(_MOST_TICKS):
                     tick.label1.set_parse_math(True)
 
 
-def _add_versions(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    versions = {"python": platform.python_version(), "desta_lab": desta_lab.__version__}
-    versions |= {library: version(library) for library in _LIBRARIES}
-    return {**provenance, "versions": versions | provenance.get("versions", {})}
-
-
+@styled
 def _render(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    with matplotlib.rc_context(_PLAIN):
-        write_plainly(figure)
-        figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
+    write_plainly(figure)
+    figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()

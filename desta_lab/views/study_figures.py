@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from desta_lab.evaluation.statistics import t_half_width
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.views import style
-from desta_lab.views.saving import Picture, styled
-from desta_lab.views.style import PALETTE, get_series, marker_style
+from desta_lab.views.saving import Picture
+from desta_lab.views.style import PALETTE, draws, get_series, marker_style
 
 _SHIFTS = dict(zip(style.CONDITIONS, (0.0, 0.14, 0.22, 0.30, 0.38), strict=True))  # of ablations
 _SYSTEMS: Mapping[str, Mapping[str, Any]] = {  # the kinds of number about a test set
@@ -22,18 +22,20 @@ _SYSTEMS: Mapping[str, Mapping[str, Any]] = {  # the kinds of number about a tes
 }
 _TUNING_MARKERS = {"frozen": "o", "lora-2": "^", "lora-8": "s", "lora-32": "D", "full": "X"}
 _SMALL_DOT: Any = {"marker": ".", "ms": 3, "lw": 0.9}
+_PLANES = {
+    "forgotten": "In text: what the LLM forgot",
+    "by ear": "By ear: what the whole model lost",
+}
 
 # ---- sweeps and ablations ----
 
 
-@styled
+@draws("knob name condition score low high cells")
 def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Picture:
     """Which settings of a sweep matter: the mean score of a rung at every value, with controls.
 
-    `table` has a row per knob × `name` (of the value) × condition: `score` over the `cells` that
-    have it, with `low` and `high`, which are NaN where one cell has it.
+    `name` is of the value of a knob, and the score is over the `cells` that have it.
     """
-    table = style.select_columns(table, "knob name condition score low high cells")
     conditions = _present(table)
     shifts = dict(zip(conditions, np.linspace(-0.24, 0.24, len(conditions)), strict=True))
     picture, panels = style.facets(table, "knob", headline, (3.0, 2.6), "value", (False, True))
@@ -43,8 +45,10 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
         for condition in conditions:
             own = rows[rows["condition"] == condition]
             at = own["name"].map(values.index) + shifts[condition]
-            look = _condition_style(condition) | {"yerr": style.error_bars(own, "score")}
-            axes.errorbar(at, own["score"], elinewidth=1.2, **look)
+            look = marker_style(condition) | {"label": get_series(condition).label}
+            look |= {"marker": "o", "label": "audio, trained"} if condition == "audio" else {}
+            bars = style.error_bars(own, "score")
+            axes.errorbar(at, own["score"], yerr=bars, elinewidth=1.2, **look)
         axes.set_xticks(range(len(values)), [style.shorten(value) for value in values])
         axes.tick_params(axis="x", rotation=25 if sum(map(len, values)) > 24 else 0)
         axes.set_xlim(-0.5, len(values) - 0.5)
@@ -61,31 +65,22 @@ def _present(table: pd.DataFrame) -> list[str]:
     return [name for name in style.CONDITIONS if name in set(table["condition"])]
 
 
-def _condition_style(condition: str) -> dict[str, Any]:
-    if condition == "audio":
-        return marker_style("audio") | {"marker": "o", "label": "audio, trained"}
-    return marker_style(condition) | {"label": get_series(condition).label}
-
-
-@styled
+@draws("arm at seed rung attribute condition score")
 def plot_ablation(
     table: pd.DataFrame, headline: str = "", unit: str = "", curve: Sequence[float] = ()
 ) -> Picture:
     """The arms of a study on rung 3 and rung 0: every seed a dot, the mean with its interval.
 
     Args:
-        table: A row per arm × seed × rung × attribute × condition with its `score` above chance.
         unit: Of the arms where they are amounts (`at`); they then stand on a logarithmic axis.
         curve: Top, half and slope of a curve through rung 3.
     """
-    table = style.select_columns(table, "arm at seed rung attribute condition score")
     drawn = table[(table["attribute"] == "all") & table["rung"].isin([0, 3])]
     arms = drawn.drop_duplicates("arm").set_index("arm")["at"]
     places, names = _place_arms(arms, unit)
     long = sum(map(len, names)) > 26
-    width = max(7.0, 1.4 + 1.3 * (1 + places.max()))
-    picture = Picture(table, headline, (width, 4.2 if long else 3.8))
-    grid = picture.subplots(1, 2, sharey=True, sharex=True)
+    size = (max(7.0, 1.4 + 1.3 * (1 + places.max())), 4.2 if long else 3.8)
+    picture, grid = style.subplots(1, 2, headline, size, table, sharey=True, sharex=True)
     many = drawn["seed"].nunique() > 1
     for axes, rung in zip(grid, (3, 0), strict=True):
         axes.set_title(f"Rung {rung}: {RUNGS[rung]}", loc="left")
@@ -114,10 +109,8 @@ def _place_arms(arms: pd.Series, unit: str) -> tuple[pd.Series, list[str]]:
     logs = np.log(arms)
     step = max(np.diff(np.sort(logs)).min(), 1e-9) if len(logs) > 1 else 1.0
     amounts = [f"{at:g}" for at in arms]
-    named = [
-        name if name == amount else f"{name} ({amount})"
-        for name, amount in zip(names, amounts, strict=True)
-    ]
+    pairs = zip(names, amounts, strict=True)
+    named = [name if name == amount else f"{name} ({amount})" for name, amount in pairs]
     return (logs - logs.min()) / step, named
 
 
@@ -152,28 +145,28 @@ def _draw_arms(
 # ---- beside what was published ----
 
 
-@styled
+@draws("system metric protocol value low high clips chance kind differs source")
 def plot_benchmark(table: pd.DataFrame, headline: str = "", note: str = "") -> Picture:
     """What was measured on a public test set, with controls, beside what was published (hollow).
 
-    `table` has a row per system × metric: `value` with `low` and `high` (per cent), `chance`,
-    `kind` (measured, control or published), and `differs`, the marks of what cannot be compared,
-    which `note` explains below.
+    A value is in per cent, a `kind` is measured, control or published, and `differs` has the marks
+    of what cannot be compared, which `note` explains below.
     """
-    names = "system metric protocol value low high clips chance kind differs source"
-    table = style.select_columns(table, names)
-    metrics = style.unique_values(table["metric"])
-    systems = style.unique_values(table["system"])
-    width = 3.2 + 1.75 * max(2, len(metrics))
-    picture = Picture(table, headline, (width, 1.7 + 0.23 * len(systems)))
-    grid = picture.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for axes, metric in zip(grid, metrics, strict=True):
+    systems, metrics = (style.unique_values(table[name]) for name in ("system", "metric"))
+    size = (3.2 + 1.75 * max(2, len(metrics)), 1.7 + 0.23 * len(systems))
+    share = {"sharey": True, "squeeze": False}
+    picture, grid = style.subplots(1, len(metrics), headline, size, table, **share)
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        rows = table[table["metric"] == metric]
         style.name_rows(axes, systems)
         axes.set_yticks(range(len(systems)), [style.shorten(name, 48) for name in systems])
-        _draw_systems(axes, table[table["metric"] == metric], systems)
-        _limit_metric(axes, table[table["metric"] == metric], metric)
-    lines = textwrap.fill(note, int(13 * width))
-    style.add_legend(picture, list(grid), 4 if len(metrics) > 2 else 2, lines)
+        _draw_systems(axes, rows, systems)
+        low, high = (0, 106.0) if metric != "delta" else (-60, max(12, rows["high"].max() + 3))
+        axes.set_xlim(min(low, rows["value"].min() - 5) - 2, high)
+        axes.set_title("Δ, forgetting rate" if metric == "delta" else metric, loc="left")
+        axes.set_xlabel("per cent")
+    lines = textwrap.fill(note, int(13 * size[0]))
+    style.add_legend(picture, list(grid.flat), 4 if len(metrics) > 2 else 2, lines)
     return picture
 
 
@@ -193,57 +186,39 @@ def _draw_systems(axes: Axes, rows: pd.DataFrame, systems: Sequence[str]) -> Non
         axes.annotate(row.differs, where, (4, 2), textcoords="offset points")
 
 
-def _limit_metric(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
-    axes.set_title({"delta": "Δ, forgetting rate"}.get(metric, metric), loc="left")
-    low, high = 0, 106.0
-    if metric == "delta":
-        low, high = -60, max(12, rows["high"].max() + 3)
-    axes.set_xlim(min(low, rows["value"].min() - 5) - 2, high)
-    axes.set_xlabel("per cent")
-
-
 # ---- what was learned against what was forgotten ----
 
 
-@styled
+@draws("arm kind share measure mean seeds low high")
 def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
     """What was learned against what was forgotten, in text and by ear, one mark an arm.
 
-    `plane` is that of `forgetting.learned_and_forgotten`: `mean`, `low` and `high` over `seeds` per
-    arm × kind × share × measure. The thin lines are adapters turned down at test time, to 0.
+    `plane` is that of `forgetting.learned_and_forgotten`. The thin lines are adapters turned down
+    at test time, to 0.
     """
-    plane = style.select_columns(plane, "arm kind share measure mean seeds low high")
-    picture = Picture(plane, headline, (9.5, 5.2))
-    grid = list(picture.subplots(1, 2, sharey=True))
+    picture, grid = style.subplots(1, 2, headline, (9.5, 5.2), plane, sharey=True)
     control = plane[plane["arm"] == "control"].set_index(["measure", "kind"])["mean"]
     trained = plane[plane["arm"] != "control"]
     arms = style.unique_values(trained.loc[trained["measure"] == "forgotten", "arm"])
-    titles = {
-        "forgotten": "In text: what the LLM forgot",
-        "by ear": "By ear: what the whole model lost",
-    }
-    for axes, (measure, title) in zip(grid, titles.items(), strict=True):
+    for axes, (measure, title) in zip(grid, _PLANES.items(), strict=True):
         axes.set_title(title, loc="left")
         _draw_controls(axes, control)
         for arm in arms:
             _draw_arm(axes, trained[trained["arm"] == arm], measure)
         scale = "(0: as the untouched LLM reading the description)"
         axes.set_xlabel(f"Δ: change in instructions obeyed, per cent\n{scale}")
-    _limit_plane(grid, trained, control)
+    _limit_plane(picture.axes, trained, control)
     _explain_marks(grid[0], arms)
     seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
-    style.add_legend(picture, grid, 4, f"upper right is best; {seeds}")
+    style.add_legend(picture, picture.axes, 4, f"upper right is best; {seeds}")
     return picture
 
 
 def _draw_controls(axes: Axes, control: pd.Series) -> None:
     axes.axvline(0, **style.ZERO)
-    for name, line, label in (
-        ("untrained", ":", "untrained connector (step 0)"),
-        ("oracle", "--", "text oracle"),
-    ):
-        look: Any = {"color": PALETTE[name], "ls": line, "lw": 1.2, "label": label}
-        axes.axhline(control["learned", name], **look)
+    for name, line in (("untrained", ":"), ("oracle", "--")):
+        look: Any = {"color": PALETTE[name], "ls": line, "label": get_series(name).label}
+        axes.axhline(control["learned", name], lw=1.2, **look)
     bare: Any = {"color": PALETTE["label"], "ls": style.DOTTED, "lw": 1.4}
     label = "the bare label, whatever is asked"
     axes.axvline(control["forgotten", "bare label"], label=label, **bare)

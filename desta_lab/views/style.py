@@ -5,8 +5,8 @@ The same colour, line and marker mean the same thing in every figure, and tell t
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -46,13 +46,13 @@ MARKERS = "os^Dv*PX"
 DOTTED: Any = (0, (1, 1))
 CONDITIONS = ("audio", "untrained", "silence", "shuffled", "oracle")  # in the order of drawing
 ZERO: Any = {"color": "#B0B0B0", "lw": 0.8, "zorder": 0}  # the line at 0
+CHANCE: Any = {"color": "#707070", "lw": 1.2, "ls": DOTTED, "zorder": 0}  # a guess's accuracy
 SPEAKER_INTERVAL = "bars and bands: 95 % interval over speakers"
 
-_CHANCE: Any = {"color": "#707070", "lw": 1.2, "ls": DOTTED}
 _CENTRED: Any = {"ha": "center", "va": "center"}
-_STRIPE: Any = {"color": "#F3F3F3", "lw": 0}
 _MORE = sns.color_palette("mako_r", as_cmap=True)  # darker is more
 _NAME_CHARACTERS = 26  # of a longer name the middle is left out
+Plot = TypeVar("Plot", bound=Callable[..., Picture])
 
 
 class Series(NamedTuple):
@@ -92,6 +92,10 @@ def _null(label: str) -> Series:
     return Series(label, PALETTE["shuffled"], "-.", "^")
 
 
+def _flat(label: str) -> Series:
+    return Series(label, PALETTE["silence"], ":", "x")
+
+
 ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
     "probe": _measured("linear probe"),
     "random labels": _null("probe on random labels"),
@@ -100,10 +104,8 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
     "cosine, other clip's text": _null("cosine to another clip's text"),
     "own": _measured("own evidence"),
     "shuffled": _null("shuffled (another clip's)"),
-    "uniform": Series("uniform (a flat profile)", PALETTE["silence"], ":", "x"),
-    "cosine, a sentence that says nothing": Series(
-        "cosine of a sentence that says nothing", PALETTE["silence"], ":", "x"
-    ),
+    "uniform": _flat("uniform (a flat profile)"),
+    "cosine, a sentence that says nothing": _flat("cosine of a sentence that says nothing"),
     "tuned lens": Series("audio, tuned lens", PALETTE["audio"], (0, (5, 2)), "v"),
     "purity": _measured("the purest feature of an attribute"),
     "purity null": _null("what shuffled labels stay below"),
@@ -111,12 +113,12 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
     "listening heads": _measured("those that look at the audio most"),
     "random heads": _null("as many random heads"),
     "audio minus silence": _measured("audio minus silence"),
-    "another clip's": Series("another clip's audio minus silence", PALETTE["silence"], ":", "x"),
+    "another clip's": _flat("another clip's audio minus silence"),
     "random directions": _null("random directions of the same length"),
     "attribution": _measured("in the order of attribution"),
     "random": _null("in random order"),
     "audio": _measured("audio"),
-    "oracle": Series("text oracle", PALETTE["oracle"], "--", "*"),
+    "oracle": SERIES["oracle"],
     "untrained": Series("untrained connector", PALETTE["untrained"], DOTTED, "D"),
 }
 
@@ -131,28 +133,36 @@ def get_colour(name: str) -> str:
     return PALETTE.get(name, "#555555")
 
 
-def sort_series(names: pd.Series) -> list[str]:
-    """Each name once, in the order of `SERIES`, unknown ones last."""
-    return [name for name in (*SERIES, *sorted(set(names) - set(SERIES))) if name in set(names)]
-
-
 def marker_style(name: str) -> dict[str, Any]:
     """The point of a run or condition as arguments of `plot`, without a line."""
-    series = get_series(name)
-    size = {"ls": "none", "ms": 8 if name == "oracle" else 6}
-    return {"marker": series.marker, "color": series.colour, **size, **_white_edge(series)}
+    return _mark(get_series(name), 6) | {"ls": "none"}
 
 
-def _line_style(series: Series) -> dict[str, Any]:
-    size = {"ls": series.line, "ms": 8 if series.marker == "*" else 5}
-    return {"marker": series.marker, "color": series.colour, **size, **_white_edge(series)}
-
-
-def _white_edge(series: Series) -> dict[str, Any]:
-    return {} if series.marker == "x" else {"mec": "white", "mew": 0.5}
+def _mark(series: Series, size: int) -> dict[str, Any]:
+    """The line and marker of a series: a star is larger, and all but a cross have a white edge."""
+    edge = {} if series.marker == "x" else {"mec": "white", "mew": 0.5}
+    size = 8 if series.marker == "*" else size
+    return {"marker": series.marker, "color": series.colour, "ls": series.line, "ms": size, **edge}
 
 
 # ---- tables ----
+
+
+def draws(*columns: str) -> Callable[[Plot], Plot]:
+    """Let a function draw, in the style of all figures, these columns of its tables.
+
+    The tables are its first arguments; each has its columns in one string. An error names the ones
+    that are missing.
+    """
+
+    def decorate(plot: Plot) -> Plot:
+        @functools.wraps(plot)
+        def draw(*args: Any, **kwargs: Any) -> Picture:
+            return plot(*map(select_columns, args, columns), *args[len(columns) :], **kwargs)
+
+        return cast(Plot, styled(draw))
+
+    return decorate
 
 
 def select_columns(table: pd.DataFrame, columns: str) -> pd.DataFrame:
@@ -178,6 +188,12 @@ def select_measure(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 def unique_values(column: pd.Series) -> list[Any]:
     """Each value once, in the order of first appearance."""
     return list(dict.fromkeys(column.dropna()))
+
+
+def sort_values(column: pd.Series, known: Iterable[Any] = SERIES) -> list[Any]:
+    """Each value once, in the order in which they are known, unknown ones last."""
+    there, order = set(column), dict.fromkeys(known)
+    return [value for value in (*order, *sorted(there - set(order))) if value in there]
 
 
 def pick_evenly(items: Sequence[Any], most: int) -> list[Any]:
@@ -235,13 +251,18 @@ def annotate(axes: Axes, text: str) -> None:
 
 @styled
 def subplots(
-    rows: int = 1, columns: int = 1, headline: str = "", size: Size = (7.0, 3.2), **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    headline: str = "",
+    size: Size = (7.0, 3.2),
+    table: pd.DataFrame | None = None,
+    **options: Any,
 ) -> Any:
-    """An empty figure in the style of all figures, and its axes as `plt.subplots` gives them.
+    """A figure of a table in the style of all figures, and its axes as `plt.subplots` gives them.
 
     `size` is in inches; `options` go to `Figure.subplots`.
     """
-    picture = Picture(headline=headline, size=size)
+    picture = Picture(table, headline, size)
     return picture, picture.subplots(rows, columns, **options)
 
 
@@ -271,17 +292,18 @@ def facets(
     columns = count_columns(len(names))
     rows = math.ceil(len(names) / columns)
     inches = (max(6.5, 0.8 + size[0] * columns), 1.1 + size[1] * rows)
-    picture = Picture(table, headline, inches)
-    grid = picture.subplots(rows, columns, squeeze=False, sharex=share[0], sharey=share[1])
+    how: Any = {"squeeze": False, "sharex": share[0], "sharey": share[1]}
+    picture, grid = subplots(rows, columns, headline, inches, table, **how)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes in grid.flat[max(0, len(names) - columns) : len(names)]:  # the lowest of each column
         axes.set_xlabel(xlabel)
         axes.tick_params(labelbottom=True)
-    panels = list(zip(grid.flat, names, strict=False))
-    for axes, name in panels:
+    panels = []
+    for axes, name in zip(grid.flat, names, strict=False):
         axes.set_title(str(name), loc="left")
-    return picture, [(axes, picture.table[picture.table[by] == name]) for axes, name in panels]
+        panels.append((axes, picture.table[picture.table[by] == name]))
+    return picture, panels
 
 
 def add_legend(
@@ -292,12 +314,11 @@ def add_legend(
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
-    order = [series.label for series in SERIES.values()]
-    labels = sorted(found, key=lambda label: order.index(label) if label in order else len(order))
+    order = {series.label: place for place, series in enumerate(SERIES.values())}
+    labels = sorted(found, key=lambda label: order.get(label, len(order)))
     if labels or note:
-        look: Any = {"ncols": columns, "title": note, "title_fontsize": 9}
-        handles = [found[label] for label in labels]
-        picture.legend(handles, labels, loc="outside lower center", **look)
+        look: Any = {"loc": "outside lower center", "title": note, "title_fontsize": 9}
+        picture.legend([found[label] for label in labels], labels, ncols=columns, **look)
 
 
 def state_seeds(picture: Picture, seeds: Sequence[int]) -> None:
@@ -344,15 +365,15 @@ def name_rows(axes: Axes, names: Sequence[str], absent: Sequence[str] = ()) -> N
         axes.text(0.5, names.index(name), "not measured", color="#555555", **_CENTRED)
 
 
-def stripe_rows(axes: Axes, count: int, zorder: int = -1) -> None:
+def stripe_rows(axes: Axes, count: int) -> None:
     """A grey band behind every second row."""
     for place in range(1, count, 2):
-        axes.axhspan(place - 0.5, place + 0.5, zorder=zorder, **_STRIPE)
+        axes.axhspan(place - 0.5, place + 0.5, zorder=-1, color="#F3F3F3", lw=0)
 
 
 def draw_chance(line: Any, rows: pd.DataFrame, label: str = "chance (the commonest value)") -> None:
     """The accuracy of a guess as a dotted line; `line` is `axhline` or `axvline`."""
-    line(rows["chance"].mean(), zorder=0, label=label, **_CHANCE)
+    line(rows["chance"].mean(), label=label, **CHANCE)
 
 
 # ---- marks ----
@@ -360,7 +381,7 @@ def draw_chance(line: Any, rows: pd.DataFrame, label: str = "chance (the commone
 
 def draw_dots(axes: Axes, rows: pd.DataFrame, value: str, at: pd.Series, series: Series) -> None:
     """One series as dots with their intervals, at places down the y axis."""
-    look = _line_style(series) | {"ls": "none", "label": series.label, "elinewidth": 1.2}
+    look = _mark(series, 5) | {"ls": "none", "label": series.label, "elinewidth": 1.2}
     axes.errorbar(rows[value], at, xerr=error_bars(rows, value), **look)
 
 
@@ -373,7 +394,7 @@ def draw_line(axes: Axes, rows: pd.DataFrame, at: str, value: str, series: Serie
         bar: Any = {"ls": "none", "color": series.colour, "elinewidth": 1.2}
         axes.errorbar(rows[at], rows[value], yerr=error_bars(rows, value), **bar)
     axes.fill_between(rows[at], rows["low"], rows["high"], color=series.colour, alpha=0.18, lw=0)
-    look = _line_style(series) | {"markevery": max(1, len(rows) // 8)}
+    look = _mark(series, 5) | {"markevery": max(1, len(rows) // 8)}
     axes.plot(rows[at], rows[value], lw=1.6, label=series.label, **look)
 
 
@@ -401,19 +422,16 @@ def draw_heat_map(
     axes.set_yticks(range(len(wide)), [shorten(name) for name in wide.index])
     axes.set_xticks(range(wide.shape[1]), [shorten(name) for name in wide.columns])
     axes.spines[:].set_visible(False)
-    for cell, value in np.ndenumerate(values):
-        if math.isnan(value):
-            _hatch_cell(axes, cell, "xxx", "not measured")
-        elif faint is not None and faint[cell]:
-            _hatch_cell(axes, cell, "///", reason)
+    look: Any = {"fill": False, "edgecolor": "#8A8A8A", "lw": 0}
+    for (row, column), value in np.ndenumerate(values):
+        missing = math.isnan(value)
+        if missing or (faint is not None and faint[row, column]):
+            hatch, label = ("xxx", "not measured") if missing else ("///", reason)
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, hatch=hatch, label=label, **look))
     if texts is not None:
         _write_cells(axes, image, values, texts.to_numpy(), bold)
     return image
-
-
-def _hatch_cell(axes: Axes, cell: tuple[int, ...], hatch: str, label: str) -> None:
-    look: Any = {"fill": False, "edgecolor": "#8A8A8A", "lw": 0, "hatch": hatch, "label": label}
-    axes.add_patch(Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, **look))
 
 
 def _write_cells(

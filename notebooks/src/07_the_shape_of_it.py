@@ -114,7 +114,6 @@ draw_by_hand(heard[look.last])[:3].round(2)
 every = look.table("points")
 representation_figures.plot_maps(
     every,
-    every,
     COLOUR,
     f"Principal components of the audio embeddings, by {COLOUR}",
     purity=look.table("purity"),
@@ -125,7 +124,6 @@ representation_figures.plot_maps(
 
 # %%
 representation_figures.plot_maps(
-    every,
     every,
     COLOUR,
     f"The same clips through UMAP, by {COLOUR}",

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 
+from desta_lab.clips import Span
 from desta_lab.views import clip_figures, explanation_figures, representation_figures, style
 from desta_lab.views.saving import Picture, save_figure
 from desta_lab.views.style import ANALYSIS_SERIES, printable
@@ -108,8 +109,8 @@ def cka_table() -> pd.DataFrame:
     return table.assign(**ends, scaled=(table["cka"] + 1) / 2)
 
 
-def map_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    rng, points, trust = np.random.default_rng(1), [], []
+def map_table() -> pd.DataFrame:
+    rng, points = np.random.default_rng(1), []
     scene = np.array(["rain", "siren", "birds", "music"])[np.arange(96) % 4]
     for method in ("pca", "umap"):
         for seed in (0, 1):
@@ -118,16 +119,9 @@ def map_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
                 frame = pd.DataFrame({"clip": [f"c{i}" for i in range(96)], "scene": scene})
                 frame["gender"] = np.where(np.arange(96) % 2, "female", "male")
                 x, y = rng.normal(away, 1.5), rng.normal(0, 2, 96)
+                frame = frame.assign(trustworthiness=0.8 + step / 1000, explained=math.nan)
                 points.append(frame.assign(step=step, method=method, seed=seed, x=x, y=y))
-                trust.append(
-                    {
-                        "step": step,
-                        "method": method,
-                        "seed": seed,
-                        "trustworthiness": 0.8 + step / 1000,
-                    }
-                )
-    return pd.concat(points), pd.DataFrame(trust)
+    return pd.concat(points)
 
 
 def gap_table() -> pd.DataFrame:
@@ -318,7 +312,11 @@ def sound() -> tuple:
         "integrated gradients": np.sin(4 * time) * np.exp(-((time - 2) ** 2)),
         "Shapley values": rng.random(15),
     }
-    spans = [("speech", 0.3, 2.6), ("scene:a siren", 0.1, 2.9), ("word:Glasgow", 1.2, 2.0)]
+    spans = [
+        Span("speech", 0.3, 2.6),
+        Span("scene:a siren", 0.1, 2.9),
+        Span("word:Glasgow", 1.2, 2.0),
+    ]
     return rng.normal(0, 1, (80, 300)), 3.0, profiles, spans
 
 
@@ -338,7 +336,7 @@ DRAWN = {
         cka_table(), "Neighbouring sites lay out the clips alike."
     ),
     "maps": lambda: representation_figures.plot_maps(
-        *map_tables(), colour="scene", headline="The scenes part along training."
+        map_table(), colour="scene", headline="The scenes part along training."
     ),
     "modality_gap": lambda: representation_figures.plot_modality_gap(
         gap_table(), "Hearing comes near reading, and stays apart."
@@ -384,10 +382,7 @@ TABLES = {  # the drawings of one long table, for what all of them must survive
     "selectivity": (representation_figures.plot_selectivity, probe_table),
     "learning_curves": (representation_figures.plot_learning_curves, curve_table),
     "similarity": (representation_figures.plot_similarity, cka_table),
-    "maps": (
-        lambda table, **how: representation_figures.plot_maps(table, map_tables()[1], **how),
-        lambda: map_tables()[0],
-    ),
+    "maps": (representation_figures.plot_maps, map_table),
     "modality_gap": (representation_figures.plot_modality_gap, gap_table),
     "nearest_words": (representation_figures.plot_nearest_words, word_table),
     "answer_attention": (explanation_figures.plot_answer_attention, head_table),
@@ -674,10 +669,9 @@ def test_maps_show_at_most_six_steps_and_what_they_keep():
     assert len(shown(figure)) == 6
     assert all(axes.get_aspect() == 1 for axes in figure.axes)
     assert "trustworthiness 0.97" in figure.axes[5].get_title(loc="left")
-    points, trust = map_tables()
-    assert "trustworthiness not measured" in texts(
-        representation_figures.plot_maps(points, trust[trust["step"] > 0])
-    )
+    points = map_table()
+    points.loc[points["step"] == 0, "trustworthiness"] = math.nan
+    assert "trustworthiness not measured" in texts(representation_figures.plot_maps(points))
 
 
 def test_the_two_halves_of_a_similarity_are_explained_where_nothing_is_hatched():
@@ -686,11 +680,10 @@ def test_the_two_halves_of_a_similarity_are_explained_where_nothing_is_hatched()
 
 
 def test_a_map_says_how_alike_neighbours_are_beside_random_labels():
-    points, trust = map_tables()
+    points = map_table().assign(explained=0.314)
     rows = [{"step": step, "method": "pca", "seed": 0, "attribute": "scene"} for step in STEPS]
     purity = pd.DataFrame(rows).assign(purity=0.62, null_low=0.21, null_high=0.29)
-    trust = trust.assign(explained=0.314)
-    drawn_map = representation_figures.plot_maps(points, trust, "scene", purity=purity)
+    drawn_map = representation_figures.plot_maps(points, "scene", purity=purity)
     assert "variance 31%" in texts(drawn_map)
     assert "neighbours alike 0.62 (random 0.21 to 0.29)" in texts(drawn_map)
 

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from desta_lab.clips import Span
 from desta_lab.evaluation.tasks import RUNGS, task_ladder
 from desta_lab.views import claim_figures, clip_figures, study_figures
-from desta_lab.views.saving import Picture, save_figure
+from desta_lab.views.saving import save_figure
 from desta_lab.views.style import PALETTE, SERIES
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 
@@ -107,13 +108,14 @@ def mel(frames: int = 300, seed: int = 0) -> np.ndarray:
     return np.log10(0.02 + voice + 0.1 * rng.random((80, frames)))
 
 
-SPANS = [("speech", 0.3, 2.6), ("scene:a siren", 0.1, 2.9)]
-WORDS = [
-    ("the", 0.3, 0.45),
-    ("train", 0.45, 1.0),
-    ("to", 1.05, 1.15),
-    ("Glasgow", 1.2, 2.0),
-    ("left", 2.1, 2.6),
+SPANS = [
+    Span("speech", 0.3, 2.6),
+    Span("scene:a siren", 0.1, 2.9),
+    Span("word:the", 0.3, 0.45),
+    Span("word:train", 0.45, 1.0),
+    Span("word:to", 1.05, 1.15),
+    Span("word:Glasgow", 1.2, 2.0),
+    Span("word:left", 2.1, 2.6),
 ]
 
 
@@ -156,7 +158,10 @@ def sheet_rows() -> list[dict]:
             "seconds": 3.0 - 0.1 * i,
             "attributes": {name: ATTRIBUTES[name][i % len(ATTRIBUTES[name])] for name in DESCRIBED},
             "transcript": "The train to Glasgow left before the rain began to fall on us",
-            "spans": [("speech", 0.3, 1.7), (f"scene:{ATTRIBUTES['scene'][i % 4]}", 0.1, 1.8)],
+            "spans": [
+                Span("speech", 0.3, 1.7),
+                Span(f"scene:{ATTRIBUTES['scene'][i % 4]}", 0.1, 1.8),
+            ],
         }
         for i in range(12)
     ]
@@ -209,7 +214,7 @@ DRAWN = {
     ),
     "layer_mixture_64": lambda: claim_figures.plot_layer_mixture(mixture(64), (7, 15, 23, 31)),
     "query_to_time": lambda: clip_figures.plot_query_attention(
-        attention(), mel(), SPANS, 3.0, WORDS, "Each query has its moment."
+        attention(), mel(), SPANS, 3.0, "Each query has its moment."
     ),
     "token_evidence": lambda: claim_figures.plot_token_evidence(
         *tokens(), headline="Few words carry the audio."
@@ -375,13 +380,6 @@ def test_a_foreign_figure_is_saved_with_its_table(tmp_path: Path):
     assert png.with_suffix(".csv").read_text() == "x\n1\n2\n"
 
 
-def test_spans_may_be_the_spans_of_a_clip():
-    class Span:
-        name, start, end = "speech", 0.3, 2.6
-
-    assert isinstance(clip_figures.plot_query_attention(attention(), mel(), [Span()], 3.0), Picture)
-
-
 SIGNS = r" a$\frac{b$_^"
 LABELLED = {
     "benchmark": lambda: study_figures.plot_benchmark(
@@ -398,10 +396,13 @@ LABELLED = {
         coverage_table().assign(attribute=lambda rows: rows["attribute"] + SIGNS)
     ),
     "spectrogram_sheet": lambda: clip_figures.plot_spectrograms(
-        [row | {"transcript": SIGNS, "spans": [(f"scene:{SIGNS}", 0.1, 1)]} for row in sheet_rows()]
+        [
+            row | {"transcript": SIGNS, "spans": [Span(f"scene:{SIGNS}", 0.1, 1.0)]}
+            for row in sheet_rows()
+        ]
     ),
     "profiles": lambda: clip_figures.plot_time_profiles(
-        mel(), 3.0, {SIGNS: np.ones(9)}, [(f"word:{SIGNS}", 0.1, 1)]
+        mel(), 3.0, {SIGNS: np.ones(9)}, [Span(f"word:{SIGNS}", 0.1, 1.0)]
     ),
 }
 
@@ -440,21 +441,22 @@ def test_one_step_alone_can_be_drawn():
 def test_a_figure_is_saved_as_pdf_too_where_that_is_asked_for(tmp_path, monkeypatch):
     png = save_figure(drawn("layer_mixture"), tmp_path, "plain")
     assert not png.with_suffix(".pdf").exists()
-    save_figure(drawn("layer_mixture"), tmp_path, "asked", also=["pdf"])
     monkeypatch.setenv("DESTA_LAB_ALSO", "pdf")
-    save_figure(drawn("layer_mixture"), tmp_path, "told")
-    first, second = (tmp_path / f"{name}.pdf" for name in ("asked", "told"))
+    for name in ("one", "two"):
+        save_figure(drawn("layer_mixture"), tmp_path, name)
+    first, second = (tmp_path / f"{name}.pdf" for name in ("one", "two"))
     assert first.read_bytes().startswith(b"%PDF") and first.read_bytes() == second.read_bytes()
 
 
 def test_a_table_is_saved_as_parquet_too_where_pyarrow_is(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
-        save_figure(drawn("layer_mixture"), tmp_path, "asked", also=["parquet"])
+    monkeypatch.setenv("DESTA_LAB_ALSO", "parquet")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ImportError, match="pip install pyarrow"):
+            save_figure(drawn("layer_mixture"), tmp_path, "asked")
     assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
     pytest.importorskip("pyarrow")
     table = pd.DataFrame({"mixed": [1, "a"], "x": [0.5, float("nan")]})
-    save_figure(drawn("layer_mixture"), tmp_path, "asked", table, also=["parquet"])
+    save_figure(drawn("layer_mixture"), tmp_path, "asked", table)
     kept = pd.read_parquet(tmp_path / "asked.parquet")
     assert kept["mixed"].tolist() == ["1", "a"] and kept["x"].isna().tolist() == [False, True]

@@ -23,6 +23,7 @@ from desta_lab.views import panel_base, panels, replies
 from desta_lab.views.panel_base import encode_wav
 from desta_lab.views.panel_figures import CONDITIONS
 from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.describe import describe
 from tests import tiny
 
 STEPS = (0, 1, 4)
@@ -41,6 +42,8 @@ def stand_in(folder: Path) -> SimpleNamespace:
         corpus=words,
         llm=llm,
         tasks=task_ladder(),
+        describe=describe,
+        preset=SimpleNamespace(transcript=False),
         clips=lambda split: some,
         run_folder=lambda kind: folder / kind,
     )
@@ -138,7 +141,7 @@ def test_a_question_of_ones_own_has_answers_and_no_bars(ask):
 
 
 def test_a_run_with_transcripts_is_asked_with_those_of_the_clip_or_of_whisper(job, monkeypatch):
-    heard = SimpleNamespace(**vars(job), preset=SimpleNamespace(transcript=True))
+    heard = SimpleNamespace(**{**vars(job), "preset": SimpleNamespace(transcript=True)})
     clip = job.corpus.clips[0]
     wave = replies.read_wave(job, clip)
     assert replies.find_words(job, wave, clip) is None
@@ -236,7 +239,7 @@ def test_the_slider_moves_map_rungs_and_answer_and_remembers(job, monkeypatch):
         assert is_png(seen[step]) and f">{step}</td>" in panel.words.value
     assert len(set(seen.values())) == len(STEPS)
     monkeypatch.setattr(
-        panels, "answer_audio", lambda *_: pytest.fail("a remembered answer was asked for again")
+        replies, "answer_audio", lambda *_: pytest.fail("a remembered answer was asked for again")
     )
     panel.step.value = 0
     assert panel.note.value == "" and panel.picture.value == seen[0]
