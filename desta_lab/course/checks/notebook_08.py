@@ -120,6 +120,15 @@ def _each(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
     return lambda weights: {name: change(tensor) for name, tensor in weights.items()}
 
 
+def _in_one_order(weights: Weights) -> Weights:
+    order = torch.randperm(max(tensor.numel() for tensor in weights.values()))
+    return {
+        name: tensor.flatten()[order[order < tensor.numel()]].view_as(tensor)
+        for name, tensor in weights.items()
+    }
+
+
+@catches("one order for all tensors", _in_one_order)
 @catches("new numbers, not the old ones in another order", _each(torch.randn_like))
 @catches("only whole rows change places", _each(lambda rows: rows.flip(0)))
 @catches("nothing was moved", _each(torch.clone))
@@ -127,7 +136,8 @@ def _each(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
 @catches("the shape is lost", _each(_dealt))
 def scrambled(answer: Callable[[Weights], Weights]) -> None:
     """Weights with every tensor's numbers in random order."""
-    weights = {"proj": torch.arange(60.0).view(6, 10), "bias": torch.arange(40.0)}
+    weights = {"proj": torch.arange(60.0).view(6, 10)}
+    weights |= {name: torch.arange(40.0) for name in ("bias", "scale")}
     own = {name: tensor.clone() for name, tensor in weights.items()}
     got = answer(weights)
     if any(not torch.equal(weights[name], own[name]) for name in own):
@@ -143,6 +153,10 @@ def scrambled(answer: Callable[[Weights], Weights]) -> None:
             raise Wrong(f"{name} is what it was: nothing was moved.")
     if torch.equal(got["proj"].sort(dim=1).values.sort(dim=0).values, own["proj"]):
         raise Wrong("Rows of proj are whole: only whole rows change places. Deal every number.")
+    if torch.equal(got["proj"].sort(dim=0).values, own["proj"]):
+        raise Wrong("Numbers of proj stay in their columns. Deal all numbers of a tensor at once.")
+    if torch.equal(got["bias"], got["scale"]):
+        raise Wrong("bias and scale are dealt alike: one order for all tensors. Draw one for each.")
 
 
 def _gradients(

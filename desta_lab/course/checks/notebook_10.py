@@ -59,6 +59,11 @@ def _own_hash(fields: Fields) -> dict[str, Run]:
     return {str(hash(tuple(sorted(run.items())))): run for run in _runs(fields)}
 
 
+def _glued(run: Run) -> str:
+    return "".join(f"{name}{run[name]}" for name in sorted(run))
+
+
+@catches("joined without a sign between them", lambda fields: _named(_runs(fields), _glued))
 @catches("names of the fields are left out", lambda fields: _named(_runs(fields), _by_values))
 @catches("own hash of a text is another one tomorrow", _own_hash)
 @catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
@@ -90,6 +95,11 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
         raise Wrong("Fields in another order give another key: the order of keys matters.")
     if len(answer({"pool": [1, 2], "depth": [1, 2]})) != 4:
         raise Wrong("Runs with exchanged values share a key: the names of the fields are left out.")
+    alone = [*answer({"pool": [12]}), *answer({"depth": [12]}), *answer({"pool1": [2]})]
+    if alone[0] == alone[1]:
+        raise Wrong("Pool 12 and depth 12 share a key: the names of the fields are left out.")
+    if alone[0] == alone[2] or len(answer({"pool": [1, 11], "depth": [1, 11]})) < 4:
+        raise Wrong("Pool 12 is named like pool1 2: joined without a sign between them.")
     texts = {"target": [_Text("self"), _Text("label")]}
     if set(answer(texts)) != set(answer({"target": [_Text("self"), _Text("label")]})):
         raise Wrong("Python's own hash of a text is another one tomorrow; take hashlib's.")
