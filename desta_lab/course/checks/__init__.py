@@ -9,7 +9,7 @@ import copy
 import dis
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from html import escape
@@ -87,39 +87,54 @@ def as_tensors(answer: Callable[..., Any]) -> Callable[..., Tensor]:
 
 
 def expect(
-    check: Callable[[Any], None], got: Any, right: Any, given: Sequence[Any], otherwise: str = ""
+    check: Callable[[Any], None],
+    answer: Callable[..., Any],
+    right: Callable[..., Any],
+    fault: str,
+    *cases: tuple[Any, ...],
+    axes: str = "",
 ) -> None:
-    """Refuse a result that is not right, in the words of the wrong answer that gives it too.
+    """Refuse an answer that does not give what is right, in words of the wrong answer that it is.
 
     Args:
         check: its wrong answers are tried.
-        given: what the answer was called with.
-        otherwise: what to say where none of them gives it; by default it is not refused.
+        right: a right answer.
+        fault: what to say where no wrong answer gives the same, with {right} and {got} and, as {0},
+            what was given first; if it is empty, nothing is refused then.
+        cases: what the answers are given.
+        axes: names of the axes of the result, if its shape is to be told.
     """
-    if same(got, right):
-        return
-    for mistake, wrong in _CHECKS[check.__name__].wrong.items():
-        if same(got, wrong(*copy.deepcopy(given))):
-            raise Wrong(mistake)
-    if otherwise:
-        raise Wrong(otherwise)
+    for given in cases:
+        got, wanted = answer(*given), right(*given)
+        if axes:
+            expect_shape(got, np.shape(wanted), axes)
+        if same(got, wanted):
+            continue
+        for mistake, wrong in _CHECKS[check.__name__].wrong.items():
+            if same(got, wrong(*copy.deepcopy(given))):
+                raise Wrong(mistake)
+        if fault:
+            raise Wrong(fault.format(*given, right=_shorten(wanted), got=_shorten(got)))
 
 
-def refuse(got: Any, mistaken: Mapping[str, Any], tolerance: float = 1e-4) -> None:
-    """Refuse a result that equals one of some mistaken values: sentence → value."""
-    for sentence, value in mistaken.items():
-        if same(got, value, tolerance):
-            raise Wrong(sentence)
+def _shorten(result: Any) -> Any:
+    try:
+        return np.round(_numbers(result), 4).tolist()
+    except (TypeError, ValueError):
+        return result
 
 
 def same(got: Any, value: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two results have the same shape and nearly the same numbers."""
+    """Whether two results have the same shape and nearly the same numbers, or the same integers."""
     a, b = _numbers(got), _numbers(value)
-    return a.shape == b.shape and np.allclose(a, b, tolerance, tolerance, equal_nan=True)
+    kinds = {a.dtype.kind, b.dtype.kind}
+    if a.shape != b.shape or not kinds <= set("biuf"):
+        return False
+    return np.allclose(a, b, *[tolerance * ("f" in kinds)] * 2, equal_nan=True)
 
 
 def _numbers(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Checks of notebook 00: seconds, samples, frames, and a score that chance cannot buy."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,12 +21,8 @@ def start_of_frame(frame: int) -> float:
 @catches("These are samples, of which there are 16000 a second.", lambda frame: frame / 16000)
 def seconds_of_frame(answer: Callable[[int], float]) -> None:
     """The start of an encoder frame in seconds."""
-    for frame, start in ((100, 2.0), (0, 0.0), (25, 0.5), (99, 1.98)):
-        got = answer(frame)
-        fault = f"Frame {frame} starts at {start:g} s, not at {got:g}"
-        expect(
-            seconds_of_frame, got, start, (frame,), f"{fault}: round to no whole seconds or tenths."
-        )
+    fault = "Frame {0} starts at {right} s, not at {got}: round to no whole seconds or tenths."
+    expect(seconds_of_frame, answer, start_of_frame, fault, (100,), (0,), (25,), (99,))
 
 
 def _in_place(wave: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -54,16 +51,11 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
 def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
     """A clip with the seconds from start to end set to zero, and nothing else."""
     wave = np.full(3 * RATE, 0.5, dtype=np.float32)
-    for start, end in ((1.0, 2.0), (0.5, 1.25)):
-        given = (wave, start, end)
-        fault = f"From {start} s to {end} s samples should be zero, and the others as they were"
-        expect(
-            silenced,
-            answer(*given),
-            silence_span(*given),
-            given,
-            f"{fault}: a time may be no whole seconds.",
-        )
+    fault = (
+        "From {1} s to {2} s samples should be zero, and the others as they were: a time may be "
+    )
+    fault += "no whole seconds."
+    expect(silenced, answer, silence_span, fault, (wave, 1.0, 2.0), (wave, 0.5, 1.25))
 
 
 def correct_for_chance(accuracy: float, options: int) -> float:
@@ -79,19 +71,10 @@ def correct_for_chance(accuracy: float, options: int) -> float:
 @catches("A guesser scores 1, not 0: divided by chance.", lambda right, n: right * n)
 def above_chance(answer: Callable[[float, int], float]) -> None:
     """Accuracy on a scale where 0 is guessing and 1 is perfect."""
-    options = (3, 2, 4)
-    cases = {
-        "Guessing should score 0 and all right 1, however many options there are.": [
-            (right, n) for n in options for right in (1 / n, 1.0)
-        ],
-        "Half way from guessing to all right should score 0.5: your scale is not straight.": [
-            ((1 + 1 / n) / 2, n) for n in options
-        ],
-        "Who answers worse than guessing should score below 0, on the same scale.": [
-            (0.25, 2),
-            (0.0, 3),
-        ],
-    }
-    for sentence, points in cases.items():
-        for given in points:
-            expect(above_chance, answer(*given), correct_for_chance(*given), given, sentence)
+    options, compare = (3, 2, 4), partial(expect, above_chance, answer, correct_for_chance)
+    fault = "Guessing should score 0 and all right 1, however many options there are."
+    compare(fault, *((right, n) for n in options for right in (1 / n, 1.0)))
+    fault = "Half way from guessing to all right you give {got}, not 0.5: not straight."
+    compare(fault, *(((1 + 1 / n) / 2, n) for n in options))
+    fault = "Who answers worse than guessing should score below 0, on the same scale."
+    compare(fault, (0.25, 2), (0.0, 3))

@@ -158,8 +158,8 @@ def at_scale(answer: Callable[[Tensor, float], Tensor]) -> None:
     """The same vectors, multiplied by one number, of a given root mean square."""
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(7, 12, generator=draw) * torch.arange(1.0, 8)[:, None]
-    got, given = as_tensors(answer)(vectors, 0.25), (vectors, 0.25)
-    expect(at_scale, got, scale_to(*given), given)
+    expect(at_scale, answer, scale_to, "", (vectors, 0.25))
+    got = as_tensors(answer)(vectors, 0.25)
     factors = got / vectors
     if not torch.allclose(factors, factors[0, 0].expand_as(factors), rtol=1e-3):
         raise Wrong("The vectors point elsewhere now; multiply by one number, and do nothing else.")

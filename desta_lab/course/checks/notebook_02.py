@@ -1,6 +1,7 @@
 """Checks of notebook 02: attention, the mixture of layers, counting, splicing, shuffled time."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,14 +41,12 @@ def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Every query's weighted average of the values, by how well it fits the keys."""
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 16, generator=draw, dtype=torch.float64) for n in (5, 7, 7))
-    got = answer(q, k, v)
-    expect_shape(got, q.shape, "(…, query, width)")
-    expect(cross_attention, got, _attend(q, k, v), (q, k, v))
+    expect(cross_attention, answer, _attend, "", (q, k, v), axes="(…, query, width)")
     alike = answer(q[0], torch.zeros_like(k[0]), v[0])  # a query that fits all keys alike
     if not same(alike, v[0].mean(-2, keepdim=True).expand_as(alike)):
         raise Wrong("A query that fits all keys alike should give the plain mean of the values.")
-    if not same(got, _attend(q, k, v)):
-        raise Wrong("Weigh by the softmax of the inner products over the root of the width.")
+    fault = "Weigh by the softmax of the inner products over the root of the width."
+    expect(cross_attention, answer, _attend, fault, (q, k, v))
 
 
 def _mix(read: Tensor, shares: Tensor) -> Tensor:
@@ -83,9 +82,8 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     read = torch.randn(4, 2, 3, 8, generator=draw, dtype=torch.float64)
     logits = torch.randn(3, 4, generator=draw, dtype=torch.float64)
-    got, right = answer(read, logits), mix_layers(read, logits)
-    expect_shape(got, read.shape[1:], "(clip, query, width)")
-    expect(layer_mixture, got, right, (read, logits))
+    compare = partial(expect, layer_mixture, answer, mix_layers)
+    compare("", (read, logits), axes="(clip, query, width)")
     # Layer l holds 1 in column l alone, so the shares come back.
     layers = torch.eye(4, dtype=torch.float64)[:, None, None].expand(-1, 2, 3, -1)
     shares = answer(layers, logits)[0]
@@ -98,8 +96,7 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     if not same(sharpness, torch.ones(9), 1e-3) and same(sharpness, sharpness[0].expand(9), 1e-2):
         how = "sharp" if sharpness[0] > 1 else "flat"
         raise Wrong(f"The shares are too {how}: take the softmax of the logits as they are.")
-    if not same(got, right):
-        raise Wrong("A query's shares should be the softmax of its logits, and weigh its layers.")
+    compare("Shares are the softmax of a query's logits, and weigh its layers.", (read, logits))
 
 
 def _build_block(width: int, ffn: int) -> Block:
@@ -118,16 +115,9 @@ def count_block(width: int, ffn: int) -> int:
 @catches("only one attention is counted", lambda d, n: 4 * (d * d + d) + 2 * d * n + n + 7 * d)
 def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
-    for width, ffn in ((8, 16), (12, 20)):
-        got, right = answer(width, ffn), count_block(width, ffn)
-        expect(
-            block_parameters,
-            got,
-            right,
-            (width, ffn),
-            f"Width {width}, ffn {ffn} has {right:,} parameters, not {got:,}: "
-            "count linear layers, biases and LayerNorms one by one.",
-        )
+    fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count linear layers, biases and "
+    fault += "LayerNorms one by one."
+    expect(block_parameters, answer, count_block, fault, (8, 16), (12, 20))
 
 
 def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
@@ -161,10 +151,8 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     audio = torch.arange(24.0).reshape(2, 3, 4) + 100  # no text has such numbers
     slots = torch.zeros(2, 9, dtype=torch.bool)
     slots[0, 2:5] = slots[1, 4:7] = True  # rows are padded on the left: slots stand elsewhere
-    got, given = as_tensors(answer)(text, slots, audio), (text, slots, audio)
-    expect_shape(got, text.shape, "(clip, token, width)")
     fault = "Slots should hold the audio embeddings, vector by vector, and other tokens their own."
-    expect(splice, got, fill_slots(*given), given, fault)
+    expect(splice, answer, fill_slots, fault, (text, slots, audio), axes="(clip, token, width)")
 
 
 def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:

@@ -1,13 +1,13 @@
 """Checks of notebook 05: scores without the prior, intervals over people, the step, the jump."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, expect, expect_shape, same
+from desta_lab.course.checks import Wrong, catches, expect, same
 from desta_lab.evaluation.scoring import balanced_mean
 from desta_lab.evaluation.verdict import crossing_steps
 from desta_lab.experiments import emergence_claims
@@ -65,9 +65,8 @@ def calibrated(answer: Scores) -> None:
         [[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5], [0, -5, -5], [-2, -2, -7]]
     )
     given = (scores, held_out, torch.tensor([0, 0, 0, 0, 1, 2]))
+    expect(calibrated, answer, take_out_prior, "", given, axes="(clip, option)")
     got, right = torch.as_tensor(answer(*given)).float(), take_out_prior(*given)
-    expect_shape(got, scores.shape, "(clip, option)")
-    expect(calibrated, got, right, given)
     if not same(got - got[:, :1], right - right[:, :1]):  # a constant per clip may be added
         raise Wrong(
             "A clip that scores as held-out clips do should have no favourite option left; take "
@@ -211,31 +210,20 @@ def crossing(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], float
     """The first step from which on a curve stays above a threshold and its control."""
     steps, few = np.array([0, 1, 2, 4, 8, 16]), np.array([0, 1, 2, 4])
     score, tied = np.array([0.1, 0.6, 0.2, 0.7, 0.8, 0.9]), np.array([0.0, 0.5, 0.75, 0.75])
-    for step, sentence, *given in (
-        (4, f"{score} at {steps} stays above 0.5 from 4 on.", steps, score, 0 * score, 0.5),
-        (
-            8,
-            "With a control above the curve at step 4 alone, it has risen from step 8 on.",
-            *(steps, score, np.array([0.0, 0.0, 0.0, 0.75, 0.1, 0.0]), 0.5),
-        ),
-        (np.nan, "No score reaches 0.95, so there is no step: nan.", steps, score, 0 * score, 0.95),
-        (
-            1,
-            "A score exactly at the threshold is at least the threshold: it counts.",
-            *(few, tied, 0 * tied, 0.5),
-        ),
-        (
-            1,
-            "Compare the score with the control and the threshold, not their difference.",
-            *(few, tied, np.array([0.0, 0.25, 0.5, 0.5]), 0.5),
-        ),
-        (
-            4,
-            "At step 2 the control is as high as the score, which is not above it then.",
-            *(few, tied, np.array([0.0, 0.75, 0.75, 0.5]), 0.5),
-        ),
-    ):
-        expect(crossing, float(answer(*given)), step, given, sentence)
+    compare = partial(expect, crossing, answer, crossing_above)
+    fault = (
+        "[.1 .6 .2 .7 .8 .9] at steps 0, 1, 2, 4, 8, 16 stays above 0.5 from 4 on; you say {got}."
+    )
+    compare(fault, (steps, score, 0 * score, 0.5))
+    fault = "With a control above the curve at step 4 alone, it has risen from step 8 on."
+    compare(fault, (steps, score, np.array([0.0, 0.0, 0.0, 0.75, 0.1, 0.0]), 0.5))
+    compare("No score reaches 0.95, so there is no step: nan.", (steps, score, 0 * score, 0.95))
+    fault = "A score exactly at the threshold is at least the threshold: it counts."
+    compare(fault, (few, tied, 0 * tied, 0.5))
+    fault = "Compare the score with the control and the threshold, not their difference."
+    compare(fault, (few, tied, np.array([0.0, 0.25, 0.5, 0.5]), 0.5))
+    fault = "At step 2 the control is as high as the score, which is not above it then."
+    compare(fault, (few, tied, np.array([0.0, 0.75, 0.75, 0.5]), 0.5))
 
 
 Shares = Callable[[np.ndarray], np.ndarray]
@@ -278,10 +266,8 @@ def _risen(curves: np.ndarray) -> np.ndarray:
 def jump_share(answer: Shares) -> None:
     """The largest rise between two neighbouring checkpoints, as a share of the whole rise."""
     curves = np.array([[1.0, 2, 4, 5], [3, 2.5, 7, 5], [2, 6, 0.5, 4]])
-    got = np.asarray(answer(curves), dtype=float)
-    expect_shape(got, (3,), "(curve)")
-    fault = f"[1, 2, 4, 5] rises by 4, and by 2 at most: 0.5; you say {got[0]:.3g}."
-    expect(jump_share, got, [0.5, 2.25, 2.0], (curves,), fault)
+    fault = "The shares are {right}, not {got}: [1, 2, 4, 5] rises by 4, and by 2 at most."
+    expect(jump_share, answer, emergence_claims.jump_share, fault, (curves,), axes="(curve)")
 
 
 def rise_steadily(seen: np.ndarray, drawn: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -322,8 +308,6 @@ def steady_rise(answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarra
     """A steady rise with the ends of a measured curve and the noise of every draw."""
     steps, seen = np.array([0, 1, 4, 8]), np.array([1.0, 4, 5, 8])
     noise = np.array([[0.5, -0.25, 0, 1], [-1, 0.75, 0.5, -0.5], [0.25, 0, -0.75, 0.5]])
-    given, line = (seen, seen + noise, steps), _even_in(steps, seen)
-    got = np.asarray(answer(*given), dtype=float)
-    expect_shape(got, noise.shape, "(draw, checkpoint)")
-    fault = f"Without noise the line is {line} at steps {steps}; the first draw adds {noise[0]}"
-    expect(steady_rise, got, line + noise, given, f"{fault}. Yours is {got[0].round(2)}.")
+    fault = "Every draw is the line with its own noise: {right}. Yours are {got}."
+    given = (seen, seen + noise, steps)
+    expect(steady_rise, answer, rise_steadily, fault, given, axes="(draw, checkpoint)")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from desta_lab.analysis import interventions, probes
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect, expect_shape, same
 from desta_lab.course.checks.notebook_01 import Folds, fold_by_speaker, judge_folds
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -147,37 +147,30 @@ def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
     return x - _along(x - center, direction) / direction.norm() ** 2
 
 
-def _onto(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
-    return center + _along(x - center, direction) / direction.norm() ** 2
-
-
-def _without_mean(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
-    return x - _along(x, direction) / direction.norm() ** 2
-
-
 @catches(
-    "the direction is not of unit length", lambda x, along, center: x - _along(x - center, along)
+    "Something is left: the direction is not of unit length.",
+    lambda x, direction, center: x - _along(x - center, direction),
 )
-@catches("projects onto, instead of out", _onto)
-@catches("removes the mean too", _without_mean)
-@catches("one step for all clips", lambda x, direction, center: x - direction)
+@catches(
+    "What lies across the direction is gone: projects onto, instead of out.",
+    lambda x, *given: x - erase_along(x, *given) + given[1],
+)
+@catches(
+    "Clips stand at 0 along it, not at the center: removes the mean too.",
+    lambda x, direction, center: erase_along(x, direction, 0 * center),
+)
+@catches(
+    "All clips move alike: one step for all clips erases nothing.",
+    lambda x, direction, center: x - direction,
+)
 def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Clips without what they have along a direction, measured from a center."""
     draw = torch.Generator().manual_seed(0)
     x, direction, center = (torch.randn(*shape, generator=draw) for shape in ((6, 5), (5,), (5,)))
     unit = direction / direction.norm()
-    direction, center = 3 * unit, center + 6 * unit
-    got = torch.as_tensor(answer(x.clone(), direction.clone(), center.clone()))
-    expect_shape(got, x.shape, "(clip, feature)")
-    if not same(got - _along(got, unit), x - _along(x, unit)):
-        raise Wrong("What lies across the direction changed: projects onto, instead of out.")
-    if same((got - center) @ unit, torch.zeros(6)):
-        return
-    if same(got @ unit, torch.zeros(6)):
-        raise Wrong("They stand at 0 along it, not at the center: removes the mean too.")
-    if same(got - x, (got - x)[:1].expand(6, -1)):
-        raise Wrong("All clips move alike: one step for all clips erases nothing.")
-    raise Wrong("Something is left: the direction is not of unit length, or the sign is wrong.")
+    given = (x, 3 * unit, center + 6 * unit)
+    fault = "Every clip should stand where the center does along the direction, else where it was."
+    expect(erase, answer, erase_along, fault, given, axes="(clip, feature)")
 
 
 Read = Callable[[np.ndarray, list[str], Sequence[str]], float]
@@ -268,35 +261,38 @@ def _run(llm: Any, clip: Any, task: Any, **how: Any) -> Tensor:
     return logits
 
 
-def _unbegun(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
-    return patch_flow(llm, a, b, SimpleNamespace(question=task.question, stem=""), site)
-
-
-@catches("nothing was patched", lambda llm, a, b, task, site: _run(llm, b, task))
-@catches("only clip a was run", lambda llm, a, b, task, site: _run(llm, a, task))
-@catches("the clips are exchanged", lambda llm, a, b, task, s: patch_flow(llm, b, a, task, s))
-@catches("another site", lambda llm, a, b, task, s: patch_flow(llm, a, b, task, "backbone.1"))
-@catches("what flowed, not the logits", lambda llm, a, b, t, s: llm.run([a], t.question)[s])
-@catches("the stem is left out", _unbegun)
+@catches(
+    "These are clip b's own logits: nothing was patched.",
+    lambda llm, a, b, task, site: _run(llm, b, task),
+)
+@catches(
+    "These are clip a's own logits: only clip a was run.",
+    lambda llm, a, b, task, site: _run(llm, a, task),
+)
+@catches(
+    "Clip b's flow went into clip a: the clips are exchanged.",
+    lambda llm, a, b, task, site: patch_flow(llm, b, a, task, site),
+)
+@catches(
+    "Another site was patched.",
+    lambda llm, a, b, task, site: patch_flow(llm, a, b, task, "backbone.1"),
+)
+@catches(
+    "This is what flowed, not the logits; put it into clip b's run first.",
+    lambda llm, a, b, task, site: llm.run([a], task.question, stem=task.stem)[site],
+)
+@catches(
+    "The answer was not begun: the stem is left out.",
+    lambda llm, a, b, task, site: patch_flow(
+        llm, a, b, SimpleNamespace(question=task.question, stem=""), site
+    ),
+)
 def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:
     """The logits after one clip, with what flowed at a site in another."""
     llm, task = _Chain(), SimpleNamespace(question="?", stem="It is")
     a, b = np.array([0.1, 0.7, 0.3, 0.9]), np.array([0.5, 0.2, 0.8, 0])
-    for site in ("audio_embeddings", "backbone.0"):
-        got = answer(llm, a, b, task, site)
-        if not isinstance(got, Tensor):
-            raise Wrong("Return the logits of the second run: `….logits`.")
-        if got.dim() == 3:
-            raise Wrong("This is what flowed, not the logits; put it into clip b's run first.")
-        expect_shape(got, (1, 4), "(clip, token of the vocabulary)")
-        mistaken = {
-            "These are clip b's own logits: nothing was patched.": _run(llm, b, task),
-            "These are clip a's own logits: only clip a was run.": _run(llm, a, task),
-            "Clip b's flow went into clip a: the clips are exchanged.": patch_flow(
-                llm, b, a, task, site
-            ),
-            "The answer was not begun: the stem is left out.": _unbegun(llm, a, b, task, site),
-        }
-        refuse(got, mistaken)
-        if not same(got, patch_flow(llm, a, b, task, site)):
-            raise Wrong(f"Another site than {site} was patched, or another value put there.")
+    cases = [(llm, a, b, task, site) for site in ("audio_embeddings", "backbone.0")]
+    fault = (
+        "What flowed at {4} in clip a belongs there in clip b, and nothing else; return `….logits`."
+    )
+    expect(patched, answer, patch_flow, fault, *cases)

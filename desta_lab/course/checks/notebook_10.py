@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect
 
 Fields = Mapping[str, Sequence[Any]]
 Run = dict[str, Any]
@@ -127,54 +127,39 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
     return _interval(np.subtract(ours, theirs), error, float(stats.t.ppf(0.975, 2 * len(ours) - 2)))
 
 
-def _deviation(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    return _paired(ours, theirs, error=lambda differences: np.std(differences, ddof=1))
-
-
-def _normal(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    return _paired(ours, theirs, reach=1.96)
-
-
-def _best_seed(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    _, low, high = _paired(ours, theirs)
-    return max(ours) - max(theirs), low, high
-
-
-def _by_median(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    mean, low, high = _paired(ours, theirs)
-    median = float(np.median(np.subtract(ours, theirs)))
-    return median, low - mean + median, high - mean + median
-
-
-@catches("unpaired", _unpaired)
-@catches("the standard deviation for the standard error", _deviation)
-@catches("1.96 for a handful of seeds", _normal)
-@catches("the best seed was picked", _best_seed)
-@catches("seeds that do not belong together", lambda a, b: _paired(np.sort(a), np.sort(b)))
-@catches("the median of the differences", _by_median)
+@catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
+@catches(
+    "Twice too wide: the standard deviation for the standard error; divide by √4.",
+    lambda ours, theirs: _paired(ours, theirs, error=lambda apart: np.std(apart, ddof=1)),
+)
+@catches(
+    "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.",
+    lambda ours, theirs: _paired(ours, theirs, reach=1.96),
+)
+@catches(
+    "The mean is another: the best seed was picked on each side.",
+    lambda ours, theirs: (max(ours) - max(theirs), *_paired(ours, theirs)[1:]),
+)
+@catches(
+    "You took differences of seeds that do not belong together. Keep the order.",
+    lambda ours, theirs: _paired(np.sort(ours), np.sort(theirs)),
+)
+@catches(
+    "This is the median of the differences, not their mean.",
+    lambda ours, theirs: (
+        np.array(_paired(ours, theirs))
+        + np.median(np.subtract(ours, theirs))
+        - np.mean(np.subtract(ours, theirs))
+    ),
+)
 def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     """Mean difference of two settings over seeds, with its 95 % interval."""
     theirs = np.array([0.30, 0.55, 0.42, 0.71])  # the seeds differ much more than the settings do
     ours = theirs + np.array([0.11, 0.02, 0.16, 0.05])
-    right = _paired(ours, theirs)
-    got = tuple(map(float, answer(ours, theirs)))
-    if len(got) != 3:
-        raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {len(got)}.")
-    if same(got[0], 0.08):
-        raise Wrong("0.080 is the median of the differences; their mean is 0.085.")
-    if not same(got[0], right[0]):
-        raise Wrong(f"The mean is {right[0]:.3f}, not {got[0]:.3f}: the best seed was picked?")
-    mistaken = {
-        "Twice too wide: the standard deviation for the standard error; divide by √4.": _deviation,
-        "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.": _normal,
-    }
-    refuse(got, {sentence: way(ours, theirs) for sentence, way in mistaken.items()})
-    if same(got, _paired(np.sort(ours), np.sort(theirs))):
-        raise Wrong("You took differences of seeds that do not belong together. Keep the order.")
-    if got[2] - got[1] > 2 * (right[2] - right[1]):
-        raise Wrong("Too wide to see anything: unpaired. Take the difference seed by seed first.")
-    if not same(got, right):
-        raise Wrong(f"It should be {np.round(right, 3)}; yours is {np.round(got, 3)}.")
+    if (count := len(answer(ours, theirs))) != 3:
+        raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {count}.")
+    fault = "It should be {right}; yours is {got}."
+    expect(paired_difference, answer, compare_seeds, fault, (ours, theirs))
 
 
 def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -182,20 +167,22 @@ def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.max(ours) - np.min(theirs))
 
 
-@catches("this is the honest difference", lambda ours, theirs: np.mean(ours) - np.mean(theirs))
-@catches("it flatters the other setting", lambda ours, theirs: np.min(ours) - np.max(theirs))
-@catches("it only picks one side", lambda ours, theirs: np.max(ours) - np.mean(theirs))
+@catches(
+    "Nothing was chosen: this is the honest difference.",
+    lambda ours, theirs: np.mean(ours) - np.mean(theirs),
+)
+@catches(
+    "Your worst against their best: it flatters the other setting.",
+    lambda ours, theirs: np.min(ours) - np.max(theirs),
+)
+@catches(
+    "Your best against their mean: it only picks one side.",
+    lambda ours, theirs: np.max(ours) - np.mean(theirs),
+)
 def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""
-    got = float(answer([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
-    mistaken = {
-        "Nothing was chosen: this is the honest difference.": 0.35 - 1.3 / 3,
-        "Your worst against their best: it flatters the other setting.": 0.2 - 0.6,
-        "Your best against their mean: it only picks one side.": 0.5 - 1.3 / 3,
-    }
-    refuse(got, mistaken)
-    if not same(got, 0.2):
-        raise Wrong(f"From these seeds a difference of +0.2 can be made; you make {got:+.2f}.")
+    fault = "From these seeds a difference of {right} can be made; you make {got}."
+    expect(flattering, answer, flatter, fault, ([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
 
 
 Split = tuple[list[int], list[int]]
