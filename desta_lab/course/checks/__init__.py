@@ -130,7 +130,8 @@ def same(got: Any, value: Any, tolerance: float = 1e-4) -> bool:
     kinds = {a.dtype.kind, b.dtype.kind}
     if a.shape != b.shape or not kinds <= set("biuf"):
         return False
-    return np.allclose(a, b, *[tolerance * ("f" in kinds)] * 2, equal_nan=True)
+    tolerance *= "f" in kinds
+    return np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -14,9 +14,7 @@ def start_of_frame(frame: int) -> float:
     return frame / FRAMES_PER_SECOND
 
 
-@catches(
-    "These are spectrogram frames, of which there are 100 a second.", lambda frame: frame / 100
-)
+@catches("These are spectrogram frames, of which 100 are a second.", lambda frame: frame / 100)
 @catches("Seconds turned into frames: divide, do not multiply.", lambda seconds: seconds * 50)
 @catches("These are samples, of which there are 16000 a second.", lambda frame: frame / 16000)
 def seconds_of_frame(answer: Callable[[int], float]) -> None:
@@ -41,8 +39,7 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
 )
 @catches("work on a copy, not in place", _in_place)
 @catches(
-    "The rest was silenced, not the span meant.",
-    lambda wave, *span: wave - silence_span(wave, *span),
+    "The rest was silenced, not the span.", lambda wave, *span: wave - silence_span(wave, *span)
 )
 @catches(
     "Samples are missing: cut out, not silenced.",
@@ -51,10 +48,7 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
 def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
     """A clip with the seconds from start to end set to zero, and nothing else."""
     wave = np.full(3 * RATE, 0.5, dtype=np.float32)
-    fault = (
-        "From {1} s to {2} s samples should be zero, and the others as they were: a time may be "
-    )
-    fault += "no whole seconds."
+    fault = "From {1} s to {2} s samples are zero, and no others: a time may be no whole seconds."
     expect(silenced, answer, silence_span, fault, (wave, 1.0, 2.0), (wave, 0.5, 1.25))
 
 
@@ -64,10 +58,7 @@ def correct_for_chance(accuracy: float, options: int) -> float:
 
 
 @catches("Half right of two options scores 0.5: not corrected for chance.", lambda right, n: right)
-@catches(
-    "All right scores less than 1: chance is subtracted but the scale is not stretched.",
-    lambda right, n: right - 1 / n,
-)
+@catches("Chance is subtracted but the scale is not stretched.", lambda right, n: right - 1 / n)
 @catches("A guesser scores 1, not 0: divided by chance.", lambda right, n: right * n)
 def above_chance(answer: Callable[[float, int], float]) -> None:
     """Accuracy on a scale where 0 is guessing and 1 is perfect."""

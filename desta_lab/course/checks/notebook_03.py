@@ -26,21 +26,22 @@ def measure_perplexity(logits: Tensor, ids: Tensor, start: int) -> Tensor:
     return _nats(logits, ids, start).mean().exp()
 
 
+def _perplexity(
+    average: Callable[[Tensor], Tensor] = torch.mean, shift: int = 1, first: int = 0
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    return lambda logits, ids, start: average(_nats(logits, ids, first or start, shift)).exp()
+
+
 def _likeliest(logits: Tensor, ids: Tensor, start: int) -> Tensor:
     return -logits.log_softmax(-1)[start - 1 : len(ids) - 1].max(-1).values
 
 
+@catches("Sure of every next token, it should be 1.01: unshifted loss.", _perplexity(shift=0))
 @catches(
-    "A model that is sure of every next token gives 1.01: unshifted loss.",
-    lambda logits, ids, start: _nats(logits, ids, start, 0).mean().exp(),
+    "Unlikely tokens of the prompt change it: the prompt is counted too.", _perplexity(first=1)
 )
 @catches(
-    "Two unlikely tokens of the prompt change it: the prompt is counted too.",
-    lambda logits, ids, start: _nats(logits, ids).mean().exp(),
-)
-@catches(
-    "Three tokens of probability 1/2 give 2, not 8: sum instead of mean.",
-    lambda logits, ids, start: _nats(logits, ids, start).sum().exp(),
+    "Three tokens of probability 1/2 give 2, not 8: sum instead of mean.", _perplexity(torch.sum)
 )
 @catches(
     "1/2 and 1/8 give 4, not 3.2: probabilities are averaged, not their logarithms.",

@@ -24,27 +24,24 @@ def label_response(ids: Sequence[int], start: int, truncated: bool) -> list[int]
     return _labels(ids, start, len(ids) - 1 - truncated)
 
 
+def _shifted(late: int = 0, cut: bool | None = None) -> Callable[..., list[int]]:
+    """An answer that begins late, and always or never leaves the last token out."""
+
+    def answer(ids: Sequence[int], start: int, truncated: bool) -> list[int]:
+        return _labels(ids, start + late, len(ids) - 1 - (truncated if cut is None else cut))
+
+    return answer
+
+
 def _unshifted(ids: Sequence[int], start: int, cut: bool) -> list[int]:
     return [token if start <= t < len(ids) - cut else IGNORE for t, token in enumerate(ids)]
 
 
-@catches(
-    "Positions before the response carry labels: the prompt is trained too.",
-    lambda ids, start, cut: _labels(ids, 0, len(ids) - 1 - cut),
-)
+@catches("Positions before the response carry labels: the prompt is trained too.", _shifted(-2))
 @catches("Positions learn their own token, which they have read: unshifted loss.", _unshifted)
-@catches(
-    "Stopped, yet the end of turn is trained after a cut-off response.",
-    lambda ids, start, cut: _labels(ids, start, len(ids) - 1),
-)
-@catches(
-    "The response ends by itself, but the end of turn is never trained.",
-    lambda ids, start, cut: _labels(ids, start, len(ids) - 2),
-)
-@catches(
-    "No position learns it: the first token of the response is lost.",
-    lambda ids, start, cut: _labels(ids, start + 1, len(ids) - 1 - cut),
-)
+@catches("Stopped, yet the end of turn is trained after a cut-off response.", _shifted(cut=False))
+@catches("The response ends by itself, but the end of turn is never trained.", _shifted(cut=True))
+@catches("No position learns it: the first token of the response is lost.", _shifted(1))
 def labels_of(answer: Callable[[Sequence[int], int, bool], Any]) -> None:
     """For every position the token that it learns: of the response, and a true end of turn."""
     ids = [11, 12, 13, 21, 22, 99]  # prompt, response, end of turn
@@ -67,20 +64,16 @@ def mean_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 @catches(
-    "Softmax over the wrong axis: every position has its own distribution.",
-    lambda logits, teacher: _kl(logits, teacher, 0).mean(),
+    "Softmax over the wrong axis, that of positions.", lambda x, teacher: _kl(x, teacher, 0).mean()
 )
 @catches(
     "It grows with the student's own confidence: the two distributions are swapped.",
     lambda logits, teacher: _divergence(logits.log_softmax(-1), teacher).mean(),
 )
+@catches("A sum, not averaged over the tokens.", lambda x, teacher: _kl(x, teacher).sum())
 @catches(
-    "Four equal positions lose four times as much: not averaged over the tokens.",
-    lambda logits, teacher: _kl(logits, teacher).sum(),
-)
-@catches(
-    "A third of what it should be, by three words: averaged over the vocabulary too.",
-    lambda logits, teacher: _kl(logits, teacher).mean() / logits.shape[-1],
+    "It is averaged over the vocabulary too.",
+    lambda x, teacher: _kl(x, teacher).mean() / x.shape[-1],
 )
 @catches(
     "Who agrees should lose 0: this is cross-entropy, not divergence.",

@@ -15,35 +15,35 @@ from desta_lab.experiments import emergence_claims
 Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _prior(held_out: Tensor, truth: Tensor) -> Tensor:
+def _prior(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return balanced_mean(held_out, [str(value) for value in truth.tolist()])
 
 
 def take_out_prior(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     """Scores of options without what the model says of any clip; every value weighs the same."""
-    return scores - _prior(held_out, truth)
+    return scores - _prior(scores, held_out, truth)
 
 
 def _minus(other: Scores) -> Scores:
     return lambda scores, held_out, truth: scores - other(scores, held_out, truth)
 
 
-def _where_true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+def _own(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
+    return scores.mean(0)
+
+
+def _true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([held_out[truth == i, i].mean() for i in range(scores.shape[1])])
 
 
 @catches("This is uncalibrated ranking: the prior is still in it.", lambda scores, *given: scores)
 @catches(
-    "Calibrated with the test clips' own scores: they must not grade themselves.",
-    _minus(lambda scores, held_out, truth: scores.mean(0)),
+    "Calibrated with the test clips' own scores: they must not grade themselves.", _minus(_own)
 )
+@catches("The prior is added instead of subtracted.", _minus(lambda s, h, t: -_prior(s, h, t)))
 @catches(
-    "The prior is added instead of subtracted: the favourite gains even more.",
-    _minus(lambda scores, held_out, truth: -_prior(held_out, truth)),
-)
-@catches(
-    "The mean is over the options; take it over the held-out clips.",
-    _minus(lambda scores, held_out, truth: scores.mean(1, keepdim=True)),
+    "The mean is over the options, not the held-out clips.",
+    _minus(lambda s, h, t: s.mean(1)[:, None]),
 )
 @catches(
     "Every clip weighs the same here. Four of the six have one value, and so set the prior: "
@@ -51,12 +51,11 @@ def _where_true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     _minus(lambda scores, held_out, truth: held_out.mean(0)),
 )
 @catches(
-    "You took an option's score where it is true alone; all values belong to it.",
-    _minus(_where_true),
+    "You took an option's score where it is true alone; all values belong to it.", _minus(_true)
 )
 @catches(
-    "Log-probabilities minus the softmax of the prior, a probability.",
-    _minus(lambda scores, held_out, truth: _prior(held_out, truth).softmax(0)),
+    "You took the softmax of the prior, a probability.",
+    _minus(lambda *given: _prior(*given).softmax(0)),
 )
 def calibrated(answer: Scores) -> None:
     """Scores of options without what the model says of any clip."""
@@ -243,26 +242,21 @@ def _risen(curves: np.ndarray) -> np.ndarray:
 
 
 @catches(
-    "The third curve falls by 5.5 and rises by 4 at most: a fall is no rise.",
-    _shared(lambda curves: np.abs(np.diff(curves)).max(-1), _risen),
+    "The third curve: a fall is no rise.", _shared(lambda c: np.abs(np.diff(c)).max(-1), _risen)
 )
 @catches(
-    "The curves begin above 0, and you divided by the last value; divide by the rise.",
-    _shared(_largest, lambda curves: curves[:, -1]),
+    "You divided by the last value, and curves begin above 0.",
+    _shared(_largest, lambda c: c[:, -1]),
 )
 @catches(
-    "Divide by the rise from first to last, not from the lowest to the highest value.",
-    _shared(_largest, lambda curves: np.ptp(curves, -1)),
+    "Divide by last minus first, not from the lowest to the highest.", _shared(_largest, np.ptp)
 )
 @catches(
-    "You took the largest rise of all draws; every draw has its own.",
-    _shared(lambda curves: np.diff(curves).max(), _risen),
+    "You took the largest rise of all draws, not of each.",
+    _shared(lambda c: np.diff(c).max(), _risen),
 )
 @catches("This is the largest rise itself, not divided by the whole rise.", _largest)
-@catches(
-    "This is the mean rise between two checkpoints; take the largest.",
-    _shared(lambda curves: np.diff(curves).mean(-1), _risen),
-)
+@catches("This is the mean rise; take the largest.", _shared(lambda c: np.diff(c).mean(-1), _risen))
 def jump_share(answer: Shares) -> None:
     """The largest rise between two neighbouring checkpoints, as a share of the whole rise."""
     curves = np.array([[1.0, 2, 4, 5], [3, 2.5, 7, 5], [2, 6, 0.5, 4]])
@@ -285,21 +279,18 @@ def _even_in(places: np.ndarray, seen: np.ndarray) -> np.ndarray:
     lambda seen, drawn, steps: drawn - seen + _even_in(np.arange(len(steps)), seen),
 )
 @catches(
-    "Every draw is the same line: the noise is gone.",
-    lambda seen, drawn, steps: 0 * drawn + _even_in(steps, seen),
+    "Every draw is one line: the noise is gone.",
+    lambda seen, drawn, t: 0 * drawn + _even_in(t, seen),
 )
 @catches(
-    "Your line begins at 0; let it begin where the measured curve does.",
-    lambda seen, drawn, steps: rise_steadily(seen, drawn, steps) - seen[0],
+    "Your line begins at 0, not where the curve does.",
+    lambda seen, *of: rise_steadily(seen, *of) - seen[0],
 )
 @catches(
-    "Subtract the measured curve first: the measured curve is still in it.",
-    lambda seen, drawn, steps: drawn + _even_in(steps, seen),
+    "The measured curve is still in it: subtract it first.",
+    lambda seen, drawn, t: drawn + _even_in(t, seen),
 )
-@catches(
-    "These are the draws themselves; take the measured curve out of them.",
-    lambda seen, drawn, steps: drawn,
-)
+@catches("These are the draws themselves.", lambda seen, drawn, steps: drawn)
 @catches(
     "Lines between the ends of each draw have no noise in between; one line is for all.",
     lambda seen, drawn, steps: np.stack([_even_in(steps, curve) for curve in drawn]),

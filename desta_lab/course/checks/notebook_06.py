@@ -24,15 +24,11 @@ def print_voices(speakers: np.ndarray, width: int, rng: np.random.Generator) -> 
 
 @catches("another print for every clip", lambda who, width, rng: rng.normal(size=(len(who), width)))
 @catches(
-    "the same print for everyone",
-    lambda speakers, width, rng: np.tile(rng.normal(size=width), (len(speakers), 1)),
+    "the same print for everyone", lambda who, n, rng: np.tile(rng.normal(size=n), (len(who), 1))
 )
 @catches("not drawn from rng", lambda who, n, rng: print_voices(who, n, np.random.default_rng(7)))
 @catches("not normal", lambda who, n, rng: 1 - 2.0 * (print_voices(who, n, rng) < 0))
-@catches(
-    "one row a speaker, not a clip",
-    lambda speakers, width, rng: rng.normal(size=(len(np.unique(speakers)), width)),
-)
+@catches("one row a speaker", lambda who, n, rng: rng.normal(size=(len(np.unique(who)), n)))
 def voiceprint(answer: Callable[..., np.ndarray]) -> None:
     """Noise that tells who speaks, and nothing else."""
     got, again = (
@@ -89,17 +85,9 @@ def _on_both(train: np.ndarray, test: np.ndarray) -> Sides:
 
 
 @catches("test clips in the scaler", _on_both)
-@catches(
-    "on a scale of their own", lambda train, test: (_scaled(train, train), _scaled(test, test))
-)
-@catches(
-    "one mean for all features",
-    lambda train, test: (_scaled(train, train, None), _scaled(test, train, None)),
-)
-@catches(
-    "every clip is on a scale of its own",
-    lambda train, test: (_scaled(train, train, 1), _scaled(test, test, 1)),
-)
+@catches("on a scale of their own", lambda a, b: (_scaled(a, a), _scaled(b, b)))
+@catches("one mean for all features", lambda a, b: (_scaled(a, a, None), _scaled(b, a, None)))
+@catches("every clip is on a scale of its own", lambda a, b: (_scaled(a, a, 1), _scaled(b, b, 1)))
 def standardised(answer: Callable[[np.ndarray, np.ndarray], Sides]) -> None:
     """Both sides on one scale, learned from the training clips alone."""
     rng = np.random.default_rng(0)
@@ -148,21 +136,17 @@ def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
 
 
 @catches(
-    "Something is left: the direction is not of unit length.",
-    lambda x, direction, center: x - _along(x - center, direction),
+    "The direction is not of unit length.", lambda x, along, center: x - _along(x - center, along)
 )
 @catches(
-    "What lies across the direction is gone: projects onto, instead of out.",
-    lambda x, *given: x - erase_along(x, *given) + given[1],
+    "It projects onto, instead of out.",
+    lambda x, along, center: x - erase_along(x, along, center) + center,
 )
 @catches(
-    "Clips stand at 0 along it, not at the center: removes the mean too.",
-    lambda x, direction, center: erase_along(x, direction, 0 * center),
+    "Clips stand at 0: removes the mean too.",
+    lambda x, along, center: erase_along(x, along, 0 * center),
 )
-@catches(
-    "All clips move alike: one step for all clips erases nothing.",
-    lambda x, direction, center: x - direction,
-)
+@catches("One step for all clips erases nothing.", lambda x, along, center: x - along)
 def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Clips without what they have along a direction, measured from a center."""
     draw = torch.Generator().manual_seed(0)
@@ -192,7 +176,7 @@ def measure_selectivity(features: np.ndarray, labels: list[str], speakers: Seque
 @catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
 @catches("the wrong way round", lambda x, labels, who: -measure_selectivity(x, labels, who))
 @catches(
-    "voices on both sides", lambda x, y, who: measure_selectivity(x, y, [str(i) for i in range(72)])
+    "voices on both sides", lambda x, y, who: measure_selectivity(x, y, [*map(str, range(len(y)))])
 )
 @catches(
     "the labels were not used", lambda x, y, who: measure_selectivity(x, y[::2] + y[1::2], who)
@@ -256,30 +240,26 @@ def patch_flow(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
     return _run(llm, b, task, edits={site: interventions.set_to(given)})
 
 
-def _run(llm: Any, clip: Any, task: Any, **how: Any) -> Tensor:
-    logits: Tensor = llm.run([clip], task.question, **{"stem": task.stem, **how}).logits
-    return logits
+def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
+    forward = llm.run([clip], task.question, stem=task.stem, **how)
+    flow: Tensor = forward[site] if site else forward.logits
+    return flow
 
 
 @catches(
     "These are clip b's own logits: nothing was patched.",
-    lambda llm, a, b, task, site: _run(llm, b, task),
+    lambda llm, a, b, task, _: _run(llm, b, task),
 )
 @catches(
     "These are clip a's own logits: only clip a was run.",
-    lambda llm, a, b, task, site: _run(llm, a, task),
+    lambda llm, a, b, task, _: _run(llm, a, task),
 )
 @catches(
-    "Clip b's flow went into clip a: the clips are exchanged.",
-    lambda llm, a, b, task, site: patch_flow(llm, b, a, task, site),
+    "The clips are exchanged.", lambda llm, a, b, task, site: patch_flow(llm, b, a, task, site)
 )
+@catches("Another site was patched.", lambda *given: patch_flow(*given[:4], "backbone.1"))
 @catches(
-    "Another site was patched.",
-    lambda llm, a, b, task, site: patch_flow(llm, a, b, task, "backbone.1"),
-)
-@catches(
-    "This is what flowed, not the logits; put it into clip b's run first.",
-    lambda llm, a, b, task, site: llm.run([a], task.question, stem=task.stem)[site],
+    "This is what flowed, not the logits.", lambda llm, a, b, task, site: _run(llm, a, task, site)
 )
 @catches(
     "The answer was not begun: the stem is left out.",

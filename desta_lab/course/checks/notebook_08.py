@@ -1,6 +1,7 @@
 """Checks of notebook 08: attention over time, a span, other weights, a head, attribution."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,29 +18,18 @@ Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
 
 
-def _logits(q: Tensor, k: Tensor, power: float = 0.5) -> Tensor:
-    return q @ k.transpose(-1, -2) / q.shape[-1] ** power
-
-
-def weigh_frames(q: Tensor, k: Tensor) -> Tensor:
+def weigh_frames(q: Tensor, k: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
     """A query's attention over frames, for every head."""
-    return _logits(q, k).softmax(-1)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis)
 
 
-@catches("Softmax over the wrong axis: the queries.", lambda q, k: _logits(q, k).softmax(-2))
+@catches("Softmax over the wrong axis: the queries.", partial(weigh_frames, axis=-2))
 @catches(
-    "A query's weights should sum to 1; softmax over the heads.",
-    lambda q, k: _logits(q, k).softmax(0),
+    "A query's weights should sum to 1; softmax over the heads.", partial(weigh_frames, axis=0)
 )
-@catches(
-    "The weights are too sharp: not scaled. Divide by the root of the head's width.",
-    lambda q, k: _logits(q, k, 0.0).softmax(-1),
-)
-@catches(
-    "The weights are too flat: scaled by the width, not by its root.",
-    lambda q, k: _logits(q, k, 1.0).softmax(-1),
-)
-@catches("These are inner products: no softmax yet.", _logits)
+@catches("Too sharp: not scaled by the root of the head's width.", partial(weigh_frames, power=0.0))
+@catches("Too flat: scaled by the width, not by its root.", partial(weigh_frames, power=1.0))
+@catches("These are inner products: no softmax yet.", lambda q, k: q @ k.transpose(-1, -2) / 4)
 def attention_over_time(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Attention weights of query tokens over frames."""
     draw = torch.Generator().manual_seed(0)
@@ -71,12 +61,9 @@ def _minus_time(profile: np.ndarray, start: float, end: float, seconds: float) -
         _mass(profile, start, end, float(len(profile))) - (end - start) / seconds
     ),
 )
+@catches("Weight against counts as well.", lambda profile, *span: measure_mass(abs(profile), *span))
 @catches(
-    "All that speaks for it is inside: weight against counts as well.",
-    lambda profile, *span: measure_mass(np.abs(profile), *span),
-)
-@catches(
-    "Seven times the profile gives another number: a sum, not a share.",
+    "This is a sum, not a share.",
     lambda profile, *span: measure_mass(profile, *span) * profile.sum(),
 )
 @catches("You subtract the share of time, not of frames.", _minus_time)
@@ -86,10 +73,7 @@ def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float])
     against = np.r_[2 * np.ones(20), -np.ones(20)]
     cases = [(flat, 1.0, 2.0, 4.0), (7 * late, 2.0, 4.0, 4.0), (against, 0.0, 2.0, 4.0)]
     cases += [(one, 2.48, 4.52, 10.0) for one in (np.ones(10), *np.eye(10))]
-    fault = (
-        "A flat profile should score 0, and one whole in half of the time 0.5. From 2.48 to 4.52 "
-    )
-    fault += "of 10 s lie the middles of frames 2, 3 and 4 of ten."
+    fault = "From {1} s to {2} s of {3} s it is {right}, not {got}: count frames by their middles."
     expect(mass_above_share, answer, measure_mass, fault, *cases)
 
 
@@ -165,16 +149,9 @@ collect_slopes = _gradients()
 
 
 @catches("Gradient at the end point only: walk the whole way.", _gradients(end_only=True))
-@catches(
-    "What is the same in both gets something: baseline left out of the difference.",
-    _gradients(times=lambda given, absent: given),
-)
-@catches(
-    "Twice the steps give twice the answer: not averaged over steps.", _gradients(reduce=torch.sum)
-)
-@catches(
-    "The sum is not what the scalar gains: the way begins at zero.", _gradients(from_zero=True)
-)
+@catches("The baseline left out of the difference.", _gradients(times=lambda given, absent: given))
+@catches("Twice the steps give twice: not averaged over steps.", _gradients(reduce=torch.sum))
+@catches("The sum is another: the way begins at zero.", _gradients(from_zero=True))
 def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]) -> None:
     """What every part adds to a scalar, along the straight way from absent to given."""
     given, absent = torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([[1.0, 1.0, 2.0]])
@@ -202,16 +179,13 @@ def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
 
 
 @catches(
-    "The curve falls late: the least important first.",
-    lambda of, worth: delete_parts(of, worth, False),
+    "The curve falls late: the least important first.", partial(delete_parts, descending=False)
 )
 @catches(
-    "It begins with nothing: put back instead of taken away.",
-    lambda of, worth: delete_parts(of, worth, False).flip(0),
+    "It is put back instead of taken away.", lambda *of: delete_parts(*of, descending=False).flip(0)
 )
 @catches(
-    "Five parts make six points, all to none: the untouched clip is missing.",
-    lambda of, worth: delete_parts(of, worth)[1:],
+    "Five parts make six points: the untouched clip is missing.", lambda *of: delete_parts(*of)[1:]
 )
 @catches("At the end four of five parts are left: only one part at a time.", _one_at_a_time)
 @catches(
@@ -219,8 +193,8 @@ def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
     lambda of, worth: of(worth.argsort(descending=True) >= torch.arange(len(worth) + 1)[:, None]),
 )
 @catches(
-    "A part that speaks against the answer goes last, however much it weighs.",
-    lambda of, worth: delete_parts(of, worth.abs()),
+    "What speaks against goes last, however much it weighs.",
+    lambda of, w: delete_parts(of, w.abs()),
 )
 def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     """The scalar while the parts are taken away, the most important first."""
@@ -265,18 +239,12 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
     return logits
 
 
-@catches(
-    "These are the logits of the whole model: nothing was taken away.",
-    lambda llm, clips, task, *head: _without(llm, clips, task, []),
-)
+@catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
 @catches(
     "nothing else; return `….logits`",
     lambda llm, clips, task, *head: llm.run(clips, task.question, stem=task.stem),
 )
-@catches(
-    "Another head is missing: layer and head are exchanged.",
-    lambda llm, clips, task, layer, head: run_without(llm, clips, task, head, layer),
-)
+@catches("Layer and head are exchanged.", lambda *given: run_without(*given[:3], *given[:2:-1]))
 @catches(
     "No head of this layer is left: you took the whole layer.",
     lambda llm, clips, task, layer, head: _without(

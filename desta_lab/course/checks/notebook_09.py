@@ -68,19 +68,11 @@ def share_lost(if_audio: float, if_text: float) -> float:
     return (if_audio - if_text) / if_text
 
 
-@catches(
-    "Divided by the audio rate; Δ is relative to text.", lambda audio, text: (audio - text) / audio
-)
+@catches("Divided by the audio rate, not by text.", lambda audio, text: (audio - text) / audio)
 @catches("The sign is turned: a loss is negative.", lambda audio, text: (text - audio) / text)
 @catches("This is a difference, not a rate.", lambda audio, text: audio - text)
-@catches(
-    "Yours says that a gain is 0. Do not clip it.",
-    lambda audio, text: min(0.0, (audio - text) / text),
-)
-@catches(
-    "From 0.8 to 0.6 is −0.25: you give what is kept, not what is lost.",
-    lambda audio, text: audio / text,
-)
+@catches("A gain is 0: do not clip it.", lambda audio, text: min(0.0, (audio - text) / text))
+@catches("You give what is kept, not what is lost.", lambda audio, text: audio / text)
 def forgetting_rate(answer: Callable[[float, float], float]) -> None:
     """The change from text to audio, relative to text."""
     fault = "From {1} to {0} Δ is {right}; you give {got}."
@@ -127,25 +119,18 @@ def add_detour(x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tens
 
 
 @catches(
-    "The detour is added as it is: not scaled. Multiply it by alpha / r.",
-    lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T,
+    "Not scaled: multiply the detour by alpha / r.",
+    lambda x, W, A, B, alpha: add_detour(x, W, A, B, len(A)),
 )
 @catches(
-    "The detour is scaled by alpha alone. Divide by the rank of A.",
-    lambda x, W, A, B, alpha: x @ W.T + alpha * (x @ A.T @ B.T),
+    "Scaled by alpha alone: divide by the rank of A.",
+    lambda x, W, A, B, r: add_detour(x, W, A, B, r * len(A)),
 )
+@catches("The frozen path is missing.", lambda x, W, *detour: add_detour(x, 0 * W, *detour))
 @catches(
-    "Only the detour comes back: the frozen path is missing. Add x through W.",
-    lambda x, W, A, B, alpha: alpha / len(A) * (x @ A.T @ B.T),
+    "A and B are swapped: A takes x down.", lambda x, W, A, B, r: x @ W.T + r / len(A) * (x @ B @ A)
 )
-@catches(
-    "x meets B first: A and B are swapped. A takes x down.",
-    lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * (x @ B @ A),
-)
-@catches(
-    "W was scaled too; only the detour is multiplied by alpha / r.",
-    lambda x, W, A, B, alpha: alpha / len(A) * (x @ W.T + x @ A.T @ B.T),
-)
+@catches("W was scaled too.", lambda x, W, A, B, r: add_detour(x, r / len(A) * W, A, B, r))
 def lora_forward(answer: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """What a layer with a low-rank detour gives."""
     draw, shapes = torch.Generator().manual_seed(0), ((3, 6), (6, 6), (2, 6), (6, 2))

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,7 @@ def _glued(run: Run) -> str:
 @catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
 @catches("the order of keys matters", lambda fields: _named(_runs(fields), json.dumps))
 @catches("values are paired off, not crossed", _paired_off)
-@catches(
-    "the key is a running number",
-    lambda fields: {str(i): run for i, run in enumerate(_runs(fields))},
-)
+@catches("the key is a running number", lambda fields: dict(enumerate(_runs(fields))))
 def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
     """Every combination of some fields' values, under a key of the combination alone."""
     fields: dict[str, list[Any]] = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
@@ -122,6 +120,10 @@ def compare_seeds(ours: Any, theirs: Any) -> tuple[float, float, float]:
     return _paired(ours, theirs)
 
 
+def _deviation(differences: np.ndarray) -> Any:
+    return np.std(differences, ddof=1)
+
+
 def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
     error = float(np.sqrt(stats.sem(ours) ** 2 + stats.sem(theirs) ** 2))
     return _interval(np.subtract(ours, theirs), error, float(stats.t.ppf(0.975, 2 * len(ours) - 2)))
@@ -129,20 +131,12 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
 
 @catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
 @catches(
-    "Twice too wide: the standard deviation for the standard error; divide by √4.",
-    lambda ours, theirs: _paired(ours, theirs, error=lambda apart: np.std(apart, ddof=1)),
+    "Too wide: the standard deviation for the standard error.", partial(_paired, error=_deviation)
 )
+@catches("1.96 for a handful of seeds: take Student's t.", partial(_paired, reach=1.96))
+@catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *_paired(a, b)[1:]))
 @catches(
-    "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.",
-    lambda ours, theirs: _paired(ours, theirs, reach=1.96),
-)
-@catches(
-    "The mean is another: the best seed was picked on each side.",
-    lambda ours, theirs: (max(ours) - max(theirs), *_paired(ours, theirs)[1:]),
-)
-@catches(
-    "You took differences of seeds that do not belong together. Keep the order.",
-    lambda ours, theirs: _paired(np.sort(ours), np.sort(theirs)),
+    "You took seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b))
 )
 @catches(
     "This is the median of the differences, not their mean.",
@@ -167,17 +161,10 @@ def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.max(ours) - np.min(theirs))
 
 
+@catches("Nothing was chosen: the honest difference.", lambda a, b: np.mean(a) - np.mean(b))
+@catches("It flatters the other setting.", lambda a, b: np.min(a) - np.max(b))
 @catches(
-    "Nothing was chosen: this is the honest difference.",
-    lambda ours, theirs: np.mean(ours) - np.mean(theirs),
-)
-@catches(
-    "Your worst against their best: it flatters the other setting.",
-    lambda ours, theirs: np.min(ours) - np.max(theirs),
-)
-@catches(
-    "Your best against their mean: it only picks one side.",
-    lambda ours, theirs: np.max(ours) - np.mean(theirs),
+    "It only picks one side: your best against their mean.", lambda a, b: np.max(a) - np.mean(b)
 )
 def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""

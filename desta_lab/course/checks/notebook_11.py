@@ -176,21 +176,15 @@ def _along(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
 
 @catches("At another clip's own logits it should be 1: not divided by the square.", _along)
 @catches(
-    "At another clip's own logits it should be 1: divided once by the length.",
-    lambda patched, own, other: _along(patched, own, other) / (other - own).norm(dim=-1),
+    "Divided once by the length, not by its square.",
+    lambda p, a, b: _along(p, a, b) / (b - a).norm(dim=-1),
 )
 @catches(
     "That is a distance, which counts every direction; take the part along the way.",
     lambda patched, own, other: (patched - own).norm(dim=-1) / (other - own).norm(dim=-1),
 )
-@catches(
-    "That is one number for all clips; sum over the last axis alone.",
-    lambda *given: measure_way(*given).mean(),
-)
-@catches(
-    "0 stands for the clip's own logits, 1 for the other's: the other way round.",
-    lambda patched, own, other: measure_way(patched, other, own),
-)
+@catches("That is one number for all clips.", lambda *given: measure_way(*given).mean())
+@catches("0 stands for own logits: the other way round.", lambda p, a, b: measure_way(p, b, a))
 @catches("not in place", lambda p, a, b: measure_way(p.sub_(a), 0 * a, b - a))
 def share_of_way(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """How far patched logits lie on the way from a clip's own logits to another clip's."""
@@ -210,16 +204,11 @@ def undo_rate(if_audio: float, delta: float) -> float:
 
 
 @catches(
-    "An IFrate below 0: per cent taken as a share. Divide Δ by 100 first.",
-    lambda if_audio, delta: if_audio / (1 + delta),
+    "Per cent taken as a share: divide Δ by 100.", lambda if_audio, delta: if_audio / (1 + delta)
 )
+@catches("Points were added, not a rate undone.", lambda if_audio, delta: if_audio - delta)
 @catches(
-    "Half of 80 is 40, and you say 90: points were added, not a rate undone.",
-    lambda if_audio, delta: if_audio - delta,
-)
-@catches(
-    "Half of 80 is 40: the rate of the wrong one. Δ is relative to the text LLM.",
-    lambda if_audio, delta: if_audio * (1 - delta / 100),
+    "The rate of the wrong one: Δ is of the text LLM.", lambda if_audio, d: if_audio * (1 - d / 100)
 )
 def text_ifrate(answer: Callable[[float, float], float]) -> None:
     """The IFrate of the text LLM in per cent, from the audio model's and the forgetting rate."""
