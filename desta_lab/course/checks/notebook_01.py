@@ -81,7 +81,7 @@ def _count_hooks(model: Any) -> int:
 
 
 def _condition(model: Any) -> list[Any]:
-    """Which parts a model has, in which mode; which of its weights learn, and how large they are."""
+    """Which parts a model has, in which mode; which weights learn, and how large they are."""
     parts = [(id(part), part.training, _is_own_forward(part)) for part in model.modules()]
     weights = [(id(one), one.requires_grad, float(one.abs().sum())) for one in model.parameters()]
     return [*parts, *weights]

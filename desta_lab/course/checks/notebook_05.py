@@ -210,9 +210,7 @@ def crossing(answer: Callable[[np.ndarray, np.ndarray, np.ndarray, float], float
     steps, few = np.array([0, 1, 2, 4, 8, 16]), np.array([0, 1, 2, 4])
     score, tied = np.array([0.1, 0.6, 0.2, 0.7, 0.8, 0.9]), np.array([0.0, 0.5, 0.75, 0.75])
     compare = partial(expect, crossing, answer, crossing_above)
-    fault = (
-        "[.1 .6 .2 .7 .8 .9] at steps 0, 1, 2, 4, 8, 16 stays above 0.5 from 4 on; you say {got}."
-    )
+    fault = "{1} at {0} stays above 0.5 from step 4 on; you say {got}."
     compare(fault, (steps, score, 0 * score, 0.5))
     fault = "With a control above the curve at step 4 alone, it has risen from step 8 on."
     compare(fault, (steps, score, np.array([0.0, 0.0, 0.0, 0.75, 0.1, 0.0]), 0.5))

@@ -257,7 +257,10 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
 @catches(
     "The clips are exchanged.", lambda llm, a, b, task, site: patch_flow(llm, b, a, task, site)
 )
-@catches("Another site was patched.", lambda *given: patch_flow(*given[:4], "backbone.1"))
+@catches(
+    "Another site was patched.",
+    lambda llm, a, b, task, _: patch_flow(llm, a, b, task, "backbone.1"),
+)
 @catches(
     "This is what flowed, not the logits.", lambda llm, a, b, task, site: _run(llm, a, task, site)
 )
@@ -272,7 +275,5 @@ def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:
     llm, task = _Chain(), SimpleNamespace(question="?", stem="It is")
     a, b = np.array([0.1, 0.7, 0.3, 0.9]), np.array([0.5, 0.2, 0.8, 0])
     cases = [(llm, a, b, task, site) for site in ("audio_embeddings", "backbone.0")]
-    fault = (
-        "What flowed at {4} in clip a belongs there in clip b, and nothing else; return `….logits`."
-    )
+    fault = "Logits of clip b with what flowed at {4} in clip a are another: return `….logits`."
     expect(patched, answer, patch_flow, fault, *cases)

@@ -98,7 +98,7 @@ def _hsic(x: np.ndarray, y: np.ndarray) -> float:
 
 @catches(
     "Noise scores high: only the diagonal was emptied.",
-    lambda *xy: _biased(*xy, geometry.gram_matrix),
+    lambda x, y: _biased(x, y, geometry.gram_matrix),
 )
 @catches(
     "Independent noise scores high: only the diagonal was emptied.",

@@ -182,7 +182,8 @@ def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
     "The curve falls late: the least important first.", partial(delete_parts, descending=False)
 )
 @catches(
-    "It is put back instead of taken away.", lambda *of: delete_parts(*of, descending=False).flip(0)
+    "It is put back instead of taken away.",
+    lambda of, worth: delete_parts(of, worth, False).flip(0),
 )
 @catches(
     "Five parts make six points: the untouched clip is missing.", lambda *of: delete_parts(*of)[1:]
