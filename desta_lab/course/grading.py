@@ -14,6 +14,7 @@ from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 
 from desta_lab.course import cohort, notebooks
+from desta_lab.course.checks import SIGNS
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
 NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
@@ -25,7 +26,7 @@ _before = dict(lesson.exercises)
 _states = [lesson.check(n, a).state for n in ["{name}"] for a in _known()[n].wrong.values()]
 lesson.exercises.update(_before)
 _states"""
-STATES = {"✓": "passed", "✗": "wrong", "…": "not attempted"}
+STATES = {sign: state for state, sign in SIGNS.items()}
 COLUMNS = ["file", "notebook", "exercise", "state", "message"]
 LONGEST = 8 * 2**20  # bytes of a submitted notebook
 

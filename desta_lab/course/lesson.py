@@ -91,17 +91,6 @@ class _Asked:
         self.slider.disabled = self.meant.disabled = True
 
 
-@dataclass(frozen=True)
-class SavedFigure:
-    """A saved figure with its alternative text, as the value of a cell."""
-
-    path: Path
-    alt: str
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
-        return self.path.read_bytes(), {"alt": self.alt}
-
-
 @dataclass
 class Lesson:
     """One notebook's guesses, exercises and headline, beside the experiment that it works with.
@@ -244,14 +233,16 @@ class Lesson:
             return "your code" if own else "the package's code"
         return f"your {', '.join(own)} and the package's {', '.join(rest)}"
 
-    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> SavedFigure:
+    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> Any:
         """Save the notebook's last figure with its table, and show it with its alternative text.
 
         A `Picture` brings its table; any other figure needs the one it was drawn from.
         """
+        from IPython.display import Image
+
         provenance = {"alt": alt, **self._made_with()}
         path = saving.save_figure(figure, self.out, self.notebook, table, provenance)
-        return SavedFigure(path, alt)
+        return Image(filename=str(path), alt=alt)
 
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.
@@ -274,29 +265,21 @@ class Lesson:
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         cache.write_whole(path, cache.to_json(content))
-        solved = sum(state == "passed" for state in self.exercises.values())
-        summary = (
-            f"<p><b>Card {self.notebook}</b>: {self._calibration()}; {solved} of "
-            f"{len(self.exercises)} exercises solved. Kept in {escape(path.name)}.</p>"
-        )
-        table = pd.DataFrame([_card_row(guess) for guess in self.guesses])
-        return HTML(summary + format_table(table))
-
-    def _calibration(self) -> str:
-        """How many of the student's own ranges held the answer, in words."""
         own = [guess for guess in self.guesses if not guess.default and guess.inside is not None]
-        if not own:
-            return "you set no range, so there is nothing to say about your calibration"
-        held = sum(bool(guess.inside) for guess in own)
-        ideal = f"well calibrated would be {SURE:.0%}"
-        cost = sum(guess.score or 0.0 for guess in own) / len(own)
-        scored = f"interval score {cost:.2f} (0 is best, the whole slider scores 1)"
-        return f"{held} of your {len(own)} ranges held the answer ({ideal}); {scored}"
+        said = "you set no range, so there is nothing to say about your calibration"
+        if own:
+            held, score = (sum(getattr(one, name) for one in own) for name in ("inside", "score"))
+            said = f"{held} of your {len(own)} ranges held the answer (well calibrated would be "
+            said += f"{SURE:.0%}); interval score {score / len(own):.2f} (0 is best, the whole "
+            said += "slider scores 1)"
+        solved = f"{[*self.exercises.values()].count('passed')} of {len(self.exercises)} exercises"
+        summary = f"<p><b>Card {self.notebook}</b>: {said}; {solved} solved. "
+        table = pd.DataFrame([_card_row(guess) for guess in self.guesses])
+        return HTML(f"{summary}Kept in {escape(path.name)}.</p>{format_table(table)}")
 
     def _made_with(self) -> dict[str, Any]:
-        experiment = self.experiment
-        device = pick_device().type
-        return {"preset": experiment.preset.name, "seed": experiment.seed, "device": device}
+        own = self.experiment
+        return {"preset": own.preset.name, "seed": own.seed, "device": pick_device().type}
 
 
 def _card_row(guess: Guess) -> dict[str, str]:
@@ -326,10 +309,7 @@ def format_table(table: pd.DataFrame) -> str:
 
 def read_costs() -> dict[str, dict[str, Any]]:
     """What the build measured: notebook → preset → seconds, those of its cells, memory, machine."""
-    if not COSTS.exists():
-        return {}
-    costs: dict[str, dict[str, Any]] = json.loads(COSTS.read_text(encoding="utf-8"))
-    return costs
+    return dict(json.loads(COSTS.read_text(encoding="utf-8"))) if COSTS.exists() else {}
 
 
 def describe_cost(notebook: str, preset: str) -> str:
