@@ -209,9 +209,9 @@ def write_report(table: pd.DataFrame, folder: Path) -> Path:
     held = f"{own.mean():.0%} of {len(own)} ranges held the answer"
     headline = f"{held}; {SURE:.0%} would be well calibrated"
     questions = list(guesses.groupby(["notebook", "preset", "name"], sort=False))[:_MOST_PANELS]
-    height = max(1, len(questions))
-    picture, grid = style.subplots(height, 1, headline, (7.0, 1 + 1.3 * height), squeeze=False)
-    for axes, ((notebook, preset, _), rows) in zip(grid[:, 0], questions, strict=False):
+    size = (7.0, 1 + 1.3 * len(questions))
+    picture, grid = style.subplots(len(questions), 1, headline, size, squeeze=False)
+    for axes, ((notebook, preset, _), rows) in zip(grid[:, 0], questions, strict=True):
         _draw_guesses(axes, rows)
         title = textwrap.shorten(
             f"{notebook} on {preset} · {rows['question'].iloc[0]}", 90, placeholder=" …"

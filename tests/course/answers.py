@@ -211,7 +211,7 @@ MISTAKES = [
     Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
     Mistake("speaker_interval", "draws", interval(draws=50)),
     *[Mistake("speaker_interval", "draws", interval(draws=200, seed=i)) for i in range(3)],
-    Mistake("speaker_interval", "means of the speakers", interval(by_mean=True)),
+    Mistake("speaker_interval", "speakers' means", interval(by_mean=True)),
     Mistake("speaker_interval", "tail", interval(ends=(2.5, 87.75))),
     Mistake("mispaired", "keep their own target", one_step_on),
     Mistake("mispaired", "handed in", in_place),

@@ -87,27 +87,26 @@ def _interval(draw: Draw) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return answer
 
 
-def _clips(rng: np.random.Generator, groups: list[np.ndarray]) -> np.ndarray:
-    return rng.choice(np.concatenate(groups), sum(map(len, groups)))
-
-
-def _permuted(rng: np.random.Generator, groups: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
-
-
-def _one_speaker(rng: np.random.Generator, groups: list[np.ndarray]) -> np.ndarray:
-    return groups[rng.integers(len(groups))]
-
-
 def _standard_error(correct: np.ndarray, speakers: np.ndarray) -> tuple[float, float]:
     means = np.array([correct[speakers == name].mean() for name in np.unique(speakers)])
     reach = means.std() / len(means) ** 0.5
     return float(means.mean() - reach), float(means.mean() + reach)
 
 
-@catches("clips resampled, not speakers", _interval(_clips))
-@catches("speakers drawn without replacement", _interval(_permuted))
-@catches("the spread of single speakers, not of the mean", _interval(_one_speaker))
+@catches(
+    "clips resampled, not speakers",
+    _interval(lambda rng, groups: rng.choice(np.concatenate(groups), sum(map(len, groups)))),
+)
+@catches(
+    "speakers drawn without replacement",
+    _interval(
+        lambda rng, groups: np.concatenate([groups[i] for i in rng.permutation(len(groups))])
+    ),
+)
+@catches(
+    "the spread of single speakers, not of the mean",
+    _interval(lambda rng, groups: groups[rng.integers(len(groups))]),
+)
 @catches("one standard error, not 95 %", _standard_error)
 def speaker_interval(answer: Callable[[np.ndarray, np.ndarray], tuple[float, float]]) -> None:
     """A 95 % interval of a mean over clips, by resampling speakers."""
@@ -132,10 +131,7 @@ _UNLIKE = {  # what is wrong → the percentiles, and how often a speaker counts
     "": ((2.5, 97.5), "as drawn"),
     "A speaker weighs as often as it was drawn; you count it once.": ((2.5, 97.5), "once"),
     "The interval is too narrow: these are percentiles 5 and 95.": ((5, 95), "as drawn"),
-    "Take the mean over all clips drawn, not over the means of the speakers.": (
-        (2.5, 97.5),
-        "by its mean",
-    ),
+    "Take the mean of all clips drawn, not of the speakers' means.": ((2.5, 97.5), "by its mean"),
 }
 
 

@@ -33,10 +33,6 @@ def lay_out(fields: Fields) -> dict[str, Run]:
     return _named(_runs(fields))
 
 
-def _without_seed(run: Run) -> str:
-    return _sorted({name: value for name, value in run.items() if name != "seed"})
-
-
 def _paired_off(fields: Fields) -> dict[str, Run]:
     rows = zip(*fields.values(), strict=False)
     return _named([dict(zip(fields, row, strict=True)) for row in rows])
@@ -52,23 +48,22 @@ class _Text(str):
         return next(self._count)
 
 
-def _by_values(run: Run) -> str:
-    return json.dumps(sorted(map(str, run.values())))
-
-
 def _own_hash(fields: Fields) -> dict[str, Run]:
     return {str(hash(tuple(sorted(run.items())))): run for run in _runs(fields)}
 
 
-def _glued(run: Run) -> str:
-    return "".join(f"{name}{run[name]}" for name in sorted(run))
+def _by(name: Callable[[Run], str]) -> Callable[[Fields], dict[str, Run]]:
+    return lambda fields: _named(_runs(fields), name)
 
 
-@catches("joined without a sign between them", lambda fields: _named(_runs(fields), _glued))
-@catches("names of the fields are left out", lambda fields: _named(_runs(fields), _by_values))
+@catches(
+    "joined without a sign between them",
+    _by(lambda run: "".join(f"{name}{run[name]}" for name in sorted(run))),
+)
+@catches("names of the fields are left out", _by(lambda run: str(sorted(map(str, run.values())))))
 @catches("own hash of a text is another one tomorrow", _own_hash)
-@catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
-@catches("the order of keys matters", lambda fields: _named(_runs(fields), json.dumps))
+@catches("the seed is left out of the key", _by(lambda run: _sorted({**run, "seed": 0})))
+@catches("the order of keys matters", _by(json.dumps))
 @catches("values are paired off, not crossed", _paired_off)
 @catches("the key is a running number", lambda fields: dict(enumerate(_runs(fields))))
 def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
@@ -175,24 +170,21 @@ def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> N
 Split = tuple[list[int], list[int]]
 
 
-def _by_row(speakers: Sequence[str], share: float) -> Split:
-    cut = round(share * len(speakers))
-    return list(range(cut)), list(range(cut, len(speakers)))
-
-
-def _by_speaker(speakers: Sequence[str], share: float) -> Split:
-    people = sorted(set(speakers))
-    first = people[: round(share * len(people))]
+def _part(speakers: Sequence[str], first: Sequence[str]) -> Split:
     rows = range(len(speakers))
     return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
 
 
-def deal_speakers(speakers: Sequence[str], share: float) -> Split:
+def deal_speakers(speakers: Sequence[str], share: float, least: int = 1) -> Split:
     """Rows of recordings in two splits without a common speaker; each has one at least."""
     people = sorted(set(speakers))
-    count = min(max(1, round(share * len(people))), len(people) - 1)
-    first, rows = set(people[:count]), range(len(speakers))
-    return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
+    count = min(max(least, round(share * len(people))), len(people) - least)
+    return _part(speakers, people[:count])
+
+
+def _by_row(speakers: Sequence[str], share: float) -> Split:
+    cut = round(share * len(speakers))
+    return list(range(cut)), list(range(cut, len(speakers)))
 
 
 def _one_each(speakers: Sequence[str], share: float) -> Split:
@@ -201,7 +193,7 @@ def _one_each(speakers: Sequence[str], share: float) -> Split:
 
 
 @catches("speaker overlap", _by_row)
-@catches("an empty split", _by_speaker)
+@catches("an empty split", partial(deal_speakers, least=0))
 @catches("a recording is lost", _one_each)
 def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[int]]]) -> None:
     """Rows of recordings in two splits that share no speaker."""
