@@ -46,10 +46,8 @@ def grade_files(paths: Sequence[Path], preset: str = "nano") -> tuple[pd.DataFra
     rows, left_out = [], []
     for file in files:
         try:
-            rows += [
-                {"file": cohort.join_lines(str(file)), **row}
-                for row in grade_notebook(file, preset)
-            ]
+            name = cohort.join_lines(str(file))
+            rows += [{"file": name, **row} for row in grade_notebook(file, preset)]
         except GradingError as error:
             left_out.append(cohort.join_lines(str(error)))
     return pd.DataFrame(rows, columns=COLUMNS), left_out
@@ -157,25 +155,21 @@ def _read(file: Path) -> list[str]:
         if not all(isinstance(one, str) for one in code):
             raise TypeError("a cell whose code is no text")
     except Exception as error:  # whatever is wrong with the file, it is no notebook
-        raise GradingError(
-            f"{file}: no notebook ({type(error).__name__}); hand in .ipynb."
-        ) from error
+        kind = type(error).__name__
+        raise GradingError(f"{file}: no notebook ({kind}); hand in .ipynb.") from error
     return code
 
 
 def _find_number(file: Path, submitted: Sequence[str]) -> str:
     numbers = {number for code in submitted for number in NUMBER.findall(code)}
     there = {source.name[:2] for source in notebooks.find_sources()}
-    if len(numbers) > 1:
-        raise GradingError(
-            f"{file}: the set-up of several notebooks, {', '.join(sorted(numbers))}; hand in one."
-        )
-    if not numbers & there:
-        raise GradingError(
-            f"{file}: none of the course's notebooks; it has no cell with desta_lab.setup(…) of "
-            f"one of {', '.join(sorted(there))}."
-        )
-    return str(numbers.pop())
+    if len(numbers) == 1 and numbers <= there:
+        return str(numbers.pop())
+    found, wanted = (", ".join(sorted(some)) or "none" for some in (numbers, there))
+    raise GradingError(
+        f"{file}: hand in one notebook of the course, which has one cell with desta_lab.setup(…), of "
+        f"{wanted}; here it is of {found}."
+    )
 
 
 def _read_judgement(name: str, cell: NotebookNode, stopped: str) -> tuple[str, str]:
