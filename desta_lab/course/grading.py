@@ -167,8 +167,8 @@ def _find_number(file: Path, submitted: Sequence[str]) -> str:
         return str(numbers.pop())
     found, wanted = (", ".join(sorted(some)) or "none" for some in (numbers, there))
     raise GradingError(
-        f"{file}: hand in one notebook of the course, which has one cell with desta_lab.setup(…), of "
-        f"{wanted}; here it is of {found}."
+        f"{file}: hand in one notebook of the course, with one cell of desta_lab.setup(…) that has "
+        f"one of {wanted}; here it has {found}."
     )
 
 

@@ -76,7 +76,7 @@ def catches(mistake: str, answer: Any) -> Callable[[Callable[[Any], None]], Call
 
 def expect_shape(got: Any, shape: tuple[int, ...], axes: str) -> None:
     """Refuse a result that has another shape than these axes have."""
-    own = tuple(got.shape) if hasattr(got, "shape") else np.shape(got)
+    own = tuple(np.shape(got))
     if own != tuple(shape):
         raise Wrong(f"The shape should be {axes} = {tuple(shape)}; yours is {own}.")
 
