@@ -1,7 +1,8 @@
 """One check per exercise, answering in words; each ships the wrong answers that it must catch.
 
 A check is a function of the answer that raises `Wrong` with a sentence, and returns nothing when
-all is well. It tests properties on small inputs of its own, never equality with hidden code.
+all is well. It tries small inputs of its own: an answer must give what a right one gives there, or
+have the properties of one, however it is written.
 The files are named by the notebook that they belong to.
 """
 
