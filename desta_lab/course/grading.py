@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -76,10 +77,15 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
     number = _find_number(file, sources)
     notebook = graft(sources, number)
     with tempfile.TemporaryDirectory() as here:
-        client = NotebookClient(
-            notebook, timeout=timeout, allow_errors=True, resources={"metadata": {"path": here}}
-        )
-        stopped = _execute(client, {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here})
+        own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here}
+        how: dict[str, Any] = {"allow_errors": True, "resources": {"metadata": {"path": here}}}
+        stopped = ""
+        try:
+            NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
+        except CellTimeoutError:
+            stopped = f"The notebook was stopped: a cell took more than {timeout} s."
+        except RuntimeError:  # a dead kernel, or one that does not start
+            stopped = "The notebook was stopped: its kernel died."
     rows = []
     for cell, control in pairwise(notebook.cells):
         for name in _list_checks(cell):
@@ -89,17 +95,6 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
             message = cohort.join_lines(message.replace("<", "‹"))[:300]
             rows.append({"notebook": number, "exercise": name, "state": state, "message": message})
     return rows
-
-
-def _execute(client: NotebookClient, environment: dict[str, str]) -> str:
-    """Run a notebook; returns why it was stopped, or nothing."""
-    try:
-        client.execute(env={**os.environ, **environment})
-    except CellTimeoutError:
-        return f"The notebook was stopped: a cell took more than {client.timeout} s."
-    except RuntimeError:  # a dead kernel, or one that does not start
-        return "The notebook was stopped: its kernel died."
-    return ""
 
 
 def graft(submitted: Sequence[str], number: str) -> NotebookNode:
@@ -115,20 +110,18 @@ def graft(submitted: Sequence[str], number: str) -> NotebookNode:
     course = notebooks.build_notebook(source, solved=False)
     known = {cell.source.strip() for cell in course.cells}
     own = [SETUP.sub("", code) for code in submitted if code.strip() not in known | {""}]
-    cells = []
+    cells: list[NotebookNode] = []
     for cell in course.cells:
         if "exercise" in cell.metadata.get("tags", []):
             stub = re.search(r"^def (\w+)\(", cell.source, re.MULTILINE)
             defines = [i for i, code in enumerate(own) if stub and _defines(code, stub[1])]
             if defines:
                 upto = defines[-1] + 1  # the last try counts
-                cells += [nbformat.v4.new_code_cell(code) for code in own[:upto]]
+                cells += map(nbformat.v4.new_code_cell, own[:upto])
                 own = own[upto:]
                 continue
-        cells.append(cell)
-        cells += [
-            nbformat.v4.new_code_cell(CONTROL.format(name=name)) for name in _list_checks(cell)
-        ]
+        controls = [CONTROL.format(name=name) for name in _list_checks(cell)]
+        cells += [cell, *map(nbformat.v4.new_code_cell, controls)]
     return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.NOTEBOOK_METADATA)
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,26 +72,6 @@ class Guess:
 
 
 @dataclass
-class _Asked:
-    """A question with its widgets: a range, and whether the student means it."""
-
-    question: str
-    slider: Any
-    meant: Any
-    box: Any
-    locked: tuple[float, float, bool] | None = None  # the range, and whether it was meant
-
-    @property
-    def answer(self) -> tuple[float, float, bool]:
-        return self.locked or (*self.slider.value, self.meant.value)
-
-    def lock(self) -> None:
-        """Keep the answer as it is now, whatever becomes of the widgets."""
-        self.locked = self.answer
-        self.slider.disabled = self.meant.disabled = True
-
-
-@dataclass
 class Lesson:
     """One notebook's guesses, exercises and headline, beside the experiment that it works with.
 
@@ -106,8 +86,8 @@ class Lesson:
     began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self._asked: dict[str, _Asked] = {}
-        self._measured: dict[str, float] = {}
+        self._asked: dict[str, tuple[str, Any]] = {}  # name → question, and its widgets
+        self._revealed: dict[str, Guess] = {}  # as they were when their answer was shown
         self._used: dict[str, bool] = {}  # exercise → whether the student's own code runs
 
     @property
@@ -130,10 +110,10 @@ class Lesson:
         """
         import ipywidgets
 
-        known = self._asked.get(name)
-        if known and known.question == question:
-            return known.box
-        self._measured.pop(name, None)
+        known, box = self._asked.get(name, ("", None))
+        if known == question:
+            return box
+        self._revealed.pop(name, None)
         step = step or (high - low) / 20
         quarter = round((high - low) / 4 / step) * step  # on the slider's grid
         slider = ipywidgets.FloatRangeSlider(
@@ -149,7 +129,7 @@ class Lesson:
         task = f"Move the ends until you are {SURE:.0%} sure that the answer lies between."
         asked = ipywidgets.HTML(f"<b>{escape(question)}</b> {task}")
         box = ipywidgets.VBox([asked, slider, meant])
-        self._asked[name] = _Asked(question, slider, meant, box)
+        self._asked[name] = question, box
         return box
 
     def reveal(self, name: str, measured: float) -> Guess:
@@ -163,18 +143,22 @@ class Lesson:
             raise ValueError(f"Nothing was predicted under {name!r}; run the cell with {cell}.")
         if not math.isfinite(measured):
             raise ValueError(f"{name!r} was measured as {measured}; reveal a number.")
-        self._asked[name].lock()
-        self._measured[name] = float(measured)
-        return next(guess for guess in self.guesses if guess.name == name)
+        self._revealed[name] = replace(self._read(name), measured=float(measured))
+        for widget in self._asked[name][1].children[1:]:
+            widget.disabled = True
+        return self._revealed[name]
 
     @property
     def guesses(self) -> list[Guess]:
         """Every guess as it stands, or as it was when its answer was shown."""
-        return [
-            Guess(name, asked.question, low, high, *ends, not meant, self._measured.get(name))
-            for name, asked in self._asked.items()
-            for (low, high, meant), ends in [(asked.answer, (asked.slider.min, asked.slider.max))]
-        ]
+        return [self._read(name) for name in self._asked]
+
+    def _read(self, name: str) -> Guess:
+        question, box = self._asked[name]
+        _, slider, meant = box.children
+        low, high = slider.value
+        now = Guess(name, question, low, high, slider.min, slider.max, not meant.value)
+        return self._revealed.get(name, now)
 
     def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
         """A result of this notebook about the finished run; found if it was made with these facts.
