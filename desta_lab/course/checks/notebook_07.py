@@ -96,10 +96,7 @@ def _hsic(x: np.ndarray, y: np.ndarray) -> float:
     return geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y))
 
 
-@catches(
-    "Noise scores high: only the diagonal was emptied.",
-    lambda x, y: _biased(x, y, geometry.gram_matrix),
-)
+@catches("Independent noise scores high: the biased CKA. Empty the diagonals.", _biased)
 @catches(
     "Independent noise scores high: only the diagonal was emptied.",
     lambda x, y: _biased(x, y, geometry.gram_matrix),

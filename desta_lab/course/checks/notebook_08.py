@@ -242,7 +242,7 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
 
 @catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
 @catches(
-    "nothing else; return `….logits`",
+    "return `….logits`",
     lambda llm, clips, task, *head: llm.run(clips, task.question, stem=task.stem),
 )
 @catches("Layer and head are exchanged.", lambda *given: run_without(*given[:3], *given[:2:-1]))
