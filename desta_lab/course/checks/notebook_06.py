@@ -1,6 +1,7 @@
 """Checks of notebook 06: sides of a split, scales, probes, a direction taken out, a patch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -200,10 +201,11 @@ def selectivity(answer: Read) -> None:
         raise Wrong(f"Coins tossed for each voice score {leak:.2f}: voices on both sides.")
 
 
-class _Chain:
-    """A model of three sites in a row and a way around them; a clip is four numbers."""
+@dataclass(frozen=True)
+class Chain:
+    """A model of sites in a row and a way around them; a clip has four numbers, or as many a head."""
 
-    sites = ("audio_embeddings", "backbone.0", "backbone.1")
+    sites: tuple[str, ...] = ("audio_embeddings", "backbone.0", "backbone.1")
 
     def run(
         self,
@@ -223,7 +225,8 @@ class _Chain:
             flow = (edits or {}).get(site, lambda same: same)(flow)
             flows[site] = flow
         wanted = {site: flows[site] for site in sites or self.sites[:1]}
-        return _Forward(wanted, flow[:, 0] + 0.1 * given * flows["audio_embeddings"][:, 0])
+        logits = flow[:, 0] + 0.1 * given * flows[self.sites[0]][:, 0]
+        return _Forward(wanted, logits.view(len(clips), -1, 4).sum(1))
 
 
 class _Forward(dict[str, Tensor]):
@@ -272,7 +275,7 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
 )
 def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:
     """The logits after one clip, with what flowed at a site in another."""
-    llm, task = _Chain(), SimpleNamespace(question="?", stem="It is")
+    llm, task = Chain(), SimpleNamespace(question="?", stem="It is")
     a, b = np.array([0.1, 0.7, 0.3, 0.9]), np.array([0.5, 0.2, 0.8, 0])
     cases = [(llm, a, b, task, site) for site in ("audio_embeddings", "backbone.0")]
     fault = "Logits of clip b with what flowed at {4} in clip a are another: return `….logits`."

@@ -1,6 +1,6 @@
 """Checks of notebook 08: attention over time, a span, other weights, a head, attribution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from desta_lab.analysis.evidence import score_profile
 from desta_lab.analysis.interventions import knock_out
 from desta_lab.clips import Span
 from desta_lab.course.checks import Wrong, catches, expect
+from desta_lab.course.checks.notebook_06 import Chain
 
 Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
@@ -206,29 +207,6 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     expect(deletion_curve, answer, delete_parts, "The curve is {right}, and yours {got}.", *cases)
 
 
-class _Heads:
-    """A model of two layers with three heads each, whose outputs sum to the logits."""
-
-    outputs = torch.randn(2, 2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
-    stem = torch.tensor([1.0, 0.0, -1.0, 2.0])  # what an answer that is begun adds
-
-    def run(
-        self,
-        clips: Sequence[Any],
-        question: str,
-        *,
-        stem: str = "",
-        edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        **how: Any,
-    ) -> SimpleNamespace:
-        """The sum of all heads where the answer begins, (clip, 4), with edits at their sites."""
-        total = torch.zeros(len(clips), 4) + len(stem) * self.stem
-        for layer, flow in enumerate(self.outputs):
-            edit = (edits or {}).get(f"backbone.{layer}.attention.heads", lambda same: same)
-            total += edit(flow[: len(clips)])[:, -1].sum(1)
-        return SimpleNamespace(logits=total)
-
-
 def run_without(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
     """The logits when one head of the backbone puts out nothing."""
     return _without(llm, clips, task, [(layer, head)])
@@ -260,7 +238,8 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
 )
 def without_head(answer: Callable[[Any, Any, Any, int, int], Tensor]) -> None:
     """The logits when one head of the backbone puts out nothing."""
-    llm, clips = _Heads(), ["one clip", "another"]
+    llm = Chain(tuple(f"backbone.{layer}.attention.heads" for layer in range(2)))
+    clips = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     task = SimpleNamespace(question="?", stem="It is")
     fault = "Head {4} of layer {3} should be missing, and nothing else; return `….logits`."
     cases = [(llm, clips, task, layer, head) for layer, head in ((1, 0), (0, 2))]
