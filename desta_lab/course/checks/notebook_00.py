@@ -38,9 +38,7 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
     lambda wave, start, end: silence_span(wave, start / RATE, end / RATE),
 )
 @catches("work on a copy, not in place", _in_place)
-@catches(
-    "The rest was silenced, not the span.", lambda wave, *span: wave - silence_span(wave, *span)
-)
+@catches("The rest was silenced, not the span.", lambda w, *span: w - silence_span(w, *span))
 @catches(
     "Samples are missing: cut out, not silenced.",
     lambda wave, start, end: np.delete(wave, np.arange(int(start * RATE), int(end * RATE))),

@@ -136,9 +136,7 @@ def scale_to(vectors: Tensor, scale: float) -> Tensor:
     return vectors * scale / vectors.pow(2).mean().sqrt()
 
 
-@catches(
-    "Their norm is 0.25: norm instead of root mean square.", lambda x, scale: x * scale / x.norm()
-)
+@catches("Their norm is 0.25: norm instead of root mean square.", lambda x, to: x * to / x.norm())
 @catches("The factor is the scale: multiplied, whatever size they had.", lambda x, scale: x * scale)
 @catches(
     "Factors differ: every vector on its own. One number is for all.",

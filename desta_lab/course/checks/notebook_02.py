@@ -67,9 +67,7 @@ def mix_logits(read: Tensor, logits: Tensor) -> Tensor:
 
 @catches("The softmax over the queries is taken, not over the layers.", mix_over_queries)
 @catches("There is no softmax: a query's shares should sum to one.", mix_logits)
-@catches(
-    "The logits change nothing: a plain mean of the layers.", lambda read, logits: read.mean(0)
-)
+@catches("The logits change nothing: a plain mean of the layers.", lambda read, _: read.mean(0))
 @catches(
     "No query gets the layer that it wants: one mixture for all queries.",
     lambda read, logits: _mix(read, logits.softmax(-1).mean(0).expand_as(logits)),
@@ -112,8 +110,7 @@ def count_block(width: int, ffn: int) -> int:
 @catches("only one attention is counted", lambda d, n: 4 * (d * d + d) + 2 * d * n + n + 7 * d)
 def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
-    fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count linear layers, biases and "
-    fault += "LayerNorms one by one."
+    fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count weights, biases and norms."
     expect(block_parameters, answer, count_block, fault, (8, 16), (12, 20))
 
 

@@ -37,12 +37,8 @@ def _likeliest(logits: Tensor, ids: Tensor, start: int) -> Tensor:
 
 
 @catches("Sure of every next token, it should be 1.01: unshifted loss.", _perplexity(shift=0))
-@catches(
-    "Unlikely tokens of the prompt change it: the prompt is counted too.", _perplexity(first=1)
-)
-@catches(
-    "Three tokens of probability 1/2 give 2, not 8: sum instead of mean.", _perplexity(torch.sum)
-)
+@catches("Unlikely tokens before it count: the prompt is counted too.", _perplexity(first=1))
+@catches("Three tokens of chance 1/2 give 2, not 8: sum instead of mean.", _perplexity(torch.sum))
 @catches(
     "1/2 and 1/8 give 4, not 3.2: probabilities are averaged, not their logarithms.",
     lambda logits, ids, start: 1 / (-_nats(logits, ids, start)).exp().mean(),

@@ -63,18 +63,13 @@ def mean_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     return _kl(logits, teacher).mean()
 
 
-@catches(
-    "Softmax over the wrong axis, that of positions.", lambda x, teacher: _kl(x, teacher, 0).mean()
-)
+@catches("Softmax over the wrong axis, the positions.", lambda x, p: _kl(x, p, 0).mean())
 @catches(
     "It grows with the student's own confidence: the two distributions are swapped.",
     lambda logits, teacher: _divergence(logits.log_softmax(-1), teacher).mean(),
 )
 @catches("A sum, not averaged over the tokens.", lambda x, teacher: _kl(x, teacher).sum())
-@catches(
-    "It is averaged over the vocabulary too.",
-    lambda x, teacher: _kl(x, teacher).mean() / x.shape[-1],
-)
+@catches("It is averaged over the vocabulary too.", lambda x, p: _kl(x, p).mean() / x.shape[-1])
 @catches(
     "Who agrees should lose 0: this is cross-entropy, not divergence.",
     lambda logits, teacher: -(teacher.exp() * logits.log_softmax(-1)).sum(-1).mean(),

@@ -37,26 +37,16 @@ def _true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
 
 
 @catches("This is uncalibrated ranking: the prior is still in it.", lambda scores, *given: scores)
-@catches(
-    "Calibrated with the test clips' own scores: they must not grade themselves.", _minus(_own)
-)
+@catches("Calibrated with the test clips' own scores, which grade themselves.", _minus(_own))
 @catches("The prior is added instead of subtracted.", _minus(lambda s, h, t: -_prior(s, h, t)))
-@catches(
-    "The mean is over the options, not the held-out clips.",
-    _minus(lambda s, h, t: s.mean(1)[:, None]),
-)
+@catches("The mean is over options, not over clips.", _minus(lambda s, h, t: s.mean(1)[:, None]))
 @catches(
     "Every clip weighs the same here. Four of the six have one value, and so set the prior: "
     "take the mean over the clips of each value, then the mean of these.",
     _minus(lambda scores, held_out, truth: held_out.mean(0)),
 )
-@catches(
-    "You took an option's score where it is true alone; all values belong to it.", _minus(_true)
-)
-@catches(
-    "You took the softmax of the prior, a probability.",
-    _minus(lambda *given: _prior(*given).softmax(0)),
-)
+@catches("You took an option's score where it is true alone, not for all values.", _minus(_true))
+@catches("You took the softmax of the prior.", _minus(lambda *given: _prior(*given).softmax(0)))
 def calibrated(answer: Scores) -> None:
     """Scores of options without what the model says of any clip."""
     scores = torch.tensor([[-1.0, -2.0, -6.0], [-2.0, -1.5, -3.0]])
@@ -235,20 +225,10 @@ def _risen(curves: np.ndarray) -> np.ndarray:
     return curves[:, -1] - curves[:, 0]
 
 
-@catches(
-    "The third curve: a fall is no rise.", _shared(lambda c: np.abs(np.diff(c)).max(-1), _risen)
-)
-@catches(
-    "You divided by the last value, and curves begin above 0.",
-    _shared(_largest, lambda c: c[:, -1]),
-)
-@catches(
-    "Divide by last minus first, not from the lowest to the highest.", _shared(_largest, np.ptp)
-)
-@catches(
-    "You took the largest rise of all draws, not of each.",
-    _shared(lambda c: np.diff(c).max(), _risen),
-)
+@catches("Curve 3: a fall is no rise.", _shared(lambda c: np.abs(np.diff(c)).max(-1), _risen))
+@catches("Curves begin above 0: divided by the last value.", _shared(_largest, lambda c: c[:, -1]))
+@catches("Divided by the range from lowest to highest.", _shared(_largest, lambda c: np.ptp(c, -1)))
+@catches("You took the largest rise of all draws.", _shared(lambda c: np.diff(c).max(), _risen))
 @catches("This is the largest rise itself, not divided by the whole rise.", _largest)
 @catches("This is the mean rise; take the largest.", _shared(lambda c: np.diff(c).mean(-1), _risen))
 def jump_share(answer: Shares) -> None:
@@ -272,18 +252,9 @@ def _even_in(places: np.ndarray, seen: np.ndarray) -> np.ndarray:
     "it takes half of the rise.",
     lambda seen, drawn, steps: drawn - seen + _even_in(np.arange(len(steps)), seen),
 )
-@catches(
-    "Every draw is one line: the noise is gone.",
-    lambda seen, drawn, t: 0 * drawn + _even_in(t, seen),
-)
-@catches(
-    "Your line begins at 0, not where the curve does.",
-    lambda seen, *of: rise_steadily(seen, *of) - seen[0],
-)
-@catches(
-    "The measured curve is still in it: subtract it first.",
-    lambda seen, drawn, t: drawn + _even_in(t, seen),
-)
+@catches("Every draw is a line: the noise is gone.", lambda seen, d, t: 0 * d + _even_in(t, seen))
+@catches("Your line begins at 0.", lambda seen, *of: rise_steadily(seen, *of) - seen[0])
+@catches("The measured curve is still in it.", lambda seen, drawn, t: drawn + _even_in(t, seen))
 @catches("These are the draws themselves.", lambda seen, drawn, steps: drawn)
 @catches(
     "Lines between the ends of each draw have no noise in between; one line is for all.",

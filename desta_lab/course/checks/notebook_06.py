@@ -25,7 +25,8 @@ def print_voices(speakers: np.ndarray, width: int, rng: np.random.Generator) -> 
 
 @catches("another print for every clip", lambda who, width, rng: rng.normal(size=(len(who), width)))
 @catches(
-    "the same print for everyone", lambda who, n, rng: np.tile(rng.normal(size=n), (len(who), 1))
+    "the same print for everyone",
+    lambda who, n, rng: 0 * print_voices(who, n, rng) + rng.normal(size=n),
 )
 @catches("not drawn from rng", lambda who, n, rng: print_voices(who, n, np.random.default_rng(7)))
 @catches("not normal", lambda who, n, rng: 1 - 2.0 * (print_voices(who, n, rng) < 0))
@@ -136,17 +137,9 @@ def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
     return x - _along(x - center, direction) / direction.norm() ** 2
 
 
-@catches(
-    "The direction is not of unit length.", lambda x, along, center: x - _along(x - center, along)
-)
-@catches(
-    "It projects onto, instead of out.",
-    lambda x, along, center: x - erase_along(x, along, center) + center,
-)
-@catches(
-    "Clips stand at 0: removes the mean too.",
-    lambda x, along, center: erase_along(x, along, 0 * center),
-)
+@catches("The direction is not of unit length.", lambda x, d, center: x - _along(x - center, d))
+@catches("It projects onto, instead of out.", lambda x, d, mid: x - erase_along(x, d, mid) + mid)
+@catches("Clips stand at 0: removes the mean too.", lambda x, d, mid: erase_along(x, d, 0 * mid))
 @catches("One step for all clips erases nothing.", lambda x, along, center: x - along)
 def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Clips without what they have along a direction, measured from a center."""
@@ -176,12 +169,8 @@ def measure_selectivity(features: np.ndarray, labels: list[str], speakers: Seque
 
 @catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
 @catches("the wrong way round", lambda x, labels, who: -measure_selectivity(x, labels, who))
-@catches(
-    "voices on both sides", lambda x, y, who: measure_selectivity(x, y, [*map(str, range(len(y)))])
-)
-@catches(
-    "the labels were not used", lambda x, y, who: measure_selectivity(x, y[::2] + y[1::2], who)
-)
+@catches("voices on both sides", lambda x, y, _: measure_selectivity(x, y, [*map(str, range(72))]))
+@catches("the labels were not used", lambda x, y, _: measure_selectivity(x, y[::2] + y[1::2], _))
 def selectivity(answer: Read) -> None:
     """What a probe reads on other speakers, beyond what it makes of random labels."""
     rng = np.random.default_rng(0)
@@ -203,7 +192,7 @@ def selectivity(answer: Read) -> None:
 
 @dataclass(frozen=True)
 class Chain:
-    """A model of sites in a row and a way around them; a clip has four numbers, or as many a head."""
+    """A model of sites in a row and a way around them; a clip is four numbers, or four a head."""
 
     sites: tuple[str, ...] = ("audio_embeddings", "backbone.0", "backbone.1")
 
@@ -251,22 +240,17 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
 
 @catches(
     "These are clip b's own logits: nothing was patched.",
-    lambda llm, a, b, task, _: _run(llm, b, task),
+    lambda llm, a, b, *of: _run(llm, b, of[0]),
 )
 @catches(
     "These are clip a's own logits: only clip a was run.",
-    lambda llm, a, b, task, _: _run(llm, a, task),
+    lambda llm, a, b, *of: _run(llm, a, of[0]),
 )
+@catches("The clips are exchanged.", lambda llm, a, b, *of: patch_flow(llm, b, a, *of))
 @catches(
-    "The clips are exchanged.", lambda llm, a, b, task, site: patch_flow(llm, b, a, task, site)
+    "Another site was patched.", lambda llm, a, b, t, _: patch_flow(llm, a, b, t, "backbone.1")
 )
-@catches(
-    "Another site was patched.",
-    lambda llm, a, b, task, _: patch_flow(llm, a, b, task, "backbone.1"),
-)
-@catches(
-    "This is what flowed, not the logits.", lambda llm, a, b, task, site: _run(llm, a, task, site)
-)
+@catches("This is what flowed, not the logits.", lambda llm, a, b, *of: _run(llm, a, *of))
 @catches(
     "The answer was not begun: the stem is left out.",
     lambda llm, a, b, task, site: patch_flow(

@@ -133,7 +133,8 @@ def measure_gap(a: np.ndarray, b: np.ndarray) -> float:
 @catches("Clouds seven times as large give another number: no common scale.", measure_distance)
 @catches("The spread of one side only.", lambda a, b: measure_distance(a, b) / measure_spread(b))
 @catches(
-    "The gap itself counted.", lambda *ab: measure_distance(*ab) / measure_spread(np.vstack(ab))
+    "The gap itself counted.",
+    lambda a, b: measure_distance(a, b) / measure_spread(np.vstack([a, b])),
 )
 @catches(
     "Clouds around one middle should be 0 apart: not the means but every pair.",

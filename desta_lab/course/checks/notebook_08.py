@@ -25,9 +25,7 @@ def weigh_frames(q: Tensor, k: Tensor, power: float = 0.5, axis: int = -1) -> Te
 
 
 @catches("Softmax over the wrong axis: the queries.", partial(weigh_frames, axis=-2))
-@catches(
-    "A query's weights should sum to 1; softmax over the heads.", partial(weigh_frames, axis=0)
-)
+@catches("A query's weights sum to 1: softmax over the heads.", partial(weigh_frames, axis=0))
 @catches("Too sharp: not scaled by the root of the head's width.", partial(weigh_frames, power=0.0))
 @catches("Too flat: scaled by the width, not by its root.", partial(weigh_frames, power=1.0))
 @catches("These are inner products: no softmax yet.", lambda q, k: q @ k.transpose(-1, -2) / 4)
@@ -63,10 +61,7 @@ def _minus_time(profile: np.ndarray, start: float, end: float, seconds: float) -
     ),
 )
 @catches("Weight against counts as well.", lambda profile, *span: measure_mass(abs(profile), *span))
-@catches(
-    "This is a sum, not a share.",
-    lambda profile, *span: measure_mass(profile, *span) * profile.sum(),
-)
+@catches("This is a sum, not a share.", lambda one, *span: measure_mass(one, *span) * one.sum())
 @catches("You subtract the share of time, not of frames.", _minus_time)
 def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float]) -> None:
     """Share of a profile's positive weight inside a span, minus the span's share of frames."""
@@ -179,25 +174,15 @@ def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
     return torch.cat([of(torch.ones(1, len(worth)).bool()), of(alone)])
 
 
-@catches(
-    "The curve falls late: the least important first.", partial(delete_parts, descending=False)
-)
-@catches(
-    "It is put back instead of taken away.",
-    lambda of, worth: delete_parts(of, worth, False).flip(0),
-)
-@catches(
-    "Five parts make six points: the untouched clip is missing.", lambda *of: delete_parts(*of)[1:]
-)
+@catches("It falls late: the least important first.", partial(delete_parts, descending=False))
+@catches("It is put back instead of taken away.", lambda of, w: delete_parts(of, w, False).flip(0))
+@catches("Five parts, six points: the untouched clip is missing.", lambda *o: delete_parts(*o)[1:])
 @catches("At the end four of five parts are left: only one part at a time.", _one_at_a_time)
 @catches(
     "Ranks and positions mixed up: argsort says which part comes next, not when a part does.",
     lambda of, worth: of(worth.argsort(descending=True) >= torch.arange(len(worth) + 1)[:, None]),
 )
-@catches(
-    "What speaks against goes last, however much it weighs.",
-    lambda of, w: delete_parts(of, w.abs()),
-)
+@catches("What speaks against goes last, however it weighs.", lambda o, w: delete_parts(o, w.abs()))
 def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     """The scalar while the parts are taken away, the most important first."""
     cases = []
@@ -219,10 +204,7 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
 
 
 @catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
-@catches(
-    "return `….logits`",
-    lambda llm, clips, task, *head: llm.run(clips, task.question, stem=task.stem),
-)
+@catches("return `….logits`", lambda llm, clips, task, *head: llm.run(clips, "?", stem=task.stem))
 @catches("Layer and head are exchanged.", lambda *given: run_without(*given[:3], *given[:2:-1]))
 @catches(
     "No head of this layer is left: you took the whole layer.",

@@ -118,18 +118,13 @@ def add_detour(x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tens
     return x @ W.T + alpha / len(A) * (x @ A.T @ B.T)
 
 
+@catches("Not scaled: multiply by alpha / r.", lambda x, W, A, B, _: add_detour(x, W, A, B, len(A)))
 @catches(
-    "Not scaled: multiply the detour by alpha / r.",
-    lambda x, W, A, B, alpha: add_detour(x, W, A, B, len(A)),
-)
-@catches(
-    "Scaled by alpha alone: divide by the rank of A.",
+    "Scaled by alpha alone, not by alpha / r.",
     lambda x, W, A, B, r: add_detour(x, W, A, B, r * len(A)),
 )
 @catches("The frozen path is missing.", lambda x, W, *detour: add_detour(x, 0 * W, *detour))
-@catches(
-    "A and B are swapped: A takes x down.", lambda x, W, A, B, r: x @ W.T + r / len(A) * (x @ B @ A)
-)
+@catches("A and B are swapped: A first.", lambda x, W, A, B, r: x @ W.T + r / len(A) * (x @ B @ A))
 @catches("W was scaled too.", lambda x, W, A, B, r: add_detour(x, r / len(A) * W, A, B, r))
 def lora_forward(answer: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """What a layer with a low-rank detour gives."""

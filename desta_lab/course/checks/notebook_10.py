@@ -58,7 +58,7 @@ def _by(name: Callable[[Run], str]) -> Callable[[Fields], dict[str, Run]]:
 
 @catches(
     "joined without a sign between them",
-    _by(lambda run: "".join(f"{name}{run[name]}" for name in sorted(run))),
+    _by(lambda run: "".join(f"{k}{run[k]}" for k in sorted(run))),
 )
 @catches("names of the fields are left out", _by(lambda run: str(sorted(map(str, run.values())))))
 @catches("own hash of a text is another one tomorrow", _own_hash)
@@ -125,14 +125,10 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
 
 
 @catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
-@catches(
-    "Too wide: the standard deviation for the standard error.", partial(_paired, error=_deviation)
-)
+@catches("The standard deviation for the standard error.", partial(_paired, error=_deviation))
 @catches("1.96 for a handful of seeds: take Student's t.", partial(_paired, reach=1.96))
 @catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *_paired(a, b)[1:]))
-@catches(
-    "You took seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b))
-)
+@catches("Seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b)))
 @catches(
     "This is the median of the differences, not their mean.",
     lambda ours, theirs: (
@@ -158,9 +154,7 @@ def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 @catches("Nothing was chosen: the honest difference.", lambda a, b: np.mean(a) - np.mean(b))
 @catches("It flatters the other setting.", lambda a, b: np.min(a) - np.max(b))
-@catches(
-    "It only picks one side: your best against their mean.", lambda a, b: np.max(a) - np.mean(b)
-)
+@catches("It only picks one side: best against mean.", lambda a, b: np.max(a) - np.mean(b))
 def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""
     fault = "From these seeds a difference of {right} can be made; you make {got}."

@@ -175,10 +175,7 @@ def _along(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
 
 
 @catches("At another clip's own logits it should be 1: not divided by the square.", _along)
-@catches(
-    "Divided once by the length, not by its square.",
-    lambda p, a, b: _along(p, a, b) / (b - a).norm(dim=-1),
-)
+@catches("Divided once by the length.", lambda p, a, b: _along(p, a, b) / (b - a).norm(dim=-1))
 @catches(
     "That is a distance, which counts every direction; take the part along the way.",
     lambda patched, own, other: (patched - own).norm(dim=-1) / (other - own).norm(dim=-1),
@@ -203,13 +200,9 @@ def undo_rate(if_audio: float, delta: float) -> float:
     return if_audio / (1 + delta / 100)
 
 
-@catches(
-    "Per cent taken as a share: divide Δ by 100.", lambda if_audio, delta: if_audio / (1 + delta)
-)
+@catches("Per cent taken as a share: divide Δ by 100.", lambda if_audio, d: if_audio / (1 + d))
 @catches("Points were added, not a rate undone.", lambda if_audio, delta: if_audio - delta)
-@catches(
-    "The rate of the wrong one: Δ is of the text LLM.", lambda if_audio, d: if_audio * (1 - d / 100)
-)
+@catches("The rate of the wrong one: Δ is of the text LLM.", lambda rate, d: rate * (1 - d / 100))
 def text_ifrate(answer: Callable[[float, float], float]) -> None:
     """The IFrate of the text LLM in per cent, from the audio model's and the forgetting rate."""
     fault = "At {0} with Δ = {1} the text LLM has {right}; you say {got}."
