@@ -240,11 +240,11 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
 
 @catches(
     "These are clip b's own logits: nothing was patched.",
-    lambda llm, a, b, *of: _run(llm, b, of[0]),
+    lambda llm, a, b, task, _: _run(llm, b, task),
 )
 @catches(
     "These are clip a's own logits: only clip a was run.",
-    lambda llm, a, b, *of: _run(llm, a, of[0]),
+    lambda llm, a, b, task, _: _run(llm, a, task),
 )
 @catches("The clips are exchanged.", lambda llm, a, b, *of: patch_flow(llm, b, a, *of))
 @catches(

@@ -205,7 +205,10 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
 
 @catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
 @catches("return `….logits`", lambda llm, clips, task, *head: llm.run(clips, "?", stem=task.stem))
-@catches("Layer and head are exchanged.", lambda *given: run_without(*given[:3], *given[:2:-1]))
+@catches(
+    "Layer and head are exchanged.",
+    lambda llm, clips, task, layer, head: run_without(llm, clips, task, head, layer),
+)
 @catches(
     "No head of this layer is left: you took the whole layer.",
     lambda llm, clips, task, layer, head: _without(
