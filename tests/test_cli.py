@@ -23,7 +23,7 @@ from desta_lab.audio import RATE
 from desta_lab.course import notebooks
 from desta_lab.experiments import experiment, sweep
 from desta_lab.model import backbone, build, nano, presets
-from desta_lab.views import saving
+from desta_lab.views import progress, saving
 from desta_lab.views.progress import progress_reporter
 from tests import tiny
 
@@ -155,6 +155,23 @@ def test_progress_without_a_terminal_is_a_line_at_a_time():
     assert (
         len(out.getvalue().splitlines()) == 2
     )  # nothing in between: less than five seconds went by
+
+
+def test_no_bar_flashes_up(monkeypatch: pytest.MonkeyPatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def shown(done: int) -> str:
+        clock = iter([0.0, 1.5, 1.6, 1.7])
+        with monkeypatch.context() as patch:
+            patch.setattr(progress.time, "perf_counter", lambda: next(clock))
+            tell = progress_reporter(Terminal())("features")
+            tell(done, 4)
+        tell(4, 4)
+        return capsys.readouterr().err
+
+    assert shown(3) == "" and "features" in shown(1)  # half a second is left, and four and a half
 
 
 # ---- refused before work begins ----

@@ -6,6 +6,7 @@ import textwrap
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,15 @@ import pandas as pd
 
 from desta_lab import cache
 from desta_lab.clips import unique_keys
-from desta_lab.course.checks import load_checks
+from desta_lab.course.checks import SIGNS, load_checks
 from desta_lab.course.lesson import SURE, score_interval
 from desta_lab.views import saving, style
 
 _Kind = TypeVar("_Kind")
 COLUMNS = ["student", "notebook", "preset", "file", "kind", "name", "question"]
 COLUMNS += ["low", "high", "least", "most", "default", "measured", "held", "score"]
-STATES = ("passed", "wrong", "not attempted")  # of an exercise
+_GUESS = itemgetter("notebook", "preset", "name")  # of a row: which guess it is
+_ASKED = itemgetter("question", "least", "most")
 _MOST_BYTES = 1_000_000  # of a card
 _MOST_ENTRIES = 50  # predictions, or exercises, of a card
 _MOST_SIGNS = 300  # of a text
@@ -85,27 +87,19 @@ def _keep_common(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list
 
     Cards are compared with those of the same notebook and preset.
     """
-    asked: dict[tuple[str, ...], Counter[tuple[Any, ...]]] = {}
+    asked: dict[Any, Counter[Any]] = {}
     for row in rows:
         if row["kind"] == "prediction":
-            asked.setdefault(_guess_key(row), Counter())[_ask(row)] += 1
-    usual = {key: counts.most_common(1)[0][0] for key, counts in asked.items()}
+            asked.setdefault(_GUESS(row), Counter())[_ASKED(row)] += 1
+    usual = {guess: counts.most_common(1)[0][0] for guess, counts in asked.items()}
     kept, left_out = [], []
     for row in rows:
-        if row["kind"] == "prediction" and _ask(row) != usual[_guess_key(row)]:
+        if row["kind"] == "prediction" and _ASKED(row) != usual[_GUESS(row)]:
             why = "most cards have another question or slider"
             left_out.append(f"{row['file']} of {row['student']}: no guess {row['name']} ({why}).")
         else:
             kept.append(row)
     return kept, left_out
-
-
-def _guess_key(row: dict[str, Any]) -> tuple[str, ...]:
-    return row["notebook"], row["preset"], row["name"]
-
-
-def _ask(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["question"], row["least"], row["most"]
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -176,7 +170,7 @@ def _list_guesses(guesses: Any) -> Iterator[dict[str, Any]]:
 
 def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
     for name, state in _expect(exercises, dict).items():
-        if state not in STATES:
+        if state not in [*SIGNS]:
             raise ValueError(f"{str(state)[:40]!r} is no state of an exercise")
         if name not in load_checks():
             raise ValueError(f"the course has no exercise {name[:40]!r}")
@@ -215,9 +209,9 @@ def write_report(table: pd.DataFrame, folder: Path) -> Path:
     held = f"{own.mean():.0%} of {len(own)} ranges held the answer"
     headline = f"{held}; {SURE:.0%} would be well calibrated"
     questions = list(guesses.groupby(["notebook", "preset", "name"], sort=False))[:_MOST_PANELS]
-    height = max(1, len(questions))
-    picture, grid = style.subplots(height, 1, headline, (7.0, 1 + 1.3 * height), squeeze=False)
-    for axes, ((notebook, preset, _), rows) in zip(grid[:, 0], questions, strict=False):
+    size = (7.0, 1 + 1.3 * len(questions))
+    picture, grid = style.subplots(len(questions), 1, headline, size, squeeze=False)
+    for axes, ((notebook, preset, _), rows) in zip(grid[:, 0], questions, strict=True):
         _draw_guesses(axes, rows)
         title = textwrap.shorten(
             f"{notebook} on {preset} · {rows['question'].iloc[0]}", 90, placeholder=" …"

@@ -48,12 +48,6 @@ LARGEST = 500_000_000  # bytes of all files together; the one that ships has 32 
 class ArchiveError(ValueError):
     """An archive of a finished run that cannot be trusted; the message names it and the fault."""
 
-    @classmethod
-    def at(cls, archive: Path | zipfile.ZipFile, fault: str) -> "ArchiveError":
-        """The error of an archive with this fault."""
-        where = archive.filename if isinstance(archive, zipfile.ZipFile) else archive
-        return cls(f"{where}: {fault}; get it again from where the package comes from.")
-
 
 def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
     """Write what a notebook needs of a finished main job into one archive; returns its bytes.
@@ -64,8 +58,7 @@ def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
     content: dict[str, bytes] = {}
     for kind in RUNS:
         folder = experiment.run_folder(kind)
-        paths = [folder / CONFIG, folder / RECORDS, folder / VERDICT]
-        paths.append(index_path(folder))
+        paths = [folder / CONFIG, folder / RECORDS, folder / VERDICT, index_path(folder)]
         if kind == "self":
             paths.append(checkpoint_path(folder, experiment.train_config.steps))
         for path in paths:
@@ -136,14 +129,16 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
 @contextmanager
 def _open_archive(archive: Path) -> Iterator[zipfile.ZipFile]:
     """The archive, if all its entries are files of a finished run, each of them once."""
-    if not archive.is_file():
-        raise ArchiveError.at(archive, "it is no file")
     try:
+        if not archive.is_file():
+            raise ArchiveError("it is no file")
         with zipfile.ZipFile(archive) as shipped:
             _check_entries(shipped)
             yield shipped
-    except (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise ArchiveError.at(archive, str(error).rstrip(".") or "it is cut off") from error
+    except (ArchiveError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        fault = str(error).rstrip(".") or "it is cut off"
+        remedy = "get it again from where the package comes from"
+        raise ArchiveError(f"{archive}: {fault}; {remedy}.") from error
 
 
 def _check_entries(shipped: zipfile.ZipFile) -> None:
@@ -151,27 +146,27 @@ def _check_entries(shipped: zipfile.ZipFile) -> None:
     for entry in entries:
         name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
         if entry.orig_filename != name or not MEMBER.fullmatch(name):
-            raise ArchiveError.at(shipped, f"{entry.orig_filename!r} is no file of a finished run")
+            raise ArchiveError(f"{entry.orig_filename!r} is no file of a finished run")
         if kind not in (0, stat.S_IFREG):
-            raise ArchiveError.at(shipped, f"{name!r} is a link, not a file")
+            raise ArchiveError(f"{name!r} is a link, not a file")
         if entry.flag_bits & 1 or entry.compress_type not in PACKED:
-            raise ArchiveError.at(shipped, f"{name!r} is packed in a way that is not read")
+            raise ArchiveError(f"{name!r} is packed in a way that is not read")
     if len(set(names)) < len(names):
-        raise ArchiveError.at(shipped, "a file is there twice")
+        raise ArchiveError("a file is there twice")
     if sum(entry.file_size for entry in entries) > LARGEST:
-        raise ArchiveError.at(shipped, f"it would unpack to more than {LARGEST:,} bytes")
+        raise ArchiveError(f"it would unpack to more than {LARGEST:,} bytes")
     needed = [f"runs/{kind}/{name}" for kind in RUNS for name in (CONFIG, RECORDS, LIST)]
     if missing := [name for name in (ANCHOR, *needed) if name not in names]:
-        raise ArchiveError.at(shipped, f"it has no {missing[0]!r}")
+        raise ArchiveError(f"it has no {missing[0]!r}")
 
 
 def _read_json(shipped: zipfile.ZipFile, name: str) -> dict[str, Any]:
     try:
         found = json.loads(shipped.read(name))
     except (ValueError, RecursionError) as error:
-        raise ArchiveError.at(shipped, f"{name}: no JSON ({error})") from error
+        raise ArchiveError(f"{name}: no JSON ({error})") from error
     if not isinstance(found, dict):
-        raise ArchiveError.at(shipped, f"{name}: {type(found).__name__}, not an object")
+        raise ArchiveError(f"{name}: {type(found).__name__}, not an object")
     return found
 
 
@@ -179,17 +174,17 @@ def _restore_results(experiment: Experiment, shipped: zipfile.ZipFile) -> None:
     """Put every shipped result where this machine, in its precision, looks for it."""
     dtype = experiment.llm.provenance["dtype"]
     for name in shipped.namelist():
-        _, kind, key, *rest = name.split("/") if name.startswith("results/") else ("",) * 3
-        if rest != [cache.HEAD]:
+        if not name.startswith("results/") or not name.endswith(f"/{cache.HEAD}"):
             continue
+        _, kind, key, _ = name.split("/")
         about = _read_json(shipped, name).get("determined_by")
         about = about if isinstance(about, dict) else {}
         if not isinstance(about.get("facts"), dict) or kind not in cache.VERSIONS:
-            raise ArchiveError.at(shipped, f"{name}: it does not say what determines its result")
+            raise ArchiveError(f"{name}: it does not say what determines its result")
         if about.get("version") != cache.VERSIONS[kind]:
             continue  # made again when it is asked for
         if Provenance(kind, about["facts"]).key != key or about.get("kind") != kind:
-            raise ArchiveError.at(shipped, f"{name}: what determines its result was changed")
+            raise ArchiveError(f"{name}: what determines its result was changed")
         provenance = Provenance(kind, {**about["facts"], "dtype": dtype})
         if not provenance.folder(experiment.root).exists():
             read = partial(_read_shipped, shipped, Provenance(kind, about["facts"]))
@@ -202,7 +197,7 @@ def _read_shipped(shipped: zipfile.ZipFile, provenance: Provenance) -> Any:
         _extract(shipped, folder, Path(place))
         found = cache.find(Path(place) / "results", provenance)
     if found is None:
-        raise ArchiveError.at(shipped, f"{folder}: not the result that was packed")
+        raise ArchiveError(f"{folder}: not the result that was packed")
     return found
 
 
@@ -248,17 +243,17 @@ def _check_run(experiment: Experiment, shipped: zipfile.ZipFile, run: Path) -> l
     try:
         listed = checkpoints.list_checkpoints(run)
         if not trainer.is_finished(run, experiment.train_config):
-            raise ArchiveError.at(shipped, f"{told}: its list has not every checkpoint")
+            raise ArchiveError(f"{told}: its list has not every checkpoint")
         records = checkpoints.read_records(run, steps)
     except checkpoints.CheckpointError as error:
         fault = str(error).removeprefix(f"{run}/").split(";")[0]
-        raise ArchiveError.at(shipped, f"{told}: {fault}") from error
+        raise ArchiveError(f"{told}: {fault}") from error
     known = {one["step"]: one["sha256"] for one in listed}
     for path in (run / "checkpoints").glob("*.safetensors"):
         if known.get(int(path.stem)) != cache.hash_file(path):
-            raise ArchiveError.at(shipped, f"{told}: {path.name} is not what its list has")
+            raise ArchiveError(f"{told}: {path.name} is not what its list has")
     if run.name == "self" and not checkpoint_path(run, steps).is_file():
-        raise ArchiveError.at(shipped, f"{told}: it has no checkpoint of step {steps}")
+        raise ArchiveError(f"{told}: it has no checkpoint of step {steps}")
     hashes = {one["step"]: checkpoints.hash_records(records[: one["step"]]) for one in listed}
     return [one | ({"records": hashes[one["step"]]} if one["step"] else {}) for one in listed]
 
@@ -273,7 +268,7 @@ def _save_first(llm: AudioLLM, shipped: zipfile.ZipFile, path: Path) -> str:
     try:
         llm.load_trainable_state({**here, **load(shipped.read(ANCHOR))})
     except (SafetensorError, RuntimeError) as error:
-        raise ArchiveError.at(shipped, f"{ANCHOR}: not the anchor of this connector") from error
+        raise ArchiveError(f"{ANCHOR}: not the anchor of this connector") from error
     sha256 = llm.save_connector(path)
     llm.load_trainable_state(here)
     return sha256

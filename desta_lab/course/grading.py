@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -14,6 +15,7 @@ from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 
 from desta_lab.course import cohort, notebooks
+from desta_lab.course.checks import SIGNS
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
 NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
@@ -25,7 +27,7 @@ _before = dict(lesson.exercises)
 _states = [lesson.check(n, a).state for n in ["{name}"] for a in _known()[n].wrong.values()]
 lesson.exercises.update(_before)
 _states"""
-STATES = {"✓": "passed", "✗": "wrong", "…": "not attempted"}
+STATES = {sign: state for state, sign in SIGNS.items()}
 COLUMNS = ["file", "notebook", "exercise", "state", "message"]
 LONGEST = 8 * 2**20  # bytes of a submitted notebook
 
@@ -45,10 +47,8 @@ def grade_files(paths: Sequence[Path], preset: str = "nano") -> tuple[pd.DataFra
     rows, left_out = [], []
     for file in files:
         try:
-            rows += [
-                {"file": cohort.join_lines(str(file)), **row}
-                for row in grade_notebook(file, preset)
-            ]
+            name = cohort.join_lines(str(file))
+            rows += [{"file": name, **row} for row in grade_notebook(file, preset)]
         except GradingError as error:
             left_out.append(cohort.join_lines(str(error)))
     return pd.DataFrame(rows, columns=COLUMNS), left_out
@@ -77,10 +77,15 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
     number = _find_number(file, sources)
     notebook = graft(sources, number)
     with tempfile.TemporaryDirectory() as here:
-        client = NotebookClient(
-            notebook, timeout=timeout, allow_errors=True, resources={"metadata": {"path": here}}
-        )
-        stopped = _execute(client, {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here})
+        own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here}
+        how: dict[str, Any] = {"allow_errors": True, "resources": {"metadata": {"path": here}}}
+        stopped = ""
+        try:
+            NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
+        except CellTimeoutError:
+            stopped = f"The notebook was stopped: a cell took more than {timeout} s."
+        except RuntimeError:  # a dead kernel, or one that does not start
+            stopped = "The notebook was stopped: its kernel died."
     rows = []
     for cell, control in pairwise(notebook.cells):
         for name in _list_checks(cell):
@@ -90,17 +95,6 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
             message = cohort.join_lines(message.replace("<", "‹"))[:300]
             rows.append({"notebook": number, "exercise": name, "state": state, "message": message})
     return rows
-
-
-def _execute(client: NotebookClient, environment: dict[str, str]) -> str:
-    """Run a notebook; returns why it was stopped, or nothing."""
-    try:
-        client.execute(env={**os.environ, **environment})
-    except CellTimeoutError:
-        return f"The notebook was stopped: a cell took more than {client.timeout} s."
-    except RuntimeError:  # a dead kernel, or one that does not start
-        return "The notebook was stopped: its kernel died."
-    return ""
 
 
 def graft(submitted: Sequence[str], number: str) -> NotebookNode:
@@ -116,20 +110,18 @@ def graft(submitted: Sequence[str], number: str) -> NotebookNode:
     course = notebooks.build_notebook(source, solved=False)
     known = {cell.source.strip() for cell in course.cells}
     own = [SETUP.sub("", code) for code in submitted if code.strip() not in known | {""}]
-    cells = []
+    cells: list[NotebookNode] = []
     for cell in course.cells:
         if "exercise" in cell.metadata.get("tags", []):
             stub = re.search(r"^def (\w+)\(", cell.source, re.MULTILINE)
             defines = [i for i, code in enumerate(own) if stub and _defines(code, stub[1])]
             if defines:
                 upto = defines[-1] + 1  # the last try counts
-                cells += [nbformat.v4.new_code_cell(code) for code in own[:upto]]
+                cells += map(nbformat.v4.new_code_cell, own[:upto])
                 own = own[upto:]
                 continue
-        cells.append(cell)
-        cells += [
-            nbformat.v4.new_code_cell(CONTROL.format(name=name)) for name in _list_checks(cell)
-        ]
+        controls = [CONTROL.format(name=name) for name in _list_checks(cell)]
+        cells += [cell, *map(nbformat.v4.new_code_cell, controls)]
     return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.NOTEBOOK_METADATA)
 
 
@@ -156,25 +148,21 @@ def _read(file: Path) -> list[str]:
         if not all(isinstance(one, str) for one in code):
             raise TypeError("a cell whose code is no text")
     except Exception as error:  # whatever is wrong with the file, it is no notebook
-        raise GradingError(
-            f"{file}: no notebook ({type(error).__name__}); hand in .ipynb."
-        ) from error
+        kind = type(error).__name__
+        raise GradingError(f"{file}: no notebook ({kind}); hand in .ipynb.") from error
     return code
 
 
 def _find_number(file: Path, submitted: Sequence[str]) -> str:
     numbers = {number for code in submitted for number in NUMBER.findall(code)}
     there = {source.name[:2] for source in notebooks.find_sources()}
-    if len(numbers) > 1:
-        raise GradingError(
-            f"{file}: the set-up of several notebooks, {', '.join(sorted(numbers))}; hand in one."
-        )
-    if not numbers & there:
-        raise GradingError(
-            f"{file}: none of the course's notebooks; it has no cell with desta_lab.setup(…) of "
-            f"one of {', '.join(sorted(there))}."
-        )
-    return str(numbers.pop())
+    if len(numbers) == 1 and numbers <= there:
+        return str(numbers.pop())
+    found, wanted = (", ".join(sorted(some)) or "none" for some in (numbers, there))
+    raise GradingError(
+        f"{file}: hand in one notebook of the course, with one cell of desta_lab.setup(…) that has "
+        f"one of {wanted}; here it has {found}."
+    )
 
 
 def _read_judgement(name: str, cell: NotebookNode, stopped: str) -> tuple[str, str]:

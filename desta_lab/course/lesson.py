@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,37 +72,6 @@ class Guess:
 
 
 @dataclass
-class _Asked:
-    """A question with its widgets: a range, and whether the student means it."""
-
-    question: str
-    slider: Any
-    meant: Any
-    box: Any
-    locked: tuple[float, float, bool] | None = None  # the range, and whether it was meant
-
-    @property
-    def answer(self) -> tuple[float, float, bool]:
-        return self.locked or (*self.slider.value, self.meant.value)
-
-    def lock(self) -> None:
-        """Keep the answer as it is now, whatever becomes of the widgets."""
-        self.locked = self.answer
-        self.slider.disabled = self.meant.disabled = True
-
-
-@dataclass(frozen=True)
-class SavedFigure:
-    """A saved figure with its alternative text, as the value of a cell."""
-
-    path: Path
-    alt: str
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
-        return self.path.read_bytes(), {"alt": self.alt}
-
-
-@dataclass
 class Lesson:
     """One notebook's guesses, exercises and headline, beside the experiment that it works with.
 
@@ -117,8 +86,8 @@ class Lesson:
     began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self._asked: dict[str, _Asked] = {}
-        self._measured: dict[str, float] = {}
+        self._asked: dict[str, tuple[str, Any]] = {}  # name → question, and its widgets
+        self._revealed: dict[str, Guess] = {}  # as they were when their answer was shown
         self._used: dict[str, bool] = {}  # exercise → whether the student's own code runs
 
     @property
@@ -141,10 +110,10 @@ class Lesson:
         """
         import ipywidgets
 
-        known = self._asked.get(name)
-        if known and known.question == question:
-            return known.box
-        self._measured.pop(name, None)
+        known, box = self._asked.get(name, ("", None))
+        if known == question:
+            return box
+        self._revealed.pop(name, None)
         step = step or (high - low) / 20
         quarter = round((high - low) / 4 / step) * step  # on the slider's grid
         slider = ipywidgets.FloatRangeSlider(
@@ -160,7 +129,7 @@ class Lesson:
         task = f"Move the ends until you are {SURE:.0%} sure that the answer lies between."
         asked = ipywidgets.HTML(f"<b>{escape(question)}</b> {task}")
         box = ipywidgets.VBox([asked, slider, meant])
-        self._asked[name] = _Asked(question, slider, meant, box)
+        self._asked[name] = question, box
         return box
 
     def reveal(self, name: str, measured: float) -> Guess:
@@ -174,18 +143,22 @@ class Lesson:
             raise ValueError(f"Nothing was predicted under {name!r}; run the cell with {cell}.")
         if not math.isfinite(measured):
             raise ValueError(f"{name!r} was measured as {measured}; reveal a number.")
-        self._asked[name].lock()
-        self._measured[name] = float(measured)
-        return next(guess for guess in self.guesses if guess.name == name)
+        self._revealed[name] = replace(self._read(name), measured=float(measured))
+        for widget in self._asked[name][1].children[1:]:
+            widget.disabled = True
+        return self._revealed[name]
 
     @property
     def guesses(self) -> list[Guess]:
         """Every guess as it stands, or as it was when its answer was shown."""
-        return [
-            Guess(name, asked.question, low, high, *ends, not meant, self._measured.get(name))
-            for name, asked in self._asked.items()
-            for (low, high, meant), ends in [(asked.answer, (asked.slider.min, asked.slider.max))]
-        ]
+        return [self._read(name) for name in self._asked]
+
+    def _read(self, name: str) -> Guess:
+        question, box = self._asked[name]
+        _, slider, meant = box.children
+        low, high = slider.value
+        now = Guess(name, question, low, high, slider.min, slider.max, not meant.value)
+        return self._revealed.get(name, now)
 
     def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
         """A result of this notebook about the finished run; found if it was made with these facts.
@@ -244,14 +217,16 @@ class Lesson:
             return "your code" if own else "the package's code"
         return f"your {', '.join(own)} and the package's {', '.join(rest)}"
 
-    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> SavedFigure:
+    def show(self, figure: Any, alt: str, table: pd.DataFrame | None = None) -> Any:
         """Save the notebook's last figure with its table, and show it with its alternative text.
 
         A `Picture` brings its table; any other figure needs the one it was drawn from.
         """
+        from IPython.display import Image
+
         provenance = {"alt": alt, **self._made_with()}
         path = saving.save_figure(figure, self.out, self.notebook, table, provenance)
-        return SavedFigure(path, alt)
+        return Image(filename=str(path), alt=alt)
 
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.
@@ -274,29 +249,21 @@ class Lesson:
             "seconds": round(time.perf_counter() - self.began, 1),
         }
         cache.write_whole(path, cache.to_json(content))
-        solved = sum(state == "passed" for state in self.exercises.values())
-        summary = (
-            f"<p><b>Card {self.notebook}</b>: {self._calibration()}; {solved} of "
-            f"{len(self.exercises)} exercises solved. Kept in {escape(path.name)}.</p>"
-        )
-        table = pd.DataFrame([_card_row(guess) for guess in self.guesses])
-        return HTML(summary + format_table(table))
-
-    def _calibration(self) -> str:
-        """How many of the student's own ranges held the answer, in words."""
         own = [guess for guess in self.guesses if not guess.default and guess.inside is not None]
-        if not own:
-            return "you set no range, so there is nothing to say about your calibration"
-        held = sum(bool(guess.inside) for guess in own)
-        ideal = f"well calibrated would be {SURE:.0%}"
-        cost = sum(guess.score or 0.0 for guess in own) / len(own)
-        scored = f"interval score {cost:.2f} (0 is best, the whole slider scores 1)"
-        return f"{held} of your {len(own)} ranges held the answer ({ideal}); {scored}"
+        said = "you set no range, so there is nothing to say about your calibration"
+        if own:
+            held, score = (sum(getattr(one, name) for one in own) for name in ("inside", "score"))
+            said = f"{held} of your {len(own)} ranges held the answer (well calibrated would be "
+            said += f"{SURE:.0%}); interval score {score / len(own):.2f} (0 is best, the whole "
+            said += "slider scores 1)"
+        solved = f"{[*self.exercises.values()].count('passed')} of {len(self.exercises)} exercises"
+        summary = f"<p><b>Card {self.notebook}</b>: {said}; {solved} solved. "
+        table = pd.DataFrame([_card_row(guess) for guess in self.guesses])
+        return HTML(f"{summary}Kept in {escape(path.name)}.</p>{format_table(table)}")
 
     def _made_with(self) -> dict[str, Any]:
-        experiment = self.experiment
-        device = pick_device().type
-        return {"preset": experiment.preset.name, "seed": experiment.seed, "device": device}
+        own = self.experiment
+        return {"preset": own.preset.name, "seed": own.seed, "device": pick_device().type}
 
 
 def _card_row(guess: Guess) -> dict[str, str]:
@@ -326,10 +293,7 @@ def format_table(table: pd.DataFrame) -> str:
 
 def read_costs() -> dict[str, dict[str, Any]]:
     """What the build measured: notebook → preset → seconds, those of its cells, memory, machine."""
-    if not COSTS.exists():
-        return {}
-    costs: dict[str, dict[str, Any]] = json.loads(COSTS.read_text(encoding="utf-8"))
-    return costs
+    return dict(json.loads(COSTS.read_text(encoding="utf-8"))) if COSTS.exists() else {}
 
 
 def describe_cost(notebook: str, preset: str) -> str:

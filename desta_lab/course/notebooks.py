@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jupytext
 import nbformat
@@ -35,7 +35,6 @@ from desta_lab.model.presets import get_preset
 
 NOTEBOOKS = COSTS.parent
 REPOSITORY = "desta-lab/desta_lab"  # owner and name on GitHub, for the badge and Colab's clone
-KINDS = ("predict", "fill in", "break", "tweak")
 PRICED = {"expensive", "slow"}  # tags of cells before which their seconds are written
 SOLUTION = re.compile(
     r"^( *)### BEGIN SOLUTION\n(.*?)^ *### END SOLUTION\n?", re.DOTALL | re.MULTILINE
@@ -65,12 +64,7 @@ NOTEBOOK_METADATA = {
 }
 
 
-class Cell(NamedTuple):
-    """One cell of a notebook that is built."""
-
-    kind: str  # code or markdown
-    content: str
-    tags: list[str]
+Cell = tuple[str, str, list[str]]  # kind (code or markdown), content, tags
 
 
 def find_sources(only: Collection[str] = ()) -> list[Path]:
@@ -95,16 +89,16 @@ def build_notebook(source: Path, *, solved: bool) -> NotebookNode:
     text = source.read_text(encoding="utf-8")
     if text.count("### BEGIN SOLUTION") != len(SOLUTION.findall(text)):
         raise ValueError(f"{source.name}: a ### BEGIN SOLUTION has no ### END SOLUTION.")
-    number, seen = source.name[:2], Counter[str]()
+    seen = Counter[str]()
     cells = []
-    for cell in _build_cells(jupytext.reads(text, fmt="py:percent").cells, source, solved):
-        key = f"{number}\0{cell.kind}\0{cell.content}"
+    for kind, content, tags in _build_cells(
+        jupytext.reads(text, "py:percent").cells, source, solved
+    ):
+        key = f"{source.name[:2]}\0{kind}\0{content}"
         seen[key] += 1
         name = hashlib.sha256(f"{key}\0{seen[key]}".encode()).hexdigest()[:8]
-        markdown = cell.kind == "markdown"
-        make = nbformat.v4.new_markdown_cell if markdown else nbformat.v4.new_code_cell
-        metadata = {"tags": cell.tags} if cell.tags else {}
-        cells.append(make(cell.content, id=name, metadata=metadata))
+        make = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
+        cells.append(make(content, id=name, metadata={"tags": tags} if tags else {}))
     return nbformat.v4.new_notebook(cells=cells, metadata=NOTEBOOK_METADATA)
 
 
@@ -121,20 +115,19 @@ def _build_cells(cells: list[NotebookNode], source: Path, solved: bool) -> Itera
         if i == 0:
             content = f"{badge}\n\n{content}"
         if i == 1:
-            yield Cell("code", COLAB.format(repository=REPOSITORY), ["colab"])
+            yield "code", COLAB.format(repository=REPOSITORY), ["colab"]
         if PRICED.intersection(tags):
             price = _price(source.name[:2], content, kept="expensive" in tags)
-            yield Cell("markdown", price, ["cost"])
+            yield "markdown", price, ["cost"]
         if "hint" in tags:
             content = _fold("Hint", content)
         if "exercise" in tags:
             whole, stub = _solution_and_stub(content)
             content = whole if solved else stub
             if not solved:
-                waiting = Cell(
-                    "markdown", _fold("Solution", f"```python\n{whole}\n```"), ["solution"]
-                )
-        yield Cell(cell.cell_type, content, tags)
+                folded = _fold("Solution", f"```python\n{whole}\n```")
+                waiting = ("markdown", folded, ["solution"])
+        yield cell.cell_type, content, tags
     if waiting:
         yield waiting
 
@@ -227,12 +220,10 @@ def build_pages() -> dict[Path, bytes]:
 
 def _between(path: Path, name: str, content: str) -> bytes:
     """A page with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    text, begin, end = path.read_text(encoding="utf-8"), f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path}: needs one {begin.strip()} and one {end} around the table.")
-    before, after = text.split(begin)[0], text.split(end)[1]
-    return f"{before}{begin}{content}{end}{after}".encode()
+    return f"{text.split(begin)[0]}{begin}{content}{end}{text.split(end)[1]}".encode()
 
 
 def _course() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
+LEAST_SECONDS = 2.0  # that a bar stays
 
 
 def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]]:
@@ -28,8 +29,9 @@ def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]
 
 
 def _report_by_bar(stage: str, *, leave: bool) -> Callable[..., None]:
-    """A bar after a second, so none where the result is found; it may go when all is done."""
+    """A bar where a second is over and more are to come, so none flashes; it may go at the end."""
     bar: Any = None
+    begin = time.perf_counter()
 
     def report(*news: Any) -> None:
         nonlocal bar
@@ -38,7 +40,10 @@ def _report_by_bar(stage: str, *, leave: bool) -> Callable[..., None]:
             return
         done, total, *rest = news
         if bar is None:
-            bar = tqdm(total=total, desc=stage, leave=leave, delay=1.0)
+            now = time.perf_counter() - begin
+            if now < 1 or now / max(done, 1) * (total - done) < LEAST_SECONDS:
+                return
+            bar = tqdm(total=total, desc=stage, leave=leave, initial=done)
         bar.update(done - bar.n)
         if rest:
             bar.set_postfix(loss=f"{rest[0]['loss']:.3f}")

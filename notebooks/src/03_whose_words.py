@@ -526,7 +526,8 @@ table = pd.DataFrame(
         for kind, some in {**kinds, **controls}.items()
     ]
 )
-table.style.hide().format("{:.3g}", subset=list(table.columns[2:]))
+pd.options.display.float_format = "{:.3g}".format  # from one to billions
+table
 
 # %% [markdown]
 # Two lines help to read the figure. The first is the size of the vocabulary: this is the perplexity of a reader who finds every token equally likely. The second is the coverage of a writer who guesses every attribute: one over the number of its values, as a mean over the six.

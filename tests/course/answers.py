@@ -2,6 +2,7 @@
 ones in other styles.
 """
 
+import hashlib
 import itertools
 import math
 import re
@@ -189,11 +190,28 @@ def floor_on_top(step, steps, lr, warmup, floor):
     return lr * floor + lr * (1 + math.cos(math.pi * done)) / 2
 
 
+def dealt(order) -> Any:
+    return lambda weights: {
+        name: tensor.flatten()[order(tensor)].view_as(tensor) for name, tensor in weights.items()
+    }
+
+
+def keyed(name) -> Any:
+    """A grid whose keys are hashes of what names a run."""
+
+    def answer(fields):
+        rows = [dict(zip(fields, row, strict=True)) for row in itertools.product(*fields.values())]
+        return {hashlib.md5(name(row).encode()).hexdigest(): row for row in rows}
+
+    return answer
+
+
 MISTAKES = [
     Mistake("speaker_interval", "weighs as often as it was drawn", interval(unique=True)),
     Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
     Mistake("speaker_interval", "draws", interval(draws=50)),
-    Mistake("speaker_interval", "means of the speakers", interval(by_mean=True)),
+    *[Mistake("speaker_interval", "draws", interval(draws=200, seed=i)) for i in range(3)],
+    Mistake("speaker_interval", "speakers' means", interval(by_mean=True)),
     Mistake("speaker_interval", "tail", interval(ends=(2.5, 87.75))),
     Mistake("mispaired", "keep their own target", one_step_on),
     Mistake("mispaired", "handed in", in_place),
@@ -285,6 +303,38 @@ MISTAKES = [
     Mistake("tapped", "model", breaks(lambda w: setattr(w, "layer_norm", torch.nn.Identity()))),
     Mistake("tapped", "model", breaks(lambda w: next(w.parameters()).zero_())),
     Mistake("above_chance", "return", forgets_to_return),
+    Mistake(
+        "scrambled",
+        "one order for all",
+        dealt(lambda x: torch.randperm(x.numel(), generator=generator(0))),
+    ),
+    Mistake(
+        "scrambled",
+        "columns",
+        lambda weights: {
+            name: torch.stack([one[torch.randperm(len(one))] for one in x.T]).T
+            if x.dim() > 1
+            else x[torch.randperm(len(x))]
+            for name, x in weights.items()
+        },
+    ),
+    *[
+        Mistake("grid", "joined without", keyed(join))
+        for join in (
+            lambda run: "".join(f"{name}{value}" for name, value in sorted(run.items())),
+            lambda run: "".join(name + str(run[name]) for name in sorted(run)),
+        )
+    ],
+    Mistake(
+        "grid",
+        "names of the fields",
+        keyed(lambda run: "".join(str(run[name]) for name in sorted(run))),
+    ),
+    Mistake(
+        "grid",
+        "names of the fields",
+        keyed(lambda run: ",".join(str(run[name]) for name in sorted(run))),
+    ),
 ]
 
 
@@ -584,7 +634,21 @@ RIGHT = [
     ("silenced", "a list", listed_silence),
     ("shuffled_in_time", "an index of frames", indexed_shuffle),
     ("says", "characters", spelled_says),
-    *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 4)],
+    ("scrambled", "an order for each", dealt(lambda x: torch.randperm(x.numel()))),
+    ("scrambled", "numpy", dealt(lambda x: np.random.default_rng().permutation(x.numel()))),
+    ("scrambled", "sorted noise", dealt(lambda x: torch.rand(x.numel()).argsort())),
+    (
+        "grid",
+        "pairs with commas",
+        keyed(lambda run: ",".join(f"{k}={run[k]}" for k in sorted(run))),
+    ),
+    (
+        "grid",
+        "a line a field",
+        keyed(lambda run: "\n".join(f"{k} {v}" for k, v in sorted(run.items()))),
+    ),
+    ("grid", "sorted pairs", keyed(lambda run: str(sorted(run.items())))),
+    *[("speaker_interval", f"seed {seed}", interval(seed=seed)) for seed in range(1, 9)],
     ("speaker_interval", "sums of clips", drawn_interval),
     ("speaker_interval", "five thousand draws", interval(draws=5000)),
     (

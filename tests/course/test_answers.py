@@ -12,7 +12,6 @@ from tests.course.answers import EQUIVALENT, MISTAKES, RIGHT, Mistake
 from tests.course.mutants import build, mutate, read_solutions
 
 FAST = 6  # of the mutants of an exercise every sixth is tried in CI
-LONG = {"our_name", "speaker_interval", "tapped"}  # exercises whose mutants take seconds
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: f"{one.exercise}-{one.words}")
@@ -43,7 +42,7 @@ def survivors(name: str, every: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(set(read_solutions()) - LONG))
+@pytest.mark.parametrize("name", read_solutions())
 def test_some_mutants_of_every_solution_are_refused(name: str) -> None:
     assert not survivors(name, every=FAST)
 

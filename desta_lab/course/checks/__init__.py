@@ -1,15 +1,16 @@
 """One check per exercise, answering in words; each ships the wrong answers that it must catch.
 
 A check is a function of the answer that raises `Wrong` with a sentence, and returns nothing when
-all is well. It tests properties on small inputs of its own, never equality with hidden code.
+all is well. It tries small inputs of its own: an answer must give what a right one gives there, or
+have the properties of one, however it is written.
 The files are named by the notebook that they belong to.
 """
 
+import copy
 import dis
 import importlib
-import itertools
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from html import escape
@@ -32,7 +33,6 @@ class _NotAttempted(Exception):
 class Check:
     """An exercise's check, and the wrong answers that it catches: mistake → answer."""
 
-    name: str
     judge: Callable[[Any], None]
     wrong: dict[str, Any] = field(default_factory=dict)
 
@@ -46,15 +46,15 @@ class Judgement:
     message: str
 
     def __repr__(self) -> str:
-        return f"{_SIGNS[self.state]} {self.name}: {self.message}"
+        return f"{SIGNS[self.state]} {self.name}: {self.message}"
 
     def _repr_html_(self) -> str:
         style = f"border-left: .4em solid {_COLOURS[self.state]}; padding: .2em .8em"
-        text = f"{_SIGNS[self.state]} <b>{escape(self.name)}</b>: {escape(self.message)}"
+        text = f"{SIGNS[self.state]} <b>{escape(self.name)}</b>: {escape(self.message)}"
         return f'<div style="{style}">{text}</div>'
 
 
-_SIGNS = {"passed": "✓", "wrong": "✗", "not attempted": "…"}
+SIGNS = {"passed": "✓", "wrong": "✗", "not attempted": "…"}
 _COLOURS = {"passed": "#009E73", "wrong": "#D55E00", "not attempted": "#7F7F7F"}
 _CHECKS: dict[str, Check] = {}
 
@@ -66,10 +66,9 @@ def catches(mistake: str, answer: Any) -> Callable[[Callable[[Any], None]], Call
     """
 
     def register(judge: Callable[[Any], None]) -> Callable[[Any], None]:
-        name = judge.__name__
-        check = _CHECKS.setdefault(name, Check(name, judge))
+        check = _CHECKS.setdefault(judge.__name__, Check(judge))
         if check.judge.__module__ != judge.__module__:
-            raise ValueError(f"Two checks are called {name}; give one of them another name.")
+            raise ValueError(f"Two checks are called {judge.__name__}; rename one of them.")
         check.wrong[mistake] = answer
         return judge
 
@@ -78,7 +77,7 @@ def catches(mistake: str, answer: Any) -> Callable[[Callable[[Any], None]], Call
 
 def expect_shape(got: Any, shape: tuple[int, ...], axes: str) -> None:
     """Refuse a result that has another shape than these axes have."""
-    own = tuple(got.shape) if hasattr(got, "shape") else np.shape(got)
+    own = tuple(np.shape(got))
     if own != tuple(shape):
         raise Wrong(f"The shape should be {axes} = {tuple(shape)}; yours is {own}.")
 
@@ -88,21 +87,56 @@ def as_tensors(answer: Callable[..., Any]) -> Callable[..., Tensor]:
     return lambda *given: torch.as_tensor(answer(*given))
 
 
-def refuse(got: Any, mistaken: Mapping[str, Any], tolerance: float = 1e-4) -> None:
-    """Refuse a result that equals one of some mistaken values: sentence → value."""
-    for sentence, value in mistaken.items():
-        if same(got, value, tolerance):
-            raise Wrong(sentence)
+def expect(
+    check: Callable[[Any], None],
+    answer: Callable[..., Any],
+    right: Callable[..., Any],
+    fault: str,
+    *cases: tuple[Any, ...],
+    axes: str = "",
+) -> None:
+    """Refuse an answer that does not give what is right, in words of the wrong answer that it is.
+
+    Args:
+        check: its wrong answers are tried.
+        right: a right answer.
+        fault: what to say where no wrong answer gives the same, with {right} and {got} and, as {0},
+            what was given first; if it is empty, nothing is refused then.
+        cases: what the answers are given.
+        axes: names of the axes of the result, if its shape is to be told.
+    """
+    for given in cases:
+        got, wanted = answer(*given), right(*given)
+        if axes:
+            expect_shape(got, np.shape(wanted), axes)
+        if same(got, wanted):
+            continue
+        for mistake, wrong in _CHECKS[check.__name__].wrong.items():
+            if same(got, wrong(*copy.deepcopy(given))):
+                raise Wrong(mistake)
+        if fault:
+            raise Wrong(fault.format(*given, right=_shorten(wanted), got=_shorten(got)))
+
+
+def _shorten(result: Any) -> Any:
+    try:
+        return np.round(_numbers(result), 4).tolist()
+    except (TypeError, ValueError):
+        return result
 
 
 def same(got: Any, value: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two results have the same shape and nearly the same numbers."""
+    """Whether two results have the same shape and nearly the same numbers, or the same integers."""
     a, b = _numbers(got), _numbers(value)
-    return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
+    kinds = {a.dtype.kind, b.dtype.kind}
+    if a.shape != b.shape or not kinds <= set("biuf"):
+        return False
+    tolerance *= "f" in kinds
+    return np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _numbers(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=float)
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
 
 
 @cache
@@ -125,10 +159,7 @@ def judge(name: str, answer: Any) -> Judgement:
     try:
         if answer is None or answer is ...:
             raise _NotAttempted
-        changed: list[int] = []
-        known[name].judge(_attempted(answer, changed) if callable(answer) else answer)
-        if changed:
-            raise Wrong("Afterwards what was handed in is changed: work on a copy, not in place.")
+        known[name].judge(_watch(answer) if callable(answer) else answer)
     except (_NotAttempted, NotImplementedError):
         return Judgement(name, "not attempted", "Not attempted yet.")
     except Wrong as mistake:
@@ -139,33 +170,32 @@ def judge(name: str, answer: Any) -> Judgement:
     return Judgement(name, "passed", "All properties hold.")
 
 
-def _attempted(answer: Callable[..., Any], changed: list[int]) -> Callable[..., Any]:
-    """The student's function; a stub that returns nothing is not attempted, any other is wrong.
-
-    The call's number joins `changed` if an array or tensor that it was given is another one after.
-    """
-    calls = itertools.count()
+def _watch(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """The student's function; it is wrong if it returns nothing, or changes what it is given."""
 
     @wraps(answer)
     def called(*args: Any, **named: Any) -> Any:
-        given = [one for one in (*args, *named.values()) if isinstance(one, np.ndarray | Tensor)]
-        before = [one.detach().clone() if isinstance(one, Tensor) else one.copy() for one in given]
-        result, number = answer(*args, **named), next(calls)
+        kinds = np.ndarray | Tensor | list | dict
+        given = [one for one in (*args, *named.values()) if isinstance(one, kinds)]
+        before = copy.deepcopy(given)
+        result = answer(*args, **named)
         if result is ... or (result is None and _is_stub(answer)):
             raise _NotAttempted
+        if not _is_equal(given, before):
+            raise Wrong("Afterwards what was handed in is changed: work on a copy, not in place.")
         if result is None:
             raise Wrong("Your function returns nothing: the `return` is missing, or not reached.")
-        if not all(_is_unchanged(*pair) for pair in zip(given, before, strict=True)):
-            changed.append(number)
         return result
 
     return called
 
 
-def _is_unchanged(now: Any, before: Any) -> bool:
-    if isinstance(now, np.ndarray):
-        return now.shape == before.shape and now.tobytes() == before.tobytes()
-    return now.shape == before.shape and bool(((now == before) | (before != before)).all())
+def _is_equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and _is_equal([*a.values()], [b[name] for name in a])
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_is_equal, a, b))
+    return torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b)
 
 
 _OF_A_STUB = {"RESUME", "NOP", "POP_TOP", "RETURN_VALUE"}

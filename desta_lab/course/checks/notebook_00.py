@@ -1,11 +1,12 @@
 """Checks of notebook 00: seconds, samples, frames, and a score that chance cannot buy."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from desta_lab.audio import FRAMES_PER_SECOND, RATE
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import catches, expect
 
 
 def start_of_frame(frame: int) -> float:
@@ -13,25 +14,13 @@ def start_of_frame(frame: int) -> float:
     return frame / FRAMES_PER_SECOND
 
 
-@catches("spectrogram frames, of which there are 100 a second", lambda frame: frame / 100)
-@catches("seconds turned into frames", lambda seconds: seconds * 50)
-@catches("samples, of which there are 16000 a second", lambda frame: frame / 16000)
+@catches("These are spectrogram frames, of which 100 are a second.", lambda frame: frame / 100)
+@catches("Seconds turned into frames: divide, do not multiply.", lambda seconds: seconds * 50)
+@catches("These are samples, of which there are 16000 a second.", lambda frame: frame / 16000)
 def seconds_of_frame(answer: Callable[[int], float]) -> None:
     """The start of an encoder frame in seconds."""
-    mistaken = {
-        "spectrogram frames, of which there are 100 a second": 1.0,
-        "seconds turned into frames": 5000.0,
-        "samples, of which there are 16000 a second": 100 / RATE,
-    }
-    got = answer(100)
-    refuse(got, {f"Frame 100 starts at 2 s: these are {name}.": x for name, x in mistaken.items()})
-    if not (same(got, 2.0) and same(answer(0), 0.0)):
-        raise Wrong(f"Frame 100 starts at 2 s and frame 0 at 0 s; you give {got:g}, {answer(0):g}.")
-    if not same((answer(25), answer(99)), (0.5, 1.98)):
-        raise Wrong(
-            f"Frames 25 and 99 start at 0.5 s and 1.98 s; you give {answer(25):g} and "
-            f"{answer(99):g}: do not round to whole seconds or tenths."
-        )
+    fault = "Frame {0} starts at {right} s, not at {got}: round to no whole seconds or tenths."
+    expect(seconds_of_frame, answer, start_of_frame, fault, (100,), (0,), (25,), (99,))
 
 
 def _in_place(wave: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -44,43 +33,21 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
     return _in_place(wave.copy(), start, end)
 
 
-def _as_sample_numbers(wave: np.ndarray, start: float, end: float) -> np.ndarray:
-    return _in_place(wave.copy(), start / RATE, end / RATE)
-
-
-def _the_rest(wave: np.ndarray, start: float, end: float) -> np.ndarray:
-    return wave - _in_place(wave.copy(), start, end)
-
-
-def _cut_out(wave: np.ndarray, start: float, end: float) -> np.ndarray:
-    return np.delete(wave, np.arange(int(start * RATE), int(end * RATE)))
-
-
-@catches("seconds used as sample numbers", _as_sample_numbers)
-@catches("the clip itself was changed", _in_place)
-@catches("the rest was silenced", _the_rest)
-@catches("cut out, not silenced", _cut_out)
+@catches(
+    "Seconds used as sample numbers. A second has audio.RATE of them.",
+    lambda wave, start, end: silence_span(wave, start / RATE, end / RATE),
+)
+@catches("work on a copy, not in place", _in_place)
+@catches("The rest was silenced, not the span.", lambda w, *span: w - silence_span(w, *span))
+@catches(
+    "Samples are missing: cut out, not silenced.",
+    lambda wave, start, end: np.delete(wave, np.arange(int(start * RATE), int(end * RATE))),
+)
 def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
     """A clip with the seconds from start to end set to zero, and nothing else."""
     wave = np.full(3 * RATE, 0.5, dtype=np.float32)
-    got = np.asarray(answer(wave, 1.0, 2.0))
-    if not (wave == 0.5).all():
-        raise Wrong("Afterwards the clip itself was changed; work on a copy.")
-    if len(got) != len(wave):
-        raise Wrong(f"{len(got)} of {len(wave)} samples are left: cut out, not silenced.")
-    zero = np.flatnonzero(got == 0)
-    if len(zero) == 1:
-        raise Wrong("One sample is zero: seconds used as sample numbers. A second has audio.RATE.")
-    if len(zero) == 2 * RATE:
-        raise Wrong("Two seconds of three are zero: the rest was silenced, not the second meant.")
-    if len(zero) != RATE or zero[0] != RATE:
-        raise Wrong(f"Samples {RATE} to {2 * RATE} should be zero, and no others.")
-    got, right = np.asarray(answer(wave, 0.5, 1.25)), wave.copy()
-    right[RATE // 2 : RATE * 5 // 4] = 0
-    if (np.delete(got, np.flatnonzero(got == 0)) != 0.5).any():
-        raise Wrong("Samples outside the span changed; only those inside become zero.")
-    if not same(got, right):
-        raise Wrong("From 0.5 s to 1.25 s, other samples are zero: a time may be no whole seconds.")
+    fault = "From {1} s to {2} s samples are zero, and no others: a time may be no whole seconds."
+    expect(silenced, answer, silence_span, fault, (wave, 1.0, 2.0), (wave, 0.5, 1.25))
 
 
 def correct_for_chance(accuracy: float, options: int) -> float:
@@ -88,24 +55,15 @@ def correct_for_chance(accuracy: float, options: int) -> float:
     return (accuracy - 1 / options) / (1 - 1 / options)
 
 
-@catches("not corrected for chance", lambda accuracy, options: accuracy)
-@catches("chance is subtracted but the scale is not stretched", lambda right, n: right - 1 / n)
-@catches("divided by chance", lambda accuracy, options: accuracy * options)
+@catches("Half right of two options scores 0.5: not corrected for chance.", lambda right, n: right)
+@catches("Chance is subtracted but the scale is not stretched.", lambda right, n: right - 1 / n)
+@catches("A guesser scores 1, not 0: divided by chance.", lambda right, n: right * n)
 def above_chance(answer: Callable[[float, int], float]) -> None:
     """Accuracy on a scale where 0 is guessing and 1 is perfect."""
-    half = {
-        "Half right of two options scores 0.5: not corrected for chance.": 0.5,
-        "A guesser scores 1: divided by chance. Guessing should score 0.": 1.0,
-    }
-    refuse(answer(0.5, 2), half)
-    if same(answer(1.0, 4), 0.75):
-        raise Wrong("All right scores 0.75: chance is subtracted but the scale is not stretched.")
-    if not all(same((answer(1 / n, n), answer(1.0, n)), (0, 1)) for n in (2, 3, 4)):
-        raise Wrong("Guessing should score 0 and all right 1, however many options there are.")
-    half_way = [answer((1 + 1 / n) / 2, n) for n in (2, 3, 4)]
-    if not same(half_way, [0.5] * 3):
-        raise Wrong(
-            f"Half way from guessing to all right you give {half_way[0]:.2f}: not straight."
-        )
-    if not same((answer(0.25, 2), answer(0.0, 3)), (-0.5, -0.5)):
-        raise Wrong("Who answers worse than guessing should score below 0, on the same scale.")
+    options, compare = (3, 2, 4), partial(expect, above_chance, answer, correct_for_chance)
+    fault = "Guessing should score 0 and all right 1, however many options there are."
+    compare(fault, *((right, n) for n in options for right in (1 / n, 1.0)))
+    fault = "Half way from guessing to all right you give {got}, not 0.5: not straight."
+    compare(fault, *(((1 + 1 / n) / 2, n) for n in options))
+    fault = "Who answers worse than guessing should score below 0, on the same scale."
+    compare(fault, (0.25, 2), (0.0, 3))

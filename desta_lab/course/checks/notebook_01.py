@@ -8,7 +8,7 @@ import torch
 from sklearn.model_selection import GroupKFold, KFold
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, same
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect, same
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -25,30 +25,27 @@ def _leaves_its_hook(whisper: Any, mel: Tensor, layer: int) -> Tensor:
     return seen[0]
 
 
-@catches("off by one layer", _state)
-@catches("the final LayerNorm is in it", lambda model, mel, layer: _state(model, mel, layer + 1))
+@catches("This is another layer: off by one layer.", _state)
+@catches("The final LayerNorm is in it.", lambda model, mel, layer: _state(model, mel, layer + 1))
 @catches("the hook was left in the model", _leaves_its_hook)
 @torch.no_grad()
 def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
     """What one encoder layer puts out, before the final LayerNorm."""
     for layer in (1, 2):
         whisper, mel = _small_whisper()
-        outputs, normed = _layer_outputs(whisper, mel), _state(whisper, mel, -1)
-        installed, last = _count_hooks(whisper), len(outputs) - 1  # the library has its own hooks
-        before, sum_before = _condition(whisper), _sum_parameters(whisper)
+        right = _layer_outputs(whisper, mel)[layer]
+        _state(whisper, mel, 0)  # for this the library sets hooks of its own
+        installed, before = _count_hooks(whisper), _condition(whisper)
         got = _tensor(answer(whisper, mel, layer))
         if _count_hooks(whisper) > installed:
             raise Wrong("Afterwards the hook was left in the model: every later call runs it.")
-        if _condition(whisper) != before or not same(_sum_parameters(whisper), sum_before):
+        if _condition(whisper) != before:
             raise Wrong("Afterwards the model is another: a part, a weight or a mode was changed.")
-        expect_shape(got, outputs[layer].shape, "(clip, frame, width)")
-        if same(got, outputs[layer]):
-            continue
-        if same(got, outputs[layer - 1]):
-            raise Wrong(f"Asked for layer {layer}, you give {layer - 1}: off by one layer.")
-        if layer == last and same(got, normed):
-            raise Wrong("All is well below, but for the last layer the final LayerNorm is in it.")
-        raise Wrong(f"This is not what layer {layer} puts out; read whisper.layers[layer].")
+        fault, given = "This is not what layer {2} puts out; read it there.", (whisper, mel, layer)
+        axes = "(clip, frame, width)"
+        expect(
+            tapped, lambda *_, got=got: got, lambda *_, right=right: right, fault, given, axes=axes
+        )
 
 
 def _small_whisper() -> tuple[Any, Tensor]:
@@ -81,18 +78,15 @@ def _count_hooks(model: Any) -> int:
 
 
 def _condition(model: Any) -> list[Any]:
-    """Which parts a model has, in which mode, and which of its weights learn."""
+    """Which parts a model has, in which mode; which weights learn, and how large they are."""
     parts = [(id(part), part.training, _is_own_forward(part)) for part in model.modules()]
-    return [*parts, *((id(weight), weight.requires_grad) for weight in model.parameters())]
+    weights = [(id(one), one.requires_grad, float(one.abs().sum())) for one in model.parameters()]
+    return [*parts, *weights]
 
 
 def _is_own_forward(part: Any) -> bool:
     """Whether a part runs the forward of its class, or one that was put in its place."""
     return getattr(part.forward, "__func__", None) is type(part).forward
-
-
-def _sum_parameters(model: Any) -> Tensor:
-    return torch.stack([weight.double().abs().sum() for weight in model.parameters()])
 
 
 def _tensor(out: Any) -> Tensor:
@@ -104,22 +98,28 @@ def fold_by_speaker(speakers: Sequence[str], count: int) -> Folds:
     return list(GroupKFold(count).split(np.zeros(len(speakers)), groups=speakers))
 
 
+def _swap(folds: Folds) -> Folds:
+    return [(test, train) for train, test in folds]
+
+
 @catches("speaker overlap", lambda speakers, count: list(KFold(count).split(speakers)))
 @catches("tested more than once", lambda names, count: fold_by_speaker(names, count)[:1] * count)
-@catches(
-    "training and test are swapped",
-    lambda speakers, count: [(test, train) for train, test in fold_by_speaker(speakers, count)],
-)
+@catches("training and test are swapped", lambda *given: _swap(fold_by_speaker(*given)))
 def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     """Folds in which every row is tested once and no speaker is on both sides."""
     speakers = np.array([f"speaker_{i * 7 % 10}" for i in range(50)])
-    pairs = [tuple(np.asarray(side) for side in pair) for pair in answer(speakers.tolist(), 5)]
-    if len(pairs) != 5:
-        raise Wrong(f"Asked for 5 pairs, you give {len(pairs)}.")
+    judge_folds(answer(speakers.tolist(), 5), speakers, 5)
+
+
+def judge_folds(folds: Folds, speakers: np.ndarray, count: int) -> None:
+    """Refuse folds that do not test every row once, on speakers that they were not trained on."""
+    pairs = [tuple(np.asarray(side) for side in pair) for pair in folds]
+    if len(pairs) != count:
+        raise Wrong(f"Asked for {count} pairs, you give {len(pairs)}.")
     for train, test in pairs:
-        both = set(speakers[train]) & set(speakers[test])
+        both = sorted(set(speakers[train]) & set(speakers[test]))
         if both:
-            raise Wrong(f"{len(both)} of 10 speakers are on both sides: speaker overlap.")
+            raise Wrong(f"Speaker overlap: {', '.join(both[:2])} … are on both sides.")
     if all(len(test) > len(train) for train, test in pairs):
         raise Wrong("The larger part of each pair is tested: training and test are swapped.")
     times = np.bincount(np.concatenate([test for _, test in pairs]), minlength=len(speakers))
@@ -128,7 +128,7 @@ def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     if (times == 0).any():
         raise Wrong(f"{(times == 0).sum()} of {len(speakers)} rows are never tested.")
     if any(len(train) + len(test) != len(speakers) for train, test in pairs):
-        raise Wrong("A row that is not tested belongs in training; some are in neither.")
+        raise Wrong("What is not tested belongs in training; some training rows are thrown away.")
 
 
 def scale_to(vectors: Tensor, scale: float) -> Tensor:
@@ -136,31 +136,20 @@ def scale_to(vectors: Tensor, scale: float) -> Tensor:
     return vectors * scale / vectors.pow(2).mean().sqrt()
 
 
-def _each_on_its_own(vectors: Tensor, scale: float) -> Tensor:
-    return vectors * scale / vectors.pow(2).mean(-1, keepdim=True).sqrt()
-
-
+@catches("Their norm is 0.25: norm instead of root mean square.", lambda x, to: x * to / x.norm())
+@catches("The factor is the scale: multiplied, whatever size they had.", lambda x, scale: x * scale)
 @catches(
-    "norm instead of root mean square", lambda vectors, scale: vectors * scale / vectors.norm()
+    "Factors differ: every vector on its own. One number is for all.",
+    lambda vectors, scale: vectors * scale / vectors.pow(2).mean(-1, keepdim=True).sqrt(),
 )
-@catches("multiplied, whatever size they had", lambda vectors, scale: vectors * scale)
-@catches("every vector on its own", _each_on_its_own)
 def at_scale(answer: Callable[[Tensor, float], Tensor]) -> None:
     """The same vectors, multiplied by one number, of a given root mean square."""
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(7, 12, generator=draw) * torch.arange(1.0, 8)[:, None]
-    before = vectors.clone()
+    expect(at_scale, answer, scale_to, "", (vectors, 0.25))
     got = as_tensors(answer)(vectors, 0.25)
-    if not torch.equal(vectors, before):
-        raise Wrong("Afterwards the vectors handed in were changed; return new ones.")
     factors = got / vectors
-    if not torch.allclose(factors, factors[:, :1].expand_as(factors), rtol=1e-3):
-        raise Wrong("The vectors point elsewhere now; multiply, and do nothing else.")
     if not torch.allclose(factors, factors[0, 0].expand_as(factors), rtol=1e-3):
-        raise Wrong("Factors differ: every vector on its own. One number is for all.")
-    if same(got.norm(), 0.25):
-        raise Wrong("Their norm is 0.25: norm instead of root mean square. Divide by the count.")
-    if same(factors[0, 0], 0.25):
-        raise Wrong("The factor is the scale: multiplied, whatever size they had. Divide by that.")
-    if not same(got.pow(2).mean().sqrt(), 0.25, 1e-3):
+        raise Wrong("The vectors point elsewhere now; multiply by one number, and do nothing else.")
+    if not same(got.pow(2).mean().sqrt(), 0.25):
         raise Wrong(f"Their root mean square is not 0.25 but {got.pow(2).mean().sqrt():.3g}.")

@@ -1,12 +1,13 @@
 """Checks of notebook 02: attention, the mixture of layers, counting, splicing, shuffled time."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect, expect_shape, same
 from desta_lab.model.connector import Block
 
 
@@ -29,38 +30,20 @@ def swapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _attend(q, v, k)
 
 
-@catches("softmax over the queries", over_queries)
-@catches("not divided by the root of the head's width", undivided)
-@catches("divided by the width, not by its root", lambda q, k, v: _attend(q, k, v, 1.0))
-@catches("keys and values swapped", swapped)
+@catches("The softmax over the queries is taken, not over the frames.", over_queries)
+@catches("Weights are too sharp: not divided by the root of the head's width.", undivided)
+@catches("Too flat: divided by the width, not by its root.", lambda q, k, v: _attend(q, k, v, 1.0))
+@catches("Keys and values swapped: compare with the keys, average the values.", swapped)
 def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Every query's weighted average of the values, by how well it fits the keys."""
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 16, generator=draw, dtype=torch.float64) for n in (5, 7, 7))
-    expect_shape(answer(q, k, v), q.shape, "(…, query, width)")
-    flat = answer(q, torch.zeros_like(k), v)  # a query that fits all keys alike
-    if same(flat, torch.zeros_like(flat)):
-        raise Wrong("Keys of zero give zero: keys and values swapped. Values are averaged.")
-    ones = answer(q, k, torch.ones_like(v))
-    if not same(ones, torch.ones_like(ones)):
-        raise Wrong(f"The average of ones is {ones.mean():.2f}: softmax over the queries, or none.")
-    if not same(flat, v.mean(-2, keepdim=True).expand_as(flat)):
+    expect(cross_attention, answer, _attend, "", (q, k, v), axes="(…, query, width)")
+    alike = answer(q[0], torch.zeros_like(k[0]), v[0])  # a query that fits all keys alike
+    if not same(alike, v[0].mean(-2, keepdim=True).expand_as(alike)):
         raise Wrong("A query that fits all keys alike should give the plain mean of the values.")
-    odds = _odds(answer)
-    too_sharp = "The weights are too sharp: not divided by the root of the head's width."
-    too_flat = "The weights are too flat: divided by the width, not by its root."
-    refuse(odds, {too_sharp: 3**4, too_flat: 3**0.25})
-    if not same(odds, 3):
-        raise Wrong(f"One frame should weigh 3 times the other; in yours it weighs {odds:.2f}.")
-
-
-def _odds(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
-    """The weight of one frame over the other, where their comparisons over √16 differ by log 3."""
-    q, k, v = (torch.zeros(1, n, 16, dtype=torch.float64) for n in (1, 2, 2))
-    q[..., 0], k[:, 0, 0] = 1.0, 4 * torch.log(torch.tensor(3.0, dtype=torch.float64))
-    v[:, 0, 0], v[:, 1, 1] = 1.0, 1.0
-    first, second = answer(q, k, v)[0, 0, :2].tolist()
-    return float(first / second)
+    fault = "Weigh by the softmax of the inner products over the root of the width."
+    expect(cross_attention, answer, _attend, fault, (q, k, v))
 
 
 def _mix(read: Tensor, shares: Tensor) -> Tensor:
@@ -82,11 +65,11 @@ def mix_logits(read: Tensor, logits: Tensor) -> Tensor:
     return _mix(read, logits)
 
 
-@catches("softmax over the queries", mix_over_queries)
-@catches("no softmax", mix_logits)
-@catches("a plain mean of the layers", lambda read, logits: read.mean(0))
+@catches("The softmax over the queries is taken, not over the layers.", mix_over_queries)
+@catches("There is no softmax: a query's shares should sum to one.", mix_logits)
+@catches("The logits change nothing: a plain mean of the layers.", lambda read, _: read.mean(0))
 @catches(
-    "one mixture for all queries",
+    "No query gets the layer that it wants: one mixture for all queries.",
     lambda read, logits: _mix(read, logits.softmax(-1).mean(0).expand_as(logits)),
 )
 def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -94,29 +77,9 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     read = torch.randn(4, 2, 3, 8, generator=draw, dtype=torch.float64)
     logits = torch.randn(3, 4, generator=draw, dtype=torch.float64)
-    expect_shape(answer(read, logits), read.shape[1:], "(clip, query, width)")
-    ones = torch.ones_like(read)
-    mixed = answer(ones, logits)
-    mistaken = {
-        "Layers of ones mix to the sum of the logits: no softmax.": _mix(ones, logits),
-        "Layers of ones do not mix to one: softmax over the queries, not over the layers.": _mix(
-            ones, logits.softmax(0)
-        ),
-    }
-    refuse(mixed, mistaken)
-    if not same(mixed, ones[0]):
-        raise Wrong("Where all layers hold 1, the mixture does too: a query's shares sum to one.")
-    sure = torch.zeros(3, 4, dtype=torch.float64)
-    sure[torch.arange(3), torch.tensor([0, 3, 1])] = 50.0  # each query wants another layer
-    picked = answer(read, sure)
-    refuse(picked, {"The logits change nothing: a plain mean of the layers.": read.mean(0)})
-    if not same(picked, torch.stack([read[0, :, 0], read[3, :, 1], read[1, :, 2]], dim=1)):
-        raise Wrong("No query got the layer that it wanted: one mixture for all queries?")
-    _weigh_shares(answer, logits)
-
-
-def _weigh_shares(answer: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> None:
-    """Refuse shares that are no softmax: layer l holds 1 in column l alone, so shares come back."""
+    compare = partial(expect, layer_mixture, answer, mix_layers)
+    compare("", (read, logits), axes="(clip, query, width)")
+    # Layer l holds 1 in column l alone, so the shares come back.
     layers = torch.eye(4, dtype=torch.float64)[:, None, None].expand(-1, 2, 3, -1)
     shares = answer(layers, logits)[0]
     if (shares < 0).any():
@@ -125,12 +88,10 @@ def _weigh_shares(answer: Callable[[Tensor, Tensor], Tensor], logits: Tensor) ->
         raise Wrong("Every query takes one layer alone, however little the logits differ.")
     sharpness = shares[:, :1].log() - shares[:, 1:].log()
     sharpness = (sharpness / (logits[:, :1] - logits[:, 1:])).flatten()
-    if same(sharpness, torch.ones(9), 1e-3):
-        return
-    if same(sharpness, sharpness[:1].expand(9), 1e-2):
+    if not same(sharpness, torch.ones(9), 1e-3) and same(sharpness, sharpness[0].expand(9), 1e-2):
         how = "sharp" if sharpness[0] > 1 else "flat"
         raise Wrong(f"The shares are too {how}: take the softmax of the logits as they are.")
-    raise Wrong("The shares sum to one, but they are no softmax of the logits.")
+    compare("Shares are the softmax of a query's logits, and weigh its layers.", (read, logits))
 
 
 def _build_block(width: int, ffn: int) -> Block:
@@ -146,24 +107,11 @@ def count_block(width: int, ffn: int) -> int:
 
 @catches("the biases are missing", lambda d, ffn: 8 * d * d + 2 * d * ffn + 6 * d)
 @catches("the LayerNorms are missing", lambda d, ffn: 8 * (d * d + d) + 2 * d * ffn + ffn + d)
-@catches("only one attention", lambda d, ffn: 4 * (d * d + d) + 2 * d * ffn + ffn + 7 * d)
+@catches("only one attention is counted", lambda d, n: 4 * (d * d + d) + 2 * d * n + n + 7 * d)
 def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
-    for width, ffn in ((8, 16), (12, 20)):
-        block = _build_block(width, ffn)
-        sizes = {name: tensor.numel() for name, tensor in block.named_parameters()}
-        norms = sum(size for name, size in sizes.items() if "norm" in name)
-        biases = sum(n for name, n in sizes.items() if "bias" in name and "norm" not in name)
-        attention = sum(n for name, n in sizes.items() if "self_attention" in name)
-        missing = {
-            biases: "the biases are missing",
-            norms: "the LayerNorms are missing",
-            attention: "only one attention is counted",
-        }
-        true, got = sum(sizes.values()), answer(width, ffn)
-        if got != true:
-            why = missing.get(true - got, "count linear layers, biases and LayerNorms one by one")
-            raise Wrong(f"Width {width}, ffn {ffn} has {true:,} parameters, not {got:,}: {why}.")
+    fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count weights, biases and norms."
+    expect(block_parameters, answer, count_block, fault, (8, 16), (12, 20))
 
 
 def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
@@ -171,47 +119,30 @@ def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
     return text.masked_scatter(slots[..., None], audio.to(text.dtype))
 
 
-def _by_query(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
-    return text.masked_scatter(slots[..., None], audio.transpose(0, 1))
-
-
-def _late(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
-    return text.masked_scatter(slots.roll(1, dims=1)[..., None], audio)
-
-
-def _in_front(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
-    return torch.cat([audio, text[:, audio.shape[1] :]], dim=1)
-
-
-def _in_place(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
-    return text.masked_scatter_(slots[..., None], audio)
-
-
-@catches("slots filled in the wrong order", _by_query)
-@catches("off by one slot", _late)
-@catches("text was overwritten", _in_front)
-@catches("the embeddings handed in were changed", _in_place)
+@catches(
+    "Slots filled in the wrong order: clip after clip, query after query.",
+    lambda text, slots, audio: fill_slots(text, slots, audio.transpose(0, 1)),
+)
+@catches(
+    "The clip stands one token late, and a slot is left empty: off by one slot.",
+    lambda text, slots, audio: fill_slots(text, slots.roll(1, dims=1), audio),
+)
+@catches(
+    "Tokens outside the slots changed: text was overwritten.",
+    lambda text, slots, audio: torch.cat([audio, text[:, audio.shape[1] :]], dim=1),
+)
+@catches(
+    "work on a copy, not in place",
+    lambda text, slots, audio: text.masked_scatter_(slots[..., None], audio),
+)
 def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Token embeddings with audio embeddings in the slots, clip after clip."""
     text = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
     audio = torch.arange(24.0).reshape(2, 3, 4) + 100  # no text has such numbers
     slots = torch.zeros(2, 9, dtype=torch.bool)
     slots[0, 2:5] = slots[1, 4:7] = True  # rows are padded on the left: slots stand elsewhere
-    before = text.clone()
-    got = as_tensors(answer)(text, slots, audio).to(text)
-    if not torch.equal(text, before):
-        raise Wrong("Afterwards the embeddings handed in were changed; work on a clone.")
-    expect_shape(got, text.shape, "(clip, token, width)")
-    if (got[slots.roll(1, dims=1)] >= 100).all() and not (got[slots] >= 100).all():
-        raise Wrong("The clip stands one token late, and an empty slot is left: off by one slot.")
-    changed = (got != before)[~slots].any(-1).sum()
-    if changed:
-        raise Wrong(f"{changed} tokens outside the slots changed: text was overwritten.")
-    if torch.equal(got[slots], audio.flatten(0, 1)):
-        return
-    if torch.equal(got[slots].sort(0).values, audio.flatten(0, 1)):
-        raise Wrong("Slots filled in the wrong order: clip after clip, query after query.")
-    raise Wrong("The slots do not hold the audio embeddings, vector by vector.")
+    fault = "Slots should hold the audio embeddings, vector by vector, and other tokens their own."
+    expect(splice, answer, fill_slots, fault, (text, slots, audio), axes="(clip, token, width)")
 
 
 def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:
@@ -220,27 +151,14 @@ def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:
     return groups[:, :, torch.randperm(groups.shape[2], generator=draw)].flatten(2, 3)
 
 
-def _neighbours_apart(states: Tensor, pool: int, seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return states[:, :, torch.randperm(states.shape[2], generator=draw)]
-
-
-def _drawn(states: Tensor, pool: int, seed: int) -> Tensor:
-    groups, draw = states.unflatten(2, (-1, pool)), torch.Generator().manual_seed(seed)
-    chosen = torch.randint(groups.shape[2], (groups.shape[2],), generator=draw)
-    return groups[:, :, chosen].flatten(2, 3)
-
-
-def _each_layer(states: Tensor, pool: int, seed: int) -> Tensor:
-    groups, draw = states.unflatten(2, (-1, pool)), torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(groups.shape[2], generator=draw) for _ in groups]
-    layers = [layer[:, order] for layer, order in zip(groups, orders, strict=True)]
-    return torch.stack(layers).flatten(2, 3)
-
-
-@catches("neighbours were torn apart", _neighbours_apart)
-@catches("frames are missing", _drawn)
-@catches("each layer has an order of its own", _each_layer)
+@catches("neighbours were torn apart", lambda states, pool, seed: shuffle_groups(states, 1, seed))
+@catches("frames are missing", lambda states, pool, seed: 0 * states + states[:, :, :1])
+@catches(
+    "each layer has an order of its own",
+    lambda states, pool, seed: torch.cat(
+        [shuffle_groups(layer[None], pool, seed + i) for i, layer in enumerate(states)]
+    ),
+)
 @catches("nothing was moved", lambda states, pool, seed: states.clone())
 def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     """Groups of neighbouring frames in a random order, the same in all layers."""

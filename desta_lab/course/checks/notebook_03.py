@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect
 from desta_lab.model import chat
 from desta_lab.training import targets
 from desta_lab.training.targets import Target
@@ -26,39 +26,42 @@ def measure_perplexity(logits: Tensor, ids: Tensor, start: int) -> Tensor:
     return _nats(logits, ids, start).mean().exp()
 
 
-def _mean_of_probabilities(logits: Tensor, ids: Tensor, start: int) -> Tensor:
-    return 1 / (-_nats(logits, ids, start)).exp().mean()
+def _perplexity(
+    average: Callable[[Tensor], Tensor] = torch.mean, shift: int = 1, first: int = 0
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    return lambda logits, ids, start: average(_nats(logits, ids, first or start, shift)).exp()
 
 
-@catches("unshifted loss", lambda logits, ids, start: _nats(logits, ids, start, 0).mean().exp())
-@catches("the prompt is counted too", lambda logits, ids, start: _nats(logits, ids).mean().exp())
-@catches("sum instead of mean", lambda logits, ids, start: _nats(logits, ids, start).sum().exp())
-@catches("probabilities are averaged, not their logarithms", _mean_of_probabilities)
+def _likeliest(logits: Tensor, ids: Tensor, start: int) -> Tensor:
+    return -logits.log_softmax(-1)[start - 1 : len(ids) - 1].max(-1).values
+
+
+@catches("Sure of every next token, it should be 1.01: unshifted loss.", _perplexity(shift=0))
+@catches("Unlikely tokens before it count: the prompt is counted too.", _perplexity(first=1))
+@catches("Three tokens of chance 1/2 give 2, not 8: sum instead of mean.", _perplexity(torch.sum))
+@catches(
+    "1/2 and 1/8 give 4, not 3.2: probabilities are averaged, not their logarithms.",
+    lambda logits, ids, start: 1 / (-_nats(logits, ids, start)).exp().mean(),
+)
+@catches(
+    "1/2 and 1/50 give 10: you ask for the likeliest token, not for the one said.",
+    lambda logits, ids, start: _likeliest(logits, ids, start).mean().exp(),
+)
 def perplexity(answer: Callable[[Tensor, Tensor, int], Any]) -> None:
     """The exponential of the mean surprise of the response's tokens."""
-
-    def measured(chances: Sequence[float], start: int) -> float:
-        return float(answer(_model_with(chances), torch.arange(6), start))
-
-    sure = measured([0.99] * 5, 3)
-    if sure < 1:
-        raise Wrong(
-            f"{sure:.2f} is below 1, as no perplexity is; did you take a log_softmax first?"
+    cases = [
+        (_model_with(chances), torch.arange(6), start)
+        for start, chances in (
+            (3, [0.99] * 5),
+            (3, [0.01, 0.01, 0.5, 0.5, 0.5]),
+            (4, [0.5, 0.5, 0.5, 0.5, 0.125]),
+            (4, [0.5, 0.5, 0.5, 0.5, 0.02]),  # the others have 0.14 each
         )
-    if sure > 2:
-        raise Wrong(f"Sure of every next token, this is 1.01, not {sure:.3g}: unshifted loss.")
-    half = measured([0.01, 0.01, 0.5, 0.5, 0.5], 3)
-    refuse(half, {"Three tokens of probability 1/2 give 2, not 8: sum instead of mean.": 8.0}, 1e-3)
-    if half > 3:
-        raise Wrong(f"Tokens of probability 1/2 give 2, not {half:.3g}: the prompt is counted too.")
-    uneven = measured([0.5, 0.5, 0.5, 0.5, 0.125], 4)
-    if same(uneven, 3.2, 1e-3):
-        raise Wrong("1/2 and 1/8 give 4: probabilities are averaged, not their logarithms.")
-    unlikely = measured([0.5, 0.5, 0.5, 0.5, 0.02], 4)  # the others have 0.14 each
-    if same(unlikely, (0.5 * 0.14) ** -0.5, 1e-3):
-        raise Wrong("1/2 and 1/50 give 10: you ask for the likeliest token, not for the one said.")
-    if not same((half, uneven), (2, 4), 1e-3):
-        raise Wrong(f"1/2 should give 2, and 1/2 with 1/8 give 4; you give {half:g}, {uneven:g}.")
+    ]
+    if (sure := float(answer(*cases[0]))) < 1:
+        raise Wrong(f"{sure:.2f} is below 1, as no perplexity is; is there a log_softmax?")
+    fault = "It should be {right}, not {got}: 1/2, 1/2 and 1/2 give 2, and 1/2 with 1/8 gives 4."
+    expect(perplexity, answer, measure_perplexity, fault, *cases)
 
 
 def _model_with(chances: Sequence[float], vocabulary: int = 8) -> Tensor:

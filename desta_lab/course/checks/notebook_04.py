@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect
 from desta_lab.training.batches import IGNORE
 from desta_lab.training.trainer import TrainConfig
 
@@ -24,41 +24,29 @@ def label_response(ids: Sequence[int], start: int, truncated: bool) -> list[int]
     return _labels(ids, start, len(ids) - 1 - truncated)
 
 
+def _shifted(late: int = 0, cut: bool | None = None) -> Callable[..., list[int]]:
+    """An answer that begins late, and always or never leaves the last token out."""
+
+    def answer(ids: Sequence[int], start: int, truncated: bool) -> list[int]:
+        return _labels(ids, start + late, len(ids) - 1 - (truncated if cut is None else cut))
+
+    return answer
+
+
 def _unshifted(ids: Sequence[int], start: int, cut: bool) -> list[int]:
     return [token if start <= t < len(ids) - cut else IGNORE for t, token in enumerate(ids)]
 
 
-@catches("the prompt is trained too", lambda ids, start, cut: _labels(ids, 0, len(ids) - 1 - cut))
-@catches("unshifted loss", _unshifted)
-@catches(
-    "end of turn is trained after a cut-off response",
-    lambda ids, start, cut: _labels(ids, start, len(ids) - 1),
-)
-@catches("end of turn is never trained", lambda ids, start, cut: _labels(ids, start, len(ids) - 2))
-@catches(
-    "first token of the response is lost",
-    lambda ids, start, cut: _labels(ids, start + 1, len(ids) - 1 - cut),
-)
+@catches("Positions before the response carry labels: the prompt is trained too.", _shifted(-2))
+@catches("Positions learn their own token, which they have read: unshifted loss.", _unshifted)
+@catches("Stopped, yet the end of turn is trained after a cut-off response.", _shifted(cut=False))
+@catches("The response ends by itself, but the end of turn is never trained.", _shifted(cut=True))
+@catches("No position learns it: the first token of the response is lost.", _shifted(1))
 def labels_of(answer: Callable[[Sequence[int], int, bool], Any]) -> None:
     """For every position the token that it learns: of the response, and a true end of turn."""
-    ids, start = [11, 12, 13, 21, 22, 99], 3  # prompt, response, end of turn
-    got = [int(label) for label in answer(ids, start, False)]
-    if len(got) != len(ids):
-        raise Wrong(f"There are {len(ids)} positions and {len(got)} labels; label every position.")
-    if got[start] == ids[start]:
-        raise Wrong(f"Position {start} learns its own token, which it has read: unshifted loss.")
-    if any(label in ids[1:start] for label in got):
-        raise Wrong(f"Positions before {start - 1} carry labels: the prompt is trained too.")
-    if got[start - 1] != ids[start]:
-        raise Wrong(f"No position learns {ids[start]}: the first token of the response is lost.")
-    if got[-2] != ids[-1]:
-        raise Wrong("The whole response ends by itself, but the end of turn is never trained.")
-    cut = [int(label) for label in answer(ids, start, True)]
-    if ids[-1] in cut:
-        raise Wrong("Stopped, yet the end of turn is trained after a cut-off response.")
-    whole = [IGNORE, IGNORE, 21, 22, 99, IGNORE]
-    if got != whole or cut != [*whole[:-2], IGNORE, IGNORE]:
-        raise Wrong(f"Wanted {whole}, without 99 if cut off; you give {got} and {cut}.")
+    ids = [11, 12, 13, 21, 22, 99]  # prompt, response, end of turn
+    fault = "Wanted {right} for {0}; you give {got}."
+    expect(labels_of, answer, label_response, fault, (ids, 3, False), (ids, 3, True))
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -75,45 +63,29 @@ def mean_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     return _kl(logits, teacher).mean()
 
 
-def _swapped(logits: Tensor, teacher: Tensor) -> Tensor:
-    return _divergence(logits.log_softmax(-1), teacher).mean()
-
-
-def _cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    return -(teacher.exp() * logits.log_softmax(-1)).sum(-1).mean()
-
-
-@catches("softmax over the wrong axis", lambda logits, teacher: _kl(logits, teacher, 0).mean())
-@catches("the two distributions are swapped", _swapped)
-@catches("not averaged over the tokens", lambda logits, teacher: _kl(logits, teacher).sum())
+@catches("Softmax over the wrong axis, the positions.", lambda x, p: _kl(x, p, 0).mean())
 @catches(
-    "averaged over the vocabulary too", lambda x, teacher: _kl(x, teacher).mean() / x.shape[-1]
+    "It grows with the student's own confidence: the two distributions are swapped.",
+    lambda logits, teacher: _divergence(logits.log_softmax(-1), teacher).mean(),
 )
-@catches("cross-entropy, not divergence", _cross_entropy)
+@catches("A sum, not averaged over the tokens.", lambda x, teacher: _kl(x, teacher).sum())
+@catches("It is averaged over the vocabulary too.", lambda x, p: _kl(x, p).mean() / x.shape[-1])
+@catches(
+    "Who agrees should lose 0: this is cross-entropy, not divergence.",
+    lambda logits, teacher: -(teacher.exp() * logits.log_softmax(-1)).sum(-1).mean(),
+)
 @catches("carries no gradient", lambda logits, teacher: _kl(logits, teacher).mean().detach())
 def soft_loss(answer: Callable[[Tensor, Tensor], Any]) -> None:
     """Mean over positions of KL(teacher ‖ student), from logits and the teacher's logarithms."""
     teacher = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3]]).log()
-    student = teacher + torch.tensor([[3.0], [-1.0]])  # a softmax sees no constant
-    agreed = float(answer(student, teacher))
-    entropy = float(-(teacher.exp() * teacher).sum(-1).mean())
-    refuse(agreed, {"Who agrees should lose 0: this is cross-entropy, not divergence.": entropy})
-    if not same(agreed, 0, 1e-5):
-        raise Wrong(f"The student agrees and loses {agreed:.3g}: softmax over the wrong axis?")
     sure, torn = (torch.tensor([[a, b, 1e-9]] * 4).log() for a, b in ((0.9, 0.1), (0.5, 0.5)))
-    got = float(answer(torn, sure))
-    right = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
-    swapped = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    mistaken = {
-        f"The loss is {right:.3f}, not {got:.3f}: the two distributions are swapped.": swapped,
-        "Four equal positions lose four times as much: not averaged over the tokens.": 4 * right,
-        f"A third of {right:.3f}, by three words: averaged over the vocabulary too.": right / 3,
-    }
-    refuse(got, mistaken)
-    if not same(got, right):
-        raise Wrong(f"Teacher .9 and .1, student .5 and .5 lose {right:.3f}; you give {got:.3f}.")
-    if not same(answer(torch.cat([torn[:1], sure[:3]]), sure), right / 4):
-        raise Wrong("One position of four loses something: take the mean over all, no median.")
+    cases = [
+        (teacher + torch.tensor([[3.0], [-1.0]]), teacher),  # a softmax sees no constant
+        (torn, sure),
+        (torch.cat([torn[:1], sure[:3]]), sure),
+    ]
+    fault = "The mean over positions is {right}, not {got}; who agrees with the teacher loses 0."
+    expect(soft_loss, answer, mean_divergence, fault, *cases)
     if not getattr(answer(torn.requires_grad_(), sure), "requires_grad", False):
         raise Wrong("The loss carries no gradient, so nothing could be learned: stay in torch.")
 
@@ -123,42 +95,33 @@ def rate_of_step(step: int, steps: int, lr: float, warmup: int, floor: float) ->
     return TrainConfig(steps, lr=lr, warmup=warmup, floor=floor).learning_rate(step)
 
 
-def _rate(late: int = 1, wait: bool = True, low: float | None = None) -> Callable[..., float]:
-    """An answer whose warm-up counts from `late`, and whose cosine waits for its end."""
+def _rate(
+    late: int = 1, wait: bool = True, floors: tuple[bool, bool] = (True, True)
+) -> Callable[..., float]:
+    """An answer whose warm-up counts from `late`, whose cosine may not wait for its end, and whose
+    floor may not be added, or not be taken off the height of the cosine.
+    """
 
     def answer(step: int, steps: int, lr: float, warmup: int, floor: float) -> float:
         if step < warmup and late >= 0:
             return lr * (step + late) / warmup
         done = (step - warmup) / (steps - warmup) if wait else step / steps
-        least = floor if low is None else low
-        return lr * (least + (1 - least) * (1 + math.cos(math.pi * done)) / 2)
+        added, taken = (floor * wanted for wanted in floors)
+        return lr * (added + (1 - taken) * (1 + math.cos(math.pi * done)) / 2)
 
     return answer
 
 
-@catches("no warm-up", _rate(late=-1, wait=False))
-@catches("first step is lost", _rate(late=0))
-@catches("floor is ignored", _rate(low=0.0))
+@catches("Step 0 has the whole rate: no warm-up.", _rate(late=-1, wait=False))
+@catches("Step 0 has rate 0: the first step is lost. Count from one.", _rate(late=0))
+@catches("At the end the rate is 0: the floor is ignored.", _rate(floors=(False, False)))
+@catches("It should fall from 2, which is lr: the floor came on top.", _rate(floors=(True, False)))
 @catches("the cosine begins before the warm-up has ended", _rate(wait=False))
 def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> None:
     """The rate of one step: linear warm-up to `lr`, then a cosine down to `floor` × `lr`."""
-    settings = (100, 2.0, 20, 0.1)  # steps, lr, warmup, floor
-    first, top, last = (float(answer(step, *settings)) for step in (0, 20, 100))
-    if first == 0:
-        raise Wrong("Step 0 has rate 0: the first step is lost. Count from one.")
-    if first > 1:
-        raise Wrong(f"Step 0 starts with rate {first:g} of 2: no warm-up.")
-    if same(last, 0):
-        raise Wrong("At the end the rate is 0, not a tenth of lr: the floor is ignored.")
-    if top > 2.001:
-        raise Wrong(f"After the warm-up the rate is {top:.3f}; it should fall from 2, which is lr.")
-    if not same(top, 2.0):
-        raise Wrong(f"Rate {top:.3f}, not 2: the cosine begins before the warm-up has ended.")
-    for step in (0, 7, 19, 20, 60, 99):
-        got = float(answer(step, *settings))
-        right = TrainConfig(100, lr=2.0, warmup=20, floor=0.1).learning_rate(step)
-        if not same(got, right):
-            raise Wrong(f"Step {step} of 100 has rate {right:.4f}; you give {got:.4f}.")
+    cases = [(step, 100, 2.0, 20, 0.1) for step in (0, 100, 20, 7, 19, 60, 99)]
+    fault = "Step {0} of {1} has rate {right}; you give {got}."
+    expect(learning_rate, answer, rate_of_step, fault, *cases)
 
 
 def give_strangers_targets(rows: list[dict]) -> list[dict]:
@@ -192,10 +155,7 @@ def mispaired(answer: Callable[[list[dict]], list[dict]]) -> None:
         {"seed_description": fact, "response": f"{i}: {fact}."} for i, fact in enumerate(facts)
     ]
     rows = [{"id": f"clip{i}", "prompt": f"What is {i}?", **one} for i, one in enumerate(heard)]
-    given = [dict(row) for row in rows]
-    got = list(answer(given))
-    if given != rows:
-        raise Wrong("Afterwards the rows handed in were changed; return new ones.")
+    got = list(answer(rows))
     if [row["id"] for row in got] != [row["id"] for row in rows]:
         raise Wrong("The order of clips changed: clips move along with their targets.")
     known = {row["response"] for row in rows}

@@ -1,6 +1,7 @@
 """Checks of notebook 06: sides of a split, scales, probes, a direction taken out, a patch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from desta_lab.analysis import interventions, probes
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect, expect_shape, same
+from desta_lab.course.checks.notebook_01 import Folds, fold_by_speaker, judge_folds
 
-Folds = list[tuple[np.ndarray, np.ndarray]]
 Sides = tuple[np.ndarray, np.ndarray]
 _SPEAKERS = np.random.default_rng(1).permutation([f"voice {i}" for i in range(8) for _ in range(3)])
 
@@ -25,14 +26,11 @@ def print_voices(speakers: np.ndarray, width: int, rng: np.random.Generator) -> 
 @catches("another print for every clip", lambda who, width, rng: rng.normal(size=(len(who), width)))
 @catches(
     "the same print for everyone",
-    lambda speakers, width, rng: np.tile(rng.normal(size=width), (len(speakers), 1)),
+    lambda who, n, rng: 0 * print_voices(who, n, rng) + rng.normal(size=n),
 )
 @catches("not drawn from rng", lambda who, n, rng: print_voices(who, n, np.random.default_rng(7)))
 @catches("not normal", lambda who, n, rng: 1 - 2.0 * (print_voices(who, n, rng) < 0))
-@catches(
-    "one row a speaker, not a clip",
-    lambda speakers, width, rng: rng.normal(size=(len(np.unique(speakers)), width)),
-)
+@catches("one row a speaker", lambda who, n, rng: rng.normal(size=(len(np.unique(who)), n)))
 def voiceprint(answer: Callable[..., np.ndarray]) -> None:
     """Noise that tells who speaks, and nothing else."""
     got, again = (
@@ -61,37 +59,16 @@ def _by_clip(speakers: np.ndarray, count: int) -> Folds:
     return [(np.setdiff1d(np.arange(len(speakers)), part), part) for part in parts]
 
 
-def _by_speaker(speakers: np.ndarray, count: int) -> Folds:
-    tested = [np.isin(speakers, part) for part in np.array_split(np.unique(speakers), count)]
-    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
+def _drop(folds: Folds) -> Folds:
+    return [(train[::3], test) for train, test in folds]
 
 
 @catches("speaker overlap", _by_clip)
-@catches(
-    "training and test are exchanged",
-    lambda speakers, count: [(test, train) for train, test in _by_speaker(speakers, count)],
-)
-@catches("some clips are never tested", lambda speakers, n: _by_speaker(speakers, n)[:1] * n)
-@catches(
-    "training clips are thrown away",
-    lambda speakers, count: [(train[::3], test) for train, test in _by_speaker(speakers, count)],
-)
+@catches("never tested", lambda *given: [(a, b[:-1]) for a, b in fold_by_speaker(*given)])
+@catches("training rows are thrown away", lambda *given: _drop(fold_by_speaker(*given)))
 def folds_by_speaker(answer: Callable[[np.ndarray, int], Folds]) -> None:
     """Folds in which no speaker is on both sides."""
-    folds = [(np.asarray(train), np.asarray(test)) for train, test in answer(_SPEAKERS, 4)]
-    if len(folds) != 4:
-        raise Wrong(f"Four folds were asked for; you return {len(folds)}.")
-    for train, test in folds:
-        both = set(_SPEAKERS[train]) & set(_SPEAKERS[test])
-        if both:
-            raise Wrong(f"Speaker overlap: {', '.join(sorted(both)[:2])} … are on both sides.")
-    tested = np.concatenate([test for _, test in folds])
-    if len(tested) > len(_SPEAKERS) and len(folds[0][1]) > len(folds[0][0]):
-        raise Wrong("Few speakers are trained on: training and test are exchanged.")
-    if sorted(tested) != list(range(len(_SPEAKERS))):
-        raise Wrong("Test every clip once: some clips are never tested, or tested twice.")
-    if any(len(train) + len(test) < len(_SPEAKERS) for train, test in folds):
-        raise Wrong("A fold has clips on neither side: training clips are thrown away.")
+    judge_folds(answer(_SPEAKERS, 4), _SPEAKERS, 4)
 
 
 def _scaled(x: np.ndarray, seen: np.ndarray, axis: int | None = 0) -> np.ndarray:
@@ -110,17 +87,9 @@ def _on_both(train: np.ndarray, test: np.ndarray) -> Sides:
 
 
 @catches("test clips in the scaler", _on_both)
-@catches(
-    "on a scale of their own", lambda train, test: (_scaled(train, train), _scaled(test, test))
-)
-@catches(
-    "one mean for all features",
-    lambda train, test: (_scaled(train, train, None), _scaled(test, train, None)),
-)
-@catches(
-    "every clip is on a scale of its own",
-    lambda train, test: (_scaled(train, train, 1), _scaled(test, test, 1)),
-)
+@catches("on a scale of their own", lambda a, b: (_scaled(a, a), _scaled(b, b)))
+@catches("one mean for all features", lambda a, b: (_scaled(a, a, None), _scaled(b, a, None)))
+@catches("every clip is on a scale of its own", lambda a, b: (_scaled(a, a, 1), _scaled(b, b, 1)))
 def standardised(answer: Callable[[np.ndarray, np.ndarray], Sides]) -> None:
     """Both sides on one scale, learned from the training clips alone."""
     rng = np.random.default_rng(0)
@@ -168,37 +137,18 @@ def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
     return x - _along(x - center, direction) / direction.norm() ** 2
 
 
-def _onto(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
-    return center + _along(x - center, direction) / direction.norm() ** 2
-
-
-def _without_mean(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
-    return x - _along(x, direction) / direction.norm() ** 2
-
-
-@catches(
-    "the direction is not of unit length", lambda x, along, center: x - _along(x - center, along)
-)
-@catches("projects onto, instead of out", _onto)
-@catches("removes the mean too", _without_mean)
-@catches("one step for all clips", lambda x, direction, center: x - direction)
+@catches("The direction is not of unit length.", lambda x, d, center: x - _along(x - center, d))
+@catches("It projects onto, instead of out.", lambda x, d, mid: x - erase_along(x, d, mid) + mid)
+@catches("Clips stand at 0: removes the mean too.", lambda x, d, mid: erase_along(x, d, 0 * mid))
+@catches("One step for all clips erases nothing.", lambda x, along, center: x - along)
 def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Clips without what they have along a direction, measured from a center."""
     draw = torch.Generator().manual_seed(0)
     x, direction, center = (torch.randn(*shape, generator=draw) for shape in ((6, 5), (5,), (5,)))
     unit = direction / direction.norm()
-    direction, center = 3 * unit, center + 6 * unit
-    got = torch.as_tensor(answer(x.clone(), direction.clone(), center.clone()))
-    expect_shape(got, x.shape, "(clip, feature)")
-    if not same(got - _along(got, unit), x - _along(x, unit)):
-        raise Wrong("What lies across the direction changed: projects onto, instead of out.")
-    if same((got - center) @ unit, torch.zeros(6)):
-        return
-    if same(got @ unit, torch.zeros(6)):
-        raise Wrong("They stand at 0 along it, not at the center: removes the mean too.")
-    if same(got - x, (got - x)[:1].expand(6, -1)):
-        raise Wrong("All clips move alike: one step for all clips erases nothing.")
-    raise Wrong("Something is left: the direction is not of unit length, or the sign is wrong.")
+    given = (x, 3 * unit, center + 6 * unit)
+    fault = "Every clip should stand where the center does along the direction, else where it was."
+    expect(erase, answer, erase_along, fault, given, axes="(clip, feature)")
 
 
 Read = Callable[[np.ndarray, list[str], Sequence[str]], float]
@@ -219,12 +169,8 @@ def measure_selectivity(features: np.ndarray, labels: list[str], speakers: Seque
 
 @catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
 @catches("the wrong way round", lambda x, labels, who: -measure_selectivity(x, labels, who))
-@catches(
-    "voices on both sides", lambda x, y, who: measure_selectivity(x, y, [str(i) for i in range(72)])
-)
-@catches(
-    "the labels were not used", lambda x, y, who: measure_selectivity(x, y[::2] + y[1::2], who)
-)
+@catches("voices on both sides", lambda x, y, _: measure_selectivity(x, y, [*map(str, range(72))]))
+@catches("the labels were not used", lambda x, y, _: measure_selectivity(x, y[::2] + y[1::2], _))
 def selectivity(answer: Read) -> None:
     """What a probe reads on other speakers, beyond what it makes of random labels."""
     rng = np.random.default_rng(0)
@@ -244,10 +190,11 @@ def selectivity(answer: Read) -> None:
         raise Wrong(f"Coins tossed for each voice score {leak:.2f}: voices on both sides.")
 
 
-class _Chain:
-    """A model of three sites in a row and a way around them; a clip is four numbers."""
+@dataclass(frozen=True)
+class Chain:
+    """A model of sites in a row and a way around them; a clip is four numbers, or four a head."""
 
-    sites = ("audio_embeddings", "backbone.0", "backbone.1")
+    sites: tuple[str, ...] = ("audio_embeddings", "backbone.0", "backbone.1")
 
     def run(
         self,
@@ -267,7 +214,8 @@ class _Chain:
             flow = (edits or {}).get(site, lambda same: same)(flow)
             flows[site] = flow
         wanted = {site: flows[site] for site in sites or self.sites[:1]}
-        return _Forward(wanted, flow[:, 0] + 0.1 * given * flows["audio_embeddings"][:, 0])
+        logits = flow[:, 0] + 0.1 * given * flows[self.sites[0]][:, 0]
+        return _Forward(wanted, logits.view(len(clips), -1, 4).sum(1))
 
 
 class _Forward(dict[str, Tensor]):
@@ -284,40 +232,35 @@ def patch_flow(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
     return _run(llm, b, task, edits={site: interventions.set_to(given)})
 
 
-def _run(llm: Any, clip: Any, task: Any, **how: Any) -> Tensor:
-    logits: Tensor = llm.run([clip], task.question, **{"stem": task.stem, **how}).logits
-    return logits
+def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
+    forward = llm.run([clip], task.question, stem=task.stem, **how)
+    flow: Tensor = forward[site] if site else forward.logits
+    return flow
 
 
-def _unbegun(llm: Any, a: Any, b: Any, task: Any, site: str) -> Tensor:
-    return patch_flow(llm, a, b, SimpleNamespace(question=task.question, stem=""), site)
-
-
-@catches("nothing was patched", lambda llm, a, b, task, site: _run(llm, b, task))
-@catches("only clip a was run", lambda llm, a, b, task, site: _run(llm, a, task))
-@catches("the clips are exchanged", lambda llm, a, b, task, s: patch_flow(llm, b, a, task, s))
-@catches("another site", lambda llm, a, b, task, s: patch_flow(llm, a, b, task, "backbone.1"))
-@catches("what flowed, not the logits", lambda llm, a, b, t, s: llm.run([a], t.question)[s])
-@catches("the stem is left out", _unbegun)
+@catches(
+    "These are clip b's own logits: nothing was patched.",
+    lambda llm, a, b, task, _: _run(llm, b, task),
+)
+@catches(
+    "These are clip a's own logits: only clip a was run.",
+    lambda llm, a, b, task, _: _run(llm, a, task),
+)
+@catches("The clips are exchanged.", lambda llm, a, b, *of: patch_flow(llm, b, a, *of))
+@catches(
+    "Another site was patched.", lambda llm, a, b, t, _: patch_flow(llm, a, b, t, "backbone.1")
+)
+@catches("This is what flowed, not the logits.", lambda llm, a, b, *of: _run(llm, a, *of))
+@catches(
+    "The answer was not begun: the stem is left out.",
+    lambda llm, a, b, task, site: patch_flow(
+        llm, a, b, SimpleNamespace(question=task.question, stem=""), site
+    ),
+)
 def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:
     """The logits after one clip, with what flowed at a site in another."""
-    llm, task = _Chain(), SimpleNamespace(question="?", stem="It is")
+    llm, task = Chain(), SimpleNamespace(question="?", stem="It is")
     a, b = np.array([0.1, 0.7, 0.3, 0.9]), np.array([0.5, 0.2, 0.8, 0])
-    for site in ("audio_embeddings", "backbone.0"):
-        got = answer(llm, a, b, task, site)
-        if not isinstance(got, Tensor):
-            raise Wrong("Return the logits of the second run: `….logits`.")
-        if got.dim() == 3:
-            raise Wrong("This is what flowed, not the logits; put it into clip b's run first.")
-        expect_shape(got, (1, 4), "(clip, token of the vocabulary)")
-        mistaken = {
-            "These are clip b's own logits: nothing was patched.": _run(llm, b, task),
-            "These are clip a's own logits: only clip a was run.": _run(llm, a, task),
-            "Clip b's flow went into clip a: the clips are exchanged.": patch_flow(
-                llm, b, a, task, site
-            ),
-            "The answer was not begun: the stem is left out.": _unbegun(llm, a, b, task, site),
-        }
-        refuse(got, mistaken)
-        if not same(got, patch_flow(llm, a, b, task, site)):
-            raise Wrong(f"Another site than {site} was patched, or another value put there.")
+    cases = [(llm, a, b, task, site) for site in ("audio_embeddings", "backbone.0")]
+    fault = "Logits of clip b with what flowed at {4} in clip a are another: return `….logits`."
+    expect(patched, answer, patch_flow, fault, *cases)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from desta_lab.analysis import geometry
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect, expect_shape, same
 
 
 def _axes(site: np.ndarray) -> np.ndarray:
@@ -92,35 +92,22 @@ def _biased(
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
-def _only_emptied(x: np.ndarray, y: np.ndarray) -> float:
-    return _biased(x, y, geometry.gram_matrix)
-
-
 def _hsic(x: np.ndarray, y: np.ndarray) -> float:
     return geometry.hsic(geometry.gram_matrix(x), geometry.gram_matrix(y))
 
 
-@catches("biased CKA", _biased)
-@catches("only the diagonal was emptied", _only_emptied)
-@catches("not divided by what each has alone", _hsic)
-@catches("square root left out", lambda x, y: _hsic(x, y) / (_hsic(x, x) * _hsic(y, y)))
+@catches("Independent noise scores high: the biased CKA. Empty the diagonals.", _biased)
+@catches(
+    "Independent noise scores high: only the diagonal was emptied.",
+    lambda x, y: _biased(x, y, geometry.gram_matrix),
+)
+@catches("A cloud and its triple score no 1: not divided by what each has alone.", _hsic)
+@catches("The square root left out.", lambda x, y: _hsic(x, y) / (_hsic(x, x) * _hsic(y, y)))
 def debiased_cka(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """Linear CKA that says about 0 of independent noise."""
     x, y = np.random.default_rng(0).normal(size=(2, 24, 480))
-    alike, noise = float(answer(x, 3 * x + 5)), float(answer(x, y))
-    if alike > 2:
-        raise Wrong(
-            f"A cloud and its triple score {alike:.3g}: not divided by what each has alone."
-        )
-    mistaken = {
-        f"Independent noise scores {noise:.2f}: the biased CKA. Empty the diagonals.": _biased,
-        f"Independent noise scores {noise:.2f}: only the diagonal was emptied.": _only_emptied,
-    }
-    refuse(noise, {sentence: way(x, y) for sentence, way in mistaken.items()})
-    if alike < 0.9:
-        raise Wrong(f"A cloud and its triple score {alike:.3g}, not 1: square root left out?")
-    if not same(noise, geometry.cka(x, y)):
-        raise Wrong(f"Independent noise should score {geometry.cka(x, y):.3f}, not {noise:.3f}.")
+    fault = "A cloud and its triple should score 1, and noise about 0: {right}, not {got}."
+    expect(debiased_cka, answer, geometry.cka, fault, (x, 3 * x + 5), (x, y))
 
 
 def measure_spread(cloud: np.ndarray) -> float:
@@ -143,32 +130,21 @@ def measure_gap(a: np.ndarray, b: np.ndarray) -> float:
     return measure_distance(a, b) / _both(a, b)
 
 
-def _every_pair(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean() / _both(a, b))
-
-
-@catches("no common scale", measure_distance)
-@catches("the spread of one side only", lambda a, b: measure_distance(a, b) / measure_spread(b))
+@catches("Clouds seven times as large give another number: no common scale.", measure_distance)
+@catches("The spread of one side only.", lambda a, b: measure_distance(a, b) / measure_spread(b))
 @catches(
-    "the gap itself counted",
+    "The gap itself counted.",
     lambda a, b: measure_distance(a, b) / measure_spread(np.vstack([a, b])),
 )
-@catches("not the means but every pair", _every_pair)
+@catches(
+    "Clouds around one middle should be 0 apart: not the means but every pair.",
+    lambda a, b: float(np.linalg.norm(a[:, None] - b[None], axis=-1).mean() / _both(a, b)),
+)
 def gap_in_spreads(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     """The distance between the means of two clouds, in units of their spread."""
     draw, step = np.random.default_rng(1), np.eye(8)[0]
     a, b = draw.normal(size=(50, 8)), draw.normal(size=(30, 8))
     a, b = a - a.mean(0) + 5, 3 * (b - b.mean(0)) + 5  # around one middle, not around 0
-    middle, near, far = (float(answer(a, b + reach * step)) for reach in (0, 10, 20))
-    if not same(near, answer(7 * a, 7 * (b + 10 * step))):
-        raise Wrong("Clouds seven times as large give another number: there is no common scale.")
-    if middle > 0.5:
-        raise Wrong(
-            f"Clouds around one middle are {middle:.1f} apart: not the means but every pair."
-        )
-    if not same(near, answer(b + 10 * step, a)):
-        raise Wrong("Seen from the other side the gap is another: the spread of one side only.")
-    if not same(far, 2 * near):
-        raise Wrong(f"Twice as far is {far / near:.2f} times as much: the gap itself counted.")
-    if not same(near, 10 / _both(a, b)):
-        raise Wrong("Divide by one spread: root of the mean of both mean squared distances.")
+    fault = "Divide by one spread: root of the mean of both mean squared distances."
+    cases = [(a, b), (a, b + 10 * step), (b + 20 * step, a), (7 * a, 7 * b + step)]
+    expect(gap_in_spreads, answer, measure_gap, fault, *cases)

@@ -1,6 +1,7 @@
 """Checks of notebook 08: attention over time, a span, other weights, a head, attribution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,46 +12,30 @@ from torch import Tensor
 from desta_lab.analysis.evidence import score_profile
 from desta_lab.analysis.interventions import knock_out
 from desta_lab.clips import Span
-from desta_lab.course.checks import Wrong, as_tensors, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect
+from desta_lab.course.checks.notebook_06 import Chain
 
 Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
 
 
-def _logits(q: Tensor, k: Tensor, power: float = 0.5) -> Tensor:
-    return q @ k.transpose(-1, -2) / q.shape[-1] ** power
-
-
-def weigh_frames(q: Tensor, k: Tensor) -> Tensor:
+def weigh_frames(q: Tensor, k: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
     """A query's attention over frames, for every head."""
-    return _logits(q, k).softmax(-1)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis)
 
 
-@catches("softmax over the wrong axis", lambda q, k: _logits(q, k).softmax(-2))
-@catches("softmax over the heads", lambda q, k: _logits(q, k).softmax(0))
-@catches("not scaled", lambda q, k: _logits(q, k, 0.0).softmax(-1))
-@catches("scaled by the width, not by its root", lambda q, k: _logits(q, k, 1.0).softmax(-1))
-@catches("no softmax yet", _logits)
+@catches("Softmax over the wrong axis: the queries.", partial(weigh_frames, axis=-2))
+@catches("A query's weights sum to 1: softmax over the heads.", partial(weigh_frames, axis=0))
+@catches("Too sharp: not scaled by the root of the head's width.", partial(weigh_frames, power=0.0))
+@catches("Too flat: scaled by the width, not by its root.", partial(weigh_frames, power=1.0))
+@catches("These are inner products: no softmax yet.", lambda q, k: q @ k.transpose(-1, -2) / 4)
 def attention_over_time(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Attention weights of query tokens over frames."""
     draw = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 3, 16, generator=draw), torch.randn(2, 5, 16, generator=draw)
-    got = as_tensors(answer)(q, k)
-    expect_shape(got, (2, 3, 5), "(head, query, frame)")
-    if (got < 0).any():
-        raise Wrong("A weight is negative: no softmax yet.")
-    over_frames = same(got.sum(-1), torch.ones(2, 3))
-    for axis, name in ((1, "softmax over the wrong axis"), (0, "softmax over the heads")):
-        if not over_frames and same(got.sum(axis), torch.ones(got.sum(axis).shape)):
-            raise Wrong(f"A query's weights should sum to 1; {name}: axis {axis} does.")
-    ratio = float((got[0, 0, 0] / got[0, 0, 1]).log() / (q[0, 0] @ (k[0, 0] - k[0, 1])))
-    mistaken = {
-        "The weights are too sharp: not scaled. Divide by the root of the head's width.": 1,
-        "The weights are too flat: scaled by the width, not by its root.": 1 / 16,
-    }
-    refuse(ratio, mistaken, 1e-3)
-    if not (over_frames and same(ratio, 1 / 4, 1e-3)):
-        raise Wrong("Softmax over frames of the inner products over the root of the width, here 4.")
+    given = torch.randn(2, 3, 16, generator=draw), torch.randn(2, 5, 16, generator=draw)
+    fault = "Softmax over frames of the inner products over the root of the width, here 4."
+    axes = "(head, query, frame)"
+    expect(attention_over_time, answer, weigh_frames, fault, given, axes=axes)
 
 
 def _mass(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
@@ -64,47 +49,28 @@ def measure_mass(profile: np.ndarray, start: float, end: float, seconds: float) 
     return scored["mass"] - scored["share"]
 
 
-def _in_time(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
+def _minus_time(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
     return _mass(profile, start, end, seconds) - (end - start) / seconds
 
 
-def _in_frames(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
-    return _mass(profile, start, end, float(len(profile))) - (end - start) / seconds
-
-
-def _absolute(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
-    return _mass(np.abs(profile), start, end, seconds) - (end - start) / seconds
-
-
-def _sum(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
-    return _absolute(profile, start, end, seconds) * float(profile.sum())
-
-
-@catches("the span's share not subtracted", _mass)
-@catches("the share of time, not of frames", _in_time)
-@catches("frames used as seconds", _in_frames)
-@catches("weight against counts as well", _absolute)
-@catches("a sum, not a share", _sum)
+@catches("A flat profile scores above 0: the span's share not subtracted.", _mass)
+@catches(
+    "Second 4 is frame 40 of these 40, not frame 4: frames used as seconds.",
+    lambda profile, start, end, seconds: (
+        _mass(profile, start, end, float(len(profile))) - (end - start) / seconds
+    ),
+)
+@catches("Weight against counts as well.", lambda profile, *span: measure_mass(abs(profile), *span))
+@catches("This is a sum, not a share.", lambda one, *span: measure_mass(one, *span) * one.sum())
+@catches("You subtract the share of time, not of frames.", _minus_time)
 def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float]) -> None:
     """Share of a profile's positive weight inside a span, minus the span's share of frames."""
     flat, late = np.ones(40), np.r_[np.zeros(20), np.ones(20)]
-    against = np.r_[np.ones(20), -np.ones(20)]
-    got = float(answer(flat, 1.0, 2.0, 4.0))
-    if same(got, 0.25):
-        raise Wrong("A flat profile scores 0.25 on a quarter: the span's share not subtracted.")
-    if got < 0 and same(answer(flat, 0.0, 4.0, 4.0), 4 / 40 - 1):
-        raise Wrong("Second 4 is frame 40 of these 40, not frame 4: frames used as seconds.")
-    if not same(answer(7 * late, 2.0, 4.0, 4.0), answer(late, 2.0, 4.0, 4.0)):
-        raise Wrong("Seven times the profile gives another number: a sum, not a share.")
-    if not same(answer(against, 0.0, 2.0, 4.0), 0.5):
-        raise Wrong("All that speaks for it is inside: weight against counts as well.")
-    if not same((got, answer(late, 2.0, 4.0, 4.0)), (0, 0.5)):
-        raise Wrong("A flat profile should score 0, and one whole in half of the time 0.5.")
-    edges = [float(answer(one, 2.48, 4.52, 10.0)) for one in (np.ones(10), *np.eye(10))]
-    if same(edges[0], 0.3 - 0.204):
-        raise Wrong(f"Flat scores {edges[0]:.3f}: you subtract the share of time, not of frames.")
-    if not same(edges, [0, *np.where(np.isin(np.arange(10), (2, 3, 4)), 0.7, -0.3)]):
-        raise Wrong("From 2.48 to 4.52 of 10 s lie the middles of frames 2, 3 and 4 of ten.")
+    against = np.r_[2 * np.ones(20), -np.ones(20)]
+    cases = [(flat, 1.0, 2.0, 4.0), (7 * late, 2.0, 4.0, 4.0), (against, 0.0, 2.0, 4.0)]
+    cases += [(one, 2.48, 4.52, 10.0) for one in (np.ones(10), *np.eye(10))]
+    fault = "From {1} s to {2} s of {3} s it is {right}, not {got}: count frames by their middles."
+    expect(mass_above_share, answer, measure_mass, fault, *cases)
 
 
 def deal_numbers(weights: Weights) -> Weights:
@@ -120,29 +86,40 @@ def _each(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
     return lambda weights: {name: change(tensor) for name, tensor in weights.items()}
 
 
+def _in_one_order(weights: Weights) -> Weights:
+    order = torch.randperm(max(tensor.numel() for tensor in weights.values()))
+    return {
+        name: tensor.flatten()[order[order < tensor.numel()]].view_as(tensor)
+        for name, tensor in weights.items()
+    }
+
+
+@catches("one order for all tensors", _in_one_order)
 @catches("new numbers, not the old ones in another order", _each(torch.randn_like))
 @catches("only whole rows change places", _each(lambda rows: rows.flip(0)))
 @catches("nothing was moved", _each(torch.clone))
-@catches("the trained weights were overwritten", _each(lambda x: x.copy_(_dealt(x).view_as(x))))
+@catches("work on a copy, not in place", _each(lambda x: x.copy_(_dealt(x).view_as(x))))
 @catches("the shape is lost", _each(_dealt))
 def scrambled(answer: Callable[[Weights], Weights]) -> None:
     """Weights with every tensor's numbers in random order."""
-    weights = {"proj": torch.arange(60.0).view(6, 10), "bias": torch.arange(40.0)}
-    own = {name: tensor.clone() for name, tensor in weights.items()}
+    weights = {"proj": torch.arange(60.0).view(6, 10)}
+    weights |= {name: torch.arange(40.0) for name in ("bias", "scale")}
     got = answer(weights)
-    if any(not torch.equal(weights[name], own[name]) for name in own):
-        raise Wrong("Afterwards the trained weights were overwritten; return new tensors.")
-    if set(got) != set(own):
-        raise Wrong(f"Each of {', '.join(own)} needs a tensor; you have {', '.join(got)}.")
-    for name, tensor in own.items():
+    if set(got) != set(weights):
+        raise Wrong(f"Each of {', '.join(weights)} needs a tensor; you have {', '.join(got)}.")
+    for name, tensor in weights.items():
         if got[name].shape != tensor.shape:
             raise Wrong(f"{name} is {tuple(got[name].shape)} now: the shape is lost.")
         if not torch.equal(got[name].flatten().sort().values, tensor.flatten()):
             raise Wrong(f"{name} holds new numbers, not the old ones in another order.")
         if torch.equal(got[name], tensor):
             raise Wrong(f"{name} is what it was: nothing was moved.")
-    if torch.equal(got["proj"].sort(dim=1).values.sort(dim=0).values, own["proj"]):
+    if torch.equal(got["proj"].sort(dim=1).values.sort(dim=0).values, weights["proj"]):
         raise Wrong("Rows of proj are whole: only whole rows change places. Deal every number.")
+    if torch.equal(got["proj"].sort(dim=0).values, weights["proj"]):
+        raise Wrong("Numbers of proj stay in their columns. Deal all numbers of a tensor at once.")
+    if torch.equal(got["bias"], got["scale"]):
+        raise Wrong("bias and scale are dealt alike: one order for all tensors. Draw one for each.")
 
 
 def _gradients(
@@ -167,10 +144,10 @@ def _gradients(
 collect_slopes = _gradients()
 
 
-@catches("gradient at the end point only", _gradients(end_only=True))
-@catches("baseline left out", _gradients(times=lambda given, absent: given))
-@catches("not averaged over steps", _gradients(reduce=torch.sum))
-@catches("the way begins at zero", _gradients(from_zero=True))
+@catches("Gradient at the end point only: walk the whole way.", _gradients(end_only=True))
+@catches("The baseline left out of the difference.", _gradients(times=lambda given, absent: given))
+@catches("Twice the steps give twice: not averaged over steps.", _gradients(reduce=torch.sum))
+@catches("The sum is another: the way begins at zero.", _gradients(from_zero=True))
 def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]) -> None:
     """What every part adds to a scalar, along the straight way from absent to given."""
     given, absent = torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([[1.0, 1.0, 2.0]])
@@ -178,22 +155,12 @@ def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]
     def scalar(x: Tensor) -> Tensor:
         return x[:, 0] ** 2 * x[:, 2] + 5 * x[:, 1]
 
-    def parts(steps: int) -> Tensor:
-        return answer(scalar, given.clone(), absent.clone(), steps).detach().reshape(-1)
+    def flat(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *case: answer(*case).detach().reshape(-1)
 
-    got = parts(64)
-    expect_shape(got, (3,), "(part)")
-    if same(parts(128), 2 * got, 0.05):
-        raise Wrong("Twice the steps give twice the answer: not averaged over steps.")
-    if abs(got[1]) > 1e-3:
-        raise Wrong("What is the same in both gets something: baseline left out of the difference.")
-    total, whole = float(got.sum()), float((scalar(given) - scalar(absent)).item())
-    if same(got[0], 2 * 3 * -1 * 2, 1e-3):
-        raise Wrong(f"The sum is {total:.1f}, not {whole:.1f}: gradient at the end point only.")
-    if not same(total, whole, 0.02):
-        raise Wrong(f"The sum is {total:.1f}, not {whole:.1f}; perhaps the way begins at zero?")
-    if not same(parts(1), [4, 0, -12]):
-        raise Wrong("With one step, the point is half way: take the middle of each part.")
+    fault = "Average the gradients in the middle of each part of the way; with one, half way."
+    cases = [(scalar, given, absent, steps) for steps in (64, 1)]
+    expect(integrated_gradients, flat(answer), collect_slopes, fault, *cases, axes="(part)")
 
 
 def delete_parts(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:
@@ -207,65 +174,22 @@ def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
     return torch.cat([of(torch.ones(1, len(worth)).bool()), of(alone)])
 
 
-def _unranked(of: Scalar, worth: Tensor) -> Tensor:
-    return of(worth.argsort(descending=True) >= torch.arange(len(worth) + 1)[:, None])
-
-
-@catches("least important first", lambda of, worth: delete_parts(of, worth, False))
-@catches("put back instead of taken away", lambda of, worth: delete_parts(of, worth, False).flip(0))
-@catches("the untouched clip is missing", lambda of, worth: delete_parts(of, worth)[1:])
-@catches("only one part at a time", _one_at_a_time)
-@catches("ranks and positions mixed up", _unranked)
-@catches("however much it weighs", lambda of, worth: delete_parts(of, worth.abs()))
+@catches("It falls late: the least important first.", partial(delete_parts, descending=False))
+@catches("It is put back instead of taken away.", lambda of, w: delete_parts(of, w, False).flip(0))
+@catches("Five parts, six points: the untouched clip is missing.", lambda *o: delete_parts(*o)[1:])
+@catches("At the end four of five parts are left: only one part at a time.", _one_at_a_time)
+@catches(
+    "Ranks and positions mixed up: argsort says which part comes next, not when a part does.",
+    lambda of, worth: of(worth.argsort(descending=True) >= torch.arange(len(worth) + 1)[:, None]),
+)
+@catches("What speaks against goes last, however it weighs.", lambda o, w: delete_parts(o, w.abs()))
 def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     """The scalar while the parts are taken away, the most important first."""
-    worth = torch.tensor([0.1, 8.0, 2.0, 4.0, 1.0])
-
-    def of(kept: Tensor) -> Tensor:
-        return kept.float() @ worth
-
-    got = torch.as_tensor(answer(of, worth)).flatten().float()
-    right = delete_parts(of, worth)
-    if len(got) == len(worth):
-        raise Wrong("Five parts make six points, all to none: the untouched clip is missing.")
-    expect_shape(got, right.shape, "(point)")
-    if got[0] < got[-1]:
-        raise Wrong("It begins with nothing: put back instead of taken away.")
-    mistaken = {
-        "The curve falls late: the least important first.": delete_parts(of, worth, False),
-        "At the end four of five parts are left: only one part at a time.": _one_at_a_time(
-            of, worth
-        ),
-    }
-    refuse(got, mistaken)
-    if not same(got, right):
-        raise Wrong(f"Second comes {right[1]:.1f}, not {got[1]:.1f}: ranks and positions mixed up?")
-    worth = torch.tensor([0.1, -8.0, 2.0, 4.0, 1.0])
-    if not same(torch.as_tensor(answer(of, worth)).flatten().float(), delete_parts(of, worth)):
-        raise Wrong("A part that speaks against the answer goes last, however much it weighs.")
-
-
-class _Heads:
-    """A model of two layers with three heads each, whose outputs sum to the logits."""
-
-    outputs = torch.randn(2, 2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
-    stem = torch.tensor([1.0, 0.0, -1.0, 2.0])  # what an answer that is begun adds
-
-    def run(
-        self,
-        clips: Sequence[Any],
-        question: str,
-        *,
-        stem: str = "",
-        edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        **how: Any,
-    ) -> SimpleNamespace:
-        """The sum of all heads where the answer begins, (clip, 4), with edits at their sites."""
-        total = torch.zeros(len(clips), 4) + len(stem) * self.stem
-        for layer, flow in enumerate(self.outputs):
-            edit = (edits or {}).get(f"backbone.{layer}.attention.heads", lambda same: same)
-            total += edit(flow[: len(clips)])[:, -1].sum(1)
-        return SimpleNamespace(logits=total)
+    cases = []
+    for second in (8.0, -8.0):
+        worth = torch.tensor([0.1, second, 2.0, 4.0, 1.0])
+        cases.append((lambda kept, worth=worth: kept.float() @ worth, worth))
+    expect(deletion_curve, answer, delete_parts, "The curve is {right}, and yours {got}.", *cases)
 
 
 def run_without(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
@@ -279,48 +203,29 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
     return logits
 
 
-def _unbegun(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
-    return run_without(llm, clips, SimpleNamespace(question=task.question, stem=""), layer, head)
-
-
-@catches("nothing was taken away", lambda llm, clips, task, *head: _without(llm, clips, task, []))
+@catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
+@catches("return `….logits`", lambda llm, clips, task, *head: llm.run(clips, "?", stem=task.stem))
 @catches(
-    "the forward pass, not its logits",
-    lambda llm, clips, task, *head: llm.run(clips, task.question, stem=task.stem),
-)
-@catches(
-    "layer and head are exchanged",
+    "Layer and head are exchanged.",
     lambda llm, clips, task, layer, head: run_without(llm, clips, task, head, layer),
 )
 @catches(
-    "the whole layer",
+    "No head of this layer is left: you took the whole layer.",
     lambda llm, clips, task, layer, head: _without(
         llm, clips, task, [(layer, i) for i in range(3)]
     ),
 )
-@catches("the stem is left out", _unbegun)
+@catches(
+    "The answer was not begun: the stem is left out.",
+    lambda llm, clips, task, *head: run_without(
+        llm, clips, SimpleNamespace(question=task.question, stem=""), *head
+    ),
+)
 def without_head(answer: Callable[[Any, Any, Any, int, int], Tensor]) -> None:
     """The logits when one head of the backbone puts out nothing."""
-    llm, clips = _Heads(), ["one clip", "another"]
+    llm = Chain(tuple(f"backbone.{layer}.attention.heads" for layer in range(2)))
+    clips = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     task = SimpleNamespace(question="?", stem="It is")
-    whole = _without(llm, clips, task, [])
-    for layer, head in ((1, 0), (0, 2)):
-        got = answer(llm, clips, task, layer, head)
-        if not isinstance(got, Tensor):
-            raise Wrong("This is the forward pass, not its logits: return `….logits`.")
-        expect_shape(got, whole.shape, "(clip, token of the vocabulary)")
-        at_answer = llm.outputs[:, :, -1]  # layer, clip, head, token of the vocabulary
-        mistaken = {
-            "These are the logits of the whole model: nothing was taken away.": whole,
-            "No head of this layer is left: you took the whole layer.": whole
-            - at_answer[layer].sum(1),
-            "The answer was not begun: the stem is left out.": _unbegun(
-                llm, clips, task, layer, head
-            ),
-        }
-        if head < 2:
-            other = "Another head is missing: layer and head are exchanged."
-            mistaken[other] = whole - at_answer[head, :, layer]
-        refuse(got, mistaken)
-        if not same(got, whole - at_answer[layer, :, head]):
-            raise Wrong(f"Head {head} of layer {layer} should be missing, and nothing else.")
+    fault = "Head {4} of layer {3} should be missing, and nothing else; return `….logits`."
+    cases = [(llm, clips, task, layer, head) for layer, head in ((1, 0), (0, 2))]
+    expect(without_head, answer, run_without, fault, *cases)

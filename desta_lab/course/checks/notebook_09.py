@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from desta_lab.course.checks import Wrong, catches, expect_shape, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect, expect_shape
 
 _JSON = '{"background": "rain"}'
 _FENCED = f"```json\n{_JSON}\n```"
@@ -68,26 +68,15 @@ def share_lost(if_audio: float, if_text: float) -> float:
     return (if_audio - if_text) / if_text
 
 
-@catches("divided by the audio rate", lambda if_audio, if_text: (if_audio - if_text) / if_audio)
-@catches("the sign is turned", lambda if_audio, if_text: (if_text - if_audio) / if_text)
-@catches("a difference, not a rate", lambda if_audio, if_text: if_audio - if_text)
-@catches("a gain is 0", lambda if_audio, if_text: min(0.0, (if_audio - if_text) / if_text))
-@catches("what is kept, not what is lost", lambda if_audio, if_text: if_audio / if_text)
+@catches("Divided by the audio rate, not by text.", lambda audio, text: (audio - text) / audio)
+@catches("The sign is turned: a loss is negative.", lambda audio, text: (text - audio) / text)
+@catches("This is a difference, not a rate.", lambda audio, text: audio - text)
+@catches("A gain is 0: do not clip it.", lambda audio, text: min(0.0, (audio - text) / text))
+@catches("You give what is kept, not what is lost.", lambda audio, text: audio / text)
 def forgetting_rate(answer: Callable[[float, float], float]) -> None:
     """The change from text to audio, relative to text."""
-    if same(answer(0.6, 0.8), 0.75):
-        raise Wrong("From 0.8 to 0.6 you give 0.75: what is kept, not what is lost.")
-    got = float(answer(0.4, 0.8))  # half of it is lost
-    mistaken = {
-        "Δ is −1, everything, where half is lost: divided by the audio rate.": -1.0,
-        "Half of 0.8 is lost, and Δ is −0.4: a difference, not a rate.": -0.4,
-        "From 0.8 to 0.4 you give +0.5: the sign is turned. A loss is negative.": 0.5,
-    }
-    refuse(got, mistaken)
-    if not same((got, answer(0.9, 0.9)), (-0.5, 0)):
-        raise Wrong(f"0.8 to 0.4 is −0.5, equal rates 0; not {got:g} and {answer(0.9, 0.9):g}.")
-    if not same(answer(0.9, 0.6), 0.5):
-        raise Wrong("From 0.6 to 0.9 is +0.5, and yours says that a gain is 0. Do not clip it.")
+    fault = "From {1} to {0} Δ is {right}; you give {got}."
+    expect(forgetting_rate, answer, share_lost, fault, (0.6, 0.8), (0.9, 0.9), (0.9, 0.6))
 
 
 @torch.no_grad()
@@ -129,27 +118,19 @@ def add_detour(x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tens
     return x @ W.T + alpha / len(A) * (x @ A.T @ B.T)
 
 
-@catches("not scaled", lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T)
-@catches("scaled by alpha alone", lambda x, W, A, B, alpha: x @ W.T + alpha * (x @ A.T @ B.T))
-@catches("the frozen path is missing", lambda x, W, A, B, alpha: alpha / len(A) * (x @ A.T @ B.T))
-@catches("A and B are swapped", lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * (x @ B @ A))
-@catches("W was scaled too", lambda x, W, A, B, alpha: alpha / len(A) * (x @ W.T + x @ A.T @ B.T))
+@catches("Not scaled: multiply by alpha / r.", lambda x, W, A, B, _: add_detour(x, W, A, B, len(A)))
+@catches(
+    "Scaled by alpha alone, not by alpha / r.",
+    lambda x, W, A, B, r: add_detour(x, W, A, B, r * len(A)),
+)
+@catches("The frozen path is missing.", lambda x, W, *detour: add_detour(x, 0 * W, *detour))
+@catches("A and B are swapped: A first.", lambda x, W, A, B, r: x @ W.T + r / len(A) * (x @ B @ A))
+@catches("W was scaled too.", lambda x, W, A, B, r: add_detour(x, r / len(A) * W, A, B, r))
 def lora_forward(answer: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """What a layer with a low-rank detour gives."""
     draw, shapes = torch.Generator().manual_seed(0), ((3, 6), (6, 6), (2, 6), (6, 2))
     x, W, A, B = (torch.randn(*shape, generator=draw) for shape in shapes)
-    frozen, detour, alpha = x @ W.T, x @ A.T @ B.T, 9.0  # alpha / r is 4.5
-    got = answer(x, W, A, B, alpha)
-    mistaken = {
-        "The detour is added as it is: not scaled. Multiply it by alpha / r.": frozen + detour,
-        "The detour is scaled by alpha alone. Divide by the rank of A.": frozen + alpha * detour,
-        "Only the detour comes back: the frozen path is missing. Add x through W.": 4.5 * detour,
-        "W was scaled too; only the detour is multiplied by alpha / r.": 4.5 * (frozen + detour),
-        "x meets B first: A and B are swapped. A takes x down.": frozen + 4.5 * (x @ B @ A),
-    }
-    refuse(got, mistaken)
-    if not same(got, frozen + 4.5 * detour):
-        raise Wrong("This is not what W gives plus the scaled detour; look at every shape.")
-    expect_shape(answer(x, W[:4], A, B[:4], alpha), (3, 4), "(row, width out)")
-    if not same(answer(x, W, A, torch.zeros_like(B), alpha), frozen):
-        raise Wrong("With B of zeros a layer should give what W alone gives.")
+    fault = "This is not what W gives plus the scaled detour; look at every shape."
+    cases = [(x, W, A, up, 9.0) for up in (B, torch.zeros_like(B))]  # with zeros, W alone
+    expect(lora_forward, answer, add_detour, fault, *cases)
+    expect_shape(answer(x, W[:4], A, B[:4], 9.0), (3, 4), "(row, width out)")

@@ -4,12 +4,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from desta_lab.course.checks import Wrong, catches, refuse, same
+from desta_lab.course.checks import Wrong, catches, expect
 
 Fields = Mapping[str, Sequence[Any]]
 Run = dict[str, Any]
@@ -32,10 +33,6 @@ def lay_out(fields: Fields) -> dict[str, Run]:
     return _named(_runs(fields))
 
 
-def _without_seed(run: Run) -> str:
-    return _sorted({name: value for name, value in run.items() if name != "seed"})
-
-
 def _paired_off(fields: Fields) -> dict[str, Run]:
     rows = zip(*fields.values(), strict=False)
     return _named([dict(zip(fields, row, strict=True)) for row in rows])
@@ -51,23 +48,24 @@ class _Text(str):
         return next(self._count)
 
 
-def _by_values(run: Run) -> str:
-    return json.dumps(sorted(map(str, run.values())))
-
-
 def _own_hash(fields: Fields) -> dict[str, Run]:
     return {str(hash(tuple(sorted(run.items())))): run for run in _runs(fields)}
 
 
-@catches("names of the fields are left out", lambda fields: _named(_runs(fields), _by_values))
-@catches("own hash of a text is another one tomorrow", _own_hash)
-@catches("the seed is left out of the key", lambda fields: _named(_runs(fields), _without_seed))
-@catches("the order of keys matters", lambda fields: _named(_runs(fields), json.dumps))
-@catches("values are paired off, not crossed", _paired_off)
+def _by(name: Callable[[Run], str]) -> Callable[[Fields], dict[str, Run]]:
+    return lambda fields: _named(_runs(fields), name)
+
+
 @catches(
-    "the key is a running number",
-    lambda fields: {str(i): run for i, run in enumerate(_runs(fields))},
+    "joined without a sign between them",
+    _by(lambda run: "".join(f"{k}{run[k]}" for k in sorted(run))),
 )
+@catches("names of the fields are left out", _by(lambda run: str(sorted(map(str, run.values())))))
+@catches("own hash of a text is another one tomorrow", _own_hash)
+@catches("the seed is left out of the key", _by(lambda run: _sorted({**run, "seed": 0})))
+@catches("the order of keys matters", _by(json.dumps))
+@catches("values are paired off, not crossed", _paired_off)
+@catches("the key is a running number", lambda fields: dict(enumerate(_runs(fields))))
 def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
     """Every combination of some fields' values, under a key of the combination alone."""
     fields: dict[str, list[Any]] = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
@@ -90,6 +88,11 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
         raise Wrong("Fields in another order give another key: the order of keys matters.")
     if len(answer({"pool": [1, 2], "depth": [1, 2]})) != 4:
         raise Wrong("Runs with exchanged values share a key: the names of the fields are left out.")
+    alone = [*answer({"pool": [12]}), *answer({"depth": [12]}), *answer({"pool1": [2]})]
+    if alone[0] == alone[1]:
+        raise Wrong("Pool 12 and depth 12 share a key: the names of the fields are left out.")
+    if alone[0] == alone[2] or len(answer({"pool": [1, 11], "depth": [1, 11]})) < 4:
+        raise Wrong("Pool 12 is named like pool1 2: joined without a sign between them.")
     texts = {"target": [_Text("self"), _Text("label")]}
     if set(answer(texts)) != set(answer({"target": [_Text("self"), _Text("label")]})):
         raise Wrong("Python's own hash of a text is another one tomorrow; take hashlib's.")
@@ -112,59 +115,36 @@ def compare_seeds(ours: Any, theirs: Any) -> tuple[float, float, float]:
     return _paired(ours, theirs)
 
 
+def _deviation(differences: np.ndarray) -> Any:
+    return np.std(differences, ddof=1)
+
+
 def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
     error = float(np.sqrt(stats.sem(ours) ** 2 + stats.sem(theirs) ** 2))
     return _interval(np.subtract(ours, theirs), error, float(stats.t.ppf(0.975, 2 * len(ours) - 2)))
 
 
-def _deviation(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    return _paired(ours, theirs, error=lambda differences: np.std(differences, ddof=1))
-
-
-def _normal(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    return _paired(ours, theirs, reach=1.96)
-
-
-def _best_seed(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    _, low, high = _paired(ours, theirs)
-    return max(ours) - max(theirs), low, high
-
-
-def _by_median(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    mean, low, high = _paired(ours, theirs)
-    median = float(np.median(np.subtract(ours, theirs)))
-    return median, low - mean + median, high - mean + median
-
-
-@catches("unpaired", _unpaired)
-@catches("the standard deviation for the standard error", _deviation)
-@catches("1.96 for a handful of seeds", _normal)
-@catches("the best seed was picked", _best_seed)
-@catches("seeds that do not belong together", lambda a, b: _paired(np.sort(a), np.sort(b)))
-@catches("the median of the differences", _by_median)
+@catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
+@catches("The standard deviation for the standard error.", partial(_paired, error=_deviation))
+@catches("1.96 for a handful of seeds: take Student's t.", partial(_paired, reach=1.96))
+@catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *_paired(a, b)[1:]))
+@catches("Seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b)))
+@catches(
+    "This is the median of the differences, not their mean.",
+    lambda ours, theirs: (
+        np.array(_paired(ours, theirs))
+        + np.median(np.subtract(ours, theirs))
+        - np.mean(np.subtract(ours, theirs))
+    ),
+)
 def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     """Mean difference of two settings over seeds, with its 95 % interval."""
     theirs = np.array([0.30, 0.55, 0.42, 0.71])  # the seeds differ much more than the settings do
     ours = theirs + np.array([0.11, 0.02, 0.16, 0.05])
-    right = _paired(ours, theirs)
-    got = tuple(map(float, answer(ours, theirs)))
-    if len(got) != 3:
-        raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {len(got)}.")
-    if same(got[0], 0.08):
-        raise Wrong("0.080 is the median of the differences; their mean is 0.085.")
-    if not same(got[0], right[0]):
-        raise Wrong(f"The mean is {right[0]:.3f}, not {got[0]:.3f}: the best seed was picked?")
-    mistaken = {
-        "Twice too wide: the standard deviation for the standard error; divide by √4.": _deviation,
-        "Too narrow: 1.96 for a handful of seeds. Take Student's t, n − 1 degrees.": _normal,
-    }
-    refuse(got, {sentence: way(ours, theirs) for sentence, way in mistaken.items()})
-    if same(got, _paired(np.sort(ours), np.sort(theirs))):
-        raise Wrong("You took differences of seeds that do not belong together. Keep the order.")
-    if got[2] - got[1] > 2 * (right[2] - right[1]):
-        raise Wrong("Too wide to see anything: unpaired. Take the difference seed by seed first.")
-    if not same(got, right):
-        raise Wrong(f"It should be {np.round(right, 3)}; yours is {np.round(got, 3)}.")
+    if (count := len(answer(ours, theirs))) != 3:
+        raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {count}.")
+    fault = "It should be {right}; yours is {got}."
+    expect(paired_difference, answer, compare_seeds, fault, (ours, theirs))
 
 
 def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -172,43 +152,33 @@ def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return float(np.max(ours) - np.min(theirs))
 
 
-@catches("this is the honest difference", lambda ours, theirs: np.mean(ours) - np.mean(theirs))
-@catches("it flatters the other setting", lambda ours, theirs: np.min(ours) - np.max(theirs))
-@catches("it only picks one side", lambda ours, theirs: np.max(ours) - np.mean(theirs))
+@catches("Nothing was chosen: the honest difference.", lambda a, b: np.mean(a) - np.mean(b))
+@catches("It flatters the other setting.", lambda a, b: np.min(a) - np.max(b))
+@catches("It only picks one side: best against mean.", lambda a, b: np.max(a) - np.mean(b))
 def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""
-    got = float(answer([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
-    mistaken = {
-        "Nothing was chosen: this is the honest difference.": 0.35 - 1.3 / 3,
-        "Your worst against their best: it flatters the other setting.": 0.2 - 0.6,
-        "Your best against their mean: it only picks one side.": 0.5 - 1.3 / 3,
-    }
-    refuse(got, mistaken)
-    if not same(got, 0.2):
-        raise Wrong(f"From these seeds a difference of +0.2 can be made; you make {got:+.2f}.")
+    fault = "From these seeds a difference of {right} can be made; you make {got}."
+    expect(flattering, answer, flatter, fault, ([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
 
 
 Split = tuple[list[int], list[int]]
 
 
-def _by_row(speakers: Sequence[str], share: float) -> Split:
-    cut = round(share * len(speakers))
-    return list(range(cut)), list(range(cut, len(speakers)))
-
-
-def _by_speaker(speakers: Sequence[str], share: float) -> Split:
-    people = sorted(set(speakers))
-    first = people[: round(share * len(people))]
+def _part(speakers: Sequence[str], first: Sequence[str]) -> Split:
     rows = range(len(speakers))
     return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
 
 
-def deal_speakers(speakers: Sequence[str], share: float) -> Split:
+def deal_speakers(speakers: Sequence[str], share: float, least: int = 1) -> Split:
     """Rows of recordings in two splits without a common speaker; each has one at least."""
     people = sorted(set(speakers))
-    count = min(max(1, round(share * len(people))), len(people) - 1)
-    first, rows = set(people[:count]), range(len(speakers))
-    return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
+    count = min(max(least, round(share * len(people))), len(people) - least)
+    return _part(speakers, people[:count])
+
+
+def _by_row(speakers: Sequence[str], share: float) -> Split:
+    cut = round(share * len(speakers))
+    return list(range(cut)), list(range(cut, len(speakers)))
 
 
 def _one_each(speakers: Sequence[str], share: float) -> Split:
@@ -217,7 +187,7 @@ def _one_each(speakers: Sequence[str], share: float) -> Split:
 
 
 @catches("speaker overlap", _by_row)
-@catches("an empty split", _by_speaker)
+@catches("an empty split", partial(deal_speakers, least=0))
 @catches("a recording is lost", _one_each)
 def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[int]]]) -> None:
     """Rows of recordings in two splits that share no speaker."""
