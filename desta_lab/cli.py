@@ -1,6 +1,4 @@
-"""The command line: one function for every command; each imports what it needs, so that `--help` is
-quick.
-"""
+"""The command line: a function a command, which imports what it needs, so that help is quick."""
 
 import argparse
 import json
@@ -8,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +18,6 @@ from desta_lab.views import ALSO_VARIABLE
 from desta_lab.views.progress import TRACKERS, open_trackers, progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
-
-
 Run = Callable[[argparse.Namespace], int | None]  # returns an exit status other than 0
 
 
@@ -58,13 +54,10 @@ def argument(*names: str, **how: Any) -> Argument:
 
 def parse_within(bound: Bound, text: str) -> int:
     """A whole number within a bound. Raises ArgumentTypeError, which argparse prints."""
-    try:
-        value: int | None = int(text)
-    except ValueError:
-        value = None
-    if value is None or not bound.holds(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {bound.words}")
-    return value
+    with suppress(ValueError):
+        if bound.holds(value := int(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {bound.words}")
 
 
 def number(*names: str, of: Any, **how: Any) -> Argument:
@@ -87,6 +80,11 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
+def path(*names: str, **how: Any) -> Argument:
+    """Describe one argument that names a file or folder."""
+    return names, {"type": parse_path, **how}
+
+
 PRESET = argument(
     "--preset",
     help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by "
@@ -96,15 +94,13 @@ PARTS = (
     argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
-CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
+CORPUS = path("--corpus", help="a folder with its clips.csv or manifest")
 SEEDS = argument(
     "--seeds", type=parse_seeds, default="0", help="of world, connector and order; 0,1,2 are pooled"
 )
-OUT = argument("--out", type=parse_path, help="folder for figures and tables")
+OUT = path("--out", help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-RUN = argument(
-    "--run", type=parse_path, help="under data/runs; by default the newest self-generated one"
-)
+RUN = path("--run", help="under data/runs; by default the newest self-generated one")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -167,14 +163,7 @@ def _describe(error: Exception) -> str:
     return str(error)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
     """Print a warning; one of this package's own is a plain sentence."""
     own = category.__module__.startswith("desta_lab")
     where = "Note" if own else f"{filename}:{lineno}: {category.__name__}"
@@ -352,17 +341,14 @@ def inside(args: argparse.Namespace) -> None:
 
 @command(
     "ask",
-    argument("clip", type=parse_path, help="an audio file"),
+    path("clip", help="an audio file"),
     argument("question", help="in quotes"),
-    argument(
+    path(
         "--run",
-        type=parse_path,
         help="under data/runs, or a folder that save_pretrained wrote; by default the newest "
         "self-generated run",
     ),
-    argument(
-        "--published", type=parse_path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
-    ),
+    path("--published", help="the adapter that DeSTA2 or DeSTA2.5 released, instead"),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
     argument(
@@ -456,12 +442,7 @@ def benchmark(args: argparse.Namespace) -> None:
         )
 
 
-@command(
-    "parity",
-    argument(
-        "folder", type=parse_path, help="weights, inputs and results under the published names"
-    ),
-)
+@command("parity", path("folder", help="weights, inputs and results under the published names"))
 def parity(args: argparse.Namespace) -> int:
     """Compare our numbers with those of the published code."""
     from desta_lab.published.parity import compare
@@ -479,15 +460,11 @@ def parity(args: argparse.Namespace) -> int:
 
 @command(
     "answer",
-    argument("path", type=parse_path, help="the questions as the test set's repository has them"),
-    argument(
-        "--out", type=parse_path, required=True, help="folder for answers, in the test set's format"
-    ),
+    path("path", help="the questions as the test set's repository has them"),
+    path("--out", required=True, help="folder for answers, in the test set's format"),
     TEST_SET,
     RUN,
-    argument(
-        "--audio", type=parse_path, help="folder of the clips, where not beside the questions"
-    ),
+    path("--audio", help="folder of the clips, where not beside the questions"),
     number("--tokens", of=Count, default=48, help="the longest answer"),
 )
 def answer(args: argparse.Namespace) -> None:
@@ -516,11 +493,9 @@ def answer(args: argparse.Namespace) -> None:
 
 @command(
     "score",
-    argument(
-        "path", type=parse_path, help="the answers: a folder or file in the test set's own format"
-    ),
+    path("path", help="the answers: a folder or file in the test set's own format"),
     TEST_SET,
-    argument("--text", type=parse_path, help="Speech-IFEval: answers of the model's own text LLM"),
+    path("--text", help="Speech-IFEval: answers of the model's own text LLM"),
     OUT,
     ALSO,
 )
@@ -609,9 +584,7 @@ def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
-    argument(
-        "--out", type=parse_path, help="folder for tables and figures; the page goes beside it"
-    ),
+    path("--out", help="folder for tables and figures; the page goes beside it"),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
@@ -670,10 +643,8 @@ def emerge(args: argparse.Namespace) -> None:
 
 @command(
     "write",
-    argument(
-        "manifest", type=parse_path, help="JSONL whose rows have id, seed_description and prompt"
-    ),
-    argument("folder", type=parse_path, help="where targets-00000.jsonl and so on go"),
+    path("manifest", help="JSONL whose rows have id, seed_description and prompt"),
+    path("folder", help="where targets-00000.jsonl and so on go"),
     argument("--backbone", required=True, help="name or folder of the LLM that writes"),
     argument("--server", metavar="URL", help="of an OpenAI-compatible server: http://host:8000"),
     argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
@@ -791,9 +762,7 @@ def course(args: argparse.Namespace) -> None:
     notebooks.write_files(only)  # with the costs that were measured
 
 
-@command(
-    "class", argument("folder", type=parse_path, help="with a card of each student and notebook")
-)
+@command("class", path("folder", help="with a card of each student and notebook"))
 def cohort(args: argparse.Namespace) -> None:
     """Merge a folder of students' cards into one table and one plot."""
     from desta_lab.course import cohort as students
@@ -807,15 +776,9 @@ def cohort(args: argparse.Namespace) -> None:
 
 @command(
     "grade",
-    argument(
-        "notebooks",
-        nargs="+",
-        type=parse_path,
-        metavar="FILE",
-        help="submitted notebooks, or folders",
-    ),
+    path("notebooks", nargs="+", metavar="FILE", help="submitted notebooks, or folders"),
     argument("--preset", default="nano", help="what they run on"),
-    argument("--out", type=parse_path, help="CSV file for the table", default=Path("grades.csv")),
+    path("--out", help="CSV file for the table", default=Path("grades.csv")),
 )
 def grade(args: argparse.Namespace) -> None:
     """Run the code of submitted notebooks in fresh kernels, and judge every exercise."""
@@ -837,7 +800,7 @@ def grade(args: argparse.Namespace) -> None:
     print(f"Every exercise with its message: {args.out}")
 
 
-@command("nano", argument("folder", type=parse_path, help="where it goes"))
+@command("nano", path("folder", help="where it goes"))
 def nano(args: argparse.Namespace) -> None:
     """Train the nano LLM on text again."""
     import time

@@ -102,12 +102,12 @@ def _check_weights(name: str) -> Check:
 
     from desta_lab.model import weights
 
-    ok, finding = torch.cuda.is_available(), "from the hub"
-    if name in weights.KNOWN:
-        ok, finding = True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)"
+    title = f"weights {name}"
     if weights.is_installed(name):
-        ok, finding = True, "present"
-    return Check(f"weights {name}", ok, finding)
+        return Check(title, True, "present")
+    if name in weights.KNOWN:
+        return Check(title, True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)")
+    return Check(title, torch.cuda.is_available(), "from the hub")
 
 
 def _check_disk(preset: Any) -> Check:

@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label": tuple(DESCRIBED),
     "connector.kind": tuple(CONNECTORS),
 }
+CLIPS_OF = {"train": "train", "test": "test", "held_out": "validation"}  # setting → split
 LISTS = ("taps", "betas")  # settings whose value is a list of numbers
 TRAINING = "train_config."  # how a run's config calls what trains; the same names without it
 NOT_SETTINGS = ("name", "purpose", *presets.MEASURED)  # they change no result
@@ -52,8 +53,13 @@ class Cell:
     def __post_init__(self) -> None:
         """Raise ValueError for what the corpus or this preset cannot give."""
         check_bounds(self)
-        if self.corpus is None:
-            self._check_clips()
+        for name, split in CLIPS_OF.items() if self.corpus is None else ():
+            used, there = getattr(self.preset, name), self.preset.clips[split]
+            if used is not None and used > there:
+                raise ValueError(
+                    f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
+                    "raise the second."
+                )
         if self.target == "other" and (self.preset.glass_box or self.corpus):
             raise ValueError(
                 "The target 'other' is written by nano about the spoken world, for another "
@@ -62,16 +68,6 @@ class Cell:
                 else "The target 'other' is written by nano, and nano is the backbone here; take "
                 "another backbone, such as preset cpu's."
             )
-
-    def _check_clips(self) -> None:
-        """Raise ValueError where more clips are used than the spoken world makes."""
-        for name, split in (("train", "train"), ("test", "test"), ("held_out", "validation")):
-            used, there = getattr(self.preset, name), self.preset.clips[split]
-            if used is not None and used > there:
-                raise ValueError(
-                    f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
-                    "raise the second."
-                )
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""What is asked about a corpus: its attributes with their values, its descriptions, its training
-prompts, its task ladder; each as it comes, or somebody's own.
-"""
+"""What a corpus is asked and trained with: usual or somebody's own words, prompts and tasks."""
 
 import hashlib
 import itertools
