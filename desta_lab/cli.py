@@ -197,8 +197,8 @@ def _preset(args: argparse.Namespace) -> Any:
     SEEDS,
     number("--steps", of=Count, help="training steps instead of the preset's"),
     CORPUS,
-    argument("--voices", type=Path, help="a folder of people's recordings to train on, instead"),
-    argument("--test-voices", type=Path, help="test the finished run on such a folder, and stop"),
+    path("--voices", help="a folder of people's recordings to train on, instead"),
+    path("--test-voices", help="test the finished run on such a folder, and stop"),
     argument("--together", metavar="COLUMN", help="of their table: each value in one split"),
     argument("--every-checkpoint", action="store_true", help="test voices at every checkpoint"),
     argument("--label", help="attribute of the rival run, instead of the preset's"),
@@ -306,14 +306,8 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
 )
 def inside(args: argparse.Namespace) -> None:
     """Probe, map, explain and patch a run of the quickstart, or of several seeds."""
+    from desta_lab.experiments import inside as looks
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.experiments.inside import (
-        Inside,
-        look_over_seeds,
-        state_features,
-        state_listening,
-        summarise_tables,
-    )
 
     preset = _preset(args)
     given: dict[str, Any] = {"corpus": args.corpus, "label": args.label}
@@ -321,21 +315,21 @@ def inside(args: argparse.Namespace) -> None:
         Experiment(preset, seed=seed, **given, progress=progress_reporter()) for seed in args.seeds
     )
     if len(args.seeds) > 1:
-        look, tables = look_over_seeds(jobs, args.run, out=args.out)
+        look, tables = looks.look_over_seeds(jobs, args.run, out=args.out)
     else:
-        look = Inside.from_experiment(next(jobs), args.run, out=args.out)
+        look = looks.Inside.from_experiment(next(jobs), args.run, out=args.out)
         tables = look.run()
     for sentence in look.refused.values():
         print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
-    print(summarise_tables(tables).to_string(index=False))
+    print(looks.summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")
     print(tables["randomisation"].round(2).to_string(index=False))
     if "sparse_features" in tables:
-        print(f"{state_features(tables['sparse_features'], len(args.seeds))}.")
+        print(f"{looks.state_features(tables['sparse_features'], len(args.seeds))}.")
     if {"listening_heads", "audio_direction"} <= set(tables):
         both = tables["listening_heads"], tables["audio_direction"]
-        print(f"{state_listening(*both, len(args.seeds))}.")
+        print(f"{looks.state_listening(*both, len(args.seeds))}.")
     print(f"Figures, each with its table: {look.out}")
 
 
@@ -375,8 +369,7 @@ def ask(args: argparse.Namespace) -> None:
     named = (args.preset, args.backbone, args.encoder)
     if any(name is not None for name in named) and not args.published:
         raise ValueError(
-            "--preset, --backbone and --encoder say whose adapter it is and its parts; give that "
-            "with --published."
+            "--preset, --backbone and --encoder are of an adapter; give that with --published."
         )
     warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
     length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
@@ -436,10 +429,8 @@ def benchmark(args: argparse.Namespace) -> None:
         return
     wide = max(len(row["name"]) for row in rows)
     for row in rows:
-        aim = f"aim {row['aim']}" if row["aim"] else ""
-        print(
-            f"{row['name']:<{wide}}  {row['value']:8.2f} {row['unit']:<3} {aim:<10} {row['detail']}"
-        )
+        measured = f"{row['value']:8.2f} {row['unit']:<3} aim {row['aim']:<6} {row['detail']}"
+        print(f"{row['name']:<{wide}}  {measured}")
 
 
 @command("parity", path("folder", help="weights, inputs and results under the published names"))

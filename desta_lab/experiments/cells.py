@@ -57,16 +57,15 @@ class Cell:
             used, there = getattr(self.preset, name), self.preset.clips[split]
             if used is not None and used > there:
                 raise ValueError(
-                    f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
-                    "raise the second."
+                    f"{name} is {used}, and clips.{split} makes {there} clips; change one of them."
                 )
         if self.target == "other" and (self.preset.glass_box or self.corpus):
+            fault = (
+                "nano is the backbone here" if self.preset.glass_box else "this corpus is another"
+            )
             raise ValueError(
-                "The target 'other' is written by nano about the spoken world, for another "
-                "backbone than nano; take the preset cpu's, and no corpus of your own."
-                if self.corpus
-                else "The target 'other' is written by nano, and nano is the backbone here; take "
-                "another backbone, such as preset cpu's."
+                f"The target 'other' is written by nano about the spoken world, and {fault}; take "
+                "that world and another backbone, such as preset cpu's."
             )
 
     @cached_property

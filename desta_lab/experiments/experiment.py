@@ -304,10 +304,7 @@ class Experiment:
         if kind != "other":
             return clips, self.targets.of_pairs(pairs).rows
         if not self.nano_writes:
-            raise ValueError(
-                "The other LLM is nano; take the spoken world and another backbone, such as "
-                "preset cpu."
-            )
+            raise ValueError("The other LLM is nano; take the spoken world and the preset cpu.")
         return clips, rows.nano_targets(pairs)
 
     @property

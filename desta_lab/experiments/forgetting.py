@@ -126,19 +126,17 @@ def answer_instructions(
             return chat.build_stream(llm.backbone.tokenizer, messages, 0)
         return chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(text), llm.queries)
 
+    streams, answers = [ask(item) for item in items], []
+    if audio_embeddings is None:  # the AudioLLM would untune the backbone
+        answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
+    else:
+        for first in range(0, len(items), BATCH):
+            some, heard = (of[first : first + BATCH] for of in (streams, audio_embeddings))
+            answers += llm.generate_ids(some, heard, max_new_tokens=MAX_NEW_TOKENS)
     rows = []
-    for first in range(0, len(items), BATCH):
-        some = items[first : first + BATCH]
-        streams = [ask(item) for item in some]
-        if audio_embeddings is None:  # the AudioLLM would untune the backbone
-            answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
-        else:
-            embeddings = audio_embeddings[first : first + BATCH]
-            answers = llm.generate_ids(streams, embeddings, max_new_tokens=MAX_NEW_TOKENS)
-        for item, ids in zip(some, answers, strict=True):
-            answer = llm.backbone.decode(ids)
-            asked = (item.clip.id, item.question, item.constraint)
-            rows.append((*asked, answer, float(item.is_obeyed(answer))))
+    for item, answer in zip(items, map(llm.backbone.decode, answers), strict=True):
+        asked = (item.clip.id, item.question, item.constraint)
+        rows.append((*asked, answer, float(item.is_obeyed(answer))))
     return pd.DataFrame(rows, columns=["clip", "question", "constraint", "answer", "obeyed"])
 
 
@@ -160,9 +158,8 @@ def rate_constraints(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFram
     table["counted"] = (table["untouched"] >= MIN_OBEYED) & (table["unasked"] < MIN_OBEYED)
     if not table["counted"].any():
         raise ValueError(
-            f"This backbone obeys none of {len(table)} constraints in text, so nothing can be "
-            "forgotten; take one that follows instructions, or other wordings "
-            "(forgetting.WORDINGS)."
+            f"This backbone obeys none of {len(table)} constraints in text, which it could forget; "
+            "take one that follows instructions, or other forgetting.WORDINGS."
         )
     return table
 

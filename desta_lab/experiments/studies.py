@@ -93,10 +93,7 @@ def register_study(study: Study) -> Study:
     if study.name in BROUGHT:
         raise ValueError(f"The package has a study {study.name!r}; give yours another name.")
     if not re.fullmatch(r"\w[\w-]*", study.name):
-        raise ValueError(
-            f"The name of a study is that of its files: letters, digits, '_' and '-', not "
-            f"{study.name!r}."
-        )
+        raise ValueError(f"A study's name is of letters, digits, '_' and '-', not {study.name!r}.")
     for preset in study.presets:
         arms, start = study.arms_of(preset), presets.get_preset(preset)
         if len(arms) < 2:
@@ -107,8 +104,7 @@ def register_study(study: Study) -> Study:
         named = study.baseline or next((name for name, some in arms.items() if not some), None)
         if named not in arms:
             raise ValueError(
-                f"The study {study.name!r} has no baseline; name one of its arms, or give one no "
-                "settings."
+                f"The study {study.name!r} has no baseline; name an arm, or give one no settings."
             )
     STUDIES[study.name] = study
     return study

@@ -222,8 +222,7 @@ class Sweep:
         table = self._rung_rows(rung)
         if table.empty:
             raise ValueError(
-                f"No cell of this sweep has a score on rung {rung}; run it, or read the errors in "
-                "its table."
+                f"No cell of this sweep has a score on rung {rung}; run it, or read its errors."
             )
         varied = [name for name in (*self.factors, "seed") if table[name].nunique() > 1] or ["seed"]
         parts = [_means_of(table, factor) for factor in varied]
@@ -319,14 +318,12 @@ def _check_settings(preset: Preset, settings: Iterable[Settings], corpus: Corpus
     for one in settings:
         if corpus is not None and (made := [name for name in one if name.startswith("clips.")]):
             raise ValueError(
-                f"{made[0]} changes nothing on a corpus of your own, whose clips are there; change "
-                "train, test or held_out."
+                f"{made[0]} changes nothing on a corpus of your own; change train or test."
             )
         if "connector.queries" in one and make_cell(preset, one, 0).preset.connector.anchored:
             raise ValueError(
                 "connector.queries changes nothing while connector.anchored is true: the sentence "
-                "that an anchored connector starts as sets the number of its query tokens; set "
-                "connector.anchored to false as well."
+                "that it starts as sets their number; set connector.anchored to false as well."
             )
 
 
