@@ -163,7 +163,9 @@ def _describe(error: Exception) -> str:
     return str(error)
 
 
-def _show_warning(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(
+    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
     """Print a warning; one of this package's own is a plain sentence."""
     own = category.__module__.startswith("desta_lab")
     where = "Note" if own else f"{filename}:{lineno}: {category.__name__}"

@@ -122,7 +122,7 @@ def run_studies(
     measured again.
     """
     studies = [get_study(name) for name in names]
-    options = {"preset": preset, "seeds": seeds, "root": root, "progress": progress}
+    options: Any = {"preset": preset, "seeds": seeds, "root": root, "progress": progress}
     if jobs:
         for measured in dict.fromkeys(study.measured for study in studies):
             some = [study for study in studies if study.measured == measured]

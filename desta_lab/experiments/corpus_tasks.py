@@ -80,7 +80,7 @@ def corpus_tasks(
             piece does not fit the corpus.
     """
     usual, described = _usual_tasks(corpus, preset), _described(corpus)
-    values, ladder, occurring = usual.values, usual.tasks, _occurring_values(described)
+    values, ladder, occurring = usual.values, usual.tasks, occurring_values(described)
     if attributes is not None:
         values = _pick_values(list(attributes), occurring)
         ladder = _ladder(preset, values)
@@ -166,7 +166,7 @@ def _described(corpus: Corpus | None) -> list[dict[str, str]]:
     return [dict(zip(ATTRIBUTES, values, strict=True)) for values in combinations]
 
 
-def _occurring_values(described: Sequence[Attributes]) -> Values:
+def occurring_values(described: Sequence[Attributes]) -> Values:
     """The values of each attribute, in the order of the spoken world where it has all of them."""
     found: dict[str, set[str]] = defaultdict(set)
     for name, value in itertools.chain.from_iterable(one.items() for one in described):

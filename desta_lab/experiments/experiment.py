@@ -148,15 +148,11 @@ class Experiment:
         """The corpus that was brought, or the spoken world of this preset and seed."""
         if self.own_corpus:
             return self.own_corpus
-        size = self.preset.clips, self.preset.seconds, self.seed
+        preset = self.preset
+        how: Any = {"clips": preset.clips, "seconds": preset.seconds, "seed": self.seed}
+        folder = spoken.spoken_provenance(**how).folder(self.root)
         with self.costs.stage("corpus"), processes.main_first():
-            return spoken.build_spoken_corpus(
-                spoken.spoken_provenance(*size).folder(self.root),
-                clips=self.preset.clips,
-                seconds=self.preset.seconds,
-                seed=self.seed,
-                progress=self.progress("corpus"),
-            )
+            return spoken.build_spoken_corpus(folder, **how, progress=self.progress("corpus"))
 
     @cached_property
     def splits(self) -> ClipSplits:
@@ -179,15 +175,9 @@ class Experiment:
     @cached_property
     def llm(self) -> AudioLLM:
         """The frozen encoder, a new connector and the frozen backbone."""
-        report = self.progress("models")
+        how: Any = {"root": self.root / "models", "seed": self.seed, "connector": self.connector}
         with self.costs.stage("models"):
-            return build.build_audio_llm(
-                self.preset,
-                root=self.root / "models",
-                seed=self.seed,
-                progress=report,
-                connector=self.connector,
-            )
+            return build.build_audio_llm(self.preset, progress=self.progress("models"), **how)
 
     @cached_property
     def features(self) -> FeatureStore:
@@ -344,11 +334,9 @@ class Experiment:
 
     def _own_facts(self, kind: str) -> dict[str, Any]:
         """What somebody's own pieces change of a run of this kind; nothing where they do not."""
-        own, facts = self.asked.own, {}
-        if kind in ("self", "hard", "other") and "descriptions" in own:
-            facts["descriptions"] = own["descriptions"]
-        if kind == "template" and "attributes" in own:
-            facts["attributes"] = own["attributes"]
+        kinds = {"descriptions": ("self", "hard", "other"), "attributes": ("template",)}
+        own = self.asked.own
+        facts = {name: own[name] for name in kinds if name in own and kind in kinds[name]}
         if kind == "label" and "tasks" in own:
             facts["question"] = self.asked.label_question(self.preset.label)
         if self.connector is not None:

@@ -131,7 +131,7 @@ def answer_instructions(
         answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
     else:
         for first in range(0, len(items), BATCH):
-            some, heard = (of[first : first + BATCH] for of in (streams, audio_embeddings))
+            some, heard = streams[first:][:BATCH], audio_embeddings[first:][:BATCH]
             answers += llm.generate_ids(some, heard, max_new_tokens=MAX_NEW_TOKENS)
     rows = []
     for item, answer in zip(items, map(llm.backbone.decode, answers), strict=True):

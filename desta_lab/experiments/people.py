@@ -15,6 +15,7 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
+from desta_lab.experiments.corpus_tasks import occurring_values
 from desta_lab.experiments.experiment import Experiment, report_each
 from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
 from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
@@ -144,12 +145,11 @@ def score_people(
 
 def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[Task], list[str]]:
     """The tasks about what is known of some clips, and a sentence for each that is not."""
+    occurring = occurring_values([clip.attributes for clip in clips])
     kept, missing = [], {}
     for task in tasks:
-        found = {
-            clip.attributes[task.attribute] for clip in clips if task.attribute in clip.attributes
-        }
-        if len(found & set(task.options)) > 1:
+        found = occurring.get(task.attribute, ())
+        if len({*found} & {*task.options}) > 1:
             kept.append(task)
         elif task.attribute not in missing:
             there = ", ".join(sorted(found)) or "nothing"

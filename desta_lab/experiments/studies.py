@@ -69,8 +69,9 @@ class Study:
 
     @property
     def baseline_arm(self) -> str:
-        """The arm that the others are compared with."""
-        return self.baseline or next(name for name, settings in self.arms.items() if not settings)
+        """The arm that the others are compared with; none is empty."""
+        plain = [name for name, settings in self.arms.items() if not settings]
+        return self.baseline or next(iter(plain), "")
 
 
 def get_study(name: str) -> Study:
@@ -101,8 +102,7 @@ def register_study(study: Study) -> Study:
         for settings in arms.values():
             checked = {name: check_setting(start, name, v) for name, v in settings.items()}
             make_cell(start, checked, 0, study.measured)
-        named = study.baseline or next((name for name, some in arms.items() if not some), None)
-        if named not in arms:
+        if study.baseline_arm not in arms:
             raise ValueError(
                 f"The study {study.name!r} has no baseline; name an arm, or give one no settings."
             )
