@@ -4,8 +4,9 @@ import argparse
 import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -555,13 +556,12 @@ def sweep(args: argparse.Namespace) -> int:
         about = {"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
         saving.save_figure(grid.figure(), out, "knobs", provenance=about)
     print(f"{'Table and figure' if scored else 'Table'}: {out}")
-    failed = table.dropna(subset="error")[["cell", "error"]]
-    return _report_failures(len(grid.cells), failed.itertuples(index=False))
+    failed = table.dropna(subset="error").set_index("cell")["error"]
+    return _report_failures(len(grid.cells), failed.to_dict())
 
 
-def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
+def _report_failures(cells: int, errors: dict[str, str]) -> int:
     """Say which cells failed and how they are run again; returns the exit status."""
-    errors = dict(failed)
     for cell, error in errors.items():
         print(f"Cell {cell} failed: {error}")
     if errors:
@@ -611,8 +611,7 @@ def ablate(args: argparse.Namespace) -> int:
             "draw; give --jobs 1 or more, and the missing ones are measured."
         )
     print(f"Page: {write_page(out.parent)}")
-    cells, failed = ablation.find_failures(names, preset, args.seeds)
-    return _report_failures(cells, failed.items())
+    return _report_failures(*ablation.find_failures(names, preset, args.seeds))
 
 
 @command(
@@ -646,8 +645,6 @@ def emerge(args: argparse.Namespace) -> None:
 )
 def write(args: argparse.Namespace) -> None:
     """Write self-generated targets by the million, in files that resume."""
-    import time
-
     from desta_lab.model import weights
     from desta_lab.training import writers
 
@@ -796,8 +793,6 @@ def grade(args: argparse.Namespace) -> None:
 @command("nano", path("folder", help="where it goes"))
 def nano(args: argparse.Namespace) -> None:
     """Train the nano LLM on text again."""
-    import time
-
     from desta_lab.evaluation import evaluate, text_world
     from desta_lab.model.backbone import Backbone
     from desta_lab.model.nano import save_nano, train_nano

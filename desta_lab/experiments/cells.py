@@ -143,19 +143,13 @@ def check_setting(preset: Preset, name: str, value: Any, labels: Sequence[str] =
         raise ValueError(f"A sweep cannot change {name!r}; it changes {known}.")
     if isinstance(value, np.generic):
         value = value.item()
-    value = convert_value(name, value, _type_of(name))
+    field, _, inner = name.partition(".")
+    hints = get_type_hints(ConnectorShape if inner else Preset) | {"target": str}
+    value = convert_value(name, value, int if field == "clips" else hints[inner or field])
     choices = labels if name == "label" and labels else CHOICES.get(name, (value,))
     if value not in choices:
         raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}.")
     return value
-
-
-def _type_of(name: str) -> Any:
-    field, _, inner = name.partition(".")
-    special: Mapping[str, Any] = {"target": str, "clips": int}
-    if field in special:
-        return special[field]
-    return get_type_hints(ConnectorShape)[inner] if inner else get_type_hints(Preset)[field]
 
 
 def make_cell(

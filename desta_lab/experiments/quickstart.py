@@ -29,7 +29,7 @@ from desta_lab.experiments.experiment import (
     report_each,
 )
 from desta_lab.experiments.quickstart_figures import draw_figures, save_figures, save_table
-from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
+from desta_lab.model.presets import PRESETS, part_id, without_paths
 from desta_lab.model.runs import VERDICT
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
@@ -39,6 +39,7 @@ from desta_lab.views.saving import save_figure, save_parquet
 from desta_lab.views.style import state_seeds
 from desta_lab.world.describe import attribute_coverage
 
+LIBRARIES = ("torch", "transformers", "accelerate", "numpy", "pandas")
 FEW_CHECKPOINTS = (
     "Scored before training and at the last step; when a rung rose between is not known."
 )
@@ -197,7 +198,9 @@ def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict
     rungs = [verdict.score_per_rung(parted, measure) for measure in verdict.HEIGHTS]
     tasks = verdict.score_per_task(complete, ("calibrated", "raw", "said"))
     costs = experiment.costs.total()
-    about = {"hashes": _hashes(experiment, folders), "versions": _versions()}
+    versions = {name: version(name) for name in LIBRARIES} | {"desta_lab": desta_lab.__version__}
+    about = {"hashes": _hashes(experiment, folders)}
+    about["versions"] = {"python": platform.python_version(), **versions}
     provenance = {"preset": without_paths(experiment.preset), "seeds": [experiment.seed], **about}
     found = _describe_findings(experiment, [ranked, said], tasks)
     checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
@@ -334,15 +337,6 @@ def _hashes(experiment: Experiment, folders: dict[str, Path]) -> dict[str, str]:
     }
 
 
-def _versions() -> dict[str, str]:
-    libraries = ("torch", "transformers", "accelerate", "numpy", "pandas")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in libraries},
-        "desta_lab": desta_lab.__version__,
-    }
-
-
 def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]) -> list[str]:
     able = verdict.able_tasks(table)
     left_out = [task.name for task in experiment.tasks if task.name not in able]
@@ -409,19 +403,13 @@ def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
         "descriptions": f"descriptions like “{description}”",
     }
     pieces = [words[name] for name in own]
-    pieces += [f"the {part} {name}" for part, name in _changed_parts(experiment.preset).items()]
+    preset = experiment.preset
+    usual = PRESETS[preset.name]() if preset.name in PRESETS else None
+    for part in ("encoder", "backbone"):
+        if (name := getattr(preset, part)) != getattr(usual, part, None):
+            pieces.append(f"the {part} {part_id(name)}")
     pieces += [f"the connector {connector['class']}"] if experiment.connector is not None else []
     return [f"Brought by the experiment: {'; '.join(pieces)}."] if pieces else []
-
-
-def _changed_parts(preset: Preset) -> dict[str, str]:
-    """The models that are not those of the preset of this name."""
-    usual = PRESETS[preset.name]() if preset.name in PRESETS else None
-    return {
-        part: part_id(getattr(preset, part))
-        for part in ("encoder", "backbone")
-        if usual is None or getattr(preset, part) != getattr(usual, part)
-    }
 
 
 def _notes_on_own_corpus(experiment: Experiment) -> list[str]:

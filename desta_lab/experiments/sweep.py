@@ -26,6 +26,7 @@ from desta_lab.views import study_figures
 from desta_lab.views.progress import progress_reporter
 
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
+MEANS = ["knob", "name", "condition", "score", "low", "high", "cells"]  # columns of factor means
 TYPES = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "rung": "Int64",
     "share": "float",
@@ -225,7 +226,12 @@ class Sweep:
                 f"No cell of this sweep has a score on rung {rung}; run it, or read its errors."
             )
         varied = [name for name in (*self.factors, "seed") if table[name].nunique() > 1] or ["seed"]
-        parts = [_means_of(table, factor) for factor in varied]
+        parts = []
+        for factor in varied:
+            by = [factor, "condition"]
+            means = add_mean_interval(table, by, count="cells").drop_duplicates(by)
+            names = {"knob": factor, "name": means[factor].astype(str), "score": means["mean"]}
+            parts.append(means.assign(**names)[MEANS])
 
         def rank(means: pd.DataFrame) -> tuple[bool, float]:
             audio = means.loc[means["condition"] == "audio", "score"]
@@ -325,11 +331,3 @@ def _check_settings(preset: Preset, settings: Iterable[Settings], corpus: Corpus
                 "connector.queries changes nothing while connector.anchored is true: the sentence "
                 "that it starts as sets their number; set connector.anchored to false as well."
             )
-
-
-def _means_of(table: pd.DataFrame, factor: str) -> pd.DataFrame:
-    """Mean score at every value of one factor, by condition."""
-    means = add_mean_interval(table, [factor, "condition"], count="cells")
-    means = means.drop_duplicates([factor, "condition"])
-    means = means.assign(knob=factor, name=means[factor].astype(str), score=means["mean"])
-    return means[["knob", "name", "condition", "score", "low", "high", "cells"]]
