@@ -114,12 +114,7 @@ def run_seeds(
 def write_seeds(
     results: Sequence[dict[str, Any]], tables: Mapping[int, pd.DataFrame], out: Path
 ) -> dict[str, Any]:
-    """Draw what holds over all seeds, and write it on the card of the first.
-
-    Args:
-        results: what `run_quickstart` returned for every seed.
-        tables: seed → its scores, in the same order.
-    """
+    """Put what holds over all seeds, by their results and score tables, on the first one's card."""
     measures = tuple(verdict.HEIGHTS)
     tasks = {
         seed: verdict.score_per_task(verdict.add_untrained(table), measures)
@@ -171,11 +166,7 @@ def _seeds_side_by_side(
 def beside_controls(
     tasks: pd.DataFrame, measure: str = "calibrated", run: str = "self"
 ) -> pd.DataFrame:
-    """By task, what a run heard at the last step by one measure, and every control beside it.
-
-    Args:
-        tasks: scores per task, as of `verdict.score_per_task`.
-    """
+    """By task, a run's scores (`verdict.score_per_task`) at the last step beside every control."""
     here = tasks[(tasks["step"] == tasks["step"].max()) & (tasks["measure"] == measure)]
     here = here[here["run"] == run]
     wide = here.pivot(index="task", columns="condition", values="accuracy")
@@ -185,11 +176,7 @@ def beside_controls(
 
 
 def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict[str, Any]:
-    """Judge the claim, draw the figures and write the card; one rank does this alone.
-
-    Args:
-        table: `experiment.score_table()`.
-    """
+    """Judge the claim by a score table, draw the figures and write the card: one rank, alone."""
     folders = {kind: experiment.run_folder(kind) for kind in RUNS}
     ranked, said = (judge(experiment, table, measure) for measure in verdict.HEIGHTS)
     compared = compare_targets(experiment)
@@ -239,10 +226,7 @@ def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict
 def judge(
     experiment: Experiment, table: pd.DataFrame, measure: str = "calibrated"
 ) -> verdict.Verdict:
-    """The verdict of the claim at one of `verdict.HEIGHTS`.
-
-    On a corpus that is too small, the numbers without a verdict.
-    """
+    """The verdict at one of `verdict.HEIGHTS`; on too small a corpus its numbers alone."""
     disjoint = experiment.splits.disjoint_speakers
     units = "speakers" if disjoint else "clips"
     judged = verdict.judge_claim(table, experiment.preset.label, units=units, measure=measure)
