@@ -108,12 +108,6 @@ class RunMeasurement:
                 parts[kind].append(table.assign(step=checkpoint["step"]))
         return {kind: pd.concat(some, ignore_index=True) for kind, some in parts.items()}
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What tells the run from others in the tables of the report."""
-        clips = len(self.experiment.clips("train"))
-        return {"run": self.run.kind, "clips": clips, "seed": self.run.seed}
-
     @cached_property
     def folder(self) -> Path:
         """The folder of the run, which is trained if it is not there."""
@@ -194,13 +188,15 @@ def measure_runs(
     for run in report_each(runs, report):
         measurement = RunMeasurement(preset, run, root, progress)
         measured = measurement.measure()
-        able = set(verdict.able_tasks(measurement.experiment.oracle()))
+        experiment = measurement.experiment
+        able = set(verdict.able_tasks(experiment.oracle()))
         found = {"curves": claims.score_curves(measured["answers"], able)}
         if run.is_full:
             found["jumps"] = claims.measure_jumps(measured["answers"])
             found["probes"] = claims.score_probes(measured["probes"])
+        clips = len(experiment.clips("train"))
         for name, table in found.items():
-            parts[name].append(table.assign(**measurement.facts))
+            parts[name].append(table.assign(run=run.kind, clips=clips, seed=run.seed))
             tables[name] = pd.concat(parts[name], ignore_index=True).round(4)
             content = tables[name].to_csv(index=False, lineterminator="\n")
             write_whole(out / f"{name}.csv", content.encode())
