@@ -1,14 +1,13 @@
-"""The command line: one function for every command; each imports what it needs, so that `--help` is
-quick.
-"""
+"""The command line: a function a command, which imports what it needs, so that help is quick."""
 
 import argparse
 import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,6 @@ from desta_lab.views import ALSO_VARIABLE
 from desta_lab.views.progress import TRACKERS, open_trackers, progress_reporter
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]  # what argparse's add_argument takes
-
-
 Run = Callable[[argparse.Namespace], int | None]  # returns an exit status other than 0
 
 
@@ -58,13 +55,10 @@ def argument(*names: str, **how: Any) -> Argument:
 
 def parse_within(bound: Bound, text: str) -> int:
     """A whole number within a bound. Raises ArgumentTypeError, which argparse prints."""
-    try:
-        value: int | None = int(text)
-    except ValueError:
-        value = None
-    if value is None or not bound.holds(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {bound.words}")
-    return value
+    with suppress(ValueError):
+        if bound.holds(value := int(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {bound.words}")
 
 
 def number(*names: str, of: Any, **how: Any) -> Argument:
@@ -87,6 +81,11 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
+def path(*names: str, **how: Any) -> Argument:
+    """Describe one argument that names a file or folder."""
+    return names, {"type": parse_path, **how}
+
+
 PRESET = argument(
     "--preset",
     help="nano, cpu, laptop, t4, workstation, desta25, desta2 or a file such as mine.toml; by "
@@ -96,15 +95,13 @@ PARTS = (
     argument("--backbone", metavar="NAME", help="another LLM: a name, hub id or folder"),
     argument("--encoder", metavar="NAME", help="another Whisper: a name, hub id or folder"),
 )
-CORPUS = argument("--corpus", type=parse_path, help="a folder with its clips.csv or manifest")
+CORPUS = path("--corpus", help="a folder with its clips.csv or manifest")
 SEEDS = argument(
     "--seeds", type=parse_seeds, default="0", help="of world, connector and order; 0,1,2 are pooled"
 )
-OUT = argument("--out", type=parse_path, help="folder for figures and tables")
+OUT = path("--out", help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-RUN = argument(
-    "--run", type=parse_path, help="under data/runs; by default the newest self-generated one"
-)
+RUN = path("--run", help="under data/runs; by default the newest self-generated one")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -168,12 +165,7 @@ def _describe(error: Exception) -> str:
 
 
 def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
+    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     """Print a warning; one of this package's own is a plain sentence."""
     own = category.__module__.startswith("desta_lab")
@@ -208,8 +200,8 @@ def _preset(args: argparse.Namespace) -> Any:
     SEEDS,
     number("--steps", of=Count, help="training steps instead of the preset's"),
     CORPUS,
-    argument("--voices", type=Path, help="a folder of people's recordings to train on, instead"),
-    argument("--test-voices", type=Path, help="test the finished run on such a folder, and stop"),
+    path("--voices", help="a folder of people's recordings to train on, instead"),
+    path("--test-voices", help="test the finished run on such a folder, and stop"),
     argument("--together", metavar="COLUMN", help="of their table: each value in one split"),
     argument("--every-checkpoint", action="store_true", help="test voices at every checkpoint"),
     argument("--label", help="attribute of the rival run, instead of the preset's"),
@@ -317,14 +309,8 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
 )
 def inside(args: argparse.Namespace) -> None:
     """Probe, map, explain and patch a run of the quickstart, or of several seeds."""
+    from desta_lab.experiments import inside as looks
     from desta_lab.experiments.experiment import Experiment
-    from desta_lab.experiments.inside import (
-        Inside,
-        look_over_seeds,
-        state_features,
-        state_listening,
-        summarise_tables,
-    )
 
     preset = _preset(args)
     given: dict[str, Any] = {"corpus": args.corpus, "label": args.label}
@@ -332,37 +318,34 @@ def inside(args: argparse.Namespace) -> None:
         Experiment(preset, seed=seed, **given, progress=progress_reporter()) for seed in args.seeds
     )
     if len(args.seeds) > 1:
-        look, tables = look_over_seeds(jobs, args.run, out=args.out)
+        look, tables = looks.look_over_seeds(jobs, args.run, out=args.out)
     else:
-        look = Inside.from_experiment(next(jobs), args.run, out=args.out)
+        look = looks.Inside.from_experiment(next(jobs), args.run, out=args.out)
         tables = look.run()
     for sentence in look.refused.values():
         print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
-    print(summarise_tables(tables).to_string(index=False))
+    print(looks.summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")
     print(tables["randomisation"].round(2).to_string(index=False))
     if "sparse_features" in tables:
-        print(f"{state_features(tables['sparse_features'], len(args.seeds))}.")
+        print(f"{looks.state_features(tables['sparse_features'], len(args.seeds))}.")
     if {"listening_heads", "audio_direction"} <= set(tables):
         both = tables["listening_heads"], tables["audio_direction"]
-        print(f"{state_listening(*both, len(args.seeds))}.")
+        print(f"{looks.state_listening(*both, len(args.seeds))}.")
     print(f"Figures, each with its table: {look.out}")
 
 
 @command(
     "ask",
-    argument("clip", type=parse_path, help="an audio file"),
+    path("clip", help="an audio file"),
     argument("question", help="in quotes"),
-    argument(
+    path(
         "--run",
-        type=parse_path,
         help="under data/runs, or a folder that save_pretrained wrote; by default the newest "
         "self-generated run",
     ),
-    argument(
-        "--published", type=parse_path, help="the adapter that DeSTA2 or DeSTA2.5 released, instead"
-    ),
+    path("--published", help="the adapter that DeSTA2 or DeSTA2.5 released, instead"),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
     argument(
@@ -389,8 +372,7 @@ def ask(args: argparse.Namespace) -> None:
     named = (args.preset, args.backbone, args.encoder)
     if any(name is not None for name in named) and not args.published:
         raise ValueError(
-            "--preset, --backbone and --encoder say whose adapter it is and its parts; give that "
-            "with --published."
+            "--preset, --backbone and --encoder are of an adapter; give that with --published."
         )
     warnings.filterwarnings("ignore", "Of clips longer", audio.DataWarning)  # a line below says it
     length = audio.measure_seconds(args.clip, at_most=audio.WHISPER_SECONDS)
@@ -450,18 +432,11 @@ def benchmark(args: argparse.Namespace) -> None:
         return
     wide = max(len(row["name"]) for row in rows)
     for row in rows:
-        aim = f"aim {row['aim']}" if row["aim"] else ""
-        print(
-            f"{row['name']:<{wide}}  {row['value']:8.2f} {row['unit']:<3} {aim:<10} {row['detail']}"
-        )
+        measured = f"{row['value']:8.2f} {row['unit']:<3} aim {row['aim']:<6} {row['detail']}"
+        print(f"{row['name']:<{wide}}  {measured}")
 
 
-@command(
-    "parity",
-    argument(
-        "folder", type=parse_path, help="weights, inputs and results under the published names"
-    ),
-)
+@command("parity", path("folder", help="weights, inputs and results under the published names"))
 def parity(args: argparse.Namespace) -> int:
     """Compare our numbers with those of the published code."""
     from desta_lab.published.parity import compare
@@ -479,15 +454,11 @@ def parity(args: argparse.Namespace) -> int:
 
 @command(
     "answer",
-    argument("path", type=parse_path, help="the questions as the test set's repository has them"),
-    argument(
-        "--out", type=parse_path, required=True, help="folder for answers, in the test set's format"
-    ),
+    path("path", help="the questions as the test set's repository has them"),
+    path("--out", required=True, help="folder for answers, in the test set's format"),
     TEST_SET,
     RUN,
-    argument(
-        "--audio", type=parse_path, help="folder of the clips, where not beside the questions"
-    ),
+    path("--audio", help="folder of the clips, where not beside the questions"),
     number("--tokens", of=Count, default=48, help="the longest answer"),
 )
 def answer(args: argparse.Namespace) -> None:
@@ -516,11 +487,9 @@ def answer(args: argparse.Namespace) -> None:
 
 @command(
     "score",
-    argument(
-        "path", type=parse_path, help="the answers: a folder or file in the test set's own format"
-    ),
+    path("path", help="the answers: a folder or file in the test set's own format"),
     TEST_SET,
-    argument("--text", type=parse_path, help="Speech-IFEval: answers of the model's own text LLM"),
+    path("--text", help="Speech-IFEval: answers of the model's own text LLM"),
     OUT,
     ALSO,
 )
@@ -587,13 +556,12 @@ def sweep(args: argparse.Namespace) -> int:
         about = {"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
         saving.save_figure(grid.figure(), out, "knobs", provenance=about)
     print(f"{'Table and figure' if scored else 'Table'}: {out}")
-    failed = table.dropna(subset="error")[["cell", "error"]]
-    return _report_failures(len(grid.cells), failed.itertuples(index=False))
+    failed = table.dropna(subset="error").set_index("cell")["error"]
+    return _report_failures(len(grid.cells), failed.to_dict())
 
 
-def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
+def _report_failures(cells: int, errors: dict[str, str]) -> int:
     """Say which cells failed and how they are run again; returns the exit status."""
-    errors = dict(failed)
     for cell, error in errors.items():
         print(f"Cell {cell} failed: {error}")
     if errors:
@@ -609,9 +577,7 @@ def _report_failures(cells: int, failed: Iterable[tuple[str, str]]) -> int:
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
-    argument(
-        "--out", type=parse_path, help="folder for tables and figures; the page goes beside it"
-    ),
+    path("--out", help="folder for tables and figures; the page goes beside it"),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
@@ -645,8 +611,7 @@ def ablate(args: argparse.Namespace) -> int:
             "draw; give --jobs 1 or more, and the missing ones are measured."
         )
     print(f"Page: {write_page(out.parent)}")
-    cells, failed = ablation.find_failures(names, preset, args.seeds)
-    return _report_failures(cells, failed.items())
+    return _report_failures(*ablation.find_failures(names, preset, args.seeds))
 
 
 @command(
@@ -670,10 +635,8 @@ def emerge(args: argparse.Namespace) -> None:
 
 @command(
     "write",
-    argument(
-        "manifest", type=parse_path, help="JSONL whose rows have id, seed_description and prompt"
-    ),
-    argument("folder", type=parse_path, help="where targets-00000.jsonl and so on go"),
+    path("manifest", help="JSONL whose rows have id, seed_description and prompt"),
+    path("folder", help="where targets-00000.jsonl and so on go"),
     argument("--backbone", required=True, help="name or folder of the LLM that writes"),
     argument("--server", metavar="URL", help="of an OpenAI-compatible server: http://host:8000"),
     argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
@@ -682,8 +645,6 @@ def emerge(args: argparse.Namespace) -> None:
 )
 def write(args: argparse.Namespace) -> None:
     """Write self-generated targets by the million, in files that resume."""
-    import time
-
     from desta_lab.model import weights
     from desta_lab.training import writers
 
@@ -791,9 +752,7 @@ def course(args: argparse.Namespace) -> None:
     notebooks.write_files(only)  # with the costs that were measured
 
 
-@command(
-    "class", argument("folder", type=parse_path, help="with a card of each student and notebook")
-)
+@command("class", path("folder", help="with a card of each student and notebook"))
 def cohort(args: argparse.Namespace) -> None:
     """Merge a folder of students' cards into one table and one plot."""
     from desta_lab.course import cohort as students
@@ -807,15 +766,9 @@ def cohort(args: argparse.Namespace) -> None:
 
 @command(
     "grade",
-    argument(
-        "notebooks",
-        nargs="+",
-        type=parse_path,
-        metavar="FILE",
-        help="submitted notebooks, or folders",
-    ),
+    path("notebooks", nargs="+", metavar="FILE", help="submitted notebooks, or folders"),
     argument("--preset", default="nano", help="what they run on"),
-    argument("--out", type=parse_path, help="CSV file for the table", default=Path("grades.csv")),
+    path("--out", help="CSV file for the table", default=Path("grades.csv")),
 )
 def grade(args: argparse.Namespace) -> None:
     """Run the code of submitted notebooks in fresh kernels, and judge every exercise."""
@@ -837,11 +790,9 @@ def grade(args: argparse.Namespace) -> None:
     print(f"Every exercise with its message: {args.out}")
 
 
-@command("nano", argument("folder", type=parse_path, help="where it goes"))
+@command("nano", path("folder", help="where it goes"))
 def nano(args: argparse.Namespace) -> None:
     """Train the nano LLM on text again."""
-    import time
-
     from desta_lab.evaluation import evaluate, text_world
     from desta_lab.model.backbone import Backbone
     from desta_lab.model.nano import save_nano, train_nano

@@ -5,7 +5,13 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import Requirement
+
+from desta_lab.model import build, weights
+from desta_lab.model.presets import Preset
 
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that were tested
 
@@ -18,10 +24,8 @@ class Check(NamedTuple):
     finding: str
 
 
-def describe_cost(preset: Any) -> str:
+def describe_cost(preset: Preset) -> str:
     """What a preset takes, in one sentence: measured, or said not to be measured."""
-    from desta_lab.model import build, weights
-
     missing = [name for name in (preset.encoder, preset.backbone) if not weights.is_installed(name)]
     megabytes = sum(weights.KNOWN[name].download_mb for name in missing if name in weights.KNOWN)
     others = [name for name in missing if name not in weights.KNOWN]
@@ -37,10 +41,8 @@ def describe_cost(preset: Any) -> str:
     )
 
 
-def check_machine(preset: Any = None) -> list[Check]:
+def check_machine(preset: Preset | None = None) -> list[Check]:
     """Look at everything that a preset needs, or the preset that suits this machine."""
-    from desta_lab.model import build, weights
-
     preset = preset or build.pick_preset()
     oldest, newest = PYTHONS
     is_tested = oldest <= sys.version_info[:2] <= newest
@@ -66,8 +68,6 @@ def format_checks(checks: list[Check]) -> str:
 
 def _check_packages() -> Check:
     """Compare every package with the range that this package declares."""
-    from packaging.requirements import Requirement
-
     declared = map(Requirement, importlib.metadata.requires("desta-lab") or [])
     needed = [n for n in declared if not n.marker or n.marker.evaluate({"extra": ""})]
     faults = []
@@ -85,10 +85,6 @@ def _check_packages() -> Check:
 
 
 def _check_torch() -> Check:
-    import torch
-
-    from desta_lab.model import build
-
     device, capability = build.pick_device(), "no GPU"
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
@@ -98,21 +94,15 @@ def _check_torch() -> Check:
 
 
 def _check_weights(name: str) -> Check:
-    import torch
-
-    from desta_lab.model import weights
-
-    ok, finding = torch.cuda.is_available(), "from the hub"
-    if name in weights.KNOWN:
-        ok, finding = True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)"
+    title = f"weights {name}"
     if weights.is_installed(name):
-        ok, finding = True, "present"
-    return Check(f"weights {name}", ok, finding)
+        return Check(title, True, "present")
+    if name in weights.KNOWN:
+        return Check(title, True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)")
+    return Check(title, torch.cuda.is_available(), "from the hub")
 
 
-def _check_disk(preset: Any) -> Check:
-    from desta_lab.model import weights
-
+def _check_disk(preset: Preset) -> Check:
     root = weights.models_dir().parent
     free = shutil.disk_usage(root if root.exists() else Path.cwd()).free / 1e9
     need = (preset.disk_gb or 10.0) + 1

@@ -1,7 +1,7 @@
 """Running studies: their sweeps, the tables that are kept of them, and their figures."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def preset_name(preset: str | Preset) -> str:
 def run_studies(
     names: Iterable[str],
     preset: str | Preset,
-    seeds: Iterable[int] | None,
+    seeds: Sequence[int] | None,
     jobs: int,
     out: Path,
     progress: Progress,
@@ -122,8 +122,7 @@ def run_studies(
     measured again.
     """
     studies = [get_study(name) for name in names]
-    options: dict[str, Any] = {"preset": preset, "root": root, "progress": progress}
-    options["seeds"] = None if seeds is None else list(seeds)
+    options: Any = {"preset": preset, "seeds": seeds, "root": root, "progress": progress}
     if jobs:
         for measured in dict.fromkeys(study.measured for study in studies):
             some = [study for study in studies if study.measured == measured]
@@ -142,16 +141,12 @@ def run_studies(
 
 
 def find_failures(
-    names: Iterable[str],
-    preset: str | Preset,
-    seeds: Iterable[int] | None,
-    root: Path | None = None,
+    names: Iterable[str], preset: str | Preset, seeds: Sequence[int] | None
 ) -> tuple[int, dict[str, str]]:
     """How many cells studies have on a preset, and of those that failed: cell → error."""
-    listed = None if seeds is None else list(seeds)
     cells: dict[str, str | None] = {}
     for name in names:
-        sweep = build_sweep(name, preset, listed, root=root)
+        sweep = build_sweep(name, preset, seeds)
         for cell, result in zip(sweep.cells, sweep.results(), strict=True):
             cells[cell.key] = (result or {}).get("error")
     return len(cells), {cell: error for cell, error in cells.items() if error}
@@ -173,8 +168,8 @@ def _measure_together(
     parts = [part for study in studies for part in study.frozen_parts]
     missing = [part for part in parts if not (models / part / "config.json").exists()]
     if missing:
-        words = f"Made first, once: {', '.join(missing)}."
-        progress("ablate")(f"{sweep.forecast(jobs)} {words}")
+        made = f"Made first, once: {', '.join(missing)}."
+        progress("ablate")(f"{sweep.forecast(jobs)} {made}")
     for part in missing:
         frozen_parts.make_part(part, models, progress)
     sweep.run(jobs, retry=retry)

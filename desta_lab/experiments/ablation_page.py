@@ -1,6 +1,6 @@
 """The page of all studies, made of their tables alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ NUMBERS = [
 def run_ablation(
     names: Iterable[str],
     preset: str | Preset = "nano",
-    seeds: Iterable[int] | None = None,
+    seeds: Sequence[int] | None = None,
     *,
     jobs: int = 1,
     folder: Path = SHIPPED,

@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label": tuple(DESCRIBED),
     "connector.kind": tuple(CONNECTORS),
 }
+CLIPS_OF = {"train": "train", "test": "test", "held_out": "validation"}  # setting → split
 LISTS = ("taps", "betas")  # settings whose value is a list of numbers
 TRAINING = "train_config."  # how a run's config calls what trains; the same names without it
 NOT_SETTINGS = ("name", "purpose", *presets.MEASURED)  # they change no result
@@ -52,26 +53,20 @@ class Cell:
     def __post_init__(self) -> None:
         """Raise ValueError for what the corpus or this preset cannot give."""
         check_bounds(self)
-        if self.corpus is None:
-            self._check_clips()
-        if self.target == "other" and (self.preset.glass_box or self.corpus):
-            raise ValueError(
-                "The target 'other' is written by nano about the spoken world, for another "
-                "backbone than nano; take the preset cpu's, and no corpus of your own."
-                if self.corpus
-                else "The target 'other' is written by nano, and nano is the backbone here; take "
-                "another backbone, such as preset cpu's."
-            )
-
-    def _check_clips(self) -> None:
-        """Raise ValueError where more clips are used than the spoken world makes."""
-        for name, split in (("train", "train"), ("test", "test"), ("held_out", "validation")):
+        for name, split in CLIPS_OF.items() if self.corpus is None else ():
             used, there = getattr(self.preset, name), self.preset.clips[split]
             if used is not None and used > there:
                 raise ValueError(
-                    f"{name} is {used}, and clips.{split} makes {there} clips; lower the first, or "
-                    "raise the second."
+                    f"{name} is {used}, and clips.{split} makes {there} clips; change one of them."
                 )
+        if self.target == "other" and (self.preset.glass_box or self.corpus):
+            fault = (
+                "nano is the backbone here" if self.preset.glass_box else "this corpus is another"
+            )
+            raise ValueError(
+                f"The target 'other' is written by nano about the spoken world, and {fault}; take "
+                "that world and another backbone, such as preset cpu's."
+            )
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -148,19 +143,13 @@ def check_setting(preset: Preset, name: str, value: Any, labels: Sequence[str] =
         raise ValueError(f"A sweep cannot change {name!r}; it changes {known}.")
     if isinstance(value, np.generic):
         value = value.item()
-    value = convert_value(name, value, _type_of(name))
+    field, _, inner = name.partition(".")
+    hints = get_type_hints(ConnectorShape if inner else Preset) | {"target": str}
+    value = convert_value(name, value, int if field == "clips" else hints[inner or field])
     choices = labels if name == "label" and labels else CHOICES.get(name, (value,))
     if value not in choices:
         raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}.")
     return value
-
-
-def _type_of(name: str) -> Any:
-    field, _, inner = name.partition(".")
-    special: Mapping[str, Any] = {"target": str, "clips": int}
-    if field in special:
-        return special[field]
-    return get_type_hints(ConnectorShape)[inner] if inner else get_type_hints(Preset)[field]
 
 
 def make_cell(

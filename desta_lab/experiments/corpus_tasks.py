@@ -1,10 +1,9 @@
-"""What is asked about a corpus: its attributes with their values, its descriptions, its training
-prompts, its task ladder; each as it comes, or somebody's own.
-"""
+"""What a corpus is asked and trained with: usual or somebody's own words, prompts and tasks."""
 
 import hashlib
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +31,7 @@ from desta_lab.world.describe import (
     is_spoken_world,
 )
 
-Values = Mapping[str, tuple[str, ...]]  # attribute → its values
+Values = dict[str, tuple[str, ...]]  # attribute → its values
 Attributes = Mapping[str, str]  # of one clip
 
 
@@ -46,7 +45,7 @@ class CorpusTasks:
             none differs from what the corpus brings.
     """
 
-    values: dict[str, tuple[str, ...]]
+    values: Values
     describe: Callable[..., str]
     tasks: list[Task]
     prompts: tuple[str, ...]
@@ -80,12 +79,10 @@ def corpus_tasks(
         ValueError: no attribute has two values, the nano LLM does not know its words, or an own
             piece does not fit the corpus.
     """
-    usual = _usual_tasks(corpus, preset)
-    described = _described(corpus)
-    values: Values = usual.values
-    ladder = usual.tasks
+    usual, described = _usual_tasks(corpus, preset), _described(corpus)
+    values, ladder, occurring = usual.values, usual.tasks, occurring_values(described)
     if attributes is not None:
-        values = _pick_values(list(attributes), described)
+        values = _pick_values(list(attributes), occurring)
         ladder = _ladder(preset, values)
     if prompts is not None:
         _check_prompts(prompts)
@@ -93,23 +90,23 @@ def corpus_tasks(
             replace(t, question=prompts[0]) if t.question == TRAINED_PROMPT else t for t in ladder
         ]
     if tasks is not None:
-        _check_tasks(tasks, described)
+        _check_tasks(tasks, occurring)
         ladder = list(tasks)
-    asked = CorpusTasks(
-        dict(values), describe or usual.describe, ladder, tuple(prompts or usual.prompts)
-    )
+    asked = CorpusTasks(values, describe or usual.describe, ladder, tuple(prompts or usual.prompts))
     texts = _describe_all(asked.describe, described) if describe or prompts else []
     for prompt, text in itertools.product(asked.prompts if texts else (), dict.fromkeys(texts)):
         _check_prompt_leak(prompt, text)
-    own = {
-        "attributes": list(asked.values) if asked.values != usual.values else None,
-        "tasks": [repr(t) for t in asked.tasks] if asked.tasks != usual.tasks else None,
-        "prompts": list(asked.prompts) if asked.prompts != usual.prompts else None,
-        "descriptions": _hash_descriptions(described, texts)
-        if asked.describe is not usual.describe
-        else None,
-    }
-    return replace(asked, own={name: fact for name, fact in own.items() if fact is not None})
+    own: dict[str, Any] = {}
+    if asked.values != usual.values:
+        own["attributes"] = list(asked.values)
+    if asked.tasks != usual.tasks:
+        own["tasks"] = [repr(task) for task in asked.tasks]
+    if asked.prompts != usual.prompts:
+        own["prompts"] = list(asked.prompts)
+    if asked.describe is not usual.describe:
+        content = json.dumps(list(zip(described, texts, strict=True)), sort_keys=True)
+        own["descriptions"] = hashlib.sha256(content.encode()).hexdigest()
+    return replace(asked, own=own)
 
 
 def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
@@ -121,8 +118,7 @@ def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
     values = askable_attributes(corpus)
     if not values:
         raise ValueError(
-            f"{corpus.folder}: no attribute has two values or more, so there is nothing to ask "
-            "about; add a column to the table that tells clips apart."
+            f"{corpus.folder}: no attribute has two values; add a column that tells clips apart."
         )
     if preset.glass_box:
         _check_nano_words(corpus)
@@ -170,25 +166,27 @@ def _described(corpus: Corpus | None) -> list[dict[str, str]]:
     return [dict(zip(ATTRIBUTES, values, strict=True)) for values in combinations]
 
 
-def _values_of(name: str, described: Sequence[Attributes]) -> tuple[str, ...]:
-    """The values of an attribute that occur, in the order of the spoken world where it has them."""
-    found = {attributes[name] for attributes in described if name in attributes}
-    known = ATTRIBUTES.get(name, ())
-    return tuple(v for v in known if v in found) if found <= set(known) else tuple(sorted(found))
+def occurring_values(described: Sequence[Attributes]) -> Values:
+    """The values of each attribute, in the order of the spoken world where it has all of them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, value in itertools.chain.from_iterable(one.items() for one in described):
+        found[name].add(value)
+    occurring = {}
+    for name, values in found.items():
+        known = [value for value in ATTRIBUTES.get(name, ()) if value in values]
+        occurring[name] = tuple(known if len(known) == len(values) else sorted(values))
+    return occurring
 
 
-def _pick_values(names: Sequence[str], described: Sequence[Attributes]) -> Values:
-    there = list(dict.fromkeys(name for attributes in described for name in attributes))
-    values = {name: _values_of(name, described) for name in names}
-    if not names or (poor := [name for name, some in values.items() if len(some) < 2]):
-        fault = (
-            f"{poor[0]!r} has fewer than two values in this corpus" if names else "none is named"
-        )
+def _pick_values(names: Sequence[str], occurring: Values) -> Values:
+    poor = [name for name in names if len(occurring.get(name, ())) < 2]
+    if poor or not names:
+        fault = f"{poor[0]!r} has fewer than two values in this corpus" if poor else "none is named"
         raise ValueError(
             f"attributes are those that clips are asked about, and {fault}; take some of "
-            f"{', '.join(name for name in there if len(_values_of(name, described)) > 1)}."
+            f"{', '.join(name for name, values in occurring.items() if len(values) > 1)}."
         )
-    return values
+    return {name: occurring[name] for name in names}
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:
@@ -206,25 +204,23 @@ def _check_prompt_leak(prompt: str, description: str) -> None:
         raise ValueError(f"{str(error).rstrip('.')}: it holds {description!r}.") from error
 
 
-def _check_tasks(tasks: Sequence[Task], described: Sequence[Attributes]) -> None:
+def _check_tasks(tasks: Sequence[Task], occurring: Values) -> None:
     """Raise ValueError for the first task that cannot be asked about these clips."""
     if not tasks:
         raise ValueError("tasks are at least one; without any, leave tasks out.")
-    if doubled := [t.name for n, t in enumerate(tasks) if t.name in {u.name for u in tasks[:n]}]:
+    if doubled := [n for n, count in Counter(task.name for task in tasks).items() if count > 1]:
         raise ValueError(f"Two tasks are named {doubled[0]!r}; give each its own name.")
     for task in tasks:
-        if fault := _find_fault(task, described):
+        if fault := _find_fault(task, occurring):
             raise ValueError(f"The task {task.name!r} {fault}.")
 
 
-def _find_fault(task: Task, described: Sequence[Attributes]) -> str | None:
+def _find_fault(task: Task, occurring: Values) -> str | None:
     """What is wrong with a task, as the end of a sentence; None where nothing is."""
-    values = _values_of(task.attribute, described)
-    without = [value for value in values if value not in task.options]
-    if not values:
-        there = dict.fromkeys(name for attributes in described for name in attributes)
-        return f"asks about {task.attribute!r}, which no clip has; take one of {', '.join(there)}"
-    if without:
+    if task.attribute not in occurring:
+        there = ", ".join(occurring)
+        return f"asks about {task.attribute!r}, which no clip has; take one of {there}"
+    if without := [value for value in occurring[task.attribute] if value not in task.options]:
         return f"has no option for {task.attribute} = {without[0]!r}; add one, or leave it out"
     if len({*task.options.values()}) < max(2, len(task.options)):
         return f"needs two options or more with different texts, not {dict(task.options)}"
@@ -252,14 +248,7 @@ def _describe_all(describe: Callable[..., str], described: Sequence[Attributes])
             )
         if text != again:
             raise ValueError(
-                f"describe returns {text!r} and then {again!r} for the same clip; let it return "
-                "the same text each time."
+                f"describe returns {text!r} and {again!r}; let it return the same text each time."
             )
         texts.append(text)
     return texts
-
-
-def _hash_descriptions(described: Sequence[Attributes], texts: Sequence[str]) -> str:
-    """One sha256 of what a function writes of every clip."""
-    rows = [[attributes, text] for attributes, text in zip(described, texts, strict=True)]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,4 @@
-"""What an experiment costs: the seconds of every stage and the peak memory, kept as they are
-measured.
-"""
+"""What an experiment costs: the seconds of every stage and the peak memory."""
 
 import json
 import resource

@@ -1,5 +1,7 @@
 """Emergence over seeds: several runs measured at every checkpoint, and a report of the tables."""
 
+import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -38,7 +40,6 @@ CHECKPOINT_SECONDS = 5.0  # measuring a checkpoint with its probes, there
 COLUMNS = ["condition", "task", "rung", "attribute", "chance"]
 COLUMNS += ["clip", "speaker", "calibrated", "margin"]  # of the answers that are kept
 
-Measure = Callable[[Tensor], pd.DataFrame]  # audio embeddings → a table
 Judged = dict[str, tuple[claims.Claim, saving.Picture]]  # figure's name → claim and figure
 
 # ---- runs → tables ----
@@ -92,7 +93,6 @@ class RunMeasurement:
         self.calibration = probed["validation"][:CALIBRATING]
         self.scored = probed["test"][:SCORED]
         self.clips = self.stored if run.is_full else [*self.calibration, *self.scored]
-        self._embedded: tuple[str, Tensor] | None = None  # (checkpoint, audio embeddings)
 
     def measure(self) -> dict[str, pd.DataFrame]:
         """The tables of all checkpoints: `answers` and, of a full run, `probes`.
@@ -100,55 +100,50 @@ class RunMeasurement:
         Answers have a row per step × condition × task × clip, probes per step × attribute × kind ×
         clip.
         """
-        measures = {"answers": self._score_answers}
-        if self.run.is_full:
-            measures["probes"] = self._fit_probes
         listed = checkpoints.list_checkpoints(self.folder)
         report = self.experiment.progress(f"checkpoints of {self.folder.name}")
-        parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in measures}
+        parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
         for checkpoint in report_each(listed, report):
-            for kind, measure in measures.items():
-                table = self._find_or_make(kind, measure, checkpoint)
-                parts[kind].append(table.assign(step=checkpoint["step"], **self.facts))
+            for kind, table in self._measure_checkpoint(checkpoint).items():
+                parts[kind].append(table.assign(step=checkpoint["step"]))
         return {kind: pd.concat(some, ignore_index=True) for kind, some in parts.items()}
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What tells the run from others in the tables of the report."""
-        clips = len(self.experiment.clips("train"))
-        return {"run": self.run.kind, "clips": clips, "seed": self.run.seed}
 
     @cached_property
     def folder(self) -> Path:
         """The folder of the run, which is trained if it is not there."""
         return self.experiment.train(self.run.kind)
 
-    def _find_or_make(
-        self, kind: str, measure: Measure, checkpoint: Mapping[str, Any]
-    ) -> pd.DataFrame:
-        """A table of one checkpoint; runs that begin with the same connector share their first."""
-        provenance = self.experiment.provenance(
-            kind,
-            checkpoint=checkpoint["sha256"],
-            corpus=self.experiment.corpus.hash,
-            clips=[clip.id for clip in self.clips],
-            sizes=[SCORED, CALIBRATING],
-            tasks=[repr(task) for task in self.tasks],
-        )
-        root = self.experiment.root
-        return find_or_make(root, provenance, lambda: measure(self._embed(checkpoint)))
+    def _measure_checkpoint(self, checkpoint: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+        """The tables of one checkpoint; runs that begin with the same connector share their first.
+
+        The audio embeddings are made once for both tables, and only where one is missing.
+        """
+        embed = functools.cache(lambda: self._embed(checkpoint))
+        facts = {
+            "checkpoint": checkpoint["sha256"],
+            "corpus": self.experiment.corpus.hash,
+            "clips": [clip.id for clip in self.clips],
+            "sizes": [SCORED, CALIBRATING],
+            "tasks": [repr(task) for task in self.tasks],
+        }
+
+        def find(kind: str, measure: Callable[[Tensor], pd.DataFrame]) -> pd.DataFrame:
+            provenance = self.experiment.provenance(kind, **facts)
+            return find_or_make(self.experiment.root, provenance, lambda: measure(embed()))
+
+        tables = {"answers": find("answers", self._score_answers)}
+        if self.run.is_full:
+            tables["probes"] = find("probes", self._fit_probes)
+        return tables
 
     @cached_property
     def _features(self) -> FeatureStore:
         return self.experiment.store_features(self.stored)
 
     def _embed(self, checkpoint: Mapping[str, Any]) -> Tensor:
-        """Audio embeddings of `clips` at a checkpoint; both its tables use them."""
-        if self._embedded is None or self._embedded[0] != checkpoint["sha256"]:
-            checkpoints.load_checkpoint(self.folder, self.llm, checkpoint["step"])
-            states = self._features[[clip.id for clip in self.clips]]
-            self._embedded = (checkpoint["sha256"], conditions.embed_clips(self.llm, states))
-        return self._embedded[1]
+        """Audio embeddings of `clips` at a checkpoint."""
+        checkpoints.load_checkpoint(self.folder, self.llm, checkpoint["step"])
+        return conditions.embed_clips(self.llm, self._features[[clip.id for clip in self.clips]])
 
     def _score_answers(self, audio_embeddings: Tensor) -> pd.DataFrame:
         """The scores of every task under every condition."""
@@ -193,13 +188,15 @@ def measure_runs(
     for run in report_each(runs, report):
         measurement = RunMeasurement(preset, run, root, progress)
         measured = measurement.measure()
-        able = set(verdict.able_tasks(measurement.experiment.oracle()))
+        experiment = measurement.experiment
+        able = set(verdict.able_tasks(experiment.oracle()))
         found = {"curves": claims.score_curves(measured["answers"], able)}
         if run.is_full:
             found["jumps"] = claims.measure_jumps(measured["answers"])
             found["probes"] = claims.score_probes(measured["probes"])
+        clips = len(experiment.clips("train"))
         for name, table in found.items():
-            parts[name].append(table.assign(**measurement.facts))
+            parts[name].append(table.assign(run=run.kind, clips=clips, seed=run.seed))
             tables[name] = pd.concat(parts[name], ignore_index=True).round(4)
             content = tables[name].to_csv(index=False, lineterminator="\n")
             write_whole(out / f"{name}.csv", content.encode())

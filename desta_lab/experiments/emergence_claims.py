@@ -48,6 +48,11 @@ def _format_mean(values: pd.Series, form: str = ".2f") -> str:
     return _format(mean_interval(values), form)
 
 
+def _tell_side(interval: Interval, below: str, above: str) -> str:
+    """The words for the side of zero that an interval lies on."""
+    return below if interval[2] < 0 else above if interval[1] > 0 else "not shown"
+
+
 # ---- clips → curves ----
 
 
@@ -104,10 +109,7 @@ def select_full_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rising_tasks(curves: pd.DataFrame) -> list[str]:
-    """Tasks never trained (rung 2 and up) that the text oracle can do and that rise in every run.
-
-    A task rises if it ends above both controls.
-    """
+    """Tasks never trained that the oracle can do and that end above both controls in every run."""
     full = select_full_runs(curves[curves["condition"] == "audio"])
     last = full[(full["step"] == full["step"].max()) & (full["rung"] >= 2)]
     rises = (last["counted"] & (last["lead"] > 0)).groupby(last["task"]).all()
@@ -234,10 +236,10 @@ def judge_arrival(crossings: pd.DataFrame) -> Claim:
     half = full[(full["what"] == "half way") & (full["rung"] == 3)]
     delay = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean())
     verdict = "whether it stays is not decided"
-    if delay[2] < CHECKPOINT_EVERY:
-        verdict = "it comes and stays"
     if delay[1] > 0:
         verdict = "it comes, goes and comes again"
+    elif delay[2] < CHECKPOINT_EVERY:
+        verdict = "it comes and stays"
     order = half.groupby("attribute", sort=False)["stable"].mean().sort_values().index
     numbers = [
         f"{attribute}: first at step {_format_mean(runs['first'], '.0f')}, stable from"
@@ -288,10 +290,7 @@ def draw_crossings(
 
 
 def measure_distances(crossings: pd.DataFrame, checkpoints: Sequence[float]) -> pd.DataFrame:
-    """How far apart two tasks of one run cross, beside both nulls.
-
-    The last rows are of pairs about the same attribute, and about different ones.
-    """
+    """How far apart two tasks of one run cross, beside both nulls, and by attribute."""
     wide = crossings.pivot(index="seed", columns="task", values="stable")
     steps = wide.to_numpy()
     measured = [float(mean_distance(run[None, None])[0]) for run in steps]
@@ -352,13 +351,11 @@ def _distance_verdict(distances: pd.DataFrame) -> str:
     verdict = "no: they come as if each had a time of its own"
     if measured < distances.loc["at any time", "low"]:
         verdict = "yes, in one part of training"
+    closer = "that a run has a moment of its own is not shown"
     if measured < other_runs["low"]:
-        closer = other_runs["mean"] - measured
-        return (
-            f"{verdict}; tasks of one run stand {closer:.0f} steps closer"
-            " than tasks of different runs"
-        )
-    return f"{verdict}; that a run has a moment of its own is not shown"
+        steps = f"{other_runs['mean'] - measured:.0f} steps"
+        closer = f"tasks of one run stand {steps} closer than tasks of different runs"
+    return f"{verdict}; {closer}"
 
 
 # ---- what comes first ----
@@ -373,11 +370,7 @@ def judge_order(crossings: pd.DataFrame) -> Claim:
     both = pd.DataFrame({"probe": probe, "answer": answer}).loc[answer.index]
     delay = mean_interval((both["answer"] - both["probe"]).groupby("seed").mean())
     from_start = int((both["probe"] == 0).sum())
-    verdict = "not shown"
-    if delay[2] < 0:
-        verdict = "the answer is up first"
-    if delay[1] > 0:
-        verdict = "the probe is up first"
+    verdict = _tell_side(delay, "the answer is up first", "the probe is up first")
     if 2 * from_start > len(both):
         verdict = "the probe does not rise: it is up from step 0, before anything is learned"
     never = both.isna().sum()
@@ -429,11 +422,7 @@ def judge_corpus_size(scores: pd.DataFrame) -> Claim:
     """Does the crossing come earlier with more clips, at the same number of steps?"""
     slopes = [_slope_per_doubling(runs) for _, runs in scores.groupby("seed")]
     slope, censored = mean_interval(slopes), int(scores["stable"].isna().sum())
-    verdict = "not shown"
-    if slope[2] < 0:
-        verdict = "yes, earlier with more clips"
-    if slope[1] > 0:
-        verdict = "no, later with more clips"
+    verdict = _tell_side(slope, "yes, earlier with more clips", "no, later with more clips")
     numbers = [
         f"{clips} clips: stable from step {_format_mean(runs['stable'], '.0f')}"
         f" ({int(runs['stable'].notna().sum())} of {len(runs)} runs);"

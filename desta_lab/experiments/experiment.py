@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,18 +112,18 @@ class Experiment:
         if corpus is not None and not isinstance(corpus, Corpus):
             corpus = tables.open_corpus(corpus)
         self.own_corpus = corpus
-        own = {"attributes": attributes, "tasks": tasks, "prompts": prompts, "describe": describe}
-        self.asked = asked = corpus_tasks(corpus, preset, **own)  # type: ignore[arg-type]
+        self.asked = asked = corpus_tasks(
+            corpus, preset, attributes=attributes, tasks=tasks, prompts=prompts, describe=describe
+        )
         self.tasks, self.describe, self.values = asked.tasks, asked.describe, asked.values
         self.preset = preset
         self.connector = copy.deepcopy(connector) if isinstance(connector, nn.Module) else connector
-        trained = (
-            {name for clip in self.clips("train") for name in clip.attributes} if corpus else ()
-        )
-        names = [name for name in self.values if not corpus or name in trained]
-        names = [name for name in names if asked.label_question(name)]
-        if corpus is None and not asked.own:  # its attributes are known: another is a mistake
-            label = preset.label if label is None else label
+        names = [name for name in self.values if asked.label_question(name)]
+        if corpus is not None:
+            trained = {name for clip in self.clips("train") for name in clip.attributes}
+            names = [name for name in names if name in trained]
+        elif label is None and not asked.own:  # its attributes are known: another is a mistake
+            label = preset.label
         self.preset = replace(preset, label=_pick_label(label, preset.label, names))
         if connector is not None:
             build.check_parts(self.preset, self.root / "models", connector)
@@ -132,8 +132,8 @@ class Experiment:
         facts["corpus"] = corpus.hash if corpus else None
         if connector is not None:
             facts["connector"] = getattr(connector, "__name__", type(connector).__name__)
-        about = Provenance("costs", facts)
-        self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{about.key}.json")
+        key = Provenance("costs", facts).key
+        self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{key}.json")
 
     def figures_folder(self, name: str) -> Path:
         """Where figures of this name go, with preset and corpus where they are not the usual."""
@@ -148,15 +148,11 @@ class Experiment:
         """The corpus that was brought, or the spoken world of this preset and seed."""
         if self.own_corpus:
             return self.own_corpus
-        size = self.preset.clips, self.preset.seconds, self.seed
+        preset = self.preset
+        how: Any = {"clips": preset.clips, "seconds": preset.seconds, "seed": self.seed}
+        folder = spoken.spoken_provenance(**how).folder(self.root)
         with self.costs.stage("corpus"), processes.main_first():
-            return spoken.build_spoken_corpus(
-                spoken.spoken_provenance(*size).folder(self.root),
-                clips=self.preset.clips,
-                seconds=self.preset.seconds,
-                seed=self.seed,
-                progress=self.progress("corpus"),
-            )
+            return spoken.build_spoken_corpus(folder, **how, progress=self.progress("corpus"))
 
     @cached_property
     def splits(self) -> ClipSplits:
@@ -169,10 +165,9 @@ class Experiment:
         Where validation has few clips or speakers, those of training help to calibrate: a single
         speaker, say a woman, would calibrate women away.
         """
-        clips = self.splits.clips[split]
+        clips, preset = self.splits.clips[split], self.preset
         if self.own_corpus and split == "validation" and not are_enough(clips):
             clips = clips + self.splits.clips["train"]
-        preset = self.preset
         counts = {"train": preset.train, "validation": preset.held_out, "test": preset.test}
         count = counts[split]
         return clips if count is None else balance_speakers(clips, count)
@@ -180,15 +175,9 @@ class Experiment:
     @cached_property
     def llm(self) -> AudioLLM:
         """The frozen encoder, a new connector and the frozen backbone."""
-        report = self.progress("models")
+        how: Any = {"root": self.root / "models", "seed": self.seed, "connector": self.connector}
         with self.costs.stage("models"):
-            return build.build_audio_llm(
-                self.preset,
-                root=self.root / "models",
-                seed=self.seed,
-                progress=report,
-                connector=self.connector,
-            )
+            return build.build_audio_llm(self.preset, progress=self.progress("models"), **how)
 
     @cached_property
     def features(self) -> FeatureStore:
@@ -305,10 +294,7 @@ class Experiment:
         if kind != "other":
             return clips, self.targets.of_pairs(pairs).rows
         if not self.nano_writes:
-            raise ValueError(
-                "The other LLM is nano; take the spoken world and another backbone, such as "
-                "preset cpu."
-            )
+            raise ValueError("The other LLM is nano; take the spoken world and the preset cpu.")
         return clips, rows.nano_targets(pairs)
 
     @property
@@ -322,19 +308,9 @@ class Experiment:
     @property
     def train_config(self) -> trainer.TrainConfig:
         """How long and how fast every run trains."""
-        p = self.preset
-        return trainer.TrainConfig(
-            p.steps,
-            p.batch,
-            p.lr,
-            warmup=p.warmup,
-            floor=p.floor,
-            betas=p.betas,
-            weight_decay=p.weight_decay,
-            max_grad_norm=p.max_grad_norm,
-            seed=self.seed,
-            checkpoint_every=p.checkpoint_every,
-        )
+        names = {field.name for field in fields(trainer.TrainConfig)} - {"seed"}
+        settings = {name: getattr(self.preset, name) for name in names}
+        return trainer.TrainConfig(**settings, seed=self.seed)
 
     def run_config(self, kind: str) -> dict[str, Any]:
         """Everything that determines a run."""
@@ -358,11 +334,9 @@ class Experiment:
 
     def _own_facts(self, kind: str) -> dict[str, Any]:
         """What somebody's own pieces change of a run of this kind; nothing where they do not."""
-        own, facts = self.asked.own, {}
-        if kind in ("self", "hard", "other") and "descriptions" in own:
-            facts["descriptions"] = own["descriptions"]
-        if kind == "template" and "attributes" in own:
-            facts["attributes"] = own["attributes"]
+        kinds = {"descriptions": ("self", "hard", "other"), "attributes": ("template",)}
+        own = self.asked.own
+        facts = {name: own[name] for name in kinds if name in own and kind in kinds[name]}
         if kind == "label" and "tasks" in own:
             facts["question"] = self.asked.label_question(self.preset.label)
         if self.connector is not None:
@@ -453,24 +427,24 @@ class Experiment:
 
     def oracle(self) -> pd.DataFrame:
         """The scores of the text oracle on every task: the untouched backbone reads."""
-        with self.costs.stage("text oracle"):
-            return cache.find_or_make(self.root, self.oracle_provenance, self._score_oracle)
-
-    def _score_oracle(self) -> pd.DataFrame:
         report = self.progress("text oracle")
-        report(0, 1)
-        with self.llm.backbone.untuned():
+
+        def score() -> pd.DataFrame:
+            report(0, 1)
             table = evaluate(
                 self.llm,
                 self.tasks,
                 self.clips("test"),
                 self.clips("validation"),
-                conditions=["oracle"],
+                conditions=[conditions.ORACLE],
                 free_form=self._free_form(self.train_config.steps),
                 describe=self.describe,
             )
-        report(1, 1)
-        return table
+            report(1, 1)
+            return table
+
+        with self.costs.stage("text oracle"):
+            return cache.find_or_make(self.root, self.oracle_provenance, score)
 
     def evaluate(self, kind: str) -> pd.DataFrame:
         """Collective: the scores of a run under every condition by ear.

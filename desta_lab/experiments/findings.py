@@ -50,9 +50,9 @@ def scores_by_arm(table: pd.DataFrame, rung: int = 3, condition: str = "audio") 
     return rows.pivot(index="seed", columns="arm", values="score").reindex(columns=arms)
 
 
-def compare_arms(study: Study, table: pd.DataFrame, rung: int = 3) -> list[Difference]:
-    """Each arm beside the baseline, over the seeds that both have."""
-    scores, baseline = scores_by_arm(table, rung), study.baseline_arm
+def compare_arms(study: Study, table: pd.DataFrame) -> list[Difference]:
+    """Each arm on rung 3 beside the baseline, over the seeds that both have."""
+    scores, baseline = scores_by_arm(table), study.baseline_arm
     if baseline not in scores:
         return []
     gaps = {arm: (scores[arm] - scores[baseline]).dropna() for arm in scores if arm != baseline}
@@ -90,12 +90,12 @@ def _saturate(log_n: Any, top: float, log_half: float, slope: float) -> Any:
     return top / (1 + np.exp(slope * (log_half - log_n)))
 
 
-def fit_curve(table: pd.DataFrame, rung: int = 3) -> Curve | None:
-    """A saturating curve through the means over seeds, or None if there are too few points.
+def fit_curve(table: pd.DataFrame) -> Curve | None:
+    """A saturating curve through rung 3's means over seeds, or None if there are too few points.
 
     Its intervals are of a bootstrap over seeds, which few seeds make too narrow.
     """
-    scores = scores_by_arm(table, rung).dropna()
+    scores = scores_by_arm(table).dropna()
     amounts = table.drop_duplicates("arm").set_index("arm")["at"]
     x = amounts.reindex(scores.columns).to_numpy(float)
     y = scores.to_numpy()

@@ -6,7 +6,6 @@ audio condition it is given the clip.
 """
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from desta_lab.evaluation.statistics import add_mean_interval
 from desta_lab.experiments.cells import Cell
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.measures import (
+    measure_trained,
     score_above_chance,
     score_by_ear,
     score_last_step,
-    train_cell,
 )
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
@@ -127,19 +126,17 @@ def answer_instructions(
             return chat.build_stream(llm.backbone.tokenizer, messages, 0)
         return chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(text), llm.queries)
 
+    streams, answers = [ask(item) for item in items], []
+    if audio_embeddings is None:  # the AudioLLM would untune the backbone
+        answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
+    else:
+        for first in range(0, len(items), BATCH):
+            some, heard = streams[first:][:BATCH], audio_embeddings[first:][:BATCH]
+            answers += llm.generate_ids(some, heard, max_new_tokens=MAX_NEW_TOKENS)
     rows = []
-    for first in range(0, len(items), BATCH):
-        some = items[first : first + BATCH]
-        streams = [ask(item) for item in some]
-        if audio_embeddings is None:  # the AudioLLM would untune the backbone
-            answers = llm.backbone.generate_ids(streams, MAX_NEW_TOKENS, BATCH)
-        else:
-            embeddings = audio_embeddings[first : first + BATCH]
-            answers = llm.generate_ids(streams, embeddings, max_new_tokens=MAX_NEW_TOKENS)
-        for item, ids in zip(some, answers, strict=True):
-            answer = llm.backbone.decode(ids)
-            asked = (item.clip.id, item.question, item.constraint)
-            rows.append((*asked, answer, float(item.is_obeyed(answer))))
+    for item, answer in zip(items, map(llm.backbone.decode, answers), strict=True):
+        asked = (item.clip.id, item.question, item.constraint)
+        rows.append((*asked, answer, float(item.is_obeyed(answer))))
     return pd.DataFrame(rows, columns=["clip", "question", "constraint", "answer", "obeyed"])
 
 
@@ -161,9 +158,8 @@ def rate_constraints(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFram
     table["counted"] = (table["untouched"] >= MIN_OBEYED) & (table["unasked"] < MIN_OBEYED)
     if not table["counted"].any():
         raise ValueError(
-            f"This backbone obeys none of {len(table)} constraints in text, so nothing can be "
-            "forgotten; take one that follows instructions, or other wordings "
-            "(forgetting.WORDINGS)."
+            f"This backbone obeys none of {len(table)} constraints in text, which it could forget; "
+            "take one that follows instructions, or other forgetting.WORDINGS."
         )
     return table
 
@@ -179,19 +175,20 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     it is), `untouched`, `unasked` and `label` (the bare label, whatever is asked); or the
     attribute `perplexity`, of the untouched backbone's own answers.
     """
-    trained = train_cell(cell, root)
-    begin = time.perf_counter()
-    experiment = trained.experiment
-    scores = score_last_step(trained)
+    return measure_trained(cell, root, _score_forgetting)
+
+
+def _score_forgetting(experiment: Experiment, folder: Path) -> pd.DataFrame:
+    scores, backbone = score_last_step(experiment, folder), experiment.llm.backbone
     items, baseline = _baseline(experiment)
     own_answers = write_own_answers(experiment)
-    with experiment.llm.backbone.untuned():
-        before = target_perplexity(experiment.llm.backbone, own_answers)
+    with backbone.untuned():
+        before = target_perplexity(backbone, own_answers)
     baseline.append(("perplexity", "untouched", before))
     parts = [score_above_chance(scores), pd.DataFrame(baseline, columns=COLUMNS)]
-    for share in SHARES if cell.preset.tuning.startswith("lora") else (1.0,):
-        experiment.llm.backbone.scale_adapters(share)
-        surprise = target_perplexity(experiment.llm.backbone, own_answers)
+    for share in SHARES if experiment.preset.tuning.startswith("lora") else (1.0,):
+        backbone.scale_adapters(share)
+        surprise = target_perplexity(backbone, own_answers)
         rows = [("perplexity", "text", surprise), *_following(experiment, items)]
         now = [pd.DataFrame(rows, columns=COLUMNS)]
         if share != 1:
@@ -199,7 +196,7 @@ def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
             table = score_above_chance(pd.concat([score_by_ear(experiment), controls]))
             now.append(table[table["condition"] == "audio"])
         parts += [part.assign(share=share) for part in now]
-    return trained.result(pd.concat(parts, ignore_index=True), begin)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _baseline(experiment: Experiment) -> tuple[list[Instruction], list[Row]]:

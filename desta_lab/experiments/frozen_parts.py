@@ -20,11 +20,8 @@ def small_nano(width: int, layers: int) -> Maker:
     """A maker of a smaller nano LLM, trained on the text that the shipped one was trained on."""
 
     def make(folder: Path, progress: Any) -> None:
-        def report(done: int, total: int, *_: Any) -> None:
-            progress(done, total)
-
         rows = text_world.nano_training_rows()
-        model, tokenizer = nano.train_nano(rows, width=width, layers=layers, progress=report)
+        model, tokenizer = nano.train_nano(rows, width=width, layers=layers, progress=progress)
         call = f"train_nano(nano_training_rows(), width={width}, layers={layers})"
         about = {"made_by": call, "parameters": model.num_parameters()}
         nano.save_nano(model, tokenizer, folder, about)

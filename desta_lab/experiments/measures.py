@@ -1,14 +1,12 @@
 """What a cell measures: train it, or find its run, and score the last step beside every control."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
 from desta_lab import cache
 from desta_lab.evaluation import verdict
@@ -19,36 +17,18 @@ from desta_lab.experiments.rows import WRITTEN
 from desta_lab.training import checkpoints
 
 
-@dataclass(frozen=True)
-class TrainedCell:
-    """A cell's experiment and run, with the seconds that preparing and training took."""
-
-    experiment: Experiment
-    folder: Path
-    prepared: float
-    trained: float
-
-    def result(self, rows: pd.DataFrame, begin: float) -> dict[str, Any]:
-        """What the cell leaves: its rows, its run and what it cost since `begin`."""
-        scored = self.experiment.costs.seconds["models"] + time.perf_counter() - begin
-        return {
-            "run": self.folder.name,
-            "rows": rows.to_dict("records"),
-            "prepared": self.prepared,
-            "trained": self.trained,
-            "scored": scored,
-        }
-
-
 def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
     """Train a cell and score its rungs of the task ladder."""
-    trained = train_cell(cell, root)
-    begin = time.perf_counter()
-    return trained.result(score_above_chance(score_last_step(trained)), begin)
+    return measure_trained(cell, root, lambda *run: score_above_chance(score_last_step(*run)))
 
 
-def train_cell(cell: Cell, root: Path) -> TrainedCell:
-    """Train a cell, or find its run. Cells share corpus, targets, oracle and features."""
+def measure_trained(
+    cell: Cell, root: Path, score: Callable[[Experiment, Path], pd.DataFrame]
+) -> dict[str, Any]:
+    """Train a cell, or find its run: the rows of its score, its run, and what it cost in seconds.
+
+    Cells share corpus, targets, oracle and features.
+    """
     experiment = Experiment(cell.preset, seed=cell.seed, corpus=cell.corpus, root=root)
     with one_at_a_time(root, f"prepare-{cell.seed}"):
         experiment.oracle()
@@ -61,12 +41,19 @@ def train_cell(cell: Cell, root: Path) -> TrainedCell:
     folder = experiment.run_folder(cell.target)
     with one_at_a_time(root, folder.name):
         experiment.train(cell.target)
-    return TrainedCell(experiment, folder, prepared, sum(step_seconds(folder)))
+    begin = time.perf_counter()
+    rows = score(experiment, folder)
+    return {
+        "run": folder.name,
+        "rows": rows.to_dict("records"),
+        "prepared": prepared,
+        "trained": sum(record["seconds"] for record in checkpoints.read_records(folder)),
+        "scored": seconds["models"] + time.perf_counter() - begin,
+    }
 
 
-def score_last_step(trained: TrainedCell) -> pd.DataFrame:
+def score_last_step(experiment: Experiment, folder: Path) -> pd.DataFrame:
     """The scores of the last step under every control; the connector stays at that step."""
-    experiment, folder = trained.experiment, trained.folder
     first, last = (checkpoints.list_checkpoints(folder)[i] for i in (0, -1))
 
     def score_untrained() -> pd.DataFrame:
@@ -110,15 +97,8 @@ def score_above_chance(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rungs.assign(attribute="all"), attributes], ignore_index=True)
 
 
-@contextmanager
-def one_at_a_time(root: Path, name: str) -> Iterator[None]:
-    """Let one process at a time into a block; a process that dies lets the next one in."""
+def one_at_a_time(root: Path, name: str) -> BaseFileLock:
+    """What lets one process at a time into a block; one that dies lets the next one in."""
     folder = root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
-        yield
-
-
-def step_seconds(folder: Path) -> list[float]:
-    """The seconds of every training step of a run."""
-    return [record["seconds"] for record in checkpoints.read_records(folder)]
+    return FileLock(folder / f"{name}.lock")

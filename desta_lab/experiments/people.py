@@ -1,7 +1,7 @@
 """People: a finished run is asked about recordings of people, beside its own test."""
 
-import gzip
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,14 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import Experiment
+from desta_lab.experiments.corpus_tasks import occurring_values
+from desta_lab.experiments.experiment import Experiment, report_each
+from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
+from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
 from desta_lab.model.runs import checkpoint_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, claim_figures
-from desta_lab.views.saving import save_figure
 from desta_lab.world.describe import describe, describe_known
 from desta_lab.world.recorded import Voices, build_recorded_corpus, read_voices
 
@@ -81,19 +82,14 @@ def test_voices(
         together=together,
         progress=experiment.progress("voices"),
     )
-    table, left_out = score_people(experiment, corpus, _list_steps(experiment, every_checkpoint))
-    result = _write_report(experiment, voices, corpus, table, left_out, together, out)
-    return {**result, "table": table}
-
-
-def _list_steps(experiment: Experiment, every: bool) -> list[dict[str, Any]]:
-    run = experiment.run_folder("self")
     listed = checkpoints.list_checkpoints(run)
-    return [
-        one
-        for one in listed
-        if one in (listed[0], listed[-1]) or (every and checkpoint_path(run, one["step"]).exists())
+    kept = [
+        one for one in listed if every_checkpoint and checkpoint_path(run, one["step"]).exists()
     ]
+    steps = [one for one in listed if one in (listed[0], *kept, listed[-1])]
+    table, left_out = score_people(experiment, corpus, steps)
+    result = _write_report(experiment, voices, corpus, table, left_out, out)
+    return {**result, "table": table}
 
 
 # ---- scores ----
@@ -109,57 +105,51 @@ def score_people(
     """
     tasks, left_out = _askable_tasks(experiment.tasks, corpus.clips)
     halves = [_keep_options(corpus.split(name), tasks) for name in HALVES]
-    llm, own = experiment.llm, experiment.describe
+    llm, transcript, own = experiment.llm, experiment.preset.transcript, experiment.describe
     reads = describe_known if own is describe else own
-    features: FeatureStore | None = None
 
     def score_both(**how: Any) -> pd.DataFrame:
         pairs = (halves, halves[::-1])
         tables = [evaluate(llm, tasks, test, other, describe=reads, **how) for test, other in pairs]
         return pd.concat(tables, ignore_index=True)
 
+    @functools.cache
+    def store_features() -> FeatureStore:
+        return experiment.store_features([clip for half in halves for clip in half], corpus)
+
     def score_step(step: int, free_form: list[FreeForm]) -> pd.DataFrame:
-        nonlocal features
-        if features is None:
-            every = [clip for half in halves for clip in half]
-            features = experiment.store_features(every, corpus)
         checkpoints.load_checkpoint(experiment.run_folder("self"), llm, step)
-        how = {"transcripts": experiment.preset.transcript, "free_form": free_form}
-        return score_both(features=features, **how)
+        return score_both(features=store_features(), transcripts=transcript, free_form=free_form)
 
     about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
     asked = [task for task in tasks if task.rung == 3]
     given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
     said = [[one.clips, one.max_new_tokens] for one in given]
     read = experiment.text_provenance("oracles", **about, reads=reads.__name__, free_form=said)
-
-    def find(provenance: cache.Provenance, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return cache.find_or_make(experiment.root, provenance, make)
-
-    report, parts = experiment.progress("people"), 1 + len(listed)
-    oracle = find(read, lambda: score_both(conditions=[conditions.ORACLE], free_form=given))
-    report(1, parts)
+    oracle = cache.find_or_make(
+        experiment.root, read, lambda: score_both(conditions=[conditions.ORACLE], free_form=given)
+    )
     tables = []
-    for done, one in enumerate(listed, 2):
+    for one in report_each(listed, experiment.progress("people")):
         last = one is listed[-1]
         facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
-        facts["transcript"] = experiment.preset.transcript
-        score = partial(score_step, one["step"], given if last else [])
-        heard = find(experiment.provenance("scores", **facts), score)
+        heard = cache.find_or_make(
+            experiment.root,
+            experiment.provenance("scores", **facts, transcript=transcript),
+            partial(score_step, one["step"], given if last else []),
+        )
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
-        report(done, parts)
     table = pd.concat(tables, ignore_index=True)
     return table.assign(run="self", seed=experiment.seed), left_out
 
 
 def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[Task], list[str]]:
     """The tasks about what is known of some clips, and a sentence for each that is not."""
+    occurring = occurring_values([clip.attributes for clip in clips])
     kept, missing = [], {}
     for task in tasks:
-        found = {
-            clip.attributes[task.attribute] for clip in clips if task.attribute in clip.attributes
-        }
-        if len(found & set(task.options)) > 1:
+        found = occurring.get(task.attribute, ())
+        if len({*found} & {*task.options}) > 1:
             kept.append(task)
         elif task.attribute not in missing:
             there = ", ".join(sorted(found)) or "nothing"
@@ -180,14 +170,15 @@ def _keep_options(clips: Sequence[Clip], tasks: Sequence[Task]) -> list[Clip]:
     ]
 
 
-def synthetic_scores(experiment: Experiment) -> pd.DataFrame:
-    """What the run scored on its own test at each step, as far as that is on disk."""
-    found = {
-        one["step"]: cache.find(experiment.root, experiment.score_provenance(one))
-        for one in checkpoints.list_checkpoints(experiment.run_folder("self"))
-    }
-    known = [table.assign(step=step) for step, table in found.items() if table is not None]
-    return pd.concat(known, ignore_index=True).assign(run="self") if known else pd.DataFrame()
+def synthetic_scores(experiment: Experiment, table: pd.DataFrame) -> list[pd.DataFrame]:
+    """What the run heard on its own test at each step of a table, of its tasks, if on disk."""
+    steps, tasks, known = set(table["step"]), set(table["task"]), []
+    for one in checkpoints.list_checkpoints(experiment.run_folder("self")):
+        own = cache.find(experiment.root, experiment.score_provenance(one))
+        if own is not None and one["step"] in steps:
+            asked = own["task"].isin(tasks) & (own["condition"] == "audio")
+            known.append(own[asked].assign(step=one["step"], run="self"))
+    return known
 
 
 # ---- the report ----
@@ -199,20 +190,17 @@ def _write_report(
     corpus: Corpus,
     table: pd.DataFrame,
     left_out: Sequence[str],
-    together: str | None,
     out: Path,
 ) -> dict[str, Any]:
     summary = verdict.score_per_task(verdict.add_untrained(table))
-    curves, own = _curves(summary), synthetic_scores(experiment)
-    own = own[own["step"].isin(set(table["step"]))] if len(own) else own
-    if own.empty:
-        left_out = [*left_out, "The run's own test is not on disk; the quickstart measures it."]
+    curves = _curves(summary)
+    if own := synthetic_scores(experiment, table):
+        curves = pd.concat([curves, _curves(verdict.score_per_task(pd.concat(own)), "synthetic")])
     else:
-        curves = pd.concat([curves, _curves(_score_audio(own, table), "synthetic")])
-    last = int(table["step"].max())
-    margins = verdict.control_margins(table, "self", last)
-    above = sorted(task for task, margin in margins.items() if min(margin.values()) > 0)
-    clips, speakers = clip_counts(list(corpus.clips))
+        left_out = [*left_out, "The run's own test is not on disk; the quickstart measures it."]
+    margins = verdict.control_margins(table, "self", int(table["step"].max()))
+    above = [task for task, margin in margins.items() if min(margin.values()) > 0]
+    speakers = len({clip.speaker for clip in corpus.clips})
     languages = {about["language"] for about in voices.about.values() if "language" in about}
     people = f"{speakers} people" + (f" of {len(languages)} languages" if languages else "")
     headline = (
@@ -226,34 +214,25 @@ def _write_report(
         "voices": voices.sha256,
         "seeds": [experiment.seed],
     }
-    figures = _save_figures(curves, summary, headline, provenance, out)
-    rows = _last_rows(table, summary, curves)
+    drawn = _draw_figures(curves, summary, headline)
     result = {
         "title": TITLE,
         "preset": experiment.preset.name,
-        "people": rows,
-        "notes": _notes(voices, corpus, people, clips, headline, together, left_out),
+        "people": _last_rows(table, summary, curves),
+        "notes": _notes(voices, corpus, headline, people, left_out),
         "hashes": {name: str(provenance[name]) for name in ("run", "corpus", "voices")},
-        "figures": figures,
+        "figures": save_figures(drawn, out, provenance),
     }
     cache.write_whole(out / "scores.csv", summary.round(4).to_csv(index=False).encode())
-    text = table.to_csv(index=False).encode()
-    cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
+    save_table(table, out)
     card.write_card(out, result)
     usual = experiment.figures_folder("quickstart")
     card.add_people(usual, experiment.run_folder("self").name, result)
     return result
 
 
-def _save_figures(
-    curves: pd.DataFrame,
-    summary: pd.DataFrame,
-    headline: str,
-    provenance: Mapping[str, Any],
-    out: Path,
-) -> list[tuple[str, str]]:
-    """Draw and save both figures; returns their paths with their alternative texts."""
-    drawn = {
+def _draw_figures(curves: pd.DataFrame, summary: pd.DataFrame, headline: str) -> Figures:
+    return {
         "people": (
             claim_figures.plot_people(curves, headline),
             "Accuracy on questions never trained along training: people, synthetic voices, and the "
@@ -264,16 +243,6 @@ def _save_figures(
             "Accuracy on questions never trained at the last step, for people, with every control.",
         ),
     }
-    return [
-        (str(save_figure(figure, out, name, provenance=provenance)), alt)
-        for name, (figure, alt) in drawn.items()
-    ]
-
-
-def _score_audio(own: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The scores of the run's own test on the tasks that people were asked."""
-    asked = own[own["task"].isin(set(table["task"])) & (own["condition"] == "audio")]
-    return verdict.score_per_task(asked)
 
 
 def _curves(summary: pd.DataFrame, name: str = "people") -> pd.DataFrame:
@@ -288,35 +257,26 @@ def _last_rows(
 ) -> list[dict[str, Any]]:
     """One row a task at the last step: people, the run's own test, and every control."""
     last = summary["step"].max()
-    here = summary[(summary["step"] == last) & (summary["measure"] == "calibrated")]
-    wide = here.pivot(index="task", columns="condition", values="accuracy")
-    heard = here[here["condition"] == "audio"].set_index("task")
-    rows = heard[["rung", "attribute", "counted", "accuracy", "low", "high", "chance"]]
     own = curves[(curves["series"] == "synthetic") & (curves["step"] == last)]
     own = own.set_index("task")["accuracy"]
     audio = table[(table["step"] == last) & (table["condition"] == "audio")]
     words = audio.groupby("task")["free_form"].mean()
-    beside = wide[[name for name in ("oracle", *verdict.CONTROLS) if name in wide]]
-    rows = rows.join(beside).assign(synthetic=own, free_form=words)
+    rows = beside_controls(summary).assign(synthetic=own, free_form=words)
     return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")
 
 
 def _notes(
-    voices: Voices,
-    corpus: Corpus,
-    people: str,
-    clips: int,
-    headline: str,
-    together: str | None,
-    left_out: Sequence[str],
+    voices: Voices, corpus: Corpus, headline: str, people: str, left_out: Sequence[str]
 ) -> list[str]:
+    together = corpus.recipe.get("together")
     genders = [about.get("gender", "unknown") for about in voices.about.values()]
     counts = ", ".join(f"{genders.count(one)} {one}" for one in sorted(set(genders)))
     apart = f", all speakers of one {together} in one half" if together else ""
     notes = [
         f"{headline}.",
-        f"People: {clips} clips made of the recordings in {corpus.name} ({people}; {counts}), with "
-        "the lab's scenes, levels, whisper filter and speeds; intervals over speakers.",
+        f"People: {len(corpus.clips)} clips made of the recordings in {corpus.name} ({people}; "
+        f"{counts}), with the lab's scenes, levels, whisper filter and speeds; intervals over "
+        "speakers.",
         "Calibration: the speakers stand in two halves, and each is calibrated on the other"
         f"{apart}.",
         *left_out,
@@ -335,7 +295,7 @@ def format_people(result: Mapping[str, Any]) -> str:
         interval = format_interval((row["accuracy"], row["low"], row["high"]))
         beside = ", ".join(
             f"{name} {row[name]:.2f}"
-            for name in ("synthetic", "oracle", *verdict.CONTROLS)
+            for name in ("synthetic", *BESIDE_AUDIO)
             if name in row and row[name] == row[name]
         )
         lines.append(f"  {row['attribute']:<10} {interval} (chance {row['chance']:.2f}; {beside})")

@@ -1,9 +1,6 @@
-"""The main job: two runs, scored under every control, judged by the rule, drawn and put on a
-card.
-"""
+"""The main job: two runs, scored under every control, judged, drawn and put on a card."""
 
-import gzip
-import sys
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +28,8 @@ from desta_lab.experiments.experiment import (
     are_enough,
     report_each,
 )
-from desta_lab.experiments.quickstart_figures import draw_figures
-from desta_lab.model.presets import PRESETS, Preset, part_id, without_paths
+from desta_lab.experiments.quickstart_figures import draw_figures, save_figures, save_table
+from desta_lab.model.presets import PRESETS, part_id, without_paths
 from desta_lab.model.runs import VERDICT
 from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
@@ -42,6 +39,10 @@ from desta_lab.views.saving import save_figure, save_parquet
 from desta_lab.views.style import state_seeds
 from desta_lab.world.describe import attribute_coverage
 
+LIBRARIES = ("torch", "transformers", "accelerate", "numpy", "pandas")
+FEW_CHECKPOINTS = (
+    "Scored before training and at the last step; when a rung rose between is not known."
+)
 SAME_SPEAKER = "Same speaker: this measures recognition of your recordings, not of new voices."
 CLAIM = (
     "one task, with targets that the model wrote itself, teaches it to answer what it was never "
@@ -67,14 +68,18 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
     out = cache.make_folder(out or experiment.figures_folder("quickstart"))
     brought = experiment.own_corpus or experiment.asked.own
     if brought and not experiment.able_attributes():  # before minutes of training
-        raise ValueError(_no_able_attribute(experiment))
+        description = experiment.describe(experiment.clips("test")[0].attributes)
+        raise ValueError(
+            f"{part_id(experiment.preset.backbone)} answers no question about "
+            f"{', '.join(experiment.values)} even when it reads “{description}”, so what it "
+            "hears could not be judged; take a larger preset, or other words in the table."
+        )
     table = experiment.score_table()
-    folders = {kind: experiment.run_folder(kind) for kind in RUNS}
     result: dict[str, Any] = {}
     with experiment.costs.stage("figures"):
         _ = experiment.targets  # collective, so not in the block of one rank
         if processes.is_main_rank():
-            result = write_report(experiment, table, folders, out)
+            result = write_report(experiment, table, out)
         result = processes.broadcast(result)
     return {**result, "seconds_now": time.perf_counter() - begin}
 
@@ -109,12 +114,7 @@ def run_seeds(
 def write_seeds(
     results: Sequence[dict[str, Any]], tables: Mapping[int, pd.DataFrame], out: Path
 ) -> dict[str, Any]:
-    """Draw what holds over all seeds, and write it on the card of the first.
-
-    Args:
-        results: what `run_quickstart` returned for every seed.
-        tables: seed → its scores, in the same order.
-    """
+    """Put what holds over all seeds, by their results and score tables, on the first one's card."""
     measures = tuple(verdict.HEIGHTS)
     tasks = {
         seed: verdict.score_per_task(verdict.add_untrained(table), measures)
@@ -146,38 +146,38 @@ def _seeds_side_by_side(
     pooled: pd.DataFrame, results: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """One row a counted rung-3 task and measure at the last step: means over the seeds."""
-    last = (pooled["step"] == pooled["step"].max()) & (pooled["rung"] == 3) & pooled["counted"]
-    rows = []
+    columns = ["task", "attribute", "accuracy", "low", "high", "measure", "above every control"]
+    columns += ["chance", *BESIDE_AUDIO, "label_run"]
+    rows: list[dict[str, Any]] = []
     for name, measure in zip(("verdict", "said"), verdict.HEIGHTS, strict=True):
-        here = pooled[last & (pooled["measure"] == measure)]
-        cells = here.set_index(["run", "condition", "task"])["accuracy"]
-        own = here[(here["run"] == "self") & (here["condition"] == "audio")]
-        for row in own.to_dict("records"):
-            above = [row["attribute"] in one[name]["above_controls"]["self"] for one in results]
-            beside = {kind: cells["self", kind, row["task"]] for kind in BESIDE_AUDIO}
-            keep = {key: row[key] for key in ("task", "attribute", "accuracy", "low", "high")}
-            rows.append(
-                {
-                    **keep,
-                    "measure": measure,
-                    "above every control": f"{sum(above)} of {len(above)} seeds",
-                    "chance": row["chance"],
-                    **beside,
-                    "label_run": cells["label", "audio", row["task"]],
-                }
-            )
+        found = beside_controls(pooled, measure)
+        found = found[(found["rung"] == 3) & found["counted"]]
+        above = [one[name]["above_controls"]["self"] for one in results]
+        counts = [sum(attribute in some for some in above) for attribute in found["attribute"]]
+        more = {
+            "measure": measure,
+            "above every control": [f"{count} of {len(above)} seeds" for count in counts],
+            "label_run": beside_controls(pooled, measure, "label")["accuracy"],
+        }
+        rows += found.assign(**more).reset_index().reindex(columns=columns).to_dict("records")
     return rows
 
 
-def write_report(
-    experiment: Experiment, table: pd.DataFrame, folders: dict[str, Path], out: Path
-) -> dict[str, Any]:
-    """Judge the claim, draw the figures and write the card; one rank does this alone.
+def beside_controls(
+    tasks: pd.DataFrame, measure: str = "calibrated", run: str = "self"
+) -> pd.DataFrame:
+    """By task, a run's scores (`verdict.score_per_task`) at the last step beside every control."""
+    here = tasks[(tasks["step"] == tasks["step"].max()) & (tasks["measure"] == measure)]
+    here = here[here["run"] == run]
+    wide = here.pivot(index="task", columns="condition", values="accuracy")
+    heard = here[here["condition"] == "audio"].set_index("task")
+    heard = heard[["rung", "attribute", "counted", "accuracy", "low", "high", "chance"]]
+    return heard.join(wide[[name for name in BESIDE_AUDIO if name in wide]])
 
-    Args:
-        table: `experiment.score_table()`.
-        folders: the folders of its runs, by kind.
-    """
+
+def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict[str, Any]:
+    """Judge the claim by a score table, draw the figures and write the card: one rank, alone."""
+    folders = {kind: experiment.run_folder(kind) for kind in RUNS}
     ranked, said = (judge(experiment, table, measure) for measure in verdict.HEIGHTS)
     compared = compare_targets(experiment)
     complete = verdict.add_untrained(table)
@@ -185,16 +185,15 @@ def write_report(
     rungs = [verdict.score_per_rung(parted, measure) for measure in verdict.HEIGHTS]
     tasks = verdict.score_per_task(complete, ("calibrated", "raw", "said"))
     costs = experiment.costs.total()
-    about = {"hashes": _hashes(experiment, folders), "versions": _versions()}
+    versions = {name: version(name) for name in LIBRARIES} | {"desta_lab": desta_lab.__version__}
+    about = {"hashes": _hashes(experiment, folders)}
+    about["versions"] = {"python": platform.python_version(), **versions}
     provenance = {"preset": without_paths(experiment.preset), "seeds": [experiment.seed], **about}
     found = _describe_findings(experiment, [ranked, said], tasks)
     checkpoints.load_checkpoint(folders["self"], experiment.llm, experiment.train_config.steps)
     drawn = draw_figures(experiment, rungs[0], tasks, compared, found)
-    figures = [
-        (str(save_figure(figure, out, name, provenance=provenance)), alt)
-        for name, (figure, alt) in drawn.items()
-    ]
     last = experiment.train_config.steps
+    crossings = verdict.rung_crossings(rungs[0]).to_dict("records")
     result = {
         "title": "Does one self-generated task teach the others?",
         "preset": experiment.preset.name,
@@ -204,16 +203,15 @@ def write_report(
         "said": asdict(said),
         "rungs": [row for one in rungs for row in one[one["step"] == last].to_dict("records")],
         "tasks": _tasks_side_by_side(table, tasks),
-        "crossings": _crossings(experiment, rungs[0]),
+        "crossings": crossings if experiment.preset.every_checkpoint else [],
         "targets": {name: compared[name] for name in ("perplexity", "coverage")},
         "stages": costs["seconds"],
         "peak_memory_gb": costs["peak_memory_gb"],
         **about,
         "notes": _notes(experiment, table, compared),
-        "figures": figures,
+        "figures": save_figures(drawn, out, provenance),
     }
-    text = table.to_csv(index=False).encode()
-    cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
+    save_table(table, out)
     save_parquet(table, out / "table.parquet")
     card.write_card(out, result)
     for kind, folder in folders.items():
@@ -222,22 +220,13 @@ def write_report(
     return result
 
 
-def _crossings(experiment: Experiment, rungs: pd.DataFrame) -> list[dict[str, Any]]:
-    """When each rung rose; two checkpoints do not tell."""
-    known = experiment.preset.every_checkpoint
-    return verdict.rung_crossings(rungs).to_dict("records") if known else []
-
-
 # ---- the verdict ----
 
 
 def judge(
     experiment: Experiment, table: pd.DataFrame, measure: str = "calibrated"
 ) -> verdict.Verdict:
-    """The verdict of the claim at one of `verdict.HEIGHTS`.
-
-    On a corpus that is too small, the numbers without a verdict.
-    """
+    """The verdict at one of `verdict.HEIGHTS`; on too small a corpus its numbers alone."""
     disjoint = experiment.splits.disjoint_speakers
     units = "speakers" if disjoint else "clips"
     judged = verdict.judge_claim(table, experiment.preset.label, units=units, measure=measure)
@@ -253,22 +242,26 @@ def judge(
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
 
 
-def _no_able_attribute(experiment: Experiment) -> str:
-    description = experiment.describe(experiment.clips("test")[0].attributes)
-    return (
-        f"{part_id(experiment.preset.backbone)} answers no question about "
-        f"{', '.join(experiment.values)} even when it reads “{description}”, so what it "
-        "hears could not be judged; take a larger preset, or other words in the table."
-    )
-
-
 # ---- what a kind of target keeps ----
 
 
 def compare_targets(experiment: Experiment) -> dict[str, Any]:
     """Perplexity, attribute coverage and share of cut-off responses of every kind of target."""
-    provenance = coverage_provenance(experiment)
-    return cache.find_or_make(experiment.root, provenance, lambda: _compare_targets(experiment))
+
+    def compare() -> dict[str, Any]:
+        clips = experiment.splits.clips["train"]
+        known = {experiment.describe(clip.attributes): clip.attributes for clip in clips}
+        result: dict[str, Any] = {"perplexity": {}, "coverage": {}, "truncated": {}}
+        kinds = list(all_targets(experiment).items())
+        for kind, targets in report_each(kinds, experiment.progress("compare targets")):
+            attributes = [known[row.description] for row in targets]
+            responses = [row.response for row in targets]
+            result["perplexity"][kind] = target_perplexity(experiment.llm.backbone, targets)
+            result["coverage"][kind] = attribute_coverage(responses, attributes, experiment.values)
+            result["truncated"][kind] = sum(row.truncated for row in targets) / len(targets)
+        return result
+
+    return cache.find_or_make(experiment.root, coverage_provenance(experiment), compare)
 
 
 def coverage_provenance(experiment: Experiment) -> cache.Provenance:
@@ -280,20 +273,6 @@ def coverage_provenance(experiment: Experiment) -> cache.Provenance:
         other=experiment.nano_writes,
         **experiment.asked.own,
     )
-
-
-def _compare_targets(experiment: Experiment) -> dict[str, Any]:
-    clips = experiment.splits.clips["train"]
-    known = {experiment.describe(clip.attributes): clip.attributes for clip in clips}
-    result: dict[str, Any] = {"perplexity": {}, "coverage": {}, "truncated": {}}
-    kinds = list(all_targets(experiment).items())
-    for kind, targets in report_each(kinds, experiment.progress("compare targets")):
-        attributes = [known[row.description] for row in targets]
-        responses = [row.response for row in targets]
-        result["perplexity"][kind] = target_perplexity(experiment.llm.backbone, targets)
-        result["coverage"][kind] = attribute_coverage(responses, attributes, experiment.values)
-        result["truncated"][kind] = sum(row.truncated for row in targets) / len(targets)
-    return result
 
 
 def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
@@ -342,15 +321,6 @@ def _hashes(experiment: Experiment, folders: dict[str, Path]) -> dict[str, str]:
     }
 
 
-def _versions() -> dict[str, str]:
-    libraries = ("torch", "transformers", "accelerate", "numpy", "pandas")
-    return {
-        "python": sys.version.split()[0],
-        **{name: version(name) for name in libraries},
-        "desta_lab": desta_lab.__version__,
-    }
-
-
 def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]) -> list[str]:
     able = verdict.able_tasks(table)
     left_out = [task.name for task in experiment.tasks if task.name not in able]
@@ -362,17 +332,10 @@ def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]
         f"{compared['truncated']['self']:.0%} of the self-generated targets were cut off and carry "
         "no end of turn.",
         _note_on_clips(experiment),
-        *_notes_on_checkpoints(experiment),
+        *([] if experiment.preset.every_checkpoint else [FEW_CHECKPOINTS]),
         *_notes_on_own_pieces(experiment),
         *_notes_on_own_corpus(experiment),
     ]
-
-
-def _notes_on_checkpoints(experiment: Experiment) -> list[str]:
-    """What is not known where only the first and the last checkpoint are scored."""
-    if experiment.preset.every_checkpoint:
-        return []
-    return ["Scored before training and at the last step; when a rung rose between is not known."]
 
 
 def _note_on_clips(experiment: Experiment) -> str:
@@ -424,19 +387,13 @@ def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
         "descriptions": f"descriptions like “{description}”",
     }
     pieces = [words[name] for name in own]
-    pieces += [f"the {part} {name}" for part, name in _changed_parts(experiment.preset).items()]
+    preset = experiment.preset
+    usual = PRESETS[preset.name]() if preset.name in PRESETS else None
+    for part in ("encoder", "backbone"):
+        if (name := getattr(preset, part)) != getattr(usual, part, None):
+            pieces.append(f"the {part} {part_id(name)}")
     pieces += [f"the connector {connector['class']}"] if experiment.connector is not None else []
     return [f"Brought by the experiment: {'; '.join(pieces)}."] if pieces else []
-
-
-def _changed_parts(preset: Preset) -> dict[str, str]:
-    """The models that are not those of the preset of this name."""
-    usual = PRESETS[preset.name]() if preset.name in PRESETS else None
-    return {
-        part: part_id(getattr(preset, part))
-        for part in ("encoder", "backbone")
-        if usual is None or getattr(preset, part) != getattr(usual, part)
-    }
 
 
 def _notes_on_own_corpus(experiment: Experiment) -> list[str]:
@@ -456,15 +413,12 @@ def _notes_on_own_corpus(experiment: Experiment) -> list[str]:
 
 def _tasks_side_by_side(table: pd.DataFrame, tasks: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a task at the last step: the self-generated run, and every control beside it."""
-    last = tasks["step"].max()
-    here = tasks[tasks["step"] == last].set_index(["measure", "run", "condition", "task"])
-    here = here.sort_index()
-    own = here.loc["calibrated", "self"]
-    audio = (table["step"] == last) & (table["run"] == "self") & (table["condition"] == "audio")
+    audio = (table["run"] == "self") & (table["condition"] == "audio")
+    audio &= table["step"] == table["step"].max()
     words = table[audio].groupby("task")[["free_form", "obeyed", "logprob"]].mean()
-    rows = own.loc["audio", ["rung", "attribute", "counted", "accuracy", "low", "high"]]
-    rows = rows.assign(raw=here["accuracy"].loc["raw", "self", "audio"]).join(words)
-    beside = {condition: own["accuracy"].loc[condition] for condition in BESIDE_AUDIO}
-    label_run = here["accuracy"].loc["calibrated", "label", "audio"]
-    rows = rows.assign(chance=own.loc["audio", "chance"], **beside, label_run=label_run)
-    return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")
+    raw, label_run = beside_controls(tasks, "raw"), beside_controls(tasks, run="label")
+    rows = beside_controls(tasks).join(words)
+    rows = rows.assign(raw=raw["accuracy"], label_run=label_run["accuracy"]).reset_index()
+    columns = ["task", "rung", "attribute", "counted", "accuracy", "low", "high", "raw", *words]
+    columns += ["chance", *BESIDE_AUDIO, "label_run"]
+    return rows.sort_values(["rung", "task"])[columns].to_dict("records")

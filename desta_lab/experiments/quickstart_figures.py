@@ -1,16 +1,19 @@
 """The figures of the main job, drawn from its tables and from the connector at the last step."""
 
-from collections.abc import Sequence
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from desta_lab import audio
+from desta_lab import audio, cache
 from desta_lab.analysis.attention import query_attention_over_time
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.training.targets import token_evidence
 from desta_lab.views import claim_figures, clip_figures
+from desta_lab.views.saving import save_figure
 
 Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
 
@@ -58,6 +61,22 @@ def draw_figures(
     if hasattr(experiment.llm.connector, "mixture"):
         figures |= _connector_figures(experiment)
     return figures | _example_figures(experiment)
+
+
+def save_figures(
+    figures: Figures, out: Path, provenance: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Save figures; returns their paths with their alternative texts, as a card takes them."""
+    return [
+        (str(save_figure(figure, out, name, provenance=provenance)), alt)
+        for name, (figure, alt) in figures.items()
+    ]
+
+
+def save_table(table: pd.DataFrame, out: Path) -> None:
+    """Save the scores of every clip, which are many, as `table.csv.gz`."""
+    text = table.to_csv(index=False).encode()
+    cache.write_whole(out / "table.csv.gz", gzip.compress(text, mtime=0))
 
 
 def _coverage_table(compared: dict[str, Any]) -> pd.DataFrame:

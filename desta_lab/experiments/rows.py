@@ -46,10 +46,7 @@ class Targets:
 
 
 def assign_prompts(clips: Sequence[Clip], prompts: Sequence[str]) -> list[str]:
-    """One of the prompts for each clip, by the hash of its id.
-
-    Among fewer clips, each keeps its prompt.
-    """
+    """One of the prompts for each clip, by the hash of its id: it keeps it among fewer clips."""
     digests = [hashlib.sha256(clip.id.encode()).hexdigest() for clip in clips]
     return [prompts[int(digest, 16) % len(prompts)] for digest in digests]
 
@@ -134,9 +131,7 @@ def find_or_write_parts(
 
 
 def nano_targets(pairs: Pairs) -> list[Target]:
-    """What another LLM answers to these pairs: the nano LLM, which can write of the spoken
-    world.
-    """
+    """What another LLM answers to these pairs: nano, which can write of the spoken world."""
     writer, revision = Backbone.load(NANO_FOLDER), hash_folder(NANO_FOLDER)
     answers = generate_targets(
         writer, "nano", revision, list(dict.fromkeys(pairs)), kind="other", max_new_tokens=48
@@ -150,9 +145,7 @@ def nano_targets(pairs: Pairs) -> list[Target]:
 def build_rows(
     clips: Sequence[Clip], targets: Sequence[Target], corpus: str, transcript: bool
 ) -> list[dict[str, Any]]:
-    """The training rows of clips with their targets, with the transcript where training gives
-    it.
-    """
+    """The training rows of clips with their targets, and transcripts where training has them."""
     pairs = zip(clips, targets, strict=True)
     words = {clip.id: {"transcripts": [clip.transcript]} if transcript else {} for clip in clips}
     return [{**training_row(clip.id, target, corpus), **words[clip.id]} for clip, target in pairs]

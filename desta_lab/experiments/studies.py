@@ -69,8 +69,9 @@ class Study:
 
     @property
     def baseline_arm(self) -> str:
-        """The arm that the others are compared with."""
-        return self.baseline or next(name for name, settings in self.arms.items() if not settings)
+        """The arm that the others are compared with; none is empty."""
+        plain = [name for name, settings in self.arms.items() if not settings]
+        return self.baseline or next(iter(plain), "")
 
 
 def get_study(name: str) -> Study:
@@ -93,10 +94,7 @@ def register_study(study: Study) -> Study:
     if study.name in BROUGHT:
         raise ValueError(f"The package has a study {study.name!r}; give yours another name.")
     if not re.fullmatch(r"\w[\w-]*", study.name):
-        raise ValueError(
-            f"The name of a study is that of its files: letters, digits, '_' and '-', not "
-            f"{study.name!r}."
-        )
+        raise ValueError(f"A study's name is of letters, digits, '_' and '-', not {study.name!r}.")
     for preset in study.presets:
         arms, start = study.arms_of(preset), presets.get_preset(preset)
         if len(arms) < 2:
@@ -104,11 +102,9 @@ def register_study(study: Study) -> Study:
         for settings in arms.values():
             checked = {name: check_setting(start, name, v) for name, v in settings.items()}
             make_cell(start, checked, 0, study.measured)
-        named = study.baseline or next((name for name, some in arms.items() if not some), None)
-        if named not in arms:
+        if study.baseline_arm not in arms:
             raise ValueError(
-                f"The study {study.name!r} has no baseline; name one of its arms, or give one no "
-                "settings."
+                f"The study {study.name!r} has no baseline; name an arm, or give one no settings."
             )
     STUDIES[study.name] = study
     return study

@@ -1,6 +1,4 @@
-"""Grids over settings and seeds: every cell is measured once, wherever and whenever it is asked
-for.
-"""
+"""Grids over settings and seeds: every cell is measured once, wherever it is asked for."""
 
 import gc
 import itertools
@@ -26,9 +24,9 @@ from desta_lab.model.presets import Preset, part_id
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
 from desta_lab.views.progress import progress_reporter
-from desta_lab.world import tables
 
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
+MEANS = ["knob", "name", "condition", "score", "low", "high", "cells"]  # columns of factor means
 TYPES = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "rung": "Int64",
     "share": "float",
@@ -74,12 +72,12 @@ class Sweep:
         measured: str = LADDER,
         progress: Progress | None = None,
     ) -> None:
-        if corpus is not None and not isinstance(corpus, Corpus):
-            corpus = tables.open_corpus(corpus)
         labels: tuple[str, ...] = ()
+        own: Corpus | None = None
         if corpus is not None:
             experiment = Experiment(preset, corpus=corpus, root=root)
-            preset, labels = experiment.preset, tuple(experiment.values)
+            preset, own = experiment.preset, experiment.own_corpus
+            labels = tuple(experiment.values)
         self.preset, self.measure = preset, measure or train_and_score
         self.root = root or models_dir().parent
         self.progress = progress or progress_reporter()
@@ -99,9 +97,9 @@ class Sweep:
             names = settings = [dict(zip(self.factors, one, strict=True)) for one in combinations]
         if not self.seeds or not settings:
             raise ValueError("A sweep needs a seed, and a value for each of its settings.")
-        _check_settings(preset, settings, corpus)
+        _check_settings(preset, settings, own)
         self.cells = [
-            make_cell(preset, s, seed, measured, corpus) for seed in self.seeds for s in settings
+            make_cell(preset, s, seed, measured, own) for seed in self.seeds for s in settings
         ]
         self.names = [{**name, "seed": seed} for seed in self.seeds for name in names]
 
@@ -182,7 +180,11 @@ class Sweep:
         )
         if not missing:
             return counts
-        known = [seconds for one in finished if (seconds := _seconds_of(one)) is not None]
+        known = [
+            one["trained"] + one["scored"]
+            for one in finished
+            if {"trained", "scored"} <= one.keys()  # another measure may not say
+        ]
         if not known:
             return f"{counts} How long that takes will be known from the first cells."
         seconds = statistics.median(known)
@@ -221,11 +223,15 @@ class Sweep:
         table = self._rung_rows(rung)
         if table.empty:
             raise ValueError(
-                f"No cell of this sweep has a score on rung {rung}; run it, or read the errors in "
-                "its table."
+                f"No cell of this sweep has a score on rung {rung}; run it, or read its errors."
             )
         varied = [name for name in (*self.factors, "seed") if table[name].nunique() > 1] or ["seed"]
-        parts = [_means_of(table, factor) for factor in varied]
+        parts = []
+        for factor in varied:
+            by = [factor, "condition"]
+            means = add_mean_interval(table, by, count="cells").drop_duplicates(by)
+            names = {"knob": factor, "name": means[factor].astype(str), "score": means["mean"]}
+            parts.append(means.assign(**names)[MEANS])
 
         def rank(means: pd.DataFrame) -> tuple[bool, float]:
             audio = means.loc[means["condition"] == "audio", "score"]
@@ -288,20 +294,10 @@ def _describe_cell(cell: Cell, **result: Any) -> dict[str, Any]:
 
 
 def _table_value(name: str, value: Any) -> Any:
-    """A setting's value as a table holds it: no value is a word, a list its text, a folder its
-    name.
-    """
+    """A setting's value in a table: no value is a word, a list its text, a folder its name."""
     if name in ("encoder", "backbone"):
         return part_id(value)
     return "none" if value is None else str(list(value)) if isinstance(value, tuple) else value
-
-
-def _seconds_of(result: Mapping[str, Any]) -> float | None:
-    """What a cell took, or None where its measure did not say."""
-    trained, scored = result.get("trained"), result.get("scored")
-    if isinstance(trained, int | float) and isinstance(scored, int | float):
-        return trained + scored
-    return None
 
 
 def _check_importable(measure: Measure) -> None:
@@ -328,20 +324,10 @@ def _check_settings(preset: Preset, settings: Iterable[Settings], corpus: Corpus
     for one in settings:
         if corpus is not None and (made := [name for name in one if name.startswith("clips.")]):
             raise ValueError(
-                f"{made[0]} changes nothing on a corpus of your own, whose clips are there; change "
-                "train, test or held_out."
+                f"{made[0]} changes nothing on a corpus of your own; change train or test."
             )
         if "connector.queries" in one and make_cell(preset, one, 0).preset.connector.anchored:
             raise ValueError(
                 "connector.queries changes nothing while connector.anchored is true: the sentence "
-                "that an anchored connector starts as sets the number of its query tokens; set "
-                "connector.anchored to false as well."
+                "that it starts as sets their number; set connector.anchored to false as well."
             )
-
-
-def _means_of(table: pd.DataFrame, factor: str) -> pd.DataFrame:
-    """Mean score at every value of one factor, by condition."""
-    means = add_mean_interval(table, [factor, "condition"], count="cells")
-    means = means.drop_duplicates([factor, "condition"])
-    means = means.assign(knob=factor, name=means[factor].astype(str), score=means["mean"])
-    return means[["knob", "name", "condition", "score", "low", "high", "cells"]]
