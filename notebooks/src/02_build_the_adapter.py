@@ -140,7 +140,7 @@ lesson.check("cross_attention", cross_attention)
 # Which axis sums to one? Both would run, and both give the same shape. To see the weights themselves, let every frame's value be a vector that is 1 at its own place: the average of those *is* the weights. On the left is your function, on the right one whose softmax runs over the queries.
 
 # %%
-attend_to = lesson.use("cross_attention", cross_attention, scaled_dot_product_attention)
+attend_to = lesson.use("cross_attention", cross_attention, pieces.attend)
 torch.testing.assert_close(attend_to(q, k, v), scaled_dot_product_attention(q, k, v))
 
 picture, axes = style.subplots(

@@ -11,39 +11,40 @@ from desta_lab.course.checks import Wrong, as_tensors, catches, expect, expect_s
 from desta_lab.model.connector import Block
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
+    """Attention in the order of its formula, as a student writes it: the same bits."""
     return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis) @ v
 
 
 def over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention whose softmax runs over the wrong axis."""
-    return _attend(q, k, v, axis=-2)
+    return attend(q, k, v, axis=-2)
 
 
 def undivided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention without the root of the head's width."""
-    return _attend(q, k, v, 0.0)
+    return attend(q, k, v, 0.0)
 
 
 def swapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention that compares with the values and averages the keys."""
-    return _attend(q, v, k)
+    return attend(q, v, k)
 
 
 @catches("The softmax over the queries is taken, not over the frames.", over_queries)
 @catches("Weights are too sharp: not divided by the root of the head's width.", undivided)
-@catches("Too flat: divided by the width, not by its root.", lambda q, k, v: _attend(q, k, v, 1.0))
+@catches("Too flat: divided by the width, not by its root.", lambda q, k, v: attend(q, k, v, 1.0))
 @catches("Keys and values swapped: compare with the keys, average the values.", swapped)
 def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Every query's weighted average of the values, by how well it fits the keys."""
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 16, generator=draw, dtype=torch.float64) for n in (5, 7, 7))
-    expect(cross_attention, answer, _attend, "", (q, k, v), axes="(…, query, width)")
+    expect(cross_attention, answer, attend, "", (q, k, v), axes="(…, query, width)")
     alike = answer(q[0], torch.zeros_like(k[0]), v[0])  # a query that fits all keys alike
     if not same(alike, v[0].mean(-2, keepdim=True).expand_as(alike)):
         raise Wrong("A query that fits all keys alike should give the plain mean of the values.")
     fault = "Weigh by the softmax of the inner products over the root of the width."
-    expect(cross_attention, answer, _attend, fault, (q, k, v))
+    expect(cross_attention, answer, attend, fault, (q, k, v))
 
 
 def _mix(read: Tensor, shares: Tensor) -> Tensor:
