@@ -160,8 +160,8 @@ def _find_number(file: Path, submitted: Sequence[str]) -> str:
         return str(numbers.pop())
     found, wanted = (", ".join(sorted(some)) or "none" for some in (numbers, there))
     raise GradingError(
-        f"{file}: hand in one notebook of the course, with one cell of desta_lab.setup(…) that has "
-        f"one of {wanted}; here it has {found}."
+        f"{file}: none of the course's notebooks, or several; it needs one cell with "
+        f"desta_lab.setup(…) of one of {wanted}, and has {found}."
     )
 
 

@@ -93,7 +93,7 @@ def _tensor(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else out[0]
 
 
-def fold_by_speaker(speakers: Sequence[str], count: int) -> Folds:
+def fold_by_speaker(speakers: Sequence[str] | np.ndarray, count: int) -> Folds:
     """Folds in which every row is tested once and no speaker is on both sides."""
     return list(GroupKFold(count).split(np.zeros(len(speakers)), groups=speakers))
 
@@ -111,7 +111,7 @@ def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     judge_folds(answer(speakers.tolist(), 5), speakers, 5)
 
 
-def judge_folds(folds: Folds, speakers: np.ndarray, count: int) -> None:
+def judge_folds(folds: Sequence[Any], speakers: np.ndarray, count: int) -> None:
     """Refuse folds that do not test every row once, on speakers that they were not trained on."""
     pairs = [tuple(np.asarray(side) for side in pair) for pair in folds]
     if len(pairs) != count:

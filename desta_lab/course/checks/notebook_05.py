@@ -168,7 +168,7 @@ def crossing_above(
     steps: np.ndarray, score: np.ndarray, control: np.ndarray, threshold: float
 ) -> float:
     """The first step from which on a score stays at a threshold and above a control, or NaN."""
-    return crossing_steps(steps.tolist(), (score >= threshold) & (score > control))[1]
+    return crossing_steps(steps.astype(float).tolist(), (score >= threshold) & (score > control))[1]
 
 
 def _crossed(

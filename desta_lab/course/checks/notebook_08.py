@@ -224,7 +224,7 @@ def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) 
 def without_head(answer: Callable[[Any, Any, Any, int, int], Tensor]) -> None:
     """The logits when one head of the backbone puts out nothing."""
     llm = Chain(tuple(f"backbone.{layer}.attention.heads" for layer in range(2)))
-    clips = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    clips = [*torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))]
     task = SimpleNamespace(question="?", stem="It is")
     fault = "Head {4} of layer {3} should be missing, and nothing else; return `….logits`."
     cases = [(llm, clips, task, layer, head) for layer, head in ((1, 0), (0, 2))]

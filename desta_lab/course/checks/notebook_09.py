@@ -118,7 +118,10 @@ def add_detour(x: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> Tens
     return x @ W.T + alpha / len(A) * (x @ A.T @ B.T)
 
 
-@catches("Not scaled: multiply by alpha / r.", lambda x, W, A, B, _: add_detour(x, W, A, B, len(A)))
+@catches(
+    "Not scaled: multiply by alpha / r.",
+    lambda x, W, A, B, _: add_detour(x, W, A, B, float(len(A))),
+)
 @catches(
     "Scaled by alpha alone, not by alpha / r.",
     lambda x, W, A, B, r: add_detour(x, W, A, B, r * len(A)),

@@ -78,7 +78,7 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
         raise Wrong("Each run is a dict from field to value, and every combination occurs once.")
     keys = {_sorted(run): key for key, run in got.items()}
 
-    def renamed(others: Mapping[str, Run]) -> bool:
+    def renamed(others: Mapping[Any, Run]) -> bool:
         return any(keys[_sorted(run)] != key for key, run in others.items())
 
     turned = answer({name: fields[name] for name in reversed(fields)})
