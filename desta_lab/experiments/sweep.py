@@ -180,11 +180,9 @@ class Sweep:
         )
         if not missing:
             return counts
-        known = [
-            one["trained"] + one["scored"]
-            for one in finished
-            if {"trained", "scored"} <= one.keys()  # another measure may not say
-        ]
+        costs = [(one.get("trained"), one.get("scored")) for one in finished]
+        # another measure may not say what it took
+        known = [sum(cost) for cost in costs if all(isinstance(one, int | float) for one in cost)]
         if not known:
             return f"{counts} How long that takes will be known from the first cells."
         seconds = statistics.median(known)

@@ -250,9 +250,13 @@ def test_no_cell_that_is_there_breaks_a_forecast(tmp_path: Path):
     def takes_no_time(cell: Cell, root: Path) -> dict:
         return {**stand_in(cell, root), "trained": 0, "scored": 0.0}
 
+    def says_it_in_words(cell: Cell, root: Path) -> dict:
+        return {**stand_in(cell, root), "trained": None, "scored": "long"}
+
     wide = {"steps": [40, 60, 80]}
-    grid(tmp_path, says_no_seconds, {"steps": 40}).run()
-    assert grid(tmp_path, settings=wide).forecast().endswith("known from the first cells.")
+    for measure, root in ((says_no_seconds, tmp_path), (says_it_in_words, tmp_path / "other")):
+        grid(root, measure, {"steps": 40}).run()
+        assert grid(root, settings=wide).forecast().endswith("known from the first cells.")
     grid(tmp_path, takes_no_time, {"steps": 60}).run()
     assert "about 0 minutes, by the 0 s" in grid(tmp_path, settings=wide).forecast()
     (tmp_path / "cells" / "notes.json").write_text("[1, 2")
