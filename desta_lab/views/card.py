@@ -56,7 +56,7 @@ def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
     data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if run in (data.get("hashes") or {}).values():
         notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
-        data["figures"] = [(folder / name, text) for name, text in data["figures"]]
+        data["figures"] = [(folder / name, text) for name, text in data.get("figures", [])]
         data |= {"people": result["people"], "notes": [*notes, *result["notes"]]}
         write_card(folder, data)
 

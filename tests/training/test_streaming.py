@@ -88,7 +88,7 @@ HARMS = {
         b'"answer"',
         r"line 18: the field 'response' is missing; add it",
     ),
-    "no text": (b"a tone", b"\xff\xfe", r"line 18: not UTF-8 \(.*\); repair or remove it"),
+    "no text": (b"a tone", b"\xff\xfe", r"line 18: not UTF-8 \(.*\); save it as UTF-8"),
     "two clips": (
         b'[{"audio": "005',
         b'[{"audio": "004.wav"}, {"audio": "005',
