@@ -25,7 +25,8 @@ def test_without_adapters_the_text_view_is_the_same_to_the_last_answer(score) ->
 def test_by_ear_bare_labels_follow_worse_than_self_generated_targets(score) -> None:
     obeys = score["obeys by ear"]
     assert obeys["self-generated"] - obeys["label from birth"] > 0.2
-    assert obeys["self-generated"] > obeys["+ label, frozen"]
+    # in float32 a few labels cost .05 of obedience, in bf16 nothing; labels from birth cost more
+    assert obeys["self-generated"] >= obeys["+ label, frozen"] > obeys["label from birth"] + 0.1
 
 
 def test_a_few_bare_labels_teach_their_attribute_and_cost_the_others(score) -> None:
