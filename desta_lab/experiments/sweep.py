@@ -180,7 +180,7 @@ class Sweep:
         )
         if not missing:
             return counts
-        costs = [(one.get("trained"), one.get("scored")) for one in finished]
+        costs: list[Any] = [(one.get("trained"), one.get("scored")) for one in finished]
         # another measure may not say what it took
         known = [sum(cost) for cost in costs if all(isinstance(one, int | float) for one in cost)]
         if not known:
