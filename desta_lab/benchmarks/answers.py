@@ -83,11 +83,8 @@ def _answer_item(
     silence: Float[Tensor, "1 query d_llm"],
     max_new_tokens: int,
 ) -> dict[str, Any]:
-    limit = llm.backbone.max_positions
-    room = None if limit is None else limit - max_new_tokens
-    tokenizer, messages = llm.backbone.tokenizer, chat.audio_messages(item.question)
     try:
-        stream = chat.build_stream(tokenizer, messages, llm.queries, max_tokens=room)
+        stream = llm.build_stream(chat.audio_messages(item.question), max_new_tokens)
         heard = conditions.embed_clips(llm, llm.encoder.encode([audio.read_audio(path)]))
     except ValueError as error:
         raise BenchmarkError(f"{item.where}: {error}") from error
@@ -97,7 +94,7 @@ def _answer_item(
         task = Task("", 3, "", item.question, "", {text: text for text in item.options})
         (both,) = scoring.score_options_one_by_one(llm, [task], torch.cat([heard, silence]))
         scoring.check_finite(both, item.where)
-        per_token = both / scoring.option_lengths(tokenizer, task)
+        per_token = both / scoring.option_lengths(llm.backbone.tokenizer, task)
         texts = list(task.options)  # a text that is listed twice is scored once
         columns = [texts.index(text) for text in item.options]
         for name, values in zip(("scores", "silence"), per_token[:, columns], strict=True):

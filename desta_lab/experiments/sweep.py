@@ -19,7 +19,7 @@ from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_set
 from desta_lab.experiments.experiment import Experiment, Progress
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
-from desta_lab.model.bounds import Count, check_value
+from desta_lab.model.bounds import Count, check_value, is_number
 from desta_lab.model.presets import Preset, part_id
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
@@ -182,7 +182,7 @@ class Sweep:
             return counts
         costs: list[Any] = [(one.get("trained"), one.get("scored")) for one in finished]
         # another measure may not say what it took
-        known = [sum(cost) for cost in costs if all(isinstance(one, int | float) for one in cost)]
+        known = [sum(cost) for cost in costs if all(map(is_number, cost))]
         if not known:
             return f"{counts} How long that takes will be known from the first cells."
         seconds = statistics.median(known)

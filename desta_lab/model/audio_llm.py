@@ -225,12 +225,15 @@ class AudioLLM(nn.Module):
 
     # ---- answers ----
 
-    def build_stream(self, messages: Sequence[chat.Message], **how: Any) -> chat.TokenStream:
+    def build_stream(
+        self, messages: Sequence[chat.Message], new_tokens: int = 0, **how: Any
+    ) -> chat.TokenStream:
         """The token stream of a conversation for these parts, with the options of `chat`'s own.
 
-        It is at most as long as the backbone can read.
+        With the tokens that are to follow it is at most as long as the backbone can read.
         """
-        how = {"max_tokens": self.backbone.max_positions, **how}
+        limit = self.backbone.max_positions
+        how["max_tokens"] = None if limit is None else limit - new_tokens
         return chat.build_stream(self.backbone.tokenizer, messages, self.queries, **how)
 
     @torch.no_grad()
@@ -258,14 +261,12 @@ class AudioLLM(nn.Module):
         """
         alone = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if alone else messages
-        limit = self.backbone.max_positions
-        room = None if limit is None else limit - max_new_tokens
         streams, waves, audios = [], [], []
         for talk in conversations:
             clips = [clip for message in talk for clip in message.get("audios", ())]
             own = [audio.read_audio(clip["audio"]) for clip in clips]
             texts = self._transcripts(clips, own, with_transcript)
-            streams.append(self.build_stream(talk, transcripts=texts, max_tokens=room))
+            streams.append(self.build_stream(talk, max_new_tokens, transcripts=texts))
             waves += own
             names = [str(clip["audio"]) for clip in clips]
             audios.append(list(zip(names, texts, strict=True)))

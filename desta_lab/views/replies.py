@@ -119,12 +119,9 @@ def generate_answer(
     **how: Any,
 ) -> str:
     """The answer to messages, in at most so many tokens; `how` goes to `generate_ids`."""
-    backbone = llm.backbone
-    room = None if backbone.max_positions is None else backbone.max_positions - tokens
-    words: Any = {"transcripts": transcripts, "max_tokens": room}
-    stream = chat.build_stream(backbone.tokenizer, messages, llm.queries, **words)
+    stream = llm.build_stream(messages, tokens, transcripts=transcripts)
     ids = llm.generate_ids([stream], audio_embeddings, max_new_tokens=tokens, **how)
-    return backbone.decode(ids[0])
+    return llm.backbone.decode(ids[0])
 
 
 def _to_probabilities(task: Task, scores: Float[Tensor, "1 option"]) -> dict[str, float]:
