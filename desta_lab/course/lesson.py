@@ -226,7 +226,7 @@ class Lesson:
 
         provenance = {"alt": alt, **self._made_with()}
         path = saving.save_figure(figure, self.out, self.notebook, table, provenance)
-        return Image(filename=str(path), alt=alt)
+        return Image(filename=str(path), metadata={"alt": alt})  # as IPython 7.34 takes it, too
 
     def card(self, student: str = "anonymous") -> Any:
         """Write this lesson's card as JSON, and show how well the guesses were calibrated.

@@ -160,7 +160,8 @@ def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesso
     picture, axes = style.subplots(headline="One")
     axes.plot([0, 1], [0, 1])
     shown = lesson.show(picture, "A line that rises.", pd.DataFrame({"x": [0, 1]}))
-    assert shown.alt == "A line that rises."
+    _, metadata = shown._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == "A line that rises."
     assert (lesson.out / "05.svg").exists() and len(pd.read_csv(lesson.out / "05.csv")) == 2
     assert json.loads((lesson.out / "05.json").read_text())["alt"] == "A line that rises."
 
