@@ -87,7 +87,7 @@ class Lesson:
 
     def __post_init__(self) -> None:
         self._asked: dict[str, tuple[str, Any]] = {}  # name → question, and its widgets
-        self._revealed: dict[str, Guess] = {}  # as they were when their answer was shown
+        self._locked: dict[str, Guess] = {}  # as they were before their answer was shown
         self._used: dict[str, bool] = {}  # exercise → whether the student's own code runs
 
     @property
@@ -106,14 +106,14 @@ class Lesson:
         """Ask for a range that the student is 80 % sure of, from all that is possible: a slider.
 
         A range counts as the student's own where it was moved, or where its box was ticked. Asked
-        again, the same question brings the same slider back: locked, if the answer was shown.
+        again, the same question brings the same slider back: locked, if it was.
         """
         import ipywidgets
 
         known, box = self._asked.get(name, ("", None))
         if known == question:
             return box
-        self._revealed.pop(name, None)
+        self._locked.pop(name, None)
         step = step or (high - low) / 20
         quarter = round((high - low) / 4 / step) * step  # on the slider's grid
         slider = ipywidgets.FloatRangeSlider(
@@ -132,25 +132,35 @@ class Lesson:
         self._asked[name] = question, box
         return box
 
+    def lock(self, *names: str) -> None:
+        """Close guesses, so that a cell may show what tells their answers.
+
+        Raises:
+            ValueError: nothing was predicted under one of these names.
+        """
+        for name in names:
+            if name not in self._asked:
+                cell = f"lesson.predict({name!r}, …)"
+                raise ValueError(f"Nothing was predicted under {name!r}; run the cell with {cell}.")
+            self._locked[name] = self._read(name)
+            for widget in self._asked[name][1].children[1:]:
+                widget.disabled = True
+
     def reveal(self, name: str, measured: float) -> Guess:
         """Lock the guess, and set what was measured beside it.
 
         Raises:
             ValueError: nothing was predicted under this name, or what was measured is no number.
         """
-        if name not in self._asked:
-            cell = f"lesson.predict({name!r}, …)"
-            raise ValueError(f"Nothing was predicted under {name!r}; run the cell with {cell}.")
         if not math.isfinite(measured):
             raise ValueError(f"{name!r} was measured as {measured}; reveal a number.")
-        self._revealed[name] = replace(self._read(name), measured=float(measured))
-        for widget in self._asked[name][1].children[1:]:
-            widget.disabled = True
-        return self._revealed[name]
+        self.lock(name)
+        self._locked[name] = replace(self._locked[name], measured=float(measured))
+        return self._locked[name]
 
     @property
     def guesses(self) -> list[Guess]:
-        """Every guess as it stands, or as it was when its answer was shown."""
+        """Every guess as it stands, or as it was when it was locked."""
         return [self._read(name) for name in self._asked]
 
     def _read(self, name: str) -> Guess:
@@ -158,7 +168,7 @@ class Lesson:
         _, slider, meant = box.children
         low, high = slider.value
         now = Guess(name, question, low, high, slider.min, slider.max, not meant.value)
-        return self._revealed.get(name, now)
+        return self._locked.get(name, now)
 
     def find_or_make(self, name: str, make: Callable[[], Any], **facts: Any) -> Any:
         """A result of this notebook about the finished run; found if it was made with these facts.

@@ -51,6 +51,19 @@ def test_a_guess_is_locked_when_its_answer_is_shown(lesson: Lesson) -> None:
     assert card(lesson)["predictions"][0]["high"] == 3
 
 
+def test_a_guess_locked_before_its_answer_is_printed_stays_as_it_was(lesson: Lesson) -> None:
+    box = lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)
+    slider(box).value = (1, 3)
+    lesson.lock("risen")
+    assert slider(box).disabled
+    slider(box).value = (6, 6)
+    assert lesson.guesses[0].measured is None
+    guess = lesson.reveal("risen", 6.0)
+    assert (guess.low, guess.high, guess.measured) == (1, 3, 6)
+    with pytest.raises(ValueError, match="Nothing was predicted under 'fallen'"):
+        lesson.lock("risen", "fallen")
+
+
 def test_a_cell_run_again_keeps_the_guess(lesson: Lesson) -> None:
     slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value = (1, 3)
     assert slider(lesson.predict("risen", "How many?", 0.0, 6.0, step=1.0)).value == (1, 3)
