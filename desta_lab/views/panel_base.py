@@ -67,7 +67,8 @@ class Panel:
 
     def _ipython_display_(self) -> None:
         text = f"{type(self).__name__}: a panel; where no widget runs, its still stands below."
-        display(self.box._repr_mimebundle_() | {"text/plain": text}, raw=True)
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        display({"application/vnd.jupyter.widget-view+json": view, "text/plain": text}, raw=True)
         self._shown = display(HTML(self.still()), display_id=True)
 
     @contextmanager
@@ -119,6 +120,20 @@ def make_image(text: str) -> Any:
     image.text = text  # `tooltip` breaks the Image of ipywidgets
     w.dlink((image, "value"), (image.layout, "display"), lambda png: None if png else "none")
     return image
+
+
+def take_upload(upload: Any) -> tuple[str, bytes] | None:
+    """Name and content of what was uploaded, if anything was; the same file can be chosen again.
+
+    Such files are a dict by name in ipywidgets 7, which Colab has, and a tuple in 8.
+    """
+    files = upload.value
+    if not files:
+        return None
+    upload.set_trait("value", type(files)())
+    named = files if isinstance(files, dict) else {file["name"]: file for file in files}
+    name, file = next(iter(named.items()))
+    return name, bytes(file["content"])
 
 
 def make_dropdown(name: str, options: Sequence[Any], index: int = 0) -> Any:

@@ -30,6 +30,7 @@ from desta_lab.views.panel_base import (
     make_image,
     make_player,
     table_html,
+    take_upload,
 )
 from desta_lab.views.panel_figures import CONDITIONS
 from desta_lab.views.replies import Answer
@@ -130,12 +131,11 @@ class AskPanel(Panel):
 
     def _add_upload(self) -> None:
         """Decode an upload and choose it; bad audio becomes a note."""
-        if not self.upload.value:
+        if (given := take_upload(self.upload)) is None:
             return
-        name, content = (self.upload.value[0][key] for key in ("name", "content"))
-        self.upload.value = ()  # so that the same file can be chosen again
+        name, content = given
         with self._working(self.button):
-            self._uploads[name] = wave = _decode(name, bytes(content))
+            self._uploads[name] = wave = _decode(name, content)
             self.clip.options = [*self._clips, *self._uploads]
             self.clip.value = name
             length = len(wave) / audio.RATE

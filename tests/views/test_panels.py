@@ -9,18 +9,20 @@ from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+import traitlets
 
 from desta_lab import audio
 from desta_lab.evaluation.tasks import task_ladder as task_ladder
 from desta_lab.model.audio_llm import hash_tensors
 from desta_lab.training import checkpoints
 from desta_lab.views import panel_base, panels, replies
-from desta_lab.views.panel_base import encode_wav
+from desta_lab.views.panel_base import encode_wav, take_upload
 from desta_lab.views.panel_figures import CONDITIONS
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe
@@ -116,7 +118,10 @@ def is_png(content: bytes) -> bool:
 def upload(panel: panels.AskPanel, name: str, content: bytes) -> None:
     when = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
     file = {"name": name, "type": "audio/wav", "size": len(content), "content": memoryview(content)}
-    panel.upload.value = ({**file, "last_modified": when},)
+    if isinstance(panel.upload.value, dict):  # ipywidgets 7
+        panel.upload.set_trait("value", {name: {"metadata": {}, "content": content}})
+    else:
+        panel.upload.value = ({**file, "last_modified": when},)
 
 
 # ---- ask ----
@@ -183,11 +188,21 @@ def test_an_uploaded_recording_is_heard_but_nothing_is_known_of_it(ask):
     file = io.BytesIO()
     soundfile.write(file, np.tile(tiny.wave(3), 3), 8_000, format="FLAC")
     upload(ask, "mine.flac", file.getvalue())
-    assert ask.clip.value == "mine.flac" and ask.upload.value == ()
+    assert ask.clip.value == "mine.flac" and not ask.upload.value
     assert "mine.flac lasts 2.4 s; the encoder hears its first 0.4 s" in ask.note.value
     ask.button.click()
     assert "(it has no description)" in ask.table.value and is_png(ask.bars.value)
     assert len(soundfile.read(io.BytesIO(ask.player.value))[0]) == 2.4 * audio.RATE
+
+
+def test_an_upload_is_taken_once_in_the_form_of_either_ipywidgets():
+    class OfColab(traitlets.HasTraits):
+        value = traitlets.Dict(read_only=True)
+
+    old, new = OfColab(), ipywidgets.FileUpload()
+    old.set_trait("value", {"mine.wav": {"metadata": {"name": "mine.wav"}, "content": b"RIFF"}})
+    assert take_upload(old) == ("mine.wav", b"RIFF") and old.value == {}
+    assert take_upload(old) is None and take_upload(new) is None
 
 
 @pytest.mark.parametrize(
