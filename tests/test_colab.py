@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 # What Colab's image holds of what the lab asks for (googlecolab/backend-info, pip-freeze.gpu.txt of
 # February 2026, the last one read). Of these a set-up cell must move none: the running kernel has
-# loaded them, or they take minutes. Its peft (0.18.1) is not among them: the adapters of transformers
-# want a newer one, and it is small.
+# loaded them, or they take minutes. Its peft (0.18.1) is not among them: transformers 5.23 wants a
+# newer one, and it is small.
 COLAB = {
     "torch": "2.10.0",
     "numpy": "2.0.2",
