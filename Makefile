@@ -6,23 +6,26 @@ RUN := $(VENV)/bin/python
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do if $$p -c '$(FITS)' 2>&-; then echo $$p; break; fi; done)
 
-.PHONY: lab test lint docs packages clean
+.PHONY: lab test rules lint docs packages clean
 
 lab: packages
 	@$(RUN) -m desta_lab quickstart
 
-test: lint
-	@echo "pytest: behaviour"
-	@$(RUN) -m pytest -n 2
+# Types are checked while the tests begin: either may fail the target.
+test: rules
+	@echo "mypy: types of the package; pytest: behaviour"
+	@$(RUN) -m mypy & types=$$!; $(RUN) -m pytest -n 2; tests=$$?; wait $$types && exit $$tests
 
 docs: packages
 	@$(RUN) docs/make_commands.py
 	@$(RUN) -m mkdocs build --strict --quiet
 
-lint: packages
+rules: packages
 	@echo "ruff: rules, then layout"
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+
+lint: rules
 	@echo "mypy: types of the package"
 	@$(RUN) -m mypy
 
@@ -33,7 +36,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Found no Python 3.11, 3.12 or 3.13 that has venv (on Debian and Ubuntu: apt install python3-venv). Install one, or name it: make lab PYTHON=..."; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "making $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(VENV); }
 	@echo "installing the packages of constraints.txt into $(VENV) (once; some minutes)"
-	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
+	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e ".[lab,dev]"
 	@touch $@
 
 clean:

@@ -92,6 +92,7 @@ def test_the_answer_comes_late_and_only_with_the_clip(tables: dict) -> None:
     assert abs(mean["shuffled", last]) < 0.12 and abs(mean["untrained", last]) < 0.12
 
 
+@pytest.mark.slow
 def test_windows_that_matter_lie_where_the_scene_sounds(inside: Inside) -> None:
     """Shapley values of windows, for as many clips as the analysis itself explains, in fewer
     orders.

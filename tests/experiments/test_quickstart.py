@@ -94,7 +94,7 @@ def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Experiment) -> N
 def test_several_prompts_train_the_same_clips_and_fewer_clips_keep_their_prompts(
     lab: Experiment,
 ) -> None:
-    many = Experiment(replace(lab.preset, prompts=3), root=lab.root)
+    many = Experiment(replace(lab.preset, prompts=3, train=96), root=lab.root)
     examples, soft = many.training_rows("self")
     asked = {e["id"]: e["prompt"] for e in examples}
     assert soft is not None and set(asked.values()) == set(PROMPTS[:3])
