@@ -70,6 +70,55 @@ def test_a_call_a_comment_or_a_comparison_is_no_answer() -> None:
         assert code not in [cell.source for cell in grading.graft([code], "00").cells]
 
 
+def judged_of(*own: str, where: str = "behind") -> dict[str, str]:
+    """What each check of notebook 00 is given once the grafted cells above it ran: its code."""
+    course = notebooks.build_notebook(notebooks.find_sources(["00"])[0], solved=False)
+    cells = [cell.source for cell in course.cells if cell.cell_type == "code"]
+    at = (
+        next(i for i, cell in enumerate(cells) if f"def {where}" in cell)
+        if where in EXERCISES
+        else 99
+    )
+    ran, given = [], {}
+    for cell in grading.graft([*cells[:at], *own, *cells[at:]], "00").cells:
+        if cell.cell_type == "code":
+            ran.append(cell.source)
+            for name in EXERCISES:
+                if cell.source.startswith(f'lesson.check("{name}"'):
+                    given[name] = [one for one in ran if f"def {name}(" in one][-1]
+    return given
+
+
+EXERCISES = ("seconds_of_frame", "silenced", "above_chance")
+QUIET = "def silenced(wave, start, end):\n    return wave"
+SCORE = "def above_chance(accuracy, options):\n    return (accuracy - 1 / options) / SCALE"
+
+
+@pytest.mark.parametrize("where", ["behind", *EXERCISES])
+def test_solved_exercises_count_in_any_layout_and_the_last_try_counts(where: str) -> None:
+    first = "def seconds_of_frame(frame):\n    return 0"
+    assert judged_of(first, QUIET, SCORE, GOOD, where=where) == {
+        "seconds_of_frame": GOOD,
+        "silenced": QUIET,
+        "above_chance": SCORE,
+    }
+    both = f"{GOOD}\n\n\n{QUIET}"
+    given = judged_of(both, where=where)
+    assert given["seconds_of_frame"] == given["silenced"] == both
+    assert "your code here" in given["above_chance"]
+    given = judged_of(SCORE, QUIET, GOOD, where=where)
+    assert (given["above_chance"], given["seconds_of_frame"]) == (SCORE, GOOD)
+
+
+def test_an_early_check_gets_what_a_late_answer_needs() -> None:
+    sources = ["SCALE = 1", "lesson.card()", "import math\nHALF = math.pi * SCALE"]
+    late = "def seconds_of_frame(frame):\n    return frame / helped(HALF)"
+    helper = "def helped(value):\n    return 50"
+    cells = [cell.source for cell in grading.graft([*sources, late, helper], "00").cells]
+    until = cells.index('lesson.check("seconds_of_frame", seconds_of_frame)')
+    assert cells[until - 4 : until] == [sources[0], sources[2], late, helper]
+
+
 def test_the_set_up_is_the_courses_and_imports_beside_it_stay() -> None:
     mine = 'import math\nlesson = desta_lab.setup("00", preset="cpu")\nhalf = math.pi / 2'
     cells = [cell.source for cell in grading.graft([mine, GOOD], "00").cells]
@@ -175,7 +224,7 @@ def forged(name: str, how: str) -> str:
 
 
 HOSTILE = {  # exercise → code, state, words of the message
-    "seconds_of_frame": (GOOD, "passed", "All properties"),
+    "seconds_of_frame": (GOOD, "read by a person", "checks.load_checks"),
     "text_ifrate": (forged("text_ifrate", "display(say)"), "wrong", ""),
     "forgetting_rate": (forged("forgetting_rate", "print(say)"), "wrong", ""),
     "flattering": (forged("flattering", "import sys; sys.displayhook(say)"), "wrong", ""),
@@ -226,7 +275,7 @@ def test_a_submission_that_cheats_breaks_or_never_ends_is_graded_by_what_it_does
 def test_a_cell_that_never_ends_stops_its_notebook_and_what_came_before_counts(
     tmp_path: Path, tiny_course: None
 ) -> None:
-    path = hand_in(tmp_path, GOOD, "text_ifrate = __import__('time').sleep(999)", number="99")
+    path = hand_in(tmp_path, GOOD, "import time\ntext_ifrate = time.sleep(999)", number="99")
     rows = {row["exercise"]: row for row in grading.grade_notebook(path, timeout=20)}
     assert rows["seconds_of_frame"]["state"] == "passed"
     assert rows["text_ifrate"]["state"] == "not attempted"
