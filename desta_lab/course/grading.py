@@ -98,8 +98,8 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
             except RuntimeError:  # a dead kernel, or one that does not start
                 stopped = "The notebook was stopped: its kernel died."
     found = {word for cell in notebook.cells for word in cell.metadata.get("touches", [])}
-    touches = ", ".join([*sorted(found), *(f"the file {path}" for path in changed)])
-    touches = _shorten(touches)
+    files = (f"the file {name}" for name in changed)
+    touches = _shorten(", ".join([*sorted(found), *files]))
     rows = []
     for cell, control in pairwise(notebook.cells):
         for name in _list_checks(cell):
@@ -135,17 +135,23 @@ def _keep_files() -> Iterator[list[str]]:
             if path in before:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(before[path])
-        for folder in [
-            *PACKAGE.rglob("__pycache__")
-        ]:  # what is compiled can differ from its source
+        compiled = [*PACKAGE.rglob("__pycache__")]  # it can differ from its source
+        for folder in compiled:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_files() -> dict[Path, bytes]:
     folders = (PACKAGE, notebooks.NOTEBOOKS / "src")
     found = (path for folder in folders for path in folder.rglob("*"))
-    files = (path for path in found if path.is_file() and "__pycache__" not in path.parts)
-    return {path: path.read_bytes() for path in files}
+    kept = (path for path in found if path.is_file() or path.is_symlink())
+    return {path: _read_bytes(path) for path in kept if "__pycache__" not in path.parts}
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # closed to us, or a link to a folder
+        return b""
 
 
 @dataclass(frozen=True)

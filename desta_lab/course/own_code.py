@@ -10,6 +10,7 @@ import symtable
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from IPython.core.inputtransformer2 import TransformerManager
 
@@ -83,11 +84,12 @@ def list_statements(code: str) -> set[str]:
     return {ast.dump(one) for part in _list_parts(code) for one in ast.parse(part).body}
 
 
-def _list_parts(code: str) -> list[str]:
+@lru_cache(1024)  # a magic may stand behind a magic, and each is asked twice
+def _list_parts(code: str) -> tuple[str, ...]:
     """A cell's Python, and that behind its magics."""
     python = TransformerManager().transform_cell(code)
     behind = [part for one in ast.parse(python).body for part in _look_behind(one) or []]
-    return [python, *(inner for part in behind for inner in _list_parts(part))]
+    return (python, *(inner for part in behind for inner in _list_parts(part)))
 
 
 def _look_behind(statement: ast.stmt) -> list[str] | None:

@@ -439,6 +439,16 @@ def test_who_touches_what_no_exercise_needs_is_read_by_a_person(
         assert table[column].str.contains(ATTACKS[kind][2], regex=False).all()
 
 
+def test_the_command_names_the_submissions_for_a_person_to_read(
+    tmp_path: Path, tiny_course: None, fooled: None, capsys
+) -> None:
+    path = attack(tmp_path, "knows that it is graded")
+    assert cli.main(["grade", str(path), "--out", str(tmp_path / "grades.csv")]) == 0
+    said = capsys.readouterr()
+    assert f"read by a person: {path} touches" in said.err and "os.environ" in said.err
+    assert "read by a person" in said.out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_no_attack_passes_and_none_changes_the_next_submissions_marks(
@@ -493,6 +503,7 @@ def test_no_solution_of_the_course_touches_what_no_exercise_needs() -> None:
         ("open('x')\nreturn 2\nnonlocal x", "open"),
         ("%%time\nopen('x')", "open"),
         ("%timeit -n 1 open('x')", "open"),
+        ("%time " * 60 + "open('x')", "open"),
         ("%time {f()}", "get_ipython"),
         ("%run other.py", "get_ipython"),
         ("!ls", "get_ipython"),
@@ -518,6 +529,7 @@ def test_a_submission_that_changes_the_packages_files_is_named_and_they_are_put_
     (package / "checks").mkdir(parents=True)
     check, extra = package / "checks" / "a.py", package / "checks" / "a.so"
     kept, stale = package / "b.py", package / "__pycache__" / "b.pyc"
+    link = package / "checks" / "a"  # a folder of a module's name would be imported in its place
     check.write_text("strict")
     kept.write_text("kept")
     monkeypatch.setattr(grading, "PACKAGE", package)
@@ -529,14 +541,15 @@ def test_a_submission_that_changes_the_packages_files_is_named_and_they_are_put_
         stale.parent.mkdir()
         stale.write_text("lenient")
         kept.unlink()
+        link.symlink_to(tmp_path)
         deceive(client, **how)
 
     monkeypatch.setattr(grading.NotebookClient, "execute", execute)
     table, _ = grading.grade_files([hand_in(tmp_path, GOOD, number="99")])
     assert set(table["state"]) == {"read by a person"}
-    assert set(table["touches"]) == {"the file b.py, the file a.py, the file a.so"}
+    assert set(table["touches"]) == {"the file b.py, the file a, the file a.py, the file a.so"}
     assert check.read_text() == "strict" and kept.read_text() == "kept"
-    assert not extra.exists() and not stale.exists()
+    assert not (extra.exists() or stale.exists() or link.is_symlink())
 
 
 @pytest.mark.slow
