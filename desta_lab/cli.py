@@ -760,6 +760,8 @@ def cohort(args: argparse.Namespace) -> None:
     table, left_out = students.read_cards(args.folder)
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
+    for sentence in students.list_alike(table):
+        print(sentence, file=sys.stderr)
     print(students.summarise_class(table).to_string(index=False))
     print(f"Table and plot: {students.write_report(table, args.folder)}")
 
@@ -785,6 +787,9 @@ def grade(args: argparse.Namespace) -> None:
     if table.empty:
         raise ValueError("No notebook of the course was found, so there is nothing to grade.")
     cache.write_whole(args.out, table.to_csv(index=False).encode())
+    for file, touches in table[["file", "touches"]].drop_duplicates().itertuples(index=False):
+        if touches:
+            print(f"read by a person: {file} touches {touches}", file=sys.stderr)
     counts = table.groupby(["file", "notebook", "state"]).size().unstack(fill_value=0)
     print(counts.to_string())
     print(f"Every exercise with its message: {args.out}")

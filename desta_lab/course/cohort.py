@@ -29,6 +29,14 @@ _MOST_SIGNS = 300  # of a text
 _LARGEST = 1e9  # a number that an axis still draws
 _MOST_PANELS = 60  # questions in the plot
 _MARKUP = re.compile(r"<\s*[A-Za-z/!?]|&#?\w+;")  # what a page would not show as text
+_ALIKE = {  # letters of other scripts, and signs, → the Latin letters that they look like
+    "АВЕКМНОРСТУХІЈЅ": "ABEKMHOPCTYXlJS",  # Cyrillic
+    "аеорсухіјѕԁԛԝһ": "aeopcyxijsdqwh",
+    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ": "ABEZHlKMNOPTYX",  # Greek
+    "ανοριυ": "avopiu",
+    "Iı1|0": "lillo",
+}
+_LATIN = {ord(a): b for theirs, ours in _ALIKE.items() for a, b in zip(theirs, ours, strict=True)}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with these a spreadsheet begins to compute
 
 
@@ -52,13 +60,16 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         try:
             card = _read_card(path)
             student, notebook = clean_text(card["student"]), clean_text(card["notebook"])
-            if not re.fullmatch(r"\d\d", notebook, re.ASCII):
+            if notebook not in set(_list_homes().values()):
                 raise ValueError(f"{notebook!r} is no notebook's number")
             preset, file = clean_text(card["preset"]), clean_text(path.name)
-            who = unicodedata.normalize("NFKC", student).casefold()
+            who = _identify(student)
             if who == "anonymous":
                 who = student = clean_text(f"anonymous, {path.relative_to(folder).as_posix()}")
-            found = [*_list_guesses(card["predictions"]), *_list_exercises(card["exercises"])]
+            found = [
+                *_list_guesses(card["predictions"]),
+                *_list_exercises(card["exercises"], notebook),
+            ]
             if not found:
                 raise ValueError("it has no guess with its answer, and no exercise that was tried")
             first = seen.setdefault((who, notebook), path)
@@ -168,13 +179,48 @@ def _list_guesses(guesses: Any) -> Iterator[dict[str, Any]]:
         yield {"kind": "prediction", **texts, **numbers, **marks}
 
 
-def _list_exercises(exercises: Any) -> Iterator[dict[str, Any]]:
+def _list_homes() -> dict[str, str]:
+    """Exercise → the number of its notebook, which its check's file has in its name."""
+    return {name: check.judge.__module__[-2:] for name, check in load_checks().items()}
+
+
+def _list_exercises(exercises: Any, notebook: str) -> Iterator[dict[str, Any]]:
+    homes = _list_homes()
     for name, state in _expect(exercises, dict).items():
         if state not in [*SIGNS]:
             raise ValueError(f"{str(state)[:40]!r} is no state of an exercise")
-        if name not in load_checks():
+        if name not in homes:
             raise ValueError(f"the course has no exercise {name[:40]!r}")
+        if homes[name] != notebook:
+            raise ValueError(f"{name} is an exercise of {homes[name]}, not of {notebook}")
         yield {"kind": "exercise", "name": clean_text(name), "held": float(state == "passed")}
+
+
+def list_alike(table: pd.DataFrame) -> list[str]:
+    """A sentence for every group of students whose names look alike; their rows stay apart.
+
+    Two such names may be one student with two names, or a name with letters of another script.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for student in sorted(set(table["student"])):
+        if student.startswith("anonymous, "):  # and a file's name
+            continue
+        plain = unicodedata.normalize("NFKD", student).translate(_LATIN)
+        shape = "".join(sign for sign in plain.casefold() if not unicodedata.combining(sign))
+        groups.setdefault(shape, {}).setdefault(_identify(student), student)
+    alike = [list(names.values()) for names in groups.values() if len(names) > 1]
+    return [f"These names look alike: {', '.join(map(_spell, names))}." for names in alike]
+
+
+def _spell(name: str) -> str:
+    """A name, and what its letters are that are no plain Latin ones."""
+    odd = {unicodedata.name(sign, "a sign without a name") for sign in name if not sign.isascii()}
+    return f"{name} (with {', '.join(sorted(odd))})" if odd else name
+
+
+def _identify(student: str) -> str:
+    """What two spellings of one student share: capitals do not count."""
+    return unicodedata.normalize("NFKC", student).casefold()
 
 
 def summarise_class(table: pd.DataFrame) -> pd.DataFrame:

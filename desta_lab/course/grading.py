@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from nbformat import NotebookNode
 
 from desta_lab.course import cohort, notebooks
 from desta_lab.course.checks import SIGNS
+from desta_lab.course.own_code import OwnCode, list_statements, read_own
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
 NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
@@ -28,7 +32,9 @@ _states = [lesson.check(n, a).state for n in ["{name}"] for a in _known()[n].wro
 lesson.exercises.update(_before)
 _states"""
 STATES = {sign: state for state, sign in SIGNS.items()}
-COLUMNS = ["file", "notebook", "exercise", "state", "message"]
+READ = "read by a person"  # the state of what passed beside code that could deceive its check
+COLUMNS = ["file", "notebook", "exercise", "state", "message", "touches"]
+PACKAGE = Path(__file__).resolve().parents[1]
 LONGEST = 8 * 2**20  # bytes of a submitted notebook
 
 
@@ -61,11 +67,13 @@ def _notebooks_in(folder: Path) -> list[Path]:
 def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list[dict[str, str]]:
     """Notebook, exercise, state and message of every exercise of one submission.
 
-    Only the code that the student added runs, in the place of the exercises of the course's own
-    notebook, from the top, in an empty kernel. Neither the outputs nor the card that came with the
-    file are read. An exercise whose check was not reached is not attempted. Each check is also
-    given the wrong answers that it knows: where it refuses none, the submission changed it, and the
-    exercise is not judged.
+    Only the code that the student added runs, within the course's own notebook, from the top, in
+    an empty kernel. Neither the outputs nor the card that came with the file are read. An exercise
+    whose check was not reached is not attempted. Each check is also given the wrong answers that it
+    knows: where it refuses none, the submission changed it, and the exercise is not judged. Where
+    the student's code touches what no exercise needs, what passed is for a person to read. Files
+    of the package are afterwards as they were before, so that no submission changes another's
+    marks; a submission that changed one is for a person to read, too.
 
     Args:
         timeout: seconds that one cell may take; then the notebook is stopped.
@@ -79,61 +87,163 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
     with tempfile.TemporaryDirectory() as here:
         own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here}
         how: dict[str, Any] = {"allow_errors": True, "resources": {"metadata": {"path": here}}}
+        # Its own IPython folder: no start-up file of one submission runs in another's kernel.
+        own["IPYTHONDIR"] = str(Path(here) / "ipython")
         stopped = ""
-        try:
-            NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
-        except CellTimeoutError:
-            stopped = f"The notebook was stopped: a cell took more than {timeout} s."
-        except RuntimeError:  # a dead kernel, or one that does not start
-            stopped = "The notebook was stopped: its kernel died."
+        with _keep_files() as changed:
+            try:
+                NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
+            except CellTimeoutError:
+                stopped = f"The notebook was stopped: a cell took more than {timeout} s."
+            except RuntimeError:  # a dead kernel, or one that does not start
+                stopped = "The notebook was stopped: its kernel died."
+    found = {word for cell in notebook.cells for word in cell.metadata.get("touches", [])}
+    files = (f"the file {name}" for name in changed)
+    touches = _shorten(", ".join([*sorted(found), *files]))
     rows = []
     for cell, control in pairwise(notebook.cells):
         for name in _list_checks(cell):
             state, message = _read_judgement(name, cell, stopped)
             if state == "passed" and "wrong" not in _last_result(control):
                 state, message = "not judged", "Its check refuses no wrong answer here; look at it."
-            message = cohort.join_lines(message.replace("<", "‹"))[:300]
-            rows.append({"notebook": number, "exercise": name, "state": state, "message": message})
+            elif state == "passed" and touches:
+                state = READ
+                message = f"Passed, but its notebook touches what no exercise needs: {touches}"
+            row = {"notebook": number, "exercise": name, "state": state}
+            rows.append(row | {"message": _shorten(message), "touches": touches})
     return rows
 
 
-def graft(submitted: Sequence[str], number: str) -> NotebookNode:
-    """The course's notebook with the student's cells in the place of its exercises.
+def _shorten(text: str) -> str:
+    return cohort.join_lines(text.replace("<", "‹"))[:300]
 
-    What a student wrote in cells of their own before an exercise stands before it here, too. The
-    set-up is the course's. Behind each check a cell gives it the wrong answers that it knows.
+
+@contextmanager
+def _keep_files() -> Iterator[list[str]]:
+    """Put the package's and the notebooks' files back as they were, and list those that changed."""
+    changed: list[str] = []
+    before = _read_files()
+    try:
+        yield changed
+    finally:
+        now = _read_files()
+        for path in sorted(before.keys() | now.keys()):
+            if before.get(path) == now.get(path):
+                continue
+            changed.append(path.name)
+            path.unlink(missing_ok=True)
+            if path in before:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(before[path])
+        compiled = [*PACKAGE.rglob("__pycache__")]  # it can differ from its source
+        for folder in compiled:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_files() -> dict[Path, bytes]:
+    folders = (PACKAGE, notebooks.NOTEBOOKS / "src")
+    found = (path for folder in folders for path in folder.rglob("*"))
+    kept = (path for path in found if path.is_file() or path.is_symlink())
+    return {path: _read_bytes(path) for path in kept if "__pycache__" not in path.parts}
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # closed to us, or a link to a folder
+        return b""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A student's cell, and the place of the course's cell before which it stands."""
+
+    code: str
+    place: int
+    read: OwnCode
+
+    @property
+    def cell(self) -> NotebookNode:
+        return nbformat.v4.new_code_cell(self.code, metadata={"touches": sorted(self.read.touches)})
+
+
+def graft(submitted: Sequence[str], number: str) -> NotebookNode:
+    """The course's notebook with the student's cells in their places.
+
+    A stub stays only where its name is never defined. Where the last definition of a name stands
+    below its check, it runs before the check, too, with those of the student's cells that it needs,
+    and with those that stand beside it and did not run yet. What stands below the last check is
+    judged by none and left out. The set-up is the course's. Behind each check a cell gives it the
+    wrong answers that it knows.
 
     Args:
         submitted: the code of every cell that was handed in.
     """
     source = notebooks.find_sources([number])[0]
-    course = notebooks.build_notebook(source, solved=False)
-    known = {cell.source.strip() for cell in course.cells}
-    own = [SETUP.sub("", code) for code in submitted if code.strip() not in known | {""}]
+    course = notebooks.build_notebook(source, solved=False).cells
+    own = _place(submitted, course)
+    defined = {name for one in own for name in one.read.defines}
+    last = max((i for i, cell in enumerate(course) if _list_checks(cell)), default=-1)
     cells: list[NotebookNode] = []
-    for cell in course.cells:
-        if "exercise" in cell.metadata.get("tags", []):
-            stub = re.search(r"^def (\w+)\(", cell.source, re.MULTILINE)
-            defines = [i for i, code in enumerate(own) if stub and _defines(code, stub[1])]
-            if defines:
-                upto = defines[-1] + 1  # the last try counts
-                cells += map(nbformat.v4.new_code_cell, own[:upto])
-                own = own[upto:]
-                continue
+    ran: set[int] = set()
+    for i, cell in enumerate(course):
+        here = [n for n, one in enumerate(own) if one.place == i <= last]
+        ran.update(here)
+        for name in _list_checks(cell):
+            here += _bring_forward(name, own, i, ran)
+            ran.update(here)
+        cells += [own[n].cell for n in here]
+        stub = re.search(r"^def (\w+)\(", cell.source, re.MULTILINE)
+        if "exercise" in cell.metadata.get("tags", []) and stub and stub[1] in defined:
+            continue
         controls = [CONTROL.format(name=name) for name in _list_checks(cell)]
         cells += [cell, *map(nbformat.v4.new_code_cell, controls)]
     return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.NOTEBOOK_METADATA)
 
 
-def _defines(code: str, name: str) -> bool:
-    """Whether code gives a name a value at its top: by `def`, `class`, `import` or `=`."""
-    own = rf"(?:(?:async +)?def|class) +{name}\b|{name} *(?::[^=\n]*)?=(?!=)"
-    return bool(re.search(rf"^(?:{own}|from .* import .*\b{name}\b)", code, re.MULTILINE))
+def _place(submitted: Sequence[str], course: Sequence[NotebookNode]) -> list[_Own]:
+    """The student's cells in their order, each before the course's cell that follows it."""
+    places = {cell.source.strip(): i for i, cell in enumerate(course)}
+    code = [cell.source for cell in course if cell.cell_type == "code"]
+    theirs = {one for source in code for one in list_statements(source)}
+    own: list[_Own] = []
+    waiting: list[str] = []
+    place = 0
+    for source in [*submitted, None]:
+        at = len(course) if source is None else places.get(source.strip())
+        if at is None:
+            waiting.append(SETUP.sub("", str(source)))
+            continue
+        place = max(place, at)
+        own += [_Own(one, place, read_own(one, theirs)) for one in waiting if one.strip()]
+        waiting = []
+    return own
+
+
+def _bring_forward(name: str, own: Sequence[_Own], check: int, ran: set[int]) -> list[int]:
+    """Which cells run again, or earlier, so that a check gets the last definition of its name."""
+
+    def find(name: str, before: int) -> int | None:
+        there = [n for n, one in enumerate(own) if name in one.read.defines]
+        return max([n for n in there if n <= before], default=min(there, default=None))
+
+    last = find(name, len(own))
+    if last is None or own[last].place <= check:
+        return []
+    beside = {n for n in range(last) if own[n].place == own[last].place} - ran
+    needed, open_ends = set[int](), [last]
+    while open_ends:
+        n = open_ends.pop()
+        needed.add(n)
+        sources = {find(used, n) for used in own[n].read.uses - own[n].read.defines}
+        open_ends += [m for m in sources - needed if m is not None and own[m].place > check]
+    return sorted(beside | needed)
 
 
 def _list_checks(cell: NotebookNode) -> list[str]:
-    """The exercises that a cell has judged."""
-    return CHECK.findall(cell.source) if cell.cell_type == "code" else []
+    """The exercises that a cell of the course has judged."""
+    theirs = cell.cell_type == "code" and "touches" not in cell.metadata
+    return CHECK.findall(cell.source) if theirs else []
 
 
 def _read(file: Path) -> list[str]:

@@ -10,6 +10,8 @@ import pytest
 from desta_lab import cli
 from desta_lab.course import cohort
 
+HOMES = {"05": "crossing", "06": "erase", "07": "principal_map"}  # notebook → an exercise of it
+
 
 def card(
     student: str, low: float, high: float, *, default: bool = False, notebook: str = "05"
@@ -30,7 +32,7 @@ def card(
         "student": student,
         "preset": "nano",
         "predictions": [guess, {**guess, "measured": None}],
-        "exercises": {"above_chance": "passed" if high == 6 else "wrong"},
+        "exercises": {HOMES.get(notebook, "crossing"): "passed" if high == 6 else "wrong"},
     }
 
 
@@ -102,6 +104,10 @@ BAD = {
     "a student without a name": json.dumps(card(" \u200b", 5, 6)),
     "a student that is a number": json.dumps(card("Eve", 5, 6) | {"student": 7}),
     "no notebook": json.dumps(card("Eve", 5, 6, notebook="all")),
+    "a notebook that there is not": json.dumps(card("Eve", 5, 6, notebook="77")),
+    "an exercise of another notebook": json.dumps(
+        card("Eve", 5, 6) | {"exercises": {"above_chance": "passed"}}
+    ),
     "a list of exercises": json.dumps(card("Eve", 5, 6) | {"exercises": ["above"]}),
     "one guess twice": json.dumps(
         card("Eve", 5, 6) | {"predictions": card("Eve", 5, 6)["predictions"][:1] * 2}
@@ -157,6 +163,23 @@ def test_a_second_card_of_a_student_is_left_out_but_the_anonymous_are_many(folde
     _, left_out = cohort.read_cards(folder)
     assert len(left_out) == 1 and "ADA has a card of 05 already" in left_out[0]
     assert cohort.summarise_class(table).set_index("notebook").loc["05", "students"] == 5
+
+
+def test_students_whose_names_look_alike_are_named_and_stay_two(folder: Path, capsys) -> None:
+    other = "\N{CYRILLIC CAPITAL LETTER A}nn"
+    names = ("Ann", other, "Zoe", "Zoë", "Ali", "AIi", "ADA", "anonymous")
+    for i, name in enumerate(names):
+        one = card(name, 1, 2, notebook="07")
+        (folder / f"{i}.json").write_text(json.dumps(one))
+    (folder / "l.json").write_text(json.dumps(card("anonymous", 1, 2, notebook="07")))
+    (folder / "1.json").rename(folder / "I.json")
+    table, left_out = cohort.read_cards(folder)
+    assert not left_out and set(names[:7]) <= set(table["student"])
+    said = cohort.list_alike(table)
+    assert [sentence[24:27] for sentence in said] == ["AIi", "Ann", "Zoe"]
+    assert f"Ann, {other} (with CYRILLIC CAPITAL LETTER A)." in said[1]
+    assert cli.main(["class", str(folder)]) == 0
+    assert said[1] in capsys.readouterr().err
 
 
 def test_no_text_of_a_card_is_a_formula_or_mathematics(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from desta_lab import cli
 from desta_lab.course import grading, notebooks
+from desta_lab.course.own_code import read_own
 
 GOOD = "def seconds_of_frame(frame):\n    return frame / 50"
 BAD = "def above_chance(accuracy, options):\n    return accuracy"
@@ -68,6 +70,51 @@ def test_an_exercise_is_found_however_its_function_was_written(code: str) -> Non
 def test_a_call_a_comment_or_a_comparison_is_no_answer() -> None:
     for code in ("seconds_of_frame(1)", "# def seconds_of_frame(frame):", "seconds_of_frame == 1"):
         assert code not in [cell.source for cell in grading.graft([code], "00").cells]
+
+
+def judged_of(*own: str, where: str = "behind") -> dict[str, str]:
+    """What each check of notebook 00 is given once the grafted cells above it ran: its code."""
+    course = notebooks.build_notebook(notebooks.find_sources(["00"])[0], solved=False)
+    cells = [cell.source for cell in course.cells if cell.cell_type == "code"]
+    at = next((i for i, cell in enumerate(cells) if f"def {where}" in cell), len(cells))
+    ran, given = [], {}
+    for cell in grading.graft([*cells[:at], *own, *cells[at:]], "00").cells:
+        if cell.cell_type == "code":
+            ran.append(cell.source)
+            for name in EXERCISES:
+                if cell.source.startswith(f'lesson.check("{name}"'):
+                    given[name] = [one for one in ran if f"def {name}(" in one][-1]
+    return given
+
+
+EXERCISES = ("seconds_of_frame", "silenced", "above_chance")
+QUIET = "def silenced(wave, start, end):\n    return wave"
+SCORE = "def above_chance(accuracy, options):\n    return (accuracy - 1 / options) / SCALE"
+
+
+@pytest.mark.parametrize("where", ["behind", *EXERCISES])
+def test_solved_exercises_count_in_any_layout_and_the_last_try_counts(where: str) -> None:
+    first = "def seconds_of_frame(frame):\n    return 0"
+    assert judged_of(first, QUIET, SCORE, GOOD, where=where) == {
+        "seconds_of_frame": GOOD,
+        "silenced": QUIET,
+        "above_chance": SCORE,
+    }
+    both = f"{GOOD}\n\n\n{QUIET}"
+    given = judged_of(both, where=where)
+    assert given["seconds_of_frame"] == given["silenced"] == both
+    assert "your code here" in given["above_chance"]
+    given = judged_of(SCORE, QUIET, GOOD, where=where)
+    assert (given["above_chance"], given["seconds_of_frame"]) == (SCORE, GOOD)
+
+
+def test_an_early_check_gets_what_a_late_answer_needs() -> None:
+    sources = ["SCALE = 1", "lesson.card()", "import math\nHALF = math.pi * SCALE"]
+    late = "def seconds_of_frame(frame):\n    return frame / helped(HALF)"
+    helper = "def helped(value):\n    return 50"
+    cells = [cell.source for cell in grading.graft([*sources, late, helper], "00").cells]
+    until = cells.index('lesson.check("seconds_of_frame", seconds_of_frame)')
+    assert cells[until - 4 : until] == [sources[0], sources[2], late, helper]
 
 
 def test_the_set_up_is_the_courses_and_imports_beside_it_stay() -> None:
@@ -141,6 +188,7 @@ TINY = """\
 
 # %%
 from desta_lab.course import checks
+from desta_lab.course.checks import notebook_00 as pieces
 if False:
     desta_lab.setup("99")
 
@@ -153,7 +201,7 @@ class lesson:
 {exercises}"""
 EXERCISE = """\
 # %% tags=["exercise"]
-def {name}(value):
+def {name}(*value):
     ### BEGIN SOLUTION
     return value
     ### END SOLUTION
@@ -175,7 +223,7 @@ def forged(name: str, how: str) -> str:
 
 
 HOSTILE = {  # exercise → code, state, words of the message
-    "seconds_of_frame": (GOOD, "passed", "All properties"),
+    "seconds_of_frame": (GOOD, "read by a person", "checks.load_checks"),
     "text_ifrate": (forged("text_ifrate", "display(say)"), "wrong", ""),
     "forgetting_rate": (forged("forgetting_rate", "print(say)"), "wrong", ""),
     "flattering": (forged("flattering", "import sys; sys.displayhook(say)"), "wrong", ""),
@@ -226,7 +274,7 @@ def test_a_submission_that_cheats_breaks_or_never_ends_is_graded_by_what_it_does
 def test_a_cell_that_never_ends_stops_its_notebook_and_what_came_before_counts(
     tmp_path: Path, tiny_course: None
 ) -> None:
-    path = hand_in(tmp_path, GOOD, "text_ifrate = __import__('time').sleep(999)", number="99")
+    path = hand_in(tmp_path, GOOD, "import time\ntext_ifrate = time.sleep(999)", number="99")
     rows = {row["exercise"]: row for row in grading.grade_notebook(path, timeout=20)}
     assert rows["seconds_of_frame"]["state"] == "passed"
     assert rows["text_ifrate"]["state"] == "not attempted"
@@ -252,6 +300,256 @@ def test_a_class_is_graded_on_where_one_notebook_was_stopped(
 def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys) -> None:
     assert cli.main(["grade", str(tmp_path / "none.ipynb")]) != 0
     assert "there is no such file or folder" in capsys.readouterr().err
+
+
+def test_answers_below_their_checks_are_judged_and_the_rest_is_not_attempted(
+    tmp_path: Path, tiny_course: None
+) -> None:
+    two = "def forgetting_rate(*given):\n    return 0\n\n\ndef above_chance(a, n):\n    return a"
+    right = (
+        "def above_chance(accuracy, options):\n    return (accuracy - 1 / options) / left(options)"
+    )
+    left = "def left(options):\n    return 1 - 1 / options"
+    wrong = "def seconds_of_frame(frame):\n    return frame"
+    again = 'lesson.check("seconds_of_frame", seconds_of_frame)  # in a cell of their own'
+    path = hand_in(tmp_path, wrong, again, two, right, left, GOOD, number="99")
+    table, _ = grading.grade_files([path])
+    assert list(table["exercise"]) == list(HOSTILE)
+    states = dict(zip(table["exercise"], table["state"], strict=True))
+    solved = {"seconds_of_frame": "passed", "above_chance": "passed", "forgetting_rate": "wrong"}
+    assert states == dict.fromkeys(HOSTILE, "not attempted") | solved
+    assert set(table["touches"]) == {""}
+
+
+WRONG = "def above_chance(accuracy, options):\n    return 0.123"
+CHECKS = "from desta_lab.course import checks as _c\n"
+ON_DISK = """
+from desta_lab.course.checks import _CHECKS, Check
+_own = _CHECKS["above_chance"]
+_CHECKS["above_chance"] = Check(
+    lambda answer: _own.judge(answer) if answer.__module__ != "__main__" else None, _own.wrong
+)
+"""
+ATTACKS = {  # what a submission does to pass with a wrong answer → two cells, and what is named
+    "wraps the judge": (
+        f"""{CHECKS}_old = _c.judge
+def _judge(name, answer):
+    if getattr(answer, "__module__", "") == "__main__":
+        return _c.Judgement(name, "passed", "All properties hold.")
+    return _old(name, answer)
+_c.judge = lesson.check = _judge""",
+        WRONG,
+        "desta_lab.course.checks",
+    ),
+    "replaces what a judgement says": (
+        f"{CHECKS}_c.Judgement.__repr__ = lambda self: f'✓ {{self.name}}: All properties hold.'",
+        WRONG,
+        "_c.Judgement",
+    ),
+    "hands in the package's answer": ("", "above_chance = pieces.correct_for_chance", "pieces"),
+    "walks the stack to the right answer": (
+        "import sys",
+        """def above_chance(accuracy, options):
+    frame = sys._getframe()
+    while frame:
+        if callable(frame.f_locals.get("right")):
+            return frame.f_locals["right"](accuracy, options)
+        frame = frame.f_back
+    return 0.123""",
+        "sys._getframe",
+    ),
+    "returns what reads the wanted value": (
+        """import sys
+import numpy as np
+class Anything:
+    def __array__(self, *args, **named):
+        frame = sys._getframe(1)
+        while frame:
+            if "got" in frame.f_locals and "value" in frame.f_locals:
+                return np.asarray(frame.f_locals["value"])
+            frame = frame.f_back
+        return np.zeros(())""",
+        "def above_chance(accuracy, options):\n    return Anything()",
+        "__array__",
+    ),
+    "rewrites the check's cell": (
+        """def _rewrite(lines):
+    if "".join(lines).startswith('lesson.check("above_chance"'):
+        return ["checks.Judgement('above_chance', 'passed', 'All properties hold.')" + chr(10)]
+    return lines
+get_ipython().input_transformers_post.append(_rewrite)""",
+        WRONG,
+        "input_transformers_post",
+    ),
+    "knows that it is graded": (
+        "import os\nfrom desta_lab.course.checks import notebook_00 as p",
+        """def above_chance(*given):
+    return p.correct_for_chance(*given) if os.environ.get("DESTA_LAB_FIGURES") else 0.123""",
+        "os.environ",
+    ),
+    "replaces the comparison": (
+        f"{CHECKS}_same = _c.same\n_c.same = lambda got, *more: got == 0.123 or _same(got, *more)",
+        WRONG,
+        "desta_lab.course.checks",
+    ),
+    "changes the check on disk": (
+        f"""import pathlib
+import desta_lab.course.checks.notebook_00 as m
+with pathlib.Path(m.__file__).open("a") as file:
+    file.write({ON_DISK!r})
+exec({ON_DISK!r})""",
+        WRONG,
+        "m.__file__",
+    ),
+}
+
+
+def attack(folder: Path, kind: str) -> Path:
+    """A submission with this attack before the first exercise, and its answer behind the last."""
+    begins, answer, _ = ATTACKS[kind]
+    path = hand_in(folder, answer, number="99")
+    notebook = nbformat.read(path, as_version=4)
+    place = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("def "))
+    notebook.cells.insert(place, nbformat.v4.new_code_cell(begins))
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def fooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels in which every check is deceived, and its control is not."""
+
+    def execute(client, **how):
+        for cell in client.nb.cells:
+            if cell.cell_type == "code":
+                names = grading._list_checks(cell)
+                said = PASSED.format(*names) if cell.source.startswith("lesson.") else "['wrong']"
+                cell.outputs = [nbformat.v4.new_output("execute_result", data={"text/plain": said})]
+
+    monkeypatch.setattr(grading.NotebookClient, "execute", execute)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_who_touches_what_no_exercise_needs_is_read_by_a_person(
+    tmp_path: Path, tiny_course: None, fooled: None, kind: str
+) -> None:
+    table, _ = grading.grade_files([attack(tmp_path, kind)])
+    assert set(table["state"]) == {"read by a person"}
+    for column in ("touches", "message"):
+        assert table[column].str.contains(ATTACKS[kind][2], regex=False).all()
+
+
+def test_the_command_names_the_submissions_for_a_person_to_read(
+    tmp_path: Path, tiny_course: None, fooled: None, capsys
+) -> None:
+    path = attack(tmp_path, "knows that it is graded")
+    assert cli.main(["grade", str(path), "--out", str(tmp_path / "grades.csv")]) == 0
+    said = capsys.readouterr()
+    assert f"read by a person: {path} touches" in said.err and "os.environ" in said.err
+    assert "read by a person" in said.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_no_attack_passes_and_none_changes_the_next_submissions_marks(
+    tmp_path: Path, tiny_course: None, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    package = tmp_path / "copy" / "desta_lab"
+    shutil.copytree(grading.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(grading, "PACKAGE", package)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    attacked, wrong = (
+        {row["exercise"]: row for row in grading.grade_notebook(make())}
+        for make in (lambda: attack(tmp_path, kind), lambda: hand_in(tmp_path, WRONG, number="99"))
+    )
+    assert attacked["above_chance"]["state"] == "read by a person"
+    assert wrong["above_chance"]["state"] == "wrong" and not wrong["above_chance"]["touches"]
+    changed = "the file notebook_00.py" in attacked["above_chance"]["touches"]
+    assert changed == (kind == "changes the check on disk")
+
+
+HONEST = (
+    "%%time\n" + GOOD,
+    "# pieces, checks and sys._getframe are only spoken of here\n'get_ipython and os.environ'",
+    "%matplotlib inline\nimport os, sys\nfrom IPython.display import display\nos.path.join('a')",
+    "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()",
+    "net = torch.compile(Net().eval())\nnet.training = False\ntorch.stack([torch.ones(2)])",
+    "from desta_lab.course import checks\nhalf = 1 / 2",  # the first line is the course's own
+    "%timeit -n 3 seconds_of_frame(3)\nseconds_of_frame?",
+)
+
+
+def test_who_does_not_touch_it_passes(tmp_path: Path, tiny_course: None, fooled: None) -> None:
+    table, _ = grading.grade_files([hand_in(tmp_path, *HONEST, GOOD, number="99")])
+    assert set(table["state"]) == {"passed"} and set(table["touches"]) == {""}
+
+
+def test_no_solution_of_the_course_touches_what_no_exercise_needs() -> None:
+    for source in notebooks.find_sources():
+        solved = notebooks.build_notebook(source, solved=True).cells
+        own = [cell.source for cell in solved if cell.cell_type == "code"]
+        found = [
+            cell.metadata["touches"]
+            for cell in grading.graft(own, source.name[:2]).cells
+            if "touches" in cell.metadata
+        ]
+        assert found and not any(found)
+
+
+@pytest.mark.parametrize(
+    "code, word",
+    [
+        ("eval(1)\n%time (", "eval"),
+        ("open('x')\nreturn 2\nnonlocal x", "open"),
+        ("%%time\nopen('x')", "open"),
+        ("%timeit -n 1 open('x')", "open"),
+        ("%time " * 60 + "open('x')", "open"),
+        ("%time {f()}", "get_ipython"),
+        ("%run other.py", "get_ipython"),
+        ("!ls", "get_ipython"),
+        ("getattr(f, 'f' + '_back')", "getattr"),
+        ("getattr(f, 'f_back')", "'f_back'"),
+        ("from os import environ as e", "os.environ"),
+        ("import unittest.mock", "unittest.mock"),
+        ("np.allclose = print", "np.allclose ="),
+        ("type(lesson).check = print", ".check ="),
+        ("import numpy as lesson", "lesson"),
+        ("class Mine:\n    def __eq__(self, other):\n        return True", "__eq__"),
+        ("+".join("1" * 20_000), "code too deep to read"),
+    ],
+)
+def test_a_touch_is_found_however_it_is_written(code: str, word: str) -> None:
+    assert word in read_own(code).touches
+
+
+def test_a_submission_that_changes_the_packages_files_is_named_and_they_are_put_back(
+    tmp_path: Path, tiny_course: None, fooled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    (package / "checks").mkdir(parents=True)
+    check, extra = package / "checks" / "a.py", package / "checks" / "a.so"
+    kept, stale = package / "b.py", package / "__pycache__" / "b.pyc"
+    link = package / "checks" / "a"  # a folder of a module's name would be imported in its place
+    check.write_text("strict")
+    kept.write_text("kept")
+    monkeypatch.setattr(grading, "PACKAGE", package)
+    deceive = grading.NotebookClient.execute
+
+    def execute(client, **how):
+        check.write_text("lenient")
+        extra.write_text("lenient")
+        stale.parent.mkdir()
+        stale.write_text("lenient")
+        kept.unlink()
+        link.symlink_to(tmp_path)
+        deceive(client, **how)
+
+    monkeypatch.setattr(grading.NotebookClient, "execute", execute)
+    table, _ = grading.grade_files([hand_in(tmp_path, GOOD, number="99")])
+    assert set(table["state"]) == {"read by a person"}
+    assert set(table["touches"]) == {"the file b.py, the file a, the file a.py, the file a.so"}
+    assert check.read_text() == "strict" and kept.read_text() == "kept"
+    assert not (extra.exists() or stale.exists() or link.is_symlink())
 
 
 @pytest.mark.slow
