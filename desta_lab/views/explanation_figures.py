@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter
 
 from desta_lab.views import style
 from desta_lab.views.saving import Picture
@@ -21,7 +22,10 @@ _HEADS = {
 }
 _DRAWS = f"{SPEAKER_INTERVAL}; of what is random, the range of its draws"
 _MOVED = {"deletion": "taken away (should fall early)", "insertion": "put back (should rise early)"}
-_ERASED = {"erased": "the attribute erased", "random direction": "as many random directions erased"}
+_ERASED = {
+    "erased": "the attribute erased",
+    "random direction": "as many directions of random labels erased",
+}
 
 # ---- where it looks, and whether that is why ----
 
@@ -176,9 +180,10 @@ def plot_patching(table: pd.DataFrame, headline: str = "") -> Picture:
 
 @draws("erased asked kind accuracy low high chance change change_low change_high")
 def plot_erasure(table: pd.DataFrame, headline: str = "") -> Picture:
-    """What is used: how far accuracy falls when an attribute is erased, or random directions.
+    """What is used: how accuracy changes when an attribute or random labels are erased.
 
-    A `kind` is `erased`, `random direction` or `untouched`; the change is paired.
+    A `kind` is `erased`, `random direction` (of random labels) or `untouched`; the change is
+    paired. Rows and columns are in one order, so an attribute asked and erased is on the diagonal.
     """
     untouched = table[table["kind"] == "untouched"]
     if untouched.empty:
@@ -187,7 +192,8 @@ def plot_erasure(table: pd.DataFrame, headline: str = "") -> Picture:
         )
     start = untouched.groupby("asked")[["accuracy", "chance"]].mean()
     changed = _measure_fall(table)
-    down, across = (style.unique_values(changed[column]) for column in ("erased", "asked"))
+    down = style.unique_values(changed["erased"])
+    across = style.sort_values(changed["asked"], down)
     top = max(0.1, np.nan_to_num(changed["fall"].max()))
     size = (2.4 + 2 * max(2.6, 0.66 * len(across)), 2.4 + 0.4 * len(down))
     picture, grid = style.subplots(1, 2, headline, size, table, sharey=True)
@@ -201,7 +207,8 @@ def plot_erasure(table: pd.DataFrame, headline: str = "") -> Picture:
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_xlabel("asked for, with its\naccuracy untouched (chance)")
     grid[0].set_ylabel("erased")
-    picture.colorbar(image, ax=picture.axes, label="fall in accuracy")
+    change = FuncFormatter(lambda fall, _: _write_change(-fall))
+    picture.colorbar(image, ax=picture.axes, label="change of accuracy", format=change)
     style.add_legend(picture, picture.axes, columns=2)
     return picture
 
@@ -225,9 +232,13 @@ def _draw_fall(
     )
     if rows.empty:
         style.annotate(axes, "not measured")
-    texts = (0 - fall).map(lambda change: f"{change:+.2f}".replace("-", "−"))
-    faint, reason = within.eq(True).to_numpy(), "no change, or as random directions"
+    texts = (0 - fall).map(_write_change)
+    faint, reason = within.eq(True).to_numpy(), "no change, or as with random labels"
     return style.draw_heat_map(axes, fall, top, faint, reason, texts)
+
+
+def _write_change(change: float) -> str:
+    return f"{0.0 + round(change, 2):+.2f}".replace("-", "−")
 
 
 @draws(

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 06 · Probing: what does the adapter know before the model says it?
 #
-# An attribute can be *present* in the sound. It can be *readable*: a linear probe tells it from the audio embeddings. And it can be *spoken*: the model says it. These are three different things, and only the third is an answer. You take the connector before and after training, and read both with a probe of your own. Then you change the embeddings, to find out what the answer really uses.
+# An attribute can be *present* in the sound. It can be *readable*: a linear probe tells it from the audio embeddings. And it can be *spoken*: the model says it. These are three different things, and only the third is an answer. You read the connector before and after training with a probe of your own. Then you change the embeddings, to find out what the answer really uses.
 #
-# A probe is easy to fool, and it fools people easily. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in. Your functions run wherever their checks pass, and the package's run elsewhere. The headline says whose code ran.
+# A probe fools people easily. So half of this notebook is about its controls: other speakers, random labels, and the mistakes that let the answer leak in. Your functions run wherever their checks pass, and the package's run elsewhere. The headline says whose code ran.
 #
-# *Needs: 00; some NumPy. 42 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; some NumPy. 36 minutes of exercises, about 25 of reading and running.*
 
 # %%
 import numpy as np
@@ -17,13 +17,15 @@ import desta_lab
 from desta_lab.analysis import capture, interventions, lens, probes
 from desta_lab.course.checks import notebook_06 as pieces
 from desta_lab.evaluation import conditions, scoring, statistics
+from desta_lab.evaluation.evaluate import answer_free_form
+from desta_lab.evaluation.tasks import named_values
 from desta_lab.views import explanation_figures, replies, representation_figures, style
 
 lesson = desta_lab.setup("06")
 experiment = lesson.experiment
 
 # %% [markdown]
-# Three constants: the attribute that is read by hand, the attribute that is erased, and the number of folds of the cross-validation.
+# The attribute that is read by hand, the one that is erased, and the number of folds of the cross-validation.
 
 # %%
 READ, ERASED, FOLDS = "accent", "gender", 4
@@ -31,15 +33,22 @@ READ, ERASED, FOLDS = "accent", "gender", 4
 # %% [markdown]
 # ## Hear a clip, ask twice
 #
-# `Inside` opens the finished run with clips of speakers whom training never heard. Here are two of them, and what the model answers about each with the untrained and with the trained connector. Expect the untrained connector to give the same answer for both clips, because nobody taught it to tell them apart.
+# `Inside` opens the finished run with clips of speakers whom training never heard. How many test clips does the trained model answer rightly, in its own words? The players hold the first right one of each value.
 
 # %%
 look = desta_lab.Inside.from_experiment(experiment)
-pair = [
-    next(c for c in look.clips if c.attributes[ERASED] == value)
-    for value in look.task(ERASED).options
-]
+tested = look.pick(look.scored)
+answered = answer_free_form(
+    look.llm, [look.task(ERASED)], tested, look.audio_embeddings(look.scored)
+)
+right, truth = answered["free_form"] == 1, pd.Series(look.values(ERASED, look.scored))
+options = look.task(ERASED).options
+print({value: f"{right[truth == value].sum()} of {sum(truth == value)}" for value in options})
+pair = [tested[(right & (truth == value)).to_numpy().argmax()] for value in options]
 desta_lab.show_players(experiment.corpus, pair)
+
+# %% [markdown]
+# Ask about these two clips again, with the untrained and with the trained connector. Expect the untrained connector to give the same answer for both, because nobody taught it to tell them apart.
 
 # %%
 answers = {"truth": [clip.attributes[ERASED] for clip in pair]}
@@ -133,7 +142,7 @@ lesson.check("folds_by_speaker", folds_by_speaker)
 # Split the *names* into `count` parts (`np.array_split`). The test rows of a fold are those whose speaker is in its part (`np.isin`). All other rows are training rows.
 
 # %% [markdown]
-# Two splits of the real clips. The first is yours. The package's split of this kind also spreads genders and accents evenly over the folds. The second split is naive: it ignores who speaks.
+# Two splits of the real clips. The first is yours. (The package's also spreads genders and accents evenly.) The second is naive: it ignores who speaks.
 
 
 # %%
@@ -198,12 +207,13 @@ by_hand = probe(rows["untrained"], labels[READ], disjoint)
 theirs = probes.fit_probes(rows["untrained"], {READ: labels[READ]}, look.speakers, disjoint)
 theirs = theirs[theirs["kind"] == "probe"].sort_values("row")["correct"].to_numpy()
 torch.testing.assert_close(torch.tensor(by_hand), torch.tensor(theirs))
+lesson.lock("readable")  # the next line tells its answer
 print(f"{READ}, untrained connector, unseen speakers: {by_hand.mean():.3f} ({lesson.credit})")
 
 # %% [markdown]
 # ## What a leak is worth
 #
-# Toss a coin for every speaker, and let the probe learn the coins. The coins mean nothing, so an honest probe is right in about half of the cases. The naive split may do better, because it can recognise voices. We toss twenty times. The probe reads the embeddings as they are, and the embeddings with your voice prints added.
+# Toss a coin for every speaker, twenty times, and let the probe learn the coins. They mean nothing, so an honest probe is right in about half of the cases. The naive split may do better, because it can recognise voices. The probe reads the embeddings as they are, and with your voice prints added.
 
 # %%
 stamp = lesson.use("voiceprint", voiceprint, pieces.print_voices, tensors=False)
@@ -214,25 +224,21 @@ names, which = np.unique(speakers, return_inverse=True)
 coins = [np.random.default_rng(seed).integers(2, size=len(names))[which] for seed in range(20)]
 splits = {"naive": naive, "by speaker": disjoint}
 
+
 # %%
-pd.DataFrame(
-    {
-        name: {
-            split: np.mean([probe(features, coin, folds) for coin in coins])
-            for split, folds in splits.items()
-        }
-        for name, features in seen.items()
+def by_split(features, labellings):
+    return {
+        name: np.mean([probe(features, values, folds) for values in labellings])
+        for name, folds in splits.items()
     }
-    | {
-        f"{READ}, embeddings": {
-            split: probe(rows["untrained"], labels[READ], folds).mean()
-            for split, folds in splits.items()
-        }
-    }
-).round(2)
+
+
+leaks = {name: by_split(features, coins) for name, features in seen.items()}
+leaks[f"{READ}, embeddings"] = by_split(rows["untrained"], [labels[READ]])
+pd.DataFrame(leaks).round(2)
 
 # %% [markdown]
-# With voice prints the naive probe reads coins that do not exist. The first column shows what the naive split gains on the embeddings themselves. The last column shows the same for a true attribute. If the gain is small, these synthetic voices leave little trace. You cannot know this before you look, so you split by speaker.
+# With voice prints the naive probe reads coins that do not exist. The first column shows what the naive split gains on the embeddings themselves, the last column for a true attribute. If the gain is small, these synthetic voices leave little trace. You cannot know this before you look, so you split by speaker.
 #
 # ## Does it read, or does it learn by heart?
 #
@@ -240,10 +246,8 @@ pd.DataFrame(
 #
 # > selectivity = accuracy of the probe − accuracy of the same probe on random labels
 #
-# Their own control task is stricter. It has the same words on both sides, so a probe can learn it by heart, and it measures how much the probe does.
-#
 # ### Exercise 6.5 · Probe in three lines · fill in · 3 min
-# The package's probe is short to use. `probes.fit_probes(features, {"own": labels}, speakers)` splits by speaker and gives a row per clip and `kind`. `probes.summarise_accuracy` makes a row per `kind` of it. Write `selectivity(features, labels, speakers)`, one number. `features` is [clip, feature], and `labels` is a list of values.
+# The package's probe is short to use. `probes.fit_probes(features, {"own": labels}, speakers)` splits by speaker and gives a row per clip and `kind`. `probes.summarise_accuracy` makes of it a row per `kind` with the column `accuracy`. The kinds are `probe`, `random labels` and `majority`. Write `selectivity(features, labels, speakers)`, one number. `features` is [clip, feature], and `labels` is a list of values.
 
 
 # %% tags=["exercise"]
@@ -262,7 +266,7 @@ lesson.check("selectivity", selectivity)
 # `probes.summarise_accuracy(…).set_index("kind")["accuracy"]` is a column with an entry for `"probe"` and one for `"random labels"`.
 
 # %% [markdown]
-# Your function on every attribute, before and after training. Look at the untrained row. Random weights do not destroy information: they mix it, and they mix the states of a trained encoder.
+# Your function on every attribute, before and after training. Look at the untrained row. Random weights do not destroy information: they mix the states of a trained encoder.
 
 # %%
 read = lesson.use("selectivity", selectivity, pieces.measure_selectivity, tensors=False)
@@ -274,48 +278,21 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
-# How many clips must a probe see? The next figure asks this for the spectrogram, for the last tapped layer, and for the connector's embeddings. A site that needs fewer clips holds the attribute closer to the surface.
+# How many clips must a probe see? A site that needs fewer clips holds the attribute closer to the surface.
 
 # %%
-representation_figures.plot_learning_curves(
-    look.table("learning_curves"), "How many clips a probe needs"
+curves = look.table("learning_curves").replace({"audio embeddings": "embeddings, trained"})
+curves = curves.sort_values(
+    "attribute", key=lambda names: names.map(list(labels).index), kind="stable"
 )
-
-# %% [markdown]
-# ### Exercise 6.6 · Show the probe less · tweak · 6 min
-# The probe above reads hundreds of numbers of every clip. Write `less(embeddings)`: from [clip, query, width] make [clip, at most 32]. Use each clip's own embeddings alone. Try single query tokens, means and differences. Watch which attribute is lost first.
-
-
-# %% tags=["exercise"]
-def less(embeddings):
-    ### BEGIN SOLUTION
-    return embeddings.mean(1)[:, :32]
-    ### END SOLUTION
-
-
-# %%
-lesson.check("less", less)
-
-# %% [markdown] tags=["hint"]
-# `embeddings[:, 3, :32]` is the beginning of query token 3; `embeddings.mean(1)` is the mean over the query tokens.
-
-# %%
-shrink = lesson.use("less", less, capture.pool_over_time)
-few = {name: shrink(site) for name, site in embeddings.items()}
-print("numbers of a clip:", {name: site.shape[1] for name, site in few.items()})
-pd.DataFrame(
-    {
-        name: {a: probe(np.asarray(some), values, disjoint).mean() for a, values in labels.items()}
-        for name, some in few.items()
-    }
-).round(2)
+representation_figures.plot_learning_curves(curves, "How many clips a probe needs")
 
 # %% [markdown]
 # ## Readable is not used
 #
 # A probe shows that somebody *could* read an attribute there. Does the language model read it? Only a change can tell: take the information out, and see whether the answer changes.
 #
-# ### Exercise 6.7 · Erase a direction · fill in · 8 min
+# ### Exercise 6.6 · Erase a direction · fill in · 8 min
 # `x` is [clip, d]. `direction` and `center` are [d]. Write `erase(x, direction, center)`. Along `direction`, every clip shall stand where `center` stands. Across it, nothing changes. `direction` may have any length.
 
 
@@ -355,7 +332,7 @@ for draw in range(5):
     )
 
 # %% [markdown]
-# The model is asked about the test speakers. The direction was learned on none of them. The clips that calibrate the ranking lose the same direction.
+# The model is asked about the test speakers, on whom no direction was learned. The clips that calibrate the ranking lose the same direction.
 
 # %% tags=["slow"]
 take_out = lesson.use("erase", erase, pieces.erase_along)
@@ -373,25 +350,17 @@ for name, direction in directions.items():
     correct[name] = np.array(list(task.options))[chosen] == labels[ERASED][tested]
 
 # %%
-erasing = pd.concat(
-    [
-        pd.DataFrame(
-            {
-                "erased": name.rstrip(" 0123456789"),
-                "correct": right * 1.0,
-                "speaker": speakers[tested],
-            }
-        )
-        for name, right in correct.items()
-    ]
-)
+erasing = pd.DataFrame(correct).astype(float).assign(speaker=speakers[tested])
+erasing = erasing.melt("speaker", var_name="erased", value_name="correct")
+erasing["erased"] = erasing["erased"].str.rstrip(" 0123456789")
 erased = statistics.bootstrap_intervals(erasing, "correct", ["erased"])
+print(lesson.reveal("erased", erased["the attribute",][0]))
 pd.DataFrame(
     {key[0]: value for key, value in erased.items()}, index=["accuracy", "low", "high"]
 ).T.round(2)
 
 # %% [markdown]
-# Compare both controls with the attribute's own direction. One random direction among thousands should hit nothing. Random labels may cost a lot. They seldom split a few speakers evenly, and then their direction is close to what tells voices apart best. The cosines show how close it is to the attribute's direction.
+# Compare both controls with the attribute's own direction. One random direction among thousands should hit nothing. Random labels may cost a lot. The direction was learned from few speakers, so a draw may part women from men by luck. Then its direction is close to that of the gender. The cosines show how close.
 
 # %%
 one = directions["the attribute"]
@@ -403,17 +372,17 @@ cosine = {
 pd.Series(cosine).to_frame("|cosine| with the attribute's direction").round(2)
 
 # %% [markdown]
-# So a difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) is a sharper one. It changes the embeddings as little as possible, so that no linear probe can tell the attribute on the clips that it learned from. Here it has fewer clips than dimensions, so it must be regularised, and it does this only nearly. The run's table has it for every attribute. Its control takes out as many directions of random labels. Expect a fall on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else. LEACE learned on other speakers than those asked about.
+# A difference of means is a blunt knife. LEACE ([Belrose et al., 2023](https://arxiv.org/abs/2306.03819)) is a sharper one. It changes the embeddings as little as possible, so that no linear probe can tell the attribute on the clips that it learned from. Here it has fewer clips than dimensions, so it reaches this goal only nearly. LEACE learned on other speakers than those asked about. The run's table has it for every attribute. The control takes out as many directions that were learned from random labels. Expect a change on the diagonal of the left map, where the attribute asked about is the one erased, and nowhere else.
 
 # %%
 explanation_figures.plot_erasure(
-    look.table("erasure"), "What the answer uses: the fall of accuracy when a direction is erased"
+    look.table("erasure"), "What the answer uses: the change of accuracy when directions are erased"
 )
 
 # %% [markdown]
 # ## Where it sits
 #
-# Erasing says *whether* the answer uses an attribute. Patching says *where* the attribute sits. One query token of clip A is put into clip B. If it carries the attribute, the model now answers about B as it does about A. The run's table names the pair of attribute and query token that moves most. It is the best of all pairs, so its number is a little too good.
+# Erasing says *whether* the answer uses an attribute. Patching says *where* the attribute sits. One query token of clip A is put into clip B. If it carries the attribute, the model may now answer about B as it does about A. The run's table names the pair of attribute and query token that moves most. It is the best of all, so its number is a little too good.
 
 # %%
 moved = look.table("patching")
@@ -423,18 +392,38 @@ best[["attribute", "query", "word", "moved", "low", "high"]].to_frame("moves mos
 # %%
 asked, query = look.task(best["attribute"]), int(best["query"])
 values = labels[best["attribute"]]
-a, b = (next(i for i in look.scored if values[i] == value) for value in list(asked.options)[:2])
-mixes = {f"clip B ({values[b]})": b, f"clip A ({values[a]})": a}
-whole = {name: look.audio_embeddings([row]) for name, row in mixes.items()}
+value_a, value_b = list(asked.options)[:2]
+every = ([i for i in look.scored if values[i] == v] for v in (value_a, value_b))
+of_a, of_b = map(list, zip(*list(zip(*every, strict=False))[:16], strict=True))
+whole = {f"clip A ({value_a})": look.audio_embeddings(of_a)}
+whole[f"clip B ({value_b})"] = look.audio_embeddings(of_b)
 for place in (query, (query + 1) % embeddings["trained"].shape[1]):
-    whole[f"B with A's query {place}"] = look.audio_embeddings([b])
-    whole[f"B with A's query {place}"][0, place] = look.audio_embeddings([a])[0, place]
-said = {name: replies.answer_audio(look.llm, x, asked.question).text for name, x in whole.items()}
-pd.Series(said).to_frame("answer")
+    mixed = look.audio_embeddings(of_b)
+    mixed[:, place] = look.audio_embeddings(of_a)[:, place]
+    whole[f"B with A's query {place}"] = mixed
 
 # %% [markdown]
-# ### Exercise 6.8 · Patch a site · fill in · 4 min
-# `llm.run(clips, question, sites=[…], edits={…})` records what flows at sites, and it edits what flows. `llm.sites()` lists the names of the sites. An edit is a function of what flows, and `interventions.set_to(value)` puts a value in its place. With `stem=task.stem` the answer is begun (“The speaker is”), so that the next word is the value.
+# An answer *flips* if it names B's value before the patch and A's value after it. Of 16 pairs, how many flip? The first that does is printed. The next query token is the control.
+
+# %%
+said = {
+    name: answer_free_form(look.llm, [asked], look.pick(of_b), x)["answer"]
+    for name, x in whole.items()
+}
+named = {name: [named_values(asked, text) for text in texts] for name, texts in said.items()}
+_, before, *after = named
+flips = {
+    name: [pair == ({value_b}, {value_a}) for pair in zip(named[before], named[name], strict=True)]
+    for name in after
+}
+print({name: f"{sum(flipped)} of {len(flipped)} pairs flip" for name, flipped in flips.items()})
+one = int(np.argmax(flips[after[0]]))
+a, b = of_a[one], of_b[one]
+pd.Series({name: texts[one] for name, texts in said.items()}).to_frame("answer")
+
+# %% [markdown]
+# ### Exercise 6.7 · Patch a site · fill in · 4 min
+# `llm.run(clips, question, sites=[…], edits={…})` records what flows at sites, and it edits what flows. `llm.run(…)[site]` is what flowed at a site, and `llm.run(…).logits` are the logits. `llm.sites()` lists the names of the sites. An edit is a function of what flows, and `interventions.set_to(value)` puts a value in its place. With `stem=task.stem` the answer is begun (“The speaker is”), so that the next word is the value.
 #
 # Write `patched(llm, a, b, task, site)`: run clip `b` while at `site` flows what flowed there in clip `a`. Return the `logits` of this run. `a` and `b` are waveforms, and both runs ask `task.question` with `task.stem`.
 
@@ -485,7 +474,7 @@ moved = {
 pd.DataFrame(moved).round(2)
 
 # %% [markdown]
-# Which layer's attention fetches the value for the answer? Which network then makes the word of it? The parts do not sum to 1, because a later layer works on what an earlier one has changed. This is one pair of clips. `interventions.patch_sites` does the same for many pairs, beside a null.
+# Which layer's attention fetches the value for the answer? Which network then makes the word of it? The parts do not sum to 1, because a later layer works on what an earlier one has changed. `interventions.patch_sites` does the same for many pairs, beside a null.
 
 # %% [markdown]
 # ## Present, readable, spoken
@@ -618,18 +607,15 @@ lesson.show(
 
 # %%
 print(lesson.reveal("readable", ends.loc[("readable", "untrained", 0, READ), "accuracy"]))
-print(lesson.reveal("erased", erased["the attribute",][0]))
 
 # %% [markdown]
 # ## What we now know
 #
 # The left panel says what could be known, and the right panel says what is told. Some attributes are readable before training and said only after it. For them, training did not bring the information. It made the information usable for the frozen language model.
 #
-# The probes alone do not show that the answer uses what they read. Erasing and patching do, because they change the embeddings and the layers: they say whether the answer uses an attribute, and in which query tokens it sits. Compare the log-mel row, too. What a probe reads off the spectrogram is no merit of any model.
+# The probes alone do not show that the answer uses what they read. Erasing and patching do. Compare the log-mel row, too. What a probe reads off the spectrogram is no merit of any model.
 #
-# **What would change our mind**: an attribute that no probe reads before training and that the model says after it. A control direction that costs as much as the attribute's own. Or the voices of people, which may leave stronger prints than these voices.
-#
-# All intervals are over speakers, of one run.
+# **What would change our mind**: an attribute that no probe reads before training and that the model says after it. A control direction that costs as much as the attribute's own. Or the voices of people, which may leave stronger prints than these voices. All intervals are over speakers, of one run.
 #
 # Next: **07**, the shape of what the connector puts out: maps, and what a map can show.
 

@@ -5,7 +5,7 @@
 #
 # You will draw maps of the cloud before and after training. You will make noise look like a discovery. You will measure whether two clouds have the same shape, with a measure that does not flatter. The last figure asks two questions: does hearing take the shape of reading, and does it move to the place where reading lies? Its maps and its likeness of shape come from your functions where their checks pass, and from the package's elsewhere. The headline says whose code ran.
 #
-# *Needs: 02 and 06, some linear algebra. 31 minutes of exercises; reading and running take about as long again.*
+# *Needs: 02 and 06, some linear algebra. 31 minutes of exercises, about 20 of reading and running.*
 
 # %%
 import numpy as np
@@ -180,7 +180,7 @@ lesson.check("wishful_axes", wishful_axes)
 # Every feature is one more unknown. With enough unknowns, `noise @ directions` can be nearly anything. `np.linalg.lstsq` finds the directions for which it comes nearest to `groups`.
 
 # %% [markdown]
-# Here is noise for as many clips as we have, with two features for every three clips. A real attribute gives the colours. The left map shows the noise that chose the axes. The right map shows new noise on the same axes.
+# Here is noise for as many clips as we have, with two features for every three clips. A real attribute gives the colours. Left: the noise from which the axes were computed. Right: new noise on the same axes.
 
 # %%
 wish = lesson.use("wishful_axes", wishful_axes, pieces.wish_axes, tensors=False)
@@ -190,7 +190,7 @@ wished = wish(noise, pd.get_dummies(labels).to_numpy(float))
 
 # %%
 picture, panels = style.subplots(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))
-draw_map(panels[0], noise @ wished, "the noise that chose the axes", "chosen axis")
+draw_map(panels[0], noise @ wished, "the noise behind the axes", "chosen axis")
 draw_map(panels[1], fresh @ wished, "new noise, the same axes", "chosen axis")
 style.add_legend(picture, panels, columns=4)
 picture
@@ -352,6 +352,7 @@ shape = pd.DataFrame(
         for name, site in compared.items()
     ]
 )
+lesson.lock("shape")  # the next line tells its answer
 shape.round(3)
 
 # %% [markdown]
@@ -411,9 +412,10 @@ for step, cloud in {0: untrained.mean(1), look.last: trained.mean(1)}.items():
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
-# Compare all three columns. A gap can grow as a distance and shrink in spreads. This happens if the heard cloud opens while its middle moves away. So no single number is “the” gap. The next figure shows length and direction. The direction has two controls. One is the description of another speaker's clip. The other puts a sentence that says nothing about the clip in the place of the embeddings.
+# Compare all three columns. A gap can grow as a distance and shrink in spreads. Then the middle of the heard cloud has moved away, and the cloud has grown wider by more. So no single number is “the” gap. The next figure shows length and direction. The direction has two controls. One is the description of another speaker's clip. The other puts a sentence that says nothing about the clip in the place of the embeddings.
 
 # %%
+lesson.lock("cosine")  # the figure tells its answer
 representation_figures.plot_modality_gap(
     gap, "The gap along training: length, and direction against another clip's text"
 )

@@ -7,7 +7,7 @@
 #
 # Your functions run where their checks pass, and the package's run elsewhere. The headline says whose code ran.
 #
-# *Needs: 02, some calculus. 40 minutes of exercises; reading and running take about as long again.*
+# *Needs: 02, some calculus. 36 minutes of exercises, about 25 of reading and running.*
 
 # %%
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 import desta_lab
 from desta_lab import audio, cache
-from desta_lab.analysis import attention, attribution, evidence, interventions, lens
+from desta_lab.analysis import attention, attribution, evidence
 from desta_lab.course.checks import notebook_08 as pieces
 from desta_lab.evaluation import conditions, statistics
 from desta_lab.experiments.inside import state_listening
@@ -269,54 +269,7 @@ best = heads["pointing"].max()
 print(f"pointing: best head {best:.2f}, flat {flat:.2f}, best of {len(heads)} flat {lucky:.2f}")
 
 # %% [markdown]
-# ### Exercise 8.5 · Knock a head out · fill in · 4 min
-# A head that looks need not matter. To find out, take away what it does. `interventions.knock_out([(layer, head), …])` makes `edits` that set the output of these heads to 0. With `stem=task.stem` the answer is begun, so that the next word is the scene. Write `without_head(llm, clips, task, layer, head)`: the `logits` of `llm.run` on `task.question` and `task.stem` without this head.
-
-
-# %% tags=["exercise"]
-def without_head(llm, clips, task, layer, head):
-    ### BEGIN SOLUTION
-    edits = interventions.knock_out([(layer, head)])
-    forward = llm.run(clips, task.question, stem=task.stem, edits=edits)
-    return forward.logits
-    ### END SOLUTION
-
-
-# %%
-lesson.check("without_head", without_head)
-
-# %% [markdown] tags=["hint"]
-# `llm.run(clips, question, stem=…, edits=edits)` returns everything that flowed. Its `.logits` are those at the last token of the stem.
-
-# %% [markdown]
-# Your function takes out one head after the other, in this clip. Each point of the figure is a head: how much it looks at the audio, and how much the margin falls without it. If the heads that look most also mattered most, the points would rise to the right.
-
-# %%
-knock = lesson.use("without_head", without_head, pieces.run_without)
-options, first = list(task.options), lens.first_option_tokens(llm, task)
-right = options.index(clip.attributes["scene"])
-wrong = [token for i, token in enumerate(first) if i != right]
-
-
-def margin_of(logits):
-    return float(logits[0, first[right]] - logits[0, wrong].mean())
-
-
-some = style.pick_evenly(list(heads.sort_values("share").itertuples()), 64)
-intact = margin_of(llm.run([wave], task.question, stem=task.stem, sites=[]).logits)
-falls = [intact - margin_of(knock(llm, [wave], task, one.layer, one.head)) for one in some]
-
-# %%
-picture, axes = style.subplots(
-    1, 1, f"One head knocked out at a time, in one clip (by {lesson.credit_of('without_head')})"
-)
-axes.scatter([one.share for one in some], falls, color=style.PALETTE["audio"], s=18)
-axes.axhline(0, **style.ZERO)
-axes.set(xlabel="share of the head's attention on the audio", ylabel="fall of the margin (nats)")
-picture
-
-# %% [markdown]
-# A single head can hide: another head may do the same work. So the run knocks out many at once: the heads that look at the audio most, and as many random heads (left panel). On the right nothing is taken away. The last layer's state is moved further away from that of silence, as in [Glazer et al. (2026)](https://arxiv.org/abs/2603.06854), beside random directions.
+# A head that looks need not matter. To find out, *knock it out*: set what it puts out to 0. A single head can hide, because another head may do the same work. So the run knocks out many at once: the heads that look at the audio most, and as many random heads (left panel). On the right nothing is taken away. The last layer's state is moved further away from that of silence, as in [Glazer et al. (2026)](https://arxiv.org/abs/2603.06854), beside random directions.
 
 # %%
 listening = look.table("listening_heads"), look.table("audio_direction")
@@ -329,7 +282,7 @@ explanation_figures.plot_listening(*listening, state_listening(*listening))
 #
 # > attribution of feature j = (xⱼ − x₀ⱼ) · mean over the way of ∂m/∂xⱼ
 #
-# ### Exercise 8.6 · Integrate the gradient · fill in · 8 min
+# ### Exercise 8.5 · Integrate the gradient · fill in · 8 min
 # Write `integrated_gradients(scalar, given, absent, steps)`. `given` is x and `absent` is x₀, both `(1, *feature)`. `scalar` is m: it takes a batch `(steps, *feature)` and gives one number for each row. Cut the way into `steps` equal parts, and take the gradient in the middle of each part. Return `(*feature)`.
 
 
@@ -390,7 +343,7 @@ clip_figures.plot_time_profiles(
 #
 # *Faithfulness* has a test: take away what an explanation calls important. If the explanation is right, the margin falls early.
 #
-# ### Exercise 8.7 · Delete what matters first · fill in · 7 min
+# ### Exercise 8.6 · Delete what matters first · fill in · 7 min
 # `worth` is `(part,)`: how important each part is. `of(kept)` takes booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`, which returns the *deletion curve*: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
 
 
@@ -514,6 +467,9 @@ def gains(profiles):
 
 
 found = gains(profiles | framed)
+gain = found.set_index("method")["gain"]
+print(lesson.reveal("attention", gain["query attention"]))
+print(lesson.reveal("shapley", gain["shapley, windows"]))
 found.round(3)
 
 # %% [markdown]
@@ -617,11 +573,6 @@ lesson.show(
     f"Per method, gain over another clip's evidence and fall of the margin. {headline}.",
     table,
 )
-
-# %%
-gain = table.set_index("method")["gain"]
-print(lesson.reveal("attention", gain["query attention"]))
-print(lesson.reveal("shapley", gain["shapley, windows"]))
 
 # %% [markdown]
 # ## What we now know

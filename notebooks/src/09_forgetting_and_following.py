@@ -7,11 +7,10 @@
 #
 # The backbone of the run that ships has a few million parameters, and was trained on text about one small world. So this notebook demonstrates a mechanism. It does not measure large models.
 #
-# *Needs: 00; 04 helps. 33 minutes of exercises; reading and running take about as long again.*
+# *Needs: 00; 04 helps. 27 minutes of exercises, about 25 of reading and running.*
 
 # %%
 import copy
-import functools
 import json
 import warnings
 
@@ -229,10 +228,11 @@ rates = (
     .apply(delta)
     .set_axis(["Δ", "low", "high"], axis=1)
 )
+print(lesson.reveal("delta_label", rates.loc["label", "Δ"]))
 asked.groupby(["run", "condition"])["obeyed"].mean().unstack().join(rates).round(2)
 
 # %% [markdown]
-# The column `oracle` is the text condition. Both runs have the same backbone, so both read equally well. If Δ is clearly below zero, the ear is at fault. A connector may, for instance, make the backbone say one word whatever the question was. Here is one answer of the bare-label run to each question.
+# The column `oracle` is the text condition. Both runs have the same backbone, so both read equally well. If Δ is clearly below zero, the model obeys less because it listens: the backbone is the same. A connector may, for instance, make the backbone say one word whatever the question was. Here is one answer of the bare-label run to each question.
 
 # %%
 label = asked[asked["run"] == "label"]
@@ -477,6 +477,7 @@ answers = pd.concat([rows.assign(model=name) for name, rows in answers.items()])
 text = answers[(answers["condition"] == "oracle") & (answers["clip"] == ask[0].id)].fillna(
     {"answer": ""}
 )
+lesson.lock("text_lora")  # the next line hints at its answer
 text.pivot(index="model", columns="task", values="answer").loc[
     answers["model"].unique(), ["ask_scene", "ask_gender", "json_scene", "capital_rate"]
 ]
@@ -486,7 +487,7 @@ text.pivot(index="model", columns="task", values="answer").loc[
 
 # %%
 shipped = last[(last["run"] == "label") & last["rung"].isin((2, 3))].dropna(subset=["free_form"])
-graded = pd.concat([answers, shipped.assign(model="label from birth")], ignore_index=True)
+graded = pd.concat([answers, shipped.assign(model="bare-label run")], ignore_index=True)
 graded = judged(graded)
 people = {clip.id: clip for clip in experiment.clips("test")}
 graded["speaker"] = [people[clip].speaker for clip in graded["clip"]]
@@ -525,7 +526,7 @@ summary = pd.DataFrame(
         ).items()
     ]
 )
-MODELS = ["untrained", "label from birth", *answers["model"].unique()[1:]]
+MODELS = ["untrained", "bare-label run", *answers["model"].unique()[1:]]
 summary.pivot(index="model", columns="part", values="score").loc[MODELS, list(PARTS)].round(2)
 
 # %% [markdown]
@@ -594,43 +595,10 @@ panel(
 lesson.show(figure, f"What {len(MODELS)} models learned, follow and kept. {headline}.", summary)
 
 # %%
-print(lesson.reveal("delta_label", rates.loc["label", "Δ"]))
 print(lesson.reveal("text_lora", value[strong, "obeys in text"]))
 following = value.unstack().loc[MODELS, ["obeys by ear", "obeys in text"]]
 lost = following.map(lambda obeyed: rate_lost(obeyed, value["self-generated", "obeys in text"]))
 lost.set_axis(["Δ by ear", "Δ in text"], axis=1).round(2)
-
-# %% [markdown]
-# ### Exercise 9.6 · Turn LoRA down yourself · tweak · 6 min
-# Is there a scale at which the adapters still help the ear and no longer hurt the text? Say first which of the four numbers you expect to move most. Then change `SCALE`, or set `RATE` to the other pupil's, and run the cells below again. Here the pupil runs on your layers from exercise 9.5 (on the package's while it is open). `alpha` is `SCALE × 2 × RANK`, so `SCALE` makes the detour louder or softer.
-
-# %%
-SCALE, RATE = 0.25, RATES[-1]
-
-
-# %%
-def through_detour(W, A, B, alpha, x):
-    rows = detour(x.flatten(0, -2).float(), W, A, B, alpha)
-    return rows.unflatten(0, x.shape[:-1]).to(x.dtype)
-
-
-def run_by_hand(llm, scale):
-    """Let `detour` compute every layer that has an adapter, at this scale."""
-    for layer in adapters(llm):
-        parts = layer.base_layer, layer.lora_A["default"], layer.lora_B["default"]
-        weights = [part.weight.detach().float() for part in parts]
-        layer.forward = functools.partial(through_detour, *weights, scale * 2 * RANK)
-    return llm
-
-
-# %% tags=["slow"]
-rows = judged(measured(run_by_hand(pupils[RATE], SCALE)))
-scores = (
-    rows.groupby("condition")[["obeyed", "free_form"]]
-    .mean()
-    .rename(index={"audio": "by ear", "oracle": "in text"})
-)
-scores.rename(columns={"obeyed": "IFrate", "free_form": "names it rightly"}).round(2)
 
 # %% [markdown]
 # ## The trade-off plane
@@ -664,7 +632,7 @@ forgetting.rates_per_constraint(swept[swept["arm"].str.startswith("full")]).drop
 #
 # Each pupil was trained once, and its intervals are over speakers. The plane has intervals over seeds. Where its arms disagree with the pupils, the training is the likely reason: the study has one learning rate, and trains longer, from step 0.
 #
-# **What would change our mind**: LoRA that learns the label as well, and costs nothing by ear or in text. (Look how near the row of the smaller rate comes.) Or a connector trained on bare labels whose Δ by ear is zero. So few constraints and so small a backbone do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
+# **What would change our mind**: LoRA that learns the label as well, and costs nothing by ear or in text. (Compare the row of the smaller rate with the row without adapters: how far apart are they?) Or a connector trained on bare labels whose Δ by ear is zero. So few constraints and so small a backbone do not speak for large models. Speech-IFEval does, with Δ from −0.04 (DeSTA2) to −0.55 (LTU-AS).
 #
 # Next: **10**, your own change, and your own recordings.
 

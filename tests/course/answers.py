@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from desta_lab.analysis import geometry
+from desta_lab.analysis import geometry, probes
 from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08, notebook_11
 
 
@@ -206,6 +206,81 @@ def keyed(name) -> Any:
     return answer
 
 
+def prints_of_numpy(speakers, width, rng):
+    names, which = np.unique(speakers, return_inverse=True)
+    return np.random.normal(size=(len(names), width))[which]
+
+
+def folds_of_whole_parts(speakers, count):
+    names = np.unique(speakers)
+    size = len(names) // count
+    tested = [np.isin(speakers, names[i * size : (i + 1) * size]) for i in range(count)]
+    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tested]
+
+
+def all_in_one_fold(speakers, count):
+    every, none = np.arange(len(speakers)), np.arange(0)
+    return [(none, every)] + [(every, none)] * (count - 1)
+
+
+def folds_as_masks(speakers, count):
+    parts = np.array_split(np.unique(speakers), count)
+    return [(~np.isin(speakers, part), np.isin(speakers, part)) for part in parts]
+
+
+def accuracies(features, labels, speakers):
+    correct = probes.fit_probes(features, {"own": labels}, speakers)
+    return correct.groupby("kind")["correct"].mean()
+
+
+def minus_one_shuffle(seed: int) -> Any:
+    def answer(features, labels, speakers):
+        other = np.random.default_rng(seed).permutation(labels).tolist()
+        read, once = (accuracies(features, some, speakers)["probe"] for some in (labels, other))
+        return read - once
+
+    return answer
+
+
+def selected(combine) -> Any:
+    return lambda *given: combine(accuracies(*given))
+
+
+SELECTED = {
+    "the majority": selected(lambda read: read["probe"] - read["majority"]),
+    "number of values": lambda x, y, who: accuracies(x, y, who)["probe"] - 1 / len(set(y)),
+    "random labels alone": selected(lambda read: read["random labels"]),
+    "probe alone": selected(lambda read: read["probe"]),
+    "a constant": lambda *given: 0.3,
+    "ratio": selected(lambda read: read["probe"] / read["random labels"]),
+    "one shuffle": minus_one_shuffle(0),
+    "one shuffle of the labels": minus_one_shuffle(3),
+}
+SCALED = {
+    "no mean is subtracted": lambda a, b: (a / a.std(0), b / a.std(0)),
+    "min-max": lambda a, b: tuple((x - a.min(0)) / (a.max(0) - a.min(0)) for x in (a, b)),
+    "median": lambda a, b: tuple((x - np.median(a, axis=0)) / a.std(0) for x in (a, b)),
+    "brackets": lambda a, b: tuple(x - a.mean(0) / a.std(0) for x in (a, b)),
+    "divide by n": lambda a, b: tuple((x - a.mean(0)) / a.std(0, ddof=1) for x in (a, b)),
+}
+
+
+def patched_with(stems) -> Any:
+    def answer(llm, a, b, task, site):
+        given = llm.run([a], task.question, stem=stems[0], sites=[site])[site]
+        edits = {site: lambda flow: given}
+        return llm.run([b], task.question, stem=stems[1], edits=edits).logits
+
+    return answer
+
+
+def patched_by_all_sites(llm, a, b, task, site):
+    """A patch that reads every site there is."""
+    seen = llm.run([a], task.question, stem=task.stem, sites=llm.sites())
+    edits = {site: lambda flow: seen[site]}
+    return llm.run([b], task.question, stem=task.stem, edits=edits).logits
+
+
 MISTAKES = [
     Mistake("speaker_interval", "weighs as often as it was drawn", interval(unique=True)),
     Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
@@ -318,6 +393,19 @@ MISTAKES = [
             for name, x in weights.items()
         },
     ),
+    Mistake("voiceprint", "drawn from rng", prints_of_numpy),
+    Mistake("folds_by_speaker", "never tested", folds_of_whole_parts),
+    Mistake("folds_by_speaker", "asked for 3", lambda names, count: sklearn_folds(names, 4)),
+    Mistake("folds_by_speaker", "empty", all_in_one_fold),
+    Mistake("folds_by_speaker", "masks", folds_as_masks),
+    Mistake("disjoint_folds", "masks", folds_as_masks),
+    Mistake("disjoint_folds", "empty", all_in_one_fold),
+    *[Mistake("selectivity", words, answer) for words, answer in SELECTED.items()],
+    *[Mistake("standardised", words, answer) for words, answer in SCALED.items()],
+    *[
+        Mistake("patched", "without the stem", patched_with(stems))
+        for stems in (("It is", ""), ("", "It is"))
+    ],
     *[
         Mistake("grid", "joined without", keyed(join))
         for join in (
@@ -540,16 +628,6 @@ def zeroed(wave, start, end):
     return np.where((time >= start) & (time < end), 0.0, wave)
 
 
-def zeroed_head(llm, clips, task, layer, head):
-    def silence(flow):
-        left = flow.clone()
-        left[:, :, head] = 0
-        return left
-
-    edits = {f"backbone.{layer}.attention.heads": silence}
-    return llm.run(clips, task.question, stem=task.stem, edits=edits).logits
-
-
 def patched_by_hand(llm, a, b, task, site):
     begun = {"stem": task.stem, "sites": [site]}
     seen = llm.run([a], task.question, **begun)
@@ -565,8 +643,10 @@ def mass_by_edges(profile, start, end, seconds):
 
 RIGHT = [
     ("mass_above_share", "rounded edges", mass_by_edges),
-    ("without_head", "an edit by hand", zeroed_head),
     ("patched", "an edit by hand", patched_by_hand),
+    ("patched", "every site", patched_by_all_sites),
+    ("selectivity", "means of rows", selected(lambda read: read["probe"] - read["random labels"])),
+    ("folds_by_speaker", "loops", looped_folds),
     ("seconds_of_frame", "by length", lambda frame: np.float32(frame) * 0.02),
     ("silenced", "a mask, float64", zeroed),
     ("above_chance", "other algebra", lambda a, n: (n * a - 1) / (n - 1)),
@@ -687,7 +767,6 @@ STAND_INS = {  # what a notebook goes on with while an exercise is open
     "attention_over_time": notebook_08.weigh_frames,
     "mass_above_share": notebook_08.measure_mass,
     "scrambled": notebook_08.deal_numbers,
-    "without_head": notebook_08.run_without,
     "integrated_gradients": notebook_08.collect_slopes,
     "deletion_curve": notebook_08.delete_parts,
     "share_of_way": notebook_11.measure_way,
@@ -728,7 +807,6 @@ EQUIVALENT = {
     "folds_by_speaker": {
         r"random\.permutation|default_rng\((1|)\)": "speakers may be dealt out in any order"
     },
-    "less": {r"sum\(1\)|mean\(2\)|:31\]": "any 32 or fewer numbers of a clip's own will do"},
     "principal_map": {r"svd\(centred": "the first two directions are the same"},
     "wishful_axes": {
         r"groups \+ groups|groups\.(mean\(\)|sum\(0\))": "a constant moves the whole map alone",
@@ -743,9 +821,5 @@ EQUIVALENT = {
     "grid": {
         r"values\)\) for values|strict=False": "product gives as many values as there are fields",
         r"\[:(11|13|)\]": "a key may have any length",
-    },
-    "split_recordings": {
-        r"list\(set": "speakers may be dealt out in any order",
-        r"int\(share": "a share may be rounded down",
     },
 }

@@ -244,7 +244,7 @@ HOSTILE = {  # exercise → code, state, words of the message
         "not judged",
         "refuses no wrong answer",
     ),
-    "less": ("import os\nless = os._exit(0)", "not attempted", "kernel died"),
+    "voiceprint": ("import os\nvoiceprint = os._exit(0)", "not attempted", "kernel died"),
     "grid": ("grid = dict", "not attempted", "kernel died"),
 }
 

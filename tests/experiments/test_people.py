@@ -1,13 +1,15 @@
 """A finished run is tested on recordings of people, beside its own test and every control."""
 
+import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from desta_lab import cli
-from desta_lab.course import finished
+from desta_lab.course import finished, notebooks
 from desta_lab.experiments import people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
@@ -70,6 +72,23 @@ def test_table_figures_and_card_are_there_and_the_runs_own_card_has_the_lines(
     assert own["people"] == json.loads((out / "card.json").read_text())["people"]
     assert own["notes"][0] == "one seed."
     assert "gender" in people.format_people(result)
+
+
+def test_the_cells_of_notebook_10_test_a_folder_of_a_few_voices(
+    lab: Experiment, voices: Path, result: dict, capsys
+) -> None:
+    (source,) = notebooks.find_sources(["10"])
+    cells = [cell.source for cell in notebooks.build_notebook(source, solved=True).cells]
+    where = next(i for i, cell in enumerate(cells) if cell.startswith("VOICES = "))
+    few = functools.partial(people.test_voices, together="language", clips=32)  # as in `result`
+    names = {
+        "experiment": lab,
+        "people": SimpleNamespace(test_voices=few, format_people=people.format_people),
+    }
+    exec(cells[where].replace('""', repr(str(voices)), 1), names)
+    exec(cells[where + 1], names)
+    said = capsys.readouterr().out
+    assert said.strip().endswith(people.format_people(result).strip()) and "gender" in said
 
 
 def test_a_run_that_is_not_finished_is_refused_in_a_sentence(lab: Experiment, voices: Path) -> None:

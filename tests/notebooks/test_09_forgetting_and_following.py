@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.weights
-FROZEN = ["untrained", "label from birth", "self-generated", "+ label, frozen"]
+FROZEN = ["untrained", "bare-label run", "self-generated", "+ label, frozen"]
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def test_without_adapters_the_text_view_is_the_same_to_the_last_answer(score) ->
 
 def test_by_ear_bare_labels_follow_worse_than_self_generated_targets(score) -> None:
     obeys = score["obeys by ear"]
-    assert obeys["self-generated"] - obeys["label from birth"] > 0.2
+    assert obeys["self-generated"] - obeys["bare-label run"] > 0.2
     # in float32 a few labels cost .05 of obedience, in bf16 nothing; labels from birth cost more
-    assert obeys["self-generated"] >= obeys["+ label, frozen"] > obeys["label from birth"] + 0.1
+    assert obeys["self-generated"] >= obeys["+ label, frozen"] > obeys["bare-label run"] + 0.1
 
 
 def test_a_few_bare_labels_teach_their_attribute_and_cost_the_others(score) -> None:

@@ -737,6 +737,23 @@ def test_erasing_is_measured_from_the_untouched_model():
     assert {"−0.37", "−0.01"} <= told
 
 
+def test_erasing_has_one_order_one_sign_and_the_name_of_its_control():
+    table = erasure_table()
+    asked = sorted(CHANCE)  # as a table that was grouped has them
+    table = table.sort_values("asked", key=lambda names: names.map(asked.index), kind="stable")
+    figure = explanation_figures.plot_erasure(table)
+    left, right, bar = figure.axes
+    rows = [text.get_text() for text in left.get_yticklabels()]
+    columns = [text.get_text().split("  ")[0] for text in left.get_xticklabels()]
+    assert rows == columns and len(rows) == len(CHANCE)
+    assert all(np.diag(left.images[0].get_array()) > 0.1)
+    assert "random labels" in right.get_title(loc="left")
+    assert "random directions" not in texts(figure)
+    figure.png()  # which writes the colour bar
+    written = [text.get_text() for text in bar.get_yticklabels()]
+    assert bar.get_ylabel() == "change of accuracy" and written[-1].startswith("−")
+
+
 def test_the_whole_clip_patched_is_no_query():
     image = drawn("patching").axes[0].images[0].get_array()
     assert image.shape == (len(CHANCE), len(ANCHORS))

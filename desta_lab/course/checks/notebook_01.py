@@ -116,6 +116,10 @@ def judge_folds(folds: Sequence[Any], speakers: np.ndarray, count: int) -> None:
     pairs = [tuple(np.asarray(side) for side in pair) for pair in folds]
     if len(pairs) != count:
         raise Wrong(f"Asked for {count} pairs, you give {len(pairs)}.")
+    if any(side.dtype == bool for pair in pairs for side in pair):
+        raise Wrong("These are masks of True and False; give row numbers: `np.flatnonzero(mask)`.")
+    if not all(len(side) for pair in pairs for side in pair):
+        raise Wrong("A side of a pair is empty; every pair has rows to train on and rows to test.")
     for train, test in pairs:
         both = sorted(set(speakers[train]) & set(speakers[test]))
         if both:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from desta_lab.analysis import interventions, probes
-from desta_lab.course.checks import Wrong, catches, expect, expect_shape, same
+from desta_lab.course.checks import Wrong, catches, expect, expect_shape, load_checks, same
 from desta_lab.course.checks.notebook_01 import Folds, fold_by_speaker, judge_folds
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -52,6 +52,8 @@ def voiceprint(answer: Callable[..., np.ndarray]) -> None:
         raise Wrong("Two thirds of normal numbers lie between -1 and 1, so yours are not normal.")
     if (got == again).any():
         raise Wrong("Two generators give some of the same numbers: not drawn from rng.")
+    if not same(got, answer(_SPEAKERS, 200, np.random.default_rng(0))):
+        raise Wrong("Two generators of one seed give other numbers: not all are drawn from rng.")
 
 
 def _by_clip(speakers: np.ndarray, count: int) -> Folds:
@@ -68,7 +70,8 @@ def _drop(folds: Folds) -> Folds:
 @catches("training rows are thrown away", lambda *given: _drop(fold_by_speaker(*given)))
 def folds_by_speaker(answer: Callable[[np.ndarray, int], Folds]) -> None:
     """Folds in which no speaker is on both sides."""
-    judge_folds(answer(_SPEAKERS, 4), _SPEAKERS, 4)
+    for count in (4, 3):
+        judge_folds(answer(_SPEAKERS, count), _SPEAKERS, count)
 
 
 def _scaled(x: np.ndarray, seen: np.ndarray, axis: int | None = 0) -> np.ndarray:
@@ -86,46 +89,63 @@ def _on_both(train: np.ndarray, test: np.ndarray) -> Sides:
     return _scaled(train, both), _scaled(test, both)
 
 
-@catches("test clips in the scaler", _on_both)
-@catches("on a scale of their own", lambda a, b: (_scaled(a, a), _scaled(b, b)))
-@catches("one mean for all features", lambda a, b: (_scaled(a, a, None), _scaled(b, a, None)))
-@catches("every clip is on a scale of its own", lambda a, b: (_scaled(a, a, 1), _scaled(b, b, 1)))
+def _by(middle: Callable[..., Any], spread: Callable[..., Any]) -> Callable[..., Sides]:
+    """Both sides on another scale of the training clips."""
+
+    def scale(train: np.ndarray, test: np.ndarray) -> Sides:
+        own, width = middle(train, 0), spread(train, 0)
+        return (train - own) / width, (test - own) / width
+
+    return scale
+
+
+_SCALES: dict[str, Callable[[np.ndarray, np.ndarray], Sides]] = {
+    "Test clips in the scaler: take μ and σ from the training clips alone.": _on_both,
+    "The test clips are on a scale of their own.": lambda a, b: (_scaled(a, a), _scaled(b, b)),
+    "This is one mean for all features; take one for each (axis 0).": lambda a, b: (
+        _scaled(a, a, None),
+        _scaled(b, a, None),
+    ),
+    "Rows have mean 0: every clip is on a scale of its own. Scale features.": lambda a, b: (
+        _scaled(a, a, 1),
+        _scaled(b, b, 1),
+    ),
+    "No mean is subtracted: this only divides by σ.": _by(lambda x, axis: 0, np.std),
+    "This only subtracts the mean: divide by σ, too.": _by(np.mean, lambda x, axis: 1),
+    "This is min-max scaling: subtract the mean, divide by the standard deviation.": _by(
+        np.min, np.ptp
+    ),
+    "This subtracts the median; subtract the mean.": _by(np.median, np.std),
+    "Brackets are missing: (feature − μ) / σ, not feature − μ / σ.": lambda a, b: (
+        a - a.mean(0) / a.std(0),
+        b - a.mean(0) / a.std(0),
+    ),
+    "σ is divided by n − 1 (ddof=1); divide by n, the number of training clips.": _by(
+        np.mean, lambda x, axis: x.std(axis, ddof=1)
+    ),
+    "This divides by the variance; divide by σ, its root.": _by(np.mean, np.var),
+}
+
+
 def standardised(answer: Callable[[np.ndarray, np.ndarray], Sides]) -> None:
     """Both sides on one scale, learned from the training clips alone."""
     rng = np.random.default_rng(0)
-    train = rng.normal([0, 5, -3], [1, 10, 0.1], (40, 3))
+    train = rng.normal([2, 5, -3], [1, 10, 0.1], (40, 3))
     test = rng.normal([4, 9, -2], [3, 1, 0.5], (12, 3))
     a, b = (np.asarray(side) for side in answer(train.copy(), test.copy()))
     expect_shape(a, train.shape, "(training clip, feature)")
     expect_shape(b, test.shape, "(test clip, feature)")
+    for mistake, wrong in _SCALES.items():
+        if all(map(same, (a, b), wrong(train, test))):
+            raise Wrong(mistake)
     if not same(a, answer(train.copy(), test + 7)[0]):
         raise Wrong("Other test clips change the training clips: test clips in the scaler.")
-    if np.allclose(a.mean(1), 0):
-        raise Wrong("Rows have mean 0: every clip is on a scale of its own. Scale features.")
-    if not np.allclose(a.mean(0), 0):
-        raise Wrong("Training features have other means than 0: one mean for all features.")
-    if np.allclose(b.mean(0), 0):
-        raise Wrong("Test clips have mean 0 too: they are on a scale of their own.")
-    if not (same(a, _scaled(train, train)) and same(b, _scaled(test, train))):
+    if not all(map(same, (a, b), scale_both(train, test))):
         raise Wrong("Subtract the training mean, divide by the training deviation, on both sides.")
 
 
-@catches("more than 32 numbers a clip", lambda embeddings: embeddings.mean(1))
-@catches("other clips mixed in", lambda x: (x - x.mean(0)).mean(1)[:, :32])
-@catches("not one row a clip", lambda embeddings: embeddings.mean(0)[:, :32])
-@catches("nothing of a clip is left", lambda embeddings: 0 * embeddings[:, 0, :32])
-def less(answer: Callable[[Tensor], Tensor]) -> None:
-    """Few numbers of a clip's own embeddings."""
-    embeddings = torch.randn(10, 19, 192, generator=torch.Generator().manual_seed(0))
-    got = torch.as_tensor(answer(embeddings.clone()))
-    if got.dim() != 2 or len(got) != 10:
-        raise Wrong(f"Ten clips give (10, at most 32); {tuple(got.shape)} is not one row a clip.")
-    if got.shape[1] > 32:
-        raise Wrong(f"{got.shape[1]} are more than 32 numbers a clip.")
-    if (got == got[0]).all():
-        raise Wrong("All clips have the same numbers, so nothing of a clip is left.")
-    if not same(answer(embeddings[:5].clone()), got[:5]):
-        raise Wrong("Without the others a clip differs: other clips mixed in, so the split leaks.")
+for _mistake, _wrong in _SCALES.items():
+    catches(_mistake, _wrong)(standardised)
 
 
 def _along(x: Tensor, direction: Tensor) -> Tensor:
@@ -167,34 +187,87 @@ def measure_selectivity(features: np.ndarray, labels: list[str], speakers: Seque
     return read["probe"] - read["random labels"]
 
 
-@catches("the probe alone", lambda x, labels, who: _read(x, labels, who)["probe"])
-@catches("the wrong way round", lambda x, labels, who: -measure_selectivity(x, labels, who))
-@catches("voices on both sides", lambda x, y, _: measure_selectivity(x, y, [*map(str, range(72))]))
-@catches("the labels were not used", lambda x, y, _: measure_selectivity(x, y[::2] + y[1::2], _))
+def _shuffled_once(x: np.ndarray, labels: list[str], who: Sequence[str]) -> float:
+    """The probe minus the same probe on one shuffle of the labels."""
+    one = np.random.default_rng(0).permutation(labels).tolist()
+    return _read(x, labels, who)["probe"] - _read(x, one, who)["probe"]
+
+
+@catches(
+    "This subtracts one shuffle of the labels; `fit_probes` takes a mean over draws.",
+    _shuffled_once,
+)
+@catches(
+    "This is the accuracy of the probe alone; subtract that of random labels.",
+    lambda x, labels, who: _read(x, labels, who)["probe"],
+)
+@catches(
+    "This is the accuracy on random labels alone; subtract it from the probe's.",
+    lambda x, labels, who: _read(x, labels, who)["random labels"],
+)
+@catches(
+    "You subtract the wrong way round.", lambda x, labels, who: -measure_selectivity(x, labels, who)
+)
+@catches(
+    "This is a ratio; take the difference.",
+    lambda x, labels, who: _read(x, labels, who)["probe"] / _read(x, labels, who)["random labels"],
+)
+@catches(
+    "You subtract the majority, which is another baseline; subtract the random labels.",
+    lambda x, labels, who: _read(x, labels, who)["probe"] - _read(x, labels, who)["majority"],
+)
+@catches(
+    "You subtract 1 / (number of values), which nobody measured; subtract the random labels.",
+    lambda x, labels, who: _read(x, labels, who)["probe"] - 1 / len(set(labels)),
+)
+@catches("the same for all features: a constant", lambda x, labels, who: 0.35)
+@catches(
+    "Your probe has voices on both sides: give it the speakers.",
+    lambda x, y, _: measure_selectivity(x, y, [*map(str, range(72))]),
+)
+@catches(
+    "Here the labels were not used as they are.",
+    lambda x, y, _: measure_selectivity(x, y[::2] + y[1::2], _),
+)
 def selectivity(answer: Read) -> None:
     """What a probe reads on other speakers, beyond what it makes of random labels."""
     rng = np.random.default_rng(0)
     speakers = [f"voice {i // 3}" for i in range(72)]
-    noise, labels = rng.normal(size=(72, 8)), rng.permutation(["fast", "slow"] * 36)
-    planted = noise + 5 * (labels == "fast")[:, None]
-    got = float(answer(planted, labels.tolist(), speakers))
-    if got > 0.85:
-        raise Wrong(f"{got:.2f} is the accuracy of the probe alone; take random labels' away.")
-    if got < -0.3:
-        raise Wrong("What can be read scores below 0: you subtract the wrong way round.")
-    if got < 0.3:
-        raise Wrong(f"A planted label scores {got:.2f}: the labels were not used as they are.")
     prints = rng.normal(size=(24, 40)).repeat(3, axis=0)
-    coins = rng.permutation(["yes", "no"] * 12).repeat(3)
-    if (leak := float(answer(prints, coins.tolist(), speakers))) > 0.3:
-        raise Wrong(f"Coins tossed for each voice score {leak:.2f}: voices on both sides.")
+    coins = rng.permutation(["yes", "no"] * 12).repeat(3).tolist()
+    noise, labels = rng.normal(size=(72, 8)), rng.permutation(["fast"] * 44 + ["slow"] * 28)
+    planted = noise + 1.5 * (labels == "fast")[:, None]
+    cases = [(planted, labels.tolist(), speakers), (prints, coins, speakers)]
+    got, leak = both = [float(answer(*given)) for given in cases]
+    right = [measure_selectivity(*given) for given in cases]
+    if same(both, right):
+        return
+    if got == leak:
+        raise Wrong(f"{got:.2f} is the same for all features: a constant.")
+    for mistake, wrong in load_checks()["selectivity"].wrong.items():
+        if same(both, [wrong(*given) for given in cases]):
+            raise Wrong(mistake)
+    if leak > 0.3:
+        raise Wrong(
+            f"Coins tossed for each voice score {leak:.2f}: your probe has voices on both sides: "
+            "give it the speakers."
+        )
+    raise Wrong(
+        f"It should be {right[0]:.3f}; yours is {got:.3f}. Subtract the random labels of "
+        "`fit_probes`, with its own seed and number of draws: one shuffle of the labels says "
+        "little."
+    )
 
 
 @dataclass(frozen=True)
 class Chain:
     """A model of sites in a row and a way around them; a clip is four numbers, or four a head."""
 
-    sites: tuple[str, ...] = ("audio_embeddings", "backbone.0", "backbone.1")
+    names: tuple[str, ...] = ("audio_embeddings", "backbone.0", "backbone.1")
+
+    def sites(self) -> list[str]:
+        """The names of all places whose values `run` can record or edit."""
+        return list(self.names)
 
     def run(
         self,
@@ -209,12 +282,12 @@ class Chain:
         """What flows at sites, by default the first, and logits that also see the clip itself."""
         given = torch.stack([torch.as_tensor(clip, dtype=torch.float32) for clip in clips])
         flow, flows = given[:, None], {}
-        for i, site in enumerate(self.sites):
+        for i, site in enumerate(self.names):
             flow = torch.sin(flow.roll(1, -1) * (i + 1) + len(question) + len(stem))
             flow = (edits or {}).get(site, lambda same: same)(flow)
             flows[site] = flow
-        wanted = {site: flows[site] for site in sites or self.sites[:1]}
-        logits = flow[:, 0] + 0.1 * given * flows[self.sites[0]][:, 0]
+        wanted = {site: flows[site] for site in sites or self.names[:1]}
+        logits = flow[:, 0] + 0.1 * given * flows[self.names[0]][:, 0]
         return _Forward(wanted, logits.view(len(clips), -1, 4).sum(1))
 
 
@@ -255,6 +328,20 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
     "The answer was not begun: the stem is left out.",
     lambda llm, a, b, task, site: patch_flow(
         llm, a, b, SimpleNamespace(question=task.question, stem=""), site
+    ),
+)
+@catches(
+    "Clip a was run without the stem: begin the answer in both runs.",
+    lambda llm, a, b, task, site: _run(
+        llm, b, task, edits={site: interventions.set_to(llm.run([a], "?", sites=[site])[site])}
+    ),
+)
+@catches(
+    "Clip b was run without the stem: begin the answer in both runs.",
+    lambda llm, a, b, task, site: (
+        llm.run(
+            [b], "?", edits={site: interventions.set_to(_run(llm, a, task, site, sites=[site]))}
+        ).logits
     ),
 )
 def patched(answer: Callable[[Any, Any, Any, Any, str], Tensor]) -> None:

@@ -1,8 +1,7 @@
-"""Checks of notebook 08: attention over time, a span, other weights, a head, attribution."""
+"""Checks of notebook 08: attention over time, a span, other weights, attribution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,8 @@ import torch
 from torch import Tensor
 
 from desta_lab.analysis.evidence import score_profile
-from desta_lab.analysis.interventions import knock_out
 from desta_lab.clips import Span
 from desta_lab.course.checks import Wrong, catches, expect
-from desta_lab.course.checks.notebook_06 import Chain
 
 Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
@@ -190,42 +187,3 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
         worth = torch.tensor([0.1, second, 2.0, 4.0, 1.0])
         cases.append((lambda kept, worth=worth: kept.float() @ worth, worth))
     expect(deletion_curve, answer, delete_parts, "The curve is {right}, and yours {got}.", *cases)
-
-
-def run_without(llm: Any, clips: Any, task: Any, layer: int, head: int) -> Tensor:
-    """The logits when one head of the backbone puts out nothing."""
-    return _without(llm, clips, task, [(layer, head)])
-
-
-def _without(llm: Any, clips: Any, task: Any, heads: Sequence[tuple[int, int]]) -> Tensor:
-    edits = knock_out(heads)
-    logits: Tensor = llm.run(clips, task.question, stem=task.stem, edits=edits).logits
-    return logits
-
-
-@catches("Nothing was taken away.", lambda llm, clips, task, *head: _without(llm, clips, task, []))
-@catches("return `….logits`", lambda llm, clips, task, *head: llm.run(clips, "?", stem=task.stem))
-@catches(
-    "Layer and head are exchanged.",
-    lambda llm, clips, task, layer, head: run_without(llm, clips, task, head, layer),
-)
-@catches(
-    "No head of this layer is left: you took the whole layer.",
-    lambda llm, clips, task, layer, head: _without(
-        llm, clips, task, [(layer, i) for i in range(3)]
-    ),
-)
-@catches(
-    "The answer was not begun: the stem is left out.",
-    lambda llm, clips, task, *head: run_without(
-        llm, clips, SimpleNamespace(question=task.question, stem=""), *head
-    ),
-)
-def without_head(answer: Callable[[Any, Any, Any, int, int], Tensor]) -> None:
-    """The logits when one head of the backbone puts out nothing."""
-    llm = Chain(tuple(f"backbone.{layer}.attention.heads" for layer in range(2)))
-    clips = [*torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))]
-    task = SimpleNamespace(question="?", stem="It is")
-    fault = "Head {4} of layer {3} should be missing, and nothing else; return `….logits`."
-    cases = [(llm, clips, task, layer, head) for layer, head in ((1, 0), (0, 2))]
-    expect(without_head, answer, run_without, fault, *cases)

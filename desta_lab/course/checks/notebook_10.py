@@ -1,4 +1,4 @@
-"""Checks of notebook 10: a grid of runs, a paired difference, a flattering one, a split."""
+"""Checks of notebook 10: a grid of runs, a paired difference, a flattering one."""
 
 import hashlib
 import itertools
@@ -159,49 +159,3 @@ def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> N
     """The largest difference in our favour that choosing among seeds can make."""
     fault = "From these seeds a difference of {right} can be made; you make {got}."
     expect(flattering, answer, flatter, fault, ([0.2, 0.5, 0.35], [0.3, 0.6, 0.4]))
-
-
-Split = tuple[list[int], list[int]]
-
-
-def _part(speakers: Sequence[str], first: Sequence[str]) -> Split:
-    rows = range(len(speakers))
-    return [i for i in rows if speakers[i] in first], [i for i in rows if speakers[i] not in first]
-
-
-def deal_speakers(speakers: Sequence[str], share: float, least: int = 1) -> Split:
-    """Rows of recordings in two splits without a common speaker; each has one at least."""
-    people = sorted(set(speakers))
-    count = min(max(least, round(share * len(people))), len(people) - least)
-    return _part(speakers, people[:count])
-
-
-def _by_row(speakers: Sequence[str], share: float) -> Split:
-    cut = round(share * len(speakers))
-    return list(range(cut)), list(range(cut, len(speakers)))
-
-
-def _one_each(speakers: Sequence[str], share: float) -> Split:
-    rows = [speakers.index(name) for name in sorted(set(speakers))]
-    return rows[:1], rows[1:]
-
-
-@catches("speaker overlap", _by_row)
-@catches("an empty split", partial(deal_speakers, least=0))
-@catches("a recording is lost", _one_each)
-def split_recordings(answer: Callable[[Sequence[str], float], Sequence[Sequence[int]]]) -> None:
-    """Rows of recordings in two splits that share no speaker."""
-    many = ["ann", "bob", "ann", "cem", "bob", "dia", "ann", "eva", "dia", "bob"]
-    few = ["ann", "bob", "ann"]
-    for speakers, share in ((many, 0.2), (many, 0.5), (many, 0.8), (few, 0.1), (few, 0.9)):
-        first, second = (list(rows) for rows in answer(speakers, share))
-        both = {speakers[i] for i in first} & {speakers[i] for i in second}
-        if both:
-            raise Wrong(f"{', '.join(sorted(both))} in both: speaker overlap. Deal out speakers.")
-        if not (first and second):
-            raise Wrong(f"Share {share:g} of {len(set(speakers))} speakers makes an empty split.")
-        if sorted([*first, *second]) != list(range(len(speakers))):
-            raise Wrong("Every row belongs to one split, and here a recording is lost or doubled.")
-        count, people = len({speakers[i] for i in first}), len(set(speakers))
-        if people > 2 and abs(count - share * people) >= 1 - 1e-9:
-            raise Wrong(f"Share {share:g} of {people} speakers is {share * people:g}, not {count}.")

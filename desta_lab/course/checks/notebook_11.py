@@ -1,16 +1,14 @@
-"""Checks of notebook 11: names and tensors of a released file, layout, a patch, an IFrate."""
+"""Checks of notebook 11: names and tensors of a released file, a patch, an IFrate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from desta_lab.course.checks import Wrong, catches, expect
-from desta_lab.model.chat import END, SLOT, START
 from desta_lab.model.connector import QFormer
 from desta_lab.published import adapters
 
-Encode = Callable[[str], list[int]]
 File = dict[str, Tensor]
 _LAYER = f"{adapters.PREFIX}qformer.layer."
 _NORMS = {"crossattention.output.LayerNorm.": "norms.2.", "output.LayerNorm.": "norms.1."}
@@ -111,58 +109,6 @@ def exchanged(answer: Callable[[File], File]) -> None:
     crossed = torch.equal(got[first], file[second]) and torch.equal(got[second], file[first])
     if len(moved) != 2 or not crossed:
         raise Wrong(f"{len(moved)} tensors differ; two should, each holding what the other held.")
-
-
-def _pairs(text: str) -> list[int]:
-    """A tokenizer that takes two letters at a time: where a text is cut shows in its ids."""
-    pairs = [text[at : at + 2] for at in range(0, len(text), 2)]
-    return [sum(ord(letter) * 1000**i for i, letter in enumerate(pair)) for pair in pairs]
-
-
-def _laid(*order: str) -> Callable[[Encode, str, str, str, int], list[int]]:
-    """A layout from its pieces, each encoded on its own; `{slots}` stands for the audio slots."""
-
-    def answer(encode: Encode, before: str, after: str, words: str, queries: int) -> list[int]:
-        texts = {"before": before, "after": after, "words": words, "start": START, "end": END}
-        slots = {"{slots}": [SLOT] * queries, "{slot}": [SLOT]}
-        pieces = [slots.get(piece) or encode(piece.format(**texts)) for piece in order]
-        return [token for piece in pieces for token in piece]
-
-    return answer
-
-
-lay_out_tokens = _laid("{before}{start}", "{slots}", "{words}", "{end}{after}")
-
-
-@catches(
-    "The transcript stands before the slots; the model hears first, then reads.",
-    _laid("{before}{start}", "{words}", "{slots}", "{end}{after}"),
-)
-@catches(
-    "The transcript stands after the end tag; it belongs inside the tags.",
-    _laid("{before}{start}", "{slots}", "{end}{words}{after}"),
-)
-@catches(
-    "There is one slot for the whole clip; it needs one for each query.",
-    _laid("{before}{start}", "{slot}", "{words}", "{end}{after}"),
-)
-@catches(
-    "Tags tokenised on their own; encode them at once with what they touch.",
-    _laid("{before}", "{start}", "{slots}", "{words}", "{end}", "{after}"),
-)
-@catches(
-    "The transcript is tokenised with the tag that follows; encode it alone.",
-    _laid("{before}{start}", "{slots}", "{words}{end}{after}"),
-)
-@catches(
-    "No tags around the clip: chat.START before the slots, chat.END at its end.",
-    _laid("{before}", "{slots}", "{words}", "{after}"),
-)
-def laid_out(answer: Callable[..., Sequence[int]]) -> None:
-    """Token ids of a conversation in DeSTA2.5-Audio's layout."""
-    given = (_pairs, "system user\n", "\nWhat?", "hello there", 5)
-    fault = "In order: all before and the start tag, slots, transcript, end tag and rest."
-    expect(laid_out, answer, lay_out_tokens, fault, given)
 
 
 def measure_way(patched: Tensor, own: Tensor, other: Tensor) -> Tensor:
