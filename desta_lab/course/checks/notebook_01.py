@@ -40,7 +40,10 @@ def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
         if _count_hooks(whisper) > installed:
             raise Wrong("Afterwards the hook was left in the model: every later call runs it.")
         if _condition(whisper) != before:
-            raise Wrong("Afterwards the model is another: a part, a weight or a mode was changed.")
+            raise Wrong(
+                "Afterwards the model is another: a part, an attribute, a setting, a weight or a "
+                "mode was changed."
+            )
         fault, given = "This is not what layer {2} puts out; read it there.", (whisper, mel, layer)
         axes = "(clip, frame, width)"
         expect(
@@ -78,10 +81,15 @@ def _count_hooks(model: Any) -> int:
 
 
 def _condition(model: Any) -> list[Any]:
-    """Which parts a model has, in which mode; which weights learn, and how large they are."""
-    parts = [(id(part), part.training, _is_own_forward(part)) for part in model.modules()]
+    """Which parts a model has, in which mode, with which attributes and settings; which weights
+    learn, and how large they are.
+    """
+    parts = [
+        (id(part), part.training, _is_own_forward(part), sorted(set(vars(part)) - {"forward"}))
+        for part in model.modules()
+    ]
     weights = [(id(one), one.requires_grad, float(one.abs().sum())) for one in model.parameters()]
-    return [*parts, *weights]
+    return [*parts, *weights, str(model.config), str(sorted(vars(model.config)))]
 
 
 def _is_own_forward(part: Any) -> bool:
