@@ -14,6 +14,7 @@ import torch
 
 from desta_lab.analysis import geometry
 from desta_lab.course.checks import (
+    notebook_01,
     notebook_02,
     notebook_03,
     notebook_04,
@@ -335,7 +336,32 @@ def keyed(name) -> Any:
     return answer
 
 
+def ridge_by_hand(features, labels, folds):
+    """A ridge regression in closed form, onto one column of 1 and −1 for each value."""
+    labels, said = np.asarray(labels), [None] * len(labels)
+    values = np.unique(labels)
+    for train, test in folds:
+        mean, spread = features[train].mean(0), features[train].std(0) + 1e-9
+        x, z = ((features[side] - mean) / spread for side in (train, test))
+        y = np.where(labels[train][:, None] == values, 1.0, -1.0)
+        weights = np.linalg.solve(x.T @ x + 10 * np.eye(x.shape[1]), x.T @ (y - y.mean(0)))
+        for row, guess in zip(test, (z @ weights + y.mean(0)).argmax(1), strict=True):
+            said[row] = values[guess]
+    return said
+
+
+def said_in_order_of_folds(features, labels, folds):
+    said = notebook_01.probe_rows(features, labels, folds)
+    return np.concatenate([said[test] for _, test in folds])
+
+
 MISTAKES = [
+    Mistake("probed", "row i of the result", said_in_order_of_folds),
+    Mistake(
+        "probed",
+        "one of the values",
+        lambda x, y, folds: notebook_01.probe_rows(x, y, folds) == np.asarray(y),
+    ),
     Mistake("speaker_interval", "weighs as often as it was drawn", interval(unique=True)),
     Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
     Mistake("speaker_interval", "draws", interval(draws=50)),
@@ -783,6 +809,7 @@ RIGHT = [
     ("labels_of", "slices", sliced_labels),
     ("learning_rate", "torch", torch_rate),
     ("disjoint_folds", "loops", looped_folds),
+    ("probed", "closed form", ridge_by_hand),
     ("disjoint_folds", "scikit-learn", sklearn_folds),
     ("find_leaks", "a loop", looped_leaks),
     ("block_parameters", "torch's layers", counted_block),
@@ -866,6 +893,7 @@ EQUIVALENT = {
         r"seen\[0\]\[(1|-1)\]|seen\[(1|-1)\]\[0\]": "a layer returns no tuple here",
     },
     "disjoint_folds": {r"nothing": "numpy takes the list as it is"},
+    "probed": {r"logspace\(": "a ridge may choose among other strengths"},
     "layer_mixture": {r"softmax\(\+1\)": "axis 1 of two is axis −1"},
     "shuffled_in_time": {r"torch\.manual_seed\(seed\)": "the order comes of the seed all the same"},
     "perplexity": {

@@ -196,7 +196,7 @@ def _watch(answer: Callable[..., Any]) -> Callable[..., Any]:
 def _is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and _is_equal([*a.values()], [b[name] for name in a])
-    if isinstance(a, list):
+    if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_is_equal, a, b))
     return torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b)
 
