@@ -70,7 +70,7 @@ clip_figures.plot_steps_to_mel(
 
 # %%
 states = experiment.llm.encoder.encode([wave])
-print("samples:", wave.shape, "  encoder states (layer, clip, frame, width):", tuple(states.shape))
+print(f"{len(wave):,} samples; encoder states (layer, clip, frame, width): {tuple(states.shape)}")
 
 # %% [markdown]
 # ### Exercise 0.1 · Say when a frame starts · fill in · 4 min
