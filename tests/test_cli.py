@@ -174,6 +174,31 @@ def test_no_bar_flashes_up(monkeypatch: pytest.MonkeyPatch, capsys):
     assert shown(3) == "" and "features" in shown(1)  # half a second is left, and four and a half
 
 
+def test_a_bar_in_a_notebook_is_empty_at_the_end(monkeypatch: pytest.MonkeyPatch):
+    """Of a widget's bar a saved page would keep how it began: `corpus: 0%| 1/1056`."""
+    told = []
+
+    class Handle:
+        def update(self, content, **how):
+            told.append(content)
+
+    def display(content, **how):
+        told.append(content)
+        return Handle()
+
+    clock = iter([0.0, 0.5, 1.5, 1.6, 3.0, 4.0])
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    tell = progress._report_in_notebook("corpus")
+    for done in (1, 2, 3, 5, 10):
+        tell(done, 10)
+    assert [content["text/plain"].split(",")[0] for content in told] == [
+        "corpus: 2/10",
+        "corpus: 5/10",
+        "",
+    ]
+
+
 # ---- refused before work begins ----
 
 

@@ -150,6 +150,15 @@ class Verdict:
     reasons: list[str]
     above_controls: dict[str, list[str]]  # run → rung-3 attributes above every control
 
+    def tabulate(self) -> pd.DataFrame:
+        """What was measured, and whether it holds as the rule asks; empty where it asks nothing."""
+        parts = [reason.partition(": ") for reason in self.reasons]
+        asked = [
+            (said, held) if held in ("yes", "no") else (f"{held}{by}{said}", "")
+            for held, by, said in parts
+        ]
+        return pd.DataFrame(asked, columns=["measured", "holds"])
+
 
 def control_margins(
     table: pd.DataFrame, run: str, step: int, measure: str = "calibrated"

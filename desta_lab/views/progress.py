@@ -6,12 +6,14 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
+SECONDS_BETWEEN_BARS = 0.5  # in a notebook
 LEAST_SECONDS = 2.0  # that a bar stays
 
 
@@ -23,13 +25,47 @@ def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]
     """
     out = stream or sys.stderr
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if out.isatty() or (stream is None and hasattr(shell, "kernel")):
-        return lambda stage: _report_by_bar(stage, leave=out.isatty())
+    if stream is None and hasattr(shell, "kernel"):
+        return _report_in_notebook
+    if out.isatty():
+        return _report_by_bar
     return lambda stage: _report_by_lines(stage, out)
 
 
-def _report_by_bar(stage: str, *, leave: bool) -> Callable[..., None]:
-    """A bar where a second is over and more are to come, so none flashes; it may go at the end."""
+def _report_in_notebook(stage: str) -> Callable[..., None]:
+    """A bar in the cell's output, which is empty at the end; a saved page would keep a widget's."""
+    from IPython.display import display
+
+    handle: Any = None
+    begin = shown = time.perf_counter()
+
+    def report(*news: Any) -> None:
+        nonlocal handle, shown
+        if isinstance(news[0], str):
+            print(news[0])
+            return
+        done, total, *rest = news
+        now = time.perf_counter()
+        if done >= total:
+            if handle is not None:
+                handle.update({"text/plain": ""}, raw=True)
+        elif now - begin > 1 and now - shown > SECONDS_BETWEEN_BARS:
+            shown = now
+            left = (now - begin) / max(done, 1) * (total - done)
+            loss = f", loss {rest[0]['loss']:.3f}" if rest else ""
+            line = f"{stage}: {done}/{total}{loss}, {left:.0f} s left"
+            bar = f'<progress max="{total}" value="{done}"></progress> {escape(line)}'
+            content = {"text/plain": line, "text/html": bar}
+            if handle is not None:
+                handle.update(content, raw=True)
+            elif left >= LEAST_SECONDS:
+                handle = display(content, raw=True, display_id=True)
+
+    return report
+
+
+def _report_by_bar(stage: str) -> Callable[..., None]:
+    """A bar where a second is over and more are to come, so none flashes."""
     bar: Any = None
     begin = time.perf_counter()
 
@@ -43,7 +79,7 @@ def _report_by_bar(stage: str, *, leave: bool) -> Callable[..., None]:
             now = time.perf_counter() - begin
             if now < 1 or now / max(done, 1) * (total - done) < LEAST_SECONDS:
                 return
-            bar = tqdm(total=total, desc=stage, leave=leave, initial=done)
+            bar = tqdm(total=total, desc=stage, initial=done)
         bar.update(done - bar.n)
         if rest:
             bar.set_postfix(loss=f"{rest[0]['loss']:.3f}")

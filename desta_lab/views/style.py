@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 
 from desta_lab.views.saving import Picture, Size, styled
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, and a grey
+# Okabe and Ito's colours, which people with any colour vision tell apart, two of Tol's, and a grey
 PALETTE = {
     "audio": "#0072B2",
     "self": "#0072B2",
@@ -28,6 +28,8 @@ PALETTE = {
     "label_others": "#E69F00",
     "label_own": "#E69F00",
     "soft": "#56B4E9",
+    "hard": "#882255",
+    "mispaired": "#999933",
     "template": "#009E73",
     "other": "#F0E442",
     "people": "#0072B2",
@@ -69,6 +71,8 @@ SERIES = {  # of runs and conditions, in the order of every legend
     for name, (label, line, marker) in {
         "self": ("self-generated targets, audio", "-", "o"),
         "soft": ("soft targets, audio", "-", "v"),
+        "hard": ("hard targets, audio", (0, (4, 1)), "h"),
+        "mispaired": ("wrong targets, audio", (0, (2, 1)), "<"),
         "label": ("bare-label targets, audio", "-", "s"),
         "label_others": ("bare label, other attributes", (0, (5, 2)), "s"),
         "label_own": ("bare label, its own attribute", DOTTED, "D"),

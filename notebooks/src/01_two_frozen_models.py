@@ -5,14 +5,17 @@
 #
 # You will open Whisper layer by layer and ask what a linear *probe* (a linear classifier, trained on the layer's numbers) can read there, on voices it has never heard. Then you will feed the language model embeddings by hand: those of words, mixtures of two words, and noise.
 #
-# *Needs: PyTorch, notebook 00. 25 minutes of exercises, about 25 of reading and running.*
+# *Needs: PyTorch, notebook 00. 30 minutes of exercises, about 26 of reading and running.*
 
 # %%
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from transformers import WhisperModel
 
 import desta_lab
@@ -93,16 +96,15 @@ picture
 # %%
 with torch.no_grad():
     hidden = whisper(mel, output_hidden_states=True).hidden_states
-pd.Series(
-    {f"layer {tap}": float((hidden[tap + 1] - states[i]).abs().max()) for i, tap in enumerate(taps)}
-)
+apart = {f"layer {t}": float((hidden[t + 1] - states[i]).abs().max()) for i, t in enumerate(taps)}
+pd.Series(apart, name="largest difference").to_frame()
 
 # %% [markdown]
 # All are equal but the last: the library has already sent that one through Whisper's final LayerNorm. DeSTA taps *before* it. Send our tap through the LayerNorm too, and the difference is gone:
 
 # %%
 torch.testing.assert_close(whisper.layer_norm(states[-1]), hidden[-1])
-float(hidden[-1].std()), float(states[-1].std())
+print(f"spread after the LayerNorm {hidden[-1].std():.2f}, before it {states[-1].std():.2f}")
 
 # %% [markdown]
 # ### Exercise 1.2 · Tap one layer · fill in · 8 min
@@ -175,7 +177,7 @@ aloud = [
 ]
 some = balance_speakers(aloud, 80)
 speakers = np.array([c.speaker for c in some])
-pd.Series(speakers).value_counts()
+pd.Series(speakers, name="speaker").value_counts().rename("clips").to_frame()
 
 # %% tags=["slow"]
 waves = [audio.read_audio(experiment.corpus.path(c)) for c in some]
@@ -216,14 +218,19 @@ lesson.check("disjoint_folds", disjoint_folds)
 # Ten tosses, both ways of splitting: with your folds, and with folds over single clips. The package refuses the leaking split unless it is forced to show the leak.
 
 # %%
-apart = lesson.use("disjoint_folds", disjoint_folds, pieces.fold_by_speaker, tensors=False)
+lesson.lock("leak")  # here its answer is measured
+keep_apart = lesson.use("disjoint_folds", disjoint_folds, pieces.fold_by_speaker, tensors=False)
+
+
+def folds_of(speakers, count):
+    return [tuple(map(np.asarray, pair)) for pair in keep_apart(list(speakers), count)]
 
 
 def tossed(features, seed, leak):
     sides = np.random.default_rng(seed).permutation(["heads", "tails"] * (len(names) // 2))
     coin = np.array([dict(zip(names, sides, strict=True))[s] for s in speakers])
     over = list(KFold(4, shuffle=True, random_state=0).split(features))
-    folds = over if leak else [tuple(map(np.asarray, pair)) for pair in apart(list(speakers), 4)]
+    folds = over if leak else folds_of(speakers, 4)
     guessed = probes.fit_probes(features, {"coin": coin}, speakers, folds, force=leak)
     return guessed.loc[guessed["kind"] == "probe", "correct"].mean()
 
@@ -276,16 +283,56 @@ print(lesson.reveal("leak", leak))
 # %% [markdown]
 # ## Layer by layer
 #
-# Now the real attributes. These probes were fitted on 288 clips of 24 speakers, on mean and spread over the frames of each site. The intervals are over speakers. *Random labels* is the same probe on shuffled labels: it shows what a probe scores if nothing is there. (On so few speakers that is a little below chance, because a fold with fewer of a class in training has more of it to test.)
+# Now the real attributes, on 288 clips of 24 speakers. Again each clip is one row: mean and spread over the frames of a *site*, the spectrogram or a layer. This time the probe is yours.
+#
+# ### Exercise 1.4 · Fit the probe · fill in · 5 min
+# Write `probed(features, labels, folds)`. `features` is an array [clip, number], `labels` a list with the value of each clip, and `folds` are pairs as in exercise 1.3. In each fold, scale every feature by its mean and spread in the training rows. Fit a linear classifier on the training rows, and let it say the values of the test rows. Return an array [clip]: what was said of each clip when it was tested. A good classifier is *ridge*: a linear regression that is kept from large weights. `RidgeClassifierCV(np.logspace(0, 6, 7))` chooses among seven strengths by itself.
+
+
+# %% tags=["exercise"]
+def probed(features, labels, folds):
+    ### BEGIN SOLUTION
+    labels = np.asarray(labels)
+    said = labels.copy()
+    for train, test in folds:
+        probe = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 6, 7)))
+        said[test] = probe.fit(features[train], labels[train]).predict(features[test])
+    return said
+    ### END SOLUTION
+
+
+# %%
+lesson.check("probed", probed)
+
+# %% [markdown] tags=["hint"]
+# `make_pipeline(StandardScaler(), RidgeClassifierCV(…))` scales and fits: `.fit(features[train], labels[train])`, then `.predict(features[test])`.
+
+# %% [markdown]
+# The next cell finds the clips, and a null from the package. *Random labels* is the same probe on shuffled labels: it shows what a probe scores if nothing is there. (On so few speakers that is a little below chance, because a fold with fewer of a class in training has more of it to test.)
 
 # %% tags=["expensive"]
 look = desta_lab.Inside.from_experiment(experiment)
 measured = look.table("probes")
 measured = measured[measured["site"].str.match("log-mel|encoder")]
-wide = measured[measured["kind"] == "probe"].pivot(
-    index="attribute", columns="site", values="accuracy"
-)
-wide[["log-mel", *(f"encoder {tap}" for tap in taps)]].round(2)
+null = measured[measured["kind"] == "random labels"]
+
+# %% [markdown]
+# Then your probe, on your folds, reads every attribute at every site. The intervals are over speakers. (Your guess about the best layer is locked here.)
+
+# %%
+lesson.lock("best_layer")
+probe = lesson.use("probed", probed, pieces.probe_rows, tensors=False)
+site_names, rows = ["log-mel", *(f"encoder {tap}" for tap in taps)], []
+for site, whole in look.fixed_sites().items():
+    features = capture.pool_over_time(whole).numpy()
+    for name, labels in look.labels.items():
+        right = np.asarray(probe(features, list(labels), folds_of(look.speakers, 6))) == labels
+        about = {"site": site, "attribute": name, "speaker": look.speakers}
+        rows.append(pd.DataFrame({**about, "correct": right.astype(float)}))
+read = statistics.interval_table(pd.concat(rows), "correct", ["attribute", "site"], "accuracy")
+wide = read.pivot(index="attribute", columns="site", values="accuracy")[site_names]
+print(f"Read by {lesson.credit_of('disjoint_folds', 'probed')}.")
+wide.round(2)
 
 # %%
 accent = wide.loc["accent"].drop("log-mel")
@@ -336,8 +383,7 @@ answer_from("What is the gender of the speaker?", words(clip.attributes))
 
 # %%
 one = words(clip.attributes)
-size = float(one.pow(2).mean().sqrt())
-print(f"size of these words: {size:.3f}, embedding scale: {backbone.embedding_scale:.3f}")
+print(f"embedding scale: {backbone.embedding_scale:.3f}")
 for seed in range(3):
     noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(seed)).to(one)
     print(answer_from("What is the gender of the speaker?", backbone.embedding_scale * noise))
@@ -345,7 +391,7 @@ for seed in range(3):
 # %% [markdown]
 # An answer comes back every time, and it is worth nothing. A fluent sentence is no sign that anything was heard; that is what controls are for.
 #
-# ### Exercise 1.4 · Speak at the wrong size · break · 5 min
+# ### Exercise 1.5 · Speak at the wrong size · break · 5 min
 # Write `at_scale(vectors, scale)`: the same (token, width) vectors multiplied by one number, so that the root mean square of all their entries is `scale`. Then guess how far the size may go before the answers fail.
 
 
@@ -386,7 +432,8 @@ def chosen(task, vectors):
 
 
 tasks = {task.attribute: task for task in experiment.tasks if task.rung == 3}
-dict(zip(tasks["gender"].options, chosen(tasks["gender"], one[None])[0].tolist(), strict=True))
+share = dict(zip(tasks["gender"].options, chosen(tasks["gender"], one[None])[0], strict=True))
+print("; ".join(f"{option}: {float(each):.2f}" for option, each in share.items()))
 
 # %% tags=["slow"]
 times = [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 30, 100]
@@ -444,6 +491,7 @@ def mixed(one, other):
     return (1 - shares[:, None, None]) * one.cpu() + shares[:, None, None] * other.cpu()
 
 
+lesson.lock("flip")
 for share, vectors in zip(
     shares,
     mixed(
@@ -500,7 +548,7 @@ mixing = pd.DataFrame(
 gender = mixing[(mixing["attribute"] == "gender") & (mixing["kind"] == "words")].sort_values("x")
 flip = float(np.interp(0.5, gender["value"], gender["x"]))
 print(lesson.reveal("flip", flip))
-print(f"Layer tapped, folds and sizes by {lesson.credit}.")
+print(f"Layer tapped, folds, probe and sizes by {lesson.credit}.")
 
 # %% [markdown]
 # ## What they bring
@@ -508,10 +556,7 @@ print(f"Layer tapped, folds and sizes by {lesson.credit}.")
 # One figure for both. Above stands what can be read off Whisper, below what the language model makes of embeddings. Each has its *null* in pink, which shows what would be seen if nothing were there: a probe on random labels, and mixed noise. An attribute counts as *held* if at any tapped layer the probe's interval lies above that of random labels. (The spectrogram may do as well: look left.) It counts as *answered* if the interval is on the right side of one half at both ends of the mixture.
 
 # %%
-site_names = ["log-mel", *(f"encoder {tap}" for tap in taps)]
-reading = measured[measured["kind"].isin(["probe", "random labels"])].rename(
-    columns={"accuracy": "value"}
-)
+reading = pd.concat([read.assign(kind="probe"), null]).rename(columns={"accuracy": "value"})
 reading = reading.assign(x=reading["site"].map(site_names.index), model="Whisper")
 columns = ["model", "attribute", "kind", "x", "value", "low", "high"]
 both = pd.concat([reading[columns], mixing.assign(model="LLM")[columns]], ignore_index=True)
@@ -533,7 +578,8 @@ followed = [
 ]
 headline = (
     f"Whisper holds {len(held)} of {len(PAIRS)} attributes above its null, and the untouched "
-    f"LLM answers {len(followed)} of {len(PAIRS)} from embeddings alone (seed {experiment.seed})"
+    f"LLM answers {len(followed)} of {len(PAIRS)} from embeddings alone (seed {experiment.seed}).\n"
+    f"Folds and probe: {lesson.credit_of('disjoint_folds', 'probed')}"
 )
 
 # %%

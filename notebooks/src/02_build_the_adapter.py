@@ -24,6 +24,7 @@ from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.model import chat
 from desta_lab.model.connector import QFormer
 from desta_lab.views import replies, style
+from desta_lab.world.describe import attribute_coverage
 
 torch.set_grad_enabled(False)  # nothing learns here
 lesson = desta_lab.setup("02")
@@ -40,9 +41,11 @@ parts = {
     name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()
 }
 parts |= {name: p.numel() for name, p in connector.named_parameters(recurse=False)}
-pd.Series(parts, name="parameters").sort_values(ascending=False)
+pd.Series(parts, name="parameters").sort_values(ascending=False).to_frame()
 
 # %% [markdown]
+# (What the `anchor` is stands before the whole adapter, after exercise 2.3.)
+#
 # ### Exercise 2.1 · Commit yourself · predict · 4 min
 # Two numbers. The *score* is accuracy above chance on six questions never trained: 0 is guessing, 1 is perfect. A softmax over the *queries* instead of the frames is a classic slip: it runs, and its output has the right shape.
 
@@ -249,10 +252,10 @@ def adapter(c, states, attention=None, mixture=None):
 
 audio_embeddings = adapter(connector, states)
 torch.testing.assert_close(audio_embeddings, connector(states), atol=1e-4, rtol=1e-4)
-tuple(audio_embeddings.shape)
+print("audio embeddings (clip, query, width):", tuple(audio_embeddings.shape))
 
 # %% [markdown]
-# Equal up to rounding? Doubt is settled in float64: a real difference would stay, rounding shrinks by nine digits.
+# Is a small difference rounding or a fault? Float64 tells: there a fault is as large as before, and rounding is below 1e-10. Two ways of adding that agree to the last bit differ by 0.
 
 # %%
 double = copy.deepcopy(connector).double()
@@ -261,7 +264,7 @@ differences = {
     "float64": float((adapter(double, states.double()) - double(states.double())).abs().max()),
 }
 torch.testing.assert_close(differences["float64"], 0.0, atol=1e-10, rtol=0)
-differences
+print("largest difference:", *(f"{each:.1g} in {kind};" for kind, each in differences.items()))
 
 # %% [markdown]
 # ## What the published one is
@@ -304,7 +307,7 @@ count["the rest of it"] = count["published"] - count["six published blocks"]
 assert count["six published blocks"] == sum(p.numel() for p in published.blocks.parameters())
 print(f"Blocks counted by {lesson.credit_of('block_parameters')}.")
 print(lesson.reveal("published", count["published"] / 1e6))
-count
+pd.Series(count, name="parameters").map("{:,}".format).to_frame()
 
 # %% [markdown]
 # That is the number counted in the authors' own code: 131,540,224. Large beside ours, and still less than two per cent of the eight billion it speaks to.
@@ -324,7 +327,7 @@ print(f"{ids.shape[1]} tokens, slots from {int(at[0])} to {int(at[-1])}")
 
 # %% [markdown]
 # ### Exercise 2.5 · Fill the slots · fill in · 7 min
-# Write `splice(embeddings, slots, audio_embeddings)`: `embeddings` is (row, token, width), `slots` (row, token) is True where a slot is, `audio_embeddings` is (clip, query, width). Slots are filled row after row, clip after clip, query after query; everything else stays. Return a new tensor.
+# Write `splice(embeddings, slots, audio_embeddings)`: `embeddings` is (row, token, width), `slots` (row, token) is True where a slot is, `audio_embeddings` is (clip, query, width). Slots are filled row after row, clip after clip, query after query; everything else stays. A row may hold two clips, or none. Return a new tensor.
 
 
 # %% tags=["exercise"]
@@ -359,7 +362,7 @@ out = backbone.generate(
 spoken = backbone.decode(backbone.trim_at_end(out[0].tolist()))
 theirs = experiment.ask(clip, question).set_index("condition")["answer"]
 assert spoken == theirs["with the clip"]
-theirs
+theirs.to_frame()
 
 # %% [markdown]
 # ## Now break it
@@ -443,18 +446,26 @@ quiet = connector(silent).expand(len(clips), -1, -1)
 vectors["silence"] = torch.cat([quiet, reference[len(clips) :]])
 
 # %% [markdown]
-# Before the average, one example: what each adapter lets the language model say about the first clip.
+# Before the average, one example: what each adapter lets the language model say about one clip. Of the first eight clips it is the one of which the adapter built by hand names most attributes rightly. (From here on your guess is locked.)
+
 
 # %%
-print(desta_lab.describe(clips[0].attributes))
-pd.Series(
-    {
-        name: replies.answer_audio(
-            experiment.llm, one[:1], "Describe the audio clip again in other words."
-        ).text
-        for name, one in vectors.items()
-    }
-).to_frame("answer")
+lesson.lock("wrong_axis")
+
+
+def described(name, i):
+    question = "Describe the audio clip again in other words."
+    return replies.answer_audio(experiment.llm, vectors[name][i : i + 1], question).text
+
+
+def named_rightly(i):
+    said = described("built by hand", i)
+    return sum(attribute_coverage([said], [clips[i].attributes]).values())
+
+
+example = max(range(8), key=named_rightly)
+print(desta_lab.describe(clips[example].attributes))
+pd.Series({name: described(name, example) for name in vectors}).to_frame("answer")
 
 # %%
 tasks = [task for task in experiment.tasks if task.rung == 3]
@@ -488,7 +499,7 @@ answers["lost"] = [
 ] - answers["score"]
 
 # %% [markdown]
-# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero. A fault that is not seen was not shown to cost anything on these 32 clips. That does not make it harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of the right adapter built by hand.
+# `lost` is the difference to the right adapter on the same clip and question; its interval is over speakers. A fault is *seen in the answers* when that interval lies above zero. A fault that is not seen was not shown to cost anything on these 32 clips. That does not make it harmless. The comparison *catches* a fault whose largest difference is more than a hundred times that of rounding. How large is rounding? The package's adapter in float32 differs from the same adapter in float64 by nothing else.
 
 # %%
 score, lost = (
@@ -508,7 +519,11 @@ table = pd.DataFrame(
         for i, name in enumerate([*vectors, "text oracle"])
     ]
 )
+rounding = float((double(every.double()) - reference)[: len(clips)].abs().max())
+bound = 100 * rounding
 table["seen"] = (table["lost_low"] > 0).where(table["kind"] == "fault")
+table["caught"] = (table["difference"] > bound).where(table["kind"] == "fault")
+print(f"Rounding makes a difference of {rounding:.0e}; above {bound:.0e} a fault is caught.")
 table.round(4)
 
 # %%
@@ -518,18 +533,17 @@ print(lesson.reveal("wrong_axis", row.at["softmax over the queries", "score"]))
 # %% [markdown]
 # ## How one notices
 #
-# The left panel shows the largest difference of any number of any audio embedding to the package's, over all clips. The right panel shows what the answers score. The hexagons are the faults. Which of them would you have found in the right panel, and which in the left? (The second row is the right adapter in the precision in which it runs; its difference is rounding.)
+# The left panel shows the largest difference of any number of any audio embedding to the package's, over all clips. Its axis is logarithmic, but begins with 0. The dotted line is a hundred times rounding. The right panel shows what the answers score. The hexagons are the faults. Which of them would you have found in the right panel, and which in the left? (The second row is the right adapter in the precision in which it runs, which may be coarser than float32: its difference is the rounding of that, and no fault.)
 
 # %%
 faults = table[table["kind"] == "fault"]
-caught = faults["difference"] > 100 * row.at["built by hand", "difference"]
 off = row.at["built by hand", "difference"]
 built = lesson.credit_of("cross_attention", "layer_mixture", "splice", "shuffled_in_time")
 headline = (
     f"Built with {built} it {f'differs by {off:.0e}' if off else 'is the same'}. Of "
     f"{len(faults)} faults, which all run,\nthe answers of this run betray "
     f"{int(faults['seen'].sum())} (of another run they may betray others), the comparison "
-    f"{int(caught.sum())}"
+    f"{int(faults['caught'].sum())}"
 )
 
 # %%
@@ -542,7 +556,7 @@ NAMES = {
 picture, (left, right) = style.subplots(1, 2, headline, (10, 5.2), sharey=True)
 for place, one in enumerate(table.itertuples()):
     look = NAMES.get(one.variant, "fault" if one.kind == "fault" else "self")
-    left.plot(max(one.difference, 1e-9), place, **style.marker_style(look))
+    left.plot(one.difference, place, **style.marker_style(look))
     reach = [[max(0, one.score - one.low)], [max(0, one.high - one.score)]]
     right.errorbar(one.score, place, xerr=reach, elinewidth=1.4, **style.marker_style(look))
 style.name_rows(left, list(table["variant"]))
@@ -560,7 +574,10 @@ right.axvspan(
 )
 left.set_title("Is it the same adapter?", loc="left")
 right.set_title("Does it still answer? (shaded: built by hand)", loc="left")
-left.set(xscale="log", xlabel="largest difference to the package's audio embeddings")
+left.set_xscale("symlog", linthresh=1e-8, linscale=0.5)
+left.set(xlim=(-2e-9, 4), xticks=[0, 1e-8, 1e-6, 1e-4, 1e-2, 1])
+left.set(xlabel="largest difference to the package's audio embeddings")
+left.axvline(bound, color="#707070", lw=1.2, ls=style.DOTTED, zorder=0)
 right.set(xlabel="score on questions never trained (0: chance)\nbars: 95 % interval over speakers")
 lesson.show(
     picture,
@@ -573,7 +590,7 @@ lesson.show(
 #
 # The adapter is a few lines. It is right when it agrees with a reference. That it runs, or that it answers, shows less. The table says which faults cost little here. There are reasons to expect some. A mixture that training left nearly even hardly needs the right axis of its softmax, and the LayerNorm behind it removes a wrong size. An attribute that lasts the whole clip survives a mean over time. This is a fact about this corpus and these weights. They were trained with the right adapter, and one that is *trained* with a fault may do better or worse.
 #
-# **What would change our mind**: a difference in float64 that does not shrink, a control that scores like the clip, or clips whose question can only be answered by *when* something happens.
+# **What would change our mind**: a difference in float64 that is larger than rounding, a control that scores like the clip, or clips whose question can only be answered by *when* something happens.
 #
 # Next: **03**, whose words the adapter should learn.
 

@@ -82,9 +82,11 @@ print(
 # Other writers could have made the target. `all_targets(experiment)` holds two of them. A *label* is the bare value of one attribute. A *template* is a form that a program fills in.
 
 # %%
+NAMES = {"self": "self-generated", "label": "bare label", "other": "another writer"}
+NAMES |= {"template": "template"}
 kinds = all_targets(experiment)
 firsts = [
-    {"kind": kind, "prompt": some[0].prompt, "target": some[0].response}
+    {"writer": NAMES[kind], "prompt": some[0].prompt, "target": some[0].response}
     for kind, some in kinds.items()
 ]
 pd.DataFrame(firsts)
@@ -259,7 +261,7 @@ picture.colorbar(image, ax=axes, label="probability", pad=0.01)
 picture
 
 # %% [markdown]
-# A *soft target* keeps more than the token that won. At every position it keeps the 50 likeliest tokens with their log-probabilities. The table shows the first tokens of the target with their closest rivals. A rival with some weight means that the writer might as well have gone on otherwise.
+# A *soft target* keeps more than the token that won. At every position it keeps the 50 likeliest tokens with their log-probabilities. The table shows the first tokens of the target with their closest rivals. Where a rival has much probability, the writer could nearly as well have written that token.
 
 # %%
 pd.DataFrame(
@@ -479,7 +481,7 @@ print(f"perplexity, not marked: {perplexity_of([ended]):.3g}")
 #
 # - *Shuffled*: the backbone's own target, but of another clip.
 # - *No description*: its own target, but the reader has read nothing.
-# - *Reordered*: its own sentences in alphabetical order. Every fact and every word is the backbone's own, and only the order is not.
+# - *Reordered*: its own sentences in alphabetical order. All facts and all words are the backbone's own. Only their order is another.
 
 
 # %%
@@ -501,6 +503,7 @@ controls = {
 # Each kind of target gets one perplexity and one coverage, with intervals. Perplexity divides all nats by all tokens. So its interval comes from drawing whole targets again and again (a bootstrap over targets). Coverage is the mean over the six attributes, and it uses the same draws.
 
 # %%
+lesson.lock("template", "shuffled")  # the next table tells them
 draws = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
 
 
@@ -539,8 +542,8 @@ full = table[~table["control"] & (table["coverage"] > 0.95)].sort_values("perple
 best, second = full.iloc[0], full.iloc[1]
 more = np.log10(second.perplexity / best.perplexity)
 headline = (
-    f"Of the writers who keep the clip, “{best.kind}” has perplexity {best.perplexity:.2f}; "
-    f"the next, “{second.kind}”, {more:.1f} powers of ten more. "
+    f"Of the targets that keep the clip, “{NAMES[best.kind]}” has perplexity "
+    f"{best.perplexity:.2f}; the next, “{NAMES[second.kind]}”, {more:.1f} powers of ten more. "
     f"Measured with {lesson.credit_of('perplexity', 'says')} (seed {experiment.seed})"
 )
 
@@ -576,7 +579,8 @@ for axes, at, words in (
     axes.axvline(at, color="#707070", ls=":", lw=1.2, zorder=0)
     axes.text(at, -0.65, words, fontsize=8, color="#555555", ha="right")
 left.set_yticks(
-    range(len(table)), [f"{row.kind}{' (control)' * row.control}" for row in table.itertuples()]
+    range(len(table)),
+    [f"{NAMES.get(r.kind, r.kind)}{' (control)' * r.control}" for r in table.itertuples()],
 )
 left.set(xscale="log", xlim=(0.5, None), ylim=(len(table) - 0.5, -0.95))
 left.set_xlabel("perplexity under the backbone (log)\nbars: 95 % interval over targets")
@@ -591,7 +595,7 @@ print(lesson.reveal("shuffled", cost["shuffled"]))
 # %% [markdown]
 # The backbone foresees its own words best. This is no discovery: it chose them, token by token, as the likeliest. Two other things are measured here: by how much the other writers miss, and whether the clip is kept.
 #
-# Compare two controls. “Shuffled” has the backbone's own words about the wrong clip. “Reordered” has the right facts in an order that the backbone would not choose. Perplexity measures the *voice* of a text, and coverage measures its *content*. Neither alone says that a target is good. A perplexity above the size of the vocabulary says that the reader is not unsure: it is sure of something else.
+# Compare two controls. “Shuffled” has the backbone's own words about the wrong clip. “Reordered” has the right facts in an order that the backbone would not choose. Perplexity measures the *voice* of a text, and coverage measures its *content*. Neither alone says that a target is good. A reader who finds every token equally likely has the size of the vocabulary as its perplexity. A higher one means that the reader was sure of another token.
 #
 # ## What we now know
 #

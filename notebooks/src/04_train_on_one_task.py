@@ -34,7 +34,7 @@ experiment = lesson.experiment
 tokenizer = experiment.llm.backbone.tokenizer
 
 # %% [markdown]
-# How long and how fast: the dials of this notebook. The finished run had the steps and the batch of its preset; ours are shorter, so that three of them take a minute.
+# How long and how fast: the dials of this notebook. The finished run had soft targets, and the steps and the batch of its preset. Ours are shorter, so that three of them take a minute.
 
 # %%
 config = replace(experiment.train_config, steps=80, batch=8)
@@ -88,7 +88,7 @@ print(
 
 # %% [markdown]
 # ### Exercise 4.1 · Mark what is learned · fill in · 8 min
-# Write `labels_of(ids, start, truncated)`, a list as long as `ids`: for every position the token that it shall predict, and −100 where it shall learn nothing. `ids` always ends in the end-of-turn token. Learn the response and that end; but where the writer was cut off (`truncated`), the end is not its own.
+# Write `labels_of(ids, start, truncated)`, a list as long as `ids`: for every position the token that it shall predict, and −100 where it shall learn nothing. `ids` always ends in the end-of-turn token. Learn the response and that end. But the writer may have been cut off (`truncated` is true). Then it did not choose the end of turn, and no position learns it.
 
 
 # %% tags=["exercise"]
@@ -107,7 +107,7 @@ lesson.check("labels_of", labels_of)
 # Position *t* predicts token *t + 1*: so the position before `start` already learns, and the last one never does.
 
 # %% [markdown]
-# A batch is padded on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read once for the whole batch. `labels_for` marks a batch with your function, and must give what the package's `collate` gives. (A response that was cut off has no end-of-turn token in its stream, so none is `truncated` here.) Black below is what is learned; the rest of each row is read and not learned.
+# A batch is padded on the right. What all rows share in front of the clip (the `prefix`) is left out of the ids: it is read once for the whole batch. `labels_for` marks a batch with your function, and must give what the package's `collate` gives. (A response that was cut off has no end-of-turn token in its stream, so none is `truncated` here.) Black below is what is learned. Grey and blue are read and not learned. White is padding, which is not even read.
 
 
 # %%
@@ -127,11 +127,13 @@ torch.testing.assert_close(labels_for(streams[:4], batch), batch.labels)
 
 # %%
 learned = (batch.labels != batches.IGNORE).int() * 2 + (batch.ids == chat.SLOT).int()
+for i, stream in enumerate(streams[:4]):
+    learned[i, len(stream.ids) - len(batch.prefix) :] = 3
 picture, axes = style.subplots(
-    1, 1, "Four clips of one batch: audio slots (blue), learned positions (black)", (9, 2.2)
+    1, 1, "Four clips of one batch: audio slots (blue), learned (black), padding (white)", (9, 2.2)
 )
-colours = ["#E0E0E0", style.PALETTE["audio"], style.PALETTE["text"]]
-axes.imshow(learned, aspect="auto", cmap=ListedColormap(colours), vmin=0, vmax=2)
+colours = ["#E0E0E0", style.PALETTE["audio"], style.PALETTE["text"], "white"]
+axes.imshow(learned, aspect="auto", cmap=ListedColormap(colours), vmin=0, vmax=3)
 axes.set(
     xlabel=f"position after the shared prefix of {len(batch.prefix)} tokens",
     ylabel="clip",
@@ -278,7 +280,7 @@ print(f"The loop ran with {lesson.credit}.")
 # ## Commit yourself
 #
 # ### Exercise 4.4 · Bet on a short run · predict · 4 min
-# The package is about to train for 80 steps, three times: with soft targets, with hard targets, and with soft targets that belong to another speaker's clip. Two bets. The score is 0 for guessing and 1 for perfect.
+# The package is about to train for 80 steps, three times: with soft targets, with hard targets, and with soft targets that belong to another speaker's clip. Two bets. The score is 0 for guessing and 1 for perfect. Both are locked when the first run begins.
 
 # %%
 lesson.predict(
@@ -323,6 +325,9 @@ def short_run(name, examples, soft):
             )
     return folder
 
+
+# %%
+lesson.lock("rung3", "fall")
 
 # %% tags=["expensive"]
 runs = {"soft": short_run("soft", examples, soft)}
@@ -389,7 +394,7 @@ print(
 # A loss that falls proves that something was learned, not that anything was heard. The control has the same clips and the same targets, and no clip has its own.
 #
 # ### Exercise 4.5 · Give every clip a wrong target · break · 7 min
-# Write `mispaired(rows)`: examples are dicts with (among others) `id`, `seed_description` and `response`. Return a list with the same ids in the same order, each with all the rest from an example of *another* description, and not the same one for all. Leave the rows themselves alone.
+# Write `mispaired(rows)`: examples are dicts with (among others) `id`, `seed_description` and `response`. Return a list with the same ids in the same order, each with all the rest from an example of *another* description. Spread these examples: no few of them for all clips. Leave the rows themselves alone.
 
 
 # %% tags=["exercise"]
@@ -503,7 +508,7 @@ pick = {
     "wrong targets": ("mispaired", "audio", config.steps),
     "hard targets": ("hard", "audio", config.steps),
     "soft targets": ("soft", "audio", config.steps),
-    f"finished run, {experiment.train_config.steps} × {experiment.train_config.batch}": (
+    f"finished run (soft), {experiment.train_config.steps} × {experiment.train_config.batch}": (
         "finished",
         "audio",
         experiment.train_config.steps,
@@ -526,11 +531,7 @@ headline = (
 )
 
 # %%
-INK = {
-    "hard": style.PALETTE["self"],
-    "soft": style.PALETTE["soft"],
-    "mispaired": style.PALETTE["shuffled"],
-}
+LOOK = {name: style.get_series(name) for name in ("soft", "hard", "mispaired")}
 picture, (left, right) = style.subplots(1, 2, headline, (10.5, 4.2), width_ratios=[1, 1.25])
 for run, name in (
     ("soft", "soft targets"),
@@ -538,37 +539,34 @@ for run, name in (
     ("mispaired", "wrong targets (soft)"),
 ):
     curve = curves[curves["run"] == run].set_index("step")["loss"]
-    left.plot(curve, color=INK[run], lw=0.6, alpha=0.5)
-    left.plot(curve.rolling(10, min_periods=3).mean(), color=INK[run], lw=2, label=name)
+    ink = {"color": LOOK[run].colour, "ls": LOOK[run].line}
+    left.plot(curve, color=LOOK[run].colour, lw=0.6, alpha=0.4)
+    left.plot(curve.rolling(10, min_periods=3).mean(), lw=2, label=name, **ink)
 
 # %%
-left.axhline(floor, color=INK["hard"], ls=":", lw=1.2, label="the writer's own, hard")
+left.axhline(floor, color=LOOK["hard"].colour, ls=":", lw=1.2, label="the writer's own, hard")
 left.set(xlabel="training step (thick: mean of ten)", ylabel="loss, nats a token", ylim=(0, None))
 left.legend(loc="lower left", ncols=2, fontsize=8)
 right.axvline(0, color="#B0B0B0", lw=0.8)
 for row in dots.itertuples():
     place, up = list(pick).index(row.name), {0: 0.16, 3: -0.16}[row.rung]
-    condition = row.condition if row.condition != "audio" else "soft" if row.step else "untrained"
-    colour = (
-        INK[row.run]
-        if row.condition == "audio" and row.step and row.run in INK
-        else style.get_colour(condition)
-    )
+    own = {"finished": "self"}.get(row.run, row.run) if row.step else "untrained"
+    look = style.get_series(own if row.condition == "audio" else row.condition)
     reach = [[row.score - row.low], [row.high - row.score]]
     right.errorbar(
         row.score,
         place + up,
         xerr=reach,
-        marker="o",
+        marker=look.marker,
         ms=7,
-        color=colour,
-        mfc="white" if up > 0 else colour,
+        color=look.colour,
+        mfc="white" if up > 0 else look.colour,
     )
 
 # %% tags=["headline"]
 right.set_yticks(range(len(pick)), list(pick))
 right.set_xlabel(
-    "accuracy above chance (0 chance, 1 perfect; bars: 95 % over speakers)\n"
+    "accuracy above chance (bars: 95 % over speakers)\n"
     "open: trained prompt (rung 0), filled: never trained (rung 3)"
 )
 table = pd.concat([dots, curves.assign(name="loss")])

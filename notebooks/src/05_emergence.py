@@ -91,7 +91,7 @@ pd.Series(share_of([*progress.values()]), [*progress], name="jump share").round(
 
 # %% [markdown]
 # ### Exercise 5.2 · Commit yourself · predict · 3 min
-# What is the jump share of this run's mean over the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer? The table has the two ends of what is possible.
+# What is the jump share of this run's mean over the six questions of rung 3, graded by accuracy, and graded by the log-probability of the right answer? The table above shows both extremes: the smallest and the largest that a curve without falls can have.
 
 # %%
 lesson.predict("jump_accuracy", "Jump share of accuracy?", 0, 1, step=0.05)
@@ -169,7 +169,7 @@ judged = scoring.judge_scores(
 right = torch.tensor([values.index(clip.attributes[attribute]) for clip in test])
 chosen = calibrate(scores, held_out, truth).argmax(1)
 print(f"calibrated by {lesson.credit_of('calibrated')}: {(chosen == right).float().mean():.2f}")
-judged[["calibrated", "raw"]].mean().round(2)
+judged[["calibrated", "raw"]].mean().round(2).rename("right").to_frame()
 
 # %% [markdown]
 # Now all six attributes at the last step, graded in three ways on the same clips: *calibrated ranking*, raw ranking, and *free-form match*, where the model answers in its own words and must name the right value and no other. Nobody calibrates a spoken answer: expect free-form to follow raw where the prior is strong.
@@ -233,6 +233,7 @@ for whose, (low, high) in {"the package": theirs[1:], by: yours}.items():
 # A question of two options is half right by guessing, so every accuracy is put on the scale of notebook 00: 0 is guessing, 1 is all right. `score_per_rung` does that, averages over the tasks of a rung that the text oracle can do, and adds the interval over speakers.
 
 # %%
+lesson.lock("jump_accuracy", "jump_logprob")  # the next tables tell them
 rungs = verdict.score_per_rung(verdict.add_untrained(table))
 curve = rungs[(rungs["run"] == "self") & (rungs["rung"] == 3)].pivot(
     index="step", columns="condition", values="score"
@@ -299,14 +300,15 @@ low = pd.DataFrame(
 low.round(2)
 
 # %% [markdown]
-# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones that the package counts. (An interval may end so near to zero that the draw decides.) The package then applies the other parts of the rule, among them that the rival run must *not* have risen. Nothing is corrected for asking six times. If nothing were heard, one of six might be up by luck, in at most about one run of seven. Most of six would hardly ever be. So a rule that asks for most is safe from this luck, but not from an unlucky seed.
+# Every cell is the lower end of an interval. The rows that are positive throughout should be the ones that the package counts. (An interval may end so near to zero that the draw decides.) The package then applies the other parts of the rule, among them that the rival run must *not* have risen. The rule asks six times, and corrects nothing for it. If nothing were heard, one of six would rise by luck in at most about one run of seven. Four of six would hardly ever rise so. Therefore the rule asks for most of them. Luck with the seed is another matter: one run cannot show it.
 
 # %%
 judged = verdict.judge_claim(table, experiment.preset.label)
 mine = sorted(low.index[(low > 0).all(axis=1)])
 print(f"With intervals by {lesson.credit_of('speaker_interval')}, risen:", ", ".join(mine))
 print("by the package:", ", ".join(judged.above_controls["self"]))
-print(judged.verdict, *judged.reasons, sep="\n")
+print(f"By its rule the claim is {judged.verdict}. This was asked, and does it hold?")
+judged.tabulate()
 
 # %% [markdown]
 # ## A jump, or a mirage?
@@ -464,7 +466,7 @@ alone.pivot(index="rung", columns="run", values="stable").rename_axis(
 #
 # Five panels, one a metric, with its controls. (Free-form answers were asked for on fewer clips, so their bands are wider.) The grey band marks the largest rise. The sixth panel sets the jump shares beside each other.
 #
-# One curve may leave its panel. Log-probability has no lower end. A connector that has learned to listen is sure, and with shuffled audio it is sure of another clip.
+# One curve may leave its panel. Log-probability has no lower end. A connector that has learned to listen is sure of what it hears. With shuffled audio it hears another clip, so it gives the right answer hardly any probability.
 
 
 # %%
@@ -537,11 +539,10 @@ if beyond[0] > 0:
 if apart[0] > 0:
     reading = "Part of the jump is the metric"
 headline = (
-    f"{reading}. Log-probability makes {smooth['score']:.0%} of its rise between steps "
-    f"{smooth['before']} and {smooth['step']}, "
-    f"accuracy {accuracy['score']:.0%} between {accuracy['before']} and {accuracy['step']}; "
-    f"difference {accuracy['score'] - smooth['score']:+.2f} [{apart[0]:+.2f}, {apart[1]:+.2f}]. "
-    f"Jump shares of seed {experiment.seed}, by {lesson.credit_of('jump_share', 'steady_rise')}"
+    f"{reading}. The jump share is {accuracy['score']:.2f} by accuracy and {smooth['score']:.2f} "
+    f"by log-probability, a difference of {accuracy['score'] - smooth['score']:+.2f} "
+    f"[{apart[0]:+.2f}, {apart[1]:+.2f}] (seed {experiment.seed}, "
+    f"{lesson.credit_of('jump_share', 'steady_rise')})"
 )
 
 # %% tags=["headline"]

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 
 from desta_lab.analysis import geometry, probes
-from desta_lab.course.checks import notebook_03, notebook_06, notebook_07, notebook_08, notebook_11
+from desta_lab.course.checks import (
+    notebook_01,
+    notebook_02,
+    notebook_03,
+    notebook_04,
+    notebook_06,
+    notebook_07,
+    notebook_08,
+    notebook_11,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,57 @@ def in_place(rows):
     return rows
 
 
+def drawn_from_all(rows):
+    rng = np.random.default_rng(0)
+    return [{**rows[rng.integers(len(rows))], "id": row["id"]} for row in rows]
+
+
+def a_plain_shuffle(seed) -> Any:
+    def answer(rows):
+        others = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+        return [{**other, "id": row["id"]} for row, other in zip(rows, others, strict=True)]
+
+    return answer
+
+
+def nearest_stranger(rows):
+    """For every clip the first of its strangers, which is one of few."""
+    facts = list(dict.fromkeys(row["seed_description"] for row in rows))
+    firsts = {row["seed_description"]: row for row in reversed(rows)}
+    after = dict(zip(facts, facts[1:] + facts[:1], strict=True))
+    return [{**firsts[after[row["seed_description"]]], "id": row["id"]} for row in rows]
+
+
+def labels_by_token(ids, start, truncated):
+    """Places are looked up by their token, which may stand at several."""
+    last = len(ids) - 1 - truncated
+    told = [
+        ids[t + 1] if start <= ids.index(ids[t + 1]) <= last else -100 for t in range(len(ids) - 1)
+    ]
+    return [*told, -100]
+
+
+def labels_from_3(ids, start, truncated):
+    return sliced_labels(ids, 3, truncated)
+
+
+def rate_with(**fixed) -> Any:
+    """A right rate, but some of what is given is a fixed number."""
+
+    def answer(step, steps, lr, warmup, floor):
+        given = {"steps": steps, "lr": lr, "warmup": warmup, "floor": floor} | fixed
+        return notebook_04.rate_of_step(step, **given)
+
+    return answer
+
+
+def rate_cut_off(step, steps, lr, warmup, floor):
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    done = (step - warmup) / (steps - warmup)
+    return lr * max(floor, (1 + math.cos(math.pi * done)) / 2)
+
+
 def response_alone(rows):
     pairs = zip(rows, drawn_partners(rows), strict=True)
     return [{**row, "response": other["response"]} for row, other in pairs]
@@ -96,6 +156,10 @@ def response_alone(rows):
 
 def likeliest(logits, ids, start):
     return (-logits.log_softmax(-1)[start - 1 : -1].max(-1).values).mean().exp()
+
+
+def attend_over(axis, q, k, v):
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(axis) @ v
 
 
 def mixed(shares) -> Any:
@@ -112,6 +176,59 @@ def crossed(good) -> Any:
         return next((s for i, s in enumerate(steps) if held[i:].all()), math.nan)
 
     return answer
+
+
+def four_layers(read, logits):
+    shares = logits.softmax(-1)
+    return sum(shares[None, :, layer, None] * read[layer] for layer in range(4))
+
+
+def one_clip_a_row(text, slots, audio):
+    filled = text.clone()
+    for row, clip in enumerate(audio):
+        filled[row, slots[row]] = clip
+    return filled
+
+
+def slots_in_one_piece(text, slots, audio):
+    filled = text.clone()
+    for row in range(len(text)):
+        start = int(slots[row].int().argmax())
+        filled[row, start : start + audio.shape[1]] = audio[row]
+    return filled
+
+
+def clip_by_clip(*moves) -> Any:
+    """Each clip's groups are moved in a way of its own."""
+
+    def answer(states, pool, seed):
+        pairs = zip(states.unbind(1), moves, strict=True)
+        return torch.stack([move(clip[:, None], pool, seed)[:, 0] for clip, move in pairs], 1)
+
+    return answer
+
+
+def left_alone(states, pool, seed):
+    return states
+
+
+def shuffled_by_frame(states, pool, seed):
+    return indexed_shuffle(states, 1, seed)
+
+
+def all_but_the_last(n, seed):
+    return torch.cat([torch.randperm(n - 1, generator=generator(seed)), torch.tensor([n - 1])])
+
+
+def two_swapped(n, seed):
+    order, (i, j) = torch.arange(n), torch.randperm(n, generator=generator(seed))[:2]
+    order[i], order[j] = j, i
+    return order
+
+
+def shuffled_in_place(states, pool, seed):
+    states[:] = indexed_shuffle(states, pool, seed)
+    return states
 
 
 def in_groups(move) -> Any:
@@ -152,6 +269,19 @@ def breaks(change) -> Any:
         return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
 
     return answer
+
+
+def keeps_it_on_the_model(whisper, mel, layer):
+    whisper.seen = right_tap(whisper, mel, layer)
+    return whisper.seen
+
+
+def asks_for_all_states(whisper, mel, layer):
+    whisper.config.output_hidden_states = True
+    return right_tap(whisper, mel, layer)
+
+
+right_tap = breaks(lambda whisper: None)
 
 
 def without_layers(whisper, mel, layer):
@@ -281,7 +411,32 @@ def patched_by_all_sites(llm, a, b, task, site):
     return llm.run([b], task.question, stem=task.stem, edits=edits).logits
 
 
+def ridge_by_hand(features, labels, folds):
+    """A ridge regression in closed form, onto one column of 1 and −1 for each value."""
+    labels, said = np.asarray(labels), [None] * len(labels)
+    values = np.unique(labels)
+    for train, test in folds:
+        mean, spread = features[train].mean(0), features[train].std(0) + 1e-9
+        x, z = ((features[side] - mean) / spread for side in (train, test))
+        y = np.where(labels[train][:, None] == values, 1.0, -1.0)
+        weights = np.linalg.solve(x.T @ x + 10 * np.eye(x.shape[1]), x.T @ (y - y.mean(0)))
+        for row, guess in zip(test, (z @ weights + y.mean(0)).argmax(1), strict=True):
+            said[row] = values[guess]
+    return said
+
+
+def said_in_order_of_folds(features, labels, folds):
+    said = notebook_01.probe_rows(features, labels, folds)
+    return np.concatenate([said[test] for _, test in folds])
+
+
 MISTAKES = [
+    Mistake("probed", "row i of the result", said_in_order_of_folds),
+    Mistake(
+        "probed",
+        "one of the values",
+        lambda x, y, folds: notebook_01.probe_rows(x, y, folds) == np.asarray(y),
+    ),
     Mistake("speaker_interval", "weighs as often as it was drawn", interval(unique=True)),
     Mistake("speaker_interval", "5 and 95", interval(ends=(5, 95))),
     Mistake("speaker_interval", "draws", interval(draws=50)),
@@ -289,6 +444,18 @@ MISTAKES = [
     Mistake("speaker_interval", "speakers' means", interval(by_mean=True)),
     Mistake("speaker_interval", "tail", interval(ends=(2.5, 87.75))),
     Mistake("mispaired", "keep their own target", one_step_on),
+    Mistake("mispaired", "keep their own target", drawn_from_all),
+    *[Mistake("mispaired", "keep their own target", a_plain_shuffle(i)) for i in range(20)],
+    Mistake("mispaired", "spread them", nearest_stranger),
+    Mistake("mispaired", "6 examples for 7", lambda rows: drawn_partners(rows)[:-1]),
+    Mistake("labels_of", "several", labels_by_token),
+    Mistake("labels_of", "go by `start`", labels_from_3),
+    Mistake("learning_rate", "fixed numbers", rate_with(warmup=20)),
+    Mistake("learning_rate", "fixed numbers", rate_with(floor=0.1)),
+    Mistake("learning_rate", "fixed numbers", rate_with(steps=100)),
+    Mistake("learning_rate", "fixed numbers", rate_with(lr=2.0)),
+    Mistake("learning_rate", "cut off", rate_cut_off),
+    Mistake("soft_loss", "is 0.0, not 0.2;", lambda x, t: notebook_04.mean_divergence(x, t) + 0.2),
     Mistake("mispaired", "handed in", in_place),
     Mistake("mispaired", "description", response_alone),
     Mistake("standardised", "not in place", scaled_in_place),
@@ -307,6 +474,26 @@ MISTAKES = [
         "layer_mixture", "softmax", mixed(lambda logits: logits / logits.sum(-1, keepdim=True))
     ),
     Mistake("layer_mixture", "one layer", mixed(chosen)),
+    Mistake("layer_mixture", "sum to 4.00", lambda read, logits: read.sum(0)),
+    Mistake("layer_mixture", "three layers", four_layers),
+    Mistake("cross_attention", "from the end", lambda q, k, v: attend_over(3, q, k, v)),
+    Mistake("splice", "two clips, or none", one_clip_a_row),
+    Mistake("splice", "two clips, or none", slots_in_one_piece),
+    Mistake(
+        "block_parameters", "whole number", lambda d, ffn: notebook_02.count_block(d, ffn) + 0.04
+    ),
+    Mistake("shuffled_in_time", "Clip 1 is as it was", clip_by_clip(indexed_shuffle, left_alone)),
+    Mistake("shuffled_in_time", "torn apart", clip_by_clip(indexed_shuffle, shuffled_by_frame)),
+    Mistake("shuffled_in_time", "Group 11 of 12", ordered(all_but_the_last)),
+    Mistake("shuffled_in_time", "Only 2 of 12", ordered(two_swapped)),
+    Mistake("shuffled_in_time", "not in place", shuffled_in_place),
+    Mistake("tapped", "attribute", keeps_it_on_the_model),
+    Mistake("tapped", "setting", asks_for_all_states),
+    Mistake("above_chance", "below 0", lambda a, n: abs(a - 1 / n) / (1 - 1 / n)),
+    Mistake("above_chance", "do not round", lambda a, n: round((a - 1 / n) / (1 - 1 / n), 2)),
+    Mistake("seconds_of_frame", "where the frame ends", lambda frame: (frame + 1) / 50),
+    Mistake("seconds_of_frame", "starts at 2.0 s, not at 2.01", lambda frame: frame / 50 + 0.01),
+    Mistake("seconds_of_frame", "the text '2.0'", lambda frame: str(frame / 50)),
     Mistake("layer_mixture", "sharp", mixed(lambda logits: (2 * logits).softmax(-1))),
     Mistake("layer_mixture", "flat", mixed(lambda logits: (logits / 2).softmax(-1))),
     Mistake("crossing", "as high as", crossed(lambda s, c, t: (s >= t) & (s >= c))),
@@ -702,6 +889,7 @@ RIGHT = [
     ("labels_of", "slices", sliced_labels),
     ("learning_rate", "torch", torch_rate),
     ("disjoint_folds", "loops", looped_folds),
+    ("probed", "closed form", ridge_by_hand),
     ("disjoint_folds", "scikit-learn", sklearn_folds),
     ("find_leaks", "a loop", looped_leaks),
     ("block_parameters", "torch's layers", counted_block),
@@ -784,6 +972,7 @@ EQUIVALENT = {
         r"seen\[0\]\[(1|-1)\]|seen\[(1|-1)\]\[0\]": "a layer returns no tuple here",
     },
     "disjoint_folds": {r"nothing": "numpy takes the list as it is"},
+    "probed": {r"logspace\(": "a ridge may choose among other strengths"},
     "layer_mixture": {r"softmax\(\+1\)": "axis 1 of two is axis −1"},
     "shuffled_in_time": {r"torch\.manual_seed\(seed\)": "the order comes of the seed all the same"},
     "perplexity": {

@@ -167,3 +167,14 @@ def test_what_is_ranked_and_what_is_said_are_judged_apart() -> None:
     data["said"] = np.where(data["rung"] == 3, data["calibrated"], np.nan)
     silent = data.assign(said=data["said"].where(data["condition"] != "oracle", 0.0))
     assert verdict.judge_claim(silent, "scene", measure="said").verdict == verdict.NOT_TESTABLE
+
+
+def test_the_reasons_of_a_verdict_make_a_table() -> None:
+    reasons = ["yes: Rung 0: score 0.9.", "no: Bare label: 2 of 5.", "Rung 5: score 0.1."]
+    table = verdict.Verdict("NOT SUPPORTED", "", reasons, {}).tabulate()
+    assert table["holds"].tolist() == ["yes", "no", ""]
+    assert table["measured"].tolist() == [
+        "Rung 0: score 0.9.",
+        "Bare label: 2 of 5.",
+        "Rung 5: score 0.1.",
+    ]

@@ -2,8 +2,13 @@
 finds them all.
 """
 
+import re
+
 import pandas as pd
 import pytest
+
+from desta_lab.world.attributes import DESCRIBED
+from desta_lab.world.describe import mentioned_values
 
 pytestmark = pytest.mark.weights
 
@@ -28,7 +33,22 @@ def test_every_fault_runs_and_shows_in_the_comparison(table) -> None:
     assert (
         len(faults) == 8
         and (faults["difference"] > 100 * table.at["built by hand", "difference"]).all()
+        and (faults["caught"].map(str) == "True").all()
     ), faults
+
+
+def test_rounding_is_measured_and_lies_far_below_every_fault(ran, table) -> None:
+    rounding = float(ran.printed.split("makes a difference of ")[1].split(";")[0])
+    faults = table[table["kind"] == "fault"]
+    assert 0 < rounding < 1e-4 and faults["difference"].min() > 100 * rounding
+
+
+def test_the_right_adapter_tells_the_clip_of_the_example_rightly(ran) -> None:
+    cell = next(c for c in ran.notebook.cells if "def named_rightly" in c.source)
+    description, page = cell.outputs[0]["text"], cell.outputs[-1]["data"]["text/html"]
+    said = re.findall(r"<th>built by hand</th>\s*<td>(.+?)</td>", page)[0]
+    for name in DESCRIBED:
+        assert mentioned_values(said, name) == mentioned_values(description, name), said
 
 
 def test_answers_betray_some_faults_and_hide_others(table) -> None:

@@ -2,17 +2,22 @@
 course's form.
 """
 
+import ast
 import re
 import statistics
 
 import nbformat
 import pytest
+import torch
 
 from desta_lab.course import checks, notebooks
+from desta_lab.model import chat, weights
+from desta_lab.model.backbone import Backbone
 
 SOURCES = {source.name[:2]: source for source in notebooks.find_sources()}
 BUILT = notebooks.build_files()
 MINUTES = (15, 45)  # of a student's time, exercises alone
+LOCKING = [number for number in SOURCES if number < "06"]  # whose guesses are locked in time
 
 
 @pytest.mark.parametrize("path", sorted(BUILT), ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -82,6 +87,87 @@ def test_what_the_student_writes_is_what_the_notebook_goes_on_with(number: str) 
     assert sorted(written) == sorted(name for _, name in used)
     for called, name in used:
         assert re.search(rf"\b{called}\(", text.split(f'lesson.use("{name}"')[1]), called
+
+
+def read_cells(number: str) -> list[ast.Module]:
+    """The code cells of a solved notebook without its magics."""
+    cells = notebooks.build_notebook(SOURCES[number], solved=True).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    return [ast.parse(re.sub(r"^( *)[%!].*$", r"\1pass", text, flags=re.M)) for text in code]
+
+
+def names_in(*trees: ast.AST) -> set[str]:
+    return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def calls_of(tree: ast.AST, method: str) -> list[ast.Call]:
+    """The calls of a method of `lesson` in a cell."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == f"lesson.{method}"]
+
+
+def assignments(cell: ast.Module) -> list[tuple[set[str], set[str]]]:
+    """What each assignment of a cell names, and of which names it is made."""
+    found = [
+        (node.targets if isinstance(node, ast.Assign) else [node.target], node.value)
+        for node in ast.walk(cell)
+        if isinstance(node, ast.Assign | ast.AugAssign)
+    ]
+    return [(names_in(*targets), names_in(value)) for targets, value in found]
+
+
+def shown_by(cell: ast.Module) -> set[str]:
+    """The names in what a cell prints, and in its last line if that is a value."""
+    calls = [node for node in ast.walk(cell) if isinstance(node, ast.Call)]
+    said = [call for call in calls if ast.unparse(call.func) in ("print", "display", "lesson.show")]
+    return names_in(*said, *[line for line in cell.body[-1:] if isinstance(line, ast.Expr)])
+
+
+@pytest.mark.parametrize("number", LOCKING)
+def test_a_guess_is_locked_before_a_cell_shows_what_tells_its_answer(number: str) -> None:
+    cells = read_cells(number)
+    place = {
+        (method, ast.literal_eval(name)): i
+        for method in ("reveal", "lock", "predict")
+        for i, cell in enumerate(cells)
+        for call in calls_of(cell, method)
+        for name in (call.args if method == "lock" else call.args[:1])
+    }
+    asked = {name: i for (method, name), i in place.items() if method == "predict"}
+    reveals = [(i, call) for i, cell in enumerate(cells) for call in calls_of(cell, "reveal")]
+    assert asked and {ast.literal_eval(call.args[0]) for _, call in reveals} == set(asked)
+    for end, call in reveals:
+        name = ast.literal_eval(call.args[0])
+        locked = place.get(("lock", name), end)
+        later = [pair for cell in cells[asked[name] : end + 1] for pair in assignments(cell)]
+        made_later = set().union(*(targets for targets, _ in later))
+        told = names_in(*call.args[1:]) & made_later
+        here = set().union(*(targets for targets, _ in assignments(cells[end])))
+        assert locked < end or told & here, f"{name} is locked too late: lesson.lock({name!r})"
+        told |= set().union(*(made_of for targets, made_of in later if targets & told))
+        for cell in cells[asked[name] : locked]:
+            seen = shown_by(cell) & told & made_later
+            assert not seen, f"{', '.join(seen)} tells {name}: lesson.lock({name!r}) before it"
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_a_larger_language_model_answers_in_text_is_what_notebook_00_quotes(
+    precision: str,
+) -> None:
+    folder = weights.find_weights("SmolLM2-135M-Instruct")
+    backbone = Backbone.load(folder, dtype=getattr(torch, precision))
+    asked = [{"role": "user", "content": "What is 2+2?"}]
+    ids = torch.tensor([chat.build_stream(backbone.tokenizer, asked, 0).ids])
+    spoken = backbone.generate(
+        inputs_embeds=backbone.embed(ids), attention_mask=torch.ones_like(ids), max_new_tokens=20
+    )
+    answer = backbone.decode(backbone.trim_at_end(spoken[0].tolist()))
+    quoted = re.search(r"“What is 2\+2\?” in text.+?answers: “(.+?)”", SOURCES["00"].read_text())
+    assert quoted and quoted[1].endswith("is 4.") and "4" in answer, answer
+    numbers = sum(p.numel() for p in backbone.model.parameters())
+    nano = Backbone.load(weights.find_weights("nano"))
+    assert 60 < numbers / sum(p.numel() for p in nano.model.parameters()) < 80  # “about seventy”
 
 
 @pytest.mark.weights

@@ -111,6 +111,8 @@ def expect(
             expect_shape(got, np.shape(wanted), axes)
         if same(got, wanted):
             continue
+        if isinstance(got, str) and not isinstance(wanted, str):
+            raise Wrong(f"Your function gives the text {got!r}; give a number.")
         for mistake, wrong in _CHECKS[check.__name__].wrong.items():
             if same(got, wrong(*copy.deepcopy(given))):
                 raise Wrong(mistake)
@@ -120,7 +122,8 @@ def expect(
 
 def _shorten(result: Any) -> Any:
     try:
-        return np.round(_numbers(result), 4).tolist()
+        numbers = _numbers(result)  # of float32 the digits that it does not have would show
+        return np.round(numbers.astype(float) if numbers.dtype.kind == "f" else numbers, 4).tolist()
     except (TypeError, ValueError):
         return result
 
@@ -193,7 +196,7 @@ def _watch(answer: Callable[..., Any]) -> Callable[..., Any]:
 def _is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and _is_equal([*a.values()], [b[name] for name in a])
-    if isinstance(a, list):
+    if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_is_equal, a, b))
     return torch.equal(a, b) if isinstance(a, Tensor) else np.array_equal(a, b)
 

@@ -17,9 +17,12 @@ def start_of_frame(frame: int) -> float:
 @catches("These are spectrogram frames, of which 100 are a second.", lambda frame: frame / 100)
 @catches("Seconds turned into frames: divide, do not multiply.", lambda seconds: seconds * 50)
 @catches("These are samples, of which there are 16000 a second.", lambda frame: frame / 16000)
+@catches("This is where the frame ends: frame 0 starts at 0 s.", lambda frame: (frame + 1) / 50)
+@catches("Cut to whole seconds: frame 25 starts at 0.5 s. Do not round.", lambda frame: frame // 50)
+@catches("Rounded to tenths: frame 99 starts at 1.98 s.", lambda frame: round(frame / 50, 1))
 def seconds_of_frame(answer: Callable[[int], float]) -> None:
     """The start of an encoder frame in seconds."""
-    fault = "Frame {0} starts at {right} s, not at {got}: round to no whole seconds or tenths."
+    fault = "Frame {0} starts at {right} s, not at {got}."
     expect(seconds_of_frame, answer, start_of_frame, fault, (100,), (0,), (25,), (99,))
 
 
@@ -66,4 +69,5 @@ def above_chance(answer: Callable[[float, int], float]) -> None:
     fault = "Half way from guessing to all right you give {got}, not 0.5: not straight."
     compare(fault, *(((1 + 1 / n) / 2, n) for n in options))
     fault = "Who answers worse than guessing should score below 0, on the same scale."
-    compare(fault, (0.25, 2), (0.0, 3))
+    compare(fault, (0.2, 2), (0.0, 3))
+    compare("{0} right of {1} options scores {right}, not {got}: do not round.", (0.9, 4), (0.7, 7))

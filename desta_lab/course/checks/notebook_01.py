@@ -1,14 +1,18 @@
-"""Checks of notebook 01: tapped layers, speaker folds, embedding size."""
+"""Checks of notebook 01: tapped layers, speaker folds, a probe, embedding size."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import GroupKFold, KFold
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from desta_lab.course.checks import Wrong, as_tensors, catches, expect, same
+from desta_lab.analysis.probes import PENALTIES
+from desta_lab.course.checks import Wrong, as_tensors, catches, expect, expect_shape, same
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -40,7 +44,10 @@ def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
         if _count_hooks(whisper) > installed:
             raise Wrong("Afterwards the hook was left in the model: every later call runs it.")
         if _condition(whisper) != before:
-            raise Wrong("Afterwards the model is another: a part, a weight or a mode was changed.")
+            raise Wrong(
+                "Afterwards the model is another: a part, an attribute, a setting, a weight or a "
+                "mode was changed."
+            )
         fault, given = "This is not what layer {2} puts out; read it there.", (whisper, mel, layer)
         axes = "(clip, frame, width)"
         expect(
@@ -78,10 +85,15 @@ def _count_hooks(model: Any) -> int:
 
 
 def _condition(model: Any) -> list[Any]:
-    """Which parts a model has, in which mode; which weights learn, and how large they are."""
-    parts = [(id(part), part.training, _is_own_forward(part)) for part in model.modules()]
+    """Which parts a model has, in which mode, with which attributes and settings; which weights
+    learn, and how large they are.
+    """
+    parts = [
+        (id(part), part.training, _is_own_forward(part), sorted(set(vars(part)) - {"forward"}))
+        for part in model.modules()
+    ]
     weights = [(id(one), one.requires_grad, float(one.abs().sum())) for one in model.parameters()]
-    return [*parts, *weights]
+    return [*parts, *weights, str(model.config), str(sorted(vars(model.config)))]
 
 
 def _is_own_forward(part: Any) -> bool:
@@ -95,7 +107,9 @@ def _tensor(out: Any) -> Tensor:
 
 def fold_by_speaker(speakers: Sequence[str] | np.ndarray, count: int) -> Folds:
     """Folds in which every row is tested once and no speaker is on both sides."""
-    return list(GroupKFold(count).split(np.zeros(len(speakers)), groups=speakers))
+    parts = np.array_split(np.unique(speakers), count)
+    tests = [np.isin(np.asarray(speakers), part) for part in parts]
+    return [(np.flatnonzero(~test), np.flatnonzero(test)) for test in tests]
 
 
 def _swap(folds: Folds) -> Folds:
@@ -133,6 +147,85 @@ def judge_folds(folds: Sequence[Any], speakers: np.ndarray, count: int) -> None:
         raise Wrong(f"{(times == 0).sum()} of {len(speakers)} rows are never tested.")
     if any(len(train) + len(test) != len(speakers) for train, test in pairs):
         raise Wrong("What is not tested belongs in training; some training rows are thrown away.")
+
+
+def probe_rows(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
+    """What a probe says of each row, fitted on the training rows of the fold that tests it."""
+    return _probe_by(features, labels, folds)
+
+
+def _probe_by(
+    features: np.ndarray,
+    labels: Sequence[str],
+    folds: Folds,
+    scale: bool = True,
+    all_rows: bool = False,
+) -> np.ndarray:
+    truth = np.asarray(labels)
+    said = truth.copy()
+    for train, test in folds:
+        rows = np.arange(len(truth)) if all_rows else train
+        parts = [StandardScaler()] * scale + [RidgeClassifierCV(PENALTIES)]
+        said[test] = make_pipeline(*parts).fit(features[rows], truth[rows]).predict(features[test])
+    return said
+
+
+@catches(
+    "It says labels that were drawn by lot: the probe has seen the rows that it is tested on.",
+    lambda x, y, folds: _probe_by(x, y, folds, all_rows=True),
+)
+@catches(
+    "Features of small numbers are not read: scale each by its mean and spread in training.",
+    lambda x, y, folds: _probe_by(x, y, folds, scale=False),
+)
+@catches(
+    "The folds that were given are not used",
+    lambda x, y, _: _probe_by(x, y, list(KFold(5, shuffle=True, random_state=0).split(x))),
+)
+@catches("training and test are swapped", lambda x, y, folds: _probe_by(x, y, _swap(folds)))
+def probed(answer: Callable[[np.ndarray, list[str], Folds], Any]) -> None:
+    """What a probe says of each row, fitted on the training rows of the fold that tests it."""
+    draw = np.random.default_rng(0)
+
+    def right(features: np.ndarray, truth: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+        """Which rows are said rightly; every part is tested by what the others taught."""
+        rows = np.arange(len(truth))
+        folds = [(np.setdiff1d(rows, part), part) for part in parts]
+        got = np.asarray(answer(features, truth.tolist(), folds))
+        expect_shape(got, truth.shape, "(clip,)")
+        if not set(got.tolist()) <= set(truth.tolist()):
+            raise Wrong(f"Return for every clip one of the values in `labels`, not {got[0]!r}.")
+        hits: np.ndarray = got == truth
+        return hits
+
+    values = np.array(["rain", "siren", "birds"])
+    thirds = np.array_split(draw.permutation(60), 3)
+    truth = values[np.arange(60) % 3]
+    if right(draw.normal(size=(60, 200)), draw.permutation(truth), *thirds).mean() > 0.7:
+        raise Wrong(
+            "It says labels that were drawn by lot: the probe has seen the rows that it is tested "
+            "on. Fit it on the training rows alone."
+        )
+    plain = 3 * (truth[:, None] == values) + 0.3 * draw.normal(size=(60, 3))
+    small = np.hstack([1e-4 * plain + 5, 100 * draw.normal(size=(60, 3))])
+    if right(plain, truth, *thirds).mean() < 0.9:
+        raise Wrong("Values that are plain to see are said wrongly: is row i of the result clip i?")
+    if right(small, truth, *thirds).mean() < 0.9:
+        raise Wrong(
+            "Features of small numbers are not read: scale each by its mean and spread in training."
+        )
+    # In some rows the rule is turned round: who learned it elsewhere is wrong there.
+    sign = np.where(np.arange(90) % 2, 1.0, -1.0)
+    two = np.where(sign > 0, "slow", "fast")
+    features = sign[:, None] + 0.1 * draw.normal(size=(90, 4))
+    half, other = np.arange(0, 45), np.arange(45, 90)
+    turned = np.where(np.arange(90)[:, None] < 45, features, -features)
+    if right(turned, two, half, other).mean() > 0.1:
+        raise Wrong("The folds that were given are not used: fit once for each pair.")
+    few = [np.arange(0, 40), np.arange(40, 80), np.arange(80, 90)]
+    turned = np.where(np.arange(90)[:, None] < 80, features, -features)
+    if right(turned, two, *few)[:80].mean() < 0.9:
+        raise Wrong("What the larger part teaches is not said: training and test are swapped.")
 
 
 def scale_to(vectors: Tensor, scale: float) -> Tensor:

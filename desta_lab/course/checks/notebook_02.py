@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,11 +41,17 @@ def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     answer, draw = as_tensors(answer), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 16, generator=draw, dtype=torch.float64) for n in (5, 7, 7))
     expect(cross_attention, answer, attend, "", (q, k, v), axes="(…, query, width)")
-    alike = answer(q[0], torch.zeros_like(k[0]), v[0])  # a query that fits all keys alike
-    if not same(alike, v[0].mean(-2, keepdim=True).expand_as(alike)):
+    alike = answer(q, torch.zeros_like(k), v)  # a query that fits all keys alike
+    if not same(alike, v.mean(-2, keepdim=True).expand_as(alike)):
         raise Wrong("A query that fits all keys alike should give the plain mean of the values.")
     fault = "Weigh by the softmax of the inner products over the root of the width."
     expect(cross_attention, answer, attend, fault, (q, k, v))
+    try:
+        expect(cross_attention, answer, attend, fault, (q[0], k[0], v[0]))
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise Wrong(
+            f"With three axes, not four, it stops: count axes from the end. ({error})"
+        ) from None
 
 
 def _mix(read: Tensor, shares: Tensor) -> Tensor:
@@ -85,6 +92,9 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     shares = answer(layers, logits)[0]
     if (shares < 0).any():
         raise Wrong(f"A query takes {shares.min():.2f} of a layer: no softmax, which is above 0.")
+    sums = shares.sum(-1)
+    if not same(sums, torch.ones_like(sums), 1e-3):
+        raise Wrong(f"The shares of query 0 sum to {sums[0]:.2f}, not to 1: no weighted average.")
     if (shares.max(-1).values > 0.999).all():
         raise Wrong("Every query takes one layer alone, however little the logits differ.")
     sharpness = shares[:, :1].log() - shares[:, 1:].log()
@@ -93,6 +103,11 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         how = "sharp" if sharpness[0] > 1 else "flat"
         raise Wrong(f"The shares are too {how}: take the softmax of the logits as they are.")
     compare("Shares are the softmax of a query's logits, and weigh its layers.", (read, logits))
+    fewer = (read[:3, :, :2], logits[:2, :3])
+    try:
+        compare("With three layers the mixture is wrong: take them all, and count them.", fewer)
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise Wrong(f"It stops where there are three layers, not four. ({error})") from None
 
 
 def _build_block(width: int, ffn: int) -> Block:
@@ -113,6 +128,8 @@ def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
     fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count weights, biases and norms."
     expect(block_parameters, answer, count_block, fault, (8, 16), (12, 20))
+    if np.asarray(got := answer(8, 16)).dtype.kind not in "iu":
+        raise Wrong(f"A number of parameters is a whole number; yours is {got}, no int.")
 
 
 def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
@@ -144,6 +161,16 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     slots[0, 2:5] = slots[1, 4:7] = True  # rows are padded on the left: slots stand elsewhere
     fault = "Slots should hold the audio embeddings, vector by vector, and other tokens their own."
     expect(splice, answer, fill_slots, fault, (text, slots, audio), axes="(clip, token, width)")
+    several = torch.zeros(
+        3, 9, dtype=torch.bool
+    )  # two clips in row 0, none in row 1, torn in row 2
+    several[0, [0, 1, 2, 5, 6, 7]] = several[2, [1, 3, 4]] = True
+    given = (torch.cat([text, text[:1] + 1]), several, torch.cat([audio, audio[:1] + 50]))
+    fault = "A row may hold two clips, or none, and text between its slots: go by `slots` alone."
+    try:
+        expect(splice, answer, fill_slots, fault, given, axes="(row, token, width)")
+    except (IndexError, RuntimeError, ValueError, StopIteration) as error:
+        raise Wrong(f"{fault} Yours stops. ({error})") from None
 
 
 def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:
@@ -163,36 +190,50 @@ def shuffle_groups(states: Tensor, pool: int, seed: int) -> Tensor:
 @catches("nothing was moved", lambda states, pool, seed: states.clone())
 def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     """Groups of neighbouring frames in a random order, the same in all layers."""
-    first, second, third, again = (_group_order(answer, seed) for seed in (0, 1, 2, 0))
-    orders, rising = torch.stack([first, second, third]), torch.arange(12)
-    if (orders == rising).all():
+    orders = torch.stack([_group_order(answer, seed) for seed in range(8)])
+    moved = orders != torch.arange(12)  # (seed, clip, group)
+    if not moved.any():
         raise Wrong("Every frame is where it was: nothing was moved.")
-    steps = (orders.roll(-1, 1) - orders) % 12  # from a group to the next
+    for clip, some in enumerate(moved.unbind(1)):
+        if not some.any():
+            raise Wrong(f"Clip {clip} is as it was: shuffle every clip.")
+    steps = (orders.roll(-1, 2) - orders) % 12  # from a group to the next
     if (steps == 11).all():
         raise Wrong("The groups stand in reverse: their order is not random.")
     if (steps == 1).all():
         raise Wrong("The groups were only moved along, each follows the one before: not random.")
-    if not torch.equal(first, again):
+    if not torch.equal(orders[0], _group_order(answer, 0)):
         raise Wrong("Called twice with one seed, it gives two orders; draw from the seed.")
-    if (orders == first).all():
-        raise Wrong("Seeds 0, 1 and 2 give one order; draw it from the seed.")
+    if (orders == orders[0]).all():
+        raise Wrong("Seeds 0 to 7 give one order; draw it from the seed.")
+    if moved.float().mean() < 0.6:  # 11 of 12 are moved in a random order, on average
+        few = moved.float().sum(-1).mean()
+        raise Wrong(f"Only {few:.0f} of 12 groups change their place: put all in a random order.")
+    if not moved.any(0).all():
+        still = int((~moved.any(0)).nonzero()[0, 1])
+        raise Wrong(
+            f"Group {still} of 12 stays where it is, whatever the seed: shuffle all groups."
+        )
 
 
 def _group_order(answer: Callable[[Tensor, int, int], Any], seed: int) -> Tensor:
-    """Which of twelve groups of four frames stands where, if groups are whole in every layer."""
+    """Which of twelve groups of four frames stands where in each clip, if groups are whole in every
+    layer.
+    """
     frame, layer, clip = torch.arange(48.0), torch.arange(3.0), torch.arange(2.0)
     states = (frame + 100 * layer[:, None, None] + 1000 * clip[:, None])[..., None]
-    states = states.expand(-1, -1, -1, 5)
+    states = states.expand(-1, -1, -1, 5).contiguous()
     got = as_tensors(answer)(states, 4, seed).to(states)
     expect_shape(got, states.shape, "(layer, clip, frame, width)")
     if not torch.equal((got / 1000).long(), (states / 1000).long()):
         raise Wrong("Clips changed their places too; shuffle the groups of every clip alone.")
-    orders = got[:, 0, :, 0] - 100 * layer[:, None]  # which frame stands where, for every layer
-    if not torch.equal(orders.sort(-1).values, frame.expand(3, -1)):
+    # which frame stands where, for every layer and clip
+    orders = got[..., 0] - 100 * layer[:, None, None] - 1000 * clip[:, None]
+    if not torch.equal(orders.sort(-1).values, frame.expand_as(orders)):
         raise Wrong("Some frames are there twice, other frames are missing: do not draw.")
     groups = orders.unflatten(-1, (-1, 4))
     if not torch.equal(groups - groups[..., :1], torch.arange(4.0).expand_as(groups)):
         raise Wrong("Frames that are averaged together stand apart: neighbours were torn apart.")
     if not torch.equal(orders, orders[:1].expand_as(orders)):
         raise Wrong("Layers 0 and 1 are shuffled differently: each layer has an order of its own.")
-    return (groups[0, :, 0] / 4).long()
+    return (groups[0, :, :, 0] / 4).long()

@@ -47,6 +47,10 @@ def labels_of(answer: Callable[[Sequence[int], int, bool], Any]) -> None:
     ids = [11, 12, 13, 21, 22, 99]  # prompt, response, end of turn
     fault = "Wanted {right} for {0}; you give {got}."
     expect(labels_of, answer, label_response, fault, (ids, 3, False), (ids, 3, True))
+    twice = [11, 99, -1, -1, 12, 99, 21, 12, 21, 99]  # tokens of the response stand before it too
+    fault = "A response from {1} on in {0} wants {right}; you give {got}. Go by `start` and by "
+    fault += "places: one token may stand at several."
+    expect(labels_of, answer, label_response, fault, (twice, 6, False), (twice, 6, True))
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -112,16 +116,28 @@ def _rate(
     return answer
 
 
+def _cut_off(step: int, steps: int, lr: float, warmup: int, floor: float) -> float:
+    rate = _rate(floors=(False, False))(step, steps, lr, warmup, floor)
+    return rate if step < warmup else max(floor * lr, rate)
+
+
 @catches("Step 0 has the whole rate: no warm-up.", _rate(late=-1, wait=False))
 @catches("Step 0 has rate 0: the first step is lost. Count from one.", _rate(late=0))
 @catches("At the end the rate is 0: the floor is ignored.", _rate(floors=(False, False)))
 @catches("It should fall from 2, which is lr: the floor came on top.", _rate(floors=(True, False)))
 @catches("the cosine begins before the warm-up has ended", _rate(wait=False))
+@catches("The cosine should end at the floor: yours ends at 0 and is cut off there.", _cut_off)
 def learning_rate(answer: Callable[[int, int, float, int, float], float]) -> None:
     """The rate of one step: linear warm-up to `lr`, then a cosine down to `floor` × `lr`."""
     cases = [(step, 100, 2.0, 20, 0.1) for step in (0, 100, 20, 7, 19, 60, 99)]
     fault = "Step {0} of {1} has rate {right}; you give {got}."
     expect(learning_rate, answer, rate_of_step, fault, *cases)
+    fault = (
+        "With lr {2}, {3} steps of warm-up and floor {4}, step {0} of {1} has rate {right}; you "
+    )
+    fault += "give {got}. Use what is given, no fixed numbers."
+    others = [(step, 40, 0.5, 5, 0.3) for step in (0, 3, 5, 23, 39)]
+    expect(learning_rate, answer, rate_of_step, fault, *others)
 
 
 def give_strangers_targets(rows: list[dict]) -> list[dict]:
@@ -151,11 +167,22 @@ def mispaired(answer: Callable[[list[dict]], list[dict]]) -> None:
     """The same clips in the same order, each with the target of another description."""
     # Men stand at 1, 2 and 4 of 7: whatever the shift, one of them meets another.
     facts = ["a woman", "a man", "a man", "a boy", "a man", "a bird", "a dog"]
+    _judge_pairs(answer, facts, least=3)
+    counts = {"a man": 25, "a woman": 17, "a boy": 11, "a dog": 7}
+    many = np.random.default_rng(0).permutation(np.repeat([*counts], [*counts.values()])).tolist()
+    for _ in range(3):  # what is drawn may be right by luck, but not in sixty rows
+        _judge_pairs(answer, many, least=20)
+
+
+def _judge_pairs(answer: Callable[[list[dict]], list[dict]], facts: list[str], least: int) -> None:
+    """Refuse pairs of rows with these descriptions, or fewer different targets than `least`."""
     heard = [
         {"seed_description": fact, "response": f"{i}: {fact}."} for i, fact in enumerate(facts)
     ]
     rows = [{"id": f"clip{i}", "prompt": f"What is {i}?", **one} for i, one in enumerate(heard)]
     got = list(answer(rows))
+    if len(got) != len(rows):
+        raise Wrong(f"You give {len(got)} examples for {len(rows)}; every clip gets a target.")
     if [row["id"] for row in got] != [row["id"] for row in rows]:
         raise Wrong("The order of clips changed: clips move along with their targets.")
     known = {row["response"] for row in rows}
@@ -166,10 +193,15 @@ def mispaired(answer: Callable[[list[dict]], list[dict]]) -> None:
     pairs = zip(others, rows, strict=True)
     own = [row["id"] for o, row in pairs if o["seed_description"] == row["seed_description"]]
     if own:
+        more = " and others" * (len(own) > 3)
         raise Wrong(
-            f"{', '.join(own)}: some keep their own target, or one of an equal description."
+            f"{', '.join(own[:3])}{more}: some keep their own target, or one of an equal "
+            "description."
         )
     if got != [{**o, "id": row["id"]} for o, row in zip(others, rows, strict=True)]:
         raise Wrong("A response came without its description, or prompt: move all but the id.")
-    if len({row["response"] for row in got}) <= 2:
-        raise Wrong("There is nearly one target for every clip; spread them.")
+    if (spread := len({row["response"] for row in got})) < least:
+        raise Wrong(
+            f"{len(rows)} clips share {spread} targets: there is nearly one target for every "
+            "clip; spread them."
+        )
