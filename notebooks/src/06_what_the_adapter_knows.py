@@ -565,13 +565,10 @@ def panel(axes, part, names):
         some = rows[rows["series"] == series]
         reach = np.clip([some["accuracy"] - some["low"], some["high"] - some["accuracy"]], 0, None)
         places = some["attribute"].map(order.index) + shift
-        axes.errorbar(
-            some["accuracy"],
-            places,
-            xerr=reach,
-            label=label,
-            **style.marker_style(ALIKE.get(series, series)),
-        )
+        look = style.marker_style(ALIKE.get(series, series))
+        if series == "log-mel":
+            look["marker"] = "s"  # another shape than the trained connector's, for grey pages
+        axes.errorbar(some["accuracy"], places, xerr=reach, label=label, **look)
     for place, name in enumerate(order):
         chance = rows.loc[rows["attribute"] == name, "chance"].iloc[0]
         axes.plot([chance] * 2, [place - 0.45, place + 0.45], color="#707070", ls=":", lw=1.2)
