@@ -44,16 +44,15 @@ def _report_in_notebook(stage: str) -> Callable[..., None]:
         if isinstance(news[0], str):
             print(news[0])
             return
-        done, total, *rest = news
+        done, total, *_ = news
         now = time.perf_counter()
         if done >= total:
             if handle is not None:
                 handle.update({"text/plain": ""}, raw=True)
         elif now - begin > 1 and now - shown > SECONDS_BETWEEN_BARS:
             shown = now
-            left = (now - begin) / max(done, 1) * (total - done)
-            loss = f", loss {rest[0]['loss']:.3f}" if rest else ""
-            line = f"{stage}: {done}/{total}{loss}, {left:.0f} s left"
+            left = _seconds_left(now - begin, done, total)
+            line = f"{_say_done(stage, *news)}, {left:.0f} s left"
             bar = f'<progress max="{total}" value="{done}"></progress> {escape(line)}'
             content = {"text/plain": line, "text/html": bar}
             if handle is not None:
@@ -77,7 +76,7 @@ def _report_by_bar(stage: str) -> Callable[..., None]:
         done, total, *rest = news
         if bar is None:
             now = time.perf_counter() - begin
-            if now < 1 or now / max(done, 1) * (total - done) < LEAST_SECONDS:
+            if now < 1 or _seconds_left(now, done, total) < LEAST_SECONDS:
                 return
             bar = tqdm(total=total, desc=stage, initial=done)
         bar.update(done - bar.n)
@@ -97,15 +96,24 @@ def _report_by_lines(stage: str, out: Any) -> Callable[..., None]:
         if isinstance(news[0], str):
             print(news[0], file=out, flush=True)
             return
-        done, total, *rest = news
+        done, total, *_ = news
         now = time.perf_counter() - begin
         if done and (now - last >= SECONDS_BETWEEN_LINES or done >= total):
-            last, left = now, now / done * (total - done)
-            loss = f", loss {rest[0]['loss']:.3f}" if rest else ""
-            line = f"{stage}: {done}/{total}{loss}, {now:.0f} s, {left:.0f} s left"
+            last, left = now, _seconds_left(now, done, total)
+            line = f"{_say_done(stage, *news)}, {now:.0f} s, {left:.0f} s left"
             print(line, file=out, flush=True)
 
     return report
+
+
+def _say_done(stage: str, done: int, total: int, *records: Any) -> str:
+    loss = "".join(f", loss {record['loss']:.3f}" for record in records)
+    return f"{stage}: {done}/{total}{loss}"
+
+
+def _seconds_left(seconds: float, done: int, total: int) -> float:
+    """What is left after so many seconds, at the same pace."""
+    return seconds / max(done, 1) * (total - done)
 
 
 # ---- trackers ----
