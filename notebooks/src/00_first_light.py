@@ -282,9 +282,11 @@ ends["score"].unstack().round(2)
 
 # %% tags=["headline"]
 above = judged.above_controls["self"]
+outcome = judged.verdict.replace("_", " ").lower()
 headline = (
-    f"{judged.verdict}: {len(above)} of 6 attributes rose above every control on questions never "
-    f"trained (seed {experiment.seed}).\nTheir mean score is {ends.loc['audio', 'score'].mean():.2f} "
+    f"On questions never trained, {len(above)} of 6 attributes rose above every control "
+    f"(seed {experiment.seed}): the claim is {outcome}.\n"
+    f"Their mean score is {ends.loc['audio', 'score'].mean():.2f} "
     f"by {lesson.credit_of('above_chance')}"
 )
 lesson.show(
