@@ -135,4 +135,4 @@ def test_the_set_up_cell_installs_into_colabs_versions_and_every_notebook_runs(
     after = versions()
     assert {name: after[name] for name in has} == {name: before[name] for name in has}
     assert float(seconds) < 120
-    assert len([*(tmp_path / "figures" / "course").glob("*.png")]) >= 12
+    assert len([*(bare / "figures" / "course").glob("*.png")]) >= 12

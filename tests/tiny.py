@@ -232,20 +232,20 @@ def recordings(folder: Path) -> Path:
     return folder
 
 
-def people(folder: Path) -> Path:
-    """Recordings of six "people", rendered, of three languages; two lines each, with a table."""
+def people(folder: Path, count: int = 6) -> Path:
+    """Recordings of "people", rendered, two of each language; two lines each, with a table."""
     from desta_lab.world.voices import get_synthesiser
 
     folder.mkdir(parents=True)
     rows = ["audio,speaker,transcript,language,gender"]
-    names = ("anna", "ben", "clara", "david", "emma", "frank")
-    for i, name in enumerate(names):
+    names = ("anna", "ben", "clara", "david", "emma", "frank", "gina", "hugo", "ida", "jan", "kim")
+    for i, name in enumerate((*names, "leo")[:count]):
         gender = ("female", "male")[i % 2]
         for line in range(2):
             text = f"Line number {('one', 'two')[line]} of all that I have to say to you today."
             wave = get_synthesiser().speak(text, f"{gender}_{i + 1:02d}", "American").wave
             soundfile.write(folder / f"{name}-{line}.flac", wave, RATE)
-            language = ("de", "en", "it")[i // 2]
+            language = ("de", "en", "it", "fr", "es", "pl")[i // 2]
             rows.append(f"{name}-{line}.flac,{name},{text},{language},{gender}")
     (folder / "people.csv").write_text("\n".join(rows))
     return folder

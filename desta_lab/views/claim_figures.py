@@ -150,6 +150,44 @@ def plot_people(table: pd.DataFrame, headline: str = "") -> Picture:
     return picture
 
 
+@draws("kind speakers condition task attribute chance seed accuracy mean low high")
+def plot_speakers(table: pd.DataFrame, headline: str = "") -> Picture:
+    """What so many people teach, and so many synthetic voices; the same people are the test.
+
+    A dot is one seed, a line the mean with its 95 % t-interval over seeds. Controls are means over
+    all arms.
+    """
+    table = table.assign(name=_name_tasks(table))
+    picture, panels = style.facets(table, "name", headline, (2.9, 2.3), "speakers in training")
+    for axes, rows in panels:
+        style.draw_chance(axes.axhline, rows, "chance")
+        for name in ("silence", "shuffled", "untrained", "oracle"):
+            series, control = get_series(name), rows[rows["condition"] == name]
+            line = (0, (6, 1, 1, 1)) if series.line == "none" else series.line
+            look: Any = {"color": series.colour, "ls": line, "label": series.label}
+            axes.axhline(control["accuracy"].mean(), lw=1.2, **look)
+        for name, label in {"synthetic": "synthetic voices", "people": "people"}.items():
+            own = rows[(rows["condition"] == "audio") & (rows["kind"] == name)]
+            series = get_series(name)._replace(label=f"trained on {label}")
+            _draw_speakers(axes, own.sort_values("speakers"), series)
+    panels[0][0].set_xscale("log")
+    style.set_ticks(panels[0][0], sorted(table["speakers"].unique()))
+    panels[0][0].set_ylim(0, 1.03)
+    picture.supylabel("accuracy, calibrated ranking", fontsize=9)
+    note = "dots: seeds; bars: 95 % t-interval over seeds"
+    style.add_legend(picture, picture.axes, 3, note)
+    return picture
+
+
+def _draw_speakers(axes: Axes, rows: pd.DataFrame, series: style.Series) -> None:
+    """The seeds of one kind of voice as dots, and their mean over the numbers of speakers."""
+    ends = rows.drop_duplicates("speakers")
+    error = [ends["mean"] - ends["low"], ends["high"] - ends["mean"]]
+    look: Any = {"color": series.colour, "ls": series.line, "marker": series.marker}
+    axes.errorbar(ends["speakers"], ends["mean"], error, label=series.label, capsize=2, **look)
+    axes.plot(rows["speakers"], rows["accuracy"], ".", color=series.colour, ms=4, alpha=0.6)
+
+
 def _name_tasks(table: pd.DataFrame) -> pd.Series:
     """The attribute of every row, with its task where an attribute has several."""
     several = table.groupby("attribute")["task"].transform("nunique") > 1

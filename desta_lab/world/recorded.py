@@ -1,9 +1,10 @@
 """Recorded voices: the factorial design of the spoken world over the speech of people."""
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,20 @@ def build_recorded_corpus(
     about = {**head, "licence": voices.licence, "splits": splits}
     render = partial(render_recorded, voices.folder)
     return spoken.render_corpus(folder, plans, render, about, workers, progress)
+
+
+def choose_speakers(voices: Voices, splits: Mapping[str, Sequence[str]]) -> Voices:
+    """The recordings of these speakers alone; each split has those that are named for it."""
+    kept = [speaker for members in splits.values() for speaker in members]
+    told = {name: tuple(members) for name, members in splits.items()}
+    digest = hashlib.sha256(json.dumps([voices.sha256, told]).encode())
+    return replace(
+        voices,
+        lines={speaker: voices.lines[speaker] for speaker in kept},
+        about={speaker: voices.about[speaker] for speaker in kept},
+        told=told,
+        sha256=digest.hexdigest(),
+    )
 
 
 # ---- the design: who is where, and which clips there are ----
