@@ -51,7 +51,7 @@ def evaluate(
     calibration: Sequence[Clip],
     features: Features | None = None,
     *,
-    conditions: Sequence[str] = tuple(AUDIO_CONDITIONS),
+    conditions: Sequence[str] | None = None,
     audio_embeddings: Float[Tensor, "clip query d_llm"] | None = None,
     transcripts: bool = False,
     free_form: Sequence[FreeForm] = (),
@@ -64,7 +64,8 @@ def evaluate(
         calibration: Clips of other speakers. How much an option is preferred on them, whatever is
             heard, is taken away before options are ranked (`scoring.Calibration`).
         features: Encoder states by clip id, from which the connector makes audio embeddings.
-        conditions: Names among `conditions.AUDIO_CONDITIONS`, and `oracle`.
+        conditions: Names among `conditions.AUDIO_CONDITIONS`, by default all of them, and
+            `oracle`.
         audio_embeddings: Those of `clips` and then of `calibration`, instead of `features`.
         transcripts: Whether each clip's transcript stands behind its audio embeddings.
         free_form: What is also answered freely, under the same conditions.
@@ -78,6 +79,7 @@ def evaluate(
     Raises:
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
     """
+    conditions = [*AUDIO_CONDITIONS] if conditions is None else conditions
     by_ear = [name for name in conditions if name != ORACLE]
     tables: dict[str, pd.DataFrame] = {}
     if by_ear:

@@ -116,7 +116,8 @@ def name_options(tasks: Sequence[Task]) -> list[Task]:
 
     To "What is the volume of the voice?" such an LLM answers "100%", even when it reads it.
     """
-    return [replace(task, in_words=IN_WORDS.get(task.question, "")) for task in tasks]
+    forms = [task.in_words or IN_WORDS.get(task.question, "") for task in tasks]
+    return [replace(task, in_words=form) for task, form in zip(tasks, forms, strict=True)]
 
 
 def _spoken_ladder() -> list[Task]:

@@ -17,7 +17,11 @@ from desta_lab.evaluation.statistics import (
 )
 
 ABLE = 0.8  # chance-corrected accuracy of the text oracle from which a task counts
-CONTROLS = ("shuffled", "silence", "untrained")  # what audio has to be above
+CONTROLS = {  # what audio has to be above, in the words of the rule
+    "shuffled": "shuffled audio",
+    "silence": "silence",
+    "untrained": "the untrained connector",
+}
 CELL = ["run", "step", "condition"]
 OWN, RIVAL = "self", "label"  # the run of self-generated targets, and of bare labels
 
@@ -28,9 +32,9 @@ HEIGHTS = {  # how high a claim reaches: measure → how its answers are had
 }
 RULE = (
     "SUPPORTED if, {how} and on {units} never heard in training, rung 0 is above chance; most "
-    "rung-3 attributes of the self-generated run are above shuffled audio, silence and the "
-    "untrained connector (paired 95 % intervals over {units}); the bare-label run has not risen on "
-    "most attributes other than its own; and the self-generated run's mean on those is higher."
+    "rung-3 attributes of the self-generated run are above {controls} (paired 95 % intervals over "
+    "{units}); the bare-label run has not risen on most attributes other than its own; and the "
+    "self-generated run's mean on those is higher."
 )
 
 
@@ -167,12 +171,18 @@ def control_margins(
 
     The margin is the lower end of the 95 % interval over speakers of the paired difference. A task
     is above its controls where all margins are above zero.
+
+    Raises:
+        ValueError: the table lacks a control.
     """
     full = add_untrained(table)
     here = (full["run"] == run) & (full["step"] == step) & (full["rung"] == 3)
     counted = full["task"].isin(able_tasks(table, measure))
     means = bootstrap_means(full[here & counted], measure, ["condition", "task"])
     tasks = [task for condition, task in means if condition == "audio"]
+    if missing := [name for name in CONTROLS if any((name, task) not in means for task in tasks)]:
+        fault = f"The table has no condition {missing[0]!r} for every task of step {step}"
+        raise ValueError(f"{fault}; evaluate the checkpoint again.")
     return {
         task: {
             control: percentile_interval(means["audio", task] - means[control, task])[1]
@@ -189,7 +199,8 @@ def judge_claim(
 
     `units` are what the column `speaker` tells apart: `clips` where no speaker was kept for a test.
     `measure` is one of `HEIGHTS`. A clip counts where it was answered so, with every control, and
-    a task where the text oracle answers so.
+    a task where the text oracle answers so. An attribute with several counted tasks is above the
+    controls where all of them are.
 
     Where the text oracle can answer no rung-3 question about another attribute than the label,
     nothing can be said of what was not trained: the verdict is `NOT_TESTABLE`.
@@ -197,15 +208,15 @@ def judge_claim(
     audio = table[table["condition"] == "audio"]
     last = {run: int(audio.loc[audio["run"] == run, "step"].max()) for run in (OWN, RIVAL)}
     margins = {run: control_margins(table, run, step, measure) for run, step in last.items()}
-    attribute = table.groupby("task")["attribute"].first()
-    above = {
-        run: sorted({attribute[task] for task, over in found.items() if min(over.values()) > 0})
-        for run, found in margins.items()
-    }
+    attribute = table.groupby("task")["attribute"].first().to_dict()
+    above = {run: _attributes_above(found, attribute) for run, found in margins.items()}
     asked = sorted({attribute[task] for task in margins[OWN]})
     other_tasks = [task for task in margins[OWN] if attribute[task] != label_attribute]
     ground, fifth = (_rung_interval(table, last[OWN], rung, measure) for rung in (0, 5))
-    rule, about_rung_5 = RULE.format(units=units, how=HEIGHTS[measure]), _about_rung_5(fifth)
+    *first, last_control = CONTROLS.values()
+    controls = f"{', '.join(first)} and {last_control}"
+    rule = RULE.format(units=units, how=HEIGHTS[measure], controls=controls)
+    about_rung_5 = _about_rung_5(fifth)
     if not other_tasks:
         reason = (
             "Even when it reads the description, the backbone answers no rung-3 question about "
@@ -218,6 +229,14 @@ def judge_claim(
     reasons = [f"{'yes' if passed else 'no'}: {sentence}" for passed, sentence in tests]
     outcome = "SUPPORTED" if all(passed for passed, _ in tests) else "NOT SUPPORTED"
     return Verdict(outcome, rule, [*reasons, about_rung_5], above)
+
+
+def _attributes_above(
+    margins: Mapping[str, Mapping[str, float]], attribute: Mapping[str, str]
+) -> list[str]:
+    """The attributes all of whose tasks are above every control."""
+    below = {attribute[task] for task, over in margins.items() if min(over.values()) <= 0}
+    return sorted({attribute[task] for task in margins} - below)
 
 
 def _test_claim(

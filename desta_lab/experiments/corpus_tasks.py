@@ -91,7 +91,7 @@ def corpus_tasks(
         ]
     if tasks is not None:
         _check_tasks(tasks, occurring)
-        ladder = list(tasks)
+        ladder = _word_tasks(preset, tasks)
     asked = CorpusTasks(values, describe or usual.describe, ladder, tuple(prompts or usual.prompts))
     texts = _describe_all(asked.describe, described) if describe or prompts else []
     for prompt, text in itertools.product(asked.prompts if texts else (), dict.fromkeys(texts)):
@@ -126,9 +126,13 @@ def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:
 
 
 def _ladder(preset: Preset, values: Values | None = None) -> list[Task]:
-    """The ladder in the words of the backbone: nano LLMs, of any size, know one form of each."""
-    ladder, (kind, *_) = task_ladder(values), part_id(preset.backbone).split("-")
-    return ladder if kind == NANO else name_options(ladder)
+    return _word_tasks(preset, task_ladder(values))
+
+
+def _word_tasks(preset: Preset, tasks: Sequence[Task]) -> list[Task]:
+    """Tasks in the words of the backbone: nano LLMs, of any size, know one form of each."""
+    kind, *_ = part_id(preset.backbone).split("-")
+    return list(tasks) if kind == NANO else name_options(tasks)
 
 
 def clip_counts(clips: list[Clip]) -> tuple[int, int]:

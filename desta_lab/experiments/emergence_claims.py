@@ -20,14 +20,14 @@ from desta_lab.evaluation.statistics import (
     mean_interval,
     percentile_interval,
 )
-from desta_lab.evaluation.verdict import crossing_steps
+from desta_lab.evaluation.verdict import CONTROLS, crossing_steps
 
 HALF = 0.5  # of the way from chance to perfect: there an answer has arrived
 CHECKPOINT_EVERY = 16  # steps between two checkpoints where they are evenly spaced
 DRAWS = 2000  # of a null
 METRICS = {"calibrated": "accuracy", "margin": "log-probability margin"}
 RUN = ["run", "clips", "seed"]
-OTHER_AUDIO = ("shuffled", "silence")  # what audio has to be above at every checkpoint
+OTHER_AUDIO = [name for name in CONTROLS if name != "untrained"]  # scored at every checkpoint
 
 
 @dataclass(frozen=True)

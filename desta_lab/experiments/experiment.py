@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -325,7 +325,7 @@ class Experiment:
             "targets": sources[kind],
             **self._own_facts(kind),
             "prompts": list(self.asked.prompts),
-            "train_config": asdict(self.train_config),
+            "train_config": hashed_fields(self.train_config),
             "corpus": self.corpus.hash,
             "train": self.preset.train,
             "transcript": self.preset.transcript,
@@ -534,7 +534,8 @@ class Experiment:
     def able_attributes(self) -> list[str]:
         """The attributes whose question the backbone answers when it reads the description."""
         able = verdict.able_tasks(self.oracle())
-        return [task.attribute for task in self.tasks if task.rung == 3 and task.name in able]
+        tasks = [task for task in self.tasks if task.rung == 3 and task.name in able]
+        return list(dict.fromkeys(task.attribute for task in tasks))
 
     def ask(self, clip: Clip, question: str) -> pd.DataFrame:
         """Ask one question with the clip, with silence, with its description, and with nothing."""

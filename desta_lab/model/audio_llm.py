@@ -19,11 +19,13 @@ from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
+from desta_lab.model.presets import LATER
 from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
 
-# What a connector file and the parts around it must share. Not names, paths or precision.
+# What a connector file and the parts around it must share, beside `presets.LATER`. Not names, paths
+# or precision.
 COMPARED = ("encoder_sha256", "backbone_sha256", "taps", "seconds", "connector", "tuning")
 
 
@@ -361,7 +363,8 @@ class AudioLLM(nn.Module):
         The same weights give the same file on every machine. For that the header has one entry,
         because safetensors writes several in any order.
         """
-        compared = {key: self.provenance[key] for key in COMPARED if key in self.provenance}
+        shared = (*COMPARED, *LATER)
+        compared = {key: self.provenance[key] for key in shared if key in self.provenance}
         header = {"provenance": json.dumps({**self.names, **compared}, sort_keys=True)}
         cache.save_tensors(path, self.trainable_state(), **header)
         return cache.hash_file(path)
@@ -373,11 +376,10 @@ class AudioLLM(nn.Module):
             ProvenanceError: it was trained with other parts, or has other tensors.
         """
         theirs = read_connector_provenance(path)
-        compared = COMPARED if strict else [key for key in COMPARED if "sha256" not in key]
-        for key in compared:
-            ours = self.provenance.get(key)
-            if theirs.get(key) != ours:
-                fault = f"{path}: trained with {key} {theirs.get(key)}, but here {key} is {ours}"
+        for key in (*COMPARED, *LATER):
+            its, ours = (one.get(key, LATER.get(key)) for one in (theirs, self.provenance))
+            if its != ours and (strict or "sha256" not in key):
+                fault = f"{path}: trained with {key} {its}, but here {key} is {ours}"
                 raise ProvenanceError(f"{fault}; load the parts it was trained with.")
         tensors = load_file(path)
         for name, tensor in tensors.items():

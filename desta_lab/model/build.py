@@ -29,7 +29,7 @@ from desta_lab.model.connector import (
     describe_own,
 )
 from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcribe
-from desta_lab.model.presets import PARTS, Preset, part_id
+from desta_lab.model.presets import LATER, PARTS, Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
 
 
@@ -206,6 +206,8 @@ def _assemble(
         "tuning": preset.tuning,
     }
     # facts only where they say something, so that older results are still found
+    later = {name: getattr(preset, name) for name in LATER}
+    provenance |= {name: value for name, value in later.items() if value != LATER[name]}
     if prompt := chat.template_hash(backbone.tokenizer):
         provenance["prompt"] = prompt
     if backbone.ignored_settings:
@@ -287,6 +289,7 @@ def _read_preset(
             connector=given,
             attention=attention,
             **{name: about[name] for name in (*PARTS, "seconds", "tuning")},
+            **{name: about.get(name, value) for name, value in LATER.items()},
         )
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"

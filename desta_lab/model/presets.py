@@ -38,6 +38,15 @@ def parse_tuning(tuning: str) -> int | None:
     return 0 if tuning == "frozen" else None
 
 
+def option(default: Any, *, of_models: bool = False) -> Any:
+    """A field of a preset or training config that enters a hash only where it is not its default.
+
+    So results that are older than the field are still found. One of the models, too, stands in a
+    connector file, is compared when the file is loaded, and is put back when it is opened.
+    """
+    return field(default=default, metadata={"option": True, "of_models": of_models})
+
+
 SMALL = ConnectorShape(
     depth=2,
     heads=8,
@@ -75,23 +84,23 @@ class Preset:
     checkpoint_every: Count = 64  # steps between two checkpoints
     test: Count = 64  # clips scored at every checkpoint
     held_out: Count = 32  # clips of other speakers that calibrate the ranking
-    every_checkpoint: bool = True  # score all of them; else the first and the last
+    every_checkpoint: bool = option(True)  # score all of them; else the first and the last
     # clips whose rung 3 is answered in words between the first and the last step, where all test
     # clips are; twice as many are asked everything else at the last; 0: nothing is
     free_form_clips: CountOrZero = 6
-    taps: tuple[int, ...] | None = None  # tapped layers; None: the published ones of this size
-    tuning: str = "frozen"  # of the backbone: "frozen", "lora-8" (adapters of rank 8) or "full"
-    prompts: Annotated[int, whole_number(1, 6)] = 1  # how many of tasks.PROMPTS train
-    train: Count | None = None  # training clips that are used; None: all
-    transcript: bool = False  # whether a clip's words follow its audio embeddings
-    accumulate: Count = 1  # micro-batches of a step, one after the other, to save memory
-    gradient_checkpointing: bool = False  # compute the backbone's layers twice, to save memory
-    attention: str | None = None  # of the backbone; None: as transformers picks
-    warmup: CountOrZero = 20  # steps in which the learning rate rises
-    floor: Share = 0.1  # the share of lr at which it ends
-    betas: tuple[Share, Share] = (0.9, 0.98)  # of AdamW
-    weight_decay: Share = 0.01
-    max_grad_norm: Positive = 1.0
+    taps: tuple[int, ...] | None = option(None)  # tapped layers; None: those published for the size
+    tuning: str = option("frozen")  # of the backbone: or "full", or "lora-8" (adapters of rank 8)
+    prompts: Annotated[int, whole_number(1, 6)] = option(1)  # how many of tasks.PROMPTS train
+    train: Count | None = option(None)  # training clips that are used; None: all
+    transcript: bool = option(False)  # whether a clip's words follow its audio embeddings
+    accumulate: Count = option(1)  # micro-batches of a step, one after the other, to save memory
+    gradient_checkpointing: bool = option(False)  # the backbone's layers twice, to save memory
+    attention: str | None = option(None)  # of the backbone; None: as transformers picks
+    warmup: CountOrZero = option(20)  # steps in which the learning rate rises
+    floor: Share = option(0.1)  # the share of lr at which it ends
+    betas: tuple[Share, Share] = option((0.9, 0.98))  # of AdamW
+    weight_decay: Share = option(0.01)
+    max_grad_norm: Positive = option(1.0)
     minutes: tuple[float, float] | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
@@ -126,32 +135,20 @@ class Preset:
         return self.backbone == NANO
 
 
-# fields that enter a hash only where they are used, so that older results are still found
-OPTIONS = (
-    "every_checkpoint",
-    "taps",
-    "tuning",
-    "prompts",
-    "train",
-    "transcript",
-    "accumulate",
-    "gradient_checkpointing",
-    "attention",
-    "warmup",
-    "floor",
-    "betas",
-    "weight_decay",
-    "max_grad_norm",
-)
+OPTIONS = {one.name: one for one in fields(Preset) if "option" in one.metadata}
+# the options of the models, each with the value that a connector file means which is silent on it
+LATER = {name: one.default for name, one in OPTIONS.items() if one.metadata["of_models"]}
 MEASURED = ("minutes", "memory_gb", "disk_gb")  # on the preset's own models and sizes
 
 
-def hashed_fields(preset: Preset) -> dict[str, Any]:
-    """The fields of a preset for a hash, without the options that it does not use."""
+def hashed_fields(settings: Any) -> dict[str, Any]:
+    """The fields of a preset or training config for a hash, without its unused options."""
     unused = {
-        f.name for f in fields(preset) if f.name in OPTIONS and getattr(preset, f.name) == f.default
+        one.name
+        for one in fields(settings)
+        if "option" in one.metadata and getattr(settings, one.name) == one.default
     }
-    return {name: value for name, value in asdict(preset).items() if name not in unused}
+    return {name: value for name, value in asdict(settings).items() if name not in unused}
 
 
 def nano() -> Preset:

@@ -24,7 +24,6 @@ MEASURES = {
 }
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")  # of the kinds of target
 _TOKENS = 32  # tokens of a target in one line of bars
-_PEOPLE = ("silence", "shuffled", "oracle", "synthetic", "people")  # in the order of drawing
 
 # ---- what generalises ----
 
@@ -70,8 +69,8 @@ def _draw_rung(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
     if rows.empty:
         style.annotate(axes, "no task that the oracle can do")
     series = dict(list(rows.groupby(["run", "condition"])))
-    for condition in ("silence", "shuffled", "oracle"):
-        _draw_curve(axes, series.get((runs[0], condition)), condition)
+    for condition in [*style.list_controls(rows["condition"]), "oracle"]:
+        _draw_curve(axes, series.get((runs[0], condition)), condition, control=True)
     for run in reversed(runs):
         _draw_curve(axes, series.get((run, "audio")), run)
     heard = (rows["run"] == runs[0]) & (rows["condition"] == "audio")
@@ -81,7 +80,7 @@ def _draw_rung(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
         axes.plot([0], start, **look)
 
 
-def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str) -> None:
+def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str, control: bool = False) -> None:
     """One series over the steps with its interval; the oracle, which no step changes, as a line."""
     if rows is None:
         return
@@ -90,7 +89,6 @@ def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str) -> None:
     if name == "oracle":
         axes.axhline(rows["score"].mean(), lw=1.2, **look)
         return
-    control = name in ("silence", "shuffled")
     look |= {"lw": 1.2, "ms": 3.5} if control else {"lw": 2.0, "ms": 4.5}
     band: Any = {"color": series.colour, "alpha": 0.18, "lw": 0}
     axes.fill_between(rows["step"], rows["low"], rows["high"], **band)
@@ -132,17 +130,21 @@ def plot_held_out(
 def plot_people(table: pd.DataFrame, headline: str = "") -> Picture:
     """When each question never trained is answered about people, and when about the run's own test.
 
-    A `series` is `people`, `synthetic` (the run's own test), or a control for people: `silence`,
-    `shuffled` or `oracle`.
+    A `series` is `people`, `synthetic` (the run's own test), or a condition of people but
+    `untrained`, which is step 0.
     """
-    table = table[table["series"].isin(_PEOPLE)]
+    kinds = ["synthetic", "people"]
+    controls = style.list_controls(table.loc[~table["series"].isin(kinds), "series"])
+    order = [*controls, "oracle", *kinds]
+    table = table[table["series"].isin(order)]
     table = table.assign(name=_name_tasks(table))
     picture, panels = style.facets(table, "name", headline, (2.9, 2.3), "training step")
     for axes, rows in panels:
         style.draw_chance(axes.axhline, rows, "chance")
-        for name in _PEOPLE:
+        for name in order:
             own = rows[rows["series"] == name].rename(columns={"accuracy": "score"})
-            _draw_curve(axes, own.sort_values("step") if len(own) else None, name)
+            curve = own.sort_values("step") if len(own) else None
+            _draw_curve(axes, curve, name, control=name in controls)
     style.set_step_axis(panels[0][0], max(1, int(table["step"].max())))
     panels[0][0].set_ylim(min(0.1, table["low"].min() - 0.05), 1.03)
     picture.supylabel("accuracy, calibrated ranking", fontsize=9)
@@ -161,7 +163,7 @@ def plot_speakers(table: pd.DataFrame, headline: str = "") -> Picture:
     picture, panels = style.facets(table, "name", headline, (2.9, 2.3), "speakers in training")
     for axes, rows in panels:
         style.draw_chance(axes.axhline, rows, "chance")
-        for name in ("silence", "shuffled", "untrained", "oracle"):
+        for name in [*style.list_controls(rows["condition"]), "untrained", "oracle"]:
             series, control = get_series(name), rows[rows["condition"] == name]
             line = (0, (6, 1, 1, 1)) if series.line == "none" else series.line
             look: Any = {"color": series.colour, "ls": line, "label": series.label}
@@ -201,7 +203,7 @@ def _split_series(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     series = {run: _last_step(heard[heard["run"] == run]) for run in runs}
     main = table[table["run"] == runs[0]]
     series["untrained"] = main[(main["condition"] == "audio") & (main["step"] == 0)]
-    for condition in ("shuffled", "silence", "oracle"):
+    for condition in [*style.list_controls(table["condition"])[::-1], "oracle"]:
         series[condition] = _last_step(main[main["condition"] == condition])
     return {name: rows for name, rows in series.items() if len(rows)}
 

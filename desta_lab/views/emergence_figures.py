@@ -50,7 +50,7 @@ def plot_curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Pic
 def _draw_attribute(
     axes: Axes, own: pd.DataFrame, rival: pd.DataFrame, probes: pd.DataFrame
 ) -> None:
-    for condition in ("silence", "shuffled"):
+    for condition in style.list_controls(own["condition"]):
         series = get_series(condition)
         rows = own[own["condition"] == condition]
         _draw_mean(axes, rows, "score", series.label, color=series.colour, ls=series.line)

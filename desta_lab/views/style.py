@@ -127,6 +127,13 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
 }
 
 
+def list_controls(conditions: pd.Series) -> list[str]:
+    """The conditions by ear beside the clip itself, in the order of drawing; new ones last."""
+    there = [name for name in CONDITIONS if name in {*conditions}]
+    there += sorted({*conditions} - {*there})
+    return [name for name in there if name not in ("audio", "untrained", "oracle")]
+
+
 def get_series(name: str) -> Series:
     """How a run or condition is drawn; an unknown one is drawn under its own name."""
     return SERIES.get(name, Series(name, get_colour(name), DOTTED, "h"))

@@ -169,6 +169,28 @@ def test_what_is_ranked_and_what_is_said_are_judged_apart() -> None:
     assert verdict.judge_claim(silent, "scene", measure="said").verdict == verdict.NOT_TESTABLE
 
 
+def test_an_attribute_with_several_questions_is_above_controls_where_all_of_them_are() -> None:
+    data = table(ALL)
+    rate = data[(data["attribute"] == "rate") & (data["rung"] == 3)]
+    better = rate.assign(task="3_rate_again")
+    worse = better.assign(calibrated=better["calibrated"].where(better["condition"] == "oracle", 0))
+    for second, above in ((better, True), (worse, False)):
+        judged = verdict.judge_claim(pd.concat([data, second], ignore_index=True), "scene")
+        assert ("rate" in judged.above_controls["self"]) is above
+        assert f"of {len(ATTRIBUTES)} rung-3 attributes" in judged.reasons[1]
+
+
+def test_a_control_that_was_not_measured_is_named() -> None:
+    data = table(ALL)
+    with pytest.raises(ValueError, match="no condition 'silence'"):
+        verdict.judge_claim(data[data["condition"] != "silence"], "scene")
+
+
+def test_the_rule_names_every_control() -> None:
+    rule = verdict.judge_claim(table(ALL), "scene").rule
+    assert "are above shuffled audio, silence and the untrained connector (paired" in rule
+
+
 def test_the_reasons_of_a_verdict_make_a_table() -> None:
     reasons = ["yes: Rung 0: score 0.9.", "no: Bare label: 2 of 5.", "Rung 5: score 0.1."]
     table = verdict.Verdict("NOT SUPPORTED", "", reasons, {}).tabulate()

@@ -12,6 +12,7 @@ from accelerate import tracking
 from torch import nn
 
 from desta_lab.evaluation.tasks import PROMPTS, Task, task_ladder
+from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import run_quickstart
 from desta_lab.model import presets
@@ -123,6 +124,17 @@ def keys(experiment: Experiment) -> dict[str, str]:
     }
 
 
+def test_brought_questions_name_their_options_for_a_general_llm() -> None:
+    usual = corpus_tasks(None, presets.cpu())
+    same = corpus_tasks(None, presets.cpu(), tasks=task_ladder())
+    assert same.tasks == usual.tasks and not same.own
+    own = replace(KING, in_words="A king or a queen?")
+    more = corpus_tasks(None, presets.cpu(), tasks=[*task_ladder(), own])
+    assert more.tasks == [*usual.tasks, own] and set(more.own) == {"tasks"}
+    nano = corpus_tasks(None, NANO, tasks=task_ladder())
+    assert not any(task.in_words for task in nano.tasks)
+
+
 @pytest.mark.weights
 def test_pieces_determine_results_by_their_content_and_the_usual_ones_change_no_key(root: Path):
     usual = Experiment(NANO, root=root)
@@ -135,7 +147,7 @@ def test_pieces_determine_results_by_their_content_and_the_usual_ones_change_no_
 
     assert changed(tasks=task_ladder(), prompts=PROMPTS[:1], describe=usual.describe) == set()
     assert changed(tasks=[*task_ladder(), KING]) == {"oracle", "scores", "label"}
-    assert changed(prompts=["What now?"]) == {*before} - set()
+    assert changed(prompts=["What now?"]) == {*before}
     assert changed(describe=say_scene) == {"self", "targets", "oracle"}
     assert changed(attributes=["scene", "gender"]) >= {"template", "oracle", "scores"}
     again = Experiment(

@@ -196,6 +196,24 @@ def test_any_checkpoint_of_a_run_opens_and_a_step_without_one_is_refused(run, mo
         AudioLLM.from_run(folder, 5, models)
 
 
+def test_a_later_setting_of_the_models_is_kept_compared_and_put_back(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(presets.LATER, "accumulate", 1)  # as if it were one of the models
+    small = replace(presets.SMALL, width=16, heads=2, ffn=16, depth=1)
+    preset = presets.Preset("mine", **PARTS, purpose="a test", seconds=1.0, connector=small)
+    usual, other = (
+        build.build_audio_llm(replace(preset, accumulate=count), root=models) for count in (1, 2)
+    )
+    assert "accumulate" not in usual.provenance and other.provenance["accumulate"] == 2
+    older, newer = tmp_path / "older.safetensors", tmp_path / "newer.safetensors"
+    usual.save_connector(older)
+    other.save_connector(newer)
+    assert build.open_connector(newer, models).provenance == other.provenance
+    for llm, path, its, ours in ((usual, newer, 2, 1), (other, older, 1, 2)):
+        fault = f"trained with accumulate {its}, but here accumulate is {ours}"
+        with pytest.raises(ProvenanceError, match=fault):
+            llm.load_connector(path)
+
+
 def test_a_folder_without_a_run_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoints of a run here; train one with"):
         AudioLLM.from_run(tmp_path)

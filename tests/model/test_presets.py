@@ -1,6 +1,6 @@
 """Presets are data; every one of them goes the same way, whatever the models."""
 
-from dataclasses import replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 import pytest
 
@@ -150,7 +150,22 @@ def test_a_wrong_file_is_one_sentence_that_names_file_and_field(text: str, words
     assert str(fault.value).startswith(f"{path}: ") and "\n" not in str(fault.value)
 
 
+def test_a_new_option_changes_no_hash_of_what_does_not_use_it():
+    @dataclass(frozen=True)
+    class Later(TrainConfig):
+        noise: float = presets.option(0.0)
+
+    before = presets.hashed_fields(TrainConfig(1))
+    assert {"warmup", "betas", "seed"} <= before.keys()
+    assert presets.hashed_fields(Later(1)) == before
+    assert presets.hashed_fields(Later(1, noise=0.5)) == {**before, "noise": 0.5}
+
+
 def test_what_trains_is_the_same_in_a_preset_as_in_a_training_config():
     config, preset = TrainConfig(1), presets.nano()
-    for name in ("warmup", "floor", "betas", "weight_decay", "max_grad_norm"):
-        assert getattr(config, name) == getattr(preset, name) and name in presets.OPTIONS
+    usual = {one.name for one in fields(TrainConfig) if one.default is not MISSING} - {"seed"}
+    assert usual >= {"warmup", "floor", "betas", "weight_decay", "max_grad_norm"}
+    for name in usual & presets.OPTIONS.keys():
+        assert getattr(config, name) == getattr(preset, name)
+    required = {one.name for one in fields(presets.Preset)} - presets.OPTIONS.keys()
+    assert {one.name for one in fields(TrainConfig)} - {"seed"} <= required | presets.OPTIONS.keys()
