@@ -495,18 +495,22 @@ class Experiment:
         )
 
     def _scored_clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
-        """Clips to score and to calibrate with: all at the first and last step, else half."""
+        """Clips to score and to calibrate with: all at the first and last step, else half.
+
+        Half of a small test keeps two clips: the first two are of different speakers.
+        """
         part = 1 if step in (0, self.train_config.steps) else 2
         test, calibration = self.clips("test"), self.clips("validation")
-        return test[: len(test) // part], calibration[: len(calibration) // part]
+        return test[: max(2, len(test) // part)], calibration[: len(calibration) // part]
 
     def _free_form(self, step: int) -> list[FreeForm]:
         """What is answered in words: at the ends rung 3 about every test clip, else about few."""
         few, last = self.preset.free_form_clips, step == self.train_config.steps
         clips = self.preset.test if last or step == 0 else few
         asked = [FreeForm(clips, [t for t in self.tasks if t.rung == 3], max_new_tokens=16)]
-        if last:
-            asked.append(FreeForm(2 * few, [t for t in self.tasks if t.rung != 3]))
+        others = [t for t in self.tasks if t.rung != 3]
+        if last and others:
+            asked.append(FreeForm(2 * few, others))
         return asked if few else []
 
     def _free_form_facts(self, step: int) -> list[Any]:

@@ -195,6 +195,23 @@ class Kept(tracking.GeneralTracker):
 
 
 @pytest.mark.weights
+def test_one_question_about_two_test_clips_is_enough_for_a_main_job(root: Path):
+    short = replace(
+        presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
+    )
+    own = tiny.recordings(root / "six")
+    lines = (own / "clips.csv").read_text().splitlines()[:7]
+    (own / "clips.csv").write_text("\n".join(s.replace("me", f"s{i}") for i, s in enumerate(lines)))
+    there = {value: f" {value}" for value in ("rain", "music", "birds")}
+    weather = Task("weather", 3, "scene", "What is in the background?", "There is", there)
+    job = Experiment(short, corpus=own, root=root, tasks=[weather])
+    assert [len(job.clips(split)) for split in ("train", "test")] == [3, 2]
+    result = run_quickstart(job, root / "few")
+    assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE"
+    assert [row["task"] for row in result["tasks"]] == ["weather"]
+
+
+@pytest.mark.weights
 def test_own_pieces_reach_training_targets_oracle_scores_card_and_verdict(root: Path):
     short = replace(
         presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
