@@ -583,12 +583,17 @@ def are_enough(clips: list[Clip]) -> bool:
 
 
 def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
+    if not attributes:
+        raise ValueError(
+            "No question of rung 3 is about an attribute of a training clip, and the bare-label "
+            "run needs one; add such a task, or fill the columns of training."
+        )
     if label is None:
-        label = default if default in attributes else "".join(attributes[:1])
+        label = default if default in attributes else attributes[0]
     if label not in attributes:
         raise ValueError(
             f"No training clip is asked about {label!r}; the label is one of "
-            f"{', '.join(attributes) or 'the columns, and each is empty in training'}."
+            f"{', '.join(attributes)}."
         )
     return label
 

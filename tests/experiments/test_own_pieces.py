@@ -72,6 +72,8 @@ WRONG = {  # what is brought → words of the sentence
     "has no option for gender = 'male'": {"tasks": [HALF]},
     "Two tasks are named 'crown'": {"tasks": [KING, KING]},
     "tasks are at least one": {"tasks": []},
+    "No question of rung 3 is about an attribute": {"tasks": [replace(KING, rung=4)]},
+    "attributes are a list, also of one": {"attributes": "scene"},
     "is on rung 9; the rungs are 0 to 5": {"tasks": [replace(KING, rung=9)]},
     "has the constraint 'loud'": {"tasks": [replace(KING, constraint="loud")]},
     "asks nothing; write a question": {"tasks": [replace(KING, question=" ")]},
