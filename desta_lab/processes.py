@@ -9,6 +9,7 @@ alone opens no process group.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -162,9 +163,13 @@ def run_workers(
     Yields the number of every task when it ends, and how it ended in words: None if it was done or
     a person stopped it. A worker that dies ends its task alone. `work` is a function of an
     importable module, as its workers import it.
+
+    Raises:
+        ValueError: workers would run the script that starts them, as it has no `if __name__`.
     """
     from pebble import ProcessExpired, ProcessPool
 
+    _check_guarded(sys.modules["__main__"])
     pools = [
         ProcessPool(
             max_workers=1,
@@ -203,6 +208,18 @@ def run_workers(
             pool.stop()
         for pool in pools:
             pool.join()
+
+
+def _check_guarded(main: Any) -> None:
+    """Refuse a script, which every worker imports, that would start workers in each of them."""
+    path = getattr(main, "__file__", None)
+    if path is None or main.__spec__ is not None:  # a notebook, or started by the name of a module
+        return
+    if b"__name__" not in Path(path).read_bytes():
+        raise ValueError(
+            f"{path}: worker processes import this script; put what it does below "
+            '`if __name__ == "__main__":`, or take jobs=1.'
+        )
 
 
 def run_on_slurm(

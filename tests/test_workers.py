@@ -52,6 +52,15 @@ def test_a_worker_does_one_task_after_the_other_but_not_for_ever(tmp_path, monke
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc")
+def test_a_script_whose_workers_would_start_workers_is_told_how_to_prevent_it(tmp_path):
+    script, start = tmp_path / "mine.py", "print(*processes.run_workers(len, ['ab'], jobs=1))"
+    for guard, words in (("", "worker processes import this script; put"), ("main", "(0, None)")):
+        below = f'if __name__ == "__main__":\n    {start}' if guard else start
+        script.write_text(f"from desta_lab import processes\n{below}\n")
+        run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+        assert words in run.stdout + run.stderr, guard
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     pids = [str(tmp_path / str(i)) for i in range(2)]
     code = (

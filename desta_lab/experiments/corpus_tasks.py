@@ -81,6 +81,8 @@ def corpus_tasks(
     """
     usual, described = _usual_tasks(corpus, preset), _described(corpus)
     values, ladder, occurring = usual.values, usual.tasks, occurring_values(described)
+    if isinstance(attributes, str):
+        raise ValueError(f"attributes are a list, also of one; write [{attributes!r}].")
     if attributes is not None:
         values = _pick_values(list(attributes), occurring)
         ladder = _ladder(preset, values)

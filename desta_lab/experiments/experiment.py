@@ -495,18 +495,22 @@ class Experiment:
         )
 
     def _scored_clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
-        """Clips to score and to calibrate with: all at the first and last step, else half."""
+        """Clips to score and to calibrate with: all at the first and last step, else half.
+
+        Half of a small test keeps two clips: the first two are of different speakers.
+        """
         part = 1 if step in (0, self.train_config.steps) else 2
         test, calibration = self.clips("test"), self.clips("validation")
-        return test[: len(test) // part], calibration[: len(calibration) // part]
+        return test[: max(2, len(test) // part)], calibration[: len(calibration) // part]
 
     def _free_form(self, step: int) -> list[FreeForm]:
         """What is answered in words: at the ends rung 3 about every test clip, else about few."""
         few, last = self.preset.free_form_clips, step == self.train_config.steps
         clips = self.preset.test if last or step == 0 else few
         asked = [FreeForm(clips, [t for t in self.tasks if t.rung == 3], max_new_tokens=16)]
-        if last:
-            asked.append(FreeForm(2 * few, [t for t in self.tasks if t.rung != 3]))
+        others = [t for t in self.tasks if t.rung != 3]
+        if last and others:
+            asked.append(FreeForm(2 * few, others))
         return asked if few else []
 
     def _free_form_facts(self, step: int) -> list[Any]:
@@ -580,12 +584,17 @@ def are_enough(clips: list[Clip]) -> bool:
 
 
 def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
+    if not attributes:
+        raise ValueError(
+            "No question of rung 3 is about an attribute of a training clip, and the bare-label "
+            "run needs one; add such a task, or fill the columns of training."
+        )
     if label is None:
-        label = default if default in attributes else "".join(attributes[:1])
+        label = default if default in attributes else attributes[0]
     if label not in attributes:
         raise ValueError(
             f"No training clip is asked about {label!r}; the label is one of "
-            f"{', '.join(attributes) or 'the columns, and each is empty in training'}."
+            f"{', '.join(attributes)}."
         )
     return label
 

@@ -219,8 +219,12 @@ class Inside:
     # ---- clips and questions ----
 
     def task(self, attribute: str) -> Task:
-        """The question about an attribute."""
-        return next(task for task in self.tasks if task.attribute == attribute)
+        """The question about an attribute. Raises InsideError if there is none."""
+        for task in self.tasks:
+            if task.attribute == attribute:
+                return task
+        there = ", ".join(dict.fromkeys(task.attribute for task in self.tasks))
+        raise InsideError(f"No task asks about {attribute!r}; there are questions about {there}.")
 
     def pick(self, rows: Sequence[int]) -> list[Clip]:
         """The clips of these rows."""

@@ -239,6 +239,8 @@ def judge(
         f"{len(able)} attributes; a verdict needs {MIN_CLIPS} clips, {MIN_SPEAKERS} speakers and "
         "2 attributes at least."
     )
+    if disjoint and speakers < MIN_SPEAKERS:
+        reason += " A column `split` gives the test more speakers."
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
 
 
@@ -353,13 +355,20 @@ def _note_on_clips(experiment: Experiment) -> str:
             "clips were kept"
         )
         others = f"{len(calibration)} other clips{also}"
+    if lacking := _describe_missing(experiment.tasks, test):
+        tested += f", none of which is {lacking}"
     weights = _describe_balance(experiment.tasks, calibration)
     return f"{tested}; calibration on {others}, {weights}; one seed ({experiment.seed})."
 
 
+def _describe_missing(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
+    """The values that are asked about and that no clip has, such as `gender = male`."""
+    missing = {f"{t.attribute} = {value}" for t in tasks for value in missing_values(t, clips)}
+    return " or ".join(sorted(missing))
+
+
 def _describe_balance(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
     """How even the values of attributes are among the clips that calibrate."""
-    missing = {f"{t.attribute} = {v}" for t in tasks for v in missing_values(t, clips)}
     counts = {
         name: Counter(clip.attributes[name] for clip in clips if name in clip.attributes)
         for name in dict.fromkeys(task.attribute for task in tasks)
@@ -370,9 +379,8 @@ def _describe_balance(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
         name = max(uneven, key=lambda name: uneven[name])
         shares = ", ".join(f"{value} {n}" for value, n in counts[name].most_common())
         words += f" (least even there: {name}, {shares} clips)"
-    if missing:
-        words += f"; none is {' or '.join(sorted(missing))}, so their questions are calibrated "
-        words += "with silence"
+    if missing := _describe_missing(tasks, clips):
+        words += f"; none is {missing}, so their questions are calibrated with silence"
     return words
 
 

@@ -152,7 +152,8 @@ class AudioLLM(nn.Module):
                 opened was judged as.
 
         Raises:
-            ProvenanceError: this AudioLLM does not know its parts, or there is no such card.
+            ProvenanceError: this AudioLLM does not know its parts, there is no such card, or it is
+                that of another connector.
         """
         from desta_lab.model.sharing import save_pretrained
 

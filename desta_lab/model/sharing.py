@@ -24,6 +24,7 @@ def save_pretrained(llm: AudioLLM, folder: Path | str, card: Card | None = None)
     folder, config = Path(folder), make_config(llm)
     result = _read_card(card) if card is not None else llm.result
     config["sha256"] = llm.save_connector(folder / weights.WEIGHTS)
+    _check_judged(result, config["sha256"])
     cache.write_whole(folder / CONFIG, cache.to_json(config))
     cache.write_whole(folder / CARD, render_card(config, result).encode())
     return folder
@@ -168,6 +169,15 @@ def _format_cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _check_judged(result: Mapping[str, Any] | None, sha256: str) -> None:
+    """Raise ProvenanceError for a card that names another connector as the one it judges."""
+    hashes = (result or {}).get("hashes")
+    judged = hashes.get("checkpoint self") if isinstance(hashes, Mapping) else None
+    if judged not in (None, sha256):
+        fault = f"The card is of connector {judged}, and this is {sha256}"
+        raise ProvenanceError(f"{fault}; give the card.json of its own main job, or no card.")
 
 
 def _read_card(card: Card) -> Mapping[str, Any]:

@@ -211,7 +211,12 @@ def _edit(site: Site, edit: Edit, clips: int | None = None) -> Iterator[None]:
     """Inside the context, a site is edited in the shape in which it is recorded."""
 
     def change(flow: Tensor) -> Tensor:
-        return _join_axes(edit(_part_axes(flow, site, clips or len(flow))), flow)
+        parted = _part_axes(flow, site, clips or len(flow))
+        edited, shape = edit(parted), tuple(parted.shape)
+        if not isinstance(edited, Tensor) or edited.shape != parted.shape:
+            found = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
+            raise ValueError(f"An edit returns {found} where {shape} flows; return that shape.")
+        return _join_axes(edited, flow)
 
     with _watch(site, change):
         yield
@@ -322,7 +327,8 @@ def run_forward(
         gradients: keep the graph, back to what the connector reads; all clips are one batch.
 
     Raises:
-        ValueError: there is no such site, or a pattern that cannot be edited is to be.
+        ValueError: there are no clips or no such site, a pattern that cannot be edited is to be, or
+            an edit returns something of another shape.
     """
     known = list_sites(llm)
     names = choose_sites(known, sites)
@@ -357,7 +363,9 @@ def run_forward(
 
 
 def read_waves(clips: Sequence[Sound]) -> list[Float[np.ndarray, "_"]]:
-    """The waveforms of clips, of which some may be files."""
+    """The waveforms of clips, of which some may be files. Raises ValueError if there is no list."""
+    if isinstance(clips, str | Path) or not len(clips):
+        raise ValueError(f"clips are a list of files or waveforms, at least one, not {clips!r}.")
     return [clip if isinstance(clip, np.ndarray) else audio.read_audio(clip) for clip in clips]
 
 

@@ -101,12 +101,17 @@ def _draw_profile(axes: Axes, values: np.ndarray, spans: Sequence[Span], seconds
 
 
 def plot_clips(corpus: Corpus, clips: Sequence[Clip], columns: int = 3) -> Picture:
-    """Clips of a corpus as spectrograms with their attributes and evidence spans."""
-    waves = [audio.read_audio(corpus.path(clip)) for clip in clips]
-    rows = [
-        {**vars(clip), "mel": audio.log_mel([wave], clip.seconds)[0].numpy()}
-        for clip, wave in zip(clips, waves, strict=True)
-    ]
+    """Clips of a corpus as spectrograms with their attributes and evidence spans.
+
+    The end of a clip is filled to a whole encoder frame; of a long one the first 30 s are shown.
+    """
+    rows = []
+    for clip in clips:
+        frames = math.ceil(round(clip.seconds * audio.FRAMES_PER_SECOND, 6))
+        seconds = min(frames / audio.FRAMES_PER_SECOND, audio.WHISPER_SECONDS)
+        wave = audio.read_audio(corpus.path(clip))
+        mel = audio.log_mel([wave], seconds)[0].numpy()
+        rows.append({**vars(clip), "seconds": seconds, "mel": mel})
     return plot_spectrograms(rows, columns)
 
 

@@ -61,6 +61,10 @@ def read_voices(folder: Path | str, together: str | None = None) -> Voices:
     corpus, told = _read_folder(folder)
     lines: defaultdict[str, list[Clip]] = defaultdict(list)
     about: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    if together and not any(together in clip.attributes for clip in corpus.clips):
+        columns = dict.fromkeys(name for clip in corpus.clips for name in clip.attributes)
+        remedy = f"fill it, or take one of its columns ({', '.join(columns)})"
+        raise CorpusError.at(folder, f"the table has nothing in a column {together!r}", remedy)
     source: dict[tuple[str, str], tuple[str, str]] = {}  # speaker and name → value and its file
     names = dict.fromkeys([*KNOWN, *([together] if together else [])])
     left_out = 0

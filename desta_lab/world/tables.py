@@ -15,8 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from desta_lab import audio
-from desta_lab.clips import LEAST, SHARES, Clip, Corpus, CorpusError, normalise_split, place_speaker
+from desta_lab.clips import (
+    HEAD,
+    LEAST,
+    SHARES,
+    Clip,
+    Corpus,
+    CorpusError,
+    normalise_split,
+    place_speaker,
+)
 
+TABLE = "clips.csv"  # of a folder that somebody brings
 _OWN_COLUMNS = ("audio", "speaker", "transcript", "split")  # also the names of Row's fields
 _SEPARATORS = ",;\t,"  # the first that parts the needed columns; if none does, a comma
 _FEWEST_NUMBERED = 4  # rows in which 0, 1, 2, … is no attribute but an index
@@ -198,14 +208,23 @@ def _fill_splits(split_of: dict[str, str]) -> dict[str, str]:
 
 
 def open_corpus(folder: Path | str) -> Corpus:
-    """The corpus of a folder: made anew from its `clips.csv` if there is one, else as written."""
+    """The corpus of a folder: made anew from its `clips.csv` if there is one, else as written.
+
+    Raises CorpusError, also for a folder that has neither.
+    """
     folder = Path(folder)
-    return corpus_from_folder(folder) if (folder / "clips.csv").is_file() else Corpus.read(folder)
+    if (folder / TABLE).is_file():
+        return corpus_from_folder(folder)
+    if not (folder / HEAD).is_file():
+        fault = f"it has no {TABLE}" if folder.is_dir() else "no such folder"
+        remedy = f"give a folder with {TABLE}, whose columns are audio, speaker and what you know"
+        raise CorpusError.at(folder, fault, remedy)
+    return Corpus.read(folder)
 
 
 def corpus_from_folder(
     folder: Path | str,
-    table: str = "clips.csv",
+    table: str = TABLE,
     *,
     name: str | None = None,
     licence: str = "unknown",

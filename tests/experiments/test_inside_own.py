@@ -290,6 +290,13 @@ def test_a_checkpoint_that_never_shipped_is_told_without_advice_to_delete(tmp_pa
     assert look.sites(0)["audio embeddings"].shape[0] == COUNT
 
 
+def test_an_attribute_without_a_question_is_named_with_those_there_are():
+    look = Inside(tiny.audio_llm(), WAVES, LABELS, TASKS, speakers=SPEAKERS)
+    assert look.task("scene").attribute == "scene"
+    with pytest.raises(InsideError, match="No task asks about 'mood'; there are questions about "):
+        look.task("mood")
+
+
 def test_an_unknown_table_is_named_with_those_there_are():
     with pytest.raises(InsideError, match="no table 'nothing'; there are probes"):
         look_into(tiny.audio_llm()).table("nothing")

@@ -73,6 +73,8 @@ WRONG = {  # what is brought → words of the sentence
     "has no option for gender = 'male'": {"tasks": [HALF]},
     "Two tasks are named 'crown'": {"tasks": [KING, KING]},
     "tasks are at least one": {"tasks": []},
+    "No question of rung 3 is about an attribute": {"tasks": [replace(KING, rung=4)]},
+    "attributes are a list, also of one": {"attributes": "scene"},
     "is on rung 9; the rungs are 0 to 5": {"tasks": [replace(KING, rung=9)]},
     "has the constraint 'loud'": {"tasks": [replace(KING, constraint="loud")]},
     "asks nothing; write a question": {"tasks": [replace(KING, question=" ")]},
@@ -204,6 +206,23 @@ class Kept(tracking.GeneralTracker):
 
     def finish(self) -> None:
         self.finished = True
+
+
+@pytest.mark.weights
+def test_one_question_about_two_test_clips_is_enough_for_a_main_job(root: Path):
+    short = replace(
+        presets.nano(), seconds=1.0, steps=2, batch=4, checkpoint_every=1, free_form_clips=1
+    )
+    own = tiny.recordings(root / "six")
+    lines = (own / "clips.csv").read_text().splitlines()[:7]
+    (own / "clips.csv").write_text("\n".join(s.replace("me", f"s{i}") for i, s in enumerate(lines)))
+    there = {value: f" {value}" for value in ("rain", "music", "birds")}
+    weather = Task("weather", 3, "scene", "What is in the background?", "There is", there)
+    job = Experiment(short, corpus=own, root=root, tasks=[weather])
+    assert [len(job.clips(split)) for split in ("train", "test")] == [3, 2]
+    result = run_quickstart(job, root / "few")
+    assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE"
+    assert [row["task"] for row in result["tasks"]] == ["weather"]
 
 
 @pytest.mark.weights

@@ -294,6 +294,14 @@ def test_a_folder_of_one_voice_is_trained_on_and_the_card_says_what_that_measure
     )
 
 
+def test_the_card_says_which_values_nobody_was_tested_with(tmp_path: Path) -> None:
+    splits, genders = ["train"] * 6 + ["test"] * 3, ["female", "male", "male"] * 2 + ["male"] * 3
+    columns = {"split": splits, "gender": genders, "manner": ["spoken", "whispered"]}
+    own = table_of(tmp_path / "men", columns, [f"voice {i}" for i in range(9)])
+    note = quickstart._note_on_clips(Experiment(presets.nano(), corpus=own, root=tmp_path))
+    assert "3 speakers never heard in training, none of which is gender = female; " in note
+
+
 def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attribute(
     tmp_path: Path,
 ) -> None:

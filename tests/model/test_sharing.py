@@ -169,6 +169,17 @@ def test_the_model_card_is_made_of_the_result_card(llm, root, tmp_path):
         llm.save_pretrained(tmp_path / "none", tmp_path / "nothing.json")
 
 
+def test_the_card_of_another_connector_is_refused(llm, tmp_path):
+    sha256 = llm.save_connector(tmp_path / "own.safetensors")
+    judged = {"verdict": JUDGED, "hashes": {"checkpoint self": sha256}}
+    text = (llm.save_pretrained(tmp_path / "own", judged) / "README.md").read_text()
+    assert "**SUPPORTED.**" in text
+    judged["hashes"]["checkpoint self"] = "f" * 64
+    with pytest.raises(ProvenanceError, match=f"of connector f{{64}}, and this is {sha256}; give"):
+        llm.save_pretrained(tmp_path / "other", judged)
+    assert not (tmp_path / "other" / "README.md").exists()
+
+
 def test_what_is_pushed_comes_back_from_the_hub_at_its_revision(llm, root, tmp_path, monkeypatch):
     hub = tmp_path / "hub" / "snapshots" / ("c" * 40)
 

@@ -108,6 +108,18 @@ def test_an_edit_reaches_the_answer_and_leaves_nothing_behind(llm):
     assert hooks(llm) == before
 
 
+@pytest.mark.parametrize("edit", [lambda flow: None, lambda flow: flow.mT, lambda flow: flow[:1]])
+def test_an_edit_that_returns_no_such_shape_is_refused(llm, edit):
+    with pytest.raises(ValueError, match=r"An edit returns .* where \(.*\) flows; return that"):
+        llm.run(WAVES, QUESTION, edits={"backbone.1": edit})
+
+
+@pytest.mark.parametrize("clips", [[], "clip.wav"])
+def test_clips_are_a_list(llm, clips):
+    with pytest.raises(ValueError, match="clips are a list of files or waveforms, at least one"):
+        llm.run(clips, QUESTION)
+
+
 def test_an_edit_of_one_head_at_one_place_leaves_the_others(llm):
     def silence(heads):
         heads = heads.clone()

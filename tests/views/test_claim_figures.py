@@ -15,13 +15,17 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
+from desta_lab.audio import DataWarning
 from desta_lab.clips import Span
 from desta_lab.evaluation.tasks import RUNGS, task_ladder
 from desta_lab.views import claim_figures, clip_figures, study_figures
 from desta_lab.views.saving import save_figure
 from desta_lab.views.style import PALETTE, SERIES
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
+from desta_lab.world.tables import open_corpus
+from tests import tiny
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 300)
 
@@ -460,3 +464,16 @@ def test_a_table_is_saved_as_parquet_too_where_pyarrow_is(tmp_path, monkeypatch)
     save_figure(drawn("layer_mixture"), tmp_path, "asked", table)
     kept = pd.read_parquet(tmp_path / "asked.parquet")
     assert kept["mixed"].tolist() == ["1", "a"] and kept["x"].isna().tolist() == [False, True]
+
+
+def test_clips_of_any_length_are_drawn(tmp_path: Path):
+    rows = ["audio,speaker,scene"]
+    for i, samples in enumerate((16_007, 22_051, 31 * 16_000)):
+        soundfile.write(tmp_path / f"{i}.wav", tiny.wave(i, samples / 16_000), 16_000)
+        rows.append(f"{i}.wav,me,rain")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    with pytest.warns(DataWarning, match="first 30 s"):
+        corpus = open_corpus(tmp_path)
+        picture = clip_figures.plot_clips(corpus, corpus.clips)
+    drawn = picture.table[picture.table["part"] == "clip"]
+    assert drawn["end"].tolist() == [1.02, 1.38, 30.0]

@@ -201,6 +201,12 @@ def test_a_language_that_is_not_known_is_refused(tmp_path):
         recorded.read_voices(folder, "language")
 
 
+def test_a_column_that_the_table_lacks_is_named_with_those_it_has(tmp_path):
+    folder = tiny.people(tmp_path / "people")
+    with pytest.raises(CorpusError, match=r"'group'; fill it, or .* \(language, gender\)"):
+        recorded.read_voices(folder, "group")
+
+
 def test_too_few_people_are_refused(tmp_path):
     folder = tiny.people(tmp_path / "people")
     table = pd.read_csv(folder / "people.csv")
