@@ -79,7 +79,8 @@ class Benchmark(ABC):
     def recognises(self, path: Path) -> bool:
         """Whether the files under a path are of this test set."""
         contents = map(formats.read_json, formats.find_json(path))
-        return bool(formats.find_files(path, self.questions)) or any(
+        named = self.questions and formats.find_files(path, self.questions)
+        return bool(named) or any(
             isinstance(content, dict) and self.answers in content for content in contents
         )
 

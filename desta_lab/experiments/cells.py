@@ -19,6 +19,7 @@ from desta_lab.model.bounds import CountOrZero, check_bounds, convert_value
 from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
+from desta_lab.world.spoken import attribute_facts
 
 SCORED_RUNGS = (0, 2, 3)  # of the task ladder, in every cell
 SCORED_CONDITIONS = (*AUDIO_CONDITIONS, ORACLE, "untrained")
@@ -89,6 +90,7 @@ class Cell:
             "seed": self.seed,
             "measured": self.measured,
             "corpora": VERSIONS["corpora"],
+            **attribute_facts(),
             "tasks": [repr(task) for task in asked if task.rung in SCORED_RUNGS],
             "conditions": SCORED_CONDITIONS,
         }

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from desta_lab import audio, cache
-from desta_lab.analysis.capture import Sites, capture_fixed_sites, capture_sites, site_modules
+from desta_lab.analysis.capture import (
+    Sites,
+    capture_fixed_sites,
+    capture_sites,
+    site_facts,
+    site_modules,
+)
 from desta_lab.analysis.dictionary import SparseAutoencoder, slot_states, train_dictionary
 from desta_lab.analysis.evidence import leaves_room
 from desta_lab.analysis.probes import ProbeError, speaker_folds
@@ -431,6 +437,7 @@ class Inside:
                 shared[name] = self.sizes[name]
         if self.seeds != MAP_SEEDS:
             shared["seeds"] = self.seeds
+        shared |= site_facts(self.llm)
         return self._measured.derive("inside", table=table, **shared, **facts)
 
     def run(self) -> dict[str, pd.DataFrame]:

@@ -32,18 +32,15 @@ def plot_curves(table: pd.DataFrame, probes: pd.DataFrame, headline: str) -> Pic
     rival = third[(third["run"] == "label") & (third["condition"] == "audio")]
     parts = {"answer": own, "rival": rival, "probe": probes}
     drawn = pd.concat([rows.assign(part=part) for part, rows in parts.items()])
-    share = {"sharex": True, "sharey": True}
-    picture, grid = style.subplots(2, 3, headline, (10.0, 6.0), drawn, **share)
-    for axes, attribute in zip(grid.flat, style.unique_values(own["attribute"]), strict=True):
+    size = (9.2 / 3, 2.45)
+    picture, panels = style.facets(drawn, "attribute", headline, size, "training step")
+    for axes, rows in panels:
         axes.axhline(0, **style.ZERO)
-        _draw_attribute(axes, *(rows[rows["attribute"] == attribute] for rows in parts.values()))
-        axes.set_title(attribute, loc="left")
+        _draw_attribute(axes, *(rows[rows["part"] == part] for part in parts))
         axes.set(ylim=(-0.35, 1.3), xlim=(-3, own["step"].max() + 3))
-    for axes in grid[-1]:
-        axes.set_xlabel("training step")
     picture.supylabel("above chance (0: chance, 1: perfect)", fontsize=9)
     note = f"lines: means over seeds; bands: {_SEEDS}, of three seeds or more"
-    style.add_legend(picture, list(grid.flat), 3, note)
+    style.add_legend(picture, [axes for axes, _ in panels], 3, note)
     return picture
 
 

@@ -1,7 +1,10 @@
 """The attributes of the spoken world: each is defined once, with its values and all its words.
 
 To add one, write its `Attribute` here, give it a place in `SENTENCE`, and give it a sound in
-`spoken.render_clip`. Design, descriptions, questions and the text world follow.
+`world/spoken.py`: in `_speak` how words are said, in `compose_clip` what is done to speech or
+sounds beside it. One of the speaker, as gender is, is dealt in `design_clips`. A whisper has no
+pitch left, so whispered clips do not tell one. Design, descriptions, questions and the text world
+follow.
 """
 
 import re

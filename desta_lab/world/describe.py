@@ -27,10 +27,11 @@ def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
     training never mentions: only the text oracle of rung 5 reads it. Raises KeyError if an
     attribute is missing or has a value that the spoken world does not know.
     """
-    for name in DESCRIBED:
-        if (value := attributes[name]) not in ATTRIBUTES[name]:
+    for name in (*DESCRIBED, "topic") if topic else DESCRIBED:
+        if (value := attributes.get(name)) not in ATTRIBUTES[name]:
             known = ", ".join(ATTRIBUTES[name])
-            raise KeyError(f"The attribute {name} cannot be {value!r}; it is one of {known}.")
+            fault = "is missing" if value is None else f"cannot be {value!r}"
+            raise KeyError(f"The attribute {name} {fault}; give the clip one of {known}.")
     parts = {name: VOCABULARY[name].in_sentence(attributes[name]) for name in DESCRIBED}
     sentence = SENTENCE.format_map(parts)
     return f"{sentence} {attribute_clause('topic', attributes['topic'])}" if topic else sentence

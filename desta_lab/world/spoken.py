@@ -1,5 +1,6 @@
 """The spoken world: a factorial corpus of synthetic speech whose attributes are independent."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -35,6 +36,7 @@ _ROOM_LEVEL = -55.0  # dB of noise relative to the clip, so that no clip has dig
 _PEAK = 0.97  # of full scale: louder clips are turned down rather than clipped
 _DONE = "rendered.jsonl"  # of a draft: its settings, then every clip that is done
 _LEAD, _TAIL = 0.05, 0.10  # seconds at the start and the end of a clip without speech
+_SHIPPED = "575b41ce2d1405cd"  # stays: other attributes than these are named in a provenance
 
 Plan = Mapping[str, Any]  # of one clip
 Render = Callable[[Plan, float], tuple[Float[np.ndarray, "sample"], Clip]]
@@ -43,7 +45,16 @@ Render = Callable[[Plan, float], tuple[Float[np.ndarray, "sample"], Clip]]
 def spoken_provenance(clips: Mapping[str, int], seconds: float, seed: int) -> cache.Provenance:
     """What determines a spoken corpus: clips by split, seconds a clip, seed and code version."""
     facts = {"world": "spoken", "clips": dict(clips), "seconds": seconds, "seed": seed}
-    return cache.Provenance("corpora", facts)
+    return cache.Provenance("corpora", facts | attribute_facts())
+
+
+def attribute_facts() -> dict[str, str]:
+    """The hash of all values that clips are drawn from; nothing for those of the world that ships.
+
+    So the corpora and cells that were kept are found, and those of other attributes are others.
+    """
+    drawn = hashlib.sha256(json.dumps([ATTRIBUTES, list(CROSSED)]).encode()).hexdigest()[:16]
+    return {} if drawn == _SHIPPED else {"attributes": drawn}
 
 
 def build_spoken_corpus(
@@ -65,6 +76,7 @@ def build_spoken_corpus(
     """
     version = cache.VERSIONS["corpora"]
     recipe = {"world": "spoken", "version": version, "clips": dict(clips), "seconds": seconds}
+    recipe |= attribute_facts()
     names = {split: [speaker.name for speaker in split_speakers(split)] for split in clips}
     plans = [plan for split, count in clips.items() for plan in design_clips(split, count, seed)]
     about = {"name": "spoken", "recipe": recipe, "seed": seed, "licence": LICENCE, "splits": names}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from desta_lab.benchmarks.benchmark import get_benchmark, list_benchmarks
+from desta_lab.benchmarks.benchmark import Benchmark, get_benchmark, list_benchmarks
 from desta_lab.benchmarks.formats import BenchmarkError
 from tests.benchmarks.samples import answers, mmau, sakura, write_json
 
@@ -128,6 +128,16 @@ def test_the_test_set_is_told_by_its_files(tmp_path):
     assert recognise(write_json(tmp_path / "d" / "d.json", {"predictions": []})) == "dynamic-superb"
     with pytest.raises(BenchmarkError, match="--benchmark"):
         recognise(tmp_path / "nothing")
+
+
+def test_a_test_set_whose_files_have_no_name_of_their_own_is_told_by_its_answers(tmp_path):
+    class Plain(type(list_benchmarks()["dynamic-superb"])):
+        questions = Benchmark.questions  # a subclass need not say it
+        answers = "said"
+
+    assert not Plain().recognises(tmp_path)
+    write_json(tmp_path / "a.json", {"said": []})
+    assert Plain().recognises(tmp_path)
 
 
 def test_a_folder_of_two_test_sets_asks_which(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from desta_lab.experiments import cells
 from desta_lab.experiments.cells import Cell, make_cell, parse_grid, parse_slurm
 from desta_lab.model import presets
+from desta_lab.world.attributes import ATTRIBUTES
 from tests import tiny
 from tests.experiments.test_sweep import NANO, grid
 
@@ -92,6 +93,12 @@ def test_another_measurement_or_attention_is_another_cell():
     assert make_cell(NANO, {}, 0, measured="forgetting").key != cell.key
     assert make_cell(NANO, {"attention": "eager"}, 0).key != cell.key
     assert make_cell(replace(NANO, minutes=(9.0, 9.0)), {}, 0).key == cell.key
+
+
+def test_other_attributes_are_another_cell_also_where_it_does_not_ask_about_them(monkeypatch):
+    before = make_cell(NANO, {}, 0).key
+    monkeypatch.setitem(ATTRIBUTES, "topic", ("food", "travel", "sport", "weather"))
+    assert make_cell(NANO, {}, 0).key != before
 
 
 def test_other_conditions_are_another_cell(monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ import pytest
 
 from desta_lab.experiments import emergence
 from desta_lab.model import presets
+from desta_lab.views import emergence_figures
 from tests import tiny
 
 
@@ -39,6 +40,17 @@ def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> N
         assert claim.numbers and all(number in words for number in claim.numbers)
         assert (rebuilt / f"figure_{name}.png").exists()
     assert "nan" not in words.replace("nano", "")
+
+
+def test_one_more_attribute_has_a_panel_of_its_own() -> None:
+    tables = [pd.read_csv(emergence.HOME / f"{name}.csv") for name in ("curves", "probes")]
+    more = [
+        pd.concat([one, one[one["attribute"] == "scene"].assign(attribute="pitch")])
+        for one in tables
+    ]
+    picture = emergence_figures.plot_curves(*more, "One more.")
+    drawn = [axes.get_title("left") for axes in picture.axes if axes.lines]
+    assert drawn == ["accent", "gender", "loudness", "manner", "rate", "scene", "pitch"]
 
 
 def test_the_runs_that_most_claims_need_come_first() -> None:

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch import nn
 
-from desta_lab.analysis import geometry
+from desta_lab.analysis import capture, geometry
 from desta_lab.audio import RATE
 from desta_lab.clips import Span
 from desta_lab.evaluation.evaluate import evaluate
@@ -220,6 +220,16 @@ def test_results_are_kept_in_memory_or_in_a_folder_by_the_hash_of_all_that_goes_
     keys = {one.provenance("answers").key for one in (look, *changed)}
     assert len(keys) == len(changed) + 1
     assert look_into(llm).provenance("answers").key == look.provenance("answers").key
+
+
+def test_a_site_that_is_added_reaches_the_probes_and_is_not_missed_in_what_was_kept(
+    tmp_path, monkeypatch
+):
+    llm = tiny.audio_llm(dropout=0.0)
+    before = look_into(llm, root=tmp_path).table("probes")
+    monkeypatch.setitem(capture._NAMES, r"connector\.blocks\.0\.cross_attention", "heard")
+    after = look_into(llm, root=tmp_path).table("probes")
+    assert set(after["site"]) == {*before["site"], "heard"}
 
 
 def test_files_clips_of_a_corpus_and_waveforms_are_the_same_clips(tmp_path):

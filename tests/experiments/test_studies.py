@@ -364,8 +364,9 @@ def test_the_page_says_how_far_rounding_moves_a_cell(tmp_path: Path):
 
 
 def test_the_page_that_ships_is_that_of_the_tables_that_ship():
-    assert (ablation.SHIPPED / "README.md").read_bytes() == render_page().encode(), (
-        "run `python -m desta_lab ablate`"
+    page = (ablation.SHIPPED / "README.md").read_bytes()
+    assert page == render_page().encode(), (
+        "draw it again: `from desta_lab.experiments.ablation_page import write_page; write_page()`"
     )
     assert list(ablation.SHIPPED.glob("nano/*.csv"))
 

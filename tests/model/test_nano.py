@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import pkgutil
 import random
+import re
 
 import pytest
 import torch
@@ -15,7 +17,12 @@ from transformers import (
 )
 
 from desta_lab.evaluation.tasks import PARAPHRASES, TRAINED_PROMPT, Task, task_ladder
-from desta_lab.evaluation.text_world import NANO_ROWS, generate_text_world, unseen_descriptions
+from desta_lab.evaluation.text_world import (
+    NANO_ROWS,
+    generate_text_world,
+    nano_training_rows,
+    unseen_descriptions,
+)
 from desta_lab.model import nano
 from desta_lab.model.weights import NANO_FOLDER
 from desta_lab.world.attributes import ATTRIBUTES, NEUTRAL
@@ -182,6 +189,8 @@ def test_it_is_small_frozen_easily_and_of_ordinary_scale(shipped):
 
 def test_its_recipe_says_what_it_was_measured_to_do():
     recipe = json.loads((NANO_FOLDER / "recipe.json").read_text())
+    calls = re.findall(r"[\w.]+(?=\()", recipe["made_by"])
+    assert list(map(pkgutil.resolve_name, calls)) == [nano.train_nano, nano_training_rows]
     assert set(recipe["oracle"]) == {task.name for task in task_ladder()}
     assert min(min(figures) for figures in recipe["oracle"].values()) >= ENOUGH
     assert recipe["rows"]["count"] == NANO_ROWS

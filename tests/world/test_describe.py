@@ -50,10 +50,20 @@ def test_a_description_names_every_described_value_and_no_other():
         assert not describe.mentioned_values(text, "topic")
 
 
-@pytest.mark.parametrize("facts", [FACTS | {"rate": "sluggish"}, {"gender": "male"}])
-def test_a_missing_or_strange_value_is_refused(facts):
-    with pytest.raises(KeyError):
-        describe.describe(facts)
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (FACTS | {"rate": "sluggish"}, "rate cannot be 'sluggish'; give the clip one of slow"),
+        ({"gender": "male"}, "accent is missing; give the clip one of American, Scottish"),
+        (
+            {name: FACTS[name] for name in DESCRIBED},
+            "topic is missing; give the clip one of food, travel, sport",
+        ),
+    ],
+)
+def test_a_missing_or_strange_value_is_refused_in_words(facts, said):
+    with pytest.raises(KeyError, match=f"The attribute {said}"):
+        describe.describe(facts, topic=True)
 
 
 def test_an_attribute_is_whole():

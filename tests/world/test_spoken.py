@@ -123,6 +123,19 @@ def test_provenance_names_all_that_determines_the_clips():
     assert len(keys) == 4
 
 
+@pytest.mark.parametrize("drawn", [{"pitch": ("low", "high")}, {"scene": ("rain", "wind")}])
+def test_other_attributes_are_another_world(drawn, world, monkeypatch):
+    """Else the clips of before are found under the key of the new world."""
+    settings = {"clips": {"train": 3}, "seconds": 4.0, "seed": 0}
+    shipped = spoken.spoken_provenance(**settings)
+    for name, values in drawn.items():
+        monkeypatch.setitem(ATTRIBUTES, name, values)
+    assert spoken.spoken_provenance(**settings).key != shipped.key
+    shape = {split: len(world.split(split)) for split in world.splits}
+    with pytest.raises(CorpusError, match="choose another folder"):
+        spoken.build_spoken_corpus(world.folder, clips=shape)
+
+
 def files(folder):
     return {
         path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
