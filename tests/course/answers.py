@@ -5,12 +5,21 @@ ones in other styles.
 import hashlib
 import itertools
 import math
+import random
 import re
+import string
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from desta_lab.analysis import geometry, probes
 from desta_lab.course.checks import (
@@ -430,7 +439,62 @@ def said_in_order_of_folds(features, labels, folds):
     return np.concatenate([said[test] for _, test in folds])
 
 
+def scaled_before_folds(features, labels, folds):
+    scaled, labels = StandardScaler().fit_transform(features), np.asarray(labels)
+    said = labels.copy()
+    for train, test in folds:
+        said[test] = RidgeClassifier().fit(scaled[train], labels[train]).predict(scaled[test])
+    return said
+
+
+def folds_of(side) -> Any:
+    """Right folds, each side of which is made of its mask in a way."""
+
+    def answer(speakers, count):
+        parts = np.array_split(np.unique(speakers), count)
+        tests = [np.isin(speakers, part) for part in parts]
+        return [(side(~test), side(test)) for test in tests]
+
+    return answer
+
+
+def in_longer_groups(states, pool, seed):
+    groups = states.unflatten(2, (pool, -1))
+    return groups[:, :, torch.randperm(pool, generator=generator(seed))].flatten(2, 3)
+
+
+def first_word_decides(text, words):
+    return next(part.strip(".,;:!?\"'“”()") in words for part in text.lower().split())
+
+
 MISTAKES = [
+    Mistake("silenced", "whole clip", lambda wave, a, b: 0 * wave[int(a * 16000) : int(b * 16000)]),
+    Mistake("seconds_of_frame", "stands in a list", lambda frame: [frame / 50]),
+    Mistake("tapped", "a list; return the tensor", lambda *given: [right_tap(*given)]),
+    Mistake("disjoint_folds", "take its [0]", folds_of(np.where)),
+    Mistake("disjoint_folds", "yours is a set", folds_of(lambda mask: {*np.flatnonzero(mask)})),
+    Mistake("disjoint_folds", "counted from 0", folds_of(lambda mask: np.flatnonzero(mask) + 1)),
+    Mistake("disjoint_folds", "whole numbers", folds_of(lambda mask: np.flatnonzero(mask) / 1)),
+    Mistake("disjoint_folds", "one pair", lambda names, n: [b for _, b in looped_folds(names, n)]),
+    Mistake("probed", "training rows alone", scaled_before_folds),
+    Mistake("shuffled_in_time", "stay together", in_longer_groups),
+    Mistake("shuffled_in_time", "Layers changed", lambda states, *given: states[[1, 2, 0]]),
+    Mistake("says", "every word of the text", first_word_decides),
+    Mistake(
+        "says",
+        "what it returns is None",
+        lambda text, words: re.search(rf"\b({'|'.join(words)})\b", text, re.I),
+    ),
+    Mistake("find_leaks", "the ids", lambda rows: [r for r in rows if looped_leaks([r])]),
+    Mistake("find_leaks", "the ids", lambda rows: [bool(looped_leaks([r])) for r in rows]),
+    Mistake("smuggled", "a target, not a str", lambda target: target.response),
+    Mistake(
+        "soft_loss",
+        "is no number",
+        lambda x, teacher: torch.nn.functional.kl_div(
+            x.log_softmax(-1), teacher, reduction="batchmean"
+        ),
+    ),
     Mistake("probed", "row i of the result", said_in_order_of_folds),
     Mistake(
         "probed",
@@ -828,7 +892,62 @@ def mass_by_edges(profile, start, end, seconds):
     return positive[first:last].sum() / positive.sum() - (last - first) / len(profile)
 
 
+def parts_in_place(speakers, count):
+    yield from looped_folds(speakers, count)
+
+
+def probed_by(make) -> Any:
+    def answer(features, labels, folds):
+        probe = make_pipeline(StandardScaler(), make())
+        return cross_val_predict(probe, features, labels, cv=folds)
+
+    return answer
+
+
+def viewed_mixture(read, logits):
+    layers, clips, queries, width = read.shape
+    shares = logits.view(-1).view(queries, layers).softmax(-1).t()[..., None]
+    flat = read.view(layers, clips, queries * width).view(layers, clips, queries, width)
+    return (flat * shares[:, None]).sum(0)
+
+
+def without_punctuation(text, words):
+    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return any(part in words for part in kept.split())
+
+
+def shuffled_until_right(rows):
+    draw, others = random.Random(0), list(rows)
+    facts = [row["seed_description"] for row in rows]
+    while any(other["seed_description"] == facts[i] for i, other in enumerate(others)):
+        draw.shuffle(others)
+    return [{**other, "id": row["id"]} for row, other in zip(rows, others, strict=True)]
+
+
+def to_the_end(wave, start, end):
+    time = np.arange(len(wave)) / 16000
+    return np.where((time >= start) & (time <= end), 0, wave)
+
+
 RIGHT = [
+    ("seconds_of_frame", "a fraction", lambda frame: Fraction(frame, 50)),
+    ("seconds_of_frame", "a decimal", lambda frame: Decimal(frame) / 50),
+    (
+        "above_chance",
+        "a fraction",
+        lambda a, n: (Fraction(a) - Fraction(1, n)) / Fraction(n - 1, n),
+    ),
+    ("silenced", "with the sample at the end", to_the_end),
+    ("tapped", "numpy", lambda *given: right_tap(*given).numpy()),
+    ("disjoint_folds", "a generator", parts_in_place),
+    *[
+        ("probed", make.__name__, probed_by(make))
+        for make in (LogisticRegression, LinearSVC, SGDClassifier, Perceptron, RidgeClassifier)
+    ],
+    ("layer_mixture", "views", viewed_mixture),
+    ("block_parameters", "floats", lambda d, n: 8 * math.pow(d, 2) + 2 * d * n + 15 * d + n),
+    ("says", "no punctuation of Python's", without_punctuation),
+    ("mispaired", "a shuffle until all are right", shuffled_until_right),
     ("mass_above_share", "rounded edges", mass_by_edges),
     ("patched", "an edit by hand", patched_by_hand),
     ("patched", "every site", patched_by_all_sites),
