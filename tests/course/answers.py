@@ -2,8 +2,10 @@
 ones in other styles.
 """
 
+import copy
 import hashlib
 import itertools
+import json
 import math
 import random
 import re
@@ -27,6 +29,7 @@ from desta_lab.course.checks import (
     notebook_02,
     notebook_03,
     notebook_04,
+    notebook_05,
     notebook_06,
     notebook_07,
     notebook_08,
@@ -467,7 +470,110 @@ def first_word_decides(text, words):
     return next(part.strip(".,;:!?\"'“”()") in words for part in text.lower().split())
 
 
+def calibrated_by(prior) -> Any:
+    """Scores less a prior of the means of every value's clips."""
+    return lambda scores, held_out, truth: (
+        scores - prior(torch.stack([held_out[truth == one].mean(0) for one in truth.unique()]))
+    )
+
+
+def gap_by(square) -> Any:
+    return lambda a, b: np.linalg.norm(a.mean(0) - b.mean(0)) / ((square(a) + square(b)) / 2) ** 0.5
+
+
+def one_number_a_voice(speakers, width, rng):
+    names, which = np.unique(speakers, return_inverse=True)
+    return rng.normal(size=(len(names), 1)).repeat(width, 1)[which]
+
+
+def with_numpy_booleans(of, worth):
+    kept = np.ones((len(worth) + 1, len(worth)), dtype=bool)
+    for n, part in enumerate(np.argsort(-worth.numpy()), start=1):
+        kept[n:, part] = False
+    return of(kept)
+
+
+def mass_with_negatives(profile, start, end, seconds):
+    middles = (np.arange(len(profile)) + 0.5) * seconds / len(profile)
+    inside = (middles >= start) & (middles < end)
+    return profile[inside].sum() / profile.sum() - inside.mean()
+
+
+def hashed(name) -> Any:
+    """A grid whose keys are Python's own hashes of what names a run."""
+
+    def answer(fields):
+        rows = [dict(zip(fields, row, strict=True)) for row in itertools.product(*fields.values())]
+        return {name(row): row for row in rows}
+
+    return answer
+
+
+def value_that_was_read(answer):
+    text = answer.strip().removeprefix("```").removesuffix("```").strip().removeprefix("json")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return False
+
+
+def in_single_precision(module):
+    other = copy.deepcopy(module).float()
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1
+    return other
+
+
+def with_t_of_four(ours, theirs):
+    d = np.subtract(ours, theirs)
+    reach = 3.18244631 * d.std(ddof=1) / len(d) ** 0.5
+    return d.mean(), d.mean() - reach, d.mean() + reach
+
+
 MISTAKES = [
+    Mistake("obeys_json", "return True", value_that_was_read),
+    Mistake("nudged", "holds torch.float32", in_single_precision),
+    Mistake("nudged", "Return a module", lambda module: copy.deepcopy(module).state_dict()),
+    Mistake("grid", "tomorrow", hashed(lambda run: hash(json.dumps(run, sort_keys=True)))),
+    Mistake("grid", "tomorrow", hashed(lambda run: str(hash(str(sorted(run.items())))))),
+    Mistake("grid", "tomorrow", hashed(lambda run: hash(frozenset(run.items())))),
+    Mistake("grid", "themselves", hashed(lambda run: tuple(sorted(run.items())))),
+    Mistake("grid", "a list", lambda fields: [*hashed(str)(fields).values()]),
+    Mistake("paired_difference", "six seeds", with_t_of_four),
+    Mistake("calibrated", "favourite", calibrated_by(lambda means: means.max(0).values)),
+    Mistake("calibrated", "sum over the values", calibrated_by(lambda means: means.sum(0))),
+    Mistake(
+        "calibrated", "to subtract", lambda s, h, t: s / (s - notebook_05.take_out_prior(s, h, t))
+    ),
+    Mistake(
+        "calibrated",
+        "averaged probabilities",
+        lambda s, h, t: s - (0 * s - notebook_05.take_out_prior(0 * s, h.exp(), t)).log(),
+    ),
+    Mistake("speaker_interval", "wrong way round", interval(ends=(97.5, 2.5))),
+    Mistake("speaker_interval", "takes per cent", interval(ends=(0.025, 0.975))),
+    Mistake("speaker_interval", "two numbers", interval(ends=(2.5, 50, 97.5))),
+    Mistake("voiceprint", "again and again", one_number_a_voice),
+    Mistake(
+        "standardised", "two arrays", lambda train, test: notebook_06.scale_both(train, test)[0]
+    ),
+    Mistake("selectivity", "one number", lambda *given: accuracies(*given)),
+    Mistake("patched", "first row", lambda *given: patched_by_lambda(*given)[0]),
+    Mistake("wishful_axes", "the same", lambda x, y: np.linalg.pinv(x) @ y[:, [0, 0]]),
+    Mistake("gap_in_spreads", "n − 1", gap_by(lambda cloud: cloud.var(0, ddof=1).sum())),
+    Mistake("gap_in_spreads", "features", gap_by(lambda cloud: cloud.var())),
+    Mistake("gap_in_spreads", "one spread", gap_by(lambda cloud: cloud.var(0).sum() ** 2)),
+    Mistake("mass_above_share", "counts as 0", mass_with_negatives),
+    Mistake(
+        "scrambled",
+        "give a tensor",
+        lambda weights: {
+            name: np.random.permutation(x.ravel()).reshape(x.shape) for name, x in weights.items()
+        },
+    ),
+    Mistake("scrambled", "in reverse", dealt(lambda x: torch.arange(x.numel()).flip(0))),
+    Mistake("scrambled", "a dictionary", lambda weights: list(weights.values())),
+    Mistake("deletion_curve", "tensor of booleans", with_numpy_booleans),
     Mistake("silenced", "whole clip", lambda wave, a, b: 0 * wave[int(a * 16000) : int(b * 16000)]),
     Mistake("seconds_of_frame", "stands in a list", lambda frame: [frame / 50]),
     Mistake("tapped", "a list; return the tensor", lambda *given: [right_tap(*given)]),
@@ -929,7 +1035,53 @@ def to_the_end(wave, start, end):
     return np.where((time >= start) & (time <= end), 0, wave)
 
 
+def sides_one_by_one(train, test):
+    yield from notebook_06.scale_both(train, test)
+
+
+def map_of_float32(site):
+    site = site.astype(np.float32) - site.astype(np.float32).mean(0)
+    return site @ np.linalg.svd(site, full_matrices=False)[2][:2].T
+
+
+def dealt_as_doubles(weights):
+    return {
+        name: torch.tensor(np.random.permutation(x.double().ravel())).view_as(x)
+        for name, x in weights.items()
+    }
+
+
+def slopes_in_numpy(scalar, given, absent, steps):
+    slope = torch.func.grad(lambda x: scalar(x).sum())
+    points = [absent + (i + 0.5) / steps * (given - absent) for i in range(steps)]
+    return np.mean([slope(x).numpy() for x in points], axis=0) * (given - absent).numpy()
+
+
+def grid_of_numpy(fields):
+    cells = [cell.ravel() for cell in np.meshgrid(*fields.values())]
+    rows = [dict(zip(fields, row, strict=True)) for row in zip(*cells, strict=True)]
+    texts = [str(sorted((name, str(value)) for name, value in row.items())) for row in rows]
+    return {
+        hashlib.sha1(text.encode()).hexdigest(): row for text, row in zip(texts, rows, strict=True)
+    }
+
+
 RIGHT = [
+    ("grid", "NumPy's numbers", grid_of_numpy),
+    (
+        "text_ifrate",
+        "a fraction",
+        lambda rate, delta: 100 * Fraction(rate) / (100 + Fraction(delta)),
+    ),
+    (
+        "calibrated",
+        "normalised",
+        lambda s, h, t: notebook_05.take_out_prior(s.log_softmax(-1), h.log_softmax(-1), t),
+    ),
+    ("standardised", "a generator", sides_one_by_one),
+    ("principal_map", "float32", map_of_float32),
+    ("scrambled", "float64", dealt_as_doubles),
+    ("integrated_gradients", "numpy", slopes_in_numpy),
     ("seconds_of_frame", "a fraction", lambda frame: Fraction(frame, 50)),
     ("seconds_of_frame", "a decimal", lambda frame: Decimal(frame) / 50),
     (
