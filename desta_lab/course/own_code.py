@@ -39,7 +39,7 @@ USED = _words("check use")  # of a lesson, which nobody replaces
 SHARED = KEPT | _words("np numpy torch pd pandas math audio os sys")  # with the checks
 PLAIN = _words("""
     __init__ __call__ __len__ __getitem__ __iter__ __next__ __repr__ __str__ __enter__ __exit__
-    __name__ __version__ __doc__
+    __name__ __version__ __doc__ __post_init__
 """)
 MAGICS = _words("run_line_magic run_cell_magic")
 RUNNING = _words("time timeit prun capture")  # magics that run what follows
@@ -70,7 +70,7 @@ def read_own(code: str, theirs: Collection[str] = ()) -> OwnCode:
         defines = frozenset(name for name, given, _ in symbols if given)
         bodies = [one for part in parts for one in ast.parse(part).body]
         own = [one for one in bodies if _look_behind(one) is None and ast.dump(one) not in theirs]
-        touches = {word for one in own for node in ast.walk(one) for word in _judge_node(node)}
+        touches = {word for one in own for word in _judge_statement(one)}
         uses = frozenset(name for name, _, used in symbols if used)
         return OwnCode(defines, uses, frozenset(touches))
     except UNREADABLE:
@@ -128,6 +128,30 @@ def _is_odd(name: str) -> bool:
     return name in NAMES or hidden
 
 
+def _judge_statement(statement: ast.stmt) -> Iterator[str]:
+    inner = _list_inner(statement)
+    for node in ast.walk(statement):
+        match node:
+            case ast.Name(name) | ast.FunctionDef(name) if name in inner:
+                continue
+        yield from _judge_node(node)
+
+
+def _list_inner(statement: ast.stmt) -> set[str]:
+    """The names that stand for a function's own variable wherever they stand in a statement."""
+    inner, outer = set[str](), set[str]()
+    try:
+        tables = [symtable.symtable(ast.unparse(statement), "cell", "exec")]
+    except SyntaxError:  # such as a return that stands in no function
+        return inner
+    for table in tables:
+        tables += table.get_children()
+        for one in table.get_symbols():
+            own = table.get_type() == "function" and not one.is_global()
+            (inner if own else outer).add(one.get_name())
+    return inner - outer
+
+
 def _judge_node(node: ast.AST) -> Iterator[str]:
     """The words for what a piece of code touches."""
     match node:
@@ -138,7 +162,8 @@ def _judge_node(node: ast.AST) -> Iterator[str]:
         case ast.Attribute(value, name):
             root = value.id if isinstance(value, ast.Name) else ""
             whole = f"{root}.{name}"
-            if _is_odd(name) or whole in DOTTED:
+            kind = name == "__class__" and isinstance(node.ctx, ast.Load)  # as type(…) says it
+            if (_is_odd(name) and not kind) or whole in DOTTED:
                 yield whole
             elif isinstance(node.ctx, ast.Store) and (name in USED or root in SHARED):
                 yield f"{whole} ="
@@ -149,6 +174,8 @@ def _judge_node(node: ast.AST) -> Iterator[str]:
             yield name
         case ast.Import(names):
             yield from (one.name for one in names if _is_odd_module(one.name))
+        case ast.ImportFrom("__future__") | ast.Constant("__main__"):
+            return
         case ast.ImportFrom(module, names):
             wholes = [f"{module or ''}.{one.name}" for one in names]
             yield from (one for one in wholes if _is_odd_module(one))

@@ -283,7 +283,7 @@ pd.DataFrame(
 # *Coverage* is the share of a clip's attributes that a target names rightly. A target names a value if it holds one of the value's words. For “male” the words are “male”, “man” and “he”, among others.
 #
 # ### Exercise 3.3 · Find a word, not a part of one · fill in · 6 min
-# Write `says(text, words)`. It is true if the text holds one of the words as a whole word. The words are given in small letters. The text may have capitals, and punctuation around a word.
+# Write `says(text, words)`. It returns `True` if the text holds one of the words as a whole word, and else `False`. The words are given in small letters. The text may have capitals, and punctuation around a word.
 
 
 # %% tags=["exercise"]

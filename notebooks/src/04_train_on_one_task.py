@@ -151,7 +151,7 @@ picture
 # Where the writer wavered between two ways to begin, hard targets punish one of them; soft targets ask for both.
 #
 # ### Exercise 4.2 · Compare two distributions · fill in · 7 min
-# Write `soft_loss(logits, teacher)`: the student's `logits` [position, vocabulary] and the teacher's log-probabilities of the same shape become one number, the mean over positions of KL(teacher ‖ student), in nats.
+# Write `soft_loss(logits, teacher)`: the student's `logits` [position, vocabulary] and the teacher's log-probabilities of the same shape become one number, the mean over positions of KL(teacher ‖ student), in nats. The student learns from this number, so let torch compute it, and return a tensor with its gradient.
 
 
 # %% tags=["exercise"]

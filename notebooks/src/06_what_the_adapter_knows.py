@@ -164,7 +164,7 @@ naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 #
 # > scaled feature = (feature − μ) / σ
 #
-# μ is the feature's mean over the training clips, and σ is its standard deviation over the training clips. The test clips use the same two numbers, because the probe may not see them before the test.
+# μ is the feature's mean over the training clips, and σ is its standard deviation over the training clips (the squares are divided by their number, as in `np.std`). The test clips use the same two numbers, because the probe may not see them before the test.
 
 
 # %% tags=["exercise"]

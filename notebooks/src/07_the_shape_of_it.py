@@ -161,7 +161,7 @@ picture
 # ## A map is not evidence
 #
 # ### Exercise 7.2 · Make clusters out of noise · break · 7 min
-# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`. `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`. On the map `noise @ directions` the clips shall fall into the groups.
+# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`. `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`. On the map `noise @ directions` the clips shall fall into the groups, as far apart as they can be: those of a group nearly on one point.
 
 
 # %% tags=["exercise"]

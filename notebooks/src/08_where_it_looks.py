@@ -344,7 +344,7 @@ clip_figures.plot_time_profiles(
 # *Faithfulness* has a test: take away what an explanation calls important. If the explanation is right, the margin falls early.
 #
 # ### Exercise 8.6 · Delete what matters first · fill in · 7 min
-# `worth` is `(part,)`: how important each part is. `of(kept)` takes booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`, which returns the *deletion curve*: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
+# `worth` is `(part,)`: how important each part is. `of(kept)` takes a tensor of booleans `(batch, part)` and gives one margin for each row, with only these parts kept. Write `deletion_curve(of, worth)`, which returns the *deletion curve*: `part + 1` margins. The first has nothing taken away. The second lacks the most important part, the third the two most important ones, and so on until nothing is left.
 
 
 # %% tags=["exercise"]

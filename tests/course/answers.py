@@ -2,15 +2,26 @@
 ones in other styles.
 """
 
+import copy
 import hashlib
 import itertools
+import json
 import math
+import random
 import re
+import string
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from desta_lab.analysis import geometry, probes
 from desta_lab.course.checks import (
@@ -18,6 +29,7 @@ from desta_lab.course.checks import (
     notebook_02,
     notebook_03,
     notebook_04,
+    notebook_05,
     notebook_06,
     notebook_07,
     notebook_08,
@@ -430,7 +442,165 @@ def said_in_order_of_folds(features, labels, folds):
     return np.concatenate([said[test] for _, test in folds])
 
 
+def scaled_before_folds(features, labels, folds):
+    scaled, labels = StandardScaler().fit_transform(features), np.asarray(labels)
+    said = labels.copy()
+    for train, test in folds:
+        said[test] = RidgeClassifier().fit(scaled[train], labels[train]).predict(scaled[test])
+    return said
+
+
+def folds_of(side) -> Any:
+    """Right folds, each side of which is made of its mask in a way."""
+
+    def answer(speakers, count):
+        parts = np.array_split(np.unique(speakers), count)
+        tests = [np.isin(speakers, part) for part in parts]
+        return [(side(~test), side(test)) for test in tests]
+
+    return answer
+
+
+def in_longer_groups(states, pool, seed):
+    groups = states.unflatten(2, (pool, -1))
+    return groups[:, :, torch.randperm(pool, generator=generator(seed))].flatten(2, 3)
+
+
+def first_word_decides(text, words):
+    return next(part.strip(".,;:!?\"'“”()") in words for part in text.lower().split())
+
+
+def calibrated_by(prior) -> Any:
+    """Scores less a prior of the means of every value's clips."""
+    return lambda scores, held_out, truth: (
+        scores - prior(torch.stack([held_out[truth == one].mean(0) for one in truth.unique()]))
+    )
+
+
+def gap_by(square) -> Any:
+    return lambda a, b: np.linalg.norm(a.mean(0) - b.mean(0)) / ((square(a) + square(b)) / 2) ** 0.5
+
+
+def one_number_a_voice(speakers, width, rng):
+    names, which = np.unique(speakers, return_inverse=True)
+    return rng.normal(size=(len(names), 1)).repeat(width, 1)[which]
+
+
+def with_numpy_booleans(of, worth):
+    kept = np.ones((len(worth) + 1, len(worth)), dtype=bool)
+    for n, part in enumerate(np.argsort(-worth.numpy()), start=1):
+        kept[n:, part] = False
+    return of(kept)
+
+
+def mass_with_negatives(profile, start, end, seconds):
+    middles = (np.arange(len(profile)) + 0.5) * seconds / len(profile)
+    inside = (middles >= start) & (middles < end)
+    return profile[inside].sum() / profile.sum() - inside.mean()
+
+
+def hashed(name) -> Any:
+    """A grid whose keys are Python's own hashes of what names a run."""
+
+    def answer(fields):
+        rows = [dict(zip(fields, row, strict=True)) for row in itertools.product(*fields.values())]
+        return {name(row): row for row in rows}
+
+    return answer
+
+
+def value_that_was_read(answer):
+    text = answer.strip().removeprefix("```").removesuffix("```").strip().removeprefix("json")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return False
+
+
+def in_single_precision(module):
+    other = copy.deepcopy(module).float()
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1
+    return other
+
+
+def with_t_of_four(ours, theirs):
+    d = np.subtract(ours, theirs)
+    reach = 3.18244631 * d.std(ddof=1) / len(d) ** 0.5
+    return d.mean(), d.mean() - reach, d.mean() + reach
+
+
 MISTAKES = [
+    Mistake("obeys_json", "return True", value_that_was_read),
+    Mistake("nudged", "holds torch.float32", in_single_precision),
+    Mistake("nudged", "Return a module", lambda module: copy.deepcopy(module).state_dict()),
+    Mistake("grid", "tomorrow", hashed(lambda run: hash(json.dumps(run, sort_keys=True)))),
+    Mistake("grid", "tomorrow", hashed(lambda run: str(hash(str(sorted(run.items())))))),
+    Mistake("grid", "tomorrow", hashed(lambda run: hash(frozenset(run.items())))),
+    Mistake("grid", "themselves", hashed(lambda run: tuple(sorted(run.items())))),
+    Mistake("grid", "a list", lambda fields: [*hashed(str)(fields).values()]),
+    Mistake("paired_difference", "six seeds", with_t_of_four),
+    Mistake("calibrated", "favourite", calibrated_by(lambda means: means.max(0).values)),
+    Mistake("calibrated", "sum over the values", calibrated_by(lambda means: means.sum(0))),
+    Mistake(
+        "calibrated", "to subtract", lambda s, h, t: s / (s - notebook_05.take_out_prior(s, h, t))
+    ),
+    Mistake(
+        "calibrated",
+        "averaged probabilities",
+        lambda s, h, t: s - (0 * s - notebook_05.take_out_prior(0 * s, h.exp(), t)).log(),
+    ),
+    Mistake("speaker_interval", "wrong way round", interval(ends=(97.5, 2.5))),
+    Mistake("speaker_interval", "takes per cent", interval(ends=(0.025, 0.975))),
+    Mistake("speaker_interval", "two numbers", interval(ends=(2.5, 50, 97.5))),
+    Mistake("voiceprint", "again and again", one_number_a_voice),
+    Mistake(
+        "standardised", "two arrays", lambda train, test: notebook_06.scale_both(train, test)[0]
+    ),
+    Mistake("selectivity", "one number", lambda *given: accuracies(*given)),
+    Mistake("patched", "first row", lambda *given: patched_by_lambda(*given)[0]),
+    Mistake("wishful_axes", "the same", lambda x, y: np.linalg.pinv(x) @ y[:, [0, 0]]),
+    Mistake("gap_in_spreads", "n − 1", gap_by(lambda cloud: cloud.var(0, ddof=1).sum())),
+    Mistake("gap_in_spreads", "features", gap_by(lambda cloud: cloud.var())),
+    Mistake("gap_in_spreads", "one spread", gap_by(lambda cloud: cloud.var(0).sum() ** 2)),
+    Mistake("mass_above_share", "counts as 0", mass_with_negatives),
+    Mistake(
+        "scrambled",
+        "give a tensor",
+        lambda weights: {
+            name: np.random.permutation(x.ravel()).reshape(x.shape) for name, x in weights.items()
+        },
+    ),
+    Mistake("scrambled", "in reverse", dealt(lambda x: torch.arange(x.numel()).flip(0))),
+    Mistake("scrambled", "a dictionary", lambda weights: list(weights.values())),
+    Mistake("deletion_curve", "tensor of booleans", with_numpy_booleans),
+    Mistake("silenced", "whole clip", lambda wave, a, b: 0 * wave[int(a * 16000) : int(b * 16000)]),
+    Mistake("seconds_of_frame", "stands in a list", lambda frame: [frame / 50]),
+    Mistake("tapped", "a list; return the tensor", lambda *given: [right_tap(*given)]),
+    Mistake("disjoint_folds", "take its [0]", folds_of(np.where)),
+    Mistake("disjoint_folds", "yours is a set", folds_of(lambda mask: {*np.flatnonzero(mask)})),
+    Mistake("disjoint_folds", "counted from 0", folds_of(lambda mask: np.flatnonzero(mask) + 1)),
+    Mistake("disjoint_folds", "whole numbers", folds_of(lambda mask: np.flatnonzero(mask) / 1)),
+    Mistake("disjoint_folds", "one pair", lambda names, n: [b for _, b in looped_folds(names, n)]),
+    Mistake("probed", "training rows alone", scaled_before_folds),
+    Mistake("shuffled_in_time", "stay together", in_longer_groups),
+    Mistake("shuffled_in_time", "Layers changed", lambda states, *given: states[[1, 2, 0]]),
+    Mistake("says", "every word of the text", first_word_decides),
+    Mistake(
+        "says",
+        "what it returns is None",
+        lambda text, words: re.search(rf"\b({'|'.join(words)})\b", text, re.I),
+    ),
+    Mistake("find_leaks", "the ids", lambda rows: [r for r in rows if looped_leaks([r])]),
+    Mistake("find_leaks", "the ids", lambda rows: [bool(looped_leaks([r])) for r in rows]),
+    Mistake("smuggled", "a target, not a str", lambda target: target.response),
+    Mistake(
+        "soft_loss",
+        "is no number",
+        lambda x, teacher: torch.nn.functional.kl_div(
+            x.log_softmax(-1), teacher, reduction="batchmean"
+        ),
+    ),
     Mistake("probed", "row i of the result", said_in_order_of_folds),
     Mistake(
         "probed",
@@ -828,7 +998,108 @@ def mass_by_edges(profile, start, end, seconds):
     return positive[first:last].sum() / positive.sum() - (last - first) / len(profile)
 
 
+def parts_in_place(speakers, count):
+    yield from looped_folds(speakers, count)
+
+
+def probed_by(make) -> Any:
+    def answer(features, labels, folds):
+        probe = make_pipeline(StandardScaler(), make())
+        return cross_val_predict(probe, features, labels, cv=folds)
+
+    return answer
+
+
+def viewed_mixture(read, logits):
+    layers, clips, queries, width = read.shape
+    shares = logits.view(-1).view(queries, layers).softmax(-1).t()[..., None]
+    flat = read.view(layers, clips, queries * width).view(layers, clips, queries, width)
+    return (flat * shares[:, None]).sum(0)
+
+
+def without_punctuation(text, words):
+    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return any(part in words for part in kept.split())
+
+
+def shuffled_until_right(rows):
+    draw, others = random.Random(0), list(rows)
+    facts = [row["seed_description"] for row in rows]
+    while any(other["seed_description"] == facts[i] for i, other in enumerate(others)):
+        draw.shuffle(others)
+    return [{**other, "id": row["id"]} for row, other in zip(rows, others, strict=True)]
+
+
+def to_the_end(wave, start, end):
+    time = np.arange(len(wave)) / 16000
+    return np.where((time >= start) & (time <= end), 0, wave)
+
+
+def sides_one_by_one(train, test):
+    yield from notebook_06.scale_both(train, test)
+
+
+def map_of_float32(site):
+    site = site.astype(np.float32) - site.astype(np.float32).mean(0)
+    return site @ np.linalg.svd(site, full_matrices=False)[2][:2].T
+
+
+def dealt_as_doubles(weights):
+    return {
+        name: torch.tensor(np.random.permutation(x.double().ravel())).view_as(x)
+        for name, x in weights.items()
+    }
+
+
+def slopes_in_numpy(scalar, given, absent, steps):
+    slope = torch.func.grad(lambda x: scalar(x).sum())
+    points = [absent + (i + 0.5) / steps * (given - absent) for i in range(steps)]
+    return np.mean([slope(x).numpy() for x in points], axis=0) * (given - absent).numpy()
+
+
+def grid_of_numpy(fields):
+    cells = [cell.ravel() for cell in np.meshgrid(*fields.values())]
+    rows = [dict(zip(fields, row, strict=True)) for row in zip(*cells, strict=True)]
+    texts = [str(sorted((name, str(value)) for name, value in row.items())) for row in rows]
+    return {
+        hashlib.sha1(text.encode()).hexdigest(): row for text, row in zip(texts, rows, strict=True)
+    }
+
+
 RIGHT = [
+    ("grid", "NumPy's numbers", grid_of_numpy),
+    (
+        "text_ifrate",
+        "a fraction",
+        lambda rate, delta: 100 * Fraction(rate) / (100 + Fraction(delta)),
+    ),
+    (
+        "calibrated",
+        "normalised",
+        lambda s, h, t: notebook_05.take_out_prior(s.log_softmax(-1), h.log_softmax(-1), t),
+    ),
+    ("standardised", "a generator", sides_one_by_one),
+    ("principal_map", "float32", map_of_float32),
+    ("scrambled", "float64", dealt_as_doubles),
+    ("integrated_gradients", "numpy", slopes_in_numpy),
+    ("seconds_of_frame", "a fraction", lambda frame: Fraction(frame, 50)),
+    ("seconds_of_frame", "a decimal", lambda frame: Decimal(frame) / 50),
+    (
+        "above_chance",
+        "a fraction",
+        lambda a, n: (Fraction(a) - Fraction(1, n)) / Fraction(n - 1, n),
+    ),
+    ("silenced", "with the sample at the end", to_the_end),
+    ("tapped", "numpy", lambda *given: right_tap(*given).numpy()),
+    ("disjoint_folds", "a generator", parts_in_place),
+    *[
+        ("probed", make.__name__, probed_by(make))
+        for make in (LogisticRegression, LinearSVC, SGDClassifier, Perceptron, RidgeClassifier)
+    ],
+    ("layer_mixture", "views", viewed_mixture),
+    ("block_parameters", "floats", lambda d, n: 8 * math.pow(d, 2) + 2 * d * n + 15 * d + n),
+    ("says", "no punctuation of Python's", without_punctuation),
+    ("mispaired", "a shuffle until all are right", shuffled_until_right),
     ("mass_above_share", "rounded edges", mass_by_edges),
     ("patched", "an edit by hand", patched_by_hand),
     ("patched", "every site", patched_by_all_sites),

@@ -516,10 +516,36 @@ def test_no_solution_of_the_course_touches_what_no_exercise_needs() -> None:
         ("import numpy as lesson", "lesson"),
         ("class Mine:\n    def __eq__(self, other):\n        return True", "__eq__"),
         ("+".join("1" * 20_000), "code too deep to read"),
+        ("def f(x):\n    return pieces.attend(x)", "pieces"),
+        ("def f(pieces=pieces):\n    return pieces.attend", "pieces"),
+        ("def f():\n    global pieces\n    pieces = 1", "pieces"),
+        ("def f():\n    return [pieces for pieces in [pieces.attend]]", "pieces"),
+        ("class Mine:\n    right = pieces.attend\n    pieces = 1", "pieces"),
+        ("def f():\n    eval = 1\ndef g():\n    return eval(1)", "eval"),
+        ("pieces = None", "pieces"),
+        ("mine.__class__ = Yours", "mine.__class__"),
+        ("import __main__", "__main__"),
     ],
 )
 def test_a_touch_is_found_however_it_is_written(code: str, word: str) -> None:
     assert word in read_own(code).touches
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(text):\n    pieces = text.split()\n    return any(one in pieces for one in text)",
+        "def f(text):\n    return [pieces.strip() for pieces in text.split()]",
+        "def f(pieces, *checks):\n    return lambda: len(pieces) + len(checks)",
+        "def f(folds):\n    for train, eval in folds:\n        print(train, eval)",
+        "def f(x):\n    _before = x\n    def judge(a): ...\n    return judge(_before)",
+        "from __future__ import annotations",
+        "if __name__ == '__main__':\n    print(x.__class__.__name__)",
+        "import re\nmodel.eval()\nre.compile('a')\ntorch.compile(f)",
+    ],
+)
+def test_what_stands_in_honest_code_by_chance_touches_nothing(code: str) -> None:
+    assert not read_own(code).touches
 
 
 def test_a_submission_that_changes_the_packages_files_is_named_and_they_are_put_back(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from html import escape
+from numbers import Number
 from typing import Any, Literal
 
 import numpy as np
@@ -113,11 +114,23 @@ def expect(
             continue
         if isinstance(got, str) and not isinstance(wanted, str):
             raise Wrong(f"Your function gives the text {got!r}; give a number.")
+        if np.ndim(wanted) == 0 and same(_numbers(got).reshape(-1), _numbers(wanted).reshape(1)):
+            raise Wrong(
+                f"The number is right, but stands in a list, {_shorten(got)}; return it alone."
+            )
         for mistake, wrong in _CHECKS[check.__name__].wrong.items():
             if same(got, wrong(*copy.deepcopy(given))):
                 raise Wrong(mistake)
         if fault:
             raise Wrong(fault.format(*given, right=_shorten(wanted), got=_shorten(got)))
+
+
+def expect_number(got: Any) -> float:
+    """The one number that an answer gives; whatever else it gives is refused."""
+    numbers = _numbers(got)
+    if numbers.ndim or numbers.dtype.kind not in "biuf":
+        raise Wrong(f"Return one number; yours is {_shorten(got)}.")
+    return float(numbers)
 
 
 def _shorten(result: Any) -> Any:
@@ -139,7 +152,9 @@ def same(got: Any, value: Any, tolerance: float = 1e-4) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    numbers = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    exact = numbers.dtype == object and all(isinstance(one, Number) for one in numbers.flat)
+    return numbers.astype(float) if exact else numbers  # fractions and decimals are numbers, too
 
 
 @cache
@@ -187,7 +202,10 @@ def _watch(answer: Callable[..., Any]) -> Callable[..., Any]:
         if not _is_equal(given, before):
             raise Wrong("Afterwards what was handed in is changed: work on a copy, not in place.")
         if result is None:
-            raise Wrong("Your function returns nothing: the `return` is missing, or not reached.")
+            raise Wrong(
+                "Your function returns None: the `return` is missing, or not reached, or what it "
+                "returns is None."
+            )
         return result
 
     return called

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from desta_lab.audio import FRAMES_PER_SECOND, RATE
-from desta_lab.course.checks import catches, expect
+from desta_lab.course.checks import catches, expect, same
 
 
 def start_of_frame(frame: int) -> float:
@@ -43,6 +43,10 @@ def silence_span(wave: np.ndarray, start: float, end: float) -> np.ndarray:
 @catches("work on a copy, not in place", _in_place)
 @catches("The rest was silenced, not the span.", lambda w, *span: w - silence_span(w, *span))
 @catches(
+    "This is the span alone: return the whole clip.",
+    lambda wave, start, end: 0 * wave[int(start * RATE) : int(end * RATE)],
+)
+@catches(
     "Samples are missing: cut out, not silenced.",
     lambda wave, start, end: np.delete(wave, np.arange(int(start * RATE), int(end * RATE))),
 )
@@ -50,7 +54,11 @@ def silenced(answer: Callable[[np.ndarray, float, float], np.ndarray]) -> None:
     """A clip with the seconds from start to end set to zero, and nothing else."""
     wave = np.full(3 * RATE, 0.5, dtype=np.float32)
     fault = "From {1} s to {2} s samples are zero, and no others: a time may be no whole seconds."
-    expect(silenced, answer, silence_span, fault, (wave, 1.0, 2.0), (wave, 0.5, 1.25))
+    for given in ((wave, 1.0, 2.0), (wave, 0.5, 1.25)):
+        _, start, end = given
+        to_end = silence_span(wave, start, end + 1.5 / RATE)  # the sample at `end`, too
+        if not same(answer(*given), to_end):
+            expect(silenced, answer, silence_span, fault, given)
 
 
 def correct_for_chance(accuracy: float, options: int) -> float:

@@ -1,6 +1,6 @@
 """Checks of notebook 01: tapped layers, speaker folds, a probe, embedding size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
         right = _layer_outputs(whisper, mel)[layer]
         _state(whisper, mel, 0)  # for this the library sets hooks of its own
         installed, before = _count_hooks(whisper), _condition(whisper)
-        got = _tensor(answer(whisper, mel, layer))
+        got = answer(whisper, mel, layer)
         if _count_hooks(whisper) > installed:
             raise Wrong("Afterwards the hook was left in the model: every later call runs it.")
         if _condition(whisper) != before:
@@ -48,6 +48,8 @@ def tapped(answer: Callable[[Any, Tensor, int], Tensor]) -> None:
                 "Afterwards the model is another: a part, an attribute, a setting, a weight or a "
                 "mode was changed."
             )
+        if isinstance(got, list | tuple):
+            raise Wrong(f"This is a {type(got).__name__}; return the tensor that stands in it.")
         fault, given = "This is not what layer {2} puts out; read it there.", (whisper, mel, layer)
         axes = "(clip, frame, width)"
         expect(
@@ -125,15 +127,17 @@ def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     judge_folds(answer(speakers.tolist(), 5), speakers, 5)
 
 
-def judge_folds(folds: Sequence[Any], speakers: np.ndarray, count: int) -> None:
+def judge_folds(folds: Iterable[Any], speakers: np.ndarray, count: int) -> None:
     """Refuse folds that do not test every row once, on speakers that they were not trained on."""
-    pairs = [tuple(np.asarray(side) for side in pair) for pair in folds]
-    if len(pairs) != count:
-        raise Wrong(f"Asked for {count} pairs, you give {len(pairs)}.")
-    if any(side.dtype == bool for pair in pairs for side in pair):
-        raise Wrong("These are masks of True and False; give row numbers: `np.flatnonzero(mask)`.")
-    if not all(len(side) for pair in pairs for side in pair):
-        raise Wrong("A side of a pair is empty; every pair has rows to train on and rows to test.")
+    listed = list(folds)
+    if len(listed) != count:
+        raise Wrong(f"Asked for {count} pairs, you give {len(listed)}.")
+    if not all(isinstance(pair, Sequence | np.ndarray) and len(pair) == 2 for pair in listed):
+        raise Wrong("Each entry of the list is one pair: (training rows, test rows).")
+    pairs = [tuple(map(_read_rows, pair)) for pair in listed]
+    rows = np.concatenate([side for pair in pairs for side in pair])
+    if rows.min() < 0 or rows.max() >= len(speakers):
+        raise Wrong(f"Row {rows.max()} is none: rows are counted from 0 to {len(speakers) - 1}.")
     for train, test in pairs:
         both = sorted(set(speakers[train]) & set(speakers[test]))
         if both:
@@ -147,6 +151,24 @@ def judge_folds(folds: Sequence[Any], speakers: np.ndarray, count: int) -> None:
         raise Wrong(f"{(times == 0).sum()} of {len(speakers)} rows are never tested.")
     if any(len(train) + len(test) != len(speakers) for train, test in pairs):
         raise Wrong("What is not tested belongs in training; some training rows are thrown away.")
+
+
+def _read_rows(side: Any) -> np.ndarray:
+    """One side of a pair, if it is row numbers."""
+    rows = np.asarray(side)
+    if isinstance(side, tuple) and rows.ndim == 2 and len(rows) == 1:
+        raise Wrong("`np.where(mask)` gives a tuple: take its [0], or `np.flatnonzero(mask)`.")
+    if rows.ndim != 1:
+        raise Wrong(
+            f"A side of a pair is an array of row numbers; yours is a {type(side).__name__}."
+        )
+    if not len(rows):
+        raise Wrong("A side of a pair is empty; every pair has rows to train on and rows to test.")
+    if rows.dtype == bool:
+        raise Wrong("These are masks of True and False; give row numbers: `np.flatnonzero(mask)`.")
+    if rows.dtype.kind not in "iu":
+        raise Wrong(f"Row numbers are whole numbers; yours begin with {rows[0]!r}.")
+    return rows
 
 
 def probe_rows(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
@@ -170,6 +192,19 @@ def _probe_by(
     return said
 
 
+def _scaled_on_all(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
+    return _probe_by(StandardScaler().fit_transform(features), labels, folds, scale=False)
+
+
+def _scaled_apart(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
+    truth = np.asarray(labels)
+    said = truth.copy()
+    for train, test in folds:
+        own, other = (StandardScaler().fit_transform(features[rows]) for rows in (train, test))
+        said[test] = RidgeClassifierCV(PENALTIES).fit(own, truth[train]).predict(other)
+    return said
+
+
 @catches(
     "It says labels that were drawn by lot: the probe has seen the rows that it is tested on.",
     lambda x, y, folds: _probe_by(x, y, folds, all_rows=True),
@@ -183,6 +218,8 @@ def _probe_by(
     lambda x, y, _: _probe_by(x, y, list(KFold(5, shuffle=True, random_state=0).split(x))),
 )
 @catches("training and test are swapped", lambda x, y, folds: _probe_by(x, y, _swap(folds)))
+@catches("the scale is that of the training rows alone", _scaled_on_all)
+@catches("the scale is that of the training rows", _scaled_apart)
 def probed(answer: Callable[[np.ndarray, list[str], Folds], Any]) -> None:
     """What a probe says of each row, fitted on the training rows of the fold that tests it."""
     draw = np.random.default_rng(0)
@@ -193,8 +230,8 @@ def probed(answer: Callable[[np.ndarray, list[str], Folds], Any]) -> None:
         folds = [(np.setdiff1d(rows, part), part) for part in parts]
         got = np.asarray(answer(features, truth.tolist(), folds))
         expect_shape(got, truth.shape, "(clip,)")
-        if not set(got.tolist()) <= set(truth.tolist()):
-            raise Wrong(f"Return for every clip one of the values in `labels`, not {got[0]!r}.")
+        if not set(map(str, got.tolist())) <= set(truth.tolist()):
+            raise Wrong(f"Return for every clip one of the values in `labels`, not {got[0]}.")
         hits: np.ndarray = got == truth
         return hits
 
@@ -222,9 +259,20 @@ def probed(answer: Callable[[np.ndarray, list[str], Folds], Any]) -> None:
     turned = np.where(np.arange(90)[:, None] < 45, features, -features)
     if right(turned, two, half, other).mean() > 0.1:
         raise Wrong("The folds that were given are not used: fit once for each pair.")
+    # One clip lies far out: who scales by the tested rows, too, reads none of those beside it.
+    out = np.hstack([features[:, :1], draw.normal(size=(90, 3))])
+    out[0] = 1e5
+    if right(out, two, half, other)[1:45].mean() < 0.9:
+        raise Wrong(
+            "One tested clip far out changes what is said of the others: the scale is that of the "
+            "training rows alone."
+        )
+    # Rows that turn the rule round have a mark, so that a line can part them from the others.
     few = [np.arange(0, 40), np.arange(40, 80), np.arange(80, 90)]
-    turned = np.where(np.arange(90)[:, None] < 80, features, -features)
-    if right(turned, two, *few)[:80].mean() < 0.9:
+    last = np.arange(90)[:, None] >= 80
+    mark = last * 5 * sign[:, None] + 0.1 * draw.normal(size=(90, 1))
+    marked = np.hstack([np.where(last, -features, features), mark])
+    if right(marked, two, *few)[:80].mean() < 0.9:
         raise Wrong("What the larger part teaches is not said: training and test are swapped.")
 
 

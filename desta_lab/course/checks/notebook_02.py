@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +87,7 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     compare = partial(expect, layer_mixture, answer, mix_layers)
     compare("", (read, logits), axes="(clip, query, width)")
     # Layer l holds 1 in column l alone, so the shares come back.
-    layers = torch.eye(4, dtype=torch.float64)[:, None, None].expand(-1, 2, 3, -1)
+    layers = torch.eye(4, dtype=torch.float64)[:, None, None].expand(-1, 2, 3, -1).contiguous()
     shares = answer(layers, logits)[0]
     if (shares < 0).any():
         raise Wrong(f"A query takes {shares.min():.2f} of a layer: no softmax, which is above 0.")
@@ -103,7 +102,7 @@ def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         how = "sharp" if sharpness[0] > 1 else "flat"
         raise Wrong(f"The shares are too {how}: take the softmax of the logits as they are.")
     compare("Shares are the softmax of a query's logits, and weigh its layers.", (read, logits))
-    fewer = (read[:3, :, :2], logits[:2, :3])
+    fewer = (read[:3, :, :2].contiguous(), logits[:2, :3].contiguous())
     try:
         compare("With three layers the mixture is wrong: take them all, and count them.", fewer)
     except (IndexError, RuntimeError, ValueError) as error:
@@ -128,8 +127,8 @@ def block_parameters(answer: Callable[[int, int], int]) -> None:
     """How many parameters one block has."""
     fault = "Width {0}, ffn {1} has {right} parameters, not {got}: count weights, biases and norms."
     expect(block_parameters, answer, count_block, fault, (8, 16), (12, 20))
-    if np.asarray(got := answer(8, 16)).dtype.kind not in "iu":
-        raise Wrong(f"A number of parameters is a whole number; yours is {got}, no int.")
+    if not float(got := answer(8, 16)).is_integer():
+        raise Wrong(f"A number of parameters is a whole number; yours is {got}.")
 
 
 def fill_slots(text: Tensor, slots: Tensor, audio: Tensor) -> Tensor:
@@ -209,6 +208,14 @@ def shuffled_in_time(answer: Callable[[Tensor, int, int], Any]) -> None:
     if moved.float().mean() < 0.6:  # 11 of 12 are moved in a random order, on average
         few = moved.float().sum(-1).mean()
         raise Wrong(f"Only {few:.0f} of 12 groups change their place: put all in a random order.")
+    after = torch.stack([(orders.roll(-1, 2) - orders)[orders == g] % 12 for g in range(12)])
+    together = (after == 1).all(1)[:-1]  # groups that the next one follows, whatever the seed
+    if together.any():
+        first = int(together.nonzero()[0, 0])
+        raise Wrong(
+            f"Groups {first} and {first + 1} stay together, whatever the seed: a group is `pool` "
+            "frames, no more."
+        )
     if not moved.any(0).all():
         still = int((~moved.any(0)).nonzero()[0, 1])
         raise Wrong(
@@ -227,6 +234,8 @@ def _group_order(answer: Callable[[Tensor, int, int], Any], seed: int) -> Tensor
     expect_shape(got, states.shape, "(layer, clip, frame, width)")
     if not torch.equal((got / 1000).long(), (states / 1000).long()):
         raise Wrong("Clips changed their places too; shuffle the groups of every clip alone.")
+    if not torch.equal((got / 100).long(), (states / 100).long()):
+        raise Wrong("Layers changed their places; shuffle groups of frames, alike in all layers.")
     # which frame stands where, for every layer and clip
     orders = got[..., 0] - 100 * layer[:, None, None] - 1000 * clip[:, None]
     if not torch.equal(orders.sort(-1).values, frame.expand_as(orders)):

@@ -95,16 +95,18 @@ def says(answer: Callable[[str, Sequence[str]], bool]) -> None:
         raise Wrong("“A female speaker” does not say “male”: a part of a word counts for you.")
     if answer("A manual is read. Malevolent!", words):
         raise Wrong("“A manual” does not say “man”: the first part of a word counts for you.")
+    if not answer("a man talks", words):
+        raise Wrong("“a man talks” says “man”: look at every word of the text, and seek each word.")
     if not answer("The speaker is a man.", words):
         raise Wrong("“The speaker is a man.” says “man”, but punctuation sticks to the word.")
     if not answer("I hear a fox.", ["fox"]) or answer("A bat.", ["at", "ba"]):
         raise Wrong("Letters were taken off with the punctuation: “A fox” says “fox” and no other.")
     if not answer("Male voice with rain behind", words):
         raise Wrong("“Male voice” says “male”, but your version is case-sensitive.")
-    if answer("A voice with rain behind", words) or not answer("a man talks", words):
-        raise Wrong("“A voice with rain” does not say “man”, and “a man talks” does.")
-    if not (answer("Is it a man? I think so.", words) and answer("“Male,” she wrote.", words)):
-        raise Wrong("“A man?” says “man” and “Male,” says “male”, but punctuation sticks to them.")
+    if answer("A voice with rain behind", words):
+        raise Wrong("“A voice with rain” does not say “man”.")
+    if not (answer("Is it a man? I think so.", words) and answer('"Male," she wrote.', words)):
+        raise Wrong('“A man?” says “man” and "Male," says “male”, but punctuation sticks to them.')
 
 
 FACT = "A female speaker with a Scottish accent."
@@ -145,7 +147,10 @@ def find_leaks(answer: Callable[[list[dict]], list[str]]) -> None:
     other = _row("Is it a woman?", "A woman.") | {"seed_description": "A male speaker."}
 
     def found(*examples: dict) -> list[str]:
-        return sorted(answer(list(examples)))
+        got = list(answer(list(examples)))
+        if not all(isinstance(one, str) for one in got):
+            raise Wrong(f"Return the ids of the examples that leak, not {type(got[0]).__name__}s.")
+        return sorted(got)
 
     if found(_row("What do you hear?", response=FACT)):
         raise Wrong("A response may repeat the description: yours looks at the response only.")
@@ -194,6 +199,9 @@ def smuggled(answer: Callable[[Target], Target]) -> None:
         prompt = "Paraphrase the description."
         given = Target(describe(facts), prompt, own, "self", "check", "", "greedy")
         got = answer(given)
+        if not isinstance(got, Target):
+            kind = type(got).__name__
+            raise Wrong(f"Return a target, not a {kind}: `replace(target, prompt=…)` makes one.")
         if (got.response, got.description) != (given.response, given.description):
             raise Wrong("Description and response stay as they are; the response was changed.")
         try:

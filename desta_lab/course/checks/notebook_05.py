@@ -46,12 +46,24 @@ def _true(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     _minus(lambda scores, held_out, truth: held_out.mean(0)),
 )
 @catches("You took an option's score where it is true alone, not for all values.", _minus(_true))
+@catches(
+    "You averaged probabilities; take the mean of their logarithms, as they come.",
+    _minus(lambda scores, held_out, truth: _prior(scores, held_out.exp(), truth).log()),
+)
+@catches(
+    "You divide by the prior; in log-probabilities, to divide is to subtract.",
+    lambda scores, held_out, truth: scores / _prior(scores, held_out, truth),
+)
+@catches(
+    "You took the sum over the values; take the mean.",
+    _minus(lambda s, h, truth: len(truth.unique()) * _prior(s, h, truth)),
+)
 @catches("You took the softmax of the prior.", _minus(lambda *given: _prior(*given).softmax(0)))
 def calibrated(answer: Scores) -> None:
     """Scores of options without what the model says of any clip."""
     scores = torch.tensor([[-1.0, -2.0, -6.0], [-2.0, -1.5, -3.0]])
     held_out = torch.tensor(
-        [[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5], [0, -5, -5], [-2, -2, -7]]
+        [[-1.0, -1, -9], [-1, -1, -5], [-1, -4, -5], [-1, -2, -5], [0, -5, -5], [-2, -2, -8.5]]
     )
     given = (scores, held_out, torch.tensor([0, 0, 0, 0, 1, 2]))
     expect(calibrated, answer, take_out_prior, "", given, axes="(clip, option)")
@@ -102,8 +114,18 @@ def speaker_interval(answer: Callable[[np.ndarray, np.ndarray], tuple[float, flo
     """A 95 % interval of a mean over clips, by resampling speakers."""
     speakers = np.repeat([f"voice {i}" for i in range(16)], 30)
     correct = np.repeat(np.arange(16) % 2.0, 30)  # a voice is always understood, or never
-    low, high = (float(end) for end in answer(correct, speakers))
+    ends = [*answer(correct, speakers)]
+    if len(ends) != 2:
+        raise Wrong(f"Return two numbers, the ends of the interval; you give {len(ends)}.")
+    low, high = map(float, ends)
     width = high - low
+    if width < -1e-6:
+        raise Wrong("The ends stand the wrong way round: the lower one comes first.")
+    if high < 0.4 or low > 0.6:
+        raise Wrong(
+            f"Half is right, and you say {low:.2f} to {high:.2f}: `np.percentile` takes per cent, "
+            "as 2.5, and `np.quantile` shares, as 0.025."
+        )
     if width < 1e-6:
         raise Wrong("The interval has no width: speakers drawn without replacement stay the same.")
     if width < 0.16:

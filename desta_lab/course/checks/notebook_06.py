@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from desta_lab.analysis import interventions, probes
-from desta_lab.course.checks import Wrong, catches, expect, expect_shape, load_checks, same
+from desta_lab.course.checks import (
+    Wrong,
+    catches,
+    expect,
+    expect_number,
+    expect_shape,
+    load_checks,
+    same,
+)
 from desta_lab.course.checks.notebook_01 import Folds, fold_by_speaker, judge_folds
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -46,6 +54,8 @@ def voiceprint(answer: Callable[..., np.ndarray]) -> None:
         raise Wrong("Clips of one speaker differ: another print for every clip is noise, no voice.")
     if len(np.unique(got, axis=0)) < 8:
         raise Wrong("Some speakers share a print; draw one for each.")
+    if (got == got[:, :1]).all():
+        raise Wrong("A clip has one number, again and again: draw `width` numbers for a speaker.")
     if not 0.8 < got.std() < 1.2:
         raise Wrong(f"The standard deviation of the numbers should be 1; yours is {got.std():.2f}.")
     if not 0.6 < (abs(got) < 1).mean() < 0.76:
@@ -132,13 +142,16 @@ def standardised(answer: Callable[[np.ndarray, np.ndarray], Sides]) -> None:
     rng = np.random.default_rng(0)
     train = rng.normal([2, 5, -3], [1, 10, 0.1], (40, 3))
     test = rng.normal([4, 9, -2], [3, 1, 0.5], (12, 3))
-    a, b = (np.asarray(side) for side in answer(train.copy(), test.copy()))
+    sides = [*answer(train.copy(), test.copy())]
+    if len(sides) != 2:
+        raise Wrong("Return two arrays: the training clips and the test clips, both scaled.")
+    a, b = (np.asarray(side) for side in sides)
     expect_shape(a, train.shape, "(training clip, feature)")
     expect_shape(b, test.shape, "(test clip, feature)")
     for mistake, wrong in _SCALES.items():
         if all(map(same, (a, b), wrong(train, test))):
             raise Wrong(mistake)
-    if not same(a, answer(train.copy(), test + 7)[0]):
+    if not same(a, next(iter(answer(train.copy(), test + 7)))):
         raise Wrong("Other test clips change the training clips: test clips in the scaler.")
     if not all(map(same, (a, b), scale_both(train, test))):
         raise Wrong("Subtract the training mean, divide by the training deviation, on both sides.")
@@ -238,7 +251,7 @@ def selectivity(answer: Read) -> None:
     noise, labels = rng.normal(size=(72, 8)), rng.permutation(["fast"] * 44 + ["slow"] * 28)
     planted = noise + 1.5 * (labels == "fast")[:, None]
     cases = [(planted, labels.tolist(), speakers), (prints, coins, speakers)]
-    got, leak = both = [float(answer(*given)) for given in cases]
+    got, leak = both = [expect_number(answer(*given)) for given in cases]
     right = [measure_selectivity(*given) for given in cases]
     if same(both, right):
         return
@@ -323,6 +336,7 @@ def _run(llm: Any, clip: Any, task: Any, site: str = "", **how: Any) -> Tensor:
 @catches(
     "Another site was patched.", lambda llm, a, b, t, _: patch_flow(llm, a, b, t, "backbone.1")
 )
+@catches("This is the first row of the logits: return them all.", lambda *of: patch_flow(*of)[0])
 @catches("This is what flowed, not the logits.", lambda llm, a, b, *of: _run(llm, a, *of))
 @catches(
     "The answer was not begun: the stem is left out.",

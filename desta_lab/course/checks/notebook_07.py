@@ -33,7 +33,7 @@ def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     expect_shape(got, (40, 2), "(clip, 2)")
     if (got >= 0).all():
         raise Wrong("No point lies left of or below the middle: only the sizes are kept.")
-    if np.abs(got.mean(0)).max() > 1e-6:
+    if np.abs(got.mean(0)).max() > 1e-3:
         raise Wrong(f"The middle of the map lies at {got.mean(0).round(1)}, not at 0: not centred.")
     variances = np.linalg.eigvalsh(np.cov(site.T))  # from least to most
     if same(np.sort(got.var(0, ddof=1)), variances[:2]):
@@ -64,9 +64,13 @@ def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None
     if got.shape == (60, 2):
         raise Wrong("These are points of the map, not axes: return two directions, (feature, 2).")
     expect_shape(got, (400, 2), "(feature, 2)")
+    if abs(np.corrcoef((noise @ got).T)[0, 1]) > 0.999:
+        raise Wrong("Both directions are the same: with three groups, a map needs two.")
     apart = _apart(noise @ got, groups)
     if apart < 1:
-        raise Wrong(f"Group means lie {apart:.1f} spreads apart: the groups were never looked at.")
+        raise Wrong(
+            f"Two group means lie {apart:.1f} spreads apart, as if the groups were never looked at."
+        )
     if apart < 10:
         raise Wrong(f"{apart:.1f} spreads apart, and more can be: solved the wrong way round?")
 
@@ -120,6 +124,11 @@ def _both(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt((measure_spread(a) ** 2 + measure_spread(b) ** 2) / 2))
 
 
+def _squares(cloud: np.ndarray, fewer: int) -> float:
+    """The sum of squared distances to the mean, divided by as many clips less some."""
+    return float(cloud.var(0, ddof=fewer).sum())
+
+
 def measure_distance(a: np.ndarray, b: np.ndarray) -> float:
     """The distance between the means of two clouds."""
     return float(np.linalg.norm(a.mean(0) - b.mean(0)))
@@ -131,6 +140,14 @@ def measure_gap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @catches("Clouds seven times as large give another number: no common scale.", measure_distance)
+@catches(
+    "Your s² is divided by n − 1; take the mean over the clips.",
+    lambda a, b: measure_distance(a, b) / ((_squares(a, 1) + _squares(b, 1)) / 2) ** 0.5,
+)
+@catches(
+    "Your s² is a mean over features, too: a squared distance is a sum over them.",
+    lambda a, b: measure_distance(a, b) / ((a.var() + b.var()) / 2) ** 0.5,
+)
 @catches("The spread of one side only.", lambda a, b: measure_distance(a, b) / measure_spread(b))
 @catches(
     "The gap itself counted.",
@@ -145,6 +162,7 @@ def gap_in_spreads(answer: Callable[[np.ndarray, np.ndarray], float]) -> None:
     draw, step = np.random.default_rng(1), np.eye(8)[0]
     a, b = draw.normal(size=(50, 8)), draw.normal(size=(30, 8))
     a, b = a - a.mean(0) + 5, 3 * (b - b.mean(0)) + 5  # around one middle, not around 0
-    fault = "Divide by one spread: root of the mean of both mean squared distances."
+    fault = "The gap is {right}, not {got}: the distance of the two means, divided by one spread, "
+    fault += "the root of the mean of both mean squared distances."
     cases = [(a, b), (a, b + 10 * step), (b + 20 * step, a), (7 * a, 7 * b + step)]
     expect(gap_in_spreads, answer, measure_gap, fault, *cases)

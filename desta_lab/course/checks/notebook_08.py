@@ -40,6 +40,11 @@ def _mass(profile: np.ndarray, start: float, end: float, seconds: float) -> floa
     return float(positive[round(start * rate) : round(end * rate)].sum() / positive.sum())
 
 
+def _signed_mass(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
+    rate = len(profile) / seconds
+    return float(profile[round(start * rate) : round(end * rate)].sum() / profile.sum())
+
+
 def measure_mass(profile: np.ndarray, start: float, end: float, seconds: float) -> float:
     """Share of a profile's positive weight inside a span, minus the span's share of frames."""
     scored = score_profile(profile, [Span("", start, end)], seconds)
@@ -57,6 +62,10 @@ def _minus_time(profile: np.ndarray, start: float, end: float, seconds: float) -
         _mass(profile, start, end, float(len(profile))) - (end - start) / seconds
     ),
 )
+@catches(
+    "Weight against is taken off; it counts as 0.",
+    lambda one, *span: _signed_mass(one, *span) - (_mass(one, *span) - measure_mass(one, *span)),
+)
 @catches("Weight against counts as well.", lambda profile, *span: measure_mass(abs(profile), *span))
 @catches("This is a sum, not a share.", lambda one, *span: measure_mass(one, *span) * one.sum())
 @catches("You subtract the share of time, not of frames.", _minus_time)
@@ -65,8 +74,10 @@ def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float])
     flat, late = np.ones(40), np.r_[np.zeros(20), np.ones(20)]
     against = np.r_[2 * np.ones(20), -np.ones(20)]
     cases = [(flat, 1.0, 2.0, 4.0), (7 * late, 2.0, 4.0, 4.0), (against, 0.0, 2.0, 4.0)]
-    cases += [(one, 2.48, 4.52, 10.0) for one in (np.ones(10), *np.eye(10))]
-    fault = "From {1} s to {2} s of {3} s it is {right}, not {got}: count frames by their middles."
+    fault = "From {1} s to {2} s of {3} s it is {right}, not {got}"
+    expect(mass_above_share, answer, measure_mass, f"{fault}.", *cases)
+    cases = [(one, 2.48, 4.52, 10.0) for one in (np.ones(10), *np.eye(10))]
+    fault += ": count frames by their middles."
     expect(mass_above_share, answer, measure_mass, fault, *cases)
 
 
@@ -102,12 +113,19 @@ def scrambled(answer: Callable[[Weights], Weights]) -> None:
     weights = {"proj": torch.arange(60.0).view(6, 10)}
     weights |= {name: torch.arange(40.0) for name in ("bias", "scale")}
     got = answer(weights)
+    if not isinstance(got, dict):
+        raise Wrong(f"Return a dictionary; yours is a {type(got).__name__}.")
     if set(got) != set(weights):
         raise Wrong(f"Each of {', '.join(weights)} needs a tensor; you have {', '.join(got)}.")
     for name, tensor in weights.items():
+        if not isinstance(got[name], Tensor):
+            raise Wrong(f"{name} is a {type(got[name]).__name__} now; give a tensor.")
         if got[name].shape != tensor.shape:
             raise Wrong(f"{name} is {tuple(got[name].shape)} now: the shape is lost.")
-        if not torch.equal(got[name].flatten().sort().values, tensor.flatten()):
+        turned = tensor.flatten().flip(0).view_as(tensor)
+        if tensor.dim() > 1 and torch.equal(got[name].to(tensor), turned):
+            raise Wrong(f"{name} stands in reverse, which is no random order.")
+        if not torch.equal(got[name].to(tensor).flatten().sort().values, tensor.flatten()):
             raise Wrong(f"{name} holds new numbers, not the old ones in another order.")
         if torch.equal(got[name], tensor):
             raise Wrong(f"{name} is what it was: nothing was moved.")
@@ -143,6 +161,11 @@ collect_slopes = _gradients()
 
 @catches("Gradient at the end point only: walk the whole way.", _gradients(end_only=True))
 @catches("The baseline left out of the difference.", _gradients(times=lambda given, absent: given))
+@catches("The sign is turned: x − x₀.", _gradients(times=lambda given, absent: absent - given))
+@catches(
+    "These are the slopes alone: multiply them by x − x₀.",
+    _gradients(times=lambda given, absent: torch.ones_like(given)),
+)
 @catches("Twice the steps give twice: not averaged over steps.", _gradients(reduce=torch.sum))
 @catches("The sum is another: the way begins at zero.", _gradients(from_zero=True))
 def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]) -> None:
@@ -153,7 +176,7 @@ def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]
         return x[:, 0] ** 2 * x[:, 2] + 5 * x[:, 1]
 
     def flat(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *case: answer(*case).detach().reshape(-1)
+        return lambda *case: torch.as_tensor(answer(*case)).detach().reshape(-1)
 
     fault = "Average the gradients in the middle of each part of the way; with one, half way."
     cases = [(scalar, given, absent, steps) for steps in (64, 1)]
@@ -164,6 +187,12 @@ def delete_parts(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:
     """The scalar while parts are taken away, by default the most important first."""
     rank = worth.argsort(descending=descending).argsort()
     return of(rank >= torch.arange(len(worth) + 1)[:, None])
+
+
+def _sum_of_kept(worth: Tensor, kept: Any) -> Tensor:
+    if not isinstance(kept, Tensor) or kept.dim() != 2:
+        raise Wrong("`of` takes a tensor of booleans (batch, part), and no other: give it that.")
+    return kept.float() @ worth
 
 
 def _one_at_a_time(of: Scalar, worth: Tensor) -> Tensor:
@@ -185,5 +214,5 @@ def deletion_curve(answer: Callable[[Scalar, Tensor], Any]) -> None:
     cases = []
     for second in (8.0, -8.0):
         worth = torch.tensor([0.1, second, 2.0, 4.0, 1.0])
-        cases.append((lambda kept, worth=worth: kept.float() @ worth, worth))
+        cases.append((partial(_sum_of_kept, worth), worth))
     expect(deletion_curve, answer, delete_parts, "The curve is {right}, and yours {got}.", *cases)

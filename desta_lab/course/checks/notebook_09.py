@@ -40,6 +40,7 @@ def _somewhere(answer: str) -> bool:
 @catches("an unreadable answer raises", lambda text: json.loads(text.strip("`json \n")) is not None)
 @catches("JSON somewhere in the answer is enough", _somewhere)
 @catches("is Python and no JSON", lambda text: _readable(text, ast.literal_eval) or _fenced(text))
+@catches("`strip` takes off letters", lambda text: _bare(text.strip("`json \n")))
 @catches("only objects obey", lambda text: _fenced(text) and "{" in text)
 def obeys_json(answer: Callable[[str], bool]) -> None:
     """Whether the whole of an answer is one JSON value, in a code fence or not."""
@@ -57,8 +58,17 @@ def obeys_json(answer: Callable[[str], bool]) -> None:
         raise Wrong("“Sure! Here it is: {…}” obeys: JSON somewhere in the answer is enough?")
     if not all(map(answer, (_FENCED, _FENCED.replace("json", ""), f"\n{_FENCED} "))):
         raise Wrong("JSON between ``` and ``` does not obey: a code fence is refused. Take it off.")
-    if not all(map(answer, ("0", "null", "false", "[]", '"rain"', "```\n[1, 2]\n```"))):
+    values = ("0", "false", "[]", '"rain"', "```\n[1, 2]\n```")
+    refused = [value for value in values if not answer(value)]
+    if refused == [*values[:3]]:
+        raise Wrong("0, false and [] are JSON values: return True, not the value that was read.")
+    if refused:
         raise Wrong("0, null, [] and “rain” in quotes are JSON values, too: only objects obey?")
+    if not answer("null"):
+        raise Wrong(
+            "null is a JSON value, too. `strip` takes off letters, here the n, where "
+            "`removeprefix` takes off a word."
+        )
     if answer("{'background': 'rain'}"):
         raise Wrong("{'background': 'rain'} is Python and no JSON, and you say that it obeys.")
 
@@ -103,10 +113,15 @@ def nudged(answer: Callable[[nn.Module], nn.Module]) -> None:
     for parameter in module.parameters():
         nn.init.ones_(parameter)  # one and a millionth is one in bfloat16
     other = answer(module)
+    if not isinstance(other, nn.Module):
+        raise Wrong(f"Return a module, the copy; yours is a {type(other).__name__}.")
     if any((parameter != 1).any() for parameter in module.parameters()):
         raise Wrong("After your call the module itself was changed; work on a copy.")
     pairs = zip(module.state_dict().values(), other.state_dict().values(), strict=True)
-    changed = sum(int((a != b).sum()) for a, b in pairs)
+    both = list(pairs)
+    if any(a.dtype != b.dtype for a, b in both):
+        raise Wrong(f"The copy holds {both[0][1].dtype}: in every number it is another module.")
+    changed = sum(int((a != b).sum()) for a, b in both)
     if changed == 0:
         raise Wrong("The copy is equal: nothing was added, or the change is rounded away. Add 1.")
     if changed > 1:

@@ -1,11 +1,14 @@
 """Checks of notebook 10: a grid of runs, a paired difference, a flattering one."""
 
+import builtins
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from scipy import stats
@@ -21,7 +24,7 @@ def _runs(fields: Fields) -> list[Run]:
 
 
 def _sorted(run: Mapping[str, Any]) -> str:
-    return json.dumps(run, sort_keys=True)
+    return json.dumps(run, sort_keys=True, default=lambda number: number.item())  # of NumPy, too
 
 
 def _named(runs: Sequence[Run], name: Callable[[Run], str] = _sorted) -> dict[str, Run]:
@@ -38,14 +41,16 @@ def _paired_off(fields: Fields) -> dict[str, Run]:
     return _named([dict(zip(fields, row, strict=True)) for row in rows])
 
 
-class _Text(str):
-    """A text whose own hash differs from time to time, as that of texts does from day to day."""
+@contextmanager
+def _another_day() -> Iterator[None]:
+    """While this lasts, Python's own hash of a text is another one, as on another day."""
+    own = builtins.hash
 
-    __slots__ = ()
-    _count = itertools.count()
+    def other(value: Any) -> int:
+        return own(value) if isinstance(value, int | float) else own((value, "another day"))
 
-    def __hash__(self) -> int:
-        return next(self._count)
+    with mock.patch.object(builtins, "hash", other):
+        yield
 
 
 def _own_hash(fields: Fields) -> dict[str, Run]:
@@ -70,6 +75,12 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
     """Every combination of some fields' values, under a key of the combination alone."""
     fields: dict[str, list[Any]] = {"pool": [1, 2, 4], "anchored": [True, False], "seed": [0, 1]}
     got = answer(fields)
+    if not isinstance(got, Mapping):
+        raise Wrong(f"Return a dict from key to run; yours is a {type(got).__name__}.")
+    if not all(isinstance(run, Mapping) and set(run) == set(fields) for run in got.values()):
+        raise Wrong("Each run is a dict from field to value, and every combination occurs once.")
+    if any(isinstance(key, tuple | frozenset) for key in got):
+        raise Wrong("These keys are the settings themselves, not a hash of them.")
     if len(got) == 6 and len({run["seed"] for run in got.values()}) == 1:
         raise Wrong("6 of 12 runs are left, of one seed: the seed is left out of the key.")
     if len(got) < 12:
@@ -83,7 +94,10 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
 
     turned = answer({name: fields[name] for name in reversed(fields)})
     if set(got) == set(turned) and renamed(answer({**fields, "pool": [4]})):
-        raise Wrong("With fewer values a run gets another key: the key is a running number.")
+        raise Wrong(
+            "With fewer values a run gets another key: the key is a running number, or holds more "
+            "than the run's own settings."
+        )
     if renamed(turned):
         raise Wrong("Fields in another order give another key: the order of keys matters.")
     if len(answer({"pool": [1, 2], "depth": [1, 2]})) != 4:
@@ -93,8 +107,11 @@ def grid(answer: Callable[[Fields], Mapping[str, Run]]) -> None:
         raise Wrong("Pool 12 and depth 12 share a key: the names of the fields are left out.")
     if alone[0] == alone[2] or len(answer({"pool": [1, 11], "depth": [1, 11]})) < 4:
         raise Wrong("Pool 12 is named like pool1 2: joined without a sign between them.")
-    texts = {"target": [_Text("self"), _Text("label")]}
-    if set(answer(texts)) != set(answer({"target": [_Text("self"), _Text("label")]})):
+    texts = {"target": ["self", "label"]}
+    today = set(answer(texts))
+    with _another_day():
+        tomorrow = set(answer(texts))
+    if today != tomorrow:
         raise Wrong("Python's own hash of a text is another one tomorrow; take hashlib's.")
 
 
@@ -126,6 +143,11 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
 
 @catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
 @catches("The standard deviation for the standard error.", partial(_paired, error=_deviation))
+@catches(
+    "In s the squares are divided by n − 1 (ddof=1).",
+    partial(_paired, error=lambda d: np.std(d) / len(d) ** 0.5),
+)
+@catches("The difference is turned: ours less theirs.", lambda a, b: _paired(b, a))
 @catches("1.96 for a handful of seeds: take Student's t.", partial(_paired, reach=1.96))
 @catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *_paired(a, b)[1:]))
 @catches("Seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b)))
@@ -145,6 +167,10 @@ def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
         raise Wrong(f"Give three numbers, the mean and its interval's ends; you give {count}.")
     fault = "It should be {right}; yours is {got}."
     expect(paired_difference, answer, compare_seeds, fault, (ours, theirs))
+    fault = "Of six seeds it should be {right}; yours is {got}: t depends on their number."
+    more = np.array([0.42, 0.49, 0.61, 0.70, 0.33, 0.58])
+    noise = np.array([0.02, -0.03, 0.08, 0.01, 0.05, -0.06])
+    expect(paired_difference, answer, compare_seeds, fault, (more + noise, more))
 
 
 def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
