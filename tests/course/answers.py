@@ -617,7 +617,7 @@ MISTAKES = [
     Mistake("mispaired", "keep their own target", drawn_from_all),
     *[Mistake("mispaired", "keep their own target", a_plain_shuffle(i)) for i in range(20)],
     Mistake("mispaired", "spread them", nearest_stranger),
-    Mistake("mispaired", "6 examples for 7", lambda rows: drawn_partners(rows)[:-1]),
+    Mistake("mispaired", "12 examples for 13", lambda rows: drawn_partners(rows)[:-1]),
     Mistake("labels_of", "several", labels_by_token),
     Mistake("labels_of", "go by `start`", labels_from_3),
     Mistake("learning_rate", "fixed numbers", rate_with(warmup=20)),
