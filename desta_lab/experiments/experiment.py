@@ -609,7 +609,8 @@ def newest_run(root: Path | None = None) -> Path:
     trained = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
     if not trained:
         raise FileNotFoundError(
-            f"{runs}: no finished run here; make one with `python -m desta_lab quickstart`."
+            f"{runs}: no finished run here; make one with `python -m desta_lab quickstart` "
+            "(with `--preset nano` in minutes)."
         )
     judged = [run for run in trained if (run / VERDICT).exists()]
     return max(judged or trained, key=lambda run: index_path(run).stat().st_mtime)

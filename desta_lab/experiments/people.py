@@ -60,6 +60,12 @@ def test_voices(
         ValueError: the run is not finished, or was trained on these people.
         CorpusError: the recordings cannot be used.
     """
+    name = experiment.preset.name
+    if not any((experiment.root / "runs").glob(f"{name}-self-*")):  # before a corpus is rendered
+        raise ValueError(
+            f"No run of {name} is here, so there is nothing to test on people; train it first, by "
+            "the same command without --test-voices, or take --preset nano, which ships."
+        )
     run = experiment.run_folder("self")
     if not trainer.is_finished(run, experiment.train_config):
         raise ValueError(

@@ -28,7 +28,7 @@ def run(root: Path, name: str, when: int, judged: bool) -> Path:
 
 
 def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="python -m desta_lab quickstart"):
+    with pytest.raises(FileNotFoundError, match=r"quickstart` \(with `--preset nano` in min"):
         newest_run(tmp_path)
     cell = run(tmp_path, "nano-self-1", when=9, judged=False)
     assert newest_run(tmp_path) == cell

@@ -91,6 +91,12 @@ def test_the_cells_of_notebook_10_test_a_folder_of_a_few_voices(
     assert said.strip().endswith(people.format_people(result).strip()) and "gender" in said
 
 
+def test_without_any_run_nothing_is_rendered_for_the_test(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No run of cpu is here, so there is nothing to test"):
+        people.test_voices(Experiment(presets.cpu(), root=tmp_path), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_is_not_finished_is_refused_in_a_sentence(lab: Experiment, voices: Path) -> None:
     other = Experiment(presets.nano(), seed=5, root=lab.root)
     other.corpus = lab.corpus  # not rendered anew
