@@ -236,8 +236,8 @@ def judge(
     clips, speakers = clip_counts(test)
     reason = (
         f"Tested with {clips} clips of {speakers if disjoint else 'too few'} speakers on "
-        f"{len(able)} attributes; a verdict needs {MIN_CLIPS} clips, {MIN_SPEAKERS} speakers and "
-        "2 attributes at least."
+        f"{len(able)} attribute{'s' * (len(able) != 1)}; a verdict needs {MIN_CLIPS} clips, "
+        f"{MIN_SPEAKERS} speakers and 2 attributes at least."
     )
     if disjoint and speakers < MIN_SPEAKERS:
         reason += " A column `split` gives the test more speakers."

@@ -260,8 +260,12 @@ class AudioLLM(nn.Module):
             options: for `generate` of transformers, such as do_sample, temperature and top_p.
 
         Raises:
-            ChatError: clips and placeholders do not match, or a conversation is too long.
+            ChatError: a conversation is no list of messages or too long, or clips and placeholders
+                do not match.
         """
+        if isinstance(messages, str):
+            fault = f"A conversation is a list of messages, not the text {messages!r}"
+            raise chat.ChatError(f'{fault}; write [{{"role": "user", "content": …}}].')
         alone = bool(messages) and isinstance(messages[0], dict)
         conversations = [messages] if alone else messages
         streams, waves, audios = [], [], []

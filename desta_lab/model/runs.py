@@ -94,6 +94,8 @@ def open_run(
     """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
     if not index_path(folder).is_file():
         remedy = "train one with `python -m desta_lab quickstart`"
+        if (folder / weights.WEIGHTS).is_file():
+            remedy = "it is what save_pretrained wrote; open it with AudioLLM.from_pretrained"
         raise FileNotFoundError(f"{folder}: no checkpoints of a run here; {remedy}.")
     last = list_checkpoints(folder)[-1]
     step = last["step"] if step is None else step

@@ -91,6 +91,11 @@ def test_without_audio_it_is_the_untouched_backbone_token_for_token(kind, bos):
     assert answer.audios == [[]]
 
 
+def test_a_text_is_no_conversation() -> None:
+    with pytest.raises(chat.ChatError, match="list of messages, not the text 'hello'"):
+        tiny.audio_llm().generate("hello")
+
+
 def test_with_adapters_that_learned_the_text_path_is_still_the_backbone():
     llm = tiny.audio_llm()
     before = llm.generate(tiny.conversation(), max_new_tokens=8).ids

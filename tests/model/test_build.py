@@ -214,6 +214,12 @@ def test_a_later_setting_of_the_models_is_kept_compared_and_put_back(models, tmp
             llm.load_connector(path)
 
 
+def test_a_saved_connector_is_no_run_and_the_sentence_says_how_it_opens(run, models, tmp_path):
+    run[1].save_pretrained(tmp_path / "saved")
+    with pytest.raises(FileNotFoundError, match=r"open it with AudioLLM\.from_pretrained"):
+        AudioLLM.from_run(tmp_path / "saved", root=models)
+
+
 def test_a_folder_without_a_run_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoints of a run here; train one with"):
         AudioLLM.from_run(tmp_path)
