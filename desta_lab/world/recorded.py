@@ -149,6 +149,7 @@ def build_recorded_corpus(
         "voices": voices.sha256,
         "together": together,
         "speeds": SPEEDS,
+        **spoken.attribute_facts(),
     }
     folder = cache.Provenance("corpora", {**recipe, "seed": seed}).folder(root)
     plans = [

@@ -277,3 +277,17 @@ def test_own_pieces_reach_training_targets_oracle_scores_card_and_verdict(root: 
     checkpoints.load_checkpoint(run, job.llm, 2)
     assert torch.equal(opened.connector.project.weight, job.llm.connector.project.weight)
     assert "connector.project" in opened.sites()
+
+
+@pytest.mark.weights
+def test_a_control_a_site_and_a_rule_of_ones_own_are_had_as_the_page_says(root: Path):
+    few = {"train": 8, "validation": 8, "test": 8}
+    short = {"steps": 2, "batch": 4, "test": 8, "held_out": 8, "free_form_clips": 1}
+    job = Experiment(replace(NANO, clips=few, **short), root=root, connector=MeanPool)
+    text = (Path(__file__).resolve().parents[2] / "docs" / "own.md").read_text(encoding="utf-8")
+    (code,) = (part for part in text.split("```python")[1:] if "control_margins" in part)
+    page = {"experiment": job, "MeanPool": MeanPool}
+    exec(code.split("```")[0], page)
+    assert set(page["control"]["condition"]) == {"audio"}
+    assert set(page["probed"]["kind"]) == {"probe", "random labels", "majority"}
+    assert page["supported"] is False

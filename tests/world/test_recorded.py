@@ -16,7 +16,8 @@ from desta_lab.audio import RATE
 from desta_lab.clips import CorpusError
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.model import presets
-from desta_lab.world import recorded
+from desta_lab.world import recorded, spoken
+from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import askable_attributes, describe, describe_known
 from desta_lab.world.tables import corpus_from_folder
 from tests import tiny
@@ -121,6 +122,15 @@ def test_the_same_recordings_give_the_same_clips_and_are_found_again(corpus, voi
         tmp_path, voices, CLIPS, together="language", progress=lambda *n: told.append(n[0])
     )
     assert not told, "Nothing is rendered again."
+
+
+def test_other_values_make_another_corpus(corpus, voices, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(spoken, "render_corpus", lambda one, *_: folders.append(one) or corpus)
+    recorded.build_recorded_corpus(tmp_path, voices, CLIPS)
+    monkeypatch.setitem(ATTRIBUTES, "scene", ("rain", "wind"))
+    recorded.build_recorded_corpus(tmp_path, voices, CLIPS)
+    assert len(set(folders)) == 2
 
 
 def test_another_recording_makes_another_corpus_and_nothing_is_written_beside_it(folder, tmp_path):
