@@ -60,18 +60,7 @@ def test_voices(
         ValueError: the run is not finished, or was trained on these people.
         CorpusError: the recordings cannot be used.
     """
-    name = experiment.preset.name
-    if not any((experiment.root / "runs").glob(f"{name}-self-*")):  # before a corpus is rendered
-        raise ValueError(
-            f"No run of {name} is here, so there is nothing to test on people; train it first, by "
-            "the same command without --test-voices, or take --preset nano, which ships."
-        )
-    run = experiment.run_folder("self")
-    if not trainer.is_finished(run, experiment.train_config):
-        raise ValueError(
-            f"{run.name} is not finished, so there is nothing to test on people; train it first: "
-            "the same command without --test-voices."
-        )
+    run = _find_finished(experiment)
     voices = read_voices(folder, together)
     if experiment.corpus.recipe.get("voices") == voices.sha256:
         raise ValueError(
@@ -96,6 +85,23 @@ def test_voices(
     table, left_out = score_people(experiment, corpus, steps)
     result = _write_report(experiment, voices, corpus, table, left_out, out)
     return {**result, "table": table}
+
+
+def _find_finished(experiment: Experiment) -> Path:
+    """The folder of the run, if it is finished; the corpus is not rendered to know that none is."""
+    name = experiment.preset.name
+    if not any((experiment.root / "runs").glob(f"{name}-self-*")):
+        raise ValueError(
+            f"No run of {name} is here, so there is nothing to test on people; train it first, by "
+            "the same command without --test-voices, or take --preset nano, which ships."
+        )
+    run = experiment.run_folder("self")
+    if not trainer.is_finished(run, experiment.train_config):
+        raise ValueError(
+            f"{run.name} is not finished, so there is nothing to test on people; train it first: "
+            "the same command without --test-voices."
+        )
+    return run
 
 
 # ---- scores ----

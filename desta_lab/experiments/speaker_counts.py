@@ -96,10 +96,8 @@ def _check_counts(speakers: Mapping[str, Sequence[int]], people: int) -> None:
     there = {"people": people, "synthetic": len(spoken.split_speakers("train"))}
     for kind, counts in speakers.items():
         if max(counts) > there[kind]:
-            fault = (
-                f"{max(counts)} speakers were asked for, and {there[kind]} are there to train on"
-            )
-            raise ValueError(f"{fault} ({kind}); take fewer, or record more people.")
+            fault = f"{max(counts)} speakers ({kind}) were asked for, and {there[kind]} are there"
+            raise ValueError(f"{fault} to train on; take fewer, or record more people.")
 
 
 def _choose_people(
