@@ -11,7 +11,7 @@ import pandas as pd
 from desta_lab import cache
 from desta_lab.clips import Corpus
 from desta_lab.evaluation import verdict
-from desta_lab.evaluation.statistics import add_mean_interval
+from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
 from desta_lab.experiments.experiment import Experiment, Progress, no_progress, report_each
 from desta_lab.experiments.people import CLIPS, HALVES, score_people
 from desta_lab.experiments.quickstart_figures import save_table
@@ -172,14 +172,44 @@ def summarise_speakers(table: pd.DataFrame) -> pd.DataFrame:
     return add_mean_interval(known, by, "accuracy")
 
 
+def compare_kinds(summary: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy after the most people minus that after the most synthetic voices, by attribute.
+
+    Columns: attribute, difference, and low and high of its 95 % t-interval over the seeds.
+    """
+    heard = summary[summary["condition"] == "audio"]
+    most = heard[heard["speakers"] == heard.groupby("kind")["speakers"].transform("max")]
+    wide = most.pivot_table("accuracy", ["attribute", "seed"], "kind")
+    differences = (wide["people"] - wide["synthetic"]).groupby("attribute")
+    rows = [(name, *mean_interval(values)) for name, values in differences]
+    return pd.DataFrame(rows, columns=["attribute", "difference", "low", "high"])
+
+
 def write_report(table: pd.DataFrame, out: Path, preset: Preset) -> pd.DataFrame:
     """Save figure, summary and every score to a folder; returns the summary."""
     summary = summarise_speakers(table)
     seeds = sorted(int(seed) for seed in summary["seed"].unique())
-    headline = f"Trained on so many speakers, tested on {summary['people'].max()} other people"
-    picture = claim_figures.plot_speakers(summary, headline)
+    picture = claim_figures.plot_speakers(summary, _say_headline(summary))
     about = {"preset": preset.name, "seeds": seeds}
     save_figure(picture, cache.make_folder(out), "speakers", provenance=about)
     cache.write_whole(out / "scores.csv", summary.round(4).to_csv(index=False).encode())
     save_table(table, out)
     return summary
+
+
+def _say_headline(summary: pd.DataFrame) -> str:
+    """What the most people teach more, and less, than the most synthetic voices."""
+    compared = compare_kinds(summary)
+    tests = {"more": compared["low"] > 0, "less": compared["high"] < 0}
+    said = [f"{how} about {_name(compared[rows])}" for how, rows in tests.items() if rows.any()]
+    most = summary.groupby("kind")["speakers"].max()
+    found = " and ".join(said) or "neither more nor less about anything, as far as is shown"
+    return (
+        f"{most['people']} people teach {found}\nthan {most['synthetic']} synthetic voices; "
+        f"tested on {summary['people'].max()} other people"
+    )
+
+
+def _name(compared: pd.DataFrame) -> str:
+    differences = compared[["attribute", "difference"]].itertuples(index=False, name=None)
+    return ", ".join(f"{name} ({value:+.2f})" for name, value in differences)

@@ -174,7 +174,7 @@ def plot_speakers(table: pd.DataFrame, headline: str = "") -> Picture:
             _draw_speakers(axes, own.sort_values("speakers"), series)
     panels[0][0].set_xscale("log")
     style.set_ticks(panels[0][0], sorted(table["speakers"].unique()))
-    panels[0][0].set_ylim(0, 1.03)
+    panels[0][0].set_ylim(0, 1.08)
     picture.supylabel("accuracy, calibrated ranking", fontsize=9)
     note = "dots: seeds; bars: 95 % t-interval over seeds"
     style.add_legend(picture, picture.axes, 3, note)

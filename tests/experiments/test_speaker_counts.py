@@ -81,3 +81,27 @@ def test_the_summary_has_every_control_and_intervals_over_seeds(
     )
     assert one.query("condition == 'audio'")["mean"].iloc[0] == heard["calibrated"].mean()
     assert {path.suffix for path in tmp_path.iterdir()} >= {".png", ".svg", ".csv", ".json", ".gz"}
+
+
+def test_the_most_people_are_compared_with_the_most_voices_over_the_seeds() -> None:
+    rows = [
+        {
+            "kind": kind,
+            "speakers": n,
+            "condition": "audio",
+            "attribute": name,
+            "seed": seed,
+            "accuracy": value + 0.01 * seed,
+        }
+        for kind, n, name, value in [
+            ("people", 2, "rate", 0.1),
+            ("people", 12, "rate", 0.8),
+            ("people", 12, "scene", 0.5),
+            ("synthetic", 40, "rate", 0.6),
+            ("synthetic", 40, "scene", 0.9),
+        ]
+        for seed in range(3)
+    ]
+    compared = speaker_counts.compare_kinds(pd.DataFrame(rows)).set_index("attribute")
+    assert compared["difference"].round(6).to_dict() == {"rate": 0.2, "scene": -0.4}
+    assert (compared["low"] <= compared["difference"]).all()
