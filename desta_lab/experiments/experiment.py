@@ -1,8 +1,8 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_cl
 from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments import rows
+from desta_lab.experiments import rows, tracking
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.model import build, chat, weights
@@ -43,8 +43,6 @@ RUNS = ("self", "label")  # the two runs of the claim
 AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
 
 Item = TypeVar("Item")
-Log = Callable[[int, Mapping[str, float]], None]  # takes a step and what is known of it
-LOGGED = ("loss", "lr", "grad_norm")
 Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)
 
 
@@ -358,8 +356,8 @@ class Experiment:
         folder = self.run_folder(kind)
         if processes.broadcast(trainer.is_finished(folder, self.train_config)):
             if self.track is not None:
-                with self._tracked(folder.name, kind) as log:
-                    _log_records(folder, log)
+                with self._open_log(folder.name, kind) as log:
+                    tracking.log_records(folder, log)
             return folder
         training_rows, soft = self.training_rows(kind)
         features = self.features
@@ -369,12 +367,12 @@ class Experiment:
         def report_step(step: int, steps: int, record: dict[str, Any]) -> None:
             nonlocal begun
             if self.track is not None and not begun:
-                _log_records(folder, log, before=step)  # of a run that goes on
+                tracking.log_records(folder, log, before=step)  # of a run that goes on
             begun = True
-            log(step, {name: record[name] for name in LOGGED})
+            log(step, {name: record[name] for name in tracking.LOGGED})
             report(step, steps, record)
 
-        with self.costs.stage(f"train {kind}"), self._tracked(folder.name, kind) as log:
+        with self.costs.stage(f"train {kind}"), self._open_log(folder.name, kind) as log:
             trainer.train(
                 self.llm,
                 features,
@@ -387,21 +385,8 @@ class Experiment:
             )
         return folder
 
-    @contextmanager
-    def _tracked(self, name: str, kind: str) -> Iterator[Log]:
-        """What logs to a tracker's run of this name, if anything is tracked; rank 0 alone does."""
-        if self.track is None or not processes.is_main_rank():
-            yield lambda step, values: None
-            return
-        tracker = self.track(name)
-        facts = cache.to_plain(self.run_config(kind))
-        tracker.store_init_configuration(
-            {key: v if isinstance(v, str | float | int) else str(v) for key, v in facts.items()}
-        )
-        try:
-            yield lambda step, values: tracker.log(dict(values), step=step)
-        finally:
-            tracker.finish()
+    def _open_log(self, name: str, kind: str) -> AbstractContextManager[tracking.Log]:
+        return tracking.open_log(self.track, name, lambda: self.run_config(kind))
 
     def _reset_connector(self) -> None:
         """Take back what was learned: the connector of this seed, the backbone as published."""
@@ -461,8 +446,8 @@ class Experiment:
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")
             )
         if self.track is not None:
-            with self._tracked(f"{folder.name}-scores", kind) as log:
-                _log_scores(scores, log)
+            with self._open_log(f"{folder.name}-scores", kind) as log:
+                tracking.log_scores(scores, log)
         return pd.concat(scores, ignore_index=True).assign(run=kind, seed=self.seed)
 
     def score_checkpoint(self, folder: Path, checkpoint: dict[str, Any]) -> pd.DataFrame:
@@ -560,21 +545,6 @@ class Experiment:
             ids = self.llm.generate_ids([stream], embeddings, max_new_tokens=32)
             rows.append((condition, self.llm.backbone.decode(ids[0])))
         return pd.DataFrame(rows, columns=["condition", "answer"])
-
-
-def _log_records(folder: Path, log: Log, before: int | None = None) -> None:
-    """Log the steps that a run on disk has taken, or those before one."""
-    for record in checkpoints.read_records(folder):
-        if before is None or record["step"] < before:
-            log(record["step"], {name: record[name] for name in LOGGED})
-
-
-def _log_scores(scores: Sequence[pd.DataFrame], log: Log) -> None:
-    """Log the mean calibrated accuracy of every rung under every condition, at each checkpoint."""
-    for table in scores:
-        means = table.groupby(["rung", "condition"])["calibrated"].mean()
-        values = {f"accuracy/rung {rung}/{name}": float(v) for (rung, name), v in means.items()}
-        log(int(table["step"].iloc[0]), values)
 
 
 def are_enough(clips: list[Clip]) -> bool:
