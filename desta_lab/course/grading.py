@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,24 +121,33 @@ def _shorten(text: str) -> str:
 
 @contextmanager
 def _keep_files() -> Iterator[list[str]]:
-    """Put the package's and the notebooks' files back as they were, and list those that changed."""
+    """Put the package's and the notebooks' files back as they were, and list those that changed.
+
+    What they became is moved to a folder that a warning names: it may be the work of a person.
+    """
     changed: list[str] = []
     before = _read_files()
     try:
         yield changed
     finally:
-        now = _read_files()
+        now, aside = _read_files(), None
         for path in sorted(before.keys() | now.keys()):
             if before.get(path) == now.get(path):
                 continue
             changed.append(path.name)
-            path.unlink(missing_ok=True)
+            if path in now:
+                aside = aside or Path(tempfile.mkdtemp(prefix="changed-while-grading-"))
+                shutil.move(path, aside / f"{len(changed)}-{path.name}")
             if path in before:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(before[path])
         compiled = [*PACKAGE.rglob("__pycache__")]  # it can differ from its source
         for folder in compiled:
             shutil.rmtree(folder, ignore_errors=True)
+        if aside:
+            names = ", ".join(changed)
+            fault = f"Files of the package changed while a submission was graded ({names})"
+            warnings.warn(f"{fault}; they are put back, and lie changed in {aside}.", stacklevel=3)
 
 
 def _read_files() -> dict[Path, bytes]:

@@ -450,6 +450,7 @@ def test_the_command_names_the_submissions_for_a_person_to_read(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Files of the package changed")
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_no_attack_passes_and_none_changes_the_next_submissions_marks(
     tmp_path: Path, tiny_course: None, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -571,7 +572,10 @@ def test_a_submission_that_changes_the_packages_files_is_named_and_they_are_put_
         deceive(client, **how)
 
     monkeypatch.setattr(grading.NotebookClient, "execute", execute)
-    table, _ = grading.grade_files([hand_in(tmp_path, GOOD, number="99")])
+    with pytest.warns(UserWarning, match="lie changed in") as said:
+        table, _ = grading.grade_files([hand_in(tmp_path, GOOD, number="99")])
+    aside = Path(str(said[0].message).rpartition("lie changed in ")[2].removesuffix("."))
+    assert {one.read_text() for one in aside.iterdir() if not one.is_symlink()} == {"lenient"}
     assert set(table["state"]) == {"read by a person"}
     assert set(table["touches"]) == {"the file b.py, the file a, the file a.py, the file a.so"}
     assert check.read_text() == "strict" and kept.read_text() == "kept"
