@@ -30,11 +30,12 @@ HEIGHTS = {  # how high a claim reaches: measure → how its answers are had
     "calibrated": "with options ranked",
     "said": "in the backbone's own words",
 }
+*_FIRST, _LAST = CONTROLS.values()
 RULE = (
     "SUPPORTED if, {how} and on {units} never heard in training, rung 0 is above chance; most "
-    "rung-3 attributes of the self-generated run are above {controls} (paired 95 % intervals over "
-    "{units}); the bare-label run has not risen on most attributes other than its own; and the "
-    "self-generated run's mean on those is higher."
+    f"rung-3 attributes of the self-generated run are above {', '.join(_FIRST)} and {_LAST} "
+    "(paired 95 % intervals over {units}); the bare-label run has not risen on most attributes "
+    "other than its own; and the self-generated run's mean on those is higher."
 )
 
 
@@ -213,10 +214,7 @@ def judge_claim(
     asked = sorted({attribute[task] for task in margins[OWN]})
     other_tasks = [task for task in margins[OWN] if attribute[task] != label_attribute]
     ground, fifth = (_rung_interval(table, last[OWN], rung, measure) for rung in (0, 5))
-    *first, last_control = CONTROLS.values()
-    controls = f"{', '.join(first)} and {last_control}"
-    rule = RULE.format(units=units, how=HEIGHTS[measure], controls=controls)
-    about_rung_5 = _about_rung_5(fifth)
+    rule, about_rung_5 = RULE.format(units=units, how=HEIGHTS[measure]), _about_rung_5(fifth)
     if not other_tasks:
         reason = (
             "Even when it reads the description, the backbone answers no rung-3 question about "

@@ -414,7 +414,7 @@ def score_corpus_sizes(curves: pd.DataFrame) -> pd.DataFrame:
         crossed = crossing_steps(_steps(curve), curve["audio"].to_numpy() >= HALF)
         ends = curve[["audio", *OTHER_AUDIO]].iloc[-1]
         rows.append((*run, *crossed, *ends, curve["audio"].iloc[0]))
-    columns = [*RUN, "first", "stable", "score", "shuffled", "silence", "untrained"]
+    columns = [*RUN, "first", "stable", "score", *OTHER_AUDIO, "untrained"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -20,15 +20,12 @@ from desta_lab.training import checkpoints
 from desta_lab.views import claim_figures
 from desta_lab.views.saving import save_figure
 from desta_lab.world import recorded, spoken
+from desta_lab.world.attributes import ATTRIBUTES
 
 CLIPS_EACH = 24  # training clips of a speaker, so that more speakers are also more clips
 SHARES = {"train": 12.0, "validation": 3.0, "test": 8.0}  # of people; they are proportions
 SPEAKERS = {"people": (2, 6, 12), "synthetic": (2, 12, 40)}  # of training, by kind of voice
-SPARE = {
-    "validation": 96,
-    "test": 16,
-}  # clips that a corpus needs besides; nothing is read off them
-GENDERS = ("female", "male")
+SPARE = {"validation": 96, "test": 16}  # clips that a corpus needs besides; no score is of them
 ARM = ["kind", "speakers", "seed"]
 
 
@@ -78,13 +75,12 @@ def compare_speakers(
     arms = [(kind, n, seed) for seed in seeds for kind, counts in speakers.items() for n in counts]
     tables = []
     for kind, count, seed in report_each(arms, progress("arms")):
-        how: dict[str, Any] = {"seconds": preset.seconds, "seed": seed}
+        how: Any = {"seed": seed, "root": root, "progress": progress}
         if kind == "people":
-            corpus = _choose_people(root, voices, dealt, count, clips_each, **how)
+            corpus = _choose_people(preset, voices, dealt, count, clips_each, **how)
         else:
-            corpus = _choose_synthetic(root, count, clips_each, **how)
-        arm = replace(preset, every_checkpoint=False)
-        job = Experiment(arm, seed=seed, corpus=corpus, root=root, progress=progress)
+            corpus = _choose_synthetic(preset, count, clips_each, **how)
+        job = Experiment(replace(preset, every_checkpoint=False), corpus=corpus, **how)
         listed = checkpoints.list_checkpoints(job.train("self"))
         table, _ = score_people(job, test, [listed[0], listed[-1]])
         tables.append(table.assign(kind=kind, speakers=count, seed=seed))
@@ -101,32 +97,34 @@ def _check_counts(speakers: Mapping[str, Sequence[int]], people: int) -> None:
 
 
 def _choose_people(
-    root: Path,
+    preset: Preset,
     voices: recorded.Voices,
     dealt: Mapping[str, Sequence[str]],
     count: int,
     clips_each: int,
     *,
-    seconds: float,
     seed: int,
+    root: Path,
+    progress: Progress,
 ) -> Corpus:
     """A corpus whose training clips are of `count` of the people dealt to training."""
     genders = {name: voices.about[name].get("gender", "") for name in dealt["train"]}
     chosen = _draw_speakers(genders, count, seed)
     own = recorded.choose_speakers(voices, {**dealt, "train": chosen})
     clips = {"train": clips_each * count, **SPARE}
-    return recorded.build_recorded_corpus(root, own, clips, seconds=seconds, seed=seed)
+    report = progress("voices")
+    return recorded.build_recorded_corpus(
+        root, own, clips, seconds=preset.seconds, seed=seed, progress=report
+    )
 
 
 def _choose_synthetic(
-    root: Path, count: int, clips_each: int, *, seconds: float, seed: int
+    preset: Preset, count: int, clips_each: int, *, seed: int, **how: Any
 ) -> Corpus:
     """The spoken world with the training clips of `count` of its voices."""
     genders = {one.name: one.gender for one in spoken.split_speakers("train")}
     clips = {"train": clips_each * len(genders), **SPARE}
-    how: Any = {"clips": clips, "seconds": seconds, "seed": seed}
-    folder = spoken.spoken_provenance(**how).folder(root)
-    world = spoken.build_spoken_corpus(folder, **how)
+    world = Experiment(replace(preset, clips=clips), seed=seed, **how).corpus
     chosen = _draw_speakers(genders, count, seed)
     splits = {**world.splits, "train": tuple(sorted(chosen))}
     kept = {name for names in splits.values() for name in names}
@@ -144,7 +142,9 @@ def _draw_speakers(genders: Mapping[str, str], count: int, seed: int) -> list[st
     if count == len(genders):
         return list(genders)
     rng = np.random.default_rng([seed, count])
-    orders = [rng.permutation([s for s, own in genders.items() if own == g]) for g in GENDERS]
+    orders = [
+        rng.permutation([s for s, own in genders.items() if own == g]) for g in ATTRIBUTES["gender"]
+    ]
     chosen = [str(name) for order in orders for name in order[: count // 2]]
     rest = rng.permutation([name for name in genders if name not in chosen])
     return [*chosen, *map(str, rest[: count - len(chosen)])]
@@ -186,13 +186,12 @@ def compare_kinds(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_report(table: pd.DataFrame, out: Path, preset: Preset) -> pd.DataFrame:
-    """Save figure, summary and every score to a folder; returns the summary."""
+    """Save the figure with its table, the summary, and every score; returns the summary."""
     summary = summarise_speakers(table)
     seeds = sorted(int(seed) for seed in summary["seed"].unique())
     picture = claim_figures.plot_speakers(summary, _say_headline(summary))
     about = {"preset": preset.name, "seeds": seeds}
     save_figure(picture, cache.make_folder(out), "speakers", provenance=about)
-    cache.write_whole(out / "scores.csv", summary.round(4).to_csv(index=False).encode())
     save_table(table, out)
     return summary
 
