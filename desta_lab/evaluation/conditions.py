@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
 from desta_lab.clips import Clip
+from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.world.describe import attribute_clause, describe
 
@@ -42,6 +44,30 @@ def shuffled_partners(clips: Sequence[Clip]) -> list[int]:
     if len(set(speakers)) < 2:
         raise ValueError("Shuffled audio needs clips of two speakers or more; take a larger split.")
     return [int(rng.choice(np.flatnonzero(speakers != speaker))) for speaker in speakers]
+
+
+def ask_each(
+    llm: AudioLLM, wave: Float[np.ndarray, "sample"], description: str, question: str
+) -> pd.DataFrame:
+    """Answers to a question with the clip, with silence, with its description, and with nothing.
+
+    Columns: condition, answer. A reader can see with them what the clip itself tells.
+    """
+    heard = chat.audio_messages(question)
+    read = chat.description_messages(description, question)
+    given = {
+        "with the clip": (heard, embed_clips(llm, llm.encoder.encode([wave]))),
+        "with silence": (heard, embed_silence(llm)),
+        "reading the description": (read, None),
+        "without the clip": (chat.description_messages("", question), None),
+    }
+    rows = []
+    for condition, (messages, embeddings) in given.items():
+        slots = 0 if embeddings is None else llm.queries
+        stream = chat.build_stream(llm.backbone.tokenizer, messages, slots)
+        ids = llm.generate_ids([stream], embeddings, max_new_tokens=32)
+        rows.append((condition, llm.backbone.decode(ids[0])))
+    return pd.DataFrame(rows, columns=["condition", "answer"])
 
 
 # ---- conditions of audio ----

@@ -57,6 +57,14 @@ class CorpusTasks:
         named = [task for task in asked if task.name == f"ask_{attribute}"]
         return next((task.question for task in [*named, *asked]), None)
 
+    def run_facts(self, kind: str, label: str) -> dict[str, Any]:
+        """What somebody's own pieces change of a run of this kind; nothing where they do not."""
+        kinds = {"descriptions": ("self", "hard", "other"), "attributes": ("template",)}
+        facts = {name: self.own[name] for name in kinds if name in self.own and kind in kinds[name]}
+        if kind == "label" and "tasks" in self.own:
+            facts["question"] = self.label_question(label)
+        return facts
+
 
 def corpus_tasks(
     corpus: Corpus | None,

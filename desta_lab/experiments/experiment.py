@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,28 +13,22 @@ from torch import nn
 from desta_lab import audio, cache, processes
 from desta_lab.cache import Provenance
 from desta_lab.clips import Clip, ClipSplits, Corpus, balance_speakers, split_clips
-from desta_lab.evaluation import conditions, verdict
-from desta_lab.evaluation.evaluate import FreeForm, evaluate
+from desta_lab.evaluation import conditions
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import rows, tracking
 from desta_lab.experiments.corpus_tasks import clip_counts, corpus_tasks
 from desta_lab.experiments.costs import StageCosts
-from desta_lab.model import build, chat, weights
+from desta_lab.experiments.scoring_plan import ScoringPlan
+from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.connector import OwnConnector
 from desta_lab.model.presets import MEASURED, Preset, hashed_fields, part_id
 from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
-from desta_lab.training.targets import (
-    TOP_K,
-    Target,
-    generate_soft_targets,
-    label_target,
-    template_target,
-)
+from desta_lab.training.targets import TOP_K, Target, generate_soft_targets
 from desta_lab.world import spoken, tables
-from desta_lab.world.describe import describe
 
 MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
 RUNS = ("self", "label")  # the two runs of the claim
@@ -209,32 +202,18 @@ class Experiment:
         models = {name: v for name, v in self.llm.provenance.items() if name not in AUDIO_FACTS}
         return Provenance(kind, {**models, **facts})
 
-    def _asked(self, test: Sequence[Clip], calibration: Sequence[Clip]) -> dict[str, Any]:
-        """The facts of which clips are asked what."""
-        return {
-            "corpus": self.corpus.hash,
-            "test": [clip.id for clip in test],
-            "calibration": [clip.id for clip in calibration],
-            "tasks": [repr(task) for task in self.tasks],
-        }
-
     # ---- targets and training rows ----
-
-    def _pairs(self, clips: Sequence[Clip]) -> list[tuple[str, str]]:
-        """(description, prompt) of each clip."""
-        prompts = rows.assign_prompts(clips, self.asked.prompts)
-        descriptions = [self.describe(clip.attributes) for clip in clips]
-        return list(zip(descriptions, prompts, strict=True))
-
-    @cached_property
-    def _all_pairs(self) -> list[tuple[str, str]]:
-        return list(dict.fromkeys(self._pairs(self.splits.clips["train"])))
 
     @property
     def targets_provenance(self) -> Provenance:
         """What determines the self-generated targets."""
         how = {"max_new_tokens": rows.MAX_NEW_TOKENS, "top_k": TOP_K}
-        return self.text_provenance("targets", pairs=self._all_pairs, **how)
+        return self.text_provenance("targets", pairs=self._training_pairs, **how)
+
+    @cached_property
+    def _training_pairs(self) -> list[tuple[str, str]]:
+        """(description, prompt) of all training clips, none twice."""
+        return list(dict.fromkeys(rows.pair_clips(self.splits.clips["train"], self.asked)))
 
     @cached_property
     def targets(self) -> rows.Targets:
@@ -247,8 +226,9 @@ class Experiment:
             max_new_tokens=rows.MAX_NEW_TOKENS,
         )
         with self.costs.stage("targets"):
+            progress, pairs = self.progress("targets"), self._training_pairs
             return rows.find_or_write_parts(
-                self.root, self.targets_provenance, self._all_pairs, write, self.progress("targets")
+                self.root, self.targets_provenance, pairs, write, progress
             )
 
     def training_rows(self, kind: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -260,7 +240,7 @@ class Experiment:
                 or `other` (another LLM's words).
         """
         train = self.clips("train")
-        pairs = self._pairs(train)
+        pairs = rows.pair_clips(train, self.asked)
         clips, targets = self.targets_of_kind(kind, train, pairs)
         soft = self.targets.of_pairs(pairs).soft if kind == "self" else None
         name = self.own_corpus.name if self.own_corpus else "spoken"
@@ -272,34 +252,15 @@ class Experiment:
         """The clips that have a target of a kind, and their targets.
 
         Args:
-            kind: as for `training_rows`; a clip without the label's attribute has no label.
+            kind: as for `training_rows`.
             pairs: the (description, prompt) of each clip.
 
         Raises:
             ValueError: the nano LLM, which is the other writer, cannot write here.
         """
-        label = self.preset.label
-        if kind == "label":
-            clips = [clip for clip in clips if label in clip.attributes]
-            question = self.asked.label_question(label) or ""
-            return clips, [label_target(clip, label, question) for clip in clips]
-        if kind == "template":
-            asked = zip(clips, pairs, strict=True)
-            return clips, [
-                template_target(clip, prompt, self.values, self.describe)
-                for clip, (_, prompt) in asked
-            ]
-        if kind != "other":
+        if kind in rows.WRITTEN:
             return clips, self.targets.of_pairs(pairs).rows
-        if not self.nano_writes:
-            raise ValueError("The other LLM is nano; take the spoken world and the preset cpu.")
-        return clips, rows.nano_targets(pairs)
-
-    @property
-    def nano_writes(self) -> bool:
-        """Whether nano can be the other writer: of its own world, beside another backbone."""
-        own_world = self.describe is describe and weights.NANO_FOLDER.is_dir()
-        return own_world and not self.preset.glass_box
+        return rows.other_targets(kind, clips, pairs, self.asked, self.preset)
 
     # ---- runs ----
 
@@ -317,11 +278,14 @@ class Experiment:
             sources[kind] = self.targets_provenance.key
         if kind == "other":
             sources[kind] = weights.hash_folder(weights.NANO_FOLDER)
+        own = self.connector is not None
+        start = {"connector_start": hash_tensors(self._new_connector())} if own else {}
         return {
             **self.llm.provenance,
             "target": kind,
             "targets": sources[kind],
-            **self._own_facts(kind),
+            **self.asked.run_facts(kind, self.preset.label),
+            **start,
             "prompts": list(self.asked.prompts),
             "train_config": hashed_fields(self.train_config),
             "corpus": self.corpus.hash,
@@ -330,22 +294,6 @@ class Experiment:
             "device": self.llm.backbone.device.type,
         }
 
-    def _own_facts(self, kind: str) -> dict[str, Any]:
-        """What somebody's own pieces change of a run of this kind; nothing where they do not."""
-        kinds = {"descriptions": ("self", "hard", "other"), "attributes": ("template",)}
-        own = self.asked.own
-        facts = {name: own[name] for name in kinds if name in own and kind in kinds[name]}
-        if kind == "label" and "tasks" in own:
-            facts["question"] = self.asked.label_question(self.preset.label)
-        if self.connector is not None:
-            facts["connector_start"] = self._connector_start
-        return facts
-
-    @cached_property
-    def _connector_start(self) -> str:
-        """One sha256 of the tensors that an own connector begins with."""
-        return hash_tensors(self._new_connector())
-
     def run_folder(self, kind: str) -> Path:
         """The folder of a run, named by what determines it."""
         name = f"{self.preset.name}-{kind}"
@@ -353,26 +301,23 @@ class Experiment:
 
     def train(self, kind: str) -> Path:
         """Collective: train a run, go on with it, or find it finished; returns its folder."""
-        folder = self.run_folder(kind)
+        folder, config = self.run_folder(kind), partial(self.run_config, kind)
         if processes.broadcast(trainer.is_finished(folder, self.train_config)):
-            if self.track is not None:
-                with self._open_log(folder.name, kind) as log:
-                    tracking.log_records(folder, log)
+            tracking.log_finished(self.track, folder, config)
             return folder
         training_rows, soft = self.training_rows(kind)
-        features = self.features
-        self._reset_connector()
-        report, begun = self.progress(f"train {kind}"), False
+        features, report = self.features, self.progress(f"train {kind}")
+        self.llm.backbone.reset_tuning()
+        self.llm.connector.load_state_dict(self._new_connector().state_dict())
+        with (
+            self.costs.stage(f"train {kind}"),
+            tracking.log_training(self.track, folder, config) as log,
+        ):
 
-        def report_step(step: int, steps: int, record: dict[str, Any]) -> None:
-            nonlocal begun
-            if self.track is not None and not begun:
-                tracking.log_records(folder, log, before=step)  # of a run that goes on
-            begun = True
-            log(step, {name: record[name] for name in tracking.LOGGED})
-            report(step, steps, record)
+            def report_step(step: int, steps: int, record: dict[str, Any]) -> None:
+                log(step, record)
+                report(step, steps, record)
 
-        with self.costs.stage(f"train {kind}"), self._open_log(folder.name, kind) as log:
             trainer.train(
                 self.llm,
                 features,
@@ -385,14 +330,6 @@ class Experiment:
             )
         return folder
 
-    def _open_log(self, name: str, kind: str) -> AbstractContextManager[tracking.Log]:
-        return tracking.open_log(self.track, name, lambda: self.run_config(kind))
-
-    def _reset_connector(self) -> None:
-        """Take back what was learned: the connector of this seed, the backbone as published."""
-        self.llm.backbone.reset_tuning()
-        self.llm.connector.load_state_dict(self._new_connector().state_dict())
-
     def _new_connector(self) -> nn.Module:
         """The connector as training begins with it."""
         shape = self.preset.connector if self.connector is None else self.connector
@@ -400,15 +337,19 @@ class Experiment:
 
     # ---- scores ----
 
+    @cached_property
+    def scoring_plan(self) -> ScoringPlan:
+        """Which clips are asked what at each checkpoint."""
+        test, calibration = self.clips("test"), self.clips("validation")
+        return ScoringPlan(self.preset, self.corpus.hash, self.tasks, test, calibration)
+
     @property
     def oracle_provenance(self) -> Provenance:
         """What determines the scores of the text oracle."""
-        asked = self._asked(self.clips("test"), self.clips("validation"))
-        read = self.asked.own.get("descriptions")
-        asked |= {} if read is None else {"descriptions": read}
-        return self.text_provenance(
-            "oracles", **asked, free_form=self._free_form_facts(self.train_config.steps)
-        )
+        facts = self.scoring_plan.facts(self.preset.steps)
+        if (read := self.asked.own.get("descriptions")) is not None:
+            facts["descriptions"] = read
+        return self.text_provenance("oracles", **facts)
 
     def oracle(self) -> pd.DataFrame:
         """The scores of the text oracle on every task: the untouched backbone reads."""
@@ -419,10 +360,9 @@ class Experiment:
             table = evaluate(
                 self.llm,
                 self.tasks,
-                self.clips("test"),
-                self.clips("validation"),
+                *self.scoring_plan.clips(self.preset.steps),
                 conditions=[conditions.ORACLE],
-                free_form=self._free_form(self.train_config.steps),
+                free_form=self.scoring_plan.free_form(self.preset.steps),
                 describe=self.describe,
             )
             report(1, 1)
@@ -445,9 +385,8 @@ class Experiment:
             scores = processes.map_over_ranks(
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")
             )
-        if self.track is not None:
-            with self._open_log(f"{folder.name}-scores", kind) as log:
-                tracking.log_scores(scores, log)
+        config = partial(self.run_config, kind)
+        tracking.log_scores(self.track, f"{folder.name}-scores", config, scores)
         return pd.concat(scores, ignore_index=True).assign(run=kind, seed=self.seed)
 
     def score_checkpoint(self, folder: Path, checkpoint: dict[str, Any]) -> pd.DataFrame:
@@ -458,10 +397,10 @@ class Experiment:
             return evaluate(
                 self.llm,
                 self.tasks,
-                *self._scored_clips(step),
+                *self.scoring_plan.clips(step),
                 self.features,
                 transcripts=self.preset.transcript,
-                free_form=self._free_form(step),
+                free_form=self.scoring_plan.free_form(step),
             )
 
         step = checkpoint["step"]
@@ -472,37 +411,11 @@ class Experiment:
         """What determines the scores of one checkpoint."""
         return self.provenance(
             "scores",
-            **self._asked(*self._scored_clips(checkpoint["step"])),
+            **self.scoring_plan.facts(checkpoint["step"]),
             checkpoint=checkpoint["sha256"],
             conditions=list(conditions.AUDIO_CONDITIONS),
             transcript=self.preset.transcript,
-            free_form=self._free_form_facts(checkpoint["step"]),
         )
-
-    def _scored_clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
-        """Clips to score and to calibrate with: all at the first and last step, else half.
-
-        Half of a small test keeps two clips: the first two are of different speakers.
-        """
-        part = 1 if step in (0, self.train_config.steps) else 2
-        test, calibration = self.clips("test"), self.clips("validation")
-        return test[: max(2, len(test) // part)], calibration[: len(calibration) // part]
-
-    def _free_form(self, step: int) -> list[FreeForm]:
-        """What is answered in words: at the ends rung 3 about every test clip, else about few."""
-        few, last = self.preset.free_form_clips, step == self.train_config.steps
-        clips = self.preset.test if last or step == 0 else few
-        asked = [FreeForm(clips, [t for t in self.tasks if t.rung == 3], max_new_tokens=16)]
-        others = [t for t in self.tasks if t.rung != 3]
-        if last and others:
-            asked.append(FreeForm(2 * few, others))
-        return asked if few else []
-
-    def _free_form_facts(self, step: int) -> list[Any]:
-        return [
-            [one.clips, one.max_new_tokens, [task.name for task in one.tasks]]
-            for one in self._free_form(step)
-        ]
 
     def score_table(self) -> pd.DataFrame:
         """Collective: every score of both runs, trained first if need be.
@@ -520,31 +433,11 @@ class Experiment:
         ]
         return pd.concat([*scores, *copies], ignore_index=True)
 
-    def able_attributes(self) -> list[str]:
-        """The attributes whose question the backbone answers when it reads the description."""
-        able = verdict.able_tasks(self.oracle())
-        tasks = [task for task in self.tasks if task.rung == 3 and task.name in able]
-        return list(dict.fromkeys(task.attribute for task in tasks))
-
     def ask(self, clip: Clip, question: str) -> pd.DataFrame:
         """Ask one question with the clip, with silence, with its description, and with nothing."""
         checkpoints.load_checkpoint(self.train("self"), self.llm, self.train_config.steps)
-        states = self.llm.encoder.encode([audio.read_audio(self.corpus.path(clip))])
-        heard = chat.audio_messages(question)
-        read = chat.description_messages(self.describe(clip.attributes), question)
-        given = {
-            "with the clip": (heard, conditions.embed_clips(self.llm, states)),
-            "with silence": (heard, conditions.embed_silence(self.llm)),
-            "reading the description": (read, None),
-            "without the clip": (chat.description_messages("", question), None),
-        }
-        rows = []
-        for condition, (messages, embeddings) in given.items():
-            slots = 0 if embeddings is None else self.llm.queries
-            stream = chat.build_stream(self.llm.backbone.tokenizer, messages, slots)
-            ids = self.llm.generate_ids([stream], embeddings, max_new_tokens=32)
-            rows.append((condition, self.llm.backbone.decode(ids[0])))
-        return pd.DataFrame(rows, columns=["condition", "answer"])
+        wave, description = audio.read_audio(self.corpus.path(clip)), self.describe(clip.attributes)
+        return conditions.ask_each(self.llm, wave, description, question)
 
 
 def are_enough(clips: list[Clip]) -> bool:

@@ -19,6 +19,7 @@ from desta_lab.evaluation.conditions import ORACLE
 from desta_lab.evaluation.scoring import missing_values
 from desta_lab.evaluation.statistics import pool_seeds
 from desta_lab.evaluation.tasks import Task
+from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import (
     MIN_CLIPS,
@@ -67,7 +68,7 @@ def run_quickstart(experiment: Experiment, out: Path | None = None) -> dict[str,
     begin = time.perf_counter()
     out = cache.make_folder(out or experiment.figures_folder("quickstart"))
     brought = experiment.own_corpus or experiment.asked.own
-    if brought and not experiment.able_attributes():  # before minutes of training
+    if brought and not able_attributes(experiment):  # before minutes of training
         description = experiment.describe(experiment.clips("test")[0].attributes)
         raise ValueError(
             f"{part_id(experiment.preset.backbone)} answers no question about "
@@ -230,7 +231,7 @@ def judge(
     disjoint = experiment.splits.disjoint_speakers
     units = "speakers" if disjoint else "clips"
     judged = verdict.judge_claim(table, experiment.preset.label, units=units, measure=measure)
-    test, able = experiment.clips("test"), experiment.able_attributes()
+    test, able = experiment.clips("test"), able_attributes(experiment)
     if not experiment.own_corpus or (are_enough(test) and len(able) > 1):
         return judged
     clips, speakers = clip_counts(test)
@@ -242,6 +243,13 @@ def judge(
     if disjoint and speakers < MIN_SPEAKERS:
         reason += " A column `split` gives the test more speakers."
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
+
+
+def able_attributes(experiment: Experiment) -> list[str]:
+    """The attributes whose question the backbone answers when it reads the description."""
+    able = verdict.able_tasks(experiment.oracle())
+    tasks = [task for task in experiment.tasks if task.rung == 3 and task.name in able]
+    return list(dict.fromkeys(task.attribute for task in tasks))
 
 
 # ---- what a kind of target keeps ----
@@ -272,7 +280,7 @@ def coverage_provenance(experiment: Experiment) -> cache.Provenance:
         "coverage",
         label=experiment.preset.label,
         corpus=experiment.corpus.hash,
-        other=experiment.nano_writes,
+        other=rows.can_nano_write(experiment.asked, experiment.preset),
         **experiment.asked.own,
     )
 
@@ -284,7 +292,8 @@ def all_targets(experiment: Experiment) -> dict[str, list[Target]]:
     pairs = [(row.description, row.prompt) for row in experiment.targets.rows]
     clips = [clip_of[description] for description, _ in pairs]
     found = {}
-    for kind in ("self", "label", "template", *["other"] * experiment.nano_writes):
+    other = ["other"] * rows.can_nano_write(experiment.asked, experiment.preset)
+    for kind in ("self", "label", "template", *other):
         known, targets = experiment.targets_of_kind(kind, clips, pairs)
         found[kind] = [
             replace(target, description=describe(clip.attributes))

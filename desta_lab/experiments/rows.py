@@ -12,15 +12,20 @@ import torch
 from desta_lab import cache, processes
 from desta_lab.cache import Provenance
 from desta_lab.clips import Clip
+from desta_lab.experiments.corpus_tasks import CorpusTasks
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.presets import Preset
 from desta_lab.model.weights import NANO_FOLDER, hash_folder
 from desta_lab.training.targets import (
     SoftTarget,
     Target,
     check_writer,
     generate_targets,
+    label_target,
+    template_target,
     training_row,
 )
+from desta_lab.world.describe import describe
 
 KINDS = ("self", "hard", "label", "template", "other")
 WRITTEN = ("self", "hard")  # by the backbone itself
@@ -49,6 +54,12 @@ def assign_prompts(clips: Sequence[Clip], prompts: Sequence[str]) -> list[str]:
     """One of the prompts for each clip, by the hash of its id: it keeps it among fewer clips."""
     digests = [hashlib.sha256(clip.id.encode()).hexdigest() for clip in clips]
     return [prompts[int(digest, 16) % len(prompts)] for digest in digests]
+
+
+def pair_clips(clips: Sequence[Clip], asked: CorpusTasks) -> list[tuple[str, str]]:
+    """(description, prompt) of each clip."""
+    descriptions = [asked.describe(clip.attributes) for clip in clips]
+    return list(zip(descriptions, assign_prompts(clips, asked.prompts), strict=True))
 
 
 # ---- the backbone's own words ----
@@ -128,6 +139,37 @@ def find_or_write_parts(
 
 
 # ---- other words ----
+
+
+def other_targets(
+    kind: str, clips: Sequence[Clip], pairs: Pairs, asked: CorpusTasks, preset: Preset
+) -> tuple[Sequence[Clip], list[Target]]:
+    """The clips that have a target which the backbone did not write, and their targets.
+
+    Args:
+        kind: `label`, which a clip without the label's attribute has not, `template` or `other`.
+        pairs: the (description, prompt) of each clip.
+
+    Raises:
+        ValueError: the nano LLM, which is the other writer, cannot write here.
+    """
+    if kind == "label":
+        clips = [clip for clip in clips if preset.label in clip.attributes]
+        question = asked.label_question(preset.label) or ""
+        return clips, [label_target(clip, preset.label, question) for clip in clips]
+    if kind == "template":
+        return clips, [
+            template_target(clip, prompt, asked.values, asked.describe)
+            for clip, (_, prompt) in zip(clips, pairs, strict=True)
+        ]
+    if not can_nano_write(asked, preset):
+        raise ValueError("The other LLM is nano; take the spoken world and the preset cpu.")
+    return clips, nano_targets(pairs)
+
+
+def can_nano_write(asked: CorpusTasks, preset: Preset) -> bool:
+    """Whether nano can be the other writer: of its own world, beside another backbone."""
+    return asked.describe is describe and NANO_FOLDER.is_dir() and not preset.glass_box
 
 
 def nano_targets(pairs: Pairs) -> list[Target]:

@@ -10,14 +10,14 @@ import pandas as pd
 from desta_lab import cache, processes
 from desta_lab.training import checkpoints
 
-Log = Callable[[int, Mapping[str, float]], None]  # takes a step and what is known of it
+Track = Callable[[str], Any] | None  # the name of a run → an open tracker; None tracks nothing
+Config = Callable[[], Mapping[str, Any]]  # what determines the run
+Log = Callable[[int, Mapping[str, Any]], None]  # takes a step and what is known of it
 LOGGED = ("loss", "lr", "grad_norm")
 
 
 @contextmanager
-def open_log(
-    track: Callable[[str], Any] | None, name: str, config: Callable[[], Mapping[str, Any]]
-) -> Iterator[Log]:
+def open_log(track: Track, name: str, config: Config) -> Iterator[Log]:
     """What logs to a tracker's run of this name, if anything is tracked; rank 0 alone does."""
     if track is None or not processes.is_main_rank():
         yield lambda step, values: None
@@ -33,16 +33,37 @@ def open_log(
         tracker.finish()
 
 
-def log_records(folder: Path, log: Log, before: int | None = None) -> None:
-    """Log the steps that a run on disk has taken, or those before one."""
-    for record in checkpoints.read_records(folder):
-        if before is None or record["step"] < before:
+@contextmanager
+def log_training(track: Track, folder: Path, config: Config) -> Iterator[Log]:
+    """What logs the records of a run while it trains; of one that goes on, the earlier ones too."""
+    with open_log(track, folder.name, config) as log:
+        begun = track is None
+
+        def log_record(step: int, record: Mapping[str, Any]) -> None:
+            nonlocal begun
+            earlier = [] if begun else checkpoints.read_records(folder)
+            begun = True
+            for one in [*(r for r in earlier if r["step"] < step), record]:
+                log(one["step"], {name: one[name] for name in LOGGED})
+
+        yield log_record
+
+
+def log_finished(track: Track, folder: Path, config: Config) -> None:
+    """Log every step of a run that was found finished."""
+    if track is None:
+        return
+    with open_log(track, folder.name, config) as log:
+        for record in checkpoints.read_records(folder):
             log(record["step"], {name: record[name] for name in LOGGED})
 
 
-def log_scores(scores: Sequence[pd.DataFrame], log: Log) -> None:
+def log_scores(track: Track, name: str, config: Config, scores: Sequence[pd.DataFrame]) -> None:
     """Log the mean calibrated accuracy of every rung under every condition, at each checkpoint."""
-    for table in scores:
-        means = table.groupby(["rung", "condition"])["calibrated"].mean()
-        values = {f"accuracy/rung {rung}/{name}": float(v) for (rung, name), v in means.items()}
-        log(int(table["step"].iloc[0]), values)
+    if track is None:
+        return
+    with open_log(track, name, config) as log:
+        for table in scores:
+            means = table.groupby(["rung", "condition"])["calibrated"].mean()
+            values = {f"accuracy/rung {rung}/{name}": float(v) for (rung, name), v in means.items()}
+            log(int(table["step"].iloc[0]), values)
