@@ -29,6 +29,7 @@ from desta_lab.world.describe import (
     description_function,
     is_recorded,
     is_spoken_world,
+    order_values,
 )
 
 Values = dict[str, tuple[str, ...]]  # attribute → its values
@@ -185,11 +186,7 @@ def occurring_values(described: Sequence[Attributes]) -> Values:
     found: dict[str, set[str]] = defaultdict(set)
     for name, value in itertools.chain.from_iterable(one.items() for one in described):
         found[name].add(value)
-    occurring = {}
-    for name, values in found.items():
-        known = [value for value in ATTRIBUTES.get(name, ()) if value in values]
-        occurring[name] = tuple(known if len(known) == len(values) else sorted(values))
-    return occurring
+    return {name: order_values(name, values) for name, values in found.items()}
 
 
 def _pick_values(names: Sequence[str], occurring: Values) -> Values:

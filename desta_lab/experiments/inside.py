@@ -75,8 +75,7 @@ from desta_lab.views.representation_figures import (
     save_film,
 )
 from desta_lab.views.style import pick_evenly
-from desta_lab.world.attributes import ATTRIBUTES
-from desta_lab.world.describe import describe_plainly
+from desta_lab.world.describe import describe_plainly, order_values
 
 # clips of speakers never heard in training; those of validation calibrate
 CLIPS = {"validation": 96, "test": 192}
@@ -576,10 +575,7 @@ def _name(clip: Any) -> str:
 def _check_tasks(labels: Mapping[str, Sequence[str]], tasks: Sequence[Task] | None) -> list[Task]:
     """The tasks as given, or a plain question about every label."""
     if tasks is None:
-        values = {}
-        for name, own in labels.items():
-            known = [value for value in ATTRIBUTES.get(name, ()) if value in own]
-            values[name] = (*known, *sorted(set(own) - set(known)))
+        values = {name: order_values(name, own) for name, own in labels.items()}
         return [task for task in task_ladder(values) if task.rung == 3]
     for task in tasks:
         if task.attribute not in labels:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 import regex
@@ -94,12 +94,18 @@ def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
                 found[name].add(value)
     askable = {}
     for name, values in found.items():
-        known = [value for value in vocabularies.get(name, ()) if value in values]
-        if len(known) < len(values) <= MAX_OPEN_VALUES:
-            known = sorted(values)
-        if len(values) > 1 and len(known) == len(values):
-            askable[name] = tuple(known)
+        closed = values <= {*vocabularies.get(name, ())}
+        if len(values) > 1 and (closed or len(values) <= MAX_OPEN_VALUES):
+            askable[name] = order_values(name, values, vocabularies)
     return askable
+
+
+def order_values(
+    name: str, values: Collection[str], vocabularies: Mapping[str, Sequence[str]] = ATTRIBUTES
+) -> tuple[str, ...]:
+    """Values of an attribute in the order of its vocabulary, if that has all; else by alphabet."""
+    known = [value for value in vocabularies.get(name, ()) if value in values]
+    return tuple(known if len(known) == len({*values}) else sorted({*values}))
 
 
 def attribute_clause(name: str, value: str) -> str:
