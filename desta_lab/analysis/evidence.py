@@ -1,6 +1,5 @@
 """Evidence: how well a profile over time falls on the seconds that hold an attribute."""
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,6 @@ from scipy.stats import hypergeom
 from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.statistics import interval_table
-from desta_lab.world import sentences
 
 MEASURES = ("pointing", "iou", "mass")
 MOST = 0.7  # of a clip that evidence fills; beyond it, nearly every profile falls on it
@@ -23,20 +21,13 @@ FRAMES = 1000  # in which that share is counted
 def evidence_spans(clip: Clip, attribute: str) -> list[Span]:
     """The spans of a clip in which an attribute can be heard.
 
-    The scene is heard in its own window; the topic in the words that no other topic uses, or in all
-    of the speech where there are none; every other attribute in the voice, that is in all of the
-    speech.
+    The scene is heard in its own window; every other attribute in all of the speech.
 
     Raises:
         ValueError: the clip has no such span.
     """
-    if attribute == "scene":
-        found = [span for span in clip.spans if span.name.startswith("scene:")]
-    else:
-        topic = clip.attributes.get("topic", "")
-        words = _words_of_topic(topic) if attribute == "topic" else frozenset()
-        found = [span for span in clip.spans if span.name.removeprefix("word:") in words]
-        found = found or [span for span in clip.spans if span.name == "speech"]
+    kind = "scene" if attribute == "scene" else "speech"
+    found = [span for span in clip.spans if span.name.split(":")[0] == kind]
     if not found:
         kinds = ", ".join(dict.fromkeys(span.name.split(":")[0] for span in clip.spans))
         raise ValueError(
@@ -44,18 +35,6 @@ def evidence_spans(clip: Clip, attribute: str) -> list[Span]:
             " take a corpus with evidence spans."
         )
     return found
-
-
-@functools.cache
-def _words_of_topic(topic: str) -> frozenset[str]:
-    """The words that the grammar of the spoken world uses for this topic and for no other."""
-    used = {
-        name: {word for phrases in parts.values() for phrase in phrases for word in phrase.split()}
-        for name, parts in sentences.PHRASES.items()
-    }
-    shared = {word for phrase in (*sentences.SUBJECTS, *sentences.LINKS) for word in phrase.split()}
-    others = [words for name, words in used.items() if name != topic]
-    return frozenset(used.get(topic, set()).difference(shared, *others))
 
 
 def inside_spans(spans: Sequence[Span], frames: int, seconds: float) -> Bool[np.ndarray, "frame"]:

@@ -266,10 +266,6 @@ class ForwardPass:
         clips = torch.arange(len(self.slots), device=self.slots.device)[:, None]
         return self.sites[site][clips, self.slots]
 
-    def at_answer(self, site: str) -> Float[Tensor, "clip *feature"]:
-        """A site of the backbone's stream where the answer begins."""
-        return self.sites[site][:, self.answer]
-
     def to_frame(self, site: str) -> pd.DataFrame:
         """A site as a table: a row for every place, indexed by its axes; a column per feature."""
         tensor = self.sites[site].detach().float().cpu()

@@ -12,7 +12,7 @@ from desta_lab.clips import Clip, Span
 SECONDS, FRAMES = 4.0, 200
 
 
-def clip(number: int = 0, topic: str = "food", **spans: tuple[float, float]) -> Clip:
+def clip(number: int = 0, **spans: tuple[float, float]) -> Clip:
     """A clip of speaker number // 4 with a scene from 1 to 2 s, speech from 0.5 to 3 s and two
     words in it.
     """
@@ -24,13 +24,7 @@ def clip(number: int = 0, topic: str = "food", **spans: tuple[float, float]) -> 
     }
     listed = tuple(Span(name, *place) for name, place in (places | spans).items())
     return Clip(
-        f"c{number}",
-        f"{number}.wav",
-        SECONDS,
-        "",
-        f"s{number // 4}",
-        {"scene": "rain", "topic": topic},
-        listed,
+        f"c{number}", f"{number}.wav", SECONDS, "", f"s{number // 4}", {"scene": "rain"}, listed
     )
 
 
@@ -52,15 +46,6 @@ def test_the_scene_is_heard_in_its_window_and_the_voice_in_the_speech():
         names(clip(), attribute) == ["speech"]
         for attribute in ("gender", "accent", "rate", "loudness", "manner")
     )
-
-
-def test_the_topic_is_heard_in_the_words_that_only_it_uses():
-    assert names(clip(), "topic") == ["word:carrots"]
-    assert names(clip(**{"word:mother": (1.2, 1.5)}), "topic") == [
-        "word:carrots"
-    ]  # she is also the one who acts
-    assert names(clip(topic="sport"), "topic") == ["speech"]  # no word of sport is said
-    assert names(clip(topic="gardening"), "topic") == ["speech"]  # a topic of other people's data
 
 
 def test_a_clip_without_the_evidence_is_refused_in_words():
