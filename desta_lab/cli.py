@@ -787,9 +787,6 @@ def grade(args: argparse.Namespace) -> None:
     if table.empty:
         raise ValueError("No notebook of the course was found, so there is nothing to grade.")
     cache.write_whole(args.out, table.to_csv(index=False).encode())
-    for file, touches in table[["file", "touches"]].drop_duplicates().itertuples(index=False):
-        if touches:
-            print(f"read by a person: {file} touches {touches}", file=sys.stderr)
     counts = table.groupby(["file", "notebook", "state"]).size().unstack(fill_value=0)
     print(counts.to_string())
     print(f"Every exercise with its message: {args.out}")

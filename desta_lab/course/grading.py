@@ -2,11 +2,10 @@
 
 import os
 import re
-import shutil
+import symtable
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 
 from desta_lab.course import cohort, notebooks
 from desta_lab.course.checks import SIGNS
-from desta_lab.course.own_code import OwnCode, list_statements, read_own
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
 NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
@@ -33,9 +32,7 @@ _states = [lesson.check(n, a).state for n in ["{name}"] for a in _known()[n].wro
 lesson.exercises.update(_before)
 _states"""
 STATES = {sign: state for state, sign in SIGNS.items()}
-READ = "read by a person"  # the state of what passed beside code that could deceive its check
-COLUMNS = ["file", "notebook", "exercise", "state", "message", "touches"]
-PACKAGE = Path(__file__).resolve().parents[1]
+COLUMNS = ["file", "notebook", "exercise", "state", "message"]
 LONGEST = 8 * 2**20  # bytes of a submitted notebook
 
 
@@ -71,10 +68,7 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
     Only the code that the student added runs, within the course's own notebook, from the top, in
     an empty kernel. Neither the outputs nor the card that came with the file are read. An exercise
     whose check was not reached is not attempted. Each check is also given the wrong answers that it
-    knows: where it refuses none, the submission changed it, and the exercise is not judged. Where
-    the student's code touches what no exercise needs, what passed is for a person to read. Files
-    of the package are afterwards as they were before, so that no submission changes another's
-    marks; a submission that changed one is for a person to read, too.
+    knows: where it refuses none, the submission changed it, and the exercise is not judged.
 
     Args:
         timeout: seconds that one cell may take; then the notebook is stopped.
@@ -91,77 +85,22 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
         # Its own IPython folder: no start-up file of one submission runs in another's kernel.
         own["IPYTHONDIR"] = str(Path(here) / "ipython")
         stopped = ""
-        with _keep_files() as changed:
-            try:
-                NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
-            except CellTimeoutError:
-                stopped = f"The notebook was stopped: a cell took more than {timeout} s."
-            except RuntimeError:  # a dead kernel, or one that does not start
-                stopped = "The notebook was stopped: its kernel died."
-    found = {word for cell in notebook.cells for word in cell.metadata.get("touches", [])}
-    files = (f"the file {name}" for name in changed)
-    touches = _shorten(", ".join([*sorted(found), *files]))
+        try:
+            NotebookClient(notebook, timeout=timeout, **how).execute(env={**os.environ, **own})
+        except CellTimeoutError:
+            stopped = f"The notebook was stopped: a cell took more than {timeout} s."
+        except RuntimeError:  # a dead kernel, or one that does not start
+            stopped = "The notebook was stopped: its kernel died."
     rows = []
     for cell, control in pairwise(notebook.cells):
         for name in _list_checks(cell):
             state, message = _read_judgement(name, cell, stopped)
             if state == "passed" and "wrong" not in _last_result(control):
                 state, message = "not judged", "Its check refuses no wrong answer here; look at it."
-            elif state == "passed" and touches:
-                state = READ
-                message = f"Passed, but its notebook touches what no exercise needs: {touches}"
+            message = cohort.join_lines(message.replace("<", "‹"))[:300]
             row = {"notebook": number, "exercise": name, "state": state}
-            rows.append(row | {"message": _shorten(message), "touches": touches})
+            rows.append(row | {"message": message})
     return rows
-
-
-def _shorten(text: str) -> str:
-    return cohort.join_lines(text.replace("<", "‹"))[:300]
-
-
-@contextmanager
-def _keep_files() -> Iterator[list[str]]:
-    """Put the package's and the notebooks' files back as they were, and list those that changed.
-
-    What they became is moved to a folder that a warning names: it may be the work of a person.
-    """
-    changed: list[str] = []
-    before = _read_files()
-    try:
-        yield changed
-    finally:
-        now, aside = _read_files(), None
-        for path in sorted(before.keys() | now.keys()):
-            if before.get(path) == now.get(path):
-                continue
-            changed.append(path.name)
-            if path in now:
-                aside = aside or Path(tempfile.mkdtemp(prefix="changed-while-grading-"))
-                shutil.move(path, aside / f"{len(changed)}-{path.name}")
-            if path in before:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(before[path])
-        compiled = [*PACKAGE.rglob("__pycache__")]  # it can differ from its source
-        for folder in compiled:
-            shutil.rmtree(folder, ignore_errors=True)
-        if aside:
-            names = ", ".join(changed)
-            fault = f"Files of the package changed while a submission was graded ({names})"
-            warnings.warn(f"{fault}; they are put back, and lie changed in {aside}.", stacklevel=3)
-
-
-def _read_files() -> dict[Path, bytes]:
-    folders = (PACKAGE, notebooks.NOTEBOOKS / "src")
-    found = (path for folder in folders for path in folder.rglob("*"))
-    kept = (path for path in found if path.is_file() or path.is_symlink())
-    return {path: _read_bytes(path) for path in kept if "__pycache__" not in path.parts}
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # closed to us, or a link to a folder
-        return b""
 
 
 @dataclass(frozen=True)
@@ -170,11 +109,28 @@ class _Own:
 
     code: str
     place: int
-    read: OwnCode
+    defines: frozenset[str]
+    uses: frozenset[str]  # of what other cells define
+
+    @classmethod
+    def read(cls, code: str, place: int) -> "_Own":
+        """A cell with what its top gives a value, and what it reads; its code does not run."""
+        defines, uses = set[str](), set[str]()
+        with suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            python = TransformerManager().transform_cell(re.sub("^%%.*", "", code))
+            tables = [top := symtable.symtable(python, "cell", "exec")]
+            for table in tables:
+                tables += table.get_children()
+                for one in table.get_symbols():
+                    if table is top and (one.is_assigned() or one.is_imported()):
+                        defines.add(one.get_name())
+                    if one.is_global() and one.is_referenced():
+                        uses.add(one.get_name())
+        return cls(code, place, frozenset(defines), frozenset(uses - defines))
 
     @property
     def cell(self) -> NotebookNode:
-        return nbformat.v4.new_code_cell(self.code, metadata={"touches": sorted(self.read.touches)})
+        return nbformat.v4.new_code_cell(self.code, metadata={"own": True})
 
 
 def graft(submitted: Sequence[str], number: str) -> NotebookNode:
@@ -192,7 +148,7 @@ def graft(submitted: Sequence[str], number: str) -> NotebookNode:
     source = notebooks.find_sources([number])[0]
     course = notebooks.build_notebook(source, solved=False).cells
     own = _place(submitted, course)
-    defined = {name for one in own for name in one.read.defines}
+    defined = {name for one in own for name in one.defines}
     last = max((i for i, cell in enumerate(course) if _list_checks(cell)), default=-1)
     cells: list[NotebookNode] = []
     ran: set[int] = set()
@@ -214,8 +170,6 @@ def graft(submitted: Sequence[str], number: str) -> NotebookNode:
 def _place(submitted: Sequence[str], course: Sequence[NotebookNode]) -> list[_Own]:
     """The student's cells in their order, each before the course's cell that follows it."""
     places = {cell.source.strip(): i for i, cell in enumerate(course)}
-    code = [cell.source for cell in course if cell.cell_type == "code"]
-    theirs = {one for source in code for one in list_statements(source)}
     own: list[_Own] = []
     waiting: list[str] = []
     place = 0
@@ -225,7 +179,7 @@ def _place(submitted: Sequence[str], course: Sequence[NotebookNode]) -> list[_Ow
             waiting.append(SETUP.sub("", str(source)))
             continue
         place = max(place, at)
-        own += [_Own(one, place, read_own(one, theirs)) for one in waiting if one.strip()]
+        own += [_Own.read(one, place) for one in waiting if one.strip()]
         waiting = []
     return own
 
@@ -234,7 +188,7 @@ def _bring_forward(name: str, own: Sequence[_Own], check: int, ran: set[int]) ->
     """Which cells run again, or earlier, so that a check gets the last definition of its name."""
 
     def find(name: str, before: int) -> int | None:
-        there = [n for n, one in enumerate(own) if name in one.read.defines]
+        there = [n for n, one in enumerate(own) if name in one.defines]
         return max([n for n in there if n <= before], default=min(there, default=None))
 
     last = find(name, len(own))
@@ -245,14 +199,14 @@ def _bring_forward(name: str, own: Sequence[_Own], check: int, ran: set[int]) ->
     while open_ends:
         n = open_ends.pop()
         needed.add(n)
-        sources = {find(used, n) for used in own[n].read.uses - own[n].read.defines}
+        sources = {find(used, n) for used in own[n].uses}
         open_ends += [m for m in sources - needed if m is not None and own[m].place > check]
     return sorted(beside | needed)
 
 
 def _list_checks(cell: NotebookNode) -> list[str]:
     """The exercises that a cell of the course has judged."""
-    theirs = cell.cell_type == "code" and "touches" not in cell.metadata
+    theirs = cell.cell_type == "code" and "own" not in cell.metadata
     return CHECK.findall(cell.source) if theirs else []
 
 
