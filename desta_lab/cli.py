@@ -639,7 +639,6 @@ def emerge(args: argparse.Namespace) -> None:
     path("folder", help="where targets-00000.jsonl and so on go"),
     argument("--backbone", required=True, help="name or folder of the LLM that writes"),
     argument("--server", metavar="URL", help="of an OpenAI-compatible server: http://host:8000"),
-    argument("--vllm", action="store_true", help="run it with vLLM; by default with transformers"),
     number("--tokens", of=Count, default=40, help="the longest answer"),
     number("--shard", of=Count, default=1000, help="rows in a file"),
 )
@@ -648,12 +647,8 @@ def write(args: argparse.Namespace) -> None:
     from desta_lab.model import weights
     from desta_lab.training import writers
 
-    if args.server is not None and args.vllm:
-        raise ValueError("--server and --vllm name two writers; give one.")
     if args.server is not None:
         writers.check_address(args.server)
-    if args.vllm:
-        writers.import_vllm()
     weights.check_name(args.backbone)
     total = sum(1 for _ in writers.read_rows(args.manifest))  # each is checked
     if not total:
@@ -698,8 +693,6 @@ def _open_writer(args: argparse.Namespace, tell: Callable[..., None]) -> Any:
     name = folder.name if Path(args.backbone).is_dir() else args.backbone
     if args.server is not None:
         return writers.server_writer(args.server, folder, name, max_new_tokens=args.tokens)
-    if args.vllm:
-        return writers.vllm_writer(folder, name, max_new_tokens=args.tokens)
     device = pick_device()
     backbone = Backbone.load(folder, dtype=pick_dtype(device)).to(device)
     return targets.backbone_writer(

@@ -418,7 +418,6 @@ REFUSED = {  # command line → words of the sentence
     "write {here}/row.jsonl {here}/o --backbone nano --shard 0": "'0' is not a whole number from 1",
     "write {here}/row.jsonl {here}/o --backbone nano --tokens 0": "'0' is not a whole number",
     "write {here}/row.jsonl {here}/o --backbone nano --server x": "'x' is no address of a server",
-    "write {here}/row.jsonl {here}/o --backbone nano --server http://a --vllm": "give one",
     "demo --preset nope": "There is no preset 'nope'",
     "demo --preset nano --port 0": "'0' is not a whole number from 1 to 65535",
     "demo --preset nano --port 99999": "'99999' is not a whole number from 1 to 65535",
@@ -514,14 +513,6 @@ def test_a_demo_without_its_package_or_its_port_is_refused_before_training(
         port = door.getsockname()[1]
         assert cli.main(["demo", "--preset", "nano", "--port", str(port)]) == 1
     assert f"Port {port} cannot be opened" in capsys.readouterr().err
-
-
-def test_a_writer_without_its_package_is_refused_before_a_download(
-    here: Path, no_work: None, capsys, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    assert run_command("write {here}/row.jsonl {here}/o --backbone nano --vllm", here) == 1
-    assert 'pip install "desta-lab[vllm]"' in capsys.readouterr().err
 
 
 def test_a_tracker_without_its_package_is_refused_before_work(no_work: None, capsys, monkeypatch):

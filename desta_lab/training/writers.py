@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,39 +59,7 @@ NOTE = "shards.json"  # beside the files: what determines them, and the sha256 o
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
 
 
-# ---- writers on this machine ----
-
-
-def vllm_writer(folder: Path, name: str, *, max_new_tokens: int = 40, **options: Any) -> Writer:
-    """The offline engine of vLLM, on this machine's GPUs.
-
-    `options` go to `vllm.LLM` (tensor_parallel_size, dtype, …).
-
-    Raises:
-        ValueError: vLLM is not installed.
-    """
-    vllm = import_vllm()
-    tokenizer, known, ends = _read_folder(folder)
-    engine = vllm.LLM(model=str(folder), **options)
-    sampling = vllm.SamplingParams(**GREEDY, stop_token_ids=ends, max_tokens=max_new_tokens)
-
-    def complete(prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
-        inputs = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        replies = engine.generate(inputs, sampling, use_tqdm=False)
-        _check_echo(name, prompts, [list(one.prompt_token_ids) for one in replies])
-        outputs = [one.outputs[0] for one in replies]
-        return [(list(output.token_ids), _is_cut_off(output.finish_reason)) for output in outputs]
-
-    return Writer(name, hash_folder(folder), tokenizer, max_new_tokens, complete, known)
-
-
-def import_vllm() -> Any:
-    """The library vLLM; raises ValueError where it is not installed."""
-    try:
-        return import_module("vllm")
-    except ImportError as error:
-        remedy = '`pip install "desta-lab[vllm]"`'
-        raise ValueError(f"This writer needs the package vllm: {remedy}.") from error
+# ---- a server ----
 
 
 def _read_folder(folder: Path) -> tuple[Any, int | None, list[int]]:
@@ -123,9 +90,6 @@ def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]
         if own is not None and own != list(asked):
             fault = f"{name} answered another prompt than it was sent"
             raise ValueError(f"{fault}; is it vLLM's server?")
-
-
-# ---- a server ----
 
 
 def server_writer(

@@ -30,7 +30,7 @@ from desta_lab.training.targets import (
     check_writer,
     generate_targets,
 )
-from desta_lab.training.writers import read_rows, server_writer, vllm_writer, write_shards
+from desta_lab.training.writers import read_rows, server_writer, write_shards
 from desta_lab.world.describe import describe
 from tests import tiny
 
@@ -277,44 +277,6 @@ def test_a_penalty_in_the_models_own_settings_is_not_obeyed(server, nano, tmp_pa
     writer.complete([writer.encode_prompt(*PAIRS[0])])
     assert [body["repetition_penalty"] for body in server.asked] == [1.0, 1.0]
     assert [body["stop_token_ids"] for body in server.asked] == [list(nano.end_ids)] * 2
-
-
-def test_vllms_engine_is_given_ids_and_decodes_greedily(nano, revision, monkeypatch, tmp_path):
-    """Against a double of the calls that are made; vLLM itself does not run here."""
-
-    class LLM:
-        def __init__(self, model: str, dtype: str) -> None:
-            assert (Path(model), dtype) == (weights.NANO_FOLDER, "bfloat16")
-
-        def generate(
-            self, prompts: list[dict[str, list[int]]], settings: Any, use_tqdm: bool
-        ) -> list[Any]:
-            assert (settings.temperature, settings.stop_token_ids) == (0.0, list(nano.end_ids))
-            streams = [chat.TokenStream(tuple(p["prompt_token_ids"]), 0) for p in prompts]
-            said = nano.generate_ids(streams, settings.max_tokens)
-            ended = ["stop" if ids[-1] in settings.stop_token_ids else "length" for ids in said]
-            outputs = [
-                SimpleNamespace(token_ids=i, finish_reason=e)
-                for i, e in zip(said, ended, strict=True)
-            ]
-            return [
-                SimpleNamespace(outputs=[output], prompt_token_ids=prompt["prompt_token_ids"])
-                for output, prompt in zip(outputs, prompts, strict=True)
-            ]
-
-    monkeypatch.setitem(
-        sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
-    )
-    writer = vllm_writer(weights.NANO_FOLDER, "nano", max_new_tokens=TOKENS, dtype="bfloat16")
-    write_shards(ROWS, writer, tmp_path / "engine")
-    write_shards(ROWS, by_nano(nano, revision), tmp_path / "backbone")
-    assert read_back(tmp_path / "engine") == read_back(tmp_path / "backbone")
-
-
-def test_without_vllm_its_writer_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ValueError, match=r"pip install \"desta-lab\[vllm\]"):
-        vllm_writer(weights.NANO_FOLDER, "nano")
 
 
 # ---- a server that does not do as it should ----
