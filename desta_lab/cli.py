@@ -753,8 +753,6 @@ def cohort(args: argparse.Namespace) -> None:
     table, left_out = students.read_cards(args.folder)
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
-    for sentence in students.list_alike(table):
-        print(sentence, file=sys.stderr)
     print(students.summarise_class(table).to_string(index=False))
     print(f"Table and plot: {students.write_report(table, args.folder)}")
 

@@ -29,14 +29,6 @@ _MOST_SIGNS = 300  # of a text
 _LARGEST = 1e9  # a number that an axis still draws
 _MOST_PANELS = 60  # questions in the plot
 _MARKUP = re.compile(r"<\s*[A-Za-z/!?]|&#?\w+;")  # what a page would not show as text
-_ALIKE = {  # letters of other scripts, and signs, → the Latin letters that they look like
-    "АВЕКМНОРСТУХІЈЅ": "ABEKMHOPCTYXlJS",  # Cyrillic
-    "аеорсухіјѕԁԛԝһ": "aeopcyxijsdqwh",
-    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ": "ABEZHlKMNOPTYX",  # Greek
-    "ανοριυ": "avopiu",
-    "Iı1|0": "lillo",
-}
-_LATIN = {ord(a): b for theirs, ours in _ALIKE.items() for a, b in zip(theirs, ours, strict=True)}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # with these a spreadsheet begins to compute
 
 
@@ -194,28 +186,6 @@ def _list_exercises(exercises: Any, notebook: str) -> Iterator[dict[str, Any]]:
         if homes[name] != notebook:
             raise ValueError(f"{name} is an exercise of {homes[name]}, not of {notebook}")
         yield {"kind": "exercise", "name": clean_text(name), "held": float(state == "passed")}
-
-
-def list_alike(table: pd.DataFrame) -> list[str]:
-    """A sentence for every group of students whose names look alike; their rows stay apart.
-
-    Two such names may be one student with two names, or a name with letters of another script.
-    """
-    groups: dict[str, dict[str, str]] = {}
-    for student in sorted(set(table["student"])):
-        if student.startswith("anonymous, "):  # and a file's name
-            continue
-        plain = unicodedata.normalize("NFKD", student).translate(_LATIN)
-        shape = "".join(sign for sign in plain.casefold() if not unicodedata.combining(sign))
-        groups.setdefault(shape, {}).setdefault(_identify(student), student)
-    alike = [list(names.values()) for names in groups.values() if len(names) > 1]
-    return [f"These names look alike: {', '.join(map(_spell, names))}." for names in alike]
-
-
-def _spell(name: str) -> str:
-    """A name, and what its letters are that are no plain Latin ones."""
-    odd = {unicodedata.name(sign, "a sign without a name") for sign in name if not sign.isascii()}
-    return f"{name} (with {', '.join(sorted(odd))})" if odd else name
 
 
 def _identify(student: str) -> str:

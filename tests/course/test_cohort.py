@@ -165,23 +165,6 @@ def test_a_second_card_of_a_student_is_left_out_but_the_anonymous_are_many(folde
     assert cohort.summarise_class(table).set_index("notebook").loc["05", "students"] == 5
 
 
-def test_students_whose_names_look_alike_are_named_and_stay_two(folder: Path, capsys) -> None:
-    other = "\N{CYRILLIC CAPITAL LETTER A}nn"
-    names = ("Ann", other, "Zoe", "Zoë", "Ali", "AIi", "ADA", "anonymous")
-    for i, name in enumerate(names):
-        one = card(name, 1, 2, notebook="07")
-        (folder / f"{i}.json").write_text(json.dumps(one))
-    (folder / "l.json").write_text(json.dumps(card("anonymous", 1, 2, notebook="07")))
-    (folder / "1.json").rename(folder / "I.json")
-    table, left_out = cohort.read_cards(folder)
-    assert not left_out and set(names[:7]) <= set(table["student"])
-    said = cohort.list_alike(table)
-    assert [sentence[24:27] for sentence in said] == ["AIi", "Ann", "Zoe"]
-    assert f"Ann, {other} (with CYRILLIC CAPITAL LETTER A)." in said[1]
-    assert cli.main(["class", str(folder)]) == 0
-    assert said[1] in capsys.readouterr().err
-
-
 def test_no_text_of_a_card_is_a_formula_or_mathematics(folder: Path) -> None:
     for i, sign in enumerate("=+-@\t"):
         one = card(f"{sign}1+1", 5, 6, notebook="07")
