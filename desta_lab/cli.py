@@ -309,8 +309,11 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
 )
 def inside(args: argparse.Namespace) -> None:
     """Probe, map, explain and patch a run of the quickstart, or of several seeds."""
-    from desta_lab.experiments import inside as looks
+    from desta_lab.experiments import inside_figures
     from desta_lab.experiments.experiment import Experiment
+    from desta_lab.experiments.inside import Inside
+    from desta_lab.experiments.inside_seeds import look_over_seeds
+    from desta_lab.experiments.inside_tables import summarise_tables
 
     preset = _preset(args)
     given: dict[str, Any] = {"corpus": args.corpus, "label": args.label}
@@ -318,21 +321,21 @@ def inside(args: argparse.Namespace) -> None:
         Experiment(preset, seed=seed, **given, progress=progress_reporter()) for seed in args.seeds
     )
     if len(args.seeds) > 1:
-        look, tables = looks.look_over_seeds(jobs, args.run, out=args.out)
+        look, tables = look_over_seeds(jobs, args.run, out=args.out)
     else:
-        look = looks.Inside.from_experiment(next(jobs), args.run, out=args.out)
+        look = Inside.from_experiment(next(jobs), args.run, out=args.out)
         tables = look.run()
     for sentence in look.refused.values():
         print(sentence)
     print("What a linear probe reads at each site on unseen speakers, and what is answered:")
-    print(looks.summarise_tables(tables).to_string(index=False))
+    print(summarise_tables(tables).to_string(index=False))
     print("Attribution under other weights (0: it depends on them), and what its parts miss:")
     print(tables["randomisation"].round(2).to_string(index=False))
     if "sparse_features" in tables:
-        print(f"{looks.state_features(tables['sparse_features'], len(args.seeds))}.")
+        print(f"{inside_figures.state_features(tables['sparse_features'], len(args.seeds))}.")
     if {"listening_heads", "audio_direction"} <= set(tables):
         both = tables["listening_heads"], tables["audio_direction"]
-        print(f"{looks.state_listening(*both, len(args.seeds))}.")
+        print(f"{inside_figures.state_listening(*both, len(args.seeds))}.")
     print(f"Figures, each with its table: {look.out}")
 
 

@@ -1,11 +1,8 @@
 """Inside a model: what flows at every site and checkpoint, its tables and its figures."""
 
 import functools
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,12 @@ from desta_lab.analysis.capture import (
 )
 from desta_lab.analysis.dictionary import SparseAutoencoder, slot_states, train_dictionary
 from desta_lab.analysis.evidence import leaves_room
-from desta_lab.analysis.probes import ProbeError, speaker_folds
+from desta_lab.analysis.probes import ProbeError
 from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.conditions import embed_silence
-from desta_lab.evaluation.statistics import SeedsError, format_interval, pool_seeds
-from desta_lab.evaluation.tasks import Task, task_ladder
+from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.experiment import (
     Experiment,
     Progress,
@@ -39,43 +35,26 @@ from desta_lab.experiments.experiment import (
     no_progress,
     report_each,
 )
-from desta_lab.experiments.inside_tables import (
-    MAP_SEEDS,
-    OTHER_SIZES,
-    ROWS,
-    SIZES,
-    TABLES,
+from desta_lab.experiments.inside_figures import MAPS, draw_figures
+from desta_lab.experiments.inside_inputs import (
     InsideError,
+    check_labels,
+    check_tasks,
+    hash_sound,
+    make_clips,
+    pick_calibration,
 )
+from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
 from desta_lab.model.presets import Preset
 from desta_lab.model.runs import read_run_config
 from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
-from desta_lab.views import clip_figures, saving, style
-from desta_lab.views.explanation_figures import (
-    plot_answer_attention,
-    plot_deletion,
-    plot_erasure,
-    plot_evidence,
-    plot_features,
-    plot_listening,
-    plot_logit_lens,
-    plot_patching,
-)
-from desta_lab.views.representation_figures import (
-    plot_learning_curves,
-    plot_maps,
-    plot_modality_gap,
-    plot_nearest_words,
-    plot_probe_accuracy,
-    plot_selectivity,
-    plot_similarity,
-    save_film,
-)
+from desta_lab.views import saving
+from desta_lab.views.representation_figures import save_film
 from desta_lab.views.style import pick_evenly
-from desta_lab.world.describe import describe_plainly, order_values
+from desta_lab.world.describe import describe_plainly
 
 # clips of speakers never heard in training; those of validation calibrate
 CLIPS = {"validation": 96, "test": 192}
@@ -141,18 +120,18 @@ class Inside:
         self.sounds = [
             (folder or Path()) / one.audio if isinstance(one, Clip) else one for one in clips
         ]
-        known = _check_labels(clips, labels)
-        self.clips = _make_clips(clips, known, speakers, transcripts, spans)
+        known = check_labels(clips, labels)
+        self.clips = make_clips(clips, known, speakers, transcripts, spans)
         self.speakers = [clip.speaker for clip in self.clips]
         self.transcripts = None if transcripts is None else list(transcripts)
-        self.tasks = _check_tasks(known, tasks)
+        self.tasks = check_tasks(known, tasks)
         self.labels = {task.attribute: list(known[task.attribute]) for task in self.tasks}
         self.label = label or self.tasks[0].attribute
         if self.label not in self.labels:
             raise InsideError(
                 f"No task asks about {self.label!r}; the label is one of {', '.join(self.labels)}."
             )
-        self.calibration = _pick_calibration(self.speakers, self.labels, calibration)
+        self.calibration = pick_calibration(self.speakers, self.labels, calibration)
         others = {self.speakers[row] for row in self.calibration}
         self.scored = [i for i, speaker in enumerate(self.speakers) if speaker not in others]
         room = self._find_room()
@@ -479,7 +458,7 @@ class Inside:
             "connector_form": repr(llm.connector),
             "taps": list(llm.encoder.taps),
             "seconds": llm.encoder.seconds,
-            "clips": [_hash_sound(sound) for sound in self.sounds],
+            "clips": [hash_sound(sound) for sound in self.sounds],
             "about": [[clip.id, clip.speaker, clip.attributes, clip.spans] for clip in self.clips],
             "descriptions": [self.describe(clip.attributes) for clip in self.clips],
             "transcripts": self.transcripts,
@@ -505,101 +484,11 @@ class Inside:
         return kept.copy() if isinstance(kept, pd.DataFrame) else kept
 
 
-# ---- what is looked into ----
-
-
 def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
     usual = {**SIZES, **OTHER_SIZES}
     if unknown := sorted(set(sizes) - set(usual)):
         raise InsideError(f"There is no size {unknown[0]!r}; there are {', '.join(usual)}.")
     return {**usual, **sizes}
-
-
-def _check_counts(count: int, given: Mapping[str, Sequence[Any] | None]) -> None:
-    for what, some in given.items():
-        if some is not None and len(some) != count:
-            raise InsideError(f"There are {count} clips and {len(some)} {what}; give one for each.")
-
-
-def _check_labels(
-    clips: Sequence[Clip | Sound], labels: Mapping[str, Sequence[str]] | None
-) -> Mapping[str, Sequence[str]]:
-    """The labels as given, or all that `Clip`s have in common and that tells them apart."""
-    if labels is None:
-        known = [clip.attributes if isinstance(clip, Clip) else {} for clip in clips]
-        shared = [name for name in (known or [{}])[0] if all(name in own for own in known)]
-        found = {name: [own[name] for own in known] for name in shared}
-        labels = {name: values for name, values in found.items() if len(set(values)) > 1}
-    _check_counts(len(clips), {f"values of {name}": values for name, values in labels.items()})
-    if same := [name for name, values in labels.items() if len(set(values)) < 2]:
-        raise InsideError(
-            f"All {len(clips)} clips have the same {same[0]}; a label needs two values."
-        )
-    if not labels:
-        raise InsideError("No label tells these clips apart; give labels={name: [a value a clip]}.")
-    return labels
-
-
-def _make_clips(
-    clips: Sequence[Clip | Sound],
-    labels: Mapping[str, Sequence[str]],
-    speakers: Sequence[str] | None,
-    transcripts: Sequence[str] | None,
-    spans: Sequence[Sequence[Span]] | None,
-) -> list[Clip]:
-    """All that is known of every clip, a file being named by its name."""
-    given = {"speakers": speakers, "transcripts": transcripts, "spans": spans}
-    _check_counts(len(clips), given)
-    names = [f"clip {i}" if isinstance(c, np.ndarray) else _name(c) for i, c in enumerate(clips)]
-    often, made = Counter(names), []
-    for row, (one, name) in enumerate(zip(clips, names, strict=True)):
-        alone = name if often[name] == 1 else f"{row} {name}"
-        clip = one if isinstance(one, Clip) else Clip(alone, "", 0.0, "", alone, {})
-        own = {name: values[row] for name, values in labels.items()}
-        made.append(
-            replace(
-                clip,
-                attributes={**clip.attributes, **own},
-                speaker=speakers[row] if speakers is not None else clip.speaker,
-                transcript=transcripts[row] if transcripts is not None else clip.transcript,
-                spans=tuple(spans[row]) if spans is not None else clip.spans,
-            )
-        )
-    return made
-
-
-def _name(clip: Any) -> str:
-    return clip.id if isinstance(clip, Clip) else Path(clip).name
-
-
-def _check_tasks(labels: Mapping[str, Sequence[str]], tasks: Sequence[Task] | None) -> list[Task]:
-    """The tasks as given, or a plain question about every label."""
-    if tasks is None:
-        values = {name: order_values(name, own) for name, own in labels.items()}
-        return [task for task in task_ladder(values) if task.rung == 3]
-    for task in tasks:
-        if task.attribute not in labels:
-            raise InsideError(
-                f"{task.name} asks about {task.attribute}, of which there are no labels; give them."
-            )
-        if strange := sorted(set(labels[task.attribute]) - set(task.options)):
-            raise InsideError(
-                f"{task.name} asks about {task.attribute}, which is {strange[0]!r} in a clip; give "
-                f"every clip one of its options ({', '.join(task.options)})."
-            )
-    if not tasks:
-        raise InsideError("No task is given; give one at least, or None for a plain question.")
-    return list(tasks)
-
-
-def _pick_calibration(
-    speakers: Sequence[str], labels: Mapping[str, Sequence[str]], rows: Sequence[int] | None
-) -> list[int]:
-    """The rows that calibrate: as given, or those of a third of the speakers."""
-    if rows is not None:
-        return list(rows)
-    strata = ["/".join(values) for values in zip(*labels.values(), strict=True)]
-    return sorted(speaker_folds(speakers, strata, count=3)[0][1].tolist())
 
 
 def _choose_clips(experiment: Experiment, split: str, count: int, asked: set[str]) -> list[Clip]:
@@ -615,245 +504,3 @@ def _choose_clips(experiment: Experiment, split: str, count: int, asked: set[str
             "fill the table, or leave out the columns that have gaps."
         )
     return balance_speakers(whole, count)
-
-
-def _hash_sound(sound: Sound) -> str:
-    if isinstance(sound, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(sound).tobytes()).hexdigest()
-    return cache.hash_file(Path(sound))
-
-
-# ---- figures ----
-
-
-def draw_figures(
-    inside: Inside, tables: dict[str, pd.DataFrame], seeds: int = 1
-) -> dict[str, saving.Picture]:
-    """Every figure whose tables, perhaps pooled over seeds, are there, by the name of its file."""
-    label, drawn = inside.label, {}
-    for name, (draw, sources, title) in FIGURES.items():
-        if set(sources.split()) <= set(tables):
-            given = [tables[source] for source in sources.split()]
-            headline = title.format(label=label) if isinstance(title, str) else title(*given, seeds)
-            drawn[name] = draw(*given, headline)
-    if "purity" in tables:
-        for method, title in MAPS.items():
-            how = label, title.format(label=label), method, tables["purity"]
-            drawn[f"map_{method}"] = plot_maps(tables["points"], *how)
-    if "profiles" in tables:
-        drawn["listen_where"] = _draw_profiles(inside, tables["profiles"], label)
-    return drawn
-
-
-def _state_evidence(summary: pd.DataFrame, seeds: int) -> str:
-    """How many methods find the evidence, by their paired gains in mass over another clip's."""
-    own = summary[(summary["null"] == "own") & (summary["measure"] == "mass")]
-    found = own[own["gain_low"] > 0]["method"].tolist()
-    names = f" ({'; '.join(found)})" if 0 < len(found) < 4 else ""
-    return (
-        f"{len(found)} of {len(own)} methods find the evidence better than another clip's{names}; "
-        "of methods that find nothing, one in forty would"
-    )
-
-
-def state_features(features: pd.DataFrame, seeds: int = 1) -> str:
-    """How many sparse features stand for a value, and how many of those added move the answer.
-
-    Of a table pooled over several `seeds`, what is found in every one of them.
-    """
-    pure, moving, names = [], [], []
-    steered = features.dropna(subset="p")
-    for site, rows in steered.groupby("site", sort=False):
-        pure.append(f"{rows['pure'].sum():.0f} ({site})")
-        moved = rows[(rows["p"] < 0.05) & (rows["low"] > 0)]
-        moving.append(f"{len(moved)} of {len(rows)}")
-        names += [f"{row.attribute}: {row.value}" for row in moved.itertuples()]
-    which, count = f" ({'; '.join(names)})" if names else "", features["features"].iloc[0]
-    return (
-        f"Of {count:.0f} features {' and '.join(pure)} are purer than shuffled labels make any; "
-        f"added to other clips, {' and '.join(moving)} move the answer beyond every random "
-        f"direction{' in every seed' if seeds > 1 else ''}{which}"
-    )
-
-
-def state_listening(heads: pd.DataFrame, direction: pd.DataFrame, seeds: int = 1) -> str:
-    """Whether the listening heads carry the answer, and whether a louder audio raises accuracy.
-
-    Of tables pooled over several `seeds`, what holds in every one of them.
-    """
-    last = heads[(heads["asked"] == "all") & (heads["knocked"] == heads["knocked"].max())]
-    without, random = (last[last["kind"] == kind].iloc[0] for kind in LISTENING)
-    more = without["p"] < 0.05 and without["change_high"] < 0
-    factor = direction.loc[direction["best"].astype(float).idxmax(), "factor"]  # of most seeds
-    best = direction[(direction["asked"] == "all") & (direction["factor"] == factor)]
-    best = best.set_index("kind")
-    louder, by_chance = best.loc["audio minus silence"], best.loc["random directions"]
-    than = "more" if more else "no more"
-    if seeds > 1:
-        than = f"{'' if more else 'not '}in every seed more"
-    how = "changes nothing in" if seeds == 1 else "does not surely change"
-    if louder["change_high"] < 0:
-        how = "lowers"
-    elif louder["change_low"] > 0 and louder["p"] < 0.05:
-        how = "raises"
-    return (
-        f"Without the {without['knocked']} heads that look at the audio most accuracy changes by "
-        f"{_change(without)}, {than} than without random ones "
-        f"({_change(random)}); audio minus silence × {louder['factor']:g} {how} that of "
-        f"uncalibrated answers ({_change(louder)}; random directions {_change(by_chance)})"
-    )
-
-
-def _change(row: pd.Series) -> str:
-    return format_interval(row[["change", "change_low", "change_high"]].tolist(), "+.2f")
-
-
-def _draw_profiles(inside: Inside, profiles: pd.DataFrame, label: str) -> saving.Picture:
-    """The profiles of the first scored clip over its spectrogram."""
-    row, encoder = inside.scored[0], inside.llm.encoder
-    clip = inside.clips[row]
-    own = profiles[(profiles["attribute"] == label) & (profiles["clip"] == clip.id)]
-    by_method = {
-        str(method): rows.sort_values("place")["value"].to_numpy()
-        for method, rows in own.groupby("method", sort=False)
-    }
-    (mel,) = audio.log_mel(inside.read_waves([row]), encoder.seconds, encoder.mel_bins)
-    return clip_figures.plot_time_profiles(
-        mel.numpy(),
-        encoder.seconds,
-        by_method,
-        clip.spans,
-        f"Where the answer about the {label} was heard",
-    )
-
-
-LISTENING = "listening heads", "random heads"
-MAPS = {
-    "pca": "The audio embeddings of unseen speakers, by {label}",
-    "umap": "The same clips through UMAP",
-}
-# figure → how it is drawn, from which tables, and its title or what writes it from these tables
-FIGURES: dict[str, tuple[Callable[..., saving.Picture], str, str | Callable[..., str]]] = {
-    "readable": (plot_probe_accuracy, "probes answers", "Present, readable, spoken: three things"),
-    "selectivity": (plot_selectivity, "probes", "What a probe reads, and what of random labels"),
-    "learning_curves": (plot_learning_curves, "learning_curves", "How many clips a probe needs"),
-    "similar_sites": (plot_similarity, "similar_sites", "Which sites lay out the clips alike"),
-    "similar_steps": (
-        plot_similarity,
-        "similar_steps",
-        "How the audio embeddings change along training",
-    ),
-    "modality_gap": (plot_modality_gap, "gap", "Does hearing come closer to reading?"),
-    "nearest_words": (plot_nearest_words, "words", "The words that each query lies nearest to"),
-    "answer_attention": (plot_answer_attention, "heads", "Which heads look at the audio"),
-    "evidence": (partial(plot_evidence, measure="mass"), "evidence", _state_evidence),
-    "deletion": (plot_deletion, "deletion", "Taking away what matters ({label})"),
-    "logit_lens": (plot_logit_lens, "lens", "At which layer the answer is there"),
-    "patching": (plot_patching, "patching", "Which query carries which attribute"),
-    "erasure": (plot_erasure, "erasure", "What the answer uses"),
-    "sparse_features": (plot_features, "sparse_features", state_features),
-    "listening_heads": (plot_listening, "listening_heads audio_direction", state_listening),
-}
-
-
-# ---- several training seeds ----
-
-
-def look_over_seeds(
-    experiments: Iterable[Experiment], kind: str = "self", *, out: Path | None = None, **how: Any
-) -> tuple[Inside, dict[str, pd.DataFrame]]:
-    """Look into a run of every experiment, which differ in their seed, and pool the tables.
-
-    Every figure is drawn over the seeds, and saved with a table that has a row of each seed and of
-    their mean. A clip, a map and words are those of the first seed, and the figure says so.
-
-    Args:
-        out: where figures go; `figures_folder("inside/seeds")` of the first experiment by default.
-        how: as in `Inside.from_experiment`.
-
-    Returns:
-        The look at the first seed, whose `refused` says which tables are left out, and the tables.
-
-    Raises:
-        InsideError: there is no experiment.
-    """
-    found: dict[int, dict[str, pd.DataFrame]] = {}
-    first: Inside | None = None
-    for experiment in experiments:
-        out = out or experiment.figures_folder("inside/seeds")
-        look = Inside.from_experiment(experiment, kind, out=out, **how)
-        look.out = None  # no figures of one seed
-        found[experiment.seed] = look.run()
-        first = first or look
-        first.refused = look.refused | first.refused
-    if first is None or out is None:
-        raise InsideError("There is no experiment to look into; give one for each seed.")
-    first.out = out
-    own, pooled = next(iter(found.values())), _pool_tables(found, first.refused)
-    _save_over_seeds(first, found, pooled, out)
-    return first, own | pooled
-
-
-def _pool_tables(
-    found: Mapping[int, Mapping[str, pd.DataFrame]], refused: dict[str, str]
-) -> dict[str, pd.DataFrame]:
-    """The tables that can be pooled and that every seed has; of others `refused` says why not."""
-    pooled = {}
-    for name, rows in ROWS.items():
-        tables = {seed: own[name] for seed, own in found.items() if name in own}
-        if name == "sparse_features":  # the features that answers were steered with
-            tables = {seed: table.dropna(subset="change") for seed, table in tables.items()}
-        if len(tables) == len(found):
-            try:
-                pooled[name] = pool_seeds(tables, rows)
-            except SeedsError as error:
-                refused[name] = f"{name}: {error}"
-    return pooled
-
-
-def _save_over_seeds(
-    first: Inside,
-    found: Mapping[int, Mapping[str, pd.DataFrame]],
-    pooled: dict[str, pd.DataFrame],
-    out: Path,
-) -> None:
-    """Save the figures of pooled tables with the rows of every seed, and the rest of the first."""
-    facts = first.facts | {"seeds": list(found)}
-    seed, own = next(iter(found.items()))
-    alone = {name: table for name, table in own.items() if name not in ROWS}
-    for name, picture in draw_figures(first, alone).items():
-        style.state_seeds(picture, [seed])
-        saving.save_figure(picture, out, name, provenance=facts | {"seeds": [seed]})
-    parts = {
-        seed: draw_figures(first, {name: tables[name] for name in pooled})
-        for seed, tables in found.items()
-    }
-    for name, picture in draw_figures(first, pooled, len(found)).items():
-        style.state_seeds(picture, list(found))
-        rows = [figures[name].table.assign(seed=seed) for seed, figures in parts.items()]
-        rows.append(picture.table.assign(seed="mean"))
-        saving.save_figure(picture, out, name, pd.concat(rows), provenance=facts)
-
-
-def summarise_tables(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Accuracy per attribute: of probes before and behind the connector, and of the answers."""
-    probed = tables["probes"].query("kind == 'probe'")
-    last = probed["step"].max()
-    rows = []
-    for attribute, measured in probed.groupby("attribute"):
-        accuracy = measured.set_index(["site", "step"])["accuracy"]
-        encoder = measured[measured["site"].str.startswith("encoder")]["accuracy"]
-        embeddings = accuracy["audio embeddings"]
-        answers = tables["answers"].query("attribute == @attribute").set_index("step")["accuracy"]
-        row = {
-            "attribute": attribute,
-            "chance": measured["chance"].iloc[0],
-            "log-mel": accuracy["log-mel"].iloc[0],
-            "best encoder layer": encoder.max(),
-        }
-        for name, values in (("embeddings", embeddings), ("answers", answers)):
-            if last > 0 and 0 in values.index:
-                row[f"{name}, untrained"] = values[0]
-            row[name] = values[last]
-        rows.append(row)
-    return pd.DataFrame(rows).round(2)

@@ -19,7 +19,7 @@ from desta_lab import audio, cache
 from desta_lab.analysis import attention, attribution, evidence
 from desta_lab.course.checks import notebook_08 as pieces
 from desta_lab.evaluation import conditions, statistics
-from desta_lab.experiments.inside import state_listening
+from desta_lab.experiments.inside_figures import state_listening
 from desta_lab.model.sites import record_outputs
 from desta_lab.views import clip_figures, explanation_figures, replies, style
 

@@ -13,8 +13,9 @@ from desta_lab import audio
 from desta_lab.analysis import attribution, evidence, geometry
 from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.inside import Inside, state_features, state_listening, summarise_tables
-from desta_lab.experiments.inside_tables import TABLES
+from desta_lab.experiments.inside import Inside
+from desta_lab.experiments.inside_figures import state_features, state_listening
+from desta_lab.experiments.inside_tables import TABLES, summarise_tables
 from desta_lab.model import presets
 from tests import tiny
 

@@ -7,8 +7,11 @@ import pytest
 
 from desta_lab.analysis import geometry
 from desta_lab.evaluation.statistics import SeedsError, mean_interval, pool_seeds
-from desta_lab.experiments.inside import Inside, look_over_seeds, state_features, state_listening
-from desta_lab.experiments.inside_tables import ROWS, TABLES, InsideError
+from desta_lab.experiments.inside import Inside
+from desta_lab.experiments.inside_figures import state_features, state_listening
+from desta_lab.experiments.inside_inputs import InsideError
+from desta_lab.experiments.inside_seeds import look_over_seeds
+from desta_lab.experiments.inside_tables import ROWS, TABLES
 from tests import tiny
 from tests.experiments.test_inside_own import SPANS, look_into
 
