@@ -1,10 +1,10 @@
 """The attributes of the spoken world: each is defined once, with its values, words and sound.
 
-To add one, write its `Attribute` here with its sound, name it at the end of `_ALL`, and give it a
-place in `SENTENCE`. Design, clips, descriptions, questions and the text world follow, and so do
-people's recordings, except for a `voice`. A whisper has no pitch left, so whispered clips do not
-tell one. Gender and topic have no function of a sound: the one is that of the speaker, whom
-`spoken.design_clips` deals, the other that of the words (`sentences.py`).
+To add one, write its `Attribute` here, name it at the end of `_ALL`, and give it a place in
+`SENTENCE`. Design, clips, descriptions, questions and the text world follow, and so do people's
+recordings, except for a `voice`. After a later change of a sound raise `corpora` in
+`cache.VERSIONS`. A whisper has no pitch left, so whispered clips do not tell one. Gender and topic
+have no function: `spoken.design_clips` deals speakers by gender, and the topic chooses the words.
 """
 
 import re
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from desta_lab.world import scenes, voices
-from desta_lab.world.scenes import Wave
+from desta_lab.world.scenes import Wave, render_scene, set_level
+from desta_lab.world.voices import whisper_filter
 
 # the seed description; the place of an attribute holds `known` or, in NEUTRAL, `unknown`
 SENTENCE = (
@@ -29,13 +29,14 @@ class Attribute:
 
     `words` gives each value its word in a sentence; a value's position is its class number in
     tables, probes and colours. `surface` gives the words, lower case and separated by spaces, by
-    which free text names a value. `restatements` are other sentences for the same fact: {0} is the
-    word of the value, {1} its synonym.
+    which free text names a value, its own among them; negations, as "no echo", name none.
+    `restatements` are other sentences for the same fact: {0} is the word of the value, {1} its
+    synonym.
 
-    The sound of a value is a function of it and of a random generator, at a stage of the clip:
+    The sound of a value is a function of it and of a random generator, at one of four stages: first
     `voice` gives settings of `Synthesiser.speak`, `speech` changes what was said (words keep their
-    moments; what it adds at the end is kept), `beside` renders so many seconds of another sound,
-    and `clip` changes the whole.
+    moments, what it adds behind them stays), `beside` renders so many seconds of another sound, and
+    `clip` changes the whole. Waves are mono at 16 kHz.
     """
 
     name: str
@@ -137,7 +138,7 @@ LOUDNESS = Attribute(
     },
     synonyms={"quiet": "quiet", "loud": "loud"},
     restatements=("The voice has a {0} volume.", "The voice is {1}.", "{0} volume."),
-    clip=lambda value, clip, rng: scenes.set_level(clip, rng.uniform(*LEVEL[value])),
+    clip=lambda value, wave, rng: set_level(wave, rng.uniform(*LEVEL[value])),
 )
 MANNER = Attribute(
     name="manner",
@@ -153,9 +154,7 @@ MANNER = Attribute(
     },
     synonyms={"spoken": "spoken", "whispered": "whispered"},
     restatements=("The voice {0}.", "The speech is {1}.", "{0}."),
-    speech=lambda value, speech, rng: (
-        voices.whisper_filter(speech, rng) if value == "whispered" else speech
-    ),
+    speech=lambda value, wave, rng: whisper_filter(wave, rng) if value == "whispered" else wave,
 )
 SCENE = Attribute(
     name="scene",
@@ -177,7 +176,7 @@ SCENE = Attribute(
         "Behind the voice there is {0}.",
         "{0} in the background.",
     ),
-    beside=scenes.render_scene,
+    beside=render_scene,
 )
 # what the words are about: no seed description mentions it, so no target does (rung 5)
 TOPIC = Attribute(

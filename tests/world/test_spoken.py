@@ -124,10 +124,11 @@ def test_every_attribute_is_heard(name):
 
 def test_what_a_change_adds_behind_the_speech_is_kept(monkeypatch):
     longer = {"speech": lambda _, speech, rng: np.pad(speech, (0, 8000), constant_values=1.0)}
-    monkeypatch.setitem(attributes.VOCABULARY, "manner", replace(attributes.MANNER, **longer))
+    only = {"manner": replace(attributes.MANNER, **longer), "loudness": attributes.LOUDNESS}
+    monkeypatch.setattr(spoken, "VOCABULARY", only)
     plan = spoken.design_clips("test", 1, seed=0)[0]
-    speech = np.zeros(audio.RATE, dtype=np.float32)
-    wave, _ = spoken.compose_clip(plan, speech, 0.9, [], "", {}, 4.0, np.random.default_rng(0))
+    speech, rng = np.zeros(audio.RATE, dtype=np.float32), np.random.default_rng(0)
+    wave, _ = spoken.compose_clip(plan, speech, 0.9, [], "", {}, 4.0, rng)
     assert (wave > wave.max() / 2).sum() == 8000 - 0.05 * audio.RATE
 
 
@@ -147,14 +148,16 @@ ROOM = Attribute(
     words={"dry": "a chamber", "echo": "a hall"},
     question="In which room is the speaker?",
     stem="The speaker is in",
-    known="in {}",
-    unknown="somewhere",
+    known="{}",
+    unknown="some room",
     surface={"dry": "chamber", "echo": "hall"},
     speech=lambda value, speech, rng: (
         speech if value == "dry" else np.convolve(speech, [1, *np.zeros(3999), 0.6])
     ),
 )
-_ALL = ("""
+SENTENCE += " This is {room}."
+_ALL += (ROOM,)
+VOCABULARY = {"""
 FOLLOWS = """
 import json
 from desta_lab.evaluation.tasks import task_ladder
@@ -180,15 +183,14 @@ def test_an_attribute_is_one_file(tmp_path):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(spoken.__file__).parents[1], tmp_path / "desta_lab", ignore=ignored)
     path = tmp_path / "desta_lab" / "world" / "attributes.py"
-    text = path.read_text("utf-8").replace("{manner} at", "{manner} {room} at")
-    text = text.replace("_ALL = (", ROOM).replace("TOPIC)\n", "TOPIC, ROOM)\n")
-    path.write_text(text, encoding="utf-8")
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("VOCABULARY = {", ROOM), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", FOLLOWS], cwd=tmp_path, capture_output=True)
     assert not done.returncode, done.stderr.decode()
     found = json.loads(done.stdout)
     assert Counter(found["rooms"]) == {"dry": 3, "echo": 3}
     for room, said in zip(found["rooms"], found["said"], strict=True):
-        assert f" in {'a hall' if room == 'echo' else 'a chamber'} at a" in said
+        assert said.endswith(f" This is {'a hall' if room == 'echo' else 'a chamber'}.")
     assert "In which room is the speaker?" in found["asked"]
     assert set(found["made"]) == {*recorded.MADE, "room"}
     dry, echo = map(np.array, found["waves"])
