@@ -206,7 +206,7 @@ def test_provenance_names_all_that_determines_the_clips():
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("drawn", [{"pitch": ("low", "high")}, {"scene": ("rain", "wind")}])
+@pytest.mark.parametrize("drawn", [{"breath": ("held", "free")}, {"scene": ("rain", "wind")}])
 def test_other_attributes_are_another_world(drawn, world, monkeypatch):
     """Else the clips of before are found under the key of the new world."""
     settings = {"clips": {"train": 3}, "seconds": 4.0, "seed": 0}
