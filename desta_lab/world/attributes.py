@@ -1,15 +1,21 @@
-"""The attributes of the spoken world: each is defined once, with its values and all its words.
+"""The attributes of the spoken world: each is defined once, with its values, words and sound.
 
-To add one, write its `Attribute` here, give it a place in `SENTENCE`, and give it a sound in
-`world/spoken.py`: in `_speak` how words are said, in `compose_clip` what is done to speech or
-sounds beside it. One of the speaker, as gender is, is dealt in `design_clips`. A whisper has no
-pitch left, so whispered clips do not tell one. Design, descriptions, questions and the text world
-follow.
+To add one, write its `Attribute` here, name it at the end of `_ALL`, and give it a place in
+`SENTENCE`. Design, clips, descriptions, questions and the text world follow, and so do people's
+recordings, except for a `voice`. After a later change of a sound raise `corpora` in
+`cache.VERSIONS`. A whisper has no pitch left, so whispered clips do not tell one. Gender and topic
+have no function: `spoken.design_clips` deals speakers by gender, and the topic chooses the words.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from desta_lab.world.scenes import Wave, render_scene, set_level
+from desta_lab.world.voices import whisper_filter
 
 # the seed description; the place of an attribute holds `known` or, in NEUTRAL, `unknown`
 SENTENCE = (
@@ -19,12 +25,18 @@ SENTENCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """One attribute of a clip: its values, and the words that describe it and ask about it.
+    """One attribute of a clip: its values, the words that describe and ask about it, its sound.
 
     `words` gives each value its word in a sentence; a value's position is its class number in
     tables, probes and colours. `surface` gives the words, lower case and separated by spaces, by
-    which free text names a value. `restatements` are other sentences for the same fact: {0} is the
-    word of the value, {1} its synonym.
+    which free text names a value, its own among them; negations, as "no echo", name none.
+    `restatements` are other sentences for the same fact: {0} is the word of the value, {1} its
+    synonym.
+
+    The sound of a value is a function of it and of a random generator, at one of four stages: first
+    `voice` gives settings of `Synthesiser.speak`, `speech` changes what was said (words keep their
+    moments, what it adds behind them stays), `beside` renders so many seconds of another sound, and
+    `clip` changes the whole. Waves are mono at 16 kHz.
     """
 
     name: str
@@ -39,6 +51,10 @@ class Attribute:
     surface: Mapping[str, str] = field(default_factory=dict)
     synonyms: Mapping[str, str] = field(default_factory=dict)
     restatements: tuple[str, ...] = ()
+    voice: Callable[[str, np.random.Generator], dict[str, Any]] | None = None
+    speech: Callable[[str, Wave, np.random.Generator], Wave] | None = None
+    beside: Callable[[str, float, np.random.Generator], Wave] | None = None
+    clip: Callable[[str, Wave, np.random.Generator], Wave] | None = None
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -87,7 +103,9 @@ ACCENT = Attribute(
         "Caribbean": "caribbean jamaica jamaican caribbean-accented",
     },
     restatements=("The speaker has the {0} accent.", "The voice sounds {0}.", "{0} accent."),
+    voice=lambda value, _: {"accent": value},
 )
+WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (210, 240)}
 RATE = Attribute(
     name="rate",
     noun="speed",
@@ -101,7 +119,11 @@ RATE = Attribute(
         "fast": "fast quick quickly rapid rapidly faster fast-paced fast-moving",
     },
     restatements=("The speech is {0}.", "The speed of the speech is {0}.", "{0} speed."),
+    voice=lambda value, rng: {
+        "words_per_minute": int(rng.integers(*WORDS_PER_MINUTE[value], endpoint=True))
+    },
 )
+LEVEL = {"quiet": (-40.0, -36.0), "loud": (-24.0, -20.0)}  # dBFS of the whole clip
 LOUDNESS = Attribute(
     name="loudness",
     noun="volume",
@@ -116,6 +138,7 @@ LOUDNESS = Attribute(
     },
     synonyms={"quiet": "quiet", "loud": "loud"},
     restatements=("The voice has a {0} volume.", "The voice is {1}.", "{0} volume."),
+    clip=lambda value, wave, rng: set_level(wave, rng.uniform(*LEVEL[value])),
 )
 MANNER = Attribute(
     name="manner",
@@ -131,6 +154,7 @@ MANNER = Attribute(
     },
     synonyms={"spoken": "spoken", "whispered": "whispered"},
     restatements=("The voice {0}.", "The speech is {1}.", "{0}."),
+    speech=lambda value, wave, rng: whisper_filter(wave, rng) if value == "whispered" else wave,
 )
 SCENE = Attribute(
     name="scene",
@@ -152,6 +176,7 @@ SCENE = Attribute(
         "Behind the voice there is {0}.",
         "{0} in the background.",
     ),
+    beside=render_scene,
 )
 # what the words are about: no seed description mentions it, so no target does (rung 5)
 TOPIC = Attribute(

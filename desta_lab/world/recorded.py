@@ -16,12 +16,13 @@ from desta_lab import cache
 from desta_lab.audio import RATE, read_audio
 from desta_lab.clips import HEAD, LEAST, SPLITS, Clip, Corpus, CorpusError, place_speaker
 from desta_lab.world import scenes, spoken
-from desta_lab.world.attributes import ATTRIBUTES
+from desta_lab.world.attributes import ATTRIBUTES, VOCABULARY
 from desta_lab.world.tables import TABLE, corpus_from_folder, read_table
 
 # relative to the recording, at the same pitch; as far apart as the spoken world's 120 and 225 words
 SPEEDS = {"slow": 0.73, "fast": 1.37}
-MADE = ("rate", "loudness", "manner", "scene")  # what the lab makes of a recording
+# what the lab makes of a recording: its rate, by stretching, and what needs no synthetic voice
+MADE = tuple(n for n, a in VOCABULARY.items() if n == "rate" or a.speech or a.beside or a.clip)
 KNOWN = ("gender", "language", "accent")  # what a table may say of a speaker
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}  # of speakers; even without training
 LEAST_SECONDS = 1.0  # of speech that a speaker needs

@@ -22,15 +22,13 @@ from desta_lab import cache, processes
 from desta_lab.audio import RATE, crop_or_pad
 from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span, parse_clip
 from desta_lab.world import scenes, voices
-from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
+from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, VOCABULARY
 from desta_lab.world.sentences import make_sentence, shorten_words
 
 CROSSED = {name: ATTRIBUTES[name] for name in DESCRIBED}  # the cells of the factorial design
 SPREAD = tuple(name for name in ATTRIBUTES if name not in DESCRIBED)  # spread over the cells
 SPLIT_SPEAKERS = {"train": 40, "validation": 8, "test": 16}  # half of each gender
-WORDS_PER_MINUTE = {"slow": (110, 130), "fast": (210, 240)}
-LEVEL = {"quiet": (-40.0, -36.0), "loud": (-24.0, -20.0)}  # dBFS of the whole clip
-SCENE_RATIO = (7.0, 13.0)  # dB that the scene lies below the speech
+BESIDE_RATIO = (7.0, 13.0)  # dB that what sounds beside the speech lies below it
 LICENCE = "CC0-1.0; speech rendered with espeak-ng"
 _ROOM_LEVEL = -55.0  # dB of noise relative to the clip, so that no clip has digital silence
 _PEAK = 0.97  # of full scale: louder clips are turned down rather than clipped
@@ -268,7 +266,7 @@ def spread_evenly(
         seen.update([value, *((value, item) for item in others)])
 
 
-# ---- the sound: how each value is heard ----
+# ---- the sound: each stage goes through the attributes that have one there ----
 
 
 def render_clip(plan: Plan, seconds: float) -> tuple[Float[np.ndarray, "sample"], Clip]:
@@ -297,25 +295,32 @@ def compose_clip(
     seconds: float,
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "sample"], Clip]:
-    """Speech in the manner, the scene and at the loudness of a plan: the wave, and the clip.
+    """Speech with all else that is heard of a plan: the wave, and the clip.
 
     In seconds from the first sample of speech, `end` is where the last word ends, at most
     `speech_room`, and `spans` gives what is said its name, start and end.
     """
     onset = rng.uniform(_LEAD, seconds - _TAIL - end)
-    if plan["manner"] == "whispered":
-        speech = voices.whisper_filter(speech, rng)
-    speech = speech[: round((end + 0.05) * RATE)]
-    speech = crop_or_pad(np.pad(speech, (round(onset * RATE), 0)), seconds)
-    length = rng.uniform(0.4, 0.85) * seconds
-    start = rng.uniform(0, seconds - length)
-    background = scenes.render_scene(plan["scene"], length + 0.01, rng)
-    mixed = scenes.mix_scene(speech, background, rng.uniform(*SCENE_RATIO), (start, start + length))
-    room_level = scenes.measure_level(mixed) + _ROOM_LEVEL
-    noise = scenes.set_level(rng.standard_normal(len(mixed)), room_level)
-    wave = scenes.set_level(mixed + noise, rng.uniform(*LEVEL[plan["loudness"]]))
+    before = len(speech)
+    for name, attribute in VOCABULARY.items():
+        if attribute.speech:
+            speech = attribute.speech(plan[name], speech, rng)
+    speech = speech[: round((end + 0.05) * RATE) + len(speech) - before]
+    wave = crop_or_pad(np.pad(speech, (round(onset * RATE), 0)), seconds)
     placed = [(name, onset + begin, onset + stop) for name, begin, stop in spans]
-    placed.append((f"scene:{plan['scene']}", start, start + length))
+    for name, attribute in VOCABULARY.items():
+        if attribute.beside:
+            length = rng.uniform(0.4, 0.85) * seconds
+            start = rng.uniform(0, seconds - length)
+            window = (start, start + length)
+            sound = attribute.beside(plan[name], length + 0.01, rng)
+            wave = scenes.mix_scene(wave, sound, rng.uniform(*BESIDE_RATIO), window)
+            placed.append((f"{name}:{plan[name]}", *window))
+    room_level = scenes.measure_level(wave) + _ROOM_LEVEL
+    wave = wave + scenes.set_level(rng.standard_normal(len(wave)), room_level)
+    for name, attribute in reversed(VOCABULARY.items()):  # so that loudness sets the level last
+        if attribute.clip:
+            wave = attribute.clip(plan[name], wave, rng)
     clip = Clip(
         plan["id"],
         f"audio/{plan['split']}/{plan['id']}.flac",
@@ -331,14 +336,16 @@ def compose_clip(
 def _speak(plan: Plan, room: float, rng: np.random.Generator) -> tuple[str, voices.Utterance]:
     """As many words as fit the room (seconds), cut at a word that can end a sentence."""
     words = make_sentence(plan["topic"], rng).split()
-    speed = int(rng.integers(*WORDS_PER_MINUTE[plan["rate"]], endpoint=True))
-    how = {"words_per_minute": speed, "pitch": int(rng.integers(35, 66))}
-    how["melody"] = int(rng.integers(40, 71))
-    words = words[: int(1.4 * room * speed / 60) + 3]
+    told: dict[str, Any] = {}
+    for name, attribute in VOCABULARY.items():
+        if attribute.voice:
+            told |= attribute.voice(plan[name], rng)
+    how = {"pitch": int(rng.integers(35, 66)), "melody": int(rng.integers(40, 71))} | told
+    words = words[: int(1.4 * room * how["words_per_minute"] / 60) + 3]
     while True:
         text = " ".join(words).rstrip(",") + "."
         text = text[0].upper() + text[1:]
-        utterance = voices.get_synthesiser().speak(text, plan["speaker"], plan["accent"], **how)
+        utterance = voices.get_synthesiser().speak(text, plan["speaker"], **how)
         if utterance.words[-1][2] <= room:
             return text, utterance
         fitting = sum(end <= room for _, _, end in utterance.words)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,8 @@ from desta_lab.world.tables import corpus_from_folder
 from tests import tiny
 from tests.world.test_spoken import cramers_v
 
-CLIPS = {"validation": 32, "test": 32}
+CELLS = math.prod(len(ATTRIBUTES[name]) for name in recorded.MADE)
+CLIPS = {"validation": CELLS, "test": CELLS}
 
 
 @pytest.fixture(scope="module")

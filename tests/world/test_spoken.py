@@ -1,14 +1,20 @@
 """The spoken world is balanced, speaker-disjoint and reproducible; its attributes are audible."""
 
 import itertools
+import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from desta_lab import audio
 from desta_lab.clips import Corpus, CorpusError
-from desta_lab.world import scenes, spoken
+from desta_lab.world import attributes, recorded, scenes, spoken
 from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.voices import list_speakers
 
@@ -86,8 +92,8 @@ def test_every_word_has_its_moment_in_order(world):
 
 
 def test_speech_fills_most_of_a_clip_at_both_rates(world):
-    lengths = {rate: [] for rate in spoken.WORDS_PER_MINUTE}
-    words = {rate: [] for rate in spoken.WORDS_PER_MINUTE}
+    lengths = {rate: [] for rate in attributes.WORDS_PER_MINUTE}
+    words = {rate: [] for rate in attributes.WORDS_PER_MINUTE}
     for clip in world.clips:
         speech = next(span for span in clip.spans if span.name == "speech")
         lengths[clip.attributes["rate"]].append(speech.end - speech.start)
@@ -97,7 +103,7 @@ def test_speech_fills_most_of_a_clip_at_both_rates(world):
 
 
 def test_loudness_classes_never_overlap(world):
-    levels = {value: [] for value in spoken.LEVEL}
+    levels = {value: [] for value in attributes.LEVEL}
     for clip in world.clips:
         levels[clip.attributes["loudness"]].append(
             scenes.measure_level(audio.read_audio(world.path(clip)))
@@ -116,6 +122,83 @@ def test_every_attribute_is_heard(name):
     assert len(waves) == len(ATTRIBUTES[name])
 
 
+def test_what_a_change_adds_behind_the_speech_is_kept(monkeypatch):
+    longer = {"speech": lambda _, speech, rng: np.pad(speech, (0, 8000), constant_values=1.0)}
+    only = {"manner": replace(attributes.MANNER, **longer), "loudness": attributes.LOUDNESS}
+    monkeypatch.setattr(spoken, "VOCABULARY", only)
+    plan = spoken.design_clips("test", 1, seed=0)[0]
+    speech, rng = np.zeros(audio.RATE, dtype=np.float32), np.random.default_rng(0)
+    wave, _ = spoken.compose_clip(plan, speech, 0.9, [], "", {}, 4.0, rng)
+    assert (wave > wave.max() / 2).sum() == 8000 - 0.05 * audio.RATE
+
+
+def test_what_is_done_to_the_whole_clip_keeps_its_loudness(monkeypatch):
+    plan = spoken.design_clips("test", 1, seed=0)[0] | {"loudness": "loud", "far": "yes"}
+    far = replace(
+        attributes.plain_attribute("far", ("no", "yes")), clip=lambda _, clip, rng: clip / 9
+    )
+    monkeypatch.setitem(attributes.VOCABULARY, "far", far)
+    assert -28 < scenes.measure_level(spoken.render_clip(plan, 4.0)[0]) < -19
+
+
+ROOM = """
+ROOM = Attribute(
+    name="room",
+    noun="room",
+    words={"dry": "a chamber", "echo": "a hall"},
+    question="In which room is the speaker?",
+    stem="The speaker is in",
+    known="{}",
+    unknown="some room",
+    surface={"dry": "chamber", "echo": "hall"},
+    speech=lambda value, speech, rng: (
+        speech if value == "dry" else np.convolve(speech, [1, *np.zeros(3999), 0.6])
+    ),
+)
+SENTENCE += " This is {room}."
+_ALL += (ROOM,)
+VOCABULARY = {"""
+FOLLOWS = """
+import json
+from desta_lab.evaluation.tasks import task_ladder
+from desta_lab.world import describe, recorded, spoken
+
+clips = {"test": 6}
+corpus = spoken.build_spoken_corpus("corpus", clips=clips, workers=1)
+plan = spoken.design_clips("test", 1, seed=0)[0]
+waves = [spoken.render_clip(plan | {"room": room}, 4.0)[0].tolist() for room in ("dry", "echo")]
+print(json.dumps({
+    "key": spoken.spoken_provenance(clips, 4.0, 0).key,
+    "rooms": [clip.attributes["room"] for clip in corpus.clips],
+    "said": [describe.describe(clip.attributes) for clip in corpus.clips],
+    "asked": {task.question for task in task_ladder() if task.attribute == "room"},
+    "made": recorded.MADE,
+    "waves": waves,
+}, default=sorted))
+"""
+
+
+def test_an_attribute_is_one_file(tmp_path):
+    """Written in `attributes.py` alone it is heard, described, asked, and another world."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(spoken.__file__).parents[1], tmp_path / "desta_lab", ignore=ignored)
+    path = tmp_path / "desta_lab" / "world" / "attributes.py"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("VOCABULARY = {", ROOM), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", FOLLOWS], cwd=tmp_path, capture_output=True)
+    assert not done.returncode, done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert Counter(found["rooms"]) == {"dry": 3, "echo": 3}
+    for room, said in zip(found["rooms"], found["said"], strict=True):
+        assert said.endswith(f" This is {'a hall' if room == 'echo' else 'a chamber'}.")
+    assert "In which room is the speaker?" in found["asked"]
+    assert set(found["made"]) == {*recorded.MADE, "room"}
+    dry, echo = map(np.array, found["waves"])
+    late = [np.corrcoef(wave[4000:], wave[:-4000])[0, 1] for wave in (dry, echo)]
+    assert late[1] > late[0] + 0.2, "the echo comes 0.25 seconds later"
+    assert found["key"] != spoken.spoken_provenance({"test": 6}, 4.0, 0).key
+
+
 def test_provenance_names_all_that_determines_the_clips():
     settings = {"clips": {"train": 3}, "seconds": 4.0, "seed": 0}
     changed = [{"clips": {"train": 4}}, {"seconds": 5.0}, {"seed": 1}]
@@ -123,7 +206,7 @@ def test_provenance_names_all_that_determines_the_clips():
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("drawn", [{"pitch": ("low", "high")}, {"scene": ("rain", "wind")}])
+@pytest.mark.parametrize("drawn", [{"breath": ("held", "free")}, {"scene": ("rain", "wind")}])
 def test_other_attributes_are_another_world(drawn, world, monkeypatch):
     """Else the clips of before are found under the key of the new world."""
     settings = {"clips": {"train": 3}, "seconds": 4.0, "seed": 0}
