@@ -101,7 +101,8 @@ SEEDS = argument(
 )
 OUT = path("--out", help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-RUN = path("--run", help="under data/runs; by default the newest self-generated one")
+BY_DEFAULT = "by default the newest self-generated one, or else the nano run that ships"
+RUN = path("--run", help=f"under data/runs; {BY_DEFAULT}")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -340,11 +341,7 @@ def inside(args: argparse.Namespace) -> None:
     "ask",
     path("clip", help="an audio file"),
     argument("question", help="in quotes"),
-    path(
-        "--run",
-        help="under data/runs, or a folder that save_pretrained wrote; by default the newest "
-        "self-generated run",
-    ),
+    path("--run", help=f"under data/runs, or a folder that save_pretrained wrote; {BY_DEFAULT}"),
     path("--published", help="the adapter that DeSTA2 or DeSTA2.5 released, instead"),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
@@ -357,11 +354,10 @@ def inside(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """Ask a finished run about a clip."""
     from desta_lab import audio
-    from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.chat import AUDIO, SYSTEM
-    from desta_lab.model.runs import read_run_config
+    from desta_lab.model.runs import describe_run, read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
@@ -383,16 +379,16 @@ def ask(args: argparse.Namespace) -> None:
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
         args.preset = "desta25" if args.preset is None else args.preset
-        folder = args.published
+        run = args.published.name
         preset = _preset(args)
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
-        folder = args.run or newest_run()
+        folder = args.run or _find_run()
         if (folder / weights.WEIGHTS).is_file():  # what save_pretrained wrote
-            llm = AudioLLM.from_pretrained(folder, strict=False)
+            llm, run = AudioLLM.from_pretrained(folder, strict=False), folder.name
         else:
-            llm = AudioLLM.from_run(folder)
+            llm, run = AudioLLM.from_run(folder), describe_run(folder)
             transcript |= bool(read_run_config(folder).get("transcript"))
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
@@ -400,7 +396,7 @@ def ask(args: argparse.Namespace) -> None:
     else:
         answer = llm.generate([system, message], with_transcript=transcript, max_new_tokens=48)
     deaf = llm.generate([system, text_only], max_new_tokens=48)
-    print(f"run             {folder.name}")
+    print(f"run             {run}")
     seconds = llm.encoder.seconds
     if length > seconds:
         whole = f"{length:.1f} s" if length <= audio.WHISPER_SECONDS else "more than 30 s"
@@ -409,6 +405,25 @@ def ask(args: argparse.Namespace) -> None:
         print(f"transcript      {answer.audios[0][0][1]}")
     print(f"with the clip   {answer.text[0]}")
     print(f"without it      {deaf.text[0]}   (the untouched LLM, text only)")
+
+
+def _find_run() -> Path:
+    """The newest finished run of this data folder; where there is none, the one that ships."""
+    from desta_lab.experiments.experiment import Experiment, newest_run
+
+    try:
+        return newest_run()
+    except FileNotFoundError:
+        from desta_lab.course import finished
+        from desta_lab.model import presets
+
+        if not finished.ARCHIVE.is_file():
+            raise
+        print(
+            "No run of yours is here: the nano run that ships is unpacked, and answers.", flush=True
+        )
+        finished.restore(Experiment(presets.nano(), progress=progress_reporter()))
+        return newest_run()
 
 
 @command("doctor")
@@ -465,13 +480,12 @@ def answer(args: argparse.Namespace) -> None:
     """Let a finished run answer a public test set."""
     from desta_lab.benchmarks.answers import answer_items
     from desta_lab.benchmarks.benchmark import get_benchmark
-    from desta_lab.experiments.experiment import newest_run
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.training import checkpoints
 
     benchmark = get_benchmark(args.benchmark, args.path)
     items = benchmark.read(args.path)
-    folder = args.run or newest_run()
+    folder = args.run or _find_run()
     _make_folder(args.out)
     llm = AudioLLM.from_run(folder)
     last = checkpoints.list_checkpoints(folder)[-1]
@@ -713,6 +727,7 @@ def demo(args: argparse.Namespace) -> None:
     import signal
     import threading
 
+    from desta_lab.course import finished
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.views.demo import Demo, check_port, import_gradio, open_page
 
@@ -720,6 +735,7 @@ def demo(args: argparse.Namespace) -> None:
     import_gradio()
     check_port(args.port)
     job = Experiment(preset, progress=progress_reporter())
+    finished.restore(job)
     job.train("self")
     print(f"The first {job.preset.seconds:g} s of a clip are heard.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # recordings are deleted then, too

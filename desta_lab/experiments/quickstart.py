@@ -216,6 +216,7 @@ def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict
     card.write_card(out, result)
     for kind, folder in folders.items():
         of_run = asdict(ranked) | {"checkpoint": about["hashes"][f"checkpoint {kind}"]}
+        of_run["corpus"] = experiment.corpus.name
         cache.write_where_allowed(folder / VERDICT, cache.to_json(of_run))
     return result
 
