@@ -566,7 +566,10 @@ def sweep(args: argparse.Namespace) -> int:
     saving.save_parquet(table, out / "table.parquet")
     scored = table["score"].notna().any()
     if scored:
-        print(grid.factor_means().round(2).to_string(index=False))
+        means = grid.factor_means()
+        print(means.round(2).to_string(index=False, na_rep="—"))
+        if means["low"].isna().any():
+            print("—: one cell alone has no interval; more --seeds give one.")
         about = {"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
         saving.save_figure(grid.figure(), out, "knobs", provenance=about)
     print(f"{'Table and figure' if scored else 'Table'}: {out}")
