@@ -553,13 +553,17 @@ def sweep(args: argparse.Namespace) -> int:
     """Measure a grid of settings and seeds; only what is missing is run."""
     from desta_lab.experiments.cells import parse_grid, parse_slurm
     from desta_lab.experiments.sweep import Sweep
+    from desta_lab.model.presets import name_changes
     from desta_lab.views import saving
 
     preset = _preset(args)
     settings, report = parse_grid(args.set), progress_reporter()
     grid = Sweep(preset, settings, seeds=args.seeds, corpus=args.corpus, progress=report)
     slurm = parse_slurm(args.slurm) if args.slurm else None
-    out = args.out or grid.root.parent / "figures" / f"sweep-{preset.name}"
+    corpus = grid.cells[0].corpus
+    own = name_changes(preset, {}), corpus.name if corpus else ""
+    name = "-".join(filter(None, ["sweep", preset.name, *own, *grid.factors]))
+    out = args.out or grid.root.parent / "figures" / name
     _make_folder(out)
     table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
     table.to_csv(out / "table.csv", index=False)
