@@ -598,7 +598,12 @@ def _report_failures(cells: int, errors: dict[str, str]) -> int:
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
-    path("--out", help="folder for tables and figures; the page goes beside it"),
+    path(
+        "--out",
+        help="folder for tables and figures, with the page beside it; by default in "
+        "figures/ablations, which Git tracks, where studies, preset and seeds are those of the "
+        "page there, else in figures/ablations-own",
+    ),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
@@ -618,7 +623,8 @@ def ablate(args: argparse.Namespace) -> int:
             f"No study is of preset {chosen.name}; take one of {', '.join(there)}, or name studies."
         )
     names = list(dict.fromkeys(study.name for study in studies))
-    out = _make_folder(args.out or ablation.SHIPPED / chosen.name)
+    page = ablation.page_folder(names, preset, args.seeds)
+    out = _make_folder(args.out or page / chosen.name)
     shown = ablation.run_studies(
         names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )
