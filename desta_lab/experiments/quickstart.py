@@ -395,7 +395,7 @@ def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
         "prompts": f"the training prompts “{'”, “'.join(experiment.asked.prompts)}”",
         "descriptions": f"descriptions like “{description}”",
     }
-    pieces = [words[name] for name in own]
+    pieces = [words[name] for name in own if name != "tasks" or experiment.asked.tasks_brought]
     preset = experiment.preset
     usual = PRESETS[preset.name]() if preset.name in PRESETS else None
     for part in ("encoder", "backbone"):
