@@ -26,6 +26,7 @@ _HOME: dict[str, str] = {
     "evaluate": "desta_lab.evaluation.evaluate",
     "get_preset": "desta_lab.model.presets",
     "plot_clips": "desta_lab.views.clip_figures",
+    "progress_reporter": "desta_lab.views.progress",
     "read_audio": "desta_lab.audio",
     "run_quickstart": "desta_lab.experiments.quickstart",
     "setup": "desta_lab.course.setup",

@@ -101,7 +101,8 @@ SEEDS = argument(
 )
 OUT = path("--out", help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-RUN = path("--run", help="under data/runs; by default the newest self-generated one")
+BY_DEFAULT = "by default the newest self-generated one, or else the nano run that ships"
+RUN = path("--run", help=f"under data/runs; {BY_DEFAULT}")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -343,11 +344,7 @@ def inside(args: argparse.Namespace) -> None:
     "ask",
     path("clip", help="an audio file"),
     argument("question", help="in quotes"),
-    path(
-        "--run",
-        help="under data/runs, or a folder that save_pretrained wrote; by default the newest "
-        "self-generated run",
-    ),
+    path("--run", help=f"under data/runs, or a folder that save_pretrained wrote; {BY_DEFAULT}"),
     path("--published", help="the adapter that DeSTA2 or DeSTA2.5 released, instead"),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
@@ -360,11 +357,10 @@ def inside(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """Ask a finished run about a clip."""
     from desta_lab import audio
-    from desta_lab.experiments.experiment import newest_run
     from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.chat import AUDIO, SYSTEM
-    from desta_lab.model.runs import read_run_config
+    from desta_lab.model.runs import describe_run, read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
@@ -386,16 +382,16 @@ def ask(args: argparse.Namespace) -> None:
     transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
         args.preset = "desta25" if args.preset is None else args.preset
-        folder = args.published
+        run = args.published.name
         preset = _preset(args)
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
-        folder = args.run or newest_run()
+        folder = args.run or _find_run()
         if (folder / weights.WEIGHTS).is_file():  # what save_pretrained wrote
-            llm = AudioLLM.from_pretrained(folder, strict=False)
+            llm, run = AudioLLM.from_pretrained(folder, strict=False), folder.name
         else:
-            llm = AudioLLM.from_run(folder)
+            llm, run = AudioLLM.from_run(folder), describe_run(folder)
             transcript |= bool(read_run_config(folder).get("transcript"))
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
@@ -403,7 +399,7 @@ def ask(args: argparse.Namespace) -> None:
     else:
         answer = llm.generate([system, message], with_transcript=transcript, max_new_tokens=48)
     deaf = llm.generate([system, text_only], max_new_tokens=48)
-    print(f"run             {folder.name}")
+    print(f"run             {run}")
     seconds = llm.encoder.seconds
     if length > seconds:
         whole = f"{length:.1f} s" if length <= audio.WHISPER_SECONDS else "more than 30 s"
@@ -412,6 +408,25 @@ def ask(args: argparse.Namespace) -> None:
         print(f"transcript      {answer.audios[0][0][1]}")
     print(f"with the clip   {answer.text[0]}")
     print(f"without it      {deaf.text[0]}   (the untouched LLM, text only)")
+
+
+def _find_run() -> Path:
+    """The newest finished run of this data folder; where there is none, the one that ships."""
+    from desta_lab.experiments.experiment import Experiment, newest_run
+
+    try:
+        return newest_run()
+    except FileNotFoundError:
+        from desta_lab.course import finished
+        from desta_lab.model import presets
+
+        if not finished.ARCHIVE.is_file():
+            raise
+        print(
+            "No run of yours is here: the nano run that ships is unpacked, and answers.", flush=True
+        )
+        finished.restore(Experiment(presets.nano(), progress=progress_reporter()))
+        return newest_run()
 
 
 @command("doctor")
@@ -468,13 +483,12 @@ def answer(args: argparse.Namespace) -> None:
     """Let a finished run answer a public test set."""
     from desta_lab.benchmarks.answers import answer_items
     from desta_lab.benchmarks.benchmark import get_benchmark
-    from desta_lab.experiments.experiment import newest_run
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.training import checkpoints
 
     benchmark = get_benchmark(args.benchmark, args.path)
     items = benchmark.read(args.path)
-    folder = args.run or newest_run()
+    folder = args.run or _find_run()
     _make_folder(args.out)
     llm = AudioLLM.from_run(folder)
     last = checkpoints.list_checkpoints(folder)[-1]
@@ -542,20 +556,27 @@ def sweep(args: argparse.Namespace) -> int:
     """Measure a grid of settings and seeds; only what is missing is run."""
     from desta_lab.experiments.cells import parse_grid, parse_slurm
     from desta_lab.experiments.sweep import Sweep
+    from desta_lab.model.presets import name_changes
     from desta_lab.views import saving
 
     preset = _preset(args)
     settings, report = parse_grid(args.set), progress_reporter()
     grid = Sweep(preset, settings, seeds=args.seeds, corpus=args.corpus, progress=report)
     slurm = parse_slurm(args.slurm) if args.slurm else None
-    out = args.out or grid.root.parent / "figures" / f"sweep-{preset.name}"
+    corpus = grid.cells[0].corpus
+    own = name_changes(preset, {}), corpus.name if corpus else ""
+    name = "-".join(filter(None, ["sweep", preset.name, *own, *grid.factors]))
+    out = args.out or grid.root.parent / "figures" / name
     _make_folder(out)
     table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
     table.to_csv(out / "table.csv", index=False)
     saving.save_parquet(table, out / "table.parquet")
     scored = table["score"].notna().any()
     if scored:
-        print(grid.factor_means().round(2).to_string(index=False))
+        means = grid.factor_means()
+        print(means.round(2).to_string(index=False, na_rep="—"))
+        if means["low"].isna().any():
+            print("—: one cell alone has no interval; more --seeds give one.")
         about = {"cells": sorted(set(table["cell"])), "seeds": grid.seeds}
         saving.save_figure(grid.figure(), out, "knobs", provenance=about)
     print(f"{'Table and figure' if scored else 'Table'}: {out}")
@@ -580,7 +601,12 @@ def _report_failures(cells: int, errors: dict[str, str]) -> int:
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
-    path("--out", help="folder for tables and figures; the page goes beside it"),
+    path(
+        "--out",
+        help="folder for tables and figures, with the page beside it; by default in "
+        "figures/ablations, which Git tracks, where studies, preset and seeds are those of the "
+        "page there, else in figures/ablations-own",
+    ),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
@@ -600,7 +626,8 @@ def ablate(args: argparse.Namespace) -> int:
             f"No study is of preset {chosen.name}; take one of {', '.join(there)}, or name studies."
         )
     names = list(dict.fromkeys(study.name for study in studies))
-    out = _make_folder(args.out or ablation.SHIPPED / chosen.name)
+    page = ablation.page_folder(names, preset, args.seeds)
+    out = _make_folder(args.out or page / chosen.name)
     shown = ablation.run_studies(
         names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )
@@ -709,6 +736,7 @@ def demo(args: argparse.Namespace) -> None:
     import signal
     import threading
 
+    from desta_lab.course import finished
     from desta_lab.experiments.experiment import Experiment
     from desta_lab.views.demo import Demo, check_port, import_gradio, open_page
 
@@ -716,6 +744,7 @@ def demo(args: argparse.Namespace) -> None:
     import_gradio()
     check_port(args.port)
     job = Experiment(preset, progress=progress_reporter())
+    finished.restore(job)
     job.train("self")
     print(f"The first {job.preset.seconds:g} s of a clip are heard.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # recordings are deleted then, too

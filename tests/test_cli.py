@@ -20,9 +20,10 @@ import torch
 
 from desta_lab import audio, bench, cache, cli, doctor
 from desta_lab.audio import RATE
-from desta_lab.course import notebooks
+from desta_lab.course import finished, notebooks
 from desta_lab.experiments import experiment, sweep
 from desta_lab.model import backbone, build, nano, presets
+from desta_lab.model.runs import index_path
 from desta_lab.views import progress, saving
 from desta_lab.views.progress import progress_reporter
 from tests import tiny
@@ -83,6 +84,7 @@ def test_an_unknown_preset_is_one_sentence(capsys):
 
 def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    monkeypatch.setattr(finished, "ARCHIVE", tmp_path / "none.zip")  # and none ships
     wave = np.sin(np.arange(RATE) / 10)
     soundfile.write(tmp_path / "a.wav", wave, RATE)
     assert cli.main(["ask", str(tmp_path / "a.wav"), "What is it?"]) == 1
@@ -93,6 +95,8 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
     from desta_lab.model.audio_llm import AudioLLM, Generation
 
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
+    index_path(tmp_path).parent.mkdir()
+    index_path(tmp_path).write_text('[{"step": 300, "sha256": "0", "loss": null}]')
     asked = []
 
     class Heard:

@@ -57,6 +57,7 @@ def evaluate(
     free_form: Sequence[FreeForm] = (),
     describe: Describe = describe,
     batch: int = 8,
+    progress: Callable[..., None] | None = None,
 ) -> pd.DataFrame:
     """Score every task of every clip under every condition, with the model as it is now.
 
@@ -64,17 +65,16 @@ def evaluate(
         calibration: Clips of other speakers. How much an option is preferred on them, whatever is
             heard, is taken away before options are ranked (`scoring.Calibration`).
         features: Encoder states by clip id, from which the connector makes audio embeddings.
-        conditions: Names among `conditions.AUDIO_CONDITIONS`, by default all of them, and
-            `oracle`.
+        conditions: Names of `AUDIO_CONDITIONS`, which are the default, and `oracle`.
         audio_embeddings: Those of `clips` and then of `calibration`, instead of `features`.
         transcripts: Whether each clip's transcript stands behind its audio embeddings.
         free_form: What is also answered freely, under the same conditions.
         describe: Turns attributes into a description, in the words of the clips' corpus.
+        progress: Called with (done, total) while options are ranked by ear.
 
     Returns:
         One row per condition × task × clip, but none for an attribute that a clip lacks. Columns:
-        condition, those of `scoring.judge_scores` and, with `free_form`, those of
-        `answer_free_form`.
+        condition, those of `scoring.judge_scores` and, with `free_form`, of `answer_free_form`.
 
     Raises:
         ValueError: A condition is unknown, or neither features nor audio embeddings are given.
@@ -88,7 +88,7 @@ def evaluate(
                 raise ValueError("Nothing to hear: give features, or audio embeddings.")
             ids = [[clip.id for clip in part] for part in (clips, calibration)]
             audio_embeddings = torch.cat([embed_clips(llm, features[part]) for part in ids])
-        how = (by_ear, transcripts, batch)
+        how = (by_ear, transcripts, batch, progress)
         tables |= _rank_by_ear(llm, tasks, clips, calibration, audio_embeddings, *how)
     if ORACLE in conditions:
         tables[ORACLE] = _rank_by_reading(llm.backbone, tasks, clips, calibration, describe, batch)
@@ -118,6 +118,7 @@ def _rank_by_ear(
     names: Sequence[str],
     transcripts: bool,
     batch: int,
+    progress: Callable[..., None] | None,
 ) -> dict[str, pd.DataFrame]:
     """Rank the options of every task by ear; clips, calibration and controls share one pass."""
     pool, rows_of = _pool_conditions(llm, clips, audio_embeddings, names)
@@ -125,7 +126,7 @@ def _rank_by_ear(
     if transcripts:
         words = [clip.transcript for clip in [*clips, *calibration]]
         words += [""] * (len(pool) - len(words))
-    scores = scoring.score_options(llm, tasks, pool, batch, words)
+    scores = scoring.score_options(llm, tasks, pool, batch, words, progress)
     known = scoring.Calibration(
         calibration,
         [score[len(clips) : len(audio_embeddings)] for score in scores],

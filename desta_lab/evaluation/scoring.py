@@ -150,10 +150,12 @@ def score_options(
     audio_embeddings: Float[Tensor, "clip query d_llm"],
     batch: int = 8,
     transcripts: Sequence[str] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task, given the audio embeddings of some clips.
 
-    `transcripts`, one a clip, stand behind the audio embeddings. The scores can be differentiated
+    `transcripts`, one a clip, stand behind the audio embeddings; `progress` is called with the
+    clips that are done and their number. The scores can be differentiated
     with respect to the audio embeddings; call it under `torch.no_grad` where that is not wanted.
     """
     trunks = build_trunks(llm, tasks, len(audio_embeddings), transcripts)
@@ -162,6 +164,8 @@ def score_options(
         ids, real = llm.backbone.pad_left(trunks[first : first + batch])
         prefix = llm.splice(ids, audio_embeddings[first : first + batch])
         parts.append(_score_branches(llm.backbone, branches, prefix, real.cpu()))
+        if progress is not None:
+            progress(first + len(ids), len(trunks))
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from desta_lab.experiments import findings, frozen_parts
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.studies import (
+    BROUGHT,
     DEFAULT_SEEDS,
     PRESET_SEEDS,
     PRESET_SETTINGS,
@@ -21,6 +22,7 @@ from desta_lab.experiments.studies import (
 from desta_lab.experiments.sweep import Sweep
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
+from desta_lab.model.weights import models_dir
 from desta_lab.views.saving import save_figure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one folder a preset
@@ -58,14 +60,29 @@ def build_sweep(
     )
 
 
-def load_table(name: str, preset: str = "nano", folder: Path = SHIPPED) -> pd.DataFrame:
+def page_folder(
+    names: Iterable[str], preset: str | Preset = "nano", seeds: Iterable[int] | None = None
+) -> Path:
+    """Where the page of some studies goes if nobody says: what ships is renewed by its like alone.
+
+    Other studies, presets and seeds than those of the page that ships have a page of their own, in
+    `figures/ablations-own`.
+    """
+    usual = all(name in BROUGHT and preset in get_study(name).presets for name in names)
+    own = models_dir().parent.parent / "figures" / "ablations-own"
+    return SHIPPED if usual and seeds is None else own
+
+
+def load_table(name: str, preset: str = "nano", folder: Path | None = None) -> pd.DataFrame:
     """The table of a study on disk: a row per arm × seed × rung × condition (× attribute).
 
-    `score` is 0 at chance and 1 when perfect; `at` is the amount of a scaling study.
+    `score` is 0 at chance and 1 when perfect; `at` is the amount of a scaling study. `folder` is
+    that of the page, by default `page_folder([name], preset)`.
 
     Raises:
         FileNotFoundError: the study was not run on this preset; the message says how to run it.
     """
+    folder = folder or page_folder([name], preset)
     path = folder / preset / f"{get_study(name).name}.csv"
     if not path.exists():
         command = f"python -m desta_lab ablate {name} --preset {preset}"

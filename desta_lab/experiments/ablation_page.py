@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 
 from desta_lab import cache
-from desta_lab.experiments.ablation import SHIPPED, load_table, preset_name, run_studies
+from desta_lab.experiments.ablation import (
+    SHIPPED,
+    load_table,
+    page_folder,
+    preset_name,
+    run_studies,
+)
 from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
 from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
@@ -46,7 +52,8 @@ def run_ablation(
     seeds: Sequence[int] | None = None,
     *,
     jobs: int = 1,
-    folder: Path = SHIPPED,
+    retry: bool = False,
+    folder: Path | None = None,
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, list[str]]:
@@ -56,14 +63,19 @@ def run_ablation(
         names: of studies, your own (`register_study`) among them.
         seeds: by default five of nano, three of other presets.
         jobs: so many processes; 0 draws what is finished.
-        folder: where the page goes; tables and figures go into the preset's folder in it.
+        retry: measure the cells that failed again; without it they stay as they are.
+        folder: where the page goes; tables and figures go into the preset's folder in it. By
+            default (`page_folder`) it is that of the page that ships, which Git tracks, where
+            studies, preset and seeds are those of that page.
 
     Returns:
         The sentences of each study that has two finished arms.
     """
+    names = list(names)
+    folder = folder or page_folder(names, preset, seeds)
     out = cache.make_folder(folder / preset_name(preset))
     report = progress or progress_reporter()
-    shown = run_studies(names, preset, seeds, jobs, out, report, root)
+    shown = run_studies(names, preset, seeds, jobs, out, report, root, retry)
     sentences = {study.name: found for study, found in shown}
     write_page(folder)
     return sentences

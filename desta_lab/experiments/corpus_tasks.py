@@ -44,6 +44,8 @@ class CorpusTasks:
         prompts: what the training clips are asked, each clip one of them.
         own: what somebody's own pieces add to the facts of a result, by their content; empty where
             none differs from what the corpus brings.
+        tasks_brought: whether the tasks are somebody's own; those of other attributes or of
+            another prompt differ, too.
     """
 
     values: Values
@@ -51,6 +53,7 @@ class CorpusTasks:
     tasks: list[Task]
     prompts: tuple[str, ...]
     own: dict[str, Any] = field(default_factory=dict)
+    tasks_brought: bool = False
 
     def label_question(self, attribute: str) -> str | None:
         """The question that the bare-label run trains: that of rung 3; None where there is none."""
@@ -117,7 +120,7 @@ def corpus_tasks(
     if asked.describe is not usual.describe:
         content = json.dumps(list(zip(described, texts, strict=True)), sort_keys=True)
         own["descriptions"] = hashlib.sha256(content.encode()).hexdigest()
-    return replace(asked, own=own)
+    return replace(asked, own=own, tasks_brought=tasks is not None)
 
 
 def _usual_tasks(corpus: Corpus | None, preset: Preset) -> CorpusTasks:

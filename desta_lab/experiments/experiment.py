@@ -23,7 +23,7 @@ from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.connector import OwnConnector
-from desta_lab.model.presets import MEASURED, Preset, hashed_fields, part_id
+from desta_lab.model.presets import MEASURED, Preset, hashed_fields, name_changes, part_id
 from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
@@ -127,10 +127,14 @@ class Experiment:
         self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{key}.json")
 
     def figures_folder(self, name: str) -> Path:
-        """Where figures of this name go, with preset and corpus where they are not the usual."""
-        preset = [] if self.preset.name == "cpu" else [self.preset.name]
-        corpus = [self.own_corpus.name] if self.own_corpus else []
-        return self.root.parent / "figures" / "-".join([name, *preset, *corpus])
+        """Where figures of this name go, with preset, corpus and settings if they are not usual."""
+        preset = "" if self.preset.name == "cpu" else self.preset.name
+        corpus = self.own_corpus.name if self.own_corpus else ""
+        facts, own = {**self.asked.own, "seed": self.seed}, self.connector
+        if own is not None:
+            facts["connector"] = getattr(own, "__name__", type(own).__name__)
+        parts = name, preset, corpus, name_changes(self.preset, facts)
+        return self.root.parent / "figures" / "-".join(filter(None, parts))
 
     # ---- parts ----
 

@@ -217,6 +217,7 @@ def write_report(experiment: Experiment, table: pd.DataFrame, out: Path) -> dict
     card.write_card(out, result)
     for kind, folder in folders.items():
         of_run = asdict(ranked) | {"checkpoint": about["hashes"][f"checkpoint {kind}"]}
+        of_run["corpus"] = experiment.corpus.name
         cache.write_where_allowed(folder / VERDICT, cache.to_json(of_run))
     return result
 
@@ -403,7 +404,7 @@ def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
         "prompts": f"the training prompts “{'”, “'.join(experiment.asked.prompts)}”",
         "descriptions": f"descriptions like “{description}”",
     }
-    pieces = [words[name] for name in own]
+    pieces = [words[name] for name in own if name != "tasks" or experiment.asked.tasks_brought]
     preset = experiment.preset
     usual = PRESETS[preset.name]() if preset.name in PRESETS else None
     for part in ("encoder", "backbone"):

@@ -16,7 +16,14 @@ from desta_lab import cache, processes
 from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
-from desta_lab.experiments.experiment import Experiment, Progress
+from desta_lab.experiments.corpus_tasks import clip_counts
+from desta_lab.experiments.experiment import (
+    MIN_CLIPS,
+    MIN_SPEAKERS,
+    Experiment,
+    Progress,
+    are_enough,
+)
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
 from desta_lab.model.bounds import Count, check_value, is_number
@@ -74,10 +81,12 @@ class Sweep:
     ) -> None:
         labels: tuple[str, ...] = ()
         own: Corpus | None = None
+        self.caveat = ""  # why scores on a small corpus of somebody's own show little
         if corpus is not None:
             experiment = Experiment(preset, corpus=corpus, root=root)
             preset, own = experiment.preset, experiment.own_corpus
             labels = tuple(experiment.values)
+            self.caveat = _describe_few(experiment)
         self.preset, self.measure = preset, measure or train_and_score
         self.root = root or models_dir().parent
         self.progress = progress or progress_reporter()
@@ -137,6 +146,8 @@ class Sweep:
             if error:
                 report(f"Cell {cell.key} (seed {cell.seed}) failed. {error}")
             report(done, len(missing))
+        if self.caveat:
+            report(self.caveat)
         return self.table()
 
     def _missing_cells(self) -> list[Cell]:
@@ -250,6 +261,7 @@ class Sweep:
                 f"{high['score']:.2f} at {high['name']}; all else equal "
                 f"{self._difference(rung, factor, low['name'], high['name'])}"
             )
+        headline = ". ".join(filter(None, [headline, self.caveat.rstrip(".")]))
         return study_figures.plot_knobs(means, headline, rung)
 
     def _rung_rows(self, rung: int) -> pd.DataFrame:
@@ -267,6 +279,18 @@ class Sweep:
         )
         gaps = (wide[high] - wide[low]).dropna()
         return format_interval(mean_interval(gaps), "+.2f", " in one pair of cells")
+
+
+def _describe_few(experiment: Experiment) -> str:
+    """A sentence where clips or speakers of the test are too few to judge; else nothing."""
+    test, disjoint = experiment.clips("test"), experiment.splits.disjoint_speakers
+    if disjoint and are_enough(test):
+        return ""
+    clips, speakers = clip_counts(test)
+    return (
+        f"Tested with {clips} clips of {speakers if disjoint else 'too few'} speakers, so that "
+        f"differences may be chance; {MIN_CLIPS} clips and {MIN_SPEAKERS} speakers are the least."
+    )
 
 
 def measure_cell(task: tuple[Cell, Path, Measure]) -> None:

@@ -1,5 +1,7 @@
 """Presets: which frozen parts, which connector and how much of everything, as data."""
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -138,6 +140,7 @@ class Preset:
 OPTIONS = {one.name: one for one in fields(Preset) if "option" in one.metadata}
 # the options of the models, each with the value that a connector file means which is silent on it
 LATER = {name: one.default for name, one in OPTIONS.items() if one.metadata["of_models"]}
+MEMORY = ("accumulate", "gradient_checkpointing")  # they save some, and change only rounding
 MEASURED = ("minutes", "memory_gb", "disk_gb")  # on the preset's own models and sizes
 
 
@@ -280,6 +283,25 @@ def without_paths(preset: Preset) -> dict[str, Any]:
     """The fields of a preset for a result, which names models and no places."""
     parts = {part: part_id(getattr(preset, part)) for part in PARTS}
     return {**asdict(preset), **parts}
+
+
+def name_changes(preset: Preset, facts: Mapping[str, Any]) -> str:
+    """What differs from the preset that ships, as the end of a folder's name; nothing is "".
+
+    A few short settings stand in words (`steps-40-seed-1`), all else, and every preset of one's
+    own, as 8 characters of a hash. `facts` are what else differs; one that is 0 or empty does not.
+    """
+    usual = without_paths(PRESETS[preset.name]()) if preset.name in PRESETS else {}
+    same = ("name", "purpose", *MEASURED, *MEMORY)
+    changes = {
+        name: value
+        for name, value in without_paths(preset).items()
+        if name not in same and (name not in usual or value != usual[name])
+    } | {name: value for name, value in facts.items() if value}
+    words = "-".join(f"{name}-{value}" for name, value in changes.items())
+    if re.fullmatch(r"[\w.-]{0,40}", words):
+        return words
+    return hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
 
 
 # ---- presets in files ----

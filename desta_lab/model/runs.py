@@ -2,10 +2,12 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from desta_lab import cache
+from desta_lab.clips import HEAD, Corpus, CorpusError
 from desta_lab.model import weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.model.bounds import is_number
@@ -124,3 +126,23 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         fault = f"{path}: not the config of this run, whose folder is named by it"
         raise ProvenanceError(f"{fault}; get the folder again, or train the run again.")
     return config
+
+
+def describe_run(folder: Path) -> str:
+    """A run's name with its preset, its corpus and its last step, in one line."""
+    preset = re.sub("-[a-z]+-[0-9a-f]{16}$", "", folder.name)
+    step = list_checkpoints(folder)[-1]["step"]
+    return f"{folder.name} (preset {preset}, corpus {_name_corpus(folder)}, step {step})"
+
+
+def _name_corpus(folder: Path) -> str:
+    """The corpus of a run, by name where its verdict or a corpus beside the runs tells it."""
+    judged = folder / VERDICT
+    name = weights.read_object(judged).get("corpus") if judged.is_file() else None
+    sha256 = str(read_run_config(folder).get("corpus"))
+    heads = (folder.resolve().parent.parent / "corpora").glob(f"*/{HEAD}")
+    for head in sorted(heads) if name is None else ():
+        with suppress(CorpusError):
+            if (corpus := Corpus.read(head.parent)).hash == sha256:
+                return corpus.name
+    return str(name or sha256[:8])

@@ -1,13 +1,15 @@
 """Clips in words: the seed description, and the values that a text names."""
 
 import unicodedata
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 import regex
 
-from desta_lab.clips import Corpus
+from desta_lab.audio import DataWarning
+from desta_lab.clips import ROWS, Corpus
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, SENTENCE, VOCABULARY, get_attribute
 from desta_lab.world.public_corpora import PUBLIC_CORPORA
 
@@ -17,6 +19,8 @@ _NEGATED = regex.compile(
 )
 _NEGATION_WIDTH = 40  # characters before a phrase that are looked at
 MAX_OPEN_VALUES = 20  # values of an attribute without a closed vocabulary that can be asked about
+MAX_NUMBERS = 5  # of them, where all are numbers and repeat: others are measurements
+_NUMBER = regex.compile(r"[-+−]?\d*[.,]?\d+(e[-+]?\d+)?", regex.IGNORECASE)
 
 
 def describe(attributes: Mapping[str, str], *, topic: bool = False) -> str:
@@ -81,21 +85,24 @@ def askable_attributes(corpus: Corpus) -> dict[str, tuple[str, ...]]:
     """The attributes that clips of a corpus can be asked about, each with its values in order.
 
     Left out are attributes with one value, and open vocabularies of more than `MAX_OPEN_VALUES`
-    values, such as names and notes; of recorded voices, what no description mentions, too.
+    values, such as names and notes; with a DataWarning measurements, such as an age; of recorded
+    voices, what no description mentions, too.
     """
     if is_spoken_world(corpus):
         return {name: ATTRIBUTES[name] for name in DESCRIBED}
     public = PUBLIC_CORPORA.get(str(corpus.recipe.get("source")))
     vocabularies = public.attributes if public else ATTRIBUTES
-    found: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     for clip in corpus.clips:
         for name, value in clip.attributes.items():
             if name in DESCRIBED or not is_recorded(corpus):
-                found[name].add(value)
+                found[name][value] += 1
     askable = {}
     for name, values in found.items():
-        closed = values <= {*vocabularies.get(name, ())}
-        if len(values) > 1 and (closed or len(values) <= MAX_OPEN_VALUES):
+        closed = {*values} <= {*vocabularies.get(name, ())}
+        if not closed and _are_measurements(values):
+            _warn_of_measurements(corpus, name, values)
+        elif len(values) > 1 and (closed or len(values) <= MAX_OPEN_VALUES):
             askable[name] = order_values(name, values, vocabularies)
     return askable
 
@@ -106,6 +113,20 @@ def order_values(
     """Values of an attribute in the order of its vocabulary, if that has all; else by alphabet."""
     known = [value for value in vocabularies.get(name, ()) if value in values]
     return tuple(known if len(known) == len({*values}) else sorted({*values}))
+
+
+def _are_measurements(values: Counter[str]) -> bool:
+    """Whether values are numbers of which there are many, or that hardly repeat."""
+    many = len(values) > MAX_NUMBERS or values.total() < 2 * len(values)
+    return len(values) > 1 and many and all(map(_NUMBER.fullmatch, values))
+
+
+def _warn_of_measurements(corpus: Corpus, name: str, values: Iterable[str]) -> None:
+    several = list(values)
+    path = corpus.folder / corpus.recipe.get("table", ROWS)
+    fault = f"{name!r} has {len(several)} different numbers, such as {' and '.join(several[:2])}"
+    remedy = "it is not asked about; write a few ranges in words instead, such as low and high"
+    warnings.warn(f"{path}: the column {fault}; {remedy}.", DataWarning, stacklevel=3)
 
 
 def attribute_clause(name: str, value: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from desta_lab import cli
 from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
@@ -55,6 +56,19 @@ def test_a_restored_run_needs_neither_training_nor_scoring(experiment: Experimen
         "shuffled",
         "silence",
     }
+
+
+def test_where_no_run_of_ones_own_is_the_one_that_ships_answers_and_says_which_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = Experiment(presets.nano(), root=tiny.data_folder(tmp_path)).corpus
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    line = ["ask", str(corpus.path(corpus.clips[0])), "What is the gender of the speaker?"]
+    for first in (True, False):
+        assert cli.main(line) == 0
+        said = capsys.readouterr().out
+        assert ("the nano run that ships" in said) == first
+        assert "(preset nano, corpus spoken, step 300)" in said
 
 
 def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:

@@ -52,6 +52,13 @@ def test_every_clip_is_scored_on_every_task_under_every_condition(llm, embedding
     assert all(cell == [clip.id for clip in clips[:6]] for cell in cells)
 
 
+def test_progress_is_told_from_the_first_batch_to_the_last(llm, embeddings) -> None:
+    clips, told = people(9), []
+    how = {"audio_embeddings": embeddings, "batch": 4}
+    evaluate(llm, ASKED, clips[:6], clips[6:], **how, progress=lambda *news: told.append(news))
+    assert told == [(4, 10), (8, 10), (10, 10)]  # of nine clips and silence
+
+
 def test_shuffled_audio_is_scored_as_the_partners_audio_would_be(llm, embeddings) -> None:
     clips = people(9)
     table = evaluate(llm, ASKED, clips[:6], clips[6:], audio_embeddings=embeddings)

@@ -38,6 +38,28 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
     assert newest_run(tmp_path) == later
 
 
+def test_runs_that_differ_in_a_setting_have_each_a_folder_for_their_figures(tmp_path: Path):
+    def folder(**how: object) -> str:
+        given = {name: how.pop(name) for name in ("seed", "prompts", "describe") if name in how}
+        preset = replace(how.pop("preset", presets.nano()), **how)
+        return Experiment(preset, root=tmp_path / "data", **given).figures_folder("look").name
+
+    assert folder() == folder(accumulate=2, minutes=None) == "look-nano"
+    assert folder(preset=presets.cpu()) == "look"
+    assert folder(steps=40, seed=1) == "look-nano-steps-40-seed-1"
+    assert folder(preset=presets.cpu(), label="rate") == "look-label-rate"
+    (tmp_path / "mine.toml").write_text('base = "nano"\nsteps = 40')
+    own = presets.get_preset(tmp_path / "mine.toml")
+    others = (
+        folder(prompts=["What do you hear?"]),
+        folder(prompts=["Say what you hear."]),
+        folder(connector=replace(presets.SMALL, depth=3)),
+        folder(preset=own),
+        folder(preset=own, steps=80),
+    )
+    assert len({*others}) == 5 and all(len(name.split("-")[2]) == 8 for name in others)
+
+
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Experiment]:
     """Experiments of one seed that differ in one thing each."""

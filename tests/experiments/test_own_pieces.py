@@ -14,7 +14,7 @@ from torch import nn
 from desta_lab.evaluation.tasks import PROMPTS, Task, task_ladder
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.quickstart import run_quickstart
+from desta_lab.experiments.quickstart import _notes_on_own_pieces, run_quickstart
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.training import checkpoints
@@ -277,6 +277,18 @@ def test_own_pieces_reach_training_targets_oracle_scores_card_and_verdict(root: 
     checkpoints.load_checkpoint(run, job.llm, 2)
     assert torch.equal(opened.connector.project.weight, job.llm.connector.project.weight)
     assert "connector.project" in opened.sites()
+
+
+@pytest.mark.weights
+def test_tasks_that_only_follow_from_a_prompt_or_attributes_are_not_called_brought(root: Path):
+    given = {
+        "the training prompts “What do you hear?”": {"prompts": ["What do you hear?"]},
+        "the attributes gender, scene": {"attributes": ["gender", "scene"]},
+        "1 tasks": {"tasks": [replace(KING, attribute="gender")], "label": "gender"},
+    }
+    for words, pieces in given.items():
+        notes = _notes_on_own_pieces(Experiment(NANO, root=root, **pieces))
+        assert notes == [f"Brought by the experiment: {words}."]
 
 
 @pytest.mark.weights

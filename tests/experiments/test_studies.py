@@ -312,6 +312,34 @@ def test_a_study_from_outside_is_run_and_drawn_like_any_other(
 # ---- the page ----
 
 
+def test_only_what_the_page_that_ships_has_goes_there_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setitem(STUDIES, "warm", PLAIN)
+    own, mine = tmp_path / "figures" / "ablations-own", replace(presets.nano(), name="mine")
+    assert ablation.page_folder(["depth", "clips"]) == ablation.SHIPPED
+    for other in (["depth"], "nano", (0,)), (["depth"], mine), (["depth", "warm"],):
+        assert ablation.page_folder(*other) == own
+    how = {"root": tmp_path / "data", "progress": no_progress}
+    run_ablation(["warm"], **how)
+    assert (own / "README.md").exists() and len(ablation.load_table("warm"))
+
+
+def test_what_failed_is_run_again_in_python_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(cell: Cell, root: Path) -> dict:
+        raise ValueError("The disk is full.")
+
+    how = {"folder": tmp_path / "page", "root": tmp_path / "data", "progress": no_progress}
+    monkeypatch.setattr(sweep, "train_and_score", fails)
+    assert not run_ablation(["depth"], seeds=(0, 1, 2), **how)
+    monkeypatch.setattr(sweep, "train_and_score", stand_in)
+    assert not run_ablation(["depth"], seeds=(0, 1, 2), **how)
+    assert run_ablation(["depth"], seeds=(0, 1, 2), retry=True, **how)["depth"]
+
+
 def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
     folder = tmp_path / "ablations"

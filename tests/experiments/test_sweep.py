@@ -383,6 +383,11 @@ def test_the_command_line_writes_table_and_figure(
         "knobs.csv",
     }
     assert set(pd.read_csv(tmp_path / "out" / "table.csv")["steps"]) == {40, 60, 80}
+    capsys.readouterr()
+    assert cli.main(command[:5]) == 1  # of one seed
+    said = capsys.readouterr().out
+    assert (tmp_path / "figures" / "sweep-nano-steps" / "knobs.png").exists()
+    assert "NaN" not in said and "one cell alone has no interval; more --seeds give one" in said
     assert cli.main(["sweep", "--preset", "nano", "--set", "step=40"]) == 1
     assert "it changes target" in capsys.readouterr().err
 
@@ -405,6 +410,23 @@ def test_a_corpus_of_ones_own_is_measured_with_its_own_labels_and_cells(tmp_path
     assert not {cell.key for cell in own.cells} & {cell.key for cell in usual.cells}
     again = Sweep(NANO, {"steps": [40]}, corpus=folder, **how)
     assert again.cells[0].preset.label == NANO.label == "scene"
+
+
+def test_a_sweep_over_few_clips_says_so_in_words_and_on_its_picture(tmp_path: Path):
+    told: list = []
+    how = {"root": tmp_path / "data", "measure": stand_in}
+    own = Sweep(
+        NANO,
+        {"steps": [40, 80]},
+        corpus=tiny.recordings(tmp_path / "own"),
+        progress=lambda stage: lambda *news: told.append(news[0]),
+        **how,
+    )
+    own.run()
+    few = "Tested with 4 clips of too few speakers, so that differences may be chance"
+    assert told[-1].startswith(few) and "24 clips and 4 speakers are the least" in told[-1]
+    assert few in own.figure().get_suptitle().replace("\n", " ")
+    assert not Sweep(NANO, {"steps": [40, 80]}, progress=no_progress, **how).caveat
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,18 @@ def test_a_verdict_is_of_the_last_step_of_its_run_alone(run, models):
             AudioLLM.from_run(folder, root=models)
 
 
+def test_a_run_is_described_by_its_preset_its_corpus_and_its_last_step(tmp_path):
+    corpus = tiny.corpus(tmp_path / "corpora" / "0")
+    for of, named in ((corpus.hash, "tones"), ("d" * 64, "dddddddd")):
+        folder = run_folder(tmp_path / "runs", "my-own-self", {"corpus": of})
+        runs.index_path(folder).parent.mkdir()
+        runs.index_path(folder).write_text('[{"step": 9, "sha256": "0", "loss": null}]')
+        said = f"{folder.name} (preset my-own, corpus {{}}, step 9)"
+        assert runs.describe_run(folder) == said.format(named)
+    (folder / "verdict.json").write_text('{"corpus": "calls"}')  # which lies elsewhere
+    assert runs.describe_run(folder) == said.format("calls")
+
+
 def test_a_config_that_does_not_name_the_folder_of_its_run_is_refused(tmp_path):
     folder = run_folder(tmp_path, "nano", {"attention": "eager", "lr": 0.1})
     assert runs.read_run_config(folder) == {"attention": "eager", "lr": 0.1}

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from desta_lab.audio import DataWarning
 from desta_lab.clips import Clip, Corpus
 from desta_lab.world import describe
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, NEUTRAL, VOCABULARY, get_attribute
@@ -130,6 +131,21 @@ def test_a_clip_is_asked_about_what_differs_and_is_no_name(tmp_path):
     rows[0] |= {"scene": "music"}
     asked = describe.askable_attributes(corpus_of(tmp_path, rows, source="folder"))
     assert asked == {"mood": ("0", "1", "2"), "scene": ("rain", "music")}
+
+
+@pytest.mark.parametrize("numbers", [range(20, 26), (3.2, 11.5, -4), range(24)])
+def test_a_column_of_measurements_is_not_asked_about_and_a_sentence_says_so(tmp_path, numbers):
+    count = 24 if len(numbers) > 5 else 5  # of clips
+    rows = [
+        {"age": f"{numbers[i % len(numbers)]}", "stars": f"{i % 2}", "mood": "ab"[i % 2]}
+        for i in range(count)
+    ]
+    said = f"folder/clips.csv: the column 'age' has {len(numbers)} different numbers, such as "
+    with pytest.warns(DataWarning, match=f"{said}.*; write a few ranges in words instead"):
+        asked = describe.askable_attributes(
+            corpus_of(tmp_path / "folder", rows, source="folder", table="clips.csv")
+        )
+    assert asked == {"stars": ("0", "1"), "mood": ("a", "b")}
 
 
 def test_closed_vocabularies_are_asked_about_in_their_order(tmp_path):
