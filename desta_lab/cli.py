@@ -360,6 +360,7 @@ def ask(args: argparse.Namespace) -> None:
     from desta_lab.model import presets, weights
     from desta_lab.model.audio_llm import AudioLLM
     from desta_lab.model.chat import AUDIO, SYSTEM
+    from desta_lab.model.nano import LIMITS
     from desta_lab.model.runs import describe_run, read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
@@ -408,6 +409,8 @@ def ask(args: argparse.Namespace) -> None:
         print(f"transcript      {answer.audios[0][0][1]}")
     print(f"with the clip   {answer.text[0]}")
     print(f"without it      {deaf.text[0]}   (the untouched LLM, text only)")
+    if llm.glass_box:
+        print(f"note            {LIMITS}")
 
 
 def _find_run() -> Path:

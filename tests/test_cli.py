@@ -100,7 +100,7 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
     asked = []
 
     class Heard:
-        encoder = SimpleNamespace(seconds=30)
+        encoder, glass_box = SimpleNamespace(seconds=30), False
 
         def generate(self, messages, with_transcript=False, **how):
             asked.append(with_transcript)

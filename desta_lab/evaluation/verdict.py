@@ -64,10 +64,17 @@ def split_label_run(table: pd.DataFrame, attribute: str) -> pd.DataFrame:
 
 
 def able_tasks(table: pd.DataFrame, measure: str = "calibrated") -> dict[str, float]:
-    """The tasks that the text oracle can do, with its accuracy; no other task counts."""
+    """The tasks that the text oracle can do, with its accuracy; no other task counts.
+
+    Nor does one that it answers alike about every clip: where most clips have one value, that is
+    right by itself.
+    """
     oracle = table[table["condition"] == ORACLE].groupby("task")
     accuracy, chance = oracle[measure].mean(), oracle["chance"].first()
     able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE]
+    answers = "answer" if measure == "said" else "chosen"
+    if answers in table:
+        able = able[oracle[answers].nunique()[able.index] > 1]
     return {str(task): float(value) for task, value in able.items()}
 
 

@@ -337,7 +337,8 @@ def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]
     able = verdict.able_tasks(table)
     left_out = [task.name for task in experiment.tasks if task.name not in able]
     return [
-        "Tasks that the text oracle cannot do, left out of every claim: "
+        "Tasks that the text oracle cannot do, or answers alike about every clip, left out of "
+        "every claim: "
         f"{', '.join(left_out) or 'none'}.",
         f"The bare-label run stands in two parts: its own attribute ({experiment.preset.label}) "
         "and the others.",

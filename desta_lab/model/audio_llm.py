@@ -19,7 +19,7 @@ from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
-from desta_lab.model.presets import LATER
+from desta_lab.model.presets import LATER, NANO
 from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
@@ -176,6 +176,11 @@ class AudioLLM(nn.Module):
         return push_to_hub(self, repo_id, card, private=private)
 
     # ---- from waveforms to logits ----
+
+    @property
+    def glass_box(self) -> bool:
+        """Whether the backbone is a nano LLM, of any size, which knows only its own text world."""
+        return self.names.get("backbone", "").split("-")[0] == NANO
 
     @property
     def queries(self) -> int:

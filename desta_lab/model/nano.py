@@ -15,6 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from desta_lab.model import chat
 
+LIMITS = (
+    "The glass-box LLM knows only the words and questions of its own text world; what it answers "
+    "to others means nothing."
+)
 Row = tuple[str, str, str]  # description, question, answer
 
 TURN, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"

@@ -21,6 +21,7 @@ from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.nano import LIMITS
 from desta_lab.views.clip_figures import plot_query_attention
 from desta_lab.views.replies import (
     answer_audio,
@@ -56,6 +57,7 @@ class Demo:
         self.clips: dict[str, Clip] = {clip.id: clip for clip in experiment.clips("test")[:CLIPS]}
         known = is_spoken_world(corpus)
         self.note = _NOTE.format(clips="synthetic clips" if known else f"clips of {corpus.name}")
+        self.note += f" {LIMITS}" if experiment.llm.glass_box else ""
         self.questions = [t.in_words or t.question for t in experiment.tasks if t.rung == 3]
 
     def stream_answers(

@@ -20,6 +20,7 @@ from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.model import build, presets
+from desta_lab.model.nano import LIMITS
 from desta_lab.training import checkpoints
 from tests import tiny
 
@@ -68,7 +69,7 @@ def test_where_no_run_of_ones_own_is_the_one_that_ships_answers_and_says_which_i
         assert cli.main(line) == 0
         said = capsys.readouterr().out
         assert ("the nano run that ships" in said) == first
-        assert "(preset nano, corpus spoken, step 300)" in said
+        assert "(preset nano, corpus spoken, step 300)" in said and LIMITS in said
 
 
 def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:

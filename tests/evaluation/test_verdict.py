@@ -87,6 +87,19 @@ def test_a_task_the_oracle_cannot_do_is_left_out() -> None:
     assert not rows.loc[rows["task"] == "3_rate", "counted"].any()
 
 
+@pytest.mark.parametrize(
+    ("measure", "column"), [("calibrated", "chosen"), ("said", "answer"), ("raw", "chosen")]
+)
+def test_a_task_the_oracle_answers_alike_about_every_clip_is_left_out(measure, column) -> None:
+    data = table(ALL).rename(columns={"calibrated": measure} if measure == "said" else {})
+    data[column] = np.where(data["clip"] == "c0", "male", "female")  # nearly all are women
+    assert "3_gender" in verdict.able_tasks(data, measure)
+    deaf = (data["condition"] == "oracle") & (data["task"] == "3_gender")
+    data.loc[deaf & (data["clip"] == "c0"), [measure, column]] = [0.0, "female"]
+    assert "3_gender" not in verdict.able_tasks(data, measure)
+    assert "3_rate" in verdict.able_tasks(data, measure)
+
+
 @pytest.mark.parametrize("able", [(), ("scene",)])
 def test_where_the_oracle_can_do_no_task_but_the_labels_nothing_is_judged(able) -> None:
     data = table(ALL)

@@ -14,6 +14,7 @@ import soundfile
 
 from desta_lab import audio
 from desta_lab.evaluation import conditions
+from desta_lab.model.nano import LIMITS
 from desta_lab.views import replies
 from desta_lab.views.demo import (
     MOST_BYTES,
@@ -32,6 +33,14 @@ QUESTION = "What is the background sound?"
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return Demo(made.stand_in(tmp_path_factory.mktemp("job")))
+
+
+def test_the_page_of_a_glass_box_says_that_it_knows_only_its_own_text_world(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert LIMITS not in demo.note
+    monkeypatch.setitem(demo.experiment.llm.names, "backbone", "nano")
+    assert Demo(demo.experiment).note.endswith(LIMITS)
 
 
 def test_the_pieces_of_a_streamed_answer_are_the_whole_answer(demo: Demo) -> None:
