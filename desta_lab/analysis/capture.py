@@ -32,11 +32,18 @@ _SHIPPED = [r"block \1", "mixture", "audio embeddings", r"backbone \1"]
 
 
 def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
-    """The module behind every site that is captured, in signal order, by the name in tables."""
+    """The module behind every site that is captured, in signal order, by the name in tables.
+
+    Raises:
+        ValueError: a site is no output of a module, such as heads or an attention pattern.
+    """
     modules = {}
     for name, site in list_sites(llm).items():
         for pattern, own in _NAMES.items():
             if found := re.fullmatch(pattern, name):
+                if site.at != "output":
+                    fault = f"The site {name} is no output of a module, so it cannot be probed"
+                    raise ValueError(f"{fault}; take it out of capture._NAMES.")
                 modules[found.expand(own)] = site.module
     return modules
 

@@ -10,6 +10,7 @@ from scipy.stats import hypergeom
 from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.statistics import interval_table
+from desta_lab.world.attributes import VOCABULARY
 
 MEASURES = ("pointing", "iou", "mass")
 MOST = 0.7  # of a clip that evidence fills; beyond it, nearly every profile falls on it
@@ -21,12 +22,14 @@ FRAMES = 1000  # in which that share is counted
 def evidence_spans(clip: Clip, attribute: str) -> list[Span]:
     """The spans of a clip in which an attribute can be heard.
 
-    The scene is heard in its own window; every other attribute in all of the speech.
+    A sound beside the speech, such as the scene, is heard in its own window; every other attribute
+    in all of the speech.
 
     Raises:
         ValueError: the clip has no such span.
     """
-    kind = "scene" if attribute == "scene" else "speech"
+    beside = attribute in VOCABULARY and VOCABULARY[attribute].beside
+    kind = attribute if beside else "speech"
     found = [span for span in clip.spans if span.name.split(":")[0] == kind]
     if not found:
         kinds = ", ".join(dict.fromkeys(span.name.split(":")[0] for span in clip.spans))

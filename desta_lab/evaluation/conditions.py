@@ -95,6 +95,15 @@ AUDIO_CONDITIONS: dict[str, Callable[[AudioLLM, Sequence[Clip]], AudioCondition]
 }
 
 
+_SHIPPED = ["audio", "shuffled", "silence"]  # stays: a provenance names other conditions than these
+
+
+def condition_facts() -> dict[str, list[str]]:
+    """The conditions by ear; nothing where they are those of the scores that were kept."""
+    names = list(AUDIO_CONDITIONS)
+    return {} if names == _SHIPPED else {"conditions": names}
+
+
 def make_condition(name: str, llm: AudioLLM, clips: Sequence[Clip]) -> AudioCondition:
     """The condition of this name for these clips.
 

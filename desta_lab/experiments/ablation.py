@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.experiments import findings, frozen_parts
-from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.studies import (
     BROUGHT,
     DEFAULT_SEEDS,
@@ -23,6 +22,7 @@ from desta_lab.experiments.sweep import Sweep
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.model.weights import models_dir
+from desta_lab.views.progress import Progress
 from desta_lab.views.saving import save_figure
 
 SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one folder a preset

@@ -14,12 +14,11 @@ from desta_lab.experiments.ablation import (
     preset_name,
     run_studies,
 )
-from desta_lab.experiments.experiment import Progress
 from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
 from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
-from desta_lab.views.progress import progress_reporter
+from desta_lab.views.progress import Progress, progress_reporter
 
 Tables = dict[str, pd.DataFrame]  # preset → table of a study
 

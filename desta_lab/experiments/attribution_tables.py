@@ -14,7 +14,7 @@ from torch import Tensor
 from desta_lab.analysis import attention, attribution, evidence
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.statistics import interval_table
-from desta_lab.experiments.experiment import report_each
+from desta_lab.views.progress import report_each
 
 if TYPE_CHECKING:
     from desta_lab.experiments.inside import Inside

@@ -15,7 +15,7 @@ from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
-from desta_lab.model.bounds import CountOrZero, check_bounds, convert_value
+from desta_lab.model.bounds import CountOrZero, check_bounds, convert_value, unused_options
 from desta_lab.model.connector import CONNECTORS, ConnectorShape
 from desta_lab.model.presets import Preset
 from desta_lab.world.attributes import DESCRIBED
@@ -78,14 +78,12 @@ class Cell:
     @cached_property
     def provenance(self) -> Provenance:
         """What determines the cell's result, known before any model is loaded."""
-        used = presets.hashed_fields(self.preset)
+        unused = unused_options(self.preset)
         ladder = corpus_tasks(self.corpus, self.preset).tasks
         asked = [replace(task, in_words="") for task in ladder]  # cells only rank
         facts = {
             "settings": {
-                name: value
-                for name, value in self.settings.items()
-                if name not in presets.OPTIONS or name in used
+                name: value for name, value in self.settings.items() if name not in unused
             },
             "seed": self.seed,
             "measured": self.measured,

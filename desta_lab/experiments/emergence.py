@@ -19,13 +19,14 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import emergence_claims as claims
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress, report_each
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import emergence_figures as figures
 from desta_lab.views import saving
+from desta_lab.views.progress import Progress, no_progress, report_each
 
 # the report that ships, of preset nano
 HOME = Path(__file__).resolve().parents[2] / "figures" / "emergence"
@@ -125,6 +126,8 @@ class RunMeasurement:
             "clips": [clip.id for clip in self.clips],
             "sizes": [SCORED, CALIBRATING],
             "tasks": [repr(task) for task in self.tasks],
+            **conditions.condition_facts(),
+            **self._transcript,
         }
 
         def find(kind: str, measure: Callable[[Tensor], pd.DataFrame]) -> pd.DataFrame:
@@ -135,6 +138,11 @@ class RunMeasurement:
         if self.run.is_full:
             tables["probes"] = find("probes", self._fit_probes)
         return tables
+
+    @property
+    def _transcript(self) -> dict[str, bool]:
+        """That transcripts stand behind the audio embeddings, where the run was trained so."""
+        return {"transcript": True} if self.experiment.preset.transcript else {}
 
     @cached_property
     def _features(self) -> FeatureStore:
@@ -150,7 +158,12 @@ class RunMeasurement:
         rows = [self.clips.index(clip) for clip in [*self.scored, *self.calibration]]
         embeddings = audio_embeddings[rows]
         table = evaluate(
-            self.llm, self.tasks, self.scored, self.calibration, audio_embeddings=embeddings
+            self.llm,
+            self.tasks,
+            self.scored,
+            self.calibration,
+            audio_embeddings=embeddings,
+            transcripts=bool(self._transcript),
         )
         return table[COLUMNS].round({"margin": 4})
 

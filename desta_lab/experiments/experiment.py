@@ -1,11 +1,11 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -22,33 +22,20 @@ from desta_lab.experiments.costs import StageCosts
 from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
+from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import OwnConnector
-from desta_lab.model.presets import MEASURED, Preset, hashed_fields, name_changes, part_id
+from desta_lab.model.presets import LATER, MEASURED, Preset, name_changes, part_id
 from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import TOP_K, Target, generate_soft_targets
+from desta_lab.views.progress import Progress, no_progress
 from desta_lab.world import spoken, tables
 
 MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
 RUNS = ("self", "label")  # the two runs of the claim
 # facts of the models that change nothing of what the untouched backbone reads
 AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
-
-Item = TypeVar("Item")
-Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)
-
-
-def no_progress(stage: str) -> Callable[..., None]:
-    """Report no progress."""
-    return lambda *news: None
-
-
-def report_each(items: Sequence[Item], report: Callable[..., None]) -> Iterator[Item]:
-    """The items one by one; the number that are done is reported after each."""
-    for done, item in enumerate(items, 1):
-        yield item
-        report(done, len(items))
 
 
 class Experiment:
@@ -191,7 +178,9 @@ class Experiment:
             corpus: that of the clips, if they are not of this experiment's.
         """
         folder, sha256 = features_folder(self.root), self.llm.provenance["encoder_sha256"]
-        store = FeatureStore(folder, self.llm.encoder, sha256, corpus or self.corpus, clips)
+        later = {name: v for name, v in self.llm.provenance.items() if name in LATER}
+        given = self.llm.encoder, sha256, corpus or self.corpus, clips, later
+        store = FeatureStore(folder, *given)
         store.compute(self.progress("features"))
         return store
 

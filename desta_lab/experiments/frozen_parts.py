@@ -10,8 +10,8 @@ from torch import nn
 
 from desta_lab import cache
 from desta_lab.evaluation import text_world
-from desta_lab.experiments.experiment import Progress
 from desta_lab.model import nano, weights
+from desta_lab.views.progress import Progress
 
 Maker = Callable[[Path, Any], None]  # a folder and a progress function
 

@@ -28,13 +28,7 @@ from desta_lab.clips import Clip, Span, balance_speakers
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.conditions import embed_silence
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import (
-    Experiment,
-    Progress,
-    are_enough,
-    no_progress,
-    report_each,
-)
+from desta_lab.experiments.experiment import Experiment, are_enough
 from desta_lab.experiments.inside_figures import MAPS, draw_figures
 from desta_lab.experiments.inside_inputs import (
     InsideError,
@@ -52,6 +46,7 @@ from desta_lab.model.sites import Sound, read_waves
 from desta_lab.training import checkpoints as runs
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import saving
+from desta_lab.views.progress import Progress, no_progress, report_each
 from desta_lab.views.representation_figures import save_film
 from desta_lab.views.style import pick_evenly
 from desta_lab.world.describe import describe_plainly
@@ -192,6 +187,8 @@ class Inside:
             about["transcript"] = True
         if look.label != Preset.label:
             about["label"] = look.label
+        if (described := experiment.asked.own.get("descriptions")) is not None:
+            about["descriptions"] = described
         look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
         look._measured = experiment.provenance(
             "sites", **about, tasks=[repr(task) for task in tasks]

@@ -21,10 +21,10 @@ from desta_lab.evaluation.statistics import (
     null_ends,
     rank_p,
 )
-from desta_lab.experiments.experiment import report_each
 from desta_lab.experiments.inside_inputs import InsideError
 from desta_lab.experiments.representation_tables import option_scores
 from desta_lab.model.sites import apply_edits
+from desta_lab.views.progress import report_each
 
 if TYPE_CHECKING:
     from desta_lab.experiments.inside import Inside
@@ -77,7 +77,7 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     pairs = pairs[: inside.sizes["pairs"]]
     patched = lens.patch_queries(
         inside.llm,
-        inside.tasks,
+        list(map(inside.task, inside.labels)),
         inside.audio_embeddings(rows),
         [clip.attributes for clip in clips],
         report_each(pairs, inside.progress("patching")),
@@ -274,8 +274,11 @@ def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.D
     calibration = inside.calibrate(untouched, inside.last)
     clips, tokenizer = inside.pick(rows), inside.llm.backbone.tokenizer
 
+    asked_about = [inside.task(attribute).name for attribute in inside.labels]
+
     def choose(scores: scoring.Scores) -> pd.DataFrame:
         judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibration)
+        judged = judged[judged["task"].isin(asked_about)]
         return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
 
     def steer(direction: Tensor) -> pd.DataFrame:

@@ -16,13 +16,14 @@ from desta_lab.evaluation.evaluate import FreeForm, evaluate
 from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import occurring_values
-from desta_lab.experiments.experiment import Experiment, report_each
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
 from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
 from desta_lab.model.runs import checkpoint_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, claim_figures
+from desta_lab.views.progress import report_each
 from desta_lab.world.describe import describe, describe_known
 from desta_lab.world.recorded import Voices, build_recorded_corpus, read_voices
 
@@ -134,6 +135,8 @@ def score_people(
         return score_both(features=store_features(), transcripts=transcript, free_form=free_form)
 
     about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
+    if (described := experiment.asked.own.get("descriptions")) is not None:
+        about["descriptions"] = described
     asked = [task for task in tasks if task.rung == 3]
     given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
     said = [[one.clips, one.max_new_tokens] for one in given]
@@ -147,7 +150,9 @@ def score_people(
         facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
         heard = cache.find_or_make(
             experiment.root,
-            experiment.provenance("scores", **facts, transcript=transcript),
+            experiment.provenance(
+                "scores", **facts, **conditions.condition_facts(), transcript=transcript
+            ),
             partial(score_step, one["step"], given if last else []),
         )
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))

@@ -21,14 +21,7 @@ from desta_lab.evaluation.statistics import pool_seeds
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import (
-    MIN_CLIPS,
-    MIN_SPEAKERS,
-    RUNS,
-    Experiment,
-    are_enough,
-    report_each,
-)
+from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
 from desta_lab.experiments.quickstart_figures import draw_figures, save_figures, save_table
 from desta_lab.model.presets import PRESETS, part_id, without_paths
 from desta_lab.model.runs import VERDICT
@@ -36,6 +29,7 @@ from desta_lab.training import checkpoints
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
 from desta_lab.views.claim_figures import plot_held_out
+from desta_lab.views.progress import report_each
 from desta_lab.views.saving import save_figure, save_parquet
 from desta_lab.views.style import state_seeds
 from desta_lab.world.describe import attribute_coverage

@@ -10,8 +10,8 @@ from torch import Tensor
 from desta_lab.analysis import capture, geometry, probes
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.statistics import interval_table
-from desta_lab.experiments.experiment import report_each
 from desta_lab.model import chat
+from desta_lab.views.progress import report_each
 from desta_lab.views.representation_figures import thin_sites
 from desta_lab.world.attributes import NEUTRAL
 

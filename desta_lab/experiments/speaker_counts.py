@@ -12,12 +12,13 @@ from desta_lab import cache
 from desta_lab.clips import Corpus
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.statistics import add_mean_interval, mean_interval
-from desta_lab.experiments.experiment import Experiment, Progress, no_progress, report_each
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.people import CLIPS, HALVES, score_people
 from desta_lab.experiments.quickstart_figures import save_table
 from desta_lab.model.presets import Preset
 from desta_lab.training import checkpoints
 from desta_lab.views import claim_figures
+from desta_lab.views.progress import Progress, no_progress, report_each
 from desta_lab.views.saving import save_figure
 from desta_lab.world import recorded, spoken
 from desta_lab.world.attributes import ATTRIBUTES

@@ -17,20 +17,14 @@ from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
 from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import (
-    MIN_CLIPS,
-    MIN_SPEAKERS,
-    Experiment,
-    Progress,
-    are_enough,
-)
+from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, Experiment, are_enough
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
 from desta_lab.model.bounds import Count, check_value, is_number
 from desta_lab.model.presets import Preset, part_id
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
-from desta_lab.views.progress import progress_reporter
+from desta_lab.views.progress import Progress, progress_reporter
 
 COLUMNS = ["seed", "cell", "run", "error", "rung", "attribute", "condition", "share", "score"]
 MEANS = ["knob", "name", "condition", "score", "low", "high", "cells"]  # columns of factor means

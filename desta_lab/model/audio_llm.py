@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from desta_lab import audio, cache
 from desta_lab.model import chat
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
 from desta_lab.model.presets import LATER, NANO
@@ -423,7 +424,7 @@ def read_connector_provenance(path: Path) -> dict[str, Any]:
         fault = f"{path}: no whole safetensors file ({error})"
         raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     if isinstance(shape := about.get("connector"), dict) and "class" not in shape:
-        about["connector"] = asdict(ConnectorShape()) | shape
+        about["connector"] = hashed_fields(ConnectorShape()) | shape
     return about
 
 

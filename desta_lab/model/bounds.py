@@ -1,8 +1,8 @@
-"""Bounds of settings: they stand with the field, and a value outside them is refused."""
+"""Settings: their bounds, which stand with the field, and which of them enter a hash."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -44,8 +44,8 @@ def check_bounds(settings: Any) -> None:
         ValueError: names the field, its value and its bound.
     """
     hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):
-        check_value(field.name, getattr(settings, field.name), hints[field.name])
+    for one in fields(settings):
+        check_value(one.name, getattr(settings, one.name), hints[one.name])
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
@@ -102,3 +102,42 @@ def find_bounds(hint: Any) -> Iterator[Bound]:
     for part in get_args(hint):
         if not isinstance(part, Bound):
             yield from find_bounds(part)
+
+
+# ---- settings in a hash ----
+
+
+def option(default: Any, *, of_models: bool = False) -> Any:
+    """A field of settings that enters a hash only where it is not its default.
+
+    So results that are older than the field are still found. One of the models in a preset also
+    stands in a connector file, is compared when the file is loaded, and is put back when it is
+    opened; a connector's shape stands there whole.
+    """
+    return field(default=default, metadata={"option": True, "of_models": of_models})
+
+
+def hashed_fields(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass for a hash, and those of a dataclass in it, without unused options.
+
+    An option is unused where it has its default.
+    """
+    unused = unused_options(settings)
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return {
+        name: hashed_fields(value) if is_dataclass(value) else value
+        for name, value in values.items()
+        if name not in unused
+    }
+
+
+def unused_options(settings: Any) -> set[str]:
+    """The options of a dataclass that have their default, and, dotted, of a dataclass in it."""
+    names = set()
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if "option" in one.metadata and value == one.default:
+            names.add(one.name)
+        elif is_dataclass(value):
+            names |= {f"{one.name}.{inner}" for inner in unused_options(value)}
+    return names

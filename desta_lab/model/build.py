@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from desta_lab.model.audio_llm import (
     read_connector_provenance,
 )
 from desta_lab.model.backbone import Backbone
+from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import (
     CONNECTORS,
     ConnectorShape,
@@ -202,7 +203,7 @@ def _assemble(
         **{f"{part}_sha256": weights.hash_folder(folder) for part, folder in folders.items()},
         "taps": list(encoder.taps),
         "seconds": preset.seconds,
-        "connector": asdict(preset.connector) if own is None else describe_own(connector),
+        "connector": hashed_fields(preset.connector) if own is None else describe_own(connector),
         "tuning": preset.tuning,
     }
     # facts only where they say something, so that older results are still found

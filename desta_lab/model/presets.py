@@ -17,6 +17,7 @@ from desta_lab.model.bounds import (
     Share,
     check_bounds,
     convert_value,
+    option,
     whole_number,
 )
 from desta_lab.model.connector import ConnectorShape
@@ -38,15 +39,6 @@ def parse_tuning(tuning: str) -> int | None:
     if tuning not in ("frozen", "full"):
         raise ValueError(f"tuning is 'frozen', 'full' or such as 'lora-8', not {tuning!r}.")
     return 0 if tuning == "frozen" else None
-
-
-def option(default: Any, *, of_models: bool = False) -> Any:
-    """A field of a preset or training config that enters a hash only where it is not its default.
-
-    So results that are older than the field are still found. One of the models, too, stands in a
-    connector file, is compared when the file is loaded, and is put back when it is opened.
-    """
-    return field(default=default, metadata={"option": True, "of_models": of_models})
 
 
 SMALL = ConnectorShape(
@@ -142,16 +134,6 @@ OPTIONS = {one.name: one for one in fields(Preset) if "option" in one.metadata}
 LATER = {name: one.default for name, one in OPTIONS.items() if one.metadata["of_models"]}
 MEMORY = ("accumulate", "gradient_checkpointing")  # they save some, and change only rounding
 MEASURED = ("minutes", "memory_gb", "disk_gb")  # on the preset's own models and sizes
-
-
-def hashed_fields(settings: Any) -> dict[str, Any]:
-    """The fields of a preset or training config for a hash, without its unused options."""
-    unused = {
-        one.name
-        for one in fields(settings)
-        if "option" in one.metadata and getattr(settings, one.name) == one.default
-    }
-    return {name: value for name, value in asdict(settings).items() if name not in unused}
 
 
 def nano() -> Preset:

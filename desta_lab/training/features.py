@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class FeatureStore:
     torn or foreign one is computed again, never read.
 
     A store may be partial: clips of missing shards are encoded when they are asked for.
+
+    Args:
+        settings: of the models, that may act in the encoder beside its layers and crop.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class FeatureStore:
         encoder_sha256: str,
         corpus: Corpus,
         clips: Sequence[Clip],
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.encoder, self.corpus, self.clips = encoder, corpus, list(clips)
         self.layers = encoder.published_taps
@@ -73,6 +77,7 @@ class FeatureStore:
             "seconds": encoder.seconds,
             "clips": [(clip.id, cache.hash_file(corpus.path(clip))) for clip in self.clips],
             "shard": SHARD,
+            **(settings or {}),
         }
         self.folder = root / cache.Provenance("features", facts).key
         self._lock = FileLock(self.folder / ".lock")  # other ranks and jobs may fill the folder

@@ -5,10 +5,10 @@ and for trackers of experiments.
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -16,8 +16,23 @@ SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
 SECONDS_BETWEEN_BARS = 0.5  # in a notebook
 LEAST_SECONDS = 2.0  # that a bar stays
 
+Item = TypeVar("Item")
+Progress = Callable[[str], Callable[..., None]]  # a stage → what is called with (done, total)
 
-def progress_reporter(stream: Any = None) -> Callable[[str], Callable[..., None]]:
+
+def no_progress(stage: str) -> Callable[..., None]:
+    """Report no progress."""
+    return lambda *news: None
+
+
+def report_each(items: Sequence[Item], report: Callable[..., None]) -> Iterator[Item]:
+    """The items one by one; the number that are done is reported after each."""
+    for done, item in enumerate(items, 1):
+        yield item
+        report(done, len(items))
+
+
+def progress_reporter(stream: Any = None) -> Progress:
     """A function that gives for the name of a stage what its progress is reported to.
 
     That takes the number done, the total and, of training, the last record (`loss`); or a sentence

@@ -14,7 +14,7 @@ from desta_lab.views import style
 from desta_lab.views.saving import Picture
 from desta_lab.views.style import PALETTE, draws, get_series, marker_style
 
-_SHIFTS = dict(zip(style.CONDITIONS, (0.0, 0.14, 0.22, 0.30, 0.38), strict=True))  # of ablations
+_SHIFTS = dict(zip(style.CONDITIONS, (0.0, 0.14, 0.22, 0.30, 0.38), strict=False))  # of ablations
 _SYSTEMS: Mapping[str, Mapping[str, Any]] = {  # the kinds of number about a test set
     "measured": marker_style("audio") | {"marker": "o", "label": "measured here, 95 % interval"},
     "control": marker_style("silence") | {"label": "control: the clip is silence"},
@@ -62,7 +62,9 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
 
 
 def _present(table: pd.DataFrame) -> list[str]:
-    return [name for name in style.CONDITIONS if name in set(table["condition"])]
+    """The conditions of a table in the order of drawing; new ones last."""
+    there = {*table["condition"]}
+    return [*(n for n in style.CONDITIONS if n in there), *sorted(there - {*style.CONDITIONS})]
 
 
 @draws("arm at seed rung attribute condition score")
@@ -138,7 +140,7 @@ def _draw_arms(
             axes.plot(rows["arm"].map(places) - 0.16, rows["score"], **dot)
     scores = rows.groupby("arm", sort=False)["score"]
     mean, bars = scores.mean(), t_half_width(scores.sem(), scores.count())
-    at = places[mean.index] + _SHIFTS[condition]
+    at = places[mean.index] + _SHIFTS.get(condition, 0.46)
     axes.errorbar(at, mean, yerr=bars, elinewidth=1.2, **look)
 
 

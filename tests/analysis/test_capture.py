@@ -50,6 +50,12 @@ def test_every_site_is_there_for_every_clip(llm, sites):
     assert all(len(site) == 3 for site in sites.values())
 
 
+def test_a_site_that_is_no_output_of_a_module_is_not_probed(llm, monkeypatch):
+    monkeypatch.setitem(capture._NAMES, r"backbone\.0\.attention\.pattern", "pattern")
+    with pytest.raises(ValueError, match=r"backbone\.0\.attention\.pattern is no output of a"):
+        capture.site_modules(llm)
+
+
 def test_audio_embeddings_are_those_the_backbone_is_given(llm, states, sites):
     with torch.no_grad():
         torch.testing.assert_close(

@@ -48,6 +48,12 @@ def test_the_scene_is_heard_in_its_window_and_the_voice_in_the_speech():
     )
 
 
+def test_another_sound_beside_the_speech_is_heard_in_its_own_window(monkeypatch):
+    monkeypatch.setitem(evidence.VOCABULARY, "door", evidence.VOCABULARY["scene"])
+    spans = (Span("speech", 0.0, 1.0), Span("door:open", 2.0, 3.0))
+    assert names(Clip("c", "c.wav", SECONDS, "", "s", {}, spans), "door") == ["door:open"]
+
+
 def test_a_clip_without_the_evidence_is_refused_in_words():
     bare = Clip("c", "c.wav", SECONDS, "", "s", {}, (Span("speech", 0.0, 1.0),))
     with pytest.raises(ValueError, match=r"c: no span holds the scene \(spans: speech\); take"):

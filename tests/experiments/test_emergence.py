@@ -5,10 +5,13 @@ measured again.
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
+from desta_lab.evaluation import conditions
 from desta_lab.experiments import emergence
 from desta_lab.model import presets
 from desta_lab.views import emergence_figures
@@ -94,3 +97,22 @@ def test_what_is_known_of_a_checkpoint_is_not_measured_again(
     again = emergence.measure_runs(preset, [0], tmp_path / "again", root=root)
     for name, table in first.items():
         pd.testing.assert_frame_equal(table, again[name])
+    silence = conditions.AUDIO_CONDITIONS["silence"]
+    monkeypatch.setitem(conditions.AUDIO_CONDITIONS, "noise", silence)
+    with pytest.raises(TypeError):  # it is called: the scores of other conditions are others
+        emergence.measure_runs(preset, [0], tmp_path / "more", root=root)
+
+
+@pytest.mark.parametrize("transcript", [True, False])
+def test_a_run_that_was_trained_with_transcripts_is_scored_with_them(
+    monkeypatch: pytest.MonkeyPatch, transcript: bool
+) -> None:
+    def score(llm, tasks, *clips, transcripts: bool, **how) -> pd.DataFrame:
+        assert transcripts is transcript
+        return pd.DataFrame(columns=emergence.COLUMNS)
+
+    monkeypatch.setattr(emergence, "evaluate", score)
+    run = emergence.RunMeasurement.__new__(emergence.RunMeasurement)
+    run.experiment = SimpleNamespace(preset=replace(presets.nano(), transcript=transcript))
+    run.llm, run.tasks, run.scored, run.calibration, run.clips = None, [], [], [], []
+    run._score_answers(torch.zeros(0, 1, 1))

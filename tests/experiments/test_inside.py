@@ -70,6 +70,18 @@ def test_every_table_has_rows_and_every_figure_is_saved_with_its_table(
     assert pictures == {path.stem for path in inside.out.glob("*.csv")}
 
 
+def test_what_the_oracle_reads_is_in_the_key(inside: Inside) -> None:
+    """A label run is the same run under other descriptions; tables that read them are not."""
+    keys = []
+    for describe in (None, lambda a: f"Hear {a['scene']}."):
+        job = Experiment(presets.nano(), describe=describe)
+        job.llm = inside.llm
+        look = Inside.from_experiment(job, "label", clips=CLIPS, sizes=SMALL)
+        keys.append((look._steps[look.last], look.provenance("lens").key))
+    (run, one), (same, other) = keys
+    assert run == same and one != other
+
+
 def test_what_can_be_read_is_not_yet_answered(tables: dict) -> None:
     """Before training every attribute can be read from Whisper, and no answer has it."""
     found = summarise_tables(tables).set_index("attribute")

@@ -145,6 +145,19 @@ def test_with_spans_and_checkpoints_nothing_is_missing_and_figures_are_saved(tmp
     pd.testing.assert_frame_equal(first, tables["answers"].query("step == 0"))
 
 
+def test_a_second_question_about_an_attribute_is_analysed_beside_the_first():
+    llm = tiny.audio_llm(dropout=0.0)
+    more = [*TASKS, replace(TASKS[0], name="again", question="Which one is it?")]
+    given = {"speakers": SPEAKERS, "sizes": FEW, "label": "scene"}
+    look = Inside(llm, WAVES, LABELS, more, **given)
+    tables = look.run()
+    assert set(tables) == {*TABLES} - {"evidence", "similar_steps"}
+    alone = look_into(llm)
+    for name in ("patching", "sparse_features"):  # one question stands for its attribute
+        assert list(tables[name]["attribute"]) == list(alone.table(name)["attribute"])
+    pd.testing.assert_frame_equal(tables["patching"], alone.table("patching"))
+
+
 def test_transcripts_reach_the_answers(tmp_path):
     """An independent reference: the evaluator, which reads the transcripts of the clips."""
     llm = tiny.audio_llm(dropout=0.0)

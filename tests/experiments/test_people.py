@@ -55,6 +55,29 @@ def test_people_stand_beside_every_control_with_intervals_over_speakers(result: 
     assert manner["accuracy"] > 0.7 > manner["silence"]
 
 
+def test_other_conditions_and_descriptions_are_other_scores(
+    lab: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys(describe=None) -> list[str]:
+        job = Experiment(presets.nano(), root=lab.root, describe=describe)
+        job.llm, found = lab.llm, []
+
+        def keep(root: Path, provenance, make) -> pd.DataFrame:
+            found.append(provenance.key)
+            return pd.DataFrame()
+
+        monkeypatch.setattr(people.cache, "find_or_make", keep)
+        people.score_people(job, lab.corpus, [{"step": 0, "sha256": "a"}])
+        return found
+
+    usual = keys()
+    one, other = (keys(lambda a, word=word: f"{word} {a['scene']}.") for word in ("Hear", "It is"))
+    assert len({usual[0], one[0], other[0]}) == 3  # what the text oracle reads
+    conditions = people.conditions.AUDIO_CONDITIONS
+    monkeypatch.setitem(conditions, "noise", conditions["silence"])
+    assert keys()[0] == usual[0] and keys()[1] != usual[1]
+
+
 def test_all_speakers_are_scored_and_what_is_not_known_is_said(result: dict) -> None:
     assert result["table"]["speaker"].nunique() == 6
     assert any("Nothing is asked about accent" in note for note in result["notes"])

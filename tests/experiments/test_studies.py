@@ -12,11 +12,11 @@ import pytest
 from desta_lab import cache, cli
 from desta_lab.experiments import ablation, findings, sweep
 from desta_lab.experiments.ablation_page import render_page, run_ablation
-from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.studies import STUDIES, Study, get_study, register_study
 from desta_lab.experiments.sweep import Cell
 from desta_lab.model import presets
 from desta_lab.views import study_figures
+from desta_lab.views.progress import no_progress
 from desta_lab.views.saving import save_figure
 
 MEASURED: list[str] = []  # the cells that the stand-in was asked to measure

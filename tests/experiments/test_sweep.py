@@ -17,9 +17,9 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.experiments import forgetting, sweep
-from desta_lab.experiments.experiment import no_progress
 from desta_lab.experiments.sweep import Cell, Sweep
 from desta_lab.model import presets
+from desta_lab.views.progress import no_progress
 from desta_lab.views.saving import save_figure
 from tests import tiny
 

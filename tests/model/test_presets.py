@@ -1,11 +1,12 @@
 """Presets are data; every one of them goes the same way, whatever the models."""
 
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 import pytest
 
 from desta_lab.evaluation.tasks import PROMPTS
-from desta_lab.model import presets
+from desta_lab.model import bounds, presets
+from desta_lab.model.connector import ConnectorShape
 from desta_lab.training.trainer import TrainConfig
 
 
@@ -31,11 +32,11 @@ def test_only_desta2_names_its_own_taps_and_unused_options_enter_no_hash():
     assert taps.pop("desta2") == (1, 4, 7, 10)
     assert set(taps.values()) == {None}
     used = {
-        name: set(presets.OPTIONS) & set(presets.hashed_fields(presets.get_preset(name)))
+        name: set(presets.OPTIONS) & set(bounds.hashed_fields(presets.get_preset(name)))
         for name in taps
     }
     assert used.pop("laptop") == {"every_checkpoint"} and not any(used.values())
-    assert {"taps", "train"} <= set(presets.hashed_fields(replace(presets.desta2(), train=48)))
+    assert {"taps", "train"} <= set(bounds.hashed_fields(replace(presets.desta2(), train=48)))
     assert presets.replace(presets.desta2(), taps=(2, 5, 8, 11)).taps == (2, 5, 8, 11)
 
 
@@ -153,12 +154,26 @@ def test_a_wrong_file_is_one_sentence_that_names_file_and_field(text: str, words
 def test_a_new_option_changes_no_hash_of_what_does_not_use_it():
     @dataclass(frozen=True)
     class Later(TrainConfig):
-        noise: float = presets.option(0.0)
+        noise: float = bounds.option(0.0)
 
-    before = presets.hashed_fields(TrainConfig(1))
+    before = bounds.hashed_fields(TrainConfig(1))
     assert {"warmup", "betas", "seed"} <= before.keys()
-    assert presets.hashed_fields(Later(1)) == before
-    assert presets.hashed_fields(Later(1, noise=0.5)) == {**before, "noise": 0.5}
+    assert bounds.hashed_fields(Later(1)) == before
+    assert bounds.hashed_fields(Later(1, noise=0.5)) == {**before, "noise": 0.5}
+
+
+def test_a_new_option_of_the_connector_changes_no_hash_either():
+    @dataclass(frozen=True)
+    class Shape(ConnectorShape):
+        gate: bool = bounds.option(False)
+
+    nano = presets.nano()
+    wide, gated = (replace(nano, connector=Shape(depth=2, gate=gate)) for gate in (False, True))
+    assert bounds.hashed_fields(wide)["connector"] == {**asdict(ConnectorShape()), "depth": 2}
+    assert bounds.hashed_fields(gated)["connector"]["gate"] is True
+    unused = bounds.unused_options(nano)
+    assert bounds.unused_options(wide) == {*unused, "connector.gate"}
+    assert bounds.unused_options(gated) == unused
 
 
 def test_what_trains_is_the_same_in_a_preset_as_in_a_training_config():

@@ -156,7 +156,10 @@ def test_everything_that_determines_the_numbers_is_in_the_name(
         store_of(tmp_path, Encoder(tiny.whisper().encoder, (0, 2), tiny.SECONDS), corpus),
         store_of(tmp_path, Encoder(tiny.whisper().encoder, (0, 3), 0.2), corpus),
     ]
-    assert len({folder, *(store.folder for store in others)}) == 6
+    others.append(
+        FeatureStore(tmp_path, encoder, "e" * 64, corpus, corpus.clips, {"denoise": True})
+    )
+    assert len({folder, *(store.folder for store in others)}) == 7
     assert store_of(tmp_path, encoder, corpus).folder == folder
 
 
