@@ -415,7 +415,8 @@ def ask(args: argparse.Namespace) -> None:
 
 def _find_run() -> Path:
     """The newest finished run of this data folder; where there is none, the one that ships."""
-    from desta_lab.experiments.experiment import Experiment, newest_run
+    from desta_lab.experiments.experiment import Experiment
+    from desta_lab.model.runs import newest_run
 
     try:
         return newest_run()

@@ -25,7 +25,6 @@ from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import OwnConnector
 from desta_lab.model.presets import LATER, MEASURED, Preset, name_changes, part_id
-from desta_lab.model.runs import VERDICT, index_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import TOP_K, Target, generate_soft_targets
@@ -453,20 +452,3 @@ def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:
             f"{', '.join(attributes)}."
         )
     return label
-
-
-def newest_run(root: Path | None = None) -> Path:
-    """The self-generated run that was finished last, if possible of those that were judged.
-
-    Raises:
-        FileNotFoundError: there is no run; the message says how to make one.
-    """
-    runs = (root or weights.models_dir().parent) / "runs"
-    trained = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
-    if not trained:
-        raise FileNotFoundError(
-            f"{runs}: no finished run here; make one with `python -m desta_lab quickstart` "
-            "(with `--preset nano` in minutes)."
-        )
-    judged = [run for run in trained if (run / VERDICT).exists()]
-    return max(judged or trained, key=lambda run: index_path(run).stat().st_mtime)

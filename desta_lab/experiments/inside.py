@@ -38,7 +38,7 @@ from desta_lab.experiments.inside_inputs import (
     make_clips,
     pick_calibration,
 )
-from desta_lab.experiments.inside_tables import MAP_SEEDS, OTHER_SIZES, SIZES, TABLES
+from desta_lab.experiments.inside_tables import MAP_SEEDS, NEEDS, OTHER_SIZES, SIZES, TABLES
 from desta_lab.model.audio_llm import AudioLLM, hash_state, hash_tensors
 from desta_lab.model.presets import Preset
 from desta_lab.model.runs import read_run_config
@@ -53,10 +53,6 @@ from desta_lab.world.describe import describe_plainly
 
 # clips of speakers never heard in training; those of validation calibrate
 CLIPS = {"validation": 96, "test": 192}
-NEEDS = {  # what a table cannot do without
-    "evidence": ("spans", "where in each clip the label is heard, in a part of it; give spans=[…]"),
-    "similar_steps": ("checkpoints", "two steps of training; give the folder of a run"),
-}
 
 
 class Inside:
@@ -415,10 +411,10 @@ class Inside:
         shared |= site_facts(self.llm)
         return self._measured.derive("inside", table=table, **shared, **facts)
 
-    def run(self) -> dict[str, pd.DataFrame]:
+    def run(self, *, save: bool = True) -> dict[str, pd.DataFrame]:
         """Compute every table that can be had and, where there is `out`, save every figure.
 
-        `refused` says of the other tables what they need.
+        With `save=False` no figure is saved. `refused` says of the other tables what they need.
         """
         tables, self.refused = {}, {}
         for name in report_each(list(TABLES), self.progress("analysis")):
@@ -426,7 +422,7 @@ class Inside:
                 tables[name] = self.table(name)
             except (InsideError, ProbeError) as error:
                 self.refused[name] = str(error)
-        if self.out is None:
+        if self.out is None or not save:
             return tables
         for name, picture in draw_figures(self, tables).items():
             saving.save_figure(picture, self.out, name, provenance=self.facts)

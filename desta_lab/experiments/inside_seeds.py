@@ -38,13 +38,11 @@ def look_over_seeds(
     for experiment in experiments:
         out = out or experiment.figures_folder("inside/seeds")
         look = Inside.from_experiment(experiment, kind, out=out, **how)
-        look.out = None  # no figures of one seed
-        found[experiment.seed] = look.run()
+        found[experiment.seed] = look.run(save=False)
         first = first or look
         first.refused = look.refused | first.refused
     if first is None or out is None:
         raise InsideError("There is no experiment to look into; give one for each seed.")
-    first.out = out
     own, pooled = next(iter(found.values())), _pool_tables(found, first.refused)
     _save_over_seeds(first, found, pooled, out)
     return first, own | pooled

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from desta_lab.experiments.inside import Inside
 
 BATCH = 16  # clips in one forward
-SIZES = {
+SIZES = {  # always in the key of a table
     "traced": 64,  # clips whose profiles are compared with the evidence
     "explained": 16,  # of these, explained by window in several orders, and head by head
     "checked": 8,  # of these, explained again under other weights
@@ -26,7 +26,7 @@ SIZES = {
     "random": 20,  # random directions that are erased for each number of values
     "heads": 500,  # random heads over the query tokens
 }
-OTHER_SIZES = {
+OTHER_SIZES = {  # in the key where they differ from these; `batch` and `checkpoints` never are
     "curve": (16, 32, 64, 128, 216),  # clips that a probe is fitted to
     "similar": 4,  # sites of each family that are compared
     "points": 5,  # of a deletion curve, both ends among them
@@ -85,6 +85,12 @@ TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
     "sparse_features": interventions.find_features,
     "listening_heads": interventions.knock_out_heads,
     "audio_direction": interventions.add_audio_direction,
+}
+
+
+NEEDS = {  # what a table cannot do without
+    "evidence": ("spans", "where in each clip the label is heard, in a part of it; give spans=[…]"),
+    "similar_steps": ("checkpoints", "two steps of training; give the folder of a run"),
 }
 
 

@@ -128,6 +128,23 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def newest_run(root: Path | None = None) -> Path:
+    """The self-generated run that was finished last, if possible of those that were judged.
+
+    Raises:
+        FileNotFoundError: there is no run; the message says how to make one.
+    """
+    runs = (root or weights.models_dir().parent) / "runs"
+    trained = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
+    if not trained:
+        raise FileNotFoundError(
+            f"{runs}: no finished run here; make one with `python -m desta_lab quickstart` "
+            "(with `--preset nano` in minutes)."
+        )
+    judged = [run for run in trained if (run / VERDICT).exists()]
+    return max(judged or trained, key=lambda run: index_path(run).stat().st_mtime)
+
+
 def describe_run(folder: Path) -> str:
     """A run's name with its preset, its corpus and its last step, in one line."""
     preset = re.sub("-[a-z]+-[0-9a-f]{16}$", "", folder.name)

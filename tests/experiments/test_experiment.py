@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from desta_lab.experiments.costs import StageCosts
-from desta_lab.experiments.experiment import VERDICT, Experiment, newest_run
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
+from desta_lab.model.runs import VERDICT, newest_run
 from tests import tiny
 
 SMALL = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})

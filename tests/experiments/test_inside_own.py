@@ -14,9 +14,9 @@ from desta_lab.audio import RATE
 from desta_lab.clips import Span
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.tasks import task_ladder
-from desta_lab.experiments.inside import NEEDS, Inside
+from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_inputs import InsideError
-from desta_lab.experiments.inside_tables import TABLES
+from desta_lab.experiments.inside_tables import NEEDS, TABLES
 from desta_lab.model import build, presets
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.connector import FrameStack

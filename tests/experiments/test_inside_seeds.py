@@ -68,7 +68,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(geometry, "_fit_umap", lambda site, onto, seed: site[:, :2].copy())
     look = look_into(tiny.audio_llm(dropout=0.0), spans=SPANS)
     tables = look.run()
-    monkeypatch.setattr(look, "run", lambda: tables)
+    monkeypatch.setattr(look, "run", lambda save: tables)
     monkeypatch.setattr(Inside, "from_experiment", lambda experiment, kind, out: look)
     return [SimpleNamespace(seed=seed, figures_folder=tmp_path.joinpath) for seed in (0, 5)]
 
