@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from desta_lab.analysis.capture import Sites
+from desta_lab.analysis.probe_sites import Sites
 from desta_lab.analysis.probes import PENALTIES
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import Task
@@ -61,7 +61,7 @@ def logit_lens(
     first, every value weighing the same; these rows are not scored.
 
     Args:
-        sites: those of `capture.capture_sites` or `capture.capture_oracle_sites`.
+        sites: those of `probe_sites.capture_sites` or `probe_sites.capture_oracle_sites`.
         truth: the attributes of every row.
         swap: for every scored row the row whose state is read instead (shuffled audio).
     """

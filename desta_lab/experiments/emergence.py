@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from desta_lab.analysis import probes
-from desta_lab.analysis.capture import pool_over_time
+from desta_lab.analysis.probe_sites import pool_over_time
 from desta_lab.cache import find_or_make, write_whole
 from desta_lab.clips import Clip, balance_speakers
 from desta_lab.evaluation import conditions, verdict

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from desta_lab import audio, cache
-from desta_lab.analysis.capture import (
+from desta_lab.analysis.dictionary import SparseAutoencoder, slot_states, train_dictionary
+from desta_lab.analysis.evidence import leaves_room
+from desta_lab.analysis.probe_sites import (
     Sites,
     capture_fixed_sites,
     capture_sites,
     site_facts,
     site_modules,
 )
-from desta_lab.analysis.dictionary import SparseAutoencoder, slot_states, train_dictionary
-from desta_lab.analysis.evidence import leaves_room
 from desta_lab.analysis.probes import ProbeError
 from desta_lab.cache import Provenance, make_folder
 from desta_lab.clips import Clip, Span, balance_speakers

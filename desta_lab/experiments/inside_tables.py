@@ -65,7 +65,7 @@ ROWS = {
 }
 
 TABLES: dict[str, Callable[["Inside"], pd.DataFrame]] = {
-    "probes": representations.probe_sites,
+    "probes": representations.measure_probes,
     "answers": representations.score_answers,
     "learning_curves": representations.measure_learning_curves,
     "similar_sites": representations.compare_sites,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.analysis import attention, capture, dictionary, interventions, lens, probes
+from desta_lab.analysis import attention, dictionary, interventions, lens, probe_sites, probes
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import (
@@ -43,10 +43,10 @@ def read_layers(inside: "Inside") -> pd.DataFrame:
     swap = [rows[i] for i in conditions.shuffled_partners(inside.pick(rows))]
     texts = [inside.describe(values) for values in attributes]
     unique = list(dict.fromkeys(texts))
-    oracle = capture.capture_oracle_sites(llm, tasks, unique)
+    oracle = probe_sites.capture_oracle_sites(llm, tasks, unique)
     of_clip = torch.tensor([unique.index(text) for text in texts])
     last = inside.sites(inside.last)
-    captured: dict[str, tuple[capture.Sites, Sequence[int] | None]] = {"audio": (last, None)}
+    captured: dict[str, tuple[probe_sites.Sites, Sequence[int] | None]] = {"audio": (last, None)}
     if inside.untrained is not None:
         captured["untrained"] = inside.sites(inside.untrained), None
     captured |= {
@@ -383,7 +383,7 @@ def _last_states(inside: "Inside") -> tuple[list[Tensor], list[Tensor]]:
     silent = llm.encoder.encode([np.zeros(round(llm.encoder.seconds * audio.RATE), np.float32)])
     sizes = [len(every[i : i + batch]) for i in every[::batch]] if inside.transcripts else [1]
     batches = [silent.float().expand(-1, size, -1, -1) for size in sizes]
-    quiet = capture.capture_sites(llm, inside.tasks, batches, inside.transcripts)
+    quiet = probe_sites.capture_sites(llm, inside.tasks, batches, inside.transcripts)
     last, layer = inside.sites(inside.last), len(llm.backbone.model.get_decoder().layers) - 1
     names = [f"answer {layer}: {task.name}" for task in inside.tasks]
     states = [last[name].float() for name in names]

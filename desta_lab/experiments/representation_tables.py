@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from desta_lab.analysis import capture, geometry, probes
+from desta_lab.analysis import geometry, probe_sites, probes
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.statistics import interval_table
 from desta_lab.model import chat
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # ---- present, readable, answered ----
 
 
-def probe_sites(inside: "Inside") -> pd.DataFrame:
+def measure_probes(inside: "Inside") -> pd.DataFrame:
     """What a linear probe reads per attribute at every site and checkpoint, beside baselines."""
     folds = None
     if all({"gender", "accent"} <= set(clip.attributes) for clip in inside.clips):
@@ -40,7 +40,7 @@ def probe_sites(inside: "Inside") -> pd.DataFrame:
         if question and question not in asked:
             continue
         labels = {asked[question]: inside.labels[asked[question]]} if question else inside.labels
-        features = capture.pool_over_time(site).numpy()
+        features = probe_sites.pool_over_time(site).numpy()
         measured = probes.fit_probes(features, labels, inside.speakers, folds, draws=draws)
         tables.append(probes.summarise_accuracy(measured).assign(step=step, site=family))
     return pd.concat(tables, ignore_index=True)
@@ -80,7 +80,7 @@ def measure_learning_curves(inside: "Inside") -> pd.DataFrame:
     sizes = [size for size in inside.sizes["curve"] if size <= most] or [most]
     tables = []
     for name, site in chosen.items():
-        features = capture.pool_over_time(site).numpy()
+        features = probe_sites.pool_over_time(site).numpy()
         curve = probes.learning_curve(features, inside.labels, inside.speakers, sizes)
         tables.append(curve.assign(site=name))
     random = probes.learning_curve(features, inside.labels, inside.speakers, sizes, "random labels")
@@ -97,7 +97,7 @@ def compare_sites(inside: "Inside") -> pd.DataFrame:
     names = [name for name in found if not name.startswith(("answer", "scores"))]
     names = thin_sites(names, inside.sizes["similar"])
     return geometry.similarity_table(
-        {name: capture.pool_over_time(found[name]).numpy() for name in names}
+        {name: probe_sites.pool_over_time(found[name]).numpy() for name in names}
     )
 
 

@@ -20,7 +20,7 @@ from transformers import WhisperModel
 
 import desta_lab
 from desta_lab import audio
-from desta_lab.analysis import capture, probes
+from desta_lab.analysis import probe_sites, probes
 from desta_lab.clips import balance_speakers
 from desta_lab.course.checks import notebook_01 as pieces
 from desta_lab.evaluation import scoring, statistics
@@ -185,9 +185,9 @@ heard = torch.cat(
     [experiment.llm.encoder.encode(waves[i : i + 16]) for i in range(0, len(waves), 16)], dim=1
 )
 mels = audio.log_mel(waves, experiment.preset.seconds, experiment.llm.encoder.mel_bins)
-pooled = {"log-mel": capture.log_mel_site(mels).numpy()}
+pooled = {"log-mel": probe_sites.log_mel_site(mels).numpy()}
 pooled |= {
-    f"layer {tap}": capture.pool_over_time(layer).cpu().numpy()
+    f"layer {tap}": probe_sites.pool_over_time(layer).cpu().numpy()
     for tap, layer in zip(taps, heard, strict=True)
 }
 
@@ -324,7 +324,7 @@ lesson.lock("best_layer")
 probe = lesson.use("probed", probed, pieces.probe_rows, tensors=False)
 site_names, rows = ["log-mel", *(f"encoder {tap}" for tap in taps)], []
 for site, whole in look.fixed_sites().items():
-    features = capture.pool_over_time(whole).numpy()
+    features = probe_sites.pool_over_time(whole).numpy()
     for name, labels in look.labels.items():
         right = np.asarray(probe(features, list(labels), folds_of(look.speakers, 6))) == labels
         about = {"site": site, "attribute": name, "speaker": look.speakers}

@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 import desta_lab
-from desta_lab.analysis import capture, interventions, lens, probes
+from desta_lab.analysis import interventions, lens, probe_sites, probes
 from desta_lab.course.checks import notebook_06 as pieces
 from desta_lab.evaluation import conditions, scoring, statistics
 from desta_lab.evaluation.evaluate import answer_free_form
@@ -92,7 +92,7 @@ lesson.predict(
 # %% tags=["expensive"]
 embeddings = {"untrained": look.sites(0)["audio embeddings"].float()}
 embeddings["trained"] = look.sites(look.last)["audio embeddings"].float()
-rows = {name: capture.pool_over_time(site).numpy() for name, site in embeddings.items()}
+rows = {name: probe_sites.pool_over_time(site).numpy() for name, site in embeddings.items()}
 speakers = np.array(look.speakers)
 {name: (tuple(embeddings[name].shape), rows[name].shape) for name in rows} | {
     "speakers": len(set(speakers))

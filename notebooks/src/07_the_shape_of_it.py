@@ -16,7 +16,7 @@ from sklearn.manifold import trustworthiness
 
 import desta_lab
 from desta_lab.analysis import geometry
-from desta_lab.analysis.capture import pool_over_time
+from desta_lab.analysis.probe_sites import pool_over_time
 from desta_lab.course.checks import notebook_07 as pieces
 from desta_lab.evaluation import statistics
 from desta_lab.model import chat

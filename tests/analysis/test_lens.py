@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from desta_lab.analysis import lens, probes
-from desta_lab.analysis.capture import capture_sites
+from desta_lab.analysis.probe_sites import capture_sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from desta_lab.analysis import attention, attribution, capture, interventions, lens
+from desta_lab.analysis import attention, attribution, interventions, lens, probe_sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from tests import tiny
@@ -33,17 +33,17 @@ def alone(llm, row: int, sites: list[str]):
 
 
 def test_captured_sites_are_those_of_each_clip_with_its_own_words(llm, states, embeddings):
-    sites = capture.capture_sites(llm, TASKS, states.split(3, dim=1), WORDS)
+    sites = probe_sites.capture_sites(llm, TASKS, states.split(3, dim=1), WORDS)
     right = scoring.score_options_one_by_one(llm, TASKS, embeddings, WORDS)
     for task, scores in zip(TASKS, right, strict=True):
         torch.testing.assert_close(
             sites[f"scores {task.name}"].float(), scores, atol=2e-2, rtol=1e-2
         )
-    mute = capture.capture_sites(llm, TASKS, [states])
+    mute = probe_sites.capture_sites(llm, TASKS, [states])
     assert (mute[f"scores {TASK.name}"] - sites[f"scores {TASK.name}"]).abs().max() > 0.1
     for row in range(4):
         own = alone(llm, row, ["backbone.1"]).at_slots("backbone.1")
-        pooled = capture.pool_over_time(own)[0]
+        pooled = probe_sites.pool_over_time(own)[0]
         torch.testing.assert_close(sites["slots 1"][row].float(), pooled, atol=2e-2, rtol=1e-2)
 
 

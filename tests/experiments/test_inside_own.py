@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch import nn
 
-from desta_lab.analysis import capture, geometry
+from desta_lab.analysis import geometry, probe_sites
 from desta_lab.audio import RATE
 from desta_lab.clips import Span
 from desta_lab.evaluation.evaluate import evaluate
@@ -241,7 +241,7 @@ def test_a_site_that_is_added_reaches_the_probes_and_is_not_missed_in_what_was_k
 ):
     llm = tiny.audio_llm(dropout=0.0)
     before = look_into(llm, root=tmp_path).table("probes")
-    monkeypatch.setitem(capture._NAMES, r"connector\.blocks\.0\.cross_attention", "heard")
+    monkeypatch.setitem(probe_sites._NAMES, r"connector\.blocks\.0\.cross_attention", "heard")
     after = look_into(llm, root=tmp_path).table("probes")
     assert set(after["site"]) == {*before["site"], "heard"}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from desta_lab.analysis import capture
+from desta_lab.analysis import probe_sites
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
@@ -22,7 +22,7 @@ def states(llm):
 
 @pytest.fixture(scope="module")
 def sites(llm, states):
-    return capture.capture_sites(llm, TASKS, states.split(2, dim=1))
+    return probe_sites.capture_sites(llm, TASKS, states.split(2, dim=1))
 
 
 def hooks(llm) -> int:
@@ -51,9 +51,9 @@ def test_every_site_is_there_for_every_clip(llm, sites):
 
 
 def test_a_site_that_is_no_output_of_a_module_is_not_probed(llm, monkeypatch):
-    monkeypatch.setitem(capture._NAMES, r"backbone\.0\.attention\.pattern", "pattern")
+    monkeypatch.setitem(probe_sites._NAMES, r"backbone\.0\.attention\.pattern", "pattern")
     with pytest.raises(ValueError, match=r"backbone\.0\.attention\.pattern is no output of a"):
-        capture.site_modules(llm)
+        probe_sites.site_modules(llm)
 
 
 def test_audio_embeddings_are_those_the_backbone_is_given(llm, states, sites):
@@ -91,15 +91,15 @@ def test_a_block_keeps_the_clips_apart(llm, states):
     """Taps come before clips inside the connector: clip 1 alone gives what clip 1 gives among
     others.
     """
-    together = capture.capture_sites(llm, TASKS[:1], [states])
-    alone = capture.capture_sites(llm, TASKS[:1], [states[:, 1:2]])
+    together = probe_sites.capture_sites(llm, TASKS[:1], [states])
+    alone = probe_sites.capture_sites(llm, TASKS[:1], [states[:, 1:2]])
     for name in ("block 0", "mixture", "slots 1"):
         torch.testing.assert_close(together[name][1], alone[name][0], atol=1e-2, rtol=1e-2)
 
 
 def test_the_model_is_left_untouched(llm, states):
     before = weights(llm), hooks(llm)
-    capture.capture_sites(llm, TASKS[:1], [states])
+    probe_sites.capture_sites(llm, TASKS[:1], [states])
     assert (weights(llm), hooks(llm)) == before
 
 
@@ -109,7 +109,7 @@ def test_reading_gives_the_answer_positions_of_the_text_view(llm):
         "A male speaker with a Scottish accent whispers at a slow speed.",
     ]
     together, alone = (
-        capture.capture_oracle_sites(llm, TASKS, some, batch=2) for some in (texts, texts[:1])
+        probe_sites.capture_oracle_sites(llm, TASKS, some, batch=2) for some in (texts, texts[:1])
     )
     name = f"answer 1: {TASKS[2].name}"
     torch.testing.assert_close(
@@ -120,6 +120,6 @@ def test_reading_gives_the_answer_positions_of_the_text_view(llm):
 def test_two_questions_about_one_attribute_have_sites_of_their_own(llm, states):
     task = TASKS[0]
     other = replace(task, name="ask_again", question="Say once more: what is it?")
-    sites = capture.capture_sites(llm, [task, other], [states])
+    sites = probe_sites.capture_sites(llm, [task, other], [states])
     first, second = (sites[f"answer 1: {name}"] for name in (task.name, "ask_again"))
     assert not torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""What flows at the sites of a model for many clips and every task, kept for the analysis.
+"""The sites that probes read: what flows there for many clips and every task, by name.
 
 log-mel ─► encoder i ─► block i ─► mixture ─► audio embeddings ─► slots i, answer i ─► scores
 """
@@ -43,7 +43,7 @@ def site_modules(llm: AudioLLM) -> dict[str, nn.Module]:
             if found := re.fullmatch(pattern, name):
                 if site.at != "output":
                     fault = f"The site {name} is no output of a module, so it cannot be probed"
-                    raise ValueError(f"{fault}; take it out of capture._NAMES.")
+                    raise ValueError(f"{fault}; take it out of probe_sites._NAMES.")
                 modules[found.expand(own)] = site.module
     return modules
 
