@@ -18,7 +18,7 @@ from desta_lab.evaluation.tasks import (
     name_options,
     task_ladder,
 )
-from desta_lab.model.presets import NANO, Preset, part_id
+from desta_lab.model.presets import Preset, is_nano, part_id
 from desta_lab.training.targets import TargetError, check_leak
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED
 from desta_lab.world.describe import (
@@ -60,6 +60,12 @@ class CorpusTasks:
         asked = [t for t in self.tasks if t.rung == 3 and t.attribute == attribute]
         named = [task for task in asked if task.name == f"ask_{attribute}"]
         return next((task.question for task in [*named, *asked]), None)
+
+    @property
+    def description_facts(self) -> dict[str, str]:
+        """What is read of a clip, for a provenance; nothing for the usual descriptions."""
+        read = self.own.get("descriptions")
+        return {} if read is None else {"descriptions": read}
 
     def run_facts(self, kind: str, label: str) -> dict[str, Any]:
         """What somebody's own pieces change of a run of this kind; nothing where they do not."""
@@ -145,8 +151,7 @@ def _ladder(preset: Preset, values: Values | None = None) -> list[Task]:
 
 def _word_tasks(preset: Preset, tasks: Sequence[Task]) -> list[Task]:
     """Tasks in the words of the backbone: nano LLMs, of any size, know one form of each."""
-    kind, *_ = part_id(preset.backbone).split("-")
-    return list(tasks) if kind == NANO else name_options(tasks)
+    return list(tasks) if is_nano(part_id(preset.backbone)) else name_options(tasks)
 
 
 def clip_counts(clips: list[Clip]) -> tuple[int, int]:

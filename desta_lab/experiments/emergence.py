@@ -127,8 +127,9 @@ class RunMeasurement:
             "sizes": [SCORED, CALIBRATING],
             "tasks": [repr(task) for task in self.tasks],
             **conditions.condition_facts(),
-            **self._transcript,
         }
+        if self.experiment.preset.transcript:
+            facts["transcript"] = True
 
         def find(kind: str, measure: Callable[[Tensor], pd.DataFrame]) -> pd.DataFrame:
             provenance = self.experiment.provenance(kind, **facts)
@@ -138,11 +139,6 @@ class RunMeasurement:
         if self.run.is_full:
             tables["probes"] = find("probes", self._fit_probes)
         return tables
-
-    @property
-    def _transcript(self) -> dict[str, bool]:
-        """That transcripts stand behind the audio embeddings, where the run was trained so."""
-        return {"transcript": True} if self.experiment.preset.transcript else {}
 
     @cached_property
     def _features(self) -> FeatureStore:
@@ -163,7 +159,7 @@ class RunMeasurement:
             self.scored,
             self.calibration,
             audio_embeddings=embeddings,
-            transcripts=bool(self._transcript),
+            transcripts=self.experiment.preset.transcript,
         )
         return table[COLUMNS].round({"margin": 4})
 

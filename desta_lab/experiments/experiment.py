@@ -23,7 +23,7 @@ from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.bounds import hashed_fields
-from desta_lab.model.connector import OwnConnector
+from desta_lab.model.connector import OwnConnector, name_own
 from desta_lab.model.presets import LATER, MEASURED, Preset, name_changes, part_id
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
@@ -108,7 +108,7 @@ class Experiment:
         facts: dict[str, Any] = {"preset": used, "seed": seed, **asked.own}
         facts["corpus"] = corpus.hash if corpus else None
         if connector is not None:
-            facts["connector"] = getattr(connector, "__name__", type(connector).__name__)
+            facts["connector"] = name_own(connector)
         key = Provenance("costs", facts).key
         self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{key}.json")
 
@@ -116,9 +116,9 @@ class Experiment:
         """Where figures of this name go, with preset, corpus and settings if they are not usual."""
         preset = "" if self.preset.name == "cpu" else self.preset.name
         corpus = self.own_corpus.name if self.own_corpus else ""
-        facts, own = {**self.asked.own, "seed": self.seed}, self.connector
-        if own is not None:
-            facts["connector"] = getattr(own, "__name__", type(own).__name__)
+        facts = {**self.asked.own, "seed": self.seed}
+        if self.connector is not None:
+            facts["connector"] = name_own(self.connector)
         parts = name, preset, corpus, name_changes(self.preset, facts)
         return self.root.parent / "figures" / "-".join(filter(None, parts))
 
@@ -140,15 +140,20 @@ class Experiment:
         """The clips of each split, and whether no speaker is in two of them."""
         return split_clips(self.corpus)
 
-    def clips(self, split: str) -> list[Clip]:
-        """The clips of a split that are used, balanced over speakers.
+    def available_clips(self, split: str) -> list[Clip]:
+        """All clips of a split that may be used.
 
         Where validation has few clips or speakers, those of training help to calibrate: a single
         speaker, say a woman, would calibrate women away.
         """
-        clips, preset = self.splits.clips[split], self.preset
+        clips = self.splits.clips[split]
         if self.own_corpus and split == "validation" and not are_enough(clips):
             clips = clips + self.splits.clips["train"]
+        return clips
+
+    def clips(self, split: str) -> list[Clip]:
+        """The clips of a split that are used, balanced over speakers."""
+        clips, preset = self.available_clips(split), self.preset
         counts = {"train": preset.train, "validation": preset.held_out, "test": preset.test}
         count = counts[split]
         return clips if count is None else balance_speakers(clips, count)
@@ -178,8 +183,8 @@ class Experiment:
         """
         folder, sha256 = features_folder(self.root), self.llm.provenance["encoder_sha256"]
         later = {name: v for name, v in self.llm.provenance.items() if name in LATER}
-        given = self.llm.encoder, sha256, corpus or self.corpus, clips, later
-        store = FeatureStore(folder, *given)
+        corpus = corpus or self.corpus
+        store = FeatureStore(folder, self.llm.encoder, sha256, corpus, clips, later)
         store.compute(self.progress("features"))
         return store
 
@@ -271,13 +276,12 @@ class Experiment:
         if kind == "other":
             sources[kind] = weights.hash_folder(weights.NANO_FOLDER)
         own = self.connector is not None
-        start = {"connector_start": hash_tensors(self._new_connector())} if own else {}
         return {
             **self.llm.provenance,
             "target": kind,
             "targets": sources[kind],
             **self.asked.run_facts(kind, self.preset.label),
-            **start,
+            **({"connector_start": self._connector_start} if own else {}),
             "prompts": list(self.asked.prompts),
             "train_config": hashed_fields(self.train_config),
             "corpus": self.corpus.hash,
@@ -285,6 +289,11 @@ class Experiment:
             "transcript": self.preset.transcript,
             "device": self.llm.backbone.device.type,
         }
+
+    @cached_property
+    def _connector_start(self) -> str:
+        """One sha256 of the tensors that an own connector begins with."""
+        return hash_tensors(self._new_connector())
 
     def run_folder(self, kind: str) -> Path:
         """The folder of a run, named by what determines it."""
@@ -339,9 +348,7 @@ class Experiment:
     def oracle_provenance(self) -> Provenance:
         """What determines the scores of the text oracle."""
         facts = self.scoring_plan.facts(self.preset.steps)
-        if (read := self.asked.own.get("descriptions")) is not None:
-            facts["descriptions"] = read
-        return self.text_provenance("oracles", **facts)
+        return self.text_provenance("oracles", **facts, **self.asked.description_facts)
 
     def oracle(self) -> pd.DataFrame:
         """The scores of the text oracle on every task: the untouched backbone reads."""
@@ -436,6 +443,12 @@ def are_enough(clips: list[Clip]) -> bool:
     """Whether clips and speakers are enough for an interval over speakers."""
     count, speakers = clip_counts(clips)
     return count >= MIN_CLIPS and speakers >= MIN_SPEAKERS
+
+
+def describe_size(clips: list[Clip], disjoint: bool) -> str:
+    """How many clips and speakers there are, in words; too few where speakers are in two splits."""
+    count, speakers = clip_counts(clips)
+    return f"{count} clips of {speakers if disjoint else 'too few'} speakers"
 
 
 def _pick_label(label: str | None, default: str, attributes: list[str]) -> str:

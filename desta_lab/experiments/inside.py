@@ -28,7 +28,7 @@ from desta_lab.clips import Clip, Span, balance_speakers
 from desta_lab.evaluation import scoring
 from desta_lab.evaluation.conditions import embed_silence
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.experiment import Experiment, are_enough
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside_figures import MAPS, draw_figures
 from desta_lab.experiments.inside_inputs import (
     InsideError,
@@ -183,8 +183,7 @@ class Inside:
             about["transcript"] = True
         if look.label != Preset.label:
             about["label"] = look.label
-        if (described := experiment.asked.own.get("descriptions")) is not None:
-            about["descriptions"] = described
+        about |= experiment.asked.description_facts
         look._drawn_with |= {"run": experiment.run_folder(kind).name, "seeds": [experiment.seed]}
         look._measured = experiment.provenance(
             "sites", **about, tasks=[repr(task) for task in tasks]
@@ -202,6 +201,11 @@ class Inside:
                 return task
         there = ", ".join(dict.fromkeys(task.attribute for task in self.tasks))
         raise InsideError(f"No task asks about {attribute!r}; there are questions about {there}.")
+
+    @property
+    def first_tasks(self) -> list[Task]:
+        """The first question about each attribute, for tables with a row for each attribute."""
+        return [self.task(attribute) for attribute in self.labels]
 
     def pick(self, rows: Sequence[int]) -> list[Clip]:
         """The clips of these rows."""
@@ -486,10 +490,7 @@ def _merge_sizes(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _choose_clips(experiment: Experiment, split: str, count: int, asked: set[str]) -> list[Clip]:
     """Clips of a split that have every attribute; few to calibrate are joined by training's."""
-    own = experiment.splits.clips
-    clips = own[split]
-    if experiment.own_corpus and split == "validation" and not are_enough(clips):
-        clips = clips + own["train"]
+    clips = experiment.available_clips(split)
     whole = [clip for clip in clips if asked <= set(clip.attributes)]
     if not whole:
         raise InsideError(

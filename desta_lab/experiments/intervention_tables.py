@@ -77,7 +77,7 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     pairs = pairs[: inside.sizes["pairs"]]
     patched = lens.patch_queries(
         inside.llm,
-        list(map(inside.task, inside.labels)),
+        inside.first_tasks,
         inside.audio_embeddings(rows),
         [clip.attributes for clip in clips],
         report_each(pairs, inside.progress("patching")),
@@ -274,11 +274,11 @@ def _steer_features(inside: "Inside", site: str, features: pd.DataFrame) -> pd.D
     calibration = inside.calibrate(untouched, inside.last)
     clips, tokenizer = inside.pick(rows), inside.llm.backbone.tokenizer
 
-    asked_about = [inside.task(attribute).name for attribute in inside.labels]
+    first = [task.name for task in inside.first_tasks]
 
     def choose(scores: scoring.Scores) -> pd.DataFrame:
         judged = scoring.judge_scores(tokenizer, inside.tasks, clips, scores, calibration)
-        judged = judged[judged["task"].isin(asked_about)]
+        judged = judged[judged["task"].isin(first)]
         return judged.set_index(["attribute", "clip"])[["chosen", "speaker"]]
 
     def steer(direction: Tensor) -> pd.DataFrame:

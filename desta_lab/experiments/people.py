@@ -135,8 +135,7 @@ def score_people(
         return score_both(features=store_features(), transcripts=transcript, free_form=free_form)
 
     about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
-    if (described := experiment.asked.own.get("descriptions")) is not None:
-        about["descriptions"] = described
+    about |= experiment.asked.description_facts
     asked = [task for task in tasks if task.rung == 3]
     given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
     said = [[one.clips, one.max_new_tokens] for one in given]

@@ -21,7 +21,14 @@ from desta_lab.evaluation.statistics import pool_seeds
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, RUNS, Experiment, are_enough
+from desta_lab.experiments.experiment import (
+    MIN_CLIPS,
+    MIN_SPEAKERS,
+    RUNS,
+    Experiment,
+    are_enough,
+    describe_size,
+)
 from desta_lab.experiments.quickstart_figures import draw_figures, save_figures, save_table
 from desta_lab.model.presets import PRESETS, part_id, without_paths
 from desta_lab.model.runs import VERDICT
@@ -229,13 +236,12 @@ def judge(
     test, able = experiment.clips("test"), able_attributes(experiment)
     if not experiment.own_corpus or (are_enough(test) and len(able) > 1):
         return judged
-    clips, speakers = clip_counts(test)
     reason = (
-        f"Tested with {clips} clips of {speakers if disjoint else 'too few'} speakers on "
+        f"Tested with {describe_size(test, disjoint)} on "
         f"{len(able)} attribute{'s' * (len(able) != 1)}; a verdict needs {MIN_CLIPS} clips, "
         f"{MIN_SPEAKERS} speakers and 2 attributes at least."
     )
-    if disjoint and speakers < MIN_SPEAKERS:
+    if disjoint and clip_counts(test)[1] < MIN_SPEAKERS:
         reason += " A column `split` gives the test more speakers."
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
 

@@ -16,8 +16,13 @@ from desta_lab import cache, processes
 from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
-from desta_lab.experiments.corpus_tasks import clip_counts
-from desta_lab.experiments.experiment import MIN_CLIPS, MIN_SPEAKERS, Experiment, are_enough
+from desta_lab.experiments.experiment import (
+    MIN_CLIPS,
+    MIN_SPEAKERS,
+    Experiment,
+    are_enough,
+    describe_size,
+)
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
 from desta_lab.model.bounds import Count, check_value, is_number
@@ -280,9 +285,8 @@ def _describe_few(experiment: Experiment) -> str:
     test, disjoint = experiment.clips("test"), experiment.splits.disjoint_speakers
     if disjoint and are_enough(test):
         return ""
-    clips, speakers = clip_counts(test)
     return (
-        f"Tested with {clips} clips of {speakers if disjoint else 'too few'} speakers, so that "
+        f"Tested with {describe_size(test, disjoint)}, so that "
         f"differences may be chance; {MIN_CLIPS} clips and {MIN_SPEAKERS} speakers are the least."
     )
 

@@ -20,7 +20,7 @@ from desta_lab.model.backbone import Backbone
 from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import ConnectorShape, OwnConnector
 from desta_lab.model.encoder import Encoder
-from desta_lab.model.presets import LATER, NANO
+from desta_lab.model.presets import LATER, is_nano
 from desta_lab.model.sites import ForwardPass, list_sites, run_forward
 
 TUNED = "backbone."  # prefix of the backbone's trained tensors in a connector file
@@ -181,7 +181,7 @@ class AudioLLM(nn.Module):
     @property
     def glass_box(self) -> bool:
         """Whether the backbone is a nano LLM, of any size, which knows only its own text world."""
-        return self.names.get("backbone", "").split("-")[0] == NANO
+        return is_nano(self.names.get("backbone", ""))
 
     @property
     def queries(self) -> int:

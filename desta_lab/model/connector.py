@@ -244,7 +244,7 @@ def build_own(own: OwnConnector, *, taps: int, d_enc: int, d_llm: int, frames: i
     Raises:
         ValueError: it is no such module; the message says what it does instead.
     """
-    name = getattr(own, "__name__", type(own).__name__)
+    name = name_own(own)
     try:
         if isinstance(own, nn.Module):
             connector = copy.deepcopy(own)
@@ -286,6 +286,11 @@ def _check_output(
             f"The connector {name} gives {found} for {batch} clips; the backbone takes "
             f"{(batch, queries, d_llm)}: clips, its queries, and the width of the backbone."
         )
+
+
+def name_own(own: OwnConnector) -> str:
+    """The name of somebody's own connector: of its function, or of its class."""
+    return str(getattr(own, "__name__", type(own).__name__))
 
 
 def describe_own(connector: nn.Module) -> dict[str, Any]:

@@ -261,6 +261,11 @@ def part_id(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
+def is_nano(name: str) -> bool:
+    """Whether the name of a backbone (`part_id`) is that of a nano LLM, of any size."""
+    return name.split("-")[0] == NANO
+
+
 def without_paths(preset: Preset) -> dict[str, Any]:
     """The fields of a preset for a result, which names models and no places."""
     parts = {part: part_id(getattr(preset, part)) for part in PARTS}

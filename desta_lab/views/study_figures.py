@@ -14,7 +14,8 @@ from desta_lab.views import style
 from desta_lab.views.saving import Picture
 from desta_lab.views.style import PALETTE, draws, get_series, marker_style
 
-_SHIFTS = dict(zip(style.CONDITIONS, (0.0, 0.14, 0.22, 0.30, 0.38), strict=False))  # of ablations
+_SHIFTS = {"audio": 0.0, "untrained": 0.14, "silence": 0.22, "shuffled": 0.30, "oracle": 0.38}
+_LAST_SHIFT = 0.46  # of a condition that somebody added
 _SYSTEMS: Mapping[str, Mapping[str, Any]] = {  # the kinds of number about a test set
     "measured": marker_style("audio") | {"marker": "o", "label": "measured here, 95 % interval"},
     "control": marker_style("silence") | {"label": "control: the clip is silence"},
@@ -36,7 +37,7 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
 
     `name` is of the value of a knob, and the score is over the `cells` that have it.
     """
-    conditions = _present(table)
+    conditions = style.list_conditions(table["condition"])
     shifts = dict(zip(conditions, np.linspace(-0.24, 0.24, len(conditions)), strict=True))
     picture, panels = style.facets(table, "knob", headline, (3.0, 2.6), "value", (False, True))
     for axes, rows in panels:
@@ -59,12 +60,6 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
     note = "bars: 95 % interval over cells and seeds, where there are several"
     style.add_legend(picture, picture.axes, 3, note)
     return picture
-
-
-def _present(table: pd.DataFrame) -> list[str]:
-    """The conditions of a table in the order of drawing; new ones last."""
-    there = {*table["condition"]}
-    return [*(n for n in style.CONDITIONS if n in there), *sorted(there - {*style.CONDITIONS})]
 
 
 @draws("arm at seed rung attribute condition score")
@@ -90,7 +85,7 @@ def plot_ablation(
         if curve and rung == 3:
             _draw_curve(axes, curve, arms, places)
         rows = drawn[drawn["rung"] == rung]
-        for condition in _present(drawn):
+        for condition in style.list_conditions(drawn["condition"]):
             own = rows[rows["condition"] == condition]
             _draw_arms(axes, own, condition, places, many)
         turn: Any = {"rotation": 20, "ha": "right"} if long else {"rotation": 0, "ha": "center"}
@@ -140,7 +135,7 @@ def _draw_arms(
             axes.plot(rows["arm"].map(places) - 0.16, rows["score"], **dot)
     scores = rows.groupby("arm", sort=False)["score"]
     mean, bars = scores.mean(), t_half_width(scores.sem(), scores.count())
-    at = places[mean.index] + _SHIFTS.get(condition, 0.46)
+    at = places[mean.index] + _SHIFTS.get(condition, _LAST_SHIFT)
     axes.errorbar(at, mean, yerr=bars, elinewidth=1.2, **look)
 
 

@@ -127,11 +127,16 @@ ANALYSIS_SERIES = {  # what is measured inside the model, and its nulls
 }
 
 
+def list_conditions(conditions: pd.Series) -> list[str]:
+    """The conditions of a table in the order of drawing; new ones last."""
+    there = {*conditions}
+    return [*(n for n in CONDITIONS if n in there), *sorted(there - {*CONDITIONS})]
+
+
 def list_controls(conditions: pd.Series) -> list[str]:
     """The conditions by ear beside the clip itself, in the order of drawing; new ones last."""
-    there = [name for name in CONDITIONS if name in {*conditions}]
-    there += sorted({*conditions} - {*there})
-    return [name for name in there if name not in ("audio", "untrained", "oracle")]
+    own = ("audio", "untrained", "oracle")
+    return [name for name in list_conditions(conditions) if name not in own]
 
 
 def get_series(name: str) -> Series:
