@@ -146,12 +146,13 @@ def _pool_conditions(
 
     `audio_embeddings` are those of the clips, and perhaps more behind them.
     """
-    parts, rows_of = [audio_embeddings], {}
+    device = llm.backbone.device
+    parts, rows_of = [audio_embeddings.to(device)], {}
     for name in names:
         condition, first = make_condition(name, llm, clips), 0
         if condition.others is not None:
             first = sum(map(len, parts))
-            parts.append(condition.others)
+            parts.append(condition.others.to(device))
         rows_of[name] = [first + row for row in condition.rows]
     return torch.cat(parts), rows_of
 

@@ -219,7 +219,7 @@ class AudioLLM(nn.Module):
             given = f"{clips} clips of {queries} audio embeddings were given"
             fault = f"The messages hold {int(slots.sum())} audio slots, but {given}"
             raise chat.ChatError(f"{fault}; match them.")
-        return embeddings.masked_scatter(slots[..., None], audio_embeddings.to(embeddings.dtype))
+        return embeddings.masked_scatter(slots[..., None], audio_embeddings.to(embeddings))
 
     def response_logits(
         self,

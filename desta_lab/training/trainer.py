@@ -226,9 +226,8 @@ def _mean_loss(llm: AudioLLM, features: Features, examples: Sequence[Example]) -
 def _hash_frozen(llm: AudioLLM) -> dict[str, str]:
     """The hash of each frozen part, without those of its tensors that learn."""
     backbone = llm.backbone.model
-    addresses = {p.data_ptr() for p in backbone.parameters() if p.requires_grad}
-    tensors = backbone.state_dict().items()  # one that is tied to another has two names
-    learn = {name for name, tensor in tensors if tensor.data_ptr() in addresses}
+    named = backbone.named_parameters(remove_duplicate=False)  # one that is tied has two names
+    learn = {name for name, parameter in named if parameter.requires_grad}
     return {"encoder": hash_tensors(llm.encoder), "backbone": hash_tensors(backbone, learn)}
 
 
