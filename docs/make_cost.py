@@ -33,7 +33,7 @@ def measured() -> str:
     """Return the table of `bench --scaling` in Markdown, or that there is none yet."""
     if not TABLE.is_file():
         return "*Not measured yet.*"
-    table = pd.read_csv(TABLE, float_precision="round_trip")
+    table = pd.read_csv(TABLE)
     lines = ["| what grows | | tokens a step | step, s | floor, s | step / floor |"]
     lines += ["|---|---|---|---|---|---|"]
     for row in table.itertuples():
