@@ -18,6 +18,7 @@ test: rules
 
 docs: packages
 	@$(RUN) docs/make_commands.py
+	@$(RUN) docs/make_cost.py
 	@$(RUN) -m mkdocs build --strict --quiet
 
 rules: packages

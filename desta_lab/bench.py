@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import ConnectorShape
 from desta_lab.model.encoder import Encoder
 from desta_lab.training.batches import IGNORE, collate
-from desta_lab.training.targets import SoftTarget, kl_loss
+from desta_lab.training.targets import kl_loss
 
 COLUMNS = ("name", "value", "unit", "aim", "detail")
 ROUNDS = 9
@@ -95,35 +96,52 @@ def _wait_for_device() -> None:
 
 def _time_steps(llm: AudioLLM) -> dict[str, float]:
     """One soft training step, and its floor: the same tokens through the frozen backbone."""
-    tokenizer = llm.backbone.tokenizer
-    stream = chat.build_stream(
-        tokenizer, chat.audio_messages(TRAINED_PROMPT), llm.queries, response=RESPONSE
-    )
-    batch = collate([stream] * BATCH, llm.backbone.pad_id)
+    return _medians(**build_steps(llm)[1])
+
+
+def build_steps(
+    llm: AudioLLM, rows: int = BATCH, response: int | None = None, frames: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """A soft training step and its floor on random encoder states, of `frames` a clip.
+
+    Args:
+        response: tokens of the response; `RESPONSE` and its end of turn by default.
+
+    Returns:
+        The tokens that a step reads, without the prefix that all rows share, and both as functions.
+    """
+    tokenizer, device = llm.backbone.tokenizer, llm.backbone.device
+    text = RESPONSE if response is None else " ".join([RESPONSE] * response)
+    messages = chat.audio_messages(TRAINED_PROMPT)
+    stream = chat.build_stream(tokenizer, messages, llm.queries, response=text)
+    if response is not None:
+        stream = replace(stream, ids=stream.ids[: stream.start + response])
+    batch = collate([stream] * rows, llm.backbone.pad_id)
     at = batch.labels != IGNORE
-    states = torch.randn(len(llm.encoder.taps), BATCH, llm.encoder.frames, llm.encoder.width).half()
-    count = int(at.sum())
-    soft = SoftTarget(
-        torch.randint(0, 1000, (count, 50)).int(), torch.full((count, 50), -5.0).half()
-    )
+    frames = llm.encoder.frames if frames is None else frames
+    states = torch.randn(len(llm.encoder.taps), rows, frames, llm.encoder.width).half()
+    likeliest = int(at.sum()), 50
+    ids = torch.randint(0, len(tokenizer), likeliest, dtype=torch.int32, device=device)
+    logp = torch.full(likeliest, -5.0, dtype=torch.float16, device=device)
     optimizer = torch.optim.AdamW(llm.connector.parameters(), lr=1e-4, fused=True)
     llm.connector.train()
 
     def step() -> None:
         logits = llm.response_logits(batch.prefix, batch.ids, at, llm.connect(states))
-        kl_loss(logits, soft.ids, soft.logp).backward()
+        kl_loss(logits, ids, logp).backward()
         nn.utils.clip_grad_norm_(llm.connector.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    embeddings = llm.splice(batch.ids, torch.zeros(BATCH, llm.queries, llm.backbone.width))
+    silent = torch.zeros(rows, llm.queries, llm.backbone.width, device=device)
+    embeddings = llm.splice(batch.ids, silent)
 
     def floor() -> None:
         given = embeddings.clone().requires_grad_(True)
         logits = llm.backbone.logits(llm.backbone.hidden_states(given, batch.prefix)[at])
         logits.log_softmax(-1).sum().backward()
 
-    return _medians(step=step, floor=floor)
+    return batch.ids.numel(), {"step": step, "floor": floor}
 
 
 def _time_published_step() -> dict[str, float]:

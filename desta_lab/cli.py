@@ -443,11 +443,22 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-@command("bench", argument("--json", action="store_true", help="print the rows as JSON"))
+@command(
+    "bench",
+    argument("--json", action="store_true", help="print the rows as JSON"),
+    argument("--scaling", action="store_true", help="seconds of a step against its size, instead"),
+    argument("--backbone", metavar="NAME", action="append", help="one more for --scaling, on disk"),
+    OUT,
+)
 def benchmark(args: argparse.Namespace) -> None:
     """Speed as ratios against named baselines, in one run."""
     from desta_lab import bench
 
+    if args.scaling:
+        _bench_scaling(args)
+        return
+    if args.backbone or args.out:
+        raise ValueError("--backbone and --out are about --scaling; give it, too.")
     rows = bench.run(progress_reporter())
     if args.json:
         print(json.dumps(rows, indent=1))
@@ -456,6 +467,18 @@ def benchmark(args: argparse.Namespace) -> None:
     for row in rows:
         measured = f"{row['value']:8.2f} {row['unit']:<3} aim {row['aim']:<6} {row['detail']}"
         print(f"{row['name']:<{wide}}  {measured}")
+
+
+def _bench_scaling(args: argparse.Namespace) -> None:
+    """Measure and print what a step costs, one factor at a time."""
+    from desta_lab import bench_scaling
+
+    table, figure = bench_scaling.run(progress_reporter(), args.backbone or (), args.out)
+    shown = table.drop(columns="per").round({"seconds": 3, "floor": 3})
+    print(table.to_json(orient="records", indent=1) if args.json else shown.to_string(index=False))
+    if not args.json:
+        print(bench_scaling.describe_fit(table))
+        print(f"Figure, with its table: {figure}")
 
 
 @command("parity", path("folder", help="weights, inputs and results under the published names"))

@@ -266,3 +266,32 @@ def _face(kind: str) -> dict[str, Any]:
         return edge | {"mfc": "white"}
     fill = "left" if kind == "template" else "full"
     return edge | {"fillstyle": fill, "markerfacecoloralt": "white"}
+
+
+# ---- what a step costs ----
+
+
+@draws("factor value per seconds floor")
+def plot_costs(table: pd.DataFrame, headline: str = "") -> Picture:
+    """Seconds of a training step and of its floor against every factor, on logarithmic axes.
+
+    The slope is that of a line through the steps: 1 where twice the factor takes twice as long.
+    """
+    picture, panels = style.facets(table, "factor", headline, (2.7, 2.3), "", (False, True))
+    line: Any = {"lw": 1.0, "ls": style.DOTTED, "color": "#555555", "label": "fitted line"}
+    for axes, rows in panels:
+        at = rows["value"].to_numpy(float)
+        look: Any = {"ls": "none", "marker": "o", "color": PALETTE["audio"]}
+        axes.plot(at, rows["seconds"], label="training step", **look)
+        look |= {"marker": "s", "mfc": "none", "color": PALETTE["untrained"]}
+        axes.plot(at, rows["floor"], label="its floor: the frozen backbone alone", **look)
+        if len(rows) > 1:
+            slope, start = np.polyfit(np.log(at), np.log(rows["seconds"]), 1)
+            axes.plot(at, np.exp(start) * at**slope, zorder=0, **line)
+            axes.set_title(f"slope {slope:.2f}", loc="right")
+        axes.set(xscale="log", yscale="log", xlabel=rows["per"].iloc[0])
+        axes.set_xticks(at, [f"{value:g}" for value in at])
+        axes.set_xticks([], minor=True)
+    picture.supylabel("seconds a step", fontsize=9)
+    style.add_legend(picture, picture.axes, 3)
+    return picture
