@@ -443,19 +443,32 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-@command("bench", argument("--json", action="store_true", help="print the rows as JSON"))
-def benchmark(args: argparse.Namespace) -> None:
+@command(
+    "bench",
+    argument("--gpu", action="store_true", help="real sizes on one GPU, of random weights"),
+    argument("--json", action="store_true", help="print the rows as JSON"),
+)
+def benchmark(args: argparse.Namespace) -> int | None:
     """Speed as ratios against named baselines, in one run."""
-    from desta_lab import bench
+    from desta_lab import bench, bench_gpu
 
-    rows = bench.run(progress_reporter())
+    if args.gpu and bench_gpu.find_card().device.type == "cpu":
+        print(bench_gpu.NO_GPU, file=sys.stderr)
+        return 2
+    run: Any = bench_gpu.run if args.gpu else bench.run
+    told = run(progress_reporter())
     if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    wide = max(len(row["name"]) for row in rows)
+        print(json.dumps(told, indent=1))
+        return None
+    rows, left_out = (told["rows"], told["left_out"]) if args.gpu else (told, [])
+    wide = {key: max((len(row[key]) for row in rows), default=0) for key in ("name", "unit")}
     for row in rows:
-        measured = f"{row['value']:8.2f} {row['unit']:<3} aim {row['aim']:<6} {row['detail']}"
-        print(f"{row['name']:<{wide}}  {measured}")
+        aim = f"aim {row['aim']}" if row["aim"] else ""
+        measured = f"{row['value']:8.2f} {row['unit']:<{wide['unit']}}  {aim:<10} {row['detail']}"
+        print(f"{row['name']:<{wide['name']}}  {measured}")
+    for sentence in left_out:
+        print(sentence)
+    return None
 
 
 @command("parity", path("folder", help="weights, inputs and results under the published names"))

@@ -50,8 +50,9 @@ def test_a_benchmark_waits_for_the_gpu_before_and_after_what_it_times(monkeypatc
     events = []
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(bench.torch.cuda, "synchronize", lambda: events.append("wait"))
-    bench._medians(rounds=1, step=lambda: events.append("step"))
-    assert events == ["wait", "step", "wait"] * 2
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: events.append("clock") or 0.0)
+    bench.medians(rounds=1, step=lambda: events.append("step"))
+    assert events == ["wait", "clock", "step", "wait", "clock"] * 2
 
 
 def test_the_nano_preset_needs_no_download_of_its_backbone():

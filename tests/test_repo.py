@@ -37,7 +37,8 @@ ORDER = [
         "evaluation",
         "analysis",
     ),
-    *("benchmarks", "published", "views", "experiments", "doctor", "course", "bench", "cli"),
+    *("benchmarks", "published", "views", "experiments", "doctor", "course"),
+    *("bench", "bench_gpu", "cli"),
 ]
 LONGEST_FUNCTION = 60  # lines: a screen
 
