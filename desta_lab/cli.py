@@ -445,39 +445,49 @@ def doctor(args: argparse.Namespace) -> int:
 
 @command(
     "bench",
-    argument("--json", action="store_true", help="print the rows as JSON"),
+    argument("--gpu", action="store_true", help="real sizes on one GPU, of random weights"),
     argument("--scaling", action="store_true", help="seconds of a step against its size, instead"),
     argument("--backbone", metavar="NAME", action="append", help="one more for --scaling, on disk"),
+    argument("--json", action="store_true", help="print the rows as JSON"),
     OUT,
 )
-def benchmark(args: argparse.Namespace) -> None:
+def benchmark(args: argparse.Namespace) -> int | None:
     """Speed as ratios against named baselines, in one run."""
-    from desta_lab import bench
+    from desta_lab.bench import gpu, ratios
 
     if args.scaling:
         _bench_scaling(args)
-        return
+        return None
     if args.backbone or args.out:
         raise ValueError("--backbone and --out are about --scaling; give it, too.")
-    rows = bench.run(progress_reporter())
+    if args.gpu and gpu.find_card().device.type == "cpu":
+        print(gpu.NO_GPU, file=sys.stderr)
+        return 2
+    run: Any = gpu.run if args.gpu else ratios.run
+    told = run(progress_reporter())
     if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    wide = max(len(row["name"]) for row in rows)
+        print(json.dumps(told, indent=1))
+        return None
+    rows, left_out = (told["rows"], told["left_out"]) if args.gpu else (told, [])
+    wide = {key: max((len(row[key]) for row in rows), default=0) for key in ("name", "unit")}
     for row in rows:
-        measured = f"{row['value']:8.2f} {row['unit']:<3} aim {row['aim']:<6} {row['detail']}"
-        print(f"{row['name']:<{wide}}  {measured}")
+        aim = f"aim {row['aim']}" if row["aim"] else ""
+        measured = f"{row['value']:8.2f} {row['unit']:<{wide['unit']}}  {aim:<10} {row['detail']}"
+        print(f"{row['name']:<{wide['name']}}  {measured}")
+    for sentence in left_out:
+        print(sentence)
+    return None
 
 
 def _bench_scaling(args: argparse.Namespace) -> None:
     """Measure and print what a step costs, one factor at a time."""
-    from desta_lab import bench_scaling
+    from desta_lab.bench import scaling
 
-    table, figure = bench_scaling.run(progress_reporter(), args.backbone or (), args.out)
+    table, figure = scaling.run(progress_reporter(), args.backbone or (), args.out)
     shown = table.drop(columns="per").round({"seconds": 3, "floor": 3})
     print(table.to_json(orient="records", indent=1) if args.json else shown.to_string(index=False))
     if not args.json:
-        print(bench_scaling.describe_fit(table))
+        print(scaling.describe_fit(table))
         print(f"Figure, with its table: {figure}")
 
 

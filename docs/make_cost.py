@@ -10,7 +10,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from desta_lab.bench_scaling import describe_fit
+from desta_lab.bench.scaling import describe_fit
 
 PAGE = Path(__file__).with_name("cost.md")
 TABLE = PAGE.parents[1] / "figures" / "cost" / "scaling.csv"

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from desta_lab import bench, bench_scaling, cli
+from desta_lab import cli
+from desta_lab.bench import ratios, scaling
 from desta_lab.model import presets
 from desta_lab.views import study_figures
 from tests import tiny
@@ -26,7 +27,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def measured() -> pd.DataFrame:
-    return bench_scaling.measure_factors(tiny.audio_llm(), SMALL, [presets.NANO], rounds=1)
+    return scaling.measure_factors(tiny.audio_llm(), SMALL, [presets.NANO], rounds=1)
 
 
 def test_every_value_of_every_factor_has_its_row(measured: pd.DataFrame):
@@ -40,14 +41,14 @@ def test_every_value_of_every_factor_has_its_row(measured: pd.DataFrame):
 def test_the_tokens_of_a_step_are_batch_times_queries_response_and_rest(measured: pd.DataFrame):
     tokens = measured.set_index(["factor", "name"])["tokens"]
     assert tokens["batch", "4"] == 2 * tokens["batch", "2"]
-    assert tokens["response", "9"] - tokens["response", "3"] == bench.BATCH * 6
-    assert tokens["queries", "16"] - tokens["queries", "8"] == bench.BATCH * 8
+    assert tokens["response", "9"] - tokens["response", "3"] == ratios.BATCH * 6
+    assert tokens["queries", "16"] - tokens["queries", "8"] == ratios.BATCH * 8
     assert tokens["seconds", "4"] == tokens["seconds", "2"] == 2 * tokens["batch", "4"]
 
 
 def test_a_step_learns_and_its_floor_leaves_the_connector_alone():
     llm = tiny.audio_llm()
-    _, works = bench.build_steps(llm, 2, 3, frames=12)
+    _, works = ratios.build_steps(llm, 2, 3, frames=12)
     before = llm.connector.proj[1].weight.detach().clone()
     works["floor"]()
     assert llm.connector.proj[1].weight.equal(before)
@@ -59,8 +60,8 @@ def made_up() -> pd.DataFrame:
     """A table of every factor, as if a step took 0.1 s and 2 ms a token."""
     rows = [
         {"factor": factor, "value": value, "per": per, "name": str(value)}
-        | {"tokens": 60 * value if factor in bench_scaling.OF_TOKENS else 480}
-        for factor, (per, values) in bench_scaling.FACTORS.items()
+        | {"tokens": 60 * value if factor in scaling.OF_TOKENS else 480}
+        for factor, (per, values) in scaling.FACTORS.items()
         for value in values
     ]
     table = pd.DataFrame(rows)
@@ -70,11 +71,11 @@ def made_up() -> pd.DataFrame:
 
 def test_the_fit_finds_what_a_step_and_a_token_cost():
     table = made_up()
-    assert np.allclose(bench_scaling.fit_tokens(table), (0.1, 0.002, 1))
+    assert np.allclose(scaling.fit_tokens(table), (0.1, 0.002, 1))
     slow = table["factor"] == "seconds"  # it changes no token, so the fit leaves it out
     table.loc[slow, "seconds"] *= 9
-    assert np.allclose(bench_scaling.fit_tokens(table), (0.1, 0.002, 1))
-    assert bench_scaling.describe_fit(table).startswith("A step takes 0.10 s and 2.00 ms a token")
+    assert np.allclose(scaling.fit_tokens(table), (0.1, 0.002, 1))
+    assert scaling.describe_fit(table).startswith("A step takes 0.10 s and 2.00 ms a token")
 
 
 def test_the_figure_draws_every_factor_with_its_slope_from_the_table_alone():
@@ -82,11 +83,11 @@ def test_the_figure_draws_every_factor_with_its_slope_from_the_table_alone():
     table.loc[table["factor"] == "batch", "seconds"] = 0.05 * table["value"]
     picture = study_figures.plot_costs(table, "What a step costs.")
     panels = {axes.get_title(loc="left"): axes for axes in picture.axes if axes.get_title("left")}
-    assert list(panels) == list(bench_scaling.FACTORS)
+    assert list(panels) == list(scaling.FACTORS)
     assert panels["batch"].get_title(loc="right") == "slope 1.00"
     assert panels["seconds"].get_title(loc="right") == "slope 0.00"
     units = [axes.get_xlabel() for axes in panels.values()]
-    assert units == [per for per, _ in bench_scaling.FACTORS.values()]
+    assert units == [per for per, _ in scaling.FACTORS.values()]
     assert all(axes.get_xscale() == axes.get_yscale() == "log" for axes in panels.values())
     markers = {line.get_marker() for line in panels["batch"].lines}
     assert len(markers) == 3  # in grey they are told by their marks
@@ -94,10 +95,10 @@ def test_the_figure_draws_every_factor_with_its_slope_from_the_table_alone():
 
 
 def test_scaling_leaves_its_table_and_figure_and_says_the_fit(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(bench_scaling.build, "build_audio_llm", lambda *_, **__: tiny.audio_llm())
-    monkeypatch.setattr(bench_scaling, "FACTORS", SMALL)
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench_scaling, "measure_factors", lambda *_: made_up())
+    monkeypatch.setattr(scaling.build, "build_audio_llm", lambda *_, **__: tiny.audio_llm())
+    monkeypatch.setattr(scaling, "FACTORS", SMALL)
+    monkeypatch.setattr(ratios, "ROUNDS", 1)
+    monkeypatch.setattr(scaling, "measure_factors", lambda *_: made_up())
     assert cli.main(["bench", "--scaling", "--out", str(tmp_path)]) == 0
     assert "ms a token" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {

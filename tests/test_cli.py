@@ -18,8 +18,9 @@ import pytest
 import soundfile
 import torch
 
-from desta_lab import audio, bench, cache, cli, doctor
+from desta_lab import audio, cache, cli, doctor
 from desta_lab.audio import RATE
+from desta_lab.bench import ratios
 from desta_lab.course import finished, notebooks
 from desta_lab.experiments import experiment, sweep
 from desta_lab.model import backbone, build, nano, presets
@@ -48,10 +49,11 @@ def test_doctor_fails_on_a_version_out_of_range(monkeypatch):
 
 def test_a_benchmark_waits_for_the_gpu_before_and_after_what_it_times(monkeypatch):
     events = []
-    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(bench.torch.cuda, "synchronize", lambda: events.append("wait"))
-    bench._medians(rounds=1, step=lambda: events.append("step"))
-    assert events == ["wait", "step", "wait"] * 2
+    monkeypatch.setattr(ratios.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ratios.torch.cuda, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(ratios.time, "perf_counter", lambda: events.append("clock") or 0.0)
+    ratios.medians(rounds=1, step=lambda: events.append("step"))
+    assert events == ["wait", "clock", "step", "wait", "clock"] * 2
 
 
 def test_the_nano_preset_needs_no_download_of_its_backbone():

@@ -37,8 +37,7 @@ ORDER = [
         "evaluation",
         "analysis",
     ),
-    *("benchmarks", "published", "views", "experiments", "doctor", "course", "bench"),
-    *("bench_scaling", "cli"),
+    *("benchmarks", "published", "views", "experiments", "doctor", "course", "bench", "cli"),
 ]
 LONGEST_FUNCTION = 60  # lines: a screen
 

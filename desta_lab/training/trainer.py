@@ -111,7 +111,7 @@ def train(
     """
     micro_batches = _count_micro_batches(config, accumulate)
     llm.connector.train()
-    optimizer = _build_optimizer(llm, config)
+    optimizer = build_optimizer(llm, config)
     read = example_reader(llm, rows, soft_targets, AHEAD)
     for number in range(min(AHEAD, len(rows))):
         read(number)
@@ -124,7 +124,7 @@ def train(
             for step in range(first, config.steps):
                 begin = time.perf_counter()
                 examples = [read(number) for number in config.batch_rows(step, len(rows))]
-                record = _take_step(llm, features, examples, optimizer, config, step, micro_batches)
+                record = take_step(llm, features, examples, optimizer, config, step, micro_batches)
                 record["seconds"] = time.perf_counter() - begin
                 with cache.writing(path):
                     records.write(json.dumps(record) + "\n")
@@ -152,7 +152,8 @@ def _count_micro_batches(config: TrainConfig, accumulate: int) -> int:
     return micro_batches
 
 
-def _build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over all that learns."""
     return torch.optim.AdamW(
         llm.trainable_parameters.values(),
         lr=config.lr,
@@ -165,7 +166,7 @@ def _build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimize
 # ---- one step ----
 
 
-def _take_step(
+def take_step(
     llm: AudioLLM,
     features: Features,
     examples: Sequence[Example],

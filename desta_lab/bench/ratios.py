@@ -4,13 +4,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from desta_lab import audio
@@ -21,7 +22,7 @@ from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.model.connector import ConnectorShape
 from desta_lab.model.encoder import Encoder
-from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.batches import IGNORE, Batch, collate
 from desta_lab.training.targets import kl_loss
 
 COLUMNS = ("name", "value", "unit", "aim", "detail")
@@ -74,18 +75,24 @@ def _time_import() -> dict[str, float]:
     return {"import": float(printed)}
 
 
-def _medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
+def medians(rounds: int = ROUNDS, **works: Callable[[], Any]) -> dict[str, float]:
     """Median seconds of each, taken in turns: a machine that slows down slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):  # the first turn warms up
         for name, work in works.items():
-            _wait_for_device()
-            begin = time.perf_counter()
-            work()
-            _wait_for_device()
+            taken = time_once(work)
             if turn:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(taken)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def time_once(work: Callable[[], Any]) -> float:
+    """Seconds that a work takes, on a GPU to the end of what it started there."""
+    _wait_for_device()
+    begin = time.perf_counter()
+    work()
+    _wait_for_device()
+    return time.perf_counter() - begin
 
 
 def _wait_for_device() -> None:
@@ -96,7 +103,7 @@ def _wait_for_device() -> None:
 
 def _time_steps(llm: AudioLLM) -> dict[str, float]:
     """One soft training step, and its floor: the same tokens through the frozen backbone."""
-    return _medians(**build_steps(llm)[1])
+    return medians(**build_steps(llm)[1])
 
 
 def build_steps(
@@ -133,46 +140,70 @@ def build_steps(
         optimizer.step()
         optimizer.zero_grad()
 
-    silent = torch.zeros(rows, llm.queries, llm.backbone.width, device=device)
-    embeddings = llm.splice(batch.ids, silent)
+    return batch.ids.numel(), {"step": step, "floor": floor_step(llm, batch)}
+
+
+def floor_step(llm: AudioLLM, batch: Batch) -> Callable[[], None]:
+    """The floor of a step: its tokens through the frozen backbone, forward and backward."""
+    at = (batch.labels != IGNORE).to(llm.backbone.device)
+    zeros = torch.zeros(len(batch.ids), llm.queries, llm.backbone.width)
+    embeddings = llm.splice(batch.ids, zeros.to(llm.backbone.device))
 
     def floor() -> None:
         given = embeddings.clone().requires_grad_(True)
         logits = llm.backbone.logits(llm.backbone.hidden_states(given, batch.prefix)[at])
         logits.log_softmax(-1).sum().backward()
 
-    return batch.ids.numel(), {"step": step, "floor": floor}
+    return floor
 
 
 def _time_published_step() -> dict[str, float]:
-    """A step in the published manner: 30 s encoded every time, 64 queries, no prefix kept."""
+    """A step in the published manner on the parts of the `cpu` preset."""
     preset = presets.cpu()
     shape = ConnectorShape(queries=64, depth=2, heads=6, ffn=3072)
     encoder = Encoder.load(weights.find_weights(preset.encoder), audio.WHISPER_SECONDS)
     backbone = Backbone.load(weights.find_weights(preset.backbone))
-    connector = build.build_connector(shape, encoder, backbone)
-    llm = AudioLLM(encoder, connector, backbone, {})
-    stream = chat.build_stream(
-        backbone.tokenizer, chat.audio_messages(TRAINED_PROMPT), 64, response=RESPONSE
-    )
-    whole = collate([stream] * BATCH, backbone.pad_id)
-    ids = torch.tensor([list(stream.ids)] * BATCH)
-    labels = torch.cat([torch.full((BATCH, len(whole.prefix)), IGNORE), whole.labels], dim=1)
-    waves = [
-        np.random.default_rng(i).normal(0, 0.1, audio.RATE * 4).astype(np.float32)
-        for i in range(BATCH)
+    return medians(2, published=published_step(shape, encoder, backbone, noise(BATCH, 4.0)))
+
+
+def noise(clips: int, seconds: float) -> list[Float[np.ndarray, "sample"]]:
+    """Waveforms of noise, another for each clip."""
+    samples = round(audio.RATE * seconds)
+    return [
+        np.random.default_rng(i).normal(0, 0.1, samples).astype(np.float32) for i in range(clips)
     ]
+
+
+def published_step(
+    shape: ConnectorShape,
+    encoder: Encoder,
+    backbone: Backbone,
+    waves: Sequence[Float[np.ndarray, "sample"]],
+) -> Callable[[], None]:
+    """A step in the published manner: audio encoded every time, no prefix kept, all logits.
+
+    The new connector is in bf16 where the backbone is. An encoder of 30 s encodes 30 s.
+    """
+    device, size = backbone.device, len(waves)
+    dtype = torch.bfloat16 if backbone.dtype is torch.bfloat16 else torch.float32
+    connector = build.build_connector(shape, encoder, backbone).to(device, dtype)
+    llm = AudioLLM(encoder, connector, backbone, {})
+    stream = llm.build_stream(chat.audio_messages(TRAINED_PROMPT), response=RESPONSE)
+    whole = collate([stream] * size, backbone.pad_id)
+    ids = torch.tensor([list(stream.ids)] * size)
+    before = torch.full((size, len(whole.prefix)), IGNORE)
+    labels = torch.cat([before, whole.labels], dim=1).flatten().to(device)
     optimizer = torch.optim.Adam(connector.parameters(), lr=1e-4)
     connector.train()
 
     def step() -> None:
-        hidden = backbone.hidden_states(llm.splice(ids, connector(encoder.encode(waves))))
-        logits = backbone.logits(hidden).flatten(0, 1)
-        nn.functional.cross_entropy(logits, labels.flatten()).backward()
+        embeddings = connector(encoder.encode(waves).to(dtype))
+        logits = backbone.logits(backbone.hidden_states(llm.splice(ids, embeddings)))
+        nn.functional.cross_entropy(logits.flatten(0, 1), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return _medians(2, published=step)
+    return step
 
 
 def _time_scoring(llm: AudioLLM) -> dict[str, float]:
@@ -183,7 +214,7 @@ def _time_scoring(llm: AudioLLM) -> dict[str, float]:
         embeddings = llm.connect(
             torch.randn(len(llm.encoder.taps), 2, llm.encoder.frames, llm.encoder.width)
         )
-    return _medians(
+    return medians(
         2,
         shared=lambda: scoring.score_options(llm, tasks, embeddings),
         plain=lambda: scoring.score_options_one_by_one(llm, tasks, embeddings),

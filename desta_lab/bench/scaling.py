@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from desta_lab import bench, cache
+from desta_lab import cache
 from desta_lab.audio import FRAMES_PER_SECOND
+from desta_lab.bench import ratios
 from desta_lab.model import build, presets, weights
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.views import saving, study_figures
@@ -52,7 +53,7 @@ def run(
     about = {
         "preset": presets.without_paths(presets.cpu()),
         "response": RESPONSE,
-        "rounds": bench.ROUNDS,
+        "rounds": ratios.ROUNDS,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
         "dtype": llm.provenance["dtype"],
@@ -66,7 +67,7 @@ def measure_factors(
     factors: Mapping[str, tuple[str, Sequence[int]]],
     backbones: Sequence[str] = (),
     report: Callable[..., None] = lambda done, total: None,
-    rounds: int = bench.ROUNDS,
+    rounds: int = ratios.ROUNDS,
 ) -> pd.DataFrame:
     """The median seconds of a step and of its floor at every value, in turns within a factor.
 
@@ -87,7 +88,7 @@ def measure_factors(
     for name in backbones:
         other = build.build_audio_llm(presets.change_parts(presets.cpu(), backbone=name))
         millions = round(other.backbone.model.num_parameters() / 1e6, 1)
-        built[presets.part_id(name)] = millions, *bench.build_steps(other, response=RESPONSE)
+        built[presets.part_id(name)] = millions, *ratios.build_steps(other, response=RESPONSE)
     rows += _time_in_turns("backbone", "million parameters of the backbone", built, rounds)
     report(1, 1)
     return pd.DataFrame(rows)
@@ -99,9 +100,9 @@ def _build_steps(llm: AudioLLM, factor: str, value: int) -> tuple[int, dict[str,
         shape = replace(presets.cpu().connector, queries=value, anchored=False)
         connector = build.build_connector(shape, llm.encoder, llm.backbone)
         llm = AudioLLM(llm.encoder, connector.to(llm.backbone.device), llm.backbone)
-    sizes = {"batch": bench.BATCH, "response": RESPONSE, factor: value}
+    sizes = {"batch": ratios.BATCH, "response": RESPONSE, factor: value}
     frames = value * FRAMES_PER_SECOND if factor == "seconds" else None
-    return bench.build_steps(llm, sizes["batch"], sizes["response"], frames)
+    return ratios.build_steps(llm, sizes["batch"], sizes["response"], frames)
 
 
 def _time_in_turns(
@@ -109,7 +110,7 @@ def _time_in_turns(
 ) -> list[dict[str, Any]]:
     """The rows of one factor; each value has its size, its tokens, its step and its floor."""
     works = {f"{kind} {name}": one[2][kind] for name, one in built.items() for kind in one[2]}
-    times = bench._medians(rounds, **works)
+    times = ratios.medians(rounds, **works)
     return [
         {"factor": factor, "value": value, "per": per, "name": name, "tokens": tokens}
         | {"seconds": times[f"step {name}"], "floor": times[f"floor {name}"]}

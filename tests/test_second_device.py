@@ -1,0 +1,33 @@
+"""What runs on the CPU runs on another device, which this machine may lack: tests are run again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# files, and those of their tests that hold what they compare on the CPU themselves
+QUICK = {
+    "training/test_trainer.py": "wherever or thawed or soft_targets or loss_falls or moves",
+    "evaluation/test_evaluate.py": "",
+    "experiments/test_inside_own.py": "qformer or published",
+}
+
+
+def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a file with every AudioLLM on the second device, in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.second_device", "-n", "0", "-q"]
+    command += ["--tb=short", "-k", only, f"tests/{file}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("file", QUICK)
+def test_the_tests_of_a_part_pass_on_a_second_device(file):
+    done = run_again(file, QUICK[file])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
