@@ -1,9 +1,9 @@
 """A second device without a GPU, and a pytest plugin that runs tests on it.
 
 Its tensors are numbers of the CPU that claim to be elsewhere. An operation that mixes them with
-tensors of the CPU is refused as a GPU refuses it, so what runs here forgets to move nothing. It says
-nothing of speed, of kernels or of half precision. `-p tests.second_device` puts every AudioLLM of
-the tests on it.
+tensors of the CPU is refused as a GPU refuses it, so what runs here forgets to move nothing. It
+says nothing of speed, of kernels or of half precision. `-p tests.second_device` puts every AudioLLM
+of the tests on it.
 """
 
 from typing import Any

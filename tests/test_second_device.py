@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # files, and those of their tests that hold what they compare on the CPU themselves
 QUICK = {
-    "training/test_trainer.py": "wherever or thawed or soft_targets or loss_falls or moves",
+    "training/test_trainer.py": "wherever or lora or soft_targets",
     "evaluation/test_evaluate.py": "",
     "experiments/test_inside_own.py": "qformer or published",
 }
 
 
 def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
-    """Run the tests of a file with every AudioLLM on the second device, in a process of their own."""
+    """Run tests of a file, in a process of their own, with every AudioLLM on the second device."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.second_device", "-n", "0", "-q"]
     command += ["--tb=short", "-k", only, f"tests/{file}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
