@@ -117,9 +117,9 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
 
 
 def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
-    from desta_lab.experiments import experiment, inside
+    from desta_lab.experiments import experiment, inside, inside_seeds
 
-    assert inside.Inside  # imported before what it takes is replaced
+    assert inside.Inside and inside_seeds  # imported before what it takes is replaced
 
     given = {}
 
