@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     return COMMANDS[args.command].run(args) or 0
         except KeyboardInterrupt:
             status, words = 130, "Stopped; run the same command again and it goes on where it was."
-        except (ValueError, RuntimeError, OSError, ImportError) as error:
-            words = f"{type(error).__name__}: {_describe(error)}"
+        except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
+            words = f"{type(error).__name__}: {_describe(error, args)}"
     print(f"{who}{words}", file=sys.stderr)
     return status
 
@@ -158,8 +158,11 @@ def _saving_also(forms: str | None) -> Iterator[None]:
         os.environ.update({} if before is None else {ALSO_VARIABLE: before})
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, args: argparse.Namespace) -> str:
     """The error's sentence; one of the system opens with the file, not with its number."""
+    if processes.is_out_of_memory(error):
+        lower = ("preset", "backbone", "encoder", "tokens", "jobs")  # where a command has them
+        return processes.explain_memory(error, [f"--{one}" for one in lower if one in args])
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}."
     return str(error)

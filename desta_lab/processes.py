@@ -8,6 +8,7 @@ alone opens no process group.
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -150,6 +151,27 @@ def _lost_rank_explained() -> Iterator[None]:
             f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the "
             f"launcher's, say why ({fault}); run the same command again: it goes on where it was."
         ) from error
+
+
+# ---- memory ----
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of torch or Python says that memory, of GPU or CPU, ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    own = type(error).__module__.startswith(__package__)
+    said = ("out of memory", "can't allocate memory", "not enough memory")  # Linux, Windows
+    return isinstance(error, RuntimeError) and not own and any(w in str(error) for w in said)
+
+
+def explain_memory(error: BaseException, options: Sequence[str]) -> str:
+    """Return a sentence about such an error, with the options of a command that need less."""
+    size = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    place = "GPU" if "CUDA" in str(error) else "machine"
+    fault = f"The {place} has no memory for another {size[1] if size else 'tensor'}"
+    less = f", or take less by {' or '.join(options)}" if options else ""
+    return f"{fault}; end other programs that use it{less}."
 
 
 # ---- worker processes and cluster jobs ----

@@ -12,6 +12,7 @@ from desta_lab import cli
 from desta_lab.bench import gpu, ratios
 from desta_lab.bench.gpu import Card, Case
 from desta_lab.model import connector
+from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.backbone import Backbone
 from desta_lab.published.systems import PARAMETERS
 from desta_lab.views.progress import no_progress
@@ -115,10 +116,16 @@ def test_what_does_not_fit_or_does_not_compile_is_a_sentence_and_the_rest_goes_o
         "_published_step",
         lambda case, *parts: (run_out if case is CASES[0] else usual)(case, *parts),
     )
-    monkeypatch.setattr(gpu, "_compile_connector", lambda system: None)
+    compiled = []
+
+    def compile_connector(system):
+        compiled.append(AudioLLM(system.encoder, system.connector, system.backbone))
+        return compiled[-1]
+
     take = gpu.take_step
+    monkeypatch.setattr(gpu, "_compile_connector", compile_connector)
     monkeypatch.setattr(
-        gpu, "take_step", lambda llm, *how: take(llm, *how) if llm else no_compiler()
+        gpu, "take_step", lambda llm, *how: (no_compiler if llm in compiled else take)(llm, *how)
     )
     told = gpu.run(no_progress, CASES, [], rounds=1)
     first, second = (case.name for case in CASES)

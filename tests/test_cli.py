@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import importlib
 import io
 import os
@@ -118,9 +119,9 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
 
 
 def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
-    from desta_lab.experiments import experiment, inside
+    from desta_lab.experiments import experiment, inside, inside_seeds
 
-    assert inside.Inside  # imported before what it takes is replaced
+    assert inside.Inside and inside_seeds  # imported before what it takes is replaced
 
     given = {}
 
@@ -599,6 +600,31 @@ def test_no_message_of_a_command_names_an_argument_that_only_python_has():
     only = re.compile(r"\b(quantise|offload|force)=")
     words = [text for name, text in messages() if name != "probes.py" and only.search(text)]
     assert words and all("in Python `published.systems.open_system`" in text for text in words)
+
+
+@pytest.mark.parametrize(
+    ("line", "less"),
+    [
+        (["inside"], ", or take less by --preset or --backbone or --encoder"),
+        (["answer", "sakura", "--out", "answers"], ", or take less by --tokens"),
+        (["bench"], ""),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence_with_what_takes_less(monkeypatch, capsys, line, less):
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 14.75 GiB. See more."
+    faults = [torch.OutOfMemoryError(said), MemoryError()]
+
+    def run(args):
+        raise faults.pop(0)
+
+    whole = cli.COMMANDS[line[0]]
+    monkeypatch.setitem(cli.COMMANDS, line[0], dataclasses.replace(whole, run=run))
+    for words in (
+        "OutOfMemoryError: The GPU has no memory for another 2.00 GiB",
+        "MemoryError: The machine has no memory for another tensor",
+    ):
+        assert cli.main(line) == 1
+        assert capsys.readouterr().err == f"{words}; end other programs that use it{less}.\n"
 
 
 def test_every_error_of_the_package_is_one_that_the_command_line_prints():

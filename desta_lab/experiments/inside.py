@@ -282,10 +282,10 @@ class Inside:
     # ---- what flows ----
 
     def encoder_states(self, rows: Sequence[int]) -> Tensor:
-        """Encoder states of these rows, as the connector takes them."""
+        """Encoder states of these rows in float32, as the connector takes them."""
         if self._features is None:
             return self.llm.encoder.encode(self.read_waves(rows)).float()
-        return self._features()[[clip.id for clip in self.pick(rows)]]
+        return self._features()[[clip.id for clip in self.pick(rows)]].float()
 
     def audio_embeddings(self, rows: Sequence[int], step: int | None = None) -> Tensor:
         """Audio embeddings of these rows in float32 at a checkpoint, by default the last."""

@@ -300,6 +300,8 @@ def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
             return _describe_cell(cell, **measure(cell, root))
         except Exception as error:
             words = " ".join(str(error).split())
+            if processes.is_out_of_memory(error):
+                words = processes.explain_memory(error, ["--jobs", "--preset", "--backbone"])
             return _describe_cell(cell, error=f"{type(error).__name__}: {words}")
 
     cache.find_or_make(root, cell.provenance, make)

@@ -201,11 +201,13 @@ class AudioLLM(nn.Module):
     ) -> Float[Tensor, "batch query d_llm"]:
         """Audio embeddings of encoder states, in the precision of the connector's weights.
 
-        The connector multiplies in bf16 if the backbone does; its weights stay float32.
+        The connector multiplies in bf16 if the backbone does; its weights stay float32. States
+        travel in the precision they have, at once where their memory is pinned.
         """
         weight, half = next(self.connector.parameters()), self.backbone.dtype is torch.bfloat16
+        states = states.to(weight.device, non_blocking=states.is_pinned()).to(weight.dtype)
         with torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=half):
-            embeddings: Tensor = self.connector(states.to(weight))
+            embeddings: Tensor = self.connector(states)
         return embeddings.to(weight.dtype)
 
     def splice(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal
 
+from desta_lab import processes
 from desta_lab.cache import hash_file, read_text
 from desta_lab.model.presets import NANO
 
@@ -252,10 +253,10 @@ def reading(folder: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, MemoryError, WeightsError):  # those say themselves what to do
+    except (ImportError, WeightsError):  # those say themselves what to do
         raise
     except Exception as error:
-        if "out of memory" in str(error):
+        if processes.is_out_of_memory(error):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         fault = f"{type(error).__name__}: {lines[0][:200].rstrip('.') if lines else 'no message'}"

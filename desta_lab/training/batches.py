@@ -1,12 +1,14 @@
-"""Rows become examples (token streams with their clips), and examples become padded batches."""
+"""Rows become examples (token streams with their clips), examples micro-batches, padded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float16, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -55,6 +57,50 @@ def example_reader(
         return Example(stream, row.get("clip", row["id"]), soft_target)
 
     return read
+
+
+# ---- ahead of the step ----
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Examples that are computed at once, and how many tokens their whole batch learns.
+
+    `states` are those of the encoder, None where it has to run for them.
+    """
+
+    examples: Sequence[Example]
+    tokens: int
+    states: Float16[Tensor, "layer batch frame d_enc"] | None = None
+
+
+@contextmanager
+def read_ahead(
+    read: Callable[[int, int], MicroBatch], places: Iterable[tuple[int, int]]
+) -> Iterator[Iterator[MicroBatch]]:
+    """The micro-batches of places (step, number), in their order, one of them read ahead.
+
+    One thread reads the next while one is learned; it ends with the block, however that ends. An
+    error of `read` is raised where its own micro-batch is asked for.
+    """
+    thread = ThreadPoolExecutor(1)
+
+    def results() -> Iterator[MicroBatch]:
+        ahead = None
+        for place in places:
+            now, ahead = ahead, thread.submit(read, *place)
+            if now:
+                yield now.result()
+        if ahead:
+            yield ahead.result()
+
+    try:
+        yield results()
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+# ---- padded ----
 
 
 @dataclass(frozen=True)

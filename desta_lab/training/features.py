@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from jaxtyping import Float, Float16
+from jaxtyping import Float16
 from torch import Tensor
 
 from desta_lab import audio, cache, processes
@@ -37,11 +37,15 @@ class OnTheFlyFeatures:
     def __init__(self, encoder: Encoder, find: Callable[[str], Path] = Path) -> None:
         self.encoder, self.find = encoder, find
 
-    def __getitem__(self, names: Sequence[str]) -> Float[Tensor, "layer batch frame d_enc"]:
+    def __getitem__(self, names: Sequence[str]) -> Float16[Tensor, "layer batch frame d_enc"]:
         """Encoder states of these clips, each encoded once; raises AudioError."""
         unique = list(dict.fromkeys(names))
         states = _encode(self.encoder, [self.find(name) for name in unique])
-        return states[:, [unique.index(name) for name in names]].float()
+        return states[:, [unique.index(name) for name in names]]
+
+    def are_on_disk(self, names: Sequence[str]) -> bool:
+        """Whether these clips can be read without the encoder: never."""
+        return False
 
 
 class FeatureStore:
@@ -146,18 +150,15 @@ class FeatureStore:
                 hashes = self._read_hashes() | {path.name: cache.hash_file(path)}
                 cache.write_whole(self.folder / "shards.json", cache.to_json(hashes))
 
-    def __getitem__(self, names: Sequence[str]) -> Float[Tensor, "layer batch frame d_enc"]:
+    def __getitem__(self, names: Sequence[str]) -> Float16[Tensor, "layer batch frame d_enc"]:
         """Encoder states of these clips, named by id or by the path of their audio.
+
+        They are in fp16, as they lie on disk; `AudioLLM.connect` makes them float32 on its device.
 
         Raises:
             ValueError: the store has no such clip.
         """
-        unknown = [name for name in names if name not in self._row]
-        if unknown:
-            fault = f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}"
-            remedy = "open the store with it, or use OnTheFlyFeatures, which encodes any"
-            raise ValueError(f"{fault}; {remedy}.")
-        rows = [self._row[name] for name in names]
+        rows = self._find_rows(names)
         states: dict[int, Tensor] = {}
         for row in dict.fromkeys(rows):
             shard = self._read_shard(row // SHARD)
@@ -168,7 +169,20 @@ class FeatureStore:
             paths = [self.corpus.path(self.clips[row]) for row in absent]
             encoded = _encode(self.encoder, paths).cpu()
             states |= dict(zip(absent, encoded.unbind(1), strict=True))
-        return torch.stack([states[row] for row in rows], dim=1).float()
+        return torch.stack([states[row] for row in rows], dim=1)
+
+    def are_on_disk(self, names: Sequence[str]) -> bool:
+        """Whether these clips can be read without the encoder; raises ValueError as reading."""
+        shards = {row // SHARD for row in self._find_rows(names)}
+        return all(self._read_shard(n) is not None for n in shards)
+
+    def _find_rows(self, names: Sequence[str]) -> list[int]:
+        unknown = [name for name in names if name not in self._row]
+        if unknown:
+            fault = f"{unknown[0]} is none of the {len(self.clips)} clips of {self.folder}"
+            remedy = "open the store with it, or use OnTheFlyFeatures, which encodes any"
+            raise ValueError(f"{fault}; {remedy}.")
+        return [self._row[name] for name in names]
 
     # ---- shards ----
 

@@ -1,11 +1,12 @@
 """The training loop: the connector learns; a run killed at any step resumes to the same weights."""
 
+import gc
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,14 @@ from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.bounds import Count, CountOrZero, Positive, Share, check_bounds
 from desta_lab.model.runs import checkpoint_path, index_path
 from desta_lab.training import checkpoints
-from desta_lab.training.batches import IGNORE, Example, collate, example_reader
+from desta_lab.training.batches import (
+    IGNORE,
+    Example,
+    MicroBatch,
+    collate,
+    example_reader,
+    read_ahead,
+)
 from desta_lab.training.features import Features
 from desta_lab.training.targets import SoftTarget, kl_loss
 
@@ -36,6 +44,10 @@ class FreezeError(RuntimeError):
 
 class LossError(RuntimeError):
     """The loss is not a number any more; the message names the step."""
+
+
+class StepMemoryError(RuntimeError):
+    """A micro-batch does not fit into memory; the message says how many rows do."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ def train(
         FreezeError: something frozen has changed, or something trainable has not. The last
             checkpoint is saved after that check, so such a run never looks finished.
         LossError: the loss is not a number any more.
+        StepMemoryError: a micro-batch does not fit into memory; with more, the run goes on.
         StateError: the state on disk is damaged.
         ChatError: a row is too long for the backbone; of the first 4096, raised before step 1.
     """
@@ -120,11 +133,11 @@ def train(
         with processes.main_first():
             first, hashed = _resume(folder, llm, optimizer, config)
         path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
-        with path.open("a", buffering=1) as records:  # a line is there when its step is done
+        ahead = read_parts(llm, features, read, config, len(rows), micro_batches, first)
+        with ahead as parts, path.open("a", buffering=1) as records:  # a line when a step is done
             for step in range(first, config.steps):
                 begin = time.perf_counter()
-                examples = [read(number) for number in config.batch_rows(step, len(rows))]
-                record = take_step(llm, features, examples, optimizer, config, step, micro_batches)
+                record = take_step(llm, features, parts, optimizer, config, step, micro_batches)
                 record["seconds"] = time.perf_counter() - begin
                 with cache.writing(path):
                     records.write(json.dumps(record) + "\n")
@@ -153,14 +166,42 @@ def _count_micro_batches(config: TrainConfig, accumulate: int) -> int:
 
 
 def build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over all that learns."""
-    return torch.optim.AdamW(
+    """AdamW over all that learns, without gradients that an interrupted step left."""
+    optimizer = torch.optim.AdamW(
         llm.trainable_parameters.values(),
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
+    optimizer.zero_grad()  # what a step left that was interrupted
+    return optimizer
+
+
+def read_parts(
+    llm: AudioLLM,
+    features: Features,
+    read: Callable[[int], Example],
+    config: TrainConfig,
+    examples: int,
+    micro_batches: int,
+    first: int,
+) -> AbstractContextManager[Iterator[MicroBatch]]:
+    """This rank's micro-batches from a step on, read ahead, with states where they are on disk."""
+    on_gpu = next(llm.connector.parameters()).is_cuda
+
+    def read_part(step: int, number: int) -> MicroBatch:
+        whole = [read(row) for row in config.batch_rows(step, examples)]
+        own = whole[number::micro_batches]
+        names = [example.clip for example in own]
+        states = features[names] if features.are_on_disk(names) else None
+        if states is not None and on_gpu:
+            states = states.pin_memory()
+        return MicroBatch(own, sum(len(one.stream.response) for one in whole), states)
+
+    numbers = processes.share_of_rank(range(micro_batches))
+    steps = range(first, config.steps)
+    return read_ahead(read_part, ((step, number) for step in steps for number in numbers))
 
 
 # ---- one step ----
@@ -169,30 +210,30 @@ def build_optimizer(llm: AudioLLM, config: TrainConfig) -> torch.optim.Optimizer
 def take_step(
     llm: AudioLLM,
     features: Features,
-    examples: Sequence[Example],
+    parts: Iterator[MicroBatch],
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     step: int,
     micro_batches: int,
 ) -> dict[str, Any]:
     """Collective: learn from one batch, each rank from its micro-batches; return the record."""
-    tokens = sum(len(example.stream.response) for example in examples)
     parameters = list(llm.trainable_parameters.values())
     loss: Any = 0.0
     for number in processes.share_of_rank(range(micro_batches)):
+        part = next(parts)
         seed = config.seed * 100_003 + step + (number << 32)
         torch.manual_seed(seed)  # dropout: a resumed step draws what the first one drew
-        micro_batch = examples[number::micro_batches]
-        learned = sum(len(example.stream.response) for example in micro_batch)
         try:
-            share = _mean_loss(llm, features, micro_batch) * (learned / tokens)
+            share = _learn(llm, features, part)
         except PrecisionError as error:
             if all(parameter.isfinite().all() for parameter in parameters):
                 raise
             fault = f"The loss of step {step + 1} is nan; lower the learning rate."
             raise LossError(fault) from error
-        share.backward()
-        loss = loss + share.detach()
+        if share is None:
+            optimizer.zero_grad()
+            raise StepMemoryError(_explain_memory(llm, features, part, config, step, micro_batches))
+        loss = loss + share
     processes.sum_over_ranks([loss, *(p.grad for p in parameters if p.grad is not None)])
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate(step)
@@ -200,18 +241,41 @@ def take_step(
     mean_loss, norm = float(loss), float(grad_norm)
     for name, value in (("loss", mean_loss), ("gradient", norm)):
         if not math.isfinite(value):
-            raise LossError(f"The {name} of step {step + 1} is {value}; lower the learning rate.")
+            remedy = "lower the learning rate"
+            if llm.backbone.dtype is torch.float16:
+                remedy += ", or load the backbone, now float16, in bfloat16 or float32"
+            raise LossError(f"The {name} of step {step + 1} is {value}; {remedy}.")
     optimizer.step()
     optimizer.zero_grad()
     rate = config.learning_rate(step)
-    return {"step": step + 1, "loss": mean_loss, "lr": rate, "grad_norm": norm, "tokens": tokens}
+    about = {"loss": mean_loss, "lr": rate, "grad_norm": norm, "tokens": part.tokens}
+    return {"step": step + 1, **about}
 
 
-def _mean_loss(llm: AudioLLM, features: Features, examples: Sequence[Example]) -> Float[Tensor, ""]:
-    """The mean loss of some examples, in nats a token of their responses."""
+def _learn(llm: AudioLLM, features: Features, part: MicroBatch) -> Float[Tensor, ""] | None:
+    """Add up the gradients of a micro-batch; its share of the loss, None if memory is too small.
+
+    What was computed until memory ran out is freed on return, with the error that refers to it.
+    """
+    learned = sum(len(example.stream.response) for example in part.examples)
+    try:
+        share = _mean_loss(llm, features, part) * (learned / part.tokens)
+        share.backward()
+    except (RuntimeError, MemoryError) as error:
+        if not processes.is_out_of_memory(error):
+            raise
+        return None
+    return share.detach()
+
+
+def _mean_loss(llm: AudioLLM, features: Features, part: MicroBatch) -> Float[Tensor, ""]:
+    """The mean loss of a micro-batch, in nats a token of its responses."""
+    examples, states = part.examples, part.states
+    if states is None:
+        states = features[[example.clip for example in examples]]
     batch = collate([example.stream for example in examples], llm.backbone.pad_id)
     learned = batch.labels != IGNORE
-    audio_embeddings = llm.connect(features[[example.clip for example in examples]])
+    audio_embeddings = llm.connect(states)
     logits = llm.response_logits(batch.prefix, batch.ids, learned, audio_embeddings)
     teachers = [example.soft_target for example in examples if example.soft_target is not None]
     if not teachers:
@@ -219,6 +283,45 @@ def _mean_loss(llm: AudioLLM, features: Features, examples: Sequence[Example]) -
     ids = torch.cat([teacher.ids for teacher in teachers]).to(logits.device)
     logp = torch.cat([teacher.logp for teacher in teachers]).to(logits.device)
     return kl_loss(logits, ids, logp)
+
+
+def _explain_memory(
+    llm: AudioLLM,
+    features: Features,
+    part: MicroBatch,
+    config: TrainConfig,
+    step: int,
+    micro_batches: int,
+) -> str:
+    """Where memory ran out, and what to do, in words; how many rows fit is tried."""
+    world, fitting = processes.world_size(), _count_fitting(llm, features, part)
+    more = range(micro_batches // world + 1, config.batch // world + 1)
+    enough = [n for n in more if math.ceil(config.batch / (n * world)) <= fitting]
+    remedies = [f"go on with --accumulate {enough[0]}"] if enough else []
+    if not llm.backbone.gradient_checkpointing:
+        remedies.append("go on with --checkpointing")
+    remedies.append("take a smaller backbone")
+    return (
+        f"Step {step + 1} needs more memory than {llm.backbone.device} has, at "
+        f"{len(part.examples)} rows at once (batch {config.batch} in {micro_batches} "
+        f"micro-batches), and {fitting} would fit; {', or '.join(remedies)}."
+    )
+
+
+def _count_fitting(llm: AudioLLM, features: Features, part: MicroBatch) -> int:
+    """How many of a micro-batch's rows fit into memory, of its halves, the longest rows first."""
+    longest = sorted(part.examples, key=lambda one: len(one.stream.ids), reverse=True)
+    count = len(longest) // 2
+    while count:
+        gc.collect()
+        torch.cuda.empty_cache()
+        fits = _learn(llm, features, MicroBatch(longest[:count], part.tokens)) is not None
+        for parameter in llm.trainable_parameters.values():
+            parameter.grad = None
+        if fits:
+            break
+        count //= 2
+    return count
 
 
 # ---- what stays frozen ----

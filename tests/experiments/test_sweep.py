@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from desta_lab import cli
 from desta_lab.experiments import forgetting, sweep
@@ -51,6 +52,10 @@ def fails_at_80(cell: Cell, root: Path) -> dict:
     if cell.preset.steps == 80:
         raise RuntimeError("The loss of step 7 is nan;\n lower the learning rate.")
     return stand_in(cell, root)
+
+
+def fills_the_gpu(cell: Cell, root: Path) -> dict:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 14 GiB")
 
 
 def dies_at_80(cell: Cell, root: Path) -> dict:
@@ -120,6 +125,13 @@ def test_a_larger_grid_finds_the_cells_of_a_smaller_one(tmp_path: Path):
     assert not [
         c for c in more.cells if c.seed == 0 and c.preset.batch == 16 and c.preset.steps != 160
     ]
+
+
+def test_a_cell_that_fills_the_gpu_keeps_one_sentence(tmp_path: Path):
+    assert set(grid(tmp_path, fills_the_gpu).run()["error"]) == {
+        "OutOfMemoryError: The GPU has no memory for another 2.00 GiB; end other programs that use "
+        "it, or take less by --jobs or --preset or --backbone."
+    }
 
 
 def test_a_failure_is_kept_with_its_reason_and_the_others_go_on(tmp_path: Path):

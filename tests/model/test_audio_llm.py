@@ -11,10 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from desta_lab.audio import RATE
+from desta_lab.evaluation.conditions import embed_clips
+from desta_lab.evaluation.scoring import score_options
+from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError, hash_tensors
+from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.chat import SLOT, ChatError
 from desta_lab.model.connector import ConnectorShape
+from desta_lab.training import trainer
 from tests import tiny
 
 
@@ -51,6 +56,38 @@ def test_more_or_fewer_clips_than_slots_are_a_sentence(clips):
         ChatError, match=f"hold 4 audio slots, but {clips} clips of 2 audio embeddings were given"
     ):
         llm.splice(torch.tensor([[SLOT, SLOT, 5, SLOT, SLOT]]), torch.zeros(clips, 2, tiny.WIDTH))
+
+
+@pytest.mark.parametrize("use", ["train", "score", "generate"])
+def test_float16_that_is_no_number_names_the_precision(tmp_path, files, use):
+    llm, store, rows = tiny.prepared(tmp_path, dtype=torch.float16)
+    llm.backbone.model.get_output_embeddings().weight.data.fill_(6e4)
+    words = r"logits are not finite in float16; load it in bfloat16 or float32 \(dtype=…\)"
+    with pytest.raises(PrecisionError, match=words):
+        if use == "train":
+            trainer.train(llm, store, rows, tiny.RECIPE, tmp_path / "run")
+        elif use == "score":
+            score_options(llm, task_ladder()[:1], embed_clips(llm, store[[rows[0]["id"]]]))
+        else:
+            llm.generate(tiny.conversation("What is it?", files[0]), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_gradient_that_is_no_number_names_the_precision_if_it_is_float16(tmp_path, dtype):
+    llm, store, rows = tiny.prepared(tmp_path, dtype=dtype)
+    llm.connector.anchor.register_hook(lambda gradient: gradient * float("inf"))
+    or_load = ", or load the backbone, now float16, in bfloat16 or float32"
+    more = or_load if dtype is torch.float16 else ""
+    words = rf"The gradient of step 1 is (nan|inf); lower the learning rate{more}\.$"
+    with pytest.raises(trainer.LossError, match=words):
+        trainer.train(llm, store, rows, tiny.RECIPE, tmp_path / "run")
+
+
+def test_states_in_half_precision_give_the_bits_of_the_same_states_in_full():
+    llm = tiny.audio_llm()
+    states = torch.randn(4, 2, llm.encoder.frames, llm.encoder.width).half()
+    llm.connector.eval()
+    assert torch.equal(llm.connect(states), llm.connect(states.float()))
 
 
 def test_the_loss_reaches_the_connector_and_nothing_else():

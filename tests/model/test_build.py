@@ -15,8 +15,9 @@ from desta_lab.model import build, chat, presets, runs, weights
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError, hash_tensors
 from desta_lab.model.connector import FrameStack, QFormer
 from desta_lab.model.encoder import Encoder
-from desta_lab.training import checkpoints
+from desta_lab.training import checkpoints, trainer
 from desta_lab.training.batches import IGNORE, collate
+from desta_lab.training.features import OnTheFlyFeatures
 from desta_lab.training.trainer import run_folder
 from desta_lab.world.attributes import NEUTRAL
 from tests import tiny
@@ -90,6 +91,45 @@ def test_the_gpu_presets_go_the_same_way_on_tiny_models(folders, tmp_path, monke
         list(text)
         == own.generate(**given, max_new_tokens=4, do_sample=False)[0, -len(text) :].tolist()
     )
+
+
+@pytest.mark.parametrize("folders", ["t4"], indirect=True)
+def test_a_t4_trains_a_float32_connector_and_loss_between_frozen_halves(
+    folders, tmp_path, monkeypatch
+):
+    pick, load, mean_loss, seen = build.pick_dtype, Encoder.load, trainer._mean_loss, []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # what a T4 claims
+    monkeypatch.setattr(build, "pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(Encoder, "load", lambda *given, **how: seen.append(how["dtype"]))
+    with pytest.raises(AttributeError):  # of the encoder that is not there
+        build.build_audio_llm(folders)
+    assert seen == [torch.float16]
+
+    monkeypatch.setattr(Encoder, "load", load)
+    monkeypatch.setattr(build, "pick_dtype", lambda device: pick(torch.device("cuda")))
+    monkeypatch.setattr(build, "pick_device", lambda: torch.device("cpu"))
+    llm = build.build_audio_llm(folders)
+    assert llm.backbone.dtype == torch.float16
+    assert {p.dtype for p in llm.connector.parameters()} == {torch.float32}
+
+    def noted(*given):
+        seen.append(mean_loss(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(trainer, "_mean_loss", noted)
+    llm.connector.proj.register_forward_hook(
+        lambda module, given, out: seen.append((out.dtype, torch.is_autocast_enabled("cpu")))
+    )
+    words = tiny.corpus(tmp_path / "corpus", 4)
+    of = {clip.id: words.path(clip) for clip in words.clips}
+    recipe = trainer.TrainConfig(steps=2, batch=2)
+    live = OnTheFlyFeatures(llm.encoder, of.__getitem__)
+    trainer.train(llm, live, tiny.examples(words), recipe, tmp_path / "run")
+    assert [one if isinstance(one, tuple) else one.dtype for one in seen[1:]] == 2 * [
+        (torch.float32, False),
+        torch.float32,
+    ]
 
 
 @pytest.mark.parametrize("part", ["ears", "mind"])
