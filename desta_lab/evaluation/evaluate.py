@@ -56,7 +56,7 @@ def evaluate(
     transcripts: bool = False,
     free_form: Sequence[FreeForm] = (),
     describe: Describe = describe,
-    batch: int = 8,
+    batch: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> pd.DataFrame:
     """Score every task of every clip under every condition, with the model as it is now.
@@ -117,7 +117,7 @@ def _rank_by_ear(
     audio_embeddings: Float[Tensor, "clip query d_llm"],
     names: Sequence[str],
     transcripts: bool,
-    batch: int,
+    batch: int | None,
     progress: Callable[..., None] | None,
 ) -> dict[str, pd.DataFrame]:
     """Rank the options of every task by ear; clips, calibration and controls share one pass."""
@@ -163,7 +163,7 @@ def _rank_by_reading(
     clips: Sequence[Clip],
     calibration: Sequence[Clip],
     describe: Describe = describe,
-    batch: int = 8,
+    batch: int | None = None,
 ) -> pd.DataFrame:
     """Rank the options of every task by reading: the untouched backbone is given the description.
 

@@ -143,12 +143,19 @@ def _text_streams(
 
 # ---- log-probabilities of every option ----
 
+ROWS = 8  # clips in one forward on a CPU, and clips whose logits a GPU holds at once
+ROWS_ON_GPU = 64  # clips in one forward there
+
+
+def _rows_at_once(backbone: Backbone) -> int:
+    return ROWS if backbone.device.type == "cpu" else ROWS_ON_GPU
+
 
 def score_options(
     llm: AudioLLM,
     tasks: Sequence[Task],
     audio_embeddings: Float[Tensor, "clip query d_llm"],
-    batch: int = 8,
+    batch: int | None = None,
     transcripts: Sequence[str] | None = None,
     progress: Callable[..., None] | None = None,
 ) -> list[Float[Tensor, "clip _"]]:
@@ -160,6 +167,7 @@ def score_options(
     """
     trunks = build_trunks(llm, tasks, len(audio_embeddings), transcripts)
     branches, parts = audio_branches(llm, tasks), []
+    batch = batch or _rows_at_once(llm.backbone)
     for first in range(0, len(trunks), batch):
         ids, real = llm.backbone.pad_left(trunks[first : first + batch])
         prefix = llm.splice(ids, audio_embeddings[first : first + batch])
@@ -171,11 +179,12 @@ def score_options(
 
 @torch.no_grad()
 def score_options_of_text(
-    backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 8
+    backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int | None = None
 ) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task, where the backbone reads a description."""
     trunks = [chat.common_trunk(_text_streams(backbone, tasks, text)) for text in descriptions]
     branches, parts = text_branches(backbone, tasks, descriptions[0]), []
+    batch = batch or _rows_at_once(backbone)
     for first in range(0, len(trunks), batch):
         ids, real = backbone.pad_left(trunks[first : first + batch])
         parts.append(_score_branches(backbone, branches, backbone.embed(ids), real.cpu()))
@@ -195,12 +204,16 @@ def _score_branches(
     embeddings = torch.cat([prefix, nodes.to(prefix.dtype)], dim=1)
     hidden = backbone.hidden_states(embeddings, sees=mask, position_ids=positions)
     wanted = sorted({n for task in branches.paths for path in task for n, _ in path})
-    at = torch.tensor([length + node for node in wanted], device=backbone.device)
-    logp = backbone.logits(hidden[:, at]).log_softmax(-1).cpu()
     column = {node: i for i, node in enumerate(wanted)}
+    pairs = [(column[n], token) for task in branches.paths for path in task for n, token in path]
+    at = torch.tensor([length + node for node in wanted], device=backbone.device)
+    columns, tokens = torch.tensor(pairs, device=backbone.device).T
+    held = hidden[:, at].split(rows if backbone.device.type == "cpu" else ROWS)
+    logp = [backbone.logits(some).log_softmax(-1)[:, columns, tokens] for some in held]
+    of_tokens = iter(torch.cat(logp).cpu().unbind(1))  # in the order of tasks, options and tokens
 
     def option_score(path: Sequence[tuple[int, int]]) -> Float[Tensor, "batch"]:
-        return torch.stack([logp[:, column[node], token] for node, token in path]).sum(0)
+        return torch.stack([next(of_tokens) for _ in path]).sum(0)
 
     return [torch.stack([option_score(o) for o in task], dim=1) for task in branches.paths]
 
