@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils import backend_registration
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "elsewhere"
@@ -67,6 +68,9 @@ class Elsewhere(torch.Tensor):
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
+
+    def __format__(self, form: str) -> str:
+        return format(self.item() if self.dim() == 0 else self, form)
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu().")
@@ -138,12 +142,14 @@ def _then_move(make: Any) -> Any:
     """torch.tensor makes its numbers where a class of Python cannot be asked."""
 
     def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
-        one: torch.Tensor = make(*args, **kwargs)
-        return one if device is None else one.to(device)
+        moves = device is not None and torch.device(device).type == NAME
+        one: torch.Tensor = make(*args, device=None if moves else device, **kwargs)
+        return one.to(device) if moves else one
 
     return made
 
 
+_device_constructors()  # remembers torch's own functions, for `with torch.device(…)`
 torch.tensor = _then_move(torch.tensor)
 torch.as_tensor = _then_move(torch.as_tensor)
 

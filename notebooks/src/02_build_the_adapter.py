@@ -35,8 +35,8 @@ experiment = lesson.experiment
 
 # %%
 with replies.use_checkpoint(experiment, step=0) as llm:
-    untrained = copy.deepcopy(llm.connector)
-connector = experiment.llm.connector.eval()
+    untrained = copy.deepcopy(llm.connector).cpu()
+connector = copy.deepcopy(experiment.llm.connector).cpu().eval()  # by hand we compute on the CPU
 parts = {
     name: sum(p.numel() for p in part.parameters()) for name, part in connector.named_children()
 }
@@ -90,7 +90,8 @@ lesson.predict(
 
 # %%
 clip = experiment.clips("test")[0]
-states = experiment.llm.encoder.encode([audio.read_audio(experiment.corpus.path(clip))]).float()
+states = experiment.llm.encoder.encode([audio.read_audio(experiment.corpus.path(clip))])
+states = states.float().cpu()
 pooled = states.unfold(2, connector.pool, connector.pool).mean(-1)
 frames = connector.inputs[0](pooled[0])
 print(
@@ -351,7 +352,7 @@ lesson.check("splice", splice)
 # %%
 backbone = experiment.llm.backbone
 fill = lesson.use("splice", splice, pieces.fill_slots)
-heard = adapter(connector, states).to(backbone.dtype)
+heard = adapter(connector, states).to(backbone.device, backbone.dtype)
 filled = fill(backbone.embed(ids), ids == chat.SLOT, heard)
 torch.testing.assert_close(filled, experiment.llm.splice(ids, heard))
 
@@ -426,14 +427,14 @@ for some in torch.arange(len(clips) + len(others)).split(16):
     hidden = encoder.whisper(mel, output_hidden_states=True).hidden_states
     heard.append(encoder(mel))
     before.append(torch.stack([hidden[tap] for tap in encoder.taps]))  # what enters a tapped layer
-every, early = torch.cat(heard, dim=1).float(), torch.cat(before, dim=1).float()
-silent = encoder.encode([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]).float()
+every, early = (torch.cat(some, dim=1).float().cpu() for some in (heard, before))
+silent = encoder.encode([torch.zeros(round(encoder.seconds * audio.RATE)).numpy()]).float().cpu()
 
 # %%
 reference = connector(every)
 vectors = {
     "built by hand": adapter(connector, every),
-    "package, as it runs": conditions.embed_clips(experiment.llm, every),
+    "package, as it runs": conditions.embed_clips(experiment.llm, every).cpu(),
 }
 vectors["frames shuffled"] = adapter(connector, shuffle(every, connector.pool, 0))
 vectors |= {name: fault(every) for name, fault in FAULTS.items()}

@@ -162,7 +162,7 @@ stream = chat.build_stream(
 )
 ids = torch.tensor(stream.ids)
 with torch.no_grad():
-    logits = backbone.logits(backbone.hidden_states(backbone.embed(ids[None])))[0]
+    logits = backbone.logits(backbone.hidden_states(backbone.embed(ids[None])))[0].cpu()
 print("ids", tuple(ids.shape), "· logits (position, vocabulary)", tuple(logits.shape))
 print("the response begins at position", stream.start)
 

@@ -341,7 +341,7 @@ def adapters(llm):
 
 # %%
 pupils = {None: pupil(lora=False)} | {rate: pupil(lora=True) for rate in RATES}
-layer = copy.deepcopy(adapters(pupils[RATES[0]])[0]).float()
+layer = copy.deepcopy(adapters(pupils[RATES[0]])[0]).float().cpu()
 A, B = layer.lora_A["default"].weight, torch.nn.init.normal_(layer.lora_B["default"].weight)
 x = torch.randn(3, layer.in_features)
 detour = lesson.use("lora_forward", lora_forward, pieces.add_detour)
