@@ -1,4 +1,4 @@
-"""A second device without a GPU, and a pytest plugin that runs tests on it.
+"""A second device without a GPU, and a plugin of pytest that runs tests on it.
 
 Its tensors are numbers of the CPU that claim to be elsewhere. An operation that mixes them with
 tensors of the CPU is refused as a GPU refuses it, so what runs here forgets to move nothing. It
@@ -154,12 +154,18 @@ torch.tensor = _then_move(torch.tensor)
 torch.as_tensor = _then_move(torch.as_tensor)
 
 
+def pick() -> None:
+    """Let every preset be built on the second device."""
+    from desta_lab.model import build
+    from desta_lab.published import systems
+
+    build.pick_device = systems.pick_device = lambda: DEVICE
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Put every AudioLLM on the second device, whoever builds it."""
-    from desta_lab.model import build
     from desta_lab.model.audio_llm import AudioLLM
-    from desta_lab.published import systems
 
     begin = AudioLLM.__init__
 
@@ -169,4 +175,4 @@ def pytest_collection_finish() -> None:
             part.to(DEVICE)
 
     AudioLLM.__init__ = begin_elsewhere  # type: ignore[method-assign]
-    build.pick_device = systems.pick_device = lambda: DEVICE
+    pick()

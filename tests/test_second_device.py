@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from desta_lab.course.notebooks import build_notebook, execute_notebook, find_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,6 +18,7 @@ QUICK = {
     "evaluation/test_evaluate.py": "",
     "experiments/test_inside_own.py": "qformer or published",
 }
+PICK = "from tests import second_device\nsecond_device.pick()"
 
 
 def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
@@ -31,3 +35,13 @@ def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
 def test_the_tests_of_a_part_pass_on_a_second_device(file):
     done = run_again(file, QUICK[file])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize("source", find_sources(), ids=lambda source: source.name[:2])
+def test_a_solved_notebook_runs_on_a_second_device(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = build_notebook(source, solved=True)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(PICK, id="device"))
+    execute_notebook(notebook, preset="nano", figures=tmp_path)
