@@ -275,18 +275,19 @@ def _measure_steps(
             works["compiled"] = first
         sizes = {"body": _count_body(system.backbone), "tokens": batch.ids.numel()}
         facts = {**sizes, **peak, "warm_up": warm_up}
-        times = ratios.medians(rounds, **{name: _repeat(work) for name, work in works.items()})
-        return step_rows(case, {name: all_ / STEPS for name, all_ in times.items()}, facts, card)
+        taken = ratios.medians(rounds, **{name: _repeat(work) for name, work in works.items()})
+        times = {name: seconds / STEPS for name, seconds in taken.items()}
+        return step_rows(case, times, facts, card)
 
 
 def _repeat(work: Callable[[], Any]) -> Callable[[], None]:
-    """A work as often as it counts: in the first step alone all that it reads lies ready."""
+    """`STEPS` of a work: what the first one reads lay ready before the clock ran."""
 
-    def works() -> None:
+    def repeated() -> None:
         for _ in range(STEPS):
             work()
 
-    return works
+    return repeated
 
 
 def _step_taker(
@@ -362,7 +363,9 @@ def step_rows(
         ratio, after = step / times["compiled"], f"after a first step of {facts['warm_up']:.1f} s"
         detail = f"{ms['compiled']}: torch.compile, {after}"
         rows.append(("step / step with compiled connector", ratio, "x", "", detail))
-    rows.append(("training", case.preset.batch / step, "samples/s", "", "from a memory map"))
+    rows.append(
+        ("training", case.preset.batch / step, "samples/s", "", "read ahead from a memory map")
+    )
     if card.peak is not None:
         share = 4 * facts["body"] * facts["tokens"] / step / (card.peak * 1e12)
         detail = f"4 × {facts['body'] / 1e9:.2f} B × {facts['tokens']} tokens a step, "
