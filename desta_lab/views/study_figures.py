@@ -271,7 +271,7 @@ def _face(kind: str) -> dict[str, Any]:
 # ---- what a step costs ----
 
 
-@draws("factor value per seconds floor")
+@draws("factor value per name tokens seconds floor")
 def plot_costs(table: pd.DataFrame, headline: str = "") -> Picture:
     """Seconds of a training step and of its floor against every factor, on logarithmic axes.
 
