@@ -4,11 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 
 from desta_lab.course.notebooks import build_notebook, execute_notebook, find_sources
+from desta_lab.experiments import quickstart
+from desta_lab.experiments.experiment import Experiment
+from desta_lab.model import presets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +40,27 @@ def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
 def test_the_tests_of_a_part_pass_on_a_second_device(file):
     done = run_again(file, QUICK[file])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@pytest.mark.parametrize(
+    ("place", "apart", "told"),
+    [
+        ("cpu", 0.0, []),
+        ("cuda:0", 0.0, ["is the same to the bit"]),
+        ("cuda:0", 3e-6, ["differs by 3e-06 of its largest value"]),
+    ],
+)
+def test_a_card_of_a_gpu_says_within_what_it_repeats_itself(
+    place, apart, told, tmp_path, monkeypatch
+):
+    experiment = Experiment(presets.nano(), root=tmp_path)
+    device = SimpleNamespace(device=torch.device(place))
+    monkeypatch.setattr(Experiment, "llm", SimpleNamespace(backbone=device))
+    monkeypatch.setattr(Experiment, "features", None)
+    monkeypatch.setattr(Experiment, "training_rows", lambda self, kind: ([], None))
+    monkeypatch.setattr(quickstart.trainer, "compare_gradients", lambda *_: apart)
+    notes = quickstart._notes_on_device(experiment)
+    assert [note.split("taken twice there, ")[1].split(";")[0] for note in notes] == told
 
 
 @pytest.mark.slow

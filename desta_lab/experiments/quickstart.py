@@ -32,7 +32,7 @@ from desta_lab.experiments.experiment import (
 from desta_lab.experiments.quickstart_figures import draw_figures, save_figures, save_table
 from desta_lab.model.presets import PRESETS, part_id, without_paths
 from desta_lab.model.runs import VERDICT
-from desta_lab.training import checkpoints
+from desta_lab.training import checkpoints, trainer
 from desta_lab.training.targets import Target, target_perplexity
 from desta_lab.views import card
 from desta_lab.views.claim_figures import plot_held_out
@@ -348,6 +348,7 @@ def _notes(experiment: Experiment, table: pd.DataFrame, compared: dict[str, Any]
         *([] if experiment.preset.every_checkpoint else [FEW_CHECKPOINTS]),
         *_notes_on_own_pieces(experiment),
         *_notes_on_own_corpus(experiment),
+        *_notes_on_device(experiment),
     ]
 
 
@@ -413,6 +414,21 @@ def _notes_on_own_pieces(experiment: Experiment) -> list[str]:
             pieces.append(f"the {part} {part_id(name)}")
     pieces += [f"the connector {connector['class']}"] if experiment.connector is not None else []
     return [f"Brought by the experiment: {'; '.join(pieces)}."] if pieces else []
+
+
+def _notes_on_device(experiment: Experiment) -> list[str]:
+    """Within what a GPU repeats itself; nothing of a CPU, where the same run is the same."""
+    llm = experiment.llm
+    if llm.backbone.device.type == "cpu":
+        return []
+    written, soft = experiment.training_rows("self")
+    how = experiment.train_config, soft, experiment.preset.accumulate
+    apart = trainer.compare_gradients(llm, experiment.features, written, *how)
+    told = f"differs by {apart:.1g} of its largest value" if apart else "is the same to the bit"
+    return [
+        f"Computed on {llm.backbone.device}: one gradient, taken twice there, {told}; as much may "
+        "the same run differ, from its first step on, when it is trained again."
+    ]
 
 
 def _notes_on_own_corpus(experiment: Experiment) -> list[str]:

@@ -324,6 +324,36 @@ def _count_fitting(llm: AudioLLM, features: Features, part: MicroBatch) -> int:
     return count
 
 
+def compare_gradients(
+    llm: AudioLLM,
+    features: Features,
+    rows: Sequence[Any],
+    config: TrainConfig,
+    soft_targets: Sequence[SoftTarget] | None = None,
+    accumulate: int = 1,
+) -> float:
+    """How far the gradient of the first micro-batch moves when it is taken twice.
+
+    It is the largest difference as a share of the largest value. Where it is 0, as on a CPU, the
+    same run ends in the same numbers; where it is not, two runs part at their first step.
+    """
+    read = example_reader(llm, rows, soft_targets, config.batch)
+    parameters = llm.trainable_parameters.values()
+    whole = [read(number) for number in config.batch_rows(0, len(rows))]
+    part = MicroBatch(whole[::accumulate], sum(len(one.stream.response) for one in whole))
+    taken = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(2):
+            torch.manual_seed(config.seed)
+            _learn(llm, features, part)
+            taken.append([p.grad for p in parameters if p.grad is not None])
+            for parameter in parameters:
+                parameter.grad = None
+    largest = max(float(grad.abs().max()) for grad in taken[0])
+    pairs = zip(*taken, strict=True)
+    return max(float((first - second).abs().max()) for first, second in pairs) / largest
+
+
 # ---- what stays frozen ----
 
 

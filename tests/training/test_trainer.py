@@ -17,7 +17,7 @@ from desta_lab.cache import CacheError
 from desta_lab.model.audio_llm import ProvenanceError, hash_tensors
 from desta_lab.model.chat import ChatError
 from desta_lab.model.runs import index_path
-from desta_lab.training import checkpoints
+from desta_lab.training import checkpoints, trainer
 from desta_lab.training.checkpoints import StateError
 from desta_lab.training.targets import TOP_K, Target, soften_targets
 from desta_lab.training.trainer import (
@@ -604,3 +604,15 @@ def test_a_path_is_no_part_of_a_runs_identity(tmp_path):
     with pytest.raises(CacheError, match="weights is a path, and files move"):
         run_folder(tmp_path, "nano-self", {"weights": tmp_path / "model.safetensors"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gradient_taken_twice_is_compared_to_the_bit(parts):
+    llm, store, rows = parts
+    before = hash_tensors(llm.connector)
+    assert trainer.compare_gradients(llm, store, rows, tiny.RECIPE) == 0.0
+    assert hash_tensors(llm.connector) == before
+    assert all(parameter.grad is None for parameter in llm.connector.parameters())
+
+    connect, calls = type(llm).connect, iter((1.0, 1.25))
+    llm.connect = lambda states: connect(llm, states) * next(calls)  # as if the device drifted
+    assert trainer.compare_gradients(llm, store, rows, tiny.RECIPE) > 0.05
