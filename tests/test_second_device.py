@@ -46,7 +46,7 @@ def test_the_tests_of_a_part_pass_on_a_second_device(file):
     ("place", "apart", "told"),
     [
         ("cpu", 0.0, []),
-        ("cuda:0", 0.0, ["is the same to the bit"]),
+        ("cuda:0", 0.0, ["is the same to the bit."]),
         ("cuda:0", 3e-6, ["differs by 3e-06 of its largest value"]),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_card_of_a_gpu_says_within_what_it_repeats_itself(
     monkeypatch.setattr(Experiment, "training_rows", lambda self, kind: ([], None))
     monkeypatch.setattr(quickstart.trainer, "compare_gradients", lambda *_: apart)
     notes = quickstart._notes_on_device(experiment)
-    assert [note.split("taken twice there, ")[1].split(";")[0] for note in notes] == told
+    assert [note.split("taken twice there, ")[1].split(", so")[0] for note in notes] == told
 
 
 @pytest.mark.slow

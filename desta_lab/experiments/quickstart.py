@@ -424,11 +424,11 @@ def _notes_on_device(experiment: Experiment) -> list[str]:
     written, soft = experiment.training_rows("self")
     how = experiment.train_config, soft, experiment.preset.accumulate
     apart = trainer.compare_gradients(llm, experiment.features, written, *how)
-    told = f"differs by {apart:.1g} of its largest value" if apart else "is the same to the bit"
-    return [
-        f"Computed on {llm.backbone.device}: one gradient, taken twice there, {told}; as much may "
-        "the same run differ, from its first step on, when it is trained again."
-    ]
+    told = "is the same to the bit."
+    if apart:
+        told = f"differs by {apart:.1g} of its largest value, so the same run, trained again, may "
+        told += "part from this one at its first step."
+    return [f"Computed on {llm.backbone.device}: one gradient, taken twice there, {told}"]
 
 
 def _notes_on_own_corpus(experiment: Experiment) -> list[str]:
