@@ -450,7 +450,13 @@ def doctor(args: argparse.Namespace) -> int:
     "bench",
     argument("--gpu", action="store_true", help="real sizes on one GPU, of random weights"),
     argument("--scaling", action="store_true", help="seconds of a step against its size, instead"),
-    argument("--backbone", metavar="NAME", action="append", help="one more for --scaling, on disk"),
+    argument(
+        "--backbone",
+        dest="backbones",  # it adds one; `backbone` is one that another takes the place of
+        metavar="NAME",
+        action="append",
+        help="one more for --scaling, on disk",
+    ),
     argument("--json", action="store_true", help="print the rows as JSON"),
     OUT,
 )
@@ -461,7 +467,7 @@ def benchmark(args: argparse.Namespace) -> int | None:
     if args.scaling:
         _bench_scaling(args)
         return None
-    if args.backbone or args.out:
+    if args.backbones or args.out:
         raise ValueError("--backbone and --out are about --scaling; give it, too.")
     if args.gpu and gpu.find_card().device.type == "cpu":
         print(gpu.NO_GPU, file=sys.stderr)
@@ -486,7 +492,7 @@ def _bench_scaling(args: argparse.Namespace) -> None:
     """Measure and print what a step costs, one factor at a time."""
     from desta_lab.bench import scaling
 
-    table, figure = scaling.run(progress_reporter(), args.backbone or (), args.out)
+    table, figure = scaling.run(progress_reporter(), args.backbones or (), args.out)
     shown = table.drop(columns="per").round({"seconds": 3, "floor": 3})
     print(table.to_json(orient="records", indent=1) if args.json else shown.to_string(index=False))
     if not args.json:

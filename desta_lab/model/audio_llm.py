@@ -202,7 +202,7 @@ class AudioLLM(nn.Module):
         """Audio embeddings of encoder states, in the precision of the connector's weights.
 
         The connector multiplies in bf16 if the backbone does; its weights stay float32. States
-        travel in the precision they have, at once where their memory is pinned.
+        travel in the precision they have, and are not waited for where their memory is pinned.
         """
         weight, half = next(self.connector.parameters()), self.backbone.dtype is torch.bfloat16
         states = states.to(weight.device, non_blocking=states.is_pinned()).to(weight.dtype)
