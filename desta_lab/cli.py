@@ -464,6 +464,8 @@ def benchmark(args: argparse.Namespace) -> int | None:
     """Speed as ratios against named baselines, in one run."""
     from desta_lab.bench import gpu, ratios
 
+    if args.gpu and args.scaling:
+        raise ValueError("--gpu and --scaling are two measurements; give one of them.")
     if args.scaling:
         _bench_scaling(args)
         return None

@@ -138,6 +138,10 @@ def _state() -> Any:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
+class LostRankError(RuntimeError):
+    """Another rank is gone; the message says what to do."""
+
+
 @contextmanager
 def _lost_rank_explained() -> Iterator[None]:
     """Turn the backend's error about a lost rank into one sentence."""
@@ -147,7 +151,7 @@ def _lost_rank_explained() -> Iterator[None]:
     except RuntimeError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends by itself, with these words
         fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(
+        raise LostRankError(
             f"Rank {rank()} of {world_size()} has lost another rank, whose own last words, or the "
             f"launcher's, say why ({fault}); run the same command again: it goes on where it was."
         ) from error
@@ -161,7 +165,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     own = type(error).__module__.startswith(__package__)
-    said = ("out of memory", "can't allocate memory", "not enough memory")  # Linux, Windows
+    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and not own and any(w in str(error) for w in said)
 
 

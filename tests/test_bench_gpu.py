@@ -72,7 +72,7 @@ def test_every_row_is_measured_and_both_caches_give_the_same_answers(
         return answers
 
     monkeypatch.setattr(Backbone, "generate_ids", write)
-    monkeypatch.setattr(gpu, "_measure_peak", lambda work, card: work() and {"peak_gb": 3.5})
+    monkeypatch.setattr(gpu, "_measure_peak", lambda work, card: work() or {"peak_gb": 3.5})
     said = []
     told = gpu.run(lambda stage: lambda *news: said.append(news), CASES, [MIND], rounds=1)
     assert told["left_out"] == []
@@ -96,7 +96,7 @@ def test_ratios_are_those_of_the_measured_times():
     rows = gpu.step_rows(CASES[0], times, facts, CARD)
     share = 100 * 4 * 1e9 * 1000 / 0.5 / 989e12
     assert [row[1] for row in rows] == pytest.approx([1.25, 4.0, 1.5, 2.0, 4.0, share, 3.5])
-    assert "500.0 ms against 400.0 ms" in rows[0][4] and "first step of 31.0 s" in rows[3][4]
+    assert "500.0 ms against 400.0 ms" in rows[0][4] and "first steps of 31.0 s" in rows[3][4]
     unknown = replace(CARD, name="NVIDIA L40S")
     assert len(gpu.step_rows(CASES[0], times, facts, unknown)) == len(rows) - 1
 

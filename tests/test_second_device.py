@@ -1,6 +1,7 @@
 """What runs on the CPU runs on another device, which this machine may lack: tests are run again."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,27 @@ def run_again(file: str, only: str) -> subprocess.CompletedProcess[str]:
 def test_the_tests_of_a_part_pass_on_a_second_device(file):
     done = run_again(file, QUICK[file])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    there = re.search(r"([1-9]\d*) of (\d+) AudioLLMs were on elsewhere:0", done.stdout)
+    assert there and there[1] == there[2]
+
+
+def test_a_second_device_refuses_what_a_gpu_refuses():
+    code = """
+import torch
+from tests.second_device import DEVICE
+there, here = torch.ones(2, device=DEVICE), torch.ones(2)
+assert torch.equal((there + there[0]).cpu(), here * 2)
+assert (there + torch.tensor(1.0)).device == DEVICE
+for wrong in (lambda: there + here, lambda: here[there.long()], lambda: there.numpy()):
+    try:
+        wrong()
+    except (RuntimeError, TypeError) as error:
+        assert "device" in str(error)
+    else:
+        raise AssertionError(wrong)
+"""
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gc
 import operator
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -257,17 +258,16 @@ def _measure_steps(
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
         corpus = _write_noise(Path(folder), preset.batch, preset.seconds)
-        store = FeatureStore(Path(folder), system.encoder, "random", corpus, corpus.clips)
-        store.compute()
         find = {clip.id: corpus.path(clip) for clip in corpus.clips}.__getitem__
         take = _step_taker(case, system, stream, corpus, stack)
         works = {
-            "step": take(system, store),
+            "step": take(system, _WatchedStore(folder, system.encoder, corpus)),
             "heard": take(system, OnTheFlyFeatures(system.encoder, find)),
-            "floor": ratios.floor_step(system, batch),
+            "floor": _repeat(ratios.floor_step(system, batch)),
         }
         peak = _measure_peak(works["step"], card)  # before the published system takes memory
-        works["published"] = _published_step(case, system.backbone, card)
+        works["published"] = _repeat(_published_step(case, system.backbone, card))
+        store = _WatchedStore(folder, system.encoder, corpus)
         first = take(_compile_connector(system), store)
         name = f"The compiled connector of {case.name}"
         warm_up = attempt(name, partial(ratios.time_once, first), card, left_out)
@@ -275,13 +275,33 @@ def _measure_steps(
             works["compiled"] = first
         sizes = {"body": _count_body(system.backbone), "tokens": batch.ids.numel()}
         facts = {**sizes, **peak, "warm_up": warm_up}
-        taken = ratios.medians(rounds, **{name: _repeat(work) for name, work in works.items()})
+        taken = ratios.medians(rounds, **works)
         times = {name: seconds / STEPS for name, seconds in taken.items()}
         return step_rows(case, times, facts, card)
 
 
+class _WatchedStore(FeatureStore):
+    """A store that counts what was read, so that a clock can wait for what is read ahead."""
+
+    def __init__(self, folder: str, encoder: Encoder, corpus: Corpus) -> None:
+        super().__init__(Path(folder), encoder, "random", corpus, corpus.clips)
+        self.compute()
+        self.reads = 0
+
+    def __getitem__(self, names: Sequence[str]) -> Any:
+        states = super().__getitem__(names)
+        self.reads += 1
+        return states
+
+    def wait(self, reads: int) -> None:
+        """Wait until so many micro-batches were read, a minute at most: a read may have failed."""
+        end = time.monotonic() + 60
+        while self.reads < reads and time.monotonic() < end:
+            time.sleep(0.0002)
+
+
 def _repeat(work: Callable[[], Any]) -> Callable[[], None]:
-    """`STEPS` of a work: what the first one reads lay ready before the clock ran."""
+    """A work, `STEPS` times."""
 
     def repeated() -> None:
         for _ in range(STEPS):
@@ -292,10 +312,11 @@ def _repeat(work: Callable[[], Any]) -> Callable[[], None]:
 
 def _step_taker(
     case: Case, system: AudioLLM, stream: chat.TokenStream, corpus: Corpus, stack: ExitStack
-) -> Callable[[AudioLLM, Features], Callable[[], Any]]:
-    """A function that gives the training step of a system on features, as `train` takes it.
+) -> Callable[[AudioLLM, Features], Callable[[], None]]:
+    """A function that gives `STEPS` training steps of a system on features, as `train` takes them.
 
-    Its thread, which reads ahead, ends with `stack`.
+    They end when what they read ahead is read, so that reading counts where it takes longer. The
+    reading thread ends with `stack`.
     """
     count, vocabulary = len(stream.response), system.backbone.model.config.vocab_size
     soft_target = SoftTarget(
@@ -305,10 +326,18 @@ def _step_taker(
     config = TrainConfig(steps=1000, batch=case.preset.batch, lr=case.preset.lr)
     optimizer = build_optimizer(system, config)
 
-    def take(one: AudioLLM, features: Features) -> Callable[[], Any]:
+    def take(one: AudioLLM, features: Features) -> Callable[[], None]:
         ahead = read_parts(one, features, examples.__getitem__, config, len(examples), 1, 0)
         parts = stack.enter_context(ahead)
-        return partial(take_step, one, features, parts, optimizer, config, 0, 1)
+        steps = _repeat(partial(take_step, one, features, parts, optimizer, config, 0, 1))
+
+        def steps_with_their_reads() -> None:
+            before = features.reads if isinstance(features, _WatchedStore) else 0
+            steps()
+            if isinstance(features, _WatchedStore):
+                features.wait(max(before, 1) + STEPS)
+
+        return steps_with_their_reads
 
     return take
 
@@ -360,7 +389,10 @@ def step_rows(
         ("step with the encoder in it / step", times["heard"] / step, "x", "", hearing),
     ]
     if "compiled" in times:
-        ratio, after = step / times["compiled"], f"after a first step of {facts['warm_up']:.1f} s"
+        ratio, after = (
+            step / times["compiled"],
+            f"after {STEPS} first steps of {facts['warm_up']:.1f} s",
+        )
         detail = f"{ms['compiled']}: torch.compile, {after}"
         rows.append(("step / step with compiled connector", ratio, "x", "", detail))
     rows.append(

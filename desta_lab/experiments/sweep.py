@@ -301,7 +301,7 @@ def measure_cell(task: tuple[Cell, Path, Measure]) -> None:
         except Exception as error:
             words = " ".join(str(error).split())
             if processes.is_out_of_memory(error):
-                words = processes.explain_memory(error, ["--jobs", "--preset", "--backbone"])
+                words = processes.explain_memory(error, ["--jobs", "--preset"])
             return _describe_cell(cell, error=f"{type(error).__name__}: {words}")
 
     cache.find_or_make(root, cell.provenance, make)

@@ -211,7 +211,7 @@ class FeatureStore:
         return hashes if isinstance(hashes, dict) else {}
 
 
-Features = FeatureStore | OnTheFlyFeatures
+Features = FeatureStore | OnTheFlyFeatures  # they give states for names, and are_on_disk
 
 
 def _encode(

@@ -108,15 +108,15 @@ def train(
     Writes `records.jsonl`, `checkpoints/` and `state/` into `folder`, and resumes from them. Of
     several jobs with one folder, one trains; the others wait, and find the run finished. A row
     is read when its step comes, so that a `Manifest` of millions fits; its clip is its `clip`, or
-    its `id`. The loss is cross-entropy, or the KL divergence from `soft_targets`, one for each row.
+    its `id`. The loss is cross-entropy, or the KL divergence from `soft_targets`, one a row.
 
     The ranks share every batch, and each computes its share in `accumulate` micro-batches to save
     memory. The result is the same but for rounding and dropout, as every token weighs the same.
 
     Raises:
         ValueError: the batch has fewer rows than there are micro-batches.
-        FreezeError: something frozen has changed, or something trainable has not. The last
-            checkpoint is saved after that check, so such a run never looks finished.
+        FreezeError: something frozen has changed, or something trainable has not; no last
+            checkpoint is saved then.
         LossError: the loss is not a number any more.
         StepMemoryError: a micro-batch does not fit into memory; with more, the run goes on.
         StateError: the state on disk is damaged.
@@ -297,9 +297,11 @@ def _explain_memory(
     world, fitting = processes.world_size(), _count_fitting(llm, features, part)
     more = range(micro_batches // world + 1, config.batch // world + 1)
     enough = [n for n in more if math.ceil(config.batch / (n * world)) <= fitting]
-    remedies = [f"go on with --accumulate {enough[0]}"] if enough else []
+    remedies = []
+    if enough:
+        remedies.append(f"go on with --accumulate {enough[0]} (the preset's accumulate)")
     if not llm.backbone.gradient_checkpointing:
-        remedies.append("go on with --checkpointing")
+        remedies.append("go on with --checkpointing (its gradient_checkpointing)")
     remedies.append("take a smaller backbone")
     return (
         f"Step {step + 1} needs more memory than {llm.backbone.device} has, at "

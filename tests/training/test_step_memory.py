@@ -59,8 +59,9 @@ def test_the_sentence_names_the_rows_that_fit(
     with pytest.raises(
         StepMemoryError,
         match=rf"^Step 1 needs more memory than cpu has, at 8 rows at once \(batch 8 in 1 micro-"
-        rf"batches\), and {fits} would fit; go on with --accumulate {accumulate}, or go on with "
-        r"--checkpointing, or take a smaller backbone\.$",
+        rf"batches\), and {fits} would fit; go on with --accumulate {accumulate} \(the preset's "
+        r"accumulate\), or go on with --checkpointing \(its gradient_checkpointing\), or take a "
+        r"smaller backbone\.$",
     ) as caught:
         train(llm, store, rows, RECIPE, tmp_path / "run")
     assert tried == tries
@@ -70,7 +71,10 @@ def test_the_sentence_names_the_rows_that_fit(
 def test_a_step_of_which_not_even_one_row_fits_asks_for_less(parts, tmp_path):
     llm, store, rows = parts
     limit_rows(llm, 0)
-    words = r"and 0 would fit; go on with --checkpointing, or take a smaller backbone\.$"
+    words = (
+        r"and 0 would fit; go on with --checkpointing \(its gradient_checkpointing\), or take a "
+        r"smaller backbone\.$"
+    )
     with pytest.raises(StepMemoryError, match=words):
         train(llm, store, rows, RECIPE, tmp_path / "run")
     llm.backbone.gradient_checkpointing = True
@@ -110,7 +114,7 @@ def test_a_run_that_ran_out_keeps_its_weights_and_goes_on_in_parts(parts, tmp_pa
             limit_rows(llm, 4)
 
     how = {"state_every": 2}
-    with pytest.raises(StepMemoryError, match=r"^Step 6 needs more .* go on with --accumulate 2, "):
+    with pytest.raises(StepMemoryError, match=r"^Step 6 needs more .* go on with --accumulate 2 "):
         train(llm, store, rows, RECIPE, tmp_path / "run", progress=fill, **how)
     assert hash_tensors(llm.connector) == hashes[-1] and len(hashes) == 5
     assert all(parameter.grad is None for parameter in llm.trainable_parameters.values())
