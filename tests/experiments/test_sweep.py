@@ -130,7 +130,7 @@ def test_a_larger_grid_finds_the_cells_of_a_smaller_one(tmp_path: Path):
 def test_a_cell_that_fills_the_gpu_keeps_one_sentence(tmp_path: Path):
     assert set(grid(tmp_path, fills_the_gpu).run()["error"]) == {
         "OutOfMemoryError: The GPU has no memory for another 2.00 GiB; end other programs that use "
-        "it, or take less by --jobs or --preset or --backbone."
+        "it, or take less by --jobs or --preset."
     }
 
 
