@@ -59,6 +59,7 @@ class Backbone(nn.Module):
         config = model.config.get_text_config()
         _check(config, tokenizer)
         self.model = model.eval().requires_grad_(False)
+        model.get_output_embeddings().register_forward_pre_hook(_join_rows)
         self.tokenizer = tokenizer
         self.width = int(model.get_input_embeddings().weight.shape[1])
         # the longest stream it can read, in tokens
@@ -411,6 +412,15 @@ class Backbone(nn.Module):
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text, without special tokens."""
         return chat.decode_ids(self.tokenizer, ids)
+
+
+def _join_rows(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last positions of some rows, next to each other in memory.
+
+    `generate` cuts them out of whole rows, and for such a cut torch copies the weights of the head
+    once for every row: 17 GB and 46 s for 64 rows and 151,936 words in bf16 on a CPU.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def end_ids_of(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from desta_lab.model.backbone import Backbone, PrecisionError
-from desta_lab.model.chat import ChatError, build_stream, common_trunk, description_messages
+from desta_lab.model.chat import (
+    ChatError,
+    TokenStream,
+    build_stream,
+    common_trunk,
+    description_messages,
+)
 from tests import tiny
 
 KINDS = ["llama", "qwen2", "qwen3", "neox", "gemma2", "mistral"]
@@ -289,3 +295,16 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(kind):
     ids = llm.generate(inputs_embeds=spoken, max_new_tokens=4)
     llm.gradient_checkpointing = False
     assert torch.equal(llm.generate(inputs_embeds=spoken, max_new_tokens=4), ids)
+
+
+def test_the_head_is_given_rows_that_lie_together(monkeypatch: pytest.MonkeyPatch):
+    """Else torch copies its weights for every row: gigabytes, and most of the time of an answer."""
+    llm, seen = tiny.backbone(), []
+    head = llm.model.get_output_embeddings()
+    plain = head.forward
+    monkeypatch.setattr(head, "forward", lambda x: seen.append(x.is_contiguous()) or plain(x))
+    streams = [TokenStream(tuple(range(5, 5 + n)), n) for n in (4, 6, 7)]
+    llm.generate_ids(streams, max_new_tokens=3)
+    ids, real = llm.pad_left(streams)
+    llm.generate_branches(llm.embed(ids), real, [[[5, 6, 7], [8, 9]]] * 3, max_new_tokens=3)
+    assert seen and all(seen)
