@@ -462,7 +462,7 @@ def doctor(args: argparse.Namespace) -> int:
 )
 def benchmark(args: argparse.Namespace) -> int | None:
     """Speed as ratios against named baselines, in one run."""
-    from desta_lab.bench import gpu, ratios
+    from desta_lab.bench import ratios
 
     if args.gpu and args.scaling:
         raise ValueError("--gpu and --scaling are two measurements; give one of them.")
@@ -471,10 +471,14 @@ def benchmark(args: argparse.Namespace) -> int | None:
         return None
     if args.backbones or args.out:
         raise ValueError("--backbone and --out are about --scaling; give it, too.")
-    if args.gpu and gpu.find_card().device.type == "cpu":
-        print(gpu.NO_GPU, file=sys.stderr)
-        return 2
-    run: Any = gpu.run if args.gpu else ratios.run
+    run: Any = ratios.run
+    if args.gpu:
+        from desta_lab.bench import gpu
+
+        if gpu.find_card().device.type == "cpu":
+            print(gpu.NO_GPU, file=sys.stderr)
+            return 2
+        run = gpu.run
     told = run(progress_reporter())
     if args.json:
         print(json.dumps(told, indent=1))

@@ -96,8 +96,6 @@ def test_the_figure_draws_every_factor_with_its_slope_from_the_table_alone():
 
 def test_scaling_leaves_its_table_and_figure_and_says_the_fit(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(scaling.build, "build_audio_llm", lambda *_, **__: tiny.audio_llm())
-    monkeypatch.setattr(scaling, "FACTORS", SMALL)
-    monkeypatch.setattr(ratios, "ROUNDS", 1)
     monkeypatch.setattr(scaling, "measure_factors", lambda *_: made_up())
     assert cli.main(["bench", "--scaling", "--out", str(tmp_path)]) == 0
     assert "ms a token" in capsys.readouterr().out

@@ -260,15 +260,15 @@ def _measure_steps(
         corpus = _write_noise(Path(folder), preset.batch, preset.seconds)
         find = {clip.id: corpus.path(clip) for clip in corpus.clips}.__getitem__
         take = _step_taker(case, system, stream, corpus, stack)
+        stores = [_WatchedStore(folder, system.encoder, corpus) for _ in range(2)]
         works = {
-            "step": take(system, _WatchedStore(folder, system.encoder, corpus)),
+            "step": stores[0].timed(take(system, stores[0])),
             "heard": take(system, OnTheFlyFeatures(system.encoder, find)),
             "floor": _repeat(ratios.floor_step(system, batch)),
         }
         peak = _measure_peak(works["step"], card)  # before the published system takes memory
         works["published"] = _repeat(_published_step(case, system.backbone, card))
-        store = _WatchedStore(folder, system.encoder, corpus)
-        first = take(_compile_connector(system), store)
+        first = stores[1].timed(take(_compile_connector(system), stores[1]))
         name = f"The compiled connector of {case.name}"
         warm_up = attempt(name, partial(ratios.time_once, first), card, left_out)
         if warm_up is not None:
@@ -286,18 +286,24 @@ class _WatchedStore(FeatureStore):
     def __init__(self, folder: str, encoder: Encoder, corpus: Corpus) -> None:
         super().__init__(Path(folder), encoder, "random", corpus, corpus.clips)
         self.compute()
-        self.reads = 0
+        self.reads, self._awaited = 0, 1  # one is read before the first step
 
     def __getitem__(self, names: Sequence[str]) -> Any:
         states = super().__getitem__(names)
         self.reads += 1
         return states
 
-    def wait(self, reads: int) -> None:
-        """Wait until so many micro-batches were read, a minute at most: a read may have failed."""
-        end = time.monotonic() + 60
-        while self.reads < reads and time.monotonic() < end:
-            time.sleep(0.0002)
+    def timed(self, steps: Callable[[], None]) -> Callable[[], None]:
+        """The steps, to the end of what they read ahead: reading counts where it takes longer."""
+
+        def steps_and_reads() -> None:
+            steps()
+            self._awaited += STEPS
+            end = time.monotonic() + 60  # a read may have failed, which the next step says
+            while self.reads < self._awaited and time.monotonic() < end:
+                time.sleep(0.0002)
+
+        return steps_and_reads
 
 
 def _repeat(work: Callable[[], Any]) -> Callable[[], None]:
@@ -315,8 +321,7 @@ def _step_taker(
 ) -> Callable[[AudioLLM, Features], Callable[[], None]]:
     """A function that gives `STEPS` training steps of a system on features, as `train` takes them.
 
-    They end when what they read ahead is read, so that reading counts where it takes longer. The
-    reading thread ends with `stack`.
+    The thread that reads ahead ends with `stack`.
     """
     count, vocabulary = len(stream.response), system.backbone.model.config.vocab_size
     soft_target = SoftTarget(
@@ -329,15 +334,7 @@ def _step_taker(
     def take(one: AudioLLM, features: Features) -> Callable[[], None]:
         ahead = read_parts(one, features, examples.__getitem__, config, len(examples), 1, 0)
         parts = stack.enter_context(ahead)
-        steps = _repeat(partial(take_step, one, features, parts, optimizer, config, 0, 1))
-
-        def steps_with_their_reads() -> None:
-            before = features.reads if isinstance(features, _WatchedStore) else 0
-            steps()
-            if isinstance(features, _WatchedStore):
-                features.wait(max(before, 1) + STEPS)
-
-        return steps_with_their_reads
+        return _repeat(partial(take_step, one, features, parts, optimizer, config, 0, 1))
 
     return take
 
@@ -389,15 +386,12 @@ def step_rows(
         ("step with the encoder in it / step", times["heard"] / step, "x", "", hearing),
     ]
     if "compiled" in times:
-        ratio, after = (
-            step / times["compiled"],
-            f"after {STEPS} first steps of {facts['warm_up']:.1f} s",
-        )
-        detail = f"{ms['compiled']}: torch.compile, {after}"
+        detail = f"{ms['compiled']}: torch.compile, after {STEPS} first steps of "
+        detail += f"{facts['warm_up']:.1f} s"
+        ratio = step / times["compiled"]
         rows.append(("step / step with compiled connector", ratio, "x", "", detail))
-    rows.append(
-        ("training", case.preset.batch / step, "samples/s", "", "read ahead from a memory map")
-    )
+    reading = "read ahead from a memory map"
+    rows.append(("training", case.preset.batch / step, "samples/s", "", reading))
     if card.peak is not None:
         share = 4 * facts["body"] * facts["tokens"] / step / (card.peak * 1e12)
         detail = f"4 × {facts['body'] / 1e9:.2f} B × {facts['tokens']} tokens a step, "

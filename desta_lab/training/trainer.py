@@ -341,8 +341,9 @@ def compare_gradients(
     """
     read = example_reader(llm, rows, soft_targets, config.batch)
     parameters = llm.trainable_parameters.values()
-    whole = [read(number) for number in config.batch_rows(0, len(rows))]
-    part = MicroBatch(whole[::accumulate], sum(len(one.stream.response) for one in whole))
+    micro_batches = _count_micro_batches(config, accumulate)
+    with read_parts(llm, features, read, config, len(rows), micro_batches, 0) as parts:
+        part = next(parts)
     taken = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
