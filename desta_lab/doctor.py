@@ -99,7 +99,9 @@ def _check_weights(name: str) -> Check:
         return Check(title, True, "present")
     if name in weights.KNOWN:
         return Check(title, True, f"will be fetched ({weights.KNOWN[name].download_mb} MB)")
-    return Check(title, torch.cuda.is_available(), "from the hub")
+    if weights.hub_answers():
+        return Check(title, True, "will be fetched from the model hub")
+    return Check(title, False, "not here, and the model hub does not answer")
 
 
 def _check_disk(preset: Preset) -> Check:

@@ -107,9 +107,9 @@ def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
     pairs = zip(sweep.names, sweep.cells, strict=True)
     amounts = {name["arm"]: _amount(study, cell.preset) for name, cell in pairs}
     order = table["arm"].map(list(amounts).index)
-    table = table.assign(at=table["arm"].map(amounts), score=table["score"].round(4), order=order)
+    table = table.round({"score": 4, "said": 4}).assign(at=table["arm"].map(amounts), order=order)
     table = table.sort_values(["order", "seed"], kind="stable")
-    return table[[*COLUMNS, *study.columns]].reset_index(drop=True)
+    return table.reindex(columns=[*COLUMNS, *study.columns]).reset_index(drop=True)
 
 
 def _amount(study: Study, preset: Preset) -> float:

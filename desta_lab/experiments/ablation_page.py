@@ -35,14 +35,20 @@ difference, paired over seeds, excludes 0; *not shown* does not mean *no differe
 says how large one could still be. There is no correction for the {compared} comparisons on this \
 page: of so many, {by_chance:.0f} would be called shown by chance alone if nothing differed.{noise}
 """
-NUMBERS = [
-    (3, "audio"),
-    (0, "audio"),
-    (3, "untrained"),
-    (3, "shuffled"),
-    (3, "silence"),
-    (3, "oracle"),
-]
+NUMBERS = {  # column → rung, condition and height
+    "rung 3": (3, "audio", "score"),
+    "rung 0": (0, "audio", "score"),
+    "untrained": (3, "untrained", "score"),
+    "shuffled": (3, "shuffled", "score"),
+    "silence": (3, "silence", "score"),
+    "text oracle": (3, "oracle", "score"),
+}
+SAID = {  # more of them where answers in words were measured
+    "said": (3, "audio", "said"),
+    "said, untrained": (3, "untrained", "said"),
+    "said, shuffled": (3, "shuffled", "said"),
+    "said, text oracle": (3, "oracle", "said"),
+}
 
 
 def run_ablation(
@@ -90,7 +96,7 @@ def render_page(folder: Path = SHIPPED) -> str:
     """The page of all studies that have a table under a folder, as Markdown."""
     tables = {study.name: _load_tables(study, folder) for study in STUDIES.values()}
     compared = [
-        len(compare_arms(STUDIES[name], table))
+        len(compare_arms(STUDIES[name], table)) * (2 if "said" in table else 1)
         for name, by_preset in tables.items()
         for table in by_preset.values()
         if STUDIES[name].state is None
@@ -169,13 +175,11 @@ def _preset_part(study: Study, preset: str, table: pd.DataFrame) -> list[str]:
 
 def _numbers(study: Study, table: pd.DataFrame) -> list[str]:
     """One row an arm: means over its seeds, and the difference on rung 3."""
-    scores = [scores_by_arm(table, rung, condition) for rung, condition in NUMBERS]
+    numbers = NUMBERS | (SAID if "said" in table else {})
+    scores = [scores_by_arm(table, *number) for number in numbers.values()]
     gaps = {gap.arm: gap for gap in compare_arms(study, table)}
-    lines = [
-        "| arm | seeds | rung 3 | rung 0 | untrained | shuffled | silence | text oracle | rung 3 "
-        f"against {study.baseline_arm} |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = ["arm", "seeds", *numbers, f"rung 3 against {study.baseline_arm}"]
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for arm in scores[0]:
         means = [one[arm].mean() for one in scores]
         cells = " | ".join("—" if np.isnan(mean) else f"{mean:.2f}" for mean in means)

@@ -23,7 +23,8 @@ from desta_lab.world.spoken import attribute_facts
 
 SCORED_RUNGS = (0, 2, 3)  # of the task ladder, in every cell
 SCORED_CONDITIONS = (*AUDIO_CONDITIONS, ORACLE, "untrained")
-LADDER = "ladder"  # what a cell measures unless a sweep says otherwise
+LADDER = "ladder"  # what a cell measures unless a sweep says otherwise: options ranked
+WORDS = "words"  # options ranked, and answers in the backbone's own words
 CHOICES: dict[str, tuple[str, ...]] = {
     "target": KINDS,
     "label": tuple(DESCRIBED),
@@ -80,7 +81,11 @@ class Cell:
         """What determines the cell's result, known before any model is loaded."""
         unused = unused_options(self.preset)
         ladder = corpus_tasks(self.corpus, self.preset).tasks
-        asked = [replace(task, in_words="") for task in ladder]  # cells only rank
+        if self.measured == WORDS:
+            asked = [repr(task) for task in ladder]
+        else:  # only ranked
+            ranked = [replace(task, in_words="") for task in ladder if task.rung in SCORED_RUNGS]
+            asked = [repr(task) for task in ranked]
         facts = {
             "settings": {
                 name: value for name, value in self.settings.items() if name not in unused
@@ -89,7 +94,7 @@ class Cell:
             "measured": self.measured,
             "corpora": VERSIONS["corpora"],
             **attribute_facts(),
-            "tasks": [repr(task) for task in asked if task.rung in SCORED_RUNGS],
+            "tasks": asked,
             "conditions": SCORED_CONDITIONS,
         }
         if self.corpus is not None:

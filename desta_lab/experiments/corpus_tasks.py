@@ -69,7 +69,8 @@ class CorpusTasks:
 
     def run_facts(self, kind: str, label: str) -> dict[str, Any]:
         """What somebody's own pieces change of a run of this kind; nothing where they do not."""
-        kinds = {"descriptions": ("self", "hard", "other"), "attributes": ("template",)}
+        read = ("self", "hard", "instruction-free", "other")
+        kinds = {"descriptions": read, "attributes": ("template",)}
         facts = {name: self.own[name] for name in kinds if name in self.own and kind in kinds[name]}
         if kind == "label" and "tasks" in self.own:
             facts["question"] = self.label_question(label)

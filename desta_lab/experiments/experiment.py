@@ -204,17 +204,32 @@ class Experiment:
     @property
     def targets_provenance(self) -> Provenance:
         """What determines the self-generated targets."""
-        how = {"max_new_tokens": rows.MAX_NEW_TOKENS, "top_k": TOP_K}
-        return self.text_provenance("targets", pairs=self._training_pairs, **how)
+        return self.written_provenance("self")
 
-    @cached_property
-    def _training_pairs(self) -> list[tuple[str, str]]:
+    def written_provenance(self, kind: str) -> Provenance:
+        """What determines the targets of a kind that the backbone writes (`rows.WRITTEN`)."""
+        how = {"max_new_tokens": rows.MAX_NEW_TOKENS, "top_k": TOP_K}
+        return self.text_provenance("targets", pairs=self._training_pairs(kind), **how)
+
+    def _training_pairs(self, kind: str) -> list[tuple[str, str]]:
         """(description, prompt) of all training clips, none twice."""
-        return list(dict.fromkeys(rows.pair_clips(self.splits.clips["train"], self.asked)))
+        return list(dict.fromkeys(rows.pair_clips(self.splits.clips["train"], self.asked, kind)))
 
     @cached_property
     def targets(self) -> rows.Targets:
         """Collective: the backbone's own responses to the descriptions of all training clips."""
+        return self._write_targets("self")
+
+    @cached_property
+    def instruction_free_targets(self) -> rows.Targets:
+        """Collective: how the backbone goes on after each description alone."""
+        return self._write_targets("instruction-free")
+
+    def written_targets(self, kind: str) -> rows.Targets:
+        """Collective: the targets of a kind that the backbone writes (`rows.WRITTEN`)."""
+        return self.instruction_free_targets if kind == "instruction-free" else self.targets
+
+    def _write_targets(self, kind: str) -> rows.Targets:
         write = partial(
             generate_soft_targets,
             self.llm.backbone,
@@ -223,9 +238,9 @@ class Experiment:
             max_new_tokens=rows.MAX_NEW_TOKENS,
         )
         with self.costs.stage("targets"):
-            progress, pairs = self.progress("targets"), self._training_pairs
+            progress, pairs = self.progress("targets"), self._training_pairs(kind)
             return rows.find_or_write_parts(
-                self.root, self.targets_provenance, pairs, write, progress
+                self.root, self.written_provenance(kind), pairs, write, progress
             )
 
     def training_rows(self, kind: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -233,13 +248,14 @@ class Experiment:
 
         Args:
             kind: `self` (the backbone's words with its distributions), `hard` (its words alone),
-                `label` (the value of one attribute), `template` (every attribute in a fixed form)
-                or `other` (another LLM's words).
+                `instruction-free` (as `self`, and no prompt at all), `label` (the value of one
+                attribute), `template` (every attribute in a fixed form) or `other` (another LLM's
+                words).
         """
         train = self.clips("train")
-        pairs = rows.pair_clips(train, self.asked)
+        pairs = rows.pair_clips(train, self.asked, kind)
         clips, targets = self.targets_of_kind(kind, train, pairs)
-        soft = self.targets.of_pairs(pairs).soft if kind == "self" else None
+        soft = self.written_targets(kind).of_pairs(pairs).soft if kind in rows.SOFT else None
         name = self.own_corpus.name if self.own_corpus else "spoken"
         return rows.build_rows(clips, targets, name, self.preset.transcript), soft
 
@@ -256,7 +272,7 @@ class Experiment:
             ValueError: the nano LLM, which is the other writer, cannot write here.
         """
         if kind in rows.WRITTEN:
-            return clips, self.targets.of_pairs(pairs).rows
+            return clips, self.written_targets(kind).of_pairs(pairs).rows
         return rows.other_targets(kind, clips, pairs, self.asked, self.preset)
 
     # ---- runs ----
@@ -272,7 +288,7 @@ class Experiment:
         """Everything that determines a run."""
         sources: dict[str, Any] = {"label": self.preset.label, "template": "template"}
         if kind in rows.WRITTEN:
-            sources[kind] = self.targets_provenance.key
+            sources[kind] = self.written_provenance(kind).key
         if kind == "other":
             sources[kind] = weights.hash_folder(weights.NANO_FOLDER)
         own = self.connector is not None
@@ -282,7 +298,7 @@ class Experiment:
             "targets": sources[kind],
             **self.asked.run_facts(kind, self.preset.label),
             **({"connector_start": self._connector_start} if own else {}),
-            "prompts": list(self.asked.prompts),
+            "prompts": list(rows.training_prompts(kind, self.asked)),
             "train_config": hashed_fields(self.train_config),
             "corpus": self.corpus.hash,
             "train": self.preset.train,
@@ -373,13 +389,15 @@ class Experiment:
     def evaluate(self, kind: str) -> pd.DataFrame:
         """Collective: the scores of a run under every condition by ear.
 
-        At every checkpoint, or at the first and the last, as the preset says.
+        At every checkpoint (the rival of the claim at every second one, as nothing is read off its
+        way), or at the first and the last, as the preset says.
         """
         folder = self.run_folder(kind)
         if processes.world_size() > 1:
             _ = self.features  # made together, before each rank has checkpoints of its own
-        listed = checkpoints.list_checkpoints(folder)
-        listed = listed if self.preset.every_checkpoint else [listed[0], listed[-1]]
+        start, *later = checkpoints.list_checkpoints(folder)
+        every = (2 if kind == RUNS[1] else 1) if self.preset.every_checkpoint else len(later)
+        listed = [start, *later[::-every][::-1]]
         with self.costs.stage(f"evaluate {kind}"):
             scores = processes.map_over_ranks(
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")

@@ -1,6 +1,6 @@
 """What a study's table shows, by rule: differences over seeds, a curve, sentences and a figure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,17 +42,22 @@ class Difference(NamedTuple):
         return format_interval(self[1:4], "+.3f" if near else "+.2f", " (one seed)")
 
 
-def scores_by_arm(table: pd.DataFrame, rung: int = 3, condition: str = "audio") -> pd.DataFrame:
-    """Scores of a rung under a condition: one column an arm, one row a seed."""
+def scores_by_arm(
+    table: pd.DataFrame, rung: int = 3, condition: str = "audio", height: str = "score"
+) -> pd.DataFrame:
+    """Scores of a rung under a condition: one column an arm, one row a seed.
+
+    `height` is `score`, with options ranked, or `said`, in the backbone's own words.
+    """
     chosen = (table["rung"] == rung) & (table["condition"] == condition)
     rows = table[chosen & (table["attribute"] == "all")]
     arms = list(dict.fromkeys(table["arm"]))
-    return rows.pivot(index="seed", columns="arm", values="score").reindex(columns=arms)
+    return rows.pivot(index="seed", columns="arm", values=height).reindex(columns=arms)
 
 
-def compare_arms(study: Study, table: pd.DataFrame) -> list[Difference]:
+def compare_arms(study: Study, table: pd.DataFrame, height: str = "score") -> list[Difference]:
     """Each arm on rung 3 beside the baseline, over the seeds that both have."""
-    scores, baseline = scores_by_arm(table), study.baseline_arm
+    scores, baseline = scores_by_arm(table, height=height), study.baseline_arm
     if baseline not in scores:
         return []
     gaps = {arm: (scores[arm] - scores[baseline]).dropna() for arm in scores if arm != baseline}
@@ -134,32 +139,44 @@ def state_findings(study: Study, table: pd.DataFrame) -> list[str]:
     if study.state:
         return study.state(study, table)
     sentences = [state_differences(study, compare_arms(study, table))]
+    if "said" in table:
+        own_words = compare_arms(study, table, "said")
+        sentences.append(state_differences(study, own_words, "Rung 3 in the LLM's own words"))
     if study.amount:
         sentences.append(_state_curve(fit_curve(table), study))
     return [sentence for sentence in sentences if sentence]
 
 
-def state_differences(study: Study, gaps: list[Difference]) -> str:
+def state_differences(study: Study, gaps: list[Difference], what: str = "Rung 3") -> str:
     """Which differences to the baseline are shown and which are not."""
     if not gaps:
         return ""
     seeds = sorted({gap.seeds for gap in gaps})
     if seeds == [1]:
         return (
-            f"Rung 3 against {study.baseline_arm}, in one seed, which alone shows nothing: "
+            f"{what} against {study.baseline_arm}, in one seed, which alone shows nothing: "
             f"{_means(gaps)}."
         )
     shown = [f"{gap.arm} {gap}" for gap in gaps if gap.shown]
     rest = [f"{gap.arm} {gap}" for gap in gaps if not gap.shown]
     over = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     return (
-        f"Rung 3 against {study.baseline_arm}, over {over} seeds: shown: "
+        f"{what} against {study.baseline_arm}, over {over} seeds: shown: "
         f"{', '.join(shown) or 'nothing'}; not shown: {', '.join(rest) or 'nothing'}."
     )
 
 
 def _means(gaps: Iterable[Difference]) -> str:
     return ", ".join(f"{gap.arm} {gap.mean:+.2f}" for gap in gaps)
+
+
+def _summarise(gaps: Sequence[Difference]) -> str:
+    """Which differences are shown; all of them where there is one seed."""
+    if all(gap.seeds == 1 for gap in gaps):
+        return _means(gaps)
+    shown = _means(gap for gap in gaps if gap.shown)
+    rest = ", ".join(gap.arm for gap in gaps if not gap.shown)
+    return "; ".join([f"shown {shown}"] * bool(shown) + [f"not shown {rest}"] * bool(rest))
 
 
 def _state_curve(curve: Curve | None, study: Study) -> str:
@@ -187,13 +204,12 @@ def draw_study(study: Study, table: pd.DataFrame) -> Any:
     """The arms' scores on rungs 3 and 0, every seed a dot, with every control and the curve."""
     if study.draw:
         return study.draw(study, table)
-    gaps, seeds = compare_arms(study, table), table["seed"].nunique()
-    shown = _means(gap for gap in gaps if gap.shown)
-    rest = ", ".join(gap.arm for gap in gaps if not gap.shown)
-    words = "; ".join([f"shown {shown}"] * bool(shown) + [f"not shown {rest}"] * bool(rest))
+    seeds, found = table["seed"].nunique(), _summarise(compare_arms(study, table))
+    if "said" in table:
+        found += f"; in its own words: {_summarise(compare_arms(study, table, 'said'))}"
     headline = (
         f"{study.title}, rung 3 against {study.baseline_arm}: "
-        f"{_means(gaps) if seeds == 1 else words} ({seeds} seed{'s' * (seeds > 1)})"
+        f"{found} ({seeds} seed{'s' * (seeds > 1)})"
     )
     curve = fit_curve(table) if study.amount else None
     line = [one[0] for one in curve[:3]] if curve and curve.is_determined else []

@@ -170,10 +170,11 @@ def rate_constraints(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFram
 def train_and_forget(cell: Cell, root: Path) -> dict[str, Any]:
     """Train a cell and score its rungs, and what its backbone has forgotten in text and by ear.
 
-    Adapters are measured at every share of `SHARES`. Rows without a rung have the attribute
-    `following`, or one constraint's id, under the conditions `text` and `audio` (the backbone as
-    it is), `untouched`, `unasked` and `label` (the bare label, whatever is asked); or the
-    attribute `perplexity`, of the untouched backbone's own answers.
+    Adapters are measured at every share of `SHARES`, or whole and turned off where the preset
+    scores only the ends of a run. Rows without a rung have the attribute `following`, or one
+    constraint's id, under the conditions `text` and `audio` (the backbone as it is), `untouched`,
+    `unasked` and `label` (the bare label, whatever is asked); or the attribute `perplexity`, of
+    the untouched backbone's own answers.
     """
     return measure_trained(cell, root, _score_forgetting)
 
@@ -186,7 +187,8 @@ def _score_forgetting(experiment: Experiment, folder: Path) -> pd.DataFrame:
         before = target_perplexity(backbone, own_answers)
     baseline.append(("perplexity", "untouched", before))
     parts = [score_above_chance(scores), pd.DataFrame(baseline, columns=COLUMNS)]
-    for share in SHARES if experiment.preset.tuning.startswith("lora") else (1.0,):
+    shares = SHARES if experiment.preset.every_checkpoint else (SHARES[0], SHARES[-1])
+    for share in shares if experiment.preset.tuning.startswith("lora") else (1.0,):
         backbone.scale_adapters(share)
         surprise = target_perplexity(backbone, own_answers)
         rows = [("perplexity", "text", surprise), *_following(experiment, items)]

@@ -22,6 +22,15 @@ def train_and_score(cell: Cell, root: Path) -> dict[str, Any]:
     return measure_trained(cell, root, lambda *run: score_above_chance(score_last_step(*run)))
 
 
+def train_and_ask(cell: Cell, root: Path) -> dict[str, Any]:
+    """Train a cell and score all rungs as the main job does: options ranked, and answers in words.
+
+    Rows have `score`, of ranking, and `said`, in the backbone's own words; NaN where no task
+    counts.
+    """
+    return measure_trained(cell, root, score_both_heights)
+
+
 def measure_trained(
     cell: Cell, root: Path, score: Callable[[Experiment, Path], pd.DataFrame]
 ) -> dict[str, Any]:
@@ -33,7 +42,7 @@ def measure_trained(
     with one_at_a_time(root, f"prepare-{cell.seed}"):
         experiment.oracle()
         if cell.target in WRITTEN:
-            _ = experiment.targets
+            experiment.written_targets(cell.target)
     with one_at_a_time(root, f"features-{cell.seed}-{Path(cell.preset.encoder).name}"):
         _ = experiment.features
     seconds = experiment.costs.seconds
@@ -82,15 +91,29 @@ def score_by_ear(experiment: Experiment) -> pd.DataFrame:
     )
 
 
-def score_above_chance(table: pd.DataFrame) -> pd.DataFrame:
-    """Calibrated accuracy above chance by condition and rung, and of rung 3 by attribute.
+def score_both_heights(experiment: Experiment, folder: Path) -> pd.DataFrame:
+    """The last step above chance, ranked (`score`) and in the backbone's own words (`said`).
 
-    0 is chance, 1 is perfect. Only tasks that the text oracle can do count.
+    The scores of both ends are those of the main job, found or made.
     """
-    able = table[table["task"].isin(verdict.able_tasks(table))]
+    listed = checkpoints.list_checkpoints(folder)
+    start, end = (experiment.score_checkpoint(folder, listed[i]) for i in (0, -1))
+    untrained = start[start["condition"] == "audio"].assign(condition="untrained")
+    table = pd.concat([end, untrained, experiment.oracle()])
+    said = score_above_chance(table, "said").rename(columns={"score": "said"})
+    return score_above_chance(table).merge(said, "outer", ["condition", "rung", "attribute"])
+
+
+def score_above_chance(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:
+    """Accuracy above chance by condition and rung, and of rung 3 by attribute.
+
+    0 is chance, 1 is perfect. Only tasks that the text oracle can do count. `measure` is one of
+    `verdict.HEIGHTS`.
+    """
+    able = table[table["task"].isin(verdict.able_tasks(table, measure)) & table[measure].notna()]
     groups = able.groupby(["condition", "rung", "attribute", "task"])
-    tasks = groups[["calibrated", "chance"]].mean().reset_index()
-    tasks["score"] = (tasks["calibrated"] - tasks["chance"]) / (1 - tasks["chance"])
+    tasks = groups[[measure, "chance"]].mean().reset_index()
+    tasks["score"] = (tasks[measure] - tasks["chance"]) / (1 - tasks["chance"])
     rungs = tasks.groupby(["condition", "rung"])["score"].mean().reset_index()
     third = tasks[tasks["rung"] == 3]
     attributes = third.groupby(["condition", "rung", "attribute"])["score"].mean().reset_index()

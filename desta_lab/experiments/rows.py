@@ -27,8 +27,9 @@ from desta_lab.training.targets import (
 )
 from desta_lab.world.describe import describe
 
-KINDS = ("self", "hard", "label", "template", "other")
-WRITTEN = ("self", "hard")  # by the backbone itself
+KINDS = ("self", "hard", "instruction-free", "label", "template", "other")
+WRITTEN = ("self", "hard", "instruction-free")  # by the backbone itself
+SOFT = ("self", "instruction-free")  # learned with the distribution over each next token
 PART = 256  # pairs, whole batches: at most this many of a rank are written again after a kill
 MAX_NEW_TOKENS = 40  # of a self-generated target
 
@@ -56,10 +57,18 @@ def assign_prompts(clips: Sequence[Clip], prompts: Sequence[str]) -> list[str]:
     return [prompts[int(digest, 16) % len(prompts)] for digest in digests]
 
 
-def pair_clips(clips: Sequence[Clip], asked: CorpusTasks) -> list[tuple[str, str]]:
-    """(description, prompt) of each clip."""
+def training_prompts(kind: str, asked: CorpusTasks) -> tuple[str, ...]:
+    """What the clips of a run are asked: with instruction-free targets nothing (2601.06086)."""
+    return ("",) if kind == "instruction-free" else asked.prompts
+
+
+def pair_clips(
+    clips: Sequence[Clip], asked: CorpusTasks, kind: str = "self"
+) -> list[tuple[str, str]]:
+    """(description, prompt) of each clip in a run of a kind."""
     descriptions = [asked.describe(clip.attributes) for clip in clips]
-    return list(zip(descriptions, assign_prompts(clips, asked.prompts), strict=True))
+    prompts = assign_prompts(clips, training_prompts(kind, asked))
+    return list(zip(descriptions, prompts, strict=True))
 
 
 # ---- the backbone's own words ----

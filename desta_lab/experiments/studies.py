@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.experiments import forgetting
-from desta_lab.experiments.cells import LADDER, check_setting, make_cell
+from desta_lab.experiments.cells import LADDER, WORDS, check_setting, make_cell
+from desta_lab.experiments.measures import train_and_ask
 from desta_lab.experiments.sweep import Measure
 from desta_lab.model import presets
 from desta_lab.views import study_figures
@@ -259,9 +260,16 @@ STUDIES: dict[str, Study] = {
                     "lora-8, template",
                     "lora-8, label",
                     "lora-32, self",
-                )
+                ),
+                "laptop": (
+                    "frozen, self",
+                    "frozen, label",
+                    "lora-2, self",
+                    "lora-8, self",
+                    "lora-8, label",
+                ),
             },
-            presets=("nano", "cpu"),
+            presets=("nano", "cpu", "laptop"),
             measure=forgetting.train_and_forget,
             measured="forgetting",
             columns=("share",),
@@ -269,6 +277,27 @@ STUDIES: dict[str, Study] = {
                 forgetting.learned_and_forgotten(table), forgetting.headline(table)
             ),
             state=lambda _, table: forgetting.state_findings(table),
+        ),
+        Study(
+            "words",
+            "Target kind, in words",
+            "Whose words teach the model to say what it hears, where it can say it?",
+            {
+                "self": {},
+                "hard": {"target": "hard"},
+                "instruction-free": {"target": "instruction-free"},
+                "template": {"target": "template"},
+                "label": {"target": "label"},
+            },
+            "It is one small LLM and one synthetic world, and the other LLM is the nano LLM, whose "
+            "words are few. The label arm names one attribute (the scene) where the others name "
+            "all. The instruction-free arm has the LLM go on after the description alone, at most "
+            "40 tokens of it (AZeroS, arXiv 2601.06086), and has no question in training.",
+            more={"laptop": {"another LLM": {"target": "other"}}},
+            presets=("laptop",),
+            measure=train_and_ask,
+            measured=WORDS,
+            columns=("said",),
         ),
         Study(
             "backbone",

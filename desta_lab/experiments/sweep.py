@@ -37,6 +37,7 @@ TYPES = dict.fromkeys(("run", "error", "attribute", "condition"), "string") | {
     "rung": "Int64",
     "share": "float",
     "score": "float",
+    "said": "float",
 }
 
 Measure = Callable[[Cell, Path], dict[str, Any]]  # a cell and the data folder → `rows` and costs
@@ -207,8 +208,9 @@ class Sweep:
     def table(self) -> pd.DataFrame:
         """One row per cell × rung (of rung 3 also × attribute) × condition, with its `score`.
 
-        The score is above chance and calibrated. `mean`, `low` and `high` are over seeds, with a
-        95 % t-interval. A cell that failed is one row.
+        The score is above chance and calibrated; `said` is of answers in words, where those were
+        measured. `mean`, `low` and `high` are of the score over seeds, with a 95 % t-interval. A
+        cell that failed is one row.
         """
         rows: list[dict[str, Any]] = []
         for cell, name, result in zip(self.cells, self.names, self.results(), strict=True):
@@ -217,7 +219,10 @@ class Sweep:
             about = {key: _table_value(key, value) for key, value in name.items()}
             about |= {"cell": cell.key, "run": result.get("run"), "error": result.get("error")}
             rows += [{**about, **row} for row in result.get("rows") or [{}]]
-        table = pd.DataFrame(rows, columns=[*self.factors, *COLUMNS]).astype(TYPES)
+        in_words = ["said"] if any("said" in row for row in rows) else []
+        columns = [*self.factors, *COLUMNS, *in_words]
+        table = pd.DataFrame(rows, columns=columns)
+        table = table.astype({name: kind for name, kind in TYPES.items() if name in table})
         table = table.fillna({"share": 1.0})
         groups = [*self.factors, "rung", "attribute", "condition", "share"]
         return add_mean_interval(table, groups)

@@ -41,15 +41,30 @@ def pick_device() -> torch.device:
 
 
 def pick_preset() -> Preset:
-    """The preset that suits this machine's GPU by its memory, or `cpu` if there is no GPU.
+    """The preset that suits this machine, if its weights are there or the model hub answers.
 
-    `laptop` is not picked, because its answers in words take long on two cores (LOG.md), and
-    `desta25` and `desta2` never, because their backbones are behind a licence gate.
+    On a GPU `workstation` or `t4`, by its memory; on a CPU with bf16 `laptop`. Otherwise `cpu`,
+    whose weights also come as packages; a machine without a GPU that has them stays with it.
+    `desta25` and `desta2` are never picked, as their backbones are behind a licence gate.
     """
-    if not torch.cuda.is_available():
-        return presets.cpu()
-    memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return presets.workstation() if memory_gb > 20 else presets.t4()
+    usual, best = presets.cpu(), _largest_preset()
+    if best.name == usual.name or _are_installed(best):
+        return best
+    settled = best.name == "laptop" and _are_installed(usual)
+    return best if not settled and weights.hub_answers() else usual
+
+
+def _largest_preset() -> Preset:
+    """The largest preset that this machine runs in reasonable time, by its GPU or its CPU."""
+    if torch.cuda.is_available():
+        memory_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+        return presets.workstation() if memory_gb > 20 else presets.t4()
+    bf16 = pick_dtype(torch.device("cpu")) is torch.bfloat16
+    return presets.laptop() if bf16 else presets.cpu()
+
+
+def _are_installed(preset: Preset) -> bool:
+    return all(weights.is_installed(part) for part in (preset.encoder, preset.backbone))
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -150,8 +150,24 @@ def check_name(name: str | Path, root: Path | None = None) -> None:
 
 
 def is_installed(name: str, root: Path | None = None) -> bool:
-    """Whether a model is complete under `root`, so that no network is needed."""
-    return has_weights(*_locate(name, root)[2:])
+    """Whether a model is complete under `root` or in the hub's cache: no network is needed."""
+    short, source, folder, files = _locate(name, root)
+    if has_weights(folder, files):
+        return True
+    hub, commit = (source.hub, source.revision) if source else (short, None)
+    return _from_cache(hub, commit, files) is not None
+
+
+def hub_answers() -> bool:
+    """Whether the model hub can be reached; within `HUB_SECONDS` it answers, or it cannot."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    with suppress(Exception):  # whatever the network does wrong
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        return True
+    return False
 
 
 def repo_of(name: str) -> str:
@@ -326,30 +342,40 @@ def _from_hub(
     hub: str, revision: str | None, files: tuple[str, ...], say: Progress
 ) -> tuple[Path | None, str]:
     """The hub's snapshot, from its cache if it is there; or None, and a sentence that says why."""
-    from huggingface_hub import constants, get_session, snapshot_download
+    from huggingface_hub import constants, get_session
 
-    def snapshot(**options: Any) -> Path:
-        folder = snapshot_download(
-            hub, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT, **options
-        )
-        return check_folder(Path(folder), files)
-
-    try:
-        return snapshot(local_files_only=True), ""
-    except (OSError, WeightsError):  # not in the cache, or only half of it
-        if constants.HF_HUB_OFFLINE:
-            return None, "HF_HUB_OFFLINE is set."
+    cached = _from_cache(hub, revision, files)
+    if cached is not None:
+        return cached, ""
+    if constants.HF_HUB_OFFLINE:
+        return None, "HF_HUB_OFFLINE is set."
     try:
         # One short question first: snapshot_download alone asks six times, for 23 seconds.
         get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
         say(f"Downloading {hub} from the model hub …")
         with redirect_stderr(io.StringIO()):  # its progress bars
-            folder = snapshot()
+            folder = _snapshot(hub, revision, files)
         _check_blobs(folder)
         return folder, ""
     except Exception as error:  # whatever the hub or the network does wrong, the package is tried
         first = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
         return None, f"{type(error).__name__}: {first}."
+
+
+def _from_cache(hub: str, revision: str | None, files: tuple[str, ...]) -> Path | None:
+    """The snapshot in the hub's cache; None where it is not there, or only half of it."""
+    with suppress(OSError, WeightsError):
+        return _snapshot(hub, revision, files, local_files_only=True)
+    return None
+
+
+def _snapshot(hub: str, revision: str | None, files: tuple[str, ...], **options: Any) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        hub, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT, **options
+    )
+    return check_folder(Path(folder), files)
 
 
 def _check_blobs(folder: Path) -> None:

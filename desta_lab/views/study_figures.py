@@ -62,11 +62,13 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
     return picture
 
 
-@draws("arm at seed rung attribute condition score")
+@draws("arm at seed rung attribute condition score said?")
 def plot_ablation(
     table: pd.DataFrame, headline: str = "", unit: str = "", curve: Sequence[float] = ()
 ) -> Picture:
     """The arms of a study on rung 3 and rung 0: every seed a dot, the mean with its interval.
+
+    With a column `said` a third panel has rung 3 in the backbone's own words.
 
     Args:
         unit: Of the arms where they are amounts (`at`); they then stand on a logarithmic axis.
@@ -76,22 +78,27 @@ def plot_ablation(
     arms = drawn.drop_duplicates("arm").set_index("arm")["at"]
     places, names = _place_arms(arms, unit)
     long = sum(map(len, names)) > 26
-    size = (max(7.0, 1.4 + 1.3 * (1 + places.max())), 4.2 if long else 3.8)
-    picture, grid = style.subplots(1, 2, headline, size, table, sharey=True, sharex=True)
+    panels = [(3, "score", f"Rung 3: {RUNGS[3]}"), (0, "score", f"Rung 0: {RUNGS[0]}")]
+    if "said" in table:
+        panels.insert(1, (3, "said", "Rung 3, in its own words"))
+    width = max(3.5, 0.7 + 0.65 * (1 + places.max()))
+    size = (width * len(panels), 4.2 if long else 3.8)
+    picture, grid = style.subplots(1, len(panels), headline, size, table, sharey=True, sharex=True)
     many = drawn["seed"].nunique() > 1
-    for axes, rung in zip(grid, (3, 0), strict=True):
-        axes.set_title(f"Rung {rung}: {RUNGS[rung]}", loc="left")
+    for axes, (rung, height, title) in zip(grid, panels, strict=True):
+        axes.set_title(title, loc="left")
         axes.axhline(0, label="chance", **style.ZERO)
-        if curve and rung == 3:
+        if curve and rung == 3 and height == "score":
             _draw_curve(axes, curve, arms, places)
-        rows = drawn[drawn["rung"] == rung]
+        rows = drawn[drawn["rung"] == rung].assign(score=drawn[height])
         for condition in style.list_conditions(drawn["condition"]):
             own = rows[rows["condition"] == condition]
             _draw_arms(axes, own, condition, places, many)
         turn: Any = {"rotation": 20, "ha": "right"} if long else {"rotation": 0, "ha": "center"}
         axes.set_xticks(places, names, **turn)
         axes.set(xlim=(-0.5, places.max() + 0.65), xlabel=unit)
-    grid[0].set_ylim(min(-0.3, drawn["score"].min() - 0.05), 1.08)
+    lowest = drawn[[height for _, height, _ in panels]].min().min()
+    grid[0].set_ylim(min(-0.3, lowest - 0.05), 1.08)
     picture.supylabel("accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
     note = "bars: 95 % interval over seeds" if many else "one seed"
     style.add_legend(picture, list(grid), 3, note)

@@ -167,8 +167,8 @@ def _mark(series: Series, size: int) -> dict[str, Any]:
 def draws(*columns: str) -> Callable[[Plot], Plot]:
     """Let a function draw, in the style of all figures, these columns of its tables.
 
-    The tables are its first arguments; each has its columns in one string. An error names the ones
-    that are missing.
+    The tables are its first arguments; each has its columns in one string, in which `name?` may be
+    missing. An error names the others that are.
     """
 
     def decorate(plot: Plot) -> Plot:
@@ -183,7 +183,9 @@ def draws(*columns: str) -> Callable[[Plot], Plot]:
 
 def select_columns(table: pd.DataFrame, columns: str) -> pd.DataFrame:
     """The columns of a table that a figure needs; an error names the ones that are missing."""
-    names = columns.split()
+    asked = columns.split()
+    names = [name for name in asked if not name.endswith("?") or name[:-1] in table]
+    names = [name.removesuffix("?") for name in names]
     if absent := [name for name in names if name not in table]:
         there = ", ".join(map(str, table.columns))
         raise ValueError(f"The table has no column {', '.join(absent)}; it has {there}.")

@@ -16,8 +16,10 @@ from desta_lab.evaluation.tasks import PROMPTS
 from desta_lab.experiments import quickstart
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import run_quickstart, write_seeds
+from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.chat import SYSTEM, build_stream
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -88,7 +90,23 @@ def test_every_kind_of_target_comes_with_the_loss_it_needs(lab: Experiment) -> N
         "accent is" in e["response"] and e["messages"] == w["messages"]
         for e, w in zip(template, written, strict=True)
     )
-    assert len({lab.run_folder(kind).name for kind in ("self", "hard", "label", "template")}) == 4
+    assert len({lab.run_folder(kind).name for kind in KINDS if kind != "other"}) == len(KINDS) - 1
+
+
+def test_instruction_free_targets_go_on_after_the_description_and_nothing_is_asked(
+    lab: Experiment,
+) -> None:
+    written, _ = lab.training_rows("self")
+    alone, soft = lab.training_rows("instruction-free")
+    assert soft is not None and len(soft) == len(alone) == len(written)
+    assert {e["messages"][-1]["content"] for e in alone} == {"<|AUDIO|>"}
+    assert {e["prompt"] for e in alone} == {""}
+    assert [e["seed_description"] for e in alone] == [e["seed_description"] for e in written]
+    backbone, row = lab.llm.backbone, alone[0]
+    asked = [{"role": "system", "content": SYSTEM}]
+    asked.append({"role": "user", "content": row["seed_description"]})
+    answer = backbone.generate_ids([build_stream(backbone.tokenizer, asked, 0)], 40)[0]
+    assert row["response_ids"] == list(answer), "the backbone's own continuation of it"
 
 
 def test_several_prompts_train_the_same_clips_and_fewer_clips_keep_their_prompts(

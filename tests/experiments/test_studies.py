@@ -138,6 +138,33 @@ def test_cells_that_failed_end_the_command_with_1_and_are_run_again_when_asked(
 # ---- what it says ----
 
 
+def test_a_study_in_words_states_draws_and_lists_both_heights(tmp_path: Path, monkeypatch):
+    def both(cell: Cell, root: Path) -> dict:
+        found = stand_in(cell, root)
+        loss = 0.4 * (cell.target == "hard")
+        rows = [{**row, "said": row["score"] - loss} for row in found["rows"]]
+        return {**found, "rows": rows}
+
+    monkeypatch.setitem(STUDIES, "words", replace(get_study("words"), measure=both))
+    sentences = run(["words"], tmp_path)["words"]
+    ranked, said = sentences
+    assert "shown: label -0.5" in ranked and "hard" in ranked.partition("not shown:")[2]
+    assert said.startswith("Rung 3 in the LLM's own words against self, over 3 seeds: shown: hard")
+    kept = ablation.load_table("words", folder=tmp_path / "ablations")
+    assert findings.state_findings(get_study("words"), kept) == sentences
+    picture = findings.draw_study(get_study("words"), kept)
+    titles = [axes.get_title(loc="left") for axes in picture.axes]
+    assert titles[1] == "Rung 3, in its own words" and len(titles) == 3
+    drawn = picture.axes[1].get_lines()
+    means = findings.scores_by_arm(kept, height="said").mean()
+    heights = [np.asarray(line.get_ydata(), float) for line in drawn]
+    assert any(len(one) == len(means) and np.allclose(means, one) for one in heights)
+    page = render_page(tmp_path / "ablations")
+    assert "| said | said, untrained | said, shuffled | said, text oracle |" in page
+    hard = next(line for line in page.splitlines() if line.startswith("| hard |"))
+    assert f" {means['hard']:.2f} " in hard
+
+
 def test_a_difference_is_shown_and_noise_is_not(tmp_path: Path):
     said = run(["targets"], tmp_path, seeds=(0, 1, 2, 3, 4))["targets"]
     assert said[0].startswith("Rung 3 against self, over 5 seeds: shown: label -0.5")

@@ -17,7 +17,10 @@ import pytest
 import torch
 
 from desta_lab import cli
-from desta_lab.experiments import forgetting, sweep
+from desta_lab.evaluation.verdict import able_tasks
+from desta_lab.experiments import forgetting, measures, sweep
+from desta_lab.experiments.cells import LADDER, WORDS
+from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.sweep import Cell, Sweep
 from desta_lab.model import presets
 from desta_lab.views.progress import no_progress
@@ -495,6 +498,44 @@ def test_a_real_cell_trains_scores_and_shares_what_others_made(tmp_path: Path):
         "of the median finished cell"
         in Sweep(small, {"steps": [3, 8, 20]}, root=tmp_path, progress=no_progress).forecast()
     )
+
+
+@pytest.mark.weights
+def test_a_cell_in_words_has_both_heights_and_the_scores_of_the_main_job(tmp_path: Path):
+    tiny.share_weights(tmp_path)
+    small = replace(
+        NANO, clips={"train": 24, "validation": 8, "test": 8}, batch=4, test=8, held_out=8, steps=3
+    )
+    small = replace(small, free_form_clips=2, every_checkpoint=False)
+    how = {"measure": measures.train_and_ask, "measured": WORDS}
+    sweep = Sweep(small, root=tmp_path, progress=no_progress, **how)
+    table = sweep.run()
+    assert table["error"].isna().all(), table["error"].iloc[0]
+    assert set(table["condition"]) == set(CONDITIONS) and set(table["rung"]) > {0, 2, 3}
+    job = Experiment(small, root=tmp_path)
+    scores = job.evaluate("self")
+    oracle = job.oracle()
+    gender = scores[(scores["task"] == "ask_gender") & (scores["condition"] == "audio")]
+    rows = table[table["attribute"] == "gender"].set_index("condition")
+    able = able_tasks(pd.concat([scores, oracle]), "said")
+    assert "ask_gender" in able, "the glass box says it when it reads"
+    last = gender[gender["step"] == 3]
+    assert rows.loc["audio", "said"] == pytest.approx(2 * last["said"].mean() - 1)
+    assert rows.loc["audio", "score"] == pytest.approx(2 * last["calibrated"].mean() - 1)
+    start = gender[gender["step"] == 0]
+    assert rows.loc["untrained", "said"] == pytest.approx(2 * start["said"].mean() - 1)
+    usual = Sweep(small, root=tmp_path, progress=no_progress).cells[0]
+    assert usual.key != sweep.cells[0].key and "tasks" in usual.provenance.facts
+
+
+def test_only_a_cell_in_words_depends_on_how_its_questions_are_worded():
+    asked = {
+        measured: Cell(presets.laptop(), "self", 0, measured).provenance.facts["tasks"]
+        for measured in (LADDER, WORDS)
+    }
+    assert len(asked[WORDS]) > len(asked[LADDER]), "all rungs"
+    assert not any("in_words=" in task for task in asked[LADDER])
+    assert any("in_words=" in task for task in asked[WORDS])
 
 
 # ---- arms ----

@@ -44,12 +44,38 @@ def test_a_gpu_picks_the_preset(monkeypatch, memory_gb, name):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Gpu())
+    for answers, picked in ((True, name), (False, "cpu")):
+        monkeypatch.setattr(weights, "hub_answers", lambda answers=answers: answers)
+        assert build.pick_preset().name == picked
+    monkeypatch.setattr(weights, "is_installed", lambda part: True)
     assert build.pick_preset().name == name
 
 
-def test_without_a_gpu_the_cpu_preset_is_picked(monkeypatch):
+# (bf16, what is on disk, whether the hub answers) → what a machine without a GPU picks
+PICKED = [
+    ((True, "", True), "laptop"),
+    ((True, "", False), "cpu"),
+    ((True, "cpu", True), "cpu"),  # what was picked before is picked again
+    ((True, "cpu laptop", False), "laptop"),
+    ((False, "cpu laptop", True), "cpu"),  # without bf16 it would take hours
+]
+
+
+@pytest.mark.parametrize(("machine", "name"), PICKED)
+def test_without_a_gpu_the_largest_preset_whose_weights_can_be_had_is_picked(
+    monkeypatch, machine, name
+):
+    bf16, there, answers = machine
+    parts = {p for one in there.split() for p in parts_of(presets.get_preset(one))}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert build.pick_preset().name == "cpu"
+    monkeypatch.setattr(build, "pick_dtype", lambda _: torch.bfloat16 if bf16 else torch.float32)
+    monkeypatch.setattr(weights, "is_installed", lambda part: part in parts)
+    monkeypatch.setattr(weights, "hub_answers", lambda: answers)
+    assert build.pick_preset().name == name
+
+
+def parts_of(preset: presets.Preset) -> tuple[str, str]:
+    return preset.encoder, preset.backbone
 
 
 @pytest.mark.parametrize("folders", ["t4", "workstation"], indirect=True)
