@@ -649,7 +649,7 @@ def _report_failures(cells: int, errors: dict[str, str]) -> int:
 @command(
     "ablate",
     argument("names", nargs="*", metavar="NAME", help="such as targets; by default all there are"),
-    argument("--preset", default="nano", help="nano; cpu and laptop have those that carry the claim"),
+    argument("--preset", default="nano", help="nano, or cpu or laptop for some"),
     argument("--seeds", type=parse_seeds, help="by default five of nano, three of other presets"),
     number("--jobs", of=CountOrZero, default=2, help="so many processes; 0 draws what is finished"),
     RETRY,
