@@ -29,9 +29,10 @@ def describe_cost(preset: Preset) -> str:
     missing = [name for name in (preset.encoder, preset.backbone) if not weights.is_installed(name)]
     megabytes = sum(weights.KNOWN[name].download_mb for name in missing if name in weights.KNOWN)
     others = [name for name in missing if name not in weights.KNOWN]
-    download = f"a download of {megabytes} MB first" if megabytes else "no download"
-    download += f" and {', '.join(others)} from the model hub" if others else ""
-    if preset.minutes is None:
+    parts = [f"{megabytes} MB"] if megabytes else []
+    parts += [_describe_hub(name) for name in others]
+    download = f"a download of {' and '.join(parts)} first" if parts else "no download"
+    if build.state_minutes(preset) == build.UNKNOWN:
         unknown = "time and memory were not measured on this kind of machine yet"
         return f"Preset {preset.name}: {unknown}; {download}."
     return (
@@ -39,6 +40,11 @@ def describe_cost(preset: Preset) -> str:
         f"{preset.memory_gb:g} GB of memory, {preset.disk_gb:g} GB of disk, {download}. "
         "A second run takes seconds."
     )
+
+
+def _describe_hub(name: str) -> str:
+    size = weights.HUB_MB.get(name)
+    return f"{f'about {size} MB, ' if size else ''}{name}, from the model hub"
 
 
 def check_machine(preset: Preset | None = None) -> list[Check]:

@@ -24,7 +24,7 @@ from desta_lab.audio import RATE
 from desta_lab.bench import ratios
 from desta_lab.course import finished, notebooks
 from desta_lab.experiments import experiment, sweep
-from desta_lab.model import backbone, build, nano, presets
+from desta_lab.model import backbone, build, nano, presets, weights
 from desta_lab.model.runs import index_path
 from desta_lab.views import progress, saving
 from desta_lab.views.progress import progress_reporter
@@ -68,13 +68,30 @@ def test_the_cost_is_said_or_said_to_be_unknown():
 
 @pytest.mark.parametrize(
     "dtype, minutes",
-    [(torch.bfloat16, "18 minutes on two CPU cores,"), (torch.float32, "53 minutes on two CPU")],
+    [(torch.bfloat16, "23 minutes on two CPU cores,"), (torch.float32, "53 minutes on two CPU")],
 )
 def test_the_minutes_said_at_the_start_are_those_of_this_kind_of_cpu(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, minutes: str
 ) -> None:
     monkeypatch.setattr(build, "pick_dtype", lambda device: dtype)
     assert f"about {minutes}" in doctor.describe_cost(presets.cpu())
+
+
+def test_what_will_be_downloaded_is_said_before_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "is_installed", lambda name: False)
+    said = doctor.describe_cost(presets.laptop())
+    first = "a download of 71 MB and about 1000 MB, Qwen/Qwen2.5-Coder-0.5B-Instruct, from the"
+    assert f"{first} model hub first" in said
+    monkeypatch.setattr(weights, "is_installed", lambda name: True)
+    assert "no download" in doctor.describe_cost(presets.laptop())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_minutes_that_only_one_kind_of_cpu_has_are_said_of_that_kind_alone(monkeypatch, dtype):
+    monkeypatch.setattr(build, "pick_dtype", lambda device: dtype)
+    known = "about 33 minutes" in doctor.describe_cost(presets.laptop())
+    assert known == (dtype is torch.bfloat16)
+    assert known or "not measured on this kind of machine" in doctor.describe_cost(presets.laptop())
 
 
 def test_an_unknown_preset_is_one_sentence(capsys):
@@ -380,7 +397,7 @@ REFUSED = {  # command line → words of the sentence
     "sweep --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
     "demo --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
     "emerge --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
-    "ablate --preset {here}/mine.toml": "No study is of preset mine; take one of nano, cpu, or",
+    "ablate --preset {here}/mine.toml": "No study is of preset mine; take one of nano, cpu, laptop, or",
     "course --run --only 01 --preset {here}/wrong.toml": "wrong.toml: steps is a whole number",
     "ask {here}/a.wav What? --backbone nano": "give that with --published",
     "ask {here}/a.wav What? --published {here}/file --preset nope": "There is no preset 'nope'",

@@ -33,6 +33,8 @@ from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcr
 from desta_lab.model.presets import LATER, PARTS, Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
 
+UNKNOWN = "not measured yet"  # the minutes of a preset on this kind of machine
+
 
 def pick_device() -> torch.device:
     """A CUDA GPU if there is one (of several ranks, each its own), else the CPU."""
@@ -83,12 +85,10 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 def state_minutes(preset: Preset) -> str:
     """How long the quickstart takes on two CPU cores of this kind, in words."""
-    if preset.minutes is None:
-        return "not measured yet"
-    with_bf16, without = preset.minutes
-    if pick_dtype(torch.device("cpu")) is torch.bfloat16:
-        return f"about {with_bf16:g} minutes on two CPU cores"
-    return f"about {without:g} minutes on two CPU cores without bf16"
+    with_bf16, without = preset.minutes or (None, None)
+    bf16 = pick_dtype(torch.device("cpu")) is torch.bfloat16
+    minutes, kind = (with_bf16, "") if bf16 else (without, " without bf16")
+    return f"about {minutes:g} minutes on two CPU cores{kind}" if minutes else UNKNOWN
 
 
 def build_connector(

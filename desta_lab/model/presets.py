@@ -95,7 +95,7 @@ class Preset:
     betas: tuple[Share, Share] = option((0.9, 0.98))  # of AdamW
     weight_decay: Share = option(0.01)
     max_grad_norm: Positive = option(1.0)
-    minutes: tuple[float, float] | None = None
+    minutes: tuple[float, float | None] | None = None
     memory_gb: float | None = None
     disk_gb: float | None = None
 
@@ -161,8 +161,8 @@ def cpu() -> Preset:
         "SmolLM2-135M-Instruct",
         "the main job with real models",
         connector=SMALL,
-        minutes=(18.0, 53.0),
-        memory_gb=5.8,
+        minutes=(23.0, 53.0),
+        memory_gb=3.3,
         disk_gb=1.7,
     )
 
@@ -175,9 +175,9 @@ def laptop() -> Preset:
         backbone="Qwen/Qwen2.5-Coder-0.5B-Instruct",
         purpose="the main job in the model's own words",
         every_checkpoint=False,
-        minutes=None,
-        memory_gb=None,
-        disk_gb=None,
+        minutes=(33.0, None),
+        memory_gb=4.8,
+        disk_gb=2.9,
     )
 
 
