@@ -97,7 +97,7 @@ def plot_ablation(
         turn: Any = {"rotation": 20, "ha": "right"} if long else {"rotation": 0, "ha": "center"}
         axes.set_xticks(places, names, **turn)
         axes.set(xlim=(-0.5, places.max() + 0.65), xlabel=unit)
-    lowest = drawn[[height for _, height, _ in panels]].min().min()
+    lowest = min(drawn.loc[drawn["rung"] == rung, height].min() for rung, height, _ in panels)
     grid[0].set_ylim(min(-0.3, lowest - 0.05), 1.08)
     picture.supylabel("accuracy above chance\n(0 is chance, 1 is perfect)", fontsize=9)
     note = "bars: 95 % interval over seeds" if many else "one seed"
