@@ -710,7 +710,7 @@ def emerge(args: argparse.Namespace) -> None:
     from desta_lab.experiments import emergence
 
     preset = replace(_preset(args), checkpoint_every=args.checkpoint_every)
-    out = _make_folder(args.out or emergence.report_folder(preset))
+    out = _make_folder(args.out or emergence.report_folder(preset, args.seeds))
     emergence.measure_runs(preset, args.seeds, out, progress=progress_reporter())
     print(f"Report: {emergence.write_report(out)}")
 

@@ -397,7 +397,7 @@ REFUSED = {  # command line → words of the sentence
     "sweep --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
     "demo --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
     "emerge --preset {here}/wrong.toml": "wrong.toml: steps is a whole number from 1",
-    "ablate --preset {here}/mine.toml": "No study is of preset mine; take one of nano, cpu, laptop, or",
+    "ablate --preset {here}/mine.toml": "of preset mine; take one of nano, cpu, laptop, or name",
     "course --run --only 01 --preset {here}/wrong.toml": "wrong.toml: steps is a whole number",
     "ask {here}/a.wav What? --backbone nano": "give that with --published",
     "ask {here}/a.wav What? --published {here}/file --preset nope": "There is no preset 'nope'",

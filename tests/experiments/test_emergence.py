@@ -45,6 +45,22 @@ def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> N
     assert "nan" not in words.replace("nano", "")
 
 
+def test_the_report_that_ships_is_renewed_by_its_like_alone() -> None:
+    shipped = replace(presets.nano(), checkpoint_every=emergence.EVERY)
+    assert emergence.report_folder(shipped, [0, 1, 2, 3, 4]) == emergence.HOME
+    folders = [
+        emergence.report_folder(shipped, [0, 1]),
+        emergence.report_folder(replace(shipped, checkpoint_every=50), [0, 1, 2, 3, 4]),
+        emergence.report_folder(presets.cpu(), [0, 1, 2, 3, 4]),
+    ]
+    assert [folder.name for folder in folders] == [
+        "emergence-nano",
+        "emergence-nano",
+        "emergence-cpu",
+    ]
+    assert {folder.parent for folder in folders} == {emergence.HOME.parent}
+
+
 def test_one_more_attribute_has_a_panel_of_its_own() -> None:
     tables = [pd.read_csv(emergence.HOME / f"{name}.csv") for name in ("curves", "probes")]
     more = [
