@@ -31,7 +31,7 @@ from desta_lab.training.targets import TOP_K, Target, generate_soft_targets
 from desta_lab.views.progress import Progress, no_progress
 from desta_lab.world import spoken, tables
 
-MIN_CLIPS, MIN_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
+ENOUGH_CLIPS, ENOUGH_SPEAKERS = 24, 4  # below, an interval over resampled speakers means little
 RUNS = ("self", "label")  # the two runs of the claim
 # facts of the models that change nothing of what the untouched backbone reads
 AUDIO_FACTS = ("encoder_sha256", "taps", "seconds", "connector", "tuning")
@@ -460,7 +460,7 @@ class Experiment:
 def are_enough(clips: list[Clip]) -> bool:
     """Whether clips and speakers are enough for an interval over speakers."""
     count, speakers = clip_counts(clips)
-    return count >= MIN_CLIPS and speakers >= MIN_SPEAKERS
+    return count >= ENOUGH_CLIPS and speakers >= ENOUGH_SPEAKERS
 
 
 def describe_size(clips: list[Clip], disjoint: bool) -> str:

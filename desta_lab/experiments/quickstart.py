@@ -22,8 +22,8 @@ from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments import rows
 from desta_lab.experiments.corpus_tasks import clip_counts
 from desta_lab.experiments.experiment import (
-    MIN_CLIPS,
-    MIN_SPEAKERS,
+    ENOUGH_CLIPS,
+    ENOUGH_SPEAKERS,
     RUNS,
     Experiment,
     are_enough,
@@ -238,10 +238,10 @@ def judge(
         return judged
     reason = (
         f"Tested with {describe_size(test, disjoint)} on "
-        f"{len(able)} attribute{'s' * (len(able) != 1)}; a verdict needs {MIN_CLIPS} clips, "
-        f"{MIN_SPEAKERS} speakers and 2 attributes at least."
+        f"{len(able)} attribute{'s' * (len(able) != 1)}; a verdict needs {ENOUGH_CLIPS} clips, "
+        f"{ENOUGH_SPEAKERS} speakers and 2 attributes at least."
     )
-    if disjoint and clip_counts(test)[1] < MIN_SPEAKERS:
+    if disjoint and clip_counts(test)[1] < ENOUGH_SPEAKERS:
         reason += " A column `split` gives the test more speakers."
     return replace(judged, verdict="TOO FEW CLIPS TO JUDGE", reasons=[reason, *judged.reasons])
 

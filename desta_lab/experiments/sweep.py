@@ -17,8 +17,8 @@ from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
 from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
 from desta_lab.experiments.experiment import (
-    MIN_CLIPS,
-    MIN_SPEAKERS,
+    ENOUGH_CLIPS,
+    ENOUGH_SPEAKERS,
     Experiment,
     are_enough,
     describe_size,
@@ -292,7 +292,7 @@ def _describe_few(experiment: Experiment) -> str:
         return ""
     return (
         f"Tested with {describe_size(test, disjoint)}, so that "
-        f"differences may be chance; {MIN_CLIPS} clips and {MIN_SPEAKERS} speakers are the least."
+        f"differences may be chance; {ENOUGH_CLIPS} clips and {ENOUGH_SPEAKERS} speakers are the least."
     )
 
 
