@@ -292,7 +292,8 @@ def _describe_few(experiment: Experiment) -> str:
         return ""
     return (
         f"Tested with {describe_size(test, disjoint)}, so that "
-        f"differences may be chance; {ENOUGH_CLIPS} clips and {ENOUGH_SPEAKERS} speakers are the least."
+        f"differences may be chance; {ENOUGH_CLIPS} clips and {ENOUGH_SPEAKERS} speakers are the "
+        "least."
     )
 
 
