@@ -47,6 +47,7 @@ SAID = {  # more of them where answers in words were measured
     "said": (3, "audio", "said"),
     "said, untrained": (3, "untrained", "said"),
     "said, shuffled": (3, "shuffled", "said"),
+    "said, silence": (3, "silence", "said"),
     "said, text oracle": (3, "oracle", "said"),
 }
 
