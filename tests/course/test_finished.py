@@ -164,7 +164,7 @@ def test_where_nothing_was_run_the_cost_is_told_before_any_model_is_read(
 ) -> None:
     monkeypatch.setattr(build, "pick_dtype", lambda device: torch.bfloat16)
     experiment = Experiment(presets.cpu(), root=tmp_path)
-    assert "about 18 minutes" in finished.restore(experiment)
+    assert "about 23 minutes" in finished.restore(experiment)
     assert "llm" not in vars(experiment) and not any(tmp_path.iterdir())
 
 

@@ -69,7 +69,10 @@ def test_nested_fields_the_target_and_the_amount_of_data_can_be_turned(tmp_path:
         ({"steps": ["many"]}, "steps takes int, not 'many'"),
         ({"steps": [True]}, "steps takes int, not True"),
         ({"connector.width": [0.5]}, r"connector.width takes int \| None, not 0.5"),
-        ({"target": ["mine"]}, "target is one of self, hard, label, template, other, not 'mine'"),
+        (
+            {"target": ["mine"]},
+            "target is one of self, hard, instruction-free, label, template, other, not 'mine'",
+        ),
         ({"connector.kind": "frame"}, "connector.kind is one of qformer, frames"),
         ({"steps": []}, "a value for each"),
         ({"connector.queries": [4, 8]}, "changes nothing while connector.anchored is true"),
