@@ -292,8 +292,8 @@ STUDIES: dict[str, Study] = {
             "It is one small LLM and one synthetic world, and the other LLM is the nano LLM, whose "
             "words are few. The label arm names one attribute (the scene) where the others name "
             "all. The instruction-free arm has the LLM go on after the description alone, at most "
-            "40 tokens of it (AZeroS, arXiv 2601.06086), and has no question in training; this LLM, "
-            "made for code, refuses most of these descriptions (LOG.md).",
+            "40 tokens of it (AZeroS, arXiv 2601.06086), and has no question in training; this "
+            "LLM, made for code, refuses most of these descriptions (LOG.md).",
             more={"laptop": {"another LLM": {"target": "other"}}},
             presets=("laptop",),
             measure=train_and_ask,
