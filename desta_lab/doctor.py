@@ -32,7 +32,7 @@ def describe_cost(preset: Preset) -> str:
     parts = [f"{megabytes} MB"] if megabytes else []
     parts += [_describe_hub(name) for name in others]
     download = f"a download of {' and '.join(parts)} first" if parts else "no download"
-    if build.state_minutes(preset) == build.UNKNOWN:
+    if build.minutes_here(preset) is None:
         unknown = "time and memory were not measured on this kind of machine yet"
         return f"Preset {preset.name}: {unknown}; {download}."
     return (

@@ -109,7 +109,7 @@ def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
     order = table["arm"].map(list(amounts).index)
     table = table.round({"score": 4, "said": 4}).assign(at=table["arm"].map(amounts), order=order)
     table = table.sort_values(["order", "seed"], kind="stable")
-    return table.reindex(columns=[*COLUMNS, *study.columns]).reset_index(drop=True)
+    return table[[*COLUMNS, *study.columns]].reset_index(drop=True)
 
 
 def _amount(study: Study, preset: Preset) -> float:

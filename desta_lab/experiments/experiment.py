@@ -89,6 +89,9 @@ class Experiment:
         if corpus is not None and not isinstance(corpus, Corpus):
             corpus = tables.open_corpus(corpus)
         self.own_corpus = corpus
+        # by the prompts that train, which kinds of target share
+        self._pairs: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self._targets: dict[tuple[str, ...], rows.Targets] = {}
         self.asked = asked = corpus_tasks(
             corpus, preset, attributes=attributes, tasks=tasks, prompts=prompts, describe=describe
         )
@@ -213,21 +216,23 @@ class Experiment:
 
     def _training_pairs(self, kind: str) -> list[tuple[str, str]]:
         """(description, prompt) of all training clips, none twice."""
-        return list(dict.fromkeys(rows.pair_clips(self.splits.clips["train"], self.asked, kind)))
+        prompts = rows.training_prompts(kind, self.asked)
+        if prompts not in self._pairs:
+            pairs = rows.pair_clips(self.splits.clips["train"], self.asked, kind)
+            self._pairs[prompts] = list(dict.fromkeys(pairs))
+        return self._pairs[prompts]
 
-    @cached_property
+    @property
     def targets(self) -> rows.Targets:
         """Collective: the backbone's own responses to the descriptions of all training clips."""
-        return self._write_targets("self")
-
-    @cached_property
-    def instruction_free_targets(self) -> rows.Targets:
-        """Collective: how the backbone goes on after each description alone."""
-        return self._write_targets("instruction-free")
+        return self.written_targets("self")
 
     def written_targets(self, kind: str) -> rows.Targets:
         """Collective: the targets of a kind that the backbone writes (`rows.WRITTEN`)."""
-        return self.instruction_free_targets if kind == "instruction-free" else self.targets
+        prompts = rows.training_prompts(kind, self.asked)
+        if prompts not in self._targets:
+            self._targets[prompts] = self._write_targets(kind)
+        return self._targets[prompts]
 
     def _write_targets(self, kind: str) -> rows.Targets:
         write = partial(

@@ -67,8 +67,7 @@ def score_last_step(experiment: Experiment, folder: Path) -> pd.DataFrame:
 
     def score_untrained() -> pd.DataFrame:
         checkpoints.load_checkpoint(folder, experiment.llm, first["step"])
-        table = score_by_ear(experiment)
-        return table[table["condition"] == "audio"].assign(condition="untrained")
+        return _as_untrained(score_by_ear(experiment))
 
     how = {"rungs": SCORED_RUNGS, "condition": "untrained"}
     provenance = experiment.score_provenance(first).derive("scores", **how)
@@ -98,10 +97,14 @@ def score_both_heights(experiment: Experiment, folder: Path) -> pd.DataFrame:
     """
     listed = checkpoints.list_checkpoints(folder)
     start, end = (experiment.score_checkpoint(folder, listed[i]) for i in (0, -1))
-    untrained = start[start["condition"] == "audio"].assign(condition="untrained")
-    table = pd.concat([end, untrained, experiment.oracle()])
+    table = pd.concat([end, _as_untrained(start), experiment.oracle()])
     said = score_above_chance(table, "said").rename(columns={"score": "said"})
     return score_above_chance(table).merge(said, "outer", ["condition", "rung", "attribute"])
+
+
+def _as_untrained(start: pd.DataFrame) -> pd.DataFrame:
+    """The scores by ear of the first step, as a control of the last."""
+    return start[start["condition"] == "audio"].assign(condition="untrained")
 
 
 def score_above_chance(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataFrame:

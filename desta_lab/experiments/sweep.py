@@ -15,7 +15,15 @@ import torch
 from desta_lab import cache, processes
 from desta_lab.clips import Corpus
 from desta_lab.evaluation.statistics import add_mean_interval, format_interval, mean_interval
-from desta_lab.experiments.cells import LADDER, LISTS, TRAINING, Cell, check_setting, make_cell
+from desta_lab.experiments.cells import (
+    LADDER,
+    LISTS,
+    TRAINING,
+    WORDS,
+    Cell,
+    check_setting,
+    make_cell,
+)
 from desta_lab.experiments.experiment import (
     ENOUGH_CLIPS,
     ENOUGH_SPEAKERS,
@@ -219,7 +227,7 @@ class Sweep:
             about = {key: _table_value(key, value) for key, value in name.items()}
             about |= {"cell": cell.key, "run": result.get("run"), "error": result.get("error")}
             rows += [{**about, **row} for row in result.get("rows") or [{}]]
-        in_words = ["said"] if any("said" in row for row in rows) else []
+        in_words = ["said"] if self.cells[0].measured == WORDS else []
         columns = [*self.factors, *COLUMNS, *in_words]
         table = pd.DataFrame(rows, columns=columns)
         table = table.astype({name: kind for name, kind in TYPES.items() if name in table})

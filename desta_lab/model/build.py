@@ -33,8 +33,6 @@ from desta_lab.model.encoder import PUBLISHED_TAPS, Encoder, check_taps, transcr
 from desta_lab.model.presets import LATER, PARTS, Preset, part_id
 from desta_lab.world.attributes import NEUTRAL
 
-UNKNOWN = "not measured yet"  # the minutes of a preset on this kind of machine
-
 
 def pick_device() -> torch.device:
     """A CUDA GPU if there is one (of several ranks, each its own), else the CPU."""
@@ -83,12 +81,19 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if bf16 else torch.float32
 
 
+def minutes_here(preset: Preset) -> float | None:
+    """How long the quickstart takes on two CPU cores of this kind; None where nobody measured."""
+    with_bf16, without = preset.minutes or (None, None)
+    return with_bf16 if pick_dtype(torch.device("cpu")) is torch.bfloat16 else without
+
+
 def state_minutes(preset: Preset) -> str:
     """How long the quickstart takes on two CPU cores of this kind, in words."""
-    with_bf16, without = preset.minutes or (None, None)
-    bf16 = pick_dtype(torch.device("cpu")) is torch.bfloat16
-    minutes, kind = (with_bf16, "") if bf16 else (without, " without bf16")
-    return f"about {minutes:g} minutes on two CPU cores{kind}" if minutes else UNKNOWN
+    minutes = minutes_here(preset)
+    if minutes is None:
+        return "not measured yet"
+    kind = "" if pick_dtype(torch.device("cpu")) is torch.bfloat16 else " without bf16"
+    return f"about {minutes:g} minutes on two CPU cores{kind}"
 
 
 def build_connector(

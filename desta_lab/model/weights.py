@@ -112,7 +112,7 @@ def find_weights(
     if name == NANO or folder.is_dir():
         return check_folder(folder, files)
     check_name(short, root)
-    hub, commit = (source.hub, revision or source.revision) if source else (short, revision)
+    hub, commit = _hub_of(short, source, revision)
     snapshot, reason = _from_hub(hub, commit, files, say)
     if snapshot is not None:
         return snapshot
@@ -153,21 +153,19 @@ def check_name(name: str | Path, root: Path | None = None) -> None:
 def is_installed(name: str, root: Path | None = None) -> bool:
     """Whether a model is complete under `root` or in the hub's cache: no network is needed."""
     short, source, folder, files = _locate(name, root)
-    if has_weights(folder, files):
-        return True
-    hub, commit = (source.hub, source.revision) if source else (short, None)
-    return _from_cache(hub, commit, files) is not None
+    if name == NANO or folder.is_dir():
+        return has_weights(folder, files)
+    return _from_cache(*_hub_of(short, source), files) is not None
 
 
 def hub_answers() -> bool:
     """Whether the model hub can be reached; within `HUB_SECONDS` it answers, or it cannot."""
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
     with suppress(Exception):  # whatever the network does wrong
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-        return True
+        if not constants.HF_HUB_OFFLINE:
+            _ask_hub()
+            return True
     return False
 
 
@@ -322,6 +320,23 @@ def _locate(
     return short, source, folder, source.files if source else ("config.json",)
 
 
+def _hub_of(
+    short: str, source: Source | None, revision: str | None = None
+) -> tuple[str, str | None]:
+    """The id of a model on the hub, and its commit: the given one, or that of a known name."""
+    return (source.hub, revision or source.revision) if source else (short, revision)
+
+
+def _ask_hub() -> None:
+    """One short question: `snapshot_download` alone asks six times, for 23 seconds.
+
+    Raises whatever the network does wrong.
+    """
+    from huggingface_hub import constants, get_session
+
+    get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+
+
 def _shards(folder: Path) -> list[Path]:
     """The weight files of a folder, whether they are there or not."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
@@ -343,7 +358,7 @@ def _from_hub(
     hub: str, revision: str | None, files: tuple[str, ...], say: Progress
 ) -> tuple[Path | None, str]:
     """The hub's snapshot, from its cache if it is there; or None, and a sentence that says why."""
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants
 
     cached = _from_cache(hub, revision, files)
     if cached is not None:
@@ -351,8 +366,7 @@ def _from_hub(
     if constants.HF_HUB_OFFLINE:
         return None, "HF_HUB_OFFLINE is set."
     try:
-        # One short question first: snapshot_download alone asks six times, for 23 seconds.
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        _ask_hub()
         say(f"Downloading {hub} from the model hub …")
         with redirect_stderr(io.StringIO()):  # its progress bars
             folder = _snapshot(hub, revision, files)
@@ -364,8 +378,13 @@ def _from_hub(
 
 
 def _from_cache(hub: str, revision: str | None, files: tuple[str, ...]) -> Path | None:
-    """The snapshot in the hub's cache; None where it is not there, or only half of it."""
-    with suppress(OSError, WeightsError):
+    """The snapshot in the hub's cache; None where it is not there, or only half of it.
+
+    A name that can be no model's is not there, either.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(OSError, WeightsError, HFValidationError):
         return _snapshot(hub, revision, files, local_files_only=True)
     return None
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from desta_lab import cli
 from desta_lab.evaluation import conditions
 from desta_lab.experiments import emergence
 from desta_lab.model import presets
@@ -46,6 +47,8 @@ def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> N
 
 
 def test_the_report_that_ships_is_renewed_by_its_like_alone() -> None:
+    usual = cli.build_parser().parse_args(["emerge"])
+    assert (tuple(usual.seeds), usual.checkpoint_every) == (emergence.SEEDS, emergence.EVERY)
     shipped = replace(presets.nano(), checkpoint_every=emergence.EVERY)
     assert emergence.report_folder(shipped, [0, 1, 2, 3, 4]) == emergence.HOME
     folders = [

