@@ -394,8 +394,8 @@ class Experiment:
     def evaluate(self, kind: str) -> pd.DataFrame:
         """Collective: the scores of a run under every condition by ear.
 
-        At every checkpoint (the rival of the claim at every second one, as nothing is read off its
-        way), or at the first and the last, as the preset says.
+        At every checkpoint (the rival of the claim at every second one: no verdict needs more, and
+        its crossings are coarser), or at the first and the last, as the preset says.
         """
         folder = self.run_folder(kind)
         if processes.world_size() > 1:
