@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -41,6 +42,10 @@ class FreeForm:
     clips: int  # the first of the clips that are scored
     tasks: Sequence[Task]
     max_new_tokens: int = 24
+
+    def facts(self) -> list[Any]:
+        """What determines the answers besides the models and the clips, for a provenance."""
+        return [self.clips, self.max_new_tokens, [task.name for task in self.tasks]]
 
 
 @torch.no_grad()

@@ -12,23 +12,25 @@ import pandas as pd
 from desta_lab import cache
 from desta_lab.clips import Clip, Corpus
 from desta_lab.evaluation import conditions, verdict
-from desta_lab.evaluation.evaluate import FreeForm, evaluate
+from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import occurring_values
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
 from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
+from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model.runs import checkpoint_path
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore
-from desta_lab.views import card, claim_figures
+from desta_lab.views import card, claim_figures, clip_figures, style
 from desta_lab.views.progress import report_each
 from desta_lab.world.describe import describe, describe_known
-from desta_lab.world.recorded import Voices, build_recorded_corpus, read_voices
+from desta_lab.world.recorded import KNOWN, Voices, build_recorded_corpus, read_voices
 
 CLIPS = 192  # made of the recordings, half of them for each half of the speakers
 HALVES = ("test", "validation")
+SHOWN = 8  # people whose answers are shown
 TITLE = "Does it hold for people?"
 
 
@@ -114,45 +116,56 @@ def score_people(
     """The scores of a run's checkpoints on people, and what could not be asked, in sentences.
 
     One row per step × condition × task × clip, the text oracle among the conditions. Each half of
-    the speakers is calibrated on the other.
+    the speakers is calibrated on the other. At the first and the last checkpoint rung 3 is also
+    answered in words about every clip, and the rest of the ladder about a few.
     """
     tasks, left_out = _askable_tasks(experiment.tasks, corpus.clips)
     halves = [_keep_options(corpus.split(name), tasks) for name in HALVES]
+    plans = [
+        ScoringPlan(replace(experiment.preset, test=len(own)), corpus.hash, tasks, own, other)
+        for own, other in (halves, halves[::-1])
+    ]
     llm, transcript, own = experiment.llm, experiment.preset.transcript, experiment.describe
     reads = describe_known if own is describe else own
+    ends = listed[0]["step"], listed[-1]["step"]
 
-    def score_both(**how: Any) -> pd.DataFrame:
-        pairs = (halves, halves[::-1])
-        tables = [evaluate(llm, tasks, test, other, describe=reads, **how) for test, other in pairs]
+    def tasks_at(step: int) -> list[Task]:
+        """Between the ends of the run, where nothing is answered in words, rung 3 alone."""
+        return [task for task in tasks if step in ends or task.rung == 3] or tasks
+
+    def score_both(step: int, **how: Any) -> pd.DataFrame:
+        tables = []
+        for plan in plans:
+            how |= {"free_form": plan.free_form(step) if step in ends else ()}
+            asked = tasks_at(step), plan.test, plan.calibration
+            tables.append(evaluate(llm, *asked, describe=reads, **how))
         return pd.concat(tables, ignore_index=True)
 
     @functools.cache
     def store_features() -> FeatureStore:
         return experiment.store_features([clip for half in halves for clip in half], corpus)
 
-    def score_step(step: int, free_form: list[FreeForm]) -> pd.DataFrame:
+    def score_step(step: int) -> pd.DataFrame:
         checkpoints.load_checkpoint(experiment.run_folder("self"), llm, step)
-        return score_both(features=store_features(), transcripts=transcript, free_form=free_form)
+        return score_both(step, features=store_features(), transcripts=transcript)
 
-    about = {"corpus": corpus.hash, "tasks": [repr(task) for task in tasks], "halves": HALVES}
-    about |= experiment.asked.description_facts
-    asked = [task for task in tasks if task.rung == 3]
-    given = [FreeForm(experiment.preset.test // 2, asked, max_new_tokens=16)] if asked else []
-    said = [[one.clips, one.max_new_tokens] for one in given]
-    read = experiment.text_provenance("oracles", **about, reads=reads.__name__, free_form=said)
+    def facts_at(step: int) -> dict[str, Any]:
+        said = [one.facts() for one in plans[0].free_form(step)] if step in ends else []
+        asked = [repr(task) for task in tasks_at(step)]
+        about = {"corpus": corpus.hash, "tasks": asked, "halves": HALVES, "free_form": said}
+        return about | experiment.asked.description_facts
+
+    read = experiment.text_provenance("oracles", **facts_at(ends[1]), reads=reads.__name__)
     oracle = cache.find_or_make(
-        experiment.root, read, lambda: score_both(conditions=[conditions.ORACLE], free_form=given)
+        experiment.root, read, lambda: score_both(ends[1], conditions=[conditions.ORACLE])
     )
     tables = []
     for one in report_each(listed, experiment.progress("people")):
-        last = one is listed[-1]
-        facts = {**about, "checkpoint": one["sha256"], "free_form": said if last else []}
+        facts = {**facts_at(one["step"]), **conditions.condition_facts(), "transcript": transcript}
         heard = cache.find_or_make(
             experiment.root,
-            experiment.provenance(
-                "scores", **facts, **conditions.condition_facts(), transcript=transcript
-            ),
-            partial(score_step, one["step"], given if last else []),
+            experiment.provenance("scores", **facts, checkpoint=one["sha256"]),
+            partial(score_step, one["step"]),
         )
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
     table = pd.concat(tables, ignore_index=True)
@@ -208,21 +221,16 @@ def _write_report(
     left_out: Sequence[str],
     out: Path,
 ) -> dict[str, Any]:
-    summary = verdict.score_per_task(verdict.add_untrained(table))
+    summary = verdict.score_per_task(verdict.add_untrained(table), ("calibrated", "raw", "said"))
     curves = _curves(summary)
     if own := synthetic_scores(experiment, table):
         curves = pd.concat([curves, _curves(verdict.score_per_task(pd.concat(own)), "synthetic")])
     else:
         left_out = [*left_out, "The run's own test is not on disk; the quickstart measures it."]
-    margins = verdict.control_margins(table, "self", int(table["step"].max()))
-    above = [task for task, margin in margins.items() if min(margin.values()) > 0]
     speakers = len({clip.speaker for clip in corpus.clips})
     languages = {about["language"] for about in voices.about.values() if "language" in about}
     people = f"{speakers} people" + (f" of {len(languages)} languages" if languages else "")
-    headline = (
-        f"{len(above)} of {len(margins)} questions never trained are answered above every control "
-        f"about {people}"
-    )
+    headlines = [_headline(table, measure, people) for measure in verdict.HEIGHTS]
     provenance = {
         "preset": experiment.preset.name,
         "run": experiment.run_folder("self").name,
@@ -230,12 +238,17 @@ def _write_report(
         "voices": voices.sha256,
         "seeds": [experiment.seed],
     }
-    drawn = _draw_figures(curves, summary, headline)
+    drawn = _draw_figures(curves, summary, headlines)
+    if len(answers := pick_answers(table, experiment.tasks, corpus, voices)):
+        drawn["people_answers"] = (
+            clip_figures.plot_answers(answers, "What it says about people"),
+            "What the model answered, in its own words, about some of the people.",
+        )
     result = {
         "title": TITLE,
         "preset": experiment.preset.name,
-        "people": _last_rows(table, summary, curves),
-        "notes": _notes(voices, corpus, headline, people, left_out),
+        "people": _last_rows(summary, curves),
+        "notes": _notes(voices, corpus, headlines, people, left_out),
         "hashes": {name: str(provenance[name]) for name in ("run", "corpus", "voices")},
         "figures": save_figures(drawn, out, provenance),
     }
@@ -247,18 +260,77 @@ def _write_report(
     return result
 
 
-def _draw_figures(curves: pd.DataFrame, summary: pd.DataFrame, headline: str) -> Figures:
-    return {
+def _headline(table: pd.DataFrame, measure: str, people: str) -> str:
+    """What was found at one of the two heights."""
+    margins = verdict.control_margins(table, "self", int(table["step"].max()), measure)
+    above = [task for task, margin in margins.items() if min(margin.values()) > 0]
+    how = verdict.HEIGHTS[measure]
+    if not margins:
+        return f"No question never trained can be answered {how}, even by reading"
+    return (
+        f"{len(above)} of {len(margins)} questions never trained are answered above every control "
+        f"about {people}, {how}"
+    )
+
+
+def _draw_figures(curves: pd.DataFrame, summary: pd.DataFrame, headlines: Sequence[str]) -> Figures:
+    ranked, said = headlines
+    figures: Figures = {
         "people": (
-            claim_figures.plot_people(curves, headline),
+            claim_figures.plot_people(curves, ranked),
             "Accuracy on questions never trained along training: people, synthetic voices, and the "
             "controls for people.",
         ),
         "people_last": (
-            claim_figures.plot_held_out(summary, headline),
+            claim_figures.plot_held_out(summary, ranked),
             "Accuracy on questions never trained at the last step, for people, with every control.",
         ),
     }
+    if (summary["measure"] == "said").any():
+        figures["people_said"] = (
+            claim_figures.plot_held_out(summary, said, "said"),
+            "Share of right answers in the model's own words at the last step, for people, with "
+            "every control.",
+        )
+    return figures
+
+
+def pick_answers(
+    table: pd.DataFrame, tasks: Sequence[Task], corpus: Corpus, voices: Voices
+) -> pd.DataFrame:
+    """What the trained run said about one clip each of some people: rows of `plot_answers`.
+
+    Asked are the trained prompt, one question under an output constraint, and the questions never
+    trained that the text oracle can answer in words, or all of them where it can answer none.
+    """
+    heard = table[(table["condition"] == "audio") & (table["step"] == table["step"].max())]
+    heard = heard.dropna(subset=["answer"]) if "answer" in heard else heard.iloc[:0]
+    able = verdict.able_tasks(table, "said") if len(heard) else {}
+    by_rung = {
+        rung: [task for task in tasks if task.rung == rung and task.name in set(heard["task"])]
+        for rung in (0, 2, 3)
+    }
+    able_by_rung = {
+        rung: [task for task in own if task.name in able] for rung, own in by_rung.items()
+    }
+    asked = [*by_rung[0], *able_by_rung[2][:1], *(able_by_rung[3] or by_rung[3])]
+    clips = {clip.id: clip for clip in corpus.clips}
+    complete = heard.groupby("clip")["task"].agg(set)
+    everything = {task.name for task in asked}
+    whole = [clips[one] for one, done in complete.items() if everything <= done]
+    first = list({clip.speaker: clip for clip in reversed(whole)}.values())[::-1]
+    said = heard.set_index(["clip", "task"])
+    rows = []
+    for clip in style.pick_evenly(first, SHOWN) if first else []:
+        about = voices.about[clip.speaker]
+        who = ", ".join(about[name] for name in KNOWN if name in about) or clip.speaker
+        for task in asked:
+            found = said.loc[(clip.id, task.name)]
+            question = task.in_words or task.question
+            value = clip.attributes[task.attribute]
+            named = {"answer": found["answer"], "value": value, "said": found["said"]}
+            rows.append({"clip": clip.id, "who": who, "question": question, **named})
+    return pd.DataFrame(rows)
 
 
 def _curves(summary: pd.DataFrame, name: str = "people") -> pd.DataFrame:
@@ -268,28 +340,27 @@ def _curves(summary: pd.DataFrame, name: str = "people") -> pd.DataFrame:
     return rows.assign(series=rows["condition"].mask(heard, name))
 
 
-def _last_rows(
-    table: pd.DataFrame, summary: pd.DataFrame, curves: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """One row a task at the last step: people, the run's own test, and every control."""
+def _last_rows(summary: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row a task at the last step: people, the run's own test, every control, and words."""
     last = summary["step"].max()
     own = curves[(curves["series"] == "synthetic") & (curves["step"] == last)]
     own = own.set_index("task")["accuracy"]
-    audio = table[(table["step"] == last) & (table["condition"] == "audio")]
-    words = audio.groupby("task")["free_form"].mean()
-    rows = beside_controls(summary).assign(synthetic=own, free_form=words)
+    words = summary[(summary["step"] == last) & (summary["measure"] == "said")]
+    said = words[words["condition"] == "audio"].set_index("task")["accuracy"]
+    read = words[words["condition"] == conditions.ORACLE].set_index("task")["accuracy"]
+    rows = beside_controls(summary).assign(synthetic=own, said=said, said_by_reading=read)
     return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")
 
 
 def _notes(
-    voices: Voices, corpus: Corpus, headline: str, people: str, left_out: Sequence[str]
+    voices: Voices, corpus: Corpus, headlines: Sequence[str], people: str, left_out: Sequence[str]
 ) -> list[str]:
     together = corpus.recipe.get("together")
     genders = [about.get("gender", "unknown") for about in voices.about.values()]
     counts = ", ".join(f"{genders.count(one)} {one}" for one in sorted(set(genders)))
     apart = f", all speakers of one {together} in one half" if together else ""
     notes = [
-        f"{headline}.",
+        *[f"{headline}." for headline in headlines],
         f"People: {len(corpus.clips)} clips made of the recordings in {corpus.name} ({people}; "
         f"{counts}), with the lab's scenes, levels, whisper filter and speeds; intervals over "
         "speakers.",

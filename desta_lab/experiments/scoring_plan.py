@@ -55,8 +55,5 @@ class ScoringPlan:
             "test": [clip.id for clip in test],
             "calibration": [clip.id for clip in calibration],
             "tasks": [repr(task) for task in self.tasks],
-            "free_form": [
-                [one.clips, one.max_new_tokens, [task.name for task in one.tasks]]
-                for one in self.free_form(step)
-            ],
+            "free_form": [one.facts() for one in self.free_form(step)],
         }

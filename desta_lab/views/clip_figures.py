@@ -15,11 +15,12 @@ from desta_lab import audio
 from desta_lab.clips import Clip, Corpus, Span
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
-from desta_lab.views.style import PALETTE
+from desta_lab.views.style import PALETTE, draws
 
 _GREY = "#4D4D4D"
 _SPAN_COLOURS = {"speech": (_GREY, "white"), "scene": ("#C9C9C9", "black")}  # bar, text
 _TRANSCRIPT_CHARACTERS = 48
+_ANSWER_WIDTH = 28  # characters of a line of an answer
 
 
 @styled
@@ -235,3 +236,59 @@ def _matrix_rows(part: str, panel: int, matrix: np.ndarray, digits: int) -> list
     lines = [" ".join(f"{value:.{digits}f}" for value in line) for line in np.asarray(matrix)]
     about = {"part": part, "panel": panel}
     return [about | {"row": row, "values": line} for row, line in enumerate(lines)]
+
+
+# ---- what was said ----
+
+
+@draws("clip who question answer value said")
+def plot_answers(table: pd.DataFrame, headline: str = "") -> Picture:
+    """What the model said about some clips in its own words: a row a clip, a column a question.
+
+    A row of the table is a task asked about a clip: `said` is 1 where the answer is right (and
+    obeys, where the question asks for a form), `value` is what is right, `who` names the clip.
+    Tasks that share a question judge the same answer, and how many find it right is said.
+    """
+    questions, clips = map(style.unique_values, (table["question"], table["clip"]))
+    cells = {
+        (clip, question): _answer_lines(rows)
+        for (clip, question), rows in table.groupby(["clip", "question"])
+    }
+    lines = pd.Series({key: len(words) + 1.7 for key, (words, *_) in cells.items()})
+    heights = lines.groupby(level=0).max()[clips]
+    ends = np.cumsum([0, *heights])
+    size = (1.6 + 1.85 * len(questions), 0.8 + 0.145 * ends[-1])
+    picture, axes = style.subplots(1, 1, headline, size, table)
+    for row, clip in enumerate(clips):
+        if row % 2:
+            axes.axhspan(ends[row], ends[row + 1], color="#F3F3F3", lw=0)
+        for column, question in enumerate(questions):
+            if (clip, question) in cells:
+                words, mark, right = cells[clip, question]
+                look: Any = {"va": "top", "fontsize": 8}
+                at = ends[row] + 0.35
+                axes.text(column, at, "\n".join(words), **look)
+                colour = PALETTE["audio" if right else "untrained"]
+                axes.text(column, at + len(words) + 0.1, mark, color=colour, weight="bold", **look)
+    who = table.drop_duplicates("clip").set_index("clip")["who"]
+    axes.set_yticks((ends[:-1] + ends[1:]) / 2, [who[clip] for clip in clips])
+    axes.set(xlim=(-0.02, len(questions)), ylim=(ends[-1], 0))
+    headers = [textwrap.fill(question, _ANSWER_WIDTH - 6) for question in questions]
+    axes.set_xticks(range(len(questions)), headers, ha="left", weight="bold")
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return picture
+
+
+def _answer_lines(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
+    """An answer in lines that fit a column, what is right of it in one line, and if all is."""
+    words = " ".join(map(style.printable, str(rows["answer"].iloc[0]).split()))
+    short = textwrap.shorten(words, 4 * _ANSWER_WIDTH, placeholder=" …") or "(nothing)"
+    right = rows["said"] == 1
+    missed = ", ".join(rows.loc[~right, "value"])
+    if len(rows) == 1:
+        mark = "✓" if right.all() else f"✗ right: {missed}"
+    else:
+        share = f"{right.sum()} of {len(rows)}"
+        mark = f"✓ {share}" if right.all() else f"{share}; not {missed}"
+    return textwrap.wrap(short, _ANSWER_WIDTH), style.shorten(mark, 30), bool(right.all())

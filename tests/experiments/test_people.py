@@ -10,6 +10,7 @@ import pytest
 
 from desta_lab import cli
 from desta_lab.course import finished, notebooks
+from desta_lab.evaluation import verdict
 from desta_lab.experiments import people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
@@ -55,6 +56,34 @@ def test_people_stand_beside_every_control_with_intervals_over_speakers(result: 
     assert manner["accuracy"] > 0.7 > manner["silence"]
 
 
+def test_what_is_said_of_people_stands_beside_the_same_controls(result: dict) -> None:
+    table = result["table"]
+    asked = table[table["rung"] == 3]
+    assert asked["said"].notna().all()  # of every clip, untrained and trained, and by reading
+    summary = verdict.score_per_task(verdict.add_untrained(table), ["said"])
+    manner = summary[(summary["task"] == "ask_manner") & (summary["step"] == 300)]
+    accuracy = manner.set_index("condition")["accuracy"]
+    assert accuracy["oracle"] == 1 and accuracy["audio"] > 0.7 > accuracy["untrained"]
+    manner = next(row for row in result["people"] if row["task"] == "ask_manner")
+    assert manner["said"] == accuracy["audio"] and manner["said_by_reading"] == 1
+    assert "in the backbone's own words" in result["notes"][1]
+
+
+def test_answers_about_some_people_are_shown_as_they_were_given(
+    lab: Experiment, result: dict
+) -> None:
+    shown = pd.read_csv(lab.figures_folder("voices-people") / "people_answers.csv")
+    assert shown.groupby("clip")["question"].nunique().eq(shown["question"].nunique()).all()
+    table = result["table"]
+    heard = table[(table["condition"] == "audio") & (table["step"] == 300)]
+    given = set(heard[["clip", "answer", "said"]].dropna().itertuples(index=False, name=None))
+    assert set(shown[["clip", "answer", "said"]].itertuples(index=False, name=None)) <= given
+    assert shown["question"].iloc[0] == "Paraphrase the description."
+    assert set(shown["who"]) <= {
+        f"{one}, {of}" for one in ("female", "male") for of in ("de", "en", "it")
+    }
+
+
 def test_other_conditions_and_descriptions_are_other_scores(
     lab: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +117,8 @@ def test_table_figures_and_card_are_there_and_the_runs_own_card_has_the_lines(
     lab: Experiment, result: dict
 ) -> None:
     out = lab.figures_folder("voices-people")
-    for name in ("people.png", "people_last.png", "scores.csv", "table.csv.gz", "card.html"):
+    drawn = [f"people{which}.png" for which in ("", "_last", "_said", "_answers")]
+    for name in (*drawn, "scores.csv", "table.csv.gz", "card.html"):
         assert (out / name).is_file(), name
     assert len(pd.read_csv(out / "scores.csv"))
     own = json.loads((lab.figures_folder("quickstart") / "card.json").read_text())

@@ -478,3 +478,22 @@ def test_clips_of_any_length_are_drawn(tmp_path: Path):
         picture = clip_figures.plot_clips(corpus, corpus.clips)
     drawn = picture.table[picture.table["part"] == "clip"]
     assert drawn["end"].tolist() == [1.02, 1.38, 30.0]
+
+
+def test_answers_are_marked_right_or_wrong_and_one_answer_is_judged_by_every_task() -> None:
+    rows = [
+        ("a", "anna", "Describe it.", "A woman whispers.", "female", 1.0),
+        ("a", "anna", "Describe it.", "A woman whispers.", "spoken", 0.0),
+        ("a", "anna", "Where is it?", "At sea, 在海上.", "rain", 0.0),
+        ("b", "ben", "Where is it?", "In the rain.", "rain", 1.0),
+    ]
+    names = ["clip", "who", "question", "answer", "value", "said"]
+    table = pd.DataFrame(rows, columns=names)
+    picture = clip_figures.plot_answers(table, "What it says")
+    (axes,) = picture.axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[:2] == ["A woman whispers.", "1 of 2; not spoken"]
+    assert texts[3:] == ["✗ right: rain", "In the rain.", "✓"]
+    assert texts[2].startswith("At sea, ") and texts[2].isascii()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["anna", "ben"]
+    assert list(picture.table.columns) == names
