@@ -1,7 +1,7 @@
 """An experiment: what a preset trains and measures, each part found on disk or made."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -411,29 +411,36 @@ class Experiment:
         tracking.log_scores(self.track, f"{folder.name}-scores", config, scores)
         return pd.concat(scores, ignore_index=True).assign(run=kind, seed=self.seed)
 
-    def score_checkpoint(self, folder: Path, checkpoint: dict[str, Any]) -> pd.DataFrame:
-        """The scores of one checkpoint; runs that start alike share those of step 0."""
+    def score_checkpoint(
+        self, folder: Path, checkpoint: Mapping[str, Any], plan: ScoringPlan | None = None
+    ) -> pd.DataFrame:
+        """The scores of one checkpoint, by another plan than the run's own where one is given.
+
+        Runs that start alike share those of step 0.
+        """
+        plan, step = plan or self.scoring_plan, checkpoint["step"]
 
         def score() -> pd.DataFrame:
             checkpoints.load_checkpoint(folder, self.llm, step)
             return evaluate(
                 self.llm,
-                self.tasks,
-                *self.scoring_plan.clips(step),
+                plan.tasks,
+                *plan.clips(step),
                 self.features,
                 transcripts=self.preset.transcript,
-                free_form=self.scoring_plan.free_form(step),
+                free_form=plan.free_form(step),
             )
 
-        step = checkpoint["step"]
-        table = cache.find_or_make(self.root, self.score_provenance(checkpoint), score)
+        table = cache.find_or_make(self.root, self.score_provenance(checkpoint, plan), score)
         return table.assign(step=step)
 
-    def score_provenance(self, checkpoint: dict[str, Any]) -> Provenance:
+    def score_provenance(
+        self, checkpoint: Mapping[str, Any], plan: ScoringPlan | None = None
+    ) -> Provenance:
         """What determines the scores of one checkpoint."""
         return self.provenance(
             "scores",
-            **self.scoring_plan.facts(checkpoint["step"]),
+            **(plan or self.scoring_plan).facts(checkpoint["step"]),
             checkpoint=checkpoint["sha256"],
             conditions=list(conditions.AUDIO_CONDITIONS),
             transcript=self.preset.transcript,

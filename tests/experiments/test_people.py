@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from desta_lab.evaluation import verdict
 from desta_lab.experiments import people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
+from desta_lab.training import checkpoints
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -67,6 +69,18 @@ def test_what_is_said_of_people_stands_beside_the_same_controls(result: dict) ->
     manner = next(row for row in result["people"] if row["task"] == "ask_manner")
     assert manner["said"] == accuracy["audio"] and manner["said_by_reading"] == 1
     assert "in the backbone's own words" in result["notes"][1]
+
+
+def test_own_test_is_ranked_at_checkpoints_that_the_main_job_left_out(lab: Experiment) -> None:
+    """A preset may score the ends alone; when answers arrive is asked of people and of it alike."""
+    last = checkpoints.list_checkpoints(lab.run_folder("self"))[-1]
+    known = people.score_own_test(lab, [last])
+    other = Experiment(replace(presets.nano(), free_form_clips=2), root=lab.root)  # never scored
+    ranked = people.score_own_test(other, [last])
+    assert set(ranked["rung"]) == {3} and set(ranked["step"]) == {300}
+    both = known.merge(ranked, on=["task", "clip"], suffixes=("", "_ranked"))
+    assert len(both) == len(ranked) and "answer" not in ranked
+    assert (both["calibrated"] == both["calibrated_ranked"]).mean() > 0.95  # two machines
 
 
 def test_answers_about_some_people_are_shown_as_they_were_given(
