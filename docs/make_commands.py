@@ -11,8 +11,8 @@ PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
 Every command is `python -m desta_lab NAME …`. Without a preset it takes the one that suits the
-machine and says what it will cost. What is on disk is not done again; a command that was stopped
-goes on where it was.
+machine (`ablate`, `emerge`, `course` and `grade` take `nano`) and says what it will cost. What is
+on disk is not done again; a command that was stopped goes on where it was.
 
 *Written by `python docs/make_commands.py` from the command line's own descriptions.*
 """

@@ -139,22 +139,32 @@ def _section(study: Study, tables: Tables) -> list[str]:
     lines = [f"## {study.title}", "", study.question, ""]
     for preset, table in tables.items():
         lines += _preset_part(study, preset, table)
-    again = "; ".join(f"`{_command(study, preset)}`" for preset in study.presets)
+    again = "; ".join(
+        f"`{_command(study, preset, seeds_of(tables[preset]) if preset in tables else [])}`"
+        for preset in study.presets
+    )
     return [*lines, f"**What it does not show.** {study.limits}", "", f"Again: {again}.", ""]
 
 
-def _command(study: Study, preset: str = "") -> str:
+def seeds_of(table: pd.DataFrame) -> list[int]:
+    """The training seeds of a table, in order."""
+    return sorted({int(seed) for seed in table["seed"]})
+
+
+def _command(study: Study, preset: str = "", seeds: Sequence[int] = ()) -> str:
     """What measures a study again: a command, or of one registered from outside a call."""
     if study.name in BROUGHT:
         words = f"python -m desta_lab ablate {study.name}"
-        return f"{words} --preset {preset}" if preset else words
-    return f'run_ablation(["{study.name}"], "{preset or study.presets[0]}")'
+        words += f" --preset {preset}" if preset else ""
+        return words + (f" --seeds {','.join(map(str, seeds))}" if seeds else "")
+    over = f", {tuple(seeds)}" if seeds else ""
+    return f'run_ablation(["{study.name}"], "{preset or study.presets[0]}"{over})'
 
 
 def _preset_part(study: Study, preset: str, table: pd.DataFrame) -> list[str]:
     """What a study shows on one preset: figure, sentences and numbers."""
     sentences = state_findings(study, table)
-    seeds = [str(seed) for seed in sorted({int(seed) for seed in table["seed"]})]
+    seeds = [str(seed) for seed in seeds_of(table)]
     where = f"On preset `{preset}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
     if preset in PRESET_SETTINGS:
         where += f", {PRESET_SETTINGS[preset]['steps']} steps unless an arm says otherwise"

@@ -148,7 +148,7 @@ def nano() -> Preset:
         steps=300,
         batch=16,
         minutes=(3.0, 7.0),
-        memory_gb=2.4,
+        memory_gb=1.6,
         disk_gb=1.0,
     )
 

@@ -329,7 +329,7 @@ def test_a_study_from_outside_is_run_and_drawn_like_any_other(
     found = run_ablation(["warm"], seeds=(0, 1, 2), **how)
     assert found["warm"][0].startswith("Rung 3 against 20, over 3 seeds")
     page = (tmp_path / "page" / "README.md").read_text()
-    assert "## Warm-up" in page and 'Again: `run_ablation(["warm"], "nano")`' in page
+    assert "## Warm-up" in page and 'Again: `run_ablation(["warm"], "nano", (0, 1, 2))`' in page
     assert (tmp_path / "page" / "nano" / "warm.png").exists()
     mine = replace(presets.nano(), name="mine", steps=9)
     run_ablation(["depth"], mine, (0,), **how)
