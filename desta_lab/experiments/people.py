@@ -30,7 +30,7 @@ from desta_lab.world.recorded import KNOWN, Voices, build_recorded_corpus, read_
 
 CLIPS = 192  # made of the recordings, half of them for each half of the speakers
 HALVES = ("test", "validation")
-SHOWN = 8  # people whose answers are shown
+SHOWN = 6  # people whose answers are shown
 TITLE = "Does it hold for people?"
 
 
@@ -245,7 +245,7 @@ def _write_report(
     drawn = _draw_figures(curves, summary, headlines)
     if len(answers := pick_answers(table, experiment.tasks, corpus, voices)):
         drawn["people_answers"] = (
-            clip_figures.plot_answers(answers, "What it says about people"),
+            clip_figures.plot_answers(answers, "What it says about people, in its own words"),
             "What the model answered, in its own words, about some of the people.",
         )
     result = {

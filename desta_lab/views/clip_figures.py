@@ -20,7 +20,7 @@ from desta_lab.views.style import PALETTE, draws
 _GREY = "#4D4D4D"
 _SPAN_COLOURS = {"speech": (_GREY, "white"), "scene": ("#C9C9C9", "black")}  # bar, text
 _TRANSCRIPT_CHARACTERS = 48
-_ANSWER_WIDTH = 28  # characters of a line of an answer
+_ANSWER_WIDTH = 22  # characters of a line of an answer
 
 
 @styled
@@ -257,7 +257,7 @@ def plot_answers(table: pd.DataFrame, headline: str = "") -> Picture:
     lines = pd.Series({key: len(words) + 1.7 for key, (words, *_) in cells.items()})
     heights = lines.groupby(level=0).max()[clips]
     ends = np.cumsum([0, *heights])
-    size = (1.6 + 1.85 * len(questions), 0.8 + 0.145 * ends[-1])
+    size = (1.1 + 1.45 * len(questions), 0.8 + 0.145 * ends[-1])
     picture, axes = style.subplots(1, 1, headline, size, table)
     for row, clip in enumerate(clips):
         if row % 2:
@@ -273,7 +273,7 @@ def plot_answers(table: pd.DataFrame, headline: str = "") -> Picture:
     who = table.drop_duplicates("clip").set_index("clip")["who"]
     axes.set_yticks((ends[:-1] + ends[1:]) / 2, [who[clip] for clip in clips])
     axes.set(xlim=(-0.02, len(questions)), ylim=(ends[-1], 0))
-    headers = [textwrap.fill(question, _ANSWER_WIDTH - 6) for question in questions]
+    headers = [textwrap.fill(question, _ANSWER_WIDTH - 4) for question in questions]
     axes.set_xticks(range(len(questions)), headers, ha="left", weight="bold")
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -283,7 +283,7 @@ def plot_answers(table: pd.DataFrame, headline: str = "") -> Picture:
 def _answer_lines(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
     """An answer in lines that fit a column, what is right of it in one line, and if all is."""
     words = " ".join(map(style.printable, str(rows["answer"].iloc[0]).split()))
-    short = textwrap.shorten(words, 4 * _ANSWER_WIDTH, placeholder=" …") or "(nothing)"
+    short = textwrap.shorten(words, 6 * _ANSWER_WIDTH, placeholder=" …") or "(nothing)"
     right = rows["said"] == 1
     missed = ", ".join(rows.loc[~right, "value"])
     if len(rows) == 1:
@@ -291,4 +291,4 @@ def _answer_lines(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
     else:
         share = f"{right.sum()} of {len(rows)}"
         mark = f"✓ {share}" if right.all() else f"{share}; not {missed}"
-    return textwrap.wrap(short, _ANSWER_WIDTH), style.shorten(mark, 30), bool(right.all())
+    return textwrap.wrap(short, _ANSWER_WIDTH), style.shorten(mark, 24), bool(right.all())
