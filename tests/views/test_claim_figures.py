@@ -494,6 +494,6 @@ def test_answers_are_marked_right_or_wrong_and_one_answer_is_judged_by_every_tas
     texts = [text.get_text() for text in axes.texts]
     assert texts[:2] == ["A woman whispers.", "1 of 2; not spoken"]
     assert texts[3:] == ["✗ right: rain", "In the rain.", "✓"]
-    assert texts[2].startswith("At sea, ") and texts[2].isascii()
+    assert texts[2].split()[:2] == ["At", "sea,"] and texts[2].isascii()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["anna", "ben"]
     assert list(picture.table.columns) == names
