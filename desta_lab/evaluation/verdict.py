@@ -86,8 +86,8 @@ def score_per_task(
 ) -> pd.DataFrame:
     """Accuracy with its 95 % interval over speakers per measure, run, step, condition and task.
 
-    Beside it: rung, attribute and chance of the task, numbers of clips and speakers, the accuracy
-    of the text oracle, and whether the task counts.
+    Beside it: rung, attribute and chance of the task, numbers of clips and speakers measured, the
+    accuracy of the text oracle, and whether the task counts.
     """
     by = [*CELL, "task"]
     rows = [
@@ -97,8 +97,12 @@ def score_per_task(
     ]
     frame = pd.DataFrame(rows, columns=[*by, "measure", "accuracy", "low", "high"])
     known = table.groupby("task")[["rung", "attribute", "chance"]].first()
-    sizes = table.groupby(by).agg(clips=("clip", "nunique"), speakers=("speaker", "nunique"))
-    frame = frame.merge(known, left_on="task", right_index=True).merge(sizes.reset_index(), on=by)
+    counts = {"clips": ("clip", "nunique"), "speakers": ("speaker", "nunique")}
+    sizes = pd.concat(
+        {name: table.dropna(subset=[name]).groupby(by).agg(**counts) for name in measures},
+        names=["measure"],
+    ).reset_index()
+    frame = frame.merge(known, left_on="task", right_index=True).merge(sizes, on=[*by, "measure"])
     frame["oracle"], frame["counted"] = float("nan"), False
     for measure in measures:
         here = frame["measure"] == measure

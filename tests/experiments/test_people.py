@@ -66,6 +66,8 @@ def test_what_is_said_of_people_stands_beside_the_same_controls(result: dict) ->
     manner = summary[(summary["task"] == "ask_manner") & (summary["step"] == 300)]
     accuracy = manner.set_index("condition")["accuracy"]
     assert accuracy["oracle"] == 1 and accuracy["audio"] > 0.7 > accuracy["untrained"]
+    json = summary[(summary["task"] == "json_gender") & (summary["condition"] == "audio")]
+    assert set(json["clips"]) == {24} and set(json["step"]) == {300}  # a few, at the end alone
     manner = next(row for row in result["people"] if row["task"] == "ask_manner")
     assert manner["said"] == accuracy["audio"] and manner["said_by_reading"] == 1
     assert "in the backbone's own words" in result["notes"][1]
