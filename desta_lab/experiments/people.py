@@ -207,8 +207,7 @@ def score_own_test(experiment: Experiment, listed: Sequence[Mapping[str, Any]]) 
     """
     run, tables = experiment.run_folder("self"), []
     asked = [task for task in experiment.tasks if task.rung == 3]
-    silent = replace(experiment.preset, free_form_clips=0)
-    ranked = replace(experiment.scoring_plan, tasks=asked, preset=silent)
+    ranked = replace(experiment.scoring_plan, tasks=asked, in_words=False)
     for one in report_each(listed, experiment.progress("own test")):
         known = cache.find(experiment.root, experiment.score_provenance(one)) is not None
         own = experiment.score_checkpoint(run, one, None if known else ranked)

@@ -20,6 +20,7 @@ class ScoringPlan:
         tasks: all that is asked.
         test: the clips that are scored.
         calibration: the clips of other speakers that the ranking is calibrated on.
+        in_words: whether anything is also answered in the backbone's own words.
     """
 
     preset: Preset
@@ -27,6 +28,7 @@ class ScoringPlan:
     tasks: Sequence[Task]
     test: list[Clip]
     calibration: list[Clip]
+    in_words: bool = True
 
     def clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
         """Clips to score and to calibrate with: all at the first and last step, else half.
@@ -45,7 +47,7 @@ class ScoringPlan:
         others = [t for t in self.tasks if t.rung != 3]
         if last and others:
             asked.append(FreeForm(2 * few, others))
-        return asked if few else []
+        return asked if few and self.in_words else []
 
     def facts(self, step: int) -> dict[str, Any]:
         """What determines the scores of a step besides the models, for a provenance."""
