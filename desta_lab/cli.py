@@ -664,7 +664,7 @@ def _report_failures(cells: int, errors: dict[str, str]) -> int:
 def ablate(args: argparse.Namespace) -> int:
     """The papers' ablations: run what is missing, tables, figures, the page."""
     from desta_lab.experiments import ablation
-    from desta_lab.experiments.ablation_page import write_page
+    from desta_lab.experiments.ablation_page import check_page, write_page
     from desta_lab.experiments.studies import STUDIES, get_study
     from desta_lab.model import presets
 
@@ -679,7 +679,9 @@ def ablate(args: argparse.Namespace) -> int:
         )
     names = list(dict.fromkeys(study.name for study in studies))
     page = ablation.page_folder(names, preset, args.seeds)
-    out = _make_folder(args.out or page / chosen.name)
+    out = args.out or page / chosen.name
+    check_page(out.parent)
+    _make_folder(out)
     shown = ablation.run_studies(
         names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
     )

@@ -32,7 +32,8 @@ from desta_lab.world.attributes import ATTRIBUTES
 from desta_lab.world.describe import describe
 
 Describe = Callable[..., str]
-ANSWER_COLUMNS = ["condition", "clip", "task", "answer", "free_form", "obeyed", "said"]
+ANSWER_NUMBERS = {"free_form": float, "obeyed": float, "said": float}  # also where no row is
+ANSWER_COLUMNS = ["condition", "clip", "task", "answer", *ANSWER_NUMBERS]
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def answer_free_form(
         for clip, row in zip(clips, rows, strict=True)
         if task.attribute in clip.attributes
     ]
-    return pd.DataFrame(table, columns=ANSWER_COLUMNS)
+    return pd.DataFrame(table, columns=ANSWER_COLUMNS).astype(ANSWER_NUMBERS)
 
 
 def _answer_streams(

@@ -103,7 +103,7 @@ def _build_branches(
     tokenizer: Any, tasks: Sequence[Task], streams: Sequence[chat.TokenStream]
 ) -> Branches:
     """The trie of what follows the trunk for each task: question, stem and options."""
-    trie, paths, trunk = Trie(), [], len(chat.common_trunk(streams).ids)
+    trie, paths, trunk = Trie(), [], len(_common_trunk(tasks, streams).ids)
     for task, stream in zip(tasks, streams, strict=True):
         stem, texts = tokenize_options(tokenizer, task)
         options = []
@@ -119,12 +119,17 @@ def build_trunks(
 ) -> list[chat.TokenStream]:
     """The trunk of every clip, with its transcript behind the slots where there is one."""
     if transcripts is None:
-        return [chat.common_trunk(_audio_streams(llm, tasks))] * clips
+        return [_common_trunk(tasks, _audio_streams(llm, tasks))] * clips
     if len(transcripts) != clips:
         raise ValueError(
             f"There are {clips} clips and {len(transcripts)} transcripts; give one for each."
         )
-    return [chat.common_trunk(_audio_streams(llm, tasks, [text])) for text in transcripts]
+    return [_common_trunk(tasks, _audio_streams(llm, tasks, [text])) for text in transcripts]
+
+
+def _common_trunk(tasks: Sequence[Task], streams: Sequence[chat.TokenStream]) -> chat.TokenStream:
+    """What all streams begin with, but for the token that an option without a stem follows."""
+    return chat.common_trunk(streams, behind=int(not all(task.stem for task in tasks)))
 
 
 def _audio_streams(
@@ -182,7 +187,8 @@ def score_options_of_text(
     backbone: Backbone, tasks: Sequence[Task], descriptions: Sequence[str], batch: int | None = None
 ) -> list[Float[Tensor, "clip _"]]:
     """Log-probability of every option of every task, where the backbone reads a description."""
-    trunks = [chat.common_trunk(_text_streams(backbone, tasks, text)) for text in descriptions]
+    streams = [_text_streams(backbone, tasks, text) for text in descriptions]
+    trunks = [_common_trunk(tasks, of_text) for of_text in streams]
     branches, parts = text_branches(backbone, tasks, descriptions[0]), []
     batch = batch or _rows_at_once(backbone)
     for first in range(0, len(trunks), batch):

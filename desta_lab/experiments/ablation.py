@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.experiments import findings, frozen_parts
+from desta_lab.experiments.cells import list_settings
 from desta_lab.experiments.studies import (
     BROUGHT,
     DEFAULT_SEEDS,
@@ -115,7 +116,7 @@ def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:
 def _amount(study: Study, preset: Preset) -> float:
     if study.amount == "train":
         return float(preset.clips["train"] if preset.train is None else preset.train)
-    return float(getattr(preset, study.amount)) if study.amount else float("nan")
+    return float(list_settings(preset)[study.amount]) if study.amount else float("nan")
 
 
 def preset_name(preset: str | Preset) -> str:

@@ -76,15 +76,26 @@ def run_ablation(
 
     Returns:
         The sentences of each study that has two finished arms.
+
+    Raises:
+        ValueError: the folder has a README that is another page.
     """
     names = list(names)
-    folder = folder or page_folder(names, preset, seeds)
+    folder = check_page(folder or page_folder(names, preset, seeds))
     out = cache.make_folder(folder / preset_name(preset))
     report = progress or progress_reporter()
     shown = run_studies(names, preset, seeds, jobs, out, report, root, retry)
     sentences = {study.name: found for study, found in shown}
     write_page(folder)
     return sentences
+
+
+def check_page(folder: Path) -> Path:
+    """The folder, if no other page than this one would be written over there; else ValueError."""
+    page = folder / "README.md"
+    if page.is_file() and not page.read_bytes().startswith(INTRODUCTION.splitlines()[0].encode()):
+        raise ValueError(f"{page} is another page, and would be written over; give another folder.")
+    return folder
 
 
 def write_page(folder: Path = SHIPPED) -> Path:

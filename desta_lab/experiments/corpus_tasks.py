@@ -114,7 +114,7 @@ def corpus_tasks(
         _check_tasks(tasks, occurring)
         ladder = _word_tasks(preset, tasks)
     asked = CorpusTasks(values, describe or usual.describe, ladder, tuple(prompts or usual.prompts))
-    texts = _describe_all(asked.describe, described) if describe or prompts else []
+    texts = describe_all(asked.describe, described) if describe or prompts else []
     for prompt, text in itertools.product(asked.prompts if texts else (), dict.fromkeys(texts)):
         _check_prompt_leak(prompt, text)
     own: dict[str, Any] = {}
@@ -242,7 +242,7 @@ def _find_fault(task: Task, occurring: Values) -> str | None:
         return f"asks about {task.attribute!r}, which no clip has; take one of {there}"
     if without := [value for value in occurring[task.attribute] if value not in task.options]:
         return f"has no option for {task.attribute} = {without[0]!r}; add one, or leave it out"
-    if len({*task.options.values()}) < max(2, len(task.options)):
+    if len({*task.options.values()} - {""}) < max(2, len(task.options)):
         return f"needs two options or more with different texts, not {dict(task.options)}"
     if not task.question.strip():
         return "asks nothing; write a question"
@@ -253,8 +253,8 @@ def _find_fault(task: Task, occurring: Values) -> str | None:
     return None
 
 
-def _describe_all(describe: Callable[..., str], described: Sequence[Attributes]) -> list[str]:
-    """What a function writes of every combination; raise ValueError where that is no sentence."""
+def describe_all(describe: Callable[..., str], described: Sequence[Attributes]) -> list[str]:
+    """What a function writes of every combination; raises ValueError where that is no sentence."""
     texts = []
     for attributes in described:
         try:

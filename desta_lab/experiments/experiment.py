@@ -102,6 +102,9 @@ class Experiment:
         if corpus is not None:
             trained = {name for clip in self.clips("train") for name in clip.attributes}
             names = [name for name in names if name in trained]
+            if clip_counts(self.clips("test"))[1] < 2:
+                fault = "of fewer than two speakers (or clips) of the test anything is known"
+                raise ValueError(f"{corpus.folder}: {fault} that is asked about; fill its columns.")
         elif label is None and not asked.own:  # its attributes are known: another is a mistake
             label = preset.label
         self.preset = replace(preset, label=_pick_label(label, preset.label, names))
@@ -144,12 +147,14 @@ class Experiment:
         return split_clips(self.corpus)
 
     def available_clips(self, split: str) -> list[Clip]:
-        """All clips of a split that may be used.
+        """All clips of a split that may be used: but for training, those that are asked about.
 
         Where validation has few clips or speakers, those of training help to calibrate: a single
         speaker, say a woman, would calibrate women away.
         """
-        clips = self.splits.clips[split]
+        clips, asked = self.splits.clips[split], {task.attribute for task in self.tasks}
+        if split != "train":
+            clips = [clip for clip in clips if asked & clip.attributes.keys()]
         if self.own_corpus and split == "validation" and not are_enough(clips):
             clips = clips + self.splits.clips["train"]
         return clips

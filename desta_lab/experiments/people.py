@@ -15,7 +15,7 @@ from desta_lab.evaluation import conditions, verdict
 from desta_lab.evaluation.evaluate import evaluate
 from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
-from desta_lab.experiments.corpus_tasks import occurring_values
+from desta_lab.experiments.corpus_tasks import describe_all, occurring_values
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
 from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
@@ -65,10 +65,10 @@ def test_voices(
     """
     run = _find_finished(experiment)
     voices = read_voices(folder, together)
-    if experiment.corpus.recipe.get("voices") == voices.sha256:
+    if known := sorted(_trained_speakers(experiment) & voices.lines.keys()):
         raise ValueError(
-            f"{folder}: the run was trained on these recordings, and its card has their test; give "
-            "those of other people."
+            f"{folder}: the run was trained on {len(known)} speakers of these names, such as "
+            f"{known[0]!r}; give recordings of other people, or other names where they are others."
         )
     out = cache.make_folder(out or experiment.figures_folder(f"voices-{voices.folder.name}"))
     corpus = build_recorded_corpus(
@@ -108,6 +108,14 @@ def _find_finished(experiment: Experiment) -> Path:
     return run
 
 
+def _trained_speakers(experiment: Experiment) -> set[str]:
+    """The speakers of somebody's own corpus that a run was trained on."""
+    if not experiment.own_corpus:
+        return set()
+    trained = {clip.id for clip in experiment.splits.clips["train"]}
+    return {clip.speaker for clip in experiment.own_corpus.clips if clip.id in trained}
+
+
 # ---- scores ----
 
 
@@ -119,8 +127,13 @@ def score_people(
     One row per step × condition × task × clip, the text oracle among the conditions. Each half of
     the speakers is calibrated on the other. At the first and the last checkpoint rung 3 is also
     answered in words about every clip, and the rest of the ladder about a few.
+
+    Raises:
+        ValueError: nothing that was not trained can be asked, or an own `describe` fails.
     """
     tasks, left_out = _askable_tasks(experiment.tasks, corpus.clips)
+    if not any(task.rung == 3 for task in tasks):
+        raise ValueError(f"Nothing can be asked about {corpus.name}. {' '.join(left_out)}")
     halves = [_keep_options(corpus.split(name), tasks) for name in HALVES]
     plans = [
         ScoringPlan(replace(experiment.preset, test=len(own)), corpus.hash, tasks, own, other)
@@ -128,11 +141,12 @@ def score_people(
     ]
     llm, transcript, own = experiment.llm, experiment.preset.transcript, experiment.describe
     reads = describe_known if own is describe else own
+    describe_all(reads, [clip.attributes for half in halves for clip in half])
     ends = listed[0]["step"], listed[-1]["step"]
 
     def tasks_at(step: int) -> list[Task]:
         """Between the ends of the run, where nothing is answered in words, rung 3 alone."""
-        return [task for task in tasks if step in ends or task.rung == 3] or tasks
+        return [task for task in tasks if step in ends or task.rung == 3]
 
     def score_both(step: int, **how: Any) -> pd.DataFrame:
         tables = []
@@ -192,10 +206,14 @@ def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[T
 
 
 def _keep_options(clips: Sequence[Clip], tasks: Sequence[Task]) -> list[Clip]:
-    """The clips without values that no task has as an option."""
-    options = {(task.attribute, value) for task in tasks for value in task.options}
+    """The clips without values that are not an option of every task about their attribute."""
+
+    def is_option(name: str, value: str) -> bool:
+        asked = [task for task in tasks if task.attribute == name]
+        return bool(asked) and all(value in task.options for task in asked)
+
     return [
-        replace(clip, attributes={k: v for k, v in clip.attributes.items() if (k, v) in options})
+        replace(clip, attributes={k: v for k, v in clip.attributes.items() if is_option(k, v)})
         for clip in clips
     ]
 

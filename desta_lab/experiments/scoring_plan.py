@@ -33,10 +33,11 @@ class ScoringPlan:
     def clips(self, step: int) -> tuple[list[Clip], list[Clip]]:
         """Clips to score and to calibrate with: all at the first and last step, else half.
 
-        Half of a small test keeps two clips: the first two are of different speakers.
+        Half of a small test keeps two clips, as the first two are of different speakers, and half
+        of the others keeps one.
         """
         part = 1 if step in (0, self.preset.steps) else 2
-        calibration = self.calibration[: len(self.calibration) // part]
+        calibration = self.calibration[: max(1, len(self.calibration) // part)]
         return self.test[: max(2, len(self.test) // part)], calibration
 
     def free_form(self, step: int) -> list[FreeForm]:
@@ -47,7 +48,7 @@ class ScoringPlan:
         others = [t for t in self.tasks if t.rung != 3]
         if last and others:
             asked.append(FreeForm(2 * few, others))
-        return asked if few and self.in_words else []
+        return asked if self.in_words else []
 
     def facts(self, step: int) -> dict[str, Any]:
         """What determines the scores of a step besides the models, for a provenance."""

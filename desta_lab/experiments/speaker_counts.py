@@ -89,9 +89,11 @@ def compare_speakers(
 
 
 def _check_counts(speakers: Mapping[str, Sequence[int]], people: int) -> None:
-    """Raise ValueError where more speakers are asked for than there are."""
+    """Raise ValueError where more speakers are asked for than there are, or of another kind."""
     there = {"people": people, "synthetic": len(spoken.split_speakers("train"))}
     for kind, counts in speakers.items():
+        if kind not in there:
+            raise ValueError(f"Speakers are {' or '.join(there)}, not {kind!r}.")
         if max(counts) > there[kind]:
             fault = f"{max(counts)} speakers ({kind}) were asked for, and {there[kind]} are there"
             raise ValueError(f"{fault} to train on; take fewer, or record more people.")
@@ -199,14 +201,17 @@ def write_report(table: pd.DataFrame, out: Path, preset: Preset) -> pd.DataFrame
 
 def _say_headline(summary: pd.DataFrame) -> str:
     """What the most people teach more, and less, than the most synthetic voices."""
+    tested = f"tested on {summary['people'].max()} other people"
+    most = summary.groupby("kind")["speakers"].max()
+    if len(most) == 1:
+        return f"Trained on at most {most.iloc[0]} speakers ({most.index[0]}); {tested}"
     compared = compare_kinds(summary)
     tests = {"more": compared["low"] > 0, "less": compared["high"] < 0}
     said = [f"{how} about {_name(compared[rows])}" for how, rows in tests.items() if rows.any()]
-    most = summary.groupby("kind")["speakers"].max()
     found = " and ".join(said) or "neither more nor less about anything, as far as is shown"
     return (
-        f"{most['people']} people teach {found}\nthan {most['synthetic']} synthetic voices; "
-        f"tested on {summary['people'].max()} other people"
+        f"{most['people']} people teach {found}\n"
+        f"than {most['synthetic']} synthetic voices; {tested}"
     )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from desta_lab.experiments import forgetting
-from desta_lab.experiments.cells import LADDER, WORDS, check_setting, make_cell
+from desta_lab.experiments.cells import LADDER, WORDS, check_setting, list_settings, make_cell
 from desta_lab.experiments.measures import train_and_ask
 from desta_lab.experiments.sweep import Measure
 from desta_lab.model import presets
+from desta_lab.model.bounds import is_number
 from desta_lab.views import study_figures
 
 Arms = Mapping[str, Mapping[str, Any]]  # name → setting → value
@@ -90,7 +91,7 @@ def register_study(study: Study) -> Study:
 
     Raises:
         ValueError: its name is taken or no name of a file, it has fewer than two arms or no
-            baseline among them, or a setting or value of an arm does not exist.
+            baseline among them, a setting or value of an arm does not exist, or its amount is none.
     """
     if study.name in BROUGHT:
         raise ValueError(f"The package has a study {study.name!r}; give yours another name.")
@@ -102,7 +103,12 @@ def register_study(study: Study) -> Study:
             raise ValueError(f"The study {study.name!r} compares arms; give it two or more.")
         for settings in arms.values():
             checked = {name: check_setting(start, name, v) for name, v in settings.items()}
-            make_cell(start, checked, 0, study.measured)
+            changed = list_settings(make_cell(start, checked, 0, study.measured).preset)
+            if study.amount not in ("", "train") and not is_number(changed.get(study.amount)):
+                raise ValueError(
+                    f"The amount of the study {study.name!r} is a setting with a number, such as "
+                    f"steps or connector.depth, not {study.amount!r}."
+                )
         if study.baseline_arm not in arms:
             raise ValueError(
                 f"The study {study.name!r} has no baseline; name an arm, or give one no settings."

@@ -66,11 +66,12 @@ class Sweep:
             the untrained connector and of the order of examples alone.
         root: the folder of all data; `data/` by default.
         measure: what measures a cell; `train_and_score` by default.
-        measured: the name of what another `measure` measures.
+        measured: the name of what another `measure` measures, by which its results are found.
         progress: as for `Experiment`; it also gets the forecast, before anything runs.
 
     Raises:
-        ValueError: a setting or a value does not exist; the message lists those that do.
+        ValueError: a setting or a value does not exist, and the message lists those that do; or
+            another `measure` has no name.
         CorpusError: the table of the corpus is wrong.
     """
 
@@ -87,6 +88,11 @@ class Sweep:
         measured: str = LADDER,
         progress: Progress | None = None,
     ) -> None:
+        if measure is not None and measured == LADDER:
+            raise ValueError(
+                f"{measured!r} is what the package measures; name what your measure does "
+                "(measured='…'), so that its results are kept apart."
+            )
         labels: tuple[str, ...] = ()
         own: Corpus | None = None
         self.caveat = ""  # why scores on a small corpus of somebody's own show little

@@ -80,8 +80,8 @@ class Preset:
     held_out: Count = 32  # clips of other speakers that calibrate the ranking
     every_checkpoint: bool = option(True)  # score all of them; else the first and the last
     # clips whose rung 3 is answered in words between the first and the last step, where all test
-    # clips are; twice as many are asked everything else at the last; 0: nothing is
-    free_form_clips: CountOrZero = 6
+    # clips are; twice as many are asked everything else at the last
+    free_form_clips: Count = 6
     taps: tuple[int, ...] | None = option(None)  # tapped layers; None: those published for the size
     tuning: str = option("frozen")  # of the backbone: or "full", or "lora-8" (adapters of rank 8)
     prompts: Annotated[int, whole_number(1, 6)] = option(1)  # how many of tasks.PROMPTS train
@@ -119,6 +119,8 @@ class Preset:
         if self.attention not in (None, *ATTENTIONS):
             known = ", ".join(ATTENTIONS)
             raise ValueError(f"attention is one of {known}, not {self.attention!r}.")
+        if min(self.test, self.clips.get("test", 2)) < 2:
+            raise ValueError("Shuffled audio needs two test clips; enlarge test or clips.test.")
         if self.accumulate > self.batch:
             fault = f"A batch of {self.batch} has no row for each of {self.accumulate}"
             raise ValueError(f"{fault} micro-batches; enlarge it, or accumulate fewer.")

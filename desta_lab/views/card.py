@@ -55,9 +55,11 @@ def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
     path = folder / "card.json"
     data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if run in (data.get("hashes") or {}).values():
-        notes = [note for note in data.get("notes") or [] if note not in result["notes"]]
+        former = [*(data.get("people_notes") or []), *result["notes"]]  # of an earlier test, too
+        notes = [note for note in data.get("notes") or [] if note not in former]
         data["figures"] = [(folder / name, text) for name, text in data.get("figures", [])]
         data |= {"people": result["people"], "notes": [*notes, *result["notes"]]}
+        data["people_notes"] = result["notes"]
         write_card(folder, data)
 
 

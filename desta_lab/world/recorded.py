@@ -80,6 +80,9 @@ def read_voices(folder: Path | str, together: str | None = None) -> Voices:
                 fault = f"{name} of {clip.speaker!r} is {before!r} in {first} and {value!r} here"
                 raise CorpusError.at(corpus.path(clip), fault, "keep one in the table")
             about[clip.speaker][name] = value
+    if not lines:
+        fault = f"none of {left_out} recordings is spoken, by its column 'manner'"
+        raise CorpusError.at(folder, fault, "write spoken there, or leave that column out")
     for speaker, own in lines.items():
         heard = sum(clip.seconds for clip in own)
         if heard < LEAST_SECONDS:
@@ -187,15 +190,29 @@ def _choose_splits(
     trains = "train" in names
     shares = {name: SHARES[name] if trains else 1.0 for name in names}
     splits = deal_speakers(voices.about, shares, together)
-    if trains and voices.told is not None:
-        splits = {name: [s for s in voices.told[name] if s in voices.lines] for name in names}
+    told, remedy = voices.told, "record more people"
+    if trains and told is not None:
+        splits = {name: [s for s in told.get(name, ()) if s in voices.lines] for name in names}
+        remedy = "move some there"
+        if together:
+            _check_together(voices, splits, together)
     for name, speakers in splits.items():
         least = LEAST[name if trains else "test"]
         if len(speakers) < least:
             kept = f", of one {together} each in one split" if together else ""
             fault = f"{len(voices.lines)} speakers{kept}, so split {name!r} has {len(speakers)}"
-            raise CorpusError.at(voices.folder, fault, f"it needs {least}: record more people")
+            raise CorpusError.at(voices.folder, fault, f"it needs {least}: {remedy}")
     return splits
+
+
+def _check_together(voices: Voices, splits: Mapping[str, Sequence[str]], together: str) -> None:
+    """Raise CorpusError where splits that the table tells part who are to stay together."""
+    split_of: dict[str, str] = {}
+    for split, speakers in splits.items():
+        for value in (voices.about[speaker][together] for speaker in speakers):
+            if split_of.setdefault(value, split) != split:
+                fault = f"{together} {value!r} is in {split_of[value]!r} and {split!r}"
+                raise CorpusError.at(voices.folder, fault, "keep one split in the table")
 
 
 def deal_speakers(

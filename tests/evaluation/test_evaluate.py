@@ -152,6 +152,8 @@ def test_a_clip_is_not_asked_about_what_is_not_known_of_it(llm) -> None:
     free = answer_free_form(llm, tasks, clips, None, max_new_tokens=2, describe=describe_plainly)
     for table in (ranked, free):
         assert list(table.loc[table["task"] == "ask_mood", "clip"]) == ["c0", "c2"]
+    nothing = answer_free_form(llm, tasks, people(1, lambda i: {}), None, 2, describe_plainly)
+    assert not len(nothing) and (nothing.dtypes == free.dtypes)[["free_form", "said"]].all()
 
 
 def test_an_answer_in_words_is_to_the_form_for_words(llm, embeddings) -> None:

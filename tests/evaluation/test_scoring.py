@@ -1,6 +1,7 @@
 """Ranking in one forward gives what one per option gives, and calibrates on other clips."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ def test_one_forward_for_all_tasks_equals_one_forward_per_option(kind: str) -> N
     )
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_options_without_a_stem_follow_the_question_also_of_one_task_alone(llm) -> None:
+    embeddings = torch.randn(2, llm.queries, tiny.WIDTH, generator=torch.Generator().manual_seed(0))
+    tasks = [replace(task, stem="") for task in task_ladder()[:2]]
+    assert tasks[0].question == tasks[1].question
+    for asked in (tasks[:1], tasks):
+        slowly = scoring.score_options_one_by_one(llm, asked, embeddings)
+        for a, b in zip(scoring.score_options(llm, asked, embeddings), slowly, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert len(scoring.score_options_of_text(llm.backbone, asked, ["A clip."])) == len(asked)
 
 
 def test_transcripts_of_any_length_stand_behind_their_own_clip(llm) -> None:

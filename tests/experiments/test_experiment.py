@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from desta_lab.clips import Clip
 from desta_lab.experiments.costs import StageCosts
 from desta_lab.experiments.experiment import Experiment
+from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model import presets
 from desta_lab.model.runs import VERDICT, newest_run
 from tests import tiny
@@ -37,6 +39,12 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
     run(tmp_path, "nano-self-2", when=5, judged=True)
     later = run(tmp_path, "cpu-self-3", when=7, judged=True)
     assert newest_run(tmp_path) == later
+
+
+def test_half_of_the_clips_between_the_ends_can_still_be_compared_and_calibrated():
+    clips = [Clip(str(i), "", 1.0, "", str(i), {}) for i in range(3)]
+    plan = ScoringPlan(SMALL, "a", [], clips[:2], clips[2:])
+    assert all(plan.clips(step) == (clips[:2], clips[2:]) for step in (0, 1, SMALL.steps))
 
 
 def test_runs_that_differ_in_a_setting_have_each_a_folder_for_their_figures(tmp_path: Path):

@@ -71,6 +71,9 @@ HALF = replace(KING, options={"female": " queen"})
 WRONG = {  # what is brought → words of the sentence
     "no clip has": {"tasks": [MOOD]},
     "has no option for gender = 'male'": {"tasks": [HALF]},
+    "needs two options or more with different": {
+        "tasks": [replace(KING, options={"female": "", "male": " king"})]
+    },
     "Two tasks are named 'crown'": {"tasks": [KING, KING]},
     "tasks are at least one": {"tasks": []},
     "No question of rung 3 is about an attribute": {"tasks": [replace(KING, rung=4)]},

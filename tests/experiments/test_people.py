@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli
+from desta_lab.clips import Clip
 from desta_lab.course import finished, notebooks
 from desta_lab.evaluation import verdict
+from desta_lab.evaluation.tasks import task_ladder
 from desta_lab.experiments import people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.training import checkpoints
+from desta_lab.world.recorded import build_recorded_corpus, read_voices
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -171,6 +174,39 @@ def test_a_run_that_is_not_finished_is_refused_in_a_sentence(lab: Experiment, vo
     other.corpus = lab.corpus  # not rendered anew
     with pytest.raises(ValueError, match="is not finished, so there is nothing to test on people"):
         people.test_voices(other, voices)
+
+
+def test_people_of_the_training_are_refused_wherever_their_folder_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.people(tmp_path / "people", 8)
+    counts = {"train": 4, "validation": 4, "test": 4}
+    corpus = build_recorded_corpus(tmp_path, read_voices(folder), counts, workers=1)
+    job = Experiment(presets.nano(), corpus=corpus, root=tmp_path)
+    monkeypatch.setattr(people, "_find_finished", lambda _: tmp_path)
+    with pytest.raises(ValueError, match="the run was trained on 4 speakers of these names"):
+        people.test_voices(job, folder.rename(tmp_path / "others"))
+
+
+def test_recordings_of_which_nothing_can_be_asked_or_read_are_refused(lab: Experiment) -> None:
+    both = [*lab.corpus.split("test")[:4], *lab.corpus.split("validation")[:4]]
+    clips = [replace(clip, attributes={"manner": "spoken"}) for clip in both]
+    corpus = replace(lab.corpus, clips=tuple(clips))
+    with pytest.raises(ValueError, match=r"Nothing can be asked about spoken\. Nothing is asked"):
+        people.score_people(lab, corpus, [{"step": 0, "sha256": "a"}])
+    job = Experiment(presets.nano(), root=lab.root, describe=lambda known: known["accent"])
+    job.llm = lab.llm
+    clips[0].attributes["manner"] = "whispered"
+    with pytest.raises(ValueError, match="describe fails on"):
+        people.score_people(job, corpus, [{"step": 0, "sha256": "a"}])
+
+
+def test_a_value_that_one_of_two_questions_does_not_know_is_not_asked_about() -> None:
+    usual = [task for task in task_ladder() if task.name == "ask_gender"]
+    more = replace(usual[0], options={**usual[0].options, "other": " neither"})
+    clips = [Clip("a", "", 1.0, "", "a", {"gender": "other"})]
+    assert people._keep_options(clips, [more])[0].attributes == {"gender": "other"}
+    assert not people._keep_options(clips, [*usual, more])[0].attributes
 
 
 @pytest.mark.parametrize(

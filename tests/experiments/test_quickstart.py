@@ -320,6 +320,17 @@ def test_the_card_says_which_values_nobody_was_tested_with(tmp_path: Path) -> No
     assert "3 speakers never heard in training, none of which is gender = female; " in note
 
 
+def test_clips_of_which_nothing_is_known_count_for_no_test(tmp_path: Path) -> None:
+    splits, speakers = ["train"] * 6 + ["test"] * 4, [f"voice {i}" for i in range(10)]
+    columns = {"split": splits, "manner": [*["spoken", "whispered"] * 4, "", ""]}
+    own = table_of(tmp_path / "some", columns, speakers)
+    job = Experiment(presets.nano(), corpus=own, root=tmp_path)
+    assert [clip.id for clip in job.clips("test")] == ["6", "7"]
+    columns["manner"][6:] = ["spoken", "", "", ""]
+    with pytest.raises(ValueError, match=r"of fewer than two speakers .* anything is known"):
+        Experiment(presets.nano(), corpus=table_of(tmp_path / "one", columns, speakers))
+
+
 def test_the_glass_box_refuses_words_it_never_read_and_a_label_must_be_an_attribute(
     tmp_path: Path,
 ) -> None:

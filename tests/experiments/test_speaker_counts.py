@@ -60,6 +60,8 @@ def test_nobody_of_the_test_is_trained_on_and_genders_are_even(
 
 
 def test_more_speakers_than_there_are_is_refused(root: Path, voices: Path) -> None:
+    with pytest.raises(ValueError, match="Speakers are people or synthetic, not 'women'"):
+        speaker_counts.compare_speakers(presets.nano(), voices, root, speakers={"women": (2,)})
     arms = {"people": (40,)}
     with pytest.raises(ValueError, match=r"40 speakers \(people\) were asked for, and 6 are there"):
         speaker_counts.compare_speakers(
@@ -81,6 +83,8 @@ def test_the_summary_has_every_control_and_intervals_over_seeds(
     )
     assert one.query("condition == 'audio'")["mean"].iloc[0] == heard["calibrated"].mean()
     assert {path.suffix for path in tmp_path.iterdir()} >= {".png", ".svg", ".csv", ".json", ".gz"}
+    alone = speaker_counts.write_report(both[both["kind"] == "people"], tmp_path, presets.nano())
+    assert set(alone["kind"]) == {"people"}
 
 
 def test_the_most_people_are_compared_with_the_most_voices_over_the_seeds() -> None:

@@ -307,6 +307,8 @@ STRANGE = {  # what is wrong with a study from outside → what it is given
     "cannot change 'step'": {"arms": {"a": {}, "b": {"step": 5}}},
     "steps is a whole number from 1": {"arms": {"a": {}, "b": {"steps": 0}}},
     "There is no preset 'mega'": {"presets": ("mega",)},
+    "a setting with a number, such as steps or connector.depth, not 'depth'": {"amount": "depth"},
+    "steps or connector.depth, not 'encoder'": {"amount": "encoder"},
 }
 PLAIN = Study(
     "warm", "Warm-up", "Does a longer warm-up help?", {"20": {}, "40": {"warmup": 40}}, "All."
@@ -382,6 +384,11 @@ def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.Monk
         str(folder / "nano"),
     ]
     assert cli.main(command) == 0
+    other = tmp_path / "mine" / "README.md"
+    other.parent.mkdir()
+    other.write_text("# Mine")
+    assert cli.main([*command[:-1], str(other.parent / "results")]) == 1
+    assert other.read_text() == "# Mine" and not (other.parent / "results").exists()
     page = (folder / "README.md").read_text()
     for study in (STUDIES["targets"], STUDIES["clips"]):
         assert (

@@ -86,7 +86,8 @@ class Counted:
 def grid(
     root: Path, measure=stand_in, settings=GRID, seeds=(0,), preset=NANO, progress=no_progress
 ) -> Sweep:
-    return Sweep(preset, settings, seeds=seeds, root=root, measure=measure, progress=progress)
+    how = {"measure": measure, "measured": "a stand-in", "progress": progress}
+    return Sweep(preset, settings, seeds=seeds, root=root, **how)
 
 
 # ---- what a cell is ----
@@ -417,7 +418,8 @@ def test_a_corpus_of_ones_own_is_measured_with_its_own_labels_and_cells(tmp_path
         seen.append((cell.corpus.name, cell.preset.label))
         return stand_in(cell, root)
 
-    how = {"root": tmp_path / "data", "measure": measure, "progress": no_progress}
+    how = {"root": tmp_path / "data", "measure": measure, "measured": "a stand-in"}
+    how |= {"progress": no_progress}
     own = Sweep(NANO, {"label": ["manner", "scene"]}, corpus=folder, **how)
     usual = Sweep(NANO, {"label": ["manner", "scene"]}, **how)
     assert own.run()["error"].isna().all() and set(own.table()["label"]) == {"manner", "scene"}
@@ -429,7 +431,7 @@ def test_a_corpus_of_ones_own_is_measured_with_its_own_labels_and_cells(tmp_path
 
 def test_a_sweep_over_few_clips_says_so_in_words_and_on_its_picture(tmp_path: Path):
     told: list = []
-    how = {"root": tmp_path / "data", "measure": stand_in}
+    how = {"root": tmp_path / "data", "measure": stand_in, "measured": "a stand-in"}
     own = Sweep(
         NANO,
         {"steps": [40, 80]},
@@ -550,6 +552,7 @@ def test_arms_are_named_settings_and_share_the_cells_of_a_grid(tmp_path):
         arms=arms,
         root=tmp_path,
         measure=stand_in,
+        measured="a stand-in",
         progress=lambda _: lambda *news: told.append(news),
     )
     assert "1 finished, 0 failed, 1 to run" in sweep.forecast()
@@ -560,13 +563,10 @@ def test_arms_are_named_settings_and_share_the_cells_of_a_grid(tmp_path):
 
 
 def test_another_measurement_is_another_cell_and_another_process_finds_taps_again(tmp_path):
-    how = {
-        "arms": {"last layer": {"taps": (3,)}},
-        "root": tmp_path,
-        "measure": stand_in,
-        "progress": no_progress,
-    }
-    mine, usual = Sweep(NANO, measured="a stand-in", **how), Sweep(NANO, **how)
+    how = {"arms": {"last layer": {"taps": (3,)}}, "root": tmp_path, "progress": no_progress}
+    mine, usual = Sweep(NANO, measure=stand_in, measured="a stand-in", **how), Sweep(NANO, **how)
+    with pytest.raises(ValueError, match="name what your measure does"):
+        Sweep(NANO, measure=stand_in, **how)
     table = mine.run(2)
     assert len(table) and table["error"].isna().all() and usual.results() == [None]
     assert mine.cells[0].settings == usual.cells[0].settings

@@ -198,6 +198,17 @@ def test_writing_the_card_leaves_the_result_alone(result, tmp_path):
     assert repr(result) == before
 
 
+def test_another_test_on_people_takes_the_place_of_the_one_before(result, tmp_path):
+    folder = tmp_path / "figures"
+    card.write_card(folder, {**result, "hashes": {"run self": "nano-self-1"}})
+    for name in ("A", "B"):
+        people = {"people": [{"task": name}], "notes": [f"People of {name}.", "In halves."]}
+        card.add_people(folder, "nano-self-1", people)
+    data = json.loads((folder / "card.json").read_text())
+    assert data["people"] == [{"task": "B"}]
+    assert data["notes"] == [*result["notes"], "People of B.", "In halves."]
+
+
 def test_an_empty_result_is_still_a_page():
     page, data = card.render_card({})
     assert read(page).text.split()[:3] == ["DeSTA", "Lab:", "result"]

@@ -157,6 +157,24 @@ def test_splits_that_the_table_tells_are_kept(tmp_path):
     assert corpus.splits["test"] == tuple(order[-2:])
 
 
+def test_splits_that_lack_one_or_part_who_stay_together_are_refused(tmp_path):
+    folder = tiny.people(tmp_path / "people")
+    table = pd.read_csv(folder / "people.csv")
+    counts = {"train": 4, "validation": 4, "test": 4}
+
+    def build(*parts: str) -> None:
+        table["split"] = [part for part in parts for _ in range(2)]
+        table.to_csv(folder / "people.csv", index=False)
+        voices = recorded.read_voices(folder, "language")
+        how = {"together": "language", "workers": 1}
+        recorded.build_recorded_corpus(tmp_path / "data", voices, counts, **how)
+
+    with pytest.raises(CorpusError, match=r"'validation' has 0; it needs 1: move some there"):
+        build("train", "train", "test", "test", "test", "test")
+    with pytest.raises(CorpusError, match=r"language 'en' is in 'train' and 'validation'"):
+        build("train", "train", "train", "dev", "test", "test")
+
+
 def test_dealing_gives_each_split_its_share_of_people_and_of_genders():
     about = {f"s{i:02d}": {"gender": ("female", "male")[i % 2]} for i in range(40)}
     dealt = recorded.deal_speakers(about, recorded.SHARES)
@@ -241,6 +259,9 @@ def test_whispered_and_sung_lines_are_left_out(tmp_path):
     voices = recorded.read_voices(folder)
     assert voices.left_out == len(table) // 2
     assert all(len(lines) == 1 for lines in voices.lines.values())
+    table.assign(manner="normal").to_csv(folder / "people.csv", index=False)
+    with pytest.raises(CorpusError, match="none of 12 recordings is spoken, by its column"):
+        recorded.read_voices(folder)
 
 
 def test_without_the_library_one_sentence_says_what_to_install(monkeypatch, voices, tmp_path):
