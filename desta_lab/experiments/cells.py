@@ -13,6 +13,7 @@ from desta_lab.cache import VERSIONS, Provenance
 from desta_lab.clips import Corpus
 from desta_lab.evaluation.conditions import AUDIO_CONDITIONS, ORACLE
 from desta_lab.experiments.corpus_tasks import corpus_tasks
+from desta_lab.experiments.frozen_parts import MAKERS
 from desta_lab.experiments.rows import KINDS
 from desta_lab.model import presets, weights
 from desta_lab.model.bounds import CountOrZero, check_bounds, convert_value, unused_options
@@ -108,10 +109,16 @@ class Cell:
 
 
 def _model_id(name: str) -> str:
-    """A model's id, or the hash of its weights if it is a folder: the folder may move."""
+    """A model's id, or the hash of its weights if it is a folder: the folder may move.
+
+    So is one's own among the models, as it may be trained again.
+    """
     if name == presets.NANO:
         return f"nano-{weights.hash_folder(weights.NANO_FOLDER)[:12]}"
-    return weights.hash_folder(Path(name)) if Path(name).is_dir() else name
+    fixed = name in weights.KNOWN or name in MAKERS
+    places = [Path(name), *([] if fixed else [weights.models_dir() / name])]
+    folder = next(filter(Path.is_dir, places), None)
+    return weights.hash_folder(folder) if folder else name
 
 
 # ---- settings by their dotted names ----

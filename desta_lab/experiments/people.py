@@ -1,7 +1,7 @@
 """People: a finished run is asked about recordings of people, beside its own test."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -126,22 +126,17 @@ def score_people(
 
     One row per step × condition × task × clip, the text oracle among the conditions. Each half of
     the speakers is calibrated on the other. At the first and the last checkpoint rung 3 is also
-    answered in words about every clip, and the rest of the ladder about a few.
-
-    Raises:
-        ValueError: nothing that was not trained can be asked, or an own `describe` fails.
+    answered in words about every clip, and the rest of the ladder about a few. Raises ValueError
+    where nothing on rung 3 can be asked, or an own `describe` fails.
     """
-    tasks, left_out = _askable_tasks(experiment.tasks, corpus.clips)
-    if not any(task.rung == 3 for task in tasks):
-        raise ValueError(f"Nothing can be asked about {corpus.name}. {' '.join(left_out)}")
+    tasks, left_out = _askable_tasks(experiment.tasks, corpus)
     halves = [_keep_options(corpus.split(name), tasks) for name in HALVES]
     plans = [
         ScoringPlan(replace(experiment.preset, test=len(own)), corpus.hash, tasks, own, other)
         for own, other in (halves, halves[::-1])
     ]
-    llm, transcript, own = experiment.llm, experiment.preset.transcript, experiment.describe
-    reads = describe_known if own is describe else own
-    describe_all(reads, [clip.attributes for half in halves for clip in half])
+    llm, transcript = experiment.llm, experiment.preset.transcript
+    reads = _pick_description(experiment.describe, [*halves[0], *halves[1]])
     ends = listed[0]["step"], listed[-1]["step"]
 
     def tasks_at(step: int) -> list[Task]:
@@ -183,13 +178,15 @@ def score_people(
             partial(score_step, one["step"]),
         )
         tables.append(pd.concat([heard, oracle]).assign(step=one["step"]))
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(run="self", seed=experiment.seed), left_out
+    return pd.concat(tables, ignore_index=True).assign(run="self", seed=experiment.seed), left_out
 
 
-def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[Task], list[str]]:
-    """The tasks about what is known of some clips, and a sentence for each that is not."""
-    occurring = occurring_values([clip.attributes for clip in clips])
+def _askable_tasks(tasks: Sequence[Task], corpus: Corpus) -> tuple[list[Task], list[str]]:
+    """The tasks about what is known of some clips, and a sentence for each attribute that is not.
+
+    Raises ValueError where no question of rung 3 is left.
+    """
+    occurring = occurring_values([clip.attributes for clip in corpus.clips])
     kept, missing = [], {}
     for task in tasks:
         found = occurring.get(task.attribute, ())
@@ -202,7 +199,16 @@ def _askable_tasks(tasks: Sequence[Task], clips: Sequence[Clip]) -> tuple[list[T
                 f"Nothing is asked about {task.attribute}: the recordings have {there}, and the "
                 f"run tells {asks} apart."
             )
+    if not any(task.rung == 3 for task in kept):
+        raise ValueError(f"Nothing can be asked about {corpus.name}. {' '.join(missing.values())}")
     return kept, list(missing.values())
+
+
+def _pick_description(own: Callable[..., str], clips: Sequence[Clip]) -> Callable[..., str]:
+    """What the text oracle reads of each of these clips, tried on them all."""
+    reads = describe_known if own is describe else own
+    describe_all(reads, [clip.attributes for clip in clips])
+    return reads
 
 
 def _keep_options(clips: Sequence[Clip], tasks: Sequence[Task]) -> list[Clip]:

@@ -323,7 +323,7 @@ def read_preset(path: Path) -> Preset:
     try:
         settings = _convert_fields(given, start)
         for part in PARTS:
-            if part in settings and (path.parent / settings[part]).is_dir():
+            if settings.get(part, "").strip() and (path.parent / settings[part]).is_dir():
                 settings[part] = str(path.parent / settings[part])
         settings = {"name": path.stem, **dict.fromkeys(MEASURED), **settings}
         _check_name(settings["name"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from desta_lab import audio
+from desta_lab import audio, cache
 from desta_lab.clips import (
     HEAD,
     LEAST,
@@ -71,13 +71,14 @@ def build_corpus(
     own_splits: bool = True,
     max_seconds: float = float("inf"),
     save: bool = True,
+    hash_audio: bool = False,
 ) -> Corpus:
     """Write the two manifest files of a corpus beside its audio, from the rows of some source.
 
     Texts are trimmed and their letters written one way (NFC). Speakers without a split, or all of
     them with own_splits=False, are dealt 80 : 10 : 10; if no row gives a split, four speakers or
     more always fill all three. An attribute with an empty value is left out. Clips longer than
-    max_seconds are left out; `left_out` in the corpus's recipe counts them by reason.
+    max_seconds are left out; the recipe counts them by reason, and with hash_audio hashes the rest.
 
     Warns (DataWarning) of clips longer than Whisper hears, and of values that differ in case alone.
     Raises CorpusError, before anything is written.
@@ -117,6 +118,7 @@ def build_corpus(
         speakers.setdefault(split, []).append(speaker)
     _warn_of(folder, clips.values(), long)
     recipe = {**recipe, "left_out": dict(left_out)} if left_out else recipe
+    recipe = {**recipe, "audio": _hash_audio(folder, clips.values())} if hash_audio else recipe
     head: Any = {"name": name, "recipe": recipe, "seed": 0, "licence": licence, "save": save}
     return Corpus.write(folder, clips.values(), splits=speakers, **head)
 
@@ -159,6 +161,12 @@ def _measure_seconds(path: Path, where: str, max_seconds: float) -> float:
         return audio.measure_seconds(path, max_seconds)
     except audio.AudioError as error:
         raise CorpusError(f"{error}" if where == str(path) else f"{where}: {error}") from error
+
+
+def _hash_audio(folder: Path, clips: Iterable[Clip]) -> str:
+    """One sha256 of the audio of all clips: a recording may change and keep its length."""
+    hashes = "".join(cache.hash_file(folder / clip.audio) for clip in clips)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _warn_of(folder: Path, clips: Collection[Clip], long: Sequence[str]) -> None:
@@ -258,6 +266,7 @@ def corpus_from_folder(
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
         save=save,
+        hash_audio=save,  # `recorded.read_voices`, which saves nothing, has its own
     )
 
 

@@ -91,6 +91,15 @@ def test_a_cell_does_not_depend_on_the_place_of_its_models(tmp_path: Path):
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_model_of_ones_own_that_is_trained_again_is_another_cell(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    keys = set()
+    for seed in (0, 1):
+        tiny.hf_folder(tmp_path / "models" / "mine", tiny.whisper(seed=seed))
+        keys.add(Cell(replace(NANO, encoder="mine"), "self", 0).key)
+    assert len(keys) == 2
+
+
 def test_another_measurement_or_attention_is_another_cell():
     cell = make_cell(NANO, {}, 0)
     assert make_cell(NANO, {}, 0, measured="forgetting").key != cell.key

@@ -141,6 +141,8 @@ def test_a_file_is_a_preset_of_its_own_name_that_starts_from_a_known_one(tmp_pat
         ('base = "cpu"\nname = "../x"', "not '../x'"),
         ('base = "cpu"\nname = "nano"', "no other preset's"),
         ('base = "cpu"\nbackbone = " "', "backbone is the name or folder of a model"),
+        ('base = "cpu"\nencoder = ""', "encoder is the name or folder of a model"),
+        ('base = "cpu"\ntest = 1', "Shuffled audio needs two test clips"),
         ('base = "cpu"\ntuning = "banana"', "tuning is 'frozen'"),
     ],
 )

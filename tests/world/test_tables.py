@@ -5,6 +5,7 @@ import io
 import unicodedata
 
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -137,6 +138,16 @@ def test_a_refused_table_leaves_the_corpus_as_it_was(tmp_path):
     with pytest.raises(CorpusError, match=r"clips\.csv, line 5: "):
         tables.open_corpus(tmp_path)
     assert Corpus.read(tmp_path).hash == before
+
+
+def test_another_recording_of_the_same_length_makes_another_corpus(tmp_path):
+    fill(tmp_path, ROWS)
+    before = tables.open_corpus(tmp_path)
+    path = before.path(before.clips[0])
+    wave, rate = soundfile.read(path)
+    soundfile.write(path, wave / 2, rate)
+    after = tables.open_corpus(tmp_path)
+    assert after.clips == before.clips and after.hash != before.hash
 
 
 def test_an_opened_corpus_is_not_written_again(tmp_path):
