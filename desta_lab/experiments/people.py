@@ -17,7 +17,7 @@ from desta_lab.evaluation.statistics import format_interval
 from desta_lab.evaluation.tasks import Task
 from desta_lab.experiments.corpus_tasks import describe_all, occurring_values
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls
+from desta_lab.experiments.quickstart import BESIDE_AUDIO, beside_controls, describe_missing
 from desta_lab.experiments.quickstart_figures import Figures, save_figures, save_table
 from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model.runs import checkpoint_path
@@ -275,7 +275,9 @@ def _write_report(
         "title": TITLE,
         "preset": experiment.preset.name,
         "people": _last_rows(summary, curves),
-        "notes": _notes(voices, corpus, headlines, people, left_out),
+        "notes": _notes(
+            voices, corpus, headlines, people, [*_note_silence(experiment.tasks, corpus), *left_out]
+        ),
         "hashes": {name: str(provenance[name]) for name in ("run", "corpus", "voices")},
         "figures": save_figures(drawn, out, provenance),
     }
@@ -398,6 +400,16 @@ def _notes(
     if voices.left_out:
         notes.append(f"{voices.left_out} whispered or sung recordings were left out.")
     return notes
+
+
+def _note_silence(tasks: Sequence[Task], corpus: Corpus) -> list[str]:
+    """A sentence for each half that lacks a value which is asked about, so cannot calibrate it."""
+    asked, _ = _askable_tasks(tasks, corpus)
+    missing = dict.fromkeys(describe_missing(asked, corpus.split(name)) for name in HALVES)
+    return [
+        f"No clip of one half is {values}, so the other half is calibrated with silence there."
+        for values in filter(None, missing)
+    ]
 
 
 def format_people(result: Mapping[str, Any]) -> str:

@@ -367,13 +367,13 @@ def _note_on_clips(experiment: Experiment) -> str:
             "clips were kept"
         )
         others = f"{len(calibration)} other clips{also}"
-    if lacking := _describe_missing(experiment.tasks, test):
+    if lacking := describe_missing(experiment.tasks, test):
         tested += f", none of which is {lacking}"
     weights = _describe_balance(experiment.tasks, calibration)
     return f"{tested}; calibration on {others}, {weights}; one seed ({experiment.seed})."
 
 
-def _describe_missing(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
+def describe_missing(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
     """The values that are asked about and that no clip has, such as `gender = male`."""
     missing = {f"{t.attribute} = {value}" for t in tasks for value in missing_values(t, clips)}
     return " or ".join(sorted(missing))
@@ -391,7 +391,7 @@ def _describe_balance(tasks: Sequence[Task], clips: Sequence[Clip]) -> str:
         name = max(uneven, key=lambda name: uneven[name])
         shares = ", ".join(f"{value} {n}" for value, n in counts[name].most_common())
         words += f" (least even there: {name}, {shares} clips)"
-    if missing := _describe_missing(tasks, clips):
+    if missing := describe_missing(tasks, clips):
         words += f"; none is {missing}, so their questions are calibrated with silence"
     return words
 

@@ -271,7 +271,7 @@ def plot_answers(table: pd.DataFrame, headline: str = "") -> Picture:
                 colour = PALETTE["audio" if right else "untrained"]
                 axes.text(column, at + len(words) + 0.1, mark, color=colour, weight="bold", **look)
     who = table.drop_duplicates("clip").set_index("clip")["who"]
-    axes.set_yticks((ends[:-1] + ends[1:]) / 2, [who[clip] for clip in clips])
+    axes.set_yticks((ends[:-1] + ends[1:]) / 2, [style.shorten(who[clip]) for clip in clips])
     axes.set(xlim=(-0.02, len(questions)), ylim=(ends[-1], 0))
     headers = [textwrap.fill(question, _ANSWER_WIDTH - 4) for question in questions]
     axes.set_xticks(range(len(questions)), headers, ha="left", weight="bold")

@@ -201,6 +201,20 @@ def test_recordings_of_which_nothing_can_be_asked_or_read_are_refused(lab: Exper
         people.score_people(job, corpus, [{"step": 0, "sha256": "a"}])
 
 
+def test_what_a_half_cannot_calibrate_is_said(lab: Experiment) -> None:
+    assert not people._note_silence(lab.tasks, lab.corpus)
+    women = set(lab.corpus.splits["test"])
+    clips = [
+        replace(one, attributes={**one.attributes, "gender": "female"})
+        for one in lab.corpus.clips
+        if one.speaker in women
+    ]
+    others = [one for one in lab.corpus.clips if one.speaker not in women]
+    assert people._note_silence(lab.tasks, replace(lab.corpus, clips=(*clips, *others))) == [
+        "No clip of one half is gender = male, so the other half is calibrated with silence there."
+    ]
+
+
 def test_a_value_that_one_of_two_questions_does_not_know_is_not_asked_about() -> None:
     usual = [task for task in task_ladder() if task.name == "ask_gender"]
     more = replace(usual[0], options={**usual[0].options, "other": " neither"})

@@ -485,7 +485,7 @@ def test_answers_are_marked_right_or_wrong_and_one_answer_is_judged_by_every_tas
         ("a", "anna", "Describe it.", "A woman whispers.", "female", 1.0),
         ("a", "anna", "Describe it.", "A woman whispers.", "spoken", 0.0),
         ("a", "anna", "Where is it?", "At sea, 在海上.", "rain", 0.0),
-        ("b", "ben", "Where is it?", "In the rain.", "rain", 1.0),
+        ("b", "b" * 128, "Where is it?", "In the rain.", "rain", 1.0),  # as Common Voice names them
     ]
     names = ["clip", "who", "question", "answer", "value", "said"]
     table = pd.DataFrame(rows, columns=names)
@@ -495,5 +495,6 @@ def test_answers_are_marked_right_or_wrong_and_one_answer_is_judged_by_every_tas
     assert texts[:2] == ["A woman whispers.", "1 of 2; not spoken"]
     assert texts[3:] == ["✗ right: rain", "In the rain.", "✓"]
     assert texts[2].split()[:2] == ["At", "sea,"] and texts[2].isascii()
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["anna", "ben"]
+    names_of = [label.get_text() for label in axes.get_yticklabels()]
+    assert names_of[0] == "anna" and len(names_of[1]) < 30
     assert list(picture.table.columns) == names
