@@ -119,6 +119,11 @@ def _amount(study: Study, preset: Preset) -> float:
     return float(list_settings(preset)[study.amount]) if study.amount else float("nan")
 
 
+def seeds_of(table: pd.DataFrame) -> list[int]:
+    """The training seeds of a table, in order."""
+    return sorted({int(seed) for seed in table["seed"]})
+
+
 def preset_name(preset: str | Preset) -> str:
     """The name of a preset, or the name itself."""
     return preset if isinstance(preset, str) else preset.name
@@ -151,7 +156,7 @@ def run_studies(
             about = {
                 "preset": preset_name(preset),
                 "cells": sorted(set(table["cell"])),
-                "seeds": sorted({int(seed) for seed in table["seed"]}),
+                "seeds": seeds_of(table),
             }
             figure = findings.draw_study(study, table)
             save_figure(figure, out, study.name, table=table, provenance=about)

@@ -13,6 +13,7 @@ from desta_lab.experiments.ablation import (
     page_folder,
     preset_name,
     run_studies,
+    seeds_of,
 )
 from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
 from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
@@ -150,20 +151,13 @@ def _section(study: Study, tables: Tables) -> list[str]:
     lines = [f"## {study.title}", "", study.question, ""]
     for preset, table in tables.items():
         lines += _preset_part(study, preset, table)
-    again = "; ".join(
-        f"`{_command(study, preset, seeds_of(tables[preset]) if preset in tables else [])}`"
-        for preset in study.presets
-    )
+    again = "; ".join(f"`{_command(study, one, tables.get(one))}`" for one in study.presets)
     return [*lines, f"**What it does not show.** {study.limits}", "", f"Again: {again}.", ""]
 
 
-def seeds_of(table: pd.DataFrame) -> list[int]:
-    """The training seeds of a table, in order."""
-    return sorted({int(seed) for seed in table["seed"]})
-
-
-def _command(study: Study, preset: str = "", seeds: Sequence[int] = ()) -> str:
+def _command(study: Study, preset: str = "", table: pd.DataFrame | None = None) -> str:
     """What measures a study again: a command, or of one registered from outside a call."""
+    seeds = [] if table is None else seeds_of(table)
     if study.name in BROUGHT:
         words = f"python -m desta_lab ablate {study.name}"
         words += f" --preset {preset}" if preset else ""

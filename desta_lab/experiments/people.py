@@ -122,7 +122,7 @@ def _trained_speakers(experiment: Experiment) -> set[str]:
 def score_people(
     experiment: Experiment, corpus: Corpus, listed: Sequence[Mapping[str, Any]]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The scores of a run's checkpoints on people, and what could not be asked, in sentences.
+    """The scores of a run's checkpoints on people, and what they lack, in sentences.
 
     One row per step × condition × task × clip, the text oracle among the conditions. Each half of
     the speakers is calibrated on the other. At the first and the last checkpoint rung 3 is also
@@ -182,7 +182,7 @@ def score_people(
 
 
 def _askable_tasks(tasks: Sequence[Task], corpus: Corpus) -> tuple[list[Task], list[str]]:
-    """The tasks about what is known of some clips, and a sentence for each attribute that is not.
+    """The tasks about what is known of some clips, and in sentences what the clips lack.
 
     Raises ValueError where no question of rung 3 is left.
     """
@@ -201,7 +201,7 @@ def _askable_tasks(tasks: Sequence[Task], corpus: Corpus) -> tuple[list[Task], l
             )
     if not any(task.rung == 3 for task in kept):
         raise ValueError(f"Nothing can be asked about {corpus.name}. {' '.join(missing.values())}")
-    return kept, list(missing.values())
+    return kept, [*_note_silence(kept, corpus), *missing.values()]
 
 
 def _pick_description(own: Callable[..., str], clips: Sequence[Clip]) -> Callable[..., str]:
@@ -275,9 +275,7 @@ def _write_report(
         "title": TITLE,
         "preset": experiment.preset.name,
         "people": _last_rows(summary, curves),
-        "notes": _notes(
-            voices, corpus, headlines, people, [*_note_silence(experiment.tasks, corpus), *left_out]
-        ),
+        "notes": _notes(voices, corpus, headlines, people, left_out),
         "hashes": {name: str(provenance[name]) for name in ("run", "corpus", "voices")},
         "figures": save_figures(drawn, out, provenance),
     }
@@ -335,14 +333,10 @@ def pick_answers(
     heard = table[(table["condition"] == "audio") & (table["step"] == table["step"].max())]
     heard = heard.dropna(subset=["answer"]) if "answer" in heard else heard.iloc[:0]
     able = verdict.able_tasks(table, "said") if len(heard) else {}
-    by_rung = {
-        rung: [task for task in tasks if task.rung == rung and task.name in set(heard["task"])]
-        for rung in (0, 2, 3)
-    }
-    able_by_rung = {
-        rung: [task for task in own if task.name in able] for rung, own in by_rung.items()
-    }
-    asked = [*by_rung[0], *able_by_rung[2][:1], *(able_by_rung[3] or by_rung[3])]
+    given = [task for task in tasks if task.name in set(heard["task"])]
+    trained, formed, never = ([task for task in given if task.rung == rung] for rung in (0, 2, 3))
+    readable = [task for task in never if task.name in able]
+    asked = [*trained, *[task for task in formed if task.name in able][:1], *(readable or never)]
     clips = {clip.id: clip for clip in corpus.clips}
     complete = heard.groupby("clip")["task"].agg(set)
     everything = {task.name for task in asked}
@@ -404,8 +398,7 @@ def _notes(
 
 def _note_silence(tasks: Sequence[Task], corpus: Corpus) -> list[str]:
     """A sentence for each half that lacks a value which is asked about, so cannot calibrate it."""
-    asked, _ = _askable_tasks(tasks, corpus)
-    missing = dict.fromkeys(describe_missing(asked, corpus.split(name)) for name in HALVES)
+    missing = dict.fromkeys(describe_missing(tasks, corpus.split(name)) for name in HALVES)
     return [
         f"No clip of one half is {values}, so the other half is calibrated with silence there."
         for values in filter(None, missing)
