@@ -150,7 +150,7 @@ def nano() -> Preset:
         steps=300,
         batch=16,
         minutes=(3.0, 7.0),
-        memory_gb=1.6,
+        memory_gb=1.7,
         disk_gb=1.0,
     )
 
