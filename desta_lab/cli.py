@@ -655,16 +655,16 @@ def _report_failures(cells: int, errors: dict[str, str]) -> int:
     RETRY,
     path(
         "--out",
-        help="folder for tables and figures, with the page beside it; by default in "
-        "figures/ablations, which Git tracks, where studies, preset and seeds are those of the "
-        "page there, else in figures/ablations-own",
+        help="folder for the page, with tables and figures in a folder of the preset's name; by "
+        "default figures/ablations, which Git tracks, where studies, preset and seeds are those of "
+        "the page there, else figures/ablations-own",
     ),
     ALSO,
 )
 def ablate(args: argparse.Namespace) -> int:
     """The papers' ablations: run what is missing, tables, figures, the page."""
     from desta_lab.experiments import ablation
-    from desta_lab.experiments.ablation_page import check_page, write_page
+    from desta_lab.experiments.ablation_page import run_ablation
     from desta_lab.experiments.studies import STUDIES, get_study
     from desta_lab.model import presets
 
@@ -678,23 +678,12 @@ def ablate(args: argparse.Namespace) -> int:
             f"No study is of preset {chosen.name}; take one of {', '.join(there)}, or name studies."
         )
     names = list(dict.fromkeys(study.name for study in studies))
-    page = ablation.page_folder(names, preset, args.seeds)
-    out = args.out or page / chosen.name
-    check_page(out.parent)
-    _make_folder(out)
-    shown = ablation.run_studies(
-        names, preset, args.seeds, args.jobs, out, progress_reporter(), retry=args.retry
-    )
-    drawn = False
-    for study, sentences in shown:
-        drawn = True
-        print("\n  ".join([f"{study.title}:", *sentences]))
-    if not drawn and not args.jobs:
-        raise ValueError(
-            f"No study of {', '.join(names)} has two finished arms of preset {chosen.name} to "
-            "draw; give --jobs 1 or more, and the missing ones are measured."
-        )
-    print(f"Page: {write_page(out.parent)}")
+    folder = args.out or ablation.page_folder(names, preset, args.seeds)
+    how = {"jobs": args.jobs, "retry": args.retry, "folder": folder}
+    found = run_ablation(names, preset, args.seeds, **how)
+    for name, sentences in found.items():
+        print("\n  ".join([f"{STUDIES[name].title}:", *sentences]))
+    print(f"Page: {folder / 'README.md'}")
     return _report_failures(*ablation.find_failures(names, preset, args.seeds))
 
 

@@ -79,7 +79,8 @@ def run_ablation(
         The sentences of each study that has two finished arms.
 
     Raises:
-        ValueError: the folder has a README that is another page.
+        ValueError: the folder has a README that is another page; or `jobs` is 0 and nothing is
+            finished.
     """
     names = list(names)
     folder = check_page(folder or page_folder(names, preset, seeds))
@@ -87,6 +88,11 @@ def run_ablation(
     report = progress or progress_reporter()
     shown = run_studies(names, preset, seeds, jobs, out, report, root, retry)
     sentences = {study.name: found for study, found in shown}
+    if not sentences and not jobs:
+        raise ValueError(
+            f"No study of {', '.join(names)} has two finished arms of preset {out.name} to draw; "
+            "give one job or more, and the missing ones are measured."
+        )
     write_page(folder)
     return sentences
 

@@ -6,7 +6,7 @@ audio condition it is given the clip.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,16 @@ WORDINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """A question about a clip under one output constraint, by its IFEval id."""
+    """A question about a clip under one output constraint, by its IFEval id.
+
+    Args:
+        description: what is read of the clip in the text condition.
+    """
 
     clip: Clip
     question: str
     constraint: str
+    description: str
 
     @property
     def text(self) -> str:
@@ -96,11 +101,16 @@ class Instruction:
         return constraints.is_obeyed(self.constraint, answer, **WORDINGS[self.constraint][1])
 
 
-def make_instructions(clips: Sequence[Clip], questions: Sequence[str]) -> list[Instruction]:
-    """Every question under every constraint, `EACH` times, about one clip after the other."""
+def make_instructions(
+    clips: Sequence[Clip], questions: Sequence[str], describe: Callable[..., str] = describe
+) -> list[Instruction]:
+    """Every question under every constraint, `EACH` times, about one clip after the other.
+
+    `describe` makes the description that is read out of a clip's attributes.
+    """
     wanted = itertools.product(range(EACH), WORDINGS, questions)
     return [
-        Instruction(clip, question, constraint)
+        Instruction(clip, question, constraint, describe(clip.attributes))
         for clip, (_, constraint, question) in zip(itertools.cycle(clips), wanted, strict=False)
     ]
 
@@ -122,7 +132,7 @@ def answer_instructions(
     def ask(item: Instruction) -> chat.TokenStream:
         text = item.text if stated else item.question
         if audio_embeddings is None:
-            messages = chat.description_messages(describe(item.clip.attributes), text)
+            messages = chat.description_messages(item.description, text)
             return chat.build_stream(llm.backbone.tokenizer, messages, 0)
         return chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(text), llm.queries)
 
@@ -205,7 +215,7 @@ def _baseline(experiment: Experiment) -> tuple[list[Instruction], list[Row]]:
     """The instructions that count, and what the untouched backbone and a bare label obey."""
     clips = experiment.clips("test")
     questions = [task.question for task in experiment.tasks if task.rung == 3]
-    items = make_instructions(clips, questions)
+    items = make_instructions(clips, questions, experiment.describe)
     rates = rate_constraints(experiment.llm, items)
     counted = rates[rates["counted"]]
     items = [item for item in items if item.constraint in set(counted["constraint"])]
@@ -239,7 +249,9 @@ def write_own_answers(experiment: Experiment) -> list[Target]:
     questions = dict.fromkeys(
         task.question for task in experiment.tasks if task.attribute != "topic"
     )
-    descriptions = dict.fromkeys(describe(clip.attributes) for clip in experiment.clips("test"))
+    descriptions = dict.fromkeys(
+        experiment.describe(clip.attributes) for clip in experiment.clips("test")
+    )
     pairs = itertools.product(list(descriptions)[:DESCRIPTIONS], questions)
     backbone = experiment.llm.backbone
     return list(generate_targets(backbone, part_id(experiment.preset.backbone), "", pairs).values())

@@ -91,12 +91,19 @@ def register_study(study: Study) -> Study:
 
     Raises:
         ValueError: its name is taken or no name of a file, it has fewer than two arms or no
-            baseline among them, a setting or value of an arm does not exist, or its amount is none.
+            baseline among them, `only` names an arm that is none, a setting or value of an arm does
+            not exist, or its amount is none.
     """
     if study.name in BROUGHT:
         raise ValueError(f"The package has a study {study.name!r}; give yours another name.")
     if not re.fullmatch(r"\w[\w-]*", study.name):
         raise ValueError(f"A study's name is of letters, digits, '_' and '-', not {study.name!r}.")
+    there = {*study.arms, *itertools.chain(*study.more.values())}
+    if unknown := sorted({*itertools.chain(*study.only.values())} - there):
+        raise ValueError(
+            f"The study {study.name!r} has no arm {', '.join(unknown)}, which `only` names; it has "
+            f"{', '.join(sorted(there))}."
+        )
     for preset in study.presets:
         arms, start = study.arms_of(preset), presets.get_preset(preset)
         if len(arms) < 2:

@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from desta_lab.experiments.experiment import (
 )
 from desta_lab.experiments.measures import train_and_score
 from desta_lab.model import build
-from desta_lab.model.bounds import Count, check_value, is_number
+from desta_lab.model.bounds import Count, CountOrZero, check_value, is_number
 from desta_lab.model.presets import Preset, part_id
 from desta_lab.model.weights import models_dir
 from desta_lab.views import study_figures
@@ -70,8 +71,8 @@ class Sweep:
         progress: as for `Experiment`; it also gets the forecast, before anything runs.
 
     Raises:
-        ValueError: a setting or a value does not exist, and the message lists those that do; or
-            another `measure` has no name.
+        ValueError: a setting or a value does not exist, and the message lists those that do; a seed
+            is no whole number; or another `measure` has no name.
         CorpusError: the table of the corpus is wrong.
     """
 
@@ -104,7 +105,9 @@ class Sweep:
         self.preset, self.measure = preset, measure or train_and_score
         self.root = root or models_dir().parent
         self.progress = progress or progress_reporter()
-        self.seeds = sorted({int(seed) for seed in seeds})
+        whole = {int(seed) if isinstance(seed, Integral) else seed for seed in seeds}
+        check_value("seeds", tuple(whole), CountOrZero)
+        self.seeds = sorted(whole)
         if arms:
             self.factors = ["arm"]
             names = [{"arm": arm} for arm in arms]

@@ -149,7 +149,7 @@ def nano() -> Preset:
         clips={"train": 768, "validation": 96, "test": 192},
         steps=300,
         batch=16,
-        minutes=(3.0, 7.0),
+        minutes=(4.0, 7.0),
         memory_gb=1.7,
         disk_gb=1.0,
     )

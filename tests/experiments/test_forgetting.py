@@ -3,6 +3,7 @@ was spoiled.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -77,6 +78,9 @@ def test_every_constraint_there_is_a_check_for_is_asked_about_every_question():
     counts = pd.DataFrame([(i.constraint, i.question) for i in items]).value_counts()
     assert set(counts) == {2}
     assert {item.clip.id for item in items} == {"clip-0", "clip-1", "clip-2"}
+    assert all(item.description == describe(item.clip.attributes) for item in items)
+    own = forgetting.make_instructions(clips(), QUESTIONS, lambda attributes: attributes["scene"])
+    assert all(item.description == item.clip.attributes["scene"] for item in own)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +161,7 @@ def test_by_ear_the_clip_is_heard_and_the_description_is_not_read(untouched: Aud
     items = make_instructions(["detectable_format:json_format"])
     words = torch.zeros(len(items), untouched.queries, untouched.backbone.width)
     heard = forgetting.answer_instructions(untouched, items, words)["answer"].tolist()
-    other = [forgetting.Instruction(clips()[0], item.question, item.constraint) for item in items]
+    other = [replace(item, clip=items[0].clip, description=items[0].description) for item in items]
     assert forgetting.answer_instructions(untouched, other, words)["answer"].tolist() == heard
     assert forgetting.answer_instructions(untouched, items)["answer"].tolist() != heard
 

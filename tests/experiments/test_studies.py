@@ -125,7 +125,7 @@ def test_cells_that_failed_end_the_command_with_1_and_are_run_again_when_asked(
         raise ValueError("The disk is full.")
 
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
-    command = ["ablate", "depth", "--seeds", "0", "--jobs", "1", "--out", str(tmp_path / "o" / "n")]
+    command = ["ablate", "depth", "--seeds", "0", "--jobs", "1", "--out", str(tmp_path / "o")]
     monkeypatch.setattr(sweep, "train_and_score", fails)
     assert cli.main(command) == 1
     said = capsys.readouterr()
@@ -303,6 +303,7 @@ STRANGE = {  # what is wrong with a study from outside → what it is given
     "The package has a study 'depth'": {"name": "depth"},
     "letters, digits, '_' and '-', not 'a/b'": {"name": "a/b"},
     "give it two or more": {"arms": {"a": {}}},
+    "has no arm 30, which `only` names; it has 20, 40": {"only": {"nano": ("20", "30")}},
     "has no baseline": {"arms": {"a": {"steps": 4}, "b": {"steps": 5}}},
     "cannot change 'step'": {"arms": {"a": {}, "b": {"step": 5}}},
     "steps is a whole number from 1": {"arms": {"a": {}, "b": {"steps": 0}}},
@@ -381,14 +382,14 @@ def test_the_page_is_that_of_its_tables(tmp_path: Path, monkeypatch: pytest.Monk
         "--seeds",
         "0,1,2",
         "--out",
-        str(folder / "nano"),
+        str(folder),
     ]
     assert cli.main(command) == 0
     other = tmp_path / "mine" / "README.md"
     other.parent.mkdir()
     other.write_text("# Mine")
-    assert cli.main([*command[:-1], str(other.parent / "results")]) == 1
-    assert other.read_text() == "# Mine" and not (other.parent / "results").exists()
+    assert cli.main([*command[:-1], str(other.parent)]) == 1
+    assert other.read_text() == "# Mine" and not (other.parent / "nano").exists()
     page = (folder / "README.md").read_text()
     for study in (STUDIES["targets"], STUDIES["clips"]):
         assert (

@@ -100,6 +100,12 @@ def test_a_grid_is_every_combination_for_every_seed(tmp_path: Path):
     assert len({cell.key for cell in cells}) == len(cells) == 12
 
 
+def test_a_seed_is_a_whole_number_of_any_kind(tmp_path: Path):
+    assert grid(tmp_path, seeds=(np.int64(3), 0, 3)).seeds == [0, 3]
+    with pytest.raises(ValueError, match=r"seeds is a whole number from 0 to .*, not -1"):
+        grid(tmp_path, seeds=(0, -1))
+
+
 def test_every_seed_has_one_cell_before_any_has_two(tmp_path: Path):
     measure = Counted()
     grid(tmp_path, measure, seeds=range(3)).run()
