@@ -18,6 +18,7 @@ _NEGATED = regex.compile(
     r"(?:\b(?:not|no|never|without|neither|nor|cannot)|n't)\s+(?:(?:an?|the|any)\s+)?$"
 )
 _NEGATION_WIDTH = 40  # characters before a phrase that are looked at
+_OR = regex.compile(r",?\s+or\s+(?:(?:an?|the|any)\s+)?")  # between two phrases
 MAX_OPEN_VALUES = 20  # values of an attribute without a closed vocabulary that can be asked about
 MAX_NUMBERS = 5  # of them, where all are numbers and repeat: others are measurements
 _NUMBER = regex.compile(r"[-+−]?\d*[.,]?\d+(e[-+]?\d+)?", regex.IGNORECASE)
@@ -163,7 +164,8 @@ def named_by_phrases(text: str, phrases: Mapping[str, Iterable[str]]) -> set[str
     hyphen joins: "low" is not in "lower" or "low-key", "1" not in "10" or "1.5", and a Chinese word
     is found without blanks. Of phrases that begin at one place the longest is said: "car horn" does
     not name "car". A phrase right behind an English "not", "no", "n't", "never", "without",
-    "neither" or "nor" is not said; no other negation is known.
+    "neither" or "nor" is not said, nor is one that "or" joins to it ("does not talk or whisper"
+    names nothing); no other negation is known.
     """
     values: dict[str, set[str]] = defaultdict(set)
     for value, words in phrases.items():
@@ -174,9 +176,12 @@ def named_by_phrases(text: str, phrases: Mapping[str, Iterable[str]]) -> set[str
         return set()
     text = _normalise(text)
     found: set[str] = set()
+    denied = 0  # where the last phrase ends that is not said
     for match in _compile_phrases(tuple(sorted(values))).finditer(text):
         before = text[max(0, match.start() - _NEGATION_WIDTH) : match.start()]
-        if not _NEGATED.search(before):
+        if _NEGATED.search(before) or (denied and _OR.fullmatch(text, denied, match.start())):
+            denied = match.end()
+        else:
             found |= values[match.group()]
     return found
 
