@@ -68,7 +68,7 @@ def compare_with_null(
 
     The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to
     the full size: a bootstrap puts copies of a clip side by side, and copies look similar to
-    anything.
+    anything. All are NaN where all clips are alike at a site, which has no shape then.
 
     Raises:
         ValueError: there are fewer than eight clips.
@@ -80,6 +80,8 @@ def compare_with_null(
     k, l = gram_matrix(x), gram_matrix(y)  # noqa: E741
     rng = np.random.default_rng(0)
     value, clips = _cka_of_grams(k, l), len(k)
+    if np.isnan(value):
+        return dict.fromkeys(("cka", "low", "high", "null", "p"), value)
     orders = [rng.permutation(clips) for _ in range(PERMUTATIONS)]
     null = [_cka_of_grams(k, l[np.ix_(order, order)]) for order in orders]
     halves = [rng.permutation(clips)[: clips // 2] for _ in range(HALF_SAMPLES)]

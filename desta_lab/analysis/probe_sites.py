@@ -57,9 +57,15 @@ def site_facts(llm: AudioLLM) -> dict[str, list[str]]:
 
 
 def pool_over_time(site: Tensor) -> Float[Tensor, "clip feature"]:
-    """Mean and standard deviation over frames, queries or tokens; a site without any stays."""
+    """Mean and standard deviation over frames, queries or tokens; a site without any stays.
+
+    The deviation of one alone is 0.
+    """
     site = site.float()
-    return site if site.dim() == 2 else torch.cat([site.mean(1), site.std(1)], dim=-1)
+    if site.dim() == 2:
+        return site
+    spread = site.std(1, correction=int(site.shape[1] > 1))
+    return torch.cat([site.mean(1), spread], dim=-1)
 
 
 def log_mel_site(mel: Float[Tensor, "clip mel frame"]) -> Float[Tensor, "clip feature"]:

@@ -230,8 +230,11 @@ def _join_texts(texts: pd.Series) -> str:
 def rank_p(value: float, draws: Sequence[float] | Float[np.ndarray, "draw"]) -> float:
     """One-sided p-value of a value among draws of its null: the share that is as large.
 
-    The value counts as one of them, so that p is never 0, and below .05 with 20 draws or more.
+    The value counts as one of them, so that p is never 0, and below .05 with 20 draws or more. That
+    of a value that is NaN is NaN.
     """
+    if np.isnan(value):
+        return float("nan")
     return float((1 + (np.asarray(draws) >= value - 1e-12).sum()) / (1 + len(draws)))
 
 
@@ -245,13 +248,14 @@ def sign_flip_p(
 
     Under the null a pair's differences may as well have the other sign. Each cell's |t| is held
     against the largest |t| of all cells when whole pairs flip their signs (Westfall and Young,
-    1993, max-T), so that the chance of any false cell is at most p.
+    1993, max-T), so that the chance of any false cell is at most p. One pair alone shows nothing: p
+    is 1.
     """
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(flips, len(differences)))
     signs[0] = 1
     mean = signs @ differences / len(differences)
     variance = (differences**2).mean(0) - mean**2
-    return _max_t_p(mean, variance / (len(differences) - 1))
+    return _max_t_p(mean, variance / max(len(differences) - 1, 1))
 
 
 def group_difference_p(

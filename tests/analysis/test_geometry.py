@@ -156,3 +156,10 @@ def test_neighbours_share_a_planted_label_and_random_labels_lie_in_their_null():
 def test_neighbours_need_a_second_speaker():
     with pytest.raises(ValueError, match="one speaker"):
         geometry.neighbour_purity(RNG.normal(size=(8, 2)), ["a", "b"] * 4, ["me"] * 8)
+
+
+def test_a_site_at_which_all_clips_are_alike_has_no_shape_and_no_p():
+    other = np.random.default_rng(0).normal(size=(16, 4))
+    found = geometry.compare_with_null(np.full((16, 8), 0.3), other)
+    assert set(found) == set(geometry.compare_with_null(other, other))
+    assert np.isnan(list(found.values())).all()

@@ -123,3 +123,9 @@ def test_two_questions_about_one_attribute_have_sites_of_their_own(llm, states):
     sites = probe_sites.capture_sites(llm, [task, other], [states])
     first, second = (sites[f"answer 1: {name}"] for name in (task.name, "ask_again"))
     assert not torch.equal(first, second)
+
+
+def test_one_query_token_alone_is_pooled_without_a_deviation():
+    site = torch.arange(6.0).view(2, 1, 3)
+    pooled = probe_sites.pool_over_time(site)
+    torch.testing.assert_close(pooled, torch.cat([site[:, 0], torch.zeros(2, 3)], dim=1))

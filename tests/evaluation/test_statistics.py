@@ -143,3 +143,8 @@ def test_another_draw_of_a_null_lies_beyond_an_end_as_often_as_is_said(draws, ra
     ends = np.array([statistics.null_ends(row[1:]) for row in drawn])
     beyond = (drawn[:, 0] < ends[:, 0]).mean(), (drawn[:, 0] > ends[:, 1]).mean()
     assert beyond == pytest.approx((rate, rate), abs=0.01)
+
+
+def test_what_could_not_be_measured_has_no_rank_and_one_pair_shows_nothing() -> None:
+    assert np.isnan(statistics.rank_p(float("nan"), [float("nan")] * 200))
+    assert statistics.sign_flip_p(np.array([[1.0, 0.0, -2.0]])).tolist() == [1, 1, 1]
