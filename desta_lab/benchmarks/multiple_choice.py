@@ -109,9 +109,10 @@ class MultipleChoice(Benchmark):
     def score(self, items: Sequence[Item], text: Sequence[Item] | None = None) -> pd.DataFrame:
         """Per cent right of every group and of all by every protocol, with intervals over clips.
 
-        `commonest` is the share of the commonest right letter: near `chance` where letters are
-        balanced. Items that cannot be scored are named in `attrs["left_out"]`. Raises
-        BenchmarkError if no item has an answer, or a right option.
+        `chance` and `unparsed` of `all` are means of groups where its value is one. `commonest` is
+        the share of the commonest right letter: near `chance` where letters are balanced. Items
+        that cannot be scored are named in `attrs["left_out"]`. Raises BenchmarkError if no item has
+        an answer, or a right option.
         """
         table = self.grade(items)
         protocols = ("ranked", "calibrated", "parsed", self.official, "silence")
@@ -130,20 +131,24 @@ class MultipleChoice(Benchmark):
         if not values:
             return []
         draws = {name: _bootstrap_columns(some) for name, some in values.items()}
+        parts = {name: [groups[name]] for name in values}  # of which means are taken
         everything = pd.concat(values.values())
-        if self.averages_items or len(groups) == 1:
-            draws["all"] = _bootstrap_columns(everything)
+        answered = pd.concat([groups[name] for name in values])
+        if self.averages_items:
+            draws["all"], parts["all"] = _bootstrap_columns(everything), [answered]
         else:
             draws["all"] = np.mean(list(draws.values()), axis=0)
-        groups["all"], values["all"] = table, everything
+            parts["all"] = [groups[name] for name in values]
+        groups["all"], values["all"] = answered, everything
         rows = []
         for name, drawn in draws.items():
-            some = groups[name]
+            rates = [part[["chance", "unparsed"]].mean() for part in parts[name]]
+            chance, unparsed = 100 * np.mean(rates, axis=0)
             about = {
                 "clips": len(values[name]),
-                "chance": 100 * some["chance"].mean(),
-                "commonest": 100 * some["letter"].value_counts(normalize=True).iloc[0],
-                "unparsed": 100 * some["unparsed"].mean() if protocol == "parsed" else np.nan,
+                "chance": chance,
+                "commonest": 100 * groups[name]["letter"].value_counts(normalize=True).iloc[0],
+                "unparsed": unparsed if protocol == "parsed" else np.nan,
             }
             for metric, column in zip(everything.columns, drawn.T, strict=True):
                 named = {"group": name, "metric": metric, "protocol": protocol}

@@ -17,3 +17,18 @@ def test_dynamic_superb_takes_its_options_from_the_instruction_or_the_labels_of_
     )
     table = DYNAMIC_SUPERB.grade(items)
     assert list(table["exact match"]) == [1, 0] and list(table["parsed"]) == [1, 0]
+
+
+def test_chance_and_what_is_unparsed_are_means_of_the_instances_as_the_score_is(tmp_path):
+    said = {"A": "The answer could be yes or no.", "B": "The answer could be a b, c d, e f or g h."}
+    for name, (word, count) in {"A": ("yes", 1), "B": ("c d", 3)}.items():
+        row = {"pred": word if name == "A" else "?", "label": word, "instruction": said[name]}
+        rows = [row | {"id": f"{name}{i}.wav"} for i in range(count)]
+        write_json(tmp_path / f"{name}.json", {"predictions": rows})
+    scored = DYNAMIC_SUPERB.score(DYNAMIC_SUPERB.read(tmp_path)).set_index(["group", "protocol"])
+    whole, parts = (
+        scored.loc["all", "parsed"],
+        scored.xs("parsed", level="protocol").loc[["A", "B"]],
+    )
+    assert parts["chance"].tolist() == [50, 25] and parts["unparsed"].tolist() == [0, 100]
+    assert (whole["value"], whole["chance"], whole["unparsed"]) == (50, 37.5, 50)
