@@ -169,7 +169,7 @@ def _compare(count: int, relation: str, threshold: int) -> bool:
 
 def _wrapped(line: str) -> bool:
     start, end = line.find("<<"), line.rfind(">>")
-    return 0 <= start < end and bool(line[start:end].strip("<> \t"))
+    return 0 <= start < end and bool(line[start : end + 2].lstrip("<").rstrip(">").strip())
 
 
 def _sentences(answer: str) -> int:

@@ -62,6 +62,8 @@ CASES = [
     (QUOTED, {}, '"', False),
     (QUOTED, {}, '""', False),
     (QUOTED, {}, '"  "', False),
+    (TITLE, {}, "<<\xa0>>", False),
+    (TITLE, {}, "<< > >>", True),
     (TITLE, {}, "<<female>>", True),
     (TITLE, {}, "My answer:\n<<poem of joy>> and more", True),
     (TITLE, {}, "<<<female>>>", True),
