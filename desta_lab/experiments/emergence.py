@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -239,7 +240,10 @@ def judge_tables(tables: Mapping[str, pd.DataFrame]) -> Judged:
     distances = claims.measure_distances(half, steps)
     sizes = claims.score_corpus_sizes(curves)
     draw = {
-        "curves": (claims.judge_arrival(crossed), partial(figures.plot_curves, curves, probed)),
+        "curves": (
+            claims.judge_arrival(crossed, max(np.diff(steps), default=0)),
+            partial(figures.plot_curves, curves, probed),
+        ),
         "jumps": (claims.judge_jumps(jumps, curves), partial(figures.plot_jumps, jumps, tasks)),
         "together": (
             claims.judge_distances(distances, half),

@@ -23,7 +23,6 @@ from desta_lab.evaluation.statistics import (
 from desta_lab.evaluation.verdict import CONTROLS, crossing_steps
 
 HALF = 0.5  # of the way from chance to perfect: there an answer has arrived
-CHECKPOINT_EVERY = 16  # steps between two checkpoints where they are evenly spaced
 DRAWS = 2000  # of a null
 METRICS = {"calibrated": "accuracy", "margin": "log-probability margin"}
 RUN = ["run", "clips", "seed"]
@@ -230,15 +229,18 @@ def _steps(curve: pd.DataFrame) -> list[float]:
     return curve["step"].astype(float).tolist()
 
 
-def judge_arrival(crossings: pd.DataFrame) -> Claim:
-    """When does an answer that was never trained arrive, and does it stay?"""
+def judge_arrival(crossings: pd.DataFrame, every: float | int) -> Claim:
+    """When does an answer that was never trained arrive, and does it stay?
+
+    `every` is how many steps lie between two checkpoints, at most.
+    """
     full = select_full_runs(crossings)
     half = full[(full["what"] == "half way") & (full["rung"] == 3)]
     delay = mean_interval((half["stable"] - half["first"]).groupby(half["seed"]).mean())
     verdict = "whether it stays is not decided"
     if delay[1] > 0:
         verdict = "it comes, goes and comes again"
-    elif delay[2] < CHECKPOINT_EVERY:
+    elif delay[2] < every:
         verdict = "it comes and stays"
     order = half.groupby("attribute", sort=False)["stable"].mean().sort_values().index
     numbers = [
@@ -257,8 +259,8 @@ def judge_arrival(crossings: pd.DataFrame) -> Claim:
         "First crossing: the first checkpoint at which a rung-3 attribute is half way from"
         " chance to perfect; stable: the first from which on it stays there. A run that never"
         " stays is censored, counted, and in no mean. It stays if the 95 % interval over seeds of"
-        " stable minus first ends below one checkpoint (16 steps); it goes again if that interval"
-        " is above zero.",
+        f" stable minus first ends below one checkpoint ({every:g} steps); it goes again if that"
+        " interval is above zero.",
         verdict,
         numbers,
     )

@@ -46,6 +46,14 @@ def test_every_claim_has_its_rule_its_numbers_and_its_figure(rebuilt: Path) -> N
     assert "nan" not in words.replace("nano", "")
 
 
+def test_the_rule_of_what_stays_is_of_the_checkpoints_that_were_measured(rebuilt: Path) -> None:
+    tables = {name: pd.read_csv(rebuilt / f"{name}.csv") for name in emergence.TABLES}
+    assert "one checkpoint (16 steps)" in emergence.judge_tables(tables)["curves"][0].rule
+    for name in ("curves", "probes"):
+        tables[name] = tables[name][tables[name]["step"] % 32 == 0]
+    assert "one checkpoint (32 steps)" in emergence.judge_tables(tables)["curves"][0].rule
+
+
 def test_the_report_that_ships_is_renewed_by_its_like_alone() -> None:
     usual = cli.build_parser().parse_args(["emerge"])
     assert (tuple(usual.seeds), usual.checkpoint_every) == (emergence.SEEDS, emergence.EVERY)

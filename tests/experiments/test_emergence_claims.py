@@ -211,7 +211,7 @@ def test_what_stays_is_told_from_what_goes_and_from_what_is_not_decided() -> Non
     table = curve_table({(seed, "ask_gender"): 50.0 for seed in SEEDS})
     assert (
         emergence_claims.judge_arrival(
-            emergence_claims.find_crossings(table, probe_table(0.0))
+            emergence_claims.find_crossings(table, probe_table(0.0)), 16
         ).verdict
         == "it comes and stays"
     )
@@ -220,14 +220,14 @@ def test_what_stays_is_told_from_what_goes_and_from_what_is_not_decided() -> Non
     assert (
         "not decided"
         in emergence_claims.judge_arrival(
-            emergence_claims.find_crossings(some, probe_table(0.0))
+            emergence_claims.find_crossings(some, probe_table(0.0)), 16
         ).verdict
     )
     every = table.assign(score=table["score"].where(~gone, 0.1 + 0.0 * table["seed"]))
     assert (
         "goes"
         in emergence_claims.judge_arrival(
-            emergence_claims.find_crossings(every, probe_table(0.0))
+            emergence_claims.find_crossings(every, probe_table(0.0)), 16
         ).verdict
     )
 
