@@ -14,6 +14,7 @@ from torch import Tensor
 from desta_lab.analysis import attention, attribution, evidence
 from desta_lab.evaluation import conditions
 from desta_lab.evaluation.statistics import interval_table
+from desta_lab.experiments.inside_inputs import check_speakers
 from desta_lab.views.progress import report_each
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def score_evidence(inside: "Inside") -> pd.DataFrame:
     seconds, tables = inside.llm.encoder.seconds, []
     for method, rows in inside.table("profiles").groupby("method", sort=False):
         clips = inside.pick(inside.traced[: rows["clip"].nunique()])
+        check_speakers([clip.speaker for clip in clips], f"explained by {method}")
         values = _by_clip(rows, [clip.id for clip in clips])
         scores = evidence.score_profiles(values, clips, inside.label, seconds, str(method))
         tables.append(scores)

@@ -101,11 +101,35 @@ def check_tasks(labels: Mapping[str, Sequence[str]], tasks: Sequence[Task] | Non
 def pick_calibration(
     speakers: Sequence[str], labels: Mapping[str, Sequence[str]], rows: Sequence[int] | None
 ) -> list[int]:
-    """The rows that calibrate: as given, or those of a third of the speakers."""
+    """The rows that calibrate: as given, or those of a third of the speakers.
+
+    Raises:
+        InsideError: a row is none, or of the other speakers' clips there are too few.
+    """
     if rows is not None:
-        return list(rows)
+        chosen, there = list(rows), range(len(speakers))
+        if not chosen or not set(chosen) <= set(there):
+            odd = next((row for row in chosen if row not in there), "none")
+            fault = f"calibration has the row {odd}, and there are 0 to {there[-1]}"
+            raise InsideError(f"{fault}; give rows of clips, at least one.")
+        known = {speakers[row] for row in chosen}
+        check_speakers([name for name in speakers if name not in known], "not in calibration")
+        return chosen
     strata = ["/".join(values) for values in zip(*labels.values(), strict=True)]
     return sorted(speaker_folds(speakers, strata, count=3)[0][1].tolist())
+
+
+def check_speakers(speakers: Sequence[str], which: str) -> None:
+    """Refuse clips of one speaker where a control takes another speaker's clip.
+
+    Raises:
+        InsideError: it says `which` clips they are.
+    """
+    if len(set(speakers)) < 2:
+        raise InsideError(
+            f"The {len(speakers)} clips {which} have {len(set(speakers))} speakers, and a control "
+            "takes a clip of another; give clips of two or more, in mixed order."
+        )
 
 
 def hash_sound(sound: Sound) -> str:

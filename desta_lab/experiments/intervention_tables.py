@@ -21,7 +21,7 @@ from desta_lab.evaluation.statistics import (
     null_ends,
     rank_p,
 )
-from desta_lab.experiments.inside_inputs import InsideError
+from desta_lab.experiments.inside_inputs import InsideError, check_speakers
 from desta_lab.experiments.representation_tables import option_scores
 from desta_lab.model.sites import apply_edits
 from desta_lab.views.progress import report_each
@@ -73,6 +73,7 @@ def patch_clips(inside: "Inside") -> pd.DataFrame:
     """
     rows = inside.scored[: 2 * inside.sizes["pairs"]]
     clips = inside.pick(rows)
+    check_speakers([clip.speaker for clip in clips], "that are patched, the first of those scored,")
     pairs = [(a, b) for b, a in enumerate(conditions.shuffled_partners(clips))]
     pairs = pairs[: inside.sizes["pairs"]]
     patched = lens.patch_queries(

@@ -289,12 +289,33 @@ def test_ten_clips_without_speakers_are_enough_and_three_are_not(tmp_path):
         ({"sizes": {"clips": 3}}, "no size 'clips'; there are traced"),
         ({"labels": {**LABELS, "scene": ["a", "c"] * 8}}, "'c' in a clip; give every clip"),
         ({"labels": {"scene": ["a", "b"] * 8}}, "asks about gender, of which there are no labels"),
+        ({"calibration": [0, 99]}, "calibration has the row 99, and there are 0 to 15; give"),
+        ({"calibration": []}, "calibration has the row none, and there are 0 to 15; give"),
+        ({"calibration": range(COUNT)}, "The 0 clips not in calibration have 0 speakers, and a"),
+        ({"calibration": range(14)}, "The 2 clips not in calibration have 1 speakers, and a"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(how, sentence):
     given = {"labels": LABELS, "tasks": TASKS, "speakers": SPEAKERS, **how}
     with pytest.raises(InsideError, match=sentence):
         Inside(tiny.audio_llm(), WAVES, given.pop("labels"), given.pop("tasks"), **given)
+
+
+def test_clips_in_the_order_of_their_speakers_lose_a_table_and_not_the_analysis():
+    """The first that are patched, or explained, are all of one speaker."""
+    speakers = ["x"] * 4 + ["y"] * 6 + ["z"] * 6
+    sizes = FEW | {"pairs": 3, "traced": 6}
+    look = look_into(
+        tiny.audio_llm(dropout=0.0),
+        speakers=speakers,
+        calibration=range(4),
+        sizes=sizes,
+        spans=SPANS,
+    )
+    for name in ("patching", "evidence"):
+        with pytest.raises(InsideError, match=r"The . clips .* have 1 speakers, .* mixed order"):
+            look.table(name)
+    assert len(look.table("gap"))
 
 
 def test_a_checkpoint_that_never_shipped_is_told_without_advice_to_delete(tmp_path):
