@@ -121,12 +121,14 @@ def answer_instructions(
     audio_embeddings: Float[Tensor, "item query d_llm"] | None = None,
     *,
     stated: bool = True,
+    transcripts: bool = False,
 ) -> pd.DataFrame:
     """Columns clip, question, constraint, `answer` and `obeyed` (0 or 1), by the backbone as it is.
 
     Args:
         audio_embeddings: of every item's clip; without them the description is read.
         stated: whether the constraint is stated; what is obeyed without it follows nothing.
+        transcripts: whether each clip's transcript stands behind its audio embeddings.
     """
 
     def ask(item: Instruction) -> chat.TokenStream:
@@ -134,7 +136,8 @@ def answer_instructions(
         if audio_embeddings is None:
             messages = chat.description_messages(item.description, text)
             return chat.build_stream(llm.backbone.tokenizer, messages, 0)
-        return chat.build_stream(llm.backbone.tokenizer, chat.audio_messages(text), llm.queries)
+        words, messages = [item.clip.transcript] if transcripts else None, chat.audio_messages(text)
+        return chat.build_stream(llm.backbone.tokenizer, messages, llm.queries, transcripts=words)
 
     streams, answers = [ask(item) for item in items], []
     if audio_embeddings is None:  # the AudioLLM would untune the backbone
@@ -237,7 +240,8 @@ def _following(experiment: Experiment, items: Sequence[Instruction]) -> list[Row
     heard = embeddings[[clips.index(item.clip) for item in items]]
     rows: list[Row] = []
     for condition, given in (("text", None), ("audio", heard)):
-        answers = answer_instructions(experiment.llm, items, given)
+        words = experiment.preset.transcript
+        answers = answer_instructions(experiment.llm, items, given, transcripts=words)
         obeyed = answers.groupby("constraint")["obeyed"].mean()
         rows += [(str(name), condition, score) for name, score in obeyed.items()]
         rows.append(("following", condition, obeyed.mean()))

@@ -144,6 +144,23 @@ def test_a_spoiled_backbone_obeys_less_in_text_and_is_surprised_by_its_own_words
         assert sum(obeyed(llm, items)) == len(items)
 
 
+@pytest.mark.parametrize("transcripts", [False, True])
+def test_by_ear_the_words_of_a_clip_follow_it_where_they_did_in_training(transcripts, monkeypatch):
+    llm, streams = tiny.audio_llm(), []
+    monkeypatch.setattr(
+        llm, "generate_ids", lambda some, *_, **how: streams.extend(some) or [()] * len(some)
+    )
+    items = [
+        replace(item, clip=replace(item.clip, transcript="said aloud"))
+        for item in forgetting.make_instructions(clips(1), QUESTIONS[:1])
+    ]
+    heard = torch.zeros(len(items), llm.queries, tiny.WIDTH)
+    forgetting.answer_instructions(llm, items, heard, transcripts=transcripts)
+    asked = [llm.backbone.decode([i for i in stream.ids if i >= 0]) for stream in streams]
+    assert len(asked) == len(items)
+    assert all(("said aloud" in text) == transcripts for text in asked)
+
+
 def test_adapters_at_0_give_the_untouched_backbone_back():
     llm = spoil(glass_box("lora-4"))
     items, written = make_instructions(TAUGHT), own_answers(llm)
