@@ -40,7 +40,7 @@ VERSIONS: dict[str, int] = {
     "costs": 1,
     "coverage": 2,
     "features": 1,
-    "inside": 5,
+    "inside": 6,
     "lessons": 1,
     "oracles": 3,
     "probes": 1,

@@ -66,9 +66,9 @@ def compare_with_null(
 ) -> dict[str, float]:
     """CKA with its 95 % interval, the 95th percentile of its permutation null, and the test's p.
 
-    The interval comes from half-samples without replacement (Politis and Romano, 1994), shrunk to
-    the full size: a bootstrap puts copies of a clip side by side, and copies look similar to
-    anything. All are NaN where all clips are alike at a site, which has no shape then.
+    The interval comes from half-samples without replacement (`statistics.half_sample_ends`): a
+    bootstrap puts copies of a clip side by side, and copies look similar to anything. All are NaN
+    where all clips are alike at a site, which has no shape then.
 
     Raises:
         ValueError: there are fewer than eight clips.

@@ -89,12 +89,13 @@ def bootstrap_interval(
 def half_sample_ends(value: float, halves: Sequence[float]) -> tuple[float, float]:
     """Both ends of the 95 % interval of a statistic, from its values on random halves of the rows.
 
-    Halves are drawn without replacement (Politis and Romano, 1994) and their spread is shrunk to
-    that of the full size; for statistics, such as CKA, that copies of a row would mislead.
+    Halves are drawn without replacement (Politis and Romano, 1994), for statistics, such as CKA,
+    that copies of a row would mislead. They scatter about the value of all rows as much as that
+    does about the truth: of a mean over n rows the variance is σ²/(n/2) · (1 - 1/2) = σ²/n.
     """
     low, high = np.nanpercentile(halves, PERCENTILES)
-    centre, shrink = np.nanmean(halves), (1 / 2) ** 0.5
-    return float(value + (low - centre) * shrink), float(value + (high - centre) * shrink)
+    centre = np.nanmean(halves)
+    return float(value + low - centre), float(value + high - centre)
 
 
 # ---- over speakers ----

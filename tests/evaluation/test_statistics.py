@@ -28,6 +28,16 @@ def test_intervals_over_speakers_hold_the_true_mean_in_nearly_all_of_many_tables
     assert np.mean(inside) >= 0.85
 
 
+def test_the_interval_of_half_samples_holds_the_truth_in_95_of_100() -> None:
+    rng, rows, inside = np.random.default_rng(0), 96, []
+    for _ in range(400):
+        drawn = rng.normal(size=rows)
+        halves = [drawn[rng.permutation(rows)[: rows // 2]].mean() for _ in range(100)]
+        low, high = statistics.half_sample_ends(float(drawn.mean()), halves)
+        inside.append(low <= 0 <= high)
+    assert 0.91 <= np.mean(inside) <= 0.98, np.mean(inside)
+
+
 def test_clips_of_one_speaker_count_as_one_witness() -> None:
     """Where speakers differ, their interval is wider than the one that clips alone would give."""
     table = right(16, 6, 0.5, 0)
