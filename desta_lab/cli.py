@@ -846,6 +846,8 @@ def grade(args: argparse.Namespace) -> None:
     for path in args.notebooks:
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder.")
+    if args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder; name the CSV file for the table.")
     _make_folder(args.out.parent)
     table, left_out = grading.grade_files(args.notebooks, args.preset)
     for sentence in left_out:

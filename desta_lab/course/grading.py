@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 
 from desta_lab.course import cohort, notebooks
 from desta_lab.course.checks import SIGNS
+from desta_lab.model.presets import get_preset
 
 CHECK = re.compile(r'lesson\.check\("(\w+)"')
 NUMBER = re.compile(r"""desta_lab\.setup\(\s*["'](\d\d)["']""")
@@ -46,7 +47,11 @@ def grade_files(paths: Sequence[Path], preset: str = "nano") -> tuple[pd.DataFra
     Args:
         paths: notebooks, or folders that hold some.
         preset: what the notebooks run on.
+
+    Raises:
+        ValueError: there is no such preset; in its kernels nothing would be attempted.
     """
+    get_preset(preset)
     files = [one for path in paths for one in ([path] if path.is_file() else _notebooks_in(path))]
     rows, left_out = [], []
     for file in files:
@@ -80,7 +85,7 @@ def grade_notebook(file: Path, preset: str = "nano", timeout: int = 900) -> list
     number = _find_number(file, sources)
     notebook = graft(sources, number)
     with tempfile.TemporaryDirectory() as here:
-        own = {"DESTA_LAB_PRESET": preset, "DESTA_LAB_FIGURES": here}
+        own = {"DESTA_LAB_PRESET": notebooks.locate_preset(preset), "DESTA_LAB_FIGURES": here}
         how: dict[str, Any] = {"allow_errors": True, "resources": {"metadata": {"path": here}}}
         # Its own IPython folder: no start-up file of one submission runs in another's kernel.
         own["IPYTHONDIR"] = str(Path(here) / "ipython")

@@ -287,6 +287,11 @@ def write_files(only: Collection[str] = ()) -> list[Path]:
     return changed
 
 
+def locate_preset(preset: str) -> str:
+    """A preset's name as a kernel in another folder finds it: of a file, its whole path."""
+    return str(Path(preset).resolve()) if preset.endswith(".toml") else preset
+
+
 def execute_notebook(
     notebook: NotebookNode, *, preset: str, figures: Path, timeout: int = 3600
 ) -> dict[str, Any]:
@@ -301,8 +306,7 @@ def execute_notebook(
         nbclient.exceptions.CellExecutionError: a cell failed; the message holds it.
     """
     notebook.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY, id="peak"))
-    path = str(Path(preset).resolve()) if preset.endswith(".toml") else preset
-    own = {"DESTA_LAB_PRESET": path, "DESTA_LAB_FIGURES": str(figures.resolve())}
+    own = {"DESTA_LAB_PRESET": locate_preset(preset), "DESTA_LAB_FIGURES": str(figures.resolve())}
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as here:
         client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": here}})

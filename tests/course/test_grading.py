@@ -300,6 +300,39 @@ def test_the_command_refuses_what_is_not_there(tmp_path: Path, capsys) -> None:
     assert "there is no such file or folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (["--preset", "nanno"], "There is no preset 'nanno'"),
+        (["--preset", "mine.toml"], "mine.toml: no such file"),
+        (["--out", "."], "is a folder; name the CSV file"),
+    ],
+)
+def test_the_command_refuses_before_any_kernel_starts_what_would_grade_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, how: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grading, "grade_notebook", lambda *given: pytest.fail("it was graded"))
+    (tmp_path / "a.ipynb").write_text("{}")
+    assert cli.main(["grade", "a.ipynb", *how]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_preset_in_a_file_is_found_from_the_folder_of_a_kernel(
+    tmp_path: Path, tiny_course: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def execute(client, env):
+        told.append(env["DESTA_LAB_PRESET"])
+
+    monkeypatch.setattr(grading.NotebookClient, "execute", execute)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('base = "nano"')
+    grading.grade_files([hand_in(tmp_path, GOOD, number="99")], "mine.toml")
+    assert told == [str(tmp_path / "mine.toml")]
+
+
 def test_answers_below_their_checks_are_judged_and_the_rest_is_not_attempted(
     tmp_path: Path, tiny_course: None
 ) -> None:
