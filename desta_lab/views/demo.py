@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.analysis.attention import query_attention_over_time
+from desta_lab.analysis.attention import has_query_attention, query_attention_over_time
 from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
@@ -65,7 +65,8 @@ class Demo:
     ) -> Iterator[tuple[str, str, str, Any]]:
         """The answer as it grows, the text oracle's answer, the answer to silence, and a figure.
 
-        A recording, when there is one, is heard instead of the clip.
+        A recording, when there is one, is heard instead of the clip. A connector that attends to no
+        frames has no figure, but None.
 
         Raises:
             ValueError: There is no question, or no sound.
@@ -80,7 +81,9 @@ class Demo:
         wave = audio.read_audio(path)
         with use_checkpoint(self.experiment) as llm:
             states = llm.encoder.encode([wave]).float()
-            figure = _plot_attention(llm, wave, states, clip.spans if clip else ())
+            figure = None
+            if has_query_attention(llm.connector):
+                figure = _plot_attention(llm, wave, states, clip.spans if clip else ())
             silence = answer_audio(llm, conditions.embed_silence(llm), question).text
             oracle = UNKNOWN
             if clip:
@@ -162,15 +165,15 @@ def build_page(demo: Demo) -> Any:
 
     def ask(
         name: str | None, recording: str | None, question: str
-    ) -> Iterator[tuple[str, str, str, str]]:
+    ) -> Iterator[tuple[str, str, str, str | None]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "attention.png"
             try:
                 for shown in demo.stream_answers(name, recording, question):
                     answer, oracle, silence, figure = shown
-                    if not path.exists():
+                    if figure is not None and not path.exists():
                         path.write_bytes(figure.png())
-                    yield answer, oracle, silence, str(path)
+                    yield answer, oracle, silence, None if figure is None else str(path)
             except ValueError as error:  # a sentence for whoever looks at the page
                 raise gr.Error(escape(str(error))) from error
 

@@ -14,7 +14,9 @@ import soundfile
 
 from desta_lab import audio
 from desta_lab.evaluation import conditions
+from desta_lab.model.connector import FrameStack
 from desta_lab.model.nano import LIMITS
+from desta_lab.training import checkpoints
 from desta_lab.views import replies
 from desta_lab.views.demo import (
     MOST_BYTES,
@@ -25,6 +27,7 @@ from desta_lab.views.demo import (
     open_page,
     stream_answer,
 )
+from tests import tiny
 from tests.views import test_panels as made
 
 QUESTION = "What is the background sound?"
@@ -82,6 +85,16 @@ def test_a_recording_is_heard_instead_of_the_clip_and_has_no_oracle(
         next(iter(demo.clips)), str(tmp_path / "own.wav"), QUESTION
     )
     assert oracle == UNKNOWN and not (figure.table["part"] == "span").any()
+
+
+def test_a_connector_that_attends_to_no_frames_answers_without_a_figure(tmp_path: Path) -> None:
+    job = made.stand_in(tmp_path)
+    job.llm.connector = FrameStack(d_enc=64, d_llm=tiny.WIDTH, queries=5)
+    checkpoints.save_checkpoint(tmp_path / "frames", job.llm, 1, None)
+    job.run_folder = lambda kind: tmp_path / "frames"
+    demo = Demo(job)
+    *_, (answer, _, silence, figure) = demo.stream_answers(next(iter(demo.clips)), None, QUESTION)
+    assert answer and silence and figure is None
 
 
 @pytest.mark.parametrize(
