@@ -195,5 +195,5 @@ def _check_memory(preset: Preset, root: Path | None, form: Form, offload: bool) 
         raise RuntimeError(
             f"{preset.name} needs {need:.1f} GB in {form}, but {there:.1f} GB are there; take "
             "a larger machine, or in Python `published.systems.open_system` with quantise='int8', "
-            f"offload=True or, to try all the same, force=True.\n{describe_memory(preset, root)}"
+            "offload=True or, to try all the same, force=True."
         )

@@ -143,8 +143,9 @@ def test_a_machine_that_clearly_cannot_hold_it_is_told_before_anything_is_fetche
     with pytest.raises(
         RuntimeError,
         match=r"needs 18.6 GB in bf16, but 6.0 GB are there; take a larger machine, or in Python",
-    ):
+    ) as refused:
         systems.open_system(ADAPTER, presets.desta25(), tmp_path)
+    assert "\n" not in str(refused.value)  # one sentence; `describe_memory` has the table
     with pytest.raises(RuntimeError, match="could not be fetched"):  # tried, and there is no model
         systems.open_system(ADAPTER, presets.desta25(), tmp_path, force=True)
 
