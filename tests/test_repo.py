@@ -294,6 +294,12 @@ def test_the_page_of_commands_is_that_of_the_command_line():
     assert made == read("docs/commands.md"), "Run `make docs`."
 
 
+def test_the_page_of_the_analysis_has_every_file_of_it():
+    page = read("docs/api/analysis.md")
+    files = (PACKAGE / "analysis").glob("[a-z]*.py")
+    assert not [name for path in files if f"::: {(name := dotted(path))}\n" not in page]
+
+
 def test_the_docs_build_without_a_warning(tmp_path: Path):
     command = [
         sys.executable,
