@@ -287,11 +287,13 @@ def _test_voices(args: argparse.Namespace, experiment: Any) -> None:
     """Test a finished run, be it the one that ships, on recordings of people."""
     from desta_lab.course import finished
     from desta_lab.experiments import people
+    from desta_lab.world.recorded import read_voices
 
+    voices = read_voices(args.test_voices, args.together)  # before a run is unpacked for them
     finished.restore(experiment)
     result = people.test_voices(
         experiment,
-        args.test_voices,
+        voices,
         together=args.together,
         every_checkpoint=args.every_checkpoint,
         out=args.out,

@@ -36,7 +36,7 @@ TITLE = "Does it hold for people?"
 
 def test_voices(
     experiment: Experiment,
-    folder: Path | str,
+    folder: Path | str | Voices,
     *,
     together: str | None = None,
     every_checkpoint: bool = False,
@@ -50,7 +50,7 @@ def test_voices(
     of the run itself gets these lines, too, where it lies in its usual place.
 
     Args:
-        folder: the recordings with their table (`recorded.read_voices`).
+        folder: the recordings with their table, or what `recorded.read_voices` read there.
         together: a column, such as `language`, whose values each stay in one half.
         every_checkpoint: score every checkpoint that is on disk, not the first and the last alone.
         clips: how many are made of the recordings.
@@ -64,11 +64,12 @@ def test_voices(
         CorpusError: the recordings cannot be used.
     """
     run = _find_finished(experiment)
-    voices = read_voices(folder, together)
+    voices = folder if isinstance(folder, Voices) else read_voices(folder, together)
     if known := sorted(_trained_speakers(experiment) & voices.lines.keys()):
         raise ValueError(
-            f"{folder}: the run was trained on {len(known)} speakers of these names, such as "
-            f"{known[0]!r}; give recordings of other people, or other names where they are others."
+            f"{voices.folder}: the run was trained on {len(known)} speakers of these names, such "
+            f"as {known[0]!r}; give recordings of other people, or other names where they are "
+            "others."
         )
     out = cache.make_folder(out or experiment.figures_folder(f"voices-{voices.folder.name}"))
     corpus = build_recorded_corpus(
