@@ -15,6 +15,7 @@ from desta_lab.model import weights
 from desta_lab.model.sites import record_outputs
 
 MULTILINGUAL = 51_865  # tokens of a multilingual Whisper; an English one has 51 864
+TRANSCRIPT_TOKENS = 128  # of 30 s at most, as DeSTA2.5-Audio writes them (modeling_desta25.py)
 LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")  # a language's token, such as <|en|>
 
 # Tapped layers of DeSTA2.5-Audio, 0-based, by the number of encoder layers (modeling_desta25.py).
@@ -120,7 +121,10 @@ def check_taps(taps: Sequence[int], layers: int) -> None:
 
 @torch.no_grad()
 def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]]) -> list[str]:
-    """Transcripts by the whole Whisper of a folder, greedy, of 30 s windows, taken as English."""
+    """Transcripts by the whole Whisper of a folder, greedy, of 30 s windows, taken as English.
+
+    One ends after `TRANSCRIPT_TOKENS`, whatever is said behind.
+    """
     from transformers import WhisperForConditionalGeneration
 
     kind = WhisperForConditionalGeneration
@@ -131,7 +135,7 @@ def transcribe(folder: Path | str, waves: Sequence[Float[np.ndarray, "_"]]) -> l
     ids = model.generate(
         mel,
         attention_mask=torch.ones(mel.shape[0], mel.shape[-1], dtype=torch.long),
-        max_new_tokens=64,
+        max_new_tokens=TRANSCRIPT_TOKENS,
         num_beams=1,
         do_sample=False,
         **task,
