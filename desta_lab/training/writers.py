@@ -57,6 +57,7 @@ GREEDY = {
 }
 NOTE = "shards.json"  # beside the files: what determines them, and the sha256 of each
 NEEDED = ("id", "seed_description", "prompt")  # columns of a row that is answered
+MADE = ("response", "response_ids", "messages", "provenance")  # columns that an answer writes
 
 
 # ---- a server ----
@@ -408,11 +409,21 @@ def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[
     sha256 = hash_file(path)
     if hashes.get(path.name, sha256) != sha256:
         raise TargetError(f"{path}: changed since it was written; remove it to write it again.")
-    answered = list(read_rows(path))
-    there, wanted = ([[row[c] for c in NEEDED] for row in some] for some in (answered, rows))
+    there, wanted = ([_of_manifest(row) for row in some] for some in (read_rows(path), rows))
     if there != wanted:
         remedy = "remove it, or choose another folder"
         raise TargetError(f"{path} answers other rows than the manifest's; {remedy}.")
+
+
+def _of_manifest(row: Mapping[str, Any]) -> str:
+    """What a row has from the manifest, as JSON: all but what its writer makes, and its clips."""
+    given = {name: value for name, value in row.items() if name not in MADE}
+    facts = {"dataset": "", **given, "clips": _clips_of(row)}
+    return json.dumps(facts, sort_keys=True)
+
+
+def _clips_of(row: Mapping[str, Any]) -> list[Any]:
+    return [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
 
 
 def _answer_rows(
@@ -443,7 +454,7 @@ def _answered_row(
     """A row in DeSTA-AQA5M's columns, with what else it held and the clip of its messages."""
     target = writer.make_target(row["seed_description"], row["prompt"], answer, kind)
     made = training_row(row["id"], target, row.get("dataset", ""))
-    clips = [clip for message in row.get("messages", ()) for clip in message.get("audios") or ()]
+    clips = _clips_of(row)
     if len(clips) > 1:
         fault = f"{row['id']}: {len(clips)} clips and one description"
         raise CorpusError(f"{fault}; give every row one clip.")

@@ -630,6 +630,24 @@ def test_shards_of_another_manifest_are_refused(tmp_path):
         write_shards(ROWS[:8], echo(), tmp_path, shard=4)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": [{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": "b.wav"}]}]},
+        {"split": "test"},
+        {"dataset": "another"},
+    ],
+)
+def test_shards_of_a_manifest_with_another_clip_or_column_are_refused(tmp_path, change):
+    sound = {"audio": "a.wav", "text": "hello"}
+    old = [{"role": "user", "content": "<|AUDIO|>", "audios": [sound]}]
+    row = ROWS[0] | {"split": "train", "messages": old, "response": "Somebody else's."}
+    write_shards([row], echo(), tmp_path)
+    write_shards([row], echo(), tmp_path)
+    with pytest.raises(TargetError, match=r"targets-00000.jsonl answers other rows"):
+        write_shards([row | change], echo(), tmp_path)
+
+
 def test_equal_prompts_of_a_shard_are_asked_once(tmp_path):
     asked: list[int] = []
     twins = [row | {"id": f"{row['id']}-{i}"} for row in ROWS[:2] for i in range(3)]
