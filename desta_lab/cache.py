@@ -317,7 +317,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> Non
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu: dict[str, Any] = {}
+    memory = set()  # safetensors refuses two tensors that share theirs, as tied weights do
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        on_cpu[name] = plain.clone() if place in memory else plain
+        memory.add(place)
     with draft_of(path) as draft:
         draft.touch()  # with the rights of this user's files; safetensors gives its own 0600
         rights = draft.stat().st_mode

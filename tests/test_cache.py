@@ -261,6 +261,13 @@ def test_tensors_have_the_rights_of_any_new_file(tmp_path):
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
 
 
+def test_tensors_that_share_memory_come_back_each(tmp_path):
+    one = torch.arange(6.0)
+    shared = {"whole": one, "again": one, "half": one[3:], "rows": one.view(2, 3)}
+    found = find_or_make(tmp_path, Provenance("sites", FACTS), lambda: shared)
+    assert all(torch.equal(found[name], shared[name]) for name in shared)
+
+
 def test_tensors_on_a_full_disk_are_one_sentence(tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
