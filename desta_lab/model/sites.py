@@ -180,7 +180,9 @@ def _part_axes(flow: Tensor, site: Site, clips: int) -> Tensor:
     """
     if site.heads:
         flow = flow.unflatten(-1, (site.heads, -1))
-    return flow if len(flow) == clips else flow.unflatten(0, (-1, clips)).transpose(0, 1)
+    if len(flow) == clips and "tap" not in (site.axes or ()):
+        return flow
+    return flow.unflatten(0, (-1, clips)).transpose(0, 1)  # of a single tap, too
 
 
 def _join_axes(parted: Tensor, flow: Tensor) -> Tensor:

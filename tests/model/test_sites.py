@@ -8,7 +8,7 @@ from torch import nn
 from desta_lab.audio import RATE
 from desta_lab.model import chat
 from desta_lab.model import sites as sites_
-from desta_lab.model.connector import FrameStack
+from desta_lab.model.connector import FrameStack, QFormer
 from tests import tiny
 
 WAVES = [tiny.wave(i) for i in range(3)]
@@ -217,6 +217,21 @@ def test_any_connector_has_its_own_modules_as_sites(connector, site):
     assert not torch.equal(edited.logits, seen.logits)
 
 
+def test_a_single_tap_has_the_axes_that_several_have(llm):
+    single = tiny.audio_llm(dropout=0.0)
+    single.encoder.taps = (3,)
+    sizes = {"queries": 5, "depth": 1, "heads": 4, "ffn": 64, "width": 32}
+    single.connector = QFormer(taps=1, d_enc=64, d_llm=tiny.WIDTH, **sizes)
+    names = [f"connector.blocks.0.cross_attention{end}" for end in ("", ".heads", ".pattern")]
+    one, four = (mine.run(WAVES, QUESTION, sites=names) for mine in (single, llm))
+    for name in names:
+        assert one.axes[name] == four.axes[name]
+        assert one[name].shape == torch.Size([3, 1, *four[name].shape[2:]])
+    edited = single.run(WAVES, QUESTION, sites=names[:1], edits={names[1]: torch.zeros_like})
+    assert edited[names[0]].shape == one[names[0]].shape
+    assert not torch.equal(edited.logits, one.logits)
+
+
 def test_a_tuned_backbone_has_the_same_sites(llm):
     tuned = tiny.audio_llm()
     before = tuned.sites()
@@ -244,3 +259,12 @@ def test_a_pass_is_a_table_and_a_file(llm, tmp_path):
     assert all(torch.equal(again[name], seen[name]) for name in seen.sites)
     assert torch.equal(again.slots, seen.slots)
     assert torch.equal(again.logits, seen.logits)
+
+
+def test_a_pass_of_all_sites_is_a_file(llm, tmp_path):
+    """A module and the last module in it give the same tensor."""
+    seen = llm.run(WAVES, QUESTION, sites=["*"])
+    seen.save(tmp_path / "pass.safetensors")
+    again = sites_.ForwardPass.load(tmp_path / "pass.safetensors")
+    assert list(again.sites) == llm.sites()
+    assert all(torch.equal(again[name], seen[name]) for name in seen.sites)
