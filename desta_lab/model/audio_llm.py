@@ -278,7 +278,7 @@ class AudioLLM(nn.Module):
         conversations = [messages] if alone else messages
         streams, waves, audios = [], [], []
         for talk in conversations:
-            clips = [clip for message in talk for clip in message.get("audios", ())]
+            clips = [clip for message in talk for clip in message.get("audios") or ()]
             own = [audio.read_audio(clip["audio"]) for clip in clips]
             texts = self._transcripts(clips, own, with_transcript)
             streams.append(self.build_stream(talk, max_new_tokens, transcripts=texts))
@@ -298,16 +298,27 @@ class AudioLLM(nn.Module):
     ) -> list[tuple[int, ...]]:
         """Ids of the answers to streams, as one batch, up to and with the end of turn.
 
+        Where the backbone is tuned, streams without slots are a batch of their own.
+
         Args:
             audio_embeddings: what fills the streams' slots, clip after clip; None for streams
                 without slots, which the backbone answers as it was before any tuning.
             options: for `generate` of transformers.
         """
+        heard = [chat.SLOT in stream.ids for stream in streams]
         if audio_embeddings is None:
-            if any(chat.SLOT in stream.ids for stream in streams):
+            if any(heard):
                 raise chat.ChatError(f"There is {chat.AUDIO} but no clips were given; match them.")
             with self.backbone.untuned():
                 return self.backbone.generate_ids(streams, batch=len(streams), **options)
+        if self.backbone.trainable_parameters and 0 < sum(heard) < len(heard):
+            text, spoken = (
+                [stream for stream, has in zip(streams, heard, strict=True) if has is wanted]
+                for wanted in (False, True)
+            )
+            untuned = iter(self.generate_ids(text, None, **options))
+            tuned = iter(self.generate_ids(spoken, audio_embeddings, **options))
+            return [next(tuned if has else untuned) for has in heard]
         ids, mask = self.backbone.pad_left(streams)
         embeddings = self.splice(ids, audio_embeddings).to(self.backbone.dtype)
         return self.backbone.answer(inputs_embeds=embeddings, attention_mask=mask, **options)
@@ -394,9 +405,10 @@ class AudioLLM(nn.Module):
             if its != ours and (strict or "sha256" not in key):
                 fault = f"{path}: trained with {key} {its}, but here {key} is {ours}"
                 raise ProvenanceError(f"{fault}; load the parts it was trained with.")
-        tensors = load_file(path)
+        tensors, own = load_file(path), self.connector.state_dict()
         for name, tensor in tensors.items():
-            if not tensor.is_floating_point():
+            learns = name not in own or own[name].is_floating_point()  # or a buffer of an own one
+            if learns and not tensor.is_floating_point():
                 fault = f"{name} holds {tensor.dtype}, which no connector learns"
                 raise ProvenanceError(f"{path}: {fault}; copy it again or train again.")
             if not tensor.isfinite().all():

@@ -9,6 +9,7 @@ import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from desta_lab.audio import RATE
 from desta_lab.evaluation.conditions import embed_clips
@@ -18,7 +19,7 @@ from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM, Generation, ProvenanceError, hash_tensors
 from desta_lab.model.backbone import PrecisionError
 from desta_lab.model.chat import SLOT, ChatError
-from desta_lab.model.connector import ConnectorShape
+from desta_lab.model.connector import ConnectorShape, build_own
 from desta_lab.training import trainer
 from tests import tiny
 
@@ -140,6 +141,31 @@ def test_with_adapters_that_learned_the_text_path_is_still_the_backbone():
     for parameter in llm.backbone.trainable_parameters.values():
         torch.nn.init.normal_(parameter)
     assert llm.generate(tiny.conversation(), max_new_tokens=8).ids == before
+
+
+def test_with_adapters_text_among_audio_is_still_answered_by_the_backbone(files):
+    llm = tiny.audio_llm()
+    llm.backbone.unfreeze("lora-16")
+    for parameter in llm.backbone.trainable_parameters.values():
+        torch.nn.init.normal_(parameter)
+    conversations = [
+        tiny.conversation("What?", files[0]),
+        tiny.conversation(),
+        tiny.conversation("What?", files[1], files[0]),
+    ]
+    together = llm.generate(conversations, max_new_tokens=6)
+    alone = [llm.generate(one, max_new_tokens=6).ids[0] for one in conversations]
+    assert together.ids == alone
+    assert len(set(alone)) == 3
+
+
+def test_a_message_whose_audios_are_none_has_no_clip():
+    """As the columns of a table of messages have it, where only some of them hold a clip."""
+    llm = tiny.audio_llm()
+    empty = [message | {"audios": None} for message in tiny.conversation()]
+    answer = llm.generate(empty, max_new_tokens=3)
+    assert answer.ids == llm.generate(tiny.conversation(), max_new_tokens=3).ids
+    assert answer.audios == [[]]
 
 
 def test_answers_in_a_batch_are_answers_one_by_one(files):
@@ -275,6 +301,38 @@ def loads(llm: AudioLLM, path, message: str) -> None:
     with pytest.raises(ProvenanceError, match=message):
         llm.load_connector(path)
     assert hash_tensors(llm.connector) == before
+
+
+class Counting(nn.Module):
+    """Somebody's own connector: it counts its steps, and two of its layers share their weights."""
+
+    queries = 3
+
+    def __init__(self, taps: int, d_enc: int, d_llm: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(d_enc, d_llm), nn.Linear(d_enc, d_llm)
+        self.last.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(d_llm)
+        self.register_buffer("places", torch.arange(self.queries))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        mixed = self.first(states[0]) + self.last(states[-1])
+        return self.norm(mixed.transpose(1, 2)).transpose(1, 2)[:, self.places]
+
+
+def test_a_connector_with_counts_and_tied_weights_comes_back(tmp_path):
+    def build() -> AudioLLM:
+        llm = tiny.audio_llm()
+        llm.connector = build_own(Counting, taps=4, d_enc=64, d_llm=tiny.WIDTH, frames=20)
+        return llm
+
+    made, other = build(), build()
+    made.connector(torch.randn(4, 2, 20, 64))
+    made.save_connector(tmp_path / "a.safetensors")
+    other.load_connector(tmp_path / "a.safetensors")
+    assert int(other.connector.norm.num_batches_tracked) == 1
+    assert other.connector.last.weight is other.connector.first.weight
+    assert hash_tensors(other.connector) == hash_tensors(made.connector)
 
 
 def rewritten(llm: AudioLLM, path, tensors):
