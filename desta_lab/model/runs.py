@@ -135,7 +135,8 @@ def newest_run(root: Path | None = None) -> Path:
         FileNotFoundError: there is no run; the message says how to make one.
     """
     runs = (root or weights.models_dir().parent) / "runs"
-    trained = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
+    begun = [run for run in runs.glob("*-self-*") if index_path(run).exists()]
+    trained = [run for run in begun if _is_finished(run)]
     if not trained:
         raise FileNotFoundError(
             f"{runs}: no finished run here; make one with `python -m desta_lab quickstart` "
@@ -143,6 +144,15 @@ def newest_run(root: Path | None = None) -> Path:
         )
     judged = [run for run in trained if (run / VERDICT).exists()]
     return max(judged or trained, key=lambda run: index_path(run).stat().st_mtime)
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether a run has the last checkpoint of its config, if it says how many steps it takes."""
+    try:
+        steps = weights.read_object(run / "config.json")["train_config"]["steps"]
+        return bool(list_checkpoints(run)[-1]["step"] == steps)
+    except (weights.WeightsError, CheckpointError, LookupError, TypeError):
+        return True  # whoever opens it is told what is wrong
 
 
 def describe_run(folder: Path) -> str:

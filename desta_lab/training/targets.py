@@ -178,6 +178,7 @@ def generate_soft_targets(
 ) -> tuple[list[Target], list[SoftTarget]]:
     """Collective: self-generated targets and their soft targets, in the order of the pairs.
 
+    Equal pairs have one target, so that there are as many as there are different pairs.
     Each rank writes its share of the batches: those of one process alone, so the same numbers.
     """
     unique = list(dict.fromkeys(pairs))

@@ -2,6 +2,7 @@
 named.
 """
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from desta_lab.experiments.costs import StageCosts
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.scoring_plan import ScoringPlan
 from desta_lab.model import presets
-from desta_lab.model.runs import VERDICT, newest_run
+from desta_lab.model.runs import VERDICT, index_path, newest_run
 from tests import tiny
 
 SMALL = replace(presets.nano(), clips={"train": 24, "validation": 24, "test": 24})
@@ -39,6 +40,19 @@ def test_a_run_that_a_main_job_judged_comes_before_a_newer_cell_of_a_sweep(tmp_p
     run(tmp_path, "nano-self-2", when=5, judged=True)
     later = run(tmp_path, "cpu-self-3", when=7, judged=True)
     assert newest_run(tmp_path) == later
+
+
+def test_a_run_that_was_stopped_is_no_finished_one(tmp_path: Path):
+    stopped = run(tmp_path, "nano-self-1", when=9, judged=False)
+    listed = [{"step": step, "sha256": str(step), "loss": None} for step in (0, 1, 2)]
+    index_path(stopped).write_text(json.dumps(listed[:2]))
+    (stopped / "config.json").write_text('{"train_config": {"steps": 2}}')
+    with pytest.raises(FileNotFoundError, match="no finished run here"):
+        newest_run(tmp_path)
+    older = run(tmp_path, "nano-self-2", when=5, judged=False)
+    assert newest_run(tmp_path) == older
+    index_path(stopped).write_text(json.dumps(listed))
+    assert newest_run(tmp_path) == stopped
 
 
 def test_half_of_the_clips_between_the_ends_can_still_be_compared_and_calibrated():
