@@ -361,10 +361,25 @@ def run_forward(
 
 
 def read_waves(clips: Sequence[Sound]) -> list[Float[np.ndarray, "_"]]:
-    """The waveforms of clips, of which some may be files. Raises ValueError if there is no list."""
+    """The waveforms of clips, of which some may be files.
+
+    Raises ValueError if there is no list, or if a waveform is on another scale than −1 … 1.
+    """
     if isinstance(clips, str | Path) or not len(clips):
         raise ValueError(f"clips are a list of files or waveforms, at least one, not {clips!r}.")
-    return [clip if isinstance(clip, np.ndarray) else audio.read_audio(clip) for clip in clips]
+    return [
+        _check_wave(clip) if isinstance(clip, np.ndarray) else audio.read_audio(clip)
+        for clip in clips
+    ]
+
+
+def _check_wave(wave: Float[np.ndarray, "_"]) -> Float[np.ndarray, "_"]:
+    """A waveform, unless it is on another scale, as the integers of a file are."""
+    peak = np.abs(wave.astype(np.float64)).max(initial=0.0)
+    if not peak <= audio.OVERSHOOT:  # nor is NaN
+        fault = f"A waveform has a peak of {peak:g} where full scale is 1"
+        raise ValueError(f"{fault}; divide it by its full scale.")
+    return wave
 
 
 def _choose_edits(known: Mapping[str, Site], edits: Mapping[str, Edit]) -> list[tuple[Site, Edit]]:

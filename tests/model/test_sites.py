@@ -247,6 +247,12 @@ def test_an_unknown_site_is_named_with_those_there_are(llm):
         llm.run(WAVES, QUESTION, sites=["nothing"])
 
 
+@pytest.mark.parametrize("scale", [3e4, float("nan"), float("inf")])
+def test_a_waveform_on_another_scale_is_refused(llm, scale):
+    with pytest.raises(ValueError, match=r"has a peak of .* where full scale is 1; divide it"):
+        llm.run([WAVES[1], scale * WAVES[0]], QUESTION)
+
+
 def test_a_pass_is_a_table_and_a_file(llm, tmp_path):
     seen = llm.run(WAVES, QUESTION, sites=["backbone.0", "backbone.0.attention.pattern"])
     table = seen.to_frame("backbone.0")
