@@ -271,13 +271,8 @@ class AudioLLM(nn.Module):
             ChatError: a conversation is no list of messages or too long, or clips and placeholders
                 do not match.
         """
-        if isinstance(messages, str):
-            fault = f"A conversation is a list of messages, not the text {messages!r}"
-            raise chat.ChatError(f'{fault}; write [{{"role": "user", "content": …}}].')
-        alone = bool(messages) and isinstance(messages[0], dict)
-        conversations = [messages] if alone else messages
         streams, waves, audios = [], [], []
-        for talk in conversations:
+        for talk in chat.list_conversations(messages):
             clips = [clip for message in talk for clip in message.get("audios") or ()]
             own = [audio.read_audio(clip["audio"]) for clip in clips]
             texts = self._transcripts(clips, own, with_transcript)

@@ -62,6 +62,40 @@ def _messages_about(given: str, question: str, system: str) -> list[dict[str, st
     return [{"role": "system", "content": system}, {"role": "user", "content": asked}]
 
 
+def list_conversations(messages: Any) -> list[Sequence[Message]]:
+    """The conversations in the message format of the DeSTA models, of which one may stand alone.
+
+    Raises:
+        ChatError: there is none, or something else than messages, each with role and content, and
+            clips, each with `audio`.
+    """
+    given = list(messages) if _is_list(messages) else []
+    conversations = [given] if given and isinstance(given[0], Mapping) else given
+    for talk in conversations or [messages]:
+        listed = _is_list(talk) and bool(talk)
+        wrong = [one for one in talk if not _is_message(one)] if listed else talk
+        if wrong or not listed:
+            told = f"the text {wrong!r}" if isinstance(wrong, str) else str(wrong)[:60]
+            fault = f"A conversation is a list of messages, not {told}"
+            remedy = 'write [{"role": "user", "content": …}], clips as "audios": [{"audio": path}]'
+            raise ChatError(f"{fault}; {remedy}.")
+    return conversations
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
+def _is_message(one: Any) -> bool:
+    """Whether this is a message with role and content as texts, and clips with their `audio`."""
+    if not isinstance(one, Mapping):
+        return False
+    clips = one.get("audios") or ()
+    texts = (one.get("role"), one.get("content"))
+    whole = all(isinstance(clip, Mapping) and "audio" in clip for clip in clips)
+    return all(isinstance(text, str) for text in texts) and whole
+
+
 def build_stream(
     tokenizer: Any,
     messages: Sequence[Message],

@@ -134,6 +134,23 @@ def test_a_text_is_no_conversation() -> None:
         tiny.audio_llm().generate("hello")
 
 
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([], r"not \[\]"),
+        ([[]], r"not \[\]"),
+        ([{"role": "user"}], r"not \[\{'role': 'user'\}\]"),
+        ([[{"role": "user", "content": None}]], r"not \[\{.*'content': None"),
+        ([{"role": "user", "content": "<|AUDIO|>", "audios": ["a.wav"]}], r"not \[\{.*AUDIO"),
+        ([{"role": "user", "content": "hello"}, "hello"], r"not \['hello'\]"),
+        (["hello", "there"], "not the text 'hello'"),
+    ],
+)
+def test_what_is_no_conversation_is_a_sentence(messages, words) -> None:
+    with pytest.raises(chat.ChatError, match=f"list of messages, {words}.*; write .*role"):
+        tiny.audio_llm().generate(messages)
+
+
 def test_with_adapters_that_learned_the_text_path_is_still_the_backbone():
     llm = tiny.audio_llm()
     before = llm.generate(tiny.conversation(), max_new_tokens=8).ids
