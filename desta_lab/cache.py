@@ -109,8 +109,9 @@ def find_or_make(root: Path, provenance: Provenance, make: Callable[[], Result])
     """The result with this provenance: from disk if it is there and whole, else made and kept.
 
     A result is a table (DataFrame), a dict of tensors, JSON data, or a dict of such pieces by name.
-    It comes back as it is read from disk, so it has the same types whether it was made or found. Of
-    several processes that ask at the same time, one makes it and the others wait.
+    It comes back as it is read from disk, so it has the same types whether it was made or found:
+    JSON data with NaN and ∞ as None, tables with rows numbered anew. Of several processes that ask
+    at the same time, one makes it and the others wait.
 
     Raises:
         CacheError: the result holds something that a file cannot give back as it was.
@@ -222,7 +223,12 @@ def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
 def _write_table(table: pd.DataFrame, path: Path) -> dict[str, str]:
     """Write a table as CSV and return the type of every column."""
     types = {}
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise CacheError(f"Two columns are named {twice!r}; give each its own name.")
     for name, column in table.items():
+        if column.dtype.kind in "mMc":  # times and complex numbers do not come back
+            raise CacheError(f"Column {name!r} holds {column.dtype}; write it as text or numbers.")
         is_text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
         if is_text and not column.dropna().map(lambda value: isinstance(value, str)).all():
             raise CacheError(f"Column {name!r} mixes types; give it one.")
@@ -400,6 +406,8 @@ def to_plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): to_plain(one) for key, one in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)  # its own order is another in every process
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [to_plain(one) for one in value]
     if isinstance(value, float):

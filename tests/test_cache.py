@@ -216,6 +216,25 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "Two columns are named 'a'"),
+        (pd.DataFrame({"a": pd.to_datetime(["2026-11-30"])}), "'a' holds datetime64"),
+        (pd.DataFrame({"a": pd.to_timedelta(["1 s"])}), "'a' holds timedelta64"),
+        (pd.DataFrame({"a": [1j]}), "'a' holds complex128"),
+    ],
+)
+def test_a_table_that_would_come_back_otherwise_is_refused(tmp_path, table, words):
+    with pytest.raises(CacheError, match=words):
+        find_or_make(tmp_path, ORACLE, lambda: table)
+
+
+def test_a_set_has_one_order_in_every_process():
+    names = [f"name {number}" for number in range(20)]
+    assert cache.to_plain(set(names)) == cache.to_plain(frozenset(names)) == sorted(names)
+
+
 def test_json_holds_numbers_of_any_library_and_no_nan():
     data = {
         "array": np.arange(2),
