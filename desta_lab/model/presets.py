@@ -112,6 +112,10 @@ class Preset:
         if frames < 1 or abs(frames - round(frames)) > 1e-6:
             fault = f"seconds is {self.seconds:g}, no whole number of encoder frames"
             raise ValueError(f"{fault}; take a multiple of {1 / FRAMES_PER_SECOND:g}.")
+        shape = self.connector
+        if shape.kind == "qformer" and shape.pool > frames:
+            fault = f"connector.pool is {shape.pool}, and clips have {frames:g} encoder frames"
+            raise ValueError(f"{fault}; pool fewer.")
         taps = self.taps
         if taps is not None and (not taps or len({*taps}) < len(taps) or min(taps) < 0):
             raise ValueError(f"taps are different layers from 0, at least one, not {taps}.")

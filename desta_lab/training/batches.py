@@ -35,13 +35,22 @@ def example_reader(
     """Return a function from a row's number to its example; it keeps the last `cached` of them.
 
     `rows` are mappings, each of which may be read from disk when it is asked for. The function
-    raises ChatError, with the number of the row, where a row is longer than the backbone can read.
+    raises ChatError, with the number of the row, where a row is longer than the backbone can read,
+    has nothing to learn, or is not what its soft target was made of.
+
+    Raises:
+        ValueError: there are no rows, or not one soft target a row.
     """
+    if not rows:
+        raise ValueError("There are no rows to train on; give one at least.")
+    if soft_targets is not None and len(soft_targets) != len(rows):
+        fault = f"There are {len(rows)} rows and {len(soft_targets)} soft targets"
+        raise ValueError(f"{fault}; give one for each.")
 
     @lru_cache(maxsize=cached)
     def read(number: int) -> Example:
         row = rows[number]
-        about = row.get("provenance", {})
+        about = row.get("provenance") or {}
         own = about.get("revision") == llm.provenance.get("backbone_sha256")
         try:
             stream = llm.build_stream(
@@ -54,6 +63,15 @@ def example_reader(
         except chat.ChatError as error:
             raise chat.ChatError(f"Example {number + 1} ({row['id']}): {error}") from error
         soft_target = soft_targets[number] if soft_targets else None
+        learned = len(stream.response)
+        fault = ""
+        if not learned:
+            fault = "its response is empty and was cut off; take the row out"
+        elif soft_target is not None and len(soft_target.ids) != learned:
+            fault = f"it learns {learned} tokens and its soft target has {len(soft_target.ids)}"
+            fault += "; write both again"
+        if fault:
+            raise chat.ChatError(f"Example {number + 1} ({row['id']}): {fault}.")
         return Example(stream, row.get("clip", row["id"]), soft_target)
 
     return read

@@ -57,6 +57,11 @@ def test_only_desta2_names_its_own_taps_and_unused_options_enter_no_hash():
         ("seconds", 31.0, "seconds is 31, and Whisper hears at most 30 s"),
         ("seconds", 0.03, "seconds is 0.03, no whole number of encoder frames; take a multiple of"),
         ("seconds", 1e-9, "seconds is 1e-09, no whole number of encoder frames"),
+        (
+            "connector",
+            replace(presets.SMALL, pool=201),
+            "connector.pool is 201, and clips have 200",
+        ),
         ("tuning", "banana", "tuning is 'frozen', 'full' or such as 'lora-8'"),
         ("attention", "banana", "attention is one of sdpa, eager, .*, not 'banana'"),
         ("accumulate", 99, "A batch of 16 has no row for each of 99 micro-batches"),

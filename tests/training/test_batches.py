@@ -6,12 +6,14 @@ from torch import nn
 
 from desta_lab.model.chat import (
     SLOT,
+    ChatError,
     audio_messages,
     build_stream,
     description_messages,
     encode_text,
 )
 from desta_lab.training.batches import IGNORE, collate, example_reader
+from desta_lab.training.targets import SoftTarget
 from tests import tiny
 
 RESPONSES = ("A tone.", "A much longer answer about a tone in the background.", "Yes")
@@ -137,3 +139,20 @@ def test_the_ids_of_a_target_are_learned_by_their_own_backbone_alone():
         about = {"revision": revision, "truncated": False}
         stream = example_reader(llm, [row | {"provenance": about}], None, 1)(0).stream
         assert (stream.response == ids) is (learned is not None)
+
+
+def test_a_row_without_anything_to_learn_or_with_anothers_soft_target_is_named():
+    llm = tiny.audio_llm()
+    row = {"id": "a", "messages": audio_messages("What?"), "response": "", "provenance": None}
+    cut = row | {"id": "b", "provenance": {"truncated": True}}
+    read = example_reader(llm, [row, cut], None, 2)
+    assert len(read(0).stream.response) == 1  # the end of turn
+    with pytest.raises(ChatError, match=r"Example 2 \(b\): its response is empty and was cut off"):
+        read(1)
+    soft = SoftTarget(torch.zeros(3, 1, dtype=torch.int32), torch.zeros(3, 1))
+    with pytest.raises(ChatError, match="it learns 1 tokens and its soft target has 3; write"):
+        example_reader(llm, [row], [soft], 1)(0)
+    with pytest.raises(ValueError, match="There are 2 rows and 1 soft targets; give one for each"):
+        example_reader(llm, [row, cut], [soft], 2)
+    with pytest.raises(ValueError, match="no rows to train on"):
+        example_reader(llm, [], None, 1)
