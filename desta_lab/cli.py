@@ -538,6 +538,7 @@ def answer(args: argparse.Namespace) -> None:
     from desta_lab.benchmarks.answers import answer_items
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.audio_llm import AudioLLM
+    from desta_lab.model.runs import read_run_config
     from desta_lab.training import checkpoints
 
     benchmark = get_benchmark(args.benchmark, args.path)
@@ -549,7 +550,8 @@ def answer(args: argparse.Namespace) -> None:
     run = {"name": folder.name, "connector_sha256": last["sha256"]}
     print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}, which hears the")
     print(f"first {llm.encoder.seconds:g} s of a clip.", flush=True)
-    how = {"root": args.audio, "max_new_tokens": args.tokens}
+    words = bool(read_run_config(folder).get("transcript"))
+    how = {"root": args.audio, "max_new_tokens": args.tokens, "with_transcript": words}
     items = answer_items(llm, items, args.out, run, progress=progress_reporter()("answer"), **how)
     for path in benchmark.write(items, args.out):
         print(f"Answers: {path}")

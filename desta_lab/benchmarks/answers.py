@@ -35,6 +35,7 @@ def answer_items(
     *,
     root: Path | None = None,
     max_new_tokens: int = 48,
+    with_transcript: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Item]:
     """Answer items; each then has a `response` and, where it has options, `scores` and `silence`.
@@ -43,7 +44,8 @@ def answer_items(
     answered greedily. An option is scored by its text, without its letter, as the start of the
     answer. `run` says who answers (any JSON). Answers are kept by their question, so a call that
     was stopped goes on with the questions that have none; one call at a time writes to a folder.
-    Clips are looked for in `root`, by default beside the questions.
+    Clips are looked for in `root`, by default beside the questions. `with_transcript` puts what
+    Whisper understands of a clip behind its audio embeddings, as for runs that were trained so.
 
     Raises:
         FileNotFoundError: A clip is missing.
@@ -52,7 +54,8 @@ def answer_items(
     """
     asked = repr([(*item.key, item.question, item.options) for item in items])
     questions = hashlib.sha256(asked.encode()).hexdigest()
-    about = cache.to_plain({"run": run, "tokens": max_new_tokens, "questions": questions})
+    facts = {"run": run, "tokens": max_new_tokens, "questions": questions}
+    about = cache.to_plain(facts | ({"with_transcript": True} if with_transcript else {}))
     paths = [_find_clip(item, root) for item in items]  # before the first answer, which costs
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -63,7 +66,7 @@ def answer_items(
                 for item, path in zip(items, paths, strict=True):
                     if item.key in rows:
                         continue
-                    row = _answer_item(llm, item, path, silence, max_new_tokens)
+                    row = _answer_item(llm, item, path, silence, max_new_tokens, with_transcript)
                     line = json.dumps({"item": item.key, **row}, allow_nan=False)
                     with cache.writing(out / LINES):
                         lines.write(line + "\n")
@@ -82,17 +85,26 @@ def _answer_item(
     path: Path,
     silence: Float[Tensor, "1 query d_llm"],
     max_new_tokens: int,
+    with_transcript: bool,
 ) -> dict[str, Any]:
     try:
-        stream = llm.build_stream(chat.audio_messages(item.question), max_new_tokens)
-        heard = conditions.embed_clips(llm, llm.encoder.encode([audio.read_audio(path)]))
+        wave, messages = audio.read_audio(path), chat.audio_messages(item.question)
+        words = None
+        if with_transcript:
+            if llm.transcribe is None:
+                raise ValueError("this AudioLLM has no Whisper decoder; pass transcribe=….")
+            words = llm.transcribe([wave])
+        stream = llm.build_stream(messages, max_new_tokens, transcripts=words)
+        heard = conditions.embed_clips(llm, llm.encoder.encode([wave]))
     except ValueError as error:
         raise BenchmarkError(f"{item.where}: {error}") from error
     ids = llm.generate_ids([stream], heard, max_new_tokens=max_new_tokens)
     row: dict[str, Any] = {"response": llm.backbone.decode(ids[0])}
     if item.options:
         task = Task("", 3, "", item.question, "", {text: text for text in item.options})
-        (both,) = scoring.score_options_one_by_one(llm, [task], torch.cat([heard, silence]))
+        said = words and [*words, ""]  # silence has no words
+        pair = torch.cat([heard, silence])
+        (both,) = scoring.score_options_one_by_one(llm, [task], pair, said)
         scoring.check_finite(both, item.where)
         per_token = both / scoring.option_lengths(llm.backbone.tokenizer, task)
         texts = list(task.options)  # a text that is listed twice is scored once

@@ -193,15 +193,16 @@ def plot_similarity(table: pd.DataFrame, headline: str = "") -> Picture:
     """Which sites (or steps) lay out the clips alike: debiased CKA of every pair.
 
     Below the diagonal `scaled` is drawn, the CKA of features of equal variance: where it is the
-    higher one, a few large features decide. A pair is hatched that is not above its `null`, the
-    95th percentile under permutation of the clips.
+    higher one, a few large features decide. Above it a pair is hatched that is not above its
+    `null`, the 95th percentile under permutation of the clips; `scaled` has no null.
     """
     down, across = style.unique_values(table["a"]), style.unique_values(table["b"])
     pairs = table
     if set(down) & set(across) or len(down) == len(across) == 1:
         down = across = list(dict.fromkeys([*down, *across]))
         mirrored = table.rename(columns={"a": "b", "b": "a"})
-        mirrored = mirrored.assign(cka=mirrored["scaled"].fillna(mirrored["cka"]))
+        scaled = mirrored["scaled"].fillna(mirrored["cka"])
+        mirrored = mirrored.assign(cka=scaled, null=mirrored["null"].where(table["scaled"].isna()))
         pairs = pd.concat([table, mirrored]).drop_duplicates(["a", "b"])
     wide, null = (style.pivot(pairs, name, ("a", down), ("b", across)) for name in ("cka", "null"))
     if down == across:
@@ -209,7 +210,7 @@ def plot_similarity(table: pd.DataFrame, headline: str = "") -> Picture:
         wide, null = wide.mask(own, 1.0), null.mask(own, 0.0)
     size = (max(6, 2.8 + 0.42 * len(across)), max(3.4, 1.8 + 0.36 * len(down)))
     picture, axes = style.subplots(1, 1, headline, size, table)
-    faint, reason = ~(wide > null).to_numpy(), "not above its permutation null"
+    faint, reason = (wide <= null).to_numpy(), "not above its permutation null"
     texts = wide.map("{:z.2f}".format) if max(wide.shape) <= 12 else None
     image = style.draw_heat_map(axes, wide, faint=faint, reason=reason, texts=texts)
     axes.tick_params(axis="x", rotation=90)

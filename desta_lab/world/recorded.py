@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from desta_lab import cache
-from desta_lab.audio import RATE, read_audio
+from desta_lab.audio import RATE, DataWarning, read_audio
 from desta_lab.clips import HEAD, LEAST, SPLITS, Clip, Corpus, CorpusError, place_speaker
 from desta_lab.world import scenes, spoken
 from desta_lab.world.attributes import ATTRIBUTES, VOCABULARY
@@ -28,6 +29,7 @@ SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}  # of speakers; even w
 LEAST_SECONDS = 1.0  # of speech that a speaker needs
 _PAUSE = (0.15, 0.35)  # seconds between two lines of one speaker
 _LEAST_PIECE = 0.4  # seconds of a line that are worth beginning it
+_FULL = 0.75  # of a clip's room: what is cut where it is quiet fills more
 _CUT = 0.4  # seconds before the end of the room in which a line is cut where it is quietest
 _LEVEL = -26.0  # dBFS of every line, before they are joined
 _FRAME = RATE // 100
@@ -131,7 +133,8 @@ def build_recorded_corpus(
     """Make a corpus of people's recordings under a data folder, or find it there.
 
     Rate, loudness, manner and scene are crossed, and every speaker has them all evenly. Any number
-    of workers writes the same bytes; an interrupted build goes on.
+    of workers writes the same bytes; an interrupted build goes on. Warns (DataWarning) of speakers
+    of whom there is too little for a clip.
 
     Args:
         clips: the number of clips by split; speakers are dealt to these splits, as the table tells
@@ -163,7 +166,23 @@ def build_recorded_corpus(
     head = {"name": voices.folder.resolve().name, "recipe": recipe, "seed": seed}
     about = {**head, "licence": voices.licence, "splits": splits}
     render = partial(render_recorded, voices.folder)
-    return spoken.render_corpus(folder, plans, render, about, workers, progress)
+    corpus = spoken.render_corpus(folder, plans, render, about, workers, progress)
+    _warn_of_short(corpus, voices.folder, spoken.speech_room(seconds))
+    return corpus
+
+
+def _warn_of_short(corpus: Corpus, folder: Path, room: float) -> None:
+    """Warn of speakers whose speech does not fill a clip (`room` seconds) that is made fast."""
+    short = set()
+    for clip in corpus.clips:
+        said = [span for span in clip.spans if span.name == "speech"]
+        if said[-1].end - said[0].start < _FULL * room:
+            short.add(clip.speaker)
+    if short:
+        fault = f"the speech of {len(short)} speakers, such as {min(short)!r}, does not fill a clip"
+        remedy = f"record {SPEEDS['fast'] * room:.1f} s of each, or leave them out"
+        sentence = f"{folder}: {fault}, so that its length tells the rate; {remedy}."
+        warnings.warn(sentence, DataWarning, stacklevel=3)
 
 
 def choose_speakers(voices: Voices, splits: Mapping[str, Sequence[str]]) -> Voices:

@@ -114,6 +114,21 @@ def test_an_option_is_scored_per_token_as_the_start_of_the_answer(tmp_path: Path
     assert item.scores != item.silence
 
 
+def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path: Path):
+    llm, items = tiny.audio_llm(), MMAU.read(questions(tmp_path, "mmau"))
+    with pytest.raises(BenchmarkError, match="no Whisper decoder"):
+        answer_items(llm, items, tmp_path / "none", RUN, with_transcript=True)
+    llm.transcribe = lambda waves: ["a cat says so"] * len(waves)
+    heard = [
+        answer_items(llm, items, tmp_path / str(how), RUN, max_new_tokens=3, with_transcript=how)
+        for how in (False, True)
+    ]
+    without, by_words = (some[0] for some in heard)
+    assert by_words.scores != without.scores and by_words.silence == without.silence
+    with pytest.raises(BenchmarkError, match="answers with another with_transcript"):
+        answer_items(llm, items, tmp_path / "True", RUN, max_new_tokens=3)
+
+
 def _wave(path: Path) -> np.ndarray:
     return soundfile.read(path, dtype="float32")[0]
 

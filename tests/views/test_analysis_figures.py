@@ -650,6 +650,8 @@ def test_a_pair_that_is_not_above_its_null_is_hatched():
     hatched = sum(patch.get_hatch() is not None for patch in axes.patches)
     table = cka_table()
     assert hatched == (table["cka"] <= table["null"]).sum()  # above the diagonal
+    low = representation_figures.plot_similarity(table.assign(scaled=-1.0)).axes[0]
+    assert sum(patch.get_hatch() is not None for patch in low.patches) == hatched, "it has no null"
 
 
 def test_sites_against_steps_are_a_rectangle():

@@ -94,6 +94,18 @@ def test_how_long_a_person_speaks_does_not_tell_the_rate(corpus):
     assert abs(lengths["slow"] - lengths["fast"]) < 0.35, lengths
 
 
+def test_who_says_too_little_to_fill_a_clip_is_named(tmp_path):
+    folder = tiny.people(tmp_path / "people")
+    table = pd.read_csv(folder / "people.csv")
+    wave, rate = soundfile.read(folder / "emma-0.flac")
+    soundfile.write(folder / "emma-0.flac", wave[: round(2.0 * rate)], rate)
+    table[table["audio"] != "emma-1.flac"].to_csv(folder / "people.csv", index=False)
+    with pytest.warns(
+        audio.DataWarning, match=r"1 speakers, such as 'emma'.*record 5\.1 s of each"
+    ):
+        recorded.build_recorded_corpus(tmp_path / "data", recorded.read_voices(folder), CLIPS)
+
+
 def test_loudness_is_the_level_of_the_clip(corpus):
     levels = {"quiet": [], "loud": []}
     for clip in corpus.clips:
