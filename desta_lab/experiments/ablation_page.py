@@ -15,7 +15,7 @@ from desta_lab.experiments.ablation import (
     run_studies,
     seeds_of,
 )
-from desta_lab.experiments.findings import compare_arms, scores_by_arm, state_findings
+from desta_lab.experiments.findings import compare_all, compare_arms, scores_by_arm, state_findings
 from desta_lab.experiments.studies import BROUGHT, PRESET_SETTINGS, STUDIES, Study
 from desta_lab.model import presets
 from desta_lab.model.presets import Preset
@@ -46,6 +46,7 @@ NUMBERS = {  # column → rung, condition and height
 }
 SAID = {  # more of them where answers in words were measured
     "said": (3, "audio", "said"),
+    "said, rung 2": (2, "audio", "said"),
     "said, untrained": (3, "untrained", "said"),
     "said, shuffled": (3, "shuffled", "said"),
     "said, silence": (3, "silence", "said"),
@@ -115,7 +116,7 @@ def render_page(folder: Path = SHIPPED) -> str:
     """The page of all studies that have a table under a folder, as Markdown."""
     tables = {study.name: _load_tables(study, folder) for study in STUDIES.values()}
     compared = [
-        len(compare_arms(STUDIES[name], table)) * (2 if "said" in table else 1)
+        sum(map(len, compare_all(STUDIES[name], table).values()))
         for name, by_preset in tables.items()
         for table in by_preset.values()
         if STUDIES[name].state is None

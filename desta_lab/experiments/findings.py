@@ -55,13 +55,28 @@ def scores_by_arm(
     return rows.pivot(index="seed", columns="arm", values=height).reindex(columns=arms)
 
 
-def compare_arms(study: Study, table: pd.DataFrame, height: str = "score") -> list[Difference]:
-    """Each arm on rung 3 beside the baseline, over the seeds that both have."""
-    scores, baseline = scores_by_arm(table, height=height), study.baseline_arm
+def compare_arms(
+    study: Study, table: pd.DataFrame, height: str = "score", rung: int = 3
+) -> list[Difference]:
+    """Each arm on a rung beside the baseline, over the seeds that both have."""
+    scores, baseline = scores_by_arm(table, rung, height=height), study.baseline_arm
     if baseline not in scores:
         return []
     gaps = {arm: (scores[arm] - scores[baseline]).dropna() for arm in scores if arm != baseline}
     return [Difference(arm, *mean_interval(gap), len(gap)) for arm, gap in gaps.items() if len(gap)]
+
+
+def compare_all(study: Study, table: pd.DataFrame) -> dict[str, list[Difference]]:
+    """What a study compares, in words → each arm beside the baseline.
+
+    In the LLM's own words rung 2, too: there an output format is asked for, which may be lost.
+    """
+    compared = {"Rung 3": compare_arms(study, table)}
+    if "said" in table:
+        compared["Rung 3 in the LLM's own words"] = compare_arms(study, table, "said")
+        what = "Rung 2, the right answer in an output format, in the LLM's own words"
+        compared[what] = compare_arms(study, table, "said", 2)
+    return compared
 
 
 # ---- a saturating curve ----
@@ -138,10 +153,8 @@ def state_findings(study: Study, table: pd.DataFrame) -> list[str]:
     """What a table shows, by rule, in sentences."""
     if study.state:
         return study.state(study, table)
-    sentences = [state_differences(study, compare_arms(study, table))]
-    if "said" in table:
-        own_words = compare_arms(study, table, "said")
-        sentences.append(state_differences(study, own_words, "Rung 3 in the LLM's own words"))
+    compared = compare_all(study, table)
+    sentences = [state_differences(study, gaps, what) for what, gaps in compared.items()]
     if study.amount:
         sentences.append(_state_curve(fit_curve(table), study))
     return [sentence for sentence in sentences if sentence]

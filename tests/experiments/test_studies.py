@@ -147,7 +147,9 @@ def test_a_study_in_words_states_draws_and_lists_both_heights(tmp_path: Path, mo
 
     monkeypatch.setitem(STUDIES, "words", replace(get_study("words"), measure=both))
     sentences = run(["words"], tmp_path)["words"]
-    ranked, said = sentences
+    ranked, said, in_formats = sentences
+    what = "Rung 2, the right answer in an output format, in the LLM's own words against self"
+    assert in_formats.startswith(f"{what}, over 3 seeds: ") and "hard" in in_formats
     assert "shown: label -0.5" in ranked and "hard" in ranked.partition("not shown:")[2]
     assert said.startswith("Rung 3 in the LLM's own words against self, over 3 seeds: shown: hard")
     kept = ablation.load_table("words", folder=tmp_path / "ablations")
@@ -160,7 +162,10 @@ def test_a_study_in_words_states_draws_and_lists_both_heights(tmp_path: Path, mo
     heights = [np.asarray(line.get_ydata(), float) for line in drawn]
     assert any(len(one) == len(means) and np.allclose(means, one) for one in heights)
     page = render_page(tmp_path / "ablations")
-    assert "| said | said, untrained | said, shuffled | said, silence | said, text oracle |" in page
+    assert (
+        "| said | said, rung 2 | said, untrained | said, shuffled | said, silence | said, text oracle |"
+        in page
+    )
     hard = next(line for line in page.splitlines() if line.startswith("| hard |"))
     assert f" {means['hard']:.2f} " in hard
 
