@@ -180,9 +180,8 @@ def _preset_part(study: Study, preset: str, table: pd.DataFrame) -> list[str]:
     where = f"On preset `{preset}`, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
     if preset in PRESET_SETTINGS:
         where += f", {PRESET_SETTINGS[preset]['steps']} steps unless an arm says otherwise"
-    drawn = (
-        "What was learned against what was forgotten by" if study.draw else "Rung 3 and rung 0 of"
-    )
+    drawn = "Rungs 3 and 2 of" if "said" in table else "Rung 3 and rung 0 of"
+    drawn = "What was learned against what was forgotten by" if study.draw else drawn
     alt = " ".join([f"{drawn} every arm of {study.title} on preset {preset}.", *sentences])
     return [
         f"{where}:",

@@ -214,12 +214,13 @@ def _state_curve(curve: Curve | None, study: Study) -> str:
 
 
 def draw_study(study: Study, table: pd.DataFrame) -> Any:
-    """The arms' scores on rungs 3 and 0, every seed a dot, with every control and the curve."""
+    """The arms' scores, every seed a dot, with every control and the curve."""
     if study.draw:
         return study.draw(study, table)
-    seeds, found = table["seed"].nunique(), _summarise(compare_arms(study, table))
-    if "said" in table:
-        found += f"; in its own words: {_summarise(compare_arms(study, table, 'said'))}"
+    seeds = table["seed"].nunique()
+    summaries = map(_summarise, compare_all(study, table).values())
+    names = ("", "in its own words: ", "and in a format: ")
+    found = "; ".join(map("".join, zip(names, summaries, strict=False)))
     headline = (
         f"{study.title}, rung 3 against {study.baseline_arm}: "
         f"{found} ({seeds} seed{'s' * (seeds > 1)})"

@@ -68,19 +68,22 @@ def plot_ablation(
 ) -> Picture:
     """The arms of a study on rung 3 and rung 0: every seed a dot, the mean with its interval.
 
-    With a column `said` a third panel has rung 3 in the backbone's own words.
+    With a column `said`, rungs 3 and 2 in the backbone's own words stand beside rung 3.
 
     Args:
         unit: Of the arms where they are amounts (`at`); they then stand on a logarithmic axis.
         curve: Top, half and slope of a curve through rung 3.
     """
-    drawn = table[(table["attribute"] == "all") & table["rung"].isin([0, 3])]
+    drawn = table[(table["attribute"] == "all") & table["rung"].isin([0, 2, 3])]
     arms = drawn.drop_duplicates("arm").set_index("arm")["at"]
     places, names = _place_arms(arms, unit)
     long = sum(map(len, names)) > 26
     panels = [(3, "score", f"Rung 3: {RUNGS[3]}"), (0, "score", f"Rung 0: {RUNGS[0]}")]
     if "said" in table:
-        panels.insert(1, (3, "said", "Rung 3, in its own words"))
+        panels[1:] = [
+            (3, "said", "Rung 3, in its own words"),
+            (2, "said", f"Rung 2, in its own words: {RUNGS[2]}"),
+        ]
     width = max(3.5, 0.7 + 0.65 * (1 + places.max()))
     size = (width * len(panels), 4.2 if long else 3.8)
     picture, grid = style.subplots(1, len(panels), headline, size, table, sharey=True, sharex=True)

