@@ -162,9 +162,8 @@ def test_a_study_in_words_states_draws_and_lists_both_heights(tmp_path: Path, mo
     heights = [np.asarray(line.get_ydata(), float) for line in drawn]
     assert any(len(one) == len(means) and np.allclose(means, one) for one in heights)
     page = render_page(tmp_path / "ablations")
-    assert (
-        "| said | said, rung 2 | said, untrained | said, shuffled | said, silence | said," in page
-    )
+    columns = "| said | said, rung 2 | said, untrained | said, shuffled | said, silence |"
+    assert f"{columns} said, text oracle |" in page
     hard = next(line for line in page.splitlines() if line.startswith("| hard |"))
     assert f" {means['hard']:.2f} " in hard
 
