@@ -219,8 +219,8 @@ def draw_study(study: Study, table: pd.DataFrame) -> Any:
         return study.draw(study, table)
     seeds = table["seed"].nunique()
     summaries = map(_summarise, compare_all(study, table).values())
-    names = ("", "in its own words: ", "and in a format: ")
-    found = "; ".join(map("".join, zip(names, summaries, strict=False)))
+    heads = ("", "in its own words: ", "and in a format: ")
+    found = "; ".join(map("".join, zip(heads, summaries, strict=False)))
     headline = (
         f"{study.title}, rung 3 against {study.baseline_arm}: "
         f"{found} ({seeds} seed{'s' * (seeds > 1)})"
