@@ -101,8 +101,9 @@ SEEDS = argument(
 )
 OUT = path("--out", help="folder for figures and tables")
 ALSO = argument("--also", metavar="FORMS", help="forms beside PNG, SVG and CSV: pdf,parquet")
-BY_DEFAULT = "by default the newest self-generated one, or else the nano run that ships"
-RUN = path("--run", help=f"under data/runs; {BY_DEFAULT}")
+BY_DEFAULT = "by default the newest self-generated one, or else one that ships"
+PLACES = "under data/runs, a folder that save_pretrained wrote, or an archive of data/finished"
+RUN = path("--run", help=f"{PLACES}; {BY_DEFAULT}")
 TEST_SET = argument("--benchmark", help="test set, such as sakura; by default told by the files")
 RETRY = argument("--retry", action="store_true", help="run what failed again")
 PORTS = Annotated[int, whole_number(1, 65535)]
@@ -349,7 +350,7 @@ def inside(args: argparse.Namespace) -> None:
     "ask",
     path("clip", help="an audio file"),
     argument("question", help="in quotes"),
-    path("--run", help=f"under data/runs, or a folder that save_pretrained wrote; {BY_DEFAULT}"),
+    RUN,
     path("--published", help="the adapter that DeSTA2 or DeSTA2.5 released, instead"),
     argument("--preset", help="whose that is: desta25, which is the default, desta2, or a file"),
     *PARTS,
@@ -362,11 +363,9 @@ def inside(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """Ask a finished run about a clip."""
     from desta_lab import audio
-    from desta_lab.model import presets, weights
-    from desta_lab.model.audio_llm import AudioLLM
+    from desta_lab.model import presets
     from desta_lab.model.chat import AUDIO, SYSTEM
     from desta_lab.model.nano import LIMITS
-    from desta_lab.model.runs import describe_run, read_run_config
     from desta_lab.published.desta2 import answer_desta2
     from desta_lab.published.systems import describe_memory, open_system
 
@@ -393,12 +392,8 @@ def ask(args: argparse.Namespace) -> None:
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
-        folder = args.run or _find_run()
-        if (folder / weights.WEIGHTS).is_file():  # what save_pretrained wrote
-            llm, run = AudioLLM.from_pretrained(folder, strict=False), folder.name
-        else:
-            llm, run = AudioLLM.from_run(folder), describe_run(folder)
-            transcript |= bool(read_run_config(folder).get("transcript"))
+        llm, run, _, reads = _open_run(args.run or _find_run())
+        transcript |= reads
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
         answer = answer_desta2(llm, turns, max_new_tokens=48)
@@ -418,17 +413,42 @@ def ask(args: argparse.Namespace) -> None:
         print(f"note            {LIMITS}")
 
 
+def _open_run(place: Path) -> tuple[Any, str, str, bool]:
+    """An AudioLLM, what it is in one line, its connector's sha256, and if it reads transcripts."""
+    from desta_lab.cache import hash_file
+    from desta_lab.course import finished
+    from desta_lab.model import weights
+    from desta_lab.model.audio_llm import AudioLLM
+    from desta_lab.model.runs import describe_run, list_checkpoints, read_run_config
+
+    if place.suffix == ".zip":
+        return (*finished.open_last(place), False)
+    if (place / weights.WEIGHTS).is_file():  # what save_pretrained wrote
+        llm = AudioLLM.from_pretrained(place, strict=False)
+        return llm, place.name, hash_file(place / weights.WEIGHTS), False
+    llm = AudioLLM.from_run(place)
+    transcript = bool(read_run_config(place).get("transcript"))
+    return llm, describe_run(place), list_checkpoints(place)[-1]["sha256"], transcript
+
+
 def _find_run() -> Path:
-    """The newest finished run of this data folder; where there is none, the one that ships."""
+    """The newest finished run of this data folder; where there is none, one that ships.
+
+    That of `laptop` if its backbone is on this machine, else that of nano.
+    """
     from desta_lab.experiments.experiment import Experiment
+    from desta_lab.model import presets, weights
     from desta_lab.model.runs import newest_run
 
     try:
         return newest_run()
     except FileNotFoundError:
         from desta_lab.course import finished
-        from desta_lab.model import presets
 
+        laptop = finished.shipped_archive("laptop")
+        if laptop.is_file() and weights.is_installed(presets.laptop().backbone):
+            print("No run of yours is here: the laptop run that ships answers.", flush=True)
+            return laptop
         if not finished.ARCHIVE.is_file():
             raise
         print(
@@ -537,20 +557,15 @@ def answer(args: argparse.Namespace) -> None:
     """Let a finished run answer a public test set."""
     from desta_lab.benchmarks.answers import answer_items
     from desta_lab.benchmarks.benchmark import get_benchmark
-    from desta_lab.model.audio_llm import AudioLLM
-    from desta_lab.model.runs import read_run_config
-    from desta_lab.training import checkpoints
 
     benchmark = get_benchmark(args.benchmark, args.path)
     items = benchmark.read(args.path)
-    folder = args.run or _find_run()
+    place = args.run or _find_run()
     _make_folder(args.out)
-    llm = AudioLLM.from_run(folder)
-    last = checkpoints.list_checkpoints(folder)[-1]
-    run = {"name": folder.name, "connector_sha256": last["sha256"]}
-    print(f"{len(items)} questions of {benchmark.name}, answered by {folder.name}, which hears the")
+    llm, _, sha256, words = _open_run(place)
+    run = {"name": place.name, "connector_sha256": sha256}
+    print(f"{len(items)} questions of {benchmark.name}, answered by {place.name}, which hears the")
     print(f"first {llm.encoder.seconds:g} s of a clip.", flush=True)
-    words = bool(read_run_config(folder).get("transcript"))
     how = {"root": args.audio, "max_new_tokens": args.tokens, "with_transcript": words}
     items = answer_items(llm, items, args.out, run, progress=progress_reporter()("answer"), **how)
     for path in benchmark.write(items, args.out):

@@ -1,4 +1,4 @@
-"""The small finished run that ships: packed into one archive, and restored from it."""
+"""The finished runs that ship: each packed into one archive, restored or opened from it."""
 
 import io
 import json
@@ -14,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
+from torch import nn
 
 from desta_lab import cache
 from desta_lab.cache import Provenance
@@ -23,13 +25,20 @@ from desta_lab.experiments.experiment import RUNS, Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
-from desta_lab.model import build
+from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.runs import VERDICT, checkpoint_path, index_path
-from desta_lab.model.weights import NANO_FOLDER
+from desta_lab.model.runs import (
+    VERDICT,
+    CheckpointError,
+    checkpoint_path,
+    index_path,
+    list_checkpoints,
+    open_run,
+)
 from desta_lab.training import checkpoints, trainer
 
-ARCHIVE = NANO_FOLDER.parent / "finished" / "nano.zip"
+FOLDER = weights.NANO_FOLDER.parent / "finished"
+ARCHIVE = FOLDER / "nano.zip"  # of the notebooks; beside it `laptop.zip`
 # facts of a run that say where it was made, not what was learned
 PLACE = {"dtype", "device", "targets"}
 RECORDS, CONFIG, LIST = "records.jsonl", "config.json", "checkpoints/checkpoints.json"
@@ -42,19 +51,48 @@ MEMBER = re.compile(  # the name of every file that an archive may hold
     re.ASCII,
 )
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
-LARGEST = 500_000_000  # bytes of all files together; the one that ships has 32 million
+LARGEST = 500_000_000  # bytes of all files together; the larger that ships has 32 million
 
 
 class ArchiveError(ValueError):
     """An archive of a finished run that cannot be trusted; the message names it and the fault."""
 
 
-def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
-    """Write what a notebook needs of a finished main job into one archive; returns its bytes.
+def shipped_archive(preset: str) -> Path:
+    """Where the archive of a preset's finished run is, or would be."""
+    return FOLDER / f"{preset}.zip"
+
+
+# ---- to pack one ----
+
+
+def round_checkpoint(experiment: Experiment) -> None:
+    """Round the last self-generated connector (`round_weights`): it packs to 40 % of its bytes.
+
+    To be called between training and the main job, whose tables are of the checkpoint.
+    """
+    folder, llm = experiment.train("self"), experiment.llm
+    last = list_checkpoints(folder)[-1]
+    checkpoints.load_checkpoint(folder, llm, last["step"])
+    round_weights(llm.connector)
+    checkpoints.save_checkpoint(folder, llm, last["step"], last["loss"], last.get("records"))
+
+
+def round_weights(connector: nn.Module) -> None:
+    """Round the weights of linear layers to bf16, as a machine with bf16 does at each product."""
+    for module in connector.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.to(torch.bfloat16).float()
+
+
+def pack(experiment: Experiment, archive: Path | None = None) -> int:
+    """Write what is needed of a finished main job into one archive; returns its bytes.
 
     Of the checkpoints only the last self-generated one is in it; of the results, the scores of
-    every checkpoint, the oracle, the targets and the tables of the analysis.
+    every checkpoint and the oracle; for notebooks (nano) the targets and the tables of the analysis
+    too.
     """
+    archive = archive or shipped_archive(experiment.preset.name)
     content: dict[str, bytes] = {}
     for kind in RUNS:
         folder = experiment.run_folder(kind)
@@ -81,31 +119,39 @@ def pack(experiment: Experiment, archive: Path = ARCHIVE) -> int:
 def _results(experiment: Experiment) -> Iterator[Provenance]:
     """What determines each result that ships; all of them are on disk after the main job."""
     yield experiment.oracle_provenance
-    yield experiment.targets_provenance
-    yield coverage_provenance(experiment)
     seen = set()
     for kind in RUNS:
-        for checkpoint in checkpoints.list_checkpoints(experiment.run_folder(kind)):
+        for checkpoint in list_checkpoints(experiment.run_folder(kind)):
             provenance = experiment.score_provenance(checkpoint)
-            if provenance.key not in seen:
+            scored = provenance.folder(experiment.root).is_dir()  # not each one, if so preset
+            if scored and provenance.key not in seen:
                 yield provenance
             seen.add(provenance.key)
-    inside = Inside.from_experiment(experiment)
-    for name in TABLES:
-        inside.table(name)
-        yield inside.provenance(name)
+    if experiment.preset.glass_box:
+        yield experiment.targets_provenance
+        yield coverage_provenance(experiment)
+        inside = Inside.from_experiment(experiment)
+        for name in TABLES:
+            inside.table(name)
+            yield inside.provenance(name)
 
 
-def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
+# ---- to use one ----
+
+
+def restore(experiment: Experiment, archive: Path | None = None) -> str:
     """Unpack the finished run for an experiment that would train the same; returns a sentence.
 
-    Nothing that exists is overwritten. An experiment of other data, steps or seed gets no run, and
-    the sentence says what one costs.
+    Nothing that exists is overwritten, and no backbone is fetched to know what it would train. An
+    experiment of other data, weights, steps or seed gets no run, and the sentence says what one
+    costs.
 
     Raises:
         ArchiveError: the archive is damaged, or holds anything else than a finished run.
     """
-    if experiment.preset.glass_box and archive.exists():
+    archive = archive or shipped_archive(experiment.preset.name)
+    here = weights.is_installed(experiment.preset.backbone, experiment.root / "models")
+    if here and archive.exists():
         with _open_archive(archive) as shipped:
             _restore_results(experiment, shipped)
             if all(_is_same(experiment, shipped, kind) for kind in RUNS):
@@ -121,6 +167,28 @@ def restore(experiment: Experiment, archive: Path = ARCHIVE) -> str:
         "No finished run of this preset and seed is here; "
         f"run_quickstart(experiment) makes it ({build.state_minutes(experiment.preset)})."
     )
+
+
+def open_last(archive: Path, root: Path | None = None) -> tuple[AudioLLM, str, str]:
+    """The AudioLLM of an archive's last connector, what it is in one line, and its sha256.
+
+    Nothing is unpacked for longer than that. Other weights of encoder or backbone than those it was
+    trained with are taken with a warning.
+
+    Raises:
+        ArchiveError: as for `restore`.
+        ProvenanceError: encoder or backbone is not here.
+    """
+    with _open_archive(archive) as shipped, TemporaryDirectory() as temporary:
+        _extract(shipped, "runs/self/", Path(temporary))
+        run = Path(temporary) / "runs" / "self"
+        try:
+            llm, last = open_run(run, root=root, strict=False), list_checkpoints(run)[-1]
+        except CheckpointError as error:
+            raise ArchiveError(_say_fault(error, run)) from error
+    corpus = (llm.result or {}).get("corpus")
+    about = f"{archive.name} (preset {archive.stem}, corpus {corpus}, step {last['step']})"
+    return llm, about, last["sha256"]
 
 
 # ---- the archive: nothing in it is believed before it is checked ----
@@ -241,13 +309,12 @@ def _check_run(experiment: Experiment, shipped: zipfile.ZipFile, run: Path) -> l
     if (run / VERDICT).is_file():
         _read_json(shipped, f"{told}/{VERDICT}")
     try:
-        listed = checkpoints.list_checkpoints(run)
+        listed = list_checkpoints(run)
         if not trainer.is_finished(run, experiment.train_config):
             raise ArchiveError(f"{told}: its list has not every checkpoint")
         records = checkpoints.read_records(run, steps)
-    except checkpoints.CheckpointError as error:
-        fault = str(error).removeprefix(f"{run}/").split(";")[0]
-        raise ArchiveError(f"{told}: {fault}") from error
+    except CheckpointError as error:
+        raise ArchiveError(_say_fault(error, run)) from error
     known = {one["step"]: one["sha256"] for one in listed}
     for path in (run / "checkpoints").glob("*.safetensors"):
         if known.get(int(path.stem)) != cache.hash_file(path):
@@ -256,6 +323,12 @@ def _check_run(experiment: Experiment, shipped: zipfile.ZipFile, run: Path) -> l
         raise ArchiveError(f"{told}: it has no checkpoint of step {steps}")
     hashes = {one["step"]: checkpoints.hash_records(records[: one["step"]]) for one in listed}
     return [one | ({"records": hashes[one["step"]]} if one["step"] else {}) for one in listed]
+
+
+def _say_fault(error: CheckpointError, run: Path) -> str:
+    """What is wrong with an unpacked run, without the place that it was unpacked to."""
+    fault = str(error).split(";")[0].replace(f"{run}/", "").replace(str(run), "")
+    return f"runs/{run.name}: {fault}"
 
 
 def _save_first(llm: AudioLLM, shipped: zipfile.ZipFile, path: Path) -> str:

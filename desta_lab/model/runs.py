@@ -92,8 +92,10 @@ def open_run(
     step: int | None = None,
     root: Path | None = None,
     connector: OwnConnector | None = None,
+    *,
+    strict: bool = True,
 ) -> AudioLLM:
-    """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run`."""
+    """The AudioLLM of a run's checkpoint, see `AudioLLM.from_run` and `open_connector`."""
     if not index_path(folder).is_file():
         remedy = "train one with `python -m desta_lab quickstart`"
         if (folder / weights.WEIGHTS).is_file():
@@ -102,7 +104,7 @@ def open_run(
     last = list_checkpoints(folder)[-1]
     step = last["step"] if step is None else step
     path, attention = find_checkpoint(folder, step), read_run_config(folder).get("attention")
-    llm = open_connector(path, root, attention, connector)
+    llm = open_connector(path, root, attention, connector, strict=strict)
     if step == last["step"] and (folder / VERDICT).is_file():  # the verdict is of the last step
         llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
         if llm.result.get("checkpoint", last["sha256"]) != last["sha256"]:

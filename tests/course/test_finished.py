@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from desta_lab import cli
 from desta_lab.course import finished
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
-from desta_lab.model import build, presets
+from desta_lab.model import build, presets, weights
 from desta_lab.model.nano import LIMITS
+from desta_lab.model.runs import checkpoint_path, list_checkpoints
 from desta_lab.training import checkpoints
 from tests import tiny
 
@@ -64,12 +66,68 @@ def test_where_no_run_of_ones_own_is_the_one_that_ships_answers_and_says_which_i
 ) -> None:
     corpus = Experiment(presets.nano(), root=tiny.data_folder(tmp_path)).corpus
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    monkeypatch.setattr(weights, "is_installed", lambda *place: place[0] == presets.NANO)
     line = ["ask", str(corpus.path(corpus.clips[0])), "What is the gender of the speaker?"]
     for first in (True, False):
         assert cli.main(line) == 0
         said = capsys.readouterr().out
         assert ("the nano run that ships" in said) == first
         assert "(preset nano, corpus spoken, step 300)" in said and LIMITS in said
+
+
+def test_an_archive_answers_as_it_is_and_nothing_of_it_stays(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((experiment.root / "runs").rglob("*"))
+    monkeypatch.setenv("DESTA_LAB_DATA", str(experiment.root))
+    clip, question = experiment.corpus.path(experiment.corpus.clips[0]), "Where is the speaker?"
+    answers = []
+    for run in (experiment.run_folder("self"), finished.ARCHIVE):
+        assert cli.main(["ask", str(clip), question, "--run", str(run)]) == 0
+        said = capsys.readouterr().out.splitlines()
+        answers.append([line for line in said if not line.startswith("run ")])
+        assert "(preset nano, corpus spoken, step 300)" in said[0]
+    assert answers[0] == answers[1]
+    assert sorted((experiment.root / "runs").rglob("*")) == before
+
+
+def test_without_a_run_of_ones_own_that_of_laptop_answers_where_its_backbone_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
+    monkeypatch.setattr(weights, "is_installed", lambda name: name == presets.laptop().backbone)
+    assert cli._find_run() == finished.shipped_archive("laptop")
+    assert "the laptop run that ships answers" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_a_rounded_connector_gives_the_same_where_bf16_multiplies(experiment: Experiment) -> None:
+    connector = build.build_connector(
+        experiment.preset.connector, experiment.llm.encoder, experiment.llm.backbone, seed=1
+    )
+    states = torch.randn(len(experiment.llm.encoder.taps), 2, 200, experiment.llm.encoder.width)
+    outputs = []
+    for _ in range(2):
+        for half in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                outputs.append(connector(states))
+        finished.round_weights(connector)
+    half, whole, half_after, whole_after = outputs
+    assert torch.equal(half, half_after)
+    assert not torch.equal(whole, whole_after)
+
+
+def test_the_last_checkpoint_is_rounded_once(experiment: Experiment, tmp_path: Path) -> None:
+    job = at_root(experiment, tmp_path)
+    finished.restore(job)
+    finished.round_checkpoint(job)
+    once = list_checkpoints(job.run_folder("self"))
+    finished.round_checkpoint(job)
+    assert list_checkpoints(job.run_folder("self")) == once
+    path = checkpoint_path(job.run_folder("self"), job.train_config.steps)
+    weights_of = {name: t for name, t in load_file(path).items() if name.endswith(".weight")}
+    linear = [t for t in weights_of.values() if t.dim() == 2]
+    assert linear and all(torch.equal(t, t.to(torch.bfloat16).float()) for t in linear)
 
 
 def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
