@@ -20,7 +20,9 @@ Check = Callable[..., bool]  # (answer, *, the arguments of its instruction)
 _FENCE = "```"
 _JSON_TAGS = ("json", "Json", "JSON")  # what may follow the opening fence
 _DIVIDER = "***"  # IFEval's boundary between paragraphs
-_BULLET = re.compile(r"\s*(?:-|\*[^*])")
+# IFEval's patterns, by which a lone `*` takes the next line for its text
+_STAR = re.compile(r"^[^\S\n]*\*[^*].*", re.MULTILINE)
+_DASH = re.compile(r"^[^\S\n]*-", re.MULTILINE)
 _CLOSERS = "\"'”’)]}*_»"  # may stand between a full stop and the blank after it
 _ABBREVIATIONS = re.compile(r"mrs?|ms|dr|st|prof|sr|jr|inc|ltd|co|vs|etc|e\.g|i\.e|ph\.d")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # a middle initial, or U.S.
@@ -85,8 +87,8 @@ def forbidden_words(answer: str, *, forbidden_words: Sequence[str]) -> bool:
 
 
 def number_bullet_lists(answer: str, *, num_bullets: int) -> bool:
-    """Exactly this many lines are markdown bullets (`* text` or `- text`; `**bold**` is none)."""
-    return sum(map(bool, map(_BULLET.match, answer.split("\n")))) == num_bullets
+    """Exactly this many markdown bullets (`* text` or `- text`; `**bold**` is none)."""
+    return len(_STAR.findall(answer)) + len(_DASH.findall(answer)) == num_bullets
 
 
 def number_words(answer: str, *, num_words: int, relation: str) -> bool:

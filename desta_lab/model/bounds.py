@@ -54,6 +54,11 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     Raises:
         ValueError: names the setting, its value and its bound.
     """
+    for kind in _kinds(hint):
+        sizes = get_args(kind)
+        fixed = get_origin(kind) is tuple and Ellipsis not in sizes
+        if fixed and isinstance(value, tuple) and len(value) != len(sizes):
+            raise ValueError(f"{name} are {len(sizes)} values, not {value!r}.")
     several = value.values() if isinstance(value, Mapping) else value
     for bound in find_bounds(hint):
         for one in several if isinstance(value, tuple | Mapping) else (value,):
@@ -69,7 +74,7 @@ def convert_value(name: str, value: Any, hint: Any) -> Any:
     Raises:
         ValueError: names the setting, what it takes and the value.
     """
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = _kinds(hint)
     if value is None and type(None) in kinds:
         return None
     listed = [kind for kind in kinds if get_origin(kind) is tuple]
@@ -81,6 +86,11 @@ def convert_value(name: str, value: Any, hint: Any) -> Any:
         words = " | ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
         raise ValueError(f"{name} takes {words}, not {value!r}.")
     return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one that a hint is."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _convert_list(name: str, value: Any, hint: Any, or_null: bool) -> tuple[Any, ...]:

@@ -83,6 +83,8 @@ def test_a_run_of_no_steps_is_refused():
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match=r"betas is a number from 0 to below 1, not 1\.0"):
         TrainConfig(steps=1, betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match=r"betas are 2 values, not \(0\.9,\)"):
+        bounds.check_value("betas", (0.9,), tuple[bounds.Share, bounds.Share])
 
 
 @pytest.mark.parametrize(
