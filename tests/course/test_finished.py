@@ -21,8 +21,9 @@ from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.model import build, presets, weights
+from desta_lab.model.audio_llm import read_connector_provenance
 from desta_lab.model.nano import LIMITS
-from desta_lab.model.runs import checkpoint_path, list_checkpoints
+from desta_lab.model.runs import checkpoint_path, find_checkpoint, list_checkpoints
 from desta_lab.training import checkpoints
 from tests import tiny
 
@@ -42,8 +43,9 @@ def experiment(root: Path) -> Experiment:
     return experiment
 
 
-def test_the_archive_holds_plain_relative_names_and_no_pickle() -> None:
-    with zipfile.ZipFile(finished.ARCHIVE) as archive:
+@pytest.mark.parametrize("preset", ["nano", "laptop"])
+def test_an_archive_holds_plain_relative_names_and_no_pickle(preset: str) -> None:
+    with zipfile.ZipFile(finished.shipped_archive(preset)) as archive:
         assert archive.testzip() is None
         for name in archive.namelist():
             assert not Path(name).is_absolute() and ".." not in Path(name).parts
@@ -95,7 +97,9 @@ def test_without_a_run_of_ones_own_that_of_laptop_answers_where_its_backbone_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
-    monkeypatch.setattr(weights, "is_installed", lambda name: name == presets.laptop().backbone)
+    monkeypatch.setattr(
+        weights, "is_installed", lambda *place: place[0] == presets.laptop().backbone
+    )
     assert cli._find_run() == finished.shipped_archive("laptop")
     assert "the laptop run that ships answers" in capsys.readouterr().out
 
@@ -128,6 +132,20 @@ def test_the_last_checkpoint_is_rounded_once(experiment: Experiment, tmp_path: P
     weights_of = {name: t for name, t in load_file(path).items() if name.endswith(".weight")}
     linear = [t for t in weights_of.values() if t.dim() == 2]
     assert linear and all(torch.equal(t, t.to(torch.bfloat16).float()) for t in linear)
+
+
+def test_the_run_of_laptop_is_whole_and_was_judged(tmp_path: Path) -> None:
+    with zipfile.ZipFile(finished.shipped_archive("laptop")) as archive:
+        archive.extractall(tmp_path)
+    run, preset = tmp_path / "runs" / "self", presets.laptop()
+    path = find_checkpoint(run, preset.steps)
+    about = read_connector_provenance(path)
+    assert (about["encoder"], about["backbone"]) == (preset.encoder, preset.backbone)
+    assert len(checkpoints.read_records(run, preset.steps)) == preset.steps
+    verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict["checkpoint"] == list_checkpoints(run)[-1]["sha256"]
+    kinds = {folder.name for folder in (tmp_path / "results").iterdir()}
+    assert kinds == {"oracles", "scores"}
 
 
 def test_its_first_and_last_checkpoint_load(experiment: Experiment) -> None:
