@@ -6,10 +6,10 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -81,7 +81,7 @@ class Sweep:
         preset: Preset,
         grid: Mapping[str, Any] | None = None,
         *,
-        seeds: Iterable[int] = (0,),
+        seeds: Iterable[int | np.integer] = (0,),
         arms: Mapping[str, Settings] | None = None,
         corpus: Corpus | Path | str | None = None,
         root: Path | None = None,
@@ -105,7 +105,7 @@ class Sweep:
         self.preset, self.measure = preset, measure or train_and_score
         self.root = root or models_dir().parent
         self.progress = progress or progress_reporter()
-        whole = {int(seed) if isinstance(seed, Integral) else seed for seed in seeds}
+        whole = {int(seed) if isinstance(seed, int | np.integer) else seed for seed in seeds}
         check_value("seeds", tuple(whole), CountOrZero)
         self.seeds = sorted(whole)
         if arms:
