@@ -5,6 +5,7 @@ import json
 import lzma
 import re
 import stat
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.experiments.quickstart import coverage_provenance
 from desta_lab.model import build, weights
-from desta_lab.model.audio_llm import AudioLLM
+from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.model.runs import (
     VERDICT,
     CheckpointError,
@@ -179,7 +180,11 @@ def open_last(archive: Path, root: Path | None = None) -> tuple[AudioLLM, str, s
         ArchiveError: as for `restore`.
         ProvenanceError: encoder or backbone is not here.
     """
-    with _open_archive(archive) as shipped, TemporaryDirectory() as temporary:
+    with (
+        _open_archive(archive) as shipped,
+        TemporaryDirectory() as temporary,
+        _name_archive(archive, temporary),
+    ):
         _extract(shipped, "runs/self/", Path(temporary))
         run = Path(temporary) / "runs" / "self"
         try:
@@ -207,6 +212,20 @@ def _open_archive(archive: Path) -> Iterator[zipfile.ZipFile]:
         fault = str(error).rstrip(".") or "it is cut off"
         remedy = "get it again from where the package comes from"
         raise ArchiveError(f"{archive}: {fault}; {remedy}.") from error
+
+
+@contextmanager
+def _name_archive(archive: Path, place: str) -> Iterator[None]:
+    """Let what is said of files in a place, which is gone soon, name the archive they are of."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    except ProvenanceError as error:
+        raise ProvenanceError(str(error).replace(place, str(archive))) from error
+    finally:
+        for one in caught:
+            warnings.warn(str(one.message).replace(place, str(archive)), one.category, stacklevel=4)
 
 
 def _check_entries(shipped: zipfile.ZipFile) -> None:

@@ -21,7 +21,7 @@ from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.inside import Inside
 from desta_lab.experiments.inside_tables import TABLES
 from desta_lab.model import build, presets, weights
-from desta_lab.model.audio_llm import read_connector_provenance
+from desta_lab.model.audio_llm import ProvenanceError, ProvenanceWarning, read_connector_provenance
 from desta_lab.model.nano import LIMITS
 from desta_lab.model.runs import checkpoint_path, find_checkpoint, list_checkpoints
 from desta_lab.training import checkpoints
@@ -91,6 +91,25 @@ def test_an_archive_answers_as_it_is_and_nothing_of_it_stays(
         assert "(preset nano, corpus spoken, step 300)" in said[0]
     assert answers[0] == answers[1]
     assert sorted((experiment.root / "runs").rglob("*")) == before
+
+
+def test_what_is_said_of_an_archive_opened_names_it(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = experiment.root / "models"
+    monkeypatch.setattr(weights, "hash_folder", lambda folder: "0" * 64)
+    with pytest.warns(ProvenanceWarning, match=r"nano\.zip/runs/.*has other weights here") as told:
+        finished.open_last(finished.ARCHIVE, models)
+    assert {str(one.message).split(":")[0] for one in told} == {
+        f"{finished.ARCHIVE}/runs/self/checkpoints/000300.safetensors"
+    }
+
+    def refuse(*place: object, **how: object) -> Path:
+        raise weights.WeightsError("No hub here.")
+
+    monkeypatch.setattr(weights, "find_weights", refuse)
+    with pytest.raises(ProvenanceError, match=r"nano\.zip/runs/.*is not here"):
+        finished.open_last(finished.ARCHIVE, models)
 
 
 def test_without_a_run_of_ones_own_that_of_laptop_answers_where_its_backbone_is_here(
