@@ -32,6 +32,7 @@ from desta_lab.model.runs import (
     VERDICT,
     CheckpointError,
     checkpoint_path,
+    describe_run,
     index_path,
     list_checkpoints,
     open_run,
@@ -122,10 +123,9 @@ def _results(experiment: Experiment) -> Iterator[Provenance]:
     yield experiment.oracle_provenance
     seen = set()
     for kind in RUNS:
-        for checkpoint in list_checkpoints(experiment.run_folder(kind)):
+        for checkpoint in experiment.scored_checkpoints(kind):
             provenance = experiment.score_provenance(checkpoint)
-            scored = provenance.folder(experiment.root).is_dir()  # not each one, if so preset
-            if scored and provenance.key not in seen:
+            if provenance.key not in seen:
                 yield provenance
             seen.add(provenance.key)
     if experiment.preset.glass_box:
@@ -188,12 +188,10 @@ def open_last(archive: Path, root: Path | None = None) -> tuple[AudioLLM, str, s
         _extract(shipped, "runs/self/", Path(temporary))
         run = Path(temporary) / "runs" / "self"
         try:
-            llm, last = open_run(run, root=root, strict=False), list_checkpoints(run)[-1]
+            llm, about = open_run(run, root=root, strict=False), describe_run(run, archive.name)
+            return llm, about, list_checkpoints(run)[-1]["sha256"]
         except CheckpointError as error:
             raise ArchiveError(_say_fault(error, run)) from error
-    corpus = (llm.result or {}).get("corpus")
-    about = f"{archive.name} (preset {archive.stem}, corpus {corpus}, step {last['step']})"
-    return llm, about, last["sha256"]
 
 
 # ---- the archive: nothing in it is believed before it is checked ----

@@ -397,17 +397,11 @@ class Experiment:
             return cache.find_or_make(self.root, self.oracle_provenance, score)
 
     def evaluate(self, kind: str) -> pd.DataFrame:
-        """Collective: the scores of a run under every condition by ear.
-
-        At every checkpoint (the rival of the claim at every second one: no verdict needs more, and
-        its crossings are coarser), or at the first and the last, as the preset says.
-        """
+        """Collective: the scores of a run under every condition by ear (`scored_checkpoints`)."""
         folder = self.run_folder(kind)
         if processes.world_size() > 1:
             _ = self.features  # made together, before each rank has checkpoints of its own
-        start, *later = checkpoints.list_checkpoints(folder)
-        every = (2 if kind == RUNS[1] else 1) if self.preset.every_checkpoint else len(later)
-        listed = [start, *later[::-every][::-1]]
+        listed = self.scored_checkpoints(kind)
         with self.costs.stage(f"evaluate {kind}"):
             scores = processes.map_over_ranks(
                 listed, partial(self.score_checkpoint, folder), self.progress(f"evaluate {kind}")
@@ -415,6 +409,16 @@ class Experiment:
         config = partial(self.run_config, kind)
         tracking.log_scores(self.track, f"{folder.name}-scores", config, scores)
         return pd.concat(scores, ignore_index=True).assign(run=kind, seed=self.seed)
+
+    def scored_checkpoints(self, kind: str) -> list[dict[str, Any]]:
+        """The checkpoints of a run that the main job scores.
+
+        Every one (of the rival of the claim every second: no verdict needs more, and its crossings
+        are coarser), or the first and the last, as the preset says.
+        """
+        start, *later = checkpoints.list_checkpoints(self.run_folder(kind))
+        every = (2 if kind == RUNS[1] else 1) if self.preset.every_checkpoint else len(later)
+        return [start, *later[::-every][::-1]]
 
     def score_checkpoint(
         self, folder: Path, checkpoint: Mapping[str, Any], plan: ScoringPlan | None = None

@@ -55,10 +55,9 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         ValueError: names the setting, its value and its bound.
     """
     for kind in _kinds(hint):
-        sizes = get_args(kind)
-        fixed = get_origin(kind) is tuple and Ellipsis not in sizes
-        if fixed and isinstance(value, tuple) and len(value) != len(sizes):
-            raise ValueError(f"{name} are {len(sizes)} values, not {value!r}.")
+        listed = get_origin(kind) is tuple and isinstance(value, tuple)
+        if listed and not _takes(kind, len(value)):
+            raise ValueError(f"{name} are {len(get_args(kind))} values, not {value!r}.")
     several = value.values() if isinstance(value, Mapping) else value
     for bound in find_bounds(hint):
         for one in several if isinstance(value, tuple | Mapping) else (value,):
@@ -93,13 +92,17 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
+def _takes(hint: Any, count: int) -> bool:
+    """Whether the type of a tuple takes so many values."""
+    return Ellipsis in get_args(hint) or len(get_args(hint)) == count
+
+
 def _convert_list(name: str, value: Any, hint: Any, or_null: bool) -> tuple[Any, ...]:
     """A list of numbers as a tuple of the type's; a single number is a list of one."""
-    kind, *others = get_args(hint)
+    kind = get_args(hint)[0]
     items = list(value) if isinstance(value, list | tuple) else [value]
     numbers = [float(one) if kind is float and type(one) is int else one for one in items]
-    wrong_length = Ellipsis not in others and len(numbers) != 1 + len(others)
-    if wrong_length or not all(type(one) is kind for one in numbers):
+    if not _takes(hint, len(numbers)) or not all(type(one) is kind for one in numbers):
         example = "[0,3]" if kind is int else "[0.9,0.98]"
         null = ", or null" if or_null else ""
         raise ValueError(f"{name} takes a list such as {example}{null}, not {items!r}.")

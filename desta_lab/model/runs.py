@@ -157,11 +157,12 @@ def _is_finished(run: Path) -> bool:
         return True  # whoever opens it is told what is wrong
 
 
-def describe_run(folder: Path) -> str:
-    """A run's name with its preset, its corpus and its last step, in one line."""
-    preset = re.sub("-[a-z]+-[0-9a-f]{16}$", "", folder.name)
+def describe_run(folder: Path, name: str = "") -> str:
+    """A run's name (its folder's, or its archive's) with preset, corpus and last step."""
+    name = name or folder.name
+    preset = re.sub(r"-[a-z]+-[0-9a-f]{16}$|\.zip$", "", name)
     step = list_checkpoints(folder)[-1]["step"]
-    return f"{folder.name} (preset {preset}, corpus {_name_corpus(folder)}, step {step})"
+    return f"{name} (preset {preset}, corpus {_name_corpus(folder)}, step {step})"
 
 
 def _name_corpus(folder: Path) -> str:
