@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from scipy.linalg import orthogonal_procrustes
 from sklearn.decomposition import PCA
@@ -143,7 +144,11 @@ def map_clips(
 
 
 def _fit_umap(site: np.ndarray, onto: np.ndarray | None, seed: int) -> np.ndarray:
-    """One UMAP, turned onto another map; in one thread, as several give other maps each time."""
+    """One UMAP, turned onto another map; in one thread, as several give other maps each time.
+
+    Numba, which it runs on, gives torch as many threads as it has itself; torch keeps its own.
+    """
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba and umap warn about their own code
         from umap import UMAP
@@ -152,6 +157,7 @@ def _fit_umap(site: np.ndarray, onto: np.ndarray | None, seed: int) -> np.ndarra
         near = min(NEIGHBOURS, len(site) - 1)
         umap = UMAP(n_neighbors=near, init=start, random_state=seed, n_jobs=1)
         places = umap.fit_transform(site)
+    torch.set_num_threads(threads)
     return places if onto is None else align_map(places, onto)
 
 

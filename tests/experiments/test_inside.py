@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import desta_lab
 from desta_lab import audio
@@ -58,7 +59,10 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
 
 @pytest.fixture(scope="module")
 def tables(inside: Inside) -> dict[str, pd.DataFrame]:
-    return inside.run()
+    threads = torch.get_num_threads()
+    tables = inside.run()
+    assert torch.get_num_threads() == threads  # UMAP has its own
+    return tables
 
 
 def test_every_table_has_rows_and_every_figure_is_saved_with_its_table(
