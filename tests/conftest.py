@@ -5,6 +5,7 @@ no window opens. And how two workers share the tests.
 import gc
 import os
 import re
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
@@ -12,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from a second thread
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadScopeScheduling
 
@@ -56,6 +58,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long units come first: one that began last would run alone while the other worker waits."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(unit(item.nodeid), len(LONG)))
+
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _the_number_of_threads_stays() -> Iterator[None]:
+    """A library that raises it slows every test after it, and the other worker's."""
+    yield
+    assert torch.get_num_threads() == THREADS
 
 
 def pytest_collection_finish() -> None:
