@@ -425,7 +425,7 @@ def _open_run(place: Path) -> tuple[Any, str, str, bool]:
         return (*finished.open_last(place), False)
     if (place / weights.WEIGHTS).is_file():  # what save_pretrained wrote
         llm = AudioLLM.from_pretrained(place, strict=False)
-        return llm, place.name, hash_file(place / weights.WEIGHTS), False
+        return llm, place.name, hash_file(place / weights.WEIGHTS), llm.transcript
     llm = AudioLLM.from_run(place)
     transcript = bool(read_run_config(place).get("transcript"))
     return llm, describe_run(place), list_checkpoints(place)[-1]["sha256"], transcript

@@ -135,6 +135,27 @@ def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, ca
     assert asked == [False, False, True, False]  # with the clip, and without it
 
 
+def test_a_saved_connector_that_was_trained_with_transcripts_is_asked_with_them(
+    tmp_path, capsys, monkeypatch
+):
+    from desta_lab.model.audio_llm import AudioLLM, Generation
+
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    asked = []
+
+    class Saved:
+        encoder, glass_box, transcript = SimpleNamespace(seconds=30), False, True
+
+        def generate(self, messages, with_transcript=False, **how):
+            asked.append(with_transcript)
+            return Generation(["yes"], [(1,)], [[("a.wav", "hello")]])
+
+    monkeypatch.setattr(AudioLLM, "from_pretrained", lambda *place, **how: Saved())
+    assert cli.main(["ask", str(tmp_path / "a.wav"), "What is it?", "--run", str(tmp_path)]) == 0
+    assert "hello" in capsys.readouterr().out and asked == [True, False]
+
+
 def test_inside_opens_the_run_of_a_corpus_of_ones_own(tmp_path, capsys, monkeypatch):
     from desta_lab.experiments import experiment, inside, inside_seeds
 

@@ -61,7 +61,8 @@ class AudioLLM(nn.Module):
         revisions: the commits of encoder and backbone on the model hub, where they are known.
         transcribe: waveforms → words, for messages that ask for a transcript.
 
-    `result` is what the run of its connector was judged as, where that is known.
+    `result` is what the run of its connector was judged as, where that is known; `transcript` is
+    whether it was trained with the words of a clip behind its audio embeddings.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class AudioLLM(nn.Module):
         self.names, self.transcribe = dict(names or {}), transcribe
         self.revisions = dict(revisions or {})
         self.result: dict[str, Any] | None = None
+        self.transcript = False
         self.provenance: dict[str, Any] = {
             **(provenance or {}),
             "dtype": str(backbone.dtype).removeprefix("torch."),

@@ -233,7 +233,7 @@ def _assemble(
         provenance["prompt"] = prompt
     if backbone.ignored_settings:
         provenance["ignored_settings"] = backbone.ignored_settings
-    return AudioLLM(
+    llm = AudioLLM(
         encoder,
         connector,
         backbone,
@@ -242,6 +242,8 @@ def _assemble(
         revisions={p: weights.revision_of(getattr(preset, p), folders[p]) for p in PARTS},
         transcribe=lambda waves: transcribe(folders["encoder"], waves),
     )
+    llm.transcript = preset.transcript
+    return llm
 
 
 def _check_finite(folder: Path, part: nn.Module) -> None:

@@ -103,8 +103,9 @@ def open_run(
         raise FileNotFoundError(f"{folder}: no checkpoints of a run here; {remedy}.")
     last = list_checkpoints(folder)[-1]
     step = last["step"] if step is None else step
-    path, attention = find_checkpoint(folder, step), read_run_config(folder).get("attention")
-    llm = open_connector(path, root, attention, connector, strict=strict)
+    path, config = find_checkpoint(folder, step), read_run_config(folder)
+    llm = open_connector(path, root, config.get("attention"), connector, strict=strict)
+    llm.transcript = bool(config.get("transcript"))
     if step == last["step"] and (folder / VERDICT).is_file():  # the verdict is of the last step
         llm.result = weights.read_object(folder / VERDICT, {"verdict": str, "reasons": list})
         if llm.result.get("checkpoint", last["sha256"]) != last["sha256"]:

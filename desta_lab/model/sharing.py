@@ -53,7 +53,9 @@ def open_pretrained(
     if cache.hash_file(path) != config["sha256"]:
         raise ProvenanceError(f"{path}: changed since it was saved; get the folder again.")
     how: Any = {"strict": strict, "revisions": revisions}
-    return open_connector(path, root, config["attention"], connector, **how)
+    llm = open_connector(path, root, config["attention"], connector, **how)
+    llm.transcript = config.get("transcript") is True
+    return llm
 
 
 def push_to_hub(
@@ -100,6 +102,8 @@ def make_config(llm: AudioLLM) -> dict[str, Any]:
         for part in PARTS
     }
     shape = {name: llm.provenance[name] for name in ("taps", "seconds", "connector", "tuning")}
+    if llm.transcript:
+        shape["transcript"] = True
     about = {"library_name": LIBRARY, "desta_lab": __version__}
     return {**about, **parts, **shape, "attention": llm.provenance["attention"]}
 
@@ -121,6 +125,7 @@ def render_card(config: Mapping[str, Any], result: Mapping[str, Any] | None) -> 
     parts = [{"part": part, **config[part]} for part in PARTS]
     own = config["connector"].get("class")  # somebody's own, which the package does not have
     given = f", connector={own.rpartition('.')[2]}" if own else ""
+    heard = ", with_transcript=True" if config.get("transcript") else ""
     kind = f"a {own} of its author's own" if own else config["connector"]["kind"]
     return "\n".join(
         [
@@ -135,7 +140,7 @@ def render_card(config: Mapping[str, Any], result: Mapping[str, Any] | None) -> 
             f'llm = AudioLLM.from_pretrained("this folder, or its id on the hub"{given})\n'
             'user = {"role": "user", "content": "<|AUDIO|>\\nWhat do you hear?", '
             '"audios": [{"audio": "clip.wav"}]}\n'
-            "print(llm.generate([user]).text)\n```\n",
+            f"print(llm.generate([user]{heard}).text)\n```\n",
             "## Result\n",
             *_format_result(result),
         ]

@@ -169,6 +169,7 @@ def open_system(
     llm = build_audio_llm(preset, root=root, progress=progress, **options)
     load_adapter(llm.connector, path)
     llm.connector.eval()
+    llm.transcript = True
     llm.provenance |= {"adapter_sha256": hash_file(path), "backbone_form": form}
     return llm
 

@@ -169,6 +169,20 @@ def test_the_model_card_is_made_of_the_result_card(llm, root, tmp_path):
         llm.save_pretrained(tmp_path / "none", tmp_path / "nothing.json")
 
 
+def test_whether_it_was_trained_with_transcripts_is_saved_with_it(llm, root, tmp_path):
+    run = tmp_path / "run"
+    checkpoints.save_checkpoint(run, llm, 0, None)
+    for name, trained_with in (("words", True), ("sound", False)):
+        (run / "config.json").write_text(json.dumps({"transcript": trained_with}))
+        saved = AudioLLM.from_run(run, root=root).save_pretrained(tmp_path / name)
+        assert AudioLLM.from_pretrained(saved, root=root).transcript == trained_with
+        assert ("transcript" in (saved / "config.json").read_text()) == trained_with
+        assert ("with_transcript=True" in (saved / "README.md").read_text()) == trained_with
+    preset = presets.Preset("own", "org/tiny-ears", "org/tiny-mind", "", seconds=1.0, taps=(1, 3))
+    preset = replace(preset, connector=replace(presets.SMALL, width=16, heads=2), transcript=True)
+    assert build.build_audio_llm(preset, root=root).transcript
+
+
 def test_the_card_of_another_connector_is_refused(llm, tmp_path):
     sha256 = llm.save_connector(tmp_path / "own.safetensors")
     judged = {"verdict": JUDGED, "hashes": {"checkpoint self": sha256}}
