@@ -625,6 +625,7 @@ def score(args: argparse.Namespace) -> None:
 )
 def sweep(args: argparse.Namespace) -> int:
     """Measure a grid of settings and seeds; only what is missing is run."""
+    from desta_lab import cache
     from desta_lab.experiments.cells import parse_grid, parse_slurm
     from desta_lab.experiments.sweep import Sweep
     from desta_lab.model.presets import name_changes
@@ -640,7 +641,7 @@ def sweep(args: argparse.Namespace) -> int:
     out = args.out or grid.root.parent / "figures" / name
     _make_folder(out)
     table = grid.run(args.jobs, retry=args.retry, slurm=slurm)
-    table.to_csv(out / "table.csv", index=False)
+    cache.write_whole(out / "table.csv", table.to_csv(index=False).encode())
     saving.save_parquet(table, out / "table.parquet")
     scored = table["score"].notna().any()
     if scored:

@@ -204,6 +204,19 @@ def test_of_a_sweep_whose_cells_all_failed_the_command_says_so(
     assert cli.main([*command, "--retry"]) == 0
 
 
+def test_the_table_of_the_command_is_whole_or_the_one_before(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sweep, "train_and_score", stand_in)
+    out = tmp_path / "out"
+    command = ["sweep", "--preset", "nano", "--set", "steps=80", "--out", str(out)]
+    assert cli.main(command) == 0
+    os.link(out / "table.csv", tmp_path / "held")  # as whoever reads the table holds it open
+    (tmp_path / "held").write_text("of another sweep")
+    assert cli.main(command) == 0
+    assert (tmp_path / "held").read_text() == "of another sweep", "it was written in place"
+    assert pd.read_csv(out / "table.csv")["steps"].unique().tolist() == [80]
+
+
 # ---- elsewhere ----
 
 
