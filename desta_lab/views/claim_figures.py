@@ -217,7 +217,7 @@ def _draw_tasks(axes: Axes, series: Mapping[str, pd.DataFrame], tasks: Sequence[
     shifts = np.linspace(0.34, -0.34, len(series))
     for shift, (name, rows) in zip(shifts, series.items(), strict=True):
         reach = style.error_bars(rows, "accuracy")
-        bars = reach if np.isfinite(reach).all() else None
+        bars = reach if np.isfinite(reach).any() else None
         look = marker_style(name) | {"label": get_series(name).label, "elinewidth": 1.5}
         axes.errorbar(rows["accuracy"], rows["task"].map(tasks.index) + shift, xerr=bars, **look)
 

@@ -185,7 +185,7 @@ def _draw_systems(axes: Axes, rows: pd.DataFrame, systems: Sequence[str]) -> Non
         if own.empty:
             continue
         reach = style.error_bars(own, "value")
-        bars = reach if np.isfinite(reach).all() else None
+        bars = reach if np.isfinite(reach).any() else None
         at = own["system"].map(systems.index)
         axes.errorbar(own["value"], at, xerr=bars, elinewidth=1.5, **{"ls": "none", **look})
     for row in rows[rows["differs"].fillna("") != ""].itertuples():

@@ -432,6 +432,20 @@ def test_series_differ_without_colour():
     assert luminance(PALETTE["label"]) - luminance(PALETTE["self"]) > 0.2
 
 
+def test_a_value_without_an_interval_takes_none_from_the_others():
+    def count_bars(table):
+        axes = claim_figures.plot_held_out(table).axes[0]
+        bars = [bar for drawn in axes.containers for bar in drawn.lines[2]]
+        ends = [ends for bar in bars for ends in bar.get_segments()]
+        return sum(len(one) == 2 and bool(np.isfinite(one).all()) for one in ends)
+
+    table = summary_table()
+    lacking = (table["run"] == "self") & (table["step"] == 300) & (table["condition"] == "audio")
+    first = table.index[lacking & (table["rung"] == 3)][0]
+    fewer = table.assign(low=table["low"].drop(first), high=table["high"].drop(first))
+    assert count_bars(fewer) == count_bars(table) - 1
+
+
 def test_without_oracle_rows_the_column_says_where_the_oracle_stands():
     table = summary_table()
     figure = claim_figures.plot_held_out(table[table["condition"] != "oracle"])
