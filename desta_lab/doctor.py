@@ -74,7 +74,11 @@ def format_checks(checks: list[Check]) -> str:
 
 def _check_packages() -> Check:
     """Compare every package with the range that this package declares."""
-    declared = map(Requirement, importlib.metadata.requires("desta-lab") or [])
+    remedy = "run `pip install -c constraints.txt -e .`"
+    try:
+        declared = [Requirement(need) for need in importlib.metadata.requires("desta-lab") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return Check("packages", False, f"desta-lab itself is not installed; {remedy}")
     needed = [n for n in declared if not n.marker or n.marker.evaluate({"extra": ""})]
     faults = []
     for need in needed:
@@ -85,7 +89,6 @@ def _check_packages() -> Check:
             continue
         if not need.specifier.contains(version, prereleases=True):
             faults.append(f"{need.name} {version} is outside {need.specifier}")
-    remedy = "run `pip install -c constraints.txt -e .`"
     finding = "; ".join([*faults, remedy]) if faults else f"{len(needed)} in range"
     return Check("packages", not faults, finding)
 

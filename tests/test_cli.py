@@ -48,6 +48,16 @@ def test_doctor_fails_on_a_version_out_of_range(monkeypatch):
     assert not ok and "outside" in finding and "pip install" in finding
 
 
+def test_doctor_says_how_to_install_a_package_that_only_lies_there(monkeypatch):
+    def unknown(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", unknown)
+    rows = {name: (ok, finding) for name, ok, finding in doctor.check_machine()}
+    ok, finding = rows["packages"]
+    assert not ok and "desta-lab itself is not installed; run `pip install" in finding
+
+
 def test_a_benchmark_waits_for_the_gpu_before_and_after_what_it_times(monkeypatch):
     events = []
     monkeypatch.setattr(ratios.torch.cuda, "is_available", lambda: True)
