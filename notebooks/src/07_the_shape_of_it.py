@@ -488,7 +488,8 @@ def draw_place(axes, rows):
     for name, some in rows.groupby("name", sort=False):
         style.draw_line(axes, some, "step", "value", style.ANALYSIS_SERIES[name])
     style.set_step_axis(axes, int(rows["step"].max()))
-    axes.set(ylim=(0, None), xlabel="training step", ylabel="cosine, heard to read")
+    lowest = min(0, rows["low"].min() - 0.02)  # another clip's text may lie below 0
+    axes.set(ylim=(lowest, None), xlabel="training step", ylabel="cosine, heard to read")
     axes.set_title("place", loc="left")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "frameon": False}
     axes.legend(fontsize=7, title="bars and bands: 95 % interval", title_fontsize=7, **below)

@@ -186,13 +186,13 @@ print(f"query attention, mass above share in this clip: {found:.3f}")
 # > gain = mass above share in the own span − mass above share in the other clip's span
 #
 # ### Exercise 8.3 · Say who finds the scene · predict · 4 min
-# Predict two gains, each a mean over 16 clips. The first is that of the attention of all query tokens. The second is that of the Shapley values of windows of the waveform, which you will meet below. A gain of 0 is a habit. Even a profile that is the scene's window itself gains about 0.2 only, because the windows of two clips overlap.
+# Predict two gains, each a mean over 16 clips. The first is that of the attention of all query tokens. The second is that of the Shapley values of windows of the waveform, which you will meet below. A gain of 0 is a habit. Even a profile that is the scene's window itself gains about 0.3 only, because the windows of two clips overlap.
 
 # %%
-lesson.predict("attention", "Gain of query attention?", -0.1, 0.2, step=0.02)
+lesson.predict("attention", "Gain of query attention?", -0.2, 0.6, step=0.02)
 
 # %%
-lesson.predict("shapley", "Gain of Shapley values of the waveform's windows?", -0.1, 0.2, step=0.02)
+lesson.predict("shapley", "Gain of Shapley values of the waveform's windows?", -0.2, 0.6, step=0.02)
 
 # %% [markdown]
 # ## Does the picture need the training?

@@ -661,7 +661,7 @@ mmau[["value", "protocol"]]
 #
 # The release is a small file, between one and two per cent of the system. The rest are frozen models of other people. Our connector takes the tensors of the file under other names. On a tiny instance it computes the numbers of the published code, up to rounding. That miniature was opened, patched and asked whether sound or words move its answer. It was the words, by random weights: this says what the question is, and not what the released system would answer. The full system was not opened here.
 #
-# By its authors' protocol DeSTA2 follows instructions nearly as well as the Llama inside it. Other systems lose up to half. These systems differ in data, adapter and language model at once. So the table shows that they differ, and does not say why.
+# By its authors' protocol DeSTA2 follows instructions nearly as well as the Llama inside it. Other systems lose more, the worst of them more than half. These systems differ in data, adapter and language model at once. So the table shows that they differ, and does not say why.
 #
 # **What would change our mind**: released weights that give other answers here than in the published code, on the same clips; a second run of Speech-IFEval by other people with another Δ; or our own run losing obedience on constraints that its backbone was never trained on. `python -m desta_lab score` takes answers in Speech-IFEval's format.
 #

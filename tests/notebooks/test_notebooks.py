@@ -7,12 +7,14 @@ import re
 import statistics
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
 from desta_lab.course import checks, notebooks
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
+from desta_lab.views import style
 
 SOURCES = {source.name[:2]: source for source in notebooks.find_sources()}
 BUILT = notebooks.build_files()
@@ -154,6 +156,33 @@ def test_a_guess_is_locked_before_a_cell_shows_what_tells_its_answer(number: str
         for cell in cells[asked[name] : locked]:
             seen = shown_by(cell) & told & made_later
             assert not seen, f"{', '.join(seen)} tells {name}: lesson.lock({name!r}) before it"
+
+
+@pytest.mark.parametrize(
+    ("guess", "method"), [("attention", "query attention"), ("shapley", "shapley, windows")]
+)
+def test_the_sliders_of_notebook_08_hold_what_its_figure_shows(guess: str, method: str) -> None:
+    figure = notebooks.NOTEBOOKS.parent / "figures" / "course" / "08.csv"
+    gain = pd.read_csv(figure).set_index("method").loc[method, "gain"]
+    asked = [call for cell in read_cells("08") for call in calls_of(cell, "predict")]
+    least, most = next(
+        map(ast.literal_eval, call.args[2:4]) for call in asked if call.args[0].value == guess
+    )
+    assert least < gain < most, "no range on this slider holds the answer"
+
+
+def test_notebook_07_draws_cosines_below_0() -> None:
+    parts = [part for cell in read_cells("07") for part in cell.body]
+    named = {part.name: part for part in parts if isinstance(part, ast.FunctionDef)}
+    given = {"style": style}
+    exec(compile(ast.Module([named["draw_place"]], []), "07", "exec"), given)
+    rows = pd.DataFrame(
+        {"step": [0, 300], "value": [0.3, -0.1], "name": "cosine, other clip's text"}
+    )
+    rows = rows.assign(low=rows["value"] - 0.01, high=rows["value"] + 0.01)
+    _, axes = style.subplots()
+    given["draw_place"](axes, rows)
+    assert axes.get_ylim()[0] < -0.11, "what lies below is cut off"
 
 
 @pytest.mark.weights
