@@ -4,7 +4,6 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -114,7 +113,8 @@ def _check_weights(name: str) -> Check:
 
 
 def _check_disk(preset: Preset) -> Check:
-    root = weights.models_dir().parent
-    free = shutil.disk_usage(root if root.exists() else Path.cwd()).free / 1e9
+    root = weights.models_dir().parent.absolute()
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
     need = (preset.disk_gb or 10.0) + 1
     return Check("disk", free > need, f"{free:.0f} GB free, {need:g} GB needed")
