@@ -589,6 +589,8 @@ def score(args: argparse.Namespace) -> None:
     from desta_lab.views import saving, study_figures
 
     benchmark = get_benchmark(args.benchmark, args.path)
+    if args.text and not benchmark.compares_text:
+        raise ValueError(f"--text is about Speech-IFEval; leave it out for {benchmark.name}.")
     text = benchmark.read(args.text) if args.text else None
     items = benchmark.read(args.path)
     out = _make_folder(args.out or models_dir().parent.parent / "figures" / "score")
@@ -631,6 +633,8 @@ def sweep(args: argparse.Namespace) -> int:
     from desta_lab.model.presets import name_changes
     from desta_lab.views import saving
 
+    if args.slurm and args.jobs > 1:
+        raise ValueError("--jobs is about this machine, and --slurm about a cluster; give one.")
     preset = _preset(args)
     settings, report = parse_grid(args.set), progress_reporter()
     grid = Sweep(preset, settings, seeds=args.seeds, corpus=args.corpus, progress=report)
@@ -688,6 +692,8 @@ def ablate(args: argparse.Namespace) -> int:
     from desta_lab.experiments.studies import STUDIES, get_study
     from desta_lab.model import presets
 
+    if args.retry and not args.jobs:
+        raise ValueError("--jobs 0 runs nothing, and --retry runs what failed; give one.")
     chosen = presets.get_preset(args.preset)
     preset = chosen.name if chosen.name in presets.PRESETS else chosen
     studies = [get_study(name) for name in args.names]

@@ -48,6 +48,19 @@ def test_doctor_fails_on_a_version_out_of_range(monkeypatch):
     assert not ok and "outside" in finding and "pip install" in finding
 
 
+def test_doctor_measures_the_disk_that_a_new_data_folder_will_be_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path / "not" / "yet"))
+    measured = []
+
+    def free_space(folder):
+        measured.append(folder)
+        return SimpleNamespace(free=5e12)
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", free_space)
+    doctor.check_machine()
+    assert measured == [tmp_path]
+
+
 def test_doctor_says_how_to_install_a_package_that_only_lies_there(monkeypatch):
     def unknown(name):
         raise doctor.importlib.metadata.PackageNotFoundError(name)
@@ -399,6 +412,8 @@ REFUSED = {  # command line → words of the sentence
     "sweep --preset nano --jobs 0": "'0' is not a whole number from 1",
     "sweep --preset nano --jobs -1": "'-1' is not a whole number from 1",
     "sweep --preset nano --slurm x": "'x' sets nothing",
+    "sweep --preset nano --jobs 2 --slurm a=1": "give one",
+    "ablate depth --jobs 0 --retry": "--retry runs what failed; give one",
     "sweep --preset nano --slurm a=1 --slurm a=2": "a is set twice",
     "sweep --preset nano --out {here}/file": NO_FOLDER,
     "quickstart --preset nope": "There is no preset 'nope'",
@@ -495,6 +510,7 @@ REFUSED = {  # command line → words of the sentence
     "score {here}/nope": "files of no test set here",
     "score {here}/empty --benchmark sakura": "no question here",
     "score {here}/empty --benchmark nope": "There is no test set 'nope'",
+    "score {here}/empty --benchmark sakura --text {here}/file": "--text is about Speech-IFEval",
     "answer {here}/empty --out {here}/o": "files of no test set here",
     "answer {here}/empty --out {here}/o --tokens 0": "'0' is not a whole number from 1",
     "parity {here}/empty": "no desta25.json here",

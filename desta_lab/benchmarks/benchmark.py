@@ -75,6 +75,7 @@ class Benchmark(ABC):
     questions: str = ""  # the name of the files of its questions, where that tells
     answers: str = ""  # a key that only its answer files have
     response_field: str = "response"  # a generated answer in its answer files
+    compares_text: bool = False  # whether its score compares with the model's own text LLM
 
     def recognises(self, path: Path) -> bool:
         """Whether the files under a path are of this test set."""
@@ -97,7 +98,7 @@ class Benchmark(ABC):
         """Per cent of every group and metric by every protocol, with 95 % intervals.
 
         Columns: group, metric, protocol, value, low, high, clips, and others that a test set adds.
-        `text` are the answers of the model's own text LLM, which Speech-IFEval compares with.
+        `text` are the answers of the model's own text LLM, for a test set that `compares_text`.
         """
 
     def read(self, path: Path | str) -> list[Item]:

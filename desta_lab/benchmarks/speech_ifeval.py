@@ -57,6 +57,7 @@ class SpeechIFEval(Benchmark):
     name = "speech-ifeval"
     published = "Speech-IFEval"
     metric = "IFrate"
+    compares_text = True
     files = " or ".join(names[0] for names in SETS.values())
 
     def recognises(self, path: Path) -> bool:
