@@ -133,6 +133,8 @@ class Inside:
         self._features: Callable[[], FeatureStore] | None = None
         self._memory: dict[str, Any] = {}
         self._drawn_with: dict[str, Any] = {}
+        if llm.transcript:
+            self._refuse_without_words("This model")
         self._open_checkpoints(checkpoints)
 
     @classmethod
@@ -247,16 +249,20 @@ class Inside:
             folder = Path(given)
             self._steps = {one["step"]: one["sha256"] for one in runs.list_checkpoints(folder)}
             self._load = lambda step: runs.load_checkpoint(folder, self.llm, step)
-            if read_run_config(folder).get("transcript") and self.transcripts is None:
-                raise InsideError(
-                    f"{folder}: it was trained with transcripts behind the audio embeddings; give "
-                    "transcripts=[…], the words of every clip."
-                )
+            if read_run_config(folder).get("transcript"):
+                self._refuse_without_words(f"{folder}: it")
         picked = pick_evenly(sorted(self._steps), self.sizes["checkpoints"])
         self.checkpoints = {step: self._steps[step] for step in picked}
         self.last = max(self._steps)
         self.untrained = 0 if self.last > 0 and 0 in self.checkpoints else None
         self._load(self.last)
+
+    def _refuse_without_words(self, trained: str) -> None:
+        if self.transcripts is None:
+            raise InsideError(
+                f"{trained} was trained with transcripts behind the audio embeddings; give "
+                "transcripts=[…], the words of every clip."
+            )
 
     @contextmanager
     def at_checkpoint(self, step: int) -> Iterator[None]:

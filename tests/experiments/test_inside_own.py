@@ -192,6 +192,14 @@ def test_a_run_that_was_trained_with_transcripts_is_not_analysed_without(tmp_pat
     assert look_into(llm, checkpoints=tmp_path, transcripts=WORDS).last == 0
 
 
+def test_a_model_that_was_trained_with_transcripts_is_not_analysed_without():
+    llm = tiny.audio_llm(dropout=0.0)
+    llm.transcript = True  # as `from_pretrained` and `open_system` have it
+    with pytest.raises(InsideError, match=r"This model was trained with transcripts .* give"):
+        look_into(llm)
+    assert look_into(llm, transcripts=WORDS).last == 0
+
+
 def test_a_dictionary_is_trained_once_on_the_clips_that_calibrate(tmp_path):
     look = look_into(tiny.audio_llm(dropout=0.0), root=tmp_path)
     assert look.dictionary_sites == ["audio embeddings", "slots 0"]
@@ -384,6 +392,7 @@ def test_the_script_of_ten_clips_runs(kind, tmp_path, monkeypatch, capsys):
         preset = replace(preset, backbone=str(NANO_FOLDER))
         names["llm"] = systems.open_system(tmp_path / "adapter.safetensors", preset)
         code = code.replace("llm = AudioLLM", "_ = AudioLLM and llm  #")
+        code = code.replace("files, labels,", "files, labels, transcripts=['a'] * 10,")
     exec(code, names)
     kept = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert {"forward.safetensors", "probes.csv", "lens.csv", "patching.csv"} <= kept
