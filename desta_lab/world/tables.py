@@ -302,9 +302,15 @@ def read_table(
         raise CorpusError.at(path, "no such file", remedy)
     text = read_text(path, encoding)
     own = {name.casefold(): name for name in (*known, *needed)}
-    for separator in "\t" if tabs else _SEPARATORS:
+    separators = "\t" if tabs else _SEPARATORS
+    for tried, separator in enumerate(separators, start=1):
         rows = _parse_rows(path, text, separator, tabs)
-        names = map(_clean_word, next(rows, ("", []))[1])
+        try:
+            names = map(_clean_word, next(rows, ("", []))[1])
+        except CorpusError:  # quotes between other separators
+            if tried == len(separators):
+                raise
+            continue
         header = [own.get(name.casefold(), name) for name in names]
         if set(needed) <= set(header):
             break
@@ -335,7 +341,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CorpusError.at(f"{path}, line {line}", f"a zero byte is not {encoding}", remedy)
-    return text
+    return text.removeprefix("\ufeff")  # the mark, which an encoding that was given may keep
 
 
 def _parse_rows(

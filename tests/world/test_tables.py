@@ -284,6 +284,22 @@ def test_a_table_is_read_as_any_program_saves_it(tmp_path, encoding, separator, 
     assert read_as(tmp_path, text.encode(encoding)) == MOODS
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_names_of_columns_may_stand_in_quotes(tmp_path, separator):
+    """As R writes them, and other programs that put every text in quotes."""
+    text = TABLE.replace(",", f'"{separator}"').replace("\n", '"\n"')
+    assert read_as(tmp_path, f'"{text}'.removesuffix('"').encode()) == MOODS
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("utf-32", "utf-32")]
+)
+def test_a_mark_before_a_name_in_quotes_is_no_letter_of_it(tmp_path, mark, encoding):
+    content = TABLE.replace("audio", '"audio"').encode(mark)
+    assert read_as(tmp_path, content) == MOODS
+    assert read_as(tmp_path, content, encoding=encoding) == MOODS
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le"])
 def test_an_encoding_without_a_mark_is_told_or_asked_for(tmp_path, encoding):
     content = TABLE.encode(encoding)
