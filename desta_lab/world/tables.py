@@ -77,8 +77,9 @@ def build_corpus(
 
     Texts are trimmed and their letters written one way (NFC). Speakers without a split, or all of
     them with own_splits=False, are dealt 80 : 10 : 10; if no row gives a split, four speakers or
-    more always fill all three. An attribute with an empty value is left out. Clips longer than
-    max_seconds are left out; the recipe counts them by reason, and with hash_audio hashes the rest.
+    more always fill all three, and of fewer none is in the test. An attribute with an empty value
+    is left out. Clips longer than max_seconds are left out; the recipe counts them by reason, and
+    with hash_audio hashes the rest.
 
     Warns (DataWarning) of clips longer than Whisper hears, and of values that differ in case alone.
     Raises CorpusError, before anything is written.
@@ -205,11 +206,15 @@ def deal_speaker(speaker: str) -> str:
 
 
 def _fill_splits(split_of: dict[str, str]) -> dict[str, str]:
-    """The same splits if each has enough speakers, else new ones in the order of the same hash."""
+    """The same splits if each has enough speakers, else new ones in the order of the same hash.
+
+    Of too few for all three none is in the test, so that `split_clips` may split their clips.
+    """
     counts = Counter(split_of.values())
-    enough = all(counts[split] >= least for split, least in LEAST.items())
-    if enough or len(split_of) < sum(LEAST.values()):
+    if all(counts[split] >= least for split, least in LEAST.items()):
         return split_of
+    if len(split_of) < sum(LEAST.values()):
+        return {s: "train" if split == "test" else split for s, split in split_of.items()}
     order = sorted(split_of, key=place_speaker, reverse=True)
     first = ["test"] * LEAST["test"] + ["validation"] * LEAST["validation"]
     return dict(zip(order, first + ["train"] * (len(order) - len(first)), strict=True))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from desta_lab.audio import DataWarning
-from desta_lab.clips import SHARES, Corpus, CorpusError
+from desta_lab.clips import MIN_CLIPS, SHARES, Corpus, CorpusError, split_clips
 from desta_lab.world import tables
 from tests.world.files import write_lines, write_noise
 
@@ -53,6 +53,17 @@ def test_few_speakers_are_dealt_so_that_every_split_has_enough(tmp_path, names):
     fill(tmp_path, ["audio,speaker", *rows])
     counts = {name: len(people) for name, people in tables.open_corpus(tmp_path).splits.items()}
     assert counts == {"train": 1, "validation": 1, "test": 2}
+
+
+@pytest.mark.parametrize("names", [["mum"], ["mum", "ben"], ["mum", "ben", "anna"]])
+def test_whatever_their_names_the_clips_of_few_speakers_are_split(tmp_path, names):
+    assert tables.deal_speaker("mum") == "test"
+    for place in range(MIN_CLIPS):
+        write_noise(tmp_path / f"{place}.wav", seconds=0.1)
+    rows = [f"{place}.wav,{names[place % len(names)]}" for place in range(MIN_CLIPS)]
+    write_lines(tmp_path / "clips.csv", "audio,speaker", *rows)
+    found = split_clips(tables.open_corpus(tmp_path))
+    assert all(found.clips.values()) and not found.disjoint_speakers
 
 
 def test_many_speakers_are_dealt_eight_to_one_to_one():
