@@ -118,7 +118,7 @@ def corpus_tasks(
     for prompt, text in itertools.product(asked.prompts if texts else (), dict.fromkeys(texts)):
         _check_prompt_leak(prompt, text)
     own: dict[str, Any] = {}
-    if asked.values != usual.values:
+    if list(asked.values.items()) != list(usual.values.items()):  # a template has their order
         own["attributes"] = list(asked.values)
     if asked.tasks != usual.tasks:
         own["tasks"] = [repr(task) for task in asked.tasks]

@@ -140,6 +140,14 @@ def test_brought_questions_name_their_options_for_a_general_llm() -> None:
     assert not any(task.in_words for task in nano.tasks)
 
 
+def test_the_order_of_attributes_is_that_of_a_template_and_determines_its_run() -> None:
+    names = list(corpus_tasks(None, NANO).values)
+    usual, turned = (corpus_tasks(None, NANO, attributes=way) for way in (names, names[::-1]))
+    assert list(turned.values) == names[::-1]
+    assert not usual.run_facts("template", "gender")
+    assert turned.run_facts("template", "gender") == {"attributes": names[::-1]}
+
+
 @pytest.mark.weights
 def test_pieces_determine_results_by_their_content_and_the_usual_ones_change_no_key(root: Path):
     usual = Experiment(NANO, root=root)
