@@ -206,6 +206,11 @@ def _choose_splits(
     voices: Voices, names: Sequence[str], together: str | None
 ) -> dict[str, list[str]]:
     """The speakers of each split: as told, or dealt with their genders in every split."""
+    unknown = [s for s in voices.lines if together and together not in voices.about[s]]
+    if unknown:  # the voices were read without it
+        fault = f"no {together} is known of speaker {unknown[0]!r}"
+        remedy = f"fill that column, and read the voices with together={together!r}"
+        raise CorpusError.at(voices.folder, fault, remedy)
     trains = "train" in names
     shares = {name: SHARES[name] if trains else 1.0 for name in names}
     splits = deal_speakers(voices.about, shares, together)

@@ -243,6 +243,12 @@ def test_a_language_that_is_not_known_is_refused(tmp_path):
         recorded.read_voices(folder, "language")
 
 
+def test_voices_that_were_read_without_the_column_are_refused_in_a_sentence(voices, tmp_path):
+    with pytest.raises(CorpusError, match=r"no group is known of speaker 'anna'; .*='group'\."):
+        recorded.build_recorded_corpus(tmp_path, voices, CLIPS, together="group")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_column_that_the_table_lacks_is_named_with_those_it_has(tmp_path):
     folder = tiny.people(tmp_path / "people")
     with pytest.raises(CorpusError, match=r"'group'; fill it, or .* \(language, gender\)"):
