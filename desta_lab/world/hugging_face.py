@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,7 +107,12 @@ def _read_rows(
         there = ", ".join(part.column_names)
         raise CorpusError.at(where, f"no column {', '.join(unknown)}", f"there are {there}")
     # audio stays as it is stored: decoding would need torchcodec and FFmpeg
-    part = part.select_columns(used).cast_column(sound, library.Audio(decode=False))
+    try:
+        part = part.select_columns(used).cast_column(sound, library.Audio(decode=False))
+    except (ImportError, TypeError, ValueError, NotImplementedError) as error:
+        fault = f"the column {sound!r} holds no stored audio ({error})"
+        remedy = "store whole files there, or write WAV files and a CSV"
+        raise CorpusError.at(where, fault, remedy) from error
     for number, row in enumerate(part):
         here = f"{where}, row {number}"
         values = {
@@ -133,7 +139,7 @@ def _read_text(value: Any, feature: Any, column: str, where: str) -> str:
 def _copy_audio(cell: Any, folder: Path, stem: str, where: str) -> str:
     """Write a stored file into the folder, unchanged, with the ending of its content."""
     content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
-    if content is None and path and Path(path).is_file():
+    if content is None and path and os.path.isfile(path):  # false, too, for what can be no path
         content = Path(path).read_bytes()
     if not content:
         fault = f"no audio is stored, and its path is {path!r}"

@@ -206,6 +206,37 @@ def test_columns_that_cannot_be_used_are_named(library, tmp_path, columns, words
         corpus_from_dataset(tmp_path / "any", tmp_path / "here", columns)
 
 
+def test_a_text_that_can_be_no_path_is_none(tmp_path, monkeypatch):
+    library = Double()
+    monkeypatch.setitem(sys.modules, "datasets", library.module)
+    library.save(tmp_path / "any", {"train": [voice(1, audio={"bytes": None, "path": "x" * 300})]})
+    with pytest.raises(CorpusError, match="any, split all, row 0: no audio is stored, and its pat"):
+        corpus_from_dataset(tmp_path / "any", tmp_path / "here", COLUMNS)
+
+
+@pytest.mark.parametrize("kind", [ImportError, TypeError, ValueError, NotImplementedError])
+def test_what_the_library_cannot_take_for_audio_is_named(tmp_path, monkeypatch, kind):
+    library = Double()
+    monkeypatch.setitem(sys.modules, "datasets", library.module)
+    library.save(tmp_path / "any", {"train": [voice(1)]})
+
+    def refuse(*_):
+        raise kind("cannot cast")
+
+    monkeypatch.setattr(Part, "cast_column", refuse)
+    with pytest.raises(CorpusError, match=r"any, split all: .*'audio' .* \(cannot cast\); store"):
+        corpus_from_dataset(tmp_path / "any", tmp_path / "here", COLUMNS)
+
+
+@pytest.mark.parametrize("audio", [[0.1, 0.2], 3, {"array": [0.1], "sampling_rate": 8_000}])
+def test_numbers_in_the_place_of_audio_are_refused(tmp_path, monkeypatch, audio):
+    library = Real()
+    monkeypatch.setitem(sys.modules, "datasets", library.module)
+    library.module.Dataset.from_list([{"audio": audio, "who": 1}]).save_to_disk(tmp_path / "any")
+    with pytest.raises(CorpusError, match=r"any, split all(, row 0)?: "):
+        corpus_from_dataset(tmp_path / "any", tmp_path / "here", {"speaker": "who"})
+
+
 def test_a_dataset_that_is_nowhere_is_named(library, tmp_path):
     with pytest.raises(CorpusError, match=r"nobody/nothing: not loaded .*check the name or folder"):
         corpus_from_dataset("nobody/nothing", tmp_path / "here", COLUMNS)

@@ -104,6 +104,7 @@ def change_audios(audios):
         ({"messages": [{"role": "user", "content": 5}]}, "lacks role or content; give it both as"),
         (change_audios([{"audio": "0.wav"}] * 2), "2 clips in 'audios'; "),
         (change_audios([{"audio": "gone.wav"}]), "audio file '.*gone.wav' is missing; "),
+        (change_audios([{"audio": "x" * 300}]), "audio file '.*xx' is missing; "),
     ],
 )
 def test_a_bad_manifest_row_is_named_by_its_line(path, change, words):
