@@ -1,6 +1,8 @@
 """People: a finished run is asked about recordings of people, beside its own test."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +27,7 @@ from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore
 from desta_lab.views import card, claim_figures, clip_figures, style
 from desta_lab.views.progress import report_each
-from desta_lab.world.describe import describe, describe_known
+from desta_lab.world.describe import describe, describe_known, describe_plainly
 from desta_lab.world.recorded import KNOWN, Voices, build_recorded_corpus, read_voices
 
 CLIPS = 192  # made of the recordings, half of them for each half of the speakers
@@ -137,7 +139,7 @@ def score_people(
         for own, other in (halves, halves[::-1])
     ]
     llm, transcript = experiment.llm, experiment.preset.transcript
-    reads = _pick_description(experiment.describe, [*halves[0], *halves[1]])
+    reads, read_facts = _pick_description(experiment.describe, [*halves[0], *halves[1]])
     ends = listed[0]["step"], listed[-1]["step"]
 
     def tasks_at(step: int) -> list[Task]:
@@ -166,7 +168,7 @@ def score_people(
         about = {"corpus": corpus.hash, "tasks": asked, "halves": HALVES, "free_form": said}
         return about | experiment.asked.description_facts
 
-    read = experiment.text_provenance("oracles", **facts_at(ends[1]), reads=reads.__name__)
+    read = experiment.text_provenance("oracles", **facts_at(ends[1]), **read_facts)
     oracle = cache.find_or_make(
         experiment.root, read, lambda: score_both(ends[1], conditions=[conditions.ORACLE])
     )
@@ -205,11 +207,19 @@ def _askable_tasks(tasks: Sequence[Task], corpus: Corpus) -> tuple[list[Task], l
     return kept, [*_note_silence(kept, corpus), *missing.values()]
 
 
-def _pick_description(own: Callable[..., str], clips: Sequence[Clip]) -> Callable[..., str]:
-    """What the text oracle reads of each of these clips, tried on them all."""
+def _pick_description(
+    own: Callable[..., str], clips: Sequence[Clip]
+) -> tuple[Callable[..., str], dict[str, str]]:
+    """What the text oracle reads of each of these clips, tried on them all, and its provenance.
+
+    A function of the package that has its name alone is told by it, any other by all that it says.
+    """
     reads = describe_known if own is describe else own
-    describe_all(reads, [clip.attributes for clip in clips])
-    return reads
+    texts = describe_all(reads, [clip.attributes for clip in clips])
+    facts = {"reads": getattr(reads, "__name__", type(reads).__name__)}
+    if reads not in (describe_known, describe_plainly):
+        facts["texts"] = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return reads, facts
 
 
 def _keep_options(clips: Sequence[Clip], tasks: Sequence[Task]) -> list[Clip]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli
-from desta_lab.clips import Clip
+from desta_lab.clips import Clip, Corpus
 from desta_lab.course import finished, notebooks
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.tasks import task_ladder
@@ -124,6 +124,37 @@ def test_other_conditions_and_descriptions_are_other_scores(
     conditions = people.conditions.AUDIO_CONDITIONS
     monkeypatch.setitem(conditions, "noise", conditions["silence"])
     assert keys()[0] == usual[0] and keys()[1] != usual[1]
+
+
+def test_what_is_read_of_people_determines_their_oracle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A description may differ about people alone, of whom something is not known."""
+    made = {"gender": "female", "rate": "slow"}, {"gender": "male", "rate": "fast"}
+    clips = [Clip(f"{i}", "", 1.0, "", "abcd"[i], dict(made[i % 2])) for i in range(4)]
+    splits = {"test": ("a", "b"), "validation": ("c", "d")}
+    corpus = Corpus(tmp_path, "people", {}, 0, "unknown", splits, tuple(clips))
+
+    def say(known: dict[str, str], unknown: str) -> str:
+        return f"A {known['gender']} voice with {known.get('accent', unknown)} accent."
+
+    def key(**pieces) -> str:
+        job = Experiment(presets.nano(), root=tmp_path, **pieces)
+        job.llm, found = SimpleNamespace(provenance={}), []
+
+        def keep(root: Path, provenance, make) -> pd.DataFrame:
+            found.append(provenance.key)
+            return pd.DataFrame()
+
+        monkeypatch.setattr(people.cache, "find_or_make", keep)
+        people.score_people(job, corpus, [{"step": 0, "sha256": "a"}])
+        return found[0]
+
+    some, no = (functools.partial(say, unknown=word) for word in ("some", "no"))
+    assert len({key(), key(describe=some), key(describe=no)}) == 3
+    assert key(describe=some) == key(describe=functools.partial(say, unknown="some"))
+    named, other = lambda known: say(known, "some"), lambda known: say(known, "no")
+    assert key(describe=named) != key(describe=other)
 
 
 def test_all_speakers_are_scored_and_what_is_not_known_is_said(result: dict) -> None:
