@@ -265,9 +265,9 @@ def _write_report(
     summary = verdict.score_per_task(verdict.add_untrained(table), ("calibrated", "raw", "said"))
     own = verdict.score_per_task(own_test[own_test["task"].isin(table["task"])])
     curves = pd.concat([_curves(summary), _curves(own, "synthetic")])
-    speakers = len({clip.speaker for clip in corpus.clips})
-    languages = {about["language"] for about in voices.about.values() if "language" in about}
-    people = f"{speakers} people" + (f" of {len(languages)} languages" if languages else "")
+    heard = _list_heard(voices, corpus)
+    languages = {about["language"] for about in heard if "language" in about}
+    people = f"{len(heard)} people" + (f" of {len(languages)} languages" if languages else "")
     headlines = [_headline(table, measure, people) for measure in verdict.HEIGHTS]
     provenance = {
         "preset": experiment.preset.name,
@@ -390,7 +390,7 @@ def _notes(
     voices: Voices, corpus: Corpus, headlines: Sequence[str], people: str, left_out: Sequence[str]
 ) -> list[str]:
     together = corpus.recipe.get("together")
-    genders = [about.get("gender", "unknown") for about in voices.about.values()]
+    genders = [about.get("gender", "unknown") for about in _list_heard(voices, corpus)]
     counts = ", ".join(f"{genders.count(one)} {one}" for one in sorted(set(genders)))
     apart = f", all speakers of one {together} in one half" if together else ""
     notes = [
@@ -405,6 +405,11 @@ def _notes(
     if voices.left_out:
         notes.append(f"{voices.left_out} whispered or sung recordings were left out.")
     return notes
+
+
+def _list_heard(voices: Voices, corpus: Corpus) -> list[Mapping[str, str]]:
+    """What is known of each speaker of whom there is a clip: voices may be more than clips."""
+    return [voices.about[name] for name in dict.fromkeys(clip.speaker for clip in corpus.clips)]
 
 
 def _note_silence(tasks: Sequence[Task], corpus: Corpus) -> list[str]:

@@ -18,7 +18,7 @@ from desta_lab.experiments import people
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.model import presets
 from desta_lab.training import checkpoints
-from desta_lab.world.recorded import build_recorded_corpus, read_voices
+from desta_lab.world.recorded import Voices, build_recorded_corpus, read_voices
 from tests import tiny
 
 pytestmark = pytest.mark.weights
@@ -244,6 +244,15 @@ def test_what_a_half_cannot_calibrate_is_said(lab: Experiment) -> None:
     assert people._note_silence(lab.tasks, replace(lab.corpus, clips=(*clips, *others))) == [
         "No clip of one half is gender = male, so the other half is calibrated with silence there."
     ]
+
+
+def test_people_of_whom_no_clip_was_made_are_not_counted(tmp_path: Path) -> None:
+    about = {who: {"gender": "female" if who == "a" else "male"} for who in "abcd"}
+    voices = Voices(tmp_path, "unknown", dict.fromkeys(about, ()), about, None, 0, "0")
+    clips = tuple(Clip(who, "", 1.0, "", who, {}) for who in "aab")
+    corpus = Corpus(tmp_path, "x", {}, 0, "", {"test": ("a",), "validation": ("b",)}, clips)
+    notes = people._notes(voices, corpus, [], "2 people", [])
+    assert "(2 people; 1 female, 1 male)" in notes[0]
 
 
 def test_a_value_that_one_of_two_questions_does_not_know_is_not_asked_about() -> None:
