@@ -113,7 +113,8 @@ def _read_folder(folder: Path) -> tuple[Corpus, dict[str, tuple[str, ...]] | Non
     if len(tables) != 1:
         fault = f"{len(tables)} CSV files, and none is {TABLE}"
         raise CorpusError.at(folder, fault, f"write {TABLE} with the columns audio and speaker")
-    corpus = corpus_from_folder(folder, tables[0].name, save=False)
+    # `read_voices` has a hash of the sound of its own
+    corpus = corpus_from_folder(folder, tables[0].name, save=False, hash_audio=False)
     rows = read_table(tables[0], ("audio", "speaker"), ("split",))
     told = any(row.get("split") for _, row in rows)
     return corpus, dict(corpus.splits) if told else None

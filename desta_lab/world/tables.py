@@ -243,13 +243,15 @@ def corpus_from_folder(
     licence: str = "unknown",
     encoding: str | None = None,
     save: bool = True,
+    hash_audio: bool = True,
 ) -> Corpus:
     """Make a corpus of a folder of audio and a table in it, writing the two manifest files there.
 
     The table has the columns `audio` (path in the folder) and `speaker`, and may have `transcript`
     and `split`; every other column is an attribute, left out where its cell is empty. Without
     `split`, speakers are dealt 80 : 10 : 10. A column that only numbers the rows is left out with a
-    DataWarning. With save=False nothing is written. Raises CorpusError with file and line.
+    DataWarning. With save=False nothing is written. With hash_audio the hash of the corpus is also
+    one of its sound. Raises CorpusError with file and line.
     """
     folder = Path(folder)
     needed = ("audio", "speaker")
@@ -271,7 +273,7 @@ def corpus_from_folder(
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
         save=save,
-        hash_audio=save,  # `recorded.read_voices`, which saves nothing, has its own
+        hash_audio=hash_audio,
     )
 
 

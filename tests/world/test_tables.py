@@ -161,6 +161,18 @@ def test_another_recording_of_the_same_length_makes_another_corpus(tmp_path):
     assert after.clips == before.clips and after.hash != before.hash
 
 
+def test_a_corpus_that_is_not_written_knows_its_sound_too(tmp_path):
+    fill(tmp_path, ROWS)
+    before = tables.corpus_from_folder(tmp_path, save=False)
+    path = before.path(before.clips[0])
+    wave, rate = soundfile.read(path)
+    soundfile.write(path, wave / 2, rate)
+    after = tables.corpus_from_folder(tmp_path, save=False)
+    assert not (tmp_path / "clips.jsonl").exists()
+    assert after.clips == before.clips and after.hash != before.hash
+    assert after.hash == tables.open_corpus(tmp_path).hash
+
+
 def test_an_opened_corpus_is_not_written_again(tmp_path):
     fill(tmp_path, ROWS)
     tables.open_corpus(tmp_path)
