@@ -77,9 +77,8 @@ def build_corpus(
 
     Texts are trimmed and their letters written one way (NFC). Speakers without a split, or all of
     them with own_splits=False, are dealt 80 : 10 : 10; if no row gives a split, four speakers or
-    more always fill all three, and of fewer none is in the test. An attribute with an empty value
-    is left out. Clips longer than max_seconds are left out; the recipe counts them by reason, and
-    with hash_audio hashes the rest.
+    more fill all three, and of fewer none is in the test. Empty values are left out, and clips over
+    max_seconds: the recipe counts them by reason, and with hash_audio hashes the rest.
 
     Warns (DataWarning) of clips longer than Whisper hears, and of values that differ in case alone.
     Raises CorpusError, before anything is written.
