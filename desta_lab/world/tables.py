@@ -10,6 +10,7 @@ import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -222,11 +223,17 @@ def _fill_splits(split_of: dict[str, str]) -> dict[str, str]:
 def open_corpus(folder: Path | str) -> Corpus:
     """The corpus of a folder: made anew from its `clips.csv` if there is one, else as written.
 
-    Raises CorpusError, also for a folder that has neither.
+    Made anew it keeps the name and the licence that `corpus_from_folder` was told. Raises
+    CorpusError, also for a folder that has neither.
     """
     folder = Path(folder)
     if (folder / TABLE).is_file():
-        return corpus_from_folder(folder)
+        told: dict[str, Any] = {}
+        with suppress(CorpusError):  # there is none, or it is torn
+            before = Corpus.read(folder)
+            if before.recipe.get("source") == "folder":
+                told = {"name": before.name, "licence": before.licence}
+        return corpus_from_folder(folder, **told)
     if not (folder / HEAD).is_file():
         fault = f"it has no {TABLE}" if folder.is_dir() else "no such folder"
         remedy = f"give a folder with {TABLE}, whose columns are audio, speaker and what you know"

@@ -173,6 +173,18 @@ def test_a_corpus_that_is_not_written_knows_its_sound_too(tmp_path):
     assert after.hash == tables.open_corpus(tmp_path).hash
 
 
+def test_an_opened_corpus_keeps_the_name_and_the_licence_that_it_was_told(tmp_path):
+    fill(tmp_path, ROWS)
+    made = tables.corpus_from_folder(tmp_path, name="mine", licence="CC-BY-4.0")
+    assert tables.open_corpus(tmp_path).hash == made.hash
+    fill(tmp_path, ROWS[:-1])
+    opened = tables.open_corpus(tmp_path)
+    assert len(opened.clips) == len(made.clips) - 1
+    assert (opened.name, opened.licence) == ("mine", "CC-BY-4.0")
+    (tmp_path / "corpus.json").write_text("{")
+    assert tables.open_corpus(tmp_path).licence == "unknown"
+
+
 def test_an_opened_corpus_is_not_written_again(tmp_path):
     fill(tmp_path, ROWS)
     tables.open_corpus(tmp_path)
