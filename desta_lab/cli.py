@@ -830,6 +830,8 @@ def demo(args: argparse.Namespace) -> None:
 )
 def course(args: argparse.Namespace) -> None:
     """Build the notebooks from their sources, or run them all."""
+    from nbclient.exceptions import CellExecutionError
+
     from desta_lab.course import notebooks
     from desta_lab.model import presets
 
@@ -840,7 +842,11 @@ def course(args: argparse.Namespace) -> None:
     if not args.run:
         return
     for source in notebooks.find_sources(only):
-        took = notebooks.run_notebook(source, args.preset)
+        try:
+            took = notebooks.run_notebook(source, args.preset)
+        except CellExecutionError as error:
+            fault = f"{source}: a cell failed ({error.ename}: {error.evalue})"
+            raise RuntimeError(f"{fault}; correct it there, and run `course` again.") from error
         cost = f"{took['seconds']:.0f} s, {took['memory_gb']:.1f} GB"
         print(f"ran {source.stem} on {args.preset}: {cost}", flush=True)
     notebooks.write_files(only)  # with the costs that were measured

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from nbclient.exceptions import CellExecutionError
 
 from desta_lab import cli
 from desta_lab.course import notebooks
@@ -81,6 +82,18 @@ def test_every_headline_figure_is_kept_with_its_words() -> None:
 def test_a_number_that_no_notebook_has_is_refused_with_those_there_are(capsys):
     assert cli.main(["course", "--only", "05,99"]) == 1
     assert "no notebook 99; there are 00, 01," in capsys.readouterr().err
+
+
+def test_a_cell_that_fails_is_a_sentence_of_the_command(capsys, monkeypatch):
+    def fail(source, preset):
+        raise CellExecutionError("a long traceback", "NameError", "name 'x' is not defined")
+
+    monkeypatch.setattr(notebooks, "write_files", lambda only: [])
+    monkeypatch.setattr(notebooks, "run_notebook", fail)
+    assert cli.main(["course", "--run", "--only", "05"]) == 1
+    said = capsys.readouterr().err
+    assert "05_emergence.py: a cell failed (NameError: name 'x' is not defined); correct" in said
+    assert "traceback" not in said.lower()
 
 
 def test_on_a_phone_the_outputs_of_a_page_have_its_whole_width(tmp_path: Path) -> None:
