@@ -300,6 +300,8 @@ class MapPanel(Panel):
         self.step = make_dropdown("step", steps, len(steps) - 1)
         self.attribute = make_dropdown("letters", panel_base.list_attributes(experiment, points))
         size = {"width": f"{_CELL}px", "height": f"{_CELL}px", "padding": "0", "margin": "0"}
+        # a line of JupyterLab's buttons is higher than a cell
+        size |= {"display": "flex", "align_items": "center", "justify_content": "center"}
         self.buttons = {clip: w.Button(layout=size) for clip in dict.fromkeys(points["clip"])}
         self.side = max(_CELLS, math.ceil((3 * len(self.buttons)) ** 0.5))
         self.legend, self.words = w.HTML(), w.HTML("Press a point to hear its clip.")
@@ -333,7 +335,7 @@ class MapPanel(Panel):
             places = dict(zip(rows["clip"], find_cells(rows, self.side), strict=True))
             values = dict(zip(rows["clip"], rows[name], strict=True))
             for clip, button in self.buttons.items():
-                button.layout.display = None if clip in places else "none"
+                button.layout.display = "flex" if clip in places else "none"
                 if clip in places:
                     row, column = places[clip]
                     button.layout.grid_area = f"{row + 1} / {column + 1}"
