@@ -202,7 +202,8 @@ def build_page(demo: Demo) -> Any:
                 label = "reads the description instead (text oracle)"
                 oracle = gr.Textbox(label=label, lines=2)
                 silence = gr.Textbox(label="hears silence (control)", lines=2)
-                figure = gr.Image(label="where it looked", type="filepath")
+                # a label and buttons would lie on its title
+                figure = gr.Image(type="filepath", show_label=False, buttons=[])
         pick.change(demo.describe_clip, [pick], [player, known])
         button.click(ask, [pick, record, question], [answer, oracle, silence, figure])
     return app
