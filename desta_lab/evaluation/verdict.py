@@ -71,7 +71,7 @@ def able_tasks(table: pd.DataFrame, measure: str = "calibrated") -> dict[str, fl
     """
     oracle = table[table["condition"] == ORACLE].groupby("task")
     accuracy, chance = oracle[measure].mean(), oracle["chance"].first()
-    able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE]
+    able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE - 1e-9]  # 0.85 of 4 options is 0.8
     answers = "answer" if measure == "said" else "chosen"
     if answers in table:
         able = able[oracle[answers].nunique()[able.index] > 1]

@@ -53,6 +53,14 @@ def table(skill: dict[tuple[str, str], float], seed: int = 0) -> pd.DataFrame:
 ALL = {("self", a): 0.95 for a in ATTRIBUTES}
 
 
+@pytest.mark.parametrize(("right", "options", "counts"), [(17, 4, True), (16, 4, False)])
+def test_a_task_counts_from_the_bound_on(right: int, options: int, counts: bool) -> None:
+    """17 of 20 right with 4 options is 0.8 above chance to the digit."""
+    rows = pd.DataFrame({"calibrated": [1.0] * right + [0.0] * (20 - right)})
+    rows = rows.assign(task="ask", condition="oracle", chance=1 / options)
+    assert ("ask" in verdict.able_tasks(rows)) == counts
+
+
 def test_transfer_beside_a_label_run_without_it_supports_the_claim() -> None:
     found = verdict.judge_claim(table({**ALL, ("label", "scene"): 0.95}), "scene")
     assert found.verdict == "SUPPORTED"
