@@ -130,7 +130,8 @@ class MultipleChoice(Benchmark):
         values = {name: some for name, some in values.items() if len(some)}
         if not values:
             return []
-        draws = {name: _bootstrap_columns(some) for name, some in values.items()}
+        # other clips in every group, so other resamples
+        draws = {name: _bootstrap_columns(v, seed) for seed, (name, v) in enumerate(values.items())}
         parts = {name: [groups[name]] for name in values}  # of which means are taken
         everything = pd.concat(values.values())
         answered = pd.concat([groups[name] for name in values])
@@ -157,12 +158,12 @@ class MultipleChoice(Benchmark):
         return rows
 
 
-def _bootstrap_columns(values: pd.DataFrame) -> np.ndarray:
+def _bootstrap_columns(values: pd.DataFrame, seed: int = 0) -> np.ndarray:
     """Mean of every column, of the data (first row) and of resamples of its rows: [draw, metric].
 
     NaN where a resample has no row that the metric counts.
     """
-    matrix, weights = values.to_numpy(float), resample_weights(len(values))
+    matrix, weights = values.to_numpy(float), resample_weights(len(values), seed)
     with np.errstate(invalid="ignore"):
         return (weights @ np.nan_to_num(matrix)) / (weights @ ~np.isnan(matrix))
 

@@ -43,9 +43,9 @@ def resample_rows(
 
 
 @cache
-def resample_weights(count: int) -> Int[np.ndarray, "draw unit"]:
+def resample_weights(count: int, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
     """How often each unit is drawn in each resample; the first row is the data, each unit once."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.vstack([np.ones((1, count), dtype=drawn.dtype), drawn])
     weights.flags.writeable = False  # everybody is given the same ones

@@ -32,3 +32,20 @@ def test_chance_and_what_is_unparsed_are_means_of_the_instances_as_the_score_is(
     )
     assert parts["chance"].tolist() == [50, 25] and parts["unparsed"].tolist() == [0, 100]
     assert (whole["value"], whole["chance"], whole["unparsed"]) == (50, 37.5, 50)
+
+
+def test_the_interval_of_all_instances_does_not_hang_on_the_order_of_their_clips(tmp_path):
+    said, widths = "The answer could be yes or no.", []
+    for order in ("same", "reversed"):
+        for name in "ABCD":
+            words = ["yes"] * 25 + ["no"] * 25
+            words = words[::-1] if order == "reversed" and name in "BD" else words
+            row = {"label": "yes", "instruction": said}
+            rows = [row | {"id": f"{i}.wav", "pred": word} for i, word in enumerate(words)]
+            write_json(tmp_path / order / f"{name}.json", {"predictions": rows})
+        scored = DYNAMIC_SUPERB.score(DYNAMIC_SUPERB.read(tmp_path / order))
+        found = scored.set_index(["group", "protocol"]).loc["all", "parsed"]
+        assert found["value"] == 50
+        widths.append(found["high"] - found["low"])
+    expected = 2 * 1.96 * 50 / (4 * 50) ** 0.5  # of 200 independent clips
+    assert all(abs(width / expected - 1) < 0.15 for width in widths)
