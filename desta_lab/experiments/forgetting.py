@@ -380,11 +380,16 @@ def _state_constraints(rates: pd.DataFrame) -> str:
 
 
 def headline(table: pd.DataFrame) -> str:
-    """The arm that forgot most in text and the one that learned most, in a sentence."""
+    """The arm that forgot most in text and the one that learned most, in a sentence.
+
+    Of the arms with the most seeds, as of few seeds luck is best; where one arm alone has so many,
+    of those with the next most, too.
+    """
     means = learned_and_forgotten(table)
     whole = means[(means["arm"] != "control") & (means["share"] == 1)]
-    whole = whole[whole["seeds"] == whole["seeds"].max()]  # of few seeds luck is best
-    whole = whole.set_index(["measure", "arm"])
+    seeds = whole.groupby("arm")["seeds"].min()
+    compared = seeds.index[seeds >= seeds.nlargest(2).iloc[-1]]
+    whole = whole[whole["arm"].isin(compared)].set_index(["measure", "arm"])
     lost, learned = whole.loc["forgotten"], whole.loc["learned"]
     worst, best = lost["mean"].idxmin(), learned["mean"].idxmax()
     return (
@@ -401,6 +406,9 @@ def _name_arm(arm: str) -> str:
 
 
 def _number(row: Any, form: str) -> str:
+    near = min((abs(row[end]) for end in ("low", "high") if row[end] != 0), default=1.0)
+    if form == ".0f" and near < 0.5:
+        form = ".1f" if near >= 0.05 else ".2f"  # digits that tell the side of 0
     mean, low, high = (f"{row[name]:z{form}}".replace("-", "−") for name in ("mean", "low", "high"))
     return mean if low == high else f"{mean} [{low}, {high}]"  # of one seed both are NaN
 

@@ -216,9 +216,18 @@ def plot_tradeoff(plane: pd.DataFrame, headline: str = "") -> Picture:
         axes.set_xlabel(f"Δ: change in instructions obeyed, per cent\n{scale}")
     _limit_plane(picture.axes, trained, control)
     _explain_marks(grid[0], arms)
-    seeds = "bars: 95 % interval over seeds" if plane["seeds"].max() > 1 else "one seed"
-    style.add_legend(picture, picture.axes, 4, f"upper right is best; {seeds}")
+    note = f"upper right is best; {_explain_bars(trained)}"
+    style.add_legend(picture, picture.axes, 4, note)
     return picture
+
+
+def _explain_bars(trained: pd.DataFrame) -> str:
+    """What the bars are, and which arms have none because they have one seed."""
+    if trained["seeds"].max() == 1:
+        return "one seed"
+    alone = style.unique_values(trained.loc[trained["seeds"] == 1, "arm"])
+    without = f"\nwithout bars, of one seed: {'; '.join(alone)}" if alone else ""
+    return f"bars: 95 % interval over seeds{without}"
 
 
 def _draw_controls(axes: Axes, control: pd.Series) -> None:

@@ -289,6 +289,46 @@ def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     )
 
 
+def test_the_headline_compares_arms_while_one_of_them_is_ahead_in_seeds():
+    table = swept()
+    some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
+    said = forgetting.headline(some)
+    assert said.startswith("Most is forgotten by LoRA of rank 8 with label targets, Δ −50 % in")
+
+
+@pytest.mark.parametrize(
+    ("losses", "number"),
+    [
+        ((1, 2, 1.7), "−1.6 [−2.8, −0.3]; lora-8, label −50"),
+        ((30, 40, 50), "−40 [−65, −15]; lora-8, label −50"),
+    ],
+)
+def test_a_number_near_0_has_the_digits_that_tell_its_side(losses, number):
+    table = swept()
+    heard = (table["attribute"] == "following") & (table["condition"] == "text")
+    for seed, loss in enumerate(losses):
+        own = heard & (table["arm"] == "frozen, self") & (table["seed"] == seed)
+        table.loc[own, "score"] = 1 - loss / 100
+    one = [
+        ("frozen, self", 0, None, "startend:quotation", condition, 1.0, 1.0)
+        for condition in ("untouched", "text", "audio")
+    ]
+    table = pd.concat([table, pd.DataFrame(one, columns=table.columns)])
+    assert f"shown frozen, self {number}" in forgetting.state_findings(table)[0]
+
+
+def test_the_plane_names_the_arms_that_have_no_bars():
+    table = swept()
+    some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
+
+    def note(table: pd.DataFrame) -> str:
+        picture = study_figures.plot_tradeoff(forgetting.learned_and_forgotten(table))
+        return picture.legends[0].get_title().get_text()
+
+    assert note(some).endswith("without bars, of one seed: lora-8, label")
+    assert "without" not in note(table) and "one seed" in note(table[table["seed"] == 0])
+
+
 def test_the_plane_is_drawn_with_a_mark_for_each_arm(tmp_path):
     picture = study_figures.plot_tradeoff(
         forgetting.learned_and_forgotten(swept()), "What was learned"
