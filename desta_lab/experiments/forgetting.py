@@ -6,7 +6,7 @@ audio condition it is given the clip.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -317,9 +317,13 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates_per_constraint(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each constraint is obeyed: one column a condition, NaN where it was left out."""
+    """How often each constraint is obeyed: one column a condition, NaN where it was left out.
+
+    The mean over seeds of the mean over arms: a seed with more arms weighs no more.
+    """
     rows = table[table["attribute"].isin(WORDINGS) & (table["share"] == 1)]
-    rates = rows.pivot_table(index="attribute", columns="condition", values="score")
+    of_seed = rows.groupby(["attribute", "condition", "seed"])["score"].mean()
+    rates = of_seed.groupby(["attribute", "condition"]).mean().unstack("condition")
     return rates.reindex(index=[name for name in WORDINGS if name in rates.index])
 
 
@@ -338,7 +342,7 @@ def state_findings(table: pd.DataFrame) -> list[str]:
         f"Perplexity of its own answers in text, as a ratio: {_list(perplexity, '.2f')}; else 1.",
         f"Learned, rung 3 above chance: {_list(learned, '.2f')}.",
         *_state_adapters_off(means[means["share"] == 0]),
-        _state_constraints(rates_per_constraint(table)),
+        _state_constraints(rates_per_constraint(table), _count_seeds(table)),
     ]
 
 
@@ -366,15 +370,23 @@ def _state_adapters_off(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _state_constraints(rates: pd.DataFrame) -> str:
+def _count_seeds(table: pd.DataFrame) -> dict[str, str]:
+    """Constraints that count in some seeds and not in all, each with how many."""
+    heard = table[table["attribute"].isin(WORDINGS) & (table["condition"] == "text")]
+    seeds, every = heard.groupby("attribute")["seed"].nunique(), heard["seed"].nunique()
+    return {str(n): f" (in {k} of {every} seeds)" for n, k in seeds.items() if k < every}
+
+
+def _state_constraints(rates: pd.DataFrame, seeds: Mapping[str, str]) -> str:
     absent = rates["text"].isna()
+    counted = [name + seeds.get(name, "") for name in rates.index[~absent]]
     left_out = [
         f"{name} {row['untouched']:.0%} and {row['unasked']:.0%}"
         for name, row in rates[absent].iterrows()
     ]
     return (
         f"Δ counts {len(rates) - absent.sum()} of {len(rates)} constraints: "
-        f"{', '.join(rates.index[~absent])}. Left out, with how often the untouched LLM obeys "
+        f"{', '.join(counted)}. Left out, with how often the untouched LLM obeys "
         f"them when asked and when not: {', '.join(left_out) or 'none'}."
     )
 

@@ -275,6 +275,22 @@ def test_the_sentences_tell_what_was_shown_from_what_was_not_and_name_what_was_l
     )
 
 
+def test_constraints_weigh_every_seed_alike_and_say_in_how_many_they_count():
+    rows = [
+        (arm, seed, None, "startend:quotation", condition, 1.0, score)
+        for arm, seed in (("frozen, self", 0), ("frozen, self", 1), ("lora-8, label", 0))
+        for condition, score in (("untouched", 1.0 - seed), ("unasked", 0.0), ("text", 1.0))
+        if condition != "text" or seed == 0
+    ]
+    rows += [("frozen, self", 1, None, "detectable_format:title", "text", 1.0, 1.0)]
+    rows += [("frozen, self", 0, None, "detectable_format:title", "text", 1.0, 1.0)]
+    table = pd.concat([swept(2), pd.DataFrame(rows, columns=swept().columns)])
+    rates = forgetting.rates_per_constraint(table)
+    assert rates.loc["startend:quotation", "untouched"] == 0.5
+    said = forgetting.state_findings(table)[-1]
+    assert "detectable_format:title, startend:quotation (in 1 of 2 seeds)." in said
+
+
 def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     one = [
         ("frozen, self", 0, None, "startend:quotation", condition, 1.0, 1.0)
