@@ -1,10 +1,13 @@
 """Intervals hold what they promise, and every bootstrap draws the same way every time."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from desta_lab.evaluation import statistics
+from desta_lab.experiments.quickstart import FEW_SPEAKERS
 
 
 def right(speakers: int, each: int, rate: float, seed: int) -> pd.DataFrame:
@@ -158,3 +161,20 @@ def test_another_draw_of_a_null_lies_beyond_an_end_as_often_as_is_said(draws, ra
 def test_what_could_not_be_measured_has_no_rank_and_one_pair_shows_nothing() -> None:
     assert np.isnan(statistics.rank_p(float("nan"), [float("nan")] * 200))
     assert statistics.sign_flip_p(np.array([[1.0, 0.0, -2.0]])).tolist() == [1, 1, 1]
+
+
+def test_intervals_over_few_speakers_hold_the_truth_as_often_as_the_card_says():
+    """Speakers of 4 clips each, about whom a model is right more or less often (logit 1.4 ± 1)."""
+    rng = np.random.default_rng(0)
+    truth = (1 / (1 + np.exp(-(1.4 + rng.normal(size=200_000))))).mean()
+
+    def holds(speakers: int) -> bool:
+        right = rng.binomial(4, 1 / (1 + np.exp(-(1.4 + rng.normal(size=speakers))))) / 4
+        _, low, high = statistics.bootstrap_interval(lambda rows: right[rows].mean(-1), speakers)
+        return low <= truth <= high
+
+    told = re.findall(r"(\d+)(?: of 100 cases)? with (\d+)", FEW_SPEAKERS)
+    assert [int(speakers) for _, speakers in told] == [4, 8, 12, 16]
+    for share, speakers in told:
+        held = [holds(int(speakers)) for _ in range(800)]
+        assert abs(100 * np.mean(held) - int(share)) < 4, speakers

@@ -234,6 +234,7 @@ def test_one_question_about_two_test_clips_is_enough_for_a_main_job(root: Path):
     result = run_quickstart(job, root / "few")
     assert result["verdict"]["verdict"] == "TOO FEW CLIPS TO JUDGE"
     assert [row["task"] for row in result["tasks"]] == ["weather"]
+    assert FEW_SPEAKERS.format(2) in result["notes"]
 
 
 @pytest.mark.weights
