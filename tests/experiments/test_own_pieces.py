@@ -14,7 +14,7 @@ from torch import nn
 from desta_lab.evaluation.tasks import PROMPTS, Task, task_ladder
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.experiments.experiment import Experiment
-from desta_lab.experiments.quickstart import _notes_on_own_pieces, run_quickstart
+from desta_lab.experiments.quickstart import FEW_SPEAKERS, _notes_on_own_pieces, run_quickstart
 from desta_lab.model import presets
 from desta_lab.model.audio_llm import AudioLLM, ProvenanceError
 from desta_lab.training import checkpoints
