@@ -172,7 +172,8 @@ def rate_constraints(llm: AudioLLM, items: Sequence[Instruction]) -> pd.DataFram
     if not table["counted"].any():
         raise ValueError(
             f"This backbone obeys none of {len(table)} constraints in text, which it could forget; "
-            "take one that follows instructions, or other forgetting.WORDINGS."
+            "take one that follows instructions, or other forgetting.WORDINGS in a study whose "
+            "`measured` has a name of its own, as cells do not know them."
         )
     return table
 
