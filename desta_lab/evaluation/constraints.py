@@ -17,8 +17,7 @@ from typing import Any
 
 Check = Callable[..., bool]  # (answer, *, the arguments of its instruction)
 
-_FENCE = "```"
-_JSON_TAGS = ("json", "Json", "JSON")  # what may follow the opening fence
+_FENCES = ("```json", "```Json", "```JSON", "```")  # of JSON: IFEval takes each away, in turn
 _DIVIDER = "***"  # IFEval's boundary between paragraphs
 # IFEval's patterns, by which a lone `*` takes the next line for its text
 _STAR = re.compile(r"^[^\S\n]*\*[^*].*", re.MULTILINE)
@@ -41,11 +40,10 @@ def english_lowercase(answer: str) -> bool:
 def json_format(answer: str) -> bool:
     """The whole answer is one JSON value, in a code fence or not."""
     text = answer.strip()
-    if text.startswith(_FENCE):
-        text = text.removeprefix(_FENCE)
-        text = next((text.removeprefix(tag) for tag in _JSON_TAGS if text.startswith(tag)), text)
+    for fence in _FENCES:
+        text = text.removeprefix(fence)
     try:
-        json.loads(text.removesuffix(_FENCE).strip())
+        json.loads(text.removesuffix(_FENCES[-1]).strip())
     except (ValueError, RecursionError):  # a hundred thousand open brackets are no answer
         return False
     return True

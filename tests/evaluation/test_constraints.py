@@ -50,6 +50,8 @@ CASES = [
     (JSON, {}, '```json\n{"gender": "female"}\n```', True),
     (JSON, {}, '```JSON {"gender": "female"}```', True),
     (JSON, {}, "```\n[1, 2]\n```\n", True),
+    (JSON, {}, "```Json```[1, 2]", True),  # so IFEval's own code
+    (JSON, {}, "``````[1, 2]", False),
     (JSON, {}, 'Here it is: {"gender": "female"}', False),
     (JSON, {}, '{"gender": "female"} I hope this helps.', False),
     (JSON, {}, "{'gender': 'female'}", False),
