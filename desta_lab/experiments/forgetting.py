@@ -396,7 +396,7 @@ def headline(table: pd.DataFrame) -> str:
     """The arm that forgot most in text and the one that learned most, in a sentence.
 
     Of the arms with the most seeds, as of few seeds luck is best; where one arm alone has so many,
-    of those with the next most, too.
+    of those with the next most, too. It says so where that leaves an arm out.
     """
     means = learned_and_forgotten(table)
     whole = means[(means["arm"] != "control") & (means["share"] == 1)]
@@ -405,8 +405,10 @@ def headline(table: pd.DataFrame) -> str:
     whole = whole[whole["arm"].isin(compared)].set_index(["measure", "arm"])
     lost, learned = whole.loc["forgotten"], whole.loc["learned"]
     worst, best = lost["mean"].idxmin(), learned["mean"].idxmax()
+    least = seeds[compared].min()
+    among = f"Of the arms of {least} seeds, most" if len(compared) < len(seeds) else "Most"
     return (
-        f"Most is forgotten by {_name_arm(worst)}, Δ {_number(lost.loc[worst], '.0f')} % in text; "
+        f"{among} is forgotten by {_name_arm(worst)}, Δ {_number(lost.loc[worst], '.0f')} % in text; "
         f"most is learned by {_name_arm(best)}, {_number(learned.loc[best], '.2f')} at Δ "
         f"{_number(lost.loc[best], '.0f')} %"
     )

@@ -305,6 +305,15 @@ def test_an_arm_of_one_seed_beside_others_of_more_is_said_to_be_one():
     )
 
 
+def test_the_headline_says_of_which_arms_it_speaks():
+    table = swept()
+    more = [table.assign(arm=arm) for arm in ("lora-2, self", "lora-8, self")]
+    some = pd.concat([table[(table["arm"] == "frozen, self") | (table["seed"] == 0)], *more])
+    said = forgetting.headline(some)
+    assert said.startswith(f"Of the arms of {table['seed'].nunique()} seeds, most is forgotten by")
+    assert "label" not in said
+
+
 def test_the_headline_compares_arms_while_one_of_them_is_ahead_in_seeds():
     table = swept()
     some = table[(table["arm"] == "frozen, self") | (table["seed"] == 0)]
