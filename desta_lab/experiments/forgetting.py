@@ -408,8 +408,8 @@ def headline(table: pd.DataFrame) -> str:
     least = seeds[compared].min()
     among = f"Of the arms of {least} seeds, most" if len(compared) < len(seeds) else "Most"
     return (
-        f"{among} is forgotten by {_name_arm(worst)}, Δ {_number(lost.loc[worst], '.0f')} % in text; "
-        f"most is learned by {_name_arm(best)}, {_number(learned.loc[best], '.2f')} at Δ "
+        f"{among} is forgotten by {_name_arm(worst)}, Δ {_number(lost.loc[worst], '.0f')} % in "
+        f"text; most is learned by {_name_arm(best)}, {_number(learned.loc[best], '.2f')} at Δ "
         f"{_number(lost.loc[best], '.0f')} %"
     )
 
