@@ -436,26 +436,19 @@ def _find_run() -> Path:
 
     That of `laptop` if its backbone is on this machine, else that of nano.
     """
-    from desta_lab.experiments.experiment import Experiment
+    from desta_lab.course import finished
     from desta_lab.model import presets, weights
     from desta_lab.model.runs import newest_run
 
     try:
         return newest_run()
     except FileNotFoundError:
-        from desta_lab.course import finished
-
-        laptop = finished.shipped_archive("laptop")
-        if laptop.is_file() and weights.is_installed(presets.laptop().backbone):
-            print("No run of yours is here: the laptop run that ships answers.", flush=True)
-            return laptop
-        if not finished.ARCHIVE.is_file():
-            raise
-        print(
-            "No run of yours is here: the nano run that ships is unpacked, and answers.", flush=True
-        )
-        finished.restore(Experiment(presets.nano(), progress=progress_reporter()))
-        return newest_run()
+        for name, backbone in (("laptop", presets.laptop().backbone), ("nano", presets.NANO)):
+            archive = finished.shipped_archive(name)
+            if archive.is_file() and weights.is_installed(backbone):
+                print(f"No run of yours is here: the {name} run that ships answers.", flush=True)
+                return archive
+        raise
 
 
 @command("doctor")

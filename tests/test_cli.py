@@ -127,7 +127,7 @@ def test_an_unknown_preset_is_one_sentence(capsys):
 
 def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("DESTA_LAB_DATA", str(tmp_path))
-    monkeypatch.setattr(finished, "ARCHIVE", tmp_path / "none.zip")  # and none ships
+    monkeypatch.setattr(finished, "FOLDER", tmp_path)  # and none ships
     wave = np.sin(np.arange(RATE) / 10)
     soundfile.write(tmp_path / "a.wav", wave, RATE)
     assert cli.main(["ask", str(tmp_path / "a.wav"), "What is it?"]) == 1
