@@ -384,7 +384,6 @@ def ask(args: argparse.Namespace) -> None:
     message = {"role": "user", "content": f"{AUDIO}\n{args.question}", "audios": audios}
     system = {"role": "system", "content": SYSTEM}
     text_only = {"role": "user", "content": args.question}
-    transcript = args.transcript or bool(args.published)  # the published systems always write one
     if args.published:
         args.preset = "desta25" if args.preset is None else args.preset
         run = args.published.name
@@ -392,8 +391,8 @@ def ask(args: argparse.Namespace) -> None:
         print(describe_memory(preset), flush=True)
         llm = open_system(args.published, preset)
     else:
-        llm, run, _, reads = _open_run(args.run or _find_run())
-        transcript |= reads
+        llm, run, _ = _open_run(args.run or _find_run())
+    transcript = args.transcript or llm.transcript
     if args.published and preset.connector == presets.desta2().connector:
         turns = [system, {"role": "audio", "content": str(args.clip)}, text_only]
         answer = answer_desta2(llm, turns, max_new_tokens=48)
@@ -413,22 +412,21 @@ def ask(args: argparse.Namespace) -> None:
         print(f"note            {LIMITS}")
 
 
-def _open_run(place: Path) -> tuple[Any, str, str, bool]:
-    """An AudioLLM, what it is in one line, its connector's sha256, and if it reads transcripts."""
+def _open_run(place: Path) -> tuple[Any, str, str]:
+    """An AudioLLM, what it is in one line, and its connector's sha256."""
     from desta_lab.cache import hash_file
     from desta_lab.course import finished
     from desta_lab.model import weights
     from desta_lab.model.audio_llm import AudioLLM
-    from desta_lab.model.runs import describe_run, list_checkpoints, read_run_config
+    from desta_lab.model.runs import describe_run, list_checkpoints
 
     if place.suffix == ".zip":
-        return (*finished.open_last(place), False)
+        return finished.open_last(place)
     if (place / weights.WEIGHTS).is_file():  # what save_pretrained wrote
         llm = AudioLLM.from_pretrained(place, strict=False)
-        return llm, place.name, hash_file(place / weights.WEIGHTS), llm.transcript
+        return llm, place.name, hash_file(place / weights.WEIGHTS)
     llm = AudioLLM.from_run(place)
-    transcript = bool(read_run_config(place).get("transcript"))
-    return llm, describe_run(place), list_checkpoints(place)[-1]["sha256"], transcript
+    return llm, describe_run(place), list_checkpoints(place)[-1]["sha256"]
 
 
 def _find_run() -> Path:
@@ -443,10 +441,11 @@ def _find_run() -> Path:
     try:
         return newest_run()
     except FileNotFoundError:
-        for name, backbone in (("laptop", presets.laptop().backbone), ("nano", presets.NANO)):
-            archive = finished.shipped_archive(name)
-            if archive.is_file() and weights.is_installed(backbone):
-                print(f"No run of yours is here: the {name} run that ships answers.", flush=True)
+        for preset in (presets.laptop(), presets.nano()):
+            archive = finished.shipped_archive(preset.name)
+            if archive.is_file() and weights.is_installed(preset.backbone):
+                told = f"No run of yours is here: the {preset.name} run that ships answers."
+                print(told, flush=True)
                 return archive
         raise
 
@@ -555,11 +554,11 @@ def answer(args: argparse.Namespace) -> None:
     items = benchmark.read(args.path)
     place = args.run or _find_run()
     _make_folder(args.out)
-    llm, _, sha256, words = _open_run(place)
+    llm, _, sha256 = _open_run(place)
     run = {"name": place.name, "connector_sha256": sha256}
     print(f"{len(items)} questions of {benchmark.name}, answered by {place.name}, which hears the")
     print(f"first {llm.encoder.seconds:g} s of a clip.", flush=True)
-    how = {"root": args.audio, "max_new_tokens": args.tokens, "with_transcript": words}
+    how = {"root": args.audio, "max_new_tokens": args.tokens, "with_transcript": llm.transcript}
     items = answer_items(llm, items, args.out, run, progress=progress_reporter()("answer"), **how)
     for path in benchmark.write(items, args.out):
         print(f"Answers: {path}")

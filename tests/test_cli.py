@@ -3,8 +3,10 @@
 import argparse
 import ast
 import dataclasses
+import hashlib
 import importlib
 import io
+import json
 import os
 import re
 import socket
@@ -24,8 +26,7 @@ from desta_lab.audio import RATE
 from desta_lab.bench import ratios
 from desta_lab.course import finished, notebooks
 from desta_lab.experiments import experiment, sweep
-from desta_lab.model import backbone, build, nano, presets, weights
-from desta_lab.model.runs import index_path
+from desta_lab.model import backbone, build, nano, presets, runs, weights
 from desta_lab.views import progress, saving
 from desta_lab.views.progress import progress_reporter
 from tests import tiny
@@ -135,21 +136,22 @@ def test_ask_without_a_run_says_how_to_make_one(tmp_path: Path, capsys, monkeypa
 
 
 def test_a_run_that_was_trained_with_transcripts_is_asked_with_them(tmp_path, capsys, monkeypatch):
-    from desta_lab.model.audio_llm import AudioLLM, Generation
+    from desta_lab.model.audio_llm import Generation
 
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(RATE) / 10), RATE)
-    index_path(tmp_path).parent.mkdir()
-    index_path(tmp_path).write_text('[{"step": 300, "sha256": "0", "loss": null}]')
+    runs.index_path(tmp_path).parent.mkdir()
+    runs.checkpoint_path(tmp_path, 300).write_bytes(b"")
+    last = {"step": 300, "sha256": hashlib.sha256(b"").hexdigest(), "loss": None}
+    runs.index_path(tmp_path).write_text(json.dumps([last]))
     asked = []
 
-    class Heard:
-        encoder, glass_box = SimpleNamespace(seconds=30), False
+    def generate(messages, with_transcript=False, **how):
+        asked.append(with_transcript)
+        return Generation(["yes"], [(1,)], [[("a.wav", "hello")]])
 
-        def generate(self, messages, with_transcript=False, **how):
-            asked.append(with_transcript)
-            return Generation(["yes"], [(1,)], [[("a.wav", "hello")]])
-
-    monkeypatch.setattr(AudioLLM, "from_run", lambda folder: Heard())
+    llm = tiny.audio_llm()
+    monkeypatch.setattr(llm, "generate", generate)
+    monkeypatch.setattr(runs, "open_connector", lambda *given, **how: llm)
     for config, said in (("{}", False), ('{"transcript": true}', True)):
         (tmp_path / "config.json").write_text(config)
         line = ["ask", str(tmp_path / "a.wav"), "What is it?", "--run", str(tmp_path)]
