@@ -32,6 +32,7 @@ from desta_lab.world.recorded import KNOWN, Voices, build_recorded_corpus, read_
 
 CLIPS = 192  # made of the recordings, half of them for each half of the speakers
 HALVES = ("test", "validation")
+OWN_TEST = "own test"  # of the run, on the voices that it was trained with
 SHOWN = 6  # people whose answers are shown
 TITLE = "Does it hold for people?"
 
@@ -264,7 +265,7 @@ def _write_report(
 ) -> dict[str, Any]:
     summary = verdict.score_per_task(verdict.add_untrained(table), ("calibrated", "raw", "said"))
     own = verdict.score_per_task(own_test[own_test["task"].isin(table["task"])])
-    curves = pd.concat([_curves(summary), _curves(own, "synthetic")])
+    curves = pd.concat([_curves(summary), _curves(own, OWN_TEST)])
     heard = _list_heard(voices, corpus)
     languages = {about["language"] for about in heard if "language" in about}
     people = f"{len(heard)} people" + (f" of {len(languages)} languages" if languages else "")
@@ -316,8 +317,8 @@ def _draw_figures(curves: pd.DataFrame, summary: pd.DataFrame, headlines: Sequen
     figures: Figures = {
         "people": (
             claim_figures.plot_people(curves, ranked),
-            "Accuracy on questions never trained along training: people, synthetic voices, and the "
-            "controls for people.",
+            "Accuracy on questions never trained along training: people, the run's own test, and "
+            "the controls for people.",
         ),
         "people_last": (
             claim_figures.plot_held_out(summary, ranked),
@@ -377,12 +378,13 @@ def _curves(summary: pd.DataFrame, name: str = "people") -> pd.DataFrame:
 def _last_rows(summary: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
     """One row a task at the last step: people, the run's own test, every control, and words."""
     last = summary["step"].max()
-    own = curves[(curves["series"] == "synthetic") & (curves["step"] == last)]
+    own = curves[(curves["series"] == OWN_TEST) & (curves["step"] == last)]
     own = own.set_index("task")["accuracy"]
     words = summary[(summary["step"] == last) & (summary["measure"] == "said")]
     said = words[words["condition"] == "audio"].set_index("task")["accuracy"]
     read = words[words["condition"] == conditions.ORACLE].set_index("task")["accuracy"]
-    rows = beside_controls(summary).assign(synthetic=own, said=said, said_by_reading=read)
+    rows = beside_controls(summary).assign(said=said, said_by_reading=read)
+    rows.insert(rows.columns.get_loc("said"), OWN_TEST, own)
     return rows.reset_index().sort_values(["rung", "task"]).to_dict("records")
 
 
@@ -430,7 +432,7 @@ def format_people(result: Mapping[str, Any]) -> str:
         interval = format_interval((row["accuracy"], row["low"], row["high"]))
         beside = ", ".join(
             f"{name} {row[name]:.2f}"
-            for name in ("synthetic", *BESIDE_AUDIO)
+            for name in (OWN_TEST, *BESIDE_AUDIO)
             if name in row and row[name] == row[name]
         )
         lines.append(f"  {row['attribute']:<10} {interval} (chance {row['chance']:.2f}; {beside})")

@@ -130,10 +130,10 @@ def plot_held_out(
 def plot_people(table: pd.DataFrame, headline: str = "") -> Picture:
     """When each question never trained is answered about people, and when about the run's own test.
 
-    A `series` is `people`, `synthetic` (the run's own test), or a condition of people but
+    A `series` is `people`, `own test` (of the run), or a condition of people but
     `untrained`, which is step 0.
     """
-    kinds = ["synthetic", "people"]
+    kinds = ["own test", "people"]
     controls = style.list_controls(table.loc[~table["series"].isin(kinds), "series"])
     order = [*controls, "oracle", *kinds]
     table = table[table["series"].isin(order)]
@@ -168,9 +168,10 @@ def plot_speakers(table: pd.DataFrame, headline: str = "") -> Picture:
             line = (0, (6, 1, 1, 1)) if series.line == "none" else series.line
             look: Any = {"color": series.colour, "ls": line, "label": series.label}
             axes.axhline(control["accuracy"].mean(), lw=1.2, **look)
-        for name, label in {"synthetic": "synthetic voices", "people": "people"}.items():
-            own = rows[(rows["condition"] == "audio") & (rows["kind"] == name)]
-            series = get_series(name)._replace(label=f"trained on {label}")
+        looks = {"synthetic": ("own test", "synthetic voices"), "people": ("people", "people")}
+        for kind, (drawn_as, voices) in looks.items():
+            own = rows[(rows["condition"] == "audio") & (rows["kind"] == kind)]
+            series = get_series(drawn_as)._replace(label=f"trained on {voices}")
             _draw_speakers(axes, own.sort_values("speakers"), series)
     panels[0][0].set_xscale("log")
     style.set_ticks(panels[0][0], sorted(table["speakers"].unique()))

@@ -56,7 +56,7 @@ def test_people_stand_beside_every_control_with_intervals_over_speakers(result: 
     assert asked == {"gender", "rate", "loudness", "manner", "scene"}
     for row in result["people"]:
         assert row["low"] <= row["accuracy"] <= row["high"]
-        assert {"untrained", "oracle", "silence", "shuffled", "synthetic"} <= row.keys()
+        assert {"untrained", "oracle", "silence", "shuffled", "own test"} <= row.keys()
     manner = next(row for row in result["people"] if row["task"] == "ask_manner")
     assert manner["accuracy"] > 0.7 > manner["silence"]
 
