@@ -112,6 +112,8 @@ def _build_cells(cells: list[NotebookNode], source: Path, solved: bool) -> Itera
         if waiting and "hint" not in tags and not content.startswith("lesson.check("):
             yield waiting
             waiting = None
+        if solved and cell.cell_type == "markdown":  # its notebook lies one folder deeper
+            content = content.replace("](../", "](../../")
         if i == 0:
             content = f"{badge}\n\n{content}"
         if i == 1:

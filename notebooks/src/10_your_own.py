@@ -260,7 +260,7 @@ pd.DataFrame(
 # %% [markdown]
 # The honest difference stays near zero. The flattering difference grows with the seeds that one can choose from ([Reimers and Gurevych, 2017](https://aclanthology.org/D17-1035)).
 #
-# The larger studies of this package follow the honest rule, over five seeds. The sentence below is computed from one of their tables.
+# The larger studies of this package follow the honest rule, on nano over three or five seeds. The sentence below is computed from one of their tables.
 
 # %%
 STUDY = "clips"

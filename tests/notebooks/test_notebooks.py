@@ -26,6 +26,15 @@ def test_the_notebooks_are_what_their_sources_build(path) -> None:
     assert path.exists() and path.read_bytes() == BUILT[path], "run `python -m desta_lab course`"
 
 
+@pytest.mark.parametrize("path", sorted(BUILT), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_a_notebook_links_to_is_there(path) -> None:
+    cells = nbformat.reads(BUILT[path].decode(), 4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    prose = re.sub(r"```.*?```", "", prose, flags=re.DOTALL)
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", prose)
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
 @pytest.mark.parametrize("number", SOURCES)
 @pytest.mark.parametrize("solved", [True, False], ids=["solved", "student"])
 def test_a_notebook_is_valid_and_carries_no_outputs(number: str, solved: bool) -> None:
