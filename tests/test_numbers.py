@@ -1,0 +1,159 @@
+"""Numbers in prose are those of the tables that ship."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from desta_lab.evaluation.statistics import mean_interval
+from desta_lab.experiments.ablation import load_table
+from desta_lab.experiments.findings import scores_by_arm
+from desta_lab.experiments.forgetting import learned_and_forgotten
+
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = ROOT / "figures" / "people"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDINGS = (ROOT / "docs" / "recordings.md").read_text(encoding="utf-8")
+ATTRIBUTES = ("gender", "loudness", "manner", "rate", "scene")
+SEEDS = ("", "-seed-1", "-seed-2")
+
+
+def short(number: float) -> str:
+    """Two digits, as prose has them: .83, 1.00, -.36."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{number:.2f}")
+
+
+def short_interval(mean: float, low: float, high: float) -> str:
+    return f"{short(mean)} [{short(low)}, {short(high)}]"
+
+
+def rung_3(folder: str, attribute: str, condition: str = "audio", height: str = "calibrated"):
+    """The one row of a test on people, at its last step."""
+    table = pd.read_csv(PEOPLE / folder / "scores.csv")
+    asked = (table["rung"] == 3) & (table["attribute"] == attribute)
+    last = (table["step"] == table["step"].max()) & (table["condition"] == condition)
+    (row,) = table[asked & last & (table["measure"] == height)].itertuples()
+    return row
+
+
+def cell(row) -> str:
+    return short_interval(row.accuracy, row.low, row.high)
+
+
+def along_training(folder: str, attribute: str, series: str) -> pd.DataFrame:
+    table = pd.read_csv(PEOPLE / folder / "people.csv")
+    own = (table["attribute"] == attribute) & (table["series"] == series)
+    return table[own].sort_values("step")
+
+
+def own_test(folder: str, attribute: str) -> str:
+    return short(along_training(folder, attribute, "synthetic")["accuracy"].iloc[-1])
+
+
+def arrives(folder: str, attribute: str, series: str) -> int:
+    """The first step from which on the interval is above chance."""
+    rows = along_training(folder, attribute, series)
+    below = np.flatnonzero((rows["low"] <= rows["chance"]).to_numpy())
+    return int(rows["step"].iloc[below[-1] + 1 if len(below) else 0])
+
+
+def row_of_nano(attribute: str) -> list[str]:
+    row = rung_3("nano", attribute)
+    steps = [str(arrives("nano", attribute, series)) for series in ("people", "synthetic")]
+    return [cell(row), own_test("nano", attribute), short(row.chance), *steps]
+
+
+def row_of_cpu(attribute: str) -> list[str]:
+    folders = [f"cpu{seed}" for seed in SEEDS]
+    rows = [rung_3(folder, attribute) for folder in folders]
+    mean = mean_interval(pd.Series([row.accuracy for row in rows]))
+    own = ", ".join(own_test(folder, attribute) for folder in folders)
+    untrained, oracle = (
+        [rung_3(folder, attribute, condition).accuracy for folder in folders]
+        for condition in ("untrained", "oracle")
+    )
+    known = [", ".join(map(short, untrained)), short(np.mean(oracle)), short(rows[0].chance)]
+    return [*map(cell, rows), short_interval(*mean), own, *known]
+
+
+def row_of_laptop(attribute: str) -> list[str]:
+    rows = [
+        rung_3(f"laptop{seed}", attribute, height=height)
+        for height in ("calibrated", "said")
+        for seed in SEEDS
+    ]
+    return [*map(cell, rows), short(rows[0].chance)]
+
+
+@pytest.mark.parametrize("row_of", [row_of_nano, row_of_cpu, row_of_laptop])
+def test_the_page_on_recordings_has_the_rows_of_its_tables(row_of):
+    page = RECORDINGS.replace("**", "").splitlines()
+    rows = [f"| {' | '.join([attribute, *row_of(attribute)])} |" for attribute in ATTRIBUTES]
+    assert not [row for row in rows if row not in page]
+
+
+def test_the_page_on_recordings_has_the_rows_of_few_and_many_speakers():
+    table = pd.read_csv(PEOPLE / "speakers" / "speakers.csv")
+    heard = table[table["condition"] == "audio"]
+    for (kind, speakers), rows in heard.groupby(["kind", "speakers"]):
+        means = rows.drop_duplicates("attribute").set_index("attribute").loc[list(ATTRIBUTES)]
+        cells = [short_interval(*row) for row in means[["mean", "low", "high"]].to_numpy()]
+        who = "people" if kind == "people" else "synthetic voices"
+        assert f"| {speakers} {who} | {' | '.join(cells)} |" in RECORDINGS.splitlines()
+
+
+def test_the_readme_has_the_means_of_the_kinds_of_target():
+    table = load_table("words", "laptop", ROOT / "figures" / "ablations")
+    said = {rung: scores_by_arm(table, rung, height="said").mean() for rung in (3, 2)}
+    words, formed = ({arm: short(mean) for arm, mean in said[rung].items()} for rung in (3, 2))
+    flat = " ".join(README.split())
+    for arm, sentence in {
+        "another LLM": "in words at {} (its own words {own}; no difference shown), "
+        "but in JSON at {} (own words {own_formed}, shown;",
+        "hard": "Own words as tokens alone {} and {},",
+        "template": "templates {} and {};",
+        "label": "bare labels {} and {},",
+        "instruction-free": "without any prompt {} and {} (both shown",
+    }.items():
+        own = {"own": words["self"], "own_formed": formed["self"]}
+        assert sentence.format(words[arm], formed[arm], **own) in flat, arm
+
+
+def test_the_readme_says_what_lora_loses_and_learns():
+    table = load_table("forgetting", "laptop", ROOT / "figures" / "ablations")
+    means = learned_and_forgotten(table)
+    whole = means[means["share"] == 1].set_index(["arm", "measure"])
+    flat = " ".join(README.split())
+
+    def lost(arm: str, measure: str) -> str:
+        found = whole.loc[arm, measure]
+        return "{:.0f} % [{:.0f}, {:.0f}]".format(*-found[["mean", "high", "low"]])
+
+    def learned(arm: str) -> str:
+        return short(whole.loc[(arm, "learned"), "mean"])
+
+    ear = whole.loc["frozen, self", "by ear"]
+    kept = "(change Δ {:+.0f} % [{:.0f}, {:+.0f}])".format(*ear[["mean", "low", "high"]])
+    losses = lost("lora-8, self", "forgotten"), lost("lora-8, self", "by ear")
+    assert kept in flat
+    assert "rank 8 it loses {} in text and {} by ear".format(*losses) in flat
+    best = learned("lora-8, self"), learned("frozen, self")
+    assert "learns {} of rung 3 where the frozen one learns {}".format(*best) in flat
+    once = [-whole.loc[(arm, "forgotten"), "mean"] for arm in ("lora-2, self", "lora-8, label")]
+    assert "rank 2 loses {:.0f} %, rank 8 with bare labels {:.0f} %".format(*once) in flat
+
+
+def test_the_readme_says_what_laptop_names_of_people():
+    flat = " ".join(README.split())
+    scores = {name: short(rung_3("laptop", name, height="said").accuracy) for name in ATTRIBUTES}
+    named = "the scene ({scene}, chance .25), the manner ({manner}) and the rate ({rate})"
+    assert named.format(**scores) in flat
+    assert "gender ({gender}) and loudness ({loudness}) not".format(**scores) in flat
+    ends = {}
+    for name in ("scene", "loudness", "gender"):
+        seeds = [rung_3(f"laptop{seed}", name).accuracy for seed in SEEDS]
+        ends[name] = f"{short(min(seeds))} to {short(max(seeds))}"
+    ranked = "accuracy of scene {scene}, loudness {loudness} and gender {gender} over three seeds"
+    assert ranked.format(**ends) in flat
