@@ -49,7 +49,7 @@ def along_training(folder: str, attribute: str, series: str) -> pd.DataFrame:
 
 
 def own_test(folder: str, attribute: str) -> str:
-    return short(along_training(folder, attribute, "synthetic")["accuracy"].iloc[-1])
+    return short(along_training(folder, attribute, "own test")["accuracy"].iloc[-1])
 
 
 def arrives(folder: str, attribute: str, series: str) -> int:
@@ -61,7 +61,7 @@ def arrives(folder: str, attribute: str, series: str) -> int:
 
 def row_of_nano(attribute: str) -> list[str]:
     row = rung_3("nano", attribute)
-    steps = [str(arrives("nano", attribute, series)) for series in ("people", "synthetic")]
+    steps = [str(arrives("nano", attribute, series)) for series in ("people", "own test")]
     return [cell(row), own_test("nano", attribute), short(row.chance), *steps]
 
 
