@@ -524,6 +524,15 @@ def in_single_precision(module):
     return other
 
 
+def slopes_of_one_axis(scalar, given, absent, steps):
+    """Slopes at points that have one axis of features."""
+    shares = (torch.arange(steps) + 0.5)[:, None] / steps
+    points = absent.view(len(absent), -1) + shares * (given - absent).view(len(given), -1)
+    points.requires_grad_()
+    (slopes,) = torch.autograd.grad(scalar(points).sum(), points)
+    return slopes.mean(0) * (given - absent)[0]
+
+
 def with_t_of_four(ours, theirs):
     d = np.subtract(ours, theirs)
     reach = 3.18244631 * d.std(ddof=1) / len(d) ** 0.5
@@ -571,12 +580,20 @@ MISTAKES = [
             name: np.random.permutation(x.ravel()).reshape(x.shape) for name, x in weights.items()
         },
     ),
+    Mistake(
+        "scrambled",
+        "in their rows",
+        lambda weights: {name: x[..., torch.randperm(x.shape[-1])] for name, x in weights.items()},
+    ),
     Mistake("scrambled", "in reverse", dealt(lambda x: torch.arange(x.numel()).flip(0))),
     Mistake("scrambled", "a dictionary", lambda weights: list(weights.values())),
     Mistake("deletion_curve", "tensor of booleans", with_numpy_booleans),
     Mistake("silenced", "whole clip", lambda wave, a, b: 0 * wave[int(a * 16000) : int(b * 16000)]),
     Mistake("seconds_of_frame", "stands in a list", lambda frame: [frame / 50]),
     Mistake("tapped", "a list; return the tensor", lambda *given: [right_tap(*given)]),
+    Mistake(
+        "disjoint_folds", "asked for 4 pairs, you give 5", lambda names, n: sklearn_folds(names, 5)
+    ),
     Mistake("disjoint_folds", "take its [0]", folds_of(np.where)),
     Mistake("disjoint_folds", "yours is a set", folds_of(lambda mask: {*np.flatnonzero(mask)})),
     Mistake("disjoint_folds", "counted from 0", folds_of(lambda mask: np.flatnonzero(mask) + 1)),
@@ -635,6 +652,23 @@ MISTAKES = [
         lambda x, d, center: x.sub_(torch.outer((x - center) @ d, d) / (d @ d)),
     ),
     Mistake("perplexity", "likeliest", likeliest),
+    Mistake(
+        "perplexity",
+        "the first token of the response is lost",
+        lambda x, ids, a: torch.nn.functional.cross_entropy(x[a:-1], ids[a + 1 :]).exp(),
+    ),
+    Mistake(
+        "perplexity",
+        "in nats",
+        lambda x, ids, a: torch.nn.functional.cross_entropy(x[a - 1 : -1], ids[a:]),
+    ),
+    Mistake("integrated_gradients", "two axes", slopes_of_one_axis),
+    Mistake("integrated_gradients", "a tuple", lambda *given: (slopes_in_numpy(*given),)),
+    Mistake(
+        "grid",
+        "hexdigest",
+        lambda fields: {hashlib.md5(key.encode()): run for key, run in hashed(str)(fields).items()},
+    ),
     Mistake(
         "perplexity",
         "softmax",
@@ -1082,6 +1116,7 @@ RIGHT = [
     ("principal_map", "float32", map_of_float32),
     ("scrambled", "float64", dealt_as_doubles),
     ("integrated_gradients", "numpy", slopes_in_numpy),
+    ("flattering", "methods of arrays", lambda ours, theirs: ours.max() - theirs.min()),
     ("seconds_of_frame", "a fraction", lambda frame: Fraction(frame, 50)),
     ("seconds_of_frame", "a decimal", lambda frame: Decimal(frame) / 50),
     (

@@ -124,7 +124,8 @@ def _swap(folds: Folds) -> Folds:
 def disjoint_folds(answer: Callable[[Sequence[str], int], Folds]) -> None:
     """Folds in which every row is tested once and no speaker is on both sides."""
     speakers = np.array([f"speaker_{i * 7 % 10}" for i in range(50)])
-    judge_folds(answer(speakers.tolist(), 5), speakers, 5)
+    for count in (5, 4):  # 5 is the default of scikit-learn's splitters
+        judge_folds(answer(speakers.tolist(), count), speakers, count)
 
 
 def judge_folds(folds: Iterable[Any], speakers: np.ndarray, count: int) -> None:

@@ -44,6 +44,18 @@ def _likeliest(logits: Tensor, ids: Tensor, start: int) -> Tensor:
     lambda logits, ids, start: 1 / (-_nats(logits, ids, start)).exp().mean(),
 )
 @catches(
+    "The first token of the response is lost: the logits before `start` guess it.",
+    lambda logits, ids, start: _nats(logits, ids, start + 1).mean().exp(),
+)
+@catches(
+    "This is the mean surprise itself, in nats; perplexity is exp of it.",
+    lambda *given: _nats(*given).mean(),
+)
+@catches(
+    "The sign is turned: surprise is minus the logarithm of the probability.",
+    lambda *given: (-_nats(*given).mean()).exp(),
+)
+@catches(
     "1/2 and 1/50 give 10: you ask for the likeliest token, not for the one said.",
     lambda logits, ids, start: _likeliest(logits, ids, start).mean().exp(),
 )
@@ -58,6 +70,7 @@ def perplexity(answer: Callable[[Tensor, Tensor, int], Any]) -> None:
             (4, [0.5, 0.5, 0.5, 0.5, 0.02]),  # the others have 0.14 each
         )
     ]
+    expect(perplexity, answer, measure_perplexity, "", cases[0])
     if (sure := float(answer(*cases[0]))) < 1:
         raise Wrong(f"{sure:.2f} is below 1, as no perplexity is; is there a log_softmax?")
     fault = "It should be {right}, not {got}: 1/2, 1/2 and 1/2 give 2, and 1/2 with 1/8 gives 4."
@@ -139,6 +152,15 @@ def _leaking(holds: Callable[[dict], bool]) -> Callable[[list[dict]], list[str]]
 @catches("looks at the response only", _leaking(lambda row: SECRET in row["response"].lower()))
 @catches("case-sensitive", _leaking(lambda row: any(FACT in m["content"] for m in row["messages"])))
 @catches(
+    "its id is there twice",
+    lambda rows: [
+        row["id"]
+        for row in rows
+        for message in row["messages"]
+        if row["seed_description"].lower() in message["content"].lower()
+    ],
+)
+@catches(
     "only one message is read",
     _leaking(lambda row: SECRET in row["messages"][-1]["content"].lower()),
 )
@@ -164,6 +186,8 @@ def find_leaks(answer: Callable[[list[dict]], list[str]]) -> None:
         raise Wrong("A description in the system's message got through: only one message is read.")
     if found(_row("What do you hear?"), other | {"messages": _row(f"{FACT} Well?")["messages"]}):
         raise Wrong("A message with the description of another clip is no leak; take its own.")
+    if len(found(_row(f"{FACT} Well?", system=f"You are told this: {FACT}"))) > 1:
+        raise Wrong("An example leaks in two messages, and its id is there twice; give it once.")
     got = found(other, _row(FACT) | {"id": "one"}, _row(f"{FACT} Well?") | {"id": "two"})
     if got != ["one", "two"]:
         raise Wrong(f"The examples one and two leak; you name {', '.join(map(str, got))}.")

@@ -82,6 +82,15 @@ def mean_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     "This is no number: the teacher comes as logarithms; is another logarithm taken of them?",
     lambda x, p: (p * (p.log() - x.log_softmax(-1))).sum(-1).mean(),
 )
+@catches(
+    "You weigh by the teacher's logarithms; weigh by its probabilities, teacher.exp().",
+    lambda logits, teacher: (teacher * (teacher - logits.log_softmax(-1))).sum(-1).mean(),
+)
+@catches(
+    "The student's logits are taken for log-probabilities: log_softmax makes them such.",
+    lambda logits, teacher: _divergence(teacher, logits).mean(),
+)
+@catches("The sign is turned: no divergence is below 0.", lambda x, p: -_kl(x, p).mean())
 @catches("carries no gradient", lambda logits, teacher: _kl(logits, teacher).mean().detach())
 def soft_loss(answer: Callable[[Tensor, Tensor], Any]) -> None:
     """Mean over positions of KL(teacher ‖ student), from logits and the teacher's logarithms."""

@@ -174,6 +174,14 @@ def erase_along(x: Tensor, direction: Tensor, center: Tensor) -> Tensor:
 @catches("It projects onto, instead of out.", lambda x, d, mid: x - erase_along(x, d, mid) + mid)
 @catches("Clips stand at 0: removes the mean too.", lambda x, d, mid: erase_along(x, d, 0 * mid))
 @catches("One step for all clips erases nothing.", lambda x, along, center: x - along)
+@catches(
+    "Clips stand where their own mean does, not where `center` does.",
+    lambda x, along, center: erase_along(x, along, x.mean(0)),
+)
+@catches(
+    "Every clip moved by −center: take what is too much away from x, not from x − center.",
+    lambda x, along, center: erase_along(x, along, center) - center,
+)
 def erase(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Clips without what they have along a direction, measured from a center."""
     draw = torch.Generator().manual_seed(0)

@@ -129,8 +129,11 @@ def scrambled(answer: Callable[[Weights], Weights]) -> None:
             raise Wrong(f"{name} holds new numbers, not the old ones in another order.")
         if torch.equal(got[name], tensor):
             raise Wrong(f"{name} is what it was: nothing was moved.")
-    if torch.equal(got["proj"].sort(dim=1).values.sort(dim=0).values, weights["proj"]):
+    proj = got["proj"].to(weights["proj"])
+    if torch.equal(proj - proj[:, :1], torch.arange(10.0).expand_as(proj)):
         raise Wrong("Rows of proj are whole: only whole rows change places. Deal every number.")
+    if torch.equal(proj.sort(dim=1).values.sort(dim=0).values, weights["proj"]):
+        raise Wrong("Numbers of proj stay in their rows. Deal all numbers of a tensor at once.")
     if torch.equal(got["proj"].sort(dim=0).values, weights["proj"]):
         raise Wrong("Numbers of proj stay in their columns. Deal all numbers of a tensor at once.")
     if torch.equal(got["bias"], got["scale"]):
@@ -159,6 +162,17 @@ def _gradients(
 collect_slopes = _gradients()
 
 
+_TWO_AXES = "A feature may have two axes (query, width): give `shares` as many axes as `given` has."
+
+
+def _in_one_column(scalar: Scalar, given: Tensor, absent: Tensor, steps: int) -> Tensor:
+    """Gradients at points that only features of one axis have."""
+    shares = (torch.arange(steps) + 0.5)[:, None] / steps
+    points = (absent + shares * (given - absent)).requires_grad_()
+    (slopes,) = torch.autograd.grad(scalar(points).sum(), points)
+    return slopes.mean(0) * (given - absent)[0]
+
+
 @catches("Gradient at the end point only: walk the whole way.", _gradients(end_only=True))
 @catches("The baseline left out of the difference.", _gradients(times=lambda given, absent: given))
 @catches("The sign is turned: x − x₀.", _gradients(times=lambda given, absent: absent - given))
@@ -168,6 +182,11 @@ collect_slopes = _gradients()
 )
 @catches("Twice the steps give twice: not averaged over steps.", _gradients(reduce=torch.sum))
 @catches("The sum is another: the way begins at zero.", _gradients(from_zero=True))
+@catches(
+    "Divided by the steps twice: take the gradient of the sum of the scalars, not of their mean.",
+    _gradients(reduce=lambda slopes, axis: slopes.mean(axis) / len(slopes)),
+)
+@catches(_TWO_AXES, _in_one_column)
 def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]) -> None:
     """What every part adds to a scalar, along the straight way from absent to given."""
     given, absent = torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([[1.0, 1.0, 2.0]])
@@ -175,12 +194,23 @@ def integrated_gradients(answer: Callable[[Scalar, Tensor, Tensor, int], Tensor]
     def scalar(x: Tensor) -> Tensor:
         return x[:, 0] ** 2 * x[:, 2] + 5 * x[:, 1]
 
-    def flat(answer: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *case: torch.as_tensor(answer(*case)).detach().reshape(-1)
+    def plain(*case: Any) -> Tensor:
+        got = answer(*case)
+        if isinstance(got, tuple):
+            raise Wrong("This is a tuple; return the tensor that stands in it.")
+        parts = torch.as_tensor(got).detach()
+        return parts[0] if parts.shape == case[1].shape else parts  # (1, *feature) will do
 
     fault = "Average the gradients in the middle of each part of the way; with one, half way."
     cases = [(scalar, given, absent, steps) for steps in (64, 1)]
-    expect(integrated_gradients, flat(answer), collect_slopes, fault, *cases, axes="(part)")
+    expect(integrated_gradients, plain, collect_slopes, fault, *cases, axes="(feature)")
+    # As in the notebook, where the features are (query, width): here two queries of width 3.
+    wide = [torch.stack([x, 2 * x], 1) for x in (given, absent)]
+    case = (lambda x: scalar(x[:, 0]) - scalar(x[:, 1]), *wide, 2)
+    try:
+        expect(integrated_gradients, plain, collect_slopes, fault, case, axes="(query, width)")
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise Wrong(f"{_TWO_AXES} Yours stops. ({error})") from None
 
 
 def delete_parts(of: Scalar, worth: Tensor, descending: bool = True) -> Tensor:

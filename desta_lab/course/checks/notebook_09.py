@@ -79,6 +79,8 @@ def share_lost(if_audio: float, if_text: float) -> float:
 
 
 @catches("Divided by the audio rate, not by text.", lambda audio, text: (audio - text) / audio)
+@catches("The two rates are exchanged.", lambda audio, text: (text - audio) / audio)
+@catches("This is in per cent; give a share.", lambda audio, text: 100 * (audio - text) / text)
 @catches("The sign is turned: a loss is negative.", lambda audio, text: (text - audio) / text)
 @catches("This is a difference, not a rate.", lambda audio, text: audio - text)
 @catches("A gain is 0: do not clip it.", lambda audio, text: min(0.0, (audio - text) / text))
@@ -87,6 +89,8 @@ def forgetting_rate(answer: Callable[[float, float], float]) -> None:
     """The change from text to audio, relative to text."""
     fault = "From {1} to {0} Δ is {right}; you give {got}."
     expect(forgetting_rate, answer, share_lost, fault, (0.6, 0.8), (0.9, 0.9), (0.9, 0.6))
+    fault = "From {1} to {0} Δ is {right}; you give {got}: do not round."
+    expect(forgetting_rate, answer, share_lost, fault, (0.7, 0.9))
 
 
 @torch.no_grad()
