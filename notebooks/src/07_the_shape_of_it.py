@@ -97,8 +97,8 @@ project = lesson.use("principal_map", principal_map, pieces.project_clips, tenso
 
 
 def draw_by_hand(site):
-    mine, (theirs, _) = project(site.astype(float)), geometry.map_clips({0: site}, "pca")
-    theirs = theirs[["x", "y"]].to_numpy()
+    mine = np.asarray(project(site.astype(float)))
+    theirs = geometry.map_clips({0: site}, "pca")[0][["x", "y"]].to_numpy()
     mine = mine * np.sign((mine * theirs).sum(0))
     torch.testing.assert_close(mine, theirs.astype(float), rtol=1e-2, atol=1e-2)
     return mine
@@ -161,15 +161,16 @@ picture
 # ## A map is not evidence
 #
 # ### Exercise 7.2 · Make clusters out of noise · break · 7 min
-# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`. `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`. On the map `noise @ directions` the clips shall fall into the groups, as far apart as they can be: those of a group nearly on one point.
+# Take noise with many features, and wish for any groups you like. Write `wishful_axes(noise, groups)`. `noise` is `(clip, feature)`. `groups` is `(clip, group)`, with a 1 in the column of the clip's own group and 0 elsewhere. Return two directions, `(feature, 2)`. On the map `noise @ directions` the clips shall fall into the groups, as far apart as they can be: those of a group nearly on one point, and every group on a point of its own, be it three groups or four.
 
 
 # %% tags=["exercise"]
 def wishful_axes(noise, groups):
     ### BEGIN SOLUTION
-    wanted = groups - groups.mean(0)
-    directions, *_ = np.linalg.lstsq(noise, wanted, rcond=None)
-    return directions[:, :2]
+    angles = 2 * np.pi * groups.argmax(1) / groups.shape[1]
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    directions, *_ = np.linalg.lstsq(noise, corners, rcond=None)
+    return directions
     ### END SOLUTION
 
 
@@ -177,7 +178,7 @@ def wishful_axes(noise, groups):
 lesson.check("wishful_axes", wishful_axes)
 
 # %% [markdown] tags=["hint"]
-# Every feature is one more unknown. With enough unknowns, `noise @ directions` can be nearly anything. `np.linalg.lstsq` finds the directions for which it comes nearest to `groups`.
+# Every feature is one more unknown. With enough unknowns, `noise @ directions` can be nearly anything. So choose a point of the map for every group, such as a corner of a polygon. `np.linalg.lstsq` finds the directions for which every clip comes nearest to the point of its group.
 
 # %% [markdown]
 # Here is noise for as many clips as we have, with two features for every three clips. A real attribute gives the colours. Left: the noise from which the axes were computed. Right: new noise on the same axes.
@@ -186,7 +187,7 @@ lesson.check("wishful_axes", wishful_axes)
 wish = lesson.use("wishful_axes", wishful_axes, pieces.wish_axes, tensors=False)
 draw = np.random.default_rng(0)
 noise, fresh = draw.normal(size=(2, len(labels), 2 * len(labels) // 3))
-wished = wish(noise, pd.get_dummies(labels).to_numpy(float))
+wished = np.asarray(wish(noise, pd.get_dummies(labels).to_numpy(float)))
 
 # %%
 picture, panels = style.subplots(1, 2, f"Noise, coloured by {COLOUR}", (7, 3.6))

@@ -568,6 +568,8 @@ MISTAKES = [
     ),
     Mistake("selectivity", "one number", lambda *given: accuracies(*given)),
     Mistake("patched", "first row", lambda *given: patched_by_lambda(*given)[0]),
+    Mistake("wishful_axes", "nan or infinite", lambda x, y: np.full((x.shape[1], 2), np.nan)),
+    Mistake("wishful_axes", "two of four", lambda x, y: np.linalg.pinv(x) @ y[:, :2]),
     Mistake("wishful_axes", "the same", lambda x, y: np.linalg.pinv(x) @ y[:, [0, 0]]),
     Mistake("gap_in_spreads", "n − 1", gap_by(lambda cloud: cloud.var(0, ddof=1).sum())),
     Mistake("gap_in_spreads", "features", gap_by(lambda cloud: cloud.var())),
@@ -1091,6 +1093,12 @@ def slopes_in_numpy(scalar, given, absent, steps):
     return np.mean([slope(x).numpy() for x in points], axis=0) * (given - absent).numpy()
 
 
+def parabola(noise, groups):
+    """Directions on which every group has a point of its own."""
+    number = groups.argmax(1)
+    return np.linalg.pinv(noise) @ np.stack([number, number**2], axis=1)
+
+
 def grid_of_numpy(fields):
     cells = [cell.ravel() for cell in np.meshgrid(*fields.values())]
     rows = [dict(zip(fields, row, strict=True)) for row in zip(*cells, strict=True)]
@@ -1117,6 +1125,7 @@ RIGHT = [
     ("scrambled", "float64", dealt_as_doubles),
     ("integrated_gradients", "numpy", slopes_in_numpy),
     ("flattering", "methods of arrays", lambda ours, theirs: ours.max() - theirs.min()),
+    ("wishful_axes", "a parabola", parabola),
     ("seconds_of_frame", "a fraction", lambda frame: Fraction(frame, 50)),
     ("seconds_of_frame", "a decimal", lambda frame: Decimal(frame) / 50),
     (
@@ -1304,8 +1313,8 @@ EQUIVALENT = {
     },
     "principal_map": {r"svd\(centred": "the first two directions are the same"},
     "wishful_axes": {
-        r"groups \+ groups|groups\.(mean\(\)|sum\(0\))": "a constant moves the whole map alone",
-        r"lstsq\(noise, wanted\)": "no direction of this noise is small enough to be cut off",
+        r"shape\[0\]|// groups|2 / np\.pi|= 1 \* np\.pi": "a group may have any point of its own",
+        r"lstsq\(noise, corners\)": "no direction of this noise is small enough to be cut off",
     },
     "gap_in_spreads": {r"np\.median\(squares\)": "the median of two numbers is their mean"},
     "integrated_gradients": {r"\[-1\]": "there is one row"},

@@ -22,6 +22,7 @@ def project_clips(site: np.ndarray, first: slice = slice(0, 2)) -> np.ndarray:
 @catches("not centred", lambda site: site @ np.linalg.svd(site, full_matrices=False)[2][:2].T)
 @catches("rows and columns swapped", lambda site: _axes(site)[:2].T)
 @catches("in which the clips differ least", lambda site: project_clips(site, slice(-2, None)))
+@catches("in the wrong order", lambda site: project_clips(site)[:, ::-1])
 @catches("only the sizes are kept", lambda site: np.abs(project_clips(site)))
 def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     """The clips on the two directions in which they differ most."""
@@ -38,13 +39,17 @@ def principal_map(answer: Callable[[np.ndarray], np.ndarray]) -> None:
     variances = np.linalg.eigvalsh(np.cov(site.T))  # from least to most
     if same(np.sort(got.var(0, ddof=1)), variances[:2]):
         raise Wrong("These are the directions in which the clips differ least; take the first two.")
+    if same(got.var(0, ddof=1), variances[-2:]):
+        raise Wrong("The columns stand in the wrong order: the strongest direction comes first.")
     if not same(got.var(0, ddof=1), variances[:-3:-1]):
         raise Wrong("The columns should have the two largest variances of all directions.")
 
 
 def wish_axes(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Two directions on which noise falls into groups."""
-    axes: np.ndarray = np.linalg.lstsq(noise, groups - groups.mean(0), rcond=None)[0][:, :2]
+    """Two directions on which noise falls into groups, each at a corner of a polygon."""
+    angles = 2 * np.pi * groups.argmax(1) / groups.shape[1]
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    axes: np.ndarray = np.linalg.lstsq(noise, corners, rcond=None)[0]
     return axes
 
 
@@ -55,6 +60,10 @@ def _wrong_way_round(noise: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 @catches("the groups were never looked at", lambda noise, groups: _axes(noise)[:2].T)
 @catches("solved the wrong way round", _wrong_way_round)
+@catches(
+    "two of four groups fall on one point",
+    lambda noise, groups: np.linalg.lstsq(noise, groups - groups.mean(0), rcond=None)[0][:, :2],
+)
 @catches("points of the map, not axes", lambda noise, groups: noise @ wish_axes(noise, groups))
 def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     """Two directions in which pure noise falls into the groups one wishes for."""
@@ -64,6 +73,8 @@ def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None
     if got.shape == (60, 2):
         raise Wrong("These are points of the map, not axes: return two directions, (feature, 2).")
     expect_shape(got, (400, 2), "(feature, 2)")
+    if not np.isfinite(got).all():
+        raise Wrong("Some numbers are nan or infinite; is something divided by 0?")
     if abs(np.corrcoef((noise @ got).T)[0, 1]) > 0.999:
         raise Wrong("Both directions are the same: with three groups, a map needs two.")
     apart = _apart(noise @ got, groups)
@@ -73,6 +84,12 @@ def wishful_axes(answer: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None
         )
     if apart < 10:
         raise Wrong(f"{apart:.1f} spreads apart, and more can be: solved the wrong way round?")
+    four = np.eye(4)[np.arange(60) % 4]
+    if _apart(noise @ np.asarray(answer(noise.copy(), four.copy())), four) < 10:
+        raise Wrong(
+            "Of three groups each has its own place, but two of four groups fall on one point, or "
+            "nearly so: choose a point for every group, such as a corner of a polygon."
+        )
 
 
 def _apart(flat: np.ndarray, groups: np.ndarray) -> float:
