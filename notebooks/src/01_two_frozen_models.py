@@ -305,7 +305,7 @@ def probed(features, labels, folds):
 lesson.check("probed", probed)
 
 # %% [markdown] tags=["hint"]
-# `make_pipeline(StandardScaler(), RidgeClassifierCV(…))` scales and fits: `.fit(features[train], labels[train])`, then `.predict(features[test])`.
+# `labels` is a list, and rows can be picked out of an array alone: `labels = np.asarray(labels)` first. `make_pipeline(StandardScaler(), RidgeClassifierCV(…))` scales and fits: `.fit(features[train], labels[train])`, then `.predict(features[test])`.
 
 # %% [markdown]
 # The next cell finds the clips, and a null from the package. *Random labels* is the same probe on shuffled labels: it shows what a probe scores if nothing is there. (On so few speakers that is a little below chance, because a fold with fewer of a class in training has more of it to test.)

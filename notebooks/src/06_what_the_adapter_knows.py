@@ -154,7 +154,7 @@ def even_folds(speakers, count):
 
 
 split = lesson.use("folds_by_speaker", folds_by_speaker, even_folds, tensors=False)
-disjoint = split(speakers, FOLDS)
+disjoint = [tuple(map(np.asarray, pair)) for pair in split(speakers, FOLDS)]
 mixed = np.array_split(np.random.default_rng(0).permutation(len(speakers)), FOLDS)
 naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 
@@ -217,7 +217,7 @@ print(f"{READ}, untrained connector, unseen speakers: {by_hand.mean():.3f} ({les
 
 # %%
 stamp = lesson.use("voiceprint", voiceprint, pieces.print_voices, tensors=False)
-prints = stamp(speakers, rows["untrained"].shape[1], np.random.default_rng(0))
+prints = np.asarray(stamp(speakers, rows["untrained"].shape[1], np.random.default_rng(0)))
 seen = {"embeddings": rows["untrained"]}
 seen["with voice prints"] = rows["untrained"] + rows["untrained"].std(0) * prints
 names, which = np.unique(speakers, return_inverse=True)

@@ -309,7 +309,7 @@ lesson.check("integrated_gradients", integrated_gradients)
 # %%
 collect = lesson.use("integrated_gradients", integrated_gradients, pieces.collect_slopes)
 silence = conditions.embed_silence(llm).cpu()
-of_query = collect(margin, audio_embeddings.cpu(), silence, 32).detach().sum(-1)
+of_query = collect(margin, audio_embeddings.cpu(), silence, 32).detach().sum(-1).flatten()
 cases = attribution.query_cases(llm, task, [clip.attributes["scene"]], audio_embeddings)
 package = attribution.attribute("integrated_gradients", cases)
 torch.testing.assert_close(of_query, package.values[0], rtol=0.1, atol=0.1)

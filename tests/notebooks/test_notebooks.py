@@ -5,13 +5,19 @@ course's form.
 import ast
 import re
 import statistics
+from collections.abc import Iterator
+from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.model_selection import GroupKFold
 
+from desta_lab.analysis import geometry
 from desta_lab.course import checks, notebooks
+from desta_lab.course.checks import notebook_06, notebook_07, notebook_08
 from desta_lab.model import chat, weights
 from desta_lab.model.backbone import Backbone
 from desta_lab.views import style
@@ -192,6 +198,69 @@ def test_notebook_07_draws_cosines_below_0() -> None:
     _, axes = style.subplots()
     given["draw_place"](axes, rows)
     assert axes.get_ylim()[0] < -0.11, "what lies below is cut off"
+
+
+def run_parts(number: str, *names: str, **given: Any) -> dict[str, Any]:
+    """What the lines of a notebook that define these names make of what is given."""
+    for part in (part for cell in read_cells(number) for part in cell.body):
+        defined = [part.name] if isinstance(part, ast.FunctionDef) else []
+        if isinstance(part, ast.Assign):
+            defined = [node.id for node in part.targets if isinstance(node, ast.Name)]
+        if set(defined) & set(names):
+            exec(compile(ast.Module([part], []), number, "exec"), given)
+    return given
+
+
+def test_notebook_06_goes_on_with_folds_that_come_once_and_with_prints_in_a_tensor() -> None:
+    speakers = np.repeat(["a", "b", "c", "d"], 3)
+
+    def splitter(names: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return GroupKFold(count).split(names, groups=names)
+
+    def stamp(names: np.ndarray, width: int, rng: np.random.Generator) -> torch.Tensor:
+        return torch.as_tensor(notebook_06.print_voices(names, width, rng))
+
+    assert checks.judge("folds_by_speaker", splitter).state == "passed"
+    assert checks.judge("voiceprint", stamp).state == "passed"
+    rows = {"untrained": np.ones((12, 5), dtype=np.float32)}
+    given = {"np": np, "split": splitter, "FOLDS": 4, "stamp": stamp, "rows": rows}
+    found = run_parts("06", "disjoint", "prints", speakers=speakers, **given)
+    assert sum(len(test) for _ in range(2) for _, test in found["disjoint"]) == 24
+    assert (rows["untrained"].std(0) * found["prints"]).shape == (12, 5)
+
+
+def test_notebook_07_goes_on_with_maps_and_directions_in_tensors() -> None:
+    def project(site: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(notebook_07.project_clips(site))
+
+    def wish(noise: np.ndarray, groups: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(notebook_07.wish_axes(noise, groups))
+
+    assert checks.judge("principal_map", project).state == "passed"
+    assert checks.judge("wishful_axes", wish).state == "passed"
+    noise, labels = np.random.default_rng(0).normal(size=(40, 30)), ["a", "b"] * 20
+    given = {"np": np, "pd": pd, "torch": torch, "geometry": geometry, "labels": labels}
+    given |= {"project": project, "wish": wish, "noise": noise}
+    found = run_parts("07", "draw_by_hand", "wished", **given)
+    assert isinstance(found["draw_by_hand"](noise), np.ndarray)
+    assert (noise @ found["wished"]).shape == (40, 2)
+
+
+def test_notebook_08_goes_on_with_an_attribution_that_keeps_the_batch_axis() -> None:
+    def collect(scalar: Any, given: torch.Tensor, absent: torch.Tensor, steps: int) -> torch.Tensor:
+        return notebook_08.collect_slopes(scalar, given, absent, steps)[None]
+
+    assert checks.judge("integrated_gradients", collect).state == "passed"
+    given = {"collect": collect, "margin": lambda x: x.sum((1, 2)), "silence": torch.zeros(1, 3, 2)}
+    found = run_parts("08", "of_query", audio_embeddings=torch.ones(1, 3, 2), **given)
+    torch.testing.assert_close(found["of_query"], torch.full((3,), 2.0))
+
+
+def test_a_hint_that_picks_rows_of_labels_says_that_they_are_a_list() -> None:
+    cells = notebooks.build_notebook(SOURCES["01"], solved=False).cells
+    hints = [cell.source for cell in cells if "hint" in cell.metadata.get("tags", [])]
+    (hint,) = (text for text in hints if "labels[train]" in text)
+    assert "`labels = np.asarray(labels)`" in hint
 
 
 @pytest.mark.weights
