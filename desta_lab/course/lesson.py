@@ -89,6 +89,7 @@ class Lesson:
         self._asked: dict[str, tuple[str, Any]] = {}  # name → question, and its widgets
         self._locked: dict[str, Guess] = {}  # as they were before their answer was shown
         self._used: dict[str, bool] = {}  # exercise → whether the student's own code runs
+        self._judged: dict[str, Any] = {}  # exercise → the answer that was judged last
 
     @property
     def out(self) -> Path:
@@ -187,7 +188,7 @@ class Lesson:
     def check(self, name: str, answer: Any) -> checks.Judgement:
         """Judge an answer to an exercise, in words."""
         judged = checks.judge(name, answer)
-        self.exercises[name] = judged.state
+        self.exercises[name], self._judged[name] = judged.state, answer
         return judged
 
     def use(
@@ -201,8 +202,10 @@ class Lesson:
         """What the notebook goes on with: the student's own function where its check passed.
 
         With `tensors` its results become tensors where it returns arrays. Until it passed it is
-        `ours`.
+        `ours`. An answer that was written anew after it passed is judged again.
         """
+        if self.exercises.get(name) == "passed" and self._judged.get(name, answer) is not answer:
+            self.check(name, answer)
         self._used[name] = self.exercises.get(name) == "passed"
         if not self._used[name]:
             return ours

@@ -160,7 +160,7 @@ naive = [(np.setdiff1d(np.arange(len(speakers)), test), test) for test in mixed]
 
 # %% [markdown]
 # ### Exercise 6.4 · Standardise without looking · fill in · 5 min
-# A ridge probe needs features of mean 0 and standard deviation 1. `train` and `test` are both [clip, feature]. Write `standardised(train, test)`, which returns both on one scale:
+# *Ridge* is a linear regression that is kept from large weights. A ridge probe needs features of mean 0 and standard deviation 1. `train` and `test` are both [clip, feature]. Write `standardised(train, test)`, which returns both on one scale:
 #
 # > scaled feature = (feature − μ) / σ
 #
@@ -332,7 +332,7 @@ for draw in range(5):
     )
 
 # %% [markdown]
-# The model is asked about the test speakers, on whom no direction was learned. The clips that calibrate the ranking lose the same direction.
+# The model is asked about the test speakers, on whom no direction was learned. The ranking is *calibrated* (notebook 05): how much the model likes each option of any clip is taken away. The clips that calibrate it lose the same direction.
 
 # %% tags=["slow"]
 take_out = lesson.use("erase", erase, pieces.erase_along)

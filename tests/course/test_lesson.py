@@ -169,6 +169,19 @@ def test_the_students_own_function_runs_where_its_check_passed(lesson: Lesson) -
         lesson.credit_of("splice", "tapped")
 
 
+def test_an_answer_that_was_changed_after_it_passed_is_judged_again(lesson: Lesson) -> None:
+    def right(accuracy, options):
+        return (accuracy - 1 / options) / (1 - 1 / options)
+
+    def ours(accuracy, options):
+        return -1.0
+
+    assert lesson.check("above_chance", right).state == "passed"
+    assert lesson.use("above_chance", right, ours, tensors=False) is right
+    assert lesson.use("above_chance", lambda a, n: a - 1 / n, ours) is ours
+    assert lesson.exercises["above_chance"] == "wrong" and lesson.credit == "the package's code"
+
+
 def test_the_headline_is_saved_with_its_table_and_shown_with_words(lesson: Lesson) -> None:
     picture, axes = style.subplots(headline="One")
     axes.plot([0, 1], [0, 1])
