@@ -216,7 +216,7 @@ exchange = lesson.use("exchanged", exchanged, pieces.exchange_norms, tensors=Fal
 differences(exchange(file))
 
 # %% [markdown]
-# It loads, strictly, and it is another model. But one exchange changes nothing even here. Two layers swap the biases of their keys:
+# It loads, strictly, and it is another model. But one exchange changes nothing even here (if you chose it, you saw so above). Two layers swap the biases of their keys:
 
 # %%
 a, b = (f"{LAYER}{layer}.attention.self.key.bias" for layer in (0, 1))

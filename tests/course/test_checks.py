@@ -25,6 +25,13 @@ def test_an_answer_that_breaks_is_told_so() -> None:
     assert judged.state == "wrong" and "ZeroDivisionError" in judged.message
 
 
+def test_an_error_that_ends_with_a_full_stop_gets_no_second_one() -> None:
+    def stopping(accuracy, options):
+        raise RuntimeError("Sizes differ.")
+
+    assert "RuntimeError: Sizes differ. Run it" in checks.judge("above_chance", stopping).message
+
+
 def test_a_stub_is_not_attempted_yet() -> None:
     def stub(accuracy, options): ...
 

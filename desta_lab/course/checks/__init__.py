@@ -183,7 +183,7 @@ def judge(name: str, answer: Any) -> Judgement:
     except Wrong as mistake:
         return Judgement(name, "wrong", str(mistake))
     except Exception as error:
-        stopped = f"Your answer stopped with {type(error).__name__}: {error}."
+        stopped = f"Your answer stopped with {type(error).__name__}: {str(error).rstrip('.')}."
         return Judgement(name, "wrong", f"{stopped} Run it by hand on a small input first.")
     return Judgement(name, "passed", "All properties hold.")
 
