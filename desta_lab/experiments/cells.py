@@ -31,7 +31,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label": tuple(DESCRIBED),
     "connector.kind": tuple(CONNECTORS),
 }
-CLIPS_OF = {"train": "train", "test": "test", "held_out": "validation"}  # setting → split
 LISTS = ("taps", "betas")  # settings whose value is a list of numbers
 TRAINING = "train_config."  # how a run's config calls what trains; the same names without it
 NOT_SETTINGS = ("name", "purpose", *presets.MEASURED)  # they change no result
@@ -56,7 +55,7 @@ class Cell:
     def __post_init__(self) -> None:
         """Raise ValueError for what the corpus or this preset cannot give."""
         check_bounds(self)
-        for name, split in CLIPS_OF.items() if self.corpus is None else ():
+        for split, name in presets.CLIPS_USED.items() if self.corpus is None else ():
             used, there = getattr(self.preset, name), self.preset.clips[split]
             if used is not None and used > there:
                 raise ValueError(

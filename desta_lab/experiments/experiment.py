@@ -24,7 +24,7 @@ from desta_lab.model import build, weights
 from desta_lab.model.audio_llm import AudioLLM, hash_tensors
 from desta_lab.model.bounds import hashed_fields
 from desta_lab.model.connector import OwnConnector, name_own
-from desta_lab.model.presets import LATER, MEASURED, Preset, name_changes, part_id
+from desta_lab.model.presets import CLIPS_USED, LATER, MEASURED, Preset, name_changes, part_id
 from desta_lab.training import checkpoints, trainer
 from desta_lab.training.features import FeatureStore, features_folder
 from desta_lab.training.targets import TOP_K, Target, generate_soft_targets
@@ -111,21 +111,21 @@ class Experiment:
         if connector is not None:
             build.check_parts(self.preset, self.root / "models", connector)
         used = hashed_fields(self.preset) | dict.fromkeys(MEASURED)
-        facts: dict[str, Any] = {"preset": used, "seed": seed, **asked.own}
-        facts["corpus"] = corpus.hash if corpus else None
-        if connector is not None:
-            facts["connector"] = name_own(connector)
+        facts = {"preset": used, "corpus": corpus.hash if corpus else None, **self._own_facts}
         key = Provenance("costs", facts).key
         self.costs = StageCosts(self.root / "costs" / f"{preset.name}-{key}.json")
+
+    @property
+    def _own_facts(self) -> dict[str, Any]:
+        """The seed, and what somebody's own pieces are told from the usual ones by."""
+        own = {} if self.connector is None else {"connector": name_own(self.connector)}
+        return {**self.asked.own, "seed": self.seed, **own}
 
     def figures_folder(self, name: str) -> Path:
         """Where figures of this name go, with preset, corpus and settings if they are not usual."""
         preset = "" if self.preset.name == "cpu" else self.preset.name
         corpus = self.own_corpus.name if self.own_corpus else ""
-        facts = {**self.asked.own, "seed": self.seed}
-        if self.connector is not None:
-            facts["connector"] = name_own(self.connector)
-        parts = name, preset, corpus, name_changes(self.preset, facts)
+        parts = name, preset, corpus, name_changes(self.preset, self._own_facts)
         return self.root.parent / "figures" / "-".join(filter(None, parts))
 
     # ---- parts ----
@@ -161,9 +161,7 @@ class Experiment:
 
     def clips(self, split: str) -> list[Clip]:
         """The clips of a split that are used, balanced over speakers."""
-        clips, preset = self.available_clips(split), self.preset
-        counts = {"train": preset.train, "validation": preset.held_out, "test": preset.test}
-        count = counts[split]
+        clips, count = self.available_clips(split), getattr(self.preset, CLIPS_USED[split])
         return clips if count is None else balance_speakers(clips, count)
 
     @cached_property

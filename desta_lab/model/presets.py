@@ -24,6 +24,8 @@ from desta_lab.model.connector import ConnectorShape
 
 NANO = "nano"  # the name of the glass-box LLM, which ships with the repository
 PARTS = ("encoder", "backbone")  # the frozen ones, by name or folder
+# split → the setting that says how many of its clips are used
+CLIPS_USED = {"train": "train", "test": "test", "validation": "held_out"}
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
