@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from desta_lab import audio, cache
-from desta_lab.analysis.attention import query_attention_over_time
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.training.targets import token_evidence
 from desta_lab.views import claim_figures, clip_figures
+from desta_lab.views.replies import plot_attention
 from desta_lab.views.saving import save_figure
 
 Figures = dict[str, tuple[Any, str]]  # file name → figure and alternative text
@@ -90,22 +90,18 @@ def _coverage_table(compared: dict[str, Any]) -> pd.DataFrame:
 
 def _connector_figures(experiment: Experiment) -> Figures:
     """Where the Q-Former reads: in which layer, and when."""
-    connector: Any = experiment.llm.connector
-    encoder, seconds = experiment.llm.encoder, experiment.preset.seconds
-    clip = experiment.clips("test")[0]
-    waves = [audio.read_audio(experiment.corpus.path(clip))]
-    attention = query_attention_over_time(connector, encoder.encode(waves).float())[0].numpy()
-    mel = audio.log_mel(waves, seconds, encoder.mel_bins)[0].numpy()
+    llm, clip = experiment.llm, experiment.clips("test")[0]
+    connector: Any = llm.connector
+    wave = audio.read_audio(experiment.corpus.path(clip))
     mixture = connector.mixture().detach().cpu().numpy()
+    taps, title = llm.encoder.taps, "Where each query token reads"
     return {
         "layer_mixture": (
-            claim_figures.plot_layer_mixture(mixture, encoder.taps, "Where each query token reads"),
+            claim_figures.plot_layer_mixture(mixture, taps, title),
             "Share of every tapped layer in every query token.",
         ),
         "query_to_time": (
-            clip_figures.plot_query_attention(
-                attention, mel, clip.spans, seconds, headline="Where each query token looks"
-            ),
+            plot_attention(llm, wave, llm.encoder.encode([wave]).float(), clip.spans),
             "Spectrogram of one clip with its evidence spans, above the time each query token "
             "attends to.",
         ),

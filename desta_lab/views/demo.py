@@ -3,7 +3,7 @@
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from html import escape
@@ -11,26 +11,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.analysis.attention import has_query_attention, query_attention_over_time
-from desta_lab.clips import Clip, Span
+from desta_lab.analysis.attention import has_query_attention
+from desta_lab.clips import Clip
 from desta_lab.evaluation import conditions
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.model.nano import LIMITS
-from desta_lab.views.clip_figures import plot_query_attention
 from desta_lab.views.replies import (
     answer_audio,
     answer_text,
     find_words,
     generate_answer,
+    plot_attention,
     use_checkpoint,
 )
-from desta_lab.views.saving import Picture
 from desta_lab.world.describe import is_spoken_world
 
 CLIPS = 12  # of the test split, to pick from
@@ -83,7 +81,7 @@ class Demo:
             states = llm.encoder.encode([wave]).float()
             figure = None
             if has_query_attention(llm.connector):
-                figure = _plot_attention(llm, wave, states, clip.spans if clip else ())
+                figure = plot_attention(llm, wave, states, clip.spans if clip else ())
             silence = answer_audio(llm, conditions.embed_silence(llm), question).text
             oracle = UNKNOWN
             if clip:
@@ -124,18 +122,6 @@ def stream_answer(
         done = worker.submit(speak)
         yield from pieces
         done.result()
-
-
-def _plot_attention(
-    llm: AudioLLM,
-    wave: Float[np.ndarray, "sample"],
-    states: Float[Tensor, "layer 1 frame d_enc"],
-    spans: Sequence[Span],
-) -> Picture:
-    attention = query_attention_over_time(llm.connector, states)[0].numpy()
-    seconds = llm.encoder.seconds
-    mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
-    return plot_query_attention(attention, mel, spans, seconds, "Where each query token looks")
 
 
 def import_gradio() -> Any:

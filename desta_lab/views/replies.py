@@ -12,12 +12,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from desta_lab import audio
-from desta_lab.clips import Clip
+from desta_lab.analysis.attention import query_attention_over_time
+from desta_lab.clips import Clip, Span
 from desta_lab.evaluation import conditions, scoring
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
 from desta_lab.training import checkpoints
+from desta_lab.views.clip_figures import plot_query_attention
+from desta_lab.views.saving import Picture
 from desta_lab.world.describe import describe
 
 # a clip, and a query or a task → a weight for every frame
@@ -147,6 +150,19 @@ def make_attention_profile(experiment: Any, attention: Callable[[Any, Tensor], A
         return rows.mean(0) if query is None else rows[query]
 
     return profile
+
+
+def plot_attention(
+    llm: AudioLLM,
+    wave: Float[np.ndarray, "sample"],
+    states: Float[Tensor, "layer 1 frame d_enc"],
+    spans: Sequence[Span],
+) -> Picture:
+    """Where in a clip each query token looks, of its waveform and its encoder states."""
+    attention = query_attention_over_time(llm.connector, states)[0].numpy()
+    seconds = llm.encoder.seconds
+    mel = audio.log_mel([wave], seconds, llm.encoder.mel_bins)[0].numpy()
+    return plot_query_attention(attention, mel, spans, seconds, "Where each query token looks")
 
 
 def select_frames(
