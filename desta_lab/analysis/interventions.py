@@ -125,7 +125,7 @@ def mean_heads(
 # ---- does it carry the answer? ----
 
 
-def draw_triples(values: Sequence[str], seed: int = 0) -> list[tuple[int, int, int]]:
+def draw_triples(values: Sequence[str]) -> list[tuple[int, int, int]]:
     """For `patch_sites`: every clip with one of another value and another one of its own.
 
     A clip whose value no other clip has is left out.
@@ -133,7 +133,7 @@ def draw_triples(values: Sequence[str], seed: int = 0) -> list[tuple[int, int, i
     Raises:
         ValueError: nothing is left.
     """
-    rng, names = np.random.default_rng(seed), np.asarray(values)
+    rng, names = np.random.default_rng(0), np.asarray(values)
     triples = []
     for target, value in enumerate(names):
         others, same = np.flatnonzero(names != value), np.flatnonzero(names == value)
@@ -237,16 +237,14 @@ def _list_heads(forward: ForwardPass) -> list[tuple[str, int]]:
     ]
 
 
-def summarise_patches(
-    patched: pd.DataFrame, by: Sequence[str] = ("site", "head", "place")
-) -> pd.DataFrame:
+def summarise_patches(patched: pd.DataFrame) -> pd.DataFrame:
     """How far each place moves the answer, as a share of the way, beside its null.
 
     Returns:
         Per cell `moved` and `same` (shares of the way, of sums over triples) and `p`: of no
         difference between the two, corrected for the number of cells (`sign_flip_p`).
     """
-    cells = patched.groupby(list(by), sort=False)
+    cells = patched.groupby(["site", "head", "place"], sort=False)
     sums = cells[["shift", "same", "whole"]].sum()
     table = pd.DataFrame(
         {"moved": sums["shift"] / sums["whole"], "same": sums["same"] / sums["whole"]}
