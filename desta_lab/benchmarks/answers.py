@@ -95,7 +95,7 @@ def _answer_item(
                 raise ValueError("this AudioLLM has no Whisper decoder; pass transcribe=….")
             words = llm.transcribe([wave])
         stream = llm.build_stream(messages, max_new_tokens, transcripts=words)
-        heard = conditions.embed_clips(llm, llm.encoder.encode([wave]))
+        heard = llm.encode_audio([wave])
     except ValueError as error:
         raise BenchmarkError(f"{item.where}: {error}") from error
     ids = llm.generate_ids([stream], heard, max_new_tokens=max_new_tokens)

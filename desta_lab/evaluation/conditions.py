@@ -30,7 +30,7 @@ def embed_clips(
 def embed_silence(llm: AudioLLM) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of a clip of zeros, also used where a part of a clip is taken away."""
     zeros = np.zeros(round(llm.encoder.seconds * audio.RATE), dtype=np.float32)
-    return embed_clips(llm, llm.encoder.encode([zeros]))
+    return llm.encode_audio([zeros])
 
 
 def shuffled_partners(clips: Sequence[Clip]) -> list[int]:
@@ -56,7 +56,7 @@ def ask_each(
     heard = chat.audio_messages(question)
     read = chat.description_messages(description, question)
     given = {
-        "with the clip": (heard, embed_clips(llm, llm.encoder.encode([wave]))),
+        "with the clip": (heard, llm.encode_audio([wave])),
         "with silence": (heard, embed_silence(llm)),
         "reading the description": (read, None),
         "without the clip": (chat.description_messages("", question), None),

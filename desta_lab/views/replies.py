@@ -73,7 +73,7 @@ def find_words(
 
 def embed_audio(llm: AudioLLM, wave: Float[np.ndarray, "sample"]) -> Float[Tensor, "1 query d_llm"]:
     """Audio embeddings of one waveform under the connector as it is."""
-    return conditions.embed_clips(llm, llm.encoder.encode([wave]).float())
+    return llm.encode_audio([wave])
 
 
 def answer_audio(
