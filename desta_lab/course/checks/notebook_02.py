@@ -11,19 +11,18 @@ from desta_lab.course.checks import Wrong, as_tensors, catches, expect, expect_s
 from desta_lab.model.connector import Block
 
 
+def weigh_frames(q: Tensor, k: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
+    """A query's attention over frames, for every head."""
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
     """Attention in the order of its formula, as a student writes it: the same bits."""
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis) @ v
+    return weigh_frames(q, k, power, axis) @ v
 
 
-def over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention whose softmax runs over the wrong axis."""
-    return attend(q, k, v, axis=-2)
-
-
-def undivided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention without the root of the head's width."""
-    return attend(q, k, v, 0.0)
+over_queries = partial(attend, axis=-2)  # its softmax runs over the wrong axis
+undivided = partial(attend, power=0.0)  # it lacks the root of the head's width
 
 
 def swapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -53,23 +52,17 @@ def cross_attention(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         ) from None
 
 
-def _mix(read: Tensor, shares: Tensor) -> Tensor:
-    return torch.einsum("lbqd,ql->bqd", read, shares)
-
-
-def mix_layers(read: Tensor, logits: Tensor) -> Tensor:
-    """For each query its own weighted average of the layers."""
-    return _mix(read, logits.softmax(-1))
-
-
-def mix_over_queries(read: Tensor, logits: Tensor) -> Tensor:
-    """A mixture whose softmax runs over the wrong axis."""
-    return _mix(read, logits.softmax(0))
-
-
 def mix_logits(read: Tensor, logits: Tensor) -> Tensor:
     """A mixture without a softmax."""
-    return _mix(read, logits)
+    return torch.einsum("lbqd,ql->bqd", read, logits)
+
+
+def mix_layers(read: Tensor, logits: Tensor, axis: int = -1) -> Tensor:
+    """For each query its own weighted average of the layers."""
+    return mix_logits(read, logits.softmax(axis))
+
+
+mix_over_queries = partial(mix_layers, axis=0)  # its softmax runs over the wrong axis
 
 
 @catches("The softmax over the queries is taken, not over the layers.", mix_over_queries)
@@ -77,7 +70,7 @@ def mix_logits(read: Tensor, logits: Tensor) -> Tensor:
 @catches("The logits change nothing: a plain mean of the layers.", lambda read, _: read.mean(0))
 @catches(
     "No query gets the layer that it wants: one mixture for all queries.",
-    lambda read, logits: _mix(read, logits.softmax(-1).mean(0).expand_as(logits)),
+    lambda read, logits: mix_logits(read, logits.softmax(-1).mean(0).expand_as(logits)),
 )
 def layer_mixture(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """For each query its own weighted average of the layers."""

@@ -11,14 +11,10 @@ from torch import Tensor
 from desta_lab.analysis.evidence import score_profile
 from desta_lab.clips import Span
 from desta_lab.course.checks import Wrong, catches, expect
+from desta_lab.course.checks.notebook_02 import weigh_frames
 
 Weights = dict[str, Tensor]
 Scalar = Callable[[Tensor], Tensor]
-
-
-def weigh_frames(q: Tensor, k: Tensor, power: float = 0.5, axis: int = -1) -> Tensor:
-    """A query's attention over frames, for every head."""
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** power).softmax(axis)
 
 
 @catches("Softmax over the wrong axis: the queries.", partial(weigh_frames, axis=-2))
