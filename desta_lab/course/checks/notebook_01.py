@@ -172,18 +172,14 @@ def _read_rows(side: Any) -> np.ndarray:
     return rows
 
 
-def probe_rows(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
-    """What a probe says of each row, fitted on the training rows of the fold that tests it."""
-    return _probe_by(features, labels, folds)
-
-
-def _probe_by(
+def probe_rows(
     features: np.ndarray,
     labels: Sequence[str],
     folds: Folds,
     scale: bool = True,
     all_rows: bool = False,
 ) -> np.ndarray:
+    """What a probe says of each row, fitted on the training rows of the fold that tests it."""
     truth = np.asarray(labels)
     said = truth.copy()
     for train, test in folds:
@@ -194,7 +190,7 @@ def _probe_by(
 
 
 def _scaled_on_all(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
-    return _probe_by(StandardScaler().fit_transform(features), labels, folds, scale=False)
+    return probe_rows(StandardScaler().fit_transform(features), labels, folds, scale=False)
 
 
 def _scaled_apart(features: np.ndarray, labels: Sequence[str], folds: Folds) -> np.ndarray:
@@ -208,17 +204,17 @@ def _scaled_apart(features: np.ndarray, labels: Sequence[str], folds: Folds) -> 
 
 @catches(
     "It says labels that were drawn by lot: the probe has seen the rows that it is tested on.",
-    lambda x, y, folds: _probe_by(x, y, folds, all_rows=True),
+    lambda x, y, folds: probe_rows(x, y, folds, all_rows=True),
 )
 @catches(
     "Features of small numbers are not read: scale each by its mean and spread in training.",
-    lambda x, y, folds: _probe_by(x, y, folds, scale=False),
+    lambda x, y, folds: probe_rows(x, y, folds, scale=False),
 )
 @catches(
     "The folds that were given are not used",
-    lambda x, y, _: _probe_by(x, y, list(KFold(5, shuffle=True, random_state=0).split(x))),
+    lambda x, y, _: probe_rows(x, y, list(KFold(5, shuffle=True, random_state=0).split(x))),
 )
-@catches("training and test are swapped", lambda x, y, folds: _probe_by(x, y, _swap(folds)))
+@catches("training and test are swapped", lambda x, y, folds: probe_rows(x, y, _swap(folds)))
 @catches("the scale is that of the training rows alone", _scaled_on_all)
 @catches("the scale is that of the training rows", _scaled_apart)
 def probed(answer: Callable[[np.ndarray, list[str], Folds], Any]) -> None:

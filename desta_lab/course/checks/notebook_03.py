@@ -21,15 +21,13 @@ def _nats(logits: Tensor, ids: Tensor, start: int = 1, shift: int = 1) -> Tensor
     return -logp.gather(1, ids[start:, None])[:, 0]
 
 
-def measure_perplexity(logits: Tensor, ids: Tensor, start: int) -> Tensor:
-    """The exponential of the mean surprise of the tokens from `start` on."""
-    return _nats(logits, ids, start).mean().exp()
-
-
 def _perplexity(
     average: Callable[[Tensor], Tensor] = torch.mean, shift: int = 1, first: int = 0
 ) -> Callable[[Tensor, Tensor, int], Tensor]:
     return lambda logits, ids, start: average(_nats(logits, ids, first or start, shift)).exp()
+
+
+measure_perplexity = _perplexity()  # e to the mean surprise of the tokens from `start` on
 
 
 def _likeliest(logits: Tensor, ids: Tensor, start: int) -> Tensor:

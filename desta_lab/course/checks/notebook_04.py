@@ -19,11 +19,6 @@ def _labels(ids: Sequence[int], first: int, last: int) -> list[int]:
     return [*shifted, IGNORE]
 
 
-def label_response(ids: Sequence[int], start: int, truncated: bool) -> list[int]:
-    """For every position the token that it learns: of the response, and a true end of turn."""
-    return _labels(ids, start, len(ids) - 1 - truncated)
-
-
 def _shifted(late: int = 0, cut: bool | None = None) -> Callable[..., list[int]]:
     """An answer that begins late, and always or never leaves the last token out."""
 
@@ -31,6 +26,9 @@ def _shifted(late: int = 0, cut: bool | None = None) -> Callable[..., list[int]]
         return _labels(ids, start + late, len(ids) - 1 - (truncated if cut is None else cut))
 
     return answer
+
+
+label_response = _shifted()  # the tokens of the response are learned, and a true end of turn
 
 
 def _unshifted(ids: Sequence[int], start: int, cut: bool) -> list[int]:

@@ -19,13 +19,12 @@ def _prior(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
     return balanced_mean(held_out, [str(value) for value in truth.tolist()])
 
 
-def take_out_prior(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:
-    """Scores of options without what the model says of any clip; every value weighs the same."""
-    return scores - _prior(scores, held_out, truth)
-
-
 def _minus(other: Scores) -> Scores:
     return lambda scores, held_out, truth: scores - other(scores, held_out, truth)
+
+
+# scores of options without what the model says of any clip; every value weighs the same
+take_out_prior = _minus(_prior)
 
 
 def _own(scores: Tensor, held_out: Tensor, truth: Tensor) -> Tensor:

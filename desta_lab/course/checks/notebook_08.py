@@ -77,17 +77,15 @@ def mass_above_share(answer: Callable[[np.ndarray, float, float, float], float])
     expect(mass_above_share, answer, measure_mass, fault, *cases)
 
 
-def deal_numbers(weights: Weights) -> Weights:
-    """The same weights with the numbers of every tensor in random order."""
-    return {name: _dealt(tensor).view_as(tensor) for name, tensor in weights.items()}
-
-
 def _dealt(tensor: Tensor) -> Tensor:
     return tensor.flatten()[torch.randperm(tensor.numel())]
 
 
 def _each(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
     return lambda weights: {name: change(tensor) for name, tensor in weights.items()}
+
+
+deal_numbers = _each(lambda x: _dealt(x).view_as(x))  # every tensor's, in random order
 
 
 def _in_one_order(weights: Weights) -> Weights:

@@ -31,11 +31,6 @@ def _named(runs: Sequence[Run], name: Callable[[Run], str] = _sorted) -> dict[st
     return {hashlib.sha256(name(run).encode()).hexdigest()[:12]: run for run in runs}
 
 
-def lay_out(fields: Fields) -> dict[str, Run]:
-    """Every combination of values under the hash of its settings."""
-    return _named(_runs(fields))
-
-
 def _paired_off(fields: Fields) -> dict[str, Run]:
     rows = zip(*fields.values(), strict=False)
     return _named([dict(zip(fields, row, strict=True)) for row in rows])
@@ -59,6 +54,9 @@ def _own_hash(fields: Fields) -> dict[str, Run]:
 
 def _by(name: Callable[[Run], str]) -> Callable[[Fields], dict[str, Run]]:
     return lambda fields: _named(_runs(fields), name)
+
+
+lay_out = _by(_sorted)  # every combination of values under the hash of its settings
 
 
 @catches(
@@ -126,16 +124,12 @@ def _interval(differences: np.ndarray, error: float, reach: float) -> tuple[floa
     return middle, middle - reach * error, middle + reach * error
 
 
-def _paired(
+def compare_seeds(
     ours: Any, theirs: Any, error: Callable[[np.ndarray], Any] = stats.sem, reach: float = 0.0
 ) -> tuple[float, float, float]:
+    """The mean of paired differences with its 95 % interval over seeds, Student's t."""
     d = np.subtract(ours, theirs)
     return _interval(d, float(error(d)), reach or float(stats.t.ppf(0.975, len(d) - 1)))
-
-
-def compare_seeds(ours: Any, theirs: Any) -> tuple[float, float, float]:
-    """The mean of paired differences with its 95 % interval over seeds, Student's t."""
-    return _paired(ours, theirs)
 
 
 def _deviation(differences: np.ndarray) -> Any:
@@ -148,19 +142,19 @@ def _unpaired(ours: Any, theirs: Any) -> tuple[float, float, float]:
 
 
 @catches("Too wide to see anything: unpaired. Take the difference seed by seed first.", _unpaired)
-@catches("The standard deviation for the standard error.", partial(_paired, error=_deviation))
+@catches("The standard deviation for the standard error.", partial(compare_seeds, error=_deviation))
 @catches(
     "In s the squares are divided by n − 1 (ddof=1).",
-    partial(_paired, error=lambda d: np.std(d) / len(d) ** 0.5),
+    partial(compare_seeds, error=lambda d: np.std(d) / len(d) ** 0.5),
 )
-@catches("The difference is turned: ours less theirs.", lambda a, b: _paired(b, a))
-@catches("1.96 for a handful of seeds: take Student's t.", partial(_paired, reach=1.96))
-@catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *_paired(a, b)[1:]))
-@catches("Seeds that do not belong together.", lambda a, b: _paired(np.sort(a), np.sort(b)))
+@catches("The difference is turned: ours less theirs.", lambda a, b: compare_seeds(b, a))
+@catches("1.96 for a handful of seeds: take Student's t.", partial(compare_seeds, reach=1.96))
+@catches("The best seed was picked.", lambda a, b: (max(a) - max(b), *compare_seeds(a, b)[1:]))
+@catches("Seeds that do not belong together.", lambda a, b: compare_seeds(np.sort(a), np.sort(b)))
 @catches(
     "This is the median of the differences, not their mean.",
     lambda ours, theirs: (
-        np.array(_paired(ours, theirs))
+        np.array(compare_seeds(ours, theirs))
         + np.median(np.subtract(ours, theirs))
         - np.mean(np.subtract(ours, theirs))
     ),
