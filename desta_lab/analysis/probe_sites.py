@@ -119,8 +119,8 @@ def capture_sites(
             if name.startswith("backbone "):
                 at_slots = flow.to(slots.device)[slots[..., 0], slots[..., 1]]
                 sites[name.replace("backbone", "slots")] = pool_over_time(at_slots)
-            else:
-                sites[name] = _group_by_clip(flow, clips)
+            else:  # a block sees tap after tap of all clips; a clip's queries are of all its taps
+                sites[name] = flow.unflatten(0, (-1, clips)).transpose(0, 1).flatten(1, 2)
         parts.append(_to_half(sites | _answer_sites(outputs, tasks, branches, scores)))
     return _concatenate(parts)
 
@@ -155,13 +155,6 @@ def _answer_sites(
         for task, place in zip(tasks, branches.answers, strict=True)
     }
     return sites | {f"scores {task.name}": score for task, score in zip(tasks, scores, strict=True)}
-
-
-def _group_by_clip(
-    flow: Float[Tensor, "_ query width"], clips: int
-) -> Float[Tensor, "clip _ width"]:
-    """A block sees tap after tap of all clips; a clip's tokens are the queries of all its taps."""
-    return flow.unflatten(0, (-1, clips)).transpose(0, 1).flatten(1, 2)
 
 
 def _to_half(sites: Mapping[str, Tensor]) -> Sites:

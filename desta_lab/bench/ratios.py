@@ -40,7 +40,7 @@ def run(progress: Callable[[str], Callable[..., None]]) -> list[dict[str, Any]]:
     llm = build.build_audio_llm(presets.cpu(), progress=report)
     times: dict[str, float] = {}
     works: list[Callable[[], dict[str, float]]] = [
-        partial(_time_steps, llm),
+        lambda: medians(**build_steps(llm)[1]),
         _time_published_step,
         partial(_time_scoring, llm),
         _time_import,
@@ -99,11 +99,6 @@ def _wait_for_device() -> None:
     """Let a GPU end what it was given: its kernels run on after the call that asked for them."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _time_steps(llm: AudioLLM) -> dict[str, float]:
-    """One soft training step, and its floor: the same tokens through the frozen backbone."""
-    return medians(**build_steps(llm)[1])
 
 
 def build_steps(

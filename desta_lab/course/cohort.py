@@ -55,7 +55,7 @@ def read_cards(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             if notebook not in set(_list_homes().values()):
                 raise ValueError(f"{notebook!r} is no notebook's number")
             preset, file = clean_text(card["preset"]), clean_text(path.name)
-            who = _identify(student)
+            who = unicodedata.normalize("NFKC", student).casefold()  # capitals do not count
             if who == "anonymous":
                 who = student = clean_text(f"anonymous, {path.relative_to(folder).as_posix()}")
             found = [
@@ -186,11 +186,6 @@ def _list_exercises(exercises: Any, notebook: str) -> Iterator[dict[str, Any]]:
         if homes[name] != notebook:
             raise ValueError(f"{name} is an exercise of {homes[name]}, not of {notebook}")
         yield {"kind": "exercise", "name": clean_text(name), "held": float(state == "passed")}
-
-
-def _identify(student: str) -> str:
-    """What two spellings of one student share: capitals do not count."""
-    return unicodedata.normalize("NFKC", student).casefold()
 
 
 def summarise_class(table: pd.DataFrame) -> pd.DataFrame:

@@ -47,18 +47,14 @@ class TokenStream:
 
 def audio_messages(question: str, system: str = SYSTEM) -> list[dict[str, str]]:
     """The audio condition of a question: the clip, then the words. Training shows nothing else."""
-    return _messages_about(AUDIO, question, system)
+    return description_messages(AUDIO, question, system)
 
 
 def description_messages(
     description: str, question: str, system: str = SYSTEM
 ) -> list[dict[str, str]]:
     """The text condition of a question: the description stands in the place of the clip."""
-    return _messages_about(description, question, system)
-
-
-def _messages_about(given: str, question: str, system: str) -> list[dict[str, str]]:
-    asked = f"{given}\n{question}" if question else given
+    asked = f"{description}\n{question}" if question else description
     return [{"role": "system", "content": system}, {"role": "user", "content": asked}]
 
 
