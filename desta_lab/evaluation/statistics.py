@@ -32,6 +32,11 @@ def format_interval(interval: Sequence[float], form: str = ".2f", alone: str = "
     return f"{value}{alone}" if np.isnan(interval[1]) else f"{value} [{low}, {high}]"
 
 
+def correct_for_chance(accuracy: Any, chance: Any) -> Any:
+    """Accuracies on a scale where 0 is a guess and 1 is perfect."""
+    return (accuracy - chance) / (1 - chance)
+
+
 # ---- resampling ----
 
 

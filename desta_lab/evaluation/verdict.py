@@ -12,6 +12,7 @@ from desta_lab.evaluation.statistics import (
     Interval,
     bootstrap_intervals,
     bootstrap_means,
+    correct_for_chance,
     format_interval,
     percentile_interval,
 )
@@ -71,7 +72,7 @@ def able_tasks(table: pd.DataFrame, measure: str = "calibrated") -> dict[str, fl
     """
     oracle = table[table["condition"] == ORACLE].groupby("task")
     accuracy, chance = oracle[measure].mean(), oracle["chance"].first()
-    able = accuracy[(accuracy - chance) / (1 - chance) >= ABLE - 1e-9]  # 0.85 of 4 options is 0.8
+    able = accuracy[correct_for_chance(accuracy, chance) >= ABLE - 1e-9]  # 0.85 of 4 options is 0.8
     answers = "answer" if measure == "said" else "chosen"
     if answers in table:
         able = able[oracle[answers].nunique()[able.index] > 1]
@@ -124,7 +125,7 @@ def score_per_rung(table: pd.DataFrame, measure: str = "calibrated") -> pd.DataF
     scores: dict[tuple, list[np.ndarray]] = {}
     for (*cell, task), draws in bootstrap_means(table, measure, [*CELL, "task"]).items():
         rung, chance = known.loc[task]
-        scores.setdefault((*cell, int(rung)), []).append((draws - chance) / (1 - chance))
+        scores.setdefault((*cell, int(rung)), []).append(correct_for_chance(draws, chance))
     rows = [
         (*where, measure, *percentile_interval(np.mean(draws, axis=0)), len(draws))
         for where, draws in sorted(scores.items())
@@ -294,7 +295,8 @@ def score_difference(
     chances = audio.groupby("task")["chance"].first()
 
     def mean_score(run: str) -> Float[np.ndarray, "draw"]:
-        return np.mean([(means[run, task] - c) / (1 - c) for task, c in chances.items()], axis=0)
+        scores = [correct_for_chance(means[run, task], c) for task, c in chances.items()]
+        return np.mean(scores, axis=0)
 
     own, rival = map(mean_score, last)
     return percentile_interval(own - rival)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from desta_lab.evaluation.statistics import (
     Interval,
     bootstrap_means,
+    correct_for_chance,
     format_interval,
     interval_ends,
     mean_interval,
@@ -69,8 +70,8 @@ def score_curves(answers: pd.DataFrame, able: Collection[str]) -> pd.DataFrame:
     for (step, condition, task), draws in accuracy.items():
         rung, attribute, chance = known.loc[task]
         others = OTHER_AUDIO if condition == "audio" else ()
-        leads = [_lower_end(draws - accuracy[step, other, task]) for other in others]
-        score, margin = _above_chance(draws[0], chance), margins[step, condition, task]
+        leads = [percentile_interval(draws - accuracy[step, other, task])[1] for other in others]
+        score, margin = correct_for_chance(draws[0], chance), margins[step, condition, task]
         numbers = (score, margin, min(leads, default=np.nan))
         rows.append((step, condition, task, rung, attribute, task in able, *numbers))
     columns = [*by, "rung", "attribute", "counted", "score", "margin", "lead"]
@@ -88,17 +89,9 @@ def score_probes(probes: pd.DataFrame) -> pd.DataFrame:
     for step, attribute in dict.fromkeys(key[:2] for key in accuracy):
         probe = accuracy[step, attribute, "probe"]
         random = accuracy[step, attribute, "random labels"]
-        scores = [_above_chance(draws[0], chances[attribute]) for draws in (probe, random)]
-        rows.append((step, attribute, *scores, _lower_end(probe - random)))
+        scores = [correct_for_chance(draws[0], chances[attribute]) for draws in (probe, random)]
+        rows.append((step, attribute, *scores, percentile_interval(probe - random)[1]))
     return pd.DataFrame(rows, columns=["step", "attribute", "score", "random", "lead"])
-
-
-def _above_chance(accuracy: float, chance: float) -> float:
-    return float((accuracy - chance) / (1 - chance))
-
-
-def _lower_end(draws: Float[np.ndarray, "draw"]) -> float:
-    return percentile_interval(draws)[1]
 
 
 def select_full_runs(table: pd.DataFrame) -> pd.DataFrame:

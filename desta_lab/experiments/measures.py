@@ -11,6 +11,7 @@ from filelock import BaseFileLock, FileLock
 from desta_lab import cache
 from desta_lab.evaluation import verdict
 from desta_lab.evaluation.evaluate import evaluate
+from desta_lab.evaluation.statistics import correct_for_chance
 from desta_lab.experiments.cells import SCORED_RUNGS, Cell
 from desta_lab.experiments.experiment import Experiment
 from desta_lab.experiments.rows import WRITTEN
@@ -116,7 +117,7 @@ def score_above_chance(table: pd.DataFrame, measure: str = "calibrated") -> pd.D
     able = table[table["task"].isin(verdict.able_tasks(table, measure)) & table[measure].notna()]
     groups = able.groupby(["condition", "rung", "attribute", "task"])
     tasks = groups[[measure, "chance"]].mean().reset_index()
-    tasks["score"] = (tasks[measure] - tasks["chance"]) / (1 - tasks["chance"])
+    tasks["score"] = correct_for_chance(tasks[measure], tasks["chance"])
     rungs = tasks.groupby(["condition", "rung"])["score"].mean().reset_index()
     third = tasks[tasks["rung"] == 3]
     attributes = third.groupby(["condition", "rung", "attribute"])["score"].mean().reset_index()

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from desta_lab import cache
+from desta_lab.evaluation.statistics import correct_for_chance
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled, write_plainly
 from desta_lab.views.style import ANALYSIS_SERIES, SPEAKER_INTERVAL, Series, draws
@@ -51,7 +52,7 @@ def plot_probe_accuracy(probes: pd.DataFrame, spoken: pd.DataFrame, headline: st
         spoken: The zero-shot accuracy of the model.
     """
     table = pd.concat([probes, spoken.assign(site="spoken", kind="spoken")])
-    scored = table.assign(score=(table["accuracy"] - table["chance"]) / (1 - table["chance"]))
+    scored = table.assign(score=correct_for_chance(table["accuracy"], table["chance"]))
     sites, fixed, steps = _order_sites(scored)
     readable = [site for site in sites if site not in fixed]
     names = style.unique_values(table["attribute"])
