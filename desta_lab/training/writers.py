@@ -85,14 +85,6 @@ def _is_cut_off(finish_reason: Any) -> bool:
     return bool(finish_reason == "length")
 
 
-def _check_echo(name: str, prompts: Sequence[Sequence[int]], read: Sequence[Any]) -> None:
-    """Raise ValueError where an answer is to another prompt than the one that was sent."""
-    for asked, own in zip(prompts, read, strict=True):
-        if own is not None and own != list(asked):
-            fault = f"{name} answered another prompt than it was sent"
-            raise ValueError(f"{fault}; is it vLLM's server?")
-
-
 def server_writer(
     address: str,
     folder: Path,
@@ -170,16 +162,17 @@ def _read_choices(
         fault = f"{address} gave answers {str(places)[:80]} to {len(prompts)} prompts"
         raise ValueError(f"{fault}, which are numbered from 0; is it vLLM's server?")
     choices = sorted(choices, key=lambda choice: choice["index"])
-    _check_echo(address, prompts, [choice.get("prompt_token_ids") for choice in choices])
     answers: list[Answer] = []
-    for choice in choices:
+    for prompt, choice in zip(prompts, choices, strict=True):
         ids: Any = choice.get("token_ids")
         text: Any = choice.get("text")
         said = str(text if ids is None else ids)[:80].encode("ascii", "backslashreplace").decode()
         is_text = ids is None and isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
         is_ids = isinstance(ids, list) and ids and all(type(i) is int for i in ids)
         cut_off, fault = _is_cut_off(choice.get("finish_reason")), ""
-        if not (is_text or is_ids):
+        if choice.get("prompt_token_ids") not in (None, list(prompt)):
+            fault = "answered another prompt than it was sent; is it vLLM's server?"
+        elif not (is_text or is_ids):
             fault = f"answered {said}, neither a text nor token ids; is it vLLM's server?"
         elif is_ids and set(ids[:-1]) & set(ends):
             fault = f"answered {said}, which goes on behind an end of turn; is it vLLM's server?"
