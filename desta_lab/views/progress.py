@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,12 +55,8 @@ def _report_in_notebook(stage: str) -> Callable[..., None]:
     handle: Any = None
     begin = shown = time.perf_counter()
 
-    def report(*news: Any) -> None:
+    def show(done: int, total: int, *records: Any) -> None:
         nonlocal handle, shown
-        if isinstance(news[0], str):
-            print(news[0])
-            return
-        done, total, *_ = news
         now = time.perf_counter()
         if done >= total:
             if handle is not None:
@@ -67,7 +64,7 @@ def _report_in_notebook(stage: str) -> Callable[..., None]:
         elif now - begin > 1 and now - shown > SECONDS_BETWEEN_BARS:
             shown = now
             left = _seconds_left(now - begin, done, total)
-            line = f"{_say_done(stage, *news)}, {left:.0f} s left"
+            line = f"{_say_done(stage, done, total, *records)}, {left:.0f} s left"
             bar = f'<progress max="{total}" value="{done}"></progress> {escape(line)}'
             content = {"text/plain": line, "text/html": bar}
             if handle is not None:
@@ -75,7 +72,7 @@ def _report_in_notebook(stage: str) -> Callable[..., None]:
             elif left >= LEAST_SECONDS:
                 handle = display(content, raw=True, display_id=True)
 
-    return report
+    return _by_kind(print, show)
 
 
 def _report_by_bar(stage: str) -> Callable[..., None]:
@@ -83,42 +80,38 @@ def _report_by_bar(stage: str) -> Callable[..., None]:
     bar: Any = None
     begin = time.perf_counter()
 
-    def report(*news: Any) -> None:
+    def show(done: int, total: int, *records: Any) -> None:
         nonlocal bar
-        if isinstance(news[0], str):
-            tqdm.write(news[0])
-            return
-        done, total, *rest = news
         if bar is None:
             now = time.perf_counter() - begin
             if now < 1 or _seconds_left(now, done, total) < LEAST_SECONDS:
                 return
             bar = tqdm(total=total, desc=stage, initial=done)
         bar.update(done - bar.n)
-        if rest:
-            bar.set_postfix(loss=f"{rest[0]['loss']:.3f}")
+        if records:
+            bar.set_postfix(loss=f"{records[0]['loss']:.3f}")
         if done >= total:
             bar.close()
 
-    return report
+    return _by_kind(tqdm.write, show)
 
 
 def _report_by_lines(stage: str, out: Any) -> Callable[..., None]:
-    begin, last = time.perf_counter(), 0.0
+    begin, last, say = time.perf_counter(), 0.0, partial(print, file=out, flush=True)
 
-    def report(*news: Any) -> None:
+    def show(done: int, total: int, *records: Any) -> None:
         nonlocal last
-        if isinstance(news[0], str):
-            print(news[0], file=out, flush=True)
-            return
-        done, total, *_ = news
         now = time.perf_counter() - begin
         if done and (now - last >= SECONDS_BETWEEN_LINES or done >= total):
             last, left = now, _seconds_left(now, done, total)
-            line = f"{_say_done(stage, *news)}, {now:.0f} s, {left:.0f} s left"
-            print(line, file=out, flush=True)
+            say(f"{_say_done(stage, done, total, *records)}, {now:.0f} s, {left:.0f} s left")
 
-    return report
+    return _by_kind(say, show)
+
+
+def _by_kind(say: Callable[[str], Any], show: Callable[..., None]) -> Callable[..., None]:
+    """What says a sentence that comes alone, and shows any other news."""
+    return lambda *news: (say if isinstance(news[0], str) else show)(*news)
 
 
 def _say_done(stage: str, done: int, total: int, *records: Any) -> str:
