@@ -141,6 +141,9 @@ def test_the_readme_says_what_lora_loses_and_learns():
     assert "rank 8 it loses {} in text and {} by ear".format(*losses) in flat
     best = learned("lora-8, self"), learned("frozen, self")
     assert "learns {} of rung 3 where the frozen one learns {}".format(*best) in flat
+    ear = whole.loc["frozen, label", "by ear"]
+    kept = "no loss is shown either ({:+.0f} % [{:.0f}, {:+.0f}]), and {} is learned"
+    assert kept.format(*ear[["mean", "low", "high"]], learned("frozen, label")) in flat
     once = [-whole.loc[(arm, "forgotten"), "mean"] for arm in ("lora-2, self", "lora-8, label")]
     assert "rank 2 loses {:.0f} %, rank 8 with bare labels {:.0f} %".format(*once) in flat
 

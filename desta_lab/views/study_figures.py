@@ -256,14 +256,24 @@ def _draw_arm(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
 
 
 def _limit_plane(grid: Sequence[Axes], trained: pd.DataFrame, control: pd.Series) -> None:
-    """Limits that hold every mean; the intervals of few seeds are cut."""
-    across = trained.loc[trained["measure"].isin(["forgotten", "by ear"]), "mean"]
-    learned = trained.loc[trained["measure"] == "learned", "mean"]
-    left = min(across.min(), control["forgotten", "bare label"])
+    """Limits that hold every mean, and every interval that does not double the picture."""
+    drawn = trained["share"] == 1  # where adapters are turned down, intervals are not
+    trained = trained.assign(low=trained["low"].where(drawn), high=trained["high"].where(drawn))
+    across = trained[trained["measure"].isin(["forgotten", "by ear"])]
     for axes in grid:
-        axes.set_xlim(left - 8, max(across.max(), 0) + 8)
-    grid[0].set_ylim(min(learned.min(), 0) - 0.15, 1.08)
+        axes.set_xlim(_span(across, [0.0, control["forgotten", "bare label"]]))
+    grid[0].set_ylim(_span(trained[trained["measure"] == "learned"], [0.0, 1.0]))
     grid[0].set_ylabel("learned: rung 3 above chance, by ear")
+
+
+def _span(rows: pd.DataFrame, more: Sequence[float]) -> tuple[float, float]:
+    """From the lowest to the highest of some means and intervals, with a margin."""
+    means = np.array([*rows["mean"], *more])
+    room = max(np.ptp(means), 0.1)
+    low = np.nanmin([*means, *rows["low"].clip(lower=means.min() - room)])
+    high = np.nanmax([*means, *rows["high"].clip(upper=means.max() + room)])
+    margin = 0.08 * (high - low)
+    return low - margin, high + margin
 
 
 def _explain_marks(axes: Axes, arms: Sequence[str]) -> None:

@@ -354,6 +354,15 @@ def test_the_plane_names_the_arms_that_have_no_bars():
     assert "without" not in note(table) and "one seed" in note(table[table["seed"] == 0])
 
 
+def test_the_plane_holds_the_intervals_of_its_marks():
+    plane = forgetting.learned_and_forgotten(swept())
+    across = plane["measure"].isin(["forgotten", "by ear"]) & (plane["share"] == 1)
+    of_frozen = across & (plane["arm"] == "frozen, self")
+    plane.loc[of_frozen, ["low", "high"]] = plane.loc[of_frozen, ["mean"]].to_numpy() + [-20, 20]
+    left, right = study_figures.plot_tradeoff(plane).axes[0].get_xlim()
+    assert left < plane.loc[across, "low"].min() and plane.loc[across, "high"].max() < right
+
+
 def test_the_plane_is_drawn_with_a_mark_for_each_arm(tmp_path):
     picture = study_figures.plot_tradeoff(
         forgetting.learned_and_forgotten(swept()), "What was learned"
