@@ -72,6 +72,8 @@ def _instances(path: Path) -> Iterator[tuple[str, Path, list[tuple[str, Any]]]]:
 
 def _item(instance: str, file: Path, clip: str, row: dict, labels: tuple[str, ...]) -> Item:
     where = f"{file}, {clip}"
+    if not Path(clip).name:
+        raise BenchmarkError.at(where, f"{clip!r} names no clip", "write the name of its file")
     options = _listed_options(row["instruction"], str(row["label"])) or labels
     if not 2 <= len(options) <= MAX_OPTIONS:
         remedy = "only closed questions are scored, whose instruction says 'The answer could be … "

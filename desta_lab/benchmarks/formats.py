@@ -1,6 +1,7 @@
 """What the formats of all test sets share: JSON files that are found, read, checked and written."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NoReturn
 from desta_lab import cache
 from desta_lab.audio import DataFault
 from desta_lab.clips import unique_keys
+from desta_lab.model.bounds import is_number
 
 WORD = (str, int, float)  # of a field that is read as text: an id or a label may be a number
 NUMBER = (int, float)
@@ -46,7 +48,10 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises BenchmarkError."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        fault = f"no file that can be read ({error.strerror})"
+        raise BenchmarkError.at(path, fault, "check the path") from error
+    except UnicodeError as error:
         raise BenchmarkError.at(path, f"no text in UTF-8 ({error})", "save it in UTF-8") from error
 
 
@@ -125,4 +130,11 @@ def first_text(row: Mapping[str, Any], *names: str) -> str | None:
 def option_scores(row: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of options that an answer's row holds, as `Item` takes them."""
     names = [name for name in ANSWER_FIELDS if row.get(name) is not None]
-    return {name: tuple(map(float, row[name])) for name in names}
+    return {name: tuple(map(_to_float, row[name])) for name in names}
+
+
+def _to_float(value: Any) -> float:
+    """A number as a float; a whole number that none can hold is infinite."""
+    if is_number(value):
+        return float(value)
+    return math.inf if value > 0 else -math.inf

@@ -58,6 +58,12 @@ from tests.benchmarks.samples import answers, mmau, sakura, write_json
         ("m.json", [mmau(model_output={})], "mmau", "model_output is {}, not a text or a number"),
         ("m.json", [mmau(scores=["0", "1"])], "mmau", "scores is .*, not a list, each a number"),
         ("m.json", [mmau(scores=0.5)], "mmau", "scores is 0.5, not a list, each a number"),
+        (
+            "m.json",
+            [mmau(scores=[10**400, 0])],
+            "mmau",
+            r"item 0: scores are \[inf, 0\.0\], not all",
+        ),
         ("m.json", [mmau(scores=[True, False])], "mmau", "not a list, each a number"),
         ("m.json", [mmau(scores=[float("nan"), 0.0])], "mmau", "NaN is no number"),
         ("m.json", '[{"scores": [1e999, 0]}]', "mmau", "item 0: no id"),
@@ -72,6 +78,18 @@ from tests.benchmarks.samples import answers, mmau, sakura, write_json
             {"predictions": [{"id": "a", "instruction": "?", "label": "x"}] * 2},
             "dynamic-superb",
             "only closed questions",
+        ),
+        (
+            "m.json",
+            {"predictions": [{"id": "", "instruction": "?", "label": x} for x in "ab"]},
+            "dynamic-superb",
+            "'' names no clip; write the name of its file",
+        ),
+        (
+            "metadata.json",
+            {"..": {"instruction": "?", "label": "x"}, "b.wav": {"instruction": "?", "label": "y"}},
+            "dynamic-superb",
+            "leads out of its folder",
         ),
         ("m.json", {"predictions": [1]}, "dynamic-superb", "predictions is .*, each an object"),
         (
@@ -107,6 +125,11 @@ def test_a_file_in_another_encoding_is_a_sentence_and_a_byte_order_mark_is_none(
         list_benchmarks()["mmau"].read(path)
     path.write_text(json.dumps([mmau()]), encoding="utf-8-sig")
     assert len(list_benchmarks()["mmau"].read(path)) == 1
+
+
+def test_a_file_that_is_not_there_is_looked_for_and_not_saved_anew(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"m\.json: no file that can be read .*check the path"):
+        get_benchmark(None, tmp_path / "m.json")
 
 
 def test_an_answer_that_is_there_twice_is_named(tmp_path):
