@@ -48,7 +48,9 @@ class StageCosts:
             found = json.loads(cache.read_text(self.path))
             seconds = {str(name): float(value) for name, value in found["seconds"].items()}
             return seconds, float(found["peak_memory_gb"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, OverflowError, RecursionError):  # not read as JSON
+            return {}, 0.0
+        except (LookupError, TypeError, AttributeError):  # other JSON
             return {}, 0.0
 
 

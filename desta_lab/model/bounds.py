@@ -1,6 +1,6 @@
 """Settings: their bounds, which stand with the field, and which of them enter a hash."""
 
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
@@ -27,8 +27,9 @@ def whole_number(low: int, high: int = MOST) -> Bound:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether a value is a finite number, which a float can hold."""
+    most = sys.float_info.max  # a whole number may be larger, and none of it can be computed
+    return isinstance(value, int | float) and -most <= value <= most
 
 
 Count = Annotated[int, whole_number(1)]
@@ -101,7 +102,8 @@ def _convert_list(name: str, value: Any, hint: Any, or_null: bool) -> tuple[Any,
     """A list of numbers as a tuple of the type's; a single number is a list of one."""
     kind = get_args(hint)[0]
     items = list(value) if isinstance(value, list | tuple) else [value]
-    numbers = [float(one) if kind is float and type(one) is int else one for one in items]
+    whole = [kind is float and type(one) is int and is_number(one) for one in items]
+    numbers = [float(one) if is_whole else one for one, is_whole in zip(items, whole, strict=True)]
     if not _takes(hint, len(numbers)) or not all(type(one) is kind for one in numbers):
         example = "[0,3]" if kind is int else "[0.9,0.98]"
         null = ", or null" if or_null else ""

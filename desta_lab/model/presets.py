@@ -322,11 +322,13 @@ def read_preset(path: Path) -> Preset:
         raise ValueError(f"{path}: not TOML ({error}); write lines such as steps = 300.") from error
     except UnicodeError as error:
         raise ValueError(f"{path}: no text in UTF-8 ({error}); save it in UTF-8.") from error
-    base = given.pop("base", None)
-    if base is not None and not (isinstance(base, str) and base in PRESETS):
-        raise ValueError(f"{path}: base is one of {', '.join(PRESETS)}, not {base!r}.")
-    start = None if base is None else PRESETS[base]()
+    except (ValueError, RecursionError) as error:  # a number or a nesting that Python does not read
+        raise ValueError(f"{path}: a value is too large ({error}); correct it.") from error
     try:
+        base = given.pop("base", None)
+        if base is not None and not (isinstance(base, str) and base in PRESETS):
+            raise ValueError(f"base is one of {', '.join(PRESETS)}, not {base!r}.")
+        start = None if base is None else PRESETS[base]()
         settings = _convert_fields(given, start)
         for part in PARTS:
             if settings.get(part, "").strip() and (path.parent / settings[part]).is_dir():

@@ -59,7 +59,8 @@ def _is_checkpoint(one: Any) -> bool:
         and type(one.get("step")) is int
         and one["step"] >= 0
         and isinstance(one.get("sha256"), str)
-        and (one.get("loss") is None or is_number(one["loss"]))
+        and "loss" in one
+        and (one["loss"] is None or is_number(one["loss"]))
         and isinstance(one.get("records", ""), str)
     )
 

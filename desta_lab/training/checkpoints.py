@@ -7,7 +7,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from desta_lab import cache
 from desta_lab.model.audio_llm import AudioLLM, hash_state
+from desta_lab.model.bounds import is_number
 from desta_lab.model.runs import ANEW, checkpoint_path, find_checkpoint, index_path
 from desta_lab.model.runs import CheckpointError as CheckpointError
 from desta_lab.model.runs import list_checkpoints as list_checkpoints
@@ -145,7 +145,7 @@ def _parse_record(line: str, step: int) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
         numbers = [record[name] for name in (*RECORDED, "seconds")]
-        whole = all(type(one) in (int, float) and math.isfinite(one) for one in numbers)
+        whole = all(type(one) in (int, float) and is_number(one) for one in numbers)
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return record if whole and record["step"] == step else None

@@ -134,7 +134,18 @@ def test_a_new_fact_of_the_models_enters_every_result(
     assert all(make() != old for make, old in zip(results, before, strict=True))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"seconds": null}', '{"seconds": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"seconds": null}',
+        '{"seconds": {}}',
+        '{"seconds": {"models": 1%s}, "peak_memory_gb": 1}' % ("0" * 400),
+    ],
+)
 def test_damaged_costs_are_begun_anew(text: str, tmp_path: Path):
     path = tmp_path / "costs.json"
     path.write_text(text)

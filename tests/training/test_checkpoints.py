@@ -204,6 +204,8 @@ def _edit(change):
         (lambda listed: [*listed, {**listed[1], "step": 9}], "a step or a file is there twice"),
         (_edit(lambda listed: listed[1].update(loss=float("nan"))), "no list of step, sha256"),
         (_edit(lambda listed: listed[1].update(records=3)), "no list of step, sha256"),
+        (_edit(lambda listed: listed[1].update(loss=10**400)), "no list of step, sha256"),
+        (_edit(lambda listed: listed[1].pop("loss")), "no list of step, sha256"),
     ],
 )
 def test_a_list_that_no_run_writes_is_refused(run, edit, words):

@@ -372,6 +372,7 @@ RECORD_FAULTS = {
     "nothing": (lambda ls: [], "line 1: not what this run wrote there"),
     "no number": (change(3, loss=None), "line 4: not the record of step 4"),
     "NaN": (change(3, grad_norm=float("nan")), "line 4: not the record of step 4"),
+    "a number that no float holds": (change(3, tokens=10**400), "line 4: not the record of step 4"),
     "a text": (change(3, seconds="1"), "line 4: not the record of step 4"),
     "a blank line": (lambda ls: ["\n", *ls], "line 1: not the record of step 1"),
     "a list": (lambda ls: ["[]\n", *ls[1:]], "line 1: not the record of step 1"),
