@@ -206,7 +206,7 @@ class FeatureStore:
         """The hashes that stand in `shards.json`; none where it is unreadable."""
         try:
             hashes: Any = json.loads(cache.read_text(self.folder / "shards.json"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return hashes if isinstance(hashes, dict) else {}
 

@@ -23,7 +23,7 @@ import httpx
 from filelock import FileLock, Timeout
 
 from desta_lab.cache import hash_file, remove_drafts, to_json, write_whole
-from desta_lab.clips import CorpusError, parse_json_row, unique_keys
+from desta_lab.clips import CorpusError, get_field, parse_json_row, unique_keys
 from desta_lab.model import chat
 from desta_lab.model.backbone import end_ids_of
 from desta_lab.model.weights import hash_folder, load_tokenizer, reading
@@ -391,7 +391,7 @@ def _check_settings(
         words = [f"{name} {earlier.get(name)!r}, now {settings[name]!r}" for name in different]
         fault = f"{folder} holds targets written otherwise ({', '.join(words)})"
         raise TargetError(f"{fault}; choose another folder.")
-    noted = earlier.get("sha256", {})
+    noted = get_field(earlier, "sha256", dict, str(note)) if "sha256" in earlier else {}
     hashes = {name: sha256 for name, sha256 in noted.items() if (folder / name).is_file()}
     write_whole(note, to_json({**settings, "sha256": hashes}))
     return settings, hashes
@@ -402,7 +402,10 @@ def _check_shard(path: Path, rows: Sequence[Mapping[str, Any]], hashes: Mapping[
     sha256 = hash_file(path)
     if hashes.get(path.name, sha256) != sha256:
         raise TargetError(f"{path}: changed since it was written; remove it to write it again.")
-    there, wanted = ([_of_manifest(row) for row in some] for some in (read_rows(path), rows))
+    answered = list(read_rows(path))
+    for number, row in enumerate(answered, 1):
+        get_field(row, "response", str, f"{path}, line {number}")
+    there, wanted = ([_of_manifest(row) for row in some] for some in (answered, rows))
     if there != wanted:
         remedy = "remove it, or choose another folder"
         raise TargetError(f"{path} answers other rows than the manifest's; {remedy}.")
@@ -453,6 +456,6 @@ def _answered_row(
         raise CorpusError(f"{fault}; give every row one clip.")
     if clips:
         made["messages"][-1]["audios"] = clips
-    given = [*(clip.get("text") or "" for clip in clips), *(row.get("transcripts") or ())]
-    check_leak(row["id"], row["seed_description"], given)
+    given = [*(clip.get("text") for clip in clips), *(row.get("transcripts") or ())]
+    check_leak(row["id"], row["seed_description"], filter(None, given))
     return {**{name: value for name, value in row.items() if name != "response_ids"}, **made}

@@ -113,7 +113,7 @@ def test_a_harmed_shard_is_found_and_only_that_one_made_again(tmp_path, encoder,
     assert torch.equal(again[ids(corpus.clips)], before)
 
 
-@pytest.mark.parametrize("text", [None, b"", b"[]", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [None, b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_without_a_readable_list_of_checksums_nothing_is_believed(tmp_path, encoder, corpus, text):
     store = store_of(tmp_path, encoder, corpus)
     store.compute()

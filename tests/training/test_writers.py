@@ -725,6 +725,32 @@ def test_what_else_a_row_holds_is_of_its_type(tmp_path, change, words):
         list(read_rows(path))
 
 
+def test_a_clip_without_words_leaks_none(tmp_path):
+    write_shards([ROWS[0] | {"transcripts": [None]}], echo(), tmp_path)
+    assert [row["transcripts"] for row in read_back(tmp_path)] == [[None]]
+
+
+@pytest.mark.parametrize("noted", [None, [], "x"])
+def test_a_note_of_shards_that_is_none_is_named(tmp_path, noted):
+    write_shards(ROWS[:2], echo(), tmp_path)
+    note = tmp_path / writers.NOTE
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": noted}))
+    with pytest.raises(CorpusError, match=r"shards\.json: 'sha256' is \w+, not dict"):
+        write_shards(ROWS[:2], echo(), tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"response": None}, {"response": 5}, None])
+def test_a_shard_without_its_answers_is_named_by_its_line(tmp_path, change):
+    (path,) = write_shards(ROWS[:2], echo(), tmp_path)
+    first, second = map(json.loads, path.read_text().splitlines())
+    second = {k: v for k, v in second.items() if k != "response"} | (change or {})
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    note = tmp_path / writers.NOTE  # as a kill between shard and note leaves it
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": {}}))
+    with pytest.raises(CorpusError, match=r"targets-00000\.jsonl, line 2: .*'response' is"):
+        write_shards(ROWS[:2], echo(), tmp_path)
+
+
 def test_a_manifest_in_another_encoding_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(ROWS[0]).encode("utf-16"))
