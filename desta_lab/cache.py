@@ -213,9 +213,13 @@ def _read_piece(folder: Path, piece: Mapping[str, Any]) -> Any:
     if path.suffix == ".csv":
         return _read_table(path, piece["types"])
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        tensors = load_file(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: no tensors ({error}).") from error
         return {key: tensors[key] for key in piece["order"]}
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -291,10 +295,38 @@ def draft_of(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def appending(path: Path) -> Iterator[Callable[[str], None]]:
+    """A function that adds a line to a file at once; nothing of it waits for the file's end.
+
+    A disk that fills up leaves half of a line at most. Raises OSError as `writing` does.
+    """
+    with writing(path):
+        file = path.open("ab", buffering=0)  # a buffer would be written once more when it closes
+
+    def append(line: str) -> None:
+        content = f"{line}\n".encode()
+        with writing(path):
+            while content:
+                content = content[file.write(content) :]
+
+    with file:
+        yield append
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Let a full disk and a folder that may not be written be one sentence with what to do."""
+    """Let a full disk and a folder that may not be written be one sentence with what to do.
+
+    Also where it was safetensors that met the full disk, as it is for a model of transformers.
+    """
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        if "I/O error" not in str(error):  # it read a damaged file
+            raise
+        raise OSError(f"{path} cannot be written ({error}); free some space.") from error
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
@@ -320,7 +352,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> Non
 
     Raises OSError if the disk is full or the folder cannot be written.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     on_cpu: dict[str, Any] = {}
@@ -333,10 +364,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Any], **metadata: str) -> Non
     with draft_of(path) as draft:
         draft.touch()  # with the rights of this user's files; safetensors gives its own 0600
         rights = draft.stat().st_mode
-        try:
-            save_file(on_cpu, draft, metadata=metadata or None)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written ({error}); free some space.") from error
+        save_file(on_cpu, draft, metadata=metadata or None)
         draft.chmod(rights)
 
 

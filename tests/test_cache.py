@@ -1,5 +1,6 @@
 """A result is found with the types it was made with, or made again; what determines it names it."""
 
+import hashlib
 import json
 import os
 import threading
@@ -158,6 +159,20 @@ def test_what_is_torn_or_foreign_is_made_again(tmp_path, damage):
     find_or_make(tmp_path, ORACLE, lambda: calls.append(1) or table())
     assert calls == [1]
     find_or_make(tmp_path, ORACLE, forbidden)
+
+
+def test_tensors_that_are_none_are_made_again_whatever_their_hash(tmp_path):
+    provenance, content = Provenance("sites", FACTS), b"no tensors"
+    find_or_make(tmp_path, provenance, lambda: {"x": torch.ones(2)})
+    head = provenance.folder(tmp_path) / cache.HEAD
+    found = json.loads(head.read_text())
+    del found["pieces_sha256"]  # as of an earlier release
+    found["pieces"][""]["sha256"] = hashlib.sha256(content).hexdigest()
+    head.write_text(json.dumps(found))
+    (head.parent / "tensors.safetensors").write_bytes(content)
+    assert cache.find(tmp_path, provenance) is None
+    made = find_or_make(tmp_path, provenance, lambda: {"x": torch.zeros(2)})
+    assert torch.equal(made["x"], torch.zeros(2))
 
 
 def test_the_result_of_other_facts_in_this_folder_is_not_read(tmp_path):

@@ -19,6 +19,7 @@ from desta_lab.cache import Provenance, find_or_make
 from desta_lab.clips import Corpus, CorpusError
 from desta_lab.experiments import rows
 from desta_lab.experiments.costs import StageCosts
+from desta_lab.model import nano
 from desta_lab.training import checkpoints, trainer, writers
 from desta_lab.training.targets import SoftTarget, Target, TargetError
 from desta_lab.world.spoken import build_spoken_corpus
@@ -283,6 +284,38 @@ def test_a_closed_folder_is_one_sentence(tmp_path, monkeypatch):
     assert str(caught.value).startswith(said)
     with StageCosts(tmp_path / "costs.json").stage("features"):
         pass  # what it costs is not worth an error
+
+
+@pytest.mark.parametrize("operation, size", [("features", 500), ("answers", 300)])
+def test_a_disk_that_fills_up_while_something_is_added_is_one_sentence(
+    operation, size, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(faults, "LLM", tiny.audio_llm(dropout=0.0))
+    tiny.corpus(tmp_path / "input", faults.CLIPS)
+    cannot = rf"{tmp_path}.* cannot be written \(File too large\); free some space\.$"
+    with faults.room_for(size), pytest.raises(OSError, match=cannot):
+        faults.OPERATIONS[operation](tmp_path)
+    faults.OPERATIONS[operation](tmp_path)
+
+
+def test_lines_are_added_at_once_and_a_full_disk_is_told_by_its_file(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("first\n")
+    full = pytest.raises(OSError, match=rf"^{path} cannot be written .* free some space\.$")
+    with full, cache.appending(path) as append:
+        append("ümlaut")
+        assert path.read_text(encoding="utf-8") == "first\nümlaut\n"
+        with faults.room_for(16):
+            append("third")
+    assert path.read_bytes() == "first\nümlaut\nth".encode()
+    with pytest.raises(OSError, match=f"^{tmp_path} cannot be"), cache.appending(tmp_path):
+        pass
+
+
+def test_a_model_of_transformers_on_a_full_disk_is_one_sentence(tmp_path):
+    model, words = tiny.causal(), tiny.tokenizer()
+    with faults.room_for(2000), pytest.raises(OSError, match=f"^{tmp_path} cannot be .*free some"):
+        nano.save_nano(model, words, tmp_path)
 
 
 def test_of_two_jobs_of_a_run_the_second_waits_and_finds_it_finished(tmp_path):

@@ -62,15 +62,12 @@ def answer_items(
         with FileLock(out / LOCK, timeout=0):
             rows = _read_answers(out / LINES, about, {item.key for item in items})
             silence = conditions.embed_silence(llm)
-            with (out / LINES).open("a", encoding="utf-8") as lines:
+            with cache.appending(out / LINES) as append:
                 for item, path in zip(items, paths, strict=True):
                     if item.key in rows:
                         continue
                     row = _answer_item(llm, item, path, silence, max_new_tokens, with_transcript)
-                    line = json.dumps({"item": item.key, **row}, allow_nan=False)
-                    with cache.writing(out / LINES):
-                        lines.write(line + "\n")
-                        lines.flush()
+                    append(json.dumps({"item": item.key, **row}, allow_nan=False))
                     rows[item.key] = row
                     progress(len(rows), len(items))
     except Timeout as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from desta_lab import cache
 from desta_lab.model import chat
 
 LIMITS = (
@@ -121,9 +122,11 @@ def save_nano(
 ) -> None:
     """Write the Hugging Face layout, and `recipe.json`: how it was made and what it can do."""
     folder = Path(folder)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder, save_jinja_files=False)  # the template goes into the config
-    (folder / "recipe.json").write_text(json.dumps(recipe or {}, indent=2) + "\n", encoding="utf-8")
+    about = f"{json.dumps(recipe or {}, indent=2)}\n"
+    with cache.writing(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder, save_jinja_files=False)  # the config has the template
+        (folder / "recipe.json").write_text(about, encoding="utf-8")
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaConfig:

@@ -145,7 +145,10 @@ class FeatureStore:
                 rows[first : first + batch] = states.transpose(0, 1).cpu().numpy()
                 yield len(paths)
             with cache.draft_of(path) as draft, draft.open("wb") as file:
-                np.save(file, rows)
+                np.lib.format.write_array_header_1_0(
+                    file, np.lib.format.header_data_from_array_1_0(rows)
+                )
+                file.write(rows.data)  # np.save says of a full disk neither that nor where
             with self._lock:
                 hashes = self._read_hashes() | {path.name: cache.hash_file(path)}
                 cache.write_whole(self.folder / "shards.json", cache.to_json(hashes))

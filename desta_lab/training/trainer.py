@@ -134,13 +134,12 @@ def train(
             first, hashed = _resume(folder, llm, optimizer, config)
         path = checkpoints.records_path(folder) if processes.is_main_rank() else Path(os.devnull)
         ahead = read_parts(llm, features, read, config, len(rows), micro_batches, first)
-        with ahead as parts, path.open("a", buffering=1) as records:  # a line when a step is done
+        with ahead as parts, cache.appending(path) as append:  # a line when a step is done
             for step in range(first, config.steps):
                 begin = time.perf_counter()
                 record = take_step(llm, features, parts, optimizer, config, step, micro_batches)
                 record["seconds"] = time.perf_counter() - begin
-                with cache.writing(path):
-                    records.write(json.dumps(record) + "\n")
+                append(json.dumps(record))
                 hashed = checkpoints.hash_records([record], hashed)
                 if step + 1 == config.steps:
                     _check_frozen(llm, hashes, folder, config)

@@ -10,6 +10,7 @@ from typing import Any
 
 import soundfile
 
+from desta_lab import cache
 from desta_lab.clips import HEAD, Corpus, CorpusError, parse_json_row
 from desta_lab.world.tables import Row, build_corpus
 
@@ -150,6 +151,5 @@ def _copy_audio(cell: Any, folder: Path, stem: str, where: str) -> str:
         fault = f"not readable as audio ({error.error_string})"
         raise CorpusError.at(where, fault, "store WAV, FLAC or MP3") from error
     name = stem + _SUFFIXES.get(kind, f".{kind.lower()}")
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
+    cache.write_whole(folder / name, content)
     return name

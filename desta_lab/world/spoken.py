@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 
 from desta_lab import cache, processes
 from desta_lab.audio import RATE, crop_or_pad
-from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span, parse_clip
+from desta_lab.clips import HEAD, Clip, Corpus, CorpusError, Span, parse_clip, parse_json_row
 from desta_lab.world import scenes, voices
 from desta_lab.world.attributes import ATTRIBUTES, DESCRIBED, VOCABULARY
 from desta_lab.world.sentences import make_sentence, shorten_words
@@ -137,12 +137,10 @@ def _render_clips(
     missing = [plan for plan in plans if plan["id"] not in done]
     main = os.getpid()
     tasks = (delayed(_render_to)(draft, plan, render, about["seconds"], main) for plan in missing)
-    with (draft / _DONE).open("a", encoding="utf-8") as lines:
+    with cache.appending(draft / _DONE) as append:
         for clip in Parallel(n_jobs=workers, return_as="generator")(tasks):
             done[clip.id] = clip
-            with cache.writing(draft / _DONE):
-                lines.write(json.dumps(asdict(clip)) + "\n")
-                lines.flush()
+            append(json.dumps(asdict(clip)))
             if progress is not None:
                 progress(len(done), len(plans))
     return [done[plan["id"]] for plan in plans]
@@ -150,16 +148,18 @@ def _render_clips(
 
 def _read_draft(draft: Path, about: Mapping[str, Any]) -> dict[str, Clip]:
     """The clips that a draft of these settings has; another draft is removed."""
-    path, first = draft / _DONE, json.dumps(about, sort_keys=True) + "\n"
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    path, first = draft / _DONE, f"{json.dumps(about, sort_keys=True)}\n".encode()
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     if not lines or lines[0] != first:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        cache.write_whole(path, first.encode())
+        cache.write_whole(path, first)
         return {}
-    whole = [first, *(line for line in lines[1:] if line.endswith("\n"))]
-    cache.write_whole(path, "".join(whole).encode())  # without a last line that was cut off
-    clips = [parse_clip(json.loads(line), str(path)) for line in whole[1:]]
+    whole = [first, *(line for line in lines[1:] if line.endswith(b"\n"))]
+    places = [f"{path}, line {number}" for number in range(2, len(whole) + 1)]
+    rows = zip(whole[1:], places, strict=True)
+    clips = [parse_clip(parse_json_row(line, where), where) for line, where in rows]
+    cache.write_whole(path, b"".join(whole))  # without a last line that was cut off
     return {clip.id: clip for clip in clips if (draft / clip.audio).is_file()}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
+from desta_lab import cache
 from desta_lab.audio import RATE
 
 # accent → the language of espeak-ng
@@ -117,7 +118,8 @@ class Synthesiser:
         self._lock = threading.Lock()
         self._folder = tempfile.mkdtemp(prefix="desta-voices-")
         self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        _write_data(Path(espeakng_loader.get_data_path()), Path(self._folder))
+        with cache.writing(Path(self._folder)):
+            _write_data(Path(espeakng_loader.get_data_path()), Path(self._folder))
         self._path = espeakng_loader.get_library_path()
         self._callback = _Callback(self._receive)
 

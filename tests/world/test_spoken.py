@@ -264,6 +264,18 @@ def test_an_interrupted_build_goes_on_with_what_was_rendered(tmp_path, monkeypat
     assert not draft.exists()
 
 
+def test_a_draft_with_a_line_that_is_none_is_named(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spoken.build_spoken_corpus(tmp_path / "a", clips={"train": 2}, workers=1, progress=stop)
+    with (tmp_path / ".a.part" / "rendered.jsonl").open("ab") as lines:
+        lines.write(b"\xff\n")
+    with pytest.raises(CorpusError, match=r"rendered\.jsonl, line 3: not UTF-8"):
+        spoken.build_spoken_corpus(tmp_path / "a", clips={"train": 2}, workers=1)
+
+
 def test_a_draft_of_other_settings_is_made_anew(tmp_path):
     draft = tmp_path / ".a.part"
     draft.mkdir()

@@ -1,5 +1,6 @@
 """Whispers have no pitch, women speak higher than men, and no clip depends on the last."""
 
+import tempfile
 import threading
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 
 from desta_lab import audio
 from desta_lab.world.attributes import ATTRIBUTES
-from desta_lab.world.voices import VoiceError, get_synthesiser, list_speakers, whisper_filter
+from desta_lab.world.voices import (
+    Synthesiser,
+    VoiceError,
+    get_synthesiser,
+    list_speakers,
+    whisper_filter,
+)
+from tests import faults
 
 
 def periodicity(wave) -> float:
@@ -91,6 +99,12 @@ def test_threads_may_share_the_synthesiser():
     for thread in threads:
         thread.join()
     assert all((together[job] == wave).all() for job, wave in zip(jobs, alone, strict=True))
+
+
+def test_a_temporary_folder_on_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with faults.room_for(2000), pytest.raises(OSError, match=f"^{tmp_path}.* free some space"):
+        Synthesiser()
 
 
 def test_an_unknown_speaker_is_refused():

