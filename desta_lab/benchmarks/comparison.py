@@ -9,6 +9,7 @@ import pandas as pd
 
 from desta_lab.benchmarks.benchmark import Benchmark
 from desta_lab.benchmarks.formats import BenchmarkError
+from desta_lab.world.tables import read_results
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.csv"
 COLUMNS = ["system", "metric", "protocol", "value", "low", "high", "clips", "chance"]
@@ -21,12 +22,17 @@ def read_published(name: str) -> pd.DataFrame:
 
     A part of a test set has its own name: "SAKURA gender". Raises BenchmarkError if there is none.
     """
-    table = pd.read_csv(PUBLISHED)
+    table = _read_published()
     found = table[table["benchmark"] == name]
     if found.empty:
         known = ", ".join(table["benchmark"].unique())
         raise BenchmarkError(f"Nothing published about {name!r}; there is {known}.")
     return found
+
+
+def _read_published() -> pd.DataFrame:
+    texts = ("benchmark", "system", "metric", "unit", "protocol", "source")
+    return read_results(PUBLISHED, texts, ("value", "items"))
 
 
 def pivot_protocols(measured: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +107,7 @@ def _published_rows(benchmark: Benchmark, groups: Sequence[str]) -> pd.DataFrame
     Where its tracks are published too, means are taken over those that were measured, of systems
     that answered all.
     """
-    table = pd.read_csv(PUBLISHED).rename(columns={"items": "clips"})
+    table = _read_published().rename(columns={"items": "clips"})
     found = table[table["benchmark"] == benchmark.published]
     tracks = table[table["benchmark"].str.startswith(f"{benchmark.published} ")]
     if len(tracks):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from desta_lab.audio import DataFault
 from desta_lab.experiments import findings, frozen_parts
 from desta_lab.experiments.cells import list_settings
 from desta_lab.experiments.studies import (
@@ -25,8 +26,17 @@ from desta_lab.model.presets import Preset
 from desta_lab.model.weights import models_dir
 from desta_lab.views.progress import Progress
 from desta_lab.views.saving import save_figure
+from desta_lab.world.tables import read_results
 
 SHIPPED = Path(__file__).resolve().parents[2] / "figures" / "ablations"  # one folder a preset
+KEYS = (
+    "arm",
+    "seed",
+    "rung",
+    "attribute",
+    "condition",
+    "share",
+)  # what tells rows of a table apart
 COLUMNS = ["arm", "at", "seed", "cell", "rung", "attribute", "condition", "score"]
 
 
@@ -82,6 +92,7 @@ def load_table(name: str, preset: str = "nano", folder: Path | None = None) -> p
 
     Raises:
         FileNotFoundError: the study was not run on this preset; the message says how to run it.
+        DataFault: the table is not as it was written.
     """
     folder = folder or page_folder([name], preset)
     path = folder / preset / f"{get_study(name).name}.csv"
@@ -90,8 +101,15 @@ def load_table(name: str, preset: str = "nano", folder: Path | None = None) -> p
         raise FileNotFoundError(
             f"{path}: the study {name} has no table of preset {preset}; run `{command}`."
         )
-    texts = dict.fromkeys(("arm", "cell", "attribute", "condition"), str)
-    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    texts = ("arm", "cell", "attribute", "condition")
+    table = read_results(path, texts, ("at", "seed", "rung", "score"), gaps=("at", "rung", "score"))
+    twice = table.duplicated([name for name in KEYS if name in table]).to_numpy()
+    whole = table["seed"].to_numpy() % 1 == 0
+    if twice.any() or not whole.all():
+        line = int((twice | ~whole).argmax()) + 2
+        fault = "a seed that is no whole number, or a second score of the same"
+        raise DataFault.at(f"{path}, line {line}", fault, "restore it, or measure it again")
+    return table
 
 
 def study_table(study: Study, sweep: Sweep) -> pd.DataFrame:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pandas as pd
+
 from desta_lab import audio, cache
 from desta_lab.clips import (
     HEAD,
@@ -334,6 +336,40 @@ def read_table(
             raise CorpusError.at(where, fault, "correct the row")
         pairs = zip(header, cells, strict=True)
         yield where, {name: _trim(cell) for name, cell in pairs if not _is_index(name)}
+
+
+def read_results(
+    path: Path, texts: Sequence[str], numbers: Sequence[str], *, gaps: Collection[str] = ()
+) -> pd.DataFrame:
+    """A table of results in CSV, which somebody may have edited since it was written.
+
+    An empty cell is missing, and every other word is a word. Raises DataFault, with the line, where
+    one of the columns `texts` and `numbers` is not there, or a number is no finite one. Of these
+    columns only `gaps` may miss some.
+    """
+    remedy = "restore it from where it comes from, or measure it again"
+    how: Any = {"dtype": dict.fromkeys(texts, str), "keep_default_na": False, "na_values": [""]}
+    try:
+        table = pd.read_csv(path, **how)
+    except ValueError as error:
+        fault = f"no table in CSV ({str(error).strip()})"
+        raise audio.DataFault.at(path, fault, remedy) from error
+    columns = [*texts, *numbers]
+    if missing := [name for name in columns if name not in table]:
+        raise audio.DataFault.at(f"{path}, line 1", f"no column {', '.join(missing)}", remedy)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas makes the first cells a name of the row
+        raise audio.DataFault.at(f"{path}, line 2", "more cells than columns", remedy)
+    for name in columns:
+        bad = table[name].isna() if name not in gaps else pd.Series(False, table.index)
+        if name in numbers:
+            values = pd.to_numeric(table[name], errors="coerce")
+            bad |= table[name].notna() & ~(values.abs() < float("inf"))
+        if bad.any():
+            row = int(bad.argmax())
+            there = "nothing" if table[name].isna()[row] else table[name][row]
+            fault = f"the column {name!r} has {there}"
+            raise audio.DataFault.at(f"{path}, line {row + 2}", fault, remedy)
+    return table
 
 
 def read_text(path: Path, encoding: str | None = None) -> str:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from desta_lab import cli
+from desta_lab.audio import DataFault
 from desta_lab.benchmarks import comparison
 from desta_lab.benchmarks.formats import BenchmarkError
 from desta_lab.benchmarks.sakura import BENCHMARK as SAKURA
@@ -87,6 +88,18 @@ def test_the_command_scores_a_folder_beside_the_published(tmp_path, capsys):
         ".json",
     }
     assert cli.main(["score", str(tmp_path / "out"), *where]) == 1
+
+
+def test_published_numbers_that_were_changed_are_named_by_their_line(tmp_path, monkeypatch):
+    lines = comparison.PUBLISHED.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "published.csv"
+    monkeypatch.setattr(comparison, "PUBLISHED", path)
+    path.write_text("\n".join([lines[0], lines[1].replace(",per cent,", ",,")]) + "\n")
+    with pytest.raises(DataFault, match=f"^{path}, line 2: the column 'unit' has nothing"):
+        comparison.read_published("MMLU")
+    path.write_text(lines[0].replace("protocol", "rule") + "\n")
+    with pytest.raises(DataFault, match=f"^{path}, line 1: no column protocol"):
+        comparison.read_published("MMLU")
 
 
 def test_an_unknown_benchmark_is_a_sentence():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from desta_lab import cache, cli
+from desta_lab.audio import DataFault
 from desta_lab.experiments import ablation, findings, sweep
 from desta_lab.experiments.ablation_page import render_page, run_ablation
 from desta_lab.experiments.studies import STUDIES, Study, get_study, register_study
@@ -259,6 +260,18 @@ def test_a_study_that_was_not_run_names_the_command(tmp_path: Path):
         FileNotFoundError, match="run `python -m desta_lab ablate clips --preset cpu`"
     ):
         ablation.load_table("clips", "cpu", tmp_path)
+
+
+@pytest.mark.parametrize("change", ["a row twice", "half a seed"])
+def test_a_table_that_no_study_writes_is_named_by_its_line(tmp_path: Path, change: str):
+    rows = ["arm,at,seed,cell,rung,attribute,condition,score"]
+    rows += [f"self,,{seed},c{seed},3,all,audio,0.5" for seed in range(2)]
+    rows.append(rows[-1] if change == "a row twice" else rows[-1].replace(",1,", ",1.5,"))
+    path = tmp_path / "nano" / "targets.csv"
+    path.parent.mkdir()
+    path.write_text("\n".join(rows) + "\n")
+    with pytest.raises(DataFault, match=rf"^{path}, line 4: a seed that is no whole number, or a"):
+        ablation.load_table("targets", "nano", tmp_path)
 
 
 def test_the_figure_is_drawn_again_from_its_table(tmp_path: Path):

@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from desta_lab.audio import DataWarning
+from desta_lab.audio import DataFault, DataWarning
 from desta_lab.clips import MIN_CLIPS, SHARES, Corpus, CorpusError, split_clips
 from desta_lab.world import tables
 from tests.world.files import write_lines, write_noise
@@ -385,3 +385,42 @@ def test_a_csv_is_read_with_its_quotes_and_a_tsv_without(tmp_path):
         for name, tabs in (("a.csv", False), ("a.tsv", True))
     )
     assert (row["a"], tabbed["a"]) == ("x, y", '"x')
+
+
+# ---- results ----
+
+RESULTS = "arm,seed,score,note\nself,0,0.5,\nNA,1,,x\n"
+
+
+def test_a_table_of_results_comes_back_with_its_words_and_gaps(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(RESULTS)
+    found = tables.read_results(path, ["arm"], ["seed", "score"], gaps=["score"])
+    assert found["arm"].tolist() == ["self", "NA"] and found["seed"].tolist() == [0, 1]
+    assert found["score"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", r"results\.csv: no table in CSV"),
+        (RESULTS.encode("utf-16"), r"results\.csv: no table in CSV"),
+        (RESULTS.replace("0.5", '"').encode(), r"results\.csv: no table in CSV"),
+        (RESULTS.replace("arm", "who").encode(), "line 1: no column arm; restore it"),
+        (RESULTS.replace(",", ";").encode(), "line 1: no column arm, seed, score"),
+        (
+            RESULTS.replace("self,", "self,1,").replace("NA,", "NA,1,").encode(),
+            "line 2: more cells",
+        ),
+        (RESULTS.replace("self", "").encode(), "line 2: the column 'arm' has nothing"),
+        (RESULTS.replace(",1,,", ",x,,").encode(), "line 3: the column 'seed' has x"),
+        (RESULTS.replace("0.5", "1e999").encode(), "line 2: the column 'score' has inf"),
+        (RESULTS.replace("0,0.5", ",0.5").encode(), "line 2: the column 'seed' has nothing"),
+    ],
+)
+def test_a_table_of_results_that_was_changed_is_named_by_its_line(tmp_path, content, words):
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataFault, match=words) as fault:
+        tables.read_results(path, ["arm"], ["seed", "score"], gaps=["score"])
+    assert str(path) in str(fault.value) and "\n" not in str(fault.value)
