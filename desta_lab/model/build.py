@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from desta_lab.model.audio_llm import (
     read_connector_provenance,
 )
 from desta_lab.model.backbone import Backbone
-from desta_lab.model.bounds import hashed_fields
+from desta_lab.model.bounds import convert_value, hashed_fields
 from desta_lab.model.connector import (
     CONNECTORS,
     ConnectorShape,
@@ -284,7 +284,13 @@ def open_connector(
             part: _find_part(path, part, about, root, (revisions or {}).get(part), strict)
             for part in PARTS
         }
-    llm = _assemble(preset, folders, 0, {}, connector)
+    try:
+        llm = _assemble(preset, folders, 0, {}, connector)
+    except ValueError as error:
+        if connector is not None or isinstance(error, ProvenanceError):
+            raise
+        fault = f"{path}: it does not fit the parts that it names ({error})"
+        raise ProvenanceError(f"{fault}; copy it again or train again.") from error
     llm.revisions |= {part: commit for part, commit in (revisions or {}).items() if commit}
     llm.load_connector(path, strict=strict)
     return llm
@@ -303,16 +309,21 @@ def _read_preset(
         raise ProvenanceError(f"{path}: {fault}; give connector={shape['class']}.")
     if "class" not in shape and (unknown := sorted(set(shape) - known)):
         raise ProvenanceError(f"{path}: its connector has {unknown[0]}; update DeSTA Lab.")
+    told = {name: about[name] for name in (*PARTS, "taps", "seconds", "tuning")}
+    told |= {name: about.get(name, value) for name, value in LATER.items()}
+    hints = get_type_hints(Preset), get_type_hints(ConnectorShape)
+    hashes = {f"{part}_sha256": about[f"{part}_sha256"] for part in PARTS}
     try:
-        given = ConnectorShape() if "class" in shape else ConnectorShape(**about["connector"])
+        for name, value in hashes.items():
+            convert_value(name, value, str)
+        sizes = {} if "class" in shape else {**about["connector"]}
+        given = {name: convert_value(name, one, hints[1][name]) for name, one in sizes.items()}
         return Preset(
             "opened",
             purpose="a trained connector",
-            taps=tuple(about["taps"]),
-            connector=given,
+            connector=ConnectorShape(**given),
             attention=attention,
-            **{name: about[name] for name in (*PARTS, "seconds", "tuning")},
-            **{name: about.get(name, value) for name, value in LATER.items()},
+            **{name: convert_value(name, value, hints[0][name]) for name, value in told.items()},
         )
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"

@@ -8,6 +8,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from desta_lab.model import build, presets, weights
@@ -61,6 +63,31 @@ def test_a_colleague_opens_it_in_a_clean_environment(llm, root, tmp_path):
     waves = [tiny.wave(0)]
     seen, known = (one.run(waves, "What?", sites=[]).logits for one in (opened, llm))
     torch.testing.assert_close(seen, known, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"encoder_sha256": 5}, "encoder_sha256 takes str, not 5"),
+        ({"taps": [10**400]}, "it does not fit the parts that it names"),
+        ({"taps": "01"}, r"taps takes a list such as \[0,3\]"),
+        ({"seconds": 20.0}, "it does not fit the parts that it names"),
+        ({"seconds": "4"}, "seconds takes float, not '4'"),
+        ({"tuning": None}, "tuning takes str, not None"),
+        ({"connector": {}}, "it does not fit the parts that it names"),
+        ({"connector": {"dropout": None}}, "dropout takes float, not None"),
+        ({"connector": {"dropout": 10**400}}, "dropout takes float"),
+        ({"connector": {"depth": {}}}, "depth takes int, not {}"),
+    ],
+)
+def test_a_connector_of_what_cannot_be_is_named(llm, root, tmp_path, change, words):
+    path = tmp_path / "a.safetensors"
+    llm.save_connector(path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["provenance"])
+    save_file(load_file(path), path, metadata={"provenance": json.dumps(about | change)})
+    with pytest.raises(ProvenanceError, match=f"^{path}: .*{words}"):
+        build.open_connector(path, root)
 
 
 class Mean(nn.Module):
