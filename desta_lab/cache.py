@@ -400,6 +400,11 @@ def _machine() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
+def show_name(path: Path) -> str:
+    """The last part of a path as a text; what of it is no UTF-8 on this disk is marked (U+FFFD)."""
+    return os.fsencode(path.resolve().name).decode(errors="replace")
+
+
 def hash_file(path: Path) -> str:
     """The sha256 of a file's content. Raises OSError where there is no file."""
     with _check_file(path).open("rb") as file:

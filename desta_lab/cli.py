@@ -1,6 +1,7 @@
 """The command line: a function a command, which imports what it needs, so that help is quick."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -124,6 +125,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; an error that the package foresees is one sentence and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a sign that a terminal lacks ends no command
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
     several = processes.world_size() > 1
     who = f"Rank {processes.rank()} of {processes.world_size()}: " if several else ""
@@ -575,6 +578,7 @@ def answer(args: argparse.Namespace) -> None:
 )
 def score(args: argparse.Namespace) -> None:
     """Score answers to a public test set beside published systems."""
+    from desta_lab import cache
     from desta_lab.benchmarks import comparison
     from desta_lab.benchmarks.benchmark import get_benchmark
     from desta_lab.model.weights import models_dir
@@ -590,7 +594,7 @@ def score(args: argparse.Namespace) -> None:
     print(comparison.pivot_protocols(measured).to_string())
     for fault in measured.attrs.get("left_out", []):
         print(f"Left out: {fault}")
-    name = args.path.resolve().stem
+    name = Path(cache.show_name(args.path)).stem
     table, note = comparison.compare_with_published(measured, benchmark, name)
     others = table[table["kind"] == "published"]
     if len(others):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from desta_lab import cache
 from desta_lab.audio import FRAMES_PER_SECOND, WHISPER_SECONDS
 from desta_lab.model.bounds import (
     Count,
@@ -266,7 +267,7 @@ def change_parts(preset: Preset, **parts: str | None) -> Preset:
 
 def part_id(name: str) -> str:
     """The name of a model without its place: of a folder only the last part."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    return cache.show_name(Path(name)) if Path(name).is_dir() else name
 
 
 def is_nano(name: str) -> bool:

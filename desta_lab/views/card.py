@@ -3,13 +3,15 @@
 import base64
 import functools
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from desta_lab.cache import to_json, to_plain, write_whole
+from desta_lab.audio import DataWarning
+from desta_lab.cache import read_text, to_json, to_plain, write_whole
 from desta_lab.evaluation.tasks import RUNGS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -51,16 +53,38 @@ def render_card(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def add_people(folder: Path, run: str, result: Mapping[str, Any]) -> None:
-    """Add what a run scored on people to its card, if the card there is of this run."""
+    """Add what a run scored on people to its card, if the card there is of this run.
+
+    A card that cannot be read stays as it is, with a DataWarning.
+    """
     path = folder / "card.json"
-    data = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    data = _read_card(path) if path.is_file() else {}
     if run in (data.get("hashes") or {}).values():
         former = [*(data.get("people_notes") or []), *result["notes"]]  # of an earlier test, too
         notes = [note for note in data.get("notes") or [] if note not in former]
-        data["figures"] = [(folder / name, text) for name, text in data.get("figures", [])]
+        figures = data.get("figures") or []
+        data["figures"] = [(folder / Path(name).name, text) for name, text in figures]
         data |= {"people": result["people"], "notes": [*notes, *result["notes"]]}
         data["people_notes"] = result["notes"]
         write_card(folder, data)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """What a `card.json` holds; nothing, with a DataWarning, of a file that is no card."""
+    try:
+        data: dict[str, Any] = json.loads(read_text(path))
+        kinds = {"hashes": dict, "figures": list, "notes": list, "people_notes": list}
+        if wrong := [
+            name for name, kind in kinds.items() if not isinstance(data.get(name) or kind(), kind)
+        ]:
+            raise TypeError(f"{wrong[0]} is {type(data[wrong[0]]).__name__}")
+        if not all(isinstance(name, str) for name, _ in data.get("figures") or []):
+            raise TypeError("a figure without a name")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        fault = f"{path}: no readable card ({error}), so nothing is added to it"
+        warnings.warn(f"{fault}; run the main job again.", DataWarning, stacklevel=3)
+        return {}
+    return data
 
 
 def format_card(result: Mapping[str, Any], page: Path | str | None = None) -> str:

@@ -164,7 +164,7 @@ def build_recorded_corpus(
         for split, count in clips.items()
         for plan in design_recorded(voices, splits[split], split, count, seconds, seed)
     ]
-    head = {"name": voices.folder.resolve().name, "recipe": recipe, "seed": seed}
+    head = {"name": cache.show_name(voices.folder), "recipe": recipe, "seed": seed}
     about = {**head, "licence": voices.licence, "splits": splits}
     render = partial(render_recorded, voices.folder)
     corpus = spoken.render_corpus(folder, plans, render, about, workers, progress)

@@ -277,7 +277,7 @@ def corpus_from_folder(
     return build_corpus(
         folder,
         rows,
-        name=name or folder.resolve().name,
+        name=name or cache.show_name(folder),
         recipe={"source": "folder", "table": table, "sha256": sha256},
         licence=licence,
         save=save,

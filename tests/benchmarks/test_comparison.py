@@ -1,5 +1,9 @@
 """What was measured stands beside what was published, and what cannot be compared is marked."""
 
+import io
+import os
+import sys
+
 import pandas as pd
 import pytest
 
@@ -88,6 +92,17 @@ def test_the_command_scores_a_folder_beside_the_published(tmp_path, capsys):
         ".json",
     }
     assert cli.main(["score", str(tmp_path / "out"), *where]) == 1
+
+
+def test_neither_a_poor_terminal_nor_a_strange_name_costs_the_figure(tmp_path, monkeypatch):
+    strange = tmp_path / os.fsdecode(b"caf\xe9")  # as an old disk names it
+    answers(strange, capital=4, reasoned=4)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert cli.main(["score", str(strange), "--out", str(tmp_path / "out")]) == 0
+    assert "caf\ufffd: " in (tmp_path / "out" / "speech-ifeval.csv").read_text(encoding="utf-8")
+    terminal.seek(0)
+    assert "\\u2020 other items" in terminal.read()
 
 
 def test_published_numbers_that_were_changed_are_named_by_their_line(tmp_path, monkeypatch):

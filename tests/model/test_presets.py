@@ -1,5 +1,6 @@
 """Presets are data; every one of them goes the same way, whatever the models."""
 
+import os
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 import pytest
@@ -198,3 +199,11 @@ def test_what_trains_is_the_same_in_a_preset_as_in_a_training_config():
         assert getattr(config, name) == getattr(preset, name)
     required = {one.name for one in fields(presets.Preset)} - presets.OPTIONS.keys()
     assert {one.name for one in fields(TrainConfig)} - {"seed"} <= required | presets.OPTIONS.keys()
+
+
+def test_a_model_in_a_folder_whose_name_is_no_utf_8_has_one_that_any_file_takes(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    preset = presets.change_parts(presets.nano(), backbone=str(folder))
+    assert presets.without_paths(preset)["backbone"] == "caf\ufffd"
+    assert len(presets.name_changes(preset, {})) == 8

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from desta_lab import cache
+from desta_lab.audio import DataWarning
 from desta_lab.views import card
 from desta_lab.views.claim_figures import plot_layer_mixture
 from desta_lab.views.saving import save_figure
@@ -207,6 +208,27 @@ def test_another_test_on_people_takes_the_place_of_the_one_before(result, tmp_pa
     data = json.loads((folder / "card.json").read_text())
     assert data["people"] == [{"task": "B"}]
     assert data["notes"] == [*result["notes"], "People of B.", "In halves."]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"hashes": 5}',
+        b'{"figures": [[5, ""]]}',
+    ],
+)
+def test_a_card_that_cannot_be_read_stays_as_it_is_with_a_word(tmp_path, content):
+    (tmp_path / "card.json").write_bytes(content)
+    people = {"people": [{"task": "A"}], "notes": []}
+    with pytest.warns(DataWarning, match=r"card\.json: no readable card .*run the main job again"):
+        card.add_people(tmp_path, "nano-self-1", people)
+    assert (tmp_path / "card.json").read_bytes() == content
 
 
 def test_an_empty_result_is_still_a_page():

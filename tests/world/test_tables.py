@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import unicodedata
 
 import pytest
@@ -385,6 +386,17 @@ def test_a_csv_is_read_with_its_quotes_and_a_tsv_without(tmp_path):
         for name, tabs in (("a.csv", False), ("a.tsv", True))
     )
     assert (row["a"], tabbed["a"]) == ("x, y", '"x')
+
+
+def test_a_folder_whose_name_is_no_utf_8_opens(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    fill(tmp_path, ROWS)
+    folder.mkdir()
+    for name in ("wavs", "clips.csv"):
+        (tmp_path / name).rename(folder / name)
+    corpus = tables.open_corpus(folder)
+    assert corpus.name == "caf\ufffd" and tables.open_corpus(folder) == corpus
+    assert Corpus.read(folder, check_audio=True).hash == corpus.hash
 
 
 # ---- results ----
