@@ -11,6 +11,10 @@ from typing import Any
 
 from desta_lab import cache, processes
 
+# what a file that is no JSON raises, and what other JSON does
+_UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
+_OTHER = (LookupError, TypeError, AttributeError)
+
 
 class StageCosts:
     """Seconds by stage. A stage found on disk keeps the time that it took when it was computed.
@@ -48,9 +52,7 @@ class StageCosts:
             found = json.loads(cache.read_text(self.path))
             seconds = {str(name): float(value) for name, value in found["seconds"].items()}
             return seconds, float(found["peak_memory_gb"])
-        except (OSError, ValueError, OverflowError, RecursionError):  # not read as JSON
-            return {}, 0.0
-        except (LookupError, TypeError, AttributeError):  # other JSON
+        except (*_UNREADABLE, *_OTHER):
             return {}, 0.0
 
 
