@@ -203,7 +203,7 @@ def test_a_result_of_a_lesson_is_made_once_and_again_for_another_connector(
 
     def train(sha256: str) -> None:
         index_path(tmp_path).parent.mkdir(exist_ok=True)
-        index_path(tmp_path).write_text(json.dumps([{"step": 0, "sha256": sha256}]))
+        index_path(tmp_path).write_text(json.dumps([{"step": 0, "sha256": sha256, "loss": None}]))
 
     monkeypatch.setattr(lesson.experiment, "run_folder", lambda kind: tmp_path)
     monkeypatch.setattr(

@@ -11,12 +11,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from jaxtyping import Float
 from scipy import stats
 
 from desta_lab.course.checks import Wrong, catches, expect
 
 Fields = Mapping[str, Sequence[Any]]
 Run = dict[str, Any]
+Scores = Sequence[float] | Float[np.ndarray, "seed"]  # of one setting, a score a seed
 
 
 def _runs(fields: Fields) -> list[Run]:
@@ -173,7 +175,7 @@ def paired_difference(answer: Callable[[Any, Any], Sequence[float]]) -> None:
     expect(paired_difference, answer, compare_seeds, fault, (more + noise, more))
 
 
-def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def flatter(ours: Scores, theirs: Scores) -> float:
     """The largest difference in our favour that choosing a seed on each side can make."""
     return float(np.max(ours) - np.min(theirs))
 
@@ -182,7 +184,7 @@ def flatter(ours: Sequence[float], theirs: Sequence[float]) -> float:
 @catches("It flatters the other setting.", lambda a, b: np.min(a) - np.max(b))
 @catches("It only picks one side: best against mean.", lambda a, b: np.max(a) - np.mean(b))
 @catches("One seed for both sides: choose one on each.", lambda a, b: np.max(np.subtract(a, b)))
-def flattering(answer: Callable[[Sequence[float], Sequence[float]], float]) -> None:
+def flattering(answer: Callable[[Scores, Scores], float]) -> None:
     """The largest difference in our favour that choosing among seeds can make."""
     fault = "From these seeds a difference of {right} can be made; you make {got}."
     scores = np.array([0.2, 0.5, 0.35]), np.array([0.3, 0.6, 0.4])  # arrays, as in the notebook
