@@ -94,6 +94,15 @@ def test_the_page_on_recordings_has_the_rows_of_its_tables(row_of):
     assert not [row for row in rows if row not in page]
 
 
+def test_the_page_on_recordings_says_when_it_arrives_over_seeds():
+    for attribute in ATTRIBUTES:
+        cells = [
+            ", ".join(str(arrives(f"cpu{seed}", attribute, series)) for seed in SEEDS)
+            for series in ("people", "own test")
+        ]
+        assert f"| {attribute} | {' | '.join(cells)} |" in RECORDINGS.splitlines()
+
+
 def test_the_page_on_recordings_has_the_rows_of_few_and_many_speakers():
     table = pd.read_csv(PEOPLE / "speakers" / "speakers.csv")
     heard = table[table["condition"] == "audio"]
