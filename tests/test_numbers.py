@@ -60,9 +60,13 @@ def arrives(folder: str, attribute: str, series: str) -> int:
 
 
 def row_of_nano(attribute: str) -> list[str]:
-    row = rung_3("nano", attribute)
-    steps = [str(arrives("nano", attribute, series)) for series in ("people", "own test")]
-    return [cell(row), own_test("nano", attribute), short(row.chance), *steps]
+    folders = [f"nano{seed}" for seed in SEEDS]
+    ranked, said = (
+        [cell(rung_3(folder, attribute, height=height)) for folder in folders]
+        for height in ("calibrated", "said")
+    )
+    own = ", ".join(own_test(folder, attribute) for folder in folders)
+    return [*ranked, own, *said, short(rung_3("nano", attribute).chance)]
 
 
 def row_of_cpu(attribute: str) -> list[str]:
@@ -94,10 +98,11 @@ def test_the_page_on_recordings_has_the_rows_of_its_tables(row_of):
     assert not [row for row in rows if row not in page]
 
 
-def test_the_page_on_recordings_says_when_it_arrives_over_seeds():
+@pytest.mark.parametrize("preset", ["nano", "cpu"])
+def test_the_page_on_recordings_says_when_it_arrives_over_seeds(preset):
     for attribute in ATTRIBUTES:
         cells = [
-            ", ".join(str(arrives(f"cpu{seed}", attribute, series)) for seed in SEEDS)
+            ", ".join(str(arrives(f"{preset}{seed}", attribute, series)) for seed in SEEDS)
             for series in ("people", "own test")
         ]
         assert f"| {attribute} | {' | '.join(cells)} |" in RECORDINGS.splitlines()

@@ -278,9 +278,10 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per arm × share × measure. `forgotten` and `by ear` are Δ in per cent, against
-        the untouched backbone in text; `perplexity` is a ratio to the untouched backbone's;
-        `learned` is rung 3 above chance. The arm `control` holds the connector at step 0
-        (`untrained`), the text `oracle`, and the `bare label` as the answer to everything.
+        the untouched backbone in text; `perplexity` is a ratio to the untouched backbone's, and its
+        mean geometric, as no ratio is below 0; `learned` is rung 3 above chance. The arm `control`
+        holds the connector at step 0 (`untrained`), the text `oracle`, and the `bare label` as the
+        answer to everything.
     """
     kept = table["attribute"].isin(["following", "perplexity", "all"])
     used = table[kept & ((table["rung"] == 3) | table["rung"].isna())]
@@ -296,7 +297,7 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
     measures = {
         "forgotten": forgetting_rate(wide["following", "text"], before),
         "by ear": forgetting_rate(wide["following", "audio"], before),
-        "perplexity": wide["perplexity", "text"] / perplexity,
+        "perplexity": np.log(wide["perplexity", "text"] / perplexity),
         "learned": wide["all", "audio"],
     }
     rows = []
@@ -313,8 +314,10 @@ def learned_and_forgotten(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(means.assign(arm="control", measure=measure, kind=kind, share=1.0))
     groups = ["arm", "kind", "share", "measure"]
     whole = pd.concat(rows, ignore_index=True).dropna(subset=["score"])
-    means = add_mean_interval(whole, groups).drop_duplicates(groups)
-    return means[[*groups, "mean", "seeds", "low", "high"]].reset_index(drop=True)
+    means = add_mean_interval(whole, groups).drop_duplicates(groups).reset_index(drop=True)
+    ratios, ends = means["measure"] == "perplexity", ["mean", "low", "high"]
+    means.loc[ratios, ends] = np.exp(means.loc[ratios, ends])
+    return means[[*groups, "mean", "seeds", "low", "high"]]
 
 
 def rates_per_constraint(table: pd.DataFrame) -> pd.DataFrame:

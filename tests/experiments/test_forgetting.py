@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -340,6 +341,18 @@ def test_a_number_near_0_has_the_digits_that_tell_its_side(losses, number):
     ]
     table = pd.concat([table, pd.DataFrame(one, columns=table.columns)])
     assert f"shown frozen, self {number}" in forgetting.state_findings(table)[0]
+
+
+def test_the_interval_of_a_ratio_stays_above_zero():
+    table = swept()
+    text = (table["attribute"] == "perplexity") & (table["condition"] == "text")
+    own = text & (table["arm"] == "lora-8, label") & (table["share"] == 1)
+    untouched = table.loc[own, "score"].to_numpy()
+    table.loc[own, "score"] = untouched * 10.0 ** np.arange(own.sum())
+    plane = forgetting.learned_and_forgotten(table).set_index(["arm", "share", "measure"])
+    row = plane.loc["lora-8, label", 1.0, "perplexity"]
+    assert 0 < row["low"] < row["mean"] < row["high"]
+    assert row["low"] * row["high"] == pytest.approx(row["mean"] ** 2)
 
 
 def test_the_plane_names_the_arms_that_have_no_bars():
