@@ -76,7 +76,8 @@ def _draw_rung(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
     heard = (rows["run"] == runs[0]) & (rows["condition"] == "audio")
     start = rows.loc[heard & (rows["step"] == 0), "score"]
     if len(start):
-        axes.plot([0], start, **marker_style("untrained"), zorder=4)
+        look = marker_style("untrained") | {"label": get_series("untrained").label, "zorder": 4}
+        axes.plot([0], start, **look)
 
 
 def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str, control: bool = False) -> None:
@@ -184,9 +185,9 @@ def plot_speakers(table: pd.DataFrame, headline: str = "") -> Picture:
 def _draw_speakers(axes: Axes, rows: pd.DataFrame, series: style.Series) -> None:
     """The seeds of one kind of voice as dots, and their mean over the numbers of speakers."""
     ends = rows.drop_duplicates("speakers")
-    bars = style.error_bars(ends, "mean")
+    error = [ends["mean"] - ends["low"], ends["high"] - ends["mean"]]
     look: Any = {"color": series.colour, "ls": series.line, "marker": series.marker}
-    axes.errorbar(ends["speakers"], ends["mean"], bars, label=series.label, capsize=2, **look)
+    axes.errorbar(ends["speakers"], ends["mean"], error, label=series.label, capsize=2, **look)
     axes.plot(rows["speakers"], rows["accuracy"], ".", color=series.colour, ms=4, alpha=0.6)
 
 
@@ -218,7 +219,7 @@ def _draw_tasks(axes: Axes, series: Mapping[str, pd.DataFrame], tasks: Sequence[
     for shift, (name, rows) in zip(shifts, series.items(), strict=True):
         reach = style.error_bars(rows, "accuracy")
         bars = reach if np.isfinite(reach).any() else None
-        look = marker_style(name) | {"elinewidth": 1.5}
+        look = marker_style(name) | {"label": get_series(name).label, "elinewidth": 1.5}
         axes.errorbar(rows["accuracy"], rows["task"].map(tasks.index) + shift, xerr=bars, **look)
 
 

@@ -180,7 +180,7 @@ def plot_corpus_size(table: pd.DataFrame, last: int, headline: str) -> Picture:
         style.set_ticks(axes, sorted(table["clips"].unique()))
         axes.set_xlabel("clips trained with")
     for control in ("shuffled", "silence", "untrained"):
-        _draw_means(right, table, control, **marker_style(control))
+        _draw_means(right, table, control, get_series(control).label, **marker_style(control))
     text: Any = {"ha": "center", "va": "bottom", "color": _ANSWER["color"], "fontsize": 8}
     for clips, count in table[table["stable"].isna()].groupby("clips").size().items():
         left.text(clips, last, f"{count} never", **text)

@@ -46,7 +46,7 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
         for condition in conditions:
             own = rows[rows["condition"] == condition]
             at = own["name"].map(values.index) + shifts[condition]
-            look = marker_style(condition)
+            look = marker_style(condition) | {"label": get_series(condition).label}
             look |= {"marker": "o", "label": "audio, trained"} if condition == "audio" else {}
             bars = style.error_bars(own, "score")
             axes.errorbar(at, own["score"], yerr=bars, elinewidth=1.2, **look)
@@ -134,7 +134,7 @@ def _draw_arms(
     axes: Axes, rows: pd.DataFrame, condition: str, places: pd.Series, many: bool
 ) -> None:
     """One condition: the mean of every arm with its t-interval; by ear also every seed."""
-    look = marker_style(condition)
+    look = marker_style(condition) | {"label": get_series(condition).label}
     look["ms"] = 7 if condition == "oracle" else 4
     if condition == "audio":
         look |= {"marker": "o", "ms": 7}

@@ -150,9 +150,8 @@ def get_colour(name: str) -> str:
 
 
 def marker_style(name: str) -> dict[str, Any]:
-    """The point of a run or condition as arguments of `plot`, without a line, and its label."""
-    series = get_series(name)
-    return _mark(series, 6) | {"ls": "none", "label": series.label}
+    """The point of a run or condition as arguments of `plot`, without a line."""
+    return _mark(get_series(name), 6) | {"ls": "none"}
 
 
 def _mark(series: Series, size: int) -> dict[str, Any]:
