@@ -311,19 +311,18 @@ def _read_preset(
         raise ProvenanceError(f"{path}: its connector has {unknown[0]}; update DeSTA Lab.")
     told = {name: about[name] for name in (*PARTS, "taps", "seconds", "tuning")}
     told |= {name: about.get(name, value) for name, value in LATER.items()}
-    hints = get_type_hints(Preset), get_type_hints(ConnectorShape)
-    hashes = {f"{part}_sha256": about[f"{part}_sha256"] for part in PARTS}
+    of_preset, of_shape = get_type_hints(Preset), get_type_hints(ConnectorShape)
     try:
-        for name, value in hashes.items():
-            convert_value(name, value, str)
+        for name in (f"{part}_sha256" for part in PARTS):
+            convert_value(name, about[name], str)
         sizes = {} if "class" in shape else {**about["connector"]}
-        given = {name: convert_value(name, one, hints[1][name]) for name, one in sizes.items()}
+        given = {name: convert_value(name, one, of_shape[name]) for name, one in sizes.items()}
         return Preset(
             "opened",
             purpose="a trained connector",
             connector=ConnectorShape(**given),
             attention=attention,
-            **{name: convert_value(name, value, hints[0][name]) for name, value in told.items()},
+            **{name: convert_value(name, value, of_preset[name]) for name, value in told.items()},
         )
     except (TypeError, ValueError, AttributeError) as error:
         fault = f"{path}: what it says of its connector cannot be ({error})"
