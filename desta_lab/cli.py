@@ -270,6 +270,8 @@ def _check_voices(args: argparse.Namespace) -> None:
         raise ValueError("--every-checkpoint is about the test on people; give --test-voices, too.")
     if args.test_voices and len(args.seeds) > 1:
         raise ValueError("--test-voices tests the run of one seed; give one with --seeds.")
+    if args.test_voices and args.track:
+        raise ValueError("--track logs a training, and --test-voices trains nothing; leave it out.")
     if args.test_voices and processes.world_size() > 1:
         raise ValueError("--test-voices is the work of one process; start it as one.")
 

@@ -425,6 +425,7 @@ REFUSED = {  # command line → words of the sentence
     "quickstart --preset nano --steps 99999999999": "from 1 to 1000000000",
     "quickstart --preset nano --seeds -1": "'-1' is not a whole number from 0",
     "quickstart --preset nano --seeds 0,1 --test-voices {here}": "tests the run of one seed",
+    "quickstart --preset nano --test-voices {here} --track tensorboard": "trains nothing",
     "quickstart --preset nano --test-voices {here}/empty": "0 CSV files, and none is clips.csv",
     "quickstart --preset nano --accumulate 0": "'0' is not a whole number from 1",
     "quickstart --preset nano --accumulate 99": "no row for each of 99",

@@ -26,6 +26,7 @@ from typing import Any
 import jupytext
 import nbformat
 import torch
+from filelock import FileLock
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -354,7 +355,8 @@ def write_html(notebook: NotebookNode, path: Path) -> None:
 
 def record_cost(number: str, preset: str, measured: dict[str, Any], machine: str) -> None:
     """Keep what a notebook took on a preset where the build and `setup` find it."""
-    costs = read_costs()
-    costs.setdefault(number, {})[preset] = {**measured, "on": machine}
-    ordered = {number: dict(sorted(costs[number].items())) for number in sorted(costs)}
-    cache.write_whole(COSTS, cache.to_json(ordered))
+    with FileLock(COSTS.with_name(".costs.lock")):  # another notebook may end now
+        costs = read_costs()
+        costs.setdefault(number, {})[preset] = {**measured, "on": machine}
+        ordered = {number: dict(sorted(costs[number].items())) for number in sorted(costs)}
+        cache.write_whole(COSTS, cache.to_json(ordered))

@@ -204,7 +204,7 @@ def find_crossings(curves: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
         margin = curve["margin"].to_numpy()
         rise = margin - margin[0]
         crossed = {
-            "half way": curve["score"].to_numpy() >= HALF,
+            "half way": curve["score"].to_numpy() >= HALF - 1e-9,  # (2/3 - 1/3) / (2/3) is below
             "heard": curve["lead"].to_numpy() > 0,
             "half margin": rise >= HALF * max(rise[-1], 1e-9),
         }

@@ -118,10 +118,11 @@ def plot_crossings(crossings: pd.DataFrame, nulls: pd.DataFrame, headline: str) 
     above = crowd.cumcount() - (crowd.transform("size") - 1) / 2
     at = drawn["seed"].map(seeds.index) + above * 0.1
     names = style.unique_values(crossings["attribute"])
-    for name, marker, colour in zip(names, style.MARKERS, style.COLOURS, strict=False):
+    for place, name in enumerate(names):
         own = drawn["attribute"] == name
-        look: Any = {"ls": "none", "marker": marker, "ms": 4.5, "mec": "white", "mew": 0.4}
-        left.plot(drawn.loc[own, "stable"], at[own], color=colour, label=name, **look)
+        look: Any = {"ls": "none", "ms": 4.5, "mec": "white", "mew": 0.4}
+        look |= style.category_style(place)
+        left.plot(drawn.loc[own, "stable"], at[own], label=name, **look)
     left.set_yticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
     left.set(ylim=(len(seeds) - 0.4, -0.6), xlim=(0, None))
     left.set_xlabel("step of the stable half-way crossing")

@@ -280,8 +280,7 @@ def _title_of_map(first: pd.Series) -> str:
 
 
 def _point_style(i: int) -> dict[str, Any]:
-    marks = {"color": style.COLOURS[i % 8], "marker": style.MARKERS[i % 8]}
-    return {"s": 20, "edgecolor": "white", "lw": 0.4, **marks}
+    return {"s": 20, "edgecolor": "white", "lw": 0.4, **style.category_style(i)}
 
 
 def save_film(

@@ -149,6 +149,13 @@ def get_colour(name: str) -> str:
     return PALETTE.get(name, "#555555")
 
 
+def category_style(place: int) -> dict[str, Any]:
+    """Colour and marker of the category at a place, counted from 0: 64 of them differ."""
+    count = len(MARKERS)
+    marker = MARKERS[(place + place // count) % count]
+    return {"color": COLOURS[place % count], "marker": marker}
+
+
 def marker_style(name: str) -> dict[str, Any]:
     """The point of a run or condition as arguments of `plot`, without a line."""
     return _mark(get_series(name), 6) | {"ls": "none"}

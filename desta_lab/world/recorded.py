@@ -108,8 +108,12 @@ def _read_folder(folder: Path) -> tuple[Corpus, dict[str, tuple[str, ...]] | Non
         tables = [table]
     elif (folder / HEAD).is_file():
         corpus = Corpus.read(folder)
-        told = all(len(corpus.splits.get(name, ())) >= least for name, least in LEAST.items())
-        return corpus, dict(corpus.splits) if told else None
+        lacking = [name for name, n in LEAST.items() if len(corpus.splits.get(name, ())) < n]
+        if lacking and len(corpus.splits) > 1:
+            fault = f"its splits have too few speakers for {' and '.join(lacking)}"
+            remedy = "so where a corpus to train on is made of it, all speakers are dealt anew"
+            warnings.warn(f"{folder}: {fault}, {remedy}.", DataWarning, stacklevel=3)
+        return corpus, None if lacking else dict(corpus.splits)
     if len(tables) != 1:
         fault = f"{len(tables)} CSV files, and none is {TABLE}"
         raise CorpusError.at(folder, fault, f"write {TABLE} with the columns audio and speaker")

@@ -83,6 +83,18 @@ def test_one_more_attribute_has_a_panel_of_its_own() -> None:
     assert drawn == ["accent", "gender", "loudness", "manner", "rate", "scene", "pitch"]
 
 
+def test_every_task_is_drawn_however_many_attributes_there_are() -> None:
+    steps = {f"attribute {n:02d}": 16.0 * (n + 1) for n in range(12)}
+    crossings = pd.DataFrame({"attribute": steps.keys(), "stable": steps.values()}).assign(
+        seed=0, task=lambda table: table["attribute"]
+    )
+    nulls = pd.DataFrame([{"name": "measured", "mean": 5.0, "low": 4.0, "high": 6.0}])
+    picture = emergence_figures.plot_crossings(crossings, nulls, "Twelve.")
+    drawn = [line for line in picture.axes[0].lines if line.get_label() in steps]
+    assert [line.get_xdata()[0] for line in drawn] == list(steps.values())
+    assert len({(line.get_marker(), line.get_color()) for line in drawn}) == 12
+
+
 def test_the_runs_that_most_claims_need_come_first() -> None:
     runs = emergence.plan_runs([0, 1, 2, 3, 4, 0])
     assert [run.seed for run in runs[:5]] == [0, 1, 2, 3, 4] and all(

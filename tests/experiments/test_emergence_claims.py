@@ -199,6 +199,15 @@ def test_the_probe_is_first_only_where_it_rises_first(up_from: int, words: str) 
     )
 
 
+def test_half_way_is_reached_also_where_rounding_falls_below_it() -> None:
+    half = (2 / 3 - 1 / 3) / (1 - 1 / 3)  # two right of three, of three options
+    assert half < 0.5
+    table = curve_table({(seed, "ask_gender"): 50.0 for seed in SEEDS})
+    table.loc[table["step"] >= 100, "score"] = half
+    found = emergence_claims.find_crossings(table, probe_table(0.0)).query("what == 'half way'")
+    assert found["stable"].unique().item() == 64.0
+
+
 def test_an_answer_that_goes_and_comes_again_has_two_crossings() -> None:
     table = curve_table({(seed, "ask_gender"): 50.0 for seed in SEEDS})
     table.loc[table["step"].between(100, 150), "score"] = 0.1

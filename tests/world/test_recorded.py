@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 
 from desta_lab import audio
-from desta_lab.audio import RATE
+from desta_lab.audio import RATE, DataWarning
 from desta_lab.clips import CorpusError
 from desta_lab.experiments.corpus_tasks import corpus_tasks
 from desta_lab.model import presets
@@ -300,3 +301,21 @@ def test_a_public_corpus_is_read_from_its_manifest(tmp_path):
     assert json.loads((folder / "corpus.json").read_text())["splits"] == {
         name: list(speakers) for name, speakers in (voices.told or {}).items()
     }
+
+
+def test_splits_of_a_manifest_that_cannot_be_kept_are_not_dealt_anew_unsaid(tmp_path):
+    folder = tiny.people(tmp_path / "people")
+    table = pd.read_csv(folder / "people.csv", dtype=str)
+    (folder / "people.csv").unlink()
+    table.to_csv(folder / "clips.csv", index=False)
+    corpus = corpus_from_folder(folder)
+    (folder / "clips.csv").unlink()
+    speakers = sorted(table["speaker"].unique())
+    head = json.loads((corpus.folder / "corpus.json").read_text())
+    for splits, said in (
+        ({"train": speakers[:-2], "test": speakers[-2:]}, "too few speakers for validation"),
+        ({"test": speakers}, ""),  # one part of a download: nothing was parted
+    ):
+        (folder / "corpus.json").write_text(json.dumps({**head, "splits": splits}))
+        with pytest.warns(DataWarning, match=said) if said else nullcontext():
+            assert recorded.read_voices(folder).told is None
