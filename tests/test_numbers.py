@@ -118,21 +118,32 @@ def test_the_page_on_recordings_has_the_rows_of_few_and_many_speakers():
         assert f"| {speakers} {who} | {' | '.join(cells)} |" in RECORDINGS.splitlines()
 
 
+KINDS = {  # arms of the study of targets, in the README's words
+    "self": "its own words, with the distribution over each next token",
+    "hard": "its own words, as tokens alone",
+    "another LLM": "a smaller LLM's paraphrases",
+    "template": "sentences from templates",
+    "instruction-free": "how it goes on after the description, without a prompt (it often refuses)",
+    "label": "bare labels of one attribute",
+}
+
+
 def test_the_readme_has_the_means_of_the_kinds_of_target():
     table = load_table("words", "laptop", ROOT / "figures" / "ablations")
-    said = {rung: scores_by_arm(table, rung, height="said").mean() for rung in (3, 2)}
-    words, formed = ({arm: short(mean) for arm, mean in said[rung].items()} for rung in (3, 2))
-    flat = " ".join(README.split())
-    for arm, sentence in {
-        "another LLM": "in words at {} (its own words {own}; no difference shown), "
-        "but in JSON at {} (own words {own_formed}, shown;",
-        "hard": "Own words as tokens alone {} and {},",
-        "template": "templates {} and {};",
-        "label": "bare labels {} and {},",
-        "instruction-free": "without any prompt {} and {} (both shown",
-    }.items():
-        own = {"own": words["self"], "own_formed": formed["self"]}
-        assert sentence.format(words[arm], formed[arm], **own) in flat, arm
+    scores = [
+        scores_by_arm(table, 3),
+        scores_by_arm(table, 3, height="said"),
+        scores_by_arm(table, 2, height="said"),
+    ]
+    shown = [
+        {arm: mean_interval(by_arm[arm] - by_arm["self"])[2] < 0 for arm in by_arm}
+        for by_arm in scores
+    ]
+    rows = [line.strip() for line in README.splitlines()]
+    for arm, name in KINDS.items():
+        means = [short(by_arm[arm].mean()) for by_arm in scores]
+        cells = [f"**{m}**" if s[arm] else m for m, s in zip(means, shown, strict=True)]
+        assert f"| {name} | {' | '.join(cells)} |" in rows
 
 
 def test_the_readme_says_what_lora_loses_and_learns():
