@@ -11,13 +11,23 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BloomConfig,
+    CohereConfig,
     Gemma2Config,
+    Gemma4TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
+    RwkvConfig,
     WhisperConfig,
     WhisperModel,
 )
@@ -146,6 +156,34 @@ def causal(kind: str = "llama", *, seed: int = 0, bos: bool = False, **how: Any)
             sliding_window=WINDOW,
             final_logit_softcapping=5.0,
         ),
+        # read in other ways than these
+        "granite": lambda: GraniteConfig(**sizes, **grouped, logits_scaling=8.0),
+        "cohere": lambda: CohereConfig(**sizes, **grouped, logit_scale=0.25),
+        "gpt2": lambda: GPT2Config(**sizes),
+        "bloom": lambda: BloomConfig(**sizes),
+        "mpt": lambda: MptConfig(**sizes, d_model=WIDTH, n_heads=4, n_layers=2, expansion_ratio=2),
+        "opt": lambda: OPTConfig(**sizes, ffn_dim=96, word_embed_proj_dim=WIDTH),
+        "qwen3_5": lambda: Qwen3_5TextConfig(
+            **sizes,
+            **grouped,
+            head_dim=12,
+            layer_types=["linear_attention", "full_attention"],
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=12,
+            linear_value_head_dim=12,
+        ),
+        "gemma4": lambda: Gemma4TextConfig(
+            **sizes,
+            **grouped,
+            head_dim=12,
+            layer_types=["sliding_attention", "full_attention"],
+            hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=len(words),
+            num_kv_shared_layers=0,
+        ),
+        "bert": lambda: BertConfig(**sizes),
+        "rwkv": lambda: RwkvConfig(**sizes, attention_hidden_size=WIDTH, context_length=512),
     }[kind]()
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config, **how).eval()

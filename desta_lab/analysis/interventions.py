@@ -105,8 +105,9 @@ def mean_heads(
 
     The tokens are those of all tasks, as `score_options` asks them.
     """
+    scoring.check_one_forward(llm.backbone)
     tokens = len(scoring.audio_branches(llm, tasks).trie.tokens)
-    layers = range(len(llm.backbone.model.get_decoder().layers))
+    layers = range(len(llm.backbone.layers))
     sums: dict[str, Tensor] = {}
 
     def add_up(site: str) -> Edit:

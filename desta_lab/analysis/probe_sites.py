@@ -104,6 +104,7 @@ def capture_sites(
     One forward of a clip answers all tasks (`scoring.score_options`), so one more task costs a few
     tokens. `transcripts`, one a clip, stand behind the audio embeddings.
     """
+    scoring.check_one_forward(llm.backbone)
     llm.connector.eval()
     branches, modules, done, parts = scoring.audio_branches(llm, tasks), site_modules(llm), 0, []
     for states in batches:
@@ -130,6 +131,7 @@ def capture_oracle_sites(
     llm: AudioLLM, tasks: Sequence[Task], descriptions: Sequence[str], batch: int = 16
 ) -> Sites:
     """Answer sites and scores of the text oracle: the untouched backbone reads descriptions."""
+    scoring.check_one_forward(llm.backbone)
     branches = scoring.text_branches(llm.backbone, tasks, descriptions[0])
     modules = {n: m for n, m in site_modules(llm).items() if n.startswith("backbone ")}
     parts = []

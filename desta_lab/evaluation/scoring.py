@@ -14,7 +14,7 @@ from desta_lab.clips import Clip
 from desta_lab.evaluation.tasks import Task
 from desta_lab.model import chat
 from desta_lab.model.audio_llm import AudioLLM
-from desta_lab.model.backbone import Backbone
+from desta_lab.model.backbone import Backbone, padding_arguments
 
 Scores = Sequence[Float[Tensor, "_ _"]]  # for every task: clip × option, log-probabilities
 
@@ -46,6 +46,14 @@ class Trie:
             node = self._known[node, token]
             path.append(node)
         return path
+
+    def history(self, node: int) -> list[int]:
+        """The nodes from the trunk to this one."""
+        path = []
+        while node >= 0:
+            path.append(node)
+            node = self.parent[node]
+        return path[::-1]
 
     def mask(self) -> Bool[Tensor, "node node"]:
         """Which node sees which: itself and its ancestors."""
@@ -204,6 +212,8 @@ def _score_branches(
     real: Int[Tensor, "batch token"],
 ) -> list[Float[Tensor, "batch _"]]:
     """One forward over trunk and trie; `real` is 0 where padding stands, left of the trunk."""
+    if not backbone.takes_masks:
+        return _score_paths(backbone, branches, prefix, real)
     rows, length = prefix.shape[:2]
     nodes = backbone.embed(torch.tensor(branches.trie.tokens)).expand(rows, -1, -1)
     mask, positions = _trie_attention(branches.trie, real)
@@ -220,6 +230,40 @@ def _score_branches(
 
     def option_score(path: Sequence[tuple[int, int]]) -> Float[Tensor, "batch"]:
         return torch.stack([next(of_tokens) for _ in path]).sum(0)
+
+    return [torch.stack([option_score(o) for o in task], dim=1) for task in branches.paths]
+
+
+def check_one_forward(backbone: Backbone) -> None:
+    """Raise ValueError where options are scored one by one: no forward has the answers of all."""
+    if not backbone.takes_masks:
+        raise ValueError(
+            f"A {backbone.model.config.model_type} takes no mask of which token sees which, so its "
+            "options are scored one by one, and there is no forward of all tasks to record; ask "
+            "llm.run about one question, or take another LLM."
+        )
+
+
+def _score_paths(
+    backbone: Backbone,
+    branches: Branches,
+    prefix: Float[Tensor, "batch token d_llm"],
+    real: Int[Tensor, "batch token"],
+) -> list[Float[Tensor, "batch _"]]:
+    """The same for a backbone that takes no mask: one forward for every option, all clips in it."""
+    rows, length = prefix.shape[:2]
+    trie = branches.trie
+
+    def option_score(path: Sequence[tuple[int, int]]) -> Float[Tensor, "batch"]:
+        nodes = trie.history(path[-1][0])
+        own = backbone.embed(torch.tensor([trie.tokens[node] for node in nodes]))
+        there = torch.cat([real, real.new_ones(rows, len(nodes))], dim=1).to(prefix.device)
+        whole = torch.cat([prefix, own.expand(rows, -1, -1).to(prefix)], dim=1)
+        hidden = backbone.hidden_states(whole, **padding_arguments(there))
+        behind = hidden[:, [length + nodes.index(node) for node, _ in path]]
+        tokens = torch.tensor([token for _, token in path], device=hidden.device)
+        logp = backbone.logits(behind).log_softmax(-1)
+        return logp[:, torch.arange(len(path)), tokens].sum(1).cpu()
 
     return [torch.stack([option_score(o) for o in task], dim=1) for task in branches.paths]
 

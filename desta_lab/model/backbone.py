@@ -16,7 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from desta_lab.model import chat, weights
 from desta_lab.model.presets import parse_tuning
 
-LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")  # Cohere, Granite, Falcon-H1
+_LAYERS = ("layers", "h", "blocks")  # how architectures name the list of their layers
+_MASKED = ("sdpa", "eager")  # implementations of attention that take a mask of who sees whom
+# Architectures of which tests say that they can be read in every way that is used here.
+TESTED = ("gemma2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 
 IN_FRONT: dict[str, Any] = {"batch_first": True, "padding_side": "left"}  # for `pad_sequence`
 
@@ -51,13 +54,14 @@ class Backbone(nn.Module):
     the likeliest token. `ignored_settings` has those that would have changed an answer.
 
     Raises:
-        ValueError: it has no chat template, no end of turn, or scales its logits.
+        ValueError: it has no chat template or no end of turn, or is read in another way than here
+            (`trial.Trial`).
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         config = model.config.get_text_config()
-        _check(config, tokenizer)
+        _check_tokenizer(tokenizer)
         self.model = model.eval().requires_grad_(False)
         model.get_output_embeddings().register_forward_pre_hook(_join_rows)
         self.tokenizer = tokenizer
@@ -66,11 +70,16 @@ class Backbone(nn.Module):
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.gradient_checkpointing = False  # compute its layers twice, to save memory
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma
+        self._logit_scale = _logit_scale(config)
         self.ignored_settings = _settings_beside_greedy(model.generation_config)
         ends = model.generation_config.eos_token_id
         model.generation_config = type(model.generation_config)(eos_token_id=ends)
         self._initial: dict[str, Tensor] = {}  # tuned parameters as they were before training
         self._prefix: tuple[Any, Any] = (None, None)
+        # a prefix read once serves all rows; a mask says which token sees which
+        self.shares_prefix, self.takes_masks = True, True
+        if config.model_type not in TESTED or self._logit_scale != 1:
+            self._try_readings()
 
     @classmethod
     def load(cls, folder: Path | str, **options: Any) -> "Backbone":
@@ -93,6 +102,13 @@ class Backbone(nn.Module):
     def dtype(self) -> torch.dtype:
         """The precision of the frozen weights."""
         return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder's layers, first to last; none if they have another name than is known."""
+        decoder = self.model.get_decoder()
+        named = [getattr(decoder, name) for name in _LAYERS if hasattr(decoder, name)]
+        return list(named[0]) if named else []
 
     @property
     def attention(self) -> str:
@@ -186,7 +202,8 @@ class Backbone(nn.Module):
 
         The prefix is the same in every row and every step (system prompt, tag before the clip), and
         nothing that learns stands before it. Its keys and values are computed once, without
-        gradient, and kept. A backbone that learns or computes its layers twice reads it each time.
+        gradient, and kept. A backbone that learns, computes its layers twice or has layers without
+        keys and values reads it each time.
 
         Args:
             sees: which token sees which, of tokens at `position_ids`; by default all before it.
@@ -203,7 +220,7 @@ class Backbone(nn.Module):
             if sees is not None:
                 options["attention_mask"] = self._attention_mask(sees, position_ids)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        if prefix and (self._initial or recompute):
+        if prefix and (self._initial or recompute or not self.shares_prefix):
             before = self.embed(torch.tensor(prefix)).expand(len(embeddings), -1, -1)
             whole = torch.cat([before, embeddings.to(self.dtype)], dim=1)
             return self.hidden_states(whole, **options)[:, len(prefix) :]
@@ -215,6 +232,17 @@ class Backbone(nn.Module):
                 inputs_embeds=embeddings.to(self.dtype), use_cache=bool(prefix), **options
             )
         return out.last_hidden_state
+
+    def _try_readings(self) -> None:
+        """Find out what may be shared. Raises ValueError for an LLM that is read in another way."""
+        from desta_lab.model.trial import Trial
+
+        trial = Trial(self)
+        if fault := trial.differs(trial.read_embeddings) or trial.differs(trial.begin_answer):
+            kind = self.model.config.model_type
+            raise ValueError(f"A {kind} cannot be a backbone here: {fault}; take another LLM.")
+        self.shares_prefix = not trial.differs(trial.read_behind_prefix)
+        self.takes_masks = not trial.differs(trial.read_beside_another)
 
     def _check_length(self, tokens: int) -> None:
         """Raise ChatError for more tokens than it was made to read."""
@@ -240,7 +268,7 @@ class Backbone(nn.Module):
         config = self.model.config.get_text_config()
         window, kinds = getattr(config, "sliding_window", None), self._layer_kinds
         known = {"full_attention", "sliding_attention"}
-        if not known.issuperset(kinds) or self.attention not in ("sdpa", "eager"):
+        if not known.issuperset(kinds) or self.attention not in _MASKED:
             raise ValueError(
                 f"Options are scored together under eager or sdpa attention in full or sliding "
                 f"windows; this backbone has {self.attention} in {', '.join(kinds)}. Set another "
@@ -272,7 +300,7 @@ class Backbone(nn.Module):
             PrecisionError: they are no numbers.
         """
         logits: Tensor = self.model.get_output_embeddings()(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * self._logit_scale
         if self._softcap is not None:
             logits = self._softcap * torch.tanh(logits / self._softcap)
         return self._check_finite(None, logits)
@@ -443,15 +471,21 @@ def _settings_beside_greedy(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value not in (None, False, 0, 1, [], {})}
 
 
-def _check(config: Any, tokenizer: Any) -> None:
-    """Raise ValueError for an LLM that cannot be a backbone here."""
+def _logit_scale(config: Any) -> float:
+    """What the logits of a head are multiplied by: in Cohere, Falcon-H1, and divided, Granite."""
+    by, more, over = (
+        getattr(config, name, None) or 1.0
+        for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")
+    )
+    return float(by * more / over)
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError for a tokenizer that cannot write a conversation."""
     if tokenizer.chat_template is None:
         raise ValueError("This tokenizer has no chat template; take an instruct model, or set one.")
     if tokenizer.eos_token_id is None:
         raise ValueError("This tokenizer has no end-of-turn token; set its eos_token.")
-    for scale in LOGIT_SCALES:
-        if getattr(config, scale, None) not in (None, 1.0):
-            raise ValueError(f"{config.model_type} scales its logits ({scale}); take another.")
 
 
 @contextmanager

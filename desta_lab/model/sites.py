@@ -31,7 +31,7 @@ Sound = Float[np.ndarray, "_"] | Path | str  # a waveform at 16 kHz, or its file
 Name = TypeVar("Name")
 
 # How architectures of transformers name the parts of a layer.
-_ATTENTION = ("self_attn", "attention", "attn")
+_ATTENTION = ("self_attn", "self_attention", "attention", "attn")
 _HEADS_INTO = ("o_proj", "out_proj", "dense", "c_proj")  # the projection that reads all heads
 _MLP = ("mlp", "feed_forward", "fc2")  # a Whisper layer has no module but its last linear layer
 
@@ -69,13 +69,13 @@ def list_sites(llm: "AudioLLM") -> dict[str, Site]:
     for path, module in llm.connector.named_modules():
         sites |= _connector_sites(f"connector.{path}", module) if path else {}
     sites["audio_embeddings"] = Site(llm.connector, ("clip", "query", "feature"))
-    heads = decoder.config.num_attention_heads
-    sites |= _layer_sites("backbone", decoder.layers, heads, "token")
-    norm = _first_part(decoder, ("norm", "final_layer_norm"))
+    heads = getattr(decoder.config, "num_attention_heads", None)  # a state-space model has none
+    sites |= _layer_sites("backbone", llm.backbone.layers, heads, "token")
+    norm = _first_part(decoder, ("norm", "final_layer_norm", "ln_f"))
     return sites | ({"backbone.norm": Site(norm, ("clip", "token", "feature"))} if norm else {})
 
 
-def _layer_sites(stack: str, layers: Any, heads: int, place: str) -> dict[str, Site]:
+def _layer_sites(stack: str, layers: Any, heads: int | None, place: str) -> dict[str, Site]:
     sites, flow = {}, ("clip", place, "feature")
     for number, layer in enumerate(layers):
         name = f"{stack}.{number}"
@@ -180,6 +180,10 @@ def _part_axes(flow: Tensor, site: Site, clips: int) -> Tensor:
     """
     if site.heads:
         flow = flow.unflatten(-1, (site.heads, -1))
+    if site.axes and "tap" not in site.axes and (flow.dim(), len(flow)) != (len(site.axes), clips):
+        kind, shape = type(site.module).__name__, tuple(flow.shape)
+        fault = f"At a {kind} flows {shape}, whose axes are not {', '.join(site.axes)}"
+        raise ValueError(f"{fault}; leave this site out.")
     if len(flow) == clips and "tap" not in (site.axes or ()):
         return flow
     return flow.unflatten(0, (-1, clips)).transpose(0, 1)  # of a single tap, too

@@ -198,13 +198,6 @@ def test_a_tokenizer_without_template_or_end_is_refused():
         Backbone(tiny.causal(), words)
 
 
-def test_a_model_that_scales_its_logits_is_refused():
-    model = tiny.causal()
-    model.config.logits_scaling = 8.0
-    with pytest.raises(ValueError, match=r"scales its logits \(logits_scaling\)"):
-        Backbone(model, tiny.tokenizer())
-
-
 def test_a_folder_loads_in_the_hugging_face_layout(tmp_path):
     model = tiny.causal("qwen2")
     llm = Backbone.load(tiny.hf_folder(tmp_path, model, tiny.tokenizer()))
