@@ -180,11 +180,12 @@ def _part_axes(flow: Tensor, site: Site, clips: int) -> Tensor:
     """
     if site.heads:
         flow = flow.unflatten(-1, (site.heads, -1))
-    if site.axes and "tap" not in site.axes and (flow.dim(), len(flow)) != (len(site.axes), clips):
+    by_tap = "tap" in (site.axes or ())
+    if site.axes and not by_tap and (flow.dim(), len(flow)) != (len(site.axes), clips):
         kind, shape = type(site.module).__name__, tuple(flow.shape)
         fault = f"At a {kind} flows {shape}, whose axes are not {', '.join(site.axes)}"
         raise ValueError(f"{fault}; leave this site out.")
-    if len(flow) == clips and "tap" not in (site.axes or ()):
+    if len(flow) == clips and not by_tap:
         return flow
     return flow.unflatten(0, (-1, clips)).transpose(0, 1)  # of a single tap, too
 

@@ -15,9 +15,9 @@ _CLOSE = (1e-3, 0.1)  # share of the largest logit that rounding moves, in float
 class Trial:
     """A few tokens that a backbone reads in every way used here, and that its LLM reads by itself.
 
-    It tells apart an LLM whose tokens see what follows, one that needs token ids or sees
-    padding, one whose logits are more than a head's, layers without keys and values, and attention
-    that takes no mask.
+    It tells apart an LLM whose tokens see what follows, one that needs token ids or sees padding,
+    one whose logits are more than a head's, layers without keys and values, and attention that
+    takes no mask.
     """
 
     def __init__(self, backbone: Backbone) -> None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.views import style
 from desta_lab.views.saving import Picture, styled
-from desta_lab.views.style import PALETTE, draws, get_series, marker_style
+from desta_lab.views.style import PALETTE, draws, get_series, labelled_marker
 
 MEASURES = {
     "calibrated": "calibrated ranking",
@@ -76,8 +76,7 @@ def _draw_rung(axes: Axes, rows: pd.DataFrame, runs: Sequence[str]) -> None:
     heard = (rows["run"] == runs[0]) & (rows["condition"] == "audio")
     start = rows.loc[heard & (rows["step"] == 0), "score"]
     if len(start):
-        look = marker_style("untrained") | {"label": get_series("untrained").label, "zorder": 4}
-        axes.plot([0], start, **look)
+        axes.plot([0], start, **labelled_marker("untrained"), zorder=4)
 
 
 def _draw_curve(axes: Axes, rows: pd.DataFrame | None, name: str, control: bool = False) -> None:
@@ -219,7 +218,7 @@ def _draw_tasks(axes: Axes, series: Mapping[str, pd.DataFrame], tasks: Sequence[
     for shift, (name, rows) in zip(shifts, series.items(), strict=True):
         reach = style.error_bars(rows, "accuracy")
         bars = reach if np.isfinite(reach).any() else None
-        look = marker_style(name) | {"label": get_series(name).label, "elinewidth": 1.5}
+        look = labelled_marker(name) | {"elinewidth": 1.5}
         axes.errorbar(rows["accuracy"], rows["task"].map(tasks.index) + shift, xerr=bars, **look)
 
 

@@ -12,7 +12,7 @@ from desta_lab.evaluation.statistics import t_half_width
 from desta_lab.evaluation.tasks import RUNGS
 from desta_lab.views import style
 from desta_lab.views.saving import Picture
-from desta_lab.views.style import PALETTE, draws, get_series, marker_style
+from desta_lab.views.style import PALETTE, draws, get_series, labelled_marker, marker_style
 
 _SHIFTS = {"audio": 0.0, "untrained": 0.14, "silence": 0.22, "shuffled": 0.30, "oracle": 0.38}
 _LAST_SHIFT = 0.46  # of a condition that somebody added
@@ -46,7 +46,7 @@ def plot_knobs(table: pd.DataFrame, headline: str = "", rung: int = 3) -> Pictur
         for condition in conditions:
             own = rows[rows["condition"] == condition]
             at = own["name"].map(values.index) + shifts[condition]
-            look = marker_style(condition) | {"label": get_series(condition).label}
+            look = labelled_marker(condition)
             look |= {"marker": "o", "label": "audio, trained"} if condition == "audio" else {}
             bars = style.error_bars(own, "score")
             axes.errorbar(at, own["score"], yerr=bars, elinewidth=1.2, **look)
@@ -134,7 +134,7 @@ def _draw_arms(
     axes: Axes, rows: pd.DataFrame, condition: str, places: pd.Series, many: bool
 ) -> None:
     """One condition: the mean of every arm with its t-interval; by ear also every seed."""
-    look = marker_style(condition) | {"label": get_series(condition).label}
+    look = labelled_marker(condition)
     look["ms"] = 7 if condition == "oracle" else 4
     if condition == "audio":
         look |= {"marker": "o", "ms": 7}

@@ -161,6 +161,11 @@ def marker_style(name: str) -> dict[str, Any]:
     return _mark(get_series(name), 6) | {"ls": "none"}
 
 
+def labelled_marker(name: str) -> dict[str, Any]:
+    """The point of a run or condition, with its label for the legend."""
+    return marker_style(name) | {"label": get_series(name).label}
+
+
 def _mark(series: Series, size: int) -> dict[str, Any]:
     """The line and marker of a series: a star is larger, and all but a cross have a white edge."""
     edge = {} if series.marker == "x" else {"mec": "white", "mew": 0.5}
